@@ -1,0 +1,49 @@
+//! Every crate that is linked comes from crates.io, has a licence that `deny.toml` allows, and is none that it bans.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The strings of one list in `deny.toml`, which has one string, or one table with a name, per entry.
+fn list(key: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deny.toml")).unwrap();
+    let (_, rest) = text.split_once(&format!("\n{key} = [")).unwrap();
+    let (list, _) = rest.split_once(']').unwrap();
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn packages() -> Vec<Value> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--locked", "--offline", "--filter-platform=x86_64-unknown-linux-gnu"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+#[test]
+fn every_dependency_has_an_allowed_licence() {
+    let allowed = list("allow");
+    for package in packages() {
+        let name = package["name"].as_str().unwrap();
+        let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} names no licence"));
+        let expression = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX).unwrap();
+        let fine = expression.evaluate(|requirement| allowed.contains(&requirement.to_string()));
+        assert!(fine, "{name} is under {licence}, which deny.toml does not allow");
+    }
+}
+
+#[test]
+fn every_dependency_comes_from_the_registry_and_none_is_banned() {
+    let banned = list("deny");
+    for package in packages() {
+        let name = package["name"].as_str().unwrap();
+        assert!(!banned.iter().any(|banned| banned == name), "{name} is banned by deny.toml");
+        let source = package["source"].as_str();
+        let fine = source.is_none_or(|source| source == "registry+https://github.com/rust-lang/crates.io-index");
+        assert!(fine, "{name} comes from {source:?}");
+    }
+}
