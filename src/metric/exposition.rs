@@ -1,0 +1,331 @@
+//! Reads the text of another exporter, Prometheus text 0.0.4 or OpenMetrics, into [`Families`]. Pure, and never trusts the text.
+//!
+//! Timestamps, exemplars and creation times are left behind: a poller says when it polled. What no Prometheus could read
+//! is skipped and counted, so that the families which are made can always be written again.
+
+mod line;
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+
+use super::families::{Families, FamilyId, Suffix};
+use super::{Type, is_metric_name};
+use line::{SampleLine, comment};
+
+/// Longest name of a metric that is read; longer ones are nobody's.
+const MAX_NAME: usize = 512;
+/// Most labels of one sample; Prometheus' own servers are usually told 30 to 64.
+const MAX_LABELS: usize = 64;
+/// Longest help text that is kept, in bytes.
+const MAX_HELP: usize = 2048;
+
+/// What happens to an exposition on its way through.
+pub trait Passage {
+    /// Whether the family called `name` may pass; the samples of one that may not are counted as skipped.
+    fn admits(&self, name: &str) -> bool;
+
+    /// What the label `name` says in place of `value`.
+    fn rewrite<'v>(&self, name: &str, value: Cow<'v, str>) -> Cow<'v, str>;
+}
+
+/// A text that gave nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExpositionError {
+    /// Not a byte of text.
+    #[error("the body is empty")]
+    Empty,
+    /// A page for people.
+    #[error("the body is HTML, not Prometheus text; is the url right?")]
+    Html,
+    /// No line is a sample or a comment.
+    #[error("the body is not Prometheus text: no line of it is a sample")]
+    Foreign,
+    /// More samples than wanted.
+    #[error("more than {0} samples, the limit")]
+    TooMany(usize),
+}
+
+/// Reads all of `text` into `out`, until that holds more than `limit` samples.
+///
+/// On an error `out` may hold a part: [`Families::rewind`] takes it back.
+pub fn read_exposition(
+    text: &str,
+    passage: &impl Passage,
+    limit: usize,
+    out: &mut Families,
+) -> Result<(), ExpositionError> {
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if text.is_empty() {
+        return Err(ExpositionError::Empty);
+    }
+    if text.starts_with('<') {
+        return Err(ExpositionError::Html);
+    }
+    let mut reader = Reader::new(passage, text.ends_with("# EOF"), out);
+    for line in text.lines() {
+        reader.read(line);
+        if reader.out.len() > limit {
+            return Err(ExpositionError::TooMany(limit));
+        }
+    }
+    if reader.understood { Ok(()) } else { Err(ExpositionError::Foreign) }
+}
+
+/// The word of a `# TYPE` line, those of OpenMetrics included that [`Type`] has no place for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Declared {
+    Simple(Type),
+    Info,
+    GaugeHistogram,
+}
+
+impl Declared {
+    fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "counter" => Self::Simple(Type::Counter),
+            "gauge" | "stateset" => Self::Simple(Type::Gauge),
+            "histogram" => Self::Simple(Type::Histogram),
+            "summary" => Self::Simple(Type::Summary),
+            "untyped" | "unknown" => Self::Simple(Type::Unknown),
+            "info" => Self::Info,
+            "gaugehistogram" => Self::GaugeHistogram,
+            _ => return None,
+        })
+    }
+}
+
+/// What comments said of a name.
+#[derive(Clone, Copy, Debug, Default)]
+struct Declaration<'t> {
+    kind: Option<Declared>,
+    help: &'t str,
+}
+
+/// The family that a sample belongs to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Place<'t> {
+    family: &'t str,
+    kind: Type,
+    suffix: Suffix,
+    help: &'t str,
+}
+
+/// Whether samples of a name become samples of ours.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// They are added to this family.
+    Added(FamilyId, Type, Suffix),
+    /// They carry nothing that we keep.
+    Ignored,
+    /// They may not pass, or cannot be written again.
+    Skipped,
+}
+
+struct Reader<'t, 'o, P> {
+    passage: &'o P,
+    openmetrics: bool,
+    out: &'o mut Families,
+    declared: HashMap<&'t str, Declaration<'t>>,
+    /// The name of the newest comment: samples below it belong to it where they can.
+    current: &'t str,
+    /// Families that got samples.
+    made: HashMap<&'t str, Type>,
+    /// Samples of one name come in runs.
+    last: Option<(&'t str, Fate)>,
+    /// Series so far, whatever the order of their labels.
+    seen: HashSet<u64>,
+    hasher: RandomState,
+    understood: bool,
+}
+
+impl<'t, 'o, P: Passage> Reader<'t, 'o, P> {
+    fn new(passage: &'o P, openmetrics: bool, out: &'o mut Families) -> Self {
+        Self {
+            passage,
+            openmetrics,
+            out,
+            declared: HashMap::new(),
+            current: "",
+            made: HashMap::new(),
+            last: None,
+            seen: HashSet::new(),
+            hasher: RandomState::new(),
+            understood: false,
+        }
+    }
+
+    fn read(&mut self, line: &'t str) {
+        let line = line.trim_start(); // what a help text ends with belongs to it
+        if line.is_empty() {
+            return;
+        }
+        if let Some(rest) = line.strip_prefix('#') {
+            self.understood = true;
+            self.read_comment(rest);
+            return;
+        }
+        match line::sample(line.trim_end(), MAX_LABELS)
+            .filter(|sample| sample.name.len() <= MAX_NAME && is_metric_name(sample.name))
+        {
+            Some(sample) => {
+                self.understood = true;
+                self.add(sample);
+            }
+            None => self.out.skip(),
+        }
+    }
+
+    fn read_comment(&mut self, rest: &'t str) {
+        let Some((keyword, name, rest)) = comment(rest) else { return };
+        match keyword {
+            "HELP" => self.declared.entry(name).or_default().help = rest,
+            "TYPE" => {
+                let kind = Declared::parse(rest.trim_end());
+                if kind.is_none() {
+                    self.out.skip();
+                }
+                let declaration = self.declared.entry(name).or_default();
+                declaration.kind = declaration.kind.or(kind);
+            }
+            _ => return,
+        }
+        self.current = name;
+        self.last = None;
+    }
+
+    fn add(&mut self, sample: SampleLine<'t>) {
+        let fate = match self.last {
+            Some((name, fate)) if name == sample.name => fate,
+            _ => {
+                let fate = self.decide(sample.name);
+                self.last = Some((sample.name, fate));
+                fate
+            }
+        };
+        match fate {
+            Fate::Added(family, kind, suffix) => self.push(family, kind, suffix, sample),
+            Fate::Ignored => {}
+            Fate::Skipped => self.out.skip(),
+        }
+    }
+
+    fn push(&mut self, family: FamilyId, kind: Type, suffix: Suffix, sample: SampleLine<'t>) {
+        let bound = match (kind, suffix) {
+            (Type::Histogram, Suffix::Bucket) => Some("le"),
+            (Type::Summary, Suffix::None) => Some("quantile"),
+            _ => None,
+        };
+        let mut labels = sample.labels;
+        for (name, value) in &mut labels {
+            // A second `__name__` fails the whole scrape; a bound that is no number fails promtool.
+            if name.starts_with("__") || (bound == Some(name) && value.parse::<f64>().is_err()) {
+                self.out.skip();
+                return;
+            }
+            *value = self.passage.rewrite(name, std::mem::take(value));
+        }
+        if bound == Some("le") && !labels.iter().any(|(name, _)| *name == "le") {
+            self.out.skip();
+            return;
+        }
+        if !self.seen.insert(self.series(family, suffix, &labels)) {
+            self.out.skip();
+            return;
+        }
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, &**value)).collect();
+        self.out.set_dynamic(family, suffix, &labels, sample.value);
+    }
+
+    /// A number that equal series share: order of labels and empty values make no difference to Prometheus.
+    fn series(&self, family: FamilyId, suffix: Suffix, labels: &[(&str, Cow<'_, str>)]) -> u64 {
+        let pairs = labels
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .fold(0_u64, |sum, pair| sum.wrapping_add(self.hasher.hash_one((pair.0, &*pair.1))));
+        self.hasher.hash_one((family, suffix, pairs))
+    }
+
+    fn decide(&mut self, name: &'t str) -> Fate {
+        let Some(place) = self.place(name) else { return Fate::Ignored };
+        if !self.passage.admits(place.family) || self.clashes(&place) {
+            return Fate::Skipped;
+        }
+        let help = unescape_help(place.help, self.openmetrics);
+        let Some(family) = self.out.family(place.family, place.kind, &help) else { return Fate::Skipped };
+        let kind = self.out.kind_of(family);
+        if kind != place.kind && (place.suffix != Suffix::None || kind == Type::Histogram) {
+            return Fate::Skipped; // its type came after its first sample, or it is no part of a histogram
+        }
+        self.made.insert(place.family, kind);
+        Fate::Added(family, kind, place.suffix)
+    }
+
+    /// None: the sample says when something was created, nothing else.
+    fn place(&self, name: &'t str) -> Option<Place<'t>> {
+        const SUFFIXES: [&str; 8] = ["", "_total", "_bucket", "_sum", "_count", "_info", "_gsum", "_gcount"];
+        let near = std::iter::once(self.current).filter(|current| !current.is_empty());
+        let far = SUFFIXES.iter().chain(&["_created"]).filter_map(|suffix| name.strip_suffix(suffix));
+        for declared in near.chain(far) {
+            let Some((&declared, declaration)) = self.declared.get_key_value(declared) else { continue };
+            match fit(declared, declaration, name) {
+                Fit::Place(place) => return Some(place),
+                Fit::Created => return None,
+                Fit::Not => {}
+            }
+        }
+        Some(Place { family: name, kind: Type::Unknown, suffix: Suffix::None, help: "" })
+    }
+
+    /// Whether a family `x_count` stands beside a histogram `x`: promtool takes the one for a part of the other.
+    fn clashes(&self, place: &Place<'_>) -> bool {
+        const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
+        let composed = |kind: Type| matches!(kind, Type::Histogram | Type::Summary);
+        if composed(place.kind) {
+            !self.made.contains_key(place.family)
+                && PARTS.iter().any(|part| self.made.contains_key(format!("{}{part}", place.family).as_str()))
+        } else {
+            PARTS
+                .iter()
+                .filter_map(|part| place.family.strip_suffix(part))
+                .any(|base| self.made.get(base).is_some_and(|kind| composed(*kind)))
+        }
+    }
+}
+
+enum Fit<'t> {
+    Place(Place<'t>),
+    Created,
+    Not,
+}
+
+/// Whether a sample called `name` belongs to what was declared as `declared`.
+fn fit<'t>(declared: &'t str, declaration: &Declaration<'t>, name: &'t str) -> Fit<'t> {
+    let Some(rest) = name.strip_prefix(declared) else { return Fit::Not };
+    let place = |family, kind, suffix| Fit::Place(Place { family, kind, suffix, help: declaration.help });
+    let simple = match declaration.kind {
+        None => Type::Unknown,
+        Some(Declared::Simple(kind)) => kind,
+        Some(Declared::Info) => return if rest == "_info" { place(name, Type::Gauge, Suffix::None) } else { Fit::Not },
+        Some(Declared::GaugeHistogram) => {
+            let part = matches!(rest, "_bucket" | "_gsum" | "_gcount");
+            return if part { place(name, Type::Unknown, Suffix::None) } else { Fit::Not };
+        }
+    };
+    match (simple, rest) {
+        (Type::Histogram, "") => Fit::Not,
+        (kind, "") => place(declared, kind, Suffix::None),
+        (Type::Counter, "_total") => place(name, Type::Counter, Suffix::None),
+        (Type::Histogram, "_bucket") => place(declared, simple, Suffix::Bucket),
+        (Type::Histogram | Type::Summary, "_sum") => place(declared, simple, Suffix::Sum),
+        (Type::Histogram | Type::Summary, "_count") => place(declared, simple, Suffix::Count),
+        (Type::Counter | Type::Histogram | Type::Summary, "_created") => Fit::Created,
+        _ => Fit::Not,
+    }
+}
+
+/// `\\` and `\n`, in OpenMetrics also `\"`, as the characters they stand for; at most [`MAX_HELP`] bytes.
+fn unescape_help(help: &str, openmetrics: bool) -> Cow<'_, str> {
+    let help = &help[..help.floor_char_boundary(MAX_HELP)];
+    line::unescape(help, openmetrics)
+}

@@ -1,0 +1,312 @@
+//! The samples of one poll while a kind fills them.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use super::{Desc, Filter, Finished, Type, is_label_name, is_metric_name};
+
+/// Longest label value that is passed on, in bytes; a longer one is cut at a character.
+///
+/// Servers report names that strangers choose; Prometheus' own limit is off by default.
+const MAX_LABEL_VALUE: usize = 1024;
+
+/// The place of a family in its [`Families`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FamilyId(u32);
+
+/// A point to [`Families::rewind`] to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    text: usize,
+    samples: usize,
+    skipped: u64,
+}
+
+/// What a sample's name has after the family's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Suffix {
+    /// Nothing.
+    None,
+    /// `_bucket`; the labels end with `le`.
+    Bucket,
+    /// `_sum`.
+    Sum,
+    /// `_count`.
+    Count,
+}
+
+impl Suffix {
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Bucket => "_bucket",
+            Self::Sum => "_sum",
+            Self::Count => "_count",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) name: Cow<'static, str>,
+    pub(super) help: Cow<'static, str>,
+    pub(super) kind: Type,
+    wanted: bool,
+    /// Labels of equal meaning may be written differently: in another order, or with a label without a value, which is none.
+    pub(super) irregular: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    pub(super) family: u32,
+    pub(super) suffix: Suffix,
+    from: u32,
+    to: u32,
+    pub(super) value: f64,
+}
+
+/// The metric families of one poll.
+#[derive(Debug, Default)]
+pub struct Families {
+    text: String,
+    list: Vec<Family>,
+    samples: Vec<Sample>,
+    by_desc: HashMap<usize, u32, BuildHasherDefault<AddressHasher>>,
+    /// Made by the first name that only the server knows: most kinds never have one.
+    by_name: Option<HashMap<Cow<'static, str>, u32>>,
+    filter: Option<Arc<Filter>>,
+    last: Option<(&'static Desc, u32)>,
+    skipped: u64,
+    dropped: u64,
+}
+
+impl Families {
+    /// An empty set that keeps only the families which `filter` lets through.
+    pub fn filtered(filter: Option<Arc<Filter>>) -> Self {
+        Self { filter, ..Self::default() }
+    }
+
+    /// Adds one sample. `labels` are the values, in the order of the description's names; names at the end may go without.
+    ///
+    /// A value that is no number a Prometheus would want (not finite, or a counter below 0) is skipped and counted.
+    pub fn set(&mut self, desc: &'static Desc, labels: &[&str], value: f64) {
+        debug_assert!(labels.len() <= desc.labels.len(), "{} has the labels {:?}", desc.name, desc.labels);
+        self.add(desc, Suffix::None, labels, None, value);
+    }
+
+    /// Adds one histogram without labels: cumulative `buckets` of (upper bound, count), then sum and count.
+    pub fn histogram(
+        &mut self,
+        desc: &'static Desc,
+        buckets: impl IntoIterator<Item = (f64, f64)>,
+        sum: f64,
+        count: f64,
+    ) {
+        for (bound, cumulative) in buckets {
+            let mut le = Vec::with_capacity(16);
+            super::write_value(&mut le, bound);
+            let mut le = String::from_utf8(le).unwrap_or_default();
+            if bound.is_finite() && !le.contains(['.', 'e']) {
+                le.push_str(".0"); // OpenMetrics wants canonical floats; text 0.0.4 takes them
+            }
+            self.add(desc, Suffix::Bucket, &[], Some(&le), cumulative);
+        }
+        self.add(desc, Suffix::Bucket, &[], Some("+Inf"), count);
+        self.add(desc, Suffix::Sum, &[], None, sum);
+        self.add(desc, Suffix::Count, &[], None, count);
+    }
+
+    fn add(&mut self, desc: &'static Desc, suffix: Suffix, labels: &[&str], le: Option<&str>, value: f64) {
+        if !value.is_finite() || (desc.kind == Type::Counter && value < 0.0) {
+            self.skipped += 1;
+            return;
+        }
+        let family = self.family_of(desc);
+        if !self.list[family as usize].wanted {
+            return;
+        }
+        let from = self.text.len();
+        for (name, value) in desc.labels.iter().zip(labels) {
+            self.list[family as usize].irregular |= value.is_empty();
+            self.push_label(from, name, value);
+        }
+        if let Some(le) = le {
+            self.push_label(from, "le", le);
+        }
+        self.push_sample(family, suffix, from, value);
+    }
+
+    fn family_of(&mut self, desc: &'static Desc) -> u32 {
+        if let Some((last, id)) = self.last
+            && std::ptr::eq(last, desc)
+        {
+            return id;
+        }
+        let address = std::ptr::from_ref(desc).addr();
+        let id = if let Some(&id) = self.by_desc.get(&address) {
+            id
+        } else {
+            let id = self.intern(Cow::Borrowed(desc.name), desc.kind, Cow::Borrowed(desc.help));
+            self.by_desc.insert(address, id);
+            id
+        };
+        self.last = Some((desc, id));
+        id
+    }
+
+    /// The place of a family that is new unless the server has named it before.
+    fn intern(&mut self, name: Cow<'static, str>, kind: Type, help: Cow<'static, str>) -> u32 {
+        let id = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        if let Some(by_name) = &mut self.by_name {
+            match by_name.entry(name.clone()) {
+                Entry::Occupied(known) => return *known.get(),
+                Entry::Vacant(free) => free.insert(id),
+            };
+        }
+        let wanted = self.filter.as_ref().is_none_or(|filter| filter.wants(&name));
+        self.list.push(Family { name, help, kind, wanted, irregular: false });
+        id
+    }
+
+    /// The family called `name`, made if there is none yet: for names that only the server knows.
+    ///
+    /// The first type and help win. `None`, and a skipped field, if the name is not one that every Prometheus reads.
+    pub fn family(&mut self, name: &str, kind: Type, help: &str) -> Option<FamilyId> {
+        if !is_metric_name(name) {
+            self.skipped += 1;
+            return None;
+        }
+        let list = &self.list;
+        let by_name = self.by_name.get_or_insert_with(|| (0..).zip(list).map(|(id, f)| (f.name.clone(), id)).collect());
+        if let Some(&id) = by_name.get(name) {
+            return Some(FamilyId(id));
+        }
+        let help = help.replace('\0', "\u{FFFD}");
+        Some(FamilyId(self.intern(Cow::Owned(name.to_owned()), kind, Cow::Owned(help))))
+    }
+
+    /// The type that `family` was made with.
+    pub fn kind_of(&self, family: FamilyId) -> Type {
+        self.list[family.0 as usize].kind
+    }
+
+    /// Adds one sample whose label names only the server knows, as it stands: `NaN` and infinities pass, too.
+    ///
+    /// A label name that not every Prometheus reads, or one that comes twice, drops the sample and counts it as skipped.
+    pub fn set_dynamic(&mut self, family: FamilyId, suffix: Suffix, labels: &[(&str, &str)], value: f64) {
+        if !self.list[family.0 as usize].wanted {
+            return;
+        }
+        let unique = |i: usize| labels[..i].iter().all(|(name, _)| *name != labels[i].0);
+        if !(0..labels.len()).all(|i| is_label_name(labels[i].0) && unique(i)) {
+            self.skipped += 1;
+            return;
+        }
+        let from = self.text.len();
+        self.list[family.0 as usize].irregular |=
+            !labels.is_sorted_by_key(|(name, _)| name) || labels.iter().any(|(_, value)| value.is_empty());
+        for (name, value) in labels {
+            self.push_label(from, name, value);
+        }
+        self.push_sample(family.0, suffix, from, value);
+    }
+
+    fn push_label(&mut self, from: usize, name: &str, value: &str) {
+        if self.text.len() > from {
+            self.text.push(',');
+        }
+        self.text.push_str(name);
+        self.text.push_str("=\"");
+        let value = &value[..value.floor_char_boundary(MAX_LABEL_VALUE)];
+        if value.bytes().any(|b| matches!(b, b'\\' | b'"' | b'\n' | b'\0')) {
+            for c in value.chars() {
+                match c {
+                    '\0' => self.text.push(char::REPLACEMENT_CHARACTER), // Prometheus takes it for the end of the text
+                    '\\' => self.text.push_str("\\\\"),
+                    '"' => self.text.push_str("\\\""),
+                    '\n' => self.text.push_str("\\n"),
+                    c => self.text.push(c),
+                }
+            }
+        } else {
+            self.text.push_str(value);
+        }
+        self.text.push('"');
+    }
+
+    fn push_sample(&mut self, family: u32, suffix: Suffix, from: usize, value: f64) {
+        let (Ok(from), Ok(to)) = (u32::try_from(from), u32::try_from(self.text.len())) else {
+            self.skipped += 1; // 4 GiB of labels: no body that we accept can hold them
+            return;
+        };
+        self.samples.push(Sample { family, suffix, from, to, value });
+    }
+
+    /// Counts a value of the answer that could not be exported: `probe_skipped_fields`.
+    pub fn skip(&mut self) {
+        self.skipped += 1;
+    }
+
+    /// Counts series shed because of the sample limit: `probe_series_dropped`.
+    pub fn drop_series(&mut self, series: usize) {
+        self.dropped += series as u64;
+    }
+
+    /// How many samples there are.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// Remembers this point, to [`rewind`](Self::rewind) when what follows turns out to be too much.
+    pub fn mark(&self) -> Mark {
+        Mark { text: self.text.len(), samples: self.samples.len(), skipped: self.skipped }
+    }
+
+    /// Takes back every sample added since `mark`, and says how many they were. The caller counts them as dropped if they are.
+    pub fn rewind(&mut self, mark: Mark) -> usize {
+        let taken = self.samples.len() - mark.samples;
+        self.samples.truncate(mark.samples);
+        self.text.truncate(mark.text);
+        self.skipped = mark.skipped;
+        taken
+    }
+
+    /// Puts samples in the order of their families' names and removes series that come twice (the first stays).
+    pub fn finish(self) -> Finished {
+        Finished::new(self.text, self.list, self.samples, self.skipped, self.dropped)
+    }
+}
+
+/// Hashes the address of a description. Addresses are ours, so nobody can choose them to collide.
+#[derive(Debug, Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_usize(usize::from(*byte));
+        }
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        self.0 = (self.0 ^ address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+}
+
+impl Sample {
+    pub(super) fn labels<'t>(&self, text: &'t str) -> &'t str {
+        &text[self.from as usize..self.to as usize]
+    }
+}
