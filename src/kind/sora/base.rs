@@ -1,0 +1,112 @@
+//! What every stats report tells: connections, sessions, webhooks, packets; and clients and errors where they are asked for.
+
+use super::Row;
+use super::api::{Clients, Errors, Object, StatsReport};
+use crate::kind::Text;
+use crate::metric::Families;
+
+crate::descs! {
+    VERSION_INFO = gauge "sora_version_info" ["version"] "Always 1; the version of Sora is in the label.";
+    CONNECTIONS = counter "sora_connections_total" ["state"] "Connections that were created, updated, destroyed, that succeeded and that failed.";
+    ONGOING_CONNECTIONS = gauge "sora_ongoing_connections_total" [] "Connections that are open now. A gauge in spite of its name.";
+    DURATION = counter "sora_duration_seconds_total" [] "How long all connections lasted, added up.";
+    AVERAGE_DURATION = gauge "sora_average_duration_seconds" [] "How long a connection lasts, the mean that Sora computes.";
+    AVERAGE_SETUP_TIME = gauge "sora_average_setup_time_seconds" [] "How long it takes to set up a connection, the mean that Sora computes, with its milliseconds kept.";
+    TURN_CONNECTIONS = counter "sora_turn_connections_total" ["proto"] "Connections that went through TURN, by its transport.";
+    INVALID_TURN_TCP = counter "sora_received_invalid_turn_tcp_packet_total" [] "Packets over TURN-TCP that could not be understood.";
+    SESSIONS = counter "sora_session_total" ["state"] "Sessions that were created and destroyed.";
+    AUTH_VERDICTS = counter "sora_successful_auth_webhook_total" ["state"] "Auth webhooks that were answered, by whether the answer let the client in.";
+    AUTH_WEBHOOK = counter "sora_auth_webhook_total" ["state"] "Calls of the auth webhook that were answered and that failed.";
+    SESSION_WEBHOOK = counter "sora_session_webhook_total" ["state"] "Calls of the session webhook that were answered, that failed and that were left out.";
+    EVENT_WEBHOOK = counter "sora_event_webhook_total" ["state"] "Calls of the event webhook that were answered, that failed and that were left out.";
+    STATS_WEBHOOK = counter "sora_stats_webhook_total" ["state"] "Calls of the stats webhook that were answered, that failed and that were left out.";
+    SRTP_RECEIVED_PACKETS = counter "sora_srtp_received_packets_total" [] "SRTP packets that came from clients.";
+    SRTP_RECEIVED_BYTES = counter "sora_srtp_received_bytes_total" [] "Bytes of the SRTP packets that came from clients.";
+    SRTP_SENT_PACKETS = counter "sora_srtp_sent_packets_total" [] "SRTP packets that went to clients.";
+    SRTP_SENT_BYTES = counter "sora_srtp_sent_bytes_total" [] "Bytes of the SRTP packets that went to clients.";
+    SRTP_SENT_SFU_DELAY = counter "sora_srtp_sent_sfu_delay_us_total" [] "Microseconds that SRTP packets spent inside Sora before they were sent, added up.";
+    SRTP_DECRYPTED_PACKETS = counter "sora_srtp_decrypted_packets_total" [] "SRTP packets that were decrypted.";
+    SRTP_DECRYPTED_BYTES = counter "sora_srtp_decrypted_bytes_total" [] "Bytes of the SRTP packets that were decrypted.";
+    SCTP_RECEIVED_PACKETS = counter "sora_sctp_received_packets_total" [] "SCTP packets, the carriers of data channels, that came from clients.";
+    SCTP_RECEIVED_BYTES = counter "sora_sctp_received_bytes_total" [] "Bytes of the SCTP packets that came from clients.";
+    SCTP_SENT_PACKETS = counter "sora_sctp_sent_packets_total" [] "SCTP packets, the carriers of data channels, that went to clients.";
+    SCTP_SENT_BYTES = counter "sora_sctp_sent_bytes_total" [] "Bytes of the SCTP packets that went to clients.";
+    CLIENT_TYPE = counter "sora_client_type_total" ["client", "state"] "Connections that succeeded and that failed, by the software of the client.";
+    CONNECTION_ERROR = counter "sora_connection_error_total" ["reason"] "Connections that failed because no SDP could be made or because of signaling.";
+}
+
+static REPORT: &[Row<StatsReport>] = &[
+    (&CONNECTIONS, &["created"], |r| r.total_connection_created),
+    (&CONNECTIONS, &["destroyed"], |r| r.total_connection_destroyed),
+    (&CONNECTIONS, &["failed"], |r| r.total_failed_connections),
+    (&CONNECTIONS, &["successful"], |r| r.total_successful_connections),
+    (&CONNECTIONS, &["updated"], |r| r.total_connection_updated),
+    (&ONGOING_CONNECTIONS, &[], |r| r.total_ongoing_connections),
+    (&DURATION, &[], |r| r.total_duration_sec),
+    (&AVERAGE_DURATION, &[], |r| r.average_duration_sec),
+    (&AVERAGE_SETUP_TIME, &[], |r| r.average_setup_time_msec.map(|ms| ms / 1e3)),
+    (&TURN_CONNECTIONS, &["tcp"], |r| r.total_turn_tcp_connections),
+    (&TURN_CONNECTIONS, &["udp"], |r| r.total_turn_udp_connections),
+    (&INVALID_TURN_TCP, &[], |r| r.total_received_invalid_turn_tcp_packet),
+    (&SESSIONS, &["created"], |r| r.total_session_created),
+    (&SESSIONS, &["destroyed"], |r| r.total_session_destroyed),
+    (&AUTH_VERDICTS, &["allowed"], |r| r.total_auth_webhook_allowed),
+    (&AUTH_VERDICTS, &["denied"], |r| r.total_auth_webhook_denied),
+    (&AUTH_WEBHOOK, &["failed"], |r| r.total_failed_auth_webhook),
+    (&AUTH_WEBHOOK, &["successful"], |r| r.total_successful_auth_webhook),
+    (&SESSION_WEBHOOK, &["failed"], |r| r.total_failed_session_webhook),
+    (&SESSION_WEBHOOK, &["ignored"], |r| r.total_ignored_session_webhook),
+    (&SESSION_WEBHOOK, &["successful"], |r| r.total_successful_session_webhook),
+    (&EVENT_WEBHOOK, &["failed"], |r| r.total_failed_event_webhook),
+    (&EVENT_WEBHOOK, &["ignored"], |r| r.total_ignored_event_webhook),
+    (&EVENT_WEBHOOK, &["successful"], |r| r.total_successful_event_webhook),
+    (&STATS_WEBHOOK, &["failed"], |r| r.total_failed_stats_webhook),
+    (&STATS_WEBHOOK, &["ignored"], |r| r.total_ignored_stats_webhook),
+    (&STATS_WEBHOOK, &["successful"], |r| r.total_successful_stats_webhook),
+    (&SRTP_RECEIVED_PACKETS, &[], |r| r.total_received_srtp),
+    (&SRTP_RECEIVED_BYTES, &[], |r| r.total_received_srtp_byte_size),
+    (&SRTP_SENT_PACKETS, &[], |r| r.total_sent_srtp),
+    (&SRTP_SENT_BYTES, &[], |r| r.total_sent_srtp_byte_size),
+    (&SRTP_SENT_SFU_DELAY, &[], |r| r.total_sent_srtp_sfu_delay_us),
+    (&SRTP_DECRYPTED_PACKETS, &[], |r| r.total_decrypted_srtp),
+    (&SRTP_DECRYPTED_BYTES, &[], |r| r.total_decrypted_srtp_byte_size),
+    (&SCTP_RECEIVED_PACKETS, &[], |r| r.total_received_sctp),
+    (&SCTP_RECEIVED_BYTES, &[], |r| r.total_received_sctp_byte_size),
+    (&SCTP_SENT_PACKETS, &[], |r| r.total_sent_sctp),
+    (&SCTP_SENT_BYTES, &[], |r| r.total_sent_sctp_byte_size),
+];
+
+static ERRORS: &[Row<Errors>] = &[
+    (&CONNECTION_ERROR, &["sdp"], |e| e.sdp_generation_error),
+    (&CONNECTION_ERROR, &["signaling"], |e| e.signaling_error),
+];
+
+/// The families that every Sora has.
+pub(super) fn write(report: &StatsReport, out: &mut Families) {
+    match &report.version {
+        Text::Value(version) => out.set(&VERSION_INFO, &[version], 1.0),
+        Text::Absent => {}
+        Text::Invalid => out.skip(),
+    }
+    super::write_rows(REPORT, report, out);
+}
+
+/// Connections by client software.
+pub(super) fn write_clients(report: &StatsReport, out: &mut Families) {
+    let Some(types) = report.sora_client.read(out) else { return };
+    let mut write = |clients: &Object<Clients>, state: &str| {
+        let Some(Clients(clients)) = clients.read(out) else { return };
+        for (client, connections) in clients {
+            out.number(&CLIENT_TYPE, &[&client.0, state], *connections);
+        }
+    };
+    write(&types.total_failed_sora_client_type, "failed");
+    write(&types.total_successful_sora_client_type, "successful");
+}
+
+/// Connection errors by reason.
+pub(super) fn write_errors(report: &StatsReport, out: &mut Families) {
+    if let Some(errors) = report.error.read(out) {
+        super::write_rows(ERRORS, errors, out);
+    }
+}

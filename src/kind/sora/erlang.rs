@@ -1,0 +1,85 @@
+//! The Erlang virtual machine that Sora runs on.
+//!
+//! Names and units are those that dashboards know; types follow what Erlang's own manual says of each value. "Since the previous
+//! call" means a call by anybody: with two who ask, those gauges say little, and the cumulative families are the ones to use.
+
+use super::Row;
+use super::api::{ErlangVm, StatsReport};
+use crate::metric::Families;
+
+crate::descs! {
+    CONTEXT_SWITCHES = counter "sora_erlang_vm_context_switches" [] "Context switches since the virtual machine was started.";
+    EXACT_REDUCTIONS_SINCE_LAST_CALL = gauge "sora_erlang_vm_exact_reductions_exact_reductions_since_last_call" [] "Reductions since anybody last asked, with those of processes that are running.";
+    EXACT_REDUCTIONS_TOTAL = counter "sora_erlang_vm_exact_reductions_total_exact_reductions" [] "Reductions since the start, with those of processes that are running.";
+    NUMBER_OF_GCS = counter "sora_erlang_vm_garbage_collection_number_of_gcs" [] "Garbage collections since the start.";
+    WORDS_RECLAIMED = counter "sora_erlang_vm_garbage_collection_words_reclaimed" [] "Machine words that garbage collection gave back since the start.";
+    IO_INPUT = counter "sora_erlang_vm_io_input" [] "Bytes that came in through ports since the start.";
+    IO_OUTPUT = counter "sora_erlang_vm_io_output" [] "Bytes that went out through ports since the start.";
+    MEMORY_ATOM = gauge "sora_erlang_vm_memory_atom" [] "Bytes set aside for atoms.";
+    MEMORY_ATOM_USED = gauge "sora_erlang_vm_memory_atom_used" [] "Bytes that atoms take up.";
+    MEMORY_BINARY = gauge "sora_erlang_vm_memory_binary" [] "Bytes set aside for binaries.";
+    MEMORY_CODE = gauge "sora_erlang_vm_memory_code" [] "Bytes set aside for loaded code.";
+    MEMORY_ETS = gauge "sora_erlang_vm_memory_ets" [] "Bytes set aside for ETS tables.";
+    MEMORY_PROCESSES = gauge "sora_erlang_vm_memory_processes" [] "Bytes set aside for Erlang processes.";
+    MEMORY_PROCESSES_USED = gauge "sora_erlang_vm_memory_processes_used" [] "Bytes that Erlang processes take up.";
+    MEMORY_SYSTEM = gauge "sora_erlang_vm_memory_system" [] "Bytes set aside for everything but Erlang processes.";
+    MEMORY_TOTAL = gauge "sora_erlang_vm_memory_total" [] "Bytes set aside in all: processes and system.";
+    REDUCTIONS_SINCE_LAST_CALL = gauge "sora_erlang_vm_reductions_reductions_since_last_call" [] "Reductions since anybody last asked.";
+    REDUCTIONS_TOTAL = counter "sora_erlang_vm_reductions_total_reductions" [] "Reductions since the start.";
+    RUN_QUEUE = gauge "sora_erlang_vm_run_queue" [] "Processes and ports that are ready to run, on all normal and dirty CPU queues.";
+    RUNTIME_SINCE_LAST_CALL = gauge "sora_erlang_vm_runtime_time_since_last_call" [] "Milliseconds of CPU time since anybody last asked.";
+    RUNTIME_TOTAL = counter "sora_erlang_vm_runtime_total_run_time" [] "Milliseconds of CPU time since the start.";
+    ACTIVE_TASKS = gauge "sora_erlang_vm_total_active_tasks" [] "Processes and ports that run or are ready to run on normal schedulers.";
+    ACTIVE_TASKS_ALL = gauge "sora_erlang_vm_total_active_tasks_all" [] "Processes and ports that run or are ready to run, those of dirty I/O schedulers included.";
+    RUN_QUEUE_LENGTHS = gauge "sora_erlang_vm_total_run_queue_lengths" [] "Processes and ports that are ready to run on normal schedulers.";
+    RUN_QUEUE_LENGTHS_ALL = gauge "sora_erlang_vm_total_run_queue_lengths_all" [] "Processes and ports that are ready to run, those of dirty I/O schedulers included.";
+    WALL_CLOCK_TOTAL = counter "sora_erlang_vm_wall_clock_total_wallclock_time" [] "Milliseconds of real time since the start.";
+    WALL_CLOCK_SINCE_LAST_CALL = gauge "sora_erlang_vm_wall_clock_wallclock_time_since_last_call" [] "Milliseconds of real time since anybody last asked.";
+}
+
+static ROWS: &[Row<ErlangVm>] = &[
+    (&CONTEXT_SWITCHES, &[], |vm| vm.statistics.fields().context_switches),
+    (&EXACT_REDUCTIONS_SINCE_LAST_CALL, &[], |vm| {
+        vm.statistics.fields().exact_reductions.fields().exact_reductions_since_last_call
+    }),
+    (&EXACT_REDUCTIONS_TOTAL, &[], |vm| vm.statistics.fields().exact_reductions.fields().total_exact_reductions),
+    (&NUMBER_OF_GCS, &[], |vm| vm.statistics.fields().garbage_collection.fields().number_of_gcs),
+    (&WORDS_RECLAIMED, &[], |vm| vm.statistics.fields().garbage_collection.fields().words_reclaimed),
+    (&IO_INPUT, &[], |vm| vm.statistics.fields().io.fields().input),
+    (&IO_OUTPUT, &[], |vm| vm.statistics.fields().io.fields().output),
+    (&MEMORY_ATOM, &[], |vm| vm.memory.fields().atom),
+    (&MEMORY_ATOM_USED, &[], |vm| vm.memory.fields().atom_used),
+    (&MEMORY_BINARY, &[], |vm| vm.memory.fields().binary),
+    (&MEMORY_CODE, &[], |vm| vm.memory.fields().code),
+    (&MEMORY_ETS, &[], |vm| vm.memory.fields().ets),
+    (&MEMORY_PROCESSES, &[], |vm| vm.memory.fields().processes),
+    (&MEMORY_PROCESSES_USED, &[], |vm| vm.memory.fields().processes_used),
+    (&MEMORY_SYSTEM, &[], |vm| vm.memory.fields().system),
+    (&MEMORY_TOTAL, &[], |vm| vm.memory.fields().total),
+    (&REDUCTIONS_SINCE_LAST_CALL, &[], |vm| vm.statistics.fields().reductions.fields().reductions_since_last_call),
+    (&REDUCTIONS_TOTAL, &[], |vm| vm.statistics.fields().reductions.fields().total_reductions),
+    (&RUN_QUEUE, &[], |vm| vm.statistics.fields().run_queue),
+    (&RUNTIME_SINCE_LAST_CALL, &[], |vm| vm.statistics.fields().runtime.fields().time_since_last_call),
+    (&RUNTIME_TOTAL, &[], |vm| vm.statistics.fields().runtime.fields().total_run_time),
+    (&ACTIVE_TASKS, &[], |vm| vm.statistics.fields().total_active_tasks),
+    (&ACTIVE_TASKS_ALL, &[], |vm| vm.statistics.fields().total_active_tasks_all),
+    (&RUN_QUEUE_LENGTHS, &[], |vm| vm.statistics.fields().total_run_queue_lengths),
+    (&RUN_QUEUE_LENGTHS_ALL, &[], |vm| vm.statistics.fields().total_run_queue_lengths_all),
+    (&WALL_CLOCK_TOTAL, &[], |vm| vm.statistics.fields().wall_clock.fields().total_wallclock_time),
+    (&WALL_CLOCK_SINCE_LAST_CALL, &[], |vm| vm.statistics.fields().wall_clock.fields().wallclock_time_since_last_call),
+];
+
+/// The families of the virtual machine.
+pub(super) fn write(report: &StatsReport, out: &mut Families) {
+    let Some(vm) = report.erlang_vm.read(out) else { return };
+    vm.memory.check(out);
+    if let Some(statistics) = vm.statistics.read(out) {
+        statistics.exact_reductions.check(out);
+        statistics.garbage_collection.check(out);
+        statistics.io.check(out);
+        statistics.reductions.check(out);
+        statistics.runtime.check(out);
+        statistics.wall_clock.check(out);
+    }
+    super::write_rows(ROWS, vm, out);
+}

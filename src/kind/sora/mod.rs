@@ -1,0 +1,234 @@
+//! WebRTC SFU Sora, by its HTTP API.
+//!
+//! The port that answers also disconnects clients and purges nodes, so the targets of all calls are constants in this file, and
+//! every one of them only reads.
+
+pub mod api;
+mod base;
+mod cluster;
+mod erlang;
+mod lenient;
+mod license;
+mod webhook;
+
+use std::fmt::Debug;
+
+use reqwest::Url;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Call, CallError, Context, Kind, Method, Number, Reason, Text};
+use crate::metric::{Desc, Families};
+use api::{ClusterNode, License, List, Object, ServerMode, StatsReport};
+
+/// What is asked of a Sora server beyond its base statistics and its licence.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Options {
+    /// Cluster nodes (one call more), Raft state and relay traffic: `sora_cluster_*`.
+    pub cluster_metrics: bool,
+    /// Connections by client software: `sora_client_type_total`.
+    pub client_metrics: bool,
+    /// Connection errors by reason: `sora_connection_error_total`.
+    pub connection_error_metrics: bool,
+    /// The Erlang virtual machine: `sora_erlang_vm_*`.
+    #[serde(rename = "erlangVMMetrics")]
+    pub erlang_vm_metrics: bool,
+    /// Whether the server accepts new sessions and connections (one call more): `sora_server_mode`. Sora before 2021.2 cannot
+    /// tell; there this call fails and nothing else.
+    pub server_mode: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cluster_metrics: false,
+            client_metrics: false,
+            connection_error_metrics: false,
+            erlang_vm_metrics: false,
+            server_mode: true,
+        }
+    }
+}
+
+impl super::Options for Options {
+    fn build(&self, url: &Url) -> Box<dyn Kind> {
+        Box::new(Sora { options: self.clone(), url: url.clone() })
+    }
+}
+
+crate::descs! {
+    UP = gauge "sora_up" [] "Whether GetStatsReport and GetLicense both succeeded in the last poll.";
+    TIME = gauge "sora_time_seconds" [] "The clock of the exporter when the poll ended, as Unix time; absent if GetStatsReport failed.";
+    MODE = gauge "sora_server_mode" ["mode"] "Always 1; whether the server takes new sessions and connections is in the label.";
+}
+
+/// Every family of this kind.
+pub fn families() -> Vec<&'static Desc> {
+    [FAMILIES, base::FAMILIES, webhook::FAMILIES, erlang::FAMILIES, license::FAMILIES, cluster::FAMILIES].concat()
+}
+
+/// A sample that is one field: its family, the values of its labels, and where the field is.
+type Row<T> = (&'static Desc, &'static [&'static str], fn(&T) -> Number);
+
+fn write_rows<T>(rows: &[Row<T>], from: &T, out: &mut Families) {
+    for (desc, labels, field) in rows {
+        out.number(desc, labels, field(from));
+    }
+}
+
+/// A field that becomes a label: empty if it is absent, and counted if it is no string.
+fn text<'t>(text: &'t Text, out: &mut Families) -> &'t str {
+    if *text == Text::Invalid {
+        out.skip();
+    }
+    text.value().unwrap_or_default()
+}
+
+struct Sora {
+    options: Options,
+    url: Url,
+}
+
+const STATS_REPORT: (&str, &str) = ("GetStatsReport", "Sora_20171010.GetStatsReport");
+const LICENSE: (&str, &str) = ("GetLicense", "Sora_20171218.GetLicense");
+const CLUSTER_NODES: (&str, &str) = ("ListClusterNodes", "Sora_20211215.ListClusterNodes");
+const SERVER_MODE: (&str, &str) = ("GetMode", "Sora_20211215.GetMode");
+
+impl Sora {
+    /// Each call as (name, target), in order; [`Kind::translate`] takes the answers in the same one.
+    fn targets(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        [
+            Some(STATS_REPORT),
+            Some(LICENSE),
+            self.options.cluster_metrics.then_some(CLUSTER_NODES),
+            self.options.server_mode.then_some(SERVER_MODE),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+impl Kind for Sora {
+    fn calls(&self) -> Vec<Call> {
+        self.targets()
+            .map(|(name, target)| Call {
+                name,
+                method: Method::Post,
+                url: self.url.clone(),
+                headers: vec![("x-sora-target", target.to_owned())],
+            })
+            .collect()
+    }
+
+    fn translate(&mut self, answers: &[Answer], cx: &Context, out: &mut Families) -> Vec<Result<(), CallError>> {
+        let mut answers = answers.iter();
+        let report = report(answers.next());
+        let license = license(answers.next());
+        let nodes = self.options.cluster_metrics.then(|| nodes(answers.next()));
+        let mode = self.options.server_mode.then(|| mode(answers.next()));
+
+        out.set(&UP, &[], flag(report.is_ok() && license.is_ok()));
+        if let Ok(report) = &report {
+            out.set(&TIME, &[], cx.now);
+            self.write_report(report, out);
+        }
+        if let Ok(license) = &license {
+            license::write(license, out);
+        }
+        if let Some(Ok(mode)) = &mode {
+            out.set(&MODE, &[mode], 1.0);
+        }
+        if let Some(nodes) = &nodes {
+            out.set(&cluster::UP, &[], flag(nodes.is_ok()));
+            write_cluster(report.as_ref().ok(), nodes.as_deref().unwrap_or_default(), cx, out);
+        }
+
+        let mut verdicts = vec![report.map(drop), license.map(drop)];
+        verdicts.extend(nodes.map(|nodes| nodes.map(drop)));
+        verdicts.extend(mode.map(|mode| mode.map(drop)));
+        verdicts
+    }
+}
+
+impl Sora {
+    fn write_report(&self, report: &StatsReport, out: &mut Families) {
+        base::write(report, out);
+        webhook::write(report, out);
+        if self.options.client_metrics {
+            base::write_clients(report, out);
+        }
+        if self.options.connection_error_metrics {
+            base::write_errors(report, out);
+        }
+        if self.options.erlang_vm_metrics {
+            erlang::write(report, out);
+        }
+    }
+}
+
+/// Writes the cluster's families, those that grow with it last: over the limit the relays go first, then the nodes.
+fn write_cluster(report: Option<&StatsReport>, nodes: &[Object<ClusterNode>], cx: &Context, out: &mut Families) {
+    if let Some(report) = report {
+        cluster::write_raft(report, out);
+    }
+    let before_nodes = out.mark();
+    cluster::write_nodes(nodes, out);
+    let before_relays = out.mark();
+    if let Some(report) = report {
+        cluster::write_relays(&report.cluster_relay, out);
+    }
+    for mark in [before_relays, before_nodes] {
+        if out.len() > cx.sample_limit {
+            let shed = out.rewind(mark);
+            out.drop_series(shed);
+        }
+    }
+}
+
+fn flag(is: bool) -> f64 {
+    f64::from(u8::from(is))
+}
+
+fn answer(answer: Option<&Answer>) -> Result<&Answer, CallError> {
+    answer.ok_or_else(|| CallError::new(Reason::Internal, "the call was not made"))
+}
+
+/// An object of which at least one field is known: another server's JSON has none of them, and is no idle Sora.
+fn object<T>(from: Option<&Answer>, what: &str) -> Result<T, CallError>
+where
+    T: Debug + Default + DeserializeOwned + PartialEq,
+{
+    match answer(from)?.json()? {
+        Object::Value(value) if value != T::default() => Ok(value),
+        Object::Value(_) => Err(CallError::new(Reason::Schema, format!("the JSON has no field of {what}"))),
+        Object::Absent | Object::Invalid => {
+            Err(CallError::new(Reason::Schema, format!("the JSON is not an object, so it is not {what}")))
+        }
+    }
+}
+
+fn report(from: Option<&Answer>) -> Result<StatsReport, CallError> {
+    object(from, "a stats report")
+}
+
+fn license(from: Option<&Answer>) -> Result<License, CallError> {
+    object(from, "a licence")
+}
+
+fn nodes(from: Option<&Answer>) -> Result<Vec<Object<ClusterNode>>, CallError> {
+    match answer(from)?.json()? {
+        List::Value(nodes) => Ok(nodes),
+        List::Absent | List::Invalid => {
+            Err(CallError::new(Reason::Schema, "the JSON is not an array, so it is not a list of nodes"))
+        }
+    }
+}
+
+fn mode(from: Option<&Answer>) -> Result<String, CallError> {
+    match object::<ServerMode>(from, "a server's mode")?.mode {
+        Text::Value(mode) if !mode.is_empty() => Ok(mode),
+        _ => Err(CallError::new(Reason::Schema, "the mode is not a word")),
+    }
+}
