@@ -1,0 +1,223 @@
+//! FIWARE Orion Context Broker, by the four documents of its monitoring API.
+//!
+//! `admin_metrics` is the primary call. A broker started with `-disableMetrics` answers it with 400 and a sentence of its own: that
+//! is a broker which works and has nothing to tell, so the call counts as good, `orion_up` stays 1 and `orion_metrics_enabled` is
+//! 0. Any other 400 (a wrong URL gives one, too) is a failure.
+//!
+//! The exporter's requests carry a `fiware-service` of their own, under which Orion counts them: so they can be told from the users'.
+//! They never carry `content-type` (Orion refuses a GET with one) and never ask for a reset (it would take the numbers from others).
+
+mod api;
+pub mod metrics;
+mod object;
+mod service_time;
+mod statistics;
+mod traffic;
+mod version;
+
+use reqwest::Url;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::api::{Refusal, Tree};
+use self::object::Object;
+use self::service_time::ServiceTimes;
+use super::{Answer, Call, CallError, Context, Kind, Method, Number, Reason};
+use crate::metric::{Desc, Families};
+
+/// What is asked of an Orion broker, and how finely its traffic is told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Options {
+    /// Series per subservice, per service, or for the whole broker.
+    pub level: Level,
+    /// Ask `/statistics`.
+    pub statistics: bool,
+    /// Ask `/cache/statistics`.
+    pub cache_statistics: bool,
+    /// Ask `/version`.
+    pub version: bool,
+    /// The `Fiware-Service` of the exporter's own requests, so that Orion counts them apart.
+    #[schemars(regex(pattern = r"^[a-z0-9_]{1,50}$"))]
+    pub fiware_service: String,
+    /// Export the exporter's own requests as well.
+    pub include_own_traffic: bool,
+}
+
+/// How finely traffic is told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Level {
+    /// Labels `service` and `subservice`.
+    #[default]
+    Subservice,
+    /// Label `service`.
+    Service,
+    /// No label.
+    Total,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            level: Level::default(),
+            statistics: true,
+            cache_statistics: true,
+            version: true,
+            fiware_service: "scrapetarget_exporter".to_owned(),
+            include_own_traffic: false,
+        }
+    }
+}
+
+impl super::Options for Options {
+    fn build(&self, url: &Url) -> Box<dyn Kind> {
+        Box::new(Orion { options: self.clone(), url: url.clone(), service_times: ServiceTimes::default() })
+    }
+}
+
+/// Every family of this kind.
+pub fn families() -> Vec<&'static Desc> {
+    metrics::FAMILIES.to_vec()
+}
+
+/// A call that can be made.
+#[derive(Clone, Copy, PartialEq)]
+enum Asked {
+    AdminMetrics,
+    Statistics,
+    CacheStatistics,
+    Version,
+}
+
+impl Asked {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::AdminMetrics => "admin_metrics",
+            Self::Statistics => "statistics",
+            Self::CacheStatistics => "cache_statistics",
+            Self::Version => "version",
+        }
+    }
+
+    const fn path(self) -> &'static [&'static str] {
+        match self {
+            Self::AdminMetrics => &["admin", "metrics"],
+            Self::Statistics => &["statistics"],
+            Self::CacheStatistics => &["cache", "statistics"],
+            Self::Version => &["version"],
+        }
+    }
+}
+
+impl Options {
+    /// The calls in their order.
+    fn asked(&self) -> impl Iterator<Item = Asked> {
+        [
+            (Asked::AdminMetrics, true),
+            (Asked::Statistics, self.statistics),
+            (Asked::CacheStatistics, self.cache_statistics),
+            (Asked::Version, self.version),
+        ]
+        .into_iter()
+        .filter_map(|(asked, wanted)| wanted.then_some(asked))
+    }
+}
+
+struct Orion {
+    options: Options,
+    url: Url,
+    service_times: ServiceTimes,
+}
+
+impl Kind for Orion {
+    fn calls(&self) -> Vec<Call> {
+        self.options.asked().map(|asked| self.call(asked)).collect()
+    }
+
+    fn translate(&mut self, answers: &[Answer], cx: &Context, out: &mut Families) -> Vec<Result<(), CallError>> {
+        let answer = |wanted| self.options.asked().zip(answers).find(|(asked, _)| *asked == wanted).map(|(_, answer)| answer);
+        let statistics = answer(Asked::Statistics).map(|answer| statistics::write(answer, out));
+        let cache = answer(Asked::CacheStatistics).map(|answer| statistics::write_cache(answer, out));
+        let version = answer(Asked::Version).map(|answer| version::write(answer, out));
+        let uptimes = [&statistics, &version].map(|call| call.as_ref().and_then(|call| call.as_ref().ok()).copied());
+        write_uptime(uptimes, out);
+        let metrics = answer(Asked::AdminMetrics).map(|answer| self.write_metrics(answer, cx, out));
+        [metrics, statistics.map(|call| call.map(drop)), cache, version.map(|call| call.map(drop))]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+impl Orion {
+    fn call(&self, asked: Asked) -> Call {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(asked.path());
+        }
+        url.set_query(None);
+        let headers = vec![
+            ("accept", "application/json".to_owned()),
+            ("fiware-service", self.options.fiware_service.clone()),
+            ("fiware-servicepath", "/".to_owned()),
+        ];
+        Call { name: asked.name(), method: Method::Get, url, headers }
+    }
+
+    fn write_metrics(&mut self, answer: &Answer, cx: &Context, out: &mut Families) -> Result<(), CallError> {
+        let monitoring = Monitoring::read(answer);
+        out.set(&metrics::UP, &[], if monitoring.is_ok() { 1.0 } else { 0.0 });
+        match monitoring? {
+            Monitoring::On(tree) => {
+                out.set(&metrics::METRICS_ENABLED, &[], 1.0);
+                traffic::write(&tree, &self.options, &mut self.service_times, cx.sample_limit, out);
+            }
+            Monitoring::Off => {
+                out.set(&metrics::METRICS_ENABLED, &[], 0.0);
+                self.service_times.forget();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Two documents tell the uptime; it is exported once, from the first one that is good.
+fn write_uptime(uptimes: [Option<Number>; 2], out: &mut Families) {
+    let mut uptimes = uptimes.into_iter().flatten().filter(|uptime| *uptime != Number::Absent);
+    for uptime in uptimes.by_ref() {
+        out.number(&metrics::UPTIME, &[], uptime);
+        if uptime != Number::Invalid {
+            return;
+        }
+    }
+}
+
+/// The two good answers to `/admin/metrics`.
+enum Monitoring {
+    On(Tree),
+    Off,
+}
+
+impl Monitoring {
+    fn read(answer: &Answer) -> Result<Self, CallError> {
+        if let Answer(Ok(response)) = answer
+            && response.status == 400
+        {
+            let refusal: Refusal = serde_json::from_slice(&response.body).unwrap_or_default();
+            match refusal.description.value() {
+                Some("metrics desactivated" | "metrics deactivated") => return Ok(Self::Off), // the first is what brokers write
+                Some(description) if description.starts_with("Service not found") => {
+                    let message = "answered 400, service not found: the url is not that of an Orion of 1.7.0 or newer";
+                    return Err(CallError::new(Reason::HttpStatus, message));
+                }
+                _ => {}
+            }
+        }
+        let tree = answer.json::<Object<Tree>>()?.require("the document")?;
+        match tree.services {
+            Object::Present(_) => Ok(Self::On(tree)),
+            Object::Absent => Err(CallError::new(Reason::Schema, "the JSON has no \"services\": it is not Orion's /admin/metrics")),
+            Object::Invalid => Err(CallError::new(Reason::Schema, "\"services\" is no object")),
+        }
+    }
+}
