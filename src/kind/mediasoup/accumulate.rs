@@ -1,0 +1,200 @@
+//! Totals that never fall, made of counters that vanish with the streams and transports which they belong to.
+//!
+//! A sum over what lives drops whenever something closes, and Prometheus would take that for a restart. So the growth of each
+//! object between two polls is added up. What is remembered of an object is a hash and its last values: there may be many.
+
+use std::collections::BTreeMap;
+
+use crate::kind::Number;
+
+/// Most pairs of labels that totals are kept for; a server can name codecs as it likes, and totals stay until the end.
+const MAX_TOTALS: usize = 64;
+/// How many polls an object may be missing, because its statistics failed, before it is forgotten.
+const PATIENCE: u8 = 3;
+
+/// How a total grows with its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// A smaller value is a new counter that began at 0.
+    Counter,
+    /// A smaller value is a correction: an estimate that went too high adds nothing.
+    Estimate,
+}
+
+#[derive(Clone, Debug)]
+struct Entry<const N: usize> {
+    key: u64,
+    last: [f64; N],
+    missed: u8,
+}
+
+/// The last values of each object, in the order of their keys: nothing is smaller, and a poll looks each up once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger<const N: usize> {
+    entries: Box<[Entry<N>]>,
+}
+
+impl<const N: usize> Ledger<N> {
+    /// Takes up the values of one poll.
+    pub(super) fn poll(&mut self) -> Round<'_, N> {
+        Round { next: Vec::with_capacity(self.entries.len()), ledger: self }
+    }
+
+    /// Forgets every object.
+    pub(super) fn clear(&mut self) {
+        self.entries = Box::default();
+    }
+}
+
+/// One poll of a [`Ledger`]; what is not seen in it is forgotten after a while.
+#[derive(Debug)]
+pub(super) struct Round<'l, const N: usize> {
+    ledger: &'l mut Ledger<N>,
+    next: Vec<Entry<N>>,
+}
+
+impl<const N: usize> Round<'_, N> {
+    /// How far the counters of an object grew. One that is new grew by all it has if `newcomer_counts`, else by nothing.
+    pub(super) fn growth(
+        &mut self,
+        key: u64,
+        values: [Number; N],
+        rules: [Growth; N],
+        newcomer_counts: bool,
+    ) -> [f64; N] {
+        let known = self.ledger.entries.binary_search_by_key(&key, |entry| entry.key).ok();
+        let old = known.and_then(|at| self.ledger.entries.get_mut(at));
+        let before = old.as_ref().map(|entry| entry.last);
+        if let Some(old) = old {
+            old.missed = u8::MAX; // seen: not to be carried over
+        }
+        let mut last = before.unwrap_or([0.0; N]);
+        let mut growth = [0.0; N];
+        for (((value, rule), last), growth) in values.iter().zip(rules).zip(&mut last).zip(&mut growth) {
+            let Some(value) = value.value() else { continue };
+            *growth = match rule {
+                _ if before.is_none() && !newcomer_counts => 0.0,
+                _ if value >= *last => value - *last,
+                Growth::Counter => value,
+                Growth::Estimate => 0.0,
+            };
+            *last = value;
+        }
+        self.next.push(Entry { key, last, missed: 0 });
+        growth
+    }
+
+    /// Ends the poll.
+    pub(super) fn finish(mut self) {
+        let missing = self.ledger.entries.iter().filter(|entry| entry.missed < PATIENCE);
+        self.next.extend(missing.map(|entry| Entry { missed: entry.missed + 1, ..entry.clone() }));
+        self.next.sort_unstable_by_key(|entry| entry.key);
+        self.ledger.entries = self.next.into_boxed_slice();
+    }
+}
+
+/// Totals by a pair of labels.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Totals<const N: usize>(BTreeMap<(Box<str>, Box<str>), Total<N>>);
+
+/// What grew together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Total<const N: usize> {
+    sums: [f64; N],
+    reported: [bool; N],
+}
+
+impl<const N: usize> Totals<N> {
+    /// Adds the growth of one object; `values` tell which counters the object has at all.
+    pub(super) fn add(&mut self, labels: (&str, &str), values: &[Number; N], growth: &[f64; N]) {
+        let full = self.0.len() >= MAX_TOTALS;
+        let mut key: (Box<str>, Box<str>) = (labels.0.into(), labels.1.into());
+        if full && !self.0.contains_key(&key) {
+            key = ("other".into(), "other".into());
+        }
+        let total = self.0.entry(key).or_insert(Total { sums: [0.0; N], reported: [false; N] });
+        for (i, (sum, reported)) in total.sums.iter_mut().zip(&mut total.reported).enumerate() {
+            *sum += growth.get(i).copied().unwrap_or_default();
+            *reported |= values.get(i).is_some_and(|value| value.value().is_some());
+        }
+    }
+
+    /// Each pair of labels with its totals; a counter that no object ever had is `None`.
+    pub(super) fn iter(&self) -> impl Iterator<Item = ((&str, &str), [Option<f64>; N])> {
+        self.0.iter().map(|((a, b), total)| {
+            let mut sums = [None; N];
+            for (shown, (sum, reported)) in sums.iter_mut().zip(total.sums.iter().zip(total.reported)) {
+                *shown = reported.then_some(*sum);
+            }
+            ((&**a, &**b), sums)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Growth::{Counter, Estimate};
+
+    const BOTH: [Growth; 2] = [Counter, Estimate];
+
+    fn poll(ledger: &mut Ledger<2>, newcomer_counts: bool, objects: &[(u64, f64, f64)]) -> Vec<[f64; 2]> {
+        let mut round = ledger.poll();
+        let growth = objects
+            .iter()
+            .map(|&(key, a, b)| round.growth(key, [Number::Value(a), Number::Value(b)], BOTH, newcomer_counts))
+            .collect();
+        round.finish();
+        growth
+    }
+
+    #[test]
+    fn an_object_counts_from_where_it_was_first_seen_or_from_nothing() {
+        let mut ledger = Ledger::default();
+        assert_eq!(poll(&mut ledger, false, &[(1, 100.0, 3.0)]), [[0.0, 0.0]]);
+        assert_eq!(poll(&mut ledger, true, &[(2, 7.0, 1.0), (1, 150.0, 4.0)]), [[7.0, 1.0], [50.0, 1.0]]);
+        assert_eq!(poll(&mut ledger, true, &[(1, 150.0, 4.0), (2, 8.0, 1.0)]), [[0.0, 0.0], [1.0, 0.0]]);
+    }
+
+    #[test]
+    fn a_counter_that_falls_began_anew_and_an_estimate_that_falls_was_corrected() {
+        let mut ledger = Ledger::default();
+        poll(&mut ledger, false, &[(1, 100.0, 10.0)]);
+        assert_eq!(poll(&mut ledger, false, &[(1, 30.0, 8.0)]), [[30.0, 0.0]]);
+        assert_eq!(poll(&mut ledger, false, &[(1, 31.0, 9.0)]), [[1.0, 1.0]]);
+    }
+
+    #[test]
+    fn an_object_that_is_missing_for_a_moment_goes_on_where_it_was() {
+        let mut ledger = Ledger::default();
+        poll(&mut ledger, false, &[(1, 100.0, 0.0), (2, 5.0, 0.0)]);
+        for _ in 0..3 {
+            poll(&mut ledger, true, &[(2, 5.0, 0.0)]);
+        }
+        assert_eq!(poll(&mut ledger, true, &[(1, 101.0, 0.0), (2, 5.0, 0.0)]), [[1.0, 0.0], [0.0, 0.0]]);
+    }
+
+    #[test]
+    fn an_object_that_stays_away_is_forgotten() {
+        let mut ledger = Ledger::default();
+        poll(&mut ledger, false, &[(1, 100.0, 0.0)]);
+        for _ in 0..4 {
+            poll(&mut ledger, true, &[]);
+        }
+        assert!(ledger.entries.is_empty());
+    }
+
+    #[test]
+    fn totals_show_what_was_reported_and_stay_few() {
+        let mut totals = Totals::<2>::default();
+        totals.add(("video", "VP8"), &[Number::Value(4.0), Number::Absent], &[4.0, 0.0]);
+        totals.add(("video", "VP8"), &[Number::Value(5.0), Number::Absent], &[1.0, 0.0]);
+        assert_eq!(totals.iter().collect::<Vec<_>>(), [(("video", "VP8"), [Some(5.0), None])]);
+        for i in 0..1000 {
+            totals.add(("video", &i.to_string()), &[Number::Value(1.0); 2], &[1.0; 2]);
+        }
+        assert_eq!(totals.iter().count(), MAX_TOTALS + 1);
+        let other = totals.iter().find(|(labels, _)| *labels == ("other", "other")).unwrap().1[0];
+        assert_eq!(other, Some(1000.0 - 63.0));
+    }
+}

@@ -1,0 +1,190 @@
+//! Families with the names and labels of edumeet's own exporter, made from the agent's document, so that its dashboards go on
+//! working: option `compatibility`. Its errors are not repeated: `room_id` is the room of the peer.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::document::{App, Consumer, Document, Producer, Stream, Tuple};
+use super::lenient::{Object, Word};
+use super::metrics::count;
+use super::walk::Place;
+use super::{Addresses, codec, short};
+use crate::kind::Number;
+use crate::metric::{Desc, Families, Suffix, Type};
+
+crate::descs! {
+    ROOMS = gauge "edumeet_rooms" []
+        "Rooms; begins with what compatibility.prefix says.";
+    PEERS = gauge "edumeet_peers" ["room_id"]
+        "Peers of each room; begins with what compatibility.prefix says.";
+    CONSUMER_BYTES = counter "mediasoup_consumer_byte_count_bytes" [
+        "pid", "room_id", "peer_id", "display_name", "user_agent", "transport_id", "proto", "local_addr", "remote_addr", "id",
+        "kind", "codec", "type"
+    ] "RTP bytes of a consumer, for dashboards of edumeet.";
+    CONSUMER_SCORE = gauge "mediasoup_consumer_score" [
+        "pid", "room_id", "peer_id", "display_name", "user_agent", "transport_id", "proto", "local_addr", "remote_addr", "id",
+        "kind", "codec", "type"
+    ] "Score of a consumer's stream, for dashboards of edumeet.";
+    PRODUCER_BYTES = counter "mediasoup_producer_byte_count_bytes" [
+        "pid", "room_id", "peer_id", "display_name", "user_agent", "transport_id", "proto", "local_addr", "remote_addr", "id",
+        "kind", "codec", "type"
+    ] "RTP bytes of a producer, all its streams together, for dashboards of edumeet.";
+    PRODUCER_SCORE = gauge "mediasoup_producer_score" [
+        "pid", "room_id", "peer_id", "display_name", "user_agent", "transport_id", "proto", "local_addr", "remote_addr", "id",
+        "kind", "codec", "type"
+    ] "Score of a producer's last stream, for dashboards of edumeet.";
+}
+
+/// Rooms and how many peers each has.
+#[derive(Debug)]
+pub(super) struct Rooms<'d>(BTreeMap<&'d str, f64>);
+
+impl<'d> Rooms<'d> {
+    /// From what the application tells its agent; else a room is what routers have in common, or a router.
+    pub(super) fn of(document: &'d Document) -> Self {
+        if document.rooms.given {
+            let rooms = document.rooms.items.iter();
+            return Self(rooms.map(|room| (room.id.as_str(), room.peers.value().unwrap_or_default())).collect());
+        }
+        let mut peers: BTreeMap<&str, Seen<'_>> = BTreeMap::new();
+        for (_, router) in document.routers() {
+            peers.entry(room_of(&router.app, &router.id)).or_default();
+        }
+        for place in document.transports() {
+            peers.entry(room_of(&place.router.app, &place.router.id)).or_default().add(place);
+        }
+        Self(peers.into_iter().map(|(room, seen)| (room, seen.peers())).collect())
+    }
+
+    pub(super) fn count(&self) -> f64 {
+        count(self.0.len())
+    }
+
+    pub(super) fn peers(&self) -> f64 {
+        self.0.values().sum()
+    }
+}
+
+fn room_of<'d>(app: &'d Object<App>, router: &'d Word) -> &'d str {
+    app.get().and_then(|app| app.room_id.get()).unwrap_or(router.as_str())
+}
+
+/// What tells peers of one room apart: the ids that the application gives them, else where they connect from.
+#[derive(Default)]
+struct Seen<'d> {
+    ids: BTreeSet<&'d str>,
+    addresses: BTreeSet<&'d str>,
+}
+
+impl<'d> Seen<'d> {
+    fn add(&mut self, place: Place<'d>) {
+        let transport = place.transport;
+        let producers = transport.producers.items.iter().map(|producer| &producer.app);
+        let consumers = transport.consumers.items.iter().map(|consumer| &consumer.app);
+        let apps = std::iter::once(&transport.app).chain(producers).chain(consumers);
+        self.ids.extend(apps.filter_map(|app| app.get()?.peer_id.get()));
+        if transport.class.as_str() == "webrtc" {
+            self.addresses.extend(tuple(place).and_then(|tuple| tuple.remote_ip.get()));
+        }
+    }
+
+    fn peers(&self) -> f64 {
+        count(if self.ids.is_empty() { self.addresses.len() } else { self.ids.len() })
+    }
+}
+
+/// Writes `<prefix>_rooms` and `<prefix>_peers`.
+pub(super) fn write_rooms(prefix: &str, rooms: &Rooms<'_>, out: &mut Families) {
+    let tail = |desc: &Desc| format!("{prefix}{}", desc.name.strip_prefix("edumeet").unwrap_or(desc.name));
+    if let Some(family) = out.family(&tail(&ROOMS), Type::Gauge, ROOMS.help) {
+        out.set_dynamic(family, Suffix::None, &[], rooms.count());
+    }
+    if let Some(family) = out.family(&tail(&PEERS), Type::Gauge, PEERS.help) {
+        for (room, peers) in &rooms.0 {
+            out.set_dynamic(family, Suffix::None, &[("room_id", room)], *peers);
+        }
+    }
+}
+
+/// Writes the four families of single objects.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Objects {
+    /// What becomes of `local_addr` and `remote_addr`.
+    pub(super) addresses: Addresses,
+}
+
+impl Objects {
+    /// Writes the objects of one transport, if it is one that edumeet shows: WebRTC, connected for good.
+    pub(super) fn write(self, place: Place<'_>, out: &mut Families) {
+        let stats = place.transport.stats.get();
+        let completed = stats.is_some_and(|stats| stats.ice_state.as_str() == "completed");
+        if place.transport.class.as_str() != "webrtc" || !completed {
+            return;
+        }
+        for Consumer { id, kind, codec, app, streams, .. } in &place.transport.consumers.items {
+            let object = Object13 { app, id, kind, codec, class: "outbound-rtp", streams: &streams.items };
+            self.write_object(place, &object, [&CONSUMER_BYTES, &CONSUMER_SCORE], out);
+        }
+        for Producer { id, kind, codec, app, streams, .. } in &place.transport.producers.items {
+            let object = Object13 { app, id, kind, codec, class: "inbound-rtp", streams: &streams.items };
+            self.write_object(place, &object, [&PRODUCER_BYTES, &PRODUCER_SCORE], out);
+        }
+    }
+
+    fn write_object(
+        self,
+        place: Place<'_>,
+        object: &Object13<'_>,
+        [bytes, score]: [&'static Desc; 2],
+        out: &mut Families,
+    ) {
+        let tuple = tuple(place);
+        let address = |ip: fn(&Tuple) -> &Word, port: fn(&Tuple) -> &Word| {
+            self.addresses.label(tuple.map_or(Cow::Borrowed(""), |tuple| joined(ip(tuple), port(tuple))))
+        };
+        let local = |tuple: &Tuple| tuple.local_address.get().is_some();
+        let local_ip: fn(&Tuple) -> &Word = if tuple.is_some_and(local) { |t| &t.local_address } else { |t| &t.local_ip };
+        let labels = [
+            place.worker.pid.as_str(),
+            place.app(object.app, |app| &app.room_id),
+            place.app(object.app, |app| &app.peer_id),
+            place.app(object.app, |app| &app.display_name),
+            place.app(object.app, |app| &app.user_agent),
+            place.transport.id.as_str(),
+            tuple.map_or("", |tuple| short(tuple.protocol.as_str())),
+            &address(local_ip, |tuple| &tuple.local_port),
+            &address(|tuple| &tuple.remote_ip, |tuple| &tuple.remote_port),
+            object.id.as_str(),
+            short(object.kind.as_str()),
+            codec(object.codec),
+            object.class,
+        ];
+        // A series for each object, not for each stream: bytes are added up, of the scores the last one stays.
+        let sum = object.streams.iter().filter_map(|stream| stream.byte_count.value()).reduce(|a, b| a + b);
+        out.number(bytes, &labels, sum.map_or(Number::Absent, Number::Value));
+        out.number(score, &labels, object.streams.last().map_or(Number::Absent, |stream| stream.score.own));
+    }
+}
+
+/// A producer or a consumer.
+struct Object13<'d> {
+    app: &'d Object<App>,
+    id: &'d Word,
+    kind: &'d Word,
+    codec: &'d Word,
+    class: &'static str,
+    streams: &'d [Stream],
+}
+
+fn tuple(place: Place<'_>) -> Option<&Tuple> {
+    place.transport.stats.get()?.ice_selected_tuple.get()
+}
+
+/// `host:port`, as edumeet writes it; nothing without a host.
+fn joined<'d>(ip: &'d Word, port: &'d Word) -> Cow<'d, str> {
+    match (ip.get(), port.get()) {
+        (Some(ip), Some(port)) => Cow::Owned(format!("{ip}:{port}")),
+        (Some(ip), None) => Cow::Borrowed(ip),
+        (None, _) => Cow::Borrowed(""),
+    }
+}

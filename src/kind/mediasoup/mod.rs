@@ -1,0 +1,150 @@
+//! Applications on mediasoup. It is a library without an API of its own, so somebody in the application must speak for it:
+//! our agent, or an exporter that the application has.
+
+mod accumulate;
+mod addresses;
+mod agent;
+mod aggregated;
+mod clean;
+mod compatibility;
+mod document;
+mod lenient;
+mod metrics;
+mod passthrough;
+mod streams;
+mod traffic;
+mod walk;
+
+use reqwest::Url;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, CallError, Kind, Reason};
+use crate::metric::Desc;
+use lenient::Word;
+
+/// Where the statistics of a mediasoup application come from, and what becomes series.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Options {
+    /// `Agent`: the document `mediasoup-stats/v1`; `Prometheus`: the text of an exporter that the application has itself.
+    pub source: Source,
+    /// Objects that get series of their own.
+    #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
+    pub per_object: Vec<PerObject>,
+    /// Add the labels `room_id` and `peer_id` to series of single objects.
+    pub room_labels: bool,
+    /// What becomes of client addresses.
+    pub addresses: Addresses,
+    /// Families with the names of an older exporter, besides our own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compatibility: Option<Compatibility>,
+}
+
+/// Where the statistics come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Source {
+    /// The agent of this project.
+    #[default]
+    Agent,
+    /// An exporter of the application's own, as edumeet has it.
+    Prometheus,
+}
+
+/// A kind of object that can have series of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum PerObject {
+    /// Streams that the server receives.
+    Producers,
+    /// Streams that the server sends.
+    Consumers,
+    /// Transports.
+    Transports,
+}
+
+/// What becomes of client addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Addresses {
+    /// Empty.
+    #[default]
+    Drop,
+    /// The last two octets of an IPv4 address, the last group of an IPv6 address.
+    Deidentify,
+    /// A keyed hash that changes with each start of the exporter.
+    Hash,
+    /// As they are.
+    Plain,
+}
+
+/// Families with the names of an older exporter.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Compatibility {
+    /// What `<prefix>_rooms` and `<prefix>_peers` begin with: `edumeet`, `Ejtimaa`, …
+    #[schemars(regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_]{0,63}$"))]
+    #[serde(default = "edumeet")]
+    pub prefix: String,
+    /// Also the 64 aggregated families of edumeet's `/metrics`.
+    #[serde(default)]
+    pub aggregated: bool,
+}
+
+fn edumeet() -> String {
+    "edumeet".to_owned()
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: Source::Agent,
+            per_object: vec![PerObject::Producers],
+            room_labels: false,
+            addresses: Addresses::Drop,
+            compatibility: None,
+        }
+    }
+}
+
+impl super::Options for Options {
+    fn build(&self, url: &Url) -> Box<dyn Kind> {
+        match self.source {
+            Source::Agent => Box::new(agent::Agent::new(url, self)),
+            Source::Prometheus => {
+                Box::new(passthrough::Passthrough { url: url.clone(), addresses: self.addresses })
+            }
+        }
+    }
+}
+
+crate::descs! {
+    UP = gauge "mediasoup_up" [] "Whether the last poll gave statistics that can be read.";
+}
+
+/// Every family of this kind that is known beforehand. Source `Prometheus` passes on whatever there is.
+pub fn families() -> Vec<&'static Desc> {
+    [
+        FAMILIES,
+        metrics::FAMILIES,
+        traffic::FAMILIES,
+        streams::FAMILIES,
+        compatibility::FAMILIES,
+        aggregated::FAMILIES,
+    ]
+    .concat()
+}
+
+/// The answer of the one call that a poll makes.
+fn only(answers: &[Answer]) -> Result<&Answer, CallError> {
+    answers.first().ok_or_else(|| CallError::new(Reason::Internal, "the call was not made"))
+}
+
+/// A value of a label that is one of a few: a server that makes up longer ones is cut short.
+fn short(value: &str) -> &str {
+    const LONGEST: usize = 64;
+    &value[..value.floor_char_boundary(LONGEST)]
+}
+
+/// `VP8` of `video/VP8`.
+fn codec(mime_type: &Word) -> &str {
+    short(mime_type.as_str().rsplit('/').next().unwrap_or_default())
+}

@@ -1,0 +1,61 @@
+//! The source `Prometheus`: the text of an exporter that the application has itself, passed on as it is, but for addresses.
+
+use std::borrow::Cow;
+
+use reqwest::Url;
+
+use super::addresses::is_address_label;
+use super::{Addresses, UP};
+use crate::kind::{Answer, Call, CallError, Context, Kind, Method, Reason};
+use crate::metric::{ExpositionError, Families, Passage, read_exposition};
+
+/// The translator of a target with source `Prometheus`.
+#[derive(Debug)]
+pub(super) struct Passthrough {
+    /// Fetched as it stands.
+    pub(super) url: Url,
+    pub(super) addresses: Addresses,
+}
+
+impl Kind for Passthrough {
+    fn calls(&self) -> Vec<Call> {
+        let headers = vec![("accept", "text/plain;version=0.0.4,*/*;q=0.1".to_owned())];
+        vec![Call { name: "metrics", method: Method::Get, url: self.url.clone(), headers }]
+    }
+
+    fn translate(&mut self, answers: &[Answer], cx: &Context, out: &mut Families) -> Vec<Result<(), CallError>> {
+        let start = out.mark();
+        let report = super::only(answers).and_then(|answer| {
+            let text = String::from_utf8_lossy(answer.success()?);
+            let limit = cx.sample_limit.saturating_sub(1); // one is mediasoup_up
+            read_exposition(&text, &Privacy(self.addresses), limit, out).map_err(|error| refused(&error))
+        });
+        if report.is_err() {
+            out.rewind(start);
+        }
+        out.set(&UP, &[], f64::from(u8::from(report.is_ok())));
+        vec![report]
+    }
+}
+
+fn refused(error: &ExpositionError) -> CallError {
+    let reason = match error {
+        ExpositionError::TooMany(_) => Reason::Limit,
+        ExpositionError::Empty | ExpositionError::Html | ExpositionError::Foreign => Reason::Parse,
+    };
+    CallError::new(reason, error.to_string())
+}
+
+/// What may not leave as it came.
+struct Privacy(Addresses);
+
+impl Passage for Privacy {
+    /// Our own names, and those that Prometheus itself gives to what a scrape was like, are not for a server to set.
+    fn admits(&self, name: &str) -> bool {
+        !(matches!(name, "mediasoup_up" | "up") || name.starts_with("probe_") || name.starts_with("scrape_"))
+    }
+
+    fn rewrite<'v>(&self, name: &str, value: Cow<'v, str>) -> Cow<'v, str> {
+        if is_address_label(name) { self.0.label(value) } else { value }
+    }
+}

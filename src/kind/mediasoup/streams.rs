@@ -1,0 +1,228 @@
+//! Series of single transports and streams: the options' `perObject`. The labels `room_id` and `peer_id` come last, since they are
+//! there only with `roomLabels`.
+
+use super::document::{Consumer, Producer, Stream};
+use super::walk::Place;
+use super::{codec, short};
+use crate::kind::Number;
+use crate::metric::{Desc, Families};
+
+crate::descs! {
+    TRANSPORT_AVAILABLE_OUTGOING = gauge "mediasoup_transport_available_outgoing_bytes_per_second" ["pid", "router_id", "transport_id", "type", "room_id", "peer_id"]
+        "Estimate of what the way to the endpoint can carry.";
+    TRANSPORT_AVAILABLE_INCOMING = gauge "mediasoup_transport_available_incoming_bytes_per_second" ["pid", "router_id", "transport_id", "type", "room_id", "peer_id"]
+        "Estimate of what the way from the endpoint can carry.";
+    TRANSPORT_MAX_OUTGOING = gauge "mediasoup_transport_max_outgoing_bytes_per_second" ["pid", "router_id", "transport_id", "type", "room_id", "peer_id"]
+        "Most that the application lets the transport send.";
+    TRANSPORT_MAX_INCOMING = gauge "mediasoup_transport_max_incoming_bytes_per_second" ["pid", "router_id", "transport_id", "type", "room_id", "peer_id"]
+        "Most that the application lets the endpoint send.";
+    TRANSPORT_LOSS = gauge "mediasoup_transport_rtp_loss_ratio" ["pid", "router_id", "transport_id", "type", "direction", "room_id", "peer_id"]
+        "Share of the RTP packets lost lately, where congestion control measures it.";
+    PRODUCER_BYTES = counter "mediasoup_producer_stream_received_bytes_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "RTP bytes of the stream received from the endpoint.";
+    PRODUCER_PACKETS = counter "mediasoup_producer_stream_received_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "RTP packets of the stream received from the endpoint.";
+    PRODUCER_LOST = gauge "mediasoup_producer_stream_lost_packets" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Packets lost so far on the way from the endpoint: an estimate that can fall.";
+    PRODUCER_FRACTION_LOST = gauge "mediasoup_producer_stream_fraction_lost_ratio" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Share of the packets lost between the last two reports.";
+    PRODUCER_DISCARDED = counter "mediasoup_producer_stream_discarded_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Packets thrown away because they were old or out of sequence.";
+    PRODUCER_RETRANSMITTED = counter "mediasoup_producer_stream_retransmitted_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Retransmitted packets received.";
+    PRODUCER_REPAIRED = counter "mediasoup_producer_stream_repaired_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Retransmitted packets that filled a gap.";
+    PRODUCER_RTX_DISCARDED = counter "mediasoup_producer_stream_rtx_discarded_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Retransmitted packets thrown away.";
+    PRODUCER_NACKS = counter "mediasoup_producer_stream_nacks_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "NACK messages sent to the endpoint.";
+    PRODUCER_NACKED = counter "mediasoup_producer_stream_nacked_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Packets that the endpoint was asked to send again.";
+    PRODUCER_PLIS = counter "mediasoup_producer_stream_plis_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Key frames asked for by PLI.";
+    PRODUCER_FIRS = counter "mediasoup_producer_stream_firs_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Key frames asked for by FIR.";
+    PRODUCER_JITTER = gauge "mediasoup_producer_stream_jitter_seconds" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Jitter of the packets' arrival.";
+    PRODUCER_ROUND_TRIP_TIME = gauge "mediasoup_producer_stream_round_trip_time_seconds" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Round-trip time to the endpoint, where it is known.";
+    PRODUCER_SCORE = gauge "mediasoup_producer_stream_score" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "How well the stream arrives: 10 is good, 0 is inactive or lost.";
+    CONSUMER_BYTES = counter "mediasoup_consumer_stream_sent_bytes_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "RTP bytes of the stream sent to the endpoint.";
+    CONSUMER_PACKETS = counter "mediasoup_consumer_stream_sent_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "RTP packets of the stream sent to the endpoint.";
+    CONSUMER_LOST = gauge "mediasoup_consumer_stream_lost_packets" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Packets lost so far on the way to the endpoint, by its reports: an estimate that can fall.";
+    CONSUMER_FRACTION_LOST = gauge "mediasoup_consumer_stream_fraction_lost_ratio" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Share of the packets lost between the last two reports of the endpoint.";
+    CONSUMER_DISCARDED = counter "mediasoup_consumer_stream_discarded_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Packets thrown away instead of sent.";
+    CONSUMER_RETRANSMITTED = counter "mediasoup_consumer_stream_retransmitted_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Packets sent again.";
+    CONSUMER_REPAIRED = counter "mediasoup_consumer_stream_repaired_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Packets sent again that had been asked for once.";
+    CONSUMER_RTX_DISCARDED = counter "mediasoup_consumer_stream_rtx_discarded_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Retransmitted packets thrown away instead of sent.";
+    CONSUMER_NACKS = counter "mediasoup_consumer_stream_nacks_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "NACK messages received from the endpoint.";
+    CONSUMER_NACKED = counter "mediasoup_consumer_stream_nacked_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Packets that the endpoint asked for again.";
+    CONSUMER_PLIS = counter "mediasoup_consumer_stream_plis_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Key frames that the endpoint asked for by PLI.";
+    CONSUMER_FIRS = counter "mediasoup_consumer_stream_firs_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Key frames that the endpoint asked for by FIR.";
+    CONSUMER_JITTER = gauge "mediasoup_consumer_stream_jitter_seconds" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Jitter of the packets' arrival at the endpoint; reported since mediasoup 3.19.10.";
+    CONSUMER_ROUND_TRIP_TIME = gauge "mediasoup_consumer_stream_round_trip_time_seconds" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "Round-trip time to the endpoint, where it is known.";
+    CONSUMER_SCORE = gauge "mediasoup_consumer_stream_score" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
+        "How well the stream arrives at the endpoint: 10 is good, 0 is lost.";
+    CONSUMER_SPATIAL_LAYER = gauge "mediasoup_consumer_current_spatial_layer" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "room_id", "peer_id"]
+        "Spatial layer that the consumer gets now.";
+    CONSUMER_TEMPORAL_LAYER = gauge "mediasoup_consumer_current_temporal_layer" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "room_id", "peer_id"]
+        "Temporal layer that the consumer gets now.";
+    CONSUMER_PRODUCER_SCORE = gauge "mediasoup_consumer_producer_score" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "room_id", "peer_id"]
+        "Score of the producer's stream that the consumer gets.";
+}
+
+/// The families of a stream, in the order of [`values`].
+const PRODUCER: [&Desc; 15] = [
+    &PRODUCER_BYTES,
+    &PRODUCER_PACKETS,
+    &PRODUCER_LOST,
+    &PRODUCER_FRACTION_LOST,
+    &PRODUCER_DISCARDED,
+    &PRODUCER_RETRANSMITTED,
+    &PRODUCER_REPAIRED,
+    &PRODUCER_RTX_DISCARDED,
+    &PRODUCER_NACKS,
+    &PRODUCER_NACKED,
+    &PRODUCER_PLIS,
+    &PRODUCER_FIRS,
+    &PRODUCER_JITTER,
+    &PRODUCER_ROUND_TRIP_TIME,
+    &PRODUCER_SCORE,
+];
+const CONSUMER: [&Desc; 15] = [
+    &CONSUMER_BYTES,
+    &CONSUMER_PACKETS,
+    &CONSUMER_LOST,
+    &CONSUMER_FRACTION_LOST,
+    &CONSUMER_DISCARDED,
+    &CONSUMER_RETRANSMITTED,
+    &CONSUMER_REPAIRED,
+    &CONSUMER_RTX_DISCARDED,
+    &CONSUMER_NACKS,
+    &CONSUMER_NACKED,
+    &CONSUMER_PLIS,
+    &CONSUMER_FIRS,
+    &CONSUMER_JITTER,
+    &CONSUMER_ROUND_TRIP_TIME,
+    &CONSUMER_SCORE,
+];
+
+fn values(stream: &Stream) -> [Number; 15] {
+    [
+        stream.byte_count,
+        stream.packet_count,
+        stream.packets_lost,
+        stream.fraction_lost,
+        stream.packets_discarded,
+        stream.packets_retransmitted,
+        stream.packets_repaired,
+        stream.rtx_packets_discarded,
+        stream.nack_count,
+        stream.nack_packet_count,
+        stream.pli_count,
+        stream.fir_count,
+        stream.jitter,
+        stream.round_trip_time.map(|ms| ms / 1000.0),
+        stream.score.own,
+    ]
+}
+
+/// Writes series of single objects.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streams {
+    /// Whether series say which room and which peer they are of.
+    pub(super) room_labels: bool,
+}
+
+impl Streams {
+    /// How many of `N` label values are written: the last two are room and peer.
+    const fn labels<const N: usize>(self) -> usize {
+        if self.room_labels { N } else { N - 2 }
+    }
+
+    fn write<const N: usize>(self, desc: &'static Desc, labels: &[&str; N], value: Number, out: &mut Families) {
+        out.number(desc, &labels[..self.labels::<N>()], value);
+    }
+
+    /// Writes the series of one transport.
+    pub(super) fn transport(self, place: Place<'_>, out: &mut Families) {
+        let Place { worker, router, transport } = place;
+        let Some(stats) = transport.stats.get() else { return };
+        let (pid, router_id, id) = (worker.pid.as_str(), router.id.as_str(), transport.id.as_str());
+        let class = short(transport.class.as_str());
+        let room = place.app(&transport.app, |app| &app.room_id);
+        let peer = place.app(&transport.app, |app| &app.peer_id);
+        for (desc, bits) in [
+            (&TRANSPORT_AVAILABLE_OUTGOING, stats.available_outgoing_bitrate),
+            (&TRANSPORT_AVAILABLE_INCOMING, stats.available_incoming_bitrate),
+            (&TRANSPORT_MAX_OUTGOING, stats.max_outgoing_bitrate),
+            (&TRANSPORT_MAX_INCOMING, stats.max_incoming_bitrate),
+        ] {
+            self.write(desc, &[pid, router_id, id, class, room, peer], bits.map(|bits| bits / 8.0), out);
+        }
+        for (direction, loss) in
+            [("received", stats.rtp_packet_loss_received), ("sent", stats.rtp_packet_loss_sent)]
+        {
+            self.write(&TRANSPORT_LOSS, &[pid, router_id, id, class, direction, room, peer], loss, out);
+        }
+    }
+
+    /// Writes the series of one producer.
+    pub(super) fn producer(self, place: Place<'_>, producer: &Producer, out: &mut Families) {
+        let room = place.app(&producer.app, |app| &app.room_id);
+        let peer = place.app(&producer.app, |app| &app.peer_id);
+        for stream in &producer.streams.items {
+            let labels = [
+                place.worker.pid.as_str(),
+                place.router.id.as_str(),
+                place.transport.id.as_str(),
+                producer.id.as_str(),
+                short(producer.kind.as_str()),
+                codec(&producer.codec),
+                stream.ssrc.as_str(),
+                room,
+                peer,
+            ];
+            for (desc, value) in PRODUCER.into_iter().zip(values(stream)) {
+                self.write(desc, &labels, value, out);
+            }
+        }
+    }
+
+    /// Writes the series of one consumer.
+    pub(super) fn consumer(self, place: Place<'_>, consumer: &Consumer, out: &mut Families) {
+        let room = place.app(&consumer.app, |app| &app.room_id);
+        let peer = place.app(&consumer.app, |app| &app.peer_id);
+        let (pid, router_id, id) = (place.worker.pid.as_str(), place.router.id.as_str(), place.transport.id.as_str());
+        let (producer_id, consumer_id) = (consumer.producer_id.as_str(), consumer.id.as_str());
+        let (kind, codec) = (short(consumer.kind.as_str()), codec(&consumer.codec));
+        for stream in &consumer.streams.items {
+            let ssrc = stream.ssrc.as_str();
+            let labels = [pid, router_id, id, producer_id, consumer_id, kind, codec, ssrc, room, peer];
+            for (desc, value) in CONSUMER.into_iter().zip(values(stream)) {
+                self.write(desc, &labels, value, out);
+            }
+        }
+        let labels = [pid, router_id, id, producer_id, consumer_id, kind, codec, room, peer];
+        if let Some(layers) = consumer.current_layers.get() {
+            self.write(&CONSUMER_SPATIAL_LAYER, &labels, layers.spatial_layer, out);
+            self.write(&CONSUMER_TEMPORAL_LAYER, &labels, layers.temporal_layer, out);
+        }
+        self.write(&CONSUMER_PRODUCER_SCORE, &labels, consumer.score.producer, out);
+    }
+}

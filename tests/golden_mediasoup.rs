@@ -1,0 +1,468 @@
+//! From recorded and made-up answers of mediasoup applications to the text that Prometheus gets.
+//!
+//! A case is a folder in `tests/fixtures/mediasoup` with `case.json` (options, limit, the answers of its polls) and a file
+//! `poll-N.metrics` for each poll. `UPDATE_GOLDEN=1` writes those files anew: read what changed before it is committed.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use regex::Regex;
+use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, Source, families};
+use scrapetarget_exporter::kind::{Answer, CallError, Context, Kind, Options as _, Reason, Response};
+use scrapetarget_exporter::metric::{Families, Finished, Format, Passage, encode, read_exposition};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Case {
+    options: Options,
+    polls: Vec<String>,
+    #[serde(default = "usual_limit")]
+    sample_limit: usize,
+}
+
+fn usual_limit() -> usize {
+    10_000
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mediasoup")
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(fixtures().join("answers").join(name)).unwrap()
+}
+
+fn build(options: &Options) -> Box<dyn Kind> {
+    options.build(&"http://target:9851/".parse().unwrap())
+}
+
+fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
+    Answer(Ok(Response { status, body: body.into() }))
+}
+
+fn poll(kind: &mut dyn Kind, answer: Answer, sample_limit: usize) -> (Finished, Result<(), CallError>) {
+    let mut out = Families::default();
+    let cx = Context { now: 1_795_222_500.0, sample_limit };
+    let mut reports = kind.translate(&[answer], &cx, &mut out);
+    assert_eq!(reports.len(), kind.calls().len());
+    (out.finish(), reports.remove(0))
+}
+
+fn text(finished: &Finished, format: Format) -> String {
+    let mut text = Vec::new();
+    encode(&[finished], format, &mut text);
+    String::from_utf8(text).unwrap()
+}
+
+struct Everything;
+
+impl Passage for Everything {
+    fn admits(&self, _: &str) -> bool {
+        true
+    }
+
+    fn rewrite<'v>(&self, _: &str, value: Cow<'v, str>) -> Cow<'v, str> {
+        value
+    }
+}
+
+/// Reads what was written, in both formats, and says how many samples there are.
+fn assert_well_formed(finished: &Finished) {
+    for format in [Format::Text, Format::OpenMetrics] {
+        let text = text(finished, format);
+        let mut out = Families::default();
+        read_exposition(&text, &Everything, usize::MAX, &mut out).unwrap_or_else(|error| panic!("{error}:\n{text}"));
+        let read = out.finish();
+        assert_eq!((read.len(), read.skipped()), (finished.len(), 0), "{text}");
+    }
+}
+
+#[test]
+fn every_case_gives_the_text_that_was_read_and_found_right() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let hash = Regex::new(r#"="[0-9a-f]{16}:"#).unwrap();
+    let mut cases = 0;
+    for folder in std::fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path()) {
+        let Ok(case) = std::fs::read(folder.join("case.json")) else { continue };
+        let case: Case = serde_json::from_slice(&case).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
+        let mut kind = build(&case.options);
+        cases += 1;
+        for (number, name) in (1..).zip(&case.polls) {
+            let (finished, report) = poll(&mut *kind, answer(200, fixture(name)), case.sample_limit);
+            assert_well_formed(&finished);
+            let mut actual = text(&finished, Format::Text);
+            writeln!(actual, "# samples: {}", finished.len()).unwrap();
+            writeln!(actual, "# skipped: {}", finished.skipped()).unwrap();
+            writeln!(actual, "# dropped: {}", finished.dropped()).unwrap();
+            if let Err(error) = report {
+                writeln!(actual, "# {}: {error}", error.reason.as_str()).unwrap();
+            }
+            let actual = hash.replace_all(&actual, "=\"HASH:").into_owned();
+            let file = folder.join(format!("poll-{number}.metrics"));
+            if update {
+                std::fs::write(&file, actual).unwrap();
+            } else {
+                let expected = std::fs::read_to_string(&file).unwrap_or_default();
+                assert!(expected == actual, "{} differs; the text now:\n{actual}", file.display());
+            }
+        }
+    }
+    assert!(cases > 20, "found only {cases}");
+}
+
+/// The value of the one series that begins with `series`.
+fn value(finished: &Finished, series: &str) -> Option<f64> {
+    let found: Vec<f64> = finished
+        .samples()
+        .filter(|(name, labels, _)| format!("{name}{{{labels}}}").starts_with(series))
+        .map(|(_, _, value)| value)
+        .collect();
+    assert!(found.len() <= 1, "{series} is not one series");
+    found.first().copied()
+}
+
+fn agent_error(body: impl Into<Bytes>) -> CallError {
+    let (finished, report) = poll(&mut *build(&Options::default()), answer(200, body), 10_000);
+    let left: Vec<_> = finished.samples().map(|(name, _, value)| (name, value)).collect();
+    assert_eq!(left, [("mediasoup_up".to_owned(), 0.0)]);
+    report.unwrap_err()
+}
+
+#[test]
+fn a_document_of_another_schema_is_refused_in_words_that_help() {
+    for (body, reason, words) in [
+        (r#"{"schema": "mediasoup-stats/v2", "workers": []}"#, Reason::Schema, "\"mediasoup-stats/v2\""),
+        (
+            r#"{"schema": "mediasoup-stats/v1.1", "mediasoup_version": "3.27.1"}"#,
+            Reason::Schema,
+            "mediasoup-stats/v1.1",
+        ),
+        (r#"{"workers": []}"#, Reason::Schema, "no schema"),
+        (r#"{"schema": ["mediasoup-stats/v1"]}"#, Reason::Schema, "no schema"),
+        (r#"{"schema": "mediasoup-stats/v1"}"#, Reason::Schema, "mediasoup_version"),
+        ("[]", Reason::Schema, "schema"),
+        ("7", Reason::Schema, "shape"),
+        ("<!DOCTYPE html><html></html>", Reason::Parse, "HTML"),
+        ("", Reason::Parse, "empty"),
+        (r#"{"schema": "mediasoup-stats/v1", "#, Reason::Parse, "ends too early"),
+    ] {
+        let error = agent_error(body);
+        assert_eq!(error.reason, reason, "{body}: {error}");
+        assert!(error.message.contains(words), "{body}: {error}");
+    }
+    let deep = format!("{{\"workers\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    assert_eq!(agent_error(deep).reason, Reason::Schema);
+}
+
+#[test]
+fn a_status_that_is_no_success_says_so() {
+    let mut kind = build(&Options::default());
+    for (status, reason) in [(401, Reason::Auth), (503, Reason::HttpStatus), (302, Reason::HttpStatus)] {
+        assert_eq!(poll(&mut *kind, answer(status, fixture("3.8.4-webrtc.json")), 100).1.unwrap_err().reason, reason);
+    }
+}
+
+#[test]
+fn a_page_for_people_is_no_exposition() {
+    let mut kind = build(&Options { source: Source::Prometheus, ..Options::default() });
+    for body in ["<html></html>", "", "Cannot GET /", "{\"error\": 1}"] {
+        let (finished, report) = poll(&mut *kind, answer(200, body), 100);
+        assert_eq!(report.unwrap_err().reason, Reason::Parse, "{body}");
+        assert_eq!(value(&finished, "mediasoup_up{"), Some(0.0));
+    }
+}
+
+#[test]
+fn too_many_foreign_samples_are_an_error_of_the_limit_and_leave_nothing() {
+    let mut kind = build(&Options { source: Source::Prometheus, ..Options::default() });
+    let (finished, report) = poll(&mut *kind, answer(200, fixture("edumeet.txt")), 7);
+    assert_eq!(report.unwrap_err().reason, Reason::Limit);
+    assert_eq!(finished.len(), 1);
+    let (finished, report) = poll(&mut *kind, answer(200, fixture("edumeet.txt")), 8);
+    assert_eq!((report, finished.len()), (Ok(()), 8));
+}
+
+#[test]
+fn a_document_whose_counts_alone_exceed_the_limit_is_an_error_of_the_limit() {
+    let (finished, report) = poll(&mut *build(&Options::default()), answer(200, fixture("3.8.4-webrtc.json")), 50);
+    assert_eq!(report.unwrap_err().reason, Reason::Limit);
+    assert_eq!(finished.len(), 1);
+}
+
+#[test]
+fn detail_is_shed_consumers_first_and_never_more_than_needed() {
+    let options = Options {
+        per_object: vec![PerObject::Consumers, PerObject::Producers, PerObject::Transports],
+        compatibility: Some(Compatibility { prefix: "edumeet".to_owned(), aggregated: false }),
+        ..Options::default()
+    };
+    let document = fixture("3.27.1-webrtc.json");
+    let whole = poll(&mut *build(&options), answer(200, document.clone()), 10_000).0;
+    let mut shown_before = 0;
+    for limit in 180..=whole.len() {
+        let (finished, report) = poll(&mut *build(&options), answer(200, document.clone()), limit);
+        if report.is_err() {
+            continue;
+        }
+        assert!(finished.len() <= limit);
+        assert_eq!(finished.len() + usize::try_from(finished.dropped()).unwrap(), whole.len());
+        assert!(finished.len() >= shown_before, "a higher limit showed less");
+        shown_before = finished.len();
+        let has = |prefix: &str| finished.samples().any(|(name, ..)| name.starts_with(prefix));
+        let kept = [
+            has("mediasoup_transport_available"),
+            has("mediasoup_producer_stream"),
+            has("mediasoup_producer_byte_count"),
+            has("mediasoup_consumer_stream"),
+        ];
+        assert!(kept.is_sorted_by(|a, b| a >= b), "{limit}: {kept:?}");
+    }
+    assert_eq!(shown_before, whole.len());
+}
+
+#[test]
+fn an_exporter_that_starts_begins_its_totals_at_zero() {
+    let (finished, _) = poll(&mut *build(&Options::default()), answer(200, fixture("3.27.1-webrtc.json")), 10_000);
+    let totals: Vec<_> = finished
+        .samples()
+        .filter(|(name, ..)| {
+            ["mediasoup_producers_", "mediasoup_consumers_", "mediasoup_transport_"].iter().any(|p| name.starts_with(p))
+                && name.ends_with("_total")
+        })
+        .collect();
+    assert!(totals.len() > 40);
+    assert!(totals.iter().all(|(.., value)| *value == 0.0), "{totals:?}");
+}
+
+#[test]
+fn totals_survive_polls_that_failed() {
+    let mut kind = build(&Options::default());
+    let series = "mediasoup_producers_received_bytes_total{";
+    poll(&mut *kind, answer(200, fixture("closing-1.json")), 10_000).1.unwrap();
+    let (down, _) = poll(&mut *kind, answer(503, "busy"), 10_000);
+    assert_eq!(value(&down, series), None);
+    let (up, _) = poll(&mut *kind, answer(200, fixture("closing-2.json")), 10_000);
+    assert_eq!(value(&up, series), Some(450.0));
+}
+
+#[test]
+fn statistics_that_fail_for_a_moment_are_not_counted_twice() {
+    let mut kind = build(&Options::default());
+    let failed = String::from_utf8(fixture("closing-1.json")).unwrap().replace("\"streams\"", "\"not_this_time\"");
+    let series = "mediasoup_producers_received_bytes_total{";
+    poll(&mut *kind, answer(200, failed.clone()), 10_000).1.unwrap();
+    let (first, _) = poll(&mut *kind, answer(200, fixture("closing-1.json")), 10_000);
+    assert_eq!(value(&first, series), Some(0.0), "what was before the first poll does not count");
+    poll(&mut *kind, answer(200, failed), 10_000).1.unwrap();
+    let (again, _) = poll(&mut *kind, answer(200, fixture("closing-1.json")), 10_000);
+    assert_eq!(value(&again, series), Some(0.0));
+}
+
+#[test]
+fn every_family_that_an_agent_can_have_is_documented_once_and_as_it_is() {
+    let known = families();
+    let mut names: Vec<_> = known.iter().map(|desc| desc.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), known.len());
+    assert_eq!(known.iter().filter(|desc| desc.help.is_empty() || !desc.help.contains(['.', ';'])).count(), 0);
+    let options = Options {
+        per_object: vec![PerObject::Producers, PerObject::Consumers, PerObject::Transports],
+        room_labels: true,
+        compatibility: Some(Compatibility { prefix: "edumeet".to_owned(), aggregated: true }),
+        ..Options::default()
+    };
+    let mut seen: Vec<String> = Vec::new();
+    for documents in [
+        ["3.27.1-mixed.json"; 2],
+        ["3.27.1-webrtc.json", "3.27.1-webrtc-later.json"],
+        ["3.8.4-webrtc.json", "rooms.json"],
+        ["rooms.json", "3.13.0.json"],
+    ] {
+        let mut kind = build(&options);
+        for document in documents {
+            let (finished, report) = poll(&mut *kind, answer(200, fixture(document)), 10_000);
+            report.unwrap();
+            for (name, labels, _) in finished.samples() {
+                let desc =
+                    known.iter().find(|desc| desc.name == name).unwrap_or_else(|| panic!("{name} is not documented"));
+                assert!(desc.labels.iter().all(|label| labels.contains(&format!("{label}=\""))), "{name}{{{labels}}}");
+                seen.push(name);
+            }
+        }
+    }
+    let never: Vec<_> = names.iter().filter(|name| !seen.iter().any(|seen| seen == *name)).collect();
+    assert!(never.is_empty(), "no test ever saw {never:?}");
+}
+
+#[test]
+fn a_compatibility_prefix_of_our_own_breaks_nothing() {
+    for prefix in ["mediasoup", "probe", "_"] {
+        let compatibility = Some(Compatibility { prefix: prefix.to_owned(), aggregated: true });
+        let mut kind = build(&Options { compatibility, ..Options::default() });
+        assert_well_formed(&poll(&mut *kind, answer(200, fixture("rooms.json")), 10_000).0);
+    }
+}
+
+#[test]
+fn the_options_read_as_the_contract_writes_them() {
+    let options: Options = serde_json::from_str("{}").unwrap();
+    assert_eq!(options, Options::default());
+    let options: Options = serde_json::from_str(
+        r#"{"source": "Agent", "perObject": ["Producers"], "roomLabels": false, "addresses": "Drop",
+            "compatibility": {"prefix": "edumeet", "aggregated": false}}"#,
+    )
+    .unwrap();
+    let compatibility = Some(Compatibility { prefix: "edumeet".to_owned(), aggregated: false });
+    assert_eq!(options, Options { compatibility, ..Options::default() });
+    let call = build(&options).calls().remove(0);
+    assert_eq!((call.name, call.url.as_str()), ("stats", "http://target:9851/stats?detail=all"));
+    let options = Options { source: Source::Prometheus, ..options };
+    let call = options.build(&"http://edumeet:8889/?a=b".parse().unwrap()).calls().remove(0);
+    assert_eq!((call.name, call.url.as_str()), ("metrics", "http://edumeet:8889/?a=b"));
+}
+
+fn everything() -> Options {
+    Options {
+        source: Source::Agent,
+        per_object: vec![PerObject::Producers, PerObject::Consumers, PerObject::Transports],
+        room_labels: true,
+        addresses: Addresses::Deidentify,
+        compatibility: Some(Compatibility { prefix: "edumeet".to_owned(), aggregated: true }),
+    }
+}
+
+/// Any JSON value, names of the schema among its keys.
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    let scalar = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<f64>().prop_map(|number| serde_json::Number::from_f64(number).into()),
+        "\\PC{0,12}".prop_map(Into::into),
+    ];
+    let key = prop::sample::select(vec![
+        "schema",
+        "mediasoup_version",
+        "timestamp_ms",
+        "lifetime",
+        "rooms",
+        "workers",
+        "errors",
+        "pid",
+        "id",
+        "app",
+        "roomId",
+        "peerId",
+        "resource_usage",
+        "routers",
+        "transports",
+        "type",
+        "stats",
+        "producers",
+        "consumers",
+        "kind",
+        "codec",
+        "streams",
+        "score",
+        "ssrc",
+        "byteCount",
+        "packetsLost",
+        "iceState",
+        "iceSelectedTuple",
+        "remoteIp",
+        "current_layers",
+        "clock_rate",
+        "jitter",
+        "created_ms",
+    ]);
+    scalar.prop_recursive(8, 64, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+            prop::collection::btree_map(key.clone().prop_map(str::to_owned), inner, 0..6)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// Puts `value` somewhere into a document.
+fn mutate(document: &mut serde_json::Value, mut path: Vec<prop::sample::Index>, value: serde_json::Value) {
+    let Some(step) = path.pop() else {
+        *document = value;
+        return;
+    };
+    match document {
+        serde_json::Value::Array(items) if !items.is_empty() => {
+            let at = step.index(items.len());
+            mutate(&mut items[at], path, value);
+        }
+        serde_json::Value::Object(map) if !map.is_empty() => {
+            let at = step.index(map.len());
+            let key = map.keys().nth(at).unwrap().clone();
+            mutate(&mut map[&key], path, value);
+        }
+        other => *other = value,
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_document_that_was_tampered_with_never_breaks_the_exposition(
+        changes in prop::collection::vec((prop::collection::vec(any::<prop::sample::Index>(), 3..14), json()), 1..6),
+        limit in prop_oneof![Just(10_000_usize), 0..400_usize],
+    ) {
+        let mut document: serde_json::Value = serde_json::from_slice(&fixture("3.27.1-webrtc.json")).unwrap();
+        let mut kind = build(&everything());
+        let _ = poll(&mut *kind, answer(200, document.to_string()), limit);
+        for (path, change) in changes {
+            mutate(&mut document, path, change);
+            let (finished, report) = poll(&mut *kind, answer(200, document.to_string()), limit);
+            assert_well_formed(&finished);
+            prop_assert!(finished.len() <= limit.max(1));
+            prop_assert_eq!(value(&finished, "mediasoup_up{"), Some(f64::from(u8::from(report.is_ok()))));
+        }
+    }
+
+    #[test]
+    fn any_bytes_give_an_exposition(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>()) {
+        let mut edumeet = fixture("edumeet.txt");
+        let at = cut.index(edumeet.len());
+        edumeet.splice(at..at, bytes.clone());
+        for addresses in [Addresses::Drop, Addresses::Deidentify, Addresses::Hash, Addresses::Plain] {
+            let options = Options { source: Source::Prometheus, addresses, ..Options::default() };
+            assert_well_formed(&poll(&mut *build(&options), answer(200, edumeet.clone()), 100).0);
+            assert_well_formed(&poll(&mut *build(&options), answer(200, bytes.clone()), 100).0);
+        }
+        assert_well_formed(&poll(&mut *build(&everything()), answer(200, bytes), 100).0);
+    }
+
+    #[test]
+    fn totals_never_fall_whatever_the_streams_do(
+        polls in prop::collection::vec(prop::collection::vec((0..4_u8, 0..1000_u32, -5..50_i32), 0..4), 1..8),
+    ) {
+        let mut kind = build(&Options::default());
+        let mut before: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
+        for (at, streams) in polls.iter().enumerate() {
+            let streams: Vec<String> = streams
+                .iter()
+                .map(|(ssrc, bytes, lost)| format!(r#"{{"type": "inbound-rtp", "ssrc": {ssrc}, "byteCount": {bytes}, "packetsLost": {lost}}}"#))
+                .collect();
+            let document = format!(
+                r#"{{"schema": "mediasoup-stats/v1", "mediasoup_version": "3.27.1", "timestamp_ms": {}, "workers": [{{"pid": 1, "routers": [
+                    {{"id": "r", "transports": [{{"id": "t", "type": "webrtc", "stats": {{}}, "producers": [
+                        {{"id": "p", "kind": "video", "codec": "video/VP8", "streams": [{}]}}]}}]}}]}}]}}"#,
+                1000 * at, streams.join(",")
+            );
+            let (finished, _) = poll(&mut *kind, answer(200, document), 10_000);
+            for (name, labels, value) in finished.samples().filter(|(name, ..)| name.starts_with("mediasoup_producers_") && name.ends_with("_total")) {
+                let last = before.insert(format!("{name}{labels}"), value);
+                prop_assert!(value >= last.unwrap_or(0.0), "{} fell", name);
+                prop_assert!(at > 0 || value == 0.0);
+            }
+        }
+    }
+}
