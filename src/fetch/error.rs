@@ -1,0 +1,77 @@
+//! From an error of the HTTP client to the reason that a user can act on.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::io;
+
+use super::address::AddressError;
+use crate::kind::{CallError, Reason};
+
+/// An error before the answer's header was complete.
+pub(super) fn call_error(error: &reqwest::Error) -> CallError {
+    let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
+    let reason = links.iter().find_map(|link| reason_of(*link)).unwrap_or(Reason::Connect);
+    CallError::new(reason, describe(&links, "no answer"))
+}
+
+/// An error while the body was read.
+pub(super) fn body_error(error: &reqwest::Error) -> CallError {
+    let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
+    CallError::new(Reason::Body, describe(&links, "the body broke off"))
+}
+
+fn reason_of(link: &(dyn Error + 'static)) -> Option<Reason> {
+    if let Some(address) = link.downcast_ref::<AddressError>() {
+        return Some(match address {
+            AddressError::Unresolved { .. } | AddressError::Empty { .. } => Reason::Dns,
+            AddressError::Denied { .. } => Reason::Config,
+        });
+    }
+    if link.is::<rustls::Error>() || link.is::<rustls_pki_types::InvalidDnsNameError>() {
+        return Some(Reason::Tls);
+    }
+    let hyper = link.downcast_ref::<hyper::Error>()?;
+    // What answers is no HTTP/1.1 server, or its header is too large to be one.
+    if hyper.is_parse_too_large() {
+        Some(Reason::Limit)
+    } else if hyper.is_parse() {
+        Some(Reason::Parse)
+    } else {
+        None
+    }
+}
+
+/// The links of an error's chain, also those that an `io::Error` hides inside.
+fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), next_link)
+}
+
+fn next_link<'e>(link: &&'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    let link: &'e (dyn Error + 'static) = *link;
+    match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => link.source(),
+    }
+}
+
+/// The causes, from the general to the particular, each said once. The client's own first words name the url, which may hold a
+/// secret in its path: they are left out.
+fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
+    let mut text = String::new();
+    for link in links.iter().filter(|link| !link.is::<reqwest::Error>()) {
+        let words = link.to_string();
+        if words.is_empty()
+            || text.contains(&words)
+            || words == "client error (Connect)"
+            || words == "client error (SendRequest)"
+        {
+            continue;
+        }
+        if words.contains(&text) {
+            text.clear();
+        }
+        let separator = if text.is_empty() { "" } else { ": " };
+        let _ = write!(text, "{separator}{words}");
+    }
+    if text.is_empty() { otherwise.to_owned() } else { text }
+}

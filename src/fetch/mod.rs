@@ -1,0 +1,216 @@
+//! The network side of a poll: makes the calls of a kind, one after the other over one connection, and brings back whole answers.
+//!
+//! Everything is bounded here: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It does not know
+//! what an answer means, nor when to ask again.
+
+mod address;
+mod budget;
+mod certificate;
+mod client;
+mod error;
+mod mask;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+pub use address::AddressRules;
+use budget::{Budget, Share};
+pub use client::{Client, ClientError, Clients, Connection, Identity};
+
+use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
+
+/// How many bytes of answers may be in memory.
+#[derive(Debug)]
+pub struct Limits {
+    /// Of one body, decompressed.
+    pub max_body_bytes: usize,
+    inflight: Arc<Budget>,
+}
+
+impl Limits {
+    /// Limits for one body, and for all bodies in flight together.
+    pub fn new(max_body_bytes: usize, max_inflight_bytes: usize) -> Self {
+        Self { max_body_bytes, inflight: Budget::new(max_inflight_bytes) }
+    }
+}
+
+/// One call as it went, for the families `probe_call_*` and the debug page.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// The call's name.
+    pub call: &'static str,
+    /// From the start of the call to the end of its body.
+    pub duration: Duration,
+    /// The status, where there was an answer, even if its body was not good.
+    pub status: Option<u16>,
+    /// Decompressed bytes of the body that arrived.
+    pub bytes: usize,
+    /// What the kind gets to see.
+    pub answer: Answer,
+}
+
+/// Everything that one poll brought.
+#[derive(Debug)]
+pub struct Fetched {
+    /// One for each call, in order.
+    pub exchanges: Vec<Exchange>,
+    /// The earliest end of validity in the server's certificate chain, as Unix time; https only.
+    pub certificate_expiry: Option<i64>,
+    /// Keeps the bodies' share of the budget until they are translated.
+    pub held: Option<OwnedSemaphorePermit>,
+}
+
+/// Makes `calls` one after the other, each with `headers` besides its own, until `deadline`.
+///
+/// A call that fails does not keep the next one from being tried; once the deadline has passed, all that are left fail at once.
+pub async fn fetch(
+    client: &Client,
+    calls: &[Call],
+    headers: &HeaderMap,
+    limits: &Limits,
+    deadline: Instant,
+) -> Fetched {
+    let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, held: None };
+    let mut share = limits.inflight.share();
+    let evicted = share.evicted.clone();
+    for (i, call) in calls.iter().enumerate() {
+        let last = i + 1 == calls.len();
+        let start = Instant::now();
+        let mut progress = Progress::default();
+        let result = if start >= deadline {
+            // Not even tried: a timeout would poll it once, and that opens a connection.
+            Err(CallError::new(Reason::Timeout, "not sent, the calls before it took all the time"))
+        } else {
+            let exchange = exchange(client, call, headers, limits, last, &mut progress, &mut share);
+            let outcome = tokio::select! {
+                biased;
+                () = evicted.cancelled() => Ok(Err(driven_out())),
+                outcome = tokio::time::timeout_at(deadline, exchange) => outcome,
+            };
+            outcome.unwrap_or_else(|_| Err(progress.timed_out()))
+        };
+        if progress.certificate_expiry.is_some() {
+            fetched.certificate_expiry = progress.certificate_expiry;
+        }
+        fetched.exchanges.push(Exchange {
+            call: call.name,
+            duration: start.elapsed(),
+            status: progress.status,
+            bytes: progress.bytes,
+            answer: Answer(result),
+        });
+    }
+    if evicted.is_cancelled() {
+        // What came before must go as well: it is what others need the memory for.
+        for exchange in &mut fetched.exchanges {
+            if exchange.bytes > 0 {
+                exchange.answer = Answer(Err(driven_out()));
+            }
+        }
+    } else {
+        fetched.held = share.into_permit();
+    }
+    fetched
+}
+
+fn driven_out() -> CallError {
+    CallError::new(Reason::Limit, "dropped as the largest of too many large bodies at once (--max-inflight-bytes)")
+}
+
+/// How far a call has come: what is known of it even if it is cut off.
+#[derive(Default)]
+struct Progress {
+    status: Option<u16>,
+    bytes: usize,
+    waits_for_memory: bool,
+    certificate_expiry: Option<i64>,
+}
+
+impl Progress {
+    fn timed_out(&self) -> CallError {
+        if self.waits_for_memory {
+            return CallError::new(
+                Reason::Limit,
+                "no memory for the body: --max-inflight-bytes is used up by other targets",
+            );
+        }
+        let message = match self.status {
+            None => "no answer in time".to_owned(),
+            Some(status) => format!("answered {status}, but its body did not end in time ({} bytes came)", self.bytes),
+        };
+        CallError::new(Reason::Timeout, message)
+    }
+}
+
+async fn exchange(
+    client: &Client,
+    call: &Call,
+    headers: &HeaderMap,
+    limits: &Limits,
+    last: bool,
+    progress: &mut Progress,
+    share: &mut Share,
+) -> Result<Response, CallError> {
+    let earlier = share.bytes();
+    let mut response =
+        client.send(request(client, call, headers, last)).await.map_err(|error| error::call_error(&error))?;
+    let status = response.status().as_u16();
+    progress.status = Some(status);
+    progress.certificate_expiry = client.certificate_expiry(&response);
+    let declared = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    if declared > limits.max_body_bytes {
+        return Err(too_large(limits));
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| error::body_error(&error))? {
+        progress.bytes += chunk.len();
+        if progress.bytes > limits.max_body_bytes {
+            return Err(too_large(limits));
+        }
+        progress.waits_for_memory = true;
+        share.cover(earlier + progress.bytes).await;
+        progress.waits_for_memory = false;
+        if body.is_empty() && chunk.len() >= declared {
+            body = BytesMut::from(chunk); // the usual case: the whole body in one piece, not copied
+        } else {
+            body.extend_from_slice(&chunk);
+        }
+    }
+    let body = Bytes::from(body);
+    // Of a refusal the beginning is shown on pages and in logs.
+    let body = if (200..300).contains(&status) { body } else { mask::mask(body, headers) };
+    Ok(Response { status, body })
+}
+
+fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool) -> reqwest::Request {
+    let method = match call.method {
+        Method::Get => reqwest::Method::GET,
+        Method::Post => reqwest::Method::POST,
+    };
+    let mut request = reqwest::Request::new(method, call.url.clone());
+    let own = request.headers_mut();
+    for (name, value) in &call.headers {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            own.insert(HeaderName::from_static(name), value);
+        }
+    }
+    own.extend(headers.clone());
+    if call.method == Method::Post {
+        own.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    // An idle connection costs 20 to 45 KiB, a new one over plain TCP next to nothing: only TLS is worth keeping.
+    if last && call.url.scheme() == "http" {
+        own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    client.address(&mut request);
+    request
+}
+
+fn too_large(limits: &Limits) -> CallError {
+    CallError::new(Reason::Limit, format!("the body is larger than {} bytes (--max-body-bytes)", limits.max_body_bytes))
+}
