@@ -1,0 +1,146 @@
+//! What a user may say about the ServiceMonitor of a target.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::duration::Duration;
+use super::shape::texts;
+
+/// The ServiceMonitor that the exporter writes for this target.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Monitor {
+    /// Whether the exporter writes a ServiceMonitor for this target.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Labels of the ServiceMonitor, for the selectors of Prometheus.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "texts::<32, 63>")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the ServiceMonitor.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "texts::<32, 4096>")]
+    pub annotations: BTreeMap<String, String>,
+    /// How often Prometheus scrapes, from 1s to 1h. If not set, it is the smaller of spec.interval and 2m, so that a slow poll
+    /// leaves no gaps in graphs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    /// How long Prometheus waits for a scrape, at most monitor.interval. If not set, it is the smaller of monitor.interval and
+    /// spec.timeout plus one second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrape_timeout: Option<Duration>,
+    /// Relabelings of the target, done after those of the exporter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub relabelings: Vec<Relabeling>,
+    /// Relabelings of the samples before they are stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub metric_relabelings: Vec<Relabeling>,
+    /// The scrape class of the ServiceMonitor. If not set or empty, it is that of the installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub scrape_class: Option<String>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            interval: None,
+            scrape_timeout: None,
+            relabelings: Vec::new(),
+            metric_relabelings: Vec::new(),
+            scrape_class: None,
+        }
+    }
+}
+
+/// One relabeling step of Prometheus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Relabeling {
+    /// The labels whose values are joined and matched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
+    pub source_labels: Vec<String>,
+    /// What stands between the joined values. If not set, Prometheus uses a semicolon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub separator: Option<String>,
+    /// The label that the result is written to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub target_label: Option<String>,
+    /// The regular expression that the joined values are matched with. If not set, Prometheus matches everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub regex: Option<String>,
+    /// The modulus of the action hashmod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modulus: Option<u64>,
+    /// What is written; $1 stands for the first group of the regular expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub replacement: Option<String>,
+    /// What is done.
+    #[serde(default)]
+    pub action: Action,
+}
+
+/// What a relabeling does: a word of Prometheus, in small letters or as the Operator's Go constants are spelt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each variant is a word of Prometheus")]
+pub enum Action {
+    #[default]
+    #[serde(alias = "Replace")]
+    Replace,
+    #[serde(alias = "Keep")]
+    Keep,
+    #[serde(alias = "Drop")]
+    Drop,
+    #[serde(alias = "HashMod")]
+    HashMod,
+    #[serde(alias = "LabelMap")]
+    LabelMap,
+    #[serde(alias = "LabelDrop")]
+    LabelDrop,
+    #[serde(alias = "LabelKeep")]
+    LabelKeep,
+    #[serde(alias = "Lowercase")]
+    Lowercase,
+    #[serde(alias = "Uppercase")]
+    Uppercase,
+    #[serde(alias = "KeepEqual")]
+    KeepEqual,
+    #[serde(alias = "DropEqual")]
+    DropEqual,
+}
+
+impl JsonSchema for Action {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Action".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    // By hand, because a derived schema would leave the aliases out.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "enum": [
+            "replace", "keep", "drop", "hashmod", "labelmap", "labeldrop", "labelkeep", "lowercase", "uppercase", "keepequal",
+            "dropequal", "Replace", "Keep", "Drop", "HashMod", "LabelMap", "LabelDrop", "LabelKeep", "Lowercase", "Uppercase",
+            "KeepEqual", "DropEqual",
+        ] })
+    }
+}

@@ -1,0 +1,121 @@
+//! The regular expressions of the rules. They are read by RE2 in the API server and by `regex` here, so they use only what both read
+//! alike, and no double quote.
+
+use std::net::Ipv6Addr;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+macro_rules! patterns {
+    ($($(#[$meta:meta])* $name:ident = $pattern:expr;)+) => {
+        $(
+            $(#[$meta])*
+            pub(super) static $name: LazyLock<Regex> =
+                LazyLock::new(|| Regex::new($pattern).expect("a constant, and a test compiles it"));
+        )+
+
+        #[cfg(test)]
+        static ALL: &[&LazyLock<Regex>] = &[$(&$name),+];
+    };
+}
+
+/// A host: an IPv4 address; a name whose last label is no number (numbers are addresses in disguise); brackets for IPv6.
+macro_rules! host {
+    () => {
+        concat!(
+            r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}",
+            r"|([a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?\.)*([a-zA-Z_]|[0-9]+[a-zA-Z_-])([a-zA-Z0-9_-]*[a-zA-Z0-9_])?\.?",
+            r"|\[[0-9a-fA-F:]{2,39}\])"
+        )
+    };
+}
+
+/// A port from 1 to 65535.
+macro_rules! port {
+    () => {
+        "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+    };
+}
+
+patterns! {
+    /// The URL of a target.
+    URL = concat!(
+        "^https?://",
+        host!(),
+        port!(),
+        r"(/([a-zA-Z0-9._~!$&'()*+,;=:@/-]|%[0-9a-fA-F]{2})*)?",
+        r"(\?([a-zA-Z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9a-fA-F]{2})*)?$"
+    );
+    /// The URL of a proxy.
+    PROXY = concat!("^https?://", host!(), port!(), "/?$");
+    /// A host without port: what a certificate can be made out to.
+    SERVER_NAME = r"^([a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?|[0-9a-fA-F:]{2,39})$";
+    /// The name of a label of Prometheus, in the classic alphabet that every version takes.
+    LABEL_NAME = "^[a-zA-Z_][a-zA-Z0-9_]{0,255}$";
+    /// The value of a header, without what could end it.
+    PRINTABLE = "^[\\t -~]*$";
+    /// A token of RFC 9110: the name of a header, the scheme of an Authorization.
+    TOKEN = "^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$";
+    /// The key of a label or annotation of Kubernetes.
+    K8S_KEY = concat!(
+        r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?",
+        "[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?$"
+    );
+    /// The value of a label of Kubernetes.
+    K8S_VALUE = "^([a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?)?$";
+    /// A name of Kubernetes: RFC 1123 subdomain.
+    K8S_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+    /// The name of a namespace: RFC 1123 label.
+    NAMESPACE = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+}
+
+/// Whether the bracketed host of a URL is an IPv6 address; true where there is none. IPv4 addresses in the clothes of IPv6 are not
+/// taken, as Kubernetes' `isIP` does not take them.
+pub(super) fn ipv6_host_is_address(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://[").filter(|(scheme, _)| matches!(*scheme, "http" | "https")) else {
+        return true;
+    };
+    let Some((host, _)) = rest.split_once(']') else { return true };
+    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':') {
+        return true; // the pattern of the URL says so already
+    }
+    host.parse::<Ipv6Addr>().is_ok_and(|address| address.to_ipv4_mapped().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pattern_compiles_and_fits_into_a_raw_text_of_cel() {
+        assert!(ALL.iter().all(|regex| !regex.as_str().contains('"')));
+    }
+
+    #[test]
+    fn ports_end_at_65535() {
+        for (port, good) in [
+            ("1", true),
+            ("0", false),
+            ("080", false),
+            ("9999", true),
+            ("65535", true),
+            ("65536", false),
+            ("70000", false),
+        ] {
+            assert_eq!(URL.is_match(&format!("http://sora:{port}/")), good, "{port}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_the_pattern_takes_is_a_host_for_the_url_parser() {
+        for host in ["a", "a.b.c", "sora_1", "10.0.0.1", "[::1]", "a.", "3scale", "node.0ns", "1-2.x", "1-2"] {
+            let url = format!("http://{host}/");
+            assert!(URL.is_match(&url) && reqwest::Url::parse(&url).is_ok(), "{host}");
+        }
+        for host in
+            ["1.2.3", "1.2.3.4.5", "256.1.1.1", "-a", "a..b", "", "user@a", "a b", "a\\b", "[fe80::1%25eth0]", "日本"]
+        {
+            assert!(!URL.is_match(&format!("http://{host}/")), "{host}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Regular expressions of users: what RE2 (Prometheus, the API server) and Rust's `regex` read alike.
+//!
+//! Rust reads some things that RE2 does not, and a few that RE2 reads as something else: a class with `&&` is an intersection here
+//! and a list of characters there. Those are refused by name, because the same expression must not mean two things.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::sync::{Mutex, PoisonError};
+
+use crate::metric::Filter;
+
+/// Letters that only one of the two reads after a backslash.
+const ELSEWHERE_ONLY: &str = "uU<>pPQECZGKRX";
+
+/// Letters that one of the two takes for itself after a backslash inside a class.
+const NOT_IN_CLASSES: &str = "bBzA";
+
+/// Why `pattern` cannot be used in `spec.metrics`, or nothing if it can.
+pub fn regex_problem(pattern: &str) -> Option<String> {
+    if let Some(problem) = dialect(pattern) {
+        return Some(problem);
+    }
+    compile(pattern).err().map(|error| format!("is not a regular expression: {error}, correct it"))
+}
+
+/// Whether RE2 can read `pattern`, as far as can be told here: the twin of the rule in CEL. What only RE2 has is taken on trust.
+pub(super) fn is_readable(pattern: &str) -> bool {
+    !pattern.is_ascii()
+        || pattern.contains("\\p")
+        || pattern.contains("\\P")
+        || pattern.contains("\\Q")
+        || compile(pattern).is_ok()
+}
+
+/// How many judged patterns are remembered. Targets are made from templates, so they share theirs; a compilation takes 65 µs.
+const REMEMBERED: usize = 1024;
+
+/// Compiles a pattern as the filter of a target will, or says why not.
+fn compile(pattern: &str) -> Result<(), String> {
+    static JUDGED: Mutex<BTreeMap<String, Result<(), String>>> = Mutex::new(BTreeMap::new());
+    let judged = || JUDGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = judged().get(pattern) {
+        return known.clone();
+    }
+    let result = Filter::new(&[pattern.to_owned()], &[]).map(|_| ()).map_err(|error| {
+        // The last line of a syntax error says what is wrong; those before draw the place.
+        let text = error.source().map(ToString::to_string).unwrap_or_default();
+        let last = text.lines().last().unwrap_or_default();
+        last.trim_start_matches("error: ").to_owned()
+    });
+    let mut judged = judged();
+    if judged.len() >= REMEMBERED {
+        judged.clear();
+    }
+    judged.insert(pattern.to_owned(), result.clone());
+    result
+}
+
+/// What the two dialects read differently.
+fn dialect(pattern: &str) -> Option<String> {
+    if !pattern.is_ascii() {
+        return Some("must be ASCII, as names of metrics are".to_owned());
+    }
+    let differs =
+        |what: &str| Some(format!("{what} is not read alike by Prometheus and by the exporter, write it otherwise"));
+    let mut class = 0_usize; // how deep in brackets
+    let mut first = false; // whether a bracket here would be a character of the class
+    let mut rest = pattern;
+    while let Some(character) = rest.chars().next() {
+        let next = rest.get(1..).unwrap_or_default();
+        let mut step = 1;
+        match character {
+            '\\' => {
+                let escaped = next.chars().next().unwrap_or_default();
+                if ELSEWHERE_ONLY.contains(escaped) || class > 0 && NOT_IN_CLASSES.contains(escaped) {
+                    return differs(&format!("\\{escaped}"));
+                }
+                if escaped == 'b' && next.starts_with("b{") {
+                    return differs("\\b{");
+                }
+                step = 2;
+                first = false;
+            }
+            '[' if class == 0 => {
+                class = 1;
+                first = true;
+                if next.starts_with('^') {
+                    step = 2;
+                }
+            }
+            '[' => {
+                // `[:alpha:]` is read by both; any other bracket in a class is one more class here and a character there.
+                match next.strip_prefix(':').and_then(|name| name.find(":]")) {
+                    Some(length) => step = length + 4,
+                    None => return differs("[ inside a class"),
+                }
+                first = false;
+            }
+            ']' if class > 0 && !first => class = 0,
+            '&' | '-' | '~' if class > 0 && next.starts_with(character) => {
+                return differs(&format!("{character}{character} inside a class"));
+            }
+            '(' if class == 0 => {
+                if let Some(flags) = next.strip_prefix('?') {
+                    // `(?x)` and `(?R)` exist here only.
+                    let letters: String = flags.chars().take_while(|c| c.is_ascii_alphabetic() || *c == '-').collect();
+                    let group = flags.starts_with('<') || flags.starts_with("P<");
+                    if !group && letters.contains(['x', 'R', 'u']) {
+                        return differs(&format!("(?{letters}"));
+                    }
+                }
+            }
+            _ => first = false,
+        }
+        rest = rest.get(step..).unwrap_or_default();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_both_dialects_read_alike_is_taken() {
+        for pattern in [
+            "sora_.*",
+            "a|b",
+            "[a-z_]+",
+            "[^a-z]",
+            "(?i)Sora",
+            "(?:a)(?P<n>b)(?<m>c)",
+            r"\d+\w\s",
+            "[[:alpha:]_]+",
+            r"a{2,5}",
+            r"\.",
+            "[]a]",
+            "[a-]",
+            r"[\]\[]",
+            "a--b",
+            "a&&b",
+            r"\bx\b",
+            r"x\z",
+        ] {
+            assert_eq!(regex_problem(pattern), None, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_they_read_differently_is_refused_by_name() {
+        for (pattern, word) in [
+            ("(?=a)", "look-around"),
+            ("(?<!a)b", "look-around"),
+            (r"(a)\1", "backreferences"),
+            ("(?x) a b", "(?x"),
+            ("(?iR)a", "(?iR"),
+            (r"\u{61}", "\\u"),
+            (r"\<a\>", "\\<"),
+            (r"\p{Greek}", "\\p"),
+            (r"\Qa.b\E", "\\Q"),
+            ("[a-z&&[^b]]", "&& inside"),
+            ("[a-z--b]", "-- inside"),
+            ("[a~~b]", "~~ inside"),
+            ("[a[bc]]", "[ inside a class"),
+            (r"[\b]", "\\b"),
+            (r"a\b{start}", "\\b{"),
+            ("日本", "ASCII"),
+            ("(", "unclosed group"),
+            ("a{1000}{1000}", "size limit"),
+        ] {
+            let problem = regex_problem(pattern).unwrap_or_else(|| panic!("{pattern} was taken"));
+            assert!(problem.contains(word), "{pattern}: {problem}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,40}|[\\[\\]\\\\&~(?)^:a-z-]{0,24}") {
+            let _ = (regex_problem(&text), is_readable(&text));
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The rules that no structural schema can say, each declared once: where it stands, its CEL text for the API server, its sentence
+//! for the user, and its twin in Rust for `check` and file mode. A test evaluates both sides and compares.
+//!
+//! Names of maxima, patterns and types are not here but in the types themselves; what CEL cannot express is in `invalid`.
+
+mod table;
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use schemars::Schema;
+use serde_json::{Map, Value, json};
+
+use super::Problem;
+pub use table::{all, reserved_labels};
+
+/// One rule.
+pub struct Rule {
+    /// The places of the schema it is attached to: `spec.headers[].name`; `[]` are the items of a list, `{}` the values of a map.
+    pub paths: Vec<&'static str>,
+    /// The field below the place that is to blame, or nothing if it is the place itself.
+    pub field: String,
+    /// Whether `cel` speaks of each key of a map, called `key`, instead of the value `self`.
+    pub keys: bool,
+    /// The condition that must hold, in CEL.
+    pub cel: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+    holds: Box<dyn Fn(&Value) -> bool + Send + Sync>,
+}
+
+impl Rule {
+    fn new(path: &'static str, cel: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            paths: vec![path],
+            field: String::new(),
+            keys: false,
+            cel: cel.into(),
+            message: message.into(),
+            holds: Box::new(|_| true),
+        }
+    }
+
+    /// A rule on texts that must match a pattern.
+    fn matches(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
+        Self::new(path, format!("self.matches({})", raw(regex.as_str())), message)
+            .twin_text(|text| regex.is_match(text))
+    }
+
+    fn also(mut self, paths: &[&'static str]) -> Self {
+        self.paths.extend_from_slice(paths);
+        self
+    }
+
+    fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = field.into();
+        self
+    }
+
+    const fn on_keys(mut self) -> Self {
+        self.keys = true;
+        self
+    }
+
+    fn twin(mut self, holds: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Self {
+        self.holds = Box::new(holds);
+        self
+    }
+
+    /// The twin of a rule on texts; what is no text was refused before.
+    fn twin_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.twin(move |value| value.as_str().is_none_or(&holds))
+    }
+
+    /// The condition as it stands in the schema.
+    pub fn expression(&self) -> String {
+        if self.keys { format!("self.all(key, {})", self.cel) } else { self.cel.clone() }
+    }
+
+    /// Whether the Rust twin accepts `value`, the value at the rule's place.
+    pub fn accepts(&self, value: &Value) -> bool {
+        match value.as_object().filter(|_| self.keys) {
+            Some(map) => map.keys().all(|key| self.accepts_key(key)),
+            None => (self.holds)(value),
+        }
+    }
+
+    fn accepts_key(&self, key: &str) -> bool {
+        (self.holds)(&Value::String(key.to_owned()))
+    }
+}
+
+/// A CEL text in which a backslash is a backslash.
+fn raw(text: &str) -> String {
+    format!("r\"{text}\"")
+}
+
+/// Writes the rules into the schema of the spec, as `x-kubernetes-validations`.
+pub(crate) fn attach(schema: &mut Schema) {
+    let Some(spec) = schema.as_object_mut() else { return };
+    for rule in all() {
+        for path in &rule.paths {
+            let Some(place) = descend(spec, path) else { continue };
+            let mut entry = json!({ "rule": rule.expression(), "message": rule.message });
+            if !rule.field.is_empty() {
+                entry["fieldPath"] = format!(".{}", rule.field).into();
+            }
+            if let Value::Array(list) = place.entry("x-kubernetes-validations").or_insert_with(|| json!([])) {
+                list.push(entry);
+            }
+        }
+    }
+}
+
+/// The schema at `path`, which begins with `spec`.
+fn descend<'a>(spec: &'a mut Map<String, Value>, path: &str) -> Option<&'a mut Map<String, Value>> {
+    let mut node = spec;
+    for step in path.split('.').skip(1) {
+        let name = step.trim_end_matches(['[', ']', '{', '}']);
+        node = node.get_mut("properties")?.get_mut(name)?.as_object_mut()?;
+        match step.get(name.len()..) {
+            Some("[]") => node = node.get_mut("items")?.as_object_mut()?,
+            Some("{}") => node = node.get_mut("additionalProperties")?.as_object_mut()?,
+            _ => {}
+        }
+    }
+    Some(node)
+}
+
+/// Judges a whole target by every rule. What has a problem of its schema already is not judged again at the same place.
+pub(crate) fn check(target: &Value, problems: &mut Vec<Problem>) {
+    let structural = problems.len();
+    for rule in all() {
+        for path in &rule.paths {
+            let mut steps: Vec<&str> = path.split('.').collect();
+            steps.reverse();
+            visit(target, &mut steps, String::new(), &mut |value, at| {
+                let mut blame = |at: String| {
+                    if !problems.iter().take(structural).any(|problem| problem.path == at) {
+                        problems.push(Problem::new(&at, rule.message.clone()));
+                    }
+                };
+                if let Some(map) = value.as_object().filter(|_| rule.keys) {
+                    map.keys().filter(|key| !rule.accepts_key(key)).for_each(|key| blame(format!("{at}[{key}]")));
+                } else if !rule.accepts(value) {
+                    blame(if rule.field.is_empty() { at } else { format!("{at}.{}", rule.field) });
+                }
+            });
+        }
+    }
+}
+
+/// Calls `found` for every value at the place that the steps (last first) lead to.
+fn visit(value: &Value, steps: &mut Vec<&str>, at: String, found: &mut impl FnMut(&Value, String)) {
+    let Some(step) = steps.pop() else { return found(value, at) };
+    let name = step.trim_end_matches(['[', ']', '{', '}']);
+    if let Some(inner) = value.get(name) {
+        let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+        match (step.get(name.len()..), inner) {
+            (Some("[]"), Value::Array(items)) => {
+                for (index, item) in items.iter().enumerate() {
+                    visit(item, steps, format!("{at}[{index}]"), found);
+                }
+            }
+            (Some("{}"), Value::Object(fields)) => {
+                for (key, field) in fields {
+                    visit(field, steps, format!("{at}[{key}]"), found);
+                }
+            }
+            (Some(""), _) => visit(inner, steps, at, found),
+            _ => {}
+        }
+    }
+    steps.push(step);
+}

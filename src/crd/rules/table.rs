@@ -1,0 +1,363 @@
+//! The rules themselves, in the order of the fields.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::{Rule, raw};
+use crate::crd::duration::{self, Duration};
+use crate::crd::pattern::{self, K8S_KEY, K8S_VALUE, LABEL_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN, URL};
+use crate::crd::regex_syntax;
+use crate::kind;
+
+/// Every rule. The order is that of the fields.
+pub fn all() -> &'static [Rule] {
+    static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+        [spec(), url(), durations(), labels(), headers(), access(), regexes(), monitor()]
+            .into_iter()
+            .flatten()
+            .collect()
+    });
+    &RULES
+}
+
+/// Rules between the fields of the spec.
+fn spec() -> Vec<Rule> {
+    let mut rules: Vec<Rule> = kind::Type::ALL
+        .iter()
+        .map(|kind| {
+            let (name, block) = (kind.as_str(), kind.block());
+            Rule::new(
+                "spec",
+                format!("self.type == '{name}' || !has(self.{block})"),
+                format!("the block {block} is only for type {name}, remove it or write type: {name}"),
+            )
+            .field(block)
+            .twin(move |spec| text(spec, "type").is_none_or(|kind| kind == name) || spec.get(block).is_none())
+        })
+        .collect();
+    for field in ["timeout", "maxAge"] {
+        rules.push(
+            Rule::new(
+                "spec",
+                format!(
+                    "!has(self.{field}) || !{} || !{} || duration(self.{field}) <= duration(self.interval)",
+                    readable(&format!("self.{field}")),
+                    readable("self.interval")
+                ),
+                format!("{field} must be at most interval, write a shorter {field} or a longer interval"),
+            )
+            .field(field)
+            .twin(move |spec| match (span(spec, field), span(spec, "interval")) {
+                (Some(field), Some(interval)) => field <= interval,
+                _ => true,
+            }),
+        );
+    }
+    rules.push(
+        Rule::new(
+            "spec",
+            "!has(self.basicAuth) || !has(self.authorization)",
+            "basicAuth and authorization exclude each other, remove one of them",
+        )
+        .field("authorization")
+        .twin(|spec| spec.get("basicAuth").is_none() || spec.get("authorization").is_none()),
+    );
+    rules.push(
+        Rule::new(
+            "spec",
+            "!(has(self.basicAuth) || has(self.authorization)) || !has(self.headers) || \
+             !self.headers.exists(h, h.name.lowerAscii() == 'authorization')",
+            "a header Authorization and basicAuth or authorization exclude each other, remove one of them",
+        )
+        .field("headers")
+        .twin(|spec| {
+            let block = spec.get("basicAuth").is_some() || spec.get("authorization").is_some();
+            let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            !block
+                || !headers
+                    .iter()
+                    .any(|h| text(h, "name").is_some_and(|name| name.eq_ignore_ascii_case("authorization")))
+        }),
+    );
+    rules
+}
+
+fn url() -> Vec<Rule> {
+    vec![
+        Rule::matches(
+            "spec.url",
+            &URL,
+            "url must be http://HOST:PORT/PATH or https://HOST:PORT/PATH, with a port from 1 to 65535 if any, and without user, \
+             password, fragment, backslash or blank",
+        ),
+        // Only the bracketed hosts that the pattern lets through are looked at: netip and Rust read those alike.
+        Rule::new(
+            "spec.url",
+            "!self.matches(r\"^https?://\\[[0-9a-fA-F:]+\\]\") || isIP(self.substring(self.indexOf('[') + 1, self.indexOf(']')))",
+            "the host in brackets is no IPv6 address, write for instance http://[2001:db8::1]/",
+        )
+        .also(&["spec.proxyUrl"])
+        .twin_text(pattern::ipv6_host_is_address),
+        Rule::new(
+            "spec",
+            "!self.url.contains('?') || \
+             (self.type == 'Mediasoup' && has(self.mediasoup) && self.mediasoup.source == 'Prometheus')",
+            "url must not have a query except with mediasoup.source: Prometheus, remove it",
+        )
+        .field("url")
+        .twin(|spec| {
+            let own_exporter = text(spec, "type") == Some("Mediasoup")
+                && spec.get("mediasoup").is_some_and(|block| text(block, "source") == Some("Prometheus"));
+            own_exporter || !text(spec, "url").is_some_and(|url| url.contains('?'))
+        }),
+        Rule::matches(
+            "spec.proxyUrl",
+            &PROXY,
+            "proxyUrl must be http://HOST:PORT or https://HOST:PORT, without user, password, path, query or fragment",
+        ),
+    ]
+}
+
+fn durations() -> Vec<Rule> {
+    let each = ["spec.timeout", "spec.maxAge", "spec.monitor.interval", "spec.monitor.scrapeTimeout"];
+    vec![
+        Rule::new(
+            "spec.interval",
+            readable("self"),
+            "must be a duration in whole hours, minutes, seconds and milliseconds, for instance 15s, 1m30s or 500ms",
+        )
+        .also(&each)
+        .twin_text(|text| text.parse::<Duration>().is_ok()),
+        Rule::new(
+            "spec.interval",
+            format!("!{} || (duration(self) >= duration('1s') && duration(self) <= duration('1h'))", readable("self")),
+            "must be from 1s to 1h",
+        )
+        .also(&["spec.monitor.interval"])
+        .twin_text(|text| {
+            let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+            text.parse().map_or(true, |span: Duration| range.contains(&span))
+        }),
+        Rule::new(
+            "spec.timeout",
+            format!("!{} || duration(self) > duration('0s')", readable("self")),
+            "must be longer than 0s",
+        )
+        .also(&["spec.monitor.scrapeTimeout"])
+        .twin_text(|text| text.parse().map_or(true, |span: Duration| span > Duration::from_secs(0))),
+    ]
+}
+
+/// Labels that discovery or Prometheus itself sets, or that mean something in every exposition.
+const TAKEN: [&str; 7] = ["instance", "job", "namespace", "le", "quantile", "target_name", "target_namespace"];
+
+/// Labels of the generic families of every poll: `probe_failure_info`, `probe_call_*`.
+const PROBE: [&str; 2] = ["call", "reason"];
+
+/// Every name that `spec.labels` must not use.
+pub fn reserved_labels() -> &'static BTreeSet<&'static str> {
+    static NAMES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
+        let families = kind::Type::ALL.iter().flat_map(|kind| kind.families());
+        families.flat_map(|family| family.labels).chain(&TAKEN).chain(&PROBE).copied().collect()
+    });
+    &NAMES
+}
+
+fn labels() -> Vec<Rule> {
+    let reserved: Vec<String> = reserved_labels().iter().map(|name| format!("'{name}'")).collect();
+    vec![
+        Rule::new(
+            "spec.labels",
+            format!("key.matches({})", raw(LABEL_NAME.as_str())),
+            "the name of a label must be a letter or underscore, then letters, digits and underscores, 256 at most",
+        )
+        .on_keys()
+        .twin_text(|key| LABEL_NAME.is_match(key)),
+        Rule::new(
+            "spec.labels",
+            "!key.startsWith('__')",
+            "names of labels that begin with __ belong to Prometheus, write another name",
+        )
+        .on_keys()
+        .twin_text(|key| !key.starts_with("__")),
+        Rule::new(
+            "spec.labels",
+            format!("!(key in [{}])", reserved.join(", ")),
+            "this label is set by Prometheus, by discovery or by a family of the exporter, write another name",
+        )
+        .on_keys()
+        .twin_text(|key| !reserved_labels().contains(key)),
+        no_variable("spec.labels{}"),
+    ]
+}
+
+/// The Operator's config reloader replaces `$(NAME)` by an environment variable, and stops all of Prometheus if there is none.
+fn no_variable(path: &'static str) -> Rule {
+    Rule::new(
+        path,
+        "!self.contains('$(')",
+        "must not contain $(, which Prometheus' config reloader would replace, write it otherwise",
+    )
+    .twin_text(|text| !text.contains("$("))
+}
+
+/// Headers that belong to the exporter, in small letters.
+const OWN_HEADERS: [&str; 5] = ["host", "connection", "transfer-encoding", "x-sora-target", "fiware-service"];
+
+/// What names of the exporter's headers begin with.
+const OWN_PREFIXES: [&str; 2] = ["content-", "accept"];
+
+fn headers() -> Vec<Rule> {
+    let own = OWN_HEADERS.map(|name| format!("'{name}'")).join(", ");
+    let prefixes = OWN_PREFIXES.map(|prefix| format!(" && !self.lowerAscii().startsWith('{prefix}')")).concat();
+    vec![
+        Rule::new(
+            "spec.headers[]",
+            "has(self.value) != has(self.secretKeyRef)",
+            "a header needs either value or secretKeyRef, write one of them and not both",
+        )
+        .twin(|header| !header.is_object() || header.get("value").is_some() != header.get("secretKeyRef").is_some()),
+        Rule::matches(
+            "spec.headers[].name",
+            &TOKEN,
+            "the name of a header must consist of letters, digits and the characters !#$%&'*+-.^_`|~",
+        ),
+        Rule::new(
+            "spec.headers[].name",
+            format!("!(self.lowerAscii() in [{own}]){prefixes}"),
+            "the exporter sets this header itself, remove it",
+        )
+        .twin_text(|name| {
+            let name = name.to_ascii_lowercase();
+            !OWN_HEADERS.contains(&name.as_str()) && !OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        }),
+        Rule::matches(
+            "spec.headers[].value",
+            &PRINTABLE,
+            "the value of a header must consist of printable ASCII characters and tabs, without line breaks",
+        ),
+    ]
+}
+
+fn access() -> Vec<Rule> {
+    let one_of = |path| {
+        Rule::new(
+            path,
+            "has(self.secret) != has(self.configMap)",
+            "needs either secret or configMap, write one of them and not both",
+        )
+        .twin(|either: &Value| {
+            !either.is_object() || either.get("secret").is_some() != either.get("configMap").is_some()
+        })
+    };
+    vec![
+        Rule::matches(
+            "spec.authorization.type",
+            &TOKEN,
+            "the type of authorization must be one word, for instance Bearer",
+        ),
+        Rule::new(
+            "spec.authorization.type",
+            "self.lowerAscii() != 'basic'",
+            "the type of authorization must not be Basic, write basicAuth instead",
+        )
+        .twin_text(|scheme| !scheme.eq_ignore_ascii_case("basic")),
+        one_of("spec.tlsConfig.ca").also(&["spec.tlsConfig.cert"]),
+        Rule::new(
+            "spec.tlsConfig",
+            "has(self.cert) == has(self.keySecret)",
+            "cert and keySecret belong together, write both or none",
+        )
+        .twin(|tls| tls.get("cert").is_some() == tls.get("keySecret").is_some()),
+        Rule::matches(
+            "spec.tlsConfig.serverName",
+            &SERVER_NAME,
+            "serverName must be a host name or an IP address, without scheme, port and brackets",
+        ),
+    ]
+}
+
+fn regexes() -> Vec<Rule> {
+    vec![
+        // An expression that RE2 cannot read makes `matches` fail, and with it the rule: the value does not matter.
+        Rule::new(
+            "spec.metrics.keep[]",
+            "''.matches(self) ? true : true",
+            "is not a regular expression that RE2 reads, correct it",
+        )
+        .also(&["spec.metrics.drop[]", "spec.monitor.relabelings[].regex", "spec.monitor.metricRelabelings[].regex"])
+        .twin_text(regex_syntax::is_readable),
+    ]
+}
+
+fn monitor() -> Vec<Rule> {
+    let two_minutes = "duration(self.interval) < duration('2m') ? duration(self.interval) : duration('2m')";
+    let written = readable("self.monitor.scrapeTimeout");
+    let mut rules = vec![
+        Rule::new(
+            "spec",
+            format!(
+                "!has(self.monitor) || !has(self.monitor.scrapeTimeout) || !{written} || !{} || \
+                 (has(self.monitor.interval) && !{}) || duration(self.monitor.scrapeTimeout) <= \
+                 (has(self.monitor.interval) ? duration(self.monitor.interval) : ({two_minutes}))",
+                readable("self.interval"),
+                readable("self.monitor.interval"),
+            ),
+            "monitor.scrapeTimeout must be at most monitor.interval (by default the smaller of interval and 2m), write a shorter one",
+        )
+        .field("monitor.scrapeTimeout")
+        .twin(|spec| {
+            let Some(monitor) = spec.get("monitor") else { return true };
+            let interval = span(spec, "interval").map(|interval| interval.min(Duration::from_secs(120)));
+            let most = if monitor.get("interval").is_some() {
+                interval.and_then(|_| span(monitor, "interval"))
+            } else {
+                interval
+            };
+            match (span(monitor, "scrapeTimeout"), most) {
+                (Some(written), Some(most)) => written <= most,
+                _ => true,
+            }
+        }),
+        Rule::new(
+            "spec.monitor.labels",
+            format!("key.matches({})", raw(K8S_KEY.as_str())),
+            "is not the name of a Kubernetes label or annotation, write for instance release or example.com/team",
+        )
+        .also(&["spec.monitor.annotations"])
+        .on_keys()
+        .twin_text(|key| K8S_KEY.is_match(key)),
+        Rule::matches(
+            "spec.monitor.labels{}",
+            &K8S_VALUE,
+            "is not the value of a Kubernetes label, write letters, digits, -, _ and . only, with a letter or digit at both ends",
+        ),
+    ];
+    rules.extend(
+        [
+            "spec.monitor.relabelings[].separator",
+            "spec.monitor.relabelings[].regex",
+            "spec.monitor.relabelings[].replacement",
+            "spec.monitor.metricRelabelings[].separator",
+            "spec.monitor.metricRelabelings[].regex",
+            "spec.monitor.metricRelabelings[].replacement",
+        ]
+        .map(no_variable),
+    );
+    rules
+}
+
+fn span(value: &Value, field: &str) -> Option<Duration> {
+    value.get(field)?.as_str()?.parse().ok()
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
+    value.get(field)?.as_str()
+}
+
+/// CEL: a duration that cannot be read must not be an error of this rule too; another rule speaks of it.
+fn readable(field: &str) -> String {
+    format!("({field} != '' && {field}.matches({}))", raw(duration::PATTERN))
+}

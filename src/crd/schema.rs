@@ -1,0 +1,367 @@
+//! The structural schema: how a manifest is judged by it without an API server.
+//!
+//! The check does what the API server does, in its order (nulls, defaults, then types and limits), and uses its words where it has
+//! some, so that a user reads the same from `check` and from `kubectl apply`. Rules in CEL are none of its business.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use super::Problem;
+use super::nearest::nearest;
+
+/// Names that later versions will use; whoever writes one today should hear more than `unknown field`.
+const RESERVED: [&str; 3] = ["spec.podSelector", "spec.oauth2", "spec.className"];
+
+/// One node of a schema, ready to judge values.
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    kind: Kind,
+    properties: BTreeMap<String, Self>,
+    required: Vec<String>,
+    additional: Option<Box<Self>>,
+    items: Option<Box<Self>>,
+    allowed: Vec<Value>,
+    pattern: Option<Regex>,
+    /// Least and greatest number of characters, items or properties.
+    size: (u64, Option<u64>),
+    minimum: Option<f64>,
+    maximum: Option<f64>,
+    default: Option<Value>,
+    unique: Unique,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    Object,
+    Array,
+    Text,
+    Integer,
+    Number,
+    Boolean,
+    #[default]
+    Any,
+}
+
+/// What must be different in every item of a list.
+#[derive(Debug, Default)]
+enum Unique {
+    #[default]
+    Nothing,
+    Item,
+    Key(String),
+}
+
+impl Node {
+    /// The schema of a whole ScrapeTarget.
+    pub(crate) fn of_target() -> &'static Self {
+        static NODE: LazyLock<Node> = LazyLock::new(|| {
+            let mut root = Node::compile(&super::openapi());
+            // Every object has these; a CRD need not say so, and other code judges them.
+            for field in ["apiVersion", "kind", "metadata"] {
+                root.properties.insert(field.to_owned(), Node::default());
+            }
+            root
+        });
+        &NODE
+    }
+
+    /// Compiles a structural schema. A keyword that is not known here is ignored; a test sees to it that there is none.
+    fn compile(schema: &Value) -> Self {
+        let number = |key: &str| schema.get(key).and_then(Value::as_f64);
+        let kind = match schema.get("type").and_then(Value::as_str) {
+            Some("object") => Kind::Object,
+            Some("array") => Kind::Array,
+            Some("string") => Kind::Text,
+            Some("integer") => Kind::Integer,
+            Some("number") => Kind::Number,
+            Some("boolean") => Kind::Boolean,
+            _ => Kind::Any,
+        };
+        let limit = |keys: [&str; 3]| keys.iter().find_map(|key| schema.get(key)?.as_u64());
+        let inner =
+            |key: &str| schema.get(key).filter(|inner| inner.is_object()).map(|inner| Box::new(Self::compile(inner)));
+        let texts = |key: &str| -> Vec<String> {
+            let list = schema.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let unique = match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
+            Some("set") => Unique::Item,
+            Some("map") => texts("x-kubernetes-list-map-keys").into_iter().next().map_or(Unique::Nothing, Unique::Key),
+            _ => Unique::Nothing,
+        };
+        Self {
+            kind,
+            properties: schema
+                .get("properties")
+                .and_then(Value::as_object)
+                .map(|all| all.iter().map(|(name, schema)| (name.clone(), Self::compile(schema))).collect())
+                .unwrap_or_default(),
+            required: texts("required"),
+            additional: inner("additionalProperties"),
+            items: inner("items"),
+            allowed: schema.get("enum").and_then(Value::as_array).cloned().unwrap_or_default(),
+            pattern: schema.get("pattern").and_then(Value::as_str).and_then(|pattern| Regex::new(pattern).ok()),
+            size: (
+                limit(["minLength", "minItems", "minProperties"]).unwrap_or(0),
+                limit(["maxLength", "maxItems", "maxProperties"]),
+            ),
+            minimum: number("minimum"),
+            maximum: number("maximum"),
+            default: schema.get("default").cloned(),
+            unique,
+        }
+    }
+
+    /// Drops nulls and fills in defaults as the API server does, then finds everything that the schema refuses.
+    ///
+    /// Unknown fields are taken out of `value` after they were reported, so that what is left can still be judged.
+    pub(crate) fn check(&self, value: &mut Value, path: &str, problems: &mut Vec<Problem>) {
+        let found = match (&*value, self.kind) {
+            (_, Kind::Any)
+            | (Value::Object(_), Kind::Object)
+            | (Value::Array(_), Kind::Array)
+            | (Value::String(_), Kind::Text)
+            | (Value::Bool(_), Kind::Boolean)
+            | (Value::Number(_), Kind::Number) => None,
+            (Value::Number(number), Kind::Integer) if number.is_i64() || number.is_u64() => None,
+            (other, _) => Some(type_name(other)),
+        };
+        if let Some(found) = found {
+            let hint = match (self.kind, &*value) {
+                (Kind::Text, Value::Number(_) | Value::Bool(_)) => ", put it in quotes",
+                (Kind::Integer | Kind::Boolean, Value::String(_)) => ", write it without quotes",
+                _ => "",
+            };
+            let message = format!("must be of type {}: {found:?}{hint}", self.kind.word());
+            return problems.push(Problem::new(path, message));
+        }
+        if !self.allowed.is_empty() && !self.allowed.contains(value) {
+            let words: Vec<String> = self.allowed.iter().map(Value::to_string).collect();
+            let message = format!("Unsupported value: {}: supported values: {}", shown(value), words.join(", "));
+            return problems.push(Problem::new(path, message));
+        }
+        match value {
+            Value::Object(fields) => self.check_object(fields, path, problems),
+            Value::Array(items) => self.check_array(items, path, problems),
+            Value::String(text) => self.check_text(text, path, problems),
+            Value::Number(number) => self.check_number(number.as_f64().unwrap_or(f64::NAN), path, problems),
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    fn check_object(&self, fields: &mut Map<String, Value>, path: &str, problems: &mut Vec<Problem>) {
+        if self.properties.is_empty() && self.additional.is_none() {
+            return; // metadata: any object
+        }
+        // As the API server: a null is as good as absent, in maps as well.
+        if self.additional.is_some() {
+            fields.retain(|name, value| !value.is_null() || self.properties.contains_key(name));
+        }
+        for (name, node) in &self.properties {
+            if fields.get(name).is_none_or(Value::is_null) {
+                match &node.default {
+                    Some(default) => fields.insert(name.clone(), default.clone()),
+                    None => fields.remove(name),
+                };
+            }
+        }
+        for name in self.required.iter().filter(|name| !fields.contains_key(*name)) {
+            problems.push(Problem::new(&join(path, name), "Required value: write it".to_owned()));
+        }
+        self.check_count(fields.len(), path, problems);
+        let mut unknown = Vec::new();
+        for (name, value) in fields.iter_mut() {
+            if let Some(node) = self.properties.get(name) {
+                node.check(value, &join(path, name), problems);
+            } else if let Some(node) = &self.additional {
+                node.check(value, &format!("{path}[{name}]"), problems);
+            } else {
+                unknown.push(name.clone());
+            }
+        }
+        for name in unknown {
+            fields.remove(&name);
+            problems.push(self.unknown_field(path, &name));
+        }
+    }
+
+    fn unknown_field(&self, path: &str, name: &str) -> Problem {
+        let full = join(path, name);
+        let hint = if RESERVED.contains(&full.as_str()) {
+            ": the name is reserved for a later version, remove it".to_owned()
+        } else if let Some(near) = nearest(name, self.properties.keys().map(String::as_str)) {
+            format!(", did you mean {near:?}?")
+        } else if let Some(elsewhere) = Self::of_target().find("", name) {
+            format!(", did you mean {elsewhere:?}?")
+        } else {
+            ", remove it".to_owned()
+        };
+        Problem { message: format!("unknown field {full:?}{hint}"), path: full }
+    }
+
+    /// Where below this node a field called `name` belongs.
+    fn find(&self, path: &str, name: &str) -> Option<String> {
+        let below = self.properties.iter().filter(|(field, _)| *field != "status");
+        if self.properties.contains_key(name) && !path.is_empty() {
+            return Some(join(path, name));
+        }
+        below.into_iter().find_map(|(field, node)| node.find(&join(path, field), name))
+    }
+
+    fn check_array(&self, items: &mut [Value], path: &str, problems: &mut Vec<Problem>) {
+        self.check_count(items.len(), path, problems);
+        let Some(node) = &self.items else { return };
+        for (index, item) in items.iter_mut().enumerate() {
+            node.check(item, &format!("{path}[{index}]"), problems);
+        }
+        let key = |item: &Value| match &self.unique {
+            Unique::Nothing => None,
+            Unique::Item => Some(item.clone()),
+            Unique::Key(name) => item.get(name).cloned(),
+        };
+        // Lists of this kind are short: a look back at each item is cheaper than a set.
+        for (index, item) in items.iter().enumerate() {
+            if let Some(value) = key(item)
+                && items.iter().take(index).any(|earlier| key(earlier).as_ref() == Some(&value))
+            {
+                let message = format!("Duplicate value: {}, keep one of them", shown(&value));
+                problems.push(Problem::new(&format!("{path}[{index}]"), message));
+            }
+        }
+    }
+
+    fn check_count(&self, count: usize, path: &str, problems: &mut Vec<Problem>) {
+        if let Some(most) = self.size.1
+            && count as u64 > most
+        {
+            problems.push(Problem::new(path, format!("Too many: {count}: must have at most {most} items")));
+        }
+    }
+
+    fn check_text(&self, text: &str, path: &str, problems: &mut Vec<Problem>) {
+        let count = text.chars().count() as u64;
+        let (least, most) = self.size;
+        let message = if count < least {
+            format!("should be at least {least} chars long")
+        } else if let Some(most) = most.filter(|most| count > *most) {
+            format!("Too long: may not be more than {most} characters, has {count}")
+        } else if let Some(pattern) = self.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+            format!("should match '{pattern}'")
+        } else {
+            return;
+        };
+        problems.push(Problem::new(path, message));
+    }
+
+    fn check_number(&self, number: f64, path: &str, problems: &mut Vec<Problem>) {
+        let message = if let Some(least) = self.minimum.filter(|least| number < *least) {
+            format!("should be greater than or equal to {least}")
+        } else if let Some(most) = self.maximum.filter(|most| number > *most) {
+            format!("should be less than or equal to {most}")
+        } else {
+            return;
+        };
+        problems.push(Problem::new(path, message));
+    }
+}
+
+impl Kind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Array => "array",
+            Self::Text => "string",
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+            Self::Any => "any",
+        }
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A value as it may stand in a message: a whole object would be too much.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 64 { text } else { text.chars().take(64).chain(['…']).collect() }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that `compile` reads or that the check may leave aside.
+    const KNOWN: &[&str] = &[
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "enum",
+        "pattern",
+        "minLength",
+        "maxLength",
+        "maxItems",
+        "maxProperties",
+        "minimum",
+        "maximum",
+        "default",
+        "x-kubernetes-list-type",
+        "x-kubernetes-list-map-keys",
+        "description",
+        "x-kubernetes-validations",
+        "x-kubernetes-map-type",
+        "format",
+    ];
+
+    fn keywords(schema: &Value, path: &str, unknown: &mut Vec<String>) {
+        let Some(schema) = schema.as_object() else { return };
+        unknown.extend(schema.keys().filter(|key| !KNOWN.contains(&key.as_str())).map(|key| format!("{path}: {key}")));
+        for (name, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            keywords(inner, &join(path, name), unknown);
+        }
+        for key in ["items", "additionalProperties"] {
+            schema.get(key).into_iter().for_each(|inner| keywords(inner, &format!("{path}[]"), unknown));
+        }
+    }
+
+    #[test]
+    fn the_check_knows_every_keyword_of_the_schema() {
+        let mut unknown = Vec::new();
+        keywords(&super::super::openapi(), "", &mut unknown);
+        assert_eq!(unknown, [": title", "status: nullable"]);
+    }
+
+    #[test]
+    fn every_pattern_of_the_schema_compiles() {
+        fn walk(schema: &Value) {
+            if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
+                Regex::new(pattern).unwrap();
+            }
+            match schema {
+                Value::Object(fields) => fields.values().for_each(walk),
+                Value::Array(items) => items.iter().for_each(walk),
+                _ => {}
+            }
+        }
+        walk(&super::super::openapi());
+    }
+}

@@ -1,0 +1,235 @@
+//! ScrapeTarget as users write it. The doc comments of the fields are what `kubectl explain` prints, so they speak to users.
+//!
+//! Constant defaults are in the schema. Defaults that depend on other fields are methods of [`ScrapeTargetSpec`], and nowhere else.
+
+use std::collections::BTreeMap;
+use std::time::Duration as Span;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::access::{Authorization, BasicAuth, Header, TlsConfig};
+use super::duration::Duration;
+use super::monitor::Monitor;
+use super::{rules, shape};
+use crate::kind;
+
+/// What is polled, how often, and how it is reached.
+#[expect(clippy::duplicated_attributes, reason = "several columns have the same type")]
+#[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "scrapetarget.dev",
+    version = "v1alpha1",
+    kind = "ScrapeTarget",
+    plural = "scrapetargets",
+    shortname = "st",
+    category = "monitoring",
+    namespaced,
+    status = "ScrapeTargetStatus",
+    derive = "PartialEq",
+    doc = "ScrapeTarget declares one server that the exporter polls and that Prometheus finds.",
+    selectable = ".spec.type",
+    selectable = ".spec.url",
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".spec.url"),
+    printcolumn(name = "Up", type_ = "string", json_path = ".status.conditions[?(@.type=='Up')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Up')].reason"),
+    printcolumn(name = "Interval", type_ = "string", json_path = ".spec.interval", priority = 1),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Scraped",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Scraped')].status",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = shape::tidy, transform = rules::attach)]
+pub struct ScrapeTargetSpec {
+    /// What kind of server it is. It decides which of the blocks below may be present.
+    #[serde(rename = "type")]
+    pub kind: kind::Type,
+    /// Where the server is: http or https, host, port and path, with one process behind it. Sora: every call goes to it. Orion:
+    /// admin/metrics, statistics, cache/statistics and version are appended. Mediasoup: stats is appended for the agent; the URL
+    /// is used as it stands, with a query if need be, for source Prometheus.
+    #[schemars(length(min = 1, max = 2048))]
+    pub url: String,
+    /// How often the target is polled, from 1s to 1h.
+    #[serde(default = "interval")]
+    pub interval: Duration,
+    /// How long one poll may take, with all its calls together; at most interval. If not set, it is the smaller of 10s and
+    /// interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// The greatest age of data that a scrape gets without a new poll; at most interval. If not set, it is nine tenths of
+    /// interval. With 0s each scrape polls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Duration>,
+    /// Stop polling. The target keeps its place, but has no ServiceMonitor and no entry in /sd.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Labels that discovery joins to every series of this target.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "shape::texts::<32, 256>")]
+    pub labels: BTreeMap<String, String>,
+    /// Headers that are sent with every call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub headers: Vec<Header>,
+    /// HTTP basic authentication at the target. It excludes authorization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic_auth: Option<BasicAuth>,
+    /// Authentication at the target by the header Authorization. It excludes basicAuth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
+    /// How an https target is verified, and the client certificate that it is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_config: Option<TlsConfig>,
+    /// The HTTP proxy that the target is reached through, for instance `http://proxy:3128`. If not set, there is none; the
+    /// environment of the exporter is not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub proxy_url: Option<String>,
+    /// The greatest number of series of one poll. Detail is shed before anything is refused.
+    #[serde(default = "sample_limit")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub sample_limit: u32,
+    /// Which families are exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// The ServiceMonitor that the exporter writes for this target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
+    /// The block of the target's type.
+    #[serde(flatten)]
+    pub blocks: kind::Blocks,
+}
+
+/// Which families are exported, by regular expressions on their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Metrics {
+    /// Export only families whose whole name matches one of these. If empty, all are exported.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
+    pub keep: Vec<String>,
+    /// Do not export families whose whole name matches one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
+    pub drop: Vec<String>,
+}
+
+const fn interval() -> Duration {
+    Duration::from_secs(15)
+}
+
+const fn sample_limit() -> u32 {
+    10_000
+}
+
+impl ScrapeTargetSpec {
+    /// The spec with nothing but what must be there; all else has its default.
+    pub fn new(kind: kind::Type, url: impl Into<String>) -> Self {
+        Self {
+            kind,
+            url: url.into(),
+            interval: interval(),
+            timeout: None,
+            max_age: None,
+            suspend: false,
+            labels: BTreeMap::new(),
+            headers: Vec::new(),
+            basic_auth: None,
+            authorization: None,
+            tls_config: None,
+            proxy_url: None,
+            sample_limit: sample_limit(),
+            metrics: None,
+            monitor: None,
+            blocks: kind::Blocks::default(),
+        }
+    }
+
+    /// The time between polls.
+    pub fn effective_interval(&self) -> Span {
+        self.interval.get()
+    }
+
+    /// `timeout`, or the smaller of 10 s and the interval.
+    pub fn effective_timeout(&self) -> Span {
+        self.timeout.map_or_else(|| self.effective_interval().min(Span::from_secs(10)), Duration::get)
+    }
+
+    /// `maxAge`, or nine tenths of the interval.
+    pub fn effective_max_age(&self) -> Span {
+        self.max_age.map_or_else(|| self.effective_interval() * 9 / 10, Duration::get)
+    }
+
+    /// `monitor.interval`, or the smaller of the interval and two minutes: Prometheus forgets a series after five.
+    pub fn effective_scrape_interval(&self) -> Span {
+        let written = self.monitor.as_ref().and_then(|monitor| monitor.interval);
+        written.map_or_else(|| self.effective_interval().min(Span::from_mins(2)), Duration::get)
+    }
+
+    /// `monitor.scrapeTimeout`, or the smaller of the scrape interval and the timeout plus a second.
+    pub fn effective_scrape_timeout(&self) -> Span {
+        let written = self.monitor.as_ref().and_then(|monitor| monitor.scrape_timeout);
+        let most = self.effective_scrape_interval();
+        written.map_or_else(|| most.min(self.effective_timeout() + Span::from_secs(1)), Duration::get)
+    }
+}
+
+/// What the exporter says about a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(transform = shape::tidy)]
+pub struct ScrapeTargetStatus {
+    /// The generation of the spec that the conditions speak of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Accepted`, `MonitorReady`, `Up` and `Scraped`. They move only when the state changes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One aspect of the state of a target, in the shape of `metav1.Condition`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// The aspect.
+    #[serde(rename = "type")]
+    #[schemars(length(min = 1, max = 316))]
+    pub kind: String,
+    /// True, False or Unknown.
+    pub status: ConditionStatus,
+    /// The generation of the spec that the condition speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// When the status last changed.
+    #[schemars(extend("format" = "date-time"))]
+    pub last_transition_time: String,
+    /// One word in CamelCase that says why.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+    /// A sentence for people.
+    #[schemars(length(max = 32768))]
+    pub message: String,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// It cannot be told.
+    Unknown,
+}
