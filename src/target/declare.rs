@@ -1,0 +1,187 @@
+//! From the declaration to the target: defaults are filled in, references are followed, what cannot be used is said in words.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::Url;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+
+use super::{Lookup, ObjectKind, Scrape, Source, Target, TargetId};
+use crate::crd::{ConfigMapKeyRef, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, SecretOrConfigMap, TlsConfig};
+use crate::fetch::{Connection, Identity};
+use crate::metric::Filter;
+
+impl Target {
+    /// The target that `declaration` describes, with what its references hold in `objects`.
+    ///
+    /// It never fails: a target that cannot be polled is one with a [`problem`](Target::problem).
+    pub fn declare(id: TargetId, declaration: Arc<ScrapeTarget>, objects: &dyn Lookup) -> Self {
+        let spec = &declaration.spec;
+        let references = References { objects, namespace: &id.namespace };
+        let mut problem = None;
+        let mut note = |error: String| {
+            problem.get_or_insert(error);
+        };
+        // A url that the schema let through always parses; the placeholder is never contacted, since the problem stops it.
+        let url = Url::parse(&spec.url).or_else(|error| {
+            note(format!("spec.url: {error}"));
+            Url::parse("http://invalid.invalid/")
+        });
+        let connection = references.connection(spec).unwrap_or_else(|error| {
+            note(error);
+            Connection::default()
+        });
+        let headers = references.headers(spec).unwrap_or_else(|error| {
+            note(error);
+            HeaderMap::new()
+        });
+        let filter = spec.metrics.as_ref().map_or(Ok(None), |metrics| Filter::new(&metrics.keep, &metrics.drop));
+        let filter = filter.unwrap_or_else(|error| {
+            note(format!("spec.metrics: {error}"));
+            None
+        });
+        let url = url.unwrap_or_else(|_| unreachable!("the placeholder is a url"));
+        Self {
+            id,
+            source: Source { kind: spec.kind, url, options: spec.blocks.clone(), connection, headers },
+            interval: spec.effective_interval(),
+            timeout: spec.effective_timeout(),
+            max_age: spec.effective_max_age(),
+            suspend: spec.suspend,
+            sample_limit: usize::try_from(spec.sample_limit).unwrap_or(usize::MAX),
+            filter: filter.map(Arc::new),
+            scrape: Scrape { interval: spec.effective_scrape_interval(), timeout: spec.effective_scrape_timeout() },
+            declaration,
+            problem,
+        }
+    }
+
+    /// The declaration with every default filled in and every value that may be a secret masked, as YAML for people.
+    pub fn effective(&self) -> String {
+        let mut spec = self.declaration.spec.clone();
+        spec.timeout = Some(self.timeout.into());
+        spec.max_age = Some(self.max_age.into());
+        let monitor = spec.monitor.get_or_insert_default();
+        monitor.interval = Some(self.scrape.interval.into());
+        monitor.scrape_timeout = Some(self.scrape.timeout.into());
+        for header in &mut spec.headers {
+            if let Some(value) = &mut header.value {
+                "<masked>".clone_into(value);
+            }
+        }
+        if let Some(proxy) = &mut spec.proxy_url
+            && let Ok(mut url) = Url::parse(proxy)
+            && url.password().is_some()
+        {
+            // A url with a password can have another one.
+            let _ = url.set_password(Some("masked"));
+            *proxy = url.into();
+        }
+        spec.blocks.fill(spec.kind);
+        serde_saphyr::to_string(&spec).unwrap_or_else(|error| format!("cannot be shown: {error}\n"))
+    }
+}
+
+/// Follows the references of one target, in its own namespace only.
+struct References<'r> {
+    objects: &'r dyn Lookup,
+    namespace: &'r str,
+}
+
+impl References<'_> {
+    fn value(&self, kind: ObjectKind, name: &str, key: &str, optional: bool) -> Result<Option<Vec<u8>>, String> {
+        match self.objects.value(kind, self.namespace, name, key) {
+            Ok(mut value) => {
+                // A file made by an editor ends with a newline; a credential does not.
+                if value.ends_with(b"\n") {
+                    value.pop();
+                    if value.ends_with(b"\r") {
+                        value.pop();
+                    }
+                }
+                Ok(Some(value))
+            }
+            Err(_) if optional => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn secret(&self, reference: &SecretKeyRef) -> Result<Option<Vec<u8>>, String> {
+        self.value(ObjectKind::Secret, &reference.name, &reference.key, reference.optional.unwrap_or(false))
+    }
+
+    fn config_map(&self, reference: &ConfigMapKeyRef) -> Result<Option<Vec<u8>>, String> {
+        self.value(ObjectKind::ConfigMap, &reference.name, &reference.key, reference.optional.unwrap_or(false))
+    }
+
+    fn either(&self, reference: &SecretOrConfigMap) -> Result<Option<Vec<u8>>, String> {
+        match (&reference.secret, &reference.config_map) {
+            (Some(secret), _) => self.secret(secret),
+            (None, Some(config_map)) => self.config_map(config_map),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn connection(&self, spec: &ScrapeTargetSpec) -> Result<Connection, String> {
+        let proxy =
+            spec.proxy_url.as_deref().map(Url::parse).transpose().map_err(|error| format!("spec.proxyUrl: {error}"))?;
+        let default = TlsConfig::default();
+        let tls = spec.tls_config.as_ref().unwrap_or(&default);
+        let ca = tls.ca.as_ref().map(|reference| self.either(reference)).transpose()?.flatten();
+        let certificates = tls.cert.as_ref().map(|reference| self.either(reference)).transpose()?.flatten();
+        let key = tls.key_secret.as_ref().map(|reference| self.secret(reference)).transpose()?.flatten();
+        let identity = certificates.zip(key);
+        Ok(Connection {
+            ca: ca.map(Arc::from),
+            identity: identity
+                .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),
+            server_name: tls.server_name.clone(),
+            insecure_skip_verify: tls.insecure_skip_verify,
+            proxy,
+        })
+    }
+
+    fn headers(&self, spec: &ScrapeTargetSpec) -> Result<HeaderMap, String> {
+        let mut headers = HeaderMap::new();
+        for (i, header) in spec.headers.iter().enumerate() {
+            let value = match (&header.value, &header.secret_key_ref) {
+                (Some(value), _) => Some(value.as_bytes().to_vec()),
+                (None, Some(reference)) => self.secret(reference)?,
+                (None, None) => None,
+            };
+            let name = HeaderName::from_bytes(header.name.as_bytes())
+                .map_err(|_| format!("spec.headers[{i}].name is no header name"))?;
+            if let Some(value) = value {
+                headers.append(name, sensitive(&value, || format!("the value of header {:?}", header.name))?);
+            }
+        }
+        if let Some(basic) = &spec.basic_auth {
+            let username = self.secret(&basic.username)?.unwrap_or_default();
+            let password = basic
+                .password
+                .as_ref()
+                .map(|reference| self.secret(reference))
+                .transpose()?
+                .flatten()
+                .unwrap_or_default();
+            let pair = [username.as_slice(), b":", password.as_slice()].concat();
+            headers
+                .insert(AUTHORIZATION, sensitive(format!("Basic {}", STANDARD.encode(pair)).as_bytes(), String::new)?);
+        }
+        if let Some(authorization) = &spec.authorization
+            && let Some(credentials) = self.secret(&authorization.credentials)?
+        {
+            let value = [authorization.scheme.as_bytes(), b" ", &credentials].concat();
+            headers.insert(AUTHORIZATION, sensitive(&value, || "the value of authorization.credentials".to_owned())?);
+        }
+        Ok(headers)
+    }
+}
+
+fn sensitive(value: &[u8], what: impl Fn() -> String) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::from_bytes(value)
+        .map_err(|_| format!("{} holds characters that no HTTP header can carry", what()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
