@@ -1,0 +1,193 @@
+//! When a target is polled, and what its newest result is. One poller a target; a poll never overlaps another of the same target.
+//!
+//! It knows nothing of where targets come from, nor of who asks for results.
+
+mod gzip;
+mod poller;
+mod render;
+mod snapshot;
+mod worker;
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use gzip::gzip;
+pub use poller::{Poller, State, Status};
+pub use render::PROBE_FAMILIES;
+pub use snapshot::{CallRecord, Failure, Snapshot};
+
+use crate::fetch::{Clients, Limits};
+use crate::self_metrics::PollMetrics;
+use crate::target::{Target, TargetId};
+
+/// What all pollers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// HTTP clients by settings.
+    pub clients: Clients,
+    /// Bytes of answers in memory.
+    pub limits: Limits,
+    /// What polls cost.
+    pub metrics: PollMetrics,
+    /// Large answers that are translated at the same time.
+    decoding: Arc<Semaphore>,
+    /// Targets whose server refused our credentials: whoever knows where these come from reads them again.
+    refused: mpsc::Sender<TargetId>,
+}
+
+/// Refusals that may wait for the source of credentials; more are forgotten, since each target repeats its own.
+const REFUSED_QUEUE: usize = 1024;
+
+/// All pollers, by target.
+#[derive(Debug)]
+pub struct Pollers {
+    shared: Arc<Shared>,
+    table: RwLock<BTreeMap<TargetId, Arc<Poller>>>,
+    background: watch::Sender<bool>,
+    known: AtomicBool,
+    revision: AtomicU64,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Pollers {
+    /// No poller yet. With `background` false they are standbys: each polls only when a scrape asks for it.
+    ///
+    /// The receiver gets the names of targets that answered 401 or 403.
+    pub fn new(
+        clients: Clients,
+        limits: Limits,
+        metrics: PollMetrics,
+        background: bool,
+    ) -> (Self, mpsc::Receiver<TargetId>) {
+        let (refused, refusals) = mpsc::channel(REFUSED_QUEUE);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let shared = Shared { clients, limits, metrics, decoding: Arc::new(Semaphore::new(cores)), refused };
+        let pollers = Self {
+            shared: Arc::new(shared),
+            table: RwLock::default(),
+            background: watch::Sender::new(background),
+            known: AtomicBool::new(false),
+            revision: AtomicU64::new(0),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        (pollers, refusals)
+    }
+
+    /// Starts a poller for each target that has none, and tells the others what has changed. Returns how many of them it were.
+    pub fn apply(&self, targets: impl IntoIterator<Item = Target>) -> usize {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = Vec::new();
+        let mut changed = 0;
+        for target in targets {
+            match table.get(&target.id) {
+                Some(poller) => changed += usize::from(poller.change(target)),
+                None => fresh.push(target),
+            }
+        }
+        let together = fresh.len();
+        for target in fresh {
+            let place = place_in_interval(&target);
+            let delay = if together <= AT_ONCE { Duration::ZERO } else { place };
+            let poller = Arc::new(Poller::new(target, self.stop.child_token()));
+            table.insert(poller.id().clone(), Arc::clone(&poller));
+            self.tasks.spawn(worker::run(poller, Arc::clone(&self.shared), self.background.subscribe(), delay, place));
+        }
+        self.revision.fetch_add(1, Ordering::Release);
+        changed + together
+    }
+
+    /// Forgets a target at once; its running poll is dropped.
+    pub fn remove(&self, id: &TargetId) {
+        if let Some(poller) = self.table.write().unwrap_or_else(PoisonError::into_inner).remove(id) {
+            poller.stop();
+        }
+        self.revision.fetch_add(1, Ordering::Release);
+    }
+
+    /// Makes `targets` the only ones.
+    pub fn replace(&self, targets: Vec<Target>) -> Change {
+        let wanted: HashSet<TargetId> = targets.iter().map(|target| target.id.clone()).collect();
+        let mut deleted = 0;
+        self.table.write().unwrap_or_else(PoisonError::into_inner).retain(|id, poller| {
+            let keep = wanted.contains(id);
+            if !keep {
+                poller.stop();
+                deleted += 1;
+            }
+            keep
+        });
+        Change { total: targets.len(), applied: self.apply(targets), deleted }
+    }
+
+    /// The poller of one target.
+    pub fn get(&self, id: &TargetId) -> Option<Arc<Poller>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// Every poller, in the order of names.
+    pub fn list(&self) -> Vec<Arc<Poller>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Another number after each change of what is declared: an index made from [`list`](Self::list) is good while this stays.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Whether pollers poll by themselves, or only when asked.
+    pub fn set_background(&self, background: bool) {
+        self.background.send_if_modified(|now| std::mem::replace(now, background) != background);
+    }
+
+    /// From now on the targets are known: an unknown one is an error of the one who asks, not of ours.
+    pub fn set_known(&self) {
+        self.known.store(true, Ordering::Release);
+    }
+
+    /// Whether the targets are known.
+    pub fn known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
+    }
+
+    /// Stops every poller and waits until they have ended.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// What [`Pollers::replace`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Targets there are now.
+    pub total: usize,
+    /// Those that are new or different.
+    pub applied: usize,
+    /// Those that are gone.
+    pub deleted: usize,
+}
+
+/// Up to here, targets that appear together are polled at once; more are spread over their interval.
+const AT_ONCE: usize = 50;
+
+/// A target's own place in its interval, so that many do not poll in step.
+///
+/// Not in more than the first minute, so that a long interval does not keep the first data away.
+fn place_in_interval(target: &Target) -> Duration {
+    const LONGEST: Duration = Duration::from_mins(1);
+    // A fixed hash: after a restart every target finds its old place.
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&target.id);
+    #[expect(clippy::cast_precision_loss, reason = "a place in an interval needs no 64 bits")]
+    let place = (hash >> 11) as f64 / (1_u64 << 53) as f64;
+    target.interval.min(LONGEST).mul_f64(place)
+}

@@ -1,0 +1,239 @@
+//! One target's poller, as everybody else sees it: its target, its newest snapshot, its state, and how to wait for fresh data.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::render;
+use super::snapshot::{Failure, Snapshot};
+use crate::kind::Reason;
+use crate::target::{Target, TargetId};
+
+/// What is known of a target, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum State {
+    /// The last poll succeeded.
+    Up,
+    /// The last poll failed.
+    Down,
+    /// Not polled yet.
+    Pending,
+    /// `spec.suspend`.
+    Suspended,
+    /// It cannot be polled as it is declared.
+    Invalid,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: &[Self] = &[Self::Up, Self::Down, Self::Pending, Self::Suspended, Self::Invalid];
+
+    /// The word on pages and in labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Pending => "pending",
+            Self::Suspended => "suspended",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// What is known of a target.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// In one word.
+    pub state: State,
+    /// Why it is not up; `None` while it is up.
+    pub failure: Option<Failure>,
+    /// Since when it has been in this state, for whatever reasons.
+    pub since: SystemTime,
+    /// When a poll last succeeded.
+    pub last_success: Option<SystemTime>,
+}
+
+impl Status {
+    fn pending() -> Self {
+        let failure = Some(Failure { reason: Reason::Pending, message: Arc::from("not polled yet") });
+        Self { state: State::Pending, failure, since: SystemTime::now(), last_success: None }
+    }
+}
+
+/// One target's poller.
+#[derive(Debug)]
+pub struct Poller {
+    id: TargetId,
+    target: Mutex<Arc<Target>>,
+    newest: watch::Sender<Option<Arc<Snapshot>>>,
+    status: Mutex<Status>,
+    pub(super) changed: Notify,
+    pub(super) demand: Notify,
+    asked: AtomicU64,
+    scraped: AtomicU64,
+    pub(super) stop: CancellationToken,
+}
+
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// An instant as a number that an atomic can hold; 0 is never.
+fn ticks(at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+impl Poller {
+    pub(super) fn new(target: Target, stop: CancellationToken) -> Self {
+        LazyLock::force(&EPOCH);
+        Self {
+            id: target.id.clone(),
+            target: Mutex::new(Arc::new(target)),
+            newest: watch::Sender::new(None),
+            status: Mutex::new(Status::pending()),
+            changed: Notify::new(),
+            demand: Notify::new(),
+            asked: AtomicU64::new(0),
+            scraped: AtomicU64::new(0),
+            stop,
+        }
+    }
+
+    /// The target's name.
+    pub fn id(&self) -> &TargetId {
+        &self.id
+    }
+
+    /// The target as it is declared now.
+    pub fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.target.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The newest result, however old; `None` before the first.
+    pub fn newest(&self) -> Option<Arc<Snapshot>> {
+        self.newest.borrow().clone()
+    }
+
+    /// Up or down, since when and why.
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long ago somebody last asked for data; `None`: never.
+    pub fn since_last_scrape(&self) -> Option<Duration> {
+        match self.scraped.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(Duration::from_nanos(ticks(Instant::now()).saturating_sub(at))),
+        }
+    }
+
+    /// The answer to a scrape: the newest result if it is young enough, else the one of a poll that is started or joined now.
+    ///
+    /// A poll that does not end within `wait` gives an answer of its own, with reason `timeout` and nothing of the target.
+    pub async fn answer(&self, wait: Duration) -> Arc<Snapshot> {
+        let asked = Instant::now();
+        self.scraped.store(ticks(asked), Ordering::Relaxed);
+        let fresh = self.usable(self.newest.borrow().as_ref(), asked);
+        if let Some(snapshot) = fresh {
+            return snapshot; // nearly every scrape: no timer, no subscription
+        }
+        let mut newest = self.newest.subscribe();
+        let ended = tokio::time::timeout_at(asked + wait, async {
+            loop {
+                if self.stop.is_cancelled() {
+                    return Arc::new(render::unpolled(Reason::Config, "the target is not declared any more"));
+                }
+                if let Some(snapshot) = self.usable(newest.borrow_and_update().as_ref(), asked) {
+                    return snapshot;
+                }
+                self.asked.fetch_max(ticks(asked), Ordering::AcqRel);
+                self.demand.notify_one();
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    // Its sender is a part of this poller.
+                    _ = newest.changed() => {}
+                }
+            }
+        });
+        ended.await.unwrap_or_else(|_| {
+            let message = format!("the poll did not end within {wait:?}, the time that the scrape leaves");
+            Arc::new(render::unpolled(Reason::Timeout, &message))
+        })
+    }
+
+    fn usable(&self, newest: Option<&Arc<Snapshot>>, asked: Instant) -> Option<Arc<Snapshot>> {
+        let snapshot = newest?;
+        let joined = snapshot.ended >= asked;
+        let max_age = self.target().max_age;
+        let fresh = !max_age.is_zero() && asked.saturating_duration_since(snapshot.ended) <= max_age;
+        (snapshot.stands || joined || fresh).then(|| Arc::clone(snapshot))
+    }
+
+    /// Whether a scrape has asked for data newer than the poll that ended at `last`.
+    pub(super) fn is_asked_since(&self, last: Option<Instant>) -> bool {
+        self.asked.load(Ordering::Acquire) > last.map_or(0, ticks)
+    }
+
+    /// Takes a new version of the target. Returns whether it differs from the one before.
+    pub(super) fn change(&self, target: Target) -> bool {
+        let mut current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let same_data = current.gives_same_data(&target);
+        let pace = |target: &Target| (target.interval, target.timeout, target.max_age);
+        let same = same_data && pace(&current) == pace(&target) && current.declaration.spec == target.declaration.spec;
+        *current = Arc::new(target);
+        if !same_data {
+            self.newest.send_replace(None); // data of another server must not be served as this one's
+        }
+        drop(current);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if !same_data && matches!(status.state, State::Suspended | State::Invalid) {
+            *status = Status { last_success: status.last_success, ..Status::pending() };
+        }
+        drop(status);
+        if !same {
+            self.changed.notify_one();
+        }
+        !same
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Makes `snapshot`, what a poll of `target` brought, the newest; unless the target has become another meanwhile.
+    ///
+    /// Returns the status before and after, if the state or its reason has changed.
+    pub(super) fn publish(&self, target: &Target, snapshot: Snapshot) -> Option<(Status, Status)> {
+        // Held to the end: a change comes either before, and then this snapshot is worth nothing, or after, and then it goes.
+        let current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        if !current.gives_same_data(target) {
+            return None;
+        }
+        let state = match snapshot.failure.as_ref().map(|failure| failure.reason) {
+            None => State::Up,
+            Some(Reason::Pending) => State::Pending,
+            Some(Reason::Suspended) => State::Suspended,
+            Some(Reason::Config) if snapshot.stands => State::Invalid,
+            Some(_) => State::Down,
+        };
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = status.clone();
+        let reason = |status: &Status| status.failure.as_ref().map(|failure| failure.reason);
+        status.state = state;
+        status.failure.clone_from(&snapshot.failure);
+        if state == State::Up {
+            status.last_success = Some(snapshot.ended_at);
+        }
+        let moved = before.state != state || reason(&before) != reason(&status);
+        if before.state != state {
+            status.since = snapshot.ended_at; // a server that is down by turns for this and that is down all the time
+        }
+        let after = status.clone();
+        drop(status);
+        self.newest.send_replace(Some(Arc::new(snapshot)));
+        drop(current);
+        moved.then_some((before, after))
+    }
+}

@@ -1,0 +1,112 @@
+//! The families that say how a poll went, and the text of a whole answer.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::snapshot::{CallRecord, Facts, Failure, Snapshot};
+use crate::kind::{CallError, Reason};
+use crate::metric::{Families, Finished, Format, encode};
+
+crate::descs! {
+    SUCCESS = gauge "probe_success" [] "Whether the primary call of the last poll succeeded.";
+    DURATION = gauge "probe_duration_seconds" [] "How long the last poll took, all its calls together.";
+    TIMESTAMP = gauge "probe_timestamp_seconds" [] "When the last poll ended, as Unix time. Polls run in the background: this tells the age of the data.";
+    FAILURE = gauge "probe_failure_info" ["reason"] "Why the last poll failed; absent when it succeeded.";
+    CALL_SUCCESS = gauge "probe_call_success" ["call"] "Whether this HTTP call of the last poll gave a usable answer.";
+    CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "How long this HTTP call of the last poll took.";
+    CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "The HTTP status that this call of the last poll was answered with.";
+    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "When the first certificate of the server's chain ends, as Unix time; https only.";
+    SERIES_DROPPED = gauge "probe_series_dropped" [] "Series left out of this answer because of spec.sampleLimit.";
+    SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's answer that could not be exported: wrong type, duplicate labels, not a number.";
+}
+
+/// The families that every answer of `/probe` has beside the target's own.
+pub static PROBE_FAMILIES: &[&crate::metric::Desc] = FAMILIES;
+
+/// What a poll brought, ready to be written.
+pub(super) struct Polled {
+    pub(super) started: Instant,
+    pub(super) ended: Instant,
+    pub(super) target: Finished,
+    pub(super) failure: Option<Failure>,
+    pub(super) calls: Vec<CallRecord>,
+    pub(super) certificate_expiry: Option<i64>,
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_seconds(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The answer for a poll that has taken place.
+pub(super) fn polled(polled: Polled) -> Snapshot {
+    let ended_at = SystemTime::now();
+    let mut own = Families::default();
+    own.set(&SUCCESS, &[], if polled.failure.is_none() { 1.0 } else { 0.0 });
+    own.set(&DURATION, &[], polled.ended.duration_since(polled.started).as_secs_f64());
+    own.set(&TIMESTAMP, &[], (unix_seconds(ended_at) * 1e3).round() / 1e3);
+    if let Some(failure) = &polled.failure {
+        own.set(&FAILURE, &[failure.reason.as_str()], 1.0);
+    }
+    for call in &polled.calls {
+        own.set(&CALL_SUCCESS, &[call.call], if call.error.is_none() { 1.0 } else { 0.0 });
+        own.set(&CALL_DURATION, &[call.call], call.duration.as_secs_f64());
+        if let Some(status) = call.status {
+            own.set(&CALL_STATUS, &[call.call], f64::from(status));
+        }
+    }
+    if let Some(expiry) = polled.certificate_expiry {
+        #[expect(clippy::cast_precision_loss, reason = "dates are far below 2^53 seconds")]
+        own.set(&CERTIFICATE_EXPIRY, &[], expiry as f64);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "counts of values in one answer")]
+    {
+        own.set(&SERIES_DROPPED, &[], polled.target.dropped() as f64);
+        own.set(&SKIPPED_FIELDS, &[], polled.target.skipped() as f64);
+    }
+    let facts = Facts {
+        started: polled.started,
+        ended: polled.ended,
+        ended_at,
+        failure: polled.failure,
+        samples: 0,
+        calls: polled.calls.into_boxed_slice(),
+        stands: false,
+    };
+    write(facts, &[&polled.target, &own.finish()])
+}
+
+/// The answer where no poll took place: suspended, not to be polled, or not ended in time.
+pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
+    let mut own = Families::default();
+    if reason != Reason::Suspended {
+        own.set(&SUCCESS, &[], 0.0);
+    }
+    own.set(&FAILURE, &[reason.as_str()], 1.0);
+    let now = Instant::now();
+    let failure = Some(Failure { reason, message: Arc::from(message) });
+    let facts = Facts {
+        started: now,
+        ended: now,
+        ended_at: SystemTime::now(),
+        failure,
+        samples: 0,
+        calls: Box::default(),
+        stands: matches!(reason, Reason::Suspended | Reason::Config),
+    };
+    write(facts, &[&own.finish()])
+}
+
+fn write(mut facts: Facts, parts: &[&Finished]) -> Snapshot {
+    facts.samples = parts.iter().map(|part| part.len()).sum();
+    let mut text = Vec::with_capacity(256 + 96 * facts.samples);
+    let plain_counters = encode(parts, Format::OpenMetrics, &mut text);
+    Snapshot::new(facts, &text, plain_counters)
+}
+
+/// The failure of a poll whose primary call failed.
+pub(super) fn failure(error: &CallError, call: &str) -> Failure {
+    Failure { reason: error.reason, message: Arc::from(format!("{call}: {error}")) }
+}

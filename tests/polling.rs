@@ -1,0 +1,423 @@
+//! When targets are polled: once at a time, shared between scrapes, on time, and never after they are gone.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use scrapetarget_exporter::crd::Metrics;
+use scrapetarget_exporter::fetch::Limits;
+use scrapetarget_exporter::kind::{Reason, Type};
+use scrapetarget_exporter::poll::{Pollers, State};
+use scrapetarget_exporter::sim::Simulated;
+use scrapetarget_exporter::sim::mediasoup::Agent;
+use scrapetarget_exporter::sim::orion::Broker;
+use scrapetarget_exporter::target::{Target, TargetId};
+use support::faults::{Fault, Faulty};
+use support::{NoObjects, pollers, pollers_with, series, target, text};
+
+/// A server that answers `{}` after `delay`, and counts requests: in all, at this moment, and at most at one moment.
+struct Counting {
+    server: Simulated,
+    total: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Counting {
+    async fn start(delay: Duration) -> Self {
+        let (total, now, most) =
+            (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let counters = (Arc::clone(&total), now, Arc::clone(&most));
+        let routes = Router::new().fallback(move || {
+            let (total, now, most) = counters.clone();
+            async move {
+                total.fetch_add(1, Ordering::SeqCst);
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(delay).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                "{}"
+            }
+        });
+        let server = Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap();
+        Self { server, total, most }
+    }
+
+    fn total(&self) -> usize {
+        self.total.load(Ordering::SeqCst)
+    }
+
+    /// A target on this server whose poll is a single call.
+    fn target(&self) -> Target {
+        target("counted", Type::Mediasoup, &self.server.url())
+    }
+}
+
+fn standby() -> Arc<Pollers> {
+    pollers_with(Limits::new(1 << 20, 8 << 20), false)
+}
+
+async fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what} did not happen within 10 s");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_poll_comes_at_once_and_the_next_after_the_interval() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = pollers();
+    let mut target = server.target();
+    target.interval = Duration::from_millis(300);
+    let start = Instant::now();
+    pollers.apply([target]);
+    until("the first poll", || server.total() == 1).await;
+    assert!(start.elapsed() < Duration::from_millis(250));
+    until("the second poll", || server.total() == 2).await;
+    assert!(start.elapsed() >= Duration::from_millis(290), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn fifty_scrapes_at_once_cost_one_poll_and_polls_never_overlap() {
+    let server = Counting::start(Duration::from_millis(150)).await;
+    let pollers = standby();
+    let target = server.target();
+    let id = target.id.clone();
+    pollers.apply([target]);
+    let scrapes: Vec<_> = (0..50)
+        .map(|_| {
+            let poller = pollers.get(&id).unwrap();
+            tokio::spawn(async move { poller.answer(Duration::from_secs(5)).await })
+        })
+        .collect();
+    for scrape in scrapes {
+        assert_ne!(scrape.await.unwrap().failure.as_ref().map(|failure| failure.reason), Some(Reason::Timeout));
+    }
+    assert_eq!((server.total(), server.most.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_scrape_is_answered_from_the_snapshot_until_max_age_has_passed() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = standby();
+    let mut target = server.target();
+    target.max_age = Duration::from_millis(200);
+    let id = target.id.clone();
+    pollers.apply([target]);
+    let poller = pollers.get(&id).unwrap();
+    let first = poller.answer(Duration::from_secs(5)).await;
+    let second = poller.answer(Duration::from_secs(5)).await;
+    assert!(Arc::ptr_eq(&first, &second));
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let third = poller.answer(Duration::from_secs(5)).await;
+    assert!(!Arc::ptr_eq(&first, &third));
+    assert_eq!(server.total(), 2);
+}
+
+#[tokio::test]
+async fn with_a_max_age_of_zero_every_scrape_polls() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = standby();
+    let mut target = server.target();
+    target.max_age = Duration::ZERO;
+    let id = target.id.clone();
+    pollers.apply([target]);
+    for _ in 0..5 {
+        pollers.get(&id).unwrap().answer(Duration::from_secs(5)).await;
+    }
+    assert_eq!(server.total(), 5);
+}
+
+#[tokio::test]
+async fn a_standby_polls_only_when_it_is_asked_and_takes_over_when_told() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = standby();
+    let mut target = server.target();
+    target.interval = Duration::from_millis(50);
+    pollers.apply([target]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(server.total(), 0);
+    pollers.set_background(true);
+    until("polls after taking over", || server.total() >= 3).await;
+    pollers.set_background(false);
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let at_handover = server.total();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(server.total(), at_handover);
+}
+
+#[tokio::test]
+async fn a_scrape_that_cannot_wait_gets_reason_timeout_and_nothing_of_the_target() {
+    let server = Counting::start(Duration::from_secs(3)).await;
+    let pollers = standby();
+    let target = server.target();
+    let id = target.id.clone();
+    pollers.apply([target]);
+    let snapshot = pollers.get(&id).unwrap().answer(Duration::from_millis(100)).await;
+    let series = series(&text(&snapshot));
+    assert_eq!(series["probe_success"], 0.0);
+    assert_eq!(series["probe_failure_info{reason=\"timeout\"}"], 1.0);
+    assert_eq!(series.len(), 2, "{series:?}");
+}
+
+#[tokio::test]
+async fn a_deleted_target_is_gone_at_once_and_its_running_poll_is_dropped() {
+    let server = Faulty::start(Fault::HangsBeforeTheAnswer).await;
+    let pollers = pollers();
+    let target = target("doomed", Type::Mediasoup, &server.url());
+    let id = target.id.clone();
+    pollers.apply([target]);
+    until("the poll", || server.connections.load(Ordering::SeqCst) == 1).await;
+    pollers.remove(&id);
+    assert!(pollers.get(&id).is_none() && pollers.list().is_empty());
+    tokio::time::timeout(Duration::from_secs(1), pollers.shutdown())
+        .await
+        .expect("the poller ended long before its timeout");
+}
+
+#[tokio::test]
+async fn a_scrape_that_waits_for_a_deleted_target_does_not_wait_until_its_timeout() {
+    let server = Faulty::start(Fault::HangsBeforeTheAnswer).await;
+    let pollers = pollers();
+    let target = target("doomed", Type::Mediasoup, &server.url());
+    let id = target.id.clone();
+    pollers.apply([target]);
+    let poller = pollers.get(&id).unwrap();
+    let scrape = tokio::spawn(async move { poller.answer(Duration::from_secs(3600)).await });
+    until("the poll", || server.connections.load(Ordering::SeqCst) == 1).await;
+    pollers.remove(&id);
+    let answer = tokio::time::timeout(Duration::from_secs(5), scrape).await.expect("the scrape ends with its target");
+    assert_eq!(answer.unwrap().failure.as_ref().unwrap().reason, Reason::Config);
+}
+
+#[tokio::test]
+async fn a_changed_url_drops_the_running_poll_and_the_old_data() {
+    let (old, new) = (Counting::start(Duration::ZERO).await, Counting::start(Duration::ZERO).await);
+    let pollers = pollers();
+    pollers.apply([old.target()]);
+    let poller = pollers.get(&TargetId::new("media", "counted")).unwrap();
+    until("the first poll", || poller.newest().is_some()).await;
+    let before = poller.newest().unwrap();
+    pollers.apply([new.target()]);
+    let after = poller.answer(Duration::from_secs(5)).await;
+    assert!(!Arc::ptr_eq(&before, &after));
+    assert_eq!((old.total(), new.total()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_changed_interval_keeps_the_data_and_takes_effect_at_once() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = pollers();
+    let mut target = server.target();
+    target.interval = Duration::from_secs(3600);
+    pollers.apply([target.clone()]);
+    let poller = pollers.get(&target.id).unwrap();
+    until("the first poll", || poller.newest().is_some()).await;
+    target.interval = Duration::from_millis(50);
+    pollers.apply([target]);
+    assert!(poller.newest().is_some(), "the snapshot stays");
+    until("polls at the new pace", || server.total() >= 4).await;
+}
+
+#[tokio::test]
+async fn a_suspended_target_is_not_polled_and_says_so_without_probe_success() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = pollers();
+    let mut target = server.target();
+    target.suspend = true;
+    pollers.apply([target.clone()]);
+    let poller = pollers.get(&target.id).unwrap();
+    let snapshot = poller.answer(Duration::from_secs(5)).await;
+    let series = series(&text(&snapshot));
+    assert_eq!(series.len(), 1);
+    assert_eq!(series["probe_failure_info{reason=\"suspended\"}"], 1.0);
+    assert_eq!((server.total(), poller.status().state), (0, State::Suspended));
+    target.suspend = false;
+    pollers.apply([target]);
+    assert_ne!(poller.status().state, State::Suspended, "it is not what it was");
+    poller.answer(Duration::from_secs(5)).await;
+    assert_eq!(server.total(), 1);
+}
+
+#[tokio::test]
+async fn a_target_with_a_problem_sends_nothing_and_heals_when_the_problem_is_gone() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = pollers();
+    let mut target = server.target();
+    target.problem = Some("Secret media/sora has no key \"token\"".to_owned());
+    pollers.apply([target.clone()]);
+    let poller = pollers.get(&target.id).unwrap();
+    let snapshot = poller.answer(Duration::from_secs(5)).await;
+    assert_eq!(series(&text(&snapshot))["probe_failure_info{reason=\"config\"}"], 1.0);
+    assert_eq!((server.total(), poller.status().state), (0, State::Invalid));
+    target.problem = None;
+    pollers.apply([target]);
+    until("a poll", || server.total() == 1).await;
+}
+
+#[tokio::test]
+async fn many_targets_that_appear_together_are_spread_over_their_interval() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = pollers();
+    let targets = (0..200).map(|i| {
+        let mut target = server.target();
+        target.id = TargetId::new("media", &format!("t{i}"));
+        target.interval = Duration::from_secs(2);
+        target
+    });
+    pollers.apply(targets);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let quarter = server.total();
+    assert!(
+        (20..=90).contains(&quarter),
+        "a quarter of 200 is expected in the first quarter of the interval: {quarter}"
+    );
+    until("all of them", || server.total() >= 200).await;
+}
+
+#[tokio::test]
+async fn hanging_targets_do_not_delay_the_others() {
+    let hanging = Faulty::start(Fault::HangsBeforeTheAnswer).await;
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = pollers();
+    let hung = (0..300).map(|i| {
+        let mut target = target(&format!("hung{i}"), Type::Mediasoup, &hanging.url());
+        target.timeout = Duration::from_secs(60);
+        target.interval = Duration::from_secs(60);
+        target
+    });
+    pollers.apply(hung.collect::<Vec<_>>());
+    let mut good = server.target();
+    good.max_age = Duration::ZERO;
+    pollers.apply([good.clone()]);
+    let start = Instant::now();
+    pollers.get(&good.id).unwrap().answer(Duration::from_secs(30)).await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_poll_makes_its_calls_over_one_connection_and_closes_it_when_it_is_plain() {
+    let connections = Arc::<AtomicUsize>::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (counter, closed) = (Arc::clone(&connections), Arc::<AtomicUsize>::default());
+    let closed_counter = Arc::clone(&closed);
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let closed = Arc::clone(&closed_counter);
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                while stream.read(&mut request).await.is_ok_and(|n| n > 0) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+                }
+                closed.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+    });
+    let pollers = standby();
+    let target = target("orion", Type::Orion, &url);
+    let id = target.id.clone();
+    pollers.apply([target]);
+    pollers.get(&id).unwrap().answer(Duration::from_secs(5)).await;
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+    until("the close", || closed.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_poll_brings_after_its_target_has_changed_is_thrown_away() {
+    let (old, new) = (Counting::start(Duration::ZERO).await, Faulty::start(Fault::HangsBeforeTheAnswer).await);
+    let pollers = pollers();
+    let id = TargetId::new("media", "counted");
+    // The old server's answer and the change race; many tries make both orders likely.
+    for _ in 0..200 {
+        let total = old.total();
+        pollers.apply([old.target()]);
+        let poller = pollers.get(&id).unwrap();
+        until("a poll of the old server", || old.total() > total || poller.newest().is_some()).await;
+        let mut changed = target("counted", Type::Mediasoup, &new.url());
+        changed.timeout = Duration::from_secs(10);
+        pollers.apply([changed]);
+        tokio::time::sleep(Duration::from_millis(2)).await; // for what is under way
+        assert!(poller.newest().is_none(), "the new server has not answered yet");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_filter_takes_effect_at_once_and_not_after_the_interval() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = pollers();
+    let mut target = server.target();
+    target.interval = Duration::from_secs(3600);
+    target.max_age = target.interval;
+    pollers.apply([target.clone()]);
+    let poller = pollers.get(&target.id).unwrap();
+    assert!(series(&text(&*poller.answer(Duration::from_secs(5)).await)).contains_key("mediasoup_up"));
+    let mut declaration = (*target.declaration).clone();
+    declaration.spec.metrics = Some(Metrics { keep: Vec::new(), drop: vec!["mediasoup_.*".to_owned()] });
+    pollers.apply([Target::declare(target.id.clone(), Arc::new(declaration), &NoObjects)]);
+    assert!(!series(&text(&*poller.answer(Duration::from_secs(5)).await)).contains_key("mediasoup_up"));
+}
+
+#[tokio::test]
+async fn a_rotated_secret_does_not_let_counters_begin_anew() {
+    let clock = Agent::new(1);
+    let server = Simulated::serve(clock.routes(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let pollers = standby();
+    let mut target = target("rooms", Type::Mediasoup, &server.url());
+    target.max_age = Duration::ZERO;
+    pollers.apply([target.clone()]);
+    let poller = pollers.get(&target.id).unwrap();
+    let counted = |text: &str| -> f64 {
+        let counters =
+            series(text).into_iter().filter(|(name, _)| name.starts_with("mediasoup_producers_received_bytes_total"));
+        counters.map(|(_, value)| value).sum()
+    };
+    poller.answer(Duration::from_secs(5)).await;
+    clock.pass(Duration::from_secs(60));
+    let before = counted(&text(&*poller.answer(Duration::from_secs(5)).await));
+    assert!(before > 0.0);
+    target.source.headers.insert("x-api-key", "rotated".parse().unwrap());
+    pollers.apply([target]);
+    assert!(counted(&text(&*poller.answer(Duration::from_secs(5)).await)) >= before);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_refused_for_its_size_counts_also_what_was_shed_before() {
+    let server = Simulated::serve(Broker::new(1).routes(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let mut whole = target("whole", Type::Orion, &server.url());
+    whole.max_age = Duration::ZERO;
+    let mut limited = target("limited", Type::Orion, &server.url());
+    limited.sample_limit = 3;
+    let pollers = standby();
+    pollers.apply([whole.clone(), limited.clone()]);
+    let all = series(&text(&*pollers.get(&whole.id).unwrap().answer(Duration::from_secs(5)).await));
+    let orion: f64 = all.keys().filter(|name| name.starts_with("orion_")).map(|_| 1.0).sum();
+    let refused = pollers.get(&limited.id).unwrap().answer(Duration::from_secs(5)).await;
+    assert_eq!(refused.failure.as_ref().map(|failure| failure.reason), Some(Reason::Limit));
+    let dropped = series(&text(&refused))["probe_series_dropped"];
+    assert!(dropped >= orion, "{dropped} of {orion}");
+}
+
+#[tokio::test]
+async fn a_target_is_down_since_it_went_down_even_if_the_reason_changes() {
+    let hanging = Faulty::start(Fault::HangsBeforeTheAnswer).await;
+    let pollers = standby();
+    let id = TargetId::new("media", "sora");
+    let mut seen = Vec::new();
+    for (url, reason) in [(support::faults::closed_port().await, Reason::Connect), (hanging.url(), Reason::Timeout)] {
+        let mut target = target("sora", Type::Sora, &url);
+        target.timeout = Duration::from_millis(100);
+        pollers.apply([target]);
+        let poller = pollers.get(&id).unwrap();
+        poller.answer(Duration::from_secs(5)).await;
+        let status = poller.status();
+        assert_eq!((status.state, status.failure.map(|failure| failure.reason)), (State::Down, Some(reason)));
+        seen.push(status.since);
+    }
+    assert_eq!(seen[0], seen[1]);
+}
