@@ -1,0 +1,58 @@
+//! `/metrics`: the exporter itself, and in one series each whether its targets are well.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use super::view::{self, View};
+use super::{App, probe, reply};
+use crate::kind::Type;
+use crate::metric::{Desc, Encoding, Families, encode};
+use crate::poll::{State as TargetState, gzip};
+
+crate::descs! {
+    UP = gauge "scrapetarget_up" ["target_namespace", "target_name", "type"] "Whether the last poll of the target succeeded; absent while it is pending or suspended.";
+    LAST_SUCCESS = gauge "scrapetarget_last_success_timestamp_seconds" ["target_namespace", "target_name", "type"] "When a poll of the target last succeeded, as Unix time; absent before the first success.";
+    TARGETS = gauge "scrapetarget_targets" ["type", "state"] "Declared targets by type and state.";
+}
+
+/// The families about targets that `/metrics` has beside those of [`SelfMetrics`](crate::self_metrics::SelfMetrics).
+pub static TARGET_FAMILIES: &[&Desc] = FAMILIES;
+
+pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Response {
+    let format = reply::format(request.headers());
+    let encoding = reply::encoding(request.headers());
+    reply::aside(move || {
+        let mut families = app.self_metrics.gather();
+        add_targets(&mut families, &view::all(&app.pollers));
+        let mut body = Vec::with_capacity(16 * 1024 + 128 * families.len());
+        encode(&[&families.finish()], format, &mut body);
+        let body = if encoding == Encoding::Gzip { gzip(&body) } else { body };
+        probe::exposition(body, format, encoding)
+    })
+    .await
+}
+
+fn add_targets(families: &mut Families, targets: &[View]) {
+    for view in targets {
+        let (id, kind) = (&view.target.id, view.target.source.kind.as_str());
+        let labels = [&*id.namespace, &*id.name, kind];
+        match view.status.state {
+            TargetState::Up => families.set(&UP, &labels, 1.0),
+            TargetState::Down | TargetState::Invalid => families.set(&UP, &labels, 0.0),
+            TargetState::Pending | TargetState::Suspended => {}
+        }
+        if let Some(since) = view.status.last_success.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
+            families.set(&LAST_SUCCESS, &labels, (since.as_secs_f64() * 1e3).round() / 1e3);
+        }
+    }
+    for &kind in Type::ALL {
+        for &state in TargetState::ALL {
+            let is = |view: &&View| view.target.source.kind == kind && view.status.state == state;
+            #[expect(clippy::cast_precision_loss, reason = "a count of targets")]
+            families.set(&TARGETS, &[kind.as_str(), state.as_str()], targets.iter().filter(is).count() as f64);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `/probe`: the newest data of one target. Everything here runs once a scrape, so it looks up, and copies a pointer to the bytes.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::reply::{self, Refusal};
+use super::{App, debug, lookup};
+use crate::metric::{Encoding, Format};
+use crate::poll::Poller;
+use crate::target::Target;
+
+/// How long Prometheus waits for this scrape, in seconds.
+const SCRAPE_TIMEOUT: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
+
+/// Kept for the way of the answer.
+const OFFSET: Duration = Duration::from_millis(500);
+
+/// The shortest wait, however little time the scrape leaves.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// The longest; polls have their own, shorter deadline.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// What a request asks for.
+#[derive(Debug, Default)]
+struct Query<'q> {
+    target: Option<Cow<'q, str>>,
+    module: Option<Cow<'q, str>>,
+    debug: bool,
+}
+
+/// A request that is understood.
+struct Order {
+    poller: Arc<Poller>,
+    wait: Duration,
+    debug: bool,
+    format: Format,
+    encoding: Encoding,
+}
+
+pub(super) async fn probe(State(app): State<Arc<App>>, request: Request) -> Response {
+    let start = Instant::now();
+    // The request is gone before the wait: nothing of it has to be kept.
+    let response = match Order::new(&app, &request) {
+        Ok(order) => {
+            drop(request);
+            order.answer().await
+        }
+        Err(refusal) => refusal.into_response(),
+    };
+    app.self_metrics.probes.end(response.status().as_u16(), start.elapsed());
+    response
+}
+
+impl Order {
+    fn new(app: &App, request: &Request) -> Result<Self, Refusal> {
+        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let Some(text) = query.target else {
+            return Err(Refusal::bad_request("no target is named: write /probe?target=namespace/name"));
+        };
+        let poller = lookup::find(app, &text)?;
+        if let Some(module) = query.module {
+            fits(&module, &poller.target())?;
+        }
+        let headers = request.headers();
+        let wait = wait(headers, &poller)?;
+        Ok(Self {
+            poller,
+            wait,
+            debug: query.debug,
+            format: reply::format(headers),
+            encoding: reply::encoding(headers),
+        })
+    }
+
+    async fn answer(self) -> Response {
+        let snapshot = self.poller.answer(self.wait).await;
+        if self.debug {
+            return reply::text(StatusCode::OK, debug::debug_text(&self.poller, &snapshot));
+        }
+        exposition(snapshot.body(self.format, self.encoding), self.format, self.encoding)
+    }
+}
+
+/// An answer with the headers of an exposition.
+pub(super) fn exposition(body: impl Into<Body>, format: Format, encoding: Encoding) -> Response {
+    const TEXT: HeaderValue = HeaderValue::from_static(Format::Text.content_type());
+    const OPENMETRICS: HeaderValue = HeaderValue::from_static(Format::OpenMetrics.content_type());
+    const VARY: HeaderValue = HeaderValue::from_static("Accept, Accept-Encoding");
+    let mut response = Response::new(body.into());
+    let headers = response.headers_mut();
+    let content_type = if format == Format::Text { TEXT } else { OPENMETRICS };
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::VARY, VARY);
+    if encoding == Encoding::Gzip {
+        headers.insert(header::CONTENT_ENCODING, reply::GZIP);
+    }
+    response
+}
+
+impl<'q> Query<'q> {
+    /// Reads a query. What is not ours is passed over: a job's `params` may hold more.
+    fn parse(query: &'q str) -> Result<Self, Refusal> {
+        let mut parsed = Self::default();
+        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "target" if parsed.target.is_some() => {
+                    return Err(Refusal::bad_request("several targets are named: write one"));
+                }
+                "target" if !value.is_empty() => parsed.target = Some(value),
+                "module" => parsed.module = Some(value),
+                "debug" => parsed.debug = value == "true",
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// Whether `module` is the target's type; a scrape that expects another kind of metrics must fail.
+fn fits(module: &str, target: &Target) -> Result<(), Refusal> {
+    let kind = target.source.kind.as_str();
+    if module.eq_ignore_ascii_case(kind) {
+        return Ok(());
+    }
+    let id = &target.id;
+    Err(Refusal::bad_request(format!(
+        "target {id} is of type {kind}: write module={kind} or no module, not {module:?}"
+    )))
+}
+
+/// How long the answer may take: what the scrape leaves, else what one poll may take.
+fn wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, Refusal> {
+    let Some(value) = headers.get(SCRAPE_TIMEOUT) else {
+        return Ok(poller.target().timeout + Duration::from_secs(1));
+    };
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+    match seconds {
+        Some(seconds) if seconds.is_finite() && seconds >= 0.0 => {
+            let timeout = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST);
+            Ok(timeout.saturating_sub(OFFSET).max(SHORTEST))
+        }
+        _ => {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let name = "X-Prometheus-Scrape-Timeout-Seconds";
+            Err(Refusal::bad_request(format!("the header {name} must be a number of seconds such as 10, not {text:?}")))
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Answers that are made for one request: text for people, documents for programs.
+
+use std::cell::RefCell;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::metric::{Encoding, Format, negotiate_encoding, negotiate_format};
+use crate::poll::gzip;
+
+/// Said wherever an answer needs the targets before they are known.
+pub(super) const UNKNOWN_YET: &str = "the targets are not known yet\n";
+
+/// Nothing that a stranger's server wrote is ever taken for a page.
+const NO_SNIFFING: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+const TEXT: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+
+/// Plain text.
+pub(super) fn text(status: StatusCode, text: impl Into<Body>) -> Response {
+    (status, [TEXT, NO_SNIFFING, NO_STORE], text.into()).into_response()
+}
+
+/// A refusal: its status, and a sentence that says what to write instead.
+#[derive(Debug)]
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
+
+impl Refusal {
+    /// The request itself is wrong.
+    pub(super) fn bad_request(text: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    /// The targets are not known yet.
+    pub(super) fn unknown_yet() -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, UNKNOWN_YET.trim_end().to_owned())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        text(self.0, self.1 + "\n")
+    }
+}
+
+thread_local! {
+    /// The last `Accept` and what it asks for: a Prometheus sends the same one with every scrape.
+    static LAST_ACCEPT: RefCell<(Box<str>, Format)> = RefCell::new((Box::default(), Format::Text));
+}
+
+/// The format that the request asks for.
+pub(super) fn format(request: &HeaderMap) -> Format {
+    let Some(accept) = header_text(request, &header::ACCEPT) else { return Format::Text };
+    LAST_ACCEPT.with_borrow_mut(|(last, format)| {
+        if **last != *accept {
+            (*last, *format) = (Box::from(accept), negotiate_format(accept));
+        }
+        *format
+    })
+}
+
+/// The encoding that the request asks for.
+pub(super) fn encoding(request: &HeaderMap) -> Encoding {
+    match header_text(request, &header::ACCEPT_ENCODING) {
+        None => Encoding::Identity,
+        Some("gzip") => Encoding::Gzip,
+        Some(accept_encoding) => negotiate_encoding(accept_encoding),
+    }
+}
+
+/// The text of a header; `None` where it is absent or no text.
+pub(super) fn header_text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// A document made for this request, compressed where `request` asks for it.
+pub(super) fn document(request: &HeaderMap, content_type: &'static str, body: Vec<u8>) -> Response {
+    const VARY: HeaderValue = HeaderValue::from_static("Accept-Encoding");
+    let encoding = encoding(request);
+    let body = if encoding == Encoding::Gzip { gzip(&body) } else { body };
+    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let mut response = ([content_type, NO_SNIFFING, NO_STORE, (header::VARY, VARY)], body).into_response();
+    if encoding == Encoding::Gzip {
+        response.headers_mut().insert(header::CONTENT_ENCODING, GZIP);
+    }
+    response
+}
+
+/// The value of `Content-Encoding`.
+pub(super) const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+
+/// Runs `make`, which may take milliseconds with thousands of targets, where it delays no poll.
+pub(super) async fn aside(make: impl FnOnce() -> Response + Send + 'static) -> Response {
+    tokio::task::spawn_blocking(make).await.unwrap_or_else(|_| {
+        text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made: please report this\n")
+    })
+}

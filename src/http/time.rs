@@ -1,0 +1,126 @@
+//! Times and durations, as people and as Prometheus read them.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// `2026-11-21 06:53:01 UTC`.
+pub(super) fn utc(at: SystemTime) -> String {
+    format(at, "%Y-%m-%d %H:%M:%S UTC")
+}
+
+/// `06:53:01 UTC`; with the date, if it is not today's.
+pub(super) fn utc_on_the_day(at: SystemTime, now: SystemTime) -> String {
+    let day = "%Y-%m-%d";
+    if format(at, day) == format(now, day) { format(at, "%H:%M:%S UTC") } else { utc(at) }
+}
+
+/// `2026-11-21T06:53:01.123Z`.
+pub(super) fn rfc3339(at: SystemTime) -> String {
+    format(at, "%Y-%m-%dT%H:%M:%S.%3fZ")
+}
+
+fn format(at: SystemTime, how: &str) -> String {
+    // A clock outside jiff's nine thousand years is no clock.
+    Timestamp::try_from(at).unwrap_or_default().to_zoned(TimeZone::UTC).strftime(how).to_string()
+}
+
+/// `3 min ago`, in the largest unit that gives at least one.
+pub(super) fn ago(at: SystemTime, now: SystemTime) -> String {
+    let seconds = now.duration_since(at).unwrap_or_default().as_secs();
+    match seconds {
+        0 => "just now".to_owned(),
+        1..60 => format!("{seconds} s ago"),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..86_400 => format!("{} h {} min ago", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h ago", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// `2026-11-21 06:53:01 UTC (3 min ago)`.
+pub(super) fn utc_and_ago(at: SystemTime, now: SystemTime) -> String {
+    format!("{} ({})", utc(at), ago(at, now))
+}
+
+/// A measured duration in three digits or so: `0.42 ms`, `12 ms`, `1.53 s`.
+pub(super) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 0.000_995 {
+        format!("{:.2} ms", seconds * 1e3)
+    } else if seconds < 0.009_95 {
+        format!("{:.1} ms", seconds * 1e3)
+    } else if seconds < 0.999_5 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.2} s")
+    }
+}
+
+/// A set duration as Prometheus writes it: `15s`, `1m30s`, `500ms`.
+pub(super) fn prometheus(duration: Duration) -> String {
+    let mut rest = duration.as_millis();
+    if rest == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    for (unit, milliseconds) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        if rest >= milliseconds {
+            let _ = write!(text, "{}{unit}", rest / milliseconds); // a String takes everything
+            rest %= milliseconds;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::{ago, duration, prometheus, rfc3339, utc, utc_on_the_day};
+
+    #[test]
+    fn set_durations_are_written_as_prometheus_reads_them() {
+        for (milliseconds, text) in
+            [(15_000, "15s"), (90_000, "1m30s"), (500, "500ms"), (3_600_000, "1h"), (0, "0s"), (3_661_001, "1h1m1s1ms")]
+        {
+            assert_eq!(prometheus(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
+    fn measured_durations_have_few_digits() {
+        for (microseconds, text) in [
+            (4, "0.00 ms"),
+            (420, "0.42 ms"),
+            (1_234, "1.2 ms"),
+            (12_345, "12 ms"),
+            (999_400, "999 ms"),
+            (1_534_000, "1.53 s"),
+        ] {
+            assert_eq!(duration(Duration::from_micros(microseconds)), text);
+        }
+    }
+
+    #[test]
+    fn times_are_utc() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_780_000_000_123);
+        assert_eq!(utc(at), "2026-05-28 20:26:40 UTC");
+        assert_eq!(rfc3339(at), "2026-05-28T20:26:40.123Z");
+        let later = |hours| at + Duration::from_hours(hours);
+        assert_eq!(utc_on_the_day(at, later(3)), "20:26:40 UTC");
+        assert_eq!(utc_on_the_day(at, later(4)), "2026-05-28 20:26:40 UTC");
+    }
+
+    #[test]
+    fn how_long_ago_is_said_in_one_or_two_units() {
+        let at = SystemTime::UNIX_EPOCH;
+        for (seconds, text) in
+            [(0, "just now"), (59, "59 s ago"), (60, "1 min ago"), (3_660, "1 h 1 min ago"), (90_000, "1 d 1 h ago")]
+        {
+            assert_eq!(ago(at, at + Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(ago(at + Duration::from_secs(9), at), "just now", "a clock that was set back");
+    }
+}
