@@ -1,0 +1,217 @@
+//! The command `demo`: simulated servers on loopback ports that are free, targets for them as one would write them, and the service.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::print;
+use super::service::{Plan, Service, listen, signal};
+use crate::cli::{DemoArgs, PollingArgs};
+use crate::poll::{Pollers, State};
+use crate::sim::edumeet::Edumeet;
+use crate::sim::mediasoup::Agent;
+use crate::sim::orion::Broker;
+use crate::sim::sora::Cluster;
+use crate::sim::{Mode, Simulated, Switch};
+use crate::telemetry;
+
+/// The numbers of the demo are the same at each start.
+const SEED: u64 = 20_261_121;
+
+/// The bearer token of the simulated agent; it opens nothing else.
+const AGENT_TOKEN: &str = "demo-token";
+
+/// Servers have been up for a while when the demo starts: counters are not all at 0.
+const HISTORY: Duration = Duration::from_hours(3);
+
+/// The one server that is down on purpose.
+const DOWN: &str = "orion-old";
+
+/// Serves the demo until a signal comes, or with `--once` until every target has been polled.
+pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    let DemoArgs { listen_address, once, interval, log } = args;
+    telemetry::start(log);
+    let servers = Servers::start().await.context("start the simulated servers")?;
+    let folder = Folder::create()?;
+    let manifests = servers.manifests(interval);
+    std::fs::write(folder.targets(), &manifests).with_context(|| format!("write {}", folder.targets().display()))?;
+    let listener = listen(&listen_address).await?;
+    let address = listener.local_addr().context("read the listener's address")?;
+    let plan = Plan {
+        listeners: vec![listener],
+        web: None,
+        files: vec![folder.0.clone()],
+        polling: PollingArgs { target_deny_cidr: Vec::new(), max_body_bytes: 16 << 20, max_inflight_bytes: 128 << 20 },
+        external_url: None,
+        connections: 256,
+    };
+    let mut service = Service::start(plan)?;
+    if once {
+        let result = poll_all(&service.pollers).await;
+        service.stop(Duration::ZERO).await;
+        return result;
+    }
+    print(&welcome(&manifests, &folder.targets().display().to_string(), &format!("http://{address}")));
+    tokio::select! {
+        signal = signal() => {
+            signal?;
+            service.stop(Duration::ZERO).await;
+            Ok(ExitCode::SUCCESS)
+        }
+        () = flake(servers.flaky.clone()) => bail!("the flaky server ended"),
+        task = service.ended() => bail!("{task} ended, which it should not"),
+    }
+}
+
+/// Everything that is simulated; dropping it closes the ports.
+struct Servers {
+    sora: Vec<Simulated>,
+    flaky: Switch,
+    orion: Simulated,
+    agent: Simulated,
+    edumeet: Simulated,
+    /// A port where nobody listens.
+    closed: u16,
+}
+
+impl Servers {
+    async fn start() -> std::io::Result<Self> {
+        let loopback = (Ipv4Addr::LOCALHOST, 0).into();
+        let cluster = Cluster::new(SEED);
+        cluster.pass(HISTORY);
+        let mut sora = Vec::new();
+        for node in cluster.nodes() {
+            sora.push(Simulated::serve(node.router(), loopback).await?);
+        }
+        let flaky = cluster.nodes().last().map(|node| node.switch().clone()).unwrap_or_default();
+        let broker = Broker::new(SEED);
+        broker.pass(HISTORY);
+        let agent = Agent::new(SEED).with_token(AGENT_TOKEN);
+        agent.pass(HISTORY);
+        let edumeet = Edumeet::new(SEED);
+        edumeet.pass(HISTORY);
+        let closed = {
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            listener.local_addr()?.port()
+        };
+        Ok(Self {
+            sora,
+            flaky,
+            orion: Simulated::serve(broker.routes(), loopback).await?,
+            agent: Simulated::serve(agent.routes(), loopback).await?,
+            edumeet: Simulated::serve(edumeet.routes(), loopback).await?,
+            closed,
+        })
+    }
+
+    /// The targets, as one would write them.
+    fn manifests(&self, interval: Duration) -> String {
+        let interval = crate::crd::Duration::from(interval);
+        let mut text = String::new();
+        let mut target = |name: &str, namespace: &str, kind: &str, url: &str, more: &str| {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
+                 spec:\n  type: {kind}\n  url: {url}\n  interval: {interval}\n{more}---\n"
+            );
+        };
+        let regions = ["tokyo", "osaka", "nagoya"];
+        for (server, region) in self.sora.iter().zip(regions) {
+            let more = format!(
+                "  labels: {{ region: {region} }}\n  sora: {{ clusterMetrics: true, clientMetrics: true, connectionErrorMetrics: true, erlangVMMetrics: true }}\n"
+            );
+            target(&format!("sora-{region}"), "webrtc", "Sora", &server.url(), &more);
+        }
+        target("orion-city", "fiware", "Orion", &self.orion.url(), "");
+        target(DOWN, "fiware", "Orion", &format!("http://127.0.0.1:{}/", self.closed), "");
+        let token = "  authorization: { credentials: { name: mediasoup-agent, key: token } }\n  mediasoup: { perObject: [Producers, Transports] }\n";
+        target("mediasoup-rooms", "webrtc", "Mediasoup", &self.agent.url(), token);
+        target("edumeet", "school", "Mediasoup", &self.edumeet.url(), "  mediasoup: { source: Prometheus }\n");
+        let _ = write!(
+            text,
+            "apiVersion: v1\nkind: Secret\nmetadata: {{ name: mediasoup-agent, namespace: webrtc }}\nstringData: {{ token: {AGENT_TOKEN} }}\n"
+        );
+        text
+    }
+}
+
+/// A folder of the demo's own, gone when it ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("scrapetarget-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| format!("make the folder {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn targets(&self) -> PathBuf {
+        self.0.join("targets.yaml")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One server is well for a while, then answers errors, then nothing, and so on.
+async fn flake(switch: Switch) {
+    loop {
+        for (mode, seconds) in [(Mode::Healthy, 45), (Mode::Status(500), 15), (Mode::Healthy, 30), (Mode::Hang, 15)] {
+            switch.set(mode);
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+    }
+}
+
+fn welcome(manifests: &str, file: &str, url: &str) -> String {
+    let indented = manifests.trim_end().replace('\n', "\n    ");
+    format!(
+        "These targets are being polled. They stand in {file};\nedit that file, and the service follows within two seconds.\n\n    {indented}\n\n\
+         The page            {url}/\n\
+         One target          {url}/probe?target=webrtc/sora-tokyo\n\
+         How it was polled   {url}/probe?target=webrtc/sora-tokyo&debug=true\n\
+         For Prometheus      {url}/sd\n\
+         For scripts         {url}/api/v1/targets\n\
+         The exporter        {url}/metrics\n\n\
+         sora-nagoya is flaky and {DOWN} is down, on purpose. Stop with Ctrl-C.\n"
+    )
+}
+
+/// Waits until every target has been polled, and prints a line for each. Succeeds if all are as the demo intends.
+async fn poll_all(pollers: &Pollers) -> anyhow::Result<ExitCode> {
+    let known = async {
+        while !pollers.known() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), known).await.context("the targets are not known after 10 s")?;
+    let mut wrong = Vec::new();
+    for poller in pollers.list() {
+        let snapshot = poller.answer(Duration::from_secs(10)).await;
+        let state = poller.status().state;
+        let reason = snapshot
+            .failure
+            .as_ref()
+            .map(|failure| format!("  {}: {}", failure.reason.as_str(), failure.message))
+            .unwrap_or_default();
+        print(&format!(
+            "{:<9} {:<24} {:>4} samples{reason}\n",
+            state.as_str(),
+            poller.id().to_string(),
+            snapshot.samples
+        ));
+        let intended = if &*poller.id().name == DOWN { State::Down } else { State::Up };
+        if state != intended {
+            wrong.push(poller.id().to_string());
+        }
+    }
+    if wrong.is_empty() { Ok(ExitCode::SUCCESS) } else { bail!("not as intended: {}", wrong.join(", ")) }
+}

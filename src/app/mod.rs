@@ -1,0 +1,74 @@
+//! The commands: the composition root, the only place that knows every part. It constructs, connects, awaits and stops.
+
+mod demo;
+mod probe;
+mod service;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::cli::{CheckArgs, Command, HealthcheckArgs};
+use crate::{crd, file};
+
+/// A value on the command line that only the command itself could judge. The exit code is that of any other wrong value.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongValue(String);
+
+/// Runs a command to its end. An error is for the user's eyes, in one line; the exit code is then 1, for a [`WrongValue`] 2.
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => block_on(service::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
+        Command::Probe(args) => block_on(probe::run(args)),
+        Command::Healthcheck(args) => block_on(healthcheck(args)),
+        Command::Check(args) => Ok(check(args)),
+        Command::Crd => {
+            print(&crd::print().context("write the CRD")?);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    /// For names to be resolved and files to be read; each is a thread only while it is needed.
+    const BLOCKING_THREADS: usize = 128;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(command);
+    // A resolver that hangs in the system must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Writes to stdout. A reader that has gone away, as `head` does, is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+fn check(args: CheckArgs) -> ExitCode {
+    let CheckArgs { files } = args;
+    let report = file::check(&files);
+    print(&report.to_string());
+    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn healthcheck(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
+    let HealthcheckArgs { url } = args;
+    let client = reqwest::Client::builder()
+        .timeout(std::time::Duration::from_secs(5))
+        .no_proxy()
+        // It asks its own process, whose certificate names another host.
+        .tls_danger_accept_invalid_certs(true)
+        .build()
+        .context("make a client")?;
+    let status = client.get(url).send().await.map_err(reqwest::Error::without_url).context("ask the service")?.status();
+    anyhow::ensure!(status.is_success(), "the service answered {status}");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,117 @@
+//! The command `probe`: one poll of one target, printed.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::{Map, Value, json};
+
+use super::{WrongValue, print};
+use crate::cli::{PollingArgs, ProbeArgs};
+use crate::crd::{self, ScrapeTarget};
+use crate::fetch::{AddressRules, Clients, Limits};
+use crate::file;
+use crate::http::debug_text;
+use crate::metric::{Encoding, Format};
+use crate::poll::{Poller, Pollers};
+use crate::self_metrics::SelfMetrics;
+use crate::target::{Target, TargetId};
+
+/// Polls once. Exit code 0: the primary call succeeded; 1: it failed.
+pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
+    let ProbeArgs { file, target, kind, url, set, timeout, debug, polling } = args;
+    let mut target = match (file, kind, url) {
+        (Some(file), _, _) => from_file(&file, target.as_deref())?,
+        (None, Some(kind), Some(url)) => {
+            let declaration =
+                from_flags(kind.as_str(), &url, &set).map_err(|error| WrongValue(format!("{error:#}")))?;
+            let objects = file::Objects::default();
+            Target::declare(TargetId::new("default", "probe"), Arc::new(declaration), &objects)
+        }
+        _ => bail!("name a FILE, or --type and --url"),
+    };
+    if let Some(timeout) = timeout {
+        target.timeout = timeout;
+    }
+    let poller = poller_of(target, polling)?;
+    let wait = poller.target().timeout + Duration::from_secs(1);
+    let snapshot = poller.answer(wait).await;
+    if debug {
+        print(&debug_text(&poller, &snapshot));
+    } else {
+        print(&String::from_utf8_lossy(&snapshot.body(Format::Text, Encoding::Identity)));
+    }
+    match &snapshot.failure {
+        None => Ok(ExitCode::SUCCESS),
+        Some(failure) => bail!("{} ({})", failure.message, failure.reason.as_str()),
+    }
+}
+
+/// A poller that polls only when it is asked.
+fn poller_of(target: Target, polling: PollingArgs) -> anyhow::Result<Arc<Poller>> {
+    let PollingArgs { target_deny_cidr, max_body_bytes, max_inflight_bytes } = polling;
+    let metrics = SelfMetrics::new().context("register metrics")?;
+    let clients = Clients::new(AddressRules::denying(target_deny_cidr));
+    let limits = Limits::new(max_body_bytes, max_inflight_bytes);
+    let (pollers, _) = Pollers::new(clients, limits, metrics.polls, false);
+    let id = target.id.clone();
+    pollers.apply([target]);
+    pollers.get(&id).context("the target was just added")
+}
+
+fn from_file(path: &std::path::Path, wanted: Option<&str>) -> anyhow::Result<Target> {
+    let loaded = file::load(&[path.to_owned()]);
+    if let Some(problem) = loaded.problems.first() {
+        bail!("{problem}");
+    }
+    let matches = |id: &TargetId| wanted.is_none_or(|wanted| *wanted == *id.name || wanted == id.to_string());
+    let mut found = loaded.targets.iter().filter(|(id, _)| matches(id));
+    match (found.next(), found.next()) {
+        (Some((id, (declaration, _))), None) => {
+            Ok(Target::declare(id.clone(), Arc::clone(declaration), &loaded.objects))
+        }
+        (Some((first, _)), Some((second, _))) => {
+            bail!("{} holds several ScrapeTargets ({first}, {second}, …): choose one by --target", path.display())
+        }
+        (None, _) => bail!(
+            "{} holds no ScrapeTarget{}",
+            path.display(),
+            wanted.map(|name| format!(" {name:?}")).unwrap_or_default()
+        ),
+    }
+}
+
+/// The declaration that the flags describe, judged as any other.
+fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ScrapeTarget> {
+    let mut spec = json!({ "type": kind, "url": url });
+    for assignment in set {
+        let (path, value) =
+            assignment.split_once('=').with_context(|| format!("--set {assignment}: write FIELD=VALUE"))?;
+        let value: Value =
+            serde_saphyr::from_str(value).with_context(|| format!("--set {path}: the value is no YAML"))?;
+        let path = path.strip_prefix("spec.").unwrap_or(path);
+        put(&mut spec, path, value).with_context(|| format!("--set {path}: a part of the path is no block"))?;
+    }
+    let manifest = json!({
+        "apiVersion": crd::API_VERSION, "kind": "ScrapeTarget", "metadata": { "name": "probe", "namespace": "default" }, "spec": spec,
+    });
+    crd::judge(&manifest).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", lines.join("; "))
+    })
+}
+
+fn put(spec: &mut Value, path: &str, value: Value) -> Option<()> {
+    let mut at = spec;
+    let mut parts = path.split('.').peekable();
+    while let Some(part) = parts.next() {
+        let fields = at.as_object_mut()?;
+        if parts.peek().is_none() {
+            fields.insert(part.to_owned(), value);
+            return Some(());
+        }
+        at = fields.entry(part.to_owned()).or_insert_with(|| Value::Object(Map::new()));
+    }
+    None
+}

@@ -1,0 +1,288 @@
+//! The command `run`: targets from files, pollers, the HTTP side; and how they stop together.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use reqwest::Url;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{ListenAddress, PollingArgs, RunArgs};
+use crate::fetch::{AddressRules, Clients, Limits};
+use crate::http::{self, WebConfig};
+use crate::poll::Pollers;
+use crate::self_metrics::{SelfMetrics, SourceMetrics};
+use crate::target::{Target, TargetId};
+use crate::{file, telemetry};
+
+/// What a service is made of; the flags of `run`, or the choices of `demo`.
+pub(super) struct Plan {
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) web: Option<Arc<WebConfig>>,
+    pub(super) files: Vec<PathBuf>,
+    pub(super) polling: PollingArgs,
+    pub(super) external_url: Option<Url>,
+    pub(super) connections: usize,
+}
+
+/// A service that runs. It ends when one of its tasks ends, or when it is told to.
+pub(super) struct Service {
+    pub(super) pollers: Arc<Pollers>,
+    tasks: JoinSet<&'static str>,
+    draining: CancellationToken,
+    stop: CancellationToken,
+}
+
+/// Polls and serves the targets of files until a signal comes.
+pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let RunArgs {
+        listen_address,
+        web_config_file,
+        targets,
+        polling,
+        web_external_url,
+        web_max_connections,
+        shutdown_delay,
+        log,
+    } = args;
+    telemetry::start(log);
+    let connections = affordable(web_max_connections, raise_file_limit(web_max_connections));
+    let web = web_config_file.map(|path| WebConfig::load(&path)).transpose()?.map(Arc::new);
+    let mut listeners = Vec::new();
+    for address in &listen_address {
+        listeners.push(listen(address).await?);
+    }
+    for listener in &listeners {
+        let tls = web.as_ref().is_some_and(|web| web.is_tls());
+        let address = listener.local_addr().context("read the listener's address")?;
+        tracing::info!(%address, tls, version = crate::VERSION, "listening");
+    }
+    let plan = Plan {
+        listeners,
+        web,
+        files: targets,
+        polling,
+        external_url: web_external_url,
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+    };
+    let mut service = Service::start(plan)?;
+    tokio::select! {
+        signal = signal() => {
+            tracing::info!(signal = signal?, "stopping");
+            tokio::select! {
+                () = service.stop(shutdown_delay) => Ok(ExitCode::SUCCESS),
+                again = self::signal() => anyhow::bail!("{} again while stopping: requests in flight are cut off", again?),
+            }
+        }
+        task = service.ended() => anyhow::bail!("{task} ended, which it should not"),
+    }
+}
+
+impl Service {
+    /// Starts everything; nothing is known of any target yet.
+    pub(super) fn start(plan: Plan) -> anyhow::Result<Self> {
+        let Plan { listeners, web, files, polling, external_url, connections } = plan;
+        let PollingArgs { target_deny_cidr, max_body_bytes, max_inflight_bytes } = polling;
+        let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
+        metrics.sources.leader.set(1.0);
+        let clients = Clients::new(AddressRules::denying(target_deny_cidr));
+        let limits = Limits::new(max_body_bytes, max_inflight_bytes);
+        let (pollers, refusals) = Pollers::new(clients, limits, metrics.polls.clone(), true);
+        let pollers = Arc::new(pollers);
+        let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+
+        let source = file::Source::new(files);
+        let rescan = source.rescan();
+        let (sender, desired) = watch::channel(None);
+        let source_stop = stop.clone();
+        tasks.spawn(async move {
+            source.run(sender, source_stop).await;
+            "the reader of target files"
+        });
+        tasks.spawn(follow(desired, Arc::clone(&pollers), metrics.sources.clone(), stop.clone()));
+        tasks.spawn(reread_refused(refusals, rescan, stop.clone()));
+
+        let settings = http::Settings { external_url, loose_targets: true, draining: draining.clone() };
+        let router = http::router(Arc::clone(&pollers), metrics, settings);
+        let limits = http::Limits { connections, ..http::Limits::default() };
+        let serving = http::serve(listeners, router, web, limits, stop.clone());
+        tasks.spawn(async move {
+            serving.await;
+            "the HTTP server"
+        });
+        Ok(Self { pollers, tasks, draining, stop })
+    }
+
+    /// Waits until a task ends, which none should; says which. A half-alive exporter is worse than a dead one.
+    pub(super) async fn ended(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => name.to_owned(),
+            Some(Err(error)) => format!("a task ({error})"),
+            None => "every task".to_owned(),
+        }
+    }
+
+    /// Turns readiness red, goes on serving for `delay`, then answers what is in flight and ends.
+    pub(super) async fn stop(mut self, delay: Duration) {
+        self.draining.cancel();
+        tokio::time::sleep(delay).await;
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.pollers.shutdown().await;
+    }
+}
+
+/// Makes the pollers agree with the files, each time that these change.
+async fn follow(
+    mut desired: watch::Receiver<Option<file::Desired>>,
+    pollers: Arc<Pollers>,
+    metrics: SourceMetrics,
+    stop: CancellationToken,
+) -> &'static str {
+    const NAME: &str = "the follower of target files";
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return NAME,
+            changed = desired.changed() => if changed.is_err() {
+                return NAME;
+            },
+        }
+        let Some(file::Desired { targets, objects, complete }) = desired.borrow_and_update().clone() else { continue };
+        let declared = tokio::task::spawn_blocking(move || {
+            let declare = |(id, declaration)| Target::declare(id, declaration, &*objects);
+            targets.into_iter().map(declare).collect::<Vec<Target>>()
+        });
+        let Ok(declared) = declared.await else { return NAME };
+        let invalid = declared.iter().filter(|target| target.problem.is_some()).count();
+        let change = pollers.replace(declared);
+        if complete {
+            pollers.set_known();
+        }
+        let outcome = if complete { "success" } else { "failure" };
+        for (event, count) in [("applied", change.applied), ("deleted", change.deleted)] {
+            metrics.events.with_label_values(&["ScrapeTarget", event]).inc_by(count as u64);
+        }
+        metrics.reconciles.with_label_values(&[outcome]).inc();
+        tracing::info!(
+            targets = change.total,
+            applied = change.applied,
+            deleted = change.deleted,
+            invalid,
+            "targets are known"
+        );
+    }
+}
+
+/// Between two times that refusals make us read the files: a server may refuse us at every poll for months.
+const REREAD: Duration = Duration::from_secs(30);
+
+/// A server that refused our credentials may know new ones already: the files are read again at once.
+async fn reread_refused(
+    mut refusals: mpsc::Receiver<TargetId>,
+    rescan: Arc<tokio::sync::Notify>,
+    stop: CancellationToken,
+) -> &'static str {
+    const NAME: &str = "the reader of refusals";
+    loop {
+        let waited = async {
+            refusals.recv().await?;
+            rescan.notify_one();
+            tokio::time::sleep(REREAD).await;
+            while refusals.try_recv().is_ok() {}
+            Some(())
+        };
+        tokio::select! {
+            () = stop.cancelled() => return NAME,
+            waited = waited => if waited.is_none() {
+                return NAME;
+            },
+        }
+    }
+}
+
+/// Binds a listener: the first candidate that this host can have.
+pub(super) async fn listen(address: &ListenAddress) -> anyhow::Result<TcpListener> {
+    let mut result = Err(std::io::Error::other("no address"));
+    for candidate in address.candidates() {
+        result = TcpListener::bind(&candidate).await;
+        // Only a host without IPv6 is a reason to try the next one; a port in use stays in use.
+        if !matches!(&result, Err(error) if error.kind() != std::io::ErrorKind::AddrInUse) {
+            break;
+        }
+    }
+    result.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Every hanging target holds a connection: as many files as the system lets us have. Returns how many these are, if it is known.
+fn raise_file_limit(connections: u32) -> Option<u64> {
+    /// Beside connections: files of our own, and a reserve.
+    const OTHERS: u64 = 128;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => {
+            if limit < u64::from(connections) + OTHERS {
+                tracing::warn!(
+                    limit,
+                    wanted = u64::from(connections) + OTHERS,
+                    "few files may be open; raise the hard limit (ulimit -Hn)"
+                );
+            }
+            Some(limit)
+        }
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the limit of open files cannot be raised");
+            None
+        }
+    }
+}
+
+/// As many of `connections` as leave half of the open files to polls: idle clients must not keep us from our targets.
+fn affordable(connections: u32, files: Option<u64>) -> u32 {
+    let half = files.map_or(u32::MAX, |files| u32::try_from(files / 2).unwrap_or(u32::MAX));
+    connections.min(half.max(1))
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub(super) async fn signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_few_files_may_be_open_clients_leave_half_of_them_to_polls() {
+        assert_eq!(affordable(4096, Some(1024)), 512);
+        assert_eq!(affordable(4096, Some(1 << 20)), 4096);
+        assert_eq!(affordable(4096, None), 4096);
+        assert_eq!(affordable(4096, Some(1)), 1);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_every_poll_does_not_keep_the_files_being_read() {
+        let (sender, refusals) = mpsc::channel(16);
+        let rescan = Arc::new(tokio::sync::Notify::new());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(reread_refused(refusals, Arc::clone(&rescan), stop.clone()));
+        let refused = || sender.try_send(TargetId::new("a", "b"));
+        refused().unwrap();
+        rescan.notified().await;
+        refused().unwrap();
+        let again = tokio::time::timeout(Duration::from_millis(100), rescan.notified()).await;
+        assert!(again.is_err(), "the files are read a second time within {REREAD:?}");
+        stop.cancel();
+        task.await.unwrap();
+    }
+}

@@ -1,0 +1,34 @@
+//! One service that watches real-time media and context servers for Prometheus.
+//!
+//! The way of the data, and the only direction in which modules know each other:
+//!
+//! ```text
+//! crd, file ──► target ──► poll ──► fetch ──► kind ──► metric
+//!                            └────► http
+//! ```
+
+pub mod app;
+pub mod cli;
+pub mod crd;
+pub mod fetch;
+pub mod file;
+pub mod http;
+pub mod kind;
+pub mod metric;
+pub mod poll;
+pub mod self_metrics;
+pub mod sim;
+pub mod target;
+pub mod telemetry;
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The source revision of this build; `unknown` where it was not told by `SCRAPETARGET_BUILD_REVISION`.
+pub const REVISION: &str = match option_env!("SCRAPETARGET_BUILD_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// The compiler of this build.
+pub const RUST_VERSION: &str = env!("SCRAPETARGET_BUILD_RUSTC");

@@ -1,0 +1,33 @@
+//! The log: logfmt or JSON, on stderr.
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::cli::{LogArgs, LogFormat, LogLevel};
+
+/// Starts the log of the process. A second call changes nothing.
+pub fn start(args: LogArgs) {
+    let LogArgs { log_level, log_format } = args;
+    let level = match log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    // Libraries speak of single packets at these levels; ours is the only voice at debug and trace.
+    let filter = tracing_subscriber::filter::Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("scrapetarget_exporter", level);
+    let registry = tracing_subscriber::registry().with(filter);
+    let _ = match log_format {
+        LogFormat::Logfmt => {
+            registry.with(tracing_logfmt::builder().with_target(false).layer().with_writer(std::io::stderr)).try_init()
+        }
+        LogFormat::Json => {
+            let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_target(false);
+            registry.with(json.with_writer(std::io::stderr)).try_init()
+        }
+    };
+}

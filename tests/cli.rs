@@ -1,0 +1,357 @@
+//! The program from outside: what it prints, where, and with which exit code.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use scrapetarget_exporter::sim::edumeet::Edumeet;
+use scrapetarget_exporter::sim::mediasoup::Agent;
+use scrapetarget_exporter::sim::orion::Broker;
+use scrapetarget_exporter::sim::sora::Node;
+use scrapetarget_exporter::sim::{Mode, Simulated};
+use support::faults::closed_port;
+use support::program::{Said, command, run, said};
+use tempfile::TempDir;
+
+const COMMANDS: [&str; 6] = ["run", "demo", "probe", "check", "crd", "healthcheck"];
+
+/// One line on stderr, nothing on stdout; the line.
+fn one_line(said: &Said) -> &str {
+    let line = said.stderr.strip_suffix('\n').unwrap_or_else(|| panic!("no line: {:?}", said.stderr));
+    assert!(line.starts_with("error: ") && !line.contains('\n'), "not one line: {:?}", said.stderr);
+    line
+}
+
+/// A port that is free now; nobody is told to take it.
+const FREE: &str = "127.0.0.1:0";
+
+#[test]
+fn every_command_has_help_and_the_program_has_a_version() {
+    for arguments in COMMANDS.iter().map(|name| vec![*name, "--help"]).chain([vec!["--help"], vec!["-h"]]) {
+        let said = run(&arguments);
+        assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        assert!(said.stdout.contains("Usage: scrapetarget-exporter"), "{arguments:?}: {}", said.stdout);
+    }
+    let version = run(["--version"]);
+    assert_eq!(version.stdout, format!("scrapetarget-exporter {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(version.code, Some(0));
+}
+
+#[test]
+fn the_help_of_run_names_the_variable_of_every_flag() {
+    let help = run(["run", "--help"]).stdout;
+    let flags: Vec<&str> =
+        help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2 && *word != "--help").collect();
+    assert!(flags.len() >= 10, "{flags:?}");
+    for flag in flags {
+        let variable = flag.trim_start_matches("--").replace(['-', '.'], "_").to_uppercase();
+        assert!(help.contains(&format!("SCRAPETARGET_{variable}=")), "{flag} has no variable in:\n{help}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
+    let run_on = |more: &[&str]| [&["run", "--targets", "x"], more].concat().join(" ");
+    let cases = [
+        (String::new(), "run, demo, probe, check, crd or healthcheck"),
+        ("serve".to_owned(), "run, demo, probe, check, crd or healthcheck"),
+        ("prob".to_owned(), "'probe'"),
+        ("--bogus".to_owned(), "--bogus"),
+        ("run".to_owned(), "--targets <FILE_OR_DIRECTORY>"),
+        ("run --targets".to_owned(), "--targets <FILE_OR_DIRECTORY>"),
+        ("run --target x".to_owned(), "'--targets'"),
+        (run_on(&["--listen-address", "9850"]), "write HOST:PORT or :PORT"),
+        (run_on(&["--listen-address", ":port"]), "write HOST:PORT or :PORT"),
+        (run_on(&["--target-deny-cidr", "10.0.0.0/99"]), "for instance 10.0.0.0/8"),
+        (run_on(&["--target-deny-cidr", "internal"]), "for instance 10.0.0.0/8"),
+        (run_on(&["--max-body-bytes", "0"]), "for instance 16MiB"),
+        (run_on(&["--max-body-bytes", "16MB"]), "for instance 16MiB"),
+        (run_on(&["--max-inflight-bytes=-1"]), "for instance 16MiB"),
+        (run_on(&["--max-inflight-bytes", "99999999999999999999GiB"]), "for instance 16MiB"),
+        (run_on(&["--web.external-url", "exporter.example.com"]), "https://exporter.example.com/"),
+        (run_on(&["--web.external-url", "ftp://exporter"]), "write an http or https URL"),
+        (run_on(&["--web.max-connections", "0"]), "1..="),
+        (run_on(&["--shutdown-delay", "1.5s"]), "write for instance 15s"),
+        (run_on(&["--shutdown-delay", "5"]), "write for instance 15s"),
+        (run_on(&["--log-level", "loud"]), "error, warn, info, debug, trace"),
+        (run_on(&["--log-format", "xml"]), "logfmt, json"),
+        (run_on(&["surplus"]), "surplus"),
+        ("demo --interval often".to_owned(), "write for instance 15s"),
+        ("demo --listen-address here".to_owned(), "write HOST:PORT or :PORT"),
+        ("probe".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
+        ("probe --type Sora".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
+        ("probe --url http://x/".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
+        ("probe --type Kurento --url http://x/".to_owned(), "write one of Sora, Orion, Mediasoup"),
+        ("probe --type Sora --url x".to_owned(), "http://HOST:PORT/PATH"),
+        ("probe --type Sora --url ftp://x/".to_owned(), "http://HOST:PORT/PATH"),
+        ("probe --type Sora --url http://x/ --target a".to_owned(), "write probe FILE --target NAME"),
+        ("probe --type Sora --url http://x/ --set interval".to_owned(), "write FIELD=VALUE"),
+        ("probe --type Sora --url http://x/ --set interval=[".to_owned(), "--set interval"),
+        ("probe --type Sora --url http://x/ --set interval=1.5s".to_owned(), "for instance 15s"),
+        ("probe --type Sora --url http://x/ --set sora.clusterMetric=true".to_owned(), "\"clusterMetrics\""),
+        ("probe --type Sora --url http://x/ --set url.a=b".to_owned(), "--set url.a"),
+        ("probe --type Sora --url http://x/ --timeout 0.5s".to_owned(), "write for instance 15s"),
+        ("probe file --type Sora".to_owned(), "--type"),
+        ("probe file --set interval=5s".to_owned(), "write the field itself"),
+        ("check".to_owned(), "<FILE>"),
+        ("crd surplus".to_owned(), "surplus"),
+        ("healthcheck here".to_owned(), "http://127.0.0.1:9850/-/healthy"),
+        ("healthcheck unix:/run/x".to_owned(), "http://127.0.0.1:9850/-/healthy"),
+    ];
+    for (line, wanted) in cases {
+        let said = run(line.split_whitespace());
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{line}: {}", said.stderr);
+        assert!(one_line(&said).contains(wanted), "{line}: {:?} is not in {:?}", wanted, said.stderr);
+    }
+}
+
+#[test]
+fn a_wrong_variable_is_one_line_that_says_what_to_write() {
+    for (name, value, wanted) in [
+        ("LISTEN_ADDRESS", "9850", "write HOST:PORT or :PORT"),
+        ("TARGET_DENY_CIDR", "10.0.0.0/8,all", "for instance 10.0.0.0/8"),
+        ("MAX_BODY_BYTES", "lots", "for instance 16MiB"),
+        ("MAX_INFLIGHT_BYTES", "0", "for instance 16MiB"),
+        ("WEB_EXTERNAL_URL", "x", "https://exporter.example.com/"),
+        ("WEB_MAX_CONNECTIONS", "many", "--web.max-connections"),
+        ("SHUTDOWN_DELAY", "soon", "write for instance 15s"),
+        ("SHUTDOWN_DELAY", "5s\nx", "write for instance 15s"),
+        ("LOG_LEVEL", "loud", "error, warn, info, debug, trace"),
+        ("LOG_FORMAT", "xml", "logfmt, json"),
+    ] {
+        let said = said(command(["run", "--targets", "x"]).env(format!("SCRAPETARGET_{name}"), value));
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{name}: {}", said.stderr);
+        assert!(one_line(&said).contains(wanted), "{name}={value}: {wanted:?} is not in {:?}", said.stderr);
+    }
+}
+
+#[test]
+fn a_variable_stands_for_its_flag_and_a_flag_counts_more() {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("missing.yaml");
+    let mut from_variables = command(["run"]);
+    from_variables.env("SCRAPETARGET_TARGETS", folder.path()).env("SCRAPETARGET_WEB_CONFIG_FILE", &config);
+    let failed = said(&mut from_variables);
+    assert_eq!(failed.code, Some(1));
+    assert!(one_line(&failed).contains("missing.yaml"), "{}", failed.stderr);
+    let failed = said(from_variables.args(["--web.config.file", "other.yaml"]));
+    assert!(one_line(&failed).contains("other.yaml"), "{}", failed.stderr);
+}
+
+#[test]
+fn a_port_in_use_is_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for arguments in
+        [vec!["run", "--targets", "x", "--listen-address", &address], vec!["demo", "--listen-address", &address]]
+    {
+        let said = run(&arguments);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+        let line = one_line(&said);
+        assert!(line.contains(&address) && line.contains("in use"), "{line}");
+    }
+}
+
+#[test]
+fn a_web_config_that_cannot_be_used_is_one_line_with_its_path() {
+    let folder = TempDir::new().unwrap();
+    for (name, text, wanted) in [
+        ("empty.yaml", "", "empty"),
+        ("broken.yaml", "basic_auth_users: [\n  }\n", "line"),
+        ("unknown.yaml", "basic_auth_user: {}\n", "basic_auth_user"),
+        ("hash.yaml", "basic_auth_users: { alice: hunter2 }\n", "alice"),
+        ("tls.yaml", "tls_server_config: { cert_file: nowhere.crt, key_file: nowhere.key }\n", "nowhere.crt"),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        let arguments =
+            ["run", "--targets", "x", "--listen-address", FREE, "--web.config.file", path.to_str().unwrap()];
+        let said = run(arguments);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{name}: {}", said.stderr);
+        let line = one_line(&said);
+        assert!(line.contains(name) && line.contains(wanted) && !line.contains("hunter2"), "{name}: {line}");
+    }
+}
+
+#[test]
+fn crd_prints_the_file_in_the_repository() {
+    let said = run(["crd"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+    assert!(said.stdout == include_str!("../crds/scrapetargets.yaml"), "make generate");
+}
+
+const GOOD: &str = "\
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: good, namespace: webrtc }
+spec: { type: Sora, url: \"http://sora:3000/\" }
+";
+
+const BAD: &str = "\
+# Two mistakes in the second document, and a third that is no YAML.
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: fine }
+spec: { type: Orion, url: \"http://orion:1026/\" }
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: bad }
+spec:
+  type: Sora
+  url: http://sora:3000/
+  intervall: 5s
+  labels:
+    instance: mine
+---
+kind: [
+";
+
+/// `check` on some files of a folder; paths in what it says are relative to the folder.
+fn check(folder: &Path, names: &[&str]) -> Said {
+    said(command(["check"]).args(names).current_dir(folder))
+}
+
+#[test]
+fn check_tells_every_problem_with_its_place() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("good.yaml", GOOD);
+    write("bad.yaml", BAD);
+    fs::create_dir(folder.path().join("all")).unwrap();
+    write("all/good.yaml", GOOD);
+    write("all/bad.yml", BAD);
+    write("all/notes.txt", "no manifest");
+
+    let good = check(folder.path(), &["good.yaml"]);
+    assert_eq!((good.code, good.stdout.as_str(), good.stderr.as_str()), (Some(0), "1 good target, 0 problems\n", ""));
+
+    let bad = check(folder.path(), &["bad.yaml"]);
+    assert_eq!((bad.code, bad.stderr.as_str()), (Some(1), ""));
+    let lines: Vec<&str> = bad.stdout.lines().collect();
+    let [unknown, label, syntax, "1 good target, 3 problems"] = lines[..] else { panic!("{}", bad.stdout) };
+    let place = "document 2 (ScrapeTarget default/bad)";
+    assert!(unknown.starts_with(&format!("bad.yaml:14: {place}: spec.intervall: ")), "{unknown}");
+    assert!(unknown.contains("did you mean \"interval\"?"), "{unknown}");
+    assert!(label.starts_with(&format!("bad.yaml:16: {place}: spec.labels[instance]: ")), "{label}");
+    assert!(syntax.starts_with("bad.yaml:18: document 3: is not well-formed YAML"), "{syntax}");
+
+    let both = check(folder.path(), &["good.yaml", "bad.yaml"]);
+    assert!(both.code == Some(1) && both.stdout.ends_with("2 good targets, 3 problems\n"), "{}", both.stdout);
+
+    let directory = check(folder.path(), &["all"]);
+    assert_eq!(directory.code, Some(1));
+    assert!(directory.stdout.contains("all/bad.yml:14: "), "{}", directory.stdout);
+    assert!(directory.stdout.ends_with("2 good targets, 3 problems\n"), "{}", directory.stdout);
+
+    let twice = check(folder.path(), &["good.yaml", "all/good.yaml"]);
+    assert_eq!(twice.code, Some(1));
+    assert!(twice.stdout.contains("is declared already at good.yaml:1"), "{}", twice.stdout);
+
+    let missing = check(folder.path(), &["nowhere.yaml"]);
+    assert_eq!(missing.code, Some(1));
+    assert!(missing.stdout.starts_with("nowhere.yaml: cannot be read"), "{}", missing.stdout);
+}
+
+#[test]
+fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
+    let folder = TempDir::new().unwrap();
+    let reference = ", authorization: { credentials: { name: sora, key: token } } }\n";
+    let text = GOOD.trim_end().trim_end_matches('}').to_owned() + reference;
+    fs::write(folder.path().join("a.yaml"), text).unwrap();
+    let said = check(folder.path(), &["a.yaml"]);
+    assert_eq!(said.code, Some(0), "{}", said.stdout);
+    assert!(said.stdout.contains("webrtc/sora") && said.stdout.contains("(note)"), "{}", said.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_prints_the_exposition_of_each_kind_of_server() {
+    let local = ([127, 0, 0, 1], 0).into();
+    let sora = Simulated::serve(Node::single(1).router(), local).await.unwrap();
+    let broker = Broker::new(1);
+    broker.pass(Duration::from_mins(10));
+    let orion = Simulated::serve(broker.routes(), local).await.unwrap();
+    let agent = Simulated::serve(Agent::new(1).routes(), local).await.unwrap();
+    let edumeet = Simulated::serve(Edumeet::new(1).routes(), local).await.unwrap();
+    for (kind, server, more, wanted) in [
+        ("Sora", &sora, "sora.erlangVMMetrics=true", "sora_erlang_vm_"),
+        ("sora", &sora, "interval=30s", "sora_up 1\n"),
+        ("Orion", &orion, "orion.level=Total", "\norion_incoming_transactions_total "),
+        ("Mediasoup", &agent, "mediasoup.perObject=[]", "mediasoup_up 1\n"),
+        ("Mediasoup", &edumeet, "mediasoup.source=Prometheus", "edumeet_peers "),
+    ] {
+        let said = run(["probe", "--type", kind, "--url", &server.url(), "--set", more]);
+        assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{kind} {more}");
+        support::exposition::parse(&said.stdout).unwrap_or_else(|error| panic!("{kind} {more}: {error}"));
+        assert!(said.stdout.contains(wanted), "{wanted} is not in:\n{}", said.stdout);
+        assert!(said.stdout.contains("\nprobe_success 1\n"), "{}", said.stdout);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_of_a_server_that_is_down_prints_why_and_exits_1() {
+    let said = run(["probe", "--type", "Orion", "--url", &closed_port().await]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains("\nprobe_success 0\n"), "{}", said.stdout);
+    assert!(said.stdout.contains("probe_failure_info{reason=\"connect\"} 1\n"), "{}", said.stdout);
+    let line = one_line(&said);
+    assert!(line.contains("admin_metrics") && line.contains("refused"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_gives_up_after_its_timeout() {
+    let node = Node::single(1);
+    node.switch().set(Mode::Hang);
+    let server = Simulated::serve(node.router(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let said = run(["probe", "--type", "Sora", "--url", &server.url(), "--timeout", "200ms"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains("probe_failure_info{reason=\"timeout\"} 1\n"), "{}", said.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_of_a_file_with_several_targets_wants_to_know_which() {
+    let server = Simulated::serve(Node::single(1).router(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("targets.yaml");
+    let other = GOOD.replace("good", "other").replace("http://sora:3000/", &server.url());
+    fs::write(&file, format!("{GOOD}---\n{other}")).unwrap();
+    let file = file.to_str().unwrap();
+
+    let unclear = run(["probe", file]);
+    assert_eq!((unclear.code, unclear.stdout.as_str()), (Some(1), ""));
+    let line = one_line(&unclear);
+    assert!(line.contains("webrtc/good") && line.contains("webrtc/other") && line.contains("--target"), "{line}");
+    for name in ["other", "webrtc/other"] {
+        let chosen = run(["probe", file, "--target", name]);
+        assert_eq!((chosen.code, chosen.stderr.as_str()), (Some(0), ""));
+    }
+    let nobody = run(["probe", file, "--target", "nobody"]);
+    assert_eq!(nobody.code, Some(1));
+    assert!(one_line(&nobody).contains("nobody"));
+    fs::write(folder.path().join("bad.yaml"), BAD).unwrap();
+    let bad = run(["probe", folder.path().join("bad.yaml").to_str().unwrap()]);
+    assert_eq!(bad.code, Some(1));
+    assert!(one_line(&bad).contains("bad.yaml:"), "{}", bad.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_tells_a_healthy_service_from_none() {
+    let down = run(["healthcheck", &closed_port().await]);
+    assert_eq!(down.code, Some(1));
+    assert!(one_line(&down).contains("refused"), "{}", down.stderr);
+    let red =
+        axum::Router::new().route("/red", axum::routing::get(|| async { axum::http::StatusCode::SERVICE_UNAVAILABLE }));
+    let server =
+        Simulated::serve(red.route("/green", axum::routing::get(|| async { "ok" })), ([127, 0, 0, 1], 0).into())
+            .await
+            .unwrap();
+    let red = run(["healthcheck", &format!("{}red", server.url())]);
+    assert_eq!(red.code, Some(1));
+    assert!(one_line(&red).contains("503"), "{}", red.stderr);
+    let green = run(["healthcheck", &format!("{}green", server.url())]);
+    assert_eq!((green.code, green.stdout.as_str(), green.stderr.as_str()), (Some(0), "", ""));
+}

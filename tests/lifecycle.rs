@@ -1,0 +1,203 @@
+//! The life of `run` and of `demo`: start, readiness, signals, and what is said on the way.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use scrapetarget_exporter::sim::Simulated;
+use support::program::{Running, command, said, signal};
+use tempfile::TempDir;
+
+/// An agent that takes its time, and how many requests have come to it.
+async fn slow_agent(delay: Duration) -> (Simulated, Arc<AtomicUsize>) {
+    let asked = Arc::<AtomicUsize>::default();
+    let counter = Arc::clone(&asked);
+    let routes = Router::new().fallback(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            tokio::time::sleep(delay).await;
+            "media_rooms 3\n"
+        }
+    });
+    (Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap(), asked)
+}
+
+/// A file with one target whose every scrape polls.
+fn targets(folder: &TempDir, url: &str) -> PathBuf {
+    let file = folder.path().join("targets.yaml");
+    let text = format!(
+        "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: rooms, namespace: media }}\n\
+         spec: {{ type: Mediasoup, url: \"{url}\", interval: 1h, timeout: 8s, maxAge: 0s, mediasoup: {{ source: Prometheus }} }}\n"
+    );
+    fs::write(&file, text).unwrap();
+    file
+}
+
+const PROBE: &str = "/probe?target=media/rooms";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_is_ready_soon_and_ends_soon_after_either_signal() {
+    let folder = TempDir::new().unwrap();
+    let (server, _) = slow_agent(Duration::ZERO).await;
+    let targets = targets(&folder, &server.url());
+    for name in ["TERM", "INT"] {
+        let mut service = Running::ready(&targets, [""; 0]).await;
+        assert_eq!(service.body("/-/healthy").await.lines().count(), 1);
+        assert!(service.body(PROBE).await.contains("\nmedia_rooms 3\n"));
+        let told = Instant::now();
+        signal(service.id(), name);
+        assert_eq!(service.ended().code(), Some(0), "{}", service.log());
+        assert!(told.elapsed() < Duration::from_secs(5), "{:?} after SIG{name}", told.elapsed());
+        assert_eq!(service.logged(&format!("message=stopping signal=SIG{name}")), 1, "{}", service.log());
+        assert_eq!(service.stdout(), "", "the log is on stderr alone");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_flight_is_answered_before_the_end() {
+    let folder = TempDir::new().unwrap();
+    let (server, asked) = slow_agent(Duration::from_millis(500)).await;
+    let mut service = Running::ready(&targets(&folder, &server.url()), [""; 0]).await;
+    service.body(PROBE).await; // whatever the start polled is over now, and the next poll is an hour away
+    let before = asked.load(Ordering::SeqCst);
+    let probe = tokio::spawn({
+        let url = format!("{}{PROBE}", service.base);
+        async move { support::program::get(&url).await }
+    });
+    service.wait("the poll", |_| (asked.load(Ordering::SeqCst) > before).then_some(()));
+    signal(service.id(), "TERM");
+    let (status, body) = probe.await.unwrap().expect("an answer");
+    assert_eq!(status, 200);
+    assert!(body.contains("\nmedia_rooms 3\n") && body.contains("\nprobe_success 1\n"), "{body}");
+    assert_eq!(service.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn during_the_shutdown_delay_the_service_is_not_ready_and_still_answers() {
+    let folder = TempDir::new().unwrap();
+    let (server, _) = slow_agent(Duration::ZERO).await;
+    let mut service = Running::ready(&targets(&folder, &server.url()), ["--shutdown-delay", "2s"]).await;
+    let told = Instant::now();
+    signal(service.id(), "TERM");
+    service.until_status("/-/ready", 503).await;
+    assert!(service.body(PROBE).await.contains("\nprobe_success 1\n"));
+    service.body("/-/healthy").await;
+    assert_eq!(service.ended().code(), Some(0));
+    assert!(told.elapsed() >= Duration::from_secs(2), "{:?}", told.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_target_does_not_keep_the_service_from_ending() {
+    let folder = TempDir::new().unwrap();
+    let (server, asked) = slow_agent(Duration::from_secs(600)).await;
+    let mut service = Running::ready(&targets(&folder, &server.url()), [""; 0]).await;
+    service.wait("the poll", |_| (asked.load(Ordering::SeqCst) == 1).then_some(()));
+    let told = Instant::now();
+    signal(service.id(), "TERM");
+    assert_eq!(service.ended().code(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_service_on_the_same_port_leaves_the_first_alone() {
+    let folder = TempDir::new().unwrap();
+    let (server, _) = slow_agent(Duration::ZERO).await;
+    let targets = targets(&folder, &server.url());
+    let service = Running::ready(&targets, [""; 0]).await;
+    let address = service.base.trim_start_matches("http://");
+    let second = said(command(["run", "--listen-address", address, "--targets"]).arg(&targets));
+    assert_eq!((second.code, second.stderr.lines().count()), (Some(1), 1), "{}", second.stderr);
+    assert!(second.stderr.contains(address), "{}", second.stderr);
+    service.body("/-/ready").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_asks_the_service() {
+    let folder = TempDir::new().unwrap();
+    let (server, _) = slow_agent(Duration::ZERO).await;
+    let service = Running::ready(&targets(&folder, &server.url()), [""; 0]).await;
+    let healthy = said(&mut command(["healthcheck", &format!("{}/-/healthy", service.base)]));
+    assert_eq!((healthy.code, healthy.stderr.as_str()), (Some(0), ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_json_where_it_is_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let (server, _) = slow_agent(Duration::ZERO).await;
+    let targets = targets(&folder, &server.url());
+    let mut program = command(["run", "--listen-address", "127.0.0.1:0", "--log-format", "json", "--targets"]);
+    program.arg(&targets);
+    let mut service = Running::spawn(program);
+    service.wait("targets", |service| service.log().contains("targets are known").then_some(()));
+    for line in service.log().lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(value["message"].is_string() && value["level"].is_string(), "{line}");
+    }
+}
+
+/// The demo, its words, and the file with its targets.
+fn demo() -> (Running, String, PathBuf) {
+    let started = Instant::now();
+    let demo = Running::demo();
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let words = demo.stdout();
+    let file = words.split("They stand in ").nth(1).unwrap().split(';').next().unwrap().to_owned();
+    (demo, words, PathBuf::from(file))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_url_that_the_demo_prints_answers() {
+    let (demo, words, _) = demo();
+    demo.until_status("/-/ready", 200).await;
+    let paths: Vec<&str> = words.split_whitespace().filter_map(|word| word.strip_prefix(demo.base.as_str())).collect();
+    assert!(paths.len() >= 6, "{words}");
+    for path in paths {
+        assert!(!demo.body(path).await.is_empty(), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_targets_file_of_the_demo_can_be_edited_and_is_gone_at_the_end() {
+    let (mut demo, _, file) = demo();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("name: orion-city"), "{text}");
+    fs::write(&file, text.replace("name: orion-city", "name: orion-town")).unwrap();
+    demo.until("/probe?target=fiware/orion-town", |status, body| {
+        (status == 200 && body.contains("\nprobe_success 1\n")).then_some(())
+    })
+    .await;
+    demo.until_status("/probe?target=fiware/orion-city", 404).await;
+    signal(demo.id(), "INT");
+    assert_eq!(demo.ended().code(), Some(0), "{}", demo.log());
+    assert!(!file.exists() && !file.parent().is_some_and(Path::exists), "{} is left behind", file.display());
+}
+
+#[test]
+fn demo_once_prints_a_line_for_each_target_and_exits_0() {
+    let once = said(&mut command(["demo", "--once", "--listen-address", "127.0.0.1:0"]));
+    assert_eq!(once.code, Some(0), "{}{}", once.stdout, once.stderr);
+    let states: Vec<(&str, &str)> = once
+        .stdout
+        .lines()
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next().unwrap(), words.next().unwrap())
+        })
+        .collect();
+    let wanted = [
+        ("up", "fiware/orion-city"),
+        ("down", "fiware/orion-old"),
+        ("up", "school/edumeet"),
+        ("up", "webrtc/mediasoup-rooms"),
+        ("up", "webrtc/sora-nagoya"),
+        ("up", "webrtc/sora-osaka"),
+        ("up", "webrtc/sora-tokyo"),
+    ];
+    assert_eq!(states, wanted);
+}
