@@ -1,0 +1,217 @@
+//! The direction in which modules know each other: the tree of `src/` tells the data's way, and this keeps it true.
+
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module, and the modules it may name. What is not here must be added here on purpose.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("metric", &[]),
+    ("self_metrics", &["metric"]),
+    ("kind", &["metric"]),
+    ("fetch", &["kind"]),
+    ("crd", &["kind", "metric"]),
+    ("target", &["crd", "fetch", "kind", "metric"]),
+    ("file", &["crd", "kind", "self_metrics", "target"]),
+    ("poll", &["fetch", "kind", "metric", "self_metrics", "target"]),
+    ("http", &["kind", "metric", "poll", "self_metrics", "target"]),
+    ("sim", &[]),
+    ("cli", &["crd", "kind"]),
+    ("telemetry", &["cli"]),
+    (
+        "app",
+        &[
+            "cli",
+            "crd",
+            "fetch",
+            "file",
+            "http",
+            "kind",
+            "metric",
+            "poll",
+            "self_metrics",
+            "sim",
+            "target",
+            "telemetry",
+        ],
+    ),
+];
+
+/// Crates that only these modules may name: I/O and frameworks stay at the rim.
+const CONFINED: &[(&str, &[&str])] = &[
+    ("axum", &["http", "sim"]),
+    ("hyper", &["fetch", "http"]),
+    ("kube", &["crd"]),
+    ("k8s_openapi", &["crd"]),
+    ("clap", &["cli"]),
+    ("prometheus", &["self_metrics"]),
+    ("serde_saphyr", &["cli", "crd", "file", "http", "target", "app"]),
+    ("tokio", &["app", "fetch", "file", "http", "poll", "sim"]),
+];
+
+/// Names of a crate's own root that are no modules.
+const ROOT_ITEMS: &[&str] = &["VERSION", "REVISION", "RUST_VERSION", "descs"];
+
+fn rust_files(under: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(under).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The top module that a file belongs to; `None` for `main.rs` and `lib.rs`.
+fn module_of(file: &Path) -> Option<String> {
+    let relative = file.strip_prefix(source()).unwrap();
+    let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+    let name = first.strip_suffix(".rs").unwrap_or(first);
+    (!matches!(name, "main" | "lib")).then(|| name.to_owned())
+}
+
+/// The code of a file without comments.
+fn code(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// The identifiers that follow `prefix`, also each of those in braces: `crate::{a, b::c}`.
+fn names_after(code: &str, prefix: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices(prefix) {
+        if code[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+            continue;
+        }
+        let rest = &code[at + prefix.len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut name = String::new();
+            for c in list.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => {
+                        names.insert(std::mem::take(&mut name));
+                        continue;
+                    }
+                    _ => {}
+                }
+                name.push(c);
+            }
+            names.insert(name);
+        } else {
+            names.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    let first =
+        |name: &String| name.trim().split("::").next().unwrap().split_whitespace().next().unwrap_or("").to_owned();
+    names.iter().map(first).filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn modules_name_only_what_lies_below_them() {
+    let mut seen = BTreeSet::new();
+    for file in rust_files(&source()) {
+        let Some(module) = module_of(&file) else { continue };
+        let allowed = ALLOWED.iter().find(|(name, _)| *name == module);
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("{} has no row in ALLOWED", file.display()));
+        for used in names_after(&code(&file), "crate::") {
+            let fine = used == module || allowed.contains(&used.as_str()) || ROOT_ITEMS.contains(&used.as_str());
+            assert!(fine, "{} names crate::{used}, which `{module}` must not know", file.display());
+        }
+        seen.insert(module);
+    }
+    for (module, _) in ALLOWED {
+        assert!(seen.contains(*module), "ALLOWED has a row for `{module}`, which does not exist");
+    }
+}
+
+#[test]
+fn the_rows_hold_no_circle() {
+    for (module, allowed) in ALLOWED {
+        let mut reached: BTreeSet<&str> = allowed.iter().copied().collect();
+        loop {
+            let further: BTreeSet<&str> = ALLOWED
+                .iter()
+                .filter(|(name, _)| reached.contains(name))
+                .flat_map(|(_, next)| next.iter().copied())
+                .collect();
+            if further.is_subset(&reached) {
+                break;
+            }
+            reached.extend(further);
+        }
+        assert!(!reached.contains(module), "`{module}` can reach itself");
+    }
+}
+
+#[test]
+fn frameworks_stay_in_their_adapters() {
+    for file in rust_files(&source()) {
+        let Some(module) = module_of(&file) else { continue };
+        let code = code(&file);
+        for (library, homes) in CONFINED {
+            let named = !names_after(&code, &format!("{library}::")).is_empty();
+            assert!(
+                !named || homes.contains(&module.as_str()),
+                "{} names {library}, which belongs to {homes:?}",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_kind_is_known_only_to_the_list_of_kinds() {
+    for file in rust_files(&source()) {
+        let Some(module) = module_of(&file) else { continue };
+        if module == "kind" || module == "sim" {
+            continue;
+        }
+        for kind in ["sora", "orion", "mediasoup"] {
+            let path = format!("kind::{kind}");
+            assert!(
+                !code(&file).contains(&path),
+                "{} names {path}: a new kind must be one folder and one line",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_page_of_the_architecture_has_the_same_table() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, table) = page.split_once("<!-- allowed: begin -->").unwrap();
+    let (table, _) = table.split_once("<!-- allowed: end -->").unwrap();
+    let words = |cell: &str| -> BTreeSet<String> {
+        cell.split(',').map(|word| word.trim().trim_matches('`').to_owned()).filter(|word| !word.is_empty()).collect()
+    };
+    let rows: Vec<(BTreeSet<String>, BTreeSet<String>)> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').collect();
+            (words(cells[1]), words(cells[3]))
+        })
+        .collect();
+    assert_eq!(rows.len(), ALLOWED.len());
+    for (module, allowed) in ALLOWED {
+        let (_, shown) = rows.iter().find(|(name, _)| name.contains(*module)).unwrap();
+        let all = ALLOWED.len() - 1 == allowed.len();
+        let allowed = allowed.iter().map(|name| (*name).to_owned()).collect();
+        assert!(*shown == allowed || (all && shown.contains("all")), "the row of `{module}` says {shown:?}");
+    }
+}

@@ -1,0 +1,101 @@
+//! A kind is one folder and one line: the complete example of `docs/architecture.md` is added to a copy of the source, and tested.
+
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The folder of the copy. It stays, so that a run without changes compiles nothing.
+fn copy() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("new_kind")
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The code block after `<!-- marker -->`.
+fn block<'p>(page: &'p str, marker: &str) -> &'p str {
+    let (_, rest) = page.split_once(&format!("<!-- {marker} -->\n```rust\n")).unwrap();
+    rest.split_once("```\n").unwrap().0
+}
+
+/// Writes a file unless it is there already: cargo looks at the time of the last change.
+fn write(path: &Path, text: &str) {
+    if fs::read_to_string(path).ok().as_deref() != Some(text) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+/// Makes `to` equal to `from`, but for the folder and the line that are added.
+fn mirror(from: &Path, to: &Path, edit: &impl Fn(&Path, String) -> String) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(to).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if from.join(entry.file_name()).exists() || path.ends_with("kind/example") {
+            continue;
+        }
+        if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+    }
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (source, path) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            mirror(&source, &path, edit);
+        } else {
+            write(&path, &edit(&source, fs::read_to_string(&source).unwrap()));
+        }
+    }
+}
+
+/// Gives the copy's package another name: with the same one, cargo would take what it builds for the original's.
+fn renamed(text: &str) -> String {
+    text.replace("name = \"scrapetarget-exporter\"", "name = \"scrapetarget-exporter-with-example\"")
+}
+
+/// The manifest without benchmarks, whose files are not copied, and as a workspace of its own.
+fn manifest() -> String {
+    let text = renamed(&fs::read_to_string(root().join("Cargo.toml")).unwrap());
+    let sections = text.split("\n[").filter(|section| !section.starts_with("[bench]]"));
+    format!("{}\n[workspace]\n", sections.collect::<Vec<_>>().join("\n["))
+}
+
+#[test]
+fn a_kind_is_one_folder_and_one_line() {
+    let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let line = block(&page, "the line in kinds!");
+    let add_line = |file: &Path, text: String| {
+        if !file.ends_with("src/kind/mod.rs") {
+            return text;
+        }
+        let (before, after) = text.split_once("\nkinds! {\n").unwrap();
+        format!("{before}\nkinds! {{\n{line}{after}")
+    };
+    mirror(&root().join("src"), &copy().join("src"), &add_line);
+    write(&copy().join("src/kind/example/mod.rs"), block(&page, "src/kind/example/mod.rs"));
+    for file in ["build.rs", "Cargo.lock"] {
+        write(&copy().join(file), &renamed(&fs::read_to_string(root().join(file)).unwrap()));
+    }
+    write(&copy().join("Cargo.toml"), &manifest());
+
+    let mut cargo = Command::new(env!("CARGO"));
+    // What this run of cargo has told us is not true for the next one, and would build dependencies anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "OUT_DIR"]
+            .iter()
+            .any(|start| text.starts_with(start))
+        {
+            cargo.env_remove(&name);
+        }
+    }
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    cargo.args(["test", "--offline", "--locked", "--lib", "--target-dir"]).arg(target);
+    cargo.arg("--manifest-path").arg(copy().join("Cargo.toml"));
+    cargo.args(["--", "kind::example::"]);
+    let output = cargo.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stderr}\n{stdout}");
+    assert!(stdout.contains("3 passed"), "the tests of the example did not run: {stdout}");
+}
