@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Runs fuzz targets: `fuzz/run.sh SECONDS [TARGET…]`, each for that long, all of them if none is named. Needs only stable Rust and a
+# C++ compiler: coverage is put in by a pass of LLVM that every rustc has. What a target crashed on is kept in fuzz/crashes/TARGET/;
+# `fuzz/run.sh 0 TARGET FILE` runs one such input again.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+seconds=${1:?write how many seconds each target may take, for instance: fuzz/run.sh 60}
+shift
+all=(sora orion mediasoup exposition manifests negotiation duration web_config)
+[[ $# -gt 0 ]] && targets=("$1") || targets=("${all[@]}")
+[[ $# -gt 1 && $seconds != 0 ]] && targets=("$@")
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:+$CARGO_TARGET_DIR/fuzz}
+[[ -n $CARGO_TARGET_DIR ]] || export CARGO_TARGET_DIR=$PWD/target
+flags=(
+  -Cpasses=sancov-module
+  -Cllvm-args=-sanitizer-coverage-level=4
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
+  -Cllvm-args=-sanitizer-coverage-pc-table
+  -Cllvm-args=-sanitizer-coverage-trace-compares
+)
+# With a --target the flags are not for build scripts and macros, which run without libFuzzer.
+# The parsers' dependencies are those of the program.
+cp ../Cargo.lock Cargo.lock
+RUSTFLAGS="${flags[*]}" cargo build --release --target "$host"
+bin=$CARGO_TARGET_DIR/$host/release
+
+if [[ $seconds = 0 && $# -gt 1 ]]; then
+  exec "$bin/$1" "${@:2}"
+fi
+
+fixtures=../tests/fixtures
+between=$'\n===\n'
+
+# join SWITCHES FILE…: one input, the answers of a poll after each other
+join() {
+  local first=1 file
+  printf "$1"
+  for file in "${@:2}"; do
+    [[ $first ]] || printf '%s' "$between"
+    first=
+    case $file in
+      *.http) sed '1,/^\r\{0,1\}$/d' "$file" ;; # without the header
+      *) [[ ! -e $file ]] || cat "$file" ;;
+    esac
+  done
+}
+
+# plant TARGET: the fixtures of the tests are where fuzzing begins
+plant() {
+  local target=$1 into=corpus/$1 folder file name
+  mkdir -p "$into"
+  if [[ -d seeds/$target ]]; then cp seeds/"$target"/* "$into"/; fi
+  case $target in
+    sora)
+      for folder in "$fixtures"/sora/*/; do
+        join '\0' "$folder"/{GetStatsReport,GetLicense,ListClusterNodes,GetMode}.json > "$into/seed-$(basename "$folder")"
+      done
+      ;;
+    orion)
+      for folder in "$fixtures"/orion/*/; do
+        local answers=()
+        for name in admin_metrics statistics cache_statistics version; do
+          file=$folder/$name.http
+          [[ -e $file ]] || file=$folder/$name.json
+          answers+=("$file")
+        done
+        join '\0' "${answers[@]}" > "$into/seed-$(basename "$folder")"
+        join '\0' "${answers[@]}" "${answers[@]}" > "$into/seed-twice-$(basename "$folder")"
+      done
+      ;;
+    mediasoup)
+      for file in "$fixtures"/mediasoup/answers/*.json; do join '\0\0' "$file" > "$into/seed-$(basename "$file")"; done
+      for file in "$fixtures"/mediasoup/answers/*.txt; do join '\1\0' "$file" > "$into/seed-$(basename "$file")"; done
+      join '\0\0' "$fixtures"/mediasoup/answers/closing-{1,2,3,4}.json > "$into/seed-closing"
+      ;;
+    exposition)
+      for file in "$fixtures"/mediasoup/answers/*.txt "$fixtures"/*/*/*.metrics; do
+        cp "$file" "$into/seed-$(echo "${file#"$fixtures"/}" | tr / -)"
+      done
+      ;;
+    manifests)
+      # one seed for each document: short inputs are tried faster
+      for file in ../tests/manifests/*.yaml; do
+        awk -v into="$into/seed-$(basename "$file" .yaml)" '/^---/ { n++ } { print > (into "-" n + 0) }' "$file"
+      done
+      ;;
+  esac
+}
+
+# longest TARGET: bytes of an input; for texts that are slow to read, less
+longest() {
+  case $1 in
+    exposition | manifests) echo 4096 ;;
+    *) echo 32768 ;;
+  esac
+}
+
+for target in "${targets[@]}"; do
+  plant "$target"
+  mkdir -p "crashes/$target"
+  echo "== $target: $seconds s"
+  "$bin/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len="$(longest "$target")" -print_final_stats=1 -print_funcs=0 \
+    -verbosity=0 -artifact_prefix="crashes/$target/" "corpus/$target"
+done
