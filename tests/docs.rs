@@ -1,0 +1,374 @@
+//! The reference pages are written by the program's own lists, so that they cannot drift: `make generate` renews them.
+
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use clap::{Arg, Command, CommandFactory};
+use scrapetarget_exporter::cli::Cli;
+use scrapetarget_exporter::http::TARGET_FAMILIES;
+use scrapetarget_exporter::kind::{Reason, Type};
+use scrapetarget_exporter::metric::{Desc, Families, Format, Type as Kind, encode};
+use scrapetarget_exporter::poll::{PROBE_FAMILIES, State};
+use scrapetarget_exporter::self_metrics::SelfMetrics;
+
+fn page(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
+}
+
+/// Compares the page with what it should be; with `UPDATE_DOCS=1` writes it first.
+fn assert_current(name: &str, expected: &str) {
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(page(name), expected).unwrap();
+    }
+    let found = fs::read_to_string(page(name)).unwrap_or_default();
+    assert!(found == expected, "docs/{name} is not what the code says: run `make generate`");
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+fn table(out: &mut String, families: &[&Desc]) {
+    out.push_str("| family | type | labels | meaning |\n|---|---|---|---|\n");
+    let mut families = families.to_vec();
+    families.sort_by_key(|desc| desc.name);
+    for desc in families {
+        let labels: Vec<String> = desc.labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ =
+            writeln!(out, "| `{}` | {} | {} | {} |", desc.name, desc.kind.text(), labels.join(", "), cell(desc.help));
+    }
+    out.push('\n');
+}
+
+/// One part of a kind's families: a title, what a reader must know, and the beginnings of the names that belong there. The first
+/// part that fits a name has it, so the empty beginning, which fits all names, stands last.
+struct Part(&'static str, &'static str, &'static [&'static str]);
+
+const SORA: &[Part] = &[
+    Part(
+        "Cluster: `sora.clusterMetrics`",
+        "One call more, `ListClusterNodes`. On a Sora that is in no cluster, this call fails and `sora_cluster_up` is 0.",
+        &["sora_cluster_"],
+    ),
+    Part("Client software: `sora.clientMetrics`", "", &["sora_client_type_"]),
+    Part("Connection errors: `sora.connectionErrorMetrics`", "", &["sora_connection_error_"]),
+    Part(
+        "The Erlang virtual machine: `sora.erlangVMMetrics`",
+        "Names and units are those that sora_exporter gave them.",
+        &["sora_erlang_vm_"],
+    ),
+    Part("Server mode: `sora.serverMode`", "One call more, `GetMode`. On unless switched off.", &["sora_server_mode"]),
+    Part("Licence", "From `GetLicense`.", &["sora_license_"]),
+    Part(
+        "Always there",
+        "From `GetStatsReport`; `sora_up` also from `GetLicense`. An older Sora does not report all of them: what it does not report \
+         is absent.",
+        &[""],
+    ),
+];
+
+const ORION: &[Part] = &[
+    Part(
+        "Traffic, from `/admin/metrics`",
+        "The labels follow `orion.level`: `Subservice` gives both, `Service` gives `service` alone, `Total` gives none. Orion \
+         adds services and subservices up itself; exactly one level is exported, so nothing is counted twice.",
+        &["orion_incoming_", "orion_outgoing_", "orion_service_time_"],
+    ),
+    Part(
+        "Subscription cache, from `/cache/statistics`",
+        "Unless `orion.cacheStatistics` is false.",
+        &["orion_subscription_cache_"],
+    ),
+    Part(
+        "The broker",
+        "From `/version`, from `/statistics`, or from whether there was an answer.",
+        &["orion_up", "orion_metrics_enabled", "orion_build_info", "orion_uptime_"],
+    ),
+    Part(
+        "Counters, semaphores, timing, queue, from `/statistics`",
+        "Unless `orion.statistics` is false. Orion tells of each block only if it was started with the flag for it: \
+         `-statCounters`, `-statSemWait`, `-statTiming`, `-statNotifQueue`. What was not asked for is absent.",
+        &[""],
+    ),
+];
+
+const MEDIASOUP: &[Part] = &[
+    Part(
+        "Received streams, one by one: `mediasoup.perObject: [Producers]`",
+        "`room_id` and `peer_id` are there with `mediasoup.roomLabels: true`. Over `sampleLimit` these are left out first.",
+        &["mediasoup_producer_stream_"],
+    ),
+    Part(
+        "Sent streams, one by one: `mediasoup.perObject: [Consumers]`",
+        "",
+        &["mediasoup_consumer_stream_", "mediasoup_consumer_current_", "mediasoup_consumer_producer_"],
+    ),
+    Part(
+        "Transports, one by one: `mediasoup.perObject: [Transports]`",
+        "",
+        &["mediasoup_transport_available_", "mediasoup_transport_max_", "mediasoup_transport_rtp_loss_"],
+    ),
+    Part(
+        "For dashboards of edumeet: `mediasoup.compatibility`",
+        "Made from the document of the agent, with the names and labels of edumeet's own exporter. `edumeet` is what \
+         `compatibility.prefix` says.",
+        &[
+            "edumeet_",
+            "mediasoup_consumer_byte_count_",
+            "mediasoup_consumer_score",
+            "mediasoup_producer_byte_count_",
+            "mediasoup_producer_score",
+        ],
+    ),
+    Part(
+        "Aggregated, for dashboards of edumeet: `mediasoup.compatibility.aggregated`",
+        "64 families with the names and units of edumeet's `/metrics`. All are gauges: a sum falls when a stream ends.",
+        &[
+            "mediasoup_audio_",
+            "mediasoup_video_",
+            "mediasoup_packets_",
+            "mediasoup_spatial_",
+            "mediasoup_temporal_",
+            "mediasoup_round_trip_times_",
+            "mediasoup_workers_",
+            "mediasoup_rooms",
+            "mediasoup_peers",
+        ],
+    ),
+    Part("Workers", "Processes of mediasoup, told apart by `pid`.", &["mediasoup_worker"]),
+    Part(
+        "Totals",
+        "There whatever is chosen. Counters are accumulated by the exporter from poll to poll, so they keep what ended \
+         streams have carried; they begin at 0 when the exporter starts.",
+        &[
+            "mediasoup_producers",
+            "mediasoup_consumers",
+            "mediasoup_transport",
+            "mediasoup_webrtc_",
+            "mediasoup_data_",
+            "mediasoup_routers",
+        ],
+    ),
+    Part("The agent and its application", "", &[""]),
+];
+
+/// How the families of a kind are shown. A kind that is not listed is shown as one table.
+fn parts(kind: Type) -> &'static [Part] {
+    match kind.as_str() {
+        "Sora" => SORA,
+        "Orion" => ORION,
+        "Mediasoup" => MEDIASOUP,
+        _ => &[],
+    }
+}
+
+/// The families of a kind by its parts, each family once.
+fn kind_tables(out: &mut String, kind: Type) {
+    let mut left = kind.families();
+    for Part(title, text, beginnings) in parts(kind) {
+        let (here, others) =
+            left.into_iter().partition(|desc| beginnings.iter().any(|start| desc.name.starts_with(start)));
+        left = others;
+        let _ = writeln!(out, "### {title}\n");
+        if !text.is_empty() {
+            let _ = writeln!(out, "{text}\n");
+        }
+        table(out, &here);
+        assert!(!here.is_empty(), "{kind} has no family for the part {title:?}");
+    }
+    if !left.is_empty() {
+        table(out, &left);
+    }
+}
+
+/// Names that follow an older exporter rather than today's conventions, so that dashboards go on working. `promtool` flags them.
+fn kept_names() -> Vec<&'static str> {
+    let kept = |desc: &&Desc| {
+        let total = desc.name.ends_with("_total");
+        match desc.kind {
+            Kind::Counter => !total || desc.name.contains("_us_"),
+            Kind::Gauge => ["_total", "_count", "_sum"].iter().any(|end| desc.name.ends_with(end)),
+            _ => false,
+        }
+    };
+    let mut names: Vec<&str> =
+        Type::ALL.iter().flat_map(|kind| kind.families()).filter(kept).map(|desc| desc.name).collect();
+    names.sort_unstable();
+    names
+}
+
+fn metrics_page() -> String {
+    let mut out = String::from(
+        "# Metrics\n\nThis page is generated from the code (`make generate`).\n\n\
+         Every answer of `/probe?target=namespace/name` holds the families of the target's kind, sorted by name, and then the \
+         families `probe_*` that say how the poll went. Labels that identify the target (`instance`, `namespace`, \
+         `target_namespace`, `target_name` and those of `spec.labels`) are joined by discovery, never by the exporter.\n\n\
+         A value that a server does not report is absent, never 0. Polls run in the background: `probe_timestamp_seconds` tells \
+         when the numbers were taken. Which families are exported at all can be narrowed by `spec.metrics`.\n\n",
+    );
+    out.push_str("## How the poll went: `probe_*`\n\n");
+    table(&mut out, PROBE_FAMILIES);
+    out.push_str("The values of `reason` are a closed set: ");
+    let reasons: Vec<String> = Reason::ALL.iter().map(|reason| format!("`{}`", reason.as_str())).collect();
+    let _ = writeln!(out, "{}.\n", reasons.join(", "));
+    for kind in Type::ALL {
+        let _ = writeln!(out, "## {kind}\n\n{}\n", kind.about().trim());
+        kind_tables(&mut out, *kind);
+    }
+    out.push_str(PASSED_ON);
+    out.push_str(
+        "## Names kept for compatibility\n\nThese follow an older exporter, so that dashboards and alerts that were made for it \
+         go on working. `promtool check metrics` complains about them and about no others. A counter of this list is typed \
+         `unknown` in OpenMetrics, since that format has no counter without `_total`.\n\n",
+    );
+    for name in kept_names() {
+        let _ = writeln!(out, "* `{name}`");
+    }
+    out.push('\n');
+    out.push_str("## The exporter itself: `/metrics`\n\n| family | type | labels | meaning |\n|---|---|---|---|\n");
+    for (name, kind, labels, help) in own_families() {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ = writeln!(out, "| `{name}` | {kind} | {} | {} |", labels.join(", "), cell(&help));
+    }
+    let states: Vec<String> = State::ALL.iter().map(|state| format!("`{}`", state.as_str())).collect();
+    let _ = write!(out, "\nThe values of `state` are a closed set: {}.\n", states.join(", "));
+    out
+}
+
+/// What no table can list.
+const PASSED_ON: &str = "### Source `Prometheus`\n\n\
+    With `mediasoup.source: Prometheus` the families are those of the application's own exporter, under their own names; \
+    `mediasoup_up` is added. Labels that hold client addresses are treated as `mediasoup.addresses` says.\n\n";
+
+/// Families of `/metrics`: those of the registry, by a look at what it gives, and those that are read from the pollers.
+fn own_families() -> Vec<(String, String, Vec<String>, String)> {
+    let metrics = SelfMetrics::new().unwrap();
+    // A family without samples is not shown: give each one.
+    drop(metrics.polls.start());
+    metrics.polls.end("Sora", "success", std::time::Duration::ZERO);
+    metrics.polls.delay.observe(0.0);
+    metrics.probes.end(200, std::time::Duration::ZERO);
+    metrics.sources.events.with_label_values(&["ScrapeTarget", "applied"]).inc();
+    metrics.sources.reconciles.with_label_values(&["success"]).inc();
+    let mut text = Vec::new();
+    encode(&[&metrics.gather().finish()], Format::Text, &mut text);
+    let text = String::from_utf8(text).unwrap();
+    let mut families = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) else { continue };
+        let kind = lines.next().unwrap().rsplit(' ').next().unwrap().to_owned();
+        let labels = lines.peek().and_then(|sample| sample.split_once('{')).map_or("", |(_, labels)| labels);
+        let labels: BTreeSet<String> =
+            labels.split(',').filter_map(|pair| pair.split_once("=\"")).map(|(label, _)| label.to_owned()).collect();
+        let labels = labels.into_iter().filter(|label| label != "le").collect();
+        families.push((name.to_owned(), kind, labels, help.to_owned()));
+    }
+    families.extend(TARGET_FAMILIES.iter().map(|desc| {
+        let labels = desc.labels.iter().map(|label| (*label).to_owned()).collect();
+        (desc.name.to_owned(), desc.kind.text().to_owned(), labels, desc.help.to_owned())
+    }));
+    families.sort();
+    families
+}
+
+fn flags_page() -> String {
+    let mut out = String::from(
+        "# Commands and flags\n\nThis page is generated from the code (`make generate`).\n\n\
+         A flag that names a variable can be set by it as well; the flag wins. A list in a variable is separated by commas. \
+         A duration is written as in a ScrapeTarget: `90s`, `1m30s`, `250ms`. A number of bytes may end with `KiB`, `MiB` or \
+         `GiB`. A wrong flag or value is one line on stderr and exit code 2.\n\n",
+    );
+    for command in Cli::command().get_subcommands() {
+        let _ = writeln!(out, "## `{}`\n\n{}.\n", command.get_name(), command.get_about().unwrap());
+        arguments(&mut out, command);
+    }
+    out
+}
+
+fn arguments(out: &mut String, command: &Command) {
+    let arguments: Vec<&Arg> = command.get_arguments().filter(|arg| arg.get_id() != "help").collect();
+    if arguments.is_empty() {
+        return;
+    }
+    out.push_str("| flag | variable | default | meaning |\n|---|---|---|---|\n");
+    for argument in arguments {
+        let value = argument.get_value_names().map_or_else(String::new, |names| format!(" {}", names.join(" ")));
+        let value = if argument.get_action().takes_values() { value } else { String::new() };
+        let flag = match argument.get_long() {
+            Some(long) => format!("`--{long}{value}`"),
+            None => format!("`{}`", value.trim()),
+        };
+        let variable = argument.get_env().map_or_else(String::new, |name| format!("`{}`", name.to_string_lossy()));
+        let defaults: Vec<String> = argument
+            .get_default_values()
+            .iter()
+            .map(|value| value.to_string_lossy().into_owned())
+            .filter(|value| value != "false")
+            .collect();
+        let default = if defaults.is_empty() { String::new() } else { format!("`{}`", defaults.join(",")) };
+        let possible: Vec<String> =
+            argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        let possible = if possible.len() < 3 { String::new() } else { format!(": {}", possible.join(", ")) };
+        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(out, "| {flag} | {variable} | {default} | {}{possible} |", cell(&help));
+    }
+    out.push('\n');
+}
+
+#[test]
+fn the_page_of_metrics_says_what_the_code_says() {
+    assert_current("metrics.md", &metrics_page());
+}
+
+#[test]
+fn promtool_complains_about_the_names_kept_for_compatibility_and_no_others() {
+    let mut out = Families::default();
+    for desc in Type::ALL.iter().flat_map(|kind| kind.families()).chain(PROBE_FAMILIES.iter().copied()) {
+        match desc.kind {
+            Kind::Histogram => out.histogram(desc, [(1.0, 1.0)], 1.0, 1.0),
+            _ => out.set(desc, &vec!["x"; desc.labels.len()], 1.0),
+        }
+    }
+    let mut text = Vec::new();
+    encode(&[&out.finish()], Format::Text, &mut text);
+    let promtool = std::env::var("PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
+    let mut child = std::process::Command::new(&promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{promtool} is needed ({error}): run `make tools`, then `make unit`"));
+    child.stdin.take().unwrap().write_all(&text).unwrap();
+    let report = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    let flagged: BTreeSet<&str> = report.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(flagged, kept_names().into_iter().collect(), "{report}");
+}
+
+#[test]
+fn the_page_of_flags_says_what_the_code_says() {
+    assert_current("flags.md", &flags_page());
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_flag_of_run_has_an_environment_variable() {
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    for argument in run.get_arguments().filter(|arg| arg.get_id() != "help") {
+        let long = argument.get_long().unwrap();
+        let expected = format!("SCRAPETARGET_{}", long.to_uppercase().replace(['-', '.'], "_"));
+        assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()), "--{long}");
+    }
+}
