@@ -421,3 +421,50 @@ async fn a_target_is_down_since_it_went_down_even_if_the_reason_changes() {
     }
     assert_eq!(seen[0], seen[1]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn scrapes_and_changes_of_one_target_never_lock_each_other_out() {
+    let pollers = pollers();
+    // Suspended: each change publishes at once, thousands of times a second, and a race has its chance.
+    let mut target = target("busy", Type::Sora, "http://127.0.0.1:1/");
+    target.suspend = true;
+    let id = target.id.clone();
+    pollers.apply([target.clone()]);
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let poller = pollers.get(&id).unwrap();
+        tasks.spawn(async move {
+            while Instant::now() < until {
+                for _ in 0..100 {
+                    poller.answer(Duration::from_secs(1)).await;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let changes = Arc::clone(&pollers);
+    tasks.spawn(async move {
+        for limit in (1..=10).cycle() {
+            if Instant::now() >= until {
+                return;
+            }
+            target.sample_limit = 1_000 * limit;
+            changes.apply([target.clone()]);
+            tokio::task::yield_now().await;
+        }
+    });
+    // A deadlock holds threads of the runtime: only another thread can tell.
+    let (ended, end) = std::sync::mpsc::channel();
+    let watchdog = std::thread::spawn(move || {
+        if end.recv_timeout(Duration::from_secs(30)).is_err() {
+            eprintln!("scrapes and polls wait for each other");
+            std::process::exit(1);
+        }
+    });
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    ended.send(()).unwrap();
+    watchdog.join().unwrap();
+}

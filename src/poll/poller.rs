@@ -135,8 +135,7 @@ impl Poller {
     pub async fn answer(&self, wait: Duration) -> Arc<Snapshot> {
         let asked = Instant::now();
         self.scraped.store(ticks(asked), Ordering::Relaxed);
-        let fresh = self.usable(self.newest.borrow().as_ref(), asked);
-        if let Some(snapshot) = fresh {
+        if let Some(snapshot) = self.usable(self.newest(), asked) {
             return snapshot; // nearly every scrape: no timer, no subscription
         }
         let mut newest = self.newest.subscribe();
@@ -145,7 +144,8 @@ impl Poller {
                 if self.stop.is_cancelled() {
                     return Arc::new(render::unpolled(Reason::Config, "the target is not declared any more"));
                 }
-                if let Some(snapshot) = self.usable(newest.borrow_and_update().as_ref(), asked) {
+                let latest = newest.borrow_and_update().clone();
+                if let Some(snapshot) = self.usable(latest, asked) {
                     return snapshot;
                 }
                 self.asked.fetch_max(ticks(asked), Ordering::AcqRel);
@@ -163,12 +163,13 @@ impl Poller {
         })
     }
 
-    fn usable(&self, newest: Option<&Arc<Snapshot>>, asked: Instant) -> Option<Arc<Snapshot>> {
+    /// Takes the snapshot itself and no borrow of it: a borrow is a lock, and [`publish`](Self::publish) takes the target's first.
+    fn usable(&self, newest: Option<Arc<Snapshot>>, asked: Instant) -> Option<Arc<Snapshot>> {
         let snapshot = newest?;
         let joined = snapshot.ended >= asked;
         let max_age = self.target().max_age;
         let fresh = !max_age.is_zero() && asked.saturating_duration_since(snapshot.ended) <= max_age;
-        (snapshot.stands || joined || fresh).then(|| Arc::clone(snapshot))
+        (snapshot.stands || joined || fresh).then_some(snapshot)
     }
 
     /// Whether a scrape has asked for data newer than the poll that ended at `last`.
