@@ -305,7 +305,7 @@ impl Exporter {
 /// The values of all series that begin with `name`.
 fn sum(exposition: &str, name: &str) -> f64 {
     let series = exposition.lines().filter(|line| line.starts_with(name));
-    series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() + 0.0 // an empty sum is -0
 }
 
 impl Drop for Exporter {
