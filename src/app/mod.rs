@@ -8,7 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::cli::{CheckArgs, Command, HealthcheckArgs};
+use tokio::sync::mpsc;
+
+use crate::cli::{CheckArgs, Command, HealthcheckArgs, PollingArgs};
+use crate::fetch::{AddressRules, Clients, Limits};
+use crate::poll::Pollers;
+use crate::self_metrics::PollMetrics;
+use crate::target::TargetId;
 use crate::{crd, file};
 
 /// A value on the command line that only the command itself could judge. The exit code is that of any other wrong value.
@@ -43,6 +49,13 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
     // A resolver that hangs in the system must not keep the process.
     runtime.shutdown_background();
     result
+}
+
+/// Pollers as the flags about polls want them, and the targets whose server refuses our credentials.
+fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pollers, mpsc::Receiver<TargetId>) {
+    let PollingArgs { target_deny_cidr, max_body_bytes, max_inflight_bytes } = polling;
+    let clients = Clients::new(AddressRules::denying(target_deny_cidr));
+    Pollers::new(clients, Limits::new(max_body_bytes, max_inflight_bytes), metrics, background)
 }
 
 /// Writes to stdout. A reader that has gone away, as `head` does, is no error.

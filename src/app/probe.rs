@@ -10,11 +10,10 @@ use serde_json::{Map, Value, json};
 use super::{WrongValue, print};
 use crate::cli::{PollingArgs, ProbeArgs};
 use crate::crd::{self, ScrapeTarget};
-use crate::fetch::{AddressRules, Clients, Limits};
 use crate::file;
 use crate::http::debug_text;
 use crate::metric::{Encoding, Format};
-use crate::poll::{Poller, Pollers};
+use crate::poll::Poller;
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Target, TargetId};
 
@@ -50,11 +49,8 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
 
 /// A poller that polls only when it is asked.
 fn poller_of(target: Target, polling: PollingArgs) -> anyhow::Result<Arc<Poller>> {
-    let PollingArgs { target_deny_cidr, max_body_bytes, max_inflight_bytes } = polling;
     let metrics = SelfMetrics::new().context("register metrics")?;
-    let clients = Clients::new(AddressRules::denying(target_deny_cidr));
-    let limits = Limits::new(max_body_bytes, max_inflight_bytes);
-    let (pollers, _) = Pollers::new(clients, limits, metrics.polls, false);
+    let (pollers, _) = super::pollers(polling, metrics.polls, false);
     let id = target.id.clone();
     pollers.apply([target]);
     pollers.get(&id).context("the target was just added")

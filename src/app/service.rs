@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
-use crate::fetch::{AddressRules, Clients, Limits};
 use crate::http::{self, WebConfig};
 use crate::poll::Pollers;
 use crate::self_metrics::{SelfMetrics, SourceMetrics};
@@ -87,12 +86,9 @@ impl Service {
     /// Starts everything; nothing is known of any target yet.
     pub(super) fn start(plan: Plan) -> anyhow::Result<Self> {
         let Plan { listeners, web, files, polling, external_url, connections } = plan;
-        let PollingArgs { target_deny_cidr, max_body_bytes, max_inflight_bytes } = polling;
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
         metrics.sources.leader.set(1.0);
-        let clients = Clients::new(AddressRules::denying(target_deny_cidr));
-        let limits = Limits::new(max_body_bytes, max_inflight_bytes);
-        let (pollers, refusals) = Pollers::new(clients, limits, metrics.polls.clone(), true);
+        let (pollers, refusals) = super::pollers(polling, metrics.polls.clone(), true);
         let pollers = Arc::new(pollers);
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
