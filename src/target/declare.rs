@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
-use super::{Lookup, ObjectKind, Scrape, Source, Target, TargetId};
+use super::{Lookup, LookupError, ObjectKind, Problem, Scrape, Source, Target, TargetId};
 use crate::crd::{ConfigMapKeyRef, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, SecretOrConfigMap, TlsConfig};
 use crate::fetch::{Connection, Identity};
 use crate::metric::Filter;
@@ -20,12 +20,12 @@ impl Target {
         let spec = &declaration.spec;
         let references = References { objects, namespace: &id.namespace };
         let mut problem = None;
-        let mut note = |error: String| {
+        let mut note = |error: Problem| {
             problem.get_or_insert(error);
         };
         // A url that the schema let through always parses; the placeholder is never contacted, since the problem stops it.
         let url = Url::parse(&spec.url).or_else(|error| {
-            note(format!("spec.url: {error}"));
+            note(Problem::invalid_spec(format!("spec.url: {error}")));
             Url::parse("http://invalid.invalid/")
         });
         let connection = references.connection(spec).unwrap_or_else(|error| {
@@ -38,7 +38,7 @@ impl Target {
         });
         let filter = spec.metrics.as_ref().map_or(Ok(None), |metrics| Filter::new(&metrics.keep, &metrics.drop));
         let filter = filter.unwrap_or_else(|error| {
-            note(format!("spec.metrics: {error}"));
+            note(Problem::invalid_spec(format!("spec.metrics: {error}")));
             None
         });
         let url = url.unwrap_or_else(|_| unreachable!("the placeholder is a url"));
@@ -90,7 +90,7 @@ struct References<'r> {
 }
 
 impl References<'_> {
-    fn value(&self, kind: ObjectKind, name: &str, key: &str, optional: bool) -> Result<Option<Vec<u8>>, String> {
+    fn value(&self, kind: ObjectKind, name: &str, key: &str, optional: bool) -> Result<Option<Vec<u8>>, Problem> {
         match self.objects.value(kind, self.namespace, name, key) {
             Ok(mut value) => {
                 // A file made by an editor ends with a newline; a credential does not.
@@ -102,20 +102,25 @@ impl References<'_> {
                 }
                 Ok(Some(value))
             }
-            Err(_) if optional => Ok(None),
-            Err(error) => Err(error.to_string()),
+            // What only could not be read may well be there: nobody is to be asked without the credentials that he expects.
+            Err(LookupError::NoObject { .. } | LookupError::NoKey { .. } | LookupError::NotAllowed { .. })
+                if optional =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn secret(&self, reference: &SecretKeyRef) -> Result<Option<Vec<u8>>, String> {
+    fn secret(&self, reference: &SecretKeyRef) -> Result<Option<Vec<u8>>, Problem> {
         self.value(ObjectKind::Secret, &reference.name, &reference.key, reference.optional.unwrap_or(false))
     }
 
-    fn config_map(&self, reference: &ConfigMapKeyRef) -> Result<Option<Vec<u8>>, String> {
+    fn config_map(&self, reference: &ConfigMapKeyRef) -> Result<Option<Vec<u8>>, Problem> {
         self.value(ObjectKind::ConfigMap, &reference.name, &reference.key, reference.optional.unwrap_or(false))
     }
 
-    fn either(&self, reference: &SecretOrConfigMap) -> Result<Option<Vec<u8>>, String> {
+    fn either(&self, reference: &SecretOrConfigMap) -> Result<Option<Vec<u8>>, Problem> {
         match (&reference.secret, &reference.config_map) {
             (Some(secret), _) => self.secret(secret),
             (None, Some(config_map)) => self.config_map(config_map),
@@ -123,9 +128,9 @@ impl References<'_> {
         }
     }
 
-    fn connection(&self, spec: &ScrapeTargetSpec) -> Result<Connection, String> {
-        let proxy =
-            spec.proxy_url.as_deref().map(Url::parse).transpose().map_err(|error| format!("spec.proxyUrl: {error}"))?;
+    fn connection(&self, spec: &ScrapeTargetSpec) -> Result<Connection, Problem> {
+        let proxy = spec.proxy_url.as_deref().map(Url::parse).transpose();
+        let proxy = proxy.map_err(|error| Problem::invalid_spec(format!("spec.proxyUrl: {error}")))?;
         let default = TlsConfig::default();
         let tls = spec.tls_config.as_ref().unwrap_or(&default);
         let ca = tls.ca.as_ref().map(|reference| self.either(reference)).transpose()?.flatten();
@@ -142,7 +147,7 @@ impl References<'_> {
         })
     }
 
-    fn headers(&self, spec: &ScrapeTargetSpec) -> Result<HeaderMap, String> {
+    fn headers(&self, spec: &ScrapeTargetSpec) -> Result<HeaderMap, Problem> {
         let mut headers = HeaderMap::new();
         for (i, header) in spec.headers.iter().enumerate() {
             let value = match (&header.value, &header.secret_key_ref) {
@@ -151,7 +156,7 @@ impl References<'_> {
                 (None, None) => None,
             };
             let name = HeaderName::from_bytes(header.name.as_bytes())
-                .map_err(|_| format!("spec.headers[{i}].name is no header name"))?;
+                .map_err(|_| Problem::invalid_spec(format!("spec.headers[{i}].name is no header name")))?;
             if let Some(value) = value {
                 headers.append(name, sensitive(&value, || format!("the value of header {:?}", header.name))?);
             }
@@ -179,9 +184,45 @@ impl References<'_> {
     }
 }
 
-fn sensitive(value: &[u8], what: impl Fn() -> String) -> Result<HeaderValue, String> {
+fn sensitive(value: &[u8], what: impl Fn() -> String) -> Result<HeaderValue, Problem> {
     let mut value = HeaderValue::from_bytes(value)
-        .map_err(|_| format!("{} holds characters that no HTTP header can carry", what()))?;
+        .map_err(|_| Problem::invalid_spec(format!("{} holds characters that no HTTP header can carry", what())))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Type;
+
+    /// Answers everything with this.
+    struct Always(LookupError);
+
+    impl Lookup for Always {
+        fn value(&self, _: ObjectKind, _: &str, _: &str, _: &str) -> Result<Vec<u8>, LookupError> {
+            Err(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn an_optional_credential_may_be_missing_but_not_merely_unread() {
+        let kind = ObjectKind::Secret;
+        let (namespace, name, key, why) = ("a".to_owned(), "b".to_owned(), "c".to_owned(), "d".to_owned());
+        let of = |error: LookupError| {
+            let mut spec = ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/");
+            let credentials = serde_json::json!({ "credentials": { "name": "b", "key": "c", "optional": true } });
+            spec.authorization = Some(serde_json::from_value(credentials).unwrap());
+            let declaration = Arc::new(ScrapeTarget::new("t", spec));
+            Target::declare(TargetId::new("a", "t"), declaration, &Always(error)).problem.map(|problem| problem.reason)
+        };
+        let (n, o, w) = (namespace.clone(), name.clone(), why.clone());
+        assert_eq!(of(LookupError::Unread { kind, namespace: n, name: o, why: w }), Some("SecretUnread"));
+        let (n, o, w) = (namespace.clone(), name.clone(), why.clone());
+        assert_eq!(of(LookupError::Forbidden { kind, namespace: n, name: o, why: w }), Some("SecretForbidden"));
+        let (n, o) = (namespace.clone(), name.clone());
+        assert_eq!(of(LookupError::NotAllowed { kind, namespace: n, name: o, why }), None);
+        assert_eq!(of(LookupError::NoObject { kind, namespace: namespace.clone(), name: name.clone() }), None);
+        assert_eq!(of(LookupError::NoKey { kind, namespace, name, key }), None);
+    }
 }

@@ -45,7 +45,29 @@ pub struct Target {
     /// What the user wrote, shared with whoever read it.
     pub declaration: Arc<ScrapeTarget>,
     /// Why it cannot be polled, for the one who wrote it: a Secret is missing, a pattern is not understood.
-    pub problem: Option<String>,
+    pub problem: Option<Problem>,
+}
+
+/// Why a target cannot be polled as it is declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// One word in CamelCase: `InvalidSpec`, or that of a [`LookupError`].
+    pub reason: &'static str,
+    /// The sentence.
+    pub message: String,
+}
+
+impl Problem {
+    /// The spec itself is wrong.
+    pub fn invalid_spec(message: impl Into<String>) -> Self {
+        Self { reason: "InvalidSpec", message: message.into() }
+    }
+}
+
+impl From<LookupError> for Problem {
+    fn from(error: LookupError) -> Self {
+        Self { reason: error.reason(), message: error.to_string() }
+    }
 }
 
 /// What is polled, and how.
