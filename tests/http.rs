@@ -219,6 +219,10 @@ async fn debug_tells_the_calls_and_keeps_the_secrets() {
         assert!(text.contains(words), "{words:?} in {text}");
     }
     assert!(!text.contains("open sesame"));
+    let poller = service.pollers.list().remove(0);
+    assert_eq!(poller.since_last_scrape(), None, "a look is no scrape");
+    service.get("/probe?target=webrtc/sora").send().await.unwrap();
+    assert!(poller.since_last_scrape().is_some());
 }
 
 #[tokio::test]
@@ -399,7 +403,7 @@ async fn the_api_tells_the_state_of_every_target() {
         spec.labels.insert("region".to_owned(), "east".to_owned());
     });
     let mut invalid = target("webrtc", "broken", "http://x.invalid/");
-    invalid.problem = Some("Secret webrtc/key does not exist".to_owned());
+    invalid.problem = Some(scrapetarget_exporter::target::Problem::invalid_spec("Secret webrtc/key does not exist"));
     let service = Service::start(vec![up, invalid], Settings::default()).await;
     service.settle().await;
     let answer = service.json("/api/v1/targets").await;

@@ -80,7 +80,7 @@ async fn service() -> (Service, Vec<Simulated>) {
     let mut invalid = service::declared("webrtc", HOSTILE, Type::Sora, "http://x.invalid/", |spec| {
         spec.labels.insert("region".to_owned(), HOSTILE.to_owned());
     });
-    invalid.problem = Some(HOSTILE.to_owned());
+    invalid.problem = Some(scrapetarget_exporter::target::Problem::invalid_spec(HOSTILE));
     let mut suspended = target("a", "suspended", "http://x.invalid/");
     suspended.suspend = true;
     let long = "sora-with-a-name-as-long-as-a-name-in-kubernetes-may-be-and-then-some";

@@ -14,7 +14,7 @@ use scrapetarget_exporter::poll::{Pollers, State};
 use scrapetarget_exporter::sim::Simulated;
 use scrapetarget_exporter::sim::mediasoup::Agent;
 use scrapetarget_exporter::sim::orion::Broker;
-use scrapetarget_exporter::target::{Target, TargetId};
+use scrapetarget_exporter::target::{Problem, Target, TargetId};
 use support::faults::{Fault, Faulty};
 use support::{NoObjects, pollers, pollers_with, series, target, text};
 
@@ -129,6 +129,17 @@ async fn with_a_max_age_of_zero_every_scrape_polls() {
         pollers.get(&id).unwrap().answer(Duration::from_secs(5)).await;
     }
     assert_eq!(server.total(), 5);
+}
+
+#[tokio::test]
+async fn few_targets_are_polled_at_once_by_the_replica_that_takes_over() {
+    let server = Counting::start(Duration::ZERO).await;
+    let pollers = standby();
+    let mut target = server.target();
+    target.interval = Duration::from_hours(1);
+    pollers.apply([target]);
+    pollers.set_background(true);
+    until("the first poll", || server.total() == 1).await;
 }
 
 #[tokio::test]
@@ -247,7 +258,7 @@ async fn a_target_with_a_problem_sends_nothing_and_heals_when_the_problem_is_gon
     let server = Counting::start(Duration::ZERO).await;
     let pollers = pollers();
     let mut target = server.target();
-    target.problem = Some("Secret media/sora has no key \"token\"".to_owned());
+    target.problem = Some(Problem::invalid_spec("Secret media/sora has no key \"token\""));
     pollers.apply([target.clone()]);
     let poller = pollers.get(&target.id).unwrap();
     let snapshot = poller.answer(Duration::from_secs(5)).await;

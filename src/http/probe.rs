@@ -80,10 +80,12 @@ impl Order {
     }
 
     async fn answer(self) -> Response {
-        let snapshot = self.poller.answer(self.wait).await;
         if self.debug {
+            // People look at this: it must not hide that no Prometheus scrapes the target.
+            let snapshot = self.poller.show(self.wait).await;
             return reply::text(StatusCode::OK, debug::debug_text(&self.poller, &snapshot));
         }
+        let snapshot = self.poller.answer(self.wait).await;
         exposition(snapshot.body(self.format, self.encoding), self.format, self.encoding)
     }
 }

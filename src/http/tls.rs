@@ -72,6 +72,11 @@ impl TlsBlock {
             .collect()
     }
 
+    /// Whether nobody gets in without a certificate.
+    pub(super) fn wants_certificates(&self) -> bool {
+        matches!(self.client_auth_type, ClientAuth::RequireAny | ClientAuth::RequireAndVerify)
+    }
+
     /// What rustls needs. Files are relative to `directory`, where the web config lies.
     pub(super) fn build(&self, directory: &Path) -> Result<ServerConfig, String> {
         let provider = Arc::new(self.provider()?);
@@ -180,7 +185,7 @@ impl TlsBlock {
         };
         Ok(Some(ClientRule {
             chain,
-            mandatory: matches!(self.client_auth_type, ClientAuth::RequireAny | ClientAuth::RequireAndVerify),
+            mandatory: self.wants_certificates(),
             allowed_sans: self.client_allowed_sans.clone(),
             algorithms: provider.signature_verification_algorithms,
         }))

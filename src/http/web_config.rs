@@ -60,6 +60,7 @@ pub struct WebConfig {
 /// What is done with every connection and request.
 struct Gate {
     tls: Option<TlsAcceptor>,
+    client_certificates: bool,
     users: Option<Users>,
     headers: Vec<(HeaderName, HeaderValue)>,
     rate: Option<RateLimit>,
@@ -106,6 +107,11 @@ impl WebConfig {
     /// Whether connections are TLS: this does not change while the process lives.
     pub fn is_tls(&self) -> bool {
         self.gate.load().tls.is_some()
+    }
+
+    /// Whether connections need a client certificate.
+    pub fn wants_client_certificates(&self) -> bool {
+        self.gate.load().client_certificates
     }
 
     /// Whether requests need a user.
@@ -207,6 +213,7 @@ fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<Gate, String> {
     };
     Ok(Gate {
         tls,
+        client_certificates: file.tls_server_config.as_ref().is_some_and(TlsBlock::wants_certificates),
         users: Users::new(file.basic_auth_users.unwrap_or_default())?,
         headers: headers(&file.http_server_config.unwrap_or_default().headers)?,
         rate: file.rate_limit.map(|block| RateLimit::new(&block)).transpose()?.flatten(),

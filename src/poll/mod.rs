@@ -4,6 +4,7 @@
 
 mod gzip;
 mod poller;
+mod queue;
 mod render;
 mod snapshot;
 mod worker;
@@ -11,7 +12,7 @@ mod worker;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use gzip::gzip;
 pub use poller::{Poller, State, Status};
+pub use queue::Queue;
 pub use render::PROBE_FAMILIES;
 pub use snapshot::{CallRecord, Failure, Snapshot};
 
@@ -40,17 +42,37 @@ pub struct Shared {
     decoding: Arc<Semaphore>,
     /// Targets whose server refused our credentials: whoever knows where these come from reads them again.
     refused: mpsc::Sender<TargetId>,
+    /// Who wants to know of targets that went up or down; nobody in file mode.
+    moved: OnceLock<Arc<Queue>>,
 }
 
 /// Refusals that may wait for the source of credentials; more are forgotten, since each target repeats its own.
 const REFUSED_QUEUE: usize = 1024;
+
+/// Whether pollers poll by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Background {
+    /// Only when asked.
+    Off,
+    /// They do; those that did not before begin as it says.
+    On(Start),
+}
+
+/// When a poller begins that takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// At once: they are few.
+    Once,
+    /// At its place in the interval.
+    Place,
+}
 
 /// All pollers, by target.
 #[derive(Debug)]
 pub struct Pollers {
     shared: Arc<Shared>,
     table: RwLock<BTreeMap<TargetId, Arc<Poller>>>,
-    background: watch::Sender<bool>,
+    background: watch::Sender<Background>,
     known: AtomicBool,
     revision: AtomicU64,
     tasks: TaskTracker,
@@ -69,17 +91,38 @@ impl Pollers {
     ) -> (Self, mpsc::Receiver<TargetId>) {
         let (refused, refusals) = mpsc::channel(REFUSED_QUEUE);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let shared = Shared { clients, limits, metrics, decoding: Arc::new(Semaphore::new(cores)), refused };
+        let shared = Shared {
+            clients,
+            limits,
+            metrics,
+            decoding: Arc::new(Semaphore::new(cores)),
+            refused,
+            moved: OnceLock::new(),
+        };
         let pollers = Self {
             shared: Arc::new(shared),
             table: RwLock::default(),
-            background: watch::Sender::new(background),
+            background: watch::Sender::new(if background { Background::On(Start::Once) } else { Background::Off }),
             known: AtomicBool::new(false),
             revision: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
         (pollers, refusals)
+    }
+
+    /// No poller yet, and none that polls by itself.
+    #[cfg(test)]
+    pub(crate) fn idle() -> Self {
+        let clients = Clients::new(crate::fetch::AddressRules::default());
+        let metrics = crate::self_metrics::SelfMetrics::new().unwrap();
+        Self::new(clients, Limits::new(1 << 20, 8 << 20), metrics.polls, false).0
+    }
+
+    /// From now on, each target whose state or reason changes, or that has its first result since it was changed, is marked in `queue`.
+    /// Only the first call counts.
+    pub fn tell_of_changes(&self, queue: Arc<Queue>) {
+        let _ = self.shared.moved.set(queue);
     }
 
     /// Starts a poller for each target that has none, and tells the others what has changed. Returns how many of them it were.
@@ -145,7 +188,15 @@ impl Pollers {
 
     /// Whether pollers poll by themselves, or only when asked.
     pub fn set_background(&self, background: bool) {
-        self.background.send_if_modified(|now| std::mem::replace(now, background) != background);
+        let together = self.table.read().unwrap_or_else(PoisonError::into_inner).len();
+        let start = if together <= AT_ONCE { Start::Once } else { Start::Place };
+        self.background.send_if_modified(|now| {
+            let change = background != (*now != Background::Off);
+            if change {
+                *now = if background { Background::On(start) } else { Background::Off };
+            }
+            change
+        });
     }
 
     /// From now on the targets are known: an unknown one is an error of the one who asks, not of ours.

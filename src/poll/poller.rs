@@ -62,6 +62,12 @@ impl Status {
         let failure = Some(Failure { reason: Reason::Pending, message: Arc::from("not polled yet") });
         Self { state: State::Pending, failure, since: SystemTime::now(), last_success: None }
     }
+
+    /// Whether both have the same state for the same reason.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        let reason = |status: &Self| status.failure.as_ref().map(|failure| failure.reason);
+        self.state == other.state && reason(self) == reason(other)
+    }
 }
 
 /// One target's poller.
@@ -121,7 +127,7 @@ impl Poller {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How long ago somebody last asked for data; `None`: never.
+    /// How long ago the last scrape asked for data; `None`: never.
     pub fn since_last_scrape(&self) -> Option<Duration> {
         match self.scraped.load(Ordering::Relaxed) {
             0 => None,
@@ -133,8 +139,13 @@ impl Poller {
     ///
     /// A poll that does not end within `wait` gives an answer of its own, with reason `timeout` and nothing of the target.
     pub async fn answer(&self, wait: Duration) -> Arc<Snapshot> {
+        self.scraped.store(ticks(Instant::now()), Ordering::Relaxed);
+        self.show(wait).await
+    }
+
+    /// The same for somebody who only has a look: it counts as no scrape.
+    pub async fn show(&self, wait: Duration) -> Arc<Snapshot> {
         let asked = Instant::now();
-        self.scraped.store(ticks(asked), Ordering::Relaxed);
         if let Some(snapshot) = self.usable(self.newest(), asked) {
             return snapshot; // nearly every scrape: no timer, no subscription
         }
@@ -205,7 +216,8 @@ impl Poller {
 
     /// Makes `snapshot`, what a poll of `target` brought, the newest; unless the target has become another meanwhile.
     ///
-    /// Returns the status before and after, if the state or its reason has changed.
+    /// Returns the status before and after, if that is news: the state or its reason has changed, or nothing was known of this target
+    /// as it is declared now.
     pub(super) fn publish(&self, target: &Target, snapshot: Snapshot) -> Option<(Status, Status)> {
         // Held to the end: a change comes either before, and then this snapshot is worth nothing, or after, and then it goes.
         let current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,20 +233,68 @@ impl Poller {
         };
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let before = status.clone();
-        let reason = |status: &Status| status.failure.as_ref().map(|failure| failure.reason);
         status.state = state;
         status.failure.clone_from(&snapshot.failure);
         if state == State::Up {
             status.last_success = Some(snapshot.ended_at);
         }
-        let moved = before.state != state || reason(&before) != reason(&status);
         if before.state != state {
             status.since = snapshot.ended_at; // a server that is down by turns for this and that is down all the time
         }
         let after = status.clone();
         drop(status);
-        self.newest.send_replace(Some(Arc::new(snapshot)));
+        let first = self.newest.send_replace(Some(Arc::new(snapshot))).is_none();
         drop(current);
-        moved.then_some((before, after))
+        (first || !before.says_the_same(&after)).then_some((before, after))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::{Lookup, LookupError, ObjectKind};
+
+    struct Nothing;
+
+    impl Lookup for Nothing {
+        fn value(&self, kind: ObjectKind, namespace: &str, name: &str, _: &str) -> Result<Vec<u8>, LookupError> {
+            Err(LookupError::NoObject { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+    }
+
+    fn target(url: &str) -> Target {
+        let declaration = serde_json::json!({
+            "apiVersion": "scrapetarget.dev/v1alpha1",
+            "kind": "ScrapeTarget",
+            "metadata": { "name": "a" },
+            "spec": { "type": "Sora", "url": url },
+        });
+        let declaration = serde_json::from_value(declaration).unwrap();
+        Target::declare(TargetId::new("team", "a"), Arc::new(declaration), &Nothing)
+    }
+
+    fn failed() -> Snapshot {
+        render::unpolled(Reason::Connect, "refused")
+    }
+
+    #[tokio::test]
+    async fn the_first_result_after_a_change_is_news_although_the_state_stays() {
+        let (before, after) = (target("http://127.0.0.1:9/"), target("http://127.0.0.1:10/"));
+        let poller = Poller::new(before.clone(), CancellationToken::new());
+        assert!(poller.publish(&before, failed()).is_some());
+        assert!(poller.publish(&before, failed()).is_none());
+        poller.change(after.clone());
+        let (was, is) = poller.publish(&after, failed()).unwrap();
+        assert!(was.state == State::Down && was.says_the_same(&is), "which is not worth a line in the log");
+        assert!(poller.publish(&after, failed()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_counts_as_no_scrape() {
+        let poller = Poller::new(target("http://127.0.0.1:9/"), CancellationToken::new());
+        poller.show(Duration::from_secs(1)).await;
+        assert_eq!(poller.since_last_scrape(), None);
+        poller.answer(Duration::from_secs(1)).await;
+        assert!(poller.since_last_scrape().is_some());
     }
 }

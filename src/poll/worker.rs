@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::poller::{Poller, State};
 use super::render::{self, Polled};
 use super::snapshot::{CallRecord, Snapshot};
+use super::{Background, Shared, Start};
 use crate::fetch::{Client, Fetched, fetch};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
 use crate::metric::{Families, Finished};
@@ -46,7 +46,7 @@ impl Prepared {
 pub(super) async fn run(
     poller: Arc<Poller>,
     shared: Arc<Shared>,
-    mut background: watch::Receiver<bool>,
+    mut background: watch::Receiver<Background>,
     delay: Duration,
     place: Duration,
 ) {
@@ -62,7 +62,7 @@ pub(super) async fn run(
         let prepared = match ready {
             Ok(prepared) => prepared,
             Err((reason, message)) => {
-                announce(&poller, &target, render::unpolled(reason, &message));
+                announce(&poller, &target, &shared, render::unpolled(reason, &message));
                 tokio::select! {
                     () = poller.stop.cancelled() => return,
                     () = poller.changed.notified() => {}
@@ -77,7 +77,7 @@ pub(super) async fn run(
                 None => Instant::now(), // what we had is worth nothing for what the target is now
             };
         }
-        let polls = *background.borrow_and_update();
+        let polls = *background.borrow_and_update() != Background::Off;
         let ended = last.map(|(_, ended)| ended);
         let wanted = poller.is_asked_since(ended);
         if !wanted {
@@ -85,7 +85,9 @@ pub(super) async fn run(
                 () = poller.stop.cancelled() => return,
                 () = poller.changed.notified() => continue,
                 _ = background.changed() => {
-                    next = next.max(Instant::now() + place);                 // the others take over as well: not all at once
+                    if *background.borrow() == Background::On(Start::Place) {
+                        next = next.max(Instant::now() + place);             // the others take over as well: not all at once
+                    }
                     continue;
                 }
                 () = tokio::time::sleep_until(next), if polls => {
@@ -110,7 +112,7 @@ pub(super) async fn run(
         }
         last = Some((started, snapshot.ended));
         next = started + target.interval;
-        announce(&poller, &target, snapshot);
+        announce(&poller, &target, &shared, snapshot);
     }
 }
 
@@ -119,7 +121,7 @@ fn obstacle(target: &Target) -> Option<(Reason, String)> {
     if target.suspend {
         return Some((Reason::Suspended, "spec.suspend is true".to_owned()));
     }
-    target.problem.clone().map(|problem| (Reason::Config, problem))
+    target.problem.clone().map(|problem| (Reason::Config, problem.message))
 }
 
 fn prepare<'p>(
@@ -251,14 +253,25 @@ fn within_limit(families: Finished, limit: usize, failure: &mut Option<super::Fa
     none.finish()
 }
 
-/// Publishes, and tells of a change of state once, not of every failed poll.
-fn announce(poller: &Poller, target: &Target, snapshot: Snapshot) {
+/// Publishes, and tells of a change of state once, not of every failed poll nor of every change of the spec.
+fn announce(poller: &Poller, target: &Target, shared: &Shared, snapshot: Snapshot) {
     let Some((before, after)) = poller.publish(target, snapshot) else { return };
+    if let Some(moved) = shared.moved.get() {
+        moved.mark([poller.id().clone()]);
+    }
+    if before.says_the_same(&after) {
+        return;
+    }
+    let unread = target.problem.as_ref().is_some_and(|problem| problem.reason.ends_with("Unread"));
     let (target, kind) = (poller.id(), target.source.kind);
     match (after.state, &after.failure) {
         (State::Up, _) if before.state == State::Pending => tracing::debug!(%target, %kind, "target is up"),
         (State::Up, _) => tracing::info!(%target, %kind, "target is up again"),
         (State::Suspended, _) => tracing::info!(%target, %kind, "target is suspended"),
+        // It ends by itself, and an API server that does not answer would bring one line for every target.
+        (State::Invalid, Some(failure)) if unread => {
+            tracing::debug!(%target, %kind, error = %failure.message, "target waits for its credentials");
+        }
         (_, Some(failure)) => {
             tracing::warn!(%target, %kind, reason = failure.reason.as_str(), error = %failure.message, "target is down");
         }
