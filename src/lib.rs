@@ -3,8 +3,8 @@
 //! The way of the data, and the only direction in which modules know each other:
 //!
 //! ```text
-//! crd, file ──► target ──► poll ──► fetch ──► kind ──► metric
-//!                            └────► http
+//! crd, file, k8s ──► target ──► poll ──► fetch ──► kind ──► metric
+//!                                 └────► http
 //! ```
 
 pub mod app;
@@ -13,6 +13,7 @@ pub mod crd;
 pub mod fetch;
 pub mod file;
 pub mod http;
+pub mod k8s;
 pub mod kind;
 pub mod metric;
 pub mod poll;

@@ -1,0 +1,34 @@
+//! What marks an object as written by this release: two releases in one cluster never touch each other's.
+
+use super::Settings;
+
+/// The field manager of every server-side apply, and the value of [`MANAGED_BY`].
+pub(super) const MANAGER: &str = "scrapetarget-exporter";
+
+/// Who takes care of the object.
+pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// The name of the release that wrote the object.
+pub(super) const RELEASE: &str = "scrapetarget.dev/release";
+
+/// The namespace of that release.
+pub(super) const RELEASE_NAMESPACE: &str = "scrapetarget.dev/release-namespace";
+
+/// On the Service that only the leader is behind, with the name of the release: what monitors select.
+pub(super) const PROBE: &str = "scrapetarget.dev/probe";
+
+/// On a monitor that is not beside its target: the target's namespace.
+pub(super) const TARGET_NAMESPACE: &str = "scrapetarget.dev/target-namespace";
+
+/// On a monitor that is not beside its target: the target's name; an annotation if it is too long for a label.
+pub(super) const TARGET_NAME: &str = "scrapetarget.dev/target-name";
+
+/// The labels of everything that the release of `settings` writes.
+pub(super) fn of_release(settings: &Settings) -> [(&'static str, &str); 3] {
+    [(MANAGED_BY, MANAGER), (RELEASE, &settings.release), (RELEASE_NAMESPACE, &settings.namespace)]
+}
+
+/// Selects what the release of `settings` wrote.
+pub(super) fn selector(settings: &Settings) -> String {
+    format!("{RELEASE}={},{RELEASE_NAMESPACE}={}", settings.release, settings.namespace)
+}

@@ -1,0 +1,141 @@
+//! A cluster as the source of targets, and everything that is written into it.
+//!
+//! ```text
+//! watch ──► controller ──► pollers              every replica reads
+//! secrets ─────┘  │
+//!              catalog ──► status, monitor      only the leader writes, at a bounded pace
+//! leader ──► endpoints
+//! ```
+//!
+//! Each part computes from what is known and writes only what differs, so that a steady fleet causes no writes at all and a lost write
+//! is made good by the next look. Nothing here polls a target or answers a scrape: pollers go on when the API server is away.
+
+mod access;
+mod backoff;
+mod catalog;
+mod cleanup;
+mod controller;
+mod dry_run;
+mod labels;
+mod leader;
+mod monitor;
+mod pace;
+mod secrets;
+mod settings;
+mod status;
+mod watch;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use access::{AccessError, Cluster};
+pub use cleanup::{CleanupError, Removed, cleanup};
+pub use dry_run::{NoVerdict, Verdict, dry_run};
+pub use settings::{
+    Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,
+};
+
+use crate::poll::{Pollers, Queue};
+use crate::self_metrics::SourceMetrics;
+use crate::target::TargetId;
+use catalog::Catalog;
+use pace::Pace;
+
+/// What all parts share.
+#[derive(Debug)]
+struct Shared {
+    cluster: Cluster,
+    settings: Settings,
+    pollers: Arc<Pollers>,
+    metrics: SourceMetrics,
+    catalog: Catalog,
+    /// Targets whose status may differ from the one in the cluster.
+    statuses: Arc<Queue>,
+    /// Targets whose ServiceMonitor may differ from the one in the cluster.
+    monitors: Queue,
+    /// Of all writes together.
+    pace: Pace,
+}
+
+#[cfg(test)]
+impl Shared {
+    /// For one part alone: nobody answers for the cluster, and nothing polls by itself.
+    fn idle() -> Arc<Self> {
+        let election = Election {
+            lease: "release".to_owned(),
+            identity: "replica".to_owned(),
+            duration: std::time::Duration::from_secs(15),
+        };
+        let settings = Settings {
+            namespace: "monitoring".to_owned(),
+            release: "release".to_owned(),
+            watch_namespaces: Vec::new(),
+            target_selector: None,
+            secret_label: None,
+            discovery: Discovery::default(),
+            election,
+            advertise: None,
+        };
+        Arc::new(Self {
+            cluster: Cluster::unreachable(),
+            settings,
+            pollers: Arc::new(Pollers::idle()),
+            metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
+            catalog: Catalog::default(),
+            statuses: Arc::default(),
+            monitors: Queue::default(),
+            pace: Pace::new(WRITES_PER_SECOND),
+        })
+    }
+}
+
+/// A running controller: it follows the cluster until it is told to stop.
+#[derive(Debug)]
+pub struct Controller {
+    resign: CancellationToken,
+}
+
+impl Controller {
+    /// Starts everything in `tasks`; each returns its name when `stop` is cancelled, and none before.
+    ///
+    /// `refusals` are the targets that answered 401 or 403: their Secrets are read again.
+    pub fn start(
+        cluster: Cluster,
+        settings: Settings,
+        pollers: Arc<Pollers>,
+        refusals: mpsc::Receiver<TargetId>,
+        metrics: SourceMetrics,
+        tasks: &mut JoinSet<&'static str>,
+        stop: &CancellationToken,
+    ) -> Self {
+        let statuses = Arc::new(Queue::default());
+        pollers.tell_of_changes(Arc::clone(&statuses));
+        let shared = Arc::new(Shared {
+            cluster,
+            settings,
+            pollers,
+            metrics,
+            catalog: Catalog::default(),
+            statuses,
+            monitors: Queue::default(),
+            pace: Pace::new(WRITES_PER_SECOND),
+        });
+        let resign = CancellationToken::new();
+        let leadership = leader::start(&shared, tasks, stop, &resign);
+        controller::start(&shared, refusals, tasks, stop);
+        status::start(&shared, leadership.clone(), tasks, stop);
+        monitor::start(&shared, leadership, tasks, stop);
+        Self { resign }
+    }
+
+    /// Gives the Lease back, so that another replica takes over at once. Polls and answers go on; nothing is written any more.
+    pub fn resign(&self) {
+        self.resign.cancel();
+    }
+}
+
+/// Statuses and ServiceMonitors together: what a small API server bears without being felt by others.
+const WRITES_PER_SECOND: u32 = 50;

@@ -1,0 +1,285 @@
+//! What can be set about the cluster side. Every word is parsed here, so that a wrong one is refused before anything starts.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Everything that the flags say.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The namespace that we run in: of the Lease, of the Service, and of monitors in mode `release`.
+    pub namespace: String,
+    /// The name of this installation: two in one cluster never touch each other's objects.
+    pub release: String,
+    /// Where ScrapeTargets are watched; none: everywhere.
+    pub watch_namespaces: Vec<String>,
+    /// Which ScrapeTargets are ours.
+    pub target_selector: Option<Selector>,
+    /// Only Secrets with this label may be used by targets.
+    pub secret_label: Option<Label>,
+    /// How Prometheus finds the targets.
+    pub discovery: Discovery,
+    /// Which replica leads.
+    pub election: Election,
+    /// Where Prometheus reaches this replica; without it no Endpoints are written.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// How Prometheus finds the targets.
+#[derive(Clone, Debug, Default)]
+pub struct Discovery {
+    /// Which objects are written.
+    pub mode: DiscoveryMode,
+    /// Where ServiceMonitors are written.
+    pub monitor_namespace: MonitorNamespace,
+    /// The Service that only the leader is behind; its Endpoints have the same name.
+    pub service: String,
+    /// How Prometheus speaks to us.
+    pub scheme: Scheme,
+    /// `tlsConfig` of the endpoint of every ServiceMonitor, as the Operator has it.
+    pub tls: Option<serde_json::Map<String, serde_json::Value>>,
+    /// `basicAuth` of the endpoint of every ServiceMonitor, as the Operator has it.
+    pub basic_auth: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The scrape class of every ServiceMonitor that does not name one.
+    pub scrape_class: Option<String>,
+    /// Labels of every ServiceMonitor.
+    pub monitor_labels: BTreeMap<String, String>,
+    /// Annotations of every ServiceMonitor.
+    pub monitor_annotations: BTreeMap<String, String>,
+    /// What our own listener asks of Prometheus.
+    pub listener: Listener,
+}
+
+/// What our listener asks of whoever scrapes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// https.
+    pub tls: bool,
+    /// A client certificate.
+    pub client_certificates: bool,
+    /// A user and a password.
+    pub users: bool,
+}
+
+/// Which replica leads.
+#[derive(Clone, Debug)]
+pub struct Election {
+    /// The name of the Lease.
+    pub lease: String,
+    /// Our name in it, different for each replica.
+    pub identity: String,
+    /// How long a leader that is not heard of stays the leader.
+    pub duration: Duration,
+}
+
+/// A word that is not among those that may be written.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write {0}")]
+pub struct SettingsError(&'static str);
+
+/// Which objects are written for Prometheus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiscoveryMode {
+    /// One ServiceMonitor for each target.
+    #[default]
+    ServiceMonitor,
+    /// None: Prometheus reads `/sd`.
+    HttpSd,
+    /// None.
+    None,
+}
+
+impl FromStr for DiscoveryMode {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, SettingsError> {
+        match text {
+            "serviceMonitor" => Ok(Self::ServiceMonitor),
+            "httpSD" => Ok(Self::HttpSd),
+            "none" => Ok(Self::None),
+            _ => Err(SettingsError("serviceMonitor, httpSD or none")),
+        }
+    }
+}
+
+/// Where ServiceMonitors are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MonitorNamespace {
+    /// Beside the target, owned by it.
+    #[default]
+    Target,
+    /// All in our namespace, for Prometheus installations that ignore `namespaceSelector`.
+    Release,
+}
+
+impl FromStr for MonitorNamespace {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, SettingsError> {
+        match text {
+            "target" => Ok(Self::Target),
+            "release" => Ok(Self::Release),
+            _ => Err(SettingsError("target or release")),
+        }
+    }
+}
+
+/// How Prometheus speaks to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// In clear.
+    #[default]
+    Http,
+    /// By TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The word in a ServiceMonitor.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, SettingsError> {
+        match text {
+            "http" => Ok(Self::Http),
+            "https" => Ok(Self::Https),
+            _ => Err(SettingsError("http or https")),
+        }
+    }
+}
+
+/// A label that an object must have: `KEY`, or `KEY=VALUE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Its name.
+    pub key: String,
+    /// Its value; `None`: any.
+    pub value: Option<String>,
+}
+
+impl FromStr for Label {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, SettingsError> {
+        let (key, value) = text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)));
+        let fine = is_label_key(key) && value.is_none_or(is_label_value);
+        fine.then(|| Self { key: key.to_owned(), value: value.map(str::to_owned) })
+            .ok_or(SettingsError("a label as KEY or KEY=VALUE, for instance scrapetarget.dev/use=true"))
+    }
+}
+
+impl std::fmt::Display for Label {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value}", self.key),
+            None => f.write_str(&self.key),
+        }
+    }
+}
+
+/// A label selector as `kubectl -l` takes it, checked before it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector(String);
+
+impl Selector {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Selector {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, SettingsError> {
+        if requirements(text).all(is_requirement) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(SettingsError("a label selector as kubectl -l takes it, for instance team=media,tier in (edge, core)"))
+        }
+    }
+}
+
+/// What stands between the commas of a selector, other than those in parentheses.
+fn requirements(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0;
+    text.split(move |c| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        c == ',' && depth == 0
+    })
+}
+
+/// `KEY`, `!KEY`, `KEY=VALUE`, `KEY==VALUE`, `KEY!=VALUE`, `KEY in (VALUE, …)` or `KEY notin (VALUE, …)`.
+fn is_requirement(text: &str) -> bool {
+    let text = text.trim();
+    if let Some((key, value)) = text.split_once("!=").or_else(|| text.split_once("==")).or_else(|| text.split_once('='))
+    {
+        return is_label_key(key.trim()) && is_label_value(value.trim());
+    }
+    if let Some((left, right)) = text.split_once('(') {
+        let mut words = left.split_whitespace();
+        let (key, operator) = (words.next(), words.next());
+        let values = right.trim_end().strip_suffix(')');
+        return key.is_some_and(is_label_key)
+            && matches!(operator, Some("in" | "notin"))
+            && words.next().is_none()
+            && values.is_some_and(|values| values.split(',').all(|value| is_label_value(value.trim())));
+    }
+    is_label_key(text.strip_prefix('!').unwrap_or(text))
+}
+
+fn is_label_value(value: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    value.is_empty()
+        || (value.len() <= 63
+            && value.chars().all(inner)
+            && value.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && value.ends_with(|c: char| c.is_ascii_alphanumeric()))
+}
+
+fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let is_prefix = |prefix: &str| {
+        !prefix.is_empty()
+            && prefix.len() <= 253
+            && prefix.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
+    };
+    !name.is_empty() && is_label_value(name) && prefix.is_none_or(is_prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_are_those_of_kubectl() {
+        for good in ["team=media", "team==media", "a!=b,c", "!legacy", "tier in (edge, core),x.dev/y notin (z)", "a="] {
+            assert!(good.parse::<Selector>().is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "=x", "tier in edge", "tier within (a)", "a=b c", "a,", "k=v)"] {
+            assert!(bad.parse::<Selector>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_label_has_a_key_and_perhaps_a_value() {
+        assert_eq!("a.dev/use=true".parse(), Ok(Label { key: "a.dev/use".into(), value: Some("true".into()) }));
+        assert_eq!("use".parse(), Ok(Label { key: "use".into(), value: None }));
+        for bad in ["", "=true", "a/b/c", "a=b c", "-a"] {
+            assert!(bad.parse::<Label>().is_err(), "{bad}");
+        }
+    }
+}
