@@ -1,0 +1,223 @@
+//! One read of one object: from the API server's answer to the values of the wanted keys, or to whose fault it is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Resource;
+use kube::api::{GetParams, Request};
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use serde::Deserialize;
+
+use super::ObjectId;
+use crate::k8s::access::{ApiError, Rule};
+use crate::k8s::{Cluster, Label};
+use crate::target::ObjectKind;
+
+/// Values by key. Those of a ConfigMap are kept as secrets too: a ConfigMap with a password in it is a mistake that happens.
+pub(in crate::k8s) type Values = HashMap<Arc<str>, SecretSlice<u8>>;
+
+/// The values of those wanted keys that the object has.
+pub(in crate::k8s) type Outcome = Result<Values, Trouble>;
+
+/// Why an object was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum Trouble {
+    /// It does not exist.
+    NoObject,
+    /// We may not read it; the rule that would let us.
+    Forbidden(Arc<str>),
+    /// Targets may not use it; what would let them.
+    NotAllowed(Arc<str>),
+    /// There was no answer, or none that says anything about the object; why.
+    Unread(Arc<str>),
+}
+
+/// Reads objects. Its own deadline ends each read.
+pub(in crate::k8s) trait Reader: Send + Sync {
+    /// The values of `keys` in `object`.
+    fn read(&self, object: &ObjectId, keys: &[Arc<str>]) -> impl Future<Output = Outcome> + Send;
+}
+
+/// Reads from the API server.
+pub(in crate::k8s) struct ApiReader {
+    cluster: Cluster,
+    label: Option<Label>,
+}
+
+impl ApiReader {
+    pub(super) fn new(cluster: Cluster, label: Option<Label>) -> Self {
+        Self { cluster, label }
+    }
+}
+
+impl Reader for ApiReader {
+    async fn read(&self, object: &ObjectId, keys: &[Arc<str>]) -> Outcome {
+        if !is_name(&object.name) {
+            return Err(Trouble::NoObject);
+        }
+        let namespace = Some(&*object.namespace);
+        let (resource, path) = match object.kind {
+            ObjectKind::Secret => ("secrets", Secret::url_path(&(), namespace)),
+            ObjectKind::ConfigMap => ("configmaps", ConfigMap::url_path(&(), namespace)),
+        };
+        let client = self.cluster.client();
+        // As text: an answer that the client itself cannot parse is logged by it as a whole.
+        let request = async {
+            let request = Request::new(path).get(&object.name, &GetParams::default());
+            client.request_text(request.map_err(kube::Error::BuildRequest)?).await
+        };
+        match self.cluster.call(Rule::new("get", "", resource, namespace), request).await {
+            Ok(text) => parse(object.kind, &Zeroizing::new(text), keys, self.label.as_ref()),
+            Err(ApiError::NotFound) => Err(Trouble::NoObject),
+            Err(ApiError::Forbidden(rule)) => Err(Trouble::Forbidden(rule.to_string().into())),
+            Err(error) => Err(Trouble::Unread(error.to_string().into())),
+        }
+    }
+}
+
+/// Whether an object can have this name. Another would lead to another object, or to a list: the client does not escape it.
+fn is_name(name: &str) -> bool {
+    let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+    name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(is_inner)
+}
+
+/// A Secret or ConfigMap as the API server sends it, as far as we need it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Object {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    data: Option<HashMap<String, Text>>,
+    #[serde(default)]
+    binary_data: Option<HashMap<String, Text>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// Its memory is overwritten when it is dropped, also that of keys that nobody wants.
+#[derive(Deserialize)]
+#[serde(from = "String")]
+struct Text(SecretString);
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&Label>) -> Outcome {
+    // Only the place of the error is told: its words can be those of the content.
+    let object: Object = serde_json::from_str(text).map_err(|error| {
+        unread(format!("the answer is no {kind}, at line {} column {}", error.line(), error.column()))
+    })?;
+    if let Some(label) = label.filter(|_| kind == ObjectKind::Secret)
+        && !has(&object.metadata, label)
+    {
+        let why = format!("it lacks the label {label}, by which its owner says that targets may use it");
+        return Err(Trouble::NotAllowed(why.into()));
+    }
+    let field = |values: &Option<HashMap<String, Text>>, key: &str| -> Option<SecretString> {
+        values.as_ref().and_then(|values| values.get(key)).map(|Text(text)| text.clone())
+    };
+    let mut values = Values::new();
+    for key in keys {
+        let (plain, encoded) = match kind {
+            ObjectKind::Secret => (None, field(&object.data, key)),
+            ObjectKind::ConfigMap => (field(&object.data, key), field(&object.binary_data, key)),
+        };
+        let value = match (plain, encoded) {
+            (Some(plain), _) => plain.expose_secret().as_bytes().to_vec(),
+            (None, Some(encoded)) => STANDARD
+                .decode(encoded.expose_secret())
+                .map_err(|_| unread(format!("the answer has no base64 in key {key:?}")))?,
+            (None, None) => continue,
+        };
+        values.insert(Arc::clone(key), value.into());
+    }
+    Ok(values)
+}
+
+fn unread(why: String) -> Trouble {
+    Trouble::Unread(why.into())
+}
+
+fn has(metadata: &Metadata, label: &Label) -> bool {
+    let value = metadata.labels.as_ref().and_then(|labels| labels.get(&label.key));
+    value.is_some_and(|value| label.value.as_ref().is_none_or(|wanted| wanted == value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = r#"{"kind":"Secret","metadata":{"name":"s","labels":{"use":"yes"}},"data":{"token":"aHVudGVyMg==","other":"eA=="}}"#;
+
+    fn keys(names: &[&str]) -> Vec<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    fn shown(outcome: &Outcome) -> BTreeMap<String, Vec<u8>> {
+        let values = outcome.as_ref().unwrap().iter();
+        values.map(|(key, value)| (key.to_string(), value.expose_secret().to_vec())).collect()
+    }
+
+    #[test]
+    fn only_wanted_keys_are_kept() {
+        let outcome = parse(ObjectKind::Secret, SECRET, &keys(&["token", "missing"]), None);
+        assert_eq!(shown(&outcome), BTreeMap::from([("token".to_owned(), b"hunter2".to_vec())]));
+    }
+
+    #[test]
+    fn config_maps_have_texts_and_bytes_and_need_no_label() {
+        let text = r#"{"metadata":{},"data":{"a":"line\n"},"binaryData":{"b":"AAE="}}"#;
+        let label = "use".parse().unwrap();
+        let outcome = parse(ObjectKind::ConfigMap, text, &keys(&["a", "b"]), Some(&label));
+        assert_eq!(
+            shown(&outcome),
+            BTreeMap::from([("a".to_owned(), b"line\n".to_vec()), ("b".to_owned(), vec![0, 1])])
+        );
+    }
+
+    #[test]
+    fn an_object_without_data_has_no_keys() {
+        for text in [r#"{"metadata":{"labels":null},"data":null}"#, "{}"] {
+            assert!(shown(&parse(ObjectKind::Secret, text, &keys(&["token"]), None)).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_secret_without_the_label_is_not_used_and_the_label_is_named() {
+        let allowed = |label: &str| parse(ObjectKind::Secret, SECRET, &keys(&["token"]), Some(&label.parse().unwrap()));
+        assert!(allowed("use").is_ok() && allowed("use=yes").is_ok());
+        for label in ["use=no", "usage"] {
+            let Err(Trouble::NotAllowed(why)) = allowed(label) else { panic!("{label}") };
+            assert!(why.contains(label), "{why}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_understood_is_not_quoted() {
+        for text in [r#"{"data":{"token":["hunter2"]}}"#, r#"{"data":{"token":"hunter2!"}}"#, r#"{"data":"hunter2"}"#] {
+            let outcome = parse(ObjectKind::Secret, text, &keys(&["token"]), None);
+            assert!(matches!(outcome, Err(Trouble::Unread(_))), "{text}");
+            assert!(!format!("{outcome:?}").contains("hunter2"), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_never_leaves_its_place_in_the_path() {
+        assert!(is_name("tls.media-1"));
+        for name in ["", "../secrets/x", "a/b", "a?watch=1", "?limit=500", "a#b", "a%2fb", ".", "..", "A"] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+}
