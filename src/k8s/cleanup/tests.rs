@@ -1,0 +1,148 @@
+use std::sync::{Arc, Mutex};
+
+use http::{Request, Response};
+use kube::Client;
+use kube::client::Body;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::*;
+
+/// An API server with a Lease and the Endpoints of the release, where ServiceMonitors are unknown or forbidden.
+#[derive(Default)]
+struct Server {
+    lease: Option<Value>,
+    /// When the Lease was written.
+    taken: Vec<Instant>,
+    /// A pod takes the Lease again before it is read for the n-th time.
+    rival_at: Vec<usize>,
+    reads: usize,
+    monitors_forbidden: bool,
+    endpoints_deleted: bool,
+}
+
+impl Server {
+    fn answer(&mut self, method: &str, path: &str, sent: &[u8]) -> (u16, Value) {
+        let not_found = || (404, json!({ "kind": "Status", "status": "Failure", "code": 404, "message": "not found" }));
+        if path.contains("/leases") && method == "GET" {
+            self.reads += 1;
+            if self.rival_at.contains(&self.reads) {
+                self.lease = Some(held_by_a_pod(15));
+            }
+            return self.lease.clone().map_or_else(not_found, |lease| (200, lease));
+        }
+        if path.contains("/leases") {
+            let lease: Value = serde_json::from_slice(sent).unwrap();
+            self.taken.push(Instant::now());
+            self.lease = Some(lease.clone());
+            return (200, lease);
+        }
+        if path.contains("/endpoints/") && method == "GET" {
+            let settings = settings();
+            let labels = labels::of_release(&settings).into_iter();
+            let labels: serde_json::Map<_, _> = labels.map(|(key, value)| (key.to_owned(), json!(value))).collect();
+            return (200, json!({ "metadata": { "name": "st-probe", "uid": "u", "labels": labels } }));
+        }
+        if path.contains("/endpoints/") {
+            self.endpoints_deleted = true;
+            return (200, json!({ "kind": "Status", "status": "Success" }));
+        }
+        if self.monitors_forbidden {
+            let message = "servicemonitors.monitoring.coreos.com is forbidden: User \"u\" cannot list resource \
+                           \"servicemonitors\" in API group \"monitoring.coreos.com\" at the cluster scope";
+            let status = json!({ "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403, "message": message });
+            return (403, status);
+        }
+        not_found()
+    }
+}
+
+fn held_by_a_pod(seconds: i32) -> Value {
+    let spec = LeaseSpec {
+        holder_identity: Some("pod".to_owned()),
+        lease_duration_seconds: Some(seconds),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..LeaseSpec::default()
+    };
+    json!({ "metadata": { "name": "st" }, "spec": spec })
+}
+
+fn settings() -> Settings {
+    crate::k8s::leader::tests::settings()
+}
+
+/// What `cleanup` says, and what became of the server.
+async fn cleaned(server: Server, mode: DiscoveryMode) -> (Result<Removed, CleanupError>, Server) {
+    let server = Arc::new(Mutex::new(server));
+    let behind = Arc::clone(&server);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let server = Arc::clone(&behind);
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect_bytes().await?;
+            let (code, answer) = server.lock().unwrap().answer(head.method.as_str(), head.uri.path(), &body);
+            let answer = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+            answer.map_err(|error| kube::Error::Service(Box::new(error)))
+        }
+    });
+    let cluster = Cluster::behind(Client::new(service, "monitoring"));
+    let mut settings = settings();
+    settings.discovery.mode = mode;
+    let result = cleanup(&cluster, &settings).await;
+    let server = std::mem::take(&mut *server.lock().unwrap());
+    (result, server)
+}
+
+#[tokio::test(start_paused = true)]
+async fn monitors_that_may_not_be_listed_are_an_error_only_in_their_own_mode_and_the_endpoints_go_all_the_same() {
+    let forbidden = || Server { monitors_forbidden: true, ..Server::default() };
+    for mode in [DiscoveryMode::HttpSd, DiscoveryMode::None] {
+        let (result, server) = cleaned(forbidden(), mode).await;
+        assert_eq!(result.unwrap(), Removed { monitors: 0, endpoints: 1 });
+        assert!(server.endpoints_deleted);
+    }
+    let (result, server) = cleaned(forbidden(), DiscoveryMode::ServiceMonitor).await;
+    assert!(matches!(result, Err(CleanupError::Forbidden(rule)) if rule.contains("servicemonitors")));
+    assert!(server.endpoints_deleted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_kept_for_as_long_as_the_leader_may_write() {
+    let started = Instant::now();
+    let server = Server { lease: Some(held_by_a_pod(300)), ..Server::default() };
+    let (result, server) = cleaned(server, DiscoveryMode::ServiceMonitor).await;
+    assert_eq!(result.unwrap().endpoints, 1);
+    assert!(started.elapsed() > Duration::from_secs(295), "{:?}", started.elapsed());
+    assert!(server.taken.windows(2).all(|pair| pair[1] - pair[0] <= TERM / 2), "{:?}", server.taken);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_takes_the_lease_again_is_waited_for_but_not_for_ever() {
+    let started = Instant::now();
+    let server = Server { lease: Some(held_by_a_pod(15)), rival_at: vec![2], ..Server::default() };
+    let (result, _) = cleaned(server, DiscoveryMode::ServiceMonitor).await;
+    assert_eq!(result.unwrap().endpoints, 1);
+    assert!(started.elapsed() > Duration::from_secs(28), "{:?}", started.elapsed());
+
+    let server = Server { lease: Some(held_by_a_pod(15)), rival_at: (2..99).collect(), ..Server::default() };
+    let (result, server) = cleaned(server, DiscoveryMode::ServiceMonitor).await;
+    assert!(matches!(result, Err(CleanupError::Unfinished { what: "keep the Lease", .. })));
+    assert!(!server.endpoints_deleted);
+}
+
+#[test]
+fn the_leader_is_given_the_time_that_its_lease_still_holds() {
+    let now = Timestamp::now();
+    let lease = |renewed: i64, holder: Option<&str>| LeaseSpec {
+        holder_identity: holder.map(str::to_owned),
+        renew_time: Some(MicroTime(now + SignedDuration::from_secs(renewed))),
+        lease_duration_seconds: Some(15),
+        ..LeaseSpec::default()
+    };
+    let left = |renewed, holder| remaining(&lease(renewed, holder), now).as_secs();
+    assert_eq!(left(-5, Some("pod")), 10);
+    assert_eq!(left(-20, Some("pod")), 0);
+    assert_eq!(left(-5, None), 0, "it was given back");
+    assert_eq!(left(-5, Some("cleanup-1")), 0, "it does not write");
+    assert_eq!(left(3600, Some("pod")), 15, "its clock is ahead");
+}

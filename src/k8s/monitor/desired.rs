@@ -1,0 +1,186 @@
+//! The ServiceMonitor that a target should have. Pure: the same target always gives the same object.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde_json::{Map, Value, json};
+
+use super::super::catalog::{MonitorState, Object};
+use super::super::{DiscoveryMode, MonitorNamespace, Settings};
+use super::features::Features;
+use super::place::Place;
+use super::relabeling::{refuse_variables, relabelings};
+use super::security::{Security, security};
+use super::{API_VERSION, KIND, labels};
+use crate::crd::{self, Monitor, ScrapeTargetSpec};
+
+/// Why a target has no ServiceMonitor although it is declared well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unwritten {
+    /// Somebody wants it so.
+    Disabled(String),
+    /// Prometheus could not scrape us by it.
+    NotPortable(String),
+    /// It would break the configuration of Prometheus.
+    Unsupported(String),
+}
+
+impl Unwritten {
+    pub(super) fn state(self) -> MonitorState {
+        let (ready, reason, message) = match self {
+            Self::Disabled(why) => (true, "Disabled", why),
+            Self::NotPortable(why) => (false, "NotPortable", why),
+            Self::Unsupported(why) => (false, "Unsupported", why),
+        };
+        MonitorState { ready, reason, message }
+    }
+}
+
+/// The part of a ServiceMonitor that is ours: `metadata.labels`, `.annotations`, `.ownerReferences`, and `spec`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Desired {
+    pub(super) part: Value,
+    /// Of [`part`](Self::part).
+    pub(super) mark: u64,
+}
+
+impl Desired {
+    /// What is applied at `place`. With the `uid` of an object that was seen, it is applied to that one or not at all.
+    pub(super) fn manifest(&self, place: &Place, uid: Option<&str>) -> Value {
+        let mut manifest = self.part.clone();
+        manifest["apiVersion"] = json!(API_VERSION);
+        manifest["kind"] = json!(KIND);
+        manifest["metadata"]["name"] = json!(place.name);
+        manifest["metadata"]["namespace"] = json!(place.namespace);
+        if let Some(uid) = uid {
+            manifest["metadata"]["uid"] = json!(uid);
+        }
+        manifest
+    }
+}
+
+/// A number that differs where the values differ. Good for as long as this process lives.
+pub(super) fn mark(part: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    part.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The ServiceMonitor that `object`, declared by `spec`, should have, without fields that the installed Operator does not know.
+pub(super) fn desired(
+    object: &Object,
+    spec: &ScrapeTargetSpec,
+    settings: &Settings,
+    features: Features,
+) -> Result<Desired, Unwritten> {
+    let default = Monitor::default();
+    let monitor = spec.monitor.as_ref().unwrap_or(&default);
+    wanted(spec, monitor, settings)?;
+    refuse_variables(spec)?;
+    let part = json!({
+        "metadata": metadata(object, monitor, settings),
+        "spec": spec_of(object, spec, monitor, settings, features)?,
+    });
+    Ok(Desired { mark: mark(&part), part })
+}
+
+fn wanted(spec: &ScrapeTargetSpec, monitor: &Monitor, settings: &Settings) -> Result<(), Unwritten> {
+    let why = match settings.discovery.mode {
+        DiscoveryMode::HttpSd => "discovery.mode is httpSD: Prometheus finds the target by /sd",
+        DiscoveryMode::None => "discovery.mode is none",
+        DiscoveryMode::ServiceMonitor if !monitor.enabled => "spec.monitor.enabled is false",
+        DiscoveryMode::ServiceMonitor if spec.suspend => "spec.suspend is true",
+        DiscoveryMode::ServiceMonitor => return Ok(()),
+    };
+    Err(Unwritten::Disabled(why.to_owned()))
+}
+
+/// Nothing of the ScrapeTarget's own labels and annotations: tools that track by them would take the monitor for one
+/// of their objects, and delete it.
+fn metadata(object: &Object, monitor: &Monitor, settings: &Settings) -> Value {
+    let (id, discovery) = (&object.id, &settings.discovery);
+    let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut annotations: BTreeMap<&str, &str> = BTreeMap::new();
+    labels.extend(pairs(&discovery.monitor_labels).chain(pairs(&monitor.labels)));
+    annotations.extend(pairs(&discovery.monitor_annotations).chain(pairs(&monitor.annotations)));
+    labels.extend(labels::of_release(settings));
+    let mut metadata = Map::new();
+    match discovery.monitor_namespace {
+        MonitorNamespace::Target => {
+            // No blockOwnerDeletion: it asks for the right to set finalizers, and nobody waits for a monitor.
+            let owner = json!({
+                "apiVersion": crd::API_VERSION,
+                "kind": "ScrapeTarget",
+                "name": id.name,
+                "uid": object.uid,
+                "controller": true,
+            });
+            metadata.insert("ownerReferences".to_owned(), json!([owner]));
+        }
+        // An owner must be in the same namespace.
+        MonitorNamespace::Release => {
+            labels.insert(labels::TARGET_NAMESPACE, &id.namespace);
+            let fits = id.name.len() <= 63;
+            let place = if fits { &mut labels } else { &mut annotations };
+            place.insert(labels::TARGET_NAME, &id.name);
+        }
+    }
+    if !annotations.is_empty() {
+        metadata.insert("annotations".to_owned(), json!(annotations));
+    }
+    metadata.insert("labels".to_owned(), json!(labels));
+    Value::Object(metadata)
+}
+
+fn pairs(texts: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    texts.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
+fn spec_of(
+    object: &Object,
+    spec: &ScrapeTargetSpec,
+    monitor: &Monitor,
+    settings: &Settings,
+    features: Features,
+) -> Result<Value, Unwritten> {
+    let own_class = monitor.scrape_class.as_deref().filter(|class| !class.is_empty());
+    let class = own_class.or(settings.discovery.scrape_class.as_deref()).filter(|_| features.scrape_class);
+    let Security { tls, basic_auth } = security(&settings.discovery, class.is_some())?;
+    let mut endpoint = json!({
+        "port": "http",
+        "path": "/probe",
+        "params": { "target": [object.id.to_string()] },
+        "interval": crd::Duration::from(spec.effective_scrape_interval()),
+        "scrapeTimeout": crd::Duration::from(spec.effective_scrape_timeout()),
+        "scheme": settings.discovery.scheme.as_str(),
+        "relabelings": relabelings(&object.id, spec),
+    });
+    if !monitor.metric_relabelings.is_empty() {
+        endpoint["metricRelabelings"] = json!(monitor.metric_relabelings);
+    }
+    if let Some(tls) = tls {
+        endpoint["tlsConfig"] = tls.into();
+    }
+    if let Some(basic_auth) = basic_auth {
+        endpoint["basicAuth"] = basic_auth.into();
+    }
+    let mut made = json!({
+        "selector": { "matchLabels": { (labels::PROBE): settings.release } },
+        "namespaceSelector": { "matchNames": [settings.namespace] },
+        "endpoints": [endpoint],
+    });
+    if let Some(class) = class {
+        made["scrapeClass"] = json!(class);
+    }
+    // Each monitor is a job of its own, and each job would look at every endpoint of our namespace and keep those it drops.
+    if features.selector_mechanism {
+        made["selectorMechanism"] = json!("RoleSelector");
+    }
+    if features.keep_dropped_targets {
+        made["keepDroppedTargets"] = json!(1);
+    }
+    Ok(made)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

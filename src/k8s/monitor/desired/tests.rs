@@ -1,0 +1,233 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
+use crate::k8s::{Discovery, Election, Scheme};
+use crate::target::TargetId;
+
+pub(in crate::k8s::monitor) const ALL: Features =
+    Features { scrape_class: true, keep_dropped_targets: true, selector_mechanism: true };
+
+pub(in crate::k8s::monitor) fn settings(discovery: Discovery) -> Settings {
+    Settings {
+        namespace: "monitoring".to_owned(),
+        release: "ste".to_owned(),
+        watch_namespaces: Vec::new(),
+        target_selector: None,
+        secret_label: None,
+        discovery,
+        election: Election {
+            lease: "ste".to_owned(),
+            identity: "pod".to_owned(),
+            duration: std::time::Duration::from_secs(15),
+        },
+        advertise: None,
+    }
+}
+
+fn object(namespace: &str, name: &str, spec: Value) -> (Object, Arc<ScrapeTarget>) {
+    let declaration = Arc::new(ScrapeTarget::new(name, serde_json::from_value(spec).unwrap()));
+    let object = Object {
+        id: TargetId::new(namespace, name),
+        uid: "6a1f".into(),
+        generation: 1,
+        resource_version: "7".to_owned(),
+        declaration: Ok(Arc::clone(&declaration)),
+        status: ScrapeTargetStatus::default(),
+    };
+    (object, declaration)
+}
+
+/// The ServiceMonitor of `webrtc/sora-tokyo`.
+pub(in crate::k8s::monitor) fn made(
+    spec: Value,
+    discovery: Discovery,
+    features: Features,
+) -> Result<Desired, Unwritten> {
+    let (object, declaration) = object("webrtc", "sora-tokyo", spec);
+    desired(&object, &declaration.spec, &settings(discovery), features)
+}
+
+fn two_lines() -> Value {
+    json!({ "type": "Sora", "url": "http://sora-tokyo:3000/" })
+}
+
+fn text(texts: &[(&str, &str)]) -> BTreeMap<String, String> {
+    texts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn a_target_in_two_lines_gives_a_whole_monitor() {
+    let place = Place { namespace: "webrtc".into(), name: "sora-tokyo".into() };
+    let monitor = made(two_lines(), Discovery::default(), ALL).unwrap();
+    assert_eq!(
+        monitor.manifest(&place, None),
+        json!({
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "ServiceMonitor",
+            "metadata": {
+                "name": "sora-tokyo",
+                "namespace": "webrtc",
+                "labels": {
+                    "app.kubernetes.io/managed-by": "scrapetarget-exporter",
+                    "scrapetarget.dev/release": "ste",
+                    "scrapetarget.dev/release-namespace": "monitoring",
+                },
+                "ownerReferences": [{
+                    "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "name": "sora-tokyo", "uid": "6a1f",
+                    "controller": true,
+                }],
+            },
+            "spec": {
+                "selector": { "matchLabels": { "scrapetarget.dev/probe": "ste" } },
+                "namespaceSelector": { "matchNames": ["monitoring"] },
+                "selectorMechanism": "RoleSelector",
+                "keepDroppedTargets": 1,
+                "endpoints": [{
+                    "port": "http",
+                    "path": "/probe",
+                    "params": { "target": ["webrtc/sora-tokyo"] },
+                    "interval": "15s",
+                    "scrapeTimeout": "11s",
+                    "scheme": "http",
+                    "relabelings": [
+                        { "action": "labeldrop", "regex": "service|pod|container|endpoint" },
+                        { "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": "__tmp_hash" },
+                        { "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": "instance" },
+                        { "action": "replace", "targetLabel": "namespace", "replacement": "webrtc" },
+                        { "action": "replace", "targetLabel": "target_namespace", "replacement": "webrtc" },
+                        { "action": "replace", "targetLabel": "target_name", "replacement": "sora-tokyo" },
+                    ],
+                }],
+            },
+        })
+    );
+}
+
+#[test]
+fn what_the_user_writes_about_the_monitor_is_in_it() {
+    let spec = json!({
+        "type": "Orion",
+        "url": "http://orion:1026/",
+        "interval": "5m",
+        "labels": { "region": "tokyo", "price": "5$" },
+        "monitor": {
+            "labels": { "release": "kube-prometheus-stack", "scrapetarget.dev/release": "mine" },
+            "annotations": { "team": "media" },
+            "interval": "1m30s",
+            "scrapeTimeout": "6s",
+            "relabelings": [{ "sourceLabels": ["region"], "targetLabel": "area", "regex": "(.).*", "replacement": "$1" }],
+            "metricRelabelings": [{ "sourceLabels": ["__name__"], "regex": "x_.*", "action": "Drop" }],
+            "scrapeClass": "mtls",
+        },
+    });
+    let discovery = Discovery {
+        monitor_labels: text(&[("release", "prometheus"), ("team", "platform")]),
+        monitor_annotations: text(&[("team", "platform")]),
+        scrape_class: Some("default".to_owned()),
+        ..Discovery::default()
+    };
+    let monitor = made(spec, discovery, ALL).unwrap().part;
+    let labels = json!({
+        "release": "kube-prometheus-stack",
+        "team": "platform",
+        "app.kubernetes.io/managed-by": "scrapetarget-exporter",
+        "scrapetarget.dev/release": "ste",
+        "scrapetarget.dev/release-namespace": "monitoring",
+    });
+    assert_eq!(monitor["metadata"]["labels"], labels, "ours win");
+    assert_eq!(monitor["metadata"]["annotations"], json!({ "team": "media" }));
+    assert_eq!(monitor["spec"]["scrapeClass"], "mtls");
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    assert_eq!((&endpoint["interval"], &endpoint["scrapeTimeout"]), (&json!("1m30s"), &json!("6s")));
+    let steps = endpoint["relabelings"].as_array().unwrap();
+    assert_eq!(steps[1], json!({ "action": "replace", "targetLabel": "price", "replacement": "5$$" }));
+    let last = json!({
+        "action": "replace", "sourceLabels": ["region"], "targetLabel": "area", "regex": "(.).*", "replacement": "$1",
+    });
+    assert_eq!(steps.last(), Some(&last), "after ours, as the user wrote it");
+    let dropped = json!([{ "action": "drop", "sourceLabels": ["__name__"], "regex": "x_.*" }]);
+    assert_eq!(endpoint["metricRelabelings"], dropped);
+}
+
+#[test]
+fn what_the_operator_does_not_know_is_left_out() {
+    let none = Features { scrape_class: false, keep_dropped_targets: false, selector_mechanism: false };
+    let discovery = Discovery { scrape_class: Some("default".to_owned()), ..Discovery::default() };
+    let spec = made(two_lines(), discovery, none).unwrap().part["spec"].take();
+    let fields: Vec<_> = spec.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(fields, ["endpoints", "namespaceSelector", "selector"]);
+}
+
+#[test]
+fn in_our_namespace_labels_tell_the_target_and_nobody_owns_the_monitor() {
+    let discovery = Discovery { monitor_namespace: MonitorNamespace::Release, ..Discovery::default() };
+    let metadata = made(two_lines(), discovery.clone(), ALL).unwrap().part["metadata"].take();
+    assert_eq!(metadata["labels"]["scrapetarget.dev/target-namespace"], "webrtc");
+    assert_eq!(metadata["labels"]["scrapetarget.dev/target-name"], "sora-tokyo");
+    assert!(metadata.get("ownerReferences").is_none());
+    let long = "x".repeat(64);
+    let (object, declaration) = object("webrtc", &long, two_lines());
+    let metadata = desired(&object, &declaration.spec, &settings(discovery), ALL).unwrap().part["metadata"].take();
+    assert_eq!(metadata["annotations"], json!({ "scrapetarget.dev/target-name": long }));
+    assert!(metadata["labels"].get("scrapetarget.dev/target-name").is_none());
+}
+
+#[test]
+fn a_monitor_over_https_carries_how_we_are_verified() {
+    let tls = json!({ "serverName": "probe.example.com" });
+    let discovery = Discovery { scheme: Scheme::Https, tls: tls.as_object().cloned(), ..Discovery::default() };
+    let spec = made(two_lines(), discovery, ALL).unwrap().part["spec"].take();
+    assert_eq!((&spec["endpoints"][0]["scheme"], &spec["endpoints"][0]["tlsConfig"]), (&json!("https"), &tls));
+}
+
+#[test]
+fn a_target_that_nobody_should_scrape_has_none() {
+    let with = |extra: Value| {
+        let mut spec = two_lines();
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        made(spec, Discovery::default(), ALL)
+    };
+    assert!(matches!(with(json!({ "suspend": true })), Err(Unwritten::Disabled(why)) if why.contains("suspend")));
+    assert!(matches!(with(json!({ "monitor": { "enabled": false } })), Err(Unwritten::Disabled(_))));
+    for mode in [DiscoveryMode::HttpSd, DiscoveryMode::None] {
+        let refused = made(two_lines(), Discovery { mode, ..Discovery::default() }, ALL).unwrap_err();
+        assert!(refused.clone().state().ready, "{refused:?}");
+    }
+}
+
+#[test]
+fn a_variable_of_the_operator_is_refused_wherever_it_is() {
+    let step = json!({ "targetLabel": "a", "replacement": "$(HOME)" });
+    for (extra, path) in [
+        (json!({ "labels": { "a": "$(HOME)" } }), "spec.labels.a"),
+        (json!({ "monitor": { "relabelings": [{}, step] } }), "spec.monitor.relabelings[1].replacement"),
+        (json!({ "monitor": { "metricRelabelings": [step] } }), "spec.monitor.metricRelabelings[0].replacement"),
+    ] {
+        let mut spec = two_lines();
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let refused = made(spec, Discovery::default(), ALL).unwrap_err();
+        assert!(matches!(&refused, Unwritten::Unsupported(why) if why.starts_with(path)), "{refused:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_same_target_gives_the_same_monitor_and_its_labels_are_what_prometheus_will_read(
+        labels in prop::collection::btree_map("[a-z_]{1,8}", "[ -~é]{0,12}", 0..6),
+    ) {
+        let mut spec = two_lines();
+        spec["labels"] = json!(labels);
+        let variable = labels.values().any(|value| value.contains("$("));
+        let (one, other) = (made(spec.clone(), Discovery::default(), ALL), made(spec, Discovery::default(), ALL));
+        prop_assert_eq!(&one, &other);
+        prop_assert_eq!(one.is_err(), variable);
+        for step in one.iter().flat_map(|one| one.part["spec"]["endpoints"][0]["relabelings"].as_array().unwrap()) {
+            if let Some(value) = step["targetLabel"].as_str().and_then(|label| labels.get(label)) {
+                prop_assert_eq!(step["replacement"].as_str().unwrap().replace("$$", "$"), value.as_str());
+            }
+        }
+    }
+}

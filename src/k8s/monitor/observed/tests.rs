@@ -1,0 +1,136 @@
+use kube::core::DynamicObject;
+use serde_json::{Value, json};
+
+use super::super::desired::tests::{ALL, made, settings};
+use super::super::labels::{RELEASE, RELEASE_NAMESPACE};
+use super::*;
+use crate::k8s::Discovery;
+
+fn wanted(extra: &Value) -> Desired {
+    let mut spec = json!({ "type": "Sora", "url": "http://sora:3000/" });
+    spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    made(spec, Discovery::default(), ALL).unwrap()
+}
+
+/// What the API server makes of `desired`.
+fn stored(desired: &Desired) -> Value {
+    let place = Place { namespace: "webrtc".into(), name: "sora-tokyo".into() };
+    let mut object = desired.manifest(&place, Some("0815"));
+    let labels: Map<String, Value> =
+        fields(&object["metadata"]["labels"]).chain([(".".to_owned(), json!({}))]).collect();
+    let spec: Map<String, Value> = fields(&object["spec"]).collect();
+    object["metadata"]["managedFields"] = json!([
+        { "manager": "kubectl-edit", "operation": "Update", "fieldsV1": { "f:spec": { "f:sampleLimit": {} } } },
+        {
+            "manager": "scrapetarget-exporter",
+            "operation": "Apply",
+            "apiVersion": "monitoring.coreos.com/v1",
+            "fieldsType": "FieldsV1",
+            "fieldsV1": {
+                "f:metadata": {
+                    "f:labels": labels,
+                    "f:ownerReferences": { r#"k:{"uid":"6a1f"}"#: {} },
+                },
+                "f:spec": spec,
+            },
+        },
+    ]);
+    if let annotations @ Value::Object(_) = object["metadata"]["annotations"].clone() {
+        let owned = &mut object["metadata"]["managedFields"][1]["fieldsV1"]["f:metadata"];
+        owned["f:annotations"] = fields(&annotations).collect::<Map<_, _>>().into();
+    }
+    object
+}
+
+fn fields(value: &Value) -> impl Iterator<Item = (String, Value)> {
+    value.as_object().into_iter().flatten().map(|(field, _)| (format!("f:{field}"), json!({})))
+}
+
+fn observed(object: Value) -> Observed {
+    Observed::new(serde_json::from_value::<DynamicObject>(object).unwrap())
+}
+
+#[test]
+fn what_was_written_is_as_it_should_be() {
+    let desired = wanted(&json!({}));
+    let found = observed(stored(&desired));
+    assert_eq!(found.mark(&desired), desired.mark);
+    assert_eq!((found.place.to_string().as_str(), found.uid.as_str()), ("webrtc/sora-tokyo", "0815"));
+}
+
+#[test]
+fn what_others_add_is_not_looked_at() {
+    let desired = wanted(&json!({ "monitor": { "annotations": { "a": "b" } } }));
+    let mut object = stored(&desired);
+    object["metadata"]["labels"]["team"] = json!("media");
+    object["metadata"]["annotations"]["note"] = json!("seen");
+    object["metadata"]["finalizers"] = json!(["example.com/wait"]);
+    object["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = json!(true);
+    let other = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "9" });
+    object["metadata"]["ownerReferences"].as_array_mut().unwrap().insert(0, other);
+    object["spec"]["sampleLimit"] = json!(5);
+    object["status"] = json!({ "bindings": [] });
+    assert_eq!(observed(object).mark(&desired), desired.mark);
+}
+
+#[test]
+fn what_others_change_of_ours_is_seen() {
+    let desired = wanted(&json!({}));
+    let changes: [fn(&mut Value); 7] = [
+        |object| object["spec"]["endpoints"][0]["interval"] = json!("1h"),
+        |object| object["spec"]["endpoints"][0]["honorLabels"] = json!(true),
+        |object| object["spec"]["endpoints"].as_array_mut().unwrap().push(json!({ "port": "other" })),
+        |object| object["spec"]["selector"]["matchLabels"]["app"] = json!("other"),
+        |object| object["metadata"]["labels"][RELEASE] = json!("other"),
+        |object| object["metadata"]["ownerReferences"] = json!([]),
+        |object| drop(object["spec"].as_object_mut().unwrap().remove("keepDroppedTargets")),
+    ];
+    for (index, change) in changes.iter().enumerate() {
+        let mut object = stored(&desired);
+        change(&mut object);
+        assert_ne!(observed(object).mark(&desired), desired.mark, "change {index}");
+    }
+}
+
+#[test]
+fn what_we_wrote_once_and_do_not_want_any_more_is_seen() {
+    let before =
+        wanted(&json!({ "monitor": { "annotations": { "a": "b" }, "labels": { "c": "d" }, "scrapeClass": "e" } }));
+    let now = wanted(&json!({}));
+    let found = observed(stored(&before));
+    assert_ne!(found.mark(&now), now.mark);
+    let mut object = stored(&now);
+    object["spec"]["scrapeClass"] = json!("e");
+    assert_eq!(observed(object).mark(&now), now.mark, "another's field");
+}
+
+#[test]
+fn labels_tell_whose_it_is() {
+    let desired = wanted(&json!({}));
+    let ours = settings(Discovery::default());
+    let owner = |change: fn(&mut Value)| {
+        let mut object = stored(&desired);
+        change(&mut object);
+        let found = observed(object);
+        (found.is_ours(&ours), found.owner())
+    };
+    let release = "the release ste in namespace monitoring".to_owned();
+    assert_eq!(owner(|_| {}), (true, release.clone()));
+    let by_hand = owner(|object| {
+        object["metadata"]["labels"] = json!({});
+        object["metadata"]["managedFields"] = json!([]);
+    });
+    assert_eq!(by_hand, (false, "somebody else".to_owned()));
+    let of_another_release = owner(|object| object["metadata"]["labels"][RELEASE_NAMESPACE] = json!("other"));
+    assert_eq!(of_another_release, (false, "the release ste in namespace other".to_owned()));
+}
+
+#[test]
+fn a_label_that_somebody_took_from_us_leaves_the_monitor_ours() {
+    let desired = wanted(&json!({}));
+    let mut object = stored(&desired);
+    object["metadata"]["labels"][RELEASE] = json!("changed");
+    let owned = &mut object["metadata"]["managedFields"][1]["fieldsV1"]["f:metadata"]["f:labels"];
+    owned.as_object_mut().unwrap().remove(&format!("f:{RELEASE}"));
+    assert!(observed(object).is_ours(&settings(Discovery::default())));
+}
