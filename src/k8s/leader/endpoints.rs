@@ -1,0 +1,218 @@
+//! The Endpoints that make the leader the only one behind the Service that Prometheus scrapes. Kubernetes mirrors them by itself.
+//!
+//! They stay when the lead is lost: the next leader writes its own address over ours, and no scrape falls between the two.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints};
+use kube::Api;
+use kube::api::{ObjectMeta, Patch, PatchParams};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::super::Shared;
+use super::super::access::{ApiError, Rule};
+use super::super::labels;
+use super::super::settings::Settings;
+use super::follow::{DENIED_RETRY, Look, follow};
+use super::{IGNORANCE, Leadership, until_known};
+
+/// The port that ServiceMonitors name.
+const PORT: &str = "http";
+
+/// A watch is ended by the server, or given up by the client, before this: only one that died without a word is begun anew by a list.
+const SILENCE: Duration = Duration::from_mins(5);
+/// Between two writes. It doubles while somebody else writes them too, so that no fight is fast.
+const GAP: Duration = Duration::from_secs(1);
+const LONGEST_GAP: Duration = Duration::from_secs(30);
+/// After a write that failed but may succeed next time.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Writes `address` into the Endpoints whenever this replica leads, until told to stop.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    mut leadership: Leadership,
+    stop: CancellationToken,
+) -> &'static str {
+    let wanted = wanted(&shared.settings, address);
+    let mut writer =
+        Writer { shared: &shared, wanted: &wanted, leadership: leadership.clone(), gap: GAP, refused: None };
+    let work = async {
+        loop {
+            leadership.granted().await;
+            // Scrapes go to whoever answered them last, until this one can.
+            until_known(&shared.pollers, Instant::now() + IGNORANCE).await;
+            tokio::select! {
+                () = leadership.lost() => {}
+                () = writer.keep() => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+    "the writer of Endpoints"
+}
+
+/// What they must be.
+fn wanted(settings: &Settings, address: SocketAddr) -> Endpoints {
+    let labels = labels::of_release(settings).into_iter().chain([(labels::PROBE, settings.release.as_str())]);
+    let labels: BTreeMap<_, _> = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let port = EndpointPort {
+        name: Some(PORT.to_owned()),
+        port: address.port().into(),
+        protocol: Some("TCP".to_owned()),
+        ..EndpointPort::default()
+    };
+    let address = EndpointAddress { ip: address.ip().to_string(), ..EndpointAddress::default() };
+    let subset =
+        EndpointSubset { addresses: Some(vec![address]), ports: Some(vec![port]), ..EndpointSubset::default() };
+    Endpoints {
+        metadata: ObjectMeta {
+            name: Some(settings.discovery.service.clone()),
+            namespace: Some(settings.namespace.clone()),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        subsets: Some(vec![subset]),
+    }
+}
+
+/// Whether nothing of ours is missing or different. Others may add labels and annotations, but no address.
+fn is_as_wanted(seen: &Endpoints, wanted: &Endpoints) -> bool {
+    let label = |(key, value): (&String, &String)| {
+        seen.metadata.labels.as_ref().and_then(|labels| labels.get(key)) == Some(value)
+    };
+    seen.subsets == wanted.subsets && wanted.metadata.labels.iter().flatten().all(label)
+}
+
+/// Keeps the Endpoints while we lead.
+struct Writer<'a> {
+    shared: &'a Shared,
+    wanted: &'a Endpoints,
+    leadership: Leadership,
+    gap: Duration,
+    /// Why the API server did not take them, once that is told.
+    refused: Option<String>,
+}
+
+impl Writer<'_> {
+    /// Puts the Endpoints right whenever they are not, until it is dropped.
+    async fn keep(&mut self) {
+        let (wrong, looks) = watch::channel(false);
+        let Settings { namespace, discovery, .. } = &self.shared.settings;
+        let show = |look: Look<Endpoints>| match look {
+            Look::Seen(seen) => {
+                wrong.send_replace(!seen.is_some_and(|seen| is_as_wanted(&seen, self.wanted)));
+            }
+            // Written blindly: an apply that changes nothing is no write.
+            Look::Denied => {
+                wrong.send_replace(true);
+            }
+            // What was seen last holds until more is known.
+            Look::Away(_) => {}
+        };
+        tokio::select! {
+            _ = follow(&self.shared.cluster, namespace, &discovery.service, SILENCE, show) => {}
+            () = self.correct(looks) => {}
+        }
+    }
+
+    async fn correct(&mut self, mut wrong: watch::Receiver<bool>) {
+        let mut quiet = Instant::now();
+        loop {
+            let is_wrong = *wrong.borrow_and_update();
+            if is_wrong {
+                if quiet.elapsed() > LONGEST_GAP {
+                    self.gap = GAP;
+                }
+                sleep(self.write().await).await;
+                quiet = Instant::now();
+            } else if wrong.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Writes once. Returns how long to wait before the next time.
+    async fn write(&mut self) -> Duration {
+        let Settings { namespace, discovery, .. } = &self.shared.settings;
+        let api = Api::<Endpoints>::namespaced(self.shared.cluster.client(), namespace);
+        let (how, patch) = (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(self.wanted));
+        self.shared.pace.turn().await;
+        if !self.leadership.may_write() {
+            return RETRY;
+        }
+        let rule = Rule::new("patch", "", "endpoints", Some(namespace));
+        let written = api.patch(&discovery.service, &how, &patch);
+        match self.shared.cluster.call(rule, written).await {
+            Ok(_) => {
+                tracing::debug!(endpoints = discovery.service, "the Endpoints are written");
+                self.refused = None;
+                let gap = self.gap;
+                self.gap = (gap * 2).min(LONGEST_GAP);
+                gap
+            }
+            Err(ApiError::Forbidden(_)) => DENIED_RETRY,
+            Err(ApiError::Refused(error)) => {
+                if self.refused.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        endpoints = discovery.service,
+                        error,
+                        "the API server refuses the Endpoints: --advertise-address must be an address where Prometheus reaches \
+                         this replica, not loopback"
+                    );
+                    self.refused = Some(error);
+                }
+                DENIED_RETRY
+            }
+            Err(error) => {
+                tracing::debug!(endpoints = discovery.service, %error, "the Endpoints are not written");
+                RETRY
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen() -> Endpoints {
+        let mut seen = desired();
+        seen.metadata.resource_version = Some("7".to_owned());
+        seen.metadata.labels.as_mut().unwrap().insert("team".to_owned(), "media".to_owned());
+        seen
+    }
+
+    fn desired() -> Endpoints {
+        let settings = crate::k8s::leader::tests::settings();
+        wanted(&settings, "10.0.0.7:9850".parse().unwrap())
+    }
+
+    #[test]
+    fn what_others_add_beside_ours_is_left_alone() {
+        assert!(is_as_wanted(&seen(), &desired()));
+    }
+
+    #[test]
+    fn a_missing_label_and_any_other_address_are_put_right() {
+        let mut unlabelled = seen();
+        unlabelled.metadata.labels.as_mut().unwrap().remove(labels::PROBE);
+        assert!(!is_as_wanted(&unlabelled, &desired()));
+
+        let mut more = seen();
+        let addresses = more.subsets.as_mut().unwrap()[0].addresses.as_mut().unwrap();
+        addresses.push(EndpointAddress { ip: "10.0.0.8".to_owned(), ..EndpointAddress::default() });
+        assert!(!is_as_wanted(&more, &desired()));
+
+        let none = Endpoints { subsets: None, ..seen() };
+        assert!(!is_as_wanted(&none, &desired()));
+    }
+}

@@ -1,0 +1,160 @@
+//! Which replica leads: the one that holds the Lease. It polls in the background, writes into the cluster, and is the only endpoint of
+//! the Service that Prometheus scrapes.
+//!
+//! Two things are kept apart. The role says who polls; a leader keeps it while it knows of no other, also when the API server is away.
+//! The right to write ends by itself when the Lease could have passed to another, and comes only from the Lease as the API server shows
+//! it.
+
+mod candidate;
+mod election;
+mod endpoints;
+mod follow;
+mod lease;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use crate::poll::Pollers;
+
+/// What this replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Another answers scrapes; this one polls only when asked.
+    Standby,
+    /// This one polls and answers scrapes.
+    Leader,
+}
+
+/// What is known of the election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Term {
+    pub(super) role: Role,
+    /// Until when nobody else can hold the Lease; `None`: nothing may be written.
+    pub(super) until: Option<SystemTime>,
+}
+
+/// What this replica may do now. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Leadership(watch::Receiver<Term>);
+
+impl Leadership {
+    /// Whether the cluster may be written to: asked before every single write, since a process that was paused wakes up in the past.
+    pub(super) fn may_write(&self) -> bool {
+        self.left().is_some()
+    }
+
+    /// Waits until the cluster may be written to.
+    pub(super) async fn granted(&mut self) {
+        while !self.may_write() {
+            self.changed().await;
+        }
+    }
+
+    /// Waits until the cluster may not be written to any more.
+    pub(super) async fn lost(&mut self) {
+        while let Some(left) = self.left() {
+            tokio::select! {
+                () = self.changed() => {}
+                () = tokio::time::sleep(left) => {}
+            }
+        }
+    }
+
+    /// How long the cluster may still be written to.
+    fn left(&self) -> Option<Duration> {
+        let until = self.0.borrow().until?;
+        until.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero())
+    }
+
+    /// Of a replica that never leads.
+    #[cfg(test)]
+    pub(super) fn never() -> Self {
+        Self(watch::channel(Term { role: Role::Standby, until: None }).1)
+    }
+
+    /// Waits for news. There are none after the election has ended, which it does when the process does.
+    async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Takes part in the election until `stop`. After `resign` the Lease is given back and not taken again.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    tasks: &mut JoinSet<&'static str>,
+    stop: &CancellationToken,
+    resign: &CancellationToken,
+) -> Leadership {
+    let (terms, receiver) = watch::channel(Term { role: Role::Standby, until: None });
+    let leadership = Leadership(receiver);
+    let (eye, views) = lease::Eye::new(shared);
+    tasks.spawn(eye.run(stop.clone()));
+    tasks.spawn(election::Election::new(shared, views, terms).run(stop.clone(), resign.clone()));
+    if let Some(address) = shared.settings.advertise.filter(|_| !shared.settings.discovery.service.is_empty()) {
+        tasks.spawn(endpoints::run(Arc::clone(shared), address, leadership.clone(), stop.clone()));
+    }
+    leadership
+}
+
+/// A replica that does not know the targets yet answers scrapes by 503: it leaves the lead to one that does. But for this time only, since
+/// where there is no CRD nobody ever knows them.
+const IGNORANCE: Duration = Duration::from_secs(10);
+
+/// Waits until the targets are known, but not beyond `deadline`.
+async fn until_known(pollers: &Pollers, deadline: Instant) {
+    const LOOK: Duration = Duration::from_millis(50);
+    while !pollers.known() && Instant::now() < deadline {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::k8s::{Discovery, Election, Settings};
+
+    /// Settings of a release `st` in the namespace `monitoring`, for a replica `a`.
+    pub(in crate::k8s) fn settings() -> Settings {
+        Settings {
+            namespace: "monitoring".to_owned(),
+            release: "st".to_owned(),
+            watch_namespaces: Vec::new(),
+            target_selector: None,
+            secret_label: None,
+            discovery: Discovery { service: "st-probe".to_owned(), ..Discovery::default() },
+            election: Election { lease: "st".to_owned(), identity: "a".to_owned(), duration: Duration::from_secs(15) },
+            advertise: None,
+        }
+    }
+
+    fn leadership(until: Option<SystemTime>) -> (watch::Sender<Term>, Leadership) {
+        let (sender, receiver) = watch::channel(Term { role: Role::Leader, until });
+        (sender, Leadership(receiver))
+    }
+
+    #[tokio::test]
+    async fn the_right_to_write_ends_by_itself() {
+        let (_sender, mut leadership) = leadership(Some(SystemTime::now() + Duration::from_millis(50)));
+        assert!(leadership.may_write());
+        tokio::time::timeout(Duration::from_secs(5), leadership.lost()).await.expect("an end in time");
+        assert!(!leadership.may_write());
+    }
+
+    #[tokio::test]
+    async fn the_right_to_write_is_lost_and_granted_with_the_lease() {
+        let (sender, mut leadership) = leadership(Some(SystemTime::now() + Duration::from_secs(60)));
+        sender.send_modify(|term| term.until = None);
+        tokio::time::timeout(Duration::from_secs(5), leadership.lost()).await.expect("an end in time");
+        let again = Some(SystemTime::now() + Duration::from_secs(60));
+        sender.send_modify(|term| term.until = again);
+        tokio::time::timeout(Duration::from_secs(5), leadership.granted()).await.expect("a beginning in time");
+    }
+}
