@@ -1,5 +1,8 @@
 //! What can be typed: commands, flags, their environment variables and their defaults. It parses, and does nothing.
 
+mod kubernetes;
+mod value;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +10,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use reqwest::Url;
 
-use crate::crd;
+pub use kubernetes::{CleanupArgs, JsonObject, KubernetesArgs, ReleaseArgs};
+pub use value::ListenAddress;
+
 use crate::kind::Type;
+use value::{bytes, cidr, duration, external_url, health_url, interval};
 
 /// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup.
 #[derive(Debug, Parser)]
@@ -23,7 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The service: polls the declared targets and serves their results at /probe
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Everything on one machine: simulated servers whose numbers move, targets for them, and the service
     Demo(DemoArgs),
     /// Polls one target once and prints its exposition
@@ -32,6 +38,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Prints the CustomResourceDefinition of ScrapeTarget
     Crd,
+    /// Removes the ServiceMonitors and the Endpoints that a release wrote, before it is uninstalled
+    Cleanup(CleanupArgs),
     /// Asks a running service whether it is healthy, and exits 0 if it is: for containers without a shell
     Healthcheck(HealthcheckArgs),
 }
@@ -51,27 +59,29 @@ pub struct RunArgs {
     /// TLS, client certificates and users of the listener, in the format of the Prometheus exporter toolkit
     #[arg(long = "web.config.file", env = "SCRAPETARGET_WEB_CONFIG_FILE", value_name = "FILE")]
     pub web_config_file: Option<PathBuf>,
-    /// Manifests of ScrapeTargets, Secrets and ConfigMaps: a file, or a directory of them; repeatable, read again when they change
-    #[arg(
-        long,
-        env = "SCRAPETARGET_TARGETS",
-        value_delimiter = ',',
-        required = true,
-        value_name = "FILE_OR_DIRECTORY"
-    )]
+    /// Manifests of ScrapeTargets, Secrets and ConfigMaps: a file, or a directory of them; repeatable, read again when they change.
+    /// If not set, targets come from Kubernetes
+    #[arg(long, env = "SCRAPETARGET_TARGETS", value_delimiter = ',', value_name = "FILE_OR_DIRECTORY")]
     pub targets: Vec<PathBuf>,
+    /// Flags about Kubernetes.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
     /// Flags about polls.
     #[command(flatten)]
     pub polling: PollingArgs,
     /// The URL under which Prometheus reaches this service; if not set, /sd answers with the Host of each request
     #[arg(long = "web.external-url", env = "SCRAPETARGET_WEB_EXTERNAL_URL", value_name = "URL", value_parser = external_url)]
     pub web_external_url: Option<Url>,
+    /// Let /probe also take a name without its namespace, or the declared url, where it is unique; always so with --targets
+    #[arg(long = "web.loose-targets", env = "SCRAPETARGET_WEB_LOOSE_TARGETS")]
+    pub web_loose_targets: bool,
     /// Connections that may be open at once; at the limit, the one that has been idle longest is closed
     #[arg(long = "web.max-connections", env = "SCRAPETARGET_WEB_MAX_CONNECTIONS", default_value_t = 4096, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub web_max_connections: u32,
-    /// How long the service goes on serving after a signal to stop, before it closes its listener
-    #[arg(long, env = "SCRAPETARGET_SHUTDOWN_DELAY", default_value = "0s", value_name = "DURATION", value_parser = duration)]
-    pub shutdown_delay: Duration,
+    /// How long the service goes on serving after a signal to stop, before it closes its listener: time for Prometheus to find the
+    /// replica that takes over. If not set, 10s in Kubernetes, 0s with --targets
+    #[arg(long, env = "SCRAPETARGET_SHUTDOWN_DELAY", value_name = "DURATION", value_parser = duration)]
+    pub shutdown_delay: Option<Duration>,
     /// Flags about the log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -178,6 +188,12 @@ pub struct CheckArgs {
     /// Manifests: files, or directories of them
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+    /// Ask the API server as well what it would say, by a dry run
+    #[arg(long)]
+    pub server_side: bool,
+    /// The context of the kubeconfig for --server-side; if not set, its current one
+    #[arg(long, env = "SCRAPETARGET_KUBE_CONTEXT", value_name = "CONTEXT")]
+    pub kube_context: Option<String>,
 }
 
 /// Flags of `healthcheck`.
@@ -207,84 +223,6 @@ impl ProbeArgs {
     }
 }
 
-/// `:9850`, `127.0.0.1:9850`, `[::1]:9850` or `localhost:9850`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenAddress(String);
-
-impl ListenAddress {
-    /// What a socket is bound to; a missing host stands for every address, of both IP versions where there are two.
-    pub fn candidates(&self) -> Vec<String> {
-        match self.0.strip_prefix(':') {
-            Some(port) => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
-            None => vec![self.0.clone()],
-        }
-    }
-}
-
-impl std::fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::str::FromStr for ListenAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        port.map(|_| Self(text.to_owned())).ok_or_else(|| "write HOST:PORT or :PORT, for instance :9850".to_owned())
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<crd::Duration>().map(crd::Duration::get).map_err(|error| error.to_string())
-}
-
-fn cidr(text: &str) -> Result<IpNet, String> {
-    text.parse().map_err(|_| "write ADDRESS/BITS, for instance 10.0.0.0/8 or fd00::/8".to_owned())
-}
-
-fn health_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    url.ok_or_else(|| "write an http or https URL, for instance http://127.0.0.1:9850/-/healthy".to_owned())
-}
-
-/// What `spec.interval` may be.
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = duration(text)?;
-    let range = Duration::from_secs(1)..=Duration::from_hours(1);
-    if range.contains(&interval) { Ok(interval) } else { Err("write a duration from 1s to 1h".to_owned()) }
-}
-
-fn external_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("{error}; write for instance https://exporter.example.com/"))?;
-    if matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none() {
-        Ok(url)
-    } else {
-        Err("write an http or https URL without query and fragment".to_owned())
-    }
-}
-
-/// A number of bytes: `4096`, `64KiB`, `16MiB`, `1GiB`.
-fn bytes(text: &str) -> Result<usize, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim() {
-        "" | "B" => Some(0),
-        "KiB" | "Ki" => Some(10),
-        "MiB" | "Mi" => Some(20),
-        "GiB" | "Gi" => Some(30),
-        _ => None,
-    };
-    number
-        .parse::<usize>()
-        .ok()
-        .zip(shift)
-        .and_then(|(number, shift)| number.checked_mul(1_usize << shift))
-        .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| "write a number of bytes above 0, for instance 16MiB or 16777216".to_owned())
-}
-
 impl Cli {
     /// Parses the command line. `Err` is what to print, and the exit code: one line and 2 for what is wrong.
     pub fn parse_line<I>(arguments: I) -> Result<Self, Refusal>
@@ -292,7 +230,7 @@ impl Cli {
         I: IntoIterator,
         I::Item: Into<std::ffi::OsString> + Clone,
     {
-        const COMMANDS: &str = "run, demo, probe, check, crd or healthcheck";
+        const COMMANDS: &str = "run, demo, probe, check, crd, cleanup or healthcheck";
         let cli = Self::try_parse_from(arguments).map_err(|error| {
             use clap::error::ErrorKind;
             match error.kind() {
@@ -307,11 +245,13 @@ impl Cli {
                 _ => Refusal::Wrong(one_line(&error.to_string())),
             }
         })?;
-        match &cli.command {
-            Command::Probe(args) => args.mistake().map_or(Ok(()), |line| Err(Refusal::Wrong(line.to_owned()))),
-            _ => Ok(()),
-        }?;
-        Ok(cli)
+        let mistake = match &cli.command {
+            Command::Run(args) => args.kubernetes.mistake(!args.targets.is_empty()),
+            Command::Probe(args) => args.mistake().map(ToOwned::to_owned),
+            Command::Cleanup(args) => args.release.mistake(),
+            _ => None,
+        };
+        mistake.map_or(Ok(cli), |line| Err(Refusal::Wrong(line)))
     }
 }
 

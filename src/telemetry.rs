@@ -19,6 +19,10 @@ pub fn start(args: LogArgs) {
     // Libraries speak of single packets at these levels; ours is the only voice at debug and trace.
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(level.min(LevelFilter::WARN))
+        // Each failed request of the Kubernetes client comes back to us as an error, and we say it once.
+        .with_target("kube_client::client", LevelFilter::OFF)
+        .with_target("kube_client::client::tls", level.min(LevelFilter::WARN))
+        .with_target("kube_runtime", LevelFilter::OFF)
         .with_target("scrapetarget_exporter", level);
     let registry = tracing_subscriber::registry().with(filter);
     let _ = match log_format {

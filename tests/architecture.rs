@@ -17,8 +17,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("file", &["crd", "kind", "self_metrics", "target"]),
     ("poll", &["fetch", "kind", "metric", "self_metrics", "target"]),
     ("http", &["kind", "metric", "poll", "self_metrics", "target"]),
+    ("k8s", &["crd", "kind", "poll", "self_metrics", "target"]),
     ("sim", &[]),
-    ("cli", &["crd", "kind"]),
+    ("cli", &["crd", "k8s", "kind"]),
     ("telemetry", &["cli"]),
     (
         "app",
@@ -28,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "fetch",
             "file",
             "http",
+            "k8s",
             "kind",
             "metric",
             "poll",
@@ -43,12 +45,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     ("axum", &["http", "sim"]),
     ("hyper", &["fetch", "http"]),
-    ("kube", &["crd"]),
-    ("k8s_openapi", &["crd"]),
+    ("kube", &["crd", "k8s"]),
+    ("k8s_openapi", &["crd", "k8s"]),
     ("clap", &["cli"]),
     ("prometheus", &["self_metrics"]),
     ("serde_saphyr", &["cli", "crd", "file", "http", "target", "app"]),
-    ("tokio", &["app", "fetch", "file", "http", "poll", "sim"]),
+    ("tokio", &["app", "fetch", "file", "http", "k8s", "poll", "sim"]),
 ];
 
 /// Names of a crate's own root that are no modules.

@@ -16,7 +16,7 @@ use support::faults::closed_port;
 use support::program::{Said, command, run, said};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 6] = ["run", "demo", "probe", "check", "crd", "healthcheck"];
+const COMMANDS: [&str; 7] = ["run", "demo", "probe", "check", "crd", "cleanup", "healthcheck"];
 
 /// One line on stderr, nothing on stdout; the line.
 fn one_line(said: &Said) -> &str {
@@ -47,7 +47,9 @@ fn the_help_of_run_names_the_variable_of_every_flag() {
         help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2 && *word != "--help").collect();
     assert!(flags.len() >= 10, "{flags:?}");
     for flag in flags {
-        let variable = flag.trim_start_matches("--").replace(['-', '.'], "_").to_uppercase();
+        // Descriptions name flags as well, some with a value.
+        let name = flag.split('=').next().unwrap().trim_start_matches("--").trim_end_matches([',', ';', ':', '.', ')']);
+        let variable = name.replace(['-', '.'], "_").to_uppercase();
         assert!(help.contains(&format!("SCRAPETARGET_{variable}=")), "{flag} has no variable in:\n{help}");
     }
 }
@@ -56,11 +58,10 @@ fn the_help_of_run_names_the_variable_of_every_flag() {
 fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
     let run_on = |more: &[&str]| [&["run", "--targets", "x"], more].concat().join(" ");
     let cases = [
-        (String::new(), "run, demo, probe, check, crd or healthcheck"),
-        ("serve".to_owned(), "run, demo, probe, check, crd or healthcheck"),
+        (String::new(), "run, demo, probe, check, crd, cleanup or healthcheck"),
+        ("serve".to_owned(), "run, demo, probe, check, crd, cleanup or healthcheck"),
         ("prob".to_owned(), "'probe'"),
         ("--bogus".to_owned(), "--bogus"),
-        ("run".to_owned(), "--targets <FILE_OR_DIRECTORY>"),
         ("run --targets".to_owned(), "--targets <FILE_OR_DIRECTORY>"),
         ("run --target x".to_owned(), "'--targets'"),
         (run_on(&["--listen-address", "9850"]), "write HOST:PORT or :PORT"),
@@ -79,6 +80,30 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         (run_on(&["--log-level", "loud"]), "error, warn, info, debug, trace"),
         (run_on(&["--log-format", "xml"]), "logfmt, json"),
         (run_on(&["surplus"]), "surplus"),
+        (run_on(&["--discovery.mode", "servicemonitor"]), "write serviceMonitor, httpSD or none"),
+        (run_on(&["--discovery.monitor-namespace", "ours"]), "write target or release"),
+        (run_on(&["--discovery.scheme", "HTTPS"]), "write http or https"),
+        (run_on(&["--discovery.tls", "{"]), "write a JSON object"),
+        (run_on(&["--discovery.tls", "true"]), "write a JSON object"),
+        (run_on(&["--discovery.basic-auth", "prometheus"]), "write a JSON object"),
+        (run_on(&["--discovery.scrape-class="]), "--discovery.scrape-class"),
+        (run_on(&["--discovery.monitor-label", "release"]), "write a label as KEY=VALUE"),
+        (run_on(&["--discovery.monitor-label", "a=b,c=-"]), "write a label as KEY=VALUE"),
+        (run_on(&["--discovery.monitor-annotation", "a/b/c=d"]), "write an annotation as KEY=VALUE"),
+        (run_on(&["--discovery.service", "Probe"]), "small letters, digits and inner dashes"),
+        (run_on(&["--leader-election.lease-name", "a-"]), "small letters, digits and inner dashes"),
+        (run_on(&["--leader-election.identity="]), "--leader-election.identity"),
+        (run_on(&["--leader-election.lease-duration", "4s"]), "whole seconds from 5s to 5m"),
+        (run_on(&["--leader-election.lease-duration", "15500ms"]), "whole seconds from 5s to 5m"),
+        (run_on(&["--namespace", "a.b"]), "small letters, digits and inner dashes"),
+        (run_on(&["--release-name", "A"]), "small letters, digits and inner dashes"),
+        (format!("run --release-name {}", "a".repeat(58)), "write --discovery.service NAME"),
+        (format!("cleanup --release-name {}", "a".repeat(58)), "write --discovery.service NAME"),
+        ("run --watch-namespace a,B".to_owned(), "small letters, digits and inner dashes"),
+        ("run --target-selector team=".to_owned() + "media,", "write a label selector as kubectl -l takes it"),
+        ("run --secret-label a=b=c".to_owned(), "write a label as KEY or KEY=VALUE"),
+        ("run --advertise-address localhost".to_owned(), "--advertise-address"),
+        ("cleanup surplus".to_owned(), "surplus"),
         ("demo --interval often".to_owned(), "write for instance 15s"),
         ("demo --listen-address here".to_owned(), "write HOST:PORT or :PORT"),
         ("probe".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
@@ -121,11 +146,86 @@ fn a_wrong_variable_is_one_line_that_says_what_to_write() {
         ("SHUTDOWN_DELAY", "5s\nx", "write for instance 15s"),
         ("LOG_LEVEL", "loud", "error, warn, info, debug, trace"),
         ("LOG_FORMAT", "xml", "logfmt, json"),
+        ("DISCOVERY_MODE", "None", "write serviceMonitor, httpSD or none"),
+        ("DISCOVERY_MONITOR_LABEL", "a=b,c", "write a label as KEY=VALUE"),
+        ("DISCOVERY_MONITOR_ANNOTATION", "a=b, c\nd", "write an annotation as KEY=VALUE"),
+        ("LEADER_ELECTION_LEASE_DURATION", "1h", "whole seconds from 5s to 5m"),
+        ("RELEASE_NAME", "", "small letters, digits and inner dashes"),
     ] {
         let said = said(command(["run", "--targets", "x"]).env(format!("SCRAPETARGET_{name}"), value));
         assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{name}: {}", said.stderr);
         assert!(one_line(&said).contains(wanted), "{name}={value}: {wanted:?} is not in {:?}", said.stderr);
     }
+}
+
+#[test]
+fn targets_from_files_and_flags_about_those_of_kubernetes_contradict_each_other() {
+    for (flag, value) in [
+        ("watch-namespace", "media"),
+        ("target-selector", "team=media"),
+        ("secret-label", "scrapetarget.dev/use"),
+        ("advertise-address", "10.0.0.1"),
+        ("kube-context", "test"),
+    ] {
+        let variable = format!("SCRAPETARGET_{}", flag.to_uppercase().replace('-', "_"));
+        let flags = run(["run", "--targets", "x", &format!("--{flag}"), value]);
+        let by_variable = said(command(["run", "--targets", "x"]).env(&variable, value));
+        let both = said(command(["run"]).env("SCRAPETARGET_TARGETS", "x").env(&variable, value));
+        for said in [flags, by_variable, both] {
+            assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{flag}: {}", said.stderr);
+            let line = one_line(&said);
+            assert!(line.contains(&format!("--{flag} is for those of Kubernetes")), "{line}");
+            assert!(line.contains("--targets") && line.contains(&variable), "{line}");
+        }
+    }
+}
+
+/// A command where there is neither a kubeconfig nor a pod.
+fn without_cluster(arguments: &[&str], home: &Path) -> std::process::Command {
+    let mut command = command(arguments);
+    command.env("HOME", home).env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST");
+    command
+}
+
+#[test]
+fn where_there_is_no_cluster_one_line_says_what_to_do_instead() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("good.yaml"), GOOD).unwrap();
+    let file = folder.path().join("good.yaml");
+    let address = ["run", "--listen-address", FREE];
+    for (arguments, wanted) in [
+        (&address[..], "give --targets"),
+        (&["cleanup"], "run this in the cluster"),
+        (&["check", "--server-side", file.to_str().unwrap()], "leave out --server-side"),
+    ] {
+        let said = said(&mut without_cluster(arguments, folder.path()));
+        assert_eq!(said.code, Some(2), "{arguments:?}: {}", said.stderr);
+        let line = one_line(&said);
+        assert!(line.contains("set KUBECONFIG") && line.contains(wanted), "{line}");
+    }
+    let kubeconfig = folder.path().join("kubeconfig");
+    fs::write(&kubeconfig, "apiVersion: v1\nkind: Config\n").unwrap();
+    let mut unknown = without_cluster(&["run", "--listen-address", FREE, "--kube-context", "nowhere"], folder.path());
+    let unknown = said(unknown.env("KUBECONFIG", &kubeconfig));
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(2), ""), "{}", unknown.stderr);
+    assert!(one_line(&unknown).contains("nowhere"), "{}", unknown.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_is_away_is_told_after_what_could_be_checked_without_it() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("good.yaml"), GOOD).unwrap();
+    let server = closed_port().await;
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{ name: a, context: {{ cluster: a, user: a }} }}]\n\
+         users: [{{ name: a, user: {{}} }}]\nclusters: [{{ name: a, cluster: {{ server: '{server}' }} }}]\n"
+    );
+    fs::write(folder.path().join("kubeconfig"), kubeconfig).unwrap();
+    let mut asked = without_cluster(&["check", "--server-side", "good.yaml"], folder.path());
+    let said = said(asked.env("KUBECONFIG", "kubeconfig").current_dir(folder.path()));
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), "1 good target, 0 problems\n"), "{}", said.stderr);
+    let line = one_line(&said);
+    assert!(line.contains("the API server cannot be reached") && line.contains("refused"), "{line}");
 }
 
 #[test]

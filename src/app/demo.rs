@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::print;
-use super::service::{Plan, Service, listen, signal};
+use super::service::{Plan, Service, Source, listen, signal};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::poll::{Pollers, State};
 use crate::sim::edumeet::Edumeet;
@@ -44,9 +44,10 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan {
         listeners: vec![listener],
         web: None,
-        files: vec![folder.0.clone()],
+        source: Source::Files(vec![folder.0.clone()]),
         polling: PollingArgs { target_deny_cidr: Vec::new(), max_body_bytes: 16 << 20, max_inflight_bytes: 128 << 20 },
         external_url: None,
+        loose_targets: true,
         connections: 256,
     };
     let mut service = Service::start(plan)?;

@@ -1,5 +1,6 @@
 //! The commands: the composition root, the only place that knows every part. It constructs, connects, awaits and stops.
 
+mod cluster;
 mod demo;
 mod probe;
 mod service;
@@ -25,11 +26,12 @@ pub struct WrongValue(String);
 /// Runs a command to its end. An error is for the user's eyes, in one line; the exit code is then 1, for a [`WrongValue`] 2.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => block_on(service::run(args)),
+        Command::Run(args) => block_on(service::run(*args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Probe(args) => block_on(probe::run(args)),
         Command::Healthcheck(args) => block_on(healthcheck(args)),
-        Command::Check(args) => Ok(check(args)),
+        Command::Check(args) => check(args),
+        Command::Cleanup(args) => block_on(cluster::cleanup(args)),
         Command::Crd => {
             print(&crd::print().context("write the CRD")?);
             Ok(ExitCode::SUCCESS)
@@ -65,11 +67,15 @@ fn print(text: &str) {
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-fn check(args: CheckArgs) -> ExitCode {
-    let CheckArgs { files } = args;
+fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let CheckArgs { files, server_side, kube_context } = args;
     let report = file::check(&files);
     print(&report.to_string());
-    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut good = report.is_good();
+    if server_side {
+        good &= block_on(cluster::check(&files, kube_context.as_deref()))? == ExitCode::SUCCESS;
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn healthcheck(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {

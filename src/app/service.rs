@@ -1,4 +1,4 @@
-//! The command `run`: targets from files, pollers, the HTTP side; and how they stop together.
+//! The command `run`: targets from files or a cluster, pollers, the HTTP side; and how they stop together.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,37 +14,52 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
 use crate::http::{self, WebConfig};
+use crate::k8s::{self, Cluster, Controller};
 use crate::poll::Pollers;
 use crate::self_metrics::{SelfMetrics, SourceMetrics};
 use crate::target::{Target, TargetId};
 use crate::{file, telemetry};
 
+use super::cluster;
+
 /// What a service is made of; the flags of `run`, or the choices of `demo`.
 pub(super) struct Plan {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) web: Option<Arc<WebConfig>>,
-    pub(super) files: Vec<PathBuf>,
+    pub(super) source: Source,
     pub(super) polling: PollingArgs,
     pub(super) external_url: Option<Url>,
+    pub(super) loose_targets: bool,
     pub(super) connections: usize,
+}
+
+/// Where targets come from.
+pub(super) enum Source {
+    /// Files, by one replica alone.
+    Files(Vec<PathBuf>),
+    /// A cluster, by replicas of which one leads.
+    Cluster(Box<(Cluster, k8s::Settings)>),
 }
 
 /// A service that runs. It ends when one of its tasks ends, or when it is told to.
 pub(super) struct Service {
     pub(super) pollers: Arc<Pollers>,
     tasks: JoinSet<&'static str>,
+    controller: Option<Controller>,
     draining: CancellationToken,
     stop: CancellationToken,
 }
 
-/// Polls and serves the targets of files until a signal comes.
+/// Polls and serves targets until a signal comes.
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let RunArgs {
         listen_address,
         web_config_file,
         targets,
-        polling,
+        kubernetes,
+        mut polling,
         web_external_url,
+        web_loose_targets,
         web_max_connections,
         shutdown_delay,
         log,
@@ -52,6 +67,13 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     telemetry::start(log);
     let connections = affordable(web_max_connections, raise_file_limit(web_max_connections));
     let web = web_config_file.map(|path| WebConfig::load(&path)).transpose()?.map(Arc::new);
+    let in_cluster = targets.is_empty();
+    let mut source = if in_cluster {
+        polling.target_deny_cidr.extend(cluster::denied_loopback(&kubernetes));
+        Source::Cluster(Box::new(cluster::source(kubernetes, web.as_deref()).await?))
+    } else {
+        Source::Files(targets)
+    };
     let mut listeners = Vec::new();
     for address in &listen_address {
         listeners.push(listen(address).await?);
@@ -61,14 +83,22 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         let address = listener.local_addr().context("read the listener's address")?;
         tracing::info!(%address, tls, version = crate::VERSION, "listening");
     }
+    if let (Source::Cluster(cluster), Some(listener)) = (&mut source, listeners.first())
+        && let Some(advertised) = &mut cluster.1.advertise
+    {
+        advertised.set_port(listener.local_addr().context("read the listener's address")?.port());
+    }
     let plan = Plan {
         listeners,
         web,
-        files: targets,
+        source,
         polling,
         external_url: web_external_url,
+        loose_targets: web_loose_targets || !in_cluster,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
     };
+    // Prometheus hears within seconds of the replica that takes over.
+    let shutdown_delay = shutdown_delay.unwrap_or(if in_cluster { Duration::from_secs(10) } else { Duration::ZERO });
     let mut service = Service::start(plan)?;
     tokio::select! {
         signal = signal() => {
@@ -85,26 +115,27 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 impl Service {
     /// Starts everything; nothing is known of any target yet.
     pub(super) fn start(plan: Plan) -> anyhow::Result<Self> {
-        let Plan { listeners, web, files, polling, external_url, connections } = plan;
+        let Plan { listeners, web, source, polling, external_url, loose_targets, connections } = plan;
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
-        metrics.sources.leader.set(1.0);
-        let (pollers, refusals) = super::pollers(polling, metrics.polls.clone(), true);
+        let alone = matches!(source, Source::Files(_));
+        let (pollers, refusals) = super::pollers(polling, metrics.polls.clone(), alone);
         let pollers = Arc::new(pollers);
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
+        let controller = match source {
+            Source::Files(files) => {
+                metrics.sources.leader.set(1.0);
+                follow_files(files, &pollers, refusals, metrics.sources.clone(), &mut tasks, &stop);
+                None
+            }
+            Source::Cluster(source) => {
+                let (cluster, settings) = *source;
+                let (pollers, metrics) = (Arc::clone(&pollers), metrics.sources.clone());
+                Some(Controller::start(cluster, settings, pollers, refusals, metrics, &mut tasks, &stop))
+            }
+        };
 
-        let source = file::Source::new(files);
-        let rescan = source.rescan();
-        let (sender, desired) = watch::channel(None);
-        let source_stop = stop.clone();
-        tasks.spawn(async move {
-            source.run(sender, source_stop).await;
-            "the reader of target files"
-        });
-        tasks.spawn(follow(desired, Arc::clone(&pollers), metrics.sources.clone(), stop.clone()));
-        tasks.spawn(reread_refused(refusals, rescan, stop.clone()));
-
-        let settings = http::Settings { external_url, loose_targets: true, draining: draining.clone() };
+        let settings = http::Settings { external_url, loose_targets, draining: draining.clone() };
         let router = http::router(Arc::clone(&pollers), metrics, settings);
         let limits = http::Limits { connections, ..http::Limits::default() };
         let serving = http::serve(listeners, router, web, limits, stop.clone());
@@ -112,7 +143,7 @@ impl Service {
             serving.await;
             "the HTTP server"
         });
-        Ok(Self { pollers, tasks, draining, stop })
+        Ok(Self { pollers, tasks, controller, draining, stop })
     }
 
     /// Waits until a task ends, which none should; says which. A half-alive exporter is worse than a dead one.
@@ -124,14 +155,38 @@ impl Service {
         }
     }
 
-    /// Turns readiness red, goes on serving for `delay`, then answers what is in flight and ends.
+    /// Turns readiness red, lets another replica lead, goes on serving for `delay`, then answers what is in flight and ends.
     pub(super) async fn stop(mut self, delay: Duration) {
         self.draining.cancel();
+        if let Some(controller) = &self.controller {
+            controller.resign();
+        }
         tokio::time::sleep(delay).await;
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.pollers.shutdown().await;
     }
+}
+
+/// Starts the tasks that read target files and make the pollers agree with them.
+fn follow_files(
+    files: Vec<PathBuf>,
+    pollers: &Arc<Pollers>,
+    refusals: mpsc::Receiver<TargetId>,
+    metrics: SourceMetrics,
+    tasks: &mut JoinSet<&'static str>,
+    stop: &CancellationToken,
+) {
+    let source = file::Source::new(files);
+    let rescan = source.rescan();
+    let (sender, desired) = watch::channel(None);
+    let source_stop = stop.clone();
+    tasks.spawn(async move {
+        source.run(sender, source_stop).await;
+        "the reader of target files"
+    });
+    tasks.spawn(follow(desired, Arc::clone(pollers), metrics, stop.clone()));
+    tasks.spawn(reread_refused(refusals, rescan, stop.clone()));
 }
 
 /// Makes the pollers agree with the files, each time that these change.

@@ -59,7 +59,7 @@ impl FileProblem {
         Self { file, line: None, document: None, object: None, path: String::new(), message: message.into() }
     }
 
-    fn of_document(origin: &Origin, object: Option<String>, message: impl Into<String>) -> Self {
+    pub(super) fn of_document(origin: &Origin, object: Option<String>, message: impl Into<String>) -> Self {
         Self {
             file: Arc::clone(&origin.file),
             line: Some(origin.line),
@@ -198,7 +198,7 @@ fn named(kind: &str, id: Option<&TargetId>) -> String {
     id.map_or_else(|| kind.to_owned(), |id| format!("{kind} {id}"))
 }
 
-fn read_text(file: &Path) -> io::Result<String> {
+pub(super) fn read_text(file: &Path) -> io::Result<String> {
     // A pipe would block for ever, so only plain files are opened.
     if !fs::metadata(file)?.is_file() {
         return Err(io::Error::other("it is not a plain file"));
@@ -279,16 +279,24 @@ pub(super) fn unlisted(path: &Path, error: &io::Error) -> FileProblem {
 pub fn load(paths: &[PathBuf]) -> Loaded {
     let mut loaded = Loaded::default();
     let mut places = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for path in paths {
-        match files(path) {
-            Ok(files) => {
-                for file in files.iter().filter(|file| seen.insert(Arc::clone(file))) {
-                    loaded.add(&Content::read(file), &mut places);
-                }
-            }
-            Err(error) => loaded.problems.push(unlisted(path, &error)),
+    for file in each_file(paths) {
+        match file {
+            Ok(file) => loaded.add(&Content::read(&file), &mut places),
+            Err(problem) => loaded.problems.push(problem),
         }
     }
     loaded
+}
+
+/// The files that all these paths stand for, each once, in order.
+pub(super) fn each_file(paths: &[PathBuf]) -> Vec<Result<Arc<Path>, FileProblem>> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for path in paths {
+        match files(path) {
+            Ok(files) => found.extend(files.into_iter().filter(|file| seen.insert(Arc::clone(file))).map(Ok)),
+            Err(error) => found.push(Err(unlisted(path, &error))),
+        }
+    }
+    found
 }

@@ -32,16 +32,20 @@ pub(super) enum Manifest {
     Bad(Problem),
 }
 
-/// Reads the manifests of a document, each with the path that leads to it: nothing, or `items[2]` in a List.
-pub(super) fn read(document: &Value) -> Vec<(String, Manifest)> {
+/// The manifests of a document as they were written, each with the path that leads to it: nothing, or `items[2]` in a List.
+pub(super) fn items(document: &Value) -> Vec<(String, &Value)> {
     let kind = document.get("kind").and_then(Value::as_str);
     if kind == Some("List")
         && let Some(items) = document.get("items").and_then(Value::as_array)
     {
-        let items = items.iter().enumerate();
-        return items.map(|(index, item)| (format!("items[{index}]"), read_one(item))).collect();
+        return items.iter().enumerate().map(|(index, item)| (format!("items[{index}]"), item)).collect();
     }
-    vec![(String::new(), read_one(document))]
+    vec![(String::new(), document)]
+}
+
+/// Reads the manifests of a document, each with the path that leads to it.
+pub(super) fn read(document: &Value) -> Vec<(String, Manifest)> {
+    items(document).into_iter().map(|(path, item)| (path, read_one(item))).collect()
 }
 
 fn read_one(value: &Value) -> Manifest {

@@ -7,10 +7,12 @@ mod line;
 mod load;
 mod manifest;
 mod watch;
+mod written;
 mod yaml;
 
 pub use check::{Report, check};
 pub use load::{FileProblem, Loaded, Origin, load};
 pub use manifest::Objects;
 pub use watch::{Desired, Source};
+pub use written::{Written, written};
 pub use yaml::{Document, SyntaxError, documents};

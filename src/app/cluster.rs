@@ -1,0 +1,156 @@
+//! What the commands need of a cluster: from flags to settings, `cleanup`, and the server's side of `check`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use futures::{StreamExt, stream};
+use ipnet::IpNet;
+
+use super::WrongValue;
+use crate::cli::{CleanupArgs, KubernetesArgs, ReleaseArgs};
+use crate::http::WebConfig;
+use crate::k8s::{self, AccessError, Cluster, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
+use crate::{file, telemetry};
+
+/// Loopback belongs to our own pod: a target there would be us, or a sidecar that trusts us. The unspecified address leads there too.
+pub(super) fn denied_loopback(args: &KubernetesArgs) -> Vec<IpNet> {
+    const LOOPBACK: [&str; 4] = ["127.0.0.0/8", "::1/128", "0.0.0.0/32", "::/128"];
+    if args.target_allow_loopback { Vec::new() } else { LOOPBACK.iter().filter_map(|net| net.parse().ok()).collect() }
+}
+
+/// The cluster and everything that the flags say about it, but for the port of the address where Prometheus reaches us: that is known
+/// when we listen.
+pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(Cluster, Settings)> {
+    let KubernetesArgs {
+        release,
+        target_selector,
+        secret_label,
+        target_allow_loopback: _,
+        advertise_address,
+        discovery_monitor_namespace,
+        discovery_scheme,
+        discovery_tls,
+        discovery_basic_auth,
+        discovery_scrape_class,
+        discovery_monitor_label,
+        discovery_monitor_annotation,
+        leader_election_identity,
+        leader_election_lease_duration,
+    } = args;
+    let listener = web.map_or_else(Listener::default, |web| Listener {
+        tls: web.is_tls(),
+        client_certificates: web.wants_client_certificates(),
+        users: web.has_users(),
+    });
+    let scheme = discovery_scheme.unwrap_or(if listener.tls { Scheme::Https } else { Scheme::Http });
+    let (cluster, settings) = connect(release, "give --targets to take targets from files").await?;
+    let discovery = Discovery {
+        monitor_namespace: discovery_monitor_namespace,
+        scheme,
+        tls: discovery_tls,
+        basic_auth: discovery_basic_auth,
+        scrape_class: discovery_scrape_class,
+        monitor_labels: discovery_monitor_label.into_iter().collect(),
+        monitor_annotations: discovery_monitor_annotation.into_iter().collect(),
+        listener,
+        ..settings.discovery
+    };
+    let election = Election {
+        identity: leader_election_identity.unwrap_or_else(host_and_process),
+        duration: leader_election_lease_duration,
+        ..settings.election
+    };
+    let advertise = advertise_address.map(|address| SocketAddr::new(address, 0));
+    if advertise.is_none() {
+        tracing::warn!(
+            "no --advertise-address: Prometheus will not find this replica by the Service {}",
+            discovery.service
+        );
+    }
+    Ok((cluster, Settings { target_selector, secret_label, discovery, election, advertise, ..settings }))
+}
+
+/// Removes what a release wrote, and says what that was.
+pub(super) async fn cleanup(args: CleanupArgs) -> anyhow::Result<ExitCode> {
+    let CleanupArgs { release, log } = args;
+    telemetry::start(log);
+    let (cluster, settings) = connect(release, "run this in the cluster").await?;
+    let removed = k8s::cleanup(&cluster, &settings).await.context("remove what the release wrote")?;
+    super::print(&format!("removed {} ServiceMonitors and {} Endpoints\n", removed.monitors, removed.endpoints));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the API server about every ScrapeTarget of files, and prints what it refuses in its own words. Also about those that the check
+/// without a server refuses: the CRD in the cluster may be another version.
+pub(super) async fn check(files: &[PathBuf], context: Option<&str>) -> anyhow::Result<ExitCode> {
+    /// Enough to hide the way to the server, little enough not to be felt by others.
+    const AT_A_TIME: usize = 8;
+    let cluster = find(context, "leave out --server-side").await?;
+    let cluster = &cluster;
+    let written = file::written(files);
+    let (mut taken, asked) = (0, written.len());
+    let answers =
+        stream::iter(&written).map(|target| async move { (target, k8s::dry_run(cluster, &target.manifest).await) });
+    let mut answers = answers.buffered(AT_A_TIME);
+    while let Some((target, answer)) = answers.next().await {
+        let message = match answer {
+            Ok(Verdict::Taken) => {
+                taken += 1;
+                continue;
+            }
+            Ok(Verdict::Refused(words)) => format!("the API server refuses it: {words}"),
+            // In another namespace it may be permitted.
+            Err(error @ NoVerdict::Forbidden(_)) => format!("the API server was not asked: {error}"),
+            Err(error) => return Err(error.into()),
+        };
+        super::print(&format!("{}\n", target.problem(message)));
+    }
+    super::print(&format!("the API server would take {taken} of {asked} targets\n"));
+    Ok(if taken == asked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(Cluster, Settings)> {
+    let service = args.service();
+    let ReleaseArgs {
+        kube_context,
+        watch_namespace,
+        namespace,
+        release_name,
+        discovery_mode,
+        discovery_service: _,
+        leader_election_lease_name,
+    } = args;
+    let cluster = find(kube_context.as_deref(), otherwise).await?;
+    let settings = Settings {
+        namespace: namespace.unwrap_or_else(|| cluster.namespace().to_owned()),
+        watch_namespaces: watch_namespace,
+        target_selector: None,
+        secret_label: None,
+        discovery: Discovery { mode: discovery_mode, service, ..Discovery::default() },
+        election: Election {
+            lease: leader_election_lease_name.unwrap_or_else(|| release_name.clone()),
+            identity: host_and_process(),
+            duration: std::time::Duration::from_secs(15),
+        },
+        advertise: None,
+        release: release_name,
+    };
+    Ok((cluster, settings))
+}
+
+/// The cluster of the kubeconfig or of the pod. Where there is none, the user hears what she may do `otherwise`.
+async fn find(context: Option<&str>, otherwise: &str) -> Result<Cluster, WrongValue> {
+    Cluster::connect(context).await.map_err(|error| match error {
+        AccessError::NoConfig(why) => WrongValue(format!("no cluster: {why}; set KUBECONFIG, or {otherwise}")),
+        other => WrongValue(other.to_string()),
+    })
+}
+
+/// A name that no other replica has, where nobody gave one.
+fn host_and_process() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    format!("{}-{}", if host.is_empty() { "replica" } else { host }, std::process::id())
+}

@@ -1,0 +1,193 @@
+//! Flags about Kubernetes: which cluster, which objects in it are ours, and how Prometheus finds what we serve.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+use super::LogArgs;
+use super::value::duration;
+use crate::k8s::{DiscoveryMode, Label, MonitorNamespace, Scheme, Selector};
+
+/// Flags of `run` about Kubernetes.
+#[derive(Debug, Args)]
+pub struct KubernetesArgs {
+    /// Which cluster, and which release in it.
+    #[command(flatten)]
+    pub release: ReleaseArgs,
+    /// Only ScrapeTargets with these labels, as kubectl -l takes them
+    #[arg(long, env = "SCRAPETARGET_TARGET_SELECTOR", value_name = "SELECTOR")]
+    pub target_selector: Option<Selector>,
+    /// Only Secrets with this label may be used by targets: KEY or KEY=VALUE
+    #[arg(long, env = "SCRAPETARGET_SECRET_LABEL", value_name = "LABEL")]
+    pub secret_label: Option<Label>,
+    /// Let targets be on loopback addresses, which belong to this pod and its sidecars; always so with --targets
+    #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_LOOPBACK")]
+    pub target_allow_loopback: bool,
+    /// The address under which Prometheus reaches this replica, its pod's IP: the leader writes it to the Endpoints
+    #[arg(long, env = "SCRAPETARGET_ADVERTISE_ADDRESS", value_name = "IP")]
+    pub advertise_address: Option<IpAddr>,
+    /// Where ServiceMonitors are written: target (beside their target) or release (all in our namespace)
+    #[arg(
+        long = "discovery.monitor-namespace",
+        env = "SCRAPETARGET_DISCOVERY_MONITOR_NAMESPACE",
+        default_value = "target",
+        value_name = "WHERE"
+    )]
+    pub discovery_monitor_namespace: MonitorNamespace,
+    /// How Prometheus speaks to the service: http or https; if not set, as --web.config.file says
+    #[arg(long = "discovery.scheme", env = "SCRAPETARGET_DISCOVERY_SCHEME", value_name = "SCHEME")]
+    pub discovery_scheme: Option<Scheme>,
+    /// The tlsConfig of every ServiceMonitor's endpoint, as JSON; references need --discovery.monitor-namespace=release
+    #[arg(long = "discovery.tls", env = "SCRAPETARGET_DISCOVERY_TLS", value_name = "JSON", value_parser = json_object)]
+    pub discovery_tls: Option<JsonObject>,
+    /// The basicAuth of every ServiceMonitor's endpoint, as JSON; it needs --discovery.monitor-namespace=release
+    #[arg(long = "discovery.basic-auth", env = "SCRAPETARGET_DISCOVERY_BASIC_AUTH", value_name = "JSON", value_parser = json_object)]
+    pub discovery_basic_auth: Option<JsonObject>,
+    /// The scrape class of every ServiceMonitor whose target names none
+    #[arg(long = "discovery.scrape-class", env = "SCRAPETARGET_DISCOVERY_SCRAPE_CLASS", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub discovery_scrape_class: Option<String>,
+    /// A label of every ServiceMonitor, for the selector of your Prometheus; repeatable
+    #[arg(long = "discovery.monitor-label", env = "SCRAPETARGET_DISCOVERY_MONITOR_LABEL", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = label_pair)]
+    pub discovery_monitor_label: Vec<(String, String)>,
+    /// An annotation of every ServiceMonitor; repeatable, in the environment variable one a line
+    #[arg(long = "discovery.monitor-annotation", env = "SCRAPETARGET_DISCOVERY_MONITOR_ANNOTATION", value_delimiter = '\n', value_name = "KEY=VALUE", value_parser = annotation_pair)]
+    pub discovery_monitor_annotation: Vec<(String, String)>,
+    /// This replica's name in the Lease, different for each; if not set, the host's name and the process id
+    #[arg(long = "leader-election.identity", env = "SCRAPETARGET_LEADER_ELECTION_IDENTITY", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub leader_election_identity: Option<String>,
+    /// How long a leader that is not heard of stays the leader, from 5s to 5m, in whole seconds
+    #[arg(
+        long = "leader-election.lease-duration",
+        env = "SCRAPETARGET_LEADER_ELECTION_LEASE_DURATION",
+        default_value = "15s",
+        value_name = "DURATION",
+        value_parser = lease_duration
+    )]
+    pub leader_election_lease_duration: Duration,
+}
+
+/// Flags that say which cluster is meant, and which objects in it are those of this release.
+#[derive(Clone, Debug, Args)]
+pub struct ReleaseArgs {
+    /// The context of the kubeconfig; if not set, its current one, or in a pod the pod's own cluster
+    #[arg(long, env = "SCRAPETARGET_KUBE_CONTEXT", value_name = "CONTEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub kube_context: Option<String>,
+    /// Where ScrapeTargets are watched; repeatable; if not set, in all namespaces
+    #[arg(long, env = "SCRAPETARGET_WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACE", value_parser = namespace)]
+    pub watch_namespace: Vec<String>,
+    /// The namespace of this installation: of its Lease and its Service; if not set, that of the pod or of the kubeconfig's context
+    #[arg(long, env = "SCRAPETARGET_NAMESPACE", value_name = "NAMESPACE", value_parser = namespace)]
+    pub namespace: Option<String>,
+    /// The name of this installation: two in one cluster leave each other's objects alone
+    #[arg(long, env = "SCRAPETARGET_RELEASE_NAME", default_value = "scrapetarget-exporter", value_name = "NAME", value_parser = namespace)]
+    pub release_name: String,
+    /// How Prometheus finds targets: serviceMonitor (one for each target), httpSD (it reads /sd) or none
+    #[arg(
+        long = "discovery.mode",
+        env = "SCRAPETARGET_DISCOVERY_MODE",
+        default_value = "serviceMonitor",
+        value_name = "MODE"
+    )]
+    pub discovery_mode: DiscoveryMode,
+    /// The Service without selector that only the leader is behind; if not set, the release's name and -probe
+    #[arg(long = "discovery.service", env = "SCRAPETARGET_DISCOVERY_SERVICE", value_name = "NAME", value_parser = namespace)]
+    pub discovery_service: Option<String>,
+    /// The Lease that the leader holds; if not set, the release's name
+    #[arg(long = "leader-election.lease-name", env = "SCRAPETARGET_LEADER_ELECTION_LEASE_NAME", value_name = "NAME", value_parser = namespace)]
+    pub leader_election_lease_name: Option<String>,
+}
+
+/// A JSON object as it was written.
+pub type JsonObject = serde_json::Map<String, serde_json::Value>;
+
+/// Flags of `cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Which cluster, and which release in it.
+    #[command(flatten)]
+    pub release: ReleaseArgs,
+    /// Flags about the log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl KubernetesArgs {
+    /// What is wrong with these flags together. With targets from files, those that would do nothing are mistakes: whoever gave one
+    /// expects something of it.
+    pub(super) fn mistake(&self, from_files: bool) -> Option<String> {
+        if !from_files {
+            return self.release.mistake();
+        }
+        let ReleaseArgs { kube_context, watch_namespace, .. } = &self.release;
+        let given = [
+            ("kube-context", kube_context.is_some()),
+            ("watch-namespace", !watch_namespace.is_empty()),
+            ("target-selector", self.target_selector.is_some()),
+            ("secret-label", self.secret_label.is_some()),
+            ("advertise-address", self.advertise_address.is_some()),
+        ];
+        let (flag, _) = given.into_iter().find(|(_, given)| *given)?;
+        let variable = flag.to_uppercase().replace('-', "_");
+        Some(format!(
+            "error: --targets takes targets from files, --{flag} is for those of Kubernetes: leave out one of them, or its variable, \
+             SCRAPETARGET_TARGETS or SCRAPETARGET_{variable} (see --help)"
+        ))
+    }
+}
+
+impl ReleaseArgs {
+    /// The Service that Prometheus asks.
+    pub fn service(&self) -> String {
+        self.discovery_service.clone().unwrap_or_else(|| format!("{}-probe", self.release_name))
+    }
+
+    pub(super) fn mistake(&self) -> Option<String> {
+        (self.service().len() > MAX_NAME).then(|| {
+            let service = self.service();
+            format!(
+                "error: the name of the Service, {service}, is too long: write --discovery.service NAME (see --help)"
+            )
+        })
+    }
+}
+
+/// How long the name of a Service or a namespace may be.
+const MAX_NAME: usize = 63;
+
+/// The name of a namespace, a Service or a release: a label of the DNS.
+fn namespace(text: &str) -> Result<String, String> {
+    let fine = (1..=MAX_NAME).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 small letters, digits and inner dashes".to_owned())
+}
+
+fn json_object(text: &str) -> Result<JsonObject, String> {
+    serde_json::from_str(text)
+        .map_err(|error| format!("{error}; write a JSON object, for instance {{\"serverName\": \"x\"}}"))
+}
+
+fn label_pair(text: &str) -> Result<(String, String), String> {
+    match text.parse::<Label>() {
+        Ok(Label { key, value: Some(value) }) => Ok((key, value)),
+        _ => Err("write a label as KEY=VALUE, for instance release=kube-prometheus-stack".to_owned()),
+    }
+}
+
+fn annotation_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=').map(|(key, value)| (key.parse::<Label>(), key, value)) {
+        Some((Ok(_), key, value)) => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write an annotation as KEY=VALUE".to_owned()),
+    }
+}
+
+/// Shorter, and a slow API server would make leaders come and go.
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    let range = Duration::from_secs(5)..=Duration::from_mins(5);
+    let fine = range.contains(&duration) && duration.subsec_nanos() == 0;
+    if fine { Ok(duration) } else { Err("write whole seconds from 5s to 5m".to_owned()) }
+}

@@ -1,0 +1,86 @@
+//! Values of flags, each refused with what to write instead.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use reqwest::Url;
+
+use crate::crd;
+
+/// `:9850`, `127.0.0.1:9850`, `[::1]:9850` or `localhost:9850`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAddress(String);
+
+impl ListenAddress {
+    /// What a socket is bound to; a missing host stands for every address, of both IP versions where there are two.
+    pub fn candidates(&self) -> Vec<String> {
+        match self.0.strip_prefix(':') {
+            Some(port) => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
+            None => vec![self.0.clone()],
+        }
+    }
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        port.map(|_| Self(text.to_owned())).ok_or_else(|| "write HOST:PORT or :PORT, for instance :9850".to_owned())
+    }
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<crd::Duration>().map(crd::Duration::get).map_err(|error| error.to_string())
+}
+
+pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| "write ADDRESS/BITS, for instance 10.0.0.0/8 or fd00::/8".to_owned())
+}
+
+pub(super) fn health_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    url.ok_or_else(|| "write an http or https URL, for instance http://127.0.0.1:9850/-/healthy".to_owned())
+}
+
+/// What `spec.interval` may be.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    let range = Duration::from_secs(1)..=Duration::from_hours(1);
+    if range.contains(&interval) { Ok(interval) } else { Err("write a duration from 1s to 1h".to_owned()) }
+}
+
+pub(super) fn external_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("{error}; write for instance https://exporter.example.com/"))?;
+    if matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none() {
+        Ok(url)
+    } else {
+        Err("write an http or https URL without query and fragment".to_owned())
+    }
+}
+
+/// A number of bytes: `4096`, `64KiB`, `16MiB`, `1GiB`.
+pub(super) fn bytes(text: &str) -> Result<usize, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => Some(0),
+        "KiB" | "Ki" => Some(10),
+        "MiB" | "Mi" => Some(20),
+        "GiB" | "Gi" => Some(30),
+        _ => None,
+    };
+    number
+        .parse::<usize>()
+        .ok()
+        .zip(shift)
+        .and_then(|(number, shift)| number.checked_mul(1_usize << shift))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "write a number of bytes above 0, for instance 16MiB or 16777216".to_owned())
+}
