@@ -1,4 +1,4 @@
-module scrapetarget.dev/exporter/tests/tools
+module scrapetarget.dev/exporter/tests/tools/prometheus
 
 go 1.26.0
 
