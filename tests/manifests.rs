@@ -1,56 +1,13 @@
-//! One table of good and bad manifests: `tests/manifests/*.yaml`. A comment before each says what the answer must be:
-//!
-//! * `# good`: taken;
-//! * `# expect: SENTENCE`: refused, by the API server as well, with this sentence among its own words;
-//! * `# expect offline: SENTENCE`: refused by `check` and file mode only, or only there in these words.
+//! The table of good and bad manifests, `tests/manifests/*.yaml`, by our own rules and by kube's reading of our CEL.
+
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
 use kube::core::cel::{CompiledSchema, ErrorKind, ValidationError, Validator, apply_defaults, compile_schema};
 use scrapetarget_exporter::crd::{self, rules};
-use scrapetarget_exporter::file::documents;
 use serde_json::Value;
-
-#[derive(Debug, PartialEq)]
-enum Expect {
-    Good,
-    Refused(String),
-    RefusedOffline(String),
-}
-
-struct Case {
-    place: String,
-    expect: Expect,
-    manifest: Value,
-}
-
-fn table() -> Vec<Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests");
-    let mut cases = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let text = fs::read_to_string(&path).unwrap();
-        for document in documents(&text) {
-            let place = format!("{}:{}", path.file_name().unwrap().to_string_lossy(), document.line);
-            let head = document
-                .text
-                .lines()
-                .find(|line| line.starts_with("# "))
-                .unwrap_or_else(|| panic!("{place} says nothing"));
-            let expect = match head.trim_start_matches("# ").split_once(": ") {
-                None if head == "# good" => Expect::Good,
-                Some(("expect", sentence)) => Expect::Refused(sentence.to_owned()),
-                Some(("expect offline", sentence)) => Expect::RefusedOffline(sentence.to_owned()),
-                _ => panic!("{place}: {head}"),
-            };
-            cases.push(Case { expect, manifest: document.value.unwrap(), place });
-        }
-    }
-    assert!(cases.len() >= 90, "only {} cases were found", cases.len());
-    cases
-}
+use support::manifests::{Case, Expect, table};
 
 fn judged(manifest: &Value) -> Vec<String> {
     crd::judge(manifest).err().unwrap_or_default().iter().map(ToString::to_string).collect()
@@ -83,7 +40,7 @@ fn drop_nulls(value: &mut Value) {
 #[test]
 fn every_manifest_gets_the_answer_that_stands_before_it() {
     let mut wrong = Vec::new();
-    for Case { place, expect, manifest } in table() {
+    for Case { place, expect, manifest, .. } in table() {
         let problems = judged(&manifest);
         let right = match &expect {
             Expect::Good => problems.is_empty(),
@@ -115,7 +72,7 @@ fn cel_gives_the_same_answers() {
     let schema = crd::openapi();
     let compiled = compile_schema(&schema);
     let sentences: BTreeSet<&str> = rules::all().iter().map(|rule| rule.message.as_str()).collect();
-    for Case { place, expect, manifest } in table() {
+    for Case { place, expect, manifest, .. } in table() {
         let refused = refused_by_cel(&schema, &compiled, &manifest);
         match expect {
             Expect::Good => assert_eq!(refused, BTreeSet::new(), "{place}"),

@@ -54,10 +54,11 @@ fn renamed(text: &str) -> String {
     text.replace("name = \"scrapetarget-exporter\"", "name = \"scrapetarget-exporter-with-example\"")
 }
 
-/// The manifest without benchmarks, whose files are not copied, and as a workspace of its own.
+/// The manifest without tests and benchmarks, whose files are not copied, and as a workspace of its own.
 fn manifest() -> String {
     let text = renamed(&fs::read_to_string(root().join("Cargo.toml")).unwrap());
-    let sections = text.split("\n[").filter(|section| !section.starts_with("[bench]]"));
+    let sections =
+        text.split("\n[").filter(|section| !section.starts_with("[bench]]") && !section.starts_with("[test]]"));
     format!("{}\n[workspace]\n", sections.collect::<Vec<_>>().join("\n["))
 }
 

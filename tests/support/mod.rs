@@ -1,8 +1,10 @@
 //! What several tests need: targets made by hand, pollers around them, and servers that misbehave on purpose.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod cluster;
 pub mod exposition;
 pub mod faults;
+pub mod manifests;
 pub mod program;
 pub mod tools;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Longer than anything takes on a busy machine; what hangs is found all the same.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary, without the variables of whoever runs the tests.
 pub fn command<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
@@ -84,6 +84,11 @@ impl Running {
     pub fn service<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
         let mut command = command(["run", "--listen-address", "127.0.0.1:0"]);
         command.args(arguments);
+        Self::listening(command)
+    }
+
+    /// Starts `command`, which is a `run`, and waits until it has said where it listens.
+    pub fn listening(command: Command) -> Self {
         let mut running = Self::spawn(command);
         running.base = running.wait("its address", |running| {
             let log = running.log();

@@ -1,4 +1,4 @@
-//! Programs of the Prometheus project that judge what we write.
+//! Programs of others that judge what we write: the Prometheus project's, and a Kubernetes API server with its etcd.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::io::Write;
@@ -7,26 +7,70 @@ use std::process::{Command, Stdio};
 
 /// A tool by the variable that `make` sets, else by its name on the PATH.
 fn tool(variable: &str, name: &str) -> PathBuf {
+    in_folders(variable, name, &path())
+}
+
+/// A part of Kubernetes by the variable that `make` sets, else from `KUBEBUILDER_ASSETS`.
+///
+/// From the PATH they come only together: a kubectl or an etcd that somebody installed for something else may be of any age.
+fn of_kubernetes(variable: &str, name: &str) -> PathBuf {
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let path = path();
+    let there = |name: &str| path.iter().any(|folder| folder.join(name).is_file());
+    let together = there("kube-apiserver") && there("etcd");
+    let folders: Vec<PathBuf> = assets.into_iter().chain(if together { path } else { Vec::new() }).collect();
+    in_folders(variable, name, &folders)
+}
+
+fn path() -> Vec<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect()
+}
+
+fn in_folders(variable: &str, name: &str, folders: &[PathBuf]) -> PathBuf {
     let set = std::env::var_os(variable).map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = set
-        .clone()
-        .into_iter()
-        .chain(std::env::split_paths(&path).map(|folder| folder.join(name)))
-        .find(|file| file.is_file());
+    let found =
+        set.clone().into_iter().chain(folders.iter().map(|folder| folder.join(name))).find(|file| file.exists());
     let given = set.map(|set| format!(" ({variable} is {})", set.display())).unwrap_or_default();
-    found.unwrap_or_else(|| {
-        panic!("{name} is not there{given}: run `make tools`, then `make unit`, or put {name} on the PATH")
-    })
+    found.unwrap_or_else(|| panic!("{name} is not there{given}: run `make tools`, then `make unit`"))
+}
+
+pub fn kube_apiserver() -> PathBuf {
+    of_kubernetes("KUBE_APISERVER", "kube-apiserver")
+}
+
+pub fn kube_controller_manager() -> PathBuf {
+    of_kubernetes("KUBE_CONTROLLER_MANAGER", "kube-controller-manager")
+}
+
+pub fn kubectl() -> PathBuf {
+    of_kubernetes("KUBECTL", "kubectl")
+}
+
+pub fn etcd() -> PathBuf {
+    of_kubernetes("ETCD", "etcd")
+}
+
+/// The Prometheus Operator's own program.
+pub fn prometheus_operator() -> PathBuf {
+    tool("PROMETHEUS_OPERATOR", "operator")
+}
+
+/// The folder of the Prometheus Operator's CRDs.
+pub fn operator_crds() -> PathBuf {
+    tool("OPERATOR_CRDS", "operator-crds")
 }
 
 pub fn prometheus() -> PathBuf {
     tool("PROMETHEUS", "prometheus")
 }
 
+pub fn promtool() -> PathBuf {
+    tool("PROMTOOL", "promtool")
+}
+
 /// What `promtool check metrics` finds in a text; an error if it cannot read it.
 pub fn lint(text: &str) -> Result<Vec<String>, String> {
-    let mut command = Command::new(tool("PROMTOOL", "promtool"));
+    let mut command = Command::new(promtool());
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();

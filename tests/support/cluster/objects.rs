@@ -1,0 +1,149 @@
+//! What tests put into a cluster: namespaces, identities, manifests, CRDs.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{Scope, pinned_kind};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Client, ResourceExt};
+use scrapetarget_exporter::crd;
+use scrapetarget_exporter::file::documents;
+use serde_json::json;
+
+use super::super::program::{Said, said};
+use super::super::tools;
+use super::{Cluster, block};
+
+const MANAGER: &str = "tests";
+
+impl Cluster {
+    /// Makes a namespace that no other test has; its name begins with `prefix`.
+    pub fn namespace(&self, prefix: &str) -> String {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("{prefix}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let config = self.config();
+        block(async {
+            let api = Api::<Namespace>::all(Client::try_from(config).unwrap());
+            let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
+            api.create(&PostParams::default(), &namespace).await.unwrap();
+        });
+        name
+    }
+
+    /// A token of this service account, which is made if it is not there. It is good for an hour.
+    pub fn token_of(&self, namespace: &str, account: &str) -> String {
+        let config = self.config();
+        block(async {
+            let api = Api::<ServiceAccount>::namespaced(Client::try_from(config).unwrap(), namespace);
+            let body = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account } });
+            api.patch(account, &PatchParams::apply(MANAGER), &Patch::Apply(body)).await.unwrap();
+            let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
+            let request = TokenRequest { spec, ..TokenRequest::default() };
+            let answer = api.create_token_request(account, &PostParams::default(), &request).await.unwrap();
+            answer.status.unwrap().token
+        })
+    }
+
+    /// A kubeconfig with a token of this service account, which is made if it is not there.
+    pub fn kubeconfig_of(&self, namespace: &str, account: &str) -> PathBuf {
+        let token = self.token_of(namespace, account);
+        let name = format!("{namespace}.{account}.kubeconfig");
+        self.files.write_kubeconfig(&name, &self.url(), namespace, &token)
+    }
+
+    /// Runs kubectl as one who may do everything.
+    pub fn kubectl(&self, arguments: &[&str]) -> Said {
+        let mut command = Command::new(tools::kubectl());
+        command.arg("--kubeconfig").arg(self.admin_kubeconfig()).arg("--cache-dir").arg(self.files.path("kubectl"));
+        // Without the settings of whoever runs the tests.
+        command.env("HOME", &self.files.folder).env_remove("KUBECONFIG");
+        said(command.args(arguments))
+    }
+
+    /// Applies every document of `yaml` by server-side apply. A document without a namespace goes into `default`.
+    pub fn apply(&self, yaml: &str) {
+        self.try_apply(yaml).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Applies documents one after another until one is refused: the server's words.
+    pub fn try_apply(&self, yaml: &str) -> Result<(), String> {
+        let config = self.config();
+        block(async {
+            let client = Client::try_from(config).unwrap();
+            for document in documents(yaml) {
+                let value = document.value.map_err(|error| format!("line {}: {error}", error.line))?;
+                let object: DynamicObject = serde_json::from_value(value).map_err(|error| error.to_string())?;
+                apply_object(&client, &object).await.map_err(|error| match error {
+                    kube::Error::Api(status) => status.message,
+                    other => other.to_string(),
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Our CRD, established and served.
+    pub fn install_crd(&self) {
+        self.apply(&crd::print().unwrap());
+        self.wait_for_crd("scrapetargets.scrapetarget.dev");
+    }
+
+    /// CRDs of the Prometheus Operator by their plural names (`servicemonitors`), established and served.
+    pub fn install_operator_crds(&self, names: &[&str]) {
+        for name in names {
+            let file = tools::operator_crds().join(format!("monitoring.coreos.com_{name}.yaml"));
+            self.apply(&std::fs::read_to_string(file).unwrap());
+            self.wait_for_crd(&format!("{name}.monitoring.coreos.com"));
+        }
+    }
+
+    /// Deletes a CRD by its name, and waits until it is gone with all its objects.
+    pub fn remove_crd(&self, name: &str) {
+        let config = self.config();
+        block(async {
+            let crds = Api::<CustomResourceDefinition>::all(Client::try_from(config).unwrap());
+            crds.delete(name, &DeleteParams::default()).await.unwrap();
+            while crds.get_opt(name).await.unwrap().is_some() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        });
+    }
+
+    /// Waits until objects of a CRD, by its name, can be listed: that is a little later than it is established.
+    pub fn wait_for_crd(&self, name: &str) {
+        let config = self.config();
+        block(async {
+            let client = Client::try_from(config).unwrap();
+            let crds = Api::<CustomResourceDefinition>::all(client.clone());
+            await_condition(crds.clone(), name, conditions::is_crd_established()).await.unwrap();
+            let spec = crds.get(name).await.unwrap().spec;
+            let version = spec.versions.iter().find(|version| version.served).unwrap();
+            let uri = format!("/apis/{}/{}/{}?limit=1", spec.group, version.name, spec.names.plural);
+            let asked = || client.request_text(axum::http::Request::get(&uri).body(Vec::new()).unwrap());
+            while asked().await.is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        });
+    }
+}
+
+async fn apply_object(client: &Client, object: &DynamicObject) -> Result<(), kube::Error> {
+    let types = object.types.clone().unwrap_or_default();
+    let kind = GroupVersionKind::try_from(&types).map_err(|error| kube::Error::Service(error.into()))?;
+    let (resource, capabilities) = pinned_kind(client, &kind).await?;
+    let api: Api<DynamicObject> = match capabilities.scope {
+        Scope::Cluster => Api::all_with(client.clone(), &resource),
+        Scope::Namespaced => {
+            let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+            Api::namespaced_with(client.clone(), &namespace, &resource)
+        }
+    };
+    let how = PatchParams::apply(MANAGER).force().validation_strict();
+    api.patch(&object.name_any(), &how, &Patch::Apply(object)).await.map(|_| ())
+}
