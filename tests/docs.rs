@@ -11,11 +11,13 @@ use std::process::Stdio;
 
 use clap::{Arg, Command, CommandFactory};
 use scrapetarget_exporter::cli::Cli;
+use scrapetarget_exporter::file::documents;
 use scrapetarget_exporter::http::TARGET_FAMILIES;
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::metric::{Desc, Families, Format, Type as Kind, encode};
 use scrapetarget_exporter::poll::{PROBE_FAMILIES, State};
 use scrapetarget_exporter::self_metrics::SelfMetrics;
+use serde_json::Value;
 
 fn page(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
@@ -355,6 +357,84 @@ fn promtool_complains_about_the_names_kept_for_compatibility_and_no_others() {
 #[test]
 fn the_page_of_flags_says_what_the_code_says() {
     assert_current("flags.md", &flags_page());
+}
+
+/// The rules of all roles in a file: role, resource with the names it is for, and verbs, as the page has them.
+fn rules(manifests: &str) -> BTreeSet<(String, String, Vec<String>)> {
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut found = BTreeSet::new();
+    for document in documents(manifests) {
+        let role = document.value.unwrap();
+        let role_name = format!("{} ({})", role["metadata"]["name"].as_str().unwrap(), role["kind"].as_str().unwrap());
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            let names = texts(&rule["resourceNames"]).join(" ");
+            for resource in texts(&rule["resources"]) {
+                let what = if names.is_empty() { resource } else { format!("{resource} named {names}") };
+                assert!(found.insert((role_name.clone(), what, texts(&rule["verbs"]))), "{role_name} has it twice");
+            }
+        }
+    }
+    found
+}
+
+/// The cells of the tables in a part of a page, without the heads and without the marks of code.
+fn rows(part: &str) -> Vec<Vec<String>> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.replace('`', "").trim().to_owned()).collect()
+    };
+    let tables = part.split("\n|---").skip(1).map(|table| table.split("\n\n").next().unwrap());
+    tables.flat_map(|table| table.lines().skip(1).filter(|line| line.starts_with('|')).map(cells)).collect()
+}
+
+#[test]
+fn each_permission_is_on_the_page_and_each_on_the_page_is_shipped() {
+    let page = fs::read_to_string(page("kubernetes.md")).unwrap();
+    let part = page.split("<!-- rules: begin -->").nth(1).unwrap().split("<!-- rules: end -->").next().unwrap();
+    let told: BTreeSet<_> = rows(part)
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone(), row[2].split(", ").map(ToOwned::to_owned).collect()))
+        .collect();
+    let shipped = rules(include_str!("../deploy/rbac.yaml"));
+    assert!(shipped.len() >= 8, "{shipped:#?}");
+    assert_eq!(told, shipped);
+}
+
+/// The words in CamelCase that the code of these folders holds as texts, but for its tests.
+fn camel_case(folder: &Path, words: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            camel_case(&path, words);
+        } else if !path.ends_with("tests.rs") && path.extension().is_some_and(|end| end == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            let is_word = |word: &&str| {
+                word.starts_with(|c: char| c.is_ascii_uppercase()) && word.chars().all(|c| c.is_ascii_alphabetic())
+            };
+            words.extend(code.split('"').filter(is_word).map(ToOwned::to_owned));
+        }
+    }
+}
+
+#[test]
+fn each_reason_of_a_condition_is_on_the_page_and_each_on_the_page_exists() {
+    /// Texts in CamelCase that are no reasons.
+    const OTHERS: [&str; 8] =
+        ["Apply", "ConfigMap", "MonitorReady", "RoleSelector", "ScrapeTarget", "Secret", "ServiceMonitor", "Up"];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut reasons: BTreeSet<String> = Reason::ALL.iter().map(|reason| reason.condition().to_owned()).collect();
+    for folder in ["k8s/status", "k8s/monitor", "target"] {
+        camel_case(&source.join(folder), &mut reasons);
+    }
+    reasons.retain(|word| !OTHERS.contains(&word.as_str()));
+    assert!(reasons.len() > 30, "{reasons:#?}");
+    let page = fs::read_to_string(page("kubernetes.md")).unwrap();
+    let part = page.split("\n### `Ready`").nth(1).unwrap().split("\n## ").next().unwrap();
+    let told: BTreeSet<String> =
+        rows(part).into_iter().flat_map(|row| row[0].split(", ").map(ToOwned::to_owned).collect::<Vec<_>>()).collect();
+    assert_eq!(told, reasons);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use reqwest::Url;
 use scrapetarget_exporter::file;
 use scrapetarget_exporter::kind::Blocks;
 
-const PAGES: &[&str] = &["README.md", "docs/operating.md"];
+const PAGES: &[&str] = &["README.md", "docs/kubernetes.md", "docs/operating.md"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,378 @@
+//! The permissions that are shipped: they are enough, none is too much, and each that is missing is told.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use scrapetarget_exporter::file::documents;
+use serde_json::{Value, json};
+
+use crate::exporter::{targets, told};
+use crate::support::cluster::{AuditLine, Cluster};
+use crate::support::program::{Running, Said, command, said, signal};
+
+/// Longer than anything takes here, on a busy machine; what was missing is tried again within a minute.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// The shared server with all that an installation expects.
+fn served() -> &'static Cluster {
+    let cluster = Cluster::shared();
+    cluster.install_crd();
+    cluster.install_operator_crds(&["servicemonitors"]);
+    cluster
+}
+
+/// One verb of one rule.
+#[derive(Clone, Debug)]
+struct Permission {
+    group: String,
+    resource: String,
+    verb: String,
+}
+
+impl Permission {
+    fn is_used_by(&self, line: &AuditLine) -> bool {
+        let (resource, subresource) = self.resource.split_once('/').unwrap_or((&self.resource, ""));
+        // The log calls it by what was sent: an apply.
+        let sent = if self.verb == "create" && resource != "leases" { "patch" } else { &self.verb };
+        line.resource == resource && line.subresource == subresource && line.verb == sent
+    }
+}
+
+/// The roles as they are shipped, but for one installed in the namespace `name` under this name.
+fn shipped(name: &str) -> Vec<Value> {
+    let text = include_str!("../../deploy/rbac.yaml").replace("scrapetarget-exporter", name);
+    let text = text.replace("namespace: monitoring", &format!("namespace: {name}"));
+    documents(&text).into_iter().map(|document| document.value.unwrap()).collect()
+}
+
+/// The roles of an installation in a namespace of its own, which is its name as well.
+struct Installation {
+    cluster: &'static Cluster,
+    name: String,
+    manifests: Vec<Value>,
+}
+
+impl Installation {
+    fn new() -> Self {
+        let cluster = served();
+        let name = cluster.namespace("access");
+        let manifests = shipped(&name);
+        Self { cluster, name, manifests }
+    }
+
+    /// The rules of the roles that are the exporter's own.
+    fn rules(&mut self) -> impl Iterator<Item = &mut Value> {
+        let people = ["view", "edit"].map(|role| json!(format!("{}-{role}", self.name)));
+        let own = self.manifests.iter_mut().filter(move |manifest| !people.contains(&manifest["metadata"]["name"]));
+        own.filter_map(|manifest| manifest.get_mut("rules")?.as_array_mut()).flatten()
+    }
+
+    fn permissions(&mut self) -> Vec<Permission> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        self.rules()
+            .flat_map(|rule| {
+                let (group, resource) = (text(&rule["apiGroups"][0]), text(&rule["resources"][0]));
+                let verbs: Vec<String> = rule["verbs"].as_array().unwrap().iter().map(text).collect();
+                verbs.into_iter().map(move |verb| Permission { group: group.clone(), resource: resource.clone(), verb })
+            })
+            .collect()
+    }
+
+    fn take_away(&mut self, permission: &Permission) {
+        let rules = self.rules().filter(|rule| rule["resources"][0] == *permission.resource);
+        for verbs in rules.filter_map(|rule| rule["verbs"].as_array_mut()) {
+            verbs.retain(|verb| *verb != *permission.verb);
+        }
+    }
+
+    /// Applies the roles, and targets that need each permission.
+    fn apply(&self) {
+        let name = &self.name;
+        for manifest in &self.manifests {
+            // A rule without verbs is refused, and permits nothing either.
+            let mut manifest = manifest.clone();
+            if let Some(rules) = manifest.get_mut("rules").and_then(Value::as_array_mut) {
+                rules.retain(|rule| rule["verbs"].as_array().is_some_and(|verbs| !verbs.is_empty()));
+            }
+            self.cluster.apply(&manifest.to_string());
+        }
+        self.cluster.apply(&format!(
+            r"
+apiVersion: v1
+kind: Secret
+metadata: {{ name: token, namespace: {name} }}
+stringData: {{ token: secret }}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{ name: names, namespace: {name} }}
+data: {{ ca: 'none' }}
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: {{ name: plain, namespace: {name} }}
+spec: {{ type: Sora, url: 'http://127.0.0.1:1/' }}
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: {{ name: secretive, namespace: {name} }}
+spec: {{ type: Sora, url: 'http://127.0.0.1:1/', authorization: {{ credentials: {{ name: token, key: token }} }} }}
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: {{ name: trusting, namespace: {name} }}
+spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap: {{ name: names, key: ca }} }} }} }}
+"
+        ));
+    }
+
+    /// Waits until the API server heeds every role, which it does a moment after it was made.
+    fn until_in_force(&self) {
+        let account = format!("--as=system:serviceaccount:{0}:{0}", self.name);
+        let one_of_each_role =
+            [("list", "scrapetargets"), ("get", "secrets"), ("list", "servicemonitors"), ("create", "leases")];
+        for (verb, resource) in one_of_each_role {
+            let start = std::time::Instant::now();
+            while self.cluster.kubectl(&["auth", "can-i", verb, resource, "--namespace", &self.name, &account]).code
+                != Some(0)
+            {
+                assert!(start.elapsed() < std::time::Duration::from_secs(30), "{verb} {resource} is not in force");
+            }
+        }
+    }
+
+    /// Takes away the need for a monitor that was written.
+    fn disable_monitor(&self) {
+        let patch = r#"{"spec":{"monitor":{"enabled":false}}}"#;
+        let target = ["scrapetargets", "plain", "--namespace", &self.name];
+        let said = self.cluster.kubectl(&[&["patch", "--type=merge", "--patch", patch], &target[..]].concat());
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.cluster.kubeconfig_of(&self.name, &self.name)
+    }
+
+    fn release(&self) -> [&str; 6] {
+        ["--namespace", &self.name, "--release-name", &self.name, "--watch-namespace", &self.name]
+    }
+
+    /// The exporter, with the permissions of its service account and no others.
+    fn start(&self) -> Running {
+        let mut command = command(["run", "--listen-address", "127.0.0.1:0", "--shutdown-delay", "0s"]);
+        command.args(["--target-allow-loopback", "--advertise-address", "10.9.8.1"]).args(self.release());
+        Running::spawn({
+            command.env("KUBECONFIG", self.kubeconfig());
+            command
+        })
+    }
+
+    /// Everything that this permission is for: up to the sentence that says that it is missing, and on until all is well with it.
+    fn until_told_and_healed(&self, permission: &Permission) {
+        let Permission { group, resource, verb } = permission;
+        let rule = format!("{{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [{verb:?}]}}");
+        if resource == "endpoints" && (verb == "get" || verb == "delete") {
+            let mut running = self.start();
+            self.until("its Endpoints", &mut running, |installation, _| installation.endpoints() == "10.9.8.1");
+            stop(running);
+            let failed = self.cleanup();
+            assert!(failed.code == Some(1) && failed.stderr.contains(&rule), "{permission:?}: {}", failed.stderr);
+            self.give_all_back();
+            let done = self.cleanup();
+            assert_eq!(done.code, Some(0), "{permission:?}: {}", done.stderr);
+            return;
+        }
+        let mut running = self.start();
+        if resource == "servicemonitors" && verb == "delete" {
+            self.until("a monitor", &mut running, |installation, _| installation.monitors().contains("plain"));
+            self.disable_monitor();
+        }
+        // In the log, quotes stand in a text in quotes.
+        let logged = rule.replace('"', "\\\"");
+        self.until(&format!("{permission:?} in the log"), &mut running, |_, running| running.log().contains(&logged));
+        let is_blind = resource == "scrapetargets" && verb == "list";
+        if !is_blind {
+            self.until("a poll all the same", &mut running, |_, running| running.log().contains("reason=connect"));
+        }
+        for (of, target, kind, reason) in [
+            ("servicemonitors", "plain", "MonitorReady", "False/Forbidden"),
+            ("secrets", "secretive", "Accepted", "False/SecretForbidden"),
+            ("configmaps", "trusting", "Accepted", "False/ConfigMapForbidden"),
+        ] {
+            // Without a watch the monitors are as they were listed, and are written.
+            if resource == of && verb != "watch" {
+                let what = format!("{reason} without {permission:?}");
+                self.until(&what, &mut running, |installation, _| installation.told(target, kind) == reason);
+            }
+        }
+        // Who cannot lead writes nothing; everybody else writes all that is permitted.
+        if resource != "leases" {
+            self.until_written(permission, is_blind, &mut running);
+        }
+        let since = Timestamp::now();
+        self.give_all_back();
+        self.until(&format!("{permission:?} again"), &mut running, |installation, running| {
+            installation.is_granted(permission, since, running)
+        });
+        self.until(&format!("all that needs {permission:?}"), &mut running, |installation, _| installation.is_well());
+    }
+
+    /// Waits for all that can be written without this permission.
+    fn until_written(&self, missing: &Permission, is_blind: bool, running: &mut Running) {
+        let without = |what: &str| format!("{what} without {missing:?}");
+        if missing.resource != "endpoints" {
+            self.until(&without("Endpoints"), running, |installation, _| installation.endpoints() == "10.9.8.1");
+        }
+        if missing.resource != "scrapetargets/status" && !is_blind {
+            self.until(&without("status"), running, |installation, _| {
+                installation.told("plain", "Up") == "False/Connect"
+            });
+        }
+        if missing.resource != "servicemonitors" && !is_blind {
+            self.until(&without("monitors"), running, |installation, _| installation.monitors().contains("plain"));
+        }
+    }
+
+    /// Applies the roles as they are shipped.
+    fn give_all_back(&self) {
+        for manifest in shipped(&self.name) {
+            self.cluster.apply(&manifest.to_string());
+        }
+    }
+
+    /// Whether the exporter knows that it has this permission by now.
+    fn is_granted(&self, permission: &Permission, since: Timestamp, running: &Running) -> bool {
+        // A look for what is not there, and a watch that shows nothing, leave no line in the log.
+        let is_silent = matches!(
+            (&*permission.resource, &*permission.verb),
+            ("servicemonitors", "get" | "watch") | ("endpoints", "watch")
+        );
+        if is_silent {
+            let mut asked = self.asked().into_iter().filter(|line| line.at > since && line.code != 403);
+            return asked.any(|line| permission.is_used_by(&line));
+        }
+        running.log().contains("permission is granted now")
+    }
+
+    /// All that its account has asked the API server.
+    fn asked(&self) -> Vec<AuditLine> {
+        let account = format!("system:serviceaccount:{0}:{0}", self.name);
+        self.cluster.audit().into_iter().filter(|line| line.user == account).collect()
+    }
+
+    /// Whether all that needs a permission is done and told.
+    fn is_well(&self) -> bool {
+        self.told("plain", "Up") == "False/Connect"
+            && self.told("plain", "MonitorReady").starts_with("True/")
+            && self.told("secretive", "Accepted") == "True/Accepted"
+            && !["", "False/ConfigMapForbidden"].contains(&&*self.told("trusting", "Accepted"))
+            && self.monitors().contains("secretive")
+            && self.endpoints() == "10.9.8.1"
+    }
+
+    /// One condition of a target: `False/Connect`.
+    fn told(&self, target: &str, kind: &str) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let target = runtime.block_on(async { targets(self.cluster, &self.name).get(target).await.unwrap() });
+        told(&target).remove(kind).map(|(verdict, _)| verdict).unwrap_or_default()
+    }
+
+    fn until(&self, what: &str, running: &mut Running, mut done: impl FnMut(&Self, &Running) -> bool) {
+        let start = Instant::now();
+        while !done(self, running) {
+            assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}:\n{}", running.log());
+            running.wait("its end, which must not be", |_| Some(()));
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    fn get(&self, resource: &str, path: &str) -> String {
+        let output = format!("--output=jsonpath={path}");
+        self.cluster.kubectl(&["get", resource, "--namespace", &self.name, &output]).stdout
+    }
+
+    fn monitors(&self) -> String {
+        self.get("servicemonitors", "{.items[*].metadata.name}")
+    }
+
+    fn endpoints(&self) -> String {
+        self.get("endpoints", "{.items[*].subsets[*].addresses[*].ip}")
+    }
+
+    fn cleanup(&self) -> Said {
+        let mut command = command(["cleanup"]);
+        said(command.args(self.release()).env("KUBECONFIG", self.kubeconfig()))
+    }
+}
+
+/// Ends it as it wishes to be ended: the Lease is given back, and nobody has to wait for it.
+fn stop(mut running: Running) {
+    signal(running.id(), "TERM");
+    assert!(running.ended().success(), "{}", running.log());
+}
+
+#[test]
+fn the_shipped_permissions_are_enough_and_each_is_used() {
+    let mut installation = Installation::new();
+    let mut permissions = installation.permissions();
+    installation.apply();
+    installation.until_in_force();
+    let mut running = installation.start();
+    installation
+        .until("monitors", &mut running, |installation, _| installation.monitors() == "plain secretive trusting");
+    installation.until("Endpoints", &mut running, |installation, _| installation.endpoints() == "10.9.8.1");
+    installation.until("status", &mut running, |installation, _| {
+        installation.get("scrapetargets/plain", "{.status.conditions[?(@.type==\"Up\")].reason}") == "Connect"
+    });
+    installation.disable_monitor();
+    installation
+        .until("an end of a monitor", &mut running, |installation, _| installation.monitors() == "secretive trusting");
+    let log = running.log();
+    stop(running);
+    assert!(!log.contains("not permitted"), "{log}");
+    let cleaned = installation.cleanup();
+    assert_eq!(cleaned.stdout, "removed 2 ServiceMonitors and 1 Endpoints\n", "{}", cleaned.stderr);
+    assert_eq!(
+        (cleaned.code, installation.monitors(), installation.endpoints()),
+        (Some(0), String::new(), String::new())
+    );
+
+    let asked = installation.asked();
+    permissions.retain(|permission| !asked.iter().any(|line| permission.is_used_by(line)));
+    assert!(permissions.is_empty(), "not used: {permissions:#?}");
+    let secrets = asked.iter().filter(|line| line.resource == "secrets" || line.resource == "configmaps");
+    assert!(secrets.clone().count() >= 2 && secrets.clone().all(|line| line.verb == "get"));
+}
+
+#[test]
+fn each_permission_that_is_missing_is_told_as_the_rule_to_add_and_the_rest_goes_on_until_it_is_there() {
+    let permissions = Installation::new().permissions();
+    assert!(permissions.len() > 18, "{permissions:#?}");
+    // All at once: each takes up to a minute, and nearly all of it is waiting.
+    std::thread::scope(|scope| {
+        for permission in permissions {
+            scope.spawn(move || {
+                let mut installation = Installation::new();
+                installation.take_away(&permission);
+                installation.apply();
+                installation.until_told_and_healed(&permission);
+            });
+        }
+    });
+}
+
+#[test]
+fn the_manifests_of_an_installation_are_taken_as_they_stand() {
+    let cluster = served();
+    cluster.apply("{ apiVersion: v1, kind: Namespace, metadata: { name: monitoring } }");
+    let root = env!("CARGO_MANIFEST_DIR");
+    for file in ["rbac.yaml", "service.yaml"] {
+        let said = cluster.kubectl(&["apply", "--server-side", "--filename", &format!("{root}/deploy/{file}")]);
+        assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{file}");
+    }
+    let page = fs::read_to_string(format!("{root}/docs/kubernetes.md")).unwrap();
+    let deployment = page.split("```yaml\n").find(|block| block.contains("kind: Deployment")).unwrap();
+    cluster.apply(deployment.split("```").next().unwrap());
+}

@@ -1,0 +1,278 @@
+//! Which replica leads, whatever happens to the others and to the API server.
+
+mod replicas;
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+
+use crate::support::cluster::Cluster;
+use replicas::{RULES, Replica, Stage, leaders, until};
+
+/// Waits until one of them leads and the others say that they stand by: the leader's place.
+async fn until_one_leads(replicas: &[Replica]) -> usize {
+    let one = async || {
+        let mut place = None;
+        for (index, replica) in replicas.iter().enumerate() {
+            let stands_by = replica.running.logged("message=\"standing by\"") > 0;
+            match replica.leads().await? {
+                true if place.is_some() => return None,
+                true => place = Some(index),
+                false if stands_by => {}
+                false => return None,
+            }
+        }
+        place
+    };
+    until("leader", one).await.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_replaced_within_20_seconds_and_there_are_never_two() {
+    let stage = Stage::new(Cluster::shared(), "killed");
+    let mut replicas = Vec::new();
+    for number in 1..=3 {
+        replicas.push(stage.replica(number, &[]).await);
+    }
+    let mut dead = replicas.remove(until_one_leads(&replicas).await);
+    stage.until_behind_service(&dead).await;
+    dead.until_polled().await;
+    for standby in &replicas {
+        assert_eq!(standby.polls().await, 0.0, "{} polls in the background", standby.name);
+    }
+
+    let killed = Instant::now();
+    dead.signal("KILL");
+    dead.running.ended();
+    let took_over = async || match leaders(&replicas).await.as_slice() {
+        [] => None,
+        [one] => replicas.iter().position(|replica| replica.name == *one),
+        more => panic!("{more:?} lead"),
+    };
+    let (place, _) = until("new leader", took_over).await;
+    stage.until_behind_service(&replicas[place]).await;
+    let took = killed.elapsed();
+    assert!(took <= Duration::from_secs(20), "it took {took:?}");
+    replicas[place].until_polled().await;
+    assert_eq!(leaders(&replicas).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_told_to_stop_hands_over_at_once_and_serves_on() {
+    let stage = Stage::new(Cluster::shared(), "drained");
+    let delay = ["--shutdown-delay", "4s"];
+    let mut replicas = vec![stage.replica(1, &delay).await, stage.replica(2, &delay).await];
+    let mut old = replicas.remove(until_one_leads(&replicas).await);
+    stage.until_behind_service(&old).await;
+    let new = &replicas[0];
+
+    let told = Instant::now();
+    let since = Timestamp::now();
+    old.signal("TERM");
+    new.until_leads(true).await;
+    stage.until_behind_service(new).await;
+    let took = told.elapsed();
+    assert!(took <= Duration::from_secs(2), "it took {took:?}");
+    let path = format!("/probe?target={}/away", stage.namespace);
+    assert_eq!(old.running.get(&path).await.map(|(status, _)| status), Some(200));
+    old.until_leads(false).await;
+    assert_eq!(old.running.ended().code(), Some(0), "{}", old.running.log());
+    assert!(told.elapsed() >= Duration::from_secs(4), "it served for {:?}", told.elapsed());
+    let written = stage.written(&old, since);
+    assert!(written.iter().all(|line| line.resource == "leases"), "{written:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_stop_together_leave_the_lease_free() {
+    let stage = Stage::new(Cluster::shared(), "together");
+    let at_once = ["--shutdown-delay", "0s"];
+    let mut replicas = vec![stage.replica(1, &at_once).await, stage.replica(2, &at_once).await];
+    until_one_leads(&replicas).await;
+    for replica in &replicas {
+        replica.signal("TERM");
+    }
+    for replica in &mut replicas {
+        assert_eq!(replica.running.ended().code(), Some(0), "{}", replica.running.log());
+    }
+    let lease = Api::<Lease>::namespaced(stage.cluster.client(), &stage.namespace).get("st").await.unwrap();
+    assert_eq!(lease.spec.unwrap().holder_identity, None);
+    let next = stage.replica(3, &[]).await;
+    next.until_leads(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_paused_is_replaced_and_writes_nothing_when_it_wakes() {
+    let stage = Stage::new(Cluster::shared(), "paused");
+    let mut replicas = vec![stage.replica(1, &[]).await, stage.replica(2, &[]).await];
+    let old = replicas.remove(until_one_leads(&replicas).await);
+    stage.until_behind_service(&old).await;
+    let new = &replicas[0];
+
+    let paused = Instant::now();
+    old.signal("STOP");
+    new.until_leads(true).await;
+    stage.until_behind_service(new).await;
+    let took = paused.elapsed();
+    assert!(took <= Duration::from_secs(20), "it took {took:?}");
+
+    let woken = Timestamp::now();
+    old.signal("CONT");
+    // A temptation.
+    stage.endpoints().delete("st-probe", &DeleteParams::default()).await.unwrap();
+    old.until_leads(false).await;
+    stage.until_behind_service(new).await;
+    let polls = old.polls().await;
+    // It has heard of the other, so it is not silent for want of news; the renewals of the other are a time in which it could write.
+    until("two renewals by the other", async || {
+        let asked = stage.asked(new, woken);
+        (asked.iter().filter(|line| line.resource == "leases" && line.verb == "patch").count() >= 2).then_some(())
+    })
+    .await;
+    assert!(stage.written(&old, woken).is_empty(), "{:?}", stage.written(&old, woken));
+    assert_eq!(old.polls().await, polls, "a standby polls in the background");
+    assert_eq!(leaders([&old, new]).await, [new.name.as_str()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_stays_the_leader_while_the_api_server_is_away() {
+    let cluster = Cluster::private();
+    let stage = Stage::new(&cluster, "away");
+    let short = ["--leader-election.lease-duration", "5s"];
+    let mut replicas = vec![stage.replica(1, &short).await, stage.replica(2, &short).await];
+    let leader = replicas.remove(until_one_leads(&replicas).await);
+    let standby = &replicas[0];
+    stage.until_behind_service(&leader).await;
+    let holds_on = async |away: Instant| {
+        // Longer than the Lease is good, and than the API server may be silent without a line in the log.
+        while away.elapsed() < Duration::from_secs(25) {
+            leader.until_polled().await;
+            assert_eq!(leader.leads().await, Some(true));
+            assert_eq!(standby.leads().await, Some(false));
+        }
+        assert_eq!(standby.polls().await, 0.0);
+    };
+    let leads_again = async || {
+        stage.endpoints().delete("st-probe", &DeleteParams::default()).await.unwrap();
+        stage.until_behind_service(&leader).await;
+        assert_eq!(leaders([&leader, standby]).await, [leader.name.as_str()]);
+    };
+
+    cluster.stop();
+    holds_on(Instant::now()).await;
+    cluster.cont();
+    leads_again().await;
+
+    cluster.kill();
+    holds_on(Instant::now()).await;
+    cluster.restart();
+    leads_again().await;
+
+    for replica in [&leader, standby] {
+        let told = replica.running.logged("the Lease cannot be watched");
+        assert_eq!(told, 2, "once for each time:\n{}", replica.running.log());
+        let lines = replica.running.log().lines().count();
+        assert!(lines < 40, "a calm log:\n{}", replica.running.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_do_to_the_lease_and_the_endpoints_is_put_right_and_nothing_else_is_written() {
+    let stage = Stage::new(Cluster::shared(), "repaired");
+    let leader = stage.replica(1, &[]).await;
+    leader.until_leads(true).await;
+    stage.until_behind_service(&leader).await;
+    let labels = stage.endpoints().get("st-probe").await.unwrap().metadata.labels.unwrap();
+    let expected = [
+        ("app.kubernetes.io/managed-by", "scrapetarget-exporter"),
+        ("scrapetarget.dev/probe", "st"),
+        ("scrapetarget.dev/release", "st"),
+        ("scrapetarget.dev/release-namespace", stage.namespace.as_str()),
+    ];
+    assert_eq!(labels, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+
+    let edits = [
+        json!({ "subsets": [{ "addresses": [{ "ip": "10.1.1.1" }], "ports": [{ "name": "http", "port": 1 }] }] }),
+        json!({ "subsets": null }),
+        json!({ "metadata": { "labels": { "scrapetarget.dev/probe": null } } }),
+    ];
+    for edit in edits {
+        stage.endpoints().patch("st-probe", &PatchParams::default(), &Patch::Merge(&edit)).await.unwrap();
+        until("the Endpoints as they were", async || {
+            let endpoints = stage.endpoints().get("st-probe").await.ok()?;
+            (endpoints.metadata.labels? == labels).then_some(())
+        })
+        .await;
+        stage.until_behind_service(&leader).await;
+    }
+
+    let leases = Api::<Lease>::namespaced(stage.cluster.client(), &stage.namespace);
+    leases.delete("st", &DeleteParams::default()).await.unwrap();
+    until("the Lease as it was", async || {
+        let spec = leases.get_opt("st").await.ok()??.spec?;
+        (spec.holder_identity? == leader.name).then_some(())
+    })
+    .await;
+    assert_eq!(leader.leads().await, Some(true));
+    stage.until_behind_service(&leader).await;
+
+    let calm = Timestamp::now();
+    let renewed = async |times: usize| {
+        until("renewals", async || {
+            let written = stage.written(&leader, calm);
+            (written.iter().filter(|line| line.resource == "leases").count() >= times).then_some(())
+        })
+        .await
+    };
+    let ((), took) = renewed(4).await;
+    let written = stage.written(&leader, calm);
+    assert!(written.iter().all(|line| line.resource == "leases"), "{written:?}");
+    let asked = stage.asked(&leader, calm).len();
+    assert!(u64::try_from(asked).unwrap() <= took.as_secs(), "{asked} requests in {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_rights_a_replica_polls_writes_nothing_and_leads_once_it_may() {
+    let stage = Stage::new(Cluster::shared(), "denied");
+    stage.allow("");
+    let mut replica = stage.replica(1, &[]).await;
+    replica.until_leads(true).await;
+    replica.until_polled().await;
+    let rule = r#"{apiGroups: [\"coordination.k8s.io\"], resources: [\"leases\"], verbs: [\"list\"]}"#;
+    replica.running.wait("the missing rule", |running| running.log().contains(rule).then_some(()));
+    assert_eq!(replica.running.logged("polling without an election"), 1);
+    stage.allow(RULES);
+    stage.until_behind_service(&replica).await;
+    assert_eq!(replica.running.logged("resource=leases"), 2, "denied once, granted once:\n{}", replica.running.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_may_look_at_the_lease_but_not_take_it_polls_unless_another_leads() {
+    let stage = Stage::new(Cluster::shared(), "reader");
+    stage.allow("  - { apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch] }");
+    let mut reader = stage.replica(1, &[]).await;
+    reader.until_leads(true).await;
+    let rule = r#"resources: [\"leases\"], verbs: [\"create\"]}"#;
+    reader.running.wait("the missing rule", |running| running.log().contains(rule).then_some(()));
+
+    let spec = json!({ "holderIdentity": "other", "leaseDurationSeconds": 60, "renewTime": format!("{:.6}", Timestamp::now()) });
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": "st" }, "spec": spec
+    });
+    let leases = Api::<Lease>::namespaced(stage.cluster.client(), &stage.namespace);
+    leases.patch("st", &PatchParams::apply("tests"), &Patch::Apply(lease)).await.unwrap();
+    reader.until_leads(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_the_api_server_refuses_is_told_once() {
+    let stage = Stage::new(Cluster::shared(), "loopback");
+    let mut replica = stage.replica(1, &["--advertise-address", "127.0.0.1"]).await;
+    replica.until_leads(true).await;
+    replica.running.wait("the reason", |running| running.log().contains("--advertise-address must be").then_some(()));
+    replica.until_polled().await;
+    assert_eq!(replica.running.logged("the API server refuses the Endpoints"), 1);
+}

@@ -1,0 +1,20 @@
+//! Everything that needs a real Kubernetes API server: one binary, so that one server does for all.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod check;
+mod cluster;
+mod exporter;
+mod faults;
+mod leader;
+mod manifests;
+mod model;
+mod monitor;
+mod operator;
+mod schema;
+mod secrets;
+mod status;
+mod watch;

@@ -1,0 +1,157 @@
+//! Thousands at once: half of them are changed or deleted while they are still new to the exporter.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use scrapetarget_exporter::sim::Noise;
+use serde_json::{Value, json};
+
+use crate::exporter::{Release, Replica, create, targets, told, until};
+use crate::support::cluster::Cluster;
+
+const MANY: usize = 2_000;
+
+/// There are fifty statuses a second, and targets that are new together wait for each other.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What becomes of a target after it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Changed,
+    Suspended,
+    Deleted,
+    Replaced,
+}
+
+impl Fate {
+    fn any(noise: &mut Noise) -> Self {
+        match noise.below(10) {
+            0..5 => Self::Kept,
+            5..7 => Self::Changed,
+            7 => Self::Suspended,
+            8 => Self::Deleted,
+            _ => Self::Replaced,
+        }
+    }
+
+    fn mark(self) -> &'static str {
+        if matches!(self, Self::Changed | Self::Replaced) { "second" } else { "first" }
+    }
+
+    /// `Accepted` and `Up`.
+    fn told(self) -> &'static str {
+        if self == Self::Suspended { "True/Accepted Unknown/Suspended" } else { "True/Accepted False/Connect" }
+    }
+
+    /// The state and the reason of `/api/v1/targets`.
+    fn state(self) -> &'static str {
+        if self == Self::Suspended { "suspended suspended" } else { "down connect" }
+    }
+}
+
+fn manifest(name: &str, fate: Fate) -> Value {
+    json!({
+        "apiVersion": "scrapetarget.dev/v1alpha1",
+        "kind": "ScrapeTarget",
+        "metadata": { "name": name },
+        "spec": {
+            "type": "Orion",
+            "url": "http://127.0.0.1:1/",
+            "interval": "20s",
+            "suspend": fate == Fate::Suspended,
+            "labels": { "mark": fate.mark() },
+        },
+    })
+}
+
+async fn meet(api: &Api<DynamicObject>, name: &str, fate: Fate) {
+    if matches!(fate, Fate::Deleted | Fate::Replaced) {
+        api.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    match fate {
+        Fate::Kept | Fate::Deleted => {}
+        Fate::Changed | Fate::Suspended => {
+            let patch = Patch::Merge(manifest(name, fate));
+            api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+        }
+        Fate::Replaced => {
+            let object = serde_json::from_value(manifest(name, fate)).unwrap();
+            api.create(&PostParams::default(), &object).await.unwrap();
+        }
+    }
+}
+
+/// What a replica says of each target: the state, the reason, and what Prometheus will know.
+async fn said(replica: &Replica) -> BTreeMap<String, String> {
+    let answer: Value = serde_json::from_str(&replica.body("/api/v1/targets").await).unwrap();
+    let marks = replica.sd().await.unwrap_or_default();
+    let line = |target: &Value| {
+        let text = |field: &str| target[field].as_str().unwrap_or("-").to_owned();
+        let full = format!("{}/{}", text("namespace"), text("name"));
+        let mark = marks.get(&full).map_or("-", |labels| labels["mark"].as_str());
+        (text("name"), format!("{} {} {mark}", text("state"), text("reason")))
+    };
+    answer["data"]["targets"].as_array().unwrap().iter().map(line).collect()
+}
+
+/// What the cluster says of each target.
+async fn written(api: &Api<DynamicObject>) -> BTreeMap<String, String> {
+    let list = api.list(&ListParams::default()).await.unwrap();
+    let line = |target: &DynamicObject| {
+        let told = told(target);
+        let verdict = |kind| told.get(kind).map_or("-", |(verdict, _)| verdict.as_str());
+        let current = target.data["status"]["observedGeneration"].as_i64() == target.metadata.generation;
+        let outdated = if current { "" } else { "outdated " };
+        (target.metadata.name.clone().unwrap(), format!("{outdated}{} {}", verdict("Accepted"), verdict("Up")))
+    };
+    list.iter().map(line).collect()
+}
+
+/// Nothing, or some of what differs.
+fn compare(wanted: &BTreeMap<String, String>, seen: &BTreeMap<String, String>) -> Result<(), String> {
+    let names = wanted.keys().chain(seen.keys().filter(|name| !wanted.contains_key(*name)));
+    let differ = names.filter(|name| wanted.get(*name) != seen.get(*name));
+    let lines: Vec<String> =
+        differ.map(|name| format!("{name}: wanted {:?}, seen {:?}", wanted.get(name), seen.get(name))).collect();
+    let some = lines.iter().take(9).cloned().collect::<Vec<_>>().join("\n");
+    if lines.is_empty() { Ok(()) } else { Err(format!("{} differ:\n{some}", lines.len())) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_that_are_changed_at_random_end_as_they_were_left() {
+    let cluster = Cluster::private();
+    cluster.install_crd();
+    let seed = RandomState::new().hash_one(());
+    let mut noise = Noise::new(seed);
+    let fates: Vec<(String, Fate)> = (0..MANY).map(|number| (format!("t{number}"), Fate::any(&mut noise))).collect();
+    let space = cluster.namespace("many");
+    let release = Release::install(&cluster, &[], &["--discovery.mode", "none"]);
+    let replica = release.ready().await;
+    create(&cluster, &space, fates.iter().map(|(name, _)| manifest(name, Fate::Kept))).await;
+    let api = targets(&cluster, &space);
+    let meeting = futures::stream::iter(&fates).map(|(name, fate)| meet(&api, name, *fate));
+    meeting.buffer_unordered(16).collect::<Vec<()>>().await;
+
+    let left = || fates.iter().filter(|(_, fate)| *fate != Fate::Deleted);
+    let mark = |fate: Fate| if fate == Fate::Suspended { "-" } else { fate.mark() };
+    let by_replica: BTreeMap<String, String> =
+        left().map(|(name, fate)| (name.clone(), format!("{} {}", fate.state(), mark(*fate)))).collect();
+    until(PATIENCE, async || {
+        compare(&by_replica, &said(&replica).await).map_err(|error| format!("seed {seed}: {error}"))
+    })
+    .await;
+    let by_cluster: BTreeMap<String, String> =
+        left().map(|(name, fate)| (name.clone(), fate.told().to_owned())).collect();
+    until(PATIENCE, async || {
+        compare(&by_cluster, &written(&api).await).map_err(|error| format!("seed {seed}: {error}"))
+    })
+    .await;
+    for (name, fate) in fates.iter().take(50) {
+        let there = replica.probe(&format!("{space}/{name}")).await.is_some();
+        assert_eq!(there, *fate != Fate::Deleted, "seed {seed}: {name} {fate:?}");
+    }
+}

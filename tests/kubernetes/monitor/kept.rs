@@ -1,0 +1,72 @@
+//! Monitors that must stay although something is missing, and such as must go although something is in the way.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::stage::{MONITORS, Stage};
+use super::stop;
+use crate::support::cluster::Cluster;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_monitors_of_a_namespace_whose_targets_may_not_be_listed_stay() {
+    let stage = Stage::new(Cluster::shared());
+    let other = stage.cluster.namespace("team");
+    stage.allow(&other, MONITORS);
+    stage.declare("tokyo", &json!({}));
+    stage.declare_in(&other, "osaka", &json!({}));
+    let both = ["--watch-namespace", &other];
+    let exporter = stage.run(&both);
+    let osaka = async || stage.monitors(&other).get_opt("osaka").await.unwrap().and_then(|found| found.metadata.uid);
+    let before = stage.until("a monitor in the other namespace", &exporter, osaka).await;
+    stage.until_ready("tokyo", "True Written", &exporter).await;
+    stop(exporter);
+
+    stage.allow_only(&other, MONITORS);
+    let exporter = stage.run(&both);
+    let denied = async || exporter.log().contains(r#"resources: [\"scrapetargets\"], verbs: [\"list\"]"#).then_some(());
+    stage.until("a word about the missing right", &exporter, denied).await;
+    // What is gone is found by the look at everything: when it is found here, the other namespace was looked at as well.
+    stage.delete_target("tokyo").await;
+    let none = async || stage.names(&stage.team).await.is_empty().then_some(());
+    stage.until("end of the monitor of a deleted target", &exporter, none).await;
+    stage.declare("kyoto", &json!({}));
+    stage.until_ready("kyoto", "True Written", &exporter).await;
+    assert_eq!(osaka().await.as_deref(), Some(before.as_str()), "{}", exporter.log());
+
+    stage.allow(&other, MONITORS);
+    let granted = async || exporter.log().contains("permission is granted now").then_some(());
+    stage.until("a word that it is there again", &exporter, granted).await;
+    stage.declare_in(&other, "kobe", &json!({}));
+    let kobe = async || stage.monitors(&other).get_opt("kobe").await.unwrap();
+    stage.until("a monitor of a new target", &exporter, kobe).await;
+    assert_eq!(osaka().await, Some(before), "it was never taken away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_mode_removes_all_monitors_although_the_api_server_dies_halfway() {
+    const MANY: usize = 50;
+    let cluster = Cluster::private();
+    let stage = Stage::new(&cluster);
+    for number in 0..MANY {
+        stage.declare(&format!("t{number}"), &json!({ "interval": "1h" }));
+    }
+    let exporter = stage.run(&[]);
+    let all = async || (stage.names(&stage.team).await.len() == MANY).then_some(());
+    stage.until("monitors", &exporter, all).await;
+    stop(exporter);
+
+    let exporter = stage.run(&["--discovery.mode", "httpSD"]);
+    let removed = || stage.asked(&["delete"]).len();
+    let start = Instant::now();
+    while removed() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "none is removed:\n{}", exporter.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.kill();
+    let before = removed();
+    assert!(before < MANY, "all are removed before the API server is killed");
+    cluster.restart();
+    let none = async || stage.names(&stage.team).await.is_empty().then_some(());
+    stage.until(&format!("end of the {} monitors that were left", MANY - before), &exporter, none).await;
+}

@@ -1,0 +1,285 @@
+//! Secrets and ConfigMaps that targets refer to, in a real API server with RBAC.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use scrapetarget_exporter::sim::Simulated;
+
+use crate::support::cluster::Cluster;
+use crate::support::program::{Running, command};
+
+/// Nothing but the value of a Secret has these letters.
+const MARKER: &str = "qzxjkvwq";
+
+/// What is read every minute is noticed within this.
+const MINUTE: Duration = Duration::from_secs(75);
+
+/// What is missing, or lacks its label, is looked for every ten seconds.
+const SOON: Duration = Duration::from_secs(20);
+
+/// The exporter as an account that may do what is granted here, and no more.
+struct Exporter<'c> {
+    cluster: &'c Cluster,
+    namespace: String,
+    program: Running,
+}
+
+impl<'c> Exporter<'c> {
+    /// It follows its own namespace and `more`, and has `arguments` besides.
+    fn start(cluster: &'c Cluster, more: &[&str], arguments: &[&str]) -> Self {
+        cluster.install_crd();
+        let namespace = cluster.namespace("secrets");
+        let kubeconfig = cluster.kubeconfig_of(&namespace, "exporter");
+        let watched = [&[namespace.as_str()], more].concat();
+        for watched in &watched {
+            grant(cluster, watched, &namespace, "targets", "scrapetarget.dev", "scrapetargets", "list, watch");
+        }
+        let mut command = command(["run", "--listen-address", "127.0.0.1:0", "--discovery.mode", "none"]);
+        command.args(["--target-allow-loopback", "--shutdown-delay", "0s", "--log-level", "trace"]);
+        command.args(["--watch-namespace", &watched.join(",")]).args(arguments).env("KUBECONFIG", kubeconfig);
+        let mut program = Running::spawn(command);
+        program.base = program.wait("its address", |program| {
+            let log = program.log();
+            let address = log.split("message=listening address=").nth(1)?.split_whitespace().next()?;
+            Some(format!("http://{address}"))
+        });
+        Self { cluster, namespace, program }
+    }
+
+    /// Lets it read the Secrets and ConfigMaps of a namespace.
+    fn allow(&self, namespace: &str) {
+        grant(self.cluster, namespace, &self.namespace, "secrets", "", "secrets, configmaps", "get");
+    }
+
+    /// A target with a token of the Secret of its own name.
+    fn declare(&self, namespace: &str, name: &str, url: &str) {
+        self.declare_with(
+            namespace,
+            name,
+            url,
+            &format!("authorization: {{ credentials: {{ name: {name}, key: token }} }}"),
+        );
+    }
+
+    fn declare_with(&self, namespace: &str, name: &str, url: &str, more: &str) {
+        self.cluster.apply(&format!(
+            "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
+             spec:\n  type: Mediasoup\n  url: '{url}'\n  interval: 1s\n  mediasoup: {{ source: Prometheus }}\n  {more}\n"
+        ));
+    }
+
+    /// Asks for a target's debug page until all of `wanted` are in it.
+    async fn until(&self, namespace: &str, name: &str, patience: Duration, wanted: &[&str]) {
+        let path = format!("/probe?target={namespace}/{name}&debug=true");
+        let start = Instant::now();
+        loop {
+            let (_, page) = self.program.get(&path).await.unwrap_or_default();
+            assert_clean(&path, &page);
+            if wanted.iter().all(|wanted| page.contains(wanted)) {
+                return;
+            }
+            assert!(start.elapsed() < patience, "{wanted:?} does not come to be:\n{page}\n{}", self.program.log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What it asked the API server about Secrets and ConfigMaps: verbs, and names.
+    fn asked(&self) -> BTreeSet<(String, String)> {
+        let user = format!("system:serviceaccount:{}:exporter", self.namespace);
+        let mut lines = self.cluster.audit();
+        lines.retain(|line| line.user == user && matches!(line.resource.as_str(), "secrets" | "configmaps"));
+        lines.into_iter().map(|line| (line.verb, line.name)).collect()
+    }
+}
+
+/// A Role in `namespace` for the account of the exporter in `home`.
+fn grant(cluster: &Cluster, namespace: &str, home: &str, name: &str, group: &str, resources: &str, verbs: &str) {
+    cluster.apply(&format!(
+        r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{ name: {name}, namespace: {namespace} }}
+rules: [{{ apiGroups: ["{group}"], resources: [{resources}], verbs: [{verbs}] }}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{ name: {name}, namespace: {namespace} }}
+roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: {name} }}
+subjects: [{{ kind: ServiceAccount, name: exporter, namespace: {home} }}]
+"#
+    ));
+}
+
+fn secret(namespace: &str, name: &str, more: &str) -> String {
+    format!("apiVersion: v1\nkind: Secret\nmetadata: {{ name: {name}, namespace: {namespace} }}\n{more}\n")
+}
+
+fn token(namespace: &str, name: &str, token: &str) -> String {
+    secret(namespace, name, &format!("stringData: {{ token: {token}-{MARKER} }}"))
+}
+
+fn assert_clean(place: &str, text: &str) {
+    assert!(!text.contains(MARKER), "a secret is in {place}:\n{text}");
+}
+
+/// A server that takes one token at a time, and keeps what it was sent.
+#[derive(Clone, Default)]
+struct Server {
+    wanted: Arc<Mutex<String>>,
+    sent: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    async fn serve(&self) -> Simulated {
+        let server = self.clone();
+        let routes = Router::new().fallback(move |headers: HeaderMap| {
+            let sent = headers.get("authorization").map_or("nothing", |value| value.to_str().unwrap()).to_owned();
+            let fine = sent.contains(&*server.wanted.lock().unwrap());
+            server.sent.lock().unwrap().push(sent);
+            async move { (if fine { StatusCode::OK } else { StatusCode::UNAUTHORIZED }, "media_rooms 3\n") }
+        });
+        Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap()
+    }
+
+    fn wants(&self, token: &str) {
+        *self.wanted.lock().unwrap() = format!("Bearer {token}-{MARKER}");
+    }
+
+    fn sent(&self) -> Vec<String> {
+        self.sent.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_may_be_missing_created_rotated_and_deleted_and_is_never_listed_nor_shown() {
+    let (server, exporter) = (Server::default(), Exporter::start(Cluster::shared(), &[], &[]));
+    let (simulated, namespace) = (server.serve().await, exporter.namespace.clone());
+    exporter.allow(&namespace);
+    exporter.declare(&namespace, "a", &simulated.url());
+    exporter.declare(&namespace, "b", &simulated.url());
+    let missing = format!("Secret {namespace}/a does not exist");
+    exporter.until(&namespace, "a", MINUTE, &["reason=\"config\"", &missing]).await;
+    exporter.cluster.apply(&secret(&namespace, "a", &format!("stringData: {{ other: {MARKER} }}")));
+    exporter.until(&namespace, "a", SOON, &["reason=\"config\"", "has no key \"token\""]).await;
+    assert_eq!(server.sent(), [""; 0], "nothing is sent without the credentials");
+
+    for name in ["a", "b"] {
+        exporter.cluster.apply(&token(&namespace, name, "one"));
+        exporter.until(&namespace, name, SOON, &["probe_success 1"]).await;
+    }
+    // Any token is taken, so that no refusal has it read sooner.
+    exporter.cluster.apply(&token(&namespace, "a", "two"));
+    exporter.cluster.kubectl(&["--namespace", &namespace, "delete", "secret", "b"]);
+    let start = Instant::now();
+    while !server.sent().contains(&format!("Bearer two-{MARKER}")) {
+        assert!(start.elapsed() < MINUTE, "{}", exporter.program.log());
+        exporter.until(&namespace, "a", Duration::ZERO, &["probe_success 1"]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    exporter.until(&namespace, "b", MINUTE, &["reason=\"config\"", "does not exist"]).await;
+
+    assert!(!server.sent().iter().any(|sent| sent == "nothing"));
+    let asked = ["a", "b"].map(|name| ("get".to_owned(), name.to_owned()));
+    assert_eq!(exporter.asked(), BTreeSet::from(asked));
+    for path in ["/", "/api/v1/targets", "/metrics", "/sd"] {
+        assert_clean(path, &exporter.program.body(path).await);
+    }
+    assert_clean("the log", &exporter.program.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_map_with_authorities_is_read_as_secrets_are() {
+    let exporter = Exporter::start(Cluster::shared(), &[], &["--secret-label", "scrapetarget.dev/use"]);
+    let namespace = exporter.namespace.clone();
+    exporter.allow(&namespace);
+    let more = "tlsConfig: { ca: { configMap: { name: trust, key: ca.crt } } }";
+    exporter.declare_with(&namespace, "tls", "https://127.0.0.1:9/", more);
+    let missing = format!("ConfigMap {namespace}/trust does not exist");
+    exporter.until(&namespace, "tls", MINUTE, &["reason=\"config\"", &missing]).await;
+    let authority = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem();
+    exporter.cluster.apply(&format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: trust, namespace: {namespace} }}\ndata: {{ ca.crt: {authority:?} }}\n"
+    ));
+    exporter.until(&namespace, "tls", SOON, &["reason=\"connect\""]).await;
+    assert_eq!(exporter.asked(), BTreeSet::from([("get".to_owned(), "trust".to_owned())]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_401_the_credentials_are_read_again_without_waiting_for_the_minute() {
+    let (server, exporter) = (Server::default(), Exporter::start(Cluster::shared(), &[], &[]));
+    let (simulated, namespace) = (server.serve().await, exporter.namespace.clone());
+    server.wants("two");
+    exporter.allow(&namespace);
+    exporter.cluster.apply(&token(&namespace, "a", "one"));
+    exporter.declare(&namespace, "a", &simulated.url());
+    exporter.until(&namespace, "a", MINUTE, &["reason=\"auth\""]).await;
+    exporter.cluster.apply(&token(&namespace, "a", "two"));
+    // At most every 30 s, and the first 401 may have had it read a moment ago.
+    exporter.until(&namespace, "a", Duration::from_secs(40), &["probe_success 1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_without_the_permission_is_told_the_rule_and_harms_no_other() {
+    let (server, cluster) = (Server::default(), Cluster::shared());
+    let (simulated, denied) = (server.serve().await, cluster.namespace("denied"));
+    let exporter = Exporter::start(cluster, &[&denied], &[]);
+    let allowed = exporter.namespace.clone();
+    exporter.allow(&allowed);
+    for namespace in [&allowed, &denied] {
+        cluster.apply(&token(namespace, "a", "one"));
+        exporter.declare(namespace, "a", &simulated.url());
+    }
+    exporter.until(&allowed, "a", MINUTE, &["probe_success 1"]).await;
+    let rule = "{apiGroups: [\"\"], resources: [\"secrets\"], verbs: [\"get\"]}";
+    let place = format!("not permitted in namespace {denied}");
+    exporter.until(&denied, "a", MINUTE, &["reason=\"config\"", &place, rule]).await;
+    exporter.allow(&denied);
+    exporter.until(&denied, "a", MINUTE, &["probe_success 1"]).await;
+    let warned =
+        |line: &&str| line.contains("level=warn") && line.contains("resource=secrets") && line.contains(&place);
+    assert_eq!(exporter.program.log().lines().filter(warned).count(), 1, "{}", exporter.program.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_secret_label_only_secrets_whose_owner_says_so_are_used() {
+    let (server, exporter) =
+        (Server::default(), Exporter::start(Cluster::shared(), &[], &["--secret-label", "scrapetarget.dev/use=true"]));
+    let (simulated, namespace) = (server.serve().await, exporter.namespace.clone());
+    exporter.allow(&namespace);
+    exporter.cluster.apply(&token(&namespace, "a", "one"));
+    exporter.declare(&namespace, "a", &simulated.url());
+    exporter.until(&namespace, "a", MINUTE, &["reason=\"config\"", "scrapetarget.dev/use=true"]).await;
+    assert_eq!(server.sent(), [""; 0]);
+    exporter.cluster.kubectl(&["--namespace", &namespace, "label", "secret", "a", "scrapetarget.dev/use=true"]);
+    exporter.until(&namespace, "a", SOON, &["probe_success 1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_stay_while_the_api_server_is_away_and_are_read_again_when_it_is_back() {
+    let (server, cluster) = (Server::default(), Cluster::private());
+    let (simulated, exporter) = (server.serve().await, Exporter::start(&cluster, &[], &[]));
+    let namespace = exporter.namespace.clone();
+    exporter.allow(&namespace);
+    cluster.apply(&token(&namespace, "a", "one"));
+    exporter.declare(&namespace, "a", &simulated.url());
+    exporter.until(&namespace, "a", MINUTE, &["probe_success 1"]).await;
+    cluster.kill();
+    let start = Instant::now();
+    while exporter.program.logged("not read, older values stay") < 2 {
+        assert!(start.elapsed() < MINUTE, "{}", exporter.program.log());
+        exporter.until(&namespace, "a", Duration::ZERO, &["probe_success 1"]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    cluster.restart();
+    cluster.apply(&token(&namespace, "a", "two"));
+    let start = Instant::now();
+    while !server.sent().contains(&format!("Bearer two-{MARKER}")) {
+        assert!(start.elapsed() < MINUTE, "{}", exporter.program.log());
+        // It has just started, but it does not take the values away.
+        exporter.until(&namespace, "a", Duration::ZERO, &["probe_success 1"]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
