@@ -6,57 +6,22 @@
 
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
-use std::collections::BTreeMap;
+mod support;
+
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, ChildStdout, Command};
-
-const SORA: &str = include_str!("../tests/fixtures/sora/maximum/GetStatsReport.json");
-const SORA_LICENSE: &str = include_str!("../tests/fixtures/sora/maximum/GetLicense.json");
-const SORA_NODES: &str = include_str!("../tests/fixtures/sora/maximum/ListClusterNodes.json");
-const ORION: &str = include_str!("../tests/fixtures/orion/typical/admin_metrics.json");
-const ORION_STATISTICS: &str = include_str!("../tests/fixtures/orion/typical/statistics.http");
-const ORION_CACHE: &str = include_str!("../tests/fixtures/orion/typical/cache_statistics.http");
-const ORION_VERSION: &str = include_str!("../tests/fixtures/orion/typical/version.http");
-const MEDIASOUP: &str = include_str!("../tests/fixtures/mediasoup/answers/3.27.1-webrtc.json");
-
-/// What Prometheus 3 sends.
-const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
-    application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
-    text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-
-/// Connections that the scraper keeps, as an HTTP client with a pool does.
-const SCRAPE_CONNECTIONS: usize = 64;
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+use support::{Exporter, Result, Scraper, Servers, runs, scrape_all, setting};
 
 fn main() -> Result<()> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    rlimit::increase_nofile_limit(u64::MAX)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    if std::env::var_os("FLEET_ROLE").is_some() {
-        return runtime.block_on(serve_fleet());
-    }
-    runtime.block_on(measure())
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    support::main(measure())
 }
 
 async fn measure() -> Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
     let targets = setting("FLEET_TARGETS", 10_000);
-    let fleet = Fleet::start().await?;
+    let fleet = Fleet(Servers::start().await?);
     println!(
         "{:<34} {:>8} {:>6} {:>9} {:>9} {:>9} {:>10} {:>9}",
         "scenario", "targets", "up", "core", "RSS MiB", "peak MiB", "polls ≤¼ s", "scrapes/s"
@@ -85,53 +50,16 @@ async fn measure() -> Result<()> {
     Ok(())
 }
 
-/// The simulated servers, in a process of their own: they listen on every address of 127.0.0.0/8.
-struct Fleet {
-    _process: Child,
-    _stdout: Lines<BufReader<ChildStdout>>,
-    http: u16,
-    https: u16,
-    hanging: u16,
-    ca: String,
-}
-
-/// One exporter, with its files.
-struct Exporter {
-    process: Child,
-    pid: u32,
-    address: SocketAddr,
-    _files: tempfile::TempDir,
-}
+/// The servers, and exporters of targets on them.
+struct Fleet(Servers);
 
 impl Fleet {
-    async fn start() -> Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .env("FLEET_ROLE", "servers")
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut lines = BufReader::new(process.stdout.take().ok_or("no stdout")?).lines();
-        let ports = lines.next_line().await?.ok_or("the servers did not start")?;
-        let mut ports = ports.split(' ').map(str::parse::<u16>);
-        let mut port = || ports.next().ok_or("too few ports")?.map_err(|error| error.to_string());
-        let (http, https, hanging) = (port()?, port()?, port()?);
-        let mut ca = String::new();
-        while let Some(line) = lines.next_line().await? {
-            ca.push_str(&line);
-            ca.push('\n');
-            if line.contains("END CERTIFICATE") {
-                break;
-            }
-        }
-        Ok(Self { _process: process, _stdout: lines, http, https, hanging, ca })
-    }
-
     fn manifest(&self, i: u64, kind: &str, scheme: &str, spec: &str) -> String {
-        let [_, a, b, c] = u32::try_from(i + 2).unwrap_or(0).to_be_bytes();
-        let port = if scheme == "https" { self.https } else { self.http };
+        let address = Servers::address(i);
+        let port = if scheme == "https" { self.0.https } else { self.0.http };
         let mut text = format!(
             "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: t{i}, namespace: fleet }}\nspec:\n  \
-             type: {kind}\n  url: {scheme}://127.{a}.{b}.{c}:{port}/\n  interval: {}s\n{spec}",
+             type: {kind}\n  url: {scheme}://{address}:{port}/\n  interval: {}s\n{spec}",
             setting("FLEET_INTERVAL", 15)
         );
         if scheme == "https" {
@@ -143,7 +71,7 @@ impl Fleet {
 
     fn exporter(&self, targets: u64, hanging: u64, scheme: &str) -> Result<Exporter> {
         let mut text = String::new();
-        let indented = self.ca.trim_end().replace('\n', "\n    ");
+        let indented = self.0.ca.trim_end().replace('\n', "\n    ");
         write!(
             text,
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: ca, namespace: fleet }}\ndata:\n  ca.crt: |\n    {indented}\n---\n"
@@ -152,15 +80,15 @@ impl Fleet {
             text.push_str(&self.manifest(i, ["Sora", "Orion", "Mediasoup"][usize::try_from(i % 3)?], scheme, ""));
         }
         for i in 0..hanging {
-            let [_, a, b, c] = u32::try_from(i + 2)?.to_be_bytes();
             write!(
                 text,
                 "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: hung{i}, namespace: fleet }}\nspec:\n  \
-                 type: Sora\n  url: http://127.{a}.{b}.{c}:{}/\n---\n",
-                self.hanging
+                 type: Sora\n  url: http://{}:{}/\n---\n",
+                Servers::address(i),
+                self.0.hanging
             )?;
         }
-        Exporter::start(&text)
+        Exporter::of_files(&text)
     }
 
     /// CPU and memory while every target is polled and scraped once an interval.
@@ -213,7 +141,7 @@ impl Fleet {
         let options = "  maxAge: 0s\n  interval: 1h\n  sora: { clusterMetrics: true, clientMetrics: true, connectionErrorMetrics: true, \
                        erlangVMMetrics: true, serverMode: false }\n";
         let manifest = self.manifest(0, "Sora", "http", options).replacen("  interval: 15s\n", "", 1);
-        let exporter = Exporter::start(&manifest)?;
+        let exporter = Exporter::of_files(&manifest)?;
         exporter.ready().await?;
         let mut client = Scraper::connect(exporter.address).await?;
         for _ in 0..500 {
@@ -235,264 +163,5 @@ impl Fleet {
             costs[3], costs[0], costs[6]
         );
         Ok(())
-    }
-}
-
-impl Exporter {
-    fn start(manifests: &str) -> Result<Self> {
-        let files = tempfile::tempdir()?;
-        std::fs::write(files.path().join("targets.yaml"), manifests)?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let process = Command::new(env!("CARGO_BIN_EXE_scrapetarget-exporter"))
-            .args(["run", "--log-level=error", "--listen-address", &address.to_string(), "--targets"])
-            .arg(files.path())
-            .kill_on_drop(true)
-            .spawn()?;
-        let pid = process.id().ok_or("no process")?;
-        Ok(Self { process, pid, address, _files: files })
-    }
-
-    async fn ready(&self) -> Result<()> {
-        for _ in 0..6_000 {
-            if let Ok(mut client) = Scraper::connect(self.address).await
-                && client.get("/-/ready").await.is_ok_and(|(status, _)| status == 200)
-            {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Err("the exporter is not ready after 30 s".into())
-    }
-
-    /// CPU seconds of the process so far.
-    fn cpu(&self) -> Result<f64> {
-        const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ of every Linux that we run on
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        let (_, fields) = stat.rsplit_once(") ").ok_or("an odd /proc/pid/stat")?;
-        let fields: Vec<&str> = fields.split(' ').collect();
-        Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / TICKS_PER_SECOND)
-    }
-
-    /// Resident memory now and at most, in MiB.
-    fn memory(&self) -> Result<(f64, f64)> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let field = |name: &str| -> Result<f64> {
-            let line = status.lines().find(|line| line.starts_with(name)).ok_or("an odd /proc/pid/status")?;
-            Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse::<f64>()? / 1024.0)
-        };
-        Ok((field("VmRSS:")?, field("VmHWM:")?))
-    }
-
-    /// Polls that began within 250 ms of their time, and all of them.
-    async fn delays(&self) -> Result<(f64, f64)> {
-        let text = self.own_metrics().await?;
-        let in_time = sum(&text, "scrapetarget_poll_delay_seconds_bucket{le=\"0.25\"}");
-        Ok((in_time, sum(&text, "scrapetarget_poll_delay_seconds_count")))
-    }
-
-    /// Targets whose last poll succeeded.
-    async fn up(&self) -> Result<f64> {
-        Ok(sum(&self.own_metrics().await?, "scrapetarget_up{"))
-    }
-
-    async fn own_metrics(&self) -> Result<String> {
-        let mut client = Scraper::connect(self.address).await?;
-        Ok(String::from_utf8(client.get("/metrics").await?.1)?)
-    }
-}
-
-/// The values of all series that begin with `name`.
-fn sum(exposition: &str, name: &str) -> f64 {
-    let series = exposition.lines().filter(|line| line.starts_with(name));
-    series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() + 0.0 // an empty sum is -0
-}
-
-impl Drop for Exporter {
-    fn drop(&mut self) {
-        let _ = self.process.start_kill();
-    }
-}
-
-/// Scrapes every target once an interval, each at its own time in it, over a fixed number of connections.
-async fn scrape_all(address: SocketAddr, targets: Vec<String>, interval: Duration, scraped: Arc<AtomicU64>) {
-    let targets = Arc::new(targets);
-    let mut workers = tokio::task::JoinSet::new();
-    let start = tokio::time::Instant::now();
-    for worker in 0..SCRAPE_CONNECTIONS {
-        let (targets, scraped) = (Arc::clone(&targets), Arc::clone(&scraped));
-        workers.spawn(async move {
-            let Ok(mut client) = Scraper::connect(address).await else { return };
-            for round in 0_u32.. {
-                for i in (worker..targets.len()).step_by(SCRAPE_CONNECTIONS) {
-                    let place = interval.mul_f64(i as f64 / targets.len() as f64);
-                    tokio::time::sleep_until(start + interval * round + place).await;
-                    match client.scrape(&targets[i]).await {
-                        Ok(_) => {
-                            scraped.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(error) => eprintln!("scrape of {}: {error}", targets[i]),
-                    }
-                }
-                if targets.is_empty() {
-                    return;
-                }
-            }
-        });
-    }
-    while workers.join_next().await.is_some() {}
-}
-
-/// One kept connection, as Prometheus has it.
-struct Scraper {
-    stream: BufReader<TcpStream>,
-}
-
-impl Scraper {
-    async fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream) })
-    }
-
-    async fn scrape(&mut self, target: &str) -> Result<usize> {
-        let headers =
-            format!("Accept: {ACCEPT}\r\nAccept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: 11\r\n");
-        let (status, body) = self.request(&format!("/probe?target={target}"), &headers).await?;
-        if status == 200 { Ok(body.len()) } else { Err(format!("status {status}").into()) }
-    }
-
-    async fn get(&mut self, path: &str) -> Result<(u16, Vec<u8>)> {
-        self.request(path, "").await
-    }
-
-    async fn request(&mut self, path: &str, headers: &str) -> Result<(u16, Vec<u8>)> {
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: exporter\r\nUser-Agent: Prometheus/3.15.0\r\n{headers}\r\n");
-        self.stream.write_all(request.as_bytes()).await?;
-        let mut line = String::new();
-        self.stream.read_line(&mut line).await?;
-        let status = line.split(' ').nth(1).ok_or("no status")?.parse()?;
-        let mut length = 0;
-        loop {
-            line.clear();
-            if self.stream.read_line(&mut line).await? == 0 {
-                return Err("the connection was closed".into());
-            }
-            if line == "\r\n" {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse()?;
-            }
-        }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).await?;
-        Ok((status, body))
-    }
-}
-
-/// The process of the servers: prints its ports and its authority, then answers until it is killed.
-async fn serve_fleet() -> Result<()> {
-    let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0));
-    let (http, https, hanging) = (bind().await?, bind().await?, bind().await?);
-    let ports = [http.local_addr()?.port(), https.local_addr()?.port(), hanging.local_addr()?.port()];
-    let mut authority = CertificateParams::new([])?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = Arc::new(CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?);
-    println!("{} {} {}\n{}", ports[0], ports[1], ports[2], issuer.pem());
-    let answers = Arc::new(answers());
-    let plain = Arc::clone(&answers);
-    let mut servers = tokio::task::JoinSet::new();
-    servers.spawn(async move {
-        while let Ok((stream, _)) = http.accept().await {
-            tokio::spawn(answer(stream, Arc::clone(&plain)));
-        }
-    });
-    servers.spawn(async move {
-        let key = Arc::new(KeyPair::generate().expect("a key"));
-        while let Ok((stream, _)) = https.accept().await {
-            let (issuer, key, answers) = (Arc::clone(&issuer), Arc::clone(&key), Arc::clone(&answers));
-            tokio::spawn(async move {
-                let config = certificate_for(stream.local_addr()?.ip(), &issuer, &key)?;
-                let stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
-                answer(stream, answers).await
-            });
-        }
-    });
-    servers.spawn(async move {
-        let mut held = Vec::new();
-        while let Ok((stream, _)) = hanging.accept().await {
-            held.push(stream);
-        }
-    });
-    while servers.join_next().await.is_some() {}
-    Ok(())
-}
-
-fn certificate_for(
-    address: IpAddr,
-    issuer: &CertifiedIssuer<'_, KeyPair>,
-    key: &KeyPair,
-) -> Result<rustls::ServerConfig> {
-    let mut leaf = CertificateParams::new([])?;
-    leaf.subject_alt_names = vec![SanType::IpAddress(address)];
-    let leaf = leaf.signed_by(key, issuer)?;
-    let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der())?;
-    Ok(rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key)?)
-}
-
-/// Whole responses, by the words that tell requests apart.
-fn answers() -> BTreeMap<&'static str, Vec<u8>> {
-    let json = |body: &str| {
-        let body = body
-            .split_once("\r\n\r\n")
-            .or_else(|| body.split_once("\n\n"))
-            .filter(|(head, _)| head.contains("HTTP/"))
-            .map_or(body, |(_, body)| body);
-        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-            .into_bytes()
-    };
-    BTreeMap::from([
-        ("GetStatsReport", json(SORA)),
-        ("GetLicense", json(SORA_LICENSE)),
-        ("ListClusterNodes", json(SORA_NODES)),
-        ("GetMode", json(r#"{"mode":"normal"}"#)),
-        ("GET /admin/metrics", json(ORION)),
-        ("GET /statistics", json(ORION_STATISTICS)),
-        ("GET /cache/statistics", json(ORION_CACHE)),
-        ("GET /version", json(ORION_VERSION)),
-        ("GET /stats", json(MEDIASOUP)),
-    ])
-}
-
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    answers: Arc<BTreeMap<&'static str, Vec<u8>>>,
-) -> Result<()> {
-    let mut request = vec![0; 4096];
-    let mut filled = 0;
-    loop {
-        let read = stream.read(&mut request[filled..]).await?;
-        if read == 0 {
-            return Ok(());
-        }
-        filled += read;
-        let text = std::str::from_utf8(&request[..filled])?;
-        if !text.ends_with("\r\n\r\n") {
-            continue;
-        }
-        let line = text.lines().next().unwrap_or_default();
-        let wanted = answers.iter().find(|(word, _)| match word.strip_prefix("GET ") {
-            Some(path) => line.strip_prefix("GET ").is_some_and(|rest| rest.starts_with(path)),
-            None => text.contains(*word),
-        });
-        let (_, response) = wanted.ok_or_else(|| format!("an unknown request: {line}"))?;
-        let close = text.to_ascii_lowercase().contains("connection: close");
-        stream.write_all(response).await?;
-        if close {
-            return Ok(());
-        }
-        filled = 0;
     }
 }
