@@ -45,7 +45,7 @@ export KUBECTL := $(or $(call beside,kubectl),$(TOOLS_kubernetes)/kubectl)
 export PROMETHEUS_OPERATOR := $(TOOLS_operator)/operator
 export OPERATOR_CRDS := $(TOOLS_operator)/operator-crds
 export RUSTDOCFLAGS := -Dwarnings
-KUBERNETES_THREADS ?= 8
+KUBERNETES_THREADS ?= 6
 
 .PHONY: test format lint docs unit kubernetes tools browser bench fuzz generate clean-cache
 
