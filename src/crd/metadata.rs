@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Problem;
 use super::nearest::nearest;
-use super::pattern::{K8S_KEY, K8S_NAME, K8S_VALUE, NAMESPACE};
+use super::pattern::{K8S_NAME, is_dns_label, is_label_key, is_label_value};
 
 /// The fields of `metadata`. Those that only the API server fills are here as well: `kubectl get -o yaml` prints them.
 const FIELDS: [&str; 15] = [
@@ -60,7 +60,7 @@ pub(crate) fn check_names(manifest: &Value, problems: &mut Vec<Problem>) {
     }
     match fields.get("namespace") {
         None | Some(Value::Null) => {}
-        Some(Value::String(name)) if name.is_empty() || name.len() <= 63 && NAMESPACE.is_match(name) => {}
+        Some(Value::String(name)) if name.is_empty() || is_dns_label(name) => {}
         Some(Value::String(_)) => problems.push(Problem::new(
             "metadata.namespace",
             "a lowercase RFC 1123 label must consist of lower case letters, digits and '-', with a letter or digit at both ends, 63 \
@@ -74,8 +74,8 @@ pub(crate) fn check_names(manifest: &Value, problems: &mut Vec<Problem>) {
             Some(Value::Object(texts)) => {
                 for (key, value) in texts {
                     let path = format!("metadata.{field}[{key}]");
-                    let bad_label = |value: &str| field == "labels" && (value.len() > 63 || !K8S_VALUE.is_match(value));
-                    if !K8S_KEY.is_match(key) {
+                    let bad_label = |value: &str| field == "labels" && !is_label_value(value);
+                    if !is_label_key(key) {
                         problems.push(Problem::new(
                             &path,
                             "is no name of a label or annotation, write for instance example.com/team",

@@ -23,6 +23,7 @@ pub use access::{Authorization, BasicAuth, ConfigMapKeyRef, Header, SecretKeyRef
 pub use duration::{Duration, DurationError};
 pub(crate) use metadata::check_names;
 pub use monitor::{Action, Monitor, Relabeling};
+pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use reference::{ObjectKind, Reference};
 pub use regex_syntax::regex_problem;
 pub use v1alpha1::{Condition, ConditionStatus, Metrics, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
@@ -79,6 +80,12 @@ pub fn judge(manifest: &Value) -> Result<ScrapeTarget, Vec<Problem>> {
             Err(problems)
         }
     }
+}
+
+/// Takes out of an object of the cluster what this version's schema does not know, and names one of these fields. The API server stores
+/// only what its CRD knows, so that one is newer: what it added must not stop the targets that were good before.
+pub fn prune(manifest: &mut Value) -> Option<String> {
+    schema::Node::of_target().prune(manifest, "")
 }
 
 /// What neither schema nor CEL can see, so that the API server takes it: in Kubernetes the reason `InvalidSpec` of `Accepted=False`.

@@ -69,6 +69,22 @@ patterns! {
     NAMESPACE = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 }
 
+/// Whether it can be the key of a label or annotation of Kubernetes: `NAME`, or `DOMAIN/NAME`.
+pub fn is_label_key(text: &str) -> bool {
+    let domain = text.split_once('/').map_or("", |(domain, _)| domain);
+    domain.len() <= 253 && K8S_KEY.is_match(text)
+}
+
+/// Whether it can be the value of a label of Kubernetes.
+pub fn is_label_value(text: &str) -> bool {
+    text.len() <= 63 && K8S_VALUE.is_match(text)
+}
+
+/// Whether it can be the name of a namespace or a Service: a label of the DNS (RFC 1123).
+pub fn is_dns_label(text: &str) -> bool {
+    text.len() <= 63 && NAMESPACE.is_match(text)
+}
+
 /// Whether the bracketed host of a URL is an IPv6 address; true where there is none. IPv4 addresses in the clothes of IPv6 are not
 /// taken, as Kubernetes' `isIP` does not take them.
 pub(super) fn ipv6_host_is_address(url: &str) -> bool {

@@ -188,6 +188,30 @@ impl Node {
         }
     }
 
+    /// Takes out every unknown field. Returns the path of the last of them.
+    pub(crate) fn prune(&self, value: &mut Value, path: &str) -> Option<String> {
+        let mut unknown = None;
+        match value {
+            Value::Object(fields) if !self.properties.is_empty() => fields.retain(|name, value| {
+                let path = join(path, name);
+                let known = self.properties.get(name).or(self.additional.as_deref());
+                match known {
+                    Some(node) => unknown = node.prune(value, &path).or_else(|| unknown.take()),
+                    None => unknown = Some(path),
+                }
+                known.is_some()
+            }),
+            Value::Array(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    let node = self.items.as_deref();
+                    unknown = node.and_then(|node| node.prune(item, &format!("{path}[{index}]"))).or(unknown);
+                }
+            }
+            _ => {}
+        }
+        unknown
+    }
+
     fn unknown_field(&self, path: &str, name: &str) -> Problem {
         let full = join(path, name);
         let hint = if RESERVED.contains(&full.as_str()) {
