@@ -41,6 +41,16 @@ fn loopback_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What can have denied an address, by the flags that one would look for.
+pub(super) fn grounds(address: &IpAddr) -> &'static str {
+    let address = address.to_canonical();
+    if address.is_loopback() || address.is_unspecified() {
+        "loopback: in Kubernetes it needs --target-allow-loopback; or --target-deny-cidr"
+    } else {
+        "link-local, or --target-deny-cidr"
+    }
+}
+
 /// A host that cannot be contacted, before any connection is tried.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AddressError {
@@ -48,7 +58,7 @@ pub(super) enum AddressError {
     Unresolved { host: String, source: std::io::Error },
     #[error("{host} has no address")]
     Empty { host: String },
-    #[error("{host} is at {address}, an address that may not be contacted (link-local, or --target-deny-cidr)")]
+    #[error("{host} is at {address}, an address that may not be contacted ({grounds})", grounds = grounds(.address))]
     Denied { host: String, address: IpAddr },
 }
 

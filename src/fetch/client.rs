@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::AddressRules;
-use super::address::RuledResolver;
+use super::address::{RuledResolver, grounds};
 use super::certificate::{Expiries, RecordingVerifier};
 
 /// How a target is connected to: all that makes one client different from another.
@@ -70,7 +70,7 @@ pub enum ClientError {
     #[error("tlsConfig.serverName is neither a host name nor an IP address")]
     ServerName,
     /// An address written into the url that may not be contacted.
-    #[error("{0} may not be contacted (link-local, or --target-deny-cidr)")]
+    #[error("{address} may not be contacted ({grounds})", address = .0, grounds = grounds(.0))]
     Denied(IpAddr),
     /// The HTTP client refuses the settings.
     #[error("the connection settings cannot be used")]
