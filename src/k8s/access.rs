@@ -6,10 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
+use kube::runtime::watcher;
 use kube::{Client, Config};
 
-/// No call takes longer, watches apart. An API server that is slower than this is as good as away.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// No call takes longer, watches apart. An API server that is slower than this is as good as away. A webhook has 10 s by default, and what it
+/// is blamed for should still be heard.
+const DEADLINE: Duration = Duration::from_secs(12);
+
+/// No connection that waits for an answer is silent for longer: kube starts its watches without a deadline, and the API server ends each after
+/// five minutes.
+const SILENCE: Duration = Duration::from_mins(6);
+
+/// As many denials in a row are believed: an API server that has just started denies everything for a moment.
+pub(super) const BELIEVED_DENIALS: u32 = 3;
 
 /// The cluster cannot be reached at all, and waiting would not help: nobody said where it is, or who we are.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +65,7 @@ impl Cluster {
             None => Config::infer().await.map_err(|error| AccessError::NoConfig(error.to_string()))?,
         };
         config.connect_timeout = Some(Duration::from_secs(5));
+        config.read_timeout = Some(SILENCE);
         // Whoever calls knows better when to try again, and what became worthless meanwhile.
         config.default_retry = false;
         let namespace = config.default_namespace.clone().into();
@@ -102,30 +113,25 @@ impl Cluster {
     /// What the answer to a call or a watch means. For those that do not go through [`call`](Self::call).
     pub(super) fn judge<T>(&self, rule: Rule, result: kube::Result<T>) -> Result<T, ApiError> {
         let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(value) => {
+        let result = result.map_err(|error| ApiError::new(&rule, &error));
+        match &result {
+            // Permission is asked for before the object is looked for, or compared with what it should be.
+            Ok(_) | Err(ApiError::NotFound | ApiError::Conflict(_)) => {
                 if !denied.is_empty() && denied.remove(&rule) {
                     tracing::info!(verb = rule.verb, resource = rule.resource, "permission is granted now");
                 }
-                Ok(value)
             }
-            Err(error) => {
-                let error = ApiError::new(&rule, &error);
-                // What was asked is noted, since its success will end this; what is missing is told, which may be another verb.
-                if let ApiError::Forbidden(missing) = &error
-                    && denied.insert(rule)
-                {
-                    tracing::warn!(
-                        verb = missing.verb,
-                        resource = missing.resource,
-                        api_group = missing.group,
-                        namespace = missing.namespace.as_deref(),
-                        "{missing}"
-                    );
-                }
-                Err(error)
-            }
+            // What was asked is noted, since its success will end this; what is missing is told, which may be another verb.
+            Err(ApiError::Forbidden(missing)) if denied.insert(rule) => tracing::warn!(
+                verb = missing.verb,
+                resource = missing.resource,
+                api_group = missing.group,
+                namespace = missing.namespace.as_deref(),
+                "{missing}"
+            ),
+            Err(_) => {}
         }
+        result
     }
 }
 
@@ -179,14 +185,17 @@ pub(super) enum ApiError {
     /// Ours, or of an admission webhook: what we wrote is not taken, and would not be next time.
     #[error("refused: {0}")]
     Refused(String),
-    /// Of the API server or the way to it; it passes.
-    #[error("the API server does not answer: {0}")]
+    /// Of the API server or of a webhook that it must ask, about what was sent: another object may fare better.
+    #[error("{0}")]
+    Failed(String),
+    /// Of the API server, the way to it or our credentials; it passes.
+    #[error("{0}")]
     Unreachable(String),
 }
 
 impl ApiError {
     fn new(rule: &Rule, error: &kube::Error) -> Self {
-        let kube::Error::Api(status) = error else { return Self::Unreachable(chain(error)) };
+        let kube::Error::Api(status) = error else { return Self::silent(chain(error)) };
         match status.code {
             403 => match denied_verb(&status.message) {
                 Some(verb) => Self::Forbidden(Rule { verb, ..rule.clone() }),
@@ -197,18 +206,46 @@ impl ApiError {
             404 => Self::NotFound,
             409 => Self::Conflict(status.message.clone()),
             400 | 405 | 413 | 415 | 422 => Self::Refused(status.message.clone()),
-            code => Self::Unreachable(format!("status {code}: {}", status.message)),
+            401 => Self::Unreachable(format!("the API server does not take our credentials: {}", status.message)),
+            429 => Self::Unreachable(format!("the API server has no time for us: {}", status.message)),
+            500 if is_of_the_object(status) => {
+                Self::Failed(format!("the API server fails with status 500: {}", status.message))
+            }
+            code => Self::Unreachable(format!("the API server fails with status {code}: {}", status.message)),
         }
+    }
+
+    /// No answer at all.
+    pub(super) fn silent(why: impl fmt::Display) -> Self {
+        Self::Unreachable(format!("the API server does not answer: {why}"))
     }
 }
 
-/// The verb of a denial, which always reads `User "u" cannot create resource "r" in API group "g"`: an apply that has to create its
-/// object needs more than `patch`.
+/// Whether a failure may be about the object alone. It is not where the API server says that it has no time, where its own store fails,
+/// nor where something in front of it answers, which has no `Status` to send.
+fn is_of_the_object(status: &Status) -> bool {
+    let of_a_server = ["ServerTimeout", "Failed to parse error data"].contains(&status.reason.as_str());
+    !of_a_server && !status.message.starts_with("etcdserver: ")
+}
+
+/// The verb of a denial, which always reads `r.g "n" is forbidden: User "u" cannot create resource "r" in API group "g"`: an apply that
+/// has to create its object needs more than `patch`. A webhook may use the same words, after `… denied the request: `.
 fn denied_verb(message: &str) -> Option<&'static str> {
     const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-    let mut words = message.split_once(" cannot ")?.1.split_whitespace();
+    let (what, denial) = message.split_once(r#" is forbidden: User ""#)?;
+    let mut words = denial.split_once(r#"" cannot "#)?.1.split_whitespace();
     let verb = words.next()?;
-    VERBS.into_iter().find(|known| *known == verb).filter(|_| words.next() == Some("resource"))
+    VERBS.into_iter().find(|known| *known == verb).filter(|_| words.next() == Some("resource") && !what.contains(": "))
+}
+
+/// What was asked for when a watch went wrong, and how it did.
+pub(super) fn asked(error: watcher::Error) -> (&'static str, kube::Error) {
+    match error {
+        watcher::Error::InitialListFailed(error) => ("list", error),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => ("watch", error),
+        watcher::Error::WatchError(status) => ("watch", kube::Error::Api(status)),
+        watcher::Error::NoResourceVersion => ("list", kube::Error::Service(error.into())),
+    }
 }
 
 /// An error with its causes, in one line.
@@ -235,8 +272,45 @@ mod tests {
     fn a_denial_names_the_verb_that_is_missing_and_a_quota_is_no_denial() {
         let denial = r#"x "a" is forbidden: User "u" cannot create resource "x" in API group "g" in the namespace "n""#;
         assert_eq!(denied_verb(denial), Some("create"));
-        assert_eq!(denied_verb(r#"User "u" cannot use resource "x""#), None);
+        let all = r#"x.g is forbidden: User "system:serviceaccount:n:u" cannot list resource "x" in API group "g" at the cluster scope"#;
+        assert_eq!(denied_verb(all), Some("list"));
+        assert_eq!(denied_verb(r#"x "a" is forbidden: User "u" cannot use resource "x""#), None);
         assert_eq!(denied_verb(r#"x "a" is forbidden: exceeded quota: q"#), None);
-        assert_eq!(denied_verb("admission webhook denied the request: you cannot create a Service here"), None);
+    }
+
+    #[test]
+    fn the_words_of_a_webhook_are_no_denial() {
+        for words in [
+            "you cannot create a Service here",
+            "User may not: your team cannot create resource here",
+            r#"x "a" is forbidden: User "u" cannot create resource "x" in API group "g""#,
+        ] {
+            let message = format!(r#"admission webhook "w.example.com" denied the request: {words}"#);
+            assert_eq!(denied_verb(&message), None, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_of_the_object_unless_it_is_of_the_api_server_or_of_something_before_it() {
+        let judge = |code, reason: &str, message: &str| {
+            let status = Status::failure(message, reason).with_code(code);
+            ApiError::new(&Rule::new("patch", "", "x", None), &kube::Error::Api(Box::new(status)))
+        };
+        let webhook = "Internal error occurred: failed calling webhook \"w.example.com\": connection refused";
+        let failed = format!("the API server fails with status 500: {webhook}");
+        assert_eq!(judge(500, "InternalError", webhook), ApiError::Failed(failed));
+        for (code, reason, message) in [
+            (500, "ServerTimeout", "The patch operation against x could not be completed at this time"),
+            (500, "", "etcdserver: request timed out"),
+            (500, "Failed to parse error data", "<html>"),
+            (401, "Unauthorized", "Unauthorized"),
+            (429, "TooManyRequests", "too many requests"),
+            (502, "Failed to parse error data", "bad gateway"),
+            (503, "ServiceUnavailable", "shutting down"),
+            (504, "Timeout", "request did not complete within the allotted timeout"),
+        ] {
+            let judged = judge(code, reason, message);
+            assert!(matches!(judged, ApiError::Unreachable(_)), "{code} {reason}: {judged:?}");
+        }
     }
 }

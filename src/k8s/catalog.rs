@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
+use crate::crd::{ConditionStatus, ScrapeTarget, ScrapeTargetStatus};
 use crate::target::{Problem, TargetId};
 
 /// A ScrapeTarget of the cluster.
@@ -32,11 +32,18 @@ pub(super) struct Record {
 /// The condition `MonitorReady`, but for its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MonitorState {
-    pub(super) ready: bool,
+    pub(super) status: ConditionStatus,
     /// One word in CamelCase.
     pub(super) reason: &'static str,
     /// The sentence.
     pub(super) message: String,
+}
+
+impl MonitorState {
+    /// Whether the sentence has the words of somebody else in it, which may be others each time.
+    pub(super) fn is_quoted(&self) -> bool {
+        matches!(self.reason, "Refused" | "Failed")
+    }
 }
 
 /// All of them, by name.

@@ -1,5 +1,7 @@
-//! Removes what a release wrote, before it is uninstalled. Monitors are owned by targets, and targets survive the release.
+//! Removes what a release wrote, before it is uninstalled or where it may not write any more. Monitors are owned by targets, and targets
+//! survive the release.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -10,10 +12,11 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::access::{ApiError, Rule};
 use super::labels;
-use super::monitor::{GROUP, Ours, PLURAL, monitors, only, page, scopes};
+use super::monitor::{GROUP, Ours, PLURAL, Scope, monitors, only, page, scopes};
 use super::pace::Pace;
 use super::{Cluster, DiscoveryMode, Settings, WRITES_PER_SECOND};
 
@@ -29,6 +32,9 @@ const CLEANUP: &str = "cleanup-";
 
 /// Deletions between two renewals of the Lease: ten seconds' worth.
 const CHUNK: usize = 500;
+
+/// A permission that was given a moment ago is not known to the API server at once.
+const NEW_ROLE: Duration = Duration::from_secs(10);
 
 /// So many others may take the Lease while we wait for it.
 const MOST_RIVALS: u32 = 3;
@@ -87,6 +93,30 @@ pub async fn cleanup(cluster: &Cluster, settings: &Settings) -> Result<Removed, 
     let removed = Removed { monitors: monitors?, endpoints: usize::from(endpoints?) };
     lock.take(LAST_TERM).await?;
     Ok(removed)
+}
+
+/// Removes the ServiceMonitors that the release of `settings` wrote in the watched namespaces, but for those in `kept`. The release goes on:
+/// this is for namespaces where it may write none any more, so that its pods need not be stopped. The Endpoints and the Lease are left
+/// alone.
+pub async fn cleanup_monitors(
+    cluster: &Cluster,
+    settings: &Settings,
+    kept: &[String],
+) -> Result<Removed, CleanupError> {
+    let mut settings = settings.clone();
+    settings.discovery.mode = DiscoveryMode::ServiceMonitor; // whatever it is now
+    let watched = settings.watch_namespaces.iter().map(|name| Some(Arc::from(name.as_str())));
+    let scopes: Vec<Scope> = if settings.watch_namespaces.is_empty() { vec![None] } else { watched.collect() };
+    let begun = Instant::now();
+    let mut found = loop {
+        match find(cluster, &settings, &scopes).await {
+            Err(CleanupError::Forbidden(_)) if begun.elapsed() < NEW_ROLE => tokio::time::sleep(NEW_ROLE / 10).await,
+            found => break found?,
+        }
+    };
+    found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.place.namespace));
+    let monitors = delete(cluster, &Pace::new(WRITES_PER_SECOND), &found).await?;
+    Ok(Removed { monitors, endpoints: 0 })
 }
 
 /// The Lease of the release.
@@ -176,25 +206,29 @@ fn remaining(lease: &LeaseSpec, now: Timestamp) -> Duration {
 
 /// Returns how many there were.
 async fn delete_monitors(cluster: &Cluster, settings: &Settings, lock: &Lock<'_>) -> Result<usize, CleanupError> {
-    let found = find(cluster, settings).await?;
+    let found = find(cluster, settings, &scopes(settings)).await?;
     let pace = Pace::new(WRITES_PER_SECOND);
     let mut removed = 0;
     for chunk in found.chunks(CHUNK) {
         lock.renew().await?;
-        let deletions = futures::stream::iter(chunk).map(|ours| delete_monitor(cluster, &pace, ours));
-        let deleted: Vec<bool> = deletions.buffer_unordered(IN_FLIGHT).try_collect().await?;
-        removed += deleted.into_iter().filter(|deleted| *deleted).count();
+        removed += delete(cluster, &pace, chunk).await?;
     }
     Ok(removed)
 }
 
-async fn find(cluster: &Cluster, settings: &Settings) -> Result<Vec<Ours>, CleanupError> {
+async fn delete(cluster: &Cluster, pace: &Pace, found: &[Ours]) -> Result<usize, CleanupError> {
+    let deletions = futures::stream::iter(found).map(|ours| delete_monitor(cluster, pace, ours));
+    let deleted: Vec<bool> = deletions.buffer_unordered(IN_FLIGHT).try_collect().await?;
+    Ok(deleted.into_iter().filter(|deleted| *deleted).count())
+}
+
+async fn find(cluster: &Cluster, settings: &Settings, scopes: &[Scope]) -> Result<Vec<Ours>, CleanupError> {
     let mut found = Vec::new();
-    for scope in scopes(settings) {
+    for scope in scopes {
         let mut token = None;
         loop {
             let rule = Rule::new("list", GROUP, PLURAL, scope.as_deref());
-            match cluster.call(rule, page(cluster, &scope, settings, token.take())).await {
+            match cluster.call(rule, page(cluster, scope, settings, token.take())).await {
                 Ok((ours, next)) => {
                     found.extend(ours);
                     token = next;

@@ -16,13 +16,17 @@ mod catalog;
 mod cleanup;
 mod controller;
 mod dry_run;
+mod failing;
 mod labels;
 mod leader;
 mod monitor;
+mod object;
 mod pace;
+mod pause;
 mod secrets;
 mod settings;
 mod status;
+mod tally;
 mod watch;
 
 use std::sync::Arc;
@@ -32,7 +36,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use access::{AccessError, Cluster};
-pub use cleanup::{CleanupError, Removed, cleanup};
+pub use cleanup::{CleanupError, Removed, cleanup, cleanup_monitors};
 pub use dry_run::{NoVerdict, Verdict, dry_run};
 pub use settings::{
     Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,

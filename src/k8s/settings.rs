@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::crd::{is_label_key, is_label_value};
+
 /// Everything that the flags say.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -239,25 +241,6 @@ fn is_requirement(text: &str) -> bool {
             && values.is_some_and(|values| values.split(',').all(|value| is_label_value(value.trim())));
     }
     is_label_key(text.strip_prefix('!').unwrap_or(text))
-}
-
-fn is_label_value(value: &str) -> bool {
-    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    value.is_empty()
-        || (value.len() <= 63
-            && value.chars().all(inner)
-            && value.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && value.ends_with(|c: char| c.is_ascii_alphanumeric()))
-}
-
-fn is_label_key(key: &str) -> bool {
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    let is_prefix = |prefix: &str| {
-        !prefix.is_empty()
-            && prefix.len() <= 253
-            && prefix.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
-    };
-    !name.is_empty() && is_label_value(name) && prefix.is_none_or(is_prefix)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Health {
             }
             // It answers, and not to us: no reason to call it away.
             ApiError::Forbidden(_) => self.set(scope, State::Fine),
-            ApiError::Conflict(_) | ApiError::Refused(_) | ApiError::Unreachable(_) => {
+            ApiError::Conflict(_) | ApiError::Refused(_) | ApiError::Failed(_) | ApiError::Unreachable(_) => {
                 self.set(scope, State::Failing);
                 if self.away_told.is_none() && since.elapsed() >= PATIENCE {
                     self.away_told = Some(since);

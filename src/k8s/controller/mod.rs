@@ -64,6 +64,8 @@ struct Follower {
     known: Known,
     health: Health,
     journal: Journal,
+    /// Whether it was said that there are fields we do not know.
+    told_of_newer: bool,
 }
 
 /// Namespaces that are listed and watched together.
@@ -94,6 +96,7 @@ impl Follower {
             known,
             health,
             journal: Journal::default(),
+            told_of_newer: false,
         }
     }
 
@@ -166,8 +169,11 @@ impl Follower {
     }
 
     /// An object is there. What differs from what was known of it decides who must look at it.
-    fn shown(&mut self, scope: usize, Observed { mut object, stand_in }: Observed) {
+    fn shown(&mut self, scope: usize, Observed { mut object, stand_in, unknown }: Observed) {
         let id = object.id.clone();
+        if let Some(field) = unknown.filter(|_| !std::mem::replace(&mut self.told_of_newer, true)) {
+            tracing::warn!(target = %id, field, "the CRD in the cluster is newer than this program: what this does not know is ignored");
+        }
         if let Some(shown) = self.scopes.get_mut(scope).and_then(|scope| scope.listing.as_mut()) {
             shown.insert(id.clone());
         }

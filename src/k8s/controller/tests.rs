@@ -36,7 +36,7 @@ fn spoilt(name: &str) -> Object {
 }
 
 fn shown(object: Object) -> Observed {
-    Observed { object, stand_in: None }
+    Observed { object, stand_in: None, unknown: None }
 }
 
 struct Lab {
@@ -183,7 +183,7 @@ async fn a_spoilt_object_is_answered_for_by_a_stand_in_and_heals() {
     lab.applied(object("a"));
     lab.woken();
     let stand_in = Arc::new(ScrapeTarget::new("a", ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/")));
-    lab.take([News::Applied(Box::new(Observed { object: spoilt("a"), stand_in: Some(stand_in) }))]);
+    lab.take([News::Applied(Box::new(Observed { object: spoilt("a"), stand_in: Some(stand_in), unknown: None }))]);
     let problem = lab.shared.pollers.get(&id("a")).unwrap().target().problem.clone().unwrap();
     assert_eq!((problem.reason, &*problem.message), ("InvalidSpec", "spec.interval: too odd"));
     assert_eq!(lab.shared.catalog.get(&id("a")).unwrap().accepted, Some(Err(problem)));

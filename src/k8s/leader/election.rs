@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
+use super::super::access::BELIEVED_DENIALS;
 use super::super::backoff::{Backoff, chance};
 use super::candidate::{Candidate, Failure};
-use super::follow::{BELIEVED_DENIALS, DENIED_RETRY};
+use super::follow::DENIED_RETRY;
 use super::lease::{Circumstances, Sight, Timing, View, judge};
 use super::{IGNORANCE, Role, Term, until_known};
 
@@ -19,7 +20,7 @@ use super::{IGNORANCE, Role, Term, until_known};
 const SPREAD: Duration = Duration::from_millis(400);
 /// After the API server was away, the leader has this long to renew a Lease that has ended meanwhile: a change of leaders resets
 /// counters, and helps nobody.
-const COURTESY: Duration = Duration::from_secs(3);
+const COURTESY: Duration = Duration::from_secs(5);
 /// Pauses between attempts that failed. Shorter than the courtesy, so that a leader uses it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// As many failures in a row are worth a line, if the API server answers otherwise.

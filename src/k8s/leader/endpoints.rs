@@ -29,6 +29,8 @@ const SILENCE: Duration = Duration::from_mins(5);
 /// Between two writes. It doubles while somebody else writes them too, so that no fight is fast.
 const GAP: Duration = Duration::from_secs(1);
 const LONGEST_GAP: Duration = Duration::from_secs(30);
+/// From this gap on it is a fight, which somebody must end.
+const FIGHT: Duration = Duration::from_secs(8);
 /// After a write that failed but may succeed next time.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -92,6 +94,15 @@ fn is_as_wanted(seen: &Endpoints, wanted: &Endpoints) -> bool {
     seen.subsets == wanted.subsets && wanted.metadata.labels.iter().flatten().all(label)
 }
 
+/// What is known about the Endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Right,
+    Wrong,
+    /// We may not look. They are written blindly: an apply that changes nothing is no write.
+    Unseen,
+}
+
 /// Keeps the Endpoints while we lead.
 struct Writer<'a> {
     shared: &'a Shared,
@@ -105,15 +116,15 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Puts the Endpoints right whenever they are not, until it is dropped.
     async fn keep(&mut self) {
-        let (wrong, looks) = watch::channel(false);
+        let (found, looks) = watch::channel(Found::Right);
         let Settings { namespace, discovery, .. } = &self.shared.settings;
         let show = |look: Look<Endpoints>| match look {
             Look::Seen(seen) => {
-                wrong.send_replace(!seen.is_some_and(|seen| is_as_wanted(&seen, self.wanted)));
+                let right = seen.is_some_and(|seen| is_as_wanted(&seen, self.wanted));
+                found.send_replace(if right { Found::Right } else { Found::Wrong });
             }
-            // Written blindly: an apply that changes nothing is no write.
             Look::Denied => {
-                wrong.send_replace(true);
+                found.send_replace(Found::Unseen);
             }
             // What was seen last holds until more is known.
             Look::Away(_) => {}
@@ -124,24 +135,26 @@ impl Writer<'_> {
         }
     }
 
-    async fn correct(&mut self, mut wrong: watch::Receiver<bool>) {
+    async fn correct(&mut self, mut looks: watch::Receiver<Found>) {
         let mut quiet = Instant::now();
         loop {
-            let is_wrong = *wrong.borrow_and_update();
-            if is_wrong {
-                if quiet.elapsed() > LONGEST_GAP {
-                    self.gap = GAP;
+            let found = *looks.borrow_and_update();
+            if found == Found::Right {
+                if looks.changed().await.is_err() {
+                    return;
                 }
-                sleep(self.write().await).await;
-                quiet = Instant::now();
-            } else if wrong.changed().await.is_err() {
-                return;
+                continue;
             }
+            if quiet.elapsed() > LONGEST_GAP {
+                self.gap = GAP;
+            }
+            sleep(self.write(found).await).await;
+            quiet = Instant::now();
         }
     }
 
     /// Writes once. Returns how long to wait before the next time.
-    async fn write(&mut self) -> Duration {
+    async fn write(&mut self, found: Found) -> Duration {
         let Settings { namespace, discovery, .. } = &self.shared.settings;
         let api = Api::<Endpoints>::namespaced(self.shared.cluster.client(), namespace);
         let (how, patch) = (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(self.wanted));
@@ -155,8 +168,17 @@ impl Writer<'_> {
             Ok(_) => {
                 tracing::debug!(endpoints = discovery.service, "the Endpoints are written");
                 self.refused = None;
+                if found == Found::Unseen {
+                    return DENIED_RETRY;
+                }
                 let gap = self.gap;
                 self.gap = (gap * 2).min(LONGEST_GAP);
+                if gap == FIGHT {
+                    tracing::warn!(
+                        endpoints = discovery.service,
+                        "somebody else writes the Endpoints too: a Service of this name with a selector, or another release"
+                    );
+                }
                 gap
             }
             Err(ApiError::Forbidden(_)) => DENIED_RETRY,

@@ -8,11 +8,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use kube::Api;
-use kube::runtime::watcher::{self, watch_object};
+use kube::runtime::watcher::watch_object;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::super::access::{ApiError, Cluster, Rule};
+use super::super::access::{ApiError, BELIEVED_DENIALS, Cluster, Rule, asked};
 use super::super::backoff::Backoff;
 
 /// What a look at the object showed.
@@ -30,8 +30,6 @@ pub(super) enum Look<K> {
 const DEADLINE: Duration = Duration::from_secs(10);
 /// When a permission is asked for again that has been missing for long.
 pub(super) const DENIED_RETRY: Duration = Duration::from_secs(30);
-/// As many denials in a row are believed: an API server that has just started denies everything for a moment.
-pub(super) const BELIEVED_DENIALS: u32 = 3;
 /// So that an API server that is back is noticed at once.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -74,7 +72,7 @@ where
                     let (verb, error) = asked(error);
                     break cluster.judge(rule(verb), Err::<(), _>(error)).err();
                 }
-                Err(_) if !listed => break Some(ApiError::Unreachable(format!("no answer within {DEADLINE:?}"))),
+                Err(_) if !listed => break Some(ApiError::silent(format_args!("none within {DEADLINE:?}"))),
                 Ok(None) | Err(_) => break None,
             }
         };
@@ -83,15 +81,5 @@ where
         denials = if is_denial { denials + 1 } else { 0 };
         show(if denials < BELIEVED_DENIALS { Look::Away(error) } else { Look::Denied });
         tokio::time::sleep(if is_denial { denied.next() } else { failing.next() }).await;
-    }
-}
-
-/// What was asked for when this went wrong.
-fn asked(error: watcher::Error) -> (&'static str, kube::Error) {
-    match error {
-        watcher::Error::InitialListFailed(error) => ("list", error),
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => ("watch", error),
-        watcher::Error::WatchError(status) => ("watch", kube::Error::Api(status)),
-        watcher::Error::NoResourceVersion => ("list", kube::Error::Service(error.into())),
     }
 }

@@ -113,6 +113,9 @@ impl Timing {
     }
 }
 
+/// No Lease can be set to be good for longer, clocks that differ included.
+const LONGEST: Duration = Duration::from_secs(305);
+
 /// How long the API server may be away before it is worth a line.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -123,12 +126,14 @@ pub(super) struct Eye {
     /// Since when the API server has not answered, and whether that was told.
     away: Option<Instant>,
     told: bool,
+    /// Whose time in the Lease was told to be wrong.
+    ahead: Option<Arc<str>>,
 }
 
 impl Eye {
     pub(super) fn new(shared: &Arc<Shared>) -> (Self, watch::Receiver<View>) {
         let (views, receiver) = watch::channel(View { sight: Sight::Unknown, back: None, away: false });
-        (Self { shared: Arc::clone(shared), views, away: None, told: false }, receiver)
+        (Self { shared: Arc::clone(shared), views, away: None, told: false, ahead: None }, receiver)
     }
 
     /// Looks until told to stop.
@@ -152,8 +157,10 @@ impl Eye {
                 if let Some(gone) = gone.filter(|_| std::mem::take(&mut self.told)) {
                     tracing::info!(after = ?Duration::from_secs(gone.elapsed().as_secs()), "the Lease is watched again");
                 }
+                let sight = Sight::of(lease);
+                self.warn_of_future(&sight);
                 self.put(|view| {
-                    view.sight = Sight::of(lease);
+                    view.sight = sight;
                     view.away = false;
                     view.back = gone.map(|_| Instant::now()).or(view.back);
                 });
@@ -166,6 +173,21 @@ impl Eye {
                 }
             }),
             Look::Away(error) => self.missed(&error),
+        }
+    }
+
+    /// A Lease that is good for longer than it can be keeps everybody from leading if its holder is gone.
+    fn warn_of_future(&mut self, sight: &Sight) {
+        let Sight::Held { holder, until } = sight else { return };
+        let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+        if left > LONGEST && self.ahead.as_ref() != Some(holder) {
+            tracing::warn!(
+                holder = &**holder,
+                seconds = left.as_secs(),
+                "the Lease is good for longer than it should be: the holder's clock is ahead, or somebody edited it; if the holder is \
+                 gone, delete the Lease"
+            );
+            self.ahead = Some(Arc::clone(holder));
         }
     }
 

@@ -3,13 +3,14 @@
 use futures::{StreamExt, stream};
 use kube::api::ListParams;
 
-use super::super::access::{ApiError, Cluster};
+use super::super::access::{ApiError, BELIEVED_DENIALS, Cluster};
 use super::super::backoff::Backoff;
 use super::super::catalog::MonitorState;
 use super::super::{DiscoveryMode, Settings, Shared};
 use super::place::Place;
 use super::requests::{Trouble, Writes};
 use super::{Scope, labels, monitors, scopes};
+use crate::crd::ConditionStatus;
 use crate::target::TargetId;
 
 /// Takes as many targets at once, before others get a turn.
@@ -47,7 +48,7 @@ fn tell(shared: &Shared, id: &TargetId) {
         DiscoveryMode::HttpSd => "discovery.mode is httpSD: Prometheus finds the target by /sd",
         _ => "discovery.mode is none: no ServiceMonitor is written",
     };
-    let state = MonitorState { ready: true, reason: "Disabled", message: message.to_owned() };
+    let state = MonitorState { status: ConditionStatus::True, reason: "Disabled", message: message.to_owned() };
     if shared.catalog.put_monitor(id, Some(state)) {
         shared.statuses.mark([id.clone()]);
     }
@@ -74,7 +75,7 @@ async fn attempt(writes: Writes) -> Attempt {
                 attempt.left -= 1;
                 attempt.again = true; // whether it is really gone, the next list tells
             }
-            Err(Trouble::Api(ApiError::Forbidden(_))) => {}
+            Err(Trouble::Api(ApiError::Forbidden(_))) => attempt.denied = true,
             Err(trouble) => {
                 tracing::debug!(monitor = %place, ?trouble, "an earlier mode's monitor stays for now");
                 attempt.again = true;
@@ -91,13 +92,16 @@ struct Attempt {
     left: usize,
     /// Another attempt may find less.
     again: bool,
+    /// A permission is missing, or so it looks.
+    denied: bool,
 }
 
 async fn until_clear<A: Future<Output = Attempt>>(mut attempt: impl FnMut() -> A) {
     let mut backoff = Backoff::new();
     let mut said = false;
+    let mut denials = 0;
     loop {
-        let Attempt { left, again } = attempt().await;
+        let Attempt { left, again, denied } = attempt().await;
         if left > 0 && !said {
             said = true;
             tracing::warn!(
@@ -105,7 +109,8 @@ async fn until_clear<A: Future<Output = Attempt>>(mut attempt: impl FnMut() -> A
                 "ServiceMonitors of an earlier discovery.mode could not be removed, Prometheus still uses them"
             );
         }
-        if !again {
+        denials = if denied { denials + 1 } else { 0 };
+        if !again && (denials == 0 || denials >= BELIEVED_DENIALS) {
             return;
         }
         tokio::time::sleep(backoff.next()).await;
@@ -128,6 +133,7 @@ async fn find(writes: &Writes) -> (Vec<Ours>, Attempt) {
                 // Without the right or the kind there is nothing to do here, and nobody to be told.
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
                     tracing::debug!(%status, "cannot look for monitors of an earlier mode");
+                    attempt.denied |= status.code == 403;
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "cannot look for monitors of an earlier mode yet");
@@ -162,7 +168,7 @@ pub(in crate::k8s) async fn page(
 ) -> kube::Result<(Vec<Ours>, Option<String>)> {
     let mut how = ListParams::default().labels(&labels::selector(settings)).limit(500);
     how.continue_token = token;
-    let list = monitors(cluster, scope.as_deref()).list_metadata(&how).await?;
+    let list = monitors(cluster, scope.as_deref()).list(&how).await?;
     let next = list.metadata.continue_.filter(|token| !token.is_empty());
     let found = list.items.into_iter().map(|object| Ours {
         place: Place {
@@ -181,10 +187,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_tried_until_nothing_is_left_that_could_be_removed() {
-        let attempt = |left, again| Attempt { left, again };
+        let attempt = |left, again| Attempt { left, again, denied: false };
         let mut attempts = [attempt(0, true), attempt(3, true), attempt(2, true), attempt(2, false)].into_iter();
         until_clear(|| std::future::ready(attempts.next().unwrap())).await;
         assert_eq!(attempts.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_denial_is_not_believed_and_several_end_it() {
+        let attempt = |denied| Attempt { left: 0, again: false, denied };
+        let mut cleared = [attempt(true), attempt(false)].into_iter();
+        until_clear(|| std::future::ready(cleared.next().unwrap())).await;
+        assert_eq!(cleared.len(), 0);
+
+        let mut attempts = 0;
+        until_clear(|| {
+            attempts += 1;
+            std::future::ready(attempt(true))
+        })
+        .await;
+        assert_eq!(attempts, BELIEVED_DENIALS);
     }
 
     #[tokio::test]

@@ -6,13 +6,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde_json::{Map, Value, json};
 
 use super::super::catalog::{MonitorState, Object};
-use super::super::{DiscoveryMode, MonitorNamespace, Settings};
+use super::super::{MonitorNamespace, Settings};
 use super::features::Features;
 use super::place::Place;
-use super::relabeling::{refuse_variables, relabelings};
+use super::relabeling::{refuse_detours, refuse_variables, relabelings};
 use super::security::{Security, security};
 use super::{API_VERSION, KIND, labels};
-use crate::crd::{self, Monitor, ScrapeTargetSpec};
+use crate::crd::{self, ConditionStatus, Monitor, ScrapeTargetSpec};
 
 /// Why a target has no ServiceMonitor although it is declared well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +27,12 @@ pub(super) enum Unwritten {
 
 impl Unwritten {
     pub(super) fn state(self) -> MonitorState {
-        let (ready, reason, message) = match self {
-            Self::Disabled(why) => (true, "Disabled", why),
-            Self::NotPortable(why) => (false, "NotPortable", why),
-            Self::Unsupported(why) => (false, "Unsupported", why),
+        let (status, reason, message) = match self {
+            Self::Disabled(why) => (ConditionStatus::True, "Disabled", why),
+            Self::NotPortable(why) => (ConditionStatus::False, "NotPortable", why),
+            Self::Unsupported(why) => (ConditionStatus::False, "Unsupported", why),
         };
-        MonitorState { ready, reason, message }
+        MonitorState { status, reason, message }
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn desired(
 ) -> Result<Desired, Unwritten> {
     let default = Monitor::default();
     let monitor = spec.monitor.as_ref().unwrap_or(&default);
-    wanted(spec, monitor, settings)?;
+    wanted(spec, monitor)?;
     refuse_variables(spec)?;
     let part = json!({
         "metadata": metadata(object, monitor, settings),
@@ -84,15 +84,14 @@ pub(super) fn desired(
     Ok(Desired { mark: mark(&part), part })
 }
 
-fn wanted(spec: &ScrapeTargetSpec, monitor: &Monitor, settings: &Settings) -> Result<(), Unwritten> {
-    let why = match settings.discovery.mode {
-        DiscoveryMode::HttpSd => "discovery.mode is httpSD: Prometheus finds the target by /sd",
-        DiscoveryMode::None => "discovery.mode is none",
-        DiscoveryMode::ServiceMonitor if !monitor.enabled => "spec.monitor.enabled is false",
-        DiscoveryMode::ServiceMonitor if spec.suspend => "spec.suspend is true",
-        DiscoveryMode::ServiceMonitor => return Ok(()),
-    };
-    Err(Unwritten::Disabled(why.to_owned()))
+fn wanted(spec: &ScrapeTargetSpec, monitor: &Monitor) -> Result<(), Unwritten> {
+    if !monitor.enabled {
+        Err(Unwritten::Disabled("spec.monitor.enabled is false".to_owned()))
+    } else if spec.suspend {
+        Err(Unwritten::Disabled("spec.suspend is true".to_owned()))
+    } else {
+        Ok(())
+    }
 }
 
 /// Nothing of the ScrapeTarget's own labels and annotations: tools that track by them would take the monitor for one
@@ -162,6 +161,7 @@ fn spec_of(
         endpoint["tlsConfig"] = tls.into();
     }
     if let Some(basic_auth) = basic_auth {
+        refuse_detours(spec)?;
         endpoint["basicAuth"] = basic_auth.into();
     }
     let mut made = json!({

@@ -4,6 +4,7 @@
 //! It is asked by what everybody may read, so that no right on CRDs is needed.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use futures::stream::{self, Stream};
@@ -24,6 +25,19 @@ pub(super) struct Features {
     pub(super) keep_dropped_targets: bool,
     /// `spec.selectorMechanism`.
     pub(super) selector_mechanism: bool,
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scrape_class, keep_dropped_targets, selector_mechanism } = *self;
+        let fields = [
+            (scrape_class, "scrapeClass"),
+            (keep_dropped_targets, "keepDroppedTargets"),
+            (selector_mechanism, "selectorMechanism"),
+        ];
+        let known: Vec<&str> = fields.into_iter().filter_map(|(known, name)| known.then_some(name)).collect();
+        f.write_str(&known.join(","))
+    }
 }
 
 impl Features {
@@ -57,7 +71,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Yields what is installed, and again whenever that changes.
 pub(super) fn follow(cluster: Cluster) -> impl Stream<Item = Installed> + Send {
-    let start = Follow { cluster, revision: None, known: None, doubt: false, wait: Duration::ZERO };
+    let start = Follow { cluster, revision: None, sure: false, known: None, doubt: false, wait: Duration::ZERO };
     stream::unfold(start, |mut follow| async {
         let news = follow.change().await;
         Some((news, follow))
@@ -66,8 +80,11 @@ pub(super) fn follow(cluster: Cluster) -> impl Stream<Item = Installed> + Send {
 
 struct Follow {
     cluster: Cluster,
-    /// Of the document that [`known`](Self::known) was read from.
+    /// Of the document that [`known`](Self::known) was read from, as the index says.
     revision: Option<String>,
+    /// Whether the document has been read twice at this revision. The index may lag behind the document, which then is a newer one than it
+    /// seems, and is not read again if it becomes what it was.
+    sure: bool,
     known: Option<Installed>,
     /// The last answer did not show the kind, and does not count before the next one agrees.
     doubt: bool,
@@ -133,8 +150,10 @@ impl Follow {
                 self.revision = None;
                 return Ok(Installed::No);
             };
+            let same = self.revision.as_ref() == Some(&before);
             if let Some(known) = self.known
-                && self.revision.as_ref() == Some(&before)
+                && same
+                && self.sure
             {
                 return Ok(known);
             }
@@ -143,6 +162,7 @@ impl Follow {
             revision = self.ask_for_revision().await?;
             if revision.as_ref() == Some(&before) {
                 self.revision = revision;
+                self.sure = same;
                 return Ok(installed);
             }
         }
@@ -295,7 +315,14 @@ mod tests {
     }
 
     fn follow(known: Option<Installed>) -> Follow {
-        Follow { cluster: Cluster::unreachable(), revision: None, known, doubt: false, wait: Duration::ZERO }
+        Follow {
+            cluster: Cluster::unreachable(),
+            revision: None,
+            sure: false,
+            known,
+            doubt: false,
+            wait: Duration::ZERO,
+        }
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod desired;
 mod features;
 use super::labels;
 mod ledger;
+mod object;
 mod observed;
 mod patience;
 mod place;
@@ -24,23 +25,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Api;
-use kube::core::{ApiResource, DynamicObject};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use clearing::{Ours, page};
 pub(super) use requests::only;
-pub(super) use sight::scopes;
+pub(super) use sight::{Scope, scopes};
 
 use super::access::Cluster;
 use super::leader::Leadership;
 use super::{DiscoveryMode, Shared};
+use object::Shown;
 use requests::Writes;
-use sight::Scope;
 use writer::Writer;
 
 pub(super) const GROUP: &str = "monitoring.coreos.com";
 pub(super) const PLURAL: &str = "servicemonitors";
+const VERSION: &str = "v1";
 const API_VERSION: &str = "monitoring.coreos.com/v1";
 const KIND: &str = "ServiceMonitor";
 
@@ -88,16 +89,9 @@ async fn follow(shared: Arc<Shared>, mut leadership: Leadership) -> std::convert
 }
 
 /// ServiceMonitors of one namespace, or of all.
-pub(super) fn monitors(cluster: &Cluster, namespace: Option<&str>) -> Api<DynamicObject> {
-    let resource = ApiResource {
-        group: GROUP.to_owned(),
-        version: "v1".to_owned(),
-        api_version: API_VERSION.to_owned(),
-        kind: KIND.to_owned(),
-        plural: PLURAL.to_owned(),
-    };
+pub(super) fn monitors(cluster: &Cluster, namespace: Option<&str>) -> Api<Shown> {
     match namespace {
-        Some(namespace) => Api::namespaced_with(cluster.client(), namespace, &resource),
-        None => Api::all_with(cluster.client(), &resource),
+        Some(namespace) => Api::namespaced(cluster.client(), namespace),
+        None => Api::all(cluster.client()),
     }
 }

@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use kube::core::DynamicObject;
 use kube::core::metadata::ObjectMeta;
 use serde_json::{Map, Value, json};
 
 use super::super::Settings;
 use super::desired::{Desired, mark};
 use super::labels;
+use super::object::Shown;
 use super::place::Place;
 
 /// A ServiceMonitor as the API server shows it.
@@ -27,12 +27,10 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    pub(super) fn new(object: DynamicObject) -> Self {
-        let DynamicObject { metadata, mut data, .. } = object;
+    pub(super) fn new(shown: Shown) -> Self {
+        let Shown { metadata, spec } = shown;
         let ObjectMeta { name, namespace, uid, labels, annotations, owner_references, managed_fields, .. } = metadata;
-        let ours = managed_fields.into_iter().flatten().find(|entry| {
-            entry.manager.as_deref() == Some(labels::MANAGER) && entry.operation.as_deref() == Some("Apply")
-        });
+        let ours = managed_fields.into_iter().flatten().next();
         let target_namespace = labels.as_ref().and_then(|labels| labels.get(labels::TARGET_NAMESPACE));
         Self {
             target_namespace: target_namespace.map(|name| Arc::from(name.as_str())),
@@ -43,7 +41,7 @@ impl Observed {
             uid: uid.unwrap_or_default(),
             part: json!({
                 "metadata": { "labels": labels, "annotations": annotations, "ownerReferences": owner_references },
-                "spec": data["spec"].take(),
+                "spec": spec,
             }),
             owned: ours.map(|entry| entry.fields_v1.map_or(Value::Null, |fields| fields.0)),
         }

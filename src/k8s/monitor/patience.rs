@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::backoff::Backoff;
 use super::super::catalog::MonitorState;
 use super::place::Place;
 use crate::target::TargetId;
@@ -17,11 +16,11 @@ pub(super) const REST: Duration = Duration::from_mins(1);
 /// A fight that rested for this long is over.
 const PEACE: Duration = Duration::from_mins(5);
 
-/// The longest pause while the API server does not answer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// So many rounds are no accident.
+const SERIOUS: u32 = 3;
 
 /// What must not be tried before its time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Patience {
     /// By target: until when, and what it was that did not work. Something else may be tried at once.
     waits: HashMap<TargetId, (Instant, u64)>,
@@ -29,9 +28,6 @@ pub(super) struct Patience {
     resting: HashMap<Arc<str>, (Instant, Option<MonitorState>)>,
     /// By monitor: somebody else changes what we write.
     fights: HashMap<Place, Fight>,
-    /// The API server does not answer: until when nothing is asked.
-    pause: Option<Instant>,
-    backoff: Backoff,
 }
 
 #[derive(Debug)]
@@ -39,18 +35,6 @@ struct Fight {
     wanted: u64,
     rounds: u32,
     last: Instant,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            waits: HashMap::new(),
-            resting: HashMap::new(),
-            fights: HashMap::new(),
-            pause: None,
-            backoff: Backoff::up_to(LONGEST_PAUSE),
-        }
-    }
 }
 
 impl Patience {
@@ -103,23 +87,14 @@ impl Patience {
         Some(fight.last + pause).filter(|until| *until > Instant::now())
     }
 
-    /// Nothing at all is asked for a while: the API server does not answer.
-    pub(super) fn pause(&mut self) {
-        // Those that were asked together fail together.
-        if !self.is_paused() {
-            self.pause = Some(Instant::now() + self.backoff.next());
-        }
+    /// Whether somebody else fights for what we want at `place`, and has not given up yet.
+    pub(super) fn is_fought_for(&self, place: &Place, wanted: u64) -> bool {
+        self.fights.get(place).is_some_and(|fight| fight.wanted == wanted && fight.rounds >= SERIOUS)
     }
 
-    /// The API server answers.
-    pub(super) fn answered(&mut self) {
-        self.pause = None;
-        self.backoff.reset();
-    }
-
-    /// Whether nothing is asked now.
-    pub(super) fn is_paused(&self) -> bool {
-        self.pause.is_some_and(|until| until > Instant::now())
+    /// There is nothing to fight for any more: the user wants no monitor at `place`. When she wants it again, it is no answer to somebody.
+    pub(super) fn make_peace(&mut self, place: &Place) {
+        self.fights.remove(place);
     }
 
     /// Forgets what is long past.
@@ -159,6 +134,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_fight_is_serious_after_some_rounds_and_until_it_has_rested() {
+        let mut patience = Patience::default();
+        for _ in 0..3 {
+            patience.wrote(&place(), 7);
+            assert!(!patience.is_fought_for(&place(), 7));
+        }
+        patience.wrote(&place(), 7);
+        assert!(patience.is_fought_for(&place(), 7) && !patience.is_fought_for(&place(), 8));
+        tokio::time::sleep(PEACE).await;
+        patience.tidy();
+        assert!(!patience.is_fought_for(&place(), 7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_user_who_changes_her_mind_five_times_does_not_fight_with_us() {
+        let mut patience = Patience::default();
+        for _ in 0..5 {
+            assert_eq!(patience.truce(&place(), 7), None);
+            patience.wrote(&place(), 7);
+            patience.make_peace(&place());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_target_waits_for_its_time_unless_it_changes() {
         let mut patience = Patience::default();
         let id = TargetId::new("a", "b");
@@ -168,25 +167,5 @@ mod tests {
         tokio::time::sleep(REST).await;
         assert_eq!(patience.due(), std::slice::from_ref(&id));
         assert!(!patience.is_waiting(&id, 7));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pauses_grow_while_nobody_answers_and_end_with_the_first_answer() {
-        let mut patience = Patience::default();
-        let mut last = Duration::ZERO;
-        for _ in 0..9 {
-            patience.pause();
-            patience.pause(); // eight requests fail together
-            let started = Instant::now();
-            while patience.is_paused() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            last = started.elapsed();
-        }
-        assert!(last >= LONGEST_PAUSE / 2 && last <= LONGEST_PAUSE + Duration::from_secs(1), "{last:?}");
-        patience.answered();
-        patience.pause();
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        assert!(!patience.is_paused());
     }
 }

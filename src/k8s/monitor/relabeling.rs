@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::desired::Unwritten;
-use crate::crd::ScrapeTargetSpec;
+use crate::crd::{Action, Relabeling, ScrapeTargetSpec};
 use crate::target::TargetId;
 
 /// What the Operator adds of the pod that answers. It would make new series of all targets whenever another pod leads, and Orion's
@@ -46,6 +46,24 @@ pub(super) fn refuse_variables(spec: &ScrapeTargetSpec) -> Result<(), Unwritten>
     match labels.map(|(label, _)| format!("spec.labels.{label}")).or(steps) {
         Some(path) => Err(Unwritten::Unsupported(format!(
             "{path} holds \"$(\", which the Prometheus Operator would replace by a variable of its environment: write it another way"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses steps by which whoever declares a target could send the password of our listener to an address of her own: the ServiceMonitor
+/// that holds it is ours, the steps are hers.
+pub(super) fn refuse_detours(spec: &ScrapeTargetSpec) -> Result<(), Unwritten> {
+    let steps = spec.monitor.iter().flat_map(|monitor| &monitor.relabelings);
+    let leads_away = |step: &Relabeling| {
+        // It writes labels whose names are made of those that are there.
+        step.action == Action::LabelMap
+            || step.target_label.as_ref().is_some_and(|label| label.starts_with("__") || label.contains('$'))
+    };
+    match steps.enumerate().find(|(_, step)| leads_away(step)) {
+        Some((index, _)) => Err(Unwritten::Unsupported(format!(
+            "spec.monitor.relabelings[{index}] can change the address that Prometheus sends discovery.basicAuth to: write no \
+             labelmap, and no targetLabel that begins with __ or holds a $"
         ))),
         None => Ok(()),
     }

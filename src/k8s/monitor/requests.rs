@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::DynamicObject;
 
 use super::super::Shared;
 use super::super::access::{ApiError, Rule};
 use super::super::leader::Leadership;
 use super::desired::Desired;
+use super::object::Shown;
 use super::observed::Observed;
 use super::place::Place;
 use super::{GROUP, PLURAL, labels, monitors};
@@ -94,7 +94,7 @@ impl Writes {
         Ok(Observed::new(found))
     }
 
-    fn at(&self, place: &Place, verb: &'static str) -> (Api<DynamicObject>, Rule) {
+    fn at(&self, place: &Place, verb: &'static str) -> (Api<Shown>, Rule) {
         let namespace = Some(&*place.namespace);
         (monitors(&self.shared.cluster, namespace), Rule::new(verb, GROUP, PLURAL, namespace))
     }

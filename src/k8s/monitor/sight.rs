@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
-use kube::core::DynamicObject;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
+use tokio::time::Instant;
 
 use super::super::Settings;
-use super::super::access::{ApiError, Cluster, Rule};
+use super::super::access::{ApiError, Cluster, Rule, asked};
+use super::super::backoff::Backoff;
+use super::object::Shown;
 use super::{GROUP, PLURAL, labels, monitors};
 
 /// A namespace; `None`: all.
@@ -30,8 +31,11 @@ pub(in crate::k8s) fn scopes(settings: &Settings) -> Vec<Scope> {
 /// How long the next page of a list may take. A watch that runs has a limit of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// The longest pause after a denial: permissions come seldom.
+const LONGEST_DENIED: Duration = Duration::from_mins(1);
+
 /// What a watch shows.
-pub(super) type Seen = Event<DynamicObject>;
+pub(super) type Seen = Event<Shown>;
 
 /// What was seen, and in which of the [`scopes`].
 pub(super) type Sighting = (usize, Result<Seen, ApiError>);
@@ -44,37 +48,96 @@ pub(super) fn watch(
 ) -> SelectAll<BoxStream<'static, Sighting>> {
     let config = watcher::Config::default().labels(&labels::selector(settings));
     let watches = scopes.iter().enumerate().map(|(index, scope)| {
-        let cluster = cluster.clone();
-        let scope = scope.clone();
-        let (api, config) = (monitors(&cluster, scope.as_deref()), config.clone());
-        let events = bounded(move || watcher(api.clone(), config.clone()).default_backoff().boxed());
-        events.map(move |event| (index, judge(&cluster, scope.as_deref(), event))).boxed()
+        let (cluster, scope, config) = (cluster.clone(), scope.clone(), config.clone());
+        let api = monitors(&cluster, scope.as_deref());
+        let judge = move |event| judge(&cluster, scope.as_deref(), event);
+        let events = calm(move || watcher(api.clone(), config.clone()).boxed(), judge);
+        events.map(move |event| (index, event)).boxed()
     });
     stream::select_all(watches)
 }
 
 type Raw = BoxStream<'static, watcher::Result<Seen>>;
 
-/// What the stream of `start` brings. One that is silent in the middle of a list is given up for a new one.
-fn bounded(start: impl Fn() -> Raw + Send + 'static) -> impl Stream<Item = watcher::Result<Seen>> + Send {
-    let first = (start(), false);
-    stream::unfold((start, first), |(start, (mut events, mut listing))| async move {
+/// A watch that is begun anew as often as it must be.
+struct Calm<S, J> {
+    start: S,
+    judge: J,
+    events: Raw,
+    /// In the middle of a list.
+    listing: bool,
+    /// After an error.
+    pause: Option<Duration>,
+    failing: Backoff,
+    denied: Backoff,
+    /// When it failed last.
+    failed: Instant,
+}
+
+/// What the stream of `start` brings, as `judge` understands it. One that is silent in the middle of a list is given up for a new one, and
+/// after an error there is a pause, which grows until it has worked for a while.
+fn calm<S, J>(start: S, judge: J) -> impl Stream<Item = Result<Seen, ApiError>> + Send
+where
+    S: Fn() -> Raw + Send + 'static,
+    J: Fn(watcher::Result<Seen>) -> Result<Seen, ApiError> + Send + 'static,
+{
+    let events = start();
+    let calm = Calm {
+        start,
+        judge,
+        events,
+        listing: false,
+        pause: None,
+        failing: Backoff::new(),
+        denied: Backoff::up_to(LONGEST_DENIED),
+        failed: Instant::now(),
+    };
+    stream::unfold(calm, async |mut calm| Some((calm.next().await, calm)))
+}
+
+impl<S: Fn() -> Raw, J: Fn(watcher::Result<Seen>) -> Result<Seen, ApiError>> Calm<S, J> {
+    async fn next(&mut self) -> Result<Seen, ApiError> {
+        if let Some(pause) = self.pause.take() {
+            tokio::time::sleep(pause).await;
+        }
         loop {
-            let next = if listing {
-                tokio::time::timeout(DEADLINE, events.next()).await
+            let next = if self.listing {
+                tokio::time::timeout(DEADLINE, self.events.next()).await
             } else {
-                Ok(events.next().await) // a quiet watch, or a pause after an error
+                Ok(self.events.next().await) // a quiet watch
             };
-            if let Ok(event) = next {
-                let event = event?;
-                listing = matches!(event, Ok(Event::Init | Event::InitApply(_)));
-                return Some((event, (start, (events, listing))));
+            if let Ok(Some(event)) = next {
+                self.listing = matches!(event, Ok(Event::Init | Event::InitApply(_)));
+                let event = (self.judge)(event);
+                self.take_heed(&event);
+                return event;
             }
             tracing::debug!("a list of ServiceMonitors does not come, asking anew");
-            events = start();
-            listing = false;
+            self.events = (self.start)();
+            self.listing = false;
         }
-    })
+    }
+
+    fn take_heed(&mut self, event: &Result<Seen, ApiError>) {
+        match event {
+            // A list alone is no success: the watch that follows it may fail, and the next list is as dear as the first.
+            Ok(Event::Apply(_) | Event::Delete(_)) => self.reset(),
+            Ok(_) => {}
+            Err(error) => {
+                if self.failed.elapsed() > LONGEST_DENIED * 2 {
+                    self.reset();
+                }
+                let is_denial = matches!(error, ApiError::Forbidden(_));
+                self.pause = Some(if is_denial { self.denied.next() } else { self.failing.next() });
+                self.failed = Instant::now();
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.failing.reset();
+        self.denied.reset();
+    }
 }
 
 /// Whose fault an error is. A list or a change that comes tells that it is permitted by now.
@@ -83,10 +146,10 @@ fn judge(cluster: &Cluster, scope: Option<&str>, event: watcher::Result<Seen>) -
         Ok(event @ Event::InitDone) => ("list", Ok(event)),
         Ok(event @ (Event::Apply(_) | Event::Delete(_))) => ("watch", Ok(event)),
         Ok(event) => return Ok(event),
-        Err(watcher::Error::InitialListFailed(error)) => ("list", Err(error)),
-        Err(watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error)) => ("watch", Err(error)),
-        Err(watcher::Error::WatchError(status)) => ("watch", Err(kube::Error::Api(status))),
-        Err(error @ watcher::Error::NoResourceVersion) => return Err(ApiError::Unreachable(error.to_string())),
+        Err(error) => {
+            let (verb, error) = asked(error);
+            (verb, Err(error))
+        }
     };
     cluster.judge(Rule::new(verb, GROUP, PLURAL, scope), result)
 }
@@ -95,23 +158,57 @@ fn judge(cluster: &Cluster, scope: Option<&str>, event: watcher::Result<Seen>) -
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use kube::core::Status;
+
     use super::*;
+
+    fn understand(event: watcher::Result<Seen>) -> Result<Seen, ApiError> {
+        judge(&Cluster::unreachable(), None, event)
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_list_that_hangs_is_begun_anew_and_a_quiet_watch_is_left_alone() {
         let starts = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&starts);
-        let mut events = bounded(move || {
+        let start = move || {
             let hangs = counted.fetch_add(1, Ordering::Relaxed) == 0;
             let shown = if hangs { vec![Ok(Event::Init)] } else { vec![Ok(Event::Init), Ok(Event::InitDone)] };
             stream::iter(shown).chain(stream::pending()).boxed()
-        })
-        .boxed();
+        };
+        let mut events = calm(start, understand).boxed();
         for _ in 0..2 {
             assert!(matches!(events.next().await, Some(Ok(Event::Init))));
         }
         assert!(matches!(events.next().await, Some(Ok(Event::InitDone))));
         assert!(tokio::time::timeout(DEADLINE * 20, events.next()).await.is_err());
         assert_eq!(starts.load(Ordering::Relaxed), 2);
+    }
+
+    /// How often a watch is tried in ten minutes that fails in this way each time.
+    async fn tries(fail: fn() -> Vec<watcher::Result<Seen>>) -> usize {
+        let tried = AtomicUsize::new(0);
+        let start = move || stream::iter(std::iter::repeat_with(fail).flatten()).boxed();
+        let events = calm(start, understand).for_each(|event| {
+            tried.fetch_add(usize::from(event.is_err()), Ordering::Relaxed);
+            std::future::ready(())
+        });
+        assert!(tokio::time::timeout(Duration::from_mins(10), events).await.is_err());
+        tried.into_inner()
+    }
+
+    fn status(code: u16) -> kube::Error {
+        kube::Error::Api(Box::new(Status::failure("", "").with_code(code)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_not_be_listed_or_watched_is_asked_for_about_once_a_minute() {
+        let listed = tries(|| vec![Ok(Event::Init), Err(watcher::Error::InitialListFailed(status(403)))]).await;
+        assert!((8..=24).contains(&listed), "{listed}");
+        let watched =
+            tries(|| vec![Ok(Event::Init), Ok(Event::InitDone), Err(watcher::Error::WatchStartFailed(status(403)))])
+                .await;
+        assert!((8..=24).contains(&watched), "{watched}");
+        let away = tries(|| vec![Ok(Event::Init), Err(watcher::Error::InitialListFailed(status(500)))]).await;
+        assert!((30..=90).contains(&away), "{away}");
     }
 }

@@ -3,6 +3,7 @@
 
 mod news;
 mod outcome;
+mod words;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -14,6 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::super::access::Rule;
 use super::super::catalog::MonitorState;
+use super::super::failing::Failing;
+use super::super::pause::Pause;
+use super::super::tally::Tally;
 use super::super::{MonitorNamespace, Shared};
 use super::desired::{Desired, Unwritten, desired};
 use super::features::{self, Features, Installed};
@@ -25,6 +29,7 @@ use super::sight::Sighting;
 use super::{GLANCE, Scope, scopes};
 use crate::target::TargetId;
 use outcome::Done;
+use words::{WRITTEN, crd_missing, failed, forbidden, fought_for, not_understood, written};
 
 /// How often every target is looked at again. That asks nothing of the API server unless something differs.
 pub(super) const HEAL: Duration = Duration::from_mins(1);
@@ -48,6 +53,12 @@ pub(super) struct Writer {
     denied: HashMap<usize, Rule>,
     ledger: Ledger,
     patience: Patience,
+    /// What the API server fails at.
+    failing: Failing<Place>,
+    /// How many of these there are.
+    lost: Tally,
+    /// While the API server does not answer.
+    pause: Pause,
     /// Whose monitor a place in our namespace is for: its name does not tell.
     targets: HashMap<Place, TargetId>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -80,6 +91,9 @@ impl Writer {
             denied: HashMap::new(),
             ledger: Ledger::default(),
             patience: Patience::default(),
+            failing: Failing::default(),
+            lost: Tally::default(),
+            pause: Pause::new(),
             running: FuturesUnordered::new(),
             busy: HashMap::new(),
             unwanted: VecDeque::new(),
@@ -101,10 +115,7 @@ impl Writer {
             let room = self.has_room();
             tokio::select! {
                 () = leadership.lost() => return,
-                _ = glance.tick() => {
-                    let due = self.patience.due();
-                    self.shared().monitors.mark(due);
-                }
+                _ = glance.tick() => self.glance(),
                 _ = heal.tick() => self.heal(),
                 Some(installed) = features.next() => self.install(installed),
                 Some((scope, event)) = self.watches.next() => self.sight(scope, event),
@@ -123,7 +134,7 @@ impl Writer {
     }
 
     fn has_room(&self) -> bool {
-        self.installed.is_some() && self.running.len() < IN_FLIGHT && !self.patience.is_paused()
+        self.installed.is_some() && self.running.len() < IN_FLIGHT && self.pause.until(Instant::now()).is_none()
     }
 
     /// Looks at some targets, and starts what must be done about them.
@@ -131,7 +142,10 @@ impl Writer {
         while self.running.len() < IN_FLIGHT
             && let Some(place) = self.unwanted.pop_front()
         {
-            if self.is_unwanted(&place) && self.patience.resting(&place.namespace).is_none() {
+            if self.is_unwanted(&place)
+                && self.patience.resting(&place.namespace).is_none()
+                && self.failing.until(&place, &place.namespace, REMOVAL, Instant::now()).is_none()
+            {
                 self.remove(place, None, None);
             }
         }
@@ -177,7 +191,9 @@ impl Writer {
             Ok(desired) => match self.ledger.find(&place, desired.mark) {
                 Finding::Good => {
                     self.patience.forget(&id);
-                    self.say(&id, written(&place));
+                    self.failing.forget(&place);
+                    let state = self.kept(&place, desired.mark);
+                    self.say(&id, state);
                 }
                 finding => {
                     let uid = if let Finding::Bad(uid) = finding { Some(uid.to_owned()) } else { None };
@@ -188,6 +204,8 @@ impl Writer {
             },
             Err(state) if self.ledger.uid(&place).is_none() => {
                 self.patience.forget(&id);
+                self.patience.make_peace(&place);
+                self.failing.forget(&place);
                 self.say(&id, state);
             }
             Err(state) => {
@@ -218,11 +236,41 @@ impl Writer {
         if let Some((_, Some(state))) = &resting {
             self.say(id, state.clone());
         }
-        let until = resting.map(|(until, _)| until).or_else(|| self.patience.truce(place, wanted));
-        if let Some(until) = until {
-            self.patience.wait(id.clone(), wanted, until);
+        let truce = if resting.is_none() { self.patience.truce(place, wanted) } else { None };
+        // What was put back a moment ago is soon put back again, and is not worth two writes.
+        if truce.is_some() && (self.patience.is_fought_for(place, wanted) || !self.is_written(id)) {
+            self.say(id, fought_for(place));
         }
-        until.is_none()
+        if let Some(until) = resting.map(|(until, _)| until).or(truce) {
+            self.patience.wait(id.clone(), wanted, until);
+            return false;
+        }
+        let failing = self.failing.until(place, &place.namespace, wanted, Instant::now());
+        if failing.is_some()
+            && let Some(why) = self.failing.why(&place.namespace)
+        {
+            self.say(id, failed(why));
+        }
+        failing.is_none()
+    }
+
+    /// Whether it was said last that the monitor of `id` is there.
+    fn is_written(&self, id: &TargetId) -> bool {
+        let monitor = self.shared().catalog.get(id).and_then(|record| record.monitor);
+        monitor.is_some_and(|monitor| monitor.reason == WRITTEN)
+    }
+
+    /// What is said of a monitor that is as it should be, while nobody changes it.
+    fn kept(&self, place: &Place, wanted: u64) -> MonitorState {
+        if self.patience.is_fought_for(place, wanted) { fought_for(place) } else { written(place) }
+    }
+
+    /// Has another look at what had to wait.
+    fn glance(&mut self) {
+        let due = self.patience.due();
+        let failing: Vec<TargetId> =
+            self.failing.due(Instant::now()).filter_map(|place| self.target_of(place)).collect();
+        self.shared().monitors.mark(due.into_iter().chain(failing));
     }
 
     fn say(&self, id: &TargetId, state: MonitorState) {
@@ -233,11 +281,24 @@ impl Writer {
 
     fn heal(&mut self) {
         self.patience.tidy();
+        self.tidy_failing();
         if self.installed.is_none() {
             self.shared().monitors.clear(); // nobody takes from it yet
         }
         self.look_at_all();
         self.sweep();
+    }
+
+    fn tidy_failing(&mut self) {
+        let mut failing = std::mem::take(&mut self.failing);
+        failing.retain(|place| {
+            let catalog = &self.shared().catalog;
+            self.ledger.uid(place).is_some() || self.target_of(place).is_some_and(|id| catalog.get(&id).is_some())
+        });
+        self.failing = failing;
+        if let Some(monitors) = self.lost.more() {
+            tracing::warn!(monitors, "more ServiceMonitors cannot be written");
+        }
     }
 
     fn look_at_all(&mut self) {
@@ -274,33 +335,6 @@ impl Writer {
 
 /// Stands for the wish that there be no monitor.
 const REMOVAL: u64 = 0;
-
-fn written(place: &Place) -> MonitorState {
-    MonitorState { ready: true, reason: "Written", message: format!("ServiceMonitor {place} is as it should be") }
-}
-
-/// What cannot be read keeps the monitor that it has.
-fn not_understood() -> MonitorState {
-    MonitorState {
-        ready: false,
-        reason: "InvalidSpec",
-        message: "the spec is not understood, see Accepted; its ServiceMonitor is left as it is".to_owned(),
-    }
-}
-
-fn forbidden(rule: &Rule) -> MonitorState {
-    MonitorState { ready: false, reason: "Forbidden", message: rule.to_string() }
-}
-
-fn crd_missing() -> MonitorState {
-    MonitorState {
-        ready: false,
-        reason: "CRDMissing",
-        message: "the API server knows no ServiceMonitors (monitoring.coreos.com/v1), so Prometheus does not find the target; polls and \
-                  /probe go on: install the Prometheus Operator's CRDs, or set discovery.mode to httpSD or none"
-            .to_owned(),
-    }
-}
 
 #[cfg(test)]
 mod tests;

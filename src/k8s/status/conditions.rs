@@ -22,6 +22,9 @@ const MONITOR_READY: &str = "MonitorReady";
 const UP: &str = "Up";
 const SCRAPED: &str = "Scraped";
 
+/// What will soon be known of a new target. Scrapes take their time, they do not count.
+const AWAITED: [&str; 3] = [ACCEPTED, MONITOR_READY, UP];
+
 /// The reason of what is not known yet.
 const PENDING: &str = Reason::Pending.condition();
 const SUSPENDED: &str = Reason::Suspended.condition();
@@ -30,6 +33,9 @@ const NOT_SCRAPED: &str = "NotScraped";
 
 /// A server may answer with a page of text, and each status lies in the API server's memory.
 const LONGEST_MESSAGE: usize = 1024;
+
+/// As the schema has it, those of others included.
+const MOST_CONDITIONS: usize = 16;
 
 /// So long a Secret that nobody could read yet counts as not known yet: a restart of an API server is no news.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
@@ -115,10 +121,21 @@ pub(super) fn is_certain(problem: &Problem, watched_for: Duration) -> bool {
     watched_for >= UNREAD_PATIENCE || !matches!(problem.reason, "SecretUnread" | "ConfigMapUnread")
 }
 
-/// Whether something will soon be known that is not known yet. Scrapes take their time, they do not count.
+/// Whether something will soon be known that is not known yet.
 pub(super) fn is_pending(status: &ScrapeTargetStatus) -> bool {
     let open = |kind| find(status, kind).is_none_or(|condition| condition.reason == PENDING);
-    [ACCEPTED, MONITOR_READY, UP].into_iter().any(open)
+    AWAITED.into_iter().any(open)
+}
+
+/// Whether `wanted` knows something for which a user waits, and `observed` does not know it yet.
+pub(super) fn tells_more(wanted: &ScrapeTargetStatus, observed: &ScrapeTargetStatus) -> bool {
+    let open = |status, kind| find(status, kind).is_none_or(|condition| condition.reason == PENDING);
+    AWAITED.into_iter().any(|kind| open(observed, kind) && !open(wanted, kind))
+}
+
+/// Whether others have added so many conditions that ours do not fit.
+pub(super) fn is_crowded(observed: &ScrapeTargetStatus, wanted: &ScrapeTargetStatus) -> bool {
+    of_others(observed, wanted).count() + wanted.conditions.len() > MOST_CONDITIONS
 }
 
 fn find<'s>(status: &'s ScrapeTargetStatus, kind: &str) -> Option<&'s Condition> {
@@ -168,8 +185,12 @@ impl Facts<'_> {
 
     fn monitor(&self) -> Option<Finding> {
         let state = self.monitor?;
-        let status = if state.ready { ConditionStatus::True } else { ConditionStatus::False };
-        Some(Finding::new(status, state.reason, state.message.as_str()))
+        let mut message = state.message.as_str();
+        // A webhook may put an id of the request into its words: the first ones stand for all.
+        if state.is_quoted() {
+            message = self.said_before(MONITOR_READY, state.status, state.reason).unwrap_or(message);
+        }
+        Some(Finding::new(state.status, state.reason, message))
     }
 
     fn up(&self) -> Option<Finding> {
@@ -192,12 +213,7 @@ impl Facts<'_> {
             .as_ref()
             .map_or(("Succeeded", "the last poll succeeded"), |failure| (failure.reason.condition(), &failure.message));
         // Such a message has times and sizes in it that differ from poll to poll: the first one stands for all.
-        let same = |condition: &&Condition| {
-            condition.status == status
-                && condition.reason == reason
-                && condition.observed_generation == Some(self.generation)
-        };
-        let message = find(self.observed, UP).filter(same).map_or(message, |condition| &condition.message);
+        let message = self.said_before(UP, status, reason).unwrap_or(message);
         Some(Finding::new(status, reason, message))
     }
 
@@ -231,7 +247,9 @@ impl Facts<'_> {
             DiscoveryMode::ServiceMonitor if !scrapes.monitor => {
                 "spec.monitor.enabled is false, so a scrape configuration of your own must ask for it at /probe"
             }
-            DiscoveryMode::ServiceMonitor if self.monitor.is_some_and(|monitor| !monitor.ready) => {
+            DiscoveryMode::ServiceMonitor
+                if self.monitor.is_some_and(|monitor| monitor.status == ConditionStatus::False) =>
+            {
                 "its ServiceMonitor is not as it should be, see MonitorReady"
             }
             DiscoveryMode::ServiceMonitor => {
@@ -244,6 +262,13 @@ impl Facts<'_> {
             }
             DiscoveryMode::None => "discovery is off, so a scrape configuration of your own must ask for it at /probe",
         }
+    }
+
+    /// The sentence with which the cluster says the same already.
+    fn said_before(&self, kind: &str, status: ConditionStatus, reason: &str) -> Option<&str> {
+        let observed = find(self.observed, kind)?;
+        let generation = observed.observed_generation == Some(self.generation);
+        (generation && observed.status == status && observed.reason == reason).then_some(observed.message.as_str())
     }
 
     /// What the cluster says of this generation. Of another it is worth nothing.

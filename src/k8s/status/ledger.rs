@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::super::WRITES_PER_SECOND;
 use super::super::access::ApiError;
 use super::super::catalog::Object;
+use super::super::failing::Failing;
 use super::conditions;
 use crate::crd::ScrapeTargetStatus;
 use crate::target::TargetId;
@@ -55,6 +56,8 @@ pub(super) struct Ledger {
     denied: HashMap<Arc<str>, Instant>,
     /// Targets of which it was told that somebody else writes their status.
     told: HashSet<TargetId>,
+    /// Targets whose writes the API server fails at.
+    failing: Failing<TargetId>,
 }
 
 /// What is to be told of a target after a write, once.
@@ -62,6 +65,8 @@ pub(super) struct Ledger {
 pub(super) enum Trouble {
     /// The status of this generation was refused.
     Refused,
+    /// The API server fails at it, and did not before.
+    Failed,
     /// Somebody else changes it again and again.
     Contested,
 }
@@ -136,7 +141,8 @@ impl Ledger {
             return None;
         }
         let observed = &object.status;
-        let news = observed.observed_generation != wanted.observed_generation || conditions::is_pending(observed);
+        let news =
+            observed.observed_generation != wanted.observed_generation || conditions::tells_more(wanted, observed);
         let calm = match () {
             () if entry.said == Some(conditions::gist(wanted)) => entry.calm(),
             () if news => NEWS,
@@ -147,13 +153,16 @@ impl Ledger {
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let settle = QUEUE_TIME.saturating_mul(others).saturating_add(SETTLE).min(LONGEST_SETTLE);
         let settled = entry.open.map(|open| open + settle);
-        Some([calm, settled, entry.barred, denied].into_iter().flatten().fold(now, Instant::max))
+        let barred = entry.barred;
+        let failing = self.failing.until(&object.id, &object.id.namespace, of_generation(object.generation), now);
+        Some([calm, settled, barred, denied, failing].into_iter().flatten().fold(now, Instant::max))
     }
 
     /// A write is on its way.
     pub(super) fn begin(&mut self, id: &TargetId) {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.in_flight = true;
+            self.failing.begin(id);
         }
     }
 
@@ -162,6 +171,12 @@ impl Ledger {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.in_flight = false;
         }
+        self.failing.give_up(id);
+    }
+
+    /// There is nothing to write.
+    pub(super) fn settle(&mut self, id: &TargetId) {
+        self.failing.forget(id);
     }
 
     /// The write of what has this `gist` has ended. Returns what is to be told.
@@ -175,7 +190,18 @@ impl Ledger {
         if let Err(ApiError::Forbidden(_)) = result {
             self.denied.insert(Arc::clone(&id.namespace), now + DENIED);
         }
-        let entry = self.entries.get_mut(id)?;
+        let Some(entry) = self.entries.get_mut(id) else {
+            self.failing.forget(id);
+            return None;
+        };
+        let what = of_generation(entry.generation);
+        let mut failed_first = false;
+        match result {
+            Ok(()) => self.failing.succeed(id, &id.namespace),
+            Err(ApiError::Failed(why)) => failed_first = self.failing.fail(id, &id.namespace, what, why, now).0 == 1,
+            Err(ApiError::Unreachable(_)) => self.failing.give_up(id),
+            Err(_) => self.failing.forget(id),
+        }
         entry.in_flight = false;
         let before = entry.sent.replace(now);
         if result.is_ok() {
@@ -188,7 +214,8 @@ impl Ledger {
         }
         let failures = std::mem::take(&mut entry.failures);
         entry.barred = match result {
-            Ok(()) | Err(ApiError::Forbidden(_)) => None,
+            // Of these, others know until when.
+            Ok(()) | Err(ApiError::Forbidden(_) | ApiError::Failed(_)) => None,
             Err(ApiError::NotFound) => Some(now + DENIED),
             Err(ApiError::Refused(_)) => Some(now + REFUSED),
             // Whoever was faster, the watch will tell; but while there is none, it tells nothing.
@@ -200,6 +227,9 @@ impl Ledger {
         if matches!(result, Err(ApiError::Refused(_))) {
             return (!std::mem::replace(&mut entry.refused, true)).then_some(Trouble::Refused);
         }
+        if failed_first {
+            return Some(Trouble::Failed);
+        }
         let contested = entry.repeats >= CONTESTED && self.told.len() < MOST_TOLD && self.told.insert(id.clone());
         contested.then_some(Trouble::Contested)
     }
@@ -207,11 +237,18 @@ impl Ledger {
     /// Forgets a target that is gone.
     pub(super) fn forget(&mut self, id: &TargetId) {
         self.entries.remove(id);
+        self.failing.forget(id);
     }
 
     /// Forgets what no longer matters: targets that `ids`, in order, lacks, and prohibitions that are over.
     pub(super) fn retain(&mut self, ids: &[TargetId], now: Instant) {
         self.entries.retain(|id, _| ids.binary_search(id).is_ok());
         self.denied.retain(|_, until| now < *until);
+        self.failing.retain(|id| ids.binary_search(id).is_ok());
     }
+}
+
+/// As what is wanted: another generation is tried at once.
+const fn of_generation(generation: i64) -> u64 {
+    generation.cast_unsigned()
 }

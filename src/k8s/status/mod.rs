@@ -5,14 +5,13 @@
 mod agenda;
 mod conditions;
 mod ledger;
-mod pause;
 mod writer;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::{ApiResource, Resource as _, ResourceExt as _};
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::Resource as _;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -25,6 +24,7 @@ use super::access::{ApiError, Rule};
 use super::catalog::{Catalog, Object, Record};
 use super::labels;
 use super::leader::Leadership;
+use super::object::Shown;
 use super::pace::Pace;
 use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
 use crate::poll::{Poller, Queue};
@@ -118,15 +118,14 @@ impl Fleet for Cluster {
 
     async fn write(&self, object: &Object, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
         let (namespace, name) = (&*object.id.namespace, &*object.id.name);
-        let kind = ApiResource::erase::<ScrapeTarget>(&());
         // Permission for all namespaces is one rule, and its lack is one line in the log.
         let scope = (!self.shared.settings.watch_namespaces.is_empty()).then_some(namespace);
         let rule = Rule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
-        let api: Api<DynamicObject> = Api::namespaced_with(self.shared.cluster.client(), namespace, &kind);
+        let api: Api<Shown> = Api::namespaced(self.shared.cluster.client(), namespace);
         let (params, patch) = patch(object, status);
         let answer = self.shared.cluster.call(rule, api.patch_status(name, &params, &patch)).await?;
-        let held = ScrapeTargetStatus::deserialize(&answer.data["status"]).unwrap_or_default();
-        self.shared.catalog.put_status(object, answer.resource_version().unwrap_or_default(), held);
+        let held = ScrapeTargetStatus::deserialize(&answer.status).unwrap_or_default();
+        self.shared.catalog.put_status(object, answer.metadata.resource_version.unwrap_or_default(), held);
         Ok(())
     }
 }

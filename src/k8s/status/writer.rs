@@ -13,10 +13,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::super::access::ApiError;
 use super::super::catalog::{Catalog, Object, Record};
 use super::super::pace::Pace;
+use super::super::pause::Pause;
+use super::super::tally::Tally;
 use super::agenda::Agenda;
-use super::conditions::{gist, says};
+use super::conditions::{gist, is_crowded, says};
 use super::ledger::{Ledger, Trouble};
-use super::pause::Pause;
 use crate::crd::ScrapeTargetStatus;
 use crate::poll::Queue;
 use crate::target::TargetId;
@@ -57,6 +58,8 @@ pub(super) struct Writer<F> {
     ledger: Ledger,
     agenda: Agenda,
     pause: Pause,
+    /// Statuses that the API server does not take.
+    lost: Tally,
     /// What the present look at all targets has not come to yet.
     rest: std::vec::IntoIter<TargetId>,
     writes: FuturesUnordered<BoxFuture<'static, Write>>,
@@ -72,6 +75,7 @@ impl<F: Fleet> Writer<F> {
             ledger: Ledger::default(),
             agenda: Agenda::default(),
             pause: Pause::new(),
+            lost: Tally::default(),
             rest: Vec::new().into_iter(),
             writes: FuturesUnordered::new(),
         }
@@ -105,6 +109,9 @@ impl<F: Fleet> Writer<F> {
                     let ids = fleet.catalog().ids();
                     self.ledger.retain(&ids, Instant::now());
                     self.rest = ids.into_iter();
+                    if let Some(targets) = self.lost.more() {
+                        tracing::warn!(targets, "the statuses of more targets cannot be written");
+                    }
                 }
             }
         }
@@ -136,7 +143,10 @@ impl<F: Fleet> Writer<F> {
                 self.ledger.forget(&id);
                 continue;
             };
-            let Some(wanted) = self.differs(&record, now) else { continue };
+            let Some(wanted) = self.differs(&record, now) else {
+                self.ledger.settle(&id);
+                continue;
+            };
             match self.ledger.earliest(&record.object, &wanted, self.agenda.len(), now) {
                 Some(at) if at > now => self.agenda.put(id, at),
                 Some(_) => {
@@ -162,8 +172,10 @@ impl<F: Fleet> Writer<F> {
                             tracing::warn!(%error, "statuses cannot be written, trying again");
                         }
                     }
-                    Err(error) if trouble == Some(Trouble::Refused) => {
-                        tracing::warn!(%target, %error, "the status of a target cannot be written");
+                    Err(error) if matches!(trouble, Some(Trouble::Refused | Trouble::Failed)) => {
+                        if self.lost.note(now) {
+                            self.complain(&target, error);
+                        }
                     }
                     Err(error) => tracing::debug!(%target, %error, "a status was not written"),
                     Ok(()) if trouble == Some(Trouble::Contested) => {
@@ -175,12 +187,31 @@ impl<F: Fleet> Writer<F> {
                     }
                     Ok(()) => {}
                 }
-                if !matches!(result, Err(ApiError::Unreachable(_))) && self.pause.succeed() {
+                // A failure is no sign that it can write again.
+                let answered = !matches!(result, Err(ApiError::Unreachable(_) | ApiError::Failed(_)));
+                if answered && self.pause.succeed() {
                     tracing::info!("statuses are written again");
                 }
             }
         }
         self.fleet.marked().mark([target]);
+    }
+
+    fn complain(&self, target: &TargetId, error: &ApiError) {
+        let crowded = self.fleet.catalog().get(target).is_some_and(|record| {
+            let wanted = self.fleet.wanted(&record, Duration::ZERO);
+            is_crowded(&record.object.status, &wanted)
+        });
+        if crowded {
+            tracing::warn!(
+                %target,
+                %error,
+                "the status of a target cannot be written: others have added so many conditions that ours do not fit beside them, \
+                 remove some"
+            );
+        } else {
+            tracing::warn!(%target, %error, "the status of a target cannot be written");
+        }
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use kube::api::DynamicObject;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::catalog::Object;
+use super::super::object::Shown;
 use crate::crd::{self, ScrapeTarget, ScrapeTargetSpec};
 use crate::kind::Type;
 use crate::target::{Problem, TargetId};
@@ -17,26 +17,24 @@ pub(in crate::k8s) struct Observed {
     pub(in crate::k8s) object: Object,
     /// For one that cannot be used as it is: as much of it as a poller needs to say so. `None` if even type or url are not readable.
     pub(in crate::k8s) stand_in: Option<Arc<ScrapeTarget>>,
+    /// A field that we do not know, and have left out: the CRD is a newer one than ours, which may even have filled it in by itself.
+    pub(in crate::k8s) unknown: Option<String>,
 }
 
 /// Keeps of an object what is needed here, and judges it by every rule: the schema that let it in may have been an older one.
 ///
 /// `None` for what no API server sends: an object without a name.
-pub(super) fn convert(object: DynamicObject) -> Option<Observed> {
-    let DynamicObject { metadata, mut data, .. } = object;
+pub(super) fn convert(shown: Shown) -> Option<Observed> {
+    let Shown { metadata, spec, status } = shown;
     let (name, namespace) = (metadata.name?, metadata.namespace?);
     let id = TargetId::new(&namespace, &name);
-    let mut field = |name: &str| data.get_mut(name).map(Value::take);
-    let (spec, status) = (field("spec"), field("status"));
-    // Labels, annotations and managed fields say nothing to us, and are the larger part of many objects.
     let mut manifest = json!({
         "apiVersion": crd::API_VERSION,
         "kind": "ScrapeTarget",
         "metadata": { "name": name, "namespace": namespace },
+        "spec": spec,
     });
-    if let (Some(manifest), Some(spec)) = (manifest.as_object_mut(), spec) {
-        manifest.insert("spec".to_owned(), spec);
-    }
+    let unknown = crd::prune(&mut manifest);
     let (declaration, stand_in) = match crd::judge(&manifest) {
         Ok(declaration) => (Ok(Arc::new(declaration)), None),
         Err(problems) => (Err(Problem::invalid_spec(sentence(&problems))), stand_in(&manifest, &name).map(Arc::new)),
@@ -48,9 +46,9 @@ pub(super) fn convert(object: DynamicObject) -> Option<Observed> {
         resource_version: metadata.resource_version.unwrap_or_default(),
         declaration,
         // What somebody else wrote there and we cannot read is as good as nothing: ours replaces it.
-        status: status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default(),
+        status: serde_json::from_value(status).unwrap_or_default(),
     };
-    Some(Observed { object, stand_in })
+    Some(Observed { object, stand_in, unknown })
 }
 
 /// Of more problems than these nobody reads.
@@ -101,22 +99,33 @@ mod tests {
 
     #[test]
     fn of_a_good_object_the_spec_is_kept_with_its_defaults_and_none_of_the_metadata() {
-        let Observed { object, stand_in } = shown(&json!({ "type": "Sora", "url": "http://s:3000/" }), &json!({}));
+        let Observed { object, stand_in, unknown } =
+            shown(&json!({ "type": "Sora", "url": "http://s:3000/" }), &json!({}));
         assert_eq!(object.id, TargetId::new("team", "a"));
         assert_eq!((&*object.uid, object.generation, &*object.resource_version), ("1-2", 3, "77"));
         let declaration = object.declaration.unwrap();
         assert_eq!(declaration.spec, ScrapeTargetSpec::new(Type::Sora, "http://s:3000/"));
         let metadata = &declaration.metadata;
         assert!(metadata.labels.is_none() && metadata.annotations.is_none() && metadata.managed_fields.is_none());
-        assert!(stand_in.is_none());
+        assert!(stand_in.is_none() && unknown.is_none());
+    }
+
+    #[test]
+    fn a_field_that_only_a_newer_crd_knows_is_left_out_and_named() {
+        let spec = json!({ "type": "Sora", "url": "http://s:3000/", "shinyNew": true, "sora": { "shiny": 1 },
+            "headers": [{ "name": "a", "value": "b", "new": 1 }] });
+        let Observed { object, unknown, .. } = shown(&spec, &json!({}));
+        let spec = &object.declaration.unwrap().spec;
+        assert!(spec.blocks.sora.is_some() && spec.headers.len() == 1);
+        assert!(unknown.is_some_and(|field| field.starts_with("spec.")));
     }
 
     #[test]
     fn every_problem_is_told_and_a_stand_in_answers_for_the_target() {
-        let spec = json!({ "type": "Sora", "url": "http://s:3000/", "interval": "1.5h", "nonsense": 1, "labels": { "le": "1" } });
+        let spec = json!({ "type": "Sora", "url": "http://s:3000/", "interval": "1.5h", "labels": { "le": "1" } });
         let observed = shown(&spec, &json!({}));
         let message = why(&observed);
-        for part in ["spec.interval: ", "nonsense", "spec.labels", "; "] {
+        for part in ["spec.interval: ", "spec.labels", "; "] {
             assert!(message.contains(part), "{part} is not in {message}");
         }
         let stand_in = observed.stand_in.unwrap();

@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, ListParams, ObjectList, WatchEvent, WatchParams};
+use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::access::{ApiError, Cluster, Rule};
+use super::super::access::{ApiError, BELIEVED_DENIALS, Cluster, Rule};
 use super::super::backoff::Backoff;
+use super::super::object::Shown;
 use super::super::settings::Selector;
 use super::convert::convert;
 use super::{News, Report};
-use crate::crd::ScrapeTarget;
 use crate::target::TargetId;
 
 /// Objects in one answer: a large fleet is never in memory as JSON.
-const PAGE: u32 = 500;
+const PAGE: u32 = 200;
 /// A watch is ended by the server after this, and begun anew: one cheap request, and a dead connection is noticed.
 const WATCH: Duration = Duration::from_secs(60);
 /// A server that is this late to end a watch is not there any more.
@@ -35,14 +35,12 @@ const MISSING_RETRY: Duration = Duration::from_secs(4);
 const FAILURES_BEFORE_LIST: u32 = 5;
 /// Whoever may list but not watch lists this seldom: often enough to notice a new target, seldom enough for a large cluster.
 const LIST_INSTEAD: Duration = Duration::from_mins(3);
-/// After as many denials in a row, it is not just that a role comes a moment later than the program.
-const DENIALS_BEFORE_TOLD: u32 = 3;
 
 /// A scope that is followed.
 pub(super) struct Scope {
     index: usize,
     cluster: Cluster,
-    api: Api<DynamicObject>,
+    api: Api<Shown>,
     list: Rule,
     watch: Rule,
     selector: Option<String>,
@@ -74,10 +72,9 @@ impl Scope {
         selector: Option<&Selector>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        let resource = ApiResource::erase::<ScrapeTarget>(&());
         let api = match namespace {
-            Some(namespace) => Api::namespaced_with(cluster.client(), namespace, &resource),
-            None => Api::all_with(cluster.client(), &resource),
+            Some(namespace) => Api::namespaced(cluster.client(), namespace),
+            None => Api::all(cluster.client()),
         };
         let rule = |verb| Rule::new(verb, "scrapetarget.dev", "scrapetargets", namespace);
         Self {
@@ -129,7 +126,7 @@ impl Scope {
         }
     }
 
-    async fn page(&self, token: Option<String>) -> Result<Option<ObjectList<DynamicObject>>, ApiError> {
+    async fn page(&self, token: Option<String>) -> Result<Option<ObjectList<Shown>>, ApiError> {
         let params = ListParams {
             label_selector: self.selector.clone(),
             limit: Some(PAGE),
@@ -189,7 +186,7 @@ impl Scope {
     async fn open(
         &self,
         version: &str,
-    ) -> Result<Option<impl Stream<Item = kube::Result<WatchEvent<DynamicObject>>> + use<>>, ApiError> {
+    ) -> Result<Option<impl Stream<Item = kube::Result<WatchEvent<Shown>>> + use<>>, ApiError> {
         let params = WatchParams {
             label_selector: self.selector.clone(),
             timeout: u32::try_from(WATCH.as_secs()).ok(),
@@ -201,14 +198,14 @@ impl Scope {
     /// Reads one watch to its end. `version` moves on with what it shows.
     async fn read(
         &mut self,
-        events: impl Stream<Item = kube::Result<WatchEvent<DynamicObject>>>,
+        events: impl Stream<Item = kube::Result<WatchEvent<Shown>>>,
         version: &mut String,
     ) -> Result<Ended, ApiError> {
         let latest = Instant::now() + WATCH + GRACE;
         let mut events = pin!(events);
         loop {
             let Ok(event) = timeout_at(latest, events.next()).await else {
-                return Err(ApiError::Unreachable("it did not end a watch in time".to_owned()));
+                return Err(ApiError::silent("it did not end a watch in time"));
             };
             let Some(event) = event else { return Ok(Ended::InTime) };
             let event = event.and_then(|event| match event {
@@ -251,7 +248,7 @@ impl Scope {
     async fn failed(&mut self, error: ApiError) {
         let failing = self.failing.get_or_insert_with(|| Failing { since: Instant::now(), denials: 0 });
         failing.denials = if matches!(error, ApiError::Forbidden(_)) { failing.denials + 1 } else { 0 };
-        let (since, denied) = (failing.since, failing.denials == DENIALS_BEFORE_TOLD);
+        let (since, denied) = (failing.since, failing.denials == BELIEVED_DENIALS);
         let missing = error == ApiError::NotFound;
         self.tell(News::Failing { since, error }).await;
         if denied {

@@ -192,10 +192,28 @@ fn a_target_that_nobody_should_scrape_has_none() {
     };
     assert!(matches!(with(json!({ "suspend": true })), Err(Unwritten::Disabled(why)) if why.contains("suspend")));
     assert!(matches!(with(json!({ "monitor": { "enabled": false } })), Err(Unwritten::Disabled(_))));
-    for mode in [DiscoveryMode::HttpSd, DiscoveryMode::None] {
-        let refused = made(two_lines(), Discovery { mode, ..Discovery::default() }, ALL).unwrap_err();
-        assert!(refused.clone().state().ready, "{refused:?}");
+}
+
+#[test]
+fn a_password_of_ours_is_not_sent_where_a_targets_relabelings_lead() {
+    let basic_auth = json!({ "username": { "name": "u", "key": "user" } }).as_object().cloned();
+    let with_us = Discovery { monitor_namespace: MonitorNamespace::Release, basic_auth, ..Discovery::default() };
+    let with = |step: Value, discovery: &Discovery| {
+        let mut spec = two_lines();
+        spec["monitor"] = json!({ "relabelings": [{ "targetLabel": "a", "replacement": "b" }, step] });
+        made(spec, discovery.clone(), ALL)
+    };
+    for step in [
+        json!({ "targetLabel": "__address__", "replacement": "elsewhere:80" }),
+        json!({ "targetLabel": "${1}ress__", "regex": "(.*)", "sourceLabels": ["a"] }),
+        json!({ "action": "LabelMap", "regex": "a(.*)" }),
+        json!({ "action": "lowercase", "targetLabel": "__address__", "sourceLabels": ["a"] }),
+    ] {
+        let refused = with(step.clone(), &with_us).unwrap_err();
+        assert!(matches!(&refused, Unwritten::Unsupported(why) if why.contains("relabelings[1]")), "{refused:?}");
+        assert!(with(step, &Discovery::default()).is_ok(), "there is no password");
     }
+    assert!(with(json!({ "action": "drop", "regex": "x", "sourceLabels": ["a"] }), &with_us).is_ok());
 }
 
 #[test]

@@ -1,4 +1,3 @@
-use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 use super::super::desired::tests::{ALL, made, settings};
@@ -47,7 +46,7 @@ fn fields(value: &Value) -> impl Iterator<Item = (String, Value)> {
 }
 
 fn observed(object: Value) -> Observed {
-    Observed::new(serde_json::from_value::<DynamicObject>(object).unwrap())
+    Observed::new(serde_json::from_value::<Shown>(object).unwrap())
 }
 
 #[test]

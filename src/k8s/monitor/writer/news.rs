@@ -4,18 +4,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::stream::SelectAll;
-use kube::core::DynamicObject;
 use kube::runtime::watcher::Event;
 
 use super::super::super::access::ApiError;
+use super::super::super::failing::Failing;
 use super::super::super::{MonitorNamespace, Shared};
 use super::super::features::Installed;
 use super::super::ledger::Ledger;
+use super::super::object::Shown;
 use super::super::observed::Observed;
 use super::super::patience::Patience;
 use super::super::place::Place;
 use super::super::sight;
-use super::{Busy, Writer, crd_missing};
+use super::words::crd_missing;
+use super::{Busy, Writer};
 use crate::target::TargetId;
 
 impl Writer {
@@ -27,20 +29,21 @@ impl Writer {
                 self.watches = SelectAll::new();
                 self.ledger = Ledger::default();
                 self.patience = Patience::default();
+                self.failing = Failing::default();
                 self.denied.clear();
             }
             (Some(Installed::Yes(_)), Installed::Yes(features)) => {
-                tracing::info!(?features, "the fields of ServiceMonitors have changed");
+                tracing::info!(%features, "the fields of ServiceMonitors have changed");
             }
             (_, Installed::Yes(features)) => {
-                tracing::info!(?features, "the Prometheus Operator is installed, ServiceMonitors are written");
+                tracing::info!(%features, "the Prometheus Operator is installed, ServiceMonitors are written");
                 self.watches = sight::watch(&self.shared().cluster, &self.shared().settings, &self.scopes);
             }
         }
         self.look_at_all();
     }
 
-    pub(super) fn sight(&mut self, scope: usize, event: Result<Event<DynamicObject>, ApiError>) {
+    pub(super) fn sight(&mut self, scope: usize, event: Result<Event<Shown>, ApiError>) {
         match event {
             Ok(Event::Init) => self.ledger.begin(scope),
             Ok(Event::InitApply(object)) => {
@@ -81,7 +84,7 @@ impl Writer {
         self.shared().metrics.events.with_label_values(&["ServiceMonitor", event]).inc();
     }
 
-    fn see(&mut self, scope: usize, object: DynamicObject) -> Option<TargetId> {
+    fn see(&mut self, scope: usize, object: Shown) -> Option<TargetId> {
         let found = Observed::new(object);
         self.overtake(&found.place);
         let id = self.target_of(&found.place);

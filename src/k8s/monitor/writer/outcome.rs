@@ -11,7 +11,8 @@ use super::super::observed::Observed;
 use super::super::patience::REST;
 use super::super::place::Place;
 use super::super::requests::Trouble;
-use super::{Busy, REMOVAL, Writer, forbidden, written};
+use super::words::{failed, forbidden, not};
+use super::{Busy, REMOVAL, Writer};
 use crate::target::TargetId;
 
 /// How soon we look again at what somebody else changed in the same moment.
@@ -19,13 +20,13 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// A request that ended.
 pub(super) struct Done {
-    place: Place,
+    pub(super) place: Place,
     /// The target that is to be told, if there is one.
-    id: Option<TargetId>,
-    what: What,
+    pub(super) id: Option<TargetId>,
+    pub(super) what: What,
 }
 
-enum What {
+pub(super) enum What {
     Put(Desired, Result<Observed, Trouble>),
     Removed(Option<MonitorState>, Result<(), Trouble>),
 }
@@ -33,6 +34,7 @@ enum What {
 impl Writer {
     pub(super) fn put(&mut self, id: TargetId, place: Place, desired: Desired, uid: Option<String>) {
         self.busy.insert(place.clone(), Busy::default());
+        self.failing.begin(&place);
         let writes = self.writes.clone();
         self.running.push(Box::pin(async move {
             let result = writes.put(&place, &desired, uid).await;
@@ -44,6 +46,7 @@ impl Writer {
     pub(super) fn remove(&mut self, place: Place, id: Option<TargetId>, state: Option<MonitorState>) {
         let Some(uid) = self.ledger.uid(&place).map(str::to_owned) else { return };
         self.busy.insert(place.clone(), Busy::default());
+        self.failing.begin(&place);
         let writes = self.writes.clone();
         self.running.push(Box::pin(async move {
             let result = writes.remove(&place, uid).await;
@@ -60,12 +63,13 @@ impl Writer {
                 let result = result.map(|found| {
                     self.patience.wrote(&place, wanted);
                     self.ledger.wrote(found, &desired, busy.overtaken);
-                    Some(written(&place))
+                    Some(self.kept(&place, wanted))
                 });
                 (wanted, result)
             }
             What::Removed(state, result) => {
                 let result = result.map(|()| {
+                    self.patience.make_peace(&place);
                     if !busy.overtaken {
                         self.ledger.forget(&place);
                     }
@@ -76,7 +80,8 @@ impl Writer {
         };
         match result {
             Ok(state) => {
-                self.patience.answered();
+                self.pause.succeed();
+                self.failing.succeed(&place, &place.namespace);
                 if let Some(id) = &id {
                     self.patience.forget(id);
                     if let Some(state) = state {
@@ -93,13 +98,17 @@ impl Writer {
     }
 
     fn regret(&mut self, trouble: Trouble, place: &Place, id: Option<&TargetId>, wanted: u64) {
-        let state = |reason, message| Some(MonitorState { ready: false, reason, message });
+        if matches!(trouble, Trouble::Api(ApiError::Unreachable(_)) | Trouble::NotLeader) {
+            self.failing.give_up(place);
+        } else if !matches!(trouble, Trouble::Api(ApiError::Failed(_))) {
+            self.failing.forget(place);
+        }
         let (state, pause) = match trouble {
             Trouble::Taken(owner) => {
                 let message = format!(
                     "a ServiceMonitor {place} of {owner} is there already: rename it or the target; it is not touched"
                 );
-                (state("NameTaken", message), REST)
+                (Some(not("NameTaken", message)), REST)
             }
             Trouble::Api(ApiError::Forbidden(rule)) => {
                 let state = forbidden(&rule);
@@ -107,7 +116,7 @@ impl Writer {
                 (Some(state), REST)
             }
             Trouble::Api(ApiError::Refused(words)) => {
-                (state("Refused", format!("the API server refused it: {words}")), REST)
+                (Some(not("Refused", format!("the API server refused it: {words}"))), REST)
             }
             // The kind, or the namespace: the one comes back by itself, the other takes the target along.
             Trouble::Api(ApiError::NotFound) => {
@@ -119,8 +128,9 @@ impl Writer {
                 self.ledger.forget(place);
                 (None, SOON)
             }
+            Trouble::Api(ApiError::Failed(why)) => return self.fail(&why, place, id, wanted),
             Trouble::Api(ApiError::Unreachable(_)) => {
-                self.patience.pause();
+                self.pause.fail(Instant::now());
                 (None, Duration::ZERO)
             }
             Trouble::NotLeader => (None, Duration::ZERO),
@@ -130,5 +140,18 @@ impl Writer {
             self.say(id, state);
         }
         self.patience.wait(id.clone(), wanted, Instant::now() + pause);
+    }
+    /// Others may fare better, so they go on.
+    fn fail(&mut self, why: &str, place: &Place, id: Option<&TargetId>, wanted: u64) {
+        let (failures, _) = self.failing.fail(place, &place.namespace, wanted, why, Instant::now());
+        if failures == 1 && self.lost.note(Instant::now()) {
+            tracing::warn!(monitor = %place, error = why, "a ServiceMonitor cannot be written");
+        }
+        // A webhook that restarts is away for a moment: that is no news.
+        if let Some(id) = id
+            && (failures > 1 || self.failing.why(&place.namespace).is_some())
+        {
+            self.say(id, failed(why));
+        }
     }
 }

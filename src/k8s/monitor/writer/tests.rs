@@ -5,10 +5,14 @@ use std::sync::Arc;
 use kube::runtime::watcher::Event;
 use serde_json::json;
 
+use super::super::super::access::ApiError;
 use super::super::super::catalog::Object;
 use super::super::super::leader::Leadership;
+use super::super::observed::Observed;
+use super::super::requests::Trouble;
+use super::outcome::What;
 use super::*;
-use crate::crd::{ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
+use crate::crd::{ConditionStatus, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
 use crate::kind::Type;
 use crate::target::Problem;
 
@@ -93,7 +97,7 @@ async fn a_spec_that_is_not_understood_keeps_its_monitor_and_says_so() {
     let place = show(&mut writer, "a", "target", None);
     writer.look(id.clone());
     let said = writer.shared().catalog.get(&id).unwrap().monitor.unwrap();
-    assert_eq!((said.ready, said.reason), (false, "InvalidSpec"));
+    assert_eq!((said.status, said.reason), (ConditionStatus::False, "InvalidSpec"));
     assert!(writer.running.is_empty() && !writer.is_unwanted(&place));
 }
 
@@ -104,4 +108,162 @@ async fn nothing_piles_up_where_nobody_leads() {
     shared.monitors.mark([TargetId::new("a", "target")]);
     assert!(tokio::time::timeout(HEAL * 2, follow).await.is_err());
     assert!(shared.monitors.is_empty());
+}
+
+/// The last word on a target's monitor.
+fn said(writer: &Writer, id: &TargetId) -> Option<(ConditionStatus, &'static str)> {
+    writer.shared().catalog.get(id)?.monitor.map(|said| (said.status, said.reason))
+}
+
+/// Whether a look at `id` starts something. What it starts is dropped.
+fn starts(writer: &mut Writer, id: &TargetId) -> bool {
+    writer.look(id.clone());
+    let started = !writer.running.is_empty();
+    writer.running.clear();
+    started
+}
+
+/// Ends what was started for `id` with this trouble.
+fn fail(writer: &mut Writer, id: &TargetId, error: ApiError) {
+    let place = Place::of(id, &writer.shared().settings);
+    let desired = writer.desired(id).unwrap().unwrap();
+    writer.settle(Done { place, id: Some(id.clone()), what: What::Put(desired, Err(Trouble::Api(error))) });
+}
+
+/// Ends what was started for `id` as wished.
+fn succeed(writer: &mut Writer, id: &TargetId) {
+    let place = Place::of(id, &writer.shared().settings);
+    let what = match writer.desired(id).unwrap() {
+        Ok(desired) => {
+            let mut manifest = desired.manifest(&place, None);
+            manifest["metadata"]["uid"] = json!("uid");
+            let found = Observed::new(serde_json::from_value(manifest).unwrap());
+            What::Put(desired, Ok(found))
+        }
+        Err(state) => What::Removed(Some(state), Ok(())),
+    };
+    writer.settle(Done { place, id: Some(id.clone()), what });
+}
+
+fn webhook_is_away() -> ApiError {
+    ApiError::Failed("a webhook is away".to_owned())
+}
+
+/// A writer that has seen all monitors of `a` and `b`, which are none.
+fn writer_of_two() -> Writer {
+    let mut writer = writer(&["a", "b"], MonitorNamespace::Target);
+    for scope in 0..writer.scopes.len() {
+        writer.sight(scope, Ok(Event::Init));
+        writer.sight(scope, Ok(Event::InitDone));
+    }
+    writer.shared().monitors.clear();
+    writer
+}
+
+/// As [`declare`], under another name.
+fn declare_as(writer: &Writer, namespace: &str, name: &str) -> TargetId {
+    let id = TargetId::new(namespace, name);
+    writer.shared().catalog.put(Arc::new(Object {
+        id: id.clone(),
+        uid: name.into(),
+        generation: 1,
+        resource_version: "1".to_owned(),
+        declaration: Ok(Arc::new(ScrapeTarget::new(name, good()))),
+        status: ScrapeTargetStatus::default(),
+    }));
+    id
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_in_one_namespace_is_said_and_waits_and_others_go_on() {
+    let mut writer = writer_of_two();
+    let (bad, good) = (declare(&writer, "a", Ok(good())), declare(&writer, "b", Ok(good())));
+    assert!(starts(&mut writer, &bad));
+    fail(&mut writer, &bad, webhook_is_away());
+    assert_eq!(said(&writer, &bad), None, "a webhook that restarts is no news");
+    assert!(writer.has_room() && starts(&mut writer, &good) && !starts(&mut writer, &bad));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    writer.glance();
+    assert_eq!(writer.shared().monitors.take(9), std::slice::from_ref(&bad));
+    assert!(starts(&mut writer, &bad));
+    fail(&mut writer, &bad, webhook_is_away());
+    assert_eq!(said(&writer, &bad), Some((ConditionStatus::False, "Failed")));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(starts(&mut writer, &bad));
+    succeed(&mut writer, &bad);
+    assert_eq!(said(&writer, &bad), Some((ConditionStatus::True, "Written")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_everything_fails_what_is_new_is_told_so_and_waits_for_its_turn() {
+    let mut writer = writer_of_two();
+    for number in 0..8 {
+        let id = declare_as(&writer, "a", &number.to_string());
+        assert!(starts(&mut writer, &id));
+        fail(&mut writer, &id, webhook_is_away());
+    }
+    let new = declare_as(&writer, "a", "new");
+    assert!(!starts(&mut writer, &new));
+    assert_eq!(said(&writer, &new), Some((ConditionStatus::False, "Failed")));
+    writer.shared().catalog.remove(&new);
+    writer.heal();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(writer.failing.due(Instant::now()).all(|place| *place.name != *"new"), "it is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_does_not_answer_is_left_alone_by_all() {
+    let mut writer = writer_of_two();
+    let id = declare(&writer, "a", Ok(good()));
+    assert!(starts(&mut writer, &id));
+    fail(&mut writer, &id, ApiError::Unreachable("no answer".to_owned()));
+    assert!(!writer.has_room());
+    assert_eq!(said(&writer, &id), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_suspended_and_resumed_again_and_again_has_its_monitor_back_at_once() {
+    let mut writer = writer_of_two();
+    for _ in 0..5 {
+        let id = declare(&writer, "a", Ok(good()));
+        assert!(starts(&mut writer, &id));
+        succeed(&mut writer, &id);
+        assert_eq!(said(&writer, &id), Some((ConditionStatus::True, "Written")));
+        declare(&writer, "a", Ok(ScrapeTargetSpec { suspend: true, ..good() }));
+        assert!(starts(&mut writer, &id));
+        succeed(&mut writer, &id);
+        assert_eq!(said(&writer, &id), Some((ConditionStatus::True, "Disabled")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fight_is_said_once_for_as_long_as_it_lasts() {
+    let mut writer = writer_of_two();
+    let id = declare(&writer, "a", Ok(good()));
+    let place = Place::of(&id, &writer.shared().settings);
+    let mut words = Vec::new();
+    for _ in 0..600 {
+        if starts(&mut writer, &id) {
+            succeed(&mut writer, &id);
+            words.extend(said(&writer, &id));
+            writer.ledger.forget(&place); // somebody removes it
+        }
+        words.extend(said(&writer, &id));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        writer.glance();
+    }
+    words.dedup();
+    assert_eq!(words, [(ConditionStatus::True, "Written"), (ConditionStatus::Unknown, "Pending")]);
+    // She who fought has given up.
+    while !starts(&mut writer, &id) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        writer.glance();
+    }
+    succeed(&mut writer, &id);
+    for _ in 0..6 {
+        tokio::time::sleep(HEAL).await;
+        writer.heal();
+        writer.look(id.clone());
+    }
+    assert_eq!(said(&writer, &id), Some((ConditionStatus::True, "Written")));
 }

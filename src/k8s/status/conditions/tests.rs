@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::crd::ScrapeTarget;
 use crate::poll::Failure;
 
 /// What a [`Facts`] borrows from.
@@ -85,8 +86,15 @@ impl World {
 }
 
 fn monitor(ready: bool) -> MonitorState {
-    let (reason, message) = if ready { ("Written", "it is there") } else { ("NameTaken", "it is somebody else's") };
-    MonitorState { ready, reason, message: message.to_owned() }
+    if ready {
+        state(ConditionStatus::True, "Written", "it is there")
+    } else {
+        state(ConditionStatus::False, "NameTaken", "it is somebody else's")
+    }
+}
+
+fn state(status: ConditionStatus, reason: &'static str, message: &str) -> MonitorState {
+    MonitorState { status, reason, message: message.to_owned() }
 }
 
 fn poll(failure: Option<(Reason, &str)>) -> Status {
@@ -247,6 +255,63 @@ fn another_message_of_the_same_failure_is_not_written_but_another_reason_is() {
     assert_eq!(world.message(UP), "after 5.02s");
     (world.generation, world.poll) = (1, Some(poll(Some((Reason::Body, "after 5.03s")))));
     assert_eq!(world.message(UP), "after 5.03s");
+}
+
+#[test]
+fn the_words_of_a_webhook_may_differ_each_time_and_are_written_once_for_each_generation() {
+    for reason in ["Refused", "Failed"] {
+        let refused = |words| Some(state(ConditionStatus::False, reason, words));
+        let mut world = World { monitor: refused("request 1: no"), ..World::good() };
+        world.write();
+        world.monitor = refused("request 2: no");
+        assert!(says(&world.observed, &world.status()));
+        assert_eq!(
+            (world.message(MONITOR_READY), world.message(READY)),
+            ("request 1: no".into(), "request 1: no".into())
+        );
+        world.generation = 2;
+        assert_eq!(world.message(MONITOR_READY), "request 2: no");
+        (world.generation, world.monitor) = (1, Some(state(ConditionStatus::False, "NameTaken", "request 3")));
+        assert_eq!(world.message(MONITOR_READY), "request 3");
+    }
+}
+
+#[test]
+fn our_own_words_about_a_monitor_are_written_when_they_change() {
+    let mut world = World { monitor: Some(state(ConditionStatus::False, "NameTaken", "it is of a")), ..World::good() };
+    world.write();
+    world.monitor = Some(state(ConditionStatus::False, "NameTaken", "it is of b"));
+    assert!(!says(&world.observed, &world.status()));
+}
+
+#[test]
+fn a_monitor_that_is_fought_for_leaves_open_whether_the_target_is_ready() {
+    let world = World { monitor: Some(state(ConditionStatus::Unknown, "Pending", "fought for")), ..World::good() };
+    assert_eq!([READY, MONITOR_READY].map(|kind| world.told(kind)), ["Unknown/Pending", "Unknown/Pending"]);
+    assert_eq!(world.message(MONITOR_READY), "fought for");
+}
+
+#[test]
+fn what_becomes_known_is_news_and_what_stays_open_is_none() {
+    let open = World { monitor: Some(state(ConditionStatus::Unknown, "Pending", "fought for")), ..World::good() };
+    let down = World { poll: Some(poll(Some((Reason::Dns, "no such name")))), ..open.clone() };
+    assert!(!tells_more(&down.status(), &open.status()));
+    assert!(tells_more(&World::good().status(), &open.status()));
+    assert!(tells_more(&open.status(), &ScrapeTargetStatus::default()));
+}
+
+#[test]
+fn conditions_of_others_leave_room_for_ours_or_not() {
+    let crd = serde_json::to_value(<ScrapeTarget as kube::CustomResourceExt>::crd()).unwrap();
+    let conditions = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions/maxItems";
+    assert_eq!(crd.pointer(conditions).unwrap(), MOST_CONDITIONS);
+    let wanted = World::good().status();
+    let others = |count| {
+        let of = |n| Condition { kind: format!("Theirs{n}"), ..wanted.conditions[0].clone() };
+        let theirs = (0..count).map(of);
+        ScrapeTargetStatus { conditions: wanted.conditions.iter().cloned().chain(theirs).collect(), ..wanted.clone() }
+    };
+    assert!(!is_crowded(&others(11), &wanted) && is_crowded(&others(12), &wanted));
 }
 
 #[test]

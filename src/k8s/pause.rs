@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::backoff::Backoff;
+use super::backoff::Backoff;
 
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// One pause for all targets: each longer than the one before, until an answer comes.
+/// One pause for everything that a part writes: each longer than the one before, until an answer comes.
 #[derive(Debug)]
 pub(super) struct Pause {
     backoff: Backoff,
