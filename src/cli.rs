@@ -6,11 +6,11 @@ mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use reqwest::Url;
 
-pub use kubernetes::{CleanupArgs, JsonObject, KubernetesArgs, ReleaseArgs};
+pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, ReleaseArgs};
 pub use value::ListenAddress;
 
 use crate::kind::Type;
@@ -231,7 +231,9 @@ impl Cli {
         I::Item: Into<std::ffi::OsString> + Clone,
     {
         const COMMANDS: &str = "run, demo, probe, check, crd, cleanup or healthcheck";
-        let cli = Self::try_parse_from(arguments).map_err(|error| {
+        let parsed = Self::command().try_get_matches_from(arguments);
+        let parsed = parsed.and_then(|given| Ok((Self::from_arg_matches(&given)?, given)));
+        let (cli, given) = parsed.map_err(|error| {
             use clap::error::ErrorKind;
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Asked(error.to_string()),
@@ -246,7 +248,8 @@ impl Cli {
             }
         })?;
         let mistake = match &cli.command {
-            Command::Run(args) => args.kubernetes.mistake(!args.targets.is_empty()),
+            Command::Run(args) if args.targets.is_empty() => args.kubernetes.mistake(args.web_config_file.is_some()),
+            Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
             Command::Probe(args) => args.mistake().map(ToOwned::to_owned),
             Command::Cleanup(args) => args.release.mistake(),
             _ => None,

@@ -103,6 +103,8 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("run --target-selector team=".to_owned() + "media,", "write a label selector as kubectl -l takes it"),
         ("run --secret-label a=b=c".to_owned(), "write a label as KEY or KEY=VALUE"),
         ("run --advertise-address localhost".to_owned(), "--advertise-address"),
+        ("run --discovery.tls {}".to_owned(), "write --discovery.scheme=https as well"),
+        ("run --discovery.scheme http --web.config.file x --discovery.tls {}".to_owned(), "--discovery.scheme=https"),
         ("cleanup surplus".to_owned(), "surplus"),
         ("demo --interval often".to_owned(), "write for instance 15s"),
         ("demo --listen-address here".to_owned(), "write HOST:PORT or :PORT"),
@@ -166,8 +168,13 @@ fn targets_from_files_and_flags_about_those_of_kubernetes_contradict_each_other(
         ("secret-label", "scrapetarget.dev/use"),
         ("advertise-address", "10.0.0.1"),
         ("kube-context", "test"),
+        ("namespace", "monitoring"),
+        ("release-name", "other"),
+        ("discovery.mode", "none"),
+        ("discovery.tls", "{}"),
+        ("leader-election.lease-duration", "15s"),
     ] {
-        let variable = format!("SCRAPETARGET_{}", flag.to_uppercase().replace('-', "_"));
+        let variable = format!("SCRAPETARGET_{}", flag.to_uppercase().replace(['-', '.'], "_"));
         let flags = run(["run", "--targets", "x", &format!("--{flag}"), value]);
         let by_variable = said(command(["run", "--targets", "x"]).env(&variable, value));
         let both = said(command(["run"]).env("SCRAPETARGET_TARGETS", "x").env(&variable, value));

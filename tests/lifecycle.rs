@@ -42,7 +42,7 @@ fn targets(folder: &TempDir, url: &str) -> PathBuf {
 const PROBE: &str = "/probe?target=media/rooms";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_is_ready_soon_and_ends_soon_after_either_signal() {
+async fn the_service_is_ready_soon_and_ends_soon_after_a_signal_to_end_and_not_after_a_hangup() {
     let folder = TempDir::new().unwrap();
     let (server, _) = slow_agent(Duration::ZERO).await;
     let targets = targets(&folder, &server.url());
@@ -50,6 +50,8 @@ async fn the_service_is_ready_soon_and_ends_soon_after_either_signal() {
         let mut service = Running::ready(&targets, [""; 0]).await;
         assert_eq!(service.body("/-/healthy").await.lines().count(), 1);
         assert!(service.body(PROBE).await.contains("\nmedia_rooms 3\n"));
+        signal(service.id(), "HUP");
+        service.wait("a line about SIGHUP", |service| (service.logged("SIGHUP: nothing to do") > 0).then_some(()));
         let told = Instant::now();
         signal(service.id(), name);
         assert_eq!(service.ended().code(), Some(0), "{}", service.log());

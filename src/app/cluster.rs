@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use ipnet::IpNet;
 
 use super::WrongValue;
-use crate::cli::{CleanupArgs, KubernetesArgs, ReleaseArgs};
+use crate::cli::{CleanupArgs, CleanupOnly, KubernetesArgs, ReleaseArgs};
 use crate::http::WebConfig;
 use crate::k8s::{self, AccessError, Cluster, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
 use crate::{file, telemetry};
@@ -74,10 +74,14 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
 
 /// Removes what a release wrote, and says what that was.
 pub(super) async fn cleanup(args: CleanupArgs) -> anyhow::Result<ExitCode> {
-    let CleanupArgs { release, log } = args;
+    let CleanupArgs { release, only, except_namespace, log } = args;
     telemetry::start(log);
     let (cluster, settings) = connect(release, "run this in the cluster").await?;
-    let removed = k8s::cleanup(&cluster, &settings).await.context("remove what the release wrote")?;
+    let removed = match only {
+        None => k8s::cleanup(&cluster, &settings).await,
+        Some(CleanupOnly::Monitors) => k8s::cleanup_monitors(&cluster, &settings, &except_namespace).await,
+    };
+    let removed = removed.context("remove what the release wrote")?;
     super::print(&format!("removed {} ServiceMonitors and {} Endpoints\n", removed.monitors, removed.endpoints));
     Ok(ExitCode::SUCCESS)
 }

@@ -298,15 +298,20 @@ fn affordable(connections: u32, files: Option<u64>) -> u32 {
     connections.min(half.max(1))
 }
 
-/// Waits for SIGTERM or SIGINT.
+/// Waits for SIGTERM or SIGINT. Other exporters read their configuration again on SIGHUP; here everything is followed as it changes, and who
+/// sends one does not want an end.
 pub(super) async fn signal() -> anyhow::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok("SIGTERM"),
+            _ = interrupt.recv() => return Ok("SIGINT"),
+            Some(()) = hangup.recv() => tracing::info!("SIGHUP: nothing to do, changes are seen without it"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, Command, ValueEnum};
 
 use super::LogArgs;
 use super::value::duration;
+use crate::crd::is_dns_label;
 use crate::k8s::{DiscoveryMode, Label, MonitorNamespace, Scheme, Selector};
 
 /// Flags of `run` about Kubernetes.
@@ -108,31 +110,51 @@ pub struct CleanupArgs {
     /// Which cluster, and which release in it.
     #[command(flatten)]
     pub release: ReleaseArgs,
+    /// Remove ServiceMonitors only, while the release goes on: for namespaces where it may not write them any more. The Endpoints and
+    /// the Lease are left alone
+    #[arg(long, value_name = "WHAT")]
+    pub only: Option<CleanupOnly>,
+    /// With --only: a namespace whose ServiceMonitors stay; repeatable
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', value_parser = namespace, requires = "only")]
+    pub except_namespace: Vec<String>,
     /// Flags about the log.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
+/// A part of what `cleanup` removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CleanupOnly {
+    /// ServiceMonitors.
+    Monitors,
+}
+
 impl KubernetesArgs {
-    /// What is wrong with these flags together. With targets from files, those that would do nothing are mistakes: whoever gave one
-    /// expects something of it.
-    pub(super) fn mistake(&self, from_files: bool) -> Option<String> {
-        if !from_files {
-            return self.release.mistake();
+    /// What is wrong with these flags together.
+    pub(super) fn mistake(&self, web_config: bool) -> Option<String> {
+        let https = self.discovery_scheme.map_or(web_config, |scheme| scheme == Scheme::Https);
+        if self.discovery_tls.is_some() && !https {
+            return Some(
+                "error: --discovery.tls is for https: write --discovery.scheme=https as well (see --help)".to_owned(),
+            );
         }
-        let ReleaseArgs { kube_context, watch_namespace, .. } = &self.release;
-        let given = [
-            ("kube-context", kube_context.is_some()),
-            ("watch-namespace", !watch_namespace.is_empty()),
-            ("target-selector", self.target_selector.is_some()),
-            ("secret-label", self.secret_label.is_some()),
-            ("advertise-address", self.advertise_address.is_some()),
-        ];
-        let (flag, _) = given.into_iter().find(|(_, given)| *given)?;
-        let variable = flag.to_uppercase().replace('-', "_");
+        self.release.mistake()
+    }
+
+    /// What is wrong with `given` where targets come from files: whoever gave a flag that would do nothing expects something of it.
+    pub(super) fn mistake_with_files(given: &ArgMatches) -> Option<String> {
+        let flags = Self::augment_args(Command::new("run"));
+        let by_hand = |flag: &&Arg| {
+            let source = given.value_source(flag.get_id().as_str());
+            matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+                && flag.get_id() != "target_allow_loopback" // it is so anyway
+        };
+        let flag = flags.get_arguments().find(by_hand)?;
         Some(format!(
-            "error: --targets takes targets from files, --{flag} is for those of Kubernetes: leave out one of them, or its variable, \
-             SCRAPETARGET_TARGETS or SCRAPETARGET_{variable} (see --help)"
+            "error: --targets takes targets from files, --{} is for those of Kubernetes: leave out one of them, or its variable, \
+             SCRAPETARGET_TARGETS or {} (see --help)",
+            flag.get_long().unwrap_or_default(),
+            flag.get_env().unwrap_or_default().display()
         ))
     }
 }
@@ -144,7 +166,7 @@ impl ReleaseArgs {
     }
 
     pub(super) fn mistake(&self) -> Option<String> {
-        (self.service().len() > MAX_NAME).then(|| {
+        (!is_dns_label(&self.service())).then(|| {
             let service = self.service();
             format!(
                 "error: the name of the Service, {service}, is too long: write --discovery.service NAME (see --help)"
@@ -153,15 +175,9 @@ impl ReleaseArgs {
     }
 }
 
-/// How long the name of a Service or a namespace may be.
-const MAX_NAME: usize = 63;
-
 /// The name of a namespace, a Service or a release: a label of the DNS.
 fn namespace(text: &str) -> Result<String, String> {
-    let fine = (1..=MAX_NAME).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-');
+    let fine = is_dns_label(text);
     fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 small letters, digits and inner dashes".to_owned())
 }
 
