@@ -22,11 +22,13 @@ BUILD_etcd := -ldflags '-s -w'
 # Without a version kubectl could not read the API server's.
 BUILD_kubernetes := -ldflags '-s -w -X $(VERSION_OF_KUBERNETES).gitVersion=v1.36.3 -X $(VERSION_OF_KUBERNETES).gitMajor=1 -X $(VERSION_OF_KUBERNETES).gitMinor=36'
 BUILD_operator := -ldflags '-s -w -X github.com/prometheus/common/version.Version=0.93.0'
+BUILD_helm := -ldflags '-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1'
 sum = $(firstword $(shell { cat tests/tools/$(1)/go.mod tests/tools/$(1)/go.sum; echo "$(BUILD_$(1))"; } | cksum))
 TOOLS_prometheus := $(CACHE)/prometheus-$(call sum,prometheus)
 TOOLS_etcd := $(CACHE)/etcd-$(call sum,etcd)
 TOOLS_kubernetes := $(CACHE)/kubernetes-$(call sum,kubernetes)
 TOOLS_operator := $(CACHE)/operator-$(call sum,operator)
+TOOLS_helm := $(CACHE)/helm-$(call sum,helm)
 # build MODULE, PACKAGE
 build = mkdir -p $(@D) && cd tests/tools/$(1) && CGO_ENABLED=0 go build -trimpath -buildvcs=false $(BUILD_$(1)) -o $@ $(2)
 
@@ -44,8 +46,9 @@ export KUBE_CONTROLLER_MANAGER := $(or $(call beside,kube-controller-manager),$(
 export KUBECTL := $(or $(call beside,kubectl),$(TOOLS_kubernetes)/kubectl)
 export PROMETHEUS_OPERATOR := $(TOOLS_operator)/operator
 export OPERATOR_CRDS := $(TOOLS_operator)/operator-crds
+export HELM := $(TOOLS_helm)/helm
 export RUSTDOCFLAGS := -Dwarnings
-KUBERNETES_THREADS ?= 6
+KUBERNETES_THREADS ?= 8
 
 .PHONY: test format lint docs unit kubernetes tools browser bench fuzz generate clean-cache
 
@@ -56,7 +59,7 @@ format:
 	cargo fmt --check
 
 lint:
-	cargo clippy --locked --all-targets -- -Dwarnings
+	cargo clippy --locked --all-targets --test kubernetes -- -Dwarnings
 
 docs:
 	cargo doc --locked --no-deps --document-private-items
@@ -72,7 +75,7 @@ kubernetes:
 	cargo test --locked --test kubernetes -- --test-threads=$(KUBERNETES_THREADS) $(TESTS)
 
 ## Programs that judge us, built at the versions that tests/tools/*/go.mod pin
-tools: $(PROMTOOL) $(PROMETHEUS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS)
+tools: $(PROMTOOL) $(PROMETHEUS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM)
 
 $(TOOLS_prometheus)/%:
 	$(call build,prometheus,github.com/prometheus/prometheus/cmd/$*)
@@ -85,6 +88,9 @@ $(TOOLS_kubernetes)/%:
 
 $(TOOLS_operator)/operator:
 	$(call build,operator,github.com/prometheus-operator/prometheus-operator/cmd/operator)
+
+$(TOOLS_helm)/helm:
+	$(call build,helm,helm.sh/helm/v4/cmd/helm)
 
 # The module brings its CRDs along.
 $(TOOLS_operator)/operator-crds: | $(TOOLS_operator)/operator
@@ -109,10 +115,11 @@ bench: tools
 fuzz:
 	fuzz/run.sh $(or $(FUZZ_SECONDS),60)
 
-## Everything that is generated from the code: the CRD and the reference pages
-generate:
+## Everything that is generated: the CRD, the reference pages, and what is made of the Helm chart
+generate: $(HELM)
 	cargo run --locked --quiet -- crd > crds/scrapetargets.yaml
-	UPDATE_DOCS=1 cargo test --locked --quiet --test docs
+	UPDATE_DOCS=1 cargo test --locked --quiet --test docs --test alerts
+	UPDATE_DOCS=1 cargo test --locked --quiet --test chart generated::
 
 clean-cache:
 	rm -rf $(CACHE)
