@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use support::program::Running;
-use support::tools::{lint, prometheus};
+use support::tools::lint;
 use tempfile::TempDir;
 
 const TOTAL: &str = "counter metrics should have \"_total\" suffix";
@@ -218,31 +217,14 @@ async fn query(server: &Running, name: &str) -> Vec<(BTreeMap<String, String>, f
         .collect()
 }
 
-/// Starts Prometheus on a configuration, and waits until it listens.
-async fn start_prometheus(folder: &Path, config: &str) -> Running {
-    let file = folder.join("prometheus.yml");
-    fs::write(&file, config).unwrap();
-    let mut program = Command::new(prometheus());
-    program.arg(format!("--config.file={}", file.display()));
-    program.arg(format!("--storage.tsdb.path={}", folder.join("data").display()));
-    program.args(["--web.listen-address=127.0.0.1:0", "--log.level=info"]);
-    let mut server = Running::spawn(program);
-    server.base = server.wait("its address", |server| {
-        let log = server.log();
-        let address = log.lines().find(|line| line.contains("msg=\"Listening on\""))?.split("address=").nth(1)?;
-        Some(format!("http://{}", address.split_whitespace().next()?))
-    });
-    server.until_status("/-/ready", 200).await;
-    server
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_prometheus_finds_every_target_up_with_the_labels_of_the_contract() {
     let demo = demo().await;
     let targets = intended(&demo).await;
     let folder = TempDir::new().unwrap();
-    let config = config(&demo.base, &targets.keys().collect::<Vec<_>>());
-    let server = start_prometheus(folder.path(), &config).await;
+    let file = folder.path().join("prometheus.yml");
+    fs::write(&file, config(&demo.base, &targets.keys().collect::<Vec<_>>())).unwrap();
+    let server = Running::prometheus(&file).await;
     let scraped = 2 * (2 * targets.len() + 1);
     let mut complete = Vec::new();
     for _ in 0..300 {

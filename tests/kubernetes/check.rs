@@ -74,20 +74,8 @@ fn one_who_may_not_create_targets_is_told_the_rule_and_is_asked_about_other_name
     cluster.install_crd();
     let [open, closed] = ["check", "check"].map(|prefix| cluster.namespace(prefix));
     let kubeconfig = cluster.kubeconfig_of(&open, "author");
-    cluster.apply(&format!(
-        r"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: author, namespace: {open} }}
-rules: [{{ apiGroups: [scrapetarget.dev], resources: [scrapetargets], verbs: [create] }}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: author, namespace: {open} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: author }}
-subjects: [{{ kind: ServiceAccount, name: author, namespace: {open} }}]
-"
-    ));
+    let rules = "[{ apiGroups: [scrapetarget.dev], resources: [scrapetargets], verbs: [create] }]";
+    cluster.grant(&open, "author", &open, rules);
     let both =
         [&closed, &open].map(|namespace| target("a", namespace, "type: Sora, url: 'http://sora:3000/'")).concat();
     let said = check(&kubeconfig, &both);

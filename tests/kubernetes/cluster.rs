@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::support::cluster::{Cluster, Guarded};
-use crate::support::program::signal;
+use crate::support::program::{Running, signal};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -62,22 +62,8 @@ async fn an_account_may_do_what_a_role_says_and_no_more() {
     let kubeconfig = cluster.kubeconfig_of(&namespace, "reader");
     let api = Api::<ConfigMap>::default_namespaced(client_of(&kubeconfig).await);
     assert_eq!(code(&api.list(&ListParams::default()).await.unwrap_err()), 403);
-    cluster.apply(&format!(
-        r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: reader, namespace: {namespace} }}
-rules: [{{ apiGroups: [""], resources: [configmaps], verbs: [get] }}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: reader, namespace: {namespace} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader }}
-subjects: [{{ kind: ServiceAccount, name: reader, namespace: {namespace} }}]
----
-{}"#,
-        config_map(&namespace, "one")
-    ));
+    cluster.grant(&namespace, "reader", &namespace, r#"[{ apiGroups: [""], resources: [configmaps], verbs: [get] }]"#);
+    cluster.apply(&config_map(&namespace, "one"));
     let start = Instant::now();
     // The authorizer learns of a role by a watch.
     while let Err(error) = api.get("one").await {
@@ -178,15 +164,18 @@ fn crds_are_served_when_their_installation_returns() {
     }
 }
 
-/// Where the copy of this test that is killed says which process it has started.
-const TOLD: &str = "TELL_THE_GUARDED_PROCESS";
+/// Where the copy of this test that is killed says which processes it has started.
+const TOLD: &str = "TELL_THE_GUARDED_PROCESSES";
 
 #[test]
 fn what_a_killed_test_has_started_ends_with_it() {
     if let Some(file) = std::env::var_os(TOLD) {
         let folder = TempDir::new().unwrap().keep();
-        let sleep = Guarded::spawn(Path::new("sleep"), &["600".to_owned()], &folder.join("log"), Some(&folder));
-        std::fs::write(file, format!("{} {}\n", sleep.id(), folder.display())).unwrap();
+        let guarded = Guarded::spawn(Path::new("sleep"), &["600".to_owned()], &folder.join("log"), Some(&folder));
+        let mut sleep = Command::new("sleep");
+        sleep.arg("600");
+        let running = Running::spawn(sleep);
+        std::fs::write(file, format!("{} {} {}\n", guarded.id(), running.id(), folder.display())).unwrap();
         std::thread::sleep(PATIENCE);
         return;
     }
@@ -206,12 +195,13 @@ fn what_a_killed_test_has_started_ends_with_it() {
             _ => patient(),
         }
     };
-    let (id, left) = told.trim().split_once(' ').unwrap();
-    let runs = || Command::new("kill").args(["-0", id]).stderr(Stdio::null()).status().unwrap().success();
-    assert!(runs() && Path::new(left).exists());
+    let [guarded, running, left] = told.trim().splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{told}") };
+    // Of one that has ended and that nobody has asked about, no more than the number is left.
+    let runs = |id| std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| !line.is_empty());
+    assert!(runs(guarded) && runs(running) && Path::new(left).exists());
     signal(copy.id(), "KILL");
     copy.wait().unwrap();
-    while runs() || Path::new(left).exists() {
+    while runs(guarded) || runs(running) || Path::new(left).exists() {
         patient();
     }
 }

@@ -54,21 +54,7 @@ impl Release {
 
     /// Gives it the rules, a list in YAML, in one namespace.
     pub(crate) fn grant(&self, cluster: &Cluster, namespace: &str, rules: &str) {
-        cluster.apply(&format!(
-            r"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: {release}-granted, namespace: {namespace} }}
-rules: {rules}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: {release}-granted, namespace: {namespace} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: {release}-granted }}
-subjects: [{{ kind: ServiceAccount, name: {release}, namespace: {release} }}]
-",
-            release = self.namespace
-        ));
+        cluster.grant(namespace, &format!("{}-granted", self.namespace), &self.namespace, rules);
     }
 
     /// Starts a replica, and waits until it listens: `replica-1`, `replica-2` and so on. It stops at once when it is told to.

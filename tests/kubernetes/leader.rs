@@ -11,7 +11,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::support::cluster::Cluster;
-use replicas::{RULES, Replica, Stage, leaders, until};
+use replicas::{PATIENCE, RULES, Replica, Stage, leaders, until};
 
 /// Waits until one of them leads and the others say that they stand by: the leader's place.
 async fn until_one_leads(replicas: &[Replica]) -> usize {
@@ -146,30 +146,35 @@ async fn a_leader_stays_the_leader_while_the_api_server_is_away() {
     let leader = replicas.remove(until_one_leads(&replicas).await);
     let standby = &replicas[0];
     stage.until_behind_service(&leader).await;
-    let holds_on = async |away: Instant| {
-        // Longer than the Lease is good, and than the API server may be silent without a line in the log.
-        while away.elapsed() < Duration::from_secs(25) {
+    let logged = |words: &str| [&leader, standby].map(|replica| replica.running.logged(words));
+    let holds_on = async |seconds, times| {
+        let away = Instant::now();
+        // Longer than the Lease is good, and until both say that they have noticed.
+        while away.elapsed() < Duration::from_secs(seconds) || logged("the Lease cannot be watched") != [times; 2] {
+            assert!(away.elapsed() < PATIENCE, "it is not told:\n{}", standby.running.log());
             leader.until_polled().await;
             assert_eq!(leader.leads().await, Some(true));
             assert_eq!(standby.leads().await, Some(false));
         }
         assert_eq!(standby.polls().await, 0.0);
     };
-    let leads_again = async || {
+    let leads_again = async |times| {
         stage.endpoints().delete("st-probe", &DeleteParams::default()).await.unwrap();
         stage.until_behind_service(&leader).await;
+        let both = async || (logged("the Lease is watched again") == [times; 2]).then_some(());
+        until("word that the API server is back", both).await;
         assert_eq!(leaders([&leader, standby]).await, [leader.name.as_str()]);
     };
 
     cluster.stop();
-    holds_on(Instant::now()).await;
+    holds_on(25, 1).await;
     cluster.cont();
-    leads_again().await;
+    leads_again(1).await;
 
     cluster.kill();
-    holds_on(Instant::now()).await;
+    holds_on(10, 2).await;
     cluster.restart();
-    leads_again().await;
+    leads_again(2).await;
 
     for replica in [&leader, standby] {
         let told = replica.running.logged("the Lease cannot be watched");

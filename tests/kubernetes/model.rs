@@ -19,10 +19,15 @@ fn whatever_happens_the_end_is_as_the_model_says() {
     // By their owners, monitors beside targets are garbage when their target is gone.
     let cluster = Cluster::with_controllers(&["garbage-collector-controller"]);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(3);
+    let setting = |name: &str, usual| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(usual);
     // A sequence that fails takes minutes each time.
-    let config =
-        ProptestConfig { cases, failure_persistence: None, max_shrink_time: 900_000, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases: setting("PROPTEST_CASES", 3),
+        failure_persistence: None,
+        max_shrink_time: 900_000,
+        max_shrink_iters: setting("PROPTEST_MAX_SHRINK_ITERS", 100),
+        ..ProptestConfig::default()
+    };
     let result = TestRunner::new(config).run(&(any::<bool>(), sequence()), |(in_release, Sequence(operations))| {
         runtime.block_on(play(&cluster, in_release, &operations)).map_err(TestCaseError::fail)
     });

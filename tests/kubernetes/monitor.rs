@@ -4,6 +4,7 @@ mod installed;
 mod kept;
 mod stage;
 mod steady;
+mod webhook;
 
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -185,6 +186,26 @@ async fn a_missing_right_is_named_and_all_goes_on_when_it_is_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn monitors_can_be_removed_where_they_may_not_be_written_any_more() {
+    let stage = Stage::new(Cluster::shared());
+    stage.declare("tokyo", &json!({}));
+    let exporter = stage.run(&[]);
+    stage.until_ready("tokyo", "True Written", &exporter).await;
+    let all = ["--only", "monitors"];
+    let said = stage.cleanup(&[&all[..], &["--except-namespace", &stage.team]].concat());
+    assert_eq!(said.stdout.trim(), "removed 0 ServiceMonitors and 0 Endpoints", "{}", said.stderr);
+
+    stage.allow(
+        &stage.team,
+        "\n  - { apiGroups: [monitoring.coreos.com], resources: [servicemonitors], verbs: [list, delete] }\n",
+    );
+    let said = stage.cleanup(&all);
+    assert_eq!(said.stdout.trim(), "removed 1 ServiceMonitors and 0 Endpoints", "{}", said.stderr);
+    assert_eq!(stage.names(&stage.team).await, Vec::<String>::new());
+    assert_eq!(exporter.body("/metrics").await.matches("\nscrapetarget_leader 1").count(), 1, "it still leads");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cleanup_leaves_nothing_although_the_exporter_still_runs() {
     let stage = Stage::new(Cluster::shared());
     for number in 0..20 {
@@ -193,7 +214,7 @@ async fn cleanup_leaves_nothing_although_the_exporter_still_runs() {
     let exporter = stage.run(&["--leader-election.lease-duration", "5s"]);
     let all = async || (stage.names(&stage.team).await.len() == 20).then_some(());
     stage.until("monitors", &exporter, all).await;
-    let said = stage.cleanup();
+    let said = stage.cleanup(&[]);
     assert_eq!(
         (said.stdout.trim(), said.code),
         ("removed 20 ServiceMonitors and 1 Endpoints", Some(0)),
@@ -201,7 +222,7 @@ async fn cleanup_leaves_nothing_although_the_exporter_still_runs() {
         said.stderr
     );
     assert_eq!(stage.names(&stage.team).await, Vec::<String>::new());
-    let said = stage.cleanup();
+    let said = stage.cleanup(&[]);
     assert_eq!(
         (said.stdout.trim(), said.code),
         ("removed 0 ServiceMonitors and 0 Endpoints", Some(0)),
@@ -211,7 +232,7 @@ async fn cleanup_leaves_nothing_although_the_exporter_still_runs() {
     assert_eq!(stage.names(&stage.team).await, Vec::<String>::new());
     stop(exporter);
     stage.allow(&stage.team, "");
-    let said = stage.cleanup();
+    let said = stage.cleanup(&[]);
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert!(said.stderr.contains(r#"resources: ["servicemonitors"], verbs: ["list"]"#), "{}", said.stderr);
 }

@@ -20,6 +20,12 @@ const MINUTE: Duration = Duration::from_secs(75);
 /// What is missing, or lacks its label, is looked for every ten seconds.
 const SOON: Duration = Duration::from_secs(20);
 
+/// What the exporter may do in each namespace that it looks after.
+const TARGETS: &str = "[{ apiGroups: [scrapetarget.dev], resources: [scrapetargets], verbs: [list, watch] }]";
+
+/// What it may do where targets are to have credentials.
+const OBJECTS: &str = r#"[{ apiGroups: [""], resources: [secrets, configmaps], verbs: [get] }]"#;
+
 /// The exporter as an account that may do what is granted here, and no more.
 struct Exporter<'c> {
     cluster: &'c Cluster,
@@ -35,23 +41,18 @@ impl<'c> Exporter<'c> {
         let kubeconfig = cluster.kubeconfig_of(&namespace, "exporter");
         let watched = [&[namespace.as_str()], more].concat();
         for watched in &watched {
-            grant(cluster, watched, &namespace, "targets", "scrapetarget.dev", "scrapetargets", "list, watch");
+            cluster.grant(watched, "targets", &namespace, TARGETS);
         }
         let mut command = command(["run", "--listen-address", "127.0.0.1:0", "--discovery.mode", "none"]);
         command.args(["--target-allow-loopback", "--shutdown-delay", "0s", "--log-level", "trace"]);
         command.args(["--watch-namespace", &watched.join(",")]).args(arguments).env("KUBECONFIG", kubeconfig);
-        let mut program = Running::spawn(command);
-        program.base = program.wait("its address", |program| {
-            let log = program.log();
-            let address = log.split("message=listening address=").nth(1)?.split_whitespace().next()?;
-            Some(format!("http://{address}"))
-        });
+        let program = Running::listening(command);
         Self { cluster, namespace, program }
     }
 
     /// Lets it read the Secrets and ConfigMaps of a namespace.
     fn allow(&self, namespace: &str) {
-        grant(self.cluster, namespace, &self.namespace, "secrets", "", "secrets, configmaps", "get");
+        self.cluster.grant(namespace, "secrets", &self.namespace, OBJECTS);
     }
 
     /// A target with a token of the Secret of its own name.
@@ -93,24 +94,6 @@ impl<'c> Exporter<'c> {
         lines.retain(|line| line.user == user && matches!(line.resource.as_str(), "secrets" | "configmaps"));
         lines.into_iter().map(|line| (line.verb, line.name)).collect()
     }
-}
-
-/// A Role in `namespace` for the account of the exporter in `home`.
-fn grant(cluster: &Cluster, namespace: &str, home: &str, name: &str, group: &str, resources: &str, verbs: &str) {
-    cluster.apply(&format!(
-        r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: {name}, namespace: {namespace} }}
-rules: [{{ apiGroups: ["{group}"], resources: [{resources}], verbs: [{verbs}] }}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: {name}, namespace: {namespace} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: {name} }}
-subjects: [{{ kind: ServiceAccount, name: exporter, namespace: {home} }}]
-"#
-    ));
 }
 
 fn secret(namespace: &str, name: &str, more: &str) -> String {

@@ -17,6 +17,15 @@ use crate::support::program::{Running, command, signal};
 /// What is noticed by the slow look at all targets takes half a minute.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// What the exporter may do in the namespace that it looks after.
+const RIGHTS: &str = r#"
+  - { apiGroups: [scrapetarget.dev], resources: [scrapetargets], verbs: [list, watch] }
+  - { apiGroups: [scrapetarget.dev], resources: [scrapetargets/status], verbs: [patch] }
+  - { apiGroups: [""], resources: [secrets, configmaps], verbs: [get] }
+  - { apiGroups: [""], resources: [endpoints], verbs: [get, list, watch, create, patch] }
+  - { apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, update, patch] }
+"#;
+
 /// The exporter, which may do what its documentation asks for, in one namespace.
 struct Exporter<'c> {
     cluster: &'c Cluster,
@@ -28,7 +37,7 @@ impl<'c> Exporter<'c> {
     fn start(cluster: &'c Cluster) -> Self {
         cluster.install_crd();
         let namespace = cluster.namespace("status");
-        cluster.apply(&rights(&namespace));
+        cluster.grant(&namespace, "exporter", &namespace, RIGHTS);
         let program = Self::run(cluster, &namespace);
         Self { cluster, namespace, program }
     }
@@ -38,12 +47,7 @@ impl<'c> Exporter<'c> {
         let mut command = command(["run", "--listen-address", "127.0.0.1:0", "--discovery.mode", "none"]);
         command.args(["--watch-namespace", namespace, "--target-allow-loopback", "--shutdown-delay", "0s"]);
         command.env("KUBECONFIG", cluster.kubeconfig_of(namespace, "exporter"));
-        let mut program = Running::spawn(command);
-        program.base = program.wait("its address", |program| {
-            let log = program.log();
-            let address = log.split("message=listening address=").nth(1)?.split_whitespace().next()?;
-            Some(format!("http://{address}"))
-        });
+        let mut program = Running::listening(command);
         // Targets that are there before it leads are polled in their turn, and not at once.
         program.wait("the Lease", |program| program.log().contains("message=leading").then_some(()));
         program
@@ -90,28 +94,6 @@ impl<'c> Exporter<'c> {
         });
         lines
     }
-}
-
-fn rights(namespace: &str) -> String {
-    format!(
-        r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: exporter, namespace: {namespace} }}
-rules:
-  - {{ apiGroups: [scrapetarget.dev], resources: [scrapetargets], verbs: [list, watch] }}
-  - {{ apiGroups: [scrapetarget.dev], resources: [scrapetargets/status], verbs: [patch] }}
-  - {{ apiGroups: [""], resources: [secrets, configmaps], verbs: [get] }}
-  - {{ apiGroups: [""], resources: [endpoints], verbs: [get, list, watch, create, patch] }}
-  - {{ apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, update, patch] }}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: exporter, namespace: {namespace} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: exporter }}
-subjects: [{{ kind: ServiceAccount, name: exporter, namespace: {namespace} }}]
-"#
-    )
 }
 
 async fn agent(address: SocketAddr) -> Simulated {
@@ -282,7 +264,7 @@ async fn a_target_that_is_not_understood_is_told_so_where_the_api_server_lets_us
     declared("good", json!({ "type": "Sora", "url": "http://127.0.0.1:1/" }));
     cluster.install_crd();
     until_refused(&cluster, &namespace);
-    cluster.apply(&rights(&namespace));
+    cluster.grant(&namespace, "exporter", &namespace, RIGHTS);
     let program = Exporter::run(&cluster, &namespace);
     let exporter = Exporter { cluster: &cluster, namespace, program };
     exporter.until("good", &["Ready=True/Ready", "Up=False/Connect"]).await;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use audit::Audit;
 pub use audit::AuditLine;
 use files::{Files, Ports};
 pub use guarded::Guarded;
@@ -25,7 +26,7 @@ use super::tools;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many private clusters there may be at a time: each takes 0.3 GiB.
-const PRIVATE: usize = 2;
+const PRIVATE: usize = 4;
 
 /// An API server that runs. Dropping it ends all its processes and removes its folder.
 pub struct Cluster {
@@ -35,6 +36,7 @@ pub struct Cluster {
     etcd: Guarded,
     files: Files,
     ports: Ports,
+    audit: Mutex<Audit>,
     /// Nothing for the one that all tests share.
     permit: Option<Permit>,
 }
@@ -77,7 +79,8 @@ impl Cluster {
             let folder = Some(files.folder.as_path());
             let etcd = Guarded::spawn(&programs[0], &files.etcd_arguments(&ports), &files.log("etcd"), folder);
             let apiserver = Mutex::new(spawn_apiserver(&files, &ports));
-            let cluster = Self { controllers: None, apiserver, etcd, files, ports, permit: permit.take() };
+            let audit = Mutex::default();
+            let cluster = Self { controllers: None, apiserver, etcd, files, ports, audit, permit: permit.take() };
             let Err(error) = cluster.wait_until_ready() else { return Ok(cluster) };
             attempts += 1;
             // A port that was free a moment ago may be taken by another test process.
@@ -152,7 +155,7 @@ impl Cluster {
 
     /// Every request to the API server so far, but for its own.
     pub fn audit(&self) -> Vec<AuditLine> {
-        audit::read(&self.files.path("audit.log"))
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).read(&self.files.path("audit.log"))
     }
 
     /// What the API server has logged so far.

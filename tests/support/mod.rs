@@ -1,11 +1,14 @@
 //! What several tests need: targets made by hand, pollers around them, and servers that misbehave on purpose.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod chart;
 pub mod cluster;
 pub mod exposition;
+pub mod families;
 pub mod faults;
 pub mod manifests;
 pub mod program;
+pub mod promql;
 pub mod tools;
 
 use std::collections::BTreeMap;

@@ -4,9 +4,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use super::tools;
 
 /// Longer than anything takes on a busy machine; what hangs is found all the same.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,15 +53,40 @@ pub fn said(command: &mut Command) -> Said {
     Said { stdout: text(stdout), stderr: text(stderr), code: status.code() }
 }
 
-/// Sends a signal by its name: `TERM`, `INT`, `KILL`.
+/// Sends a signal by its name: `TERM`, `INT`, `KILL`. After `STOP` nothing of the process runs any more.
 pub fn signal(process: u32, name: &str) {
     let done = Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap();
     assert!(done.success(), "kill -{name} {process}");
+    let start = Instant::now();
+    while name == "STOP" && !is_stopped(process) {
+        assert!(start.elapsed() < PATIENCE, "{process} does not stop within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
-/// A program that goes on until it is told to stop; dropping it kills it.
+/// Whether every thread of a process is stopped: on a busy machine some run on for a while after the signal.
+fn is_stopped(process: u32) -> bool {
+    let mut threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    threads.all(|thread| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+        // The state follows the name, in which there may be blanks and parentheses as well. A thread that has ended has neither.
+        stat.ok().is_none_or(|stat| stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')))
+    })
+}
+
+/// Kills a process and removes its folder when its own input ends, which it does with the test, however that ends. A signal for the
+/// whole group, as Ctrl-C sends it, is left to the test.
+const GUARD: &str = r#"
+trap '' HUP INT QUIT TERM
+read -r _
+kill -KILL "$1"
+rm -rf "$2"
+"#;
+
+/// A program that goes on until it is told to stop; dropping it kills it, and so does the end of the test.
 pub struct Running {
     child: Child,
+    guard: Child,
     folder: TempDir,
     /// Where it listens, as `http://ADDRESS`; empty until it has said so.
     pub base: String,
@@ -66,6 +94,9 @@ pub struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // First, so that it cannot kill another that has got the same id.
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -77,7 +108,10 @@ impl Running {
         let folder = TempDir::new().unwrap();
         let file = |name: &str| File::create(folder.path().join(name)).unwrap();
         let child = command.stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap();
-        Self { child, folder, base: String::new() }
+        let mut guard = Command::new("sh");
+        guard.args(["-c", GUARD, "guard", &child.id().to_string()]).arg(folder.path());
+        let guard = guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { child, guard, folder, base: String::new() }
     }
 
     /// `run` on a free port with more arguments, once it has said where it listens.
@@ -89,10 +123,27 @@ impl Running {
 
     /// Starts `command`, which is a `run`, and waits until it has said where it listens.
     pub fn listening(command: Command) -> Self {
+        Self::saying(command, "message=listening ")
+    }
+
+    /// Prometheus on a free port, once it is ready. What it stores lies beside its configuration.
+    pub async fn prometheus(config: &Path) -> Self {
+        let mut command = Command::new(tools::prometheus());
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", config.with_file_name("data").display()));
+        command.args(["--web.listen-address=127.0.0.1:0", "--web.enable-lifecycle"]);
+        let server = Self::saying(command, "msg=\"Listening on\"");
+        server.until_status("/-/ready", 200).await;
+        server
+    }
+
+    /// Starts `command`, and waits until it has told its address in a line with this message.
+    fn saying(command: Command, message: &str) -> Self {
         let mut running = Self::spawn(command);
         running.base = running.wait("its address", |running| {
             let log = running.log();
-            let address = log.split("message=listening address=").nth(1)?.split_whitespace().next()?;
+            let line = log.lines().find(|line| line.contains(message))?;
+            let address = line.split(" address=").nth(1)?.split_whitespace().next()?;
             Some(format!("http://{address}"))
         });
         running
@@ -199,8 +250,12 @@ impl Running {
 
 /// Status and body of a GET; nothing when there is no answer.
 pub async fn get(url: &str) -> Option<(u16, String)> {
-    super::choose_tls_provider();
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(15)).build().unwrap();
-    let response = client.get(url).send().await.ok()?;
+    /// Made once: it reads the system's certificates. All runtimes share it, so that no connection may outlive its request.
+    static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        super::choose_tls_provider();
+        let builder = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
+        builder.timeout(Duration::from_secs(15)).build().unwrap()
+    });
+    let response = CLIENT.get(url).send().await.ok()?;
     Some((response.status().as_u16(), response.text().await.ok()?))
 }

@@ -1,4 +1,4 @@
-//! Programs of others that judge what we write: the Prometheus project's, and a Kubernetes API server with its etcd.
+//! Programs of others that judge what we write: the Prometheus project's, a Kubernetes API server with its etcd, and Helm.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::io::Write;
@@ -62,6 +62,10 @@ pub fn operator_crds() -> PathBuf {
 
 pub fn prometheus() -> PathBuf {
     tool("PROMETHEUS", "prometheus")
+}
+
+pub fn helm() -> PathBuf {
+    tool("HELM", "helm")
 }
 
 pub fn promtool() -> PathBuf {

@@ -10,7 +10,7 @@ use crate::support::cluster::{AuditLine, Cluster};
 use crate::support::program::{Running, command, signal};
 
 /// Longer than the longest thing here takes, a takeover after a kill, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A namespace in which replicas of the release `st` run, with one target that cannot be reached: a poll of it is a poll all the same.
 pub(super) struct Stage<'a> {
@@ -45,23 +45,8 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
 
     /// Lets every replica do this, and watch targets.
     pub(super) fn allow(&self, rules: &str) {
-        let namespace = &self.namespace;
-        self.cluster.apply(&format!(
-            r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: st, namespace: {namespace} }}
-rules:
-  - {{ apiGroups: [scrapetarget.dev], resources: [scrapetargets], verbs: [list, watch] }}
-{rules}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: st, namespace: {namespace} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: st }}
-subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:serviceaccounts:{namespace}" }}]
-"#
-        ));
+        let targets = "{ apiGroups: [scrapetarget.dev], resources: [scrapetargets], verbs: [list, watch] }";
+        self.cluster.grant(&self.namespace, "st", &self.namespace, &format!("\n  - {targets}\n{rules}"));
     }
 
     /// A replica that is ready. Its address in the Endpoints is `10.9.8.NUMBER`.
@@ -75,12 +60,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:se
             command.args(["--advertise-address", &format!("10.9.8.{number}")]);
         }
         command.args(arguments);
-        let mut running = Running::spawn(command);
-        running.base = running.wait("its address", |running| {
-            let log = running.log();
-            let address = log.split("message=listening address=").nth(1)?.split_whitespace().next()?;
-            Some(format!("http://{address}"))
-        });
+        let running = Running::listening(command);
         running.until_status("/-/ready", 200).await;
         let user = format!("system:serviceaccount:{}:{name}", self.namespace);
         Replica { running, name, number, user }

@@ -121,6 +121,22 @@ fn compare(wanted: &BTreeMap<String, String>, seen: &BTreeMap<String, String>) -
     if lines.is_empty() { Ok(()) } else { Err(format!("{} differ:\n{some}", lines.len())) }
 }
 
+/// Looks until all is as wanted. A look at thousands is work for everybody, and they are to have time for what is waited for.
+async fn until_same(
+    seed: u64,
+    wanted: &BTreeMap<String, String>,
+    mut look: impl AsyncFnMut() -> BTreeMap<String, String>,
+) {
+    until(PATIENCE, async || {
+        let same = compare(wanted, &look().await);
+        if same.is_err() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        same.map_err(|error| format!("seed {seed}: {error}"))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_that_are_changed_at_random_end_as_they_were_left() {
     let cluster = Cluster::private();
@@ -140,16 +156,10 @@ async fn thousands_that_are_changed_at_random_end_as_they_were_left() {
     let mark = |fate: Fate| if fate == Fate::Suspended { "-" } else { fate.mark() };
     let by_replica: BTreeMap<String, String> =
         left().map(|(name, fate)| (name.clone(), format!("{} {}", fate.state(), mark(*fate)))).collect();
-    until(PATIENCE, async || {
-        compare(&by_replica, &said(&replica).await).map_err(|error| format!("seed {seed}: {error}"))
-    })
-    .await;
+    until_same(seed, &by_replica, async || said(&replica).await).await;
     let by_cluster: BTreeMap<String, String> =
         left().map(|(name, fate)| (name.clone(), fate.told().to_owned())).collect();
-    until(PATIENCE, async || {
-        compare(&by_cluster, &written(&api).await).map_err(|error| format!("seed {seed}: {error}"))
-    })
-    .await;
+    until_same(seed, &by_cluster, async || written(&api).await).await;
     for (name, fate) in fates.iter().take(50) {
         let there = replica.probe(&format!("{space}/{name}")).await.is_some();
         assert_eq!(there, *fate != Fate::Deleted, "seed {seed}: {name} {fate:?}");

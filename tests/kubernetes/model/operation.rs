@@ -85,7 +85,7 @@ pub(super) enum Operation {
 
 fn spec() -> impl Strategy<Value = Spec> {
     let rarely = prop::bool::weighted(0.2);
-    let secret = prop::option::weighted(0.3, 0..SECRETS);
+    let secret = prop::option::of(0..SECRETS);
     let region = prop::option::of(prop::sample::select(vec!["tokyo", "osaka", "$1 \"x\""]));
     let team = prop::option::weighted(0.3, prop::sample::select(vec!["media", "edge"]));
     (0..=SERVERS, 1..=2_u64, region, rarely, rarely, team, secret).prop_map(
@@ -109,8 +109,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         120 => (target.clone(), spec()).prop_map(|(place, spec)| Operation::Put(place, spec)),
         40 => target.clone().prop_map(Operation::Delete),
         30 => (target, spec()).prop_map(|(place, spec)| Operation::Replace(place, spec)),
-        40 => (secret.clone(), prop::bool::weighted(0.8)).prop_map(|(place, key)| Operation::PutSecret(place, key)),
-        20 => secret.prop_map(Operation::DeleteSecret),
+        50 => (secret.clone(), prop::bool::weighted(0.8)).prop_map(|(place, key)| Operation::PutSecret(place, key)),
+        30 => secret.prop_map(Operation::DeleteSecret),
         40 => (0..SERVERS, any::<bool>()).prop_map(|(server, answers)| Operation::Serve(server, answers)),
         10 => (0..2_usize, end).prop_map(|(replica, end)| Operation::Renew(replica, end)),
         6 => (100..3000_u64).prop_map(Operation::Hang),
@@ -118,6 +118,6 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => Just(Operation::RenewCrd),
         2 => Just(Operation::DeleteOperatorCrd),
         4 => Just(Operation::InstallOperatorCrd),
-        6 => Just(Operation::Look),
+        10 => Just(Operation::Look),
     ]
 }

@@ -61,22 +61,7 @@ impl<'c> Stage<'c> {
 
     /// Gives the exporter these rights in a namespace, and takes all others away.
     pub(super) fn allow_only(&self, namespace: &str, rules: &str) {
-        self.cluster.apply(&format!(
-            r"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: st, namespace: {namespace} }}
-rules:
-{rules}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: st, namespace: {namespace} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: st }}
-subjects: [{{ kind: ServiceAccount, name: exporter, namespace: {own} }}]
-",
-            own = self.own
-        ));
+        self.cluster.grant(namespace, "st", &self.own, rules);
     }
 
     fn kubeconfig(&self) -> PathBuf {
@@ -89,14 +74,12 @@ subjects: [{{ kind: ServiceAccount, name: exporter, namespace: {own} }}]
         command.args(["--watch-namespace", &self.team, "--advertise-address", "10.9.8.7", "--shutdown-delay", "0s"]);
         command.args(["--target-allow-loopback", "--log-level", "debug"]).args(arguments);
         command.env("KUBECONFIG", self.kubeconfig());
-        let mut running = Running::spawn(command);
-        running.wait("its address", |running| (running.logged("message=listening") > 0).then_some(()));
-        running
+        Running::listening(command)
     }
 
-    pub(super) fn cleanup(&self) -> Said {
+    pub(super) fn cleanup(&self, arguments: &[&str]) -> Said {
         let mut command = command(["cleanup", "--release-name", "st", "--watch-namespace", &self.team]);
-        said(command.env("KUBECONFIG", self.kubeconfig()))
+        said(command.args(arguments).env("KUBECONFIG", self.kubeconfig()))
     }
 
     /// Declares a target of the team; `spec` is joined to the least that it needs.

@@ -53,15 +53,10 @@ impl Release {
             replica.args(["--discovery.monitor-label", "prometheus=main"]);
             replica.args(["--leader-election.identity", &format!("replica-{number}")]);
             replica.args(further).env("KUBECONFIG", &kubeconfig);
-            Running::spawn(replica)
+            Running::listening(replica)
         };
-        let mut replicas: Vec<Running> = (0..replicas).map(replica).collect();
-        for replica in &mut replicas {
-            replica.base = replica.wait("its address", |replica| {
-                let log = replica.log();
-                let address = log.split("message=listening address=").nth(1)?.split_whitespace().next()?;
-                Some(format!("http://{address}"))
-            });
+        let replicas: Vec<Running> = (0..replicas).map(replica).collect();
+        for replica in &replicas {
             replica.until_status("/-/ready", 200).await;
         }
         Self { stage: Arc::clone(stage), namespace, team, replicas, servers: Servers::start().await }

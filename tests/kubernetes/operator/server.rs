@@ -65,7 +65,7 @@ impl Server {
         let first = tokio::time::timeout(PATIENCE, configs.next()).await;
         let first = first.unwrap_or_else(|_| panic!("the Operator writes no configuration:\n{}", stage.log())).unwrap();
         files.write(&first);
-        let prometheus = spawn(&files).await;
+        let prometheus = Running::prometheus(&files.config()).await;
         let reload = format!("{}/-/reload", prometheus.base);
         let written = files.clone();
         let reloads = tokio::spawn(async move {
@@ -188,10 +188,6 @@ impl Files {
         self.0.path().join("prometheus.yaml")
     }
 
-    fn data(&self) -> PathBuf {
-        self.0.path().join("data")
-    }
-
     /// Writes a configuration as the Operator's reloader does: with its variables replaced, and never half.
     fn write(&self, config: &str) {
         let config = config.replace("$(POD_NAME)", &format!("prometheus-{NAME}-0")).replace("$(SHARD)", "0");
@@ -263,22 +259,6 @@ fn unpack(secret: &Secret) -> Option<String> {
     let mut text = String::new();
     GzDecoder::new(&*packed.0).read_to_string(&mut text).unwrap();
     (!text.is_empty()).then_some(text)
-}
-
-/// Starts Prometheus, and waits until it listens.
-async fn spawn(files: &Files) -> Running {
-    let mut program = Command::new(tools::prometheus());
-    program.arg(format!("--config.file={}", files.config().display()));
-    program.arg(format!("--storage.tsdb.path={}", files.data().display()));
-    program.args(["--web.listen-address=127.0.0.1:0", "--web.enable-lifecycle"]);
-    let mut server = Running::spawn(program);
-    server.base = server.wait("its address", |server| {
-        let log = server.log();
-        let address = log.lines().find(|line| line.contains("msg=\"Listening on\""))?.split("address=").nth(1)?;
-        Some(format!("http://{}", address.split_whitespace().next()?))
-    });
-    server.until_status("/-/ready", 200).await;
-    server
 }
 
 /// Prometheus says in its log what it does not like.

@@ -1,6 +1,8 @@
 //! What the API server was asked: its audit log.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -39,19 +41,33 @@ pub struct AuditLine {
     pub at: Timestamp,
 }
 
-/// Every request of the log in its order. A watch counts as soon as it has begun.
-pub(super) fn read(file: &Path) -> Vec<AuditLine> {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    // The last line may be half written.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    // What takes long has a line for its beginning and another for its end.
-    let mut seen = BTreeSet::new();
-    whole
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-        .filter(|event| seen.insert(event["auditID"].as_str().unwrap_or_default().to_owned()))
-        .map(|event| line(&event))
-        .collect()
+/// The log as far as it was read: tests that wait for a line ask again and again.
+#[derive(Default)]
+pub(super) struct Audit {
+    offset: u64,
+    /// What takes long has a line for its beginning and another for its end.
+    seen: BTreeSet<String>,
+    lines: Vec<AuditLine>,
+}
+
+impl Audit {
+    /// Every request of the log in its order. A watch counts as soon as it has begun.
+    pub(super) fn read(&mut self, file: &Path) -> Vec<AuditLine> {
+        let mut file = File::open(file).unwrap();
+        file.seek(SeekFrom::Start(self.offset)).unwrap();
+        let mut new = Vec::new();
+        file.read_to_end(&mut new).unwrap();
+        // The last line may be half written.
+        new.truncate(new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        self.offset += u64::try_from(new.len()).unwrap();
+        for text in String::from_utf8(new).unwrap().lines() {
+            let event: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            if self.seen.insert(event["auditID"].as_str().unwrap_or_default().to_owned()) {
+                self.lines.push(line(&event));
+            }
+        }
+        self.lines.clone()
+    }
 }
 
 fn line(event: &Value) -> AuditLine {

@@ -14,7 +14,7 @@ use kube::runtime::wait::{await_condition, conditions};
 use kube::{Client, ResourceExt};
 use scrapetarget_exporter::crd;
 use scrapetarget_exporter::file::documents;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::program::{Said, said};
 use super::super::tools;
@@ -88,6 +88,47 @@ impl Cluster {
         })
     }
 
+    /// Lets the service accounts of the namespace `home` do in `namespace` what these rules permit, a list in YAML, and takes away what
+    /// the role permitted before.
+    pub fn grant(&self, namespace: &str, role: &str, home: &str, rules: &str) {
+        self.apply(&format!(
+            r"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{ name: {role}, namespace: {namespace} }}
+rules: {rules}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{ name: {role}, namespace: {namespace} }}
+roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: {role} }}
+subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:serviceaccounts:{home}' }}]
+"
+        ));
+    }
+
+    /// What the API server refuses of these manifests, by a dry run of an apply: its words about each. Those without a namespace go
+    /// into `namespace`.
+    pub fn refusals(&self, manifests: &[Value], namespace: &str) -> Vec<String> {
+        let config = self.config();
+        let mut manifests = manifests.to_vec();
+        block(async {
+            let client = Client::try_from(config).unwrap();
+            let mut refusals = Vec::new();
+            for manifest in &mut manifests {
+                if manifest["metadata"].get("namespace").is_none() {
+                    manifest["metadata"]["namespace"] = namespace.into();
+                }
+                let object: DynamicObject = serde_json::from_value(manifest.clone()).unwrap();
+                let how = PatchParams { dry_run: true, ..how() };
+                if let Err(error) = patch_object(&client, &object, &how).await {
+                    refusals.push(format!("{} {}: {error}", manifest["kind"], object.name_any()));
+                }
+            }
+            refusals
+        })
+    }
+
     /// Our CRD, established and served.
     pub fn install_crd(&self) {
         self.apply(&crd::print().unwrap());
@@ -133,7 +174,15 @@ impl Cluster {
     }
 }
 
+fn how() -> PatchParams {
+    PatchParams::apply(MANAGER).force().validation_strict()
+}
+
 async fn apply_object(client: &Client, object: &DynamicObject) -> Result<(), kube::Error> {
+    patch_object(client, object, &how()).await
+}
+
+async fn patch_object(client: &Client, object: &DynamicObject, how: &PatchParams) -> Result<(), kube::Error> {
     let types = object.types.clone().unwrap_or_default();
     let kind = GroupVersionKind::try_from(&types).map_err(|error| kube::Error::Service(error.into()))?;
     let (resource, capabilities) = pinned_kind(client, &kind).await?;
@@ -144,6 +193,5 @@ async fn apply_object(client: &Client, object: &DynamicObject) -> Result<(), kub
             Api::namespaced_with(client.clone(), &namespace, &resource)
         }
     };
-    let how = PatchParams::apply(MANAGER).force().validation_strict();
-    api.patch(&object.name_any(), &how, &Patch::Apply(object)).await.map(|_| ())
+    api.patch(&object.name_any(), how, &Patch::Apply(object)).await.map(|_| ())
 }

@@ -1,0 +1,123 @@
+//! As much of Prometheus' query language as it takes to see which series and labels an expression speaks of. Prometheus judges the rest.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What an expression speaks of.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Mentions {
+    /// Names of series, each with the labels that are asked of it.
+    pub series: BTreeMap<String, BTreeSet<String>>,
+    /// Labels by which series are put together or compared.
+    pub groupings: BTreeSet<String>,
+}
+
+const GROUPINGS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
+const WORDS: [&str; 8] = ["and", "or", "unless", "bool", "offset", "atan2", "inf", "nan"];
+
+/// Reads an expression.
+pub fn mentions(expression: &str) -> Mentions {
+    let mut found = Mentions::default();
+    let mut rest = expression;
+    while let Some(first) = rest.chars().next() {
+        if first == '"' {
+            rest = &rest[1 + end_of_text(&rest[1..])..];
+        } else if first == '[' {
+            rest = rest.split_once(']').expect("an open range").1;
+        } else if first.is_ascii_alphabetic() || first == '_' {
+            let (word, after) = word(rest);
+            let next = after.trim_start();
+            rest = after;
+            if GROUPINGS.contains(&word) {
+                if let Some(list) = next.strip_prefix('(') {
+                    let (labels, after) = list.split_once(')').expect("an open list of labels");
+                    let labels = labels.split(',').map(|label| label.trim().to_owned());
+                    found.groupings.extend(labels.filter(|label| !label.is_empty()));
+                    rest = after;
+                }
+                continue;
+            }
+            // `sum(…)`, `sum by (…) (…)`, `rate(…)`
+            let called = next.starts_with('(') || matches!(self::word(next).0, "by" | "without");
+            if called || WORDS.contains(&word) {
+                continue;
+            }
+            let labels = found.series.entry(word.to_owned()).or_default();
+            let Some(mut inside) = next.strip_prefix('{') else { continue };
+            loop {
+                inside = inside.trim_start_matches([' ', ',', '\n']);
+                if let Some(after) = inside.strip_prefix('}') {
+                    rest = after;
+                    break;
+                }
+                let (label, after) = self::word(inside);
+                assert!(!label.is_empty(), "no label in {inside:?} of {expression}");
+                labels.insert(label.to_owned());
+                let text = after.split_once('"').expect("a label without its value").1;
+                inside = &text[end_of_text(text)..];
+            }
+        } else if first.is_ascii_digit() {
+            rest = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '.');
+        } else {
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    found
+}
+
+/// The word at the beginning, and what follows it.
+fn word(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':').unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// How far a text in quotes goes, its last quote included; the first one is cut off already.
+fn end_of_text(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let closes = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        closes
+    });
+    end.expect("an open text") + 1
+}
+
+/// The labels that discovery gives to series of targets.
+pub const OF_TARGETS: [&str; 5] = ["job", "instance", "namespace", "target_namespace", "target_name"];
+
+/// Those that it gives to the exporter's own `/metrics`.
+pub const OF_PODS: [&str; 7] = ["job", "instance", "namespace", "pod", "container", "endpoint", "service"];
+
+/// Series that Prometheus adds to each scrape, of whatever.
+const OF_SCRAPES: [&str; 2] = ["up", "scrape_samples_scraped"];
+
+/// The labels that a series has from discovery.
+fn discovered(name: &str) -> BTreeSet<&'static str> {
+    if OF_SCRAPES.contains(&name) {
+        OF_TARGETS.into_iter().chain(OF_PODS).collect()
+    } else if name.starts_with("scrapetarget_") || name.starts_with("process_") {
+        OF_PODS.into()
+    } else {
+        OF_TARGETS.into()
+    }
+}
+
+/// What an expression asks for that no series has; `known` is [`series`](super::families::series).
+pub fn unknown(expression: &str, known: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let Mentions { series, groupings } = mentions(expression);
+    let (mut unknown, mut labels) = (Vec::new(), BTreeSet::new());
+    for (name, asked) in &series {
+        let own = known.get(name);
+        if own.is_none() && !OF_SCRAPES.contains(&name.as_str()) {
+            unknown.push(format!("series {name}"));
+            continue;
+        }
+        let mut has = discovered(name);
+        has.extend(own.into_iter().flatten().map(String::as_str));
+        unknown
+            .extend(asked.iter().filter(|label| !has.contains(label.as_str())).map(|l| format!("label {l} of {name}")));
+        labels.extend(has);
+    }
+    unknown.extend(groupings.iter().filter(|label| !labels.contains(label.as_str())).map(|l| format!("label {l}")));
+    unknown
+}
