@@ -1,0 +1,81 @@
+//! What the chart makes of the alerts and of the dashboards.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::support::chart;
+
+fn rules(manifests: &[Value]) -> Vec<Value> {
+    let groups = chart::of_kind(manifests, "PrometheusRule")[0]["spec"]["groups"].as_array().unwrap();
+    groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+fn names(rules: &[Value]) -> BTreeSet<&str> {
+    rules.iter().map(|rule| rule["alert"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn nothing_is_made_of_them_unless_it_is_asked_for() {
+    let manifests = chart::render::<&str>(&[]);
+    assert!(chart::of_kind(&manifests, "PrometheusRule").is_empty());
+    assert!(chart::of_kind(&manifests, "ConfigMap").is_empty());
+}
+
+#[test]
+fn the_rules_are_those_of_the_file_for_the_jobs_of_this_release_alone() {
+    let manifests = chart::render(&["--set", "prometheusRule.enabled=true"]);
+    let jobs = format!("{0}|{0}-probe", chart::RELEASE);
+    let file = chart::read("files/rules.yaml").replace("scrapetarget.*", &jobs);
+    let groups = &chart::one(&manifests, "PrometheusRule", chart::RELEASE)["spec"]["groups"];
+    assert_eq!(groups, &chart::parse(&file)[0]["groups"]);
+}
+
+#[test]
+fn the_jobs_follow_those_of_discovery_or_are_what_is_said() {
+    let jobs = |set: &str| {
+        let manifests = chart::render(&["--set", &format!("prometheusRule.enabled=true,{set}")]);
+        let expression = rules(&manifests)[0]["expr"].as_str().unwrap().to_owned();
+        expression.split('"').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(jobs("discovery.mode=httpSD"), format!("{0}|{0}-probe", chart::RELEASE));
+    assert_eq!(jobs("discovery.mode=httpSD,scrapeConfig.jobName=targets"), format!("{}|targets", chart::RELEASE));
+    assert_eq!(jobs("fullnameOverride=media"), "media|media-probe");
+    assert_eq!(jobs("prometheusRule.job=mine.*"), "mine.*");
+}
+
+#[test]
+fn an_alert_is_switched_off_by_its_name() {
+    let all = chart::render(&["--set", "prometheusRule.enabled=true"]);
+    let some = chart::render(&[
+        "--set",
+        "prometheusRule.enabled=true,prometheusRule.disabled.MediasoupWorkerDied=true,prometheusRule.disabled.SoraNodeMissing=false",
+    ]);
+    let (all, some) = (rules(&all), rules(&some));
+    let mut expected = names(&all);
+    assert!(expected.remove("MediasoupWorkerDied"));
+    assert_eq!(names(&some), expected);
+    // A group without rules would be refused.
+    assert!(!some.is_empty());
+}
+
+#[test]
+fn rules_of_ones_own_are_added_as_they_are() {
+    let extra = r#"prometheusRule.rules=[{"alert": "Mine", "expr": "sora_up == 0", "annotations": {"summary": "{{ $labels.instance }}"}}]"#;
+    let manifests = chart::render(&["--set", "prometheusRule.enabled=true", "--set-json", extra]);
+    let rules = rules(&manifests);
+    let mine = rules.last().unwrap();
+    assert_eq!(mine["alert"], "Mine");
+    assert_eq!(mine["annotations"]["summary"], "{{ $labels.instance }}");
+}
+
+#[test]
+fn each_dashboard_is_a_config_map_that_the_sidecar_finds() {
+    let manifests = chart::render(&["--set", "dashboards.enabled=true"]);
+    for name in ["exporter", "mediasoup", "orion", "sora"] {
+        let map = chart::one(&manifests, "ConfigMap", &format!("{}-{name}", chart::RELEASE));
+        assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+        let text = map["data"][format!("scrapetarget-{name}.json")].as_str().unwrap();
+        assert_eq!(text.trim_end(), chart::read(&format!("files/dashboards/{name}.json")).trim_end());
+    }
+}
