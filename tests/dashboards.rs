@@ -1,0 +1,233 @@
+//! The dashboards that come with the chart: regular, and no panel of theirs is empty on a Prometheus that scrapes the demo.
+
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::program::Running;
+use support::{families, promql};
+use tempfile::TempDir;
+
+/// The dashboards by their file's name.
+fn dashboards() -> BTreeMap<String, Value> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/scrapetarget-exporter/files/dashboards");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let read = |file: &Path| serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    files.map(|file| (file.file_stem().unwrap().to_str().unwrap().to_owned(), read(&file))).collect()
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// Every panel but rows, those in closed rows included.
+fn panels(dashboard: &Value) -> Vec<Value> {
+    let all = list(&dashboard["panels"]).into_iter().flat_map(|panel| {
+        let inside = list(&panel["panels"]);
+        std::iter::once(panel).chain(inside)
+    });
+    all.filter(|panel| panel["type"] != json!("row")).collect()
+}
+
+/// The variables that Prometheus fills: name, series, label.
+fn variables(dashboard: &Value) -> Vec<(String, String, String)> {
+    let all = list(&dashboard["templating"]["list"]);
+    let queries = all.iter().filter(|variable| variable["type"] == json!("query"));
+    queries
+        .map(|variable| {
+            let query = text(&variable["query"], "query");
+            let inside = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
+            let (series, label) = inside.unwrap().rsplit_once(", ").unwrap();
+            (text(variable, "name").to_owned(), series.to_owned(), label.to_owned())
+        })
+        .collect()
+}
+
+/// A query as Grafana sends it when all values of all variables are chosen.
+fn filled(query: &str, names: &[String]) -> String {
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort_by_key(|name| std::cmp::Reverse(name.len()));
+    let query = query.replace("$__rate_interval", "30s");
+    let query = names.iter().fold(query, |query, name| query.replace(&format!("${name}"), ".*"));
+    assert!(!query.contains('$'), "a variable of {query} does not exist");
+    query
+}
+
+/// Every query of every panel, with the place where it stands.
+fn queries(name: &str, dashboard: &Value) -> Vec<(String, String)> {
+    let variables: Vec<String> = variables(dashboard).into_iter().map(|(name, ..)| name).collect();
+    let of = |panel: Value| {
+        let place = format!("{name}: {}", text(&panel, "title"));
+        list(&panel["targets"]).into_iter().map(move |target| (place.clone(), text(&target, "expr").to_owned()))
+    };
+    panels(dashboard).into_iter().flat_map(of).map(|(place, query)| (place, filled(&query, &variables))).collect()
+}
+
+#[test]
+fn there_is_one_dashboard_for_each_kind_and_one_for_the_exporter() {
+    let dashboards = dashboards();
+    assert_eq!(dashboards.keys().collect::<Vec<_>>(), ["exporter", "mediasoup", "orion", "sora"]);
+    let uids: BTreeSet<&str> = dashboards.values().map(|dashboard| text(dashboard, "uid")).collect();
+    // The table of targets links by the value of the label `type`.
+    let expected = ["scrapetarget-Mediasoup", "scrapetarget-Orion", "scrapetarget-Sora", "scrapetarget-exporter"];
+    assert_eq!(uids, expected.into());
+    for (name, dashboard) in &dashboards {
+        assert_eq!(dashboard["schemaVersion"], json!(42), "{name}");
+        assert_eq!(dashboard["id"], Value::Null, "{name}: Grafana gives the number");
+        assert_eq!(dashboard["tags"][0], json!("scrapetarget"), "{name}: its links would not find the others");
+        assert_eq!(dashboard["links"][0]["tags"], json!(["scrapetarget"]), "{name}");
+        assert_eq!(dashboard["links"][0]["includeVars"], json!(true), "{name}");
+    }
+}
+
+#[test]
+fn each_dashboard_can_be_narrowed_to_a_job_a_namespace_and_a_target() {
+    for (name, dashboard) in dashboards() {
+        let source = &dashboard["templating"]["list"][0];
+        assert_eq!((text(source, "name"), text(source, "type")), ("datasource", "datasource"), "{name}");
+        let names: Vec<String> = variables(&dashboard).into_iter().map(|(name, ..)| name).collect();
+        for wanted in ["job", "namespace", "target_name"] {
+            assert!(names.iter().any(|name| name == wanted), "{name} lacks {wanted}");
+        }
+        for variable in list(&dashboard["templating"]["list"]).iter().skip(1) {
+            assert_eq!(variable["datasource"]["uid"], json!("${datasource}"));
+            // A Prometheus that is configured by hand may lack a label: all must mean all.
+            assert_eq!((&variable["includeAll"], &variable["allValue"]), (&json!(true), &json!(".*")));
+        }
+    }
+}
+
+#[test]
+fn each_panel_has_a_title_a_sentence_a_unit_and_a_place_of_its_own() {
+    for (name, dashboard) in dashboards() {
+        let mut ids = BTreeSet::new();
+        for panel in panels(&dashboard) {
+            let title = text(&panel, "title");
+            let place = format!("{name}: {title}");
+            assert!(!title.is_empty() && text(&panel, "description").ends_with('.'), "{place}");
+            assert!(!text(&panel["fieldConfig"]["defaults"], "unit").is_empty(), "{place} has no unit");
+            assert_eq!(panel["datasource"]["uid"], json!("${datasource}"), "{place}");
+            assert!(!list(&panel["targets"]).is_empty(), "{place} asks for nothing");
+            for target in list(&panel["targets"]) {
+                assert_eq!(target["datasource"]["uid"], json!("${datasource}"), "{place}");
+            }
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{place} has the number of another panel");
+        }
+        for row in list(&dashboard["panels"]).iter().filter(|panel| panel["type"] == json!("row")) {
+            assert!(ids.insert(row["id"].as_u64().unwrap()), "{name}: {}", text(row, "title"));
+            assert_no_overlap(&name, &list(&row["panels"]));
+        }
+        assert_no_overlap(&name, &list(&dashboard["panels"]));
+        assert_eq!(text(&list(&dashboard["panels"])[0], "title"), "Overview", "{name}");
+    }
+}
+
+fn assert_no_overlap(name: &str, panels: &[Value]) {
+    let mut taken = BTreeSet::new();
+    for panel in panels {
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap());
+        assert!(x + w <= 24, "{name}: {} is too wide", text(panel, "title"));
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{name}: {} covers another panel", text(panel, "title"));
+        }
+    }
+}
+
+#[test]
+fn every_series_and_label_in_a_dashboard_is_one_that_the_exporter_gives() {
+    let known = families::series();
+    for (name, dashboard) in dashboards() {
+        let names: Vec<String> = variables(&dashboard).into_iter().map(|(name, ..)| name).collect();
+        for (variable, series, label) in variables(&dashboard) {
+            let query = format!("count by ({label}) ({})", filled(&series, &names));
+            assert_eq!(promql::unknown(&query, &known), Vec::<String>::new(), "{name}: ${variable}");
+        }
+        for (place, query) in queries(&name, &dashboard) {
+            assert_eq!(promql::unknown(&query, &known), Vec::<String>::new(), "{place}: {query}");
+        }
+    }
+}
+
+#[test]
+fn every_series_of_a_dashboard_is_narrowed_by_its_variables() {
+    for (name, dashboard) in dashboards() {
+        for panel in panels(&dashboard) {
+            for target in list(&panel["targets"]) {
+                let query = text(&target, "expr");
+                for (series, labels) in promql::mentions(query).series {
+                    let narrowed = labels.contains("job") || labels.contains("target_name");
+                    assert!(narrowed, "{name}: {} shows {series} of everybody", text(&panel, "title"));
+                }
+            }
+        }
+    }
+}
+
+/// A Prometheus that scrapes the demo under the names that the chart gives.
+fn config(base: &str) -> String {
+    let host = base.trim_start_matches("http://");
+    format!(
+        r#"
+global: {{ scrape_interval: 1s, scrape_timeout: 1s }}
+scrape_configs:
+- job_name: scrapetarget-exporter-probe
+  http_sd_configs: [{{ url: "{base}/sd", refresh_interval: 1s }}]
+- job_name: scrapetarget-exporter
+  static_configs: [{{ targets: ["{host}"], labels: {{ namespace: prometheus, pod: scrapetarget-exporter-0 }} }}]
+"#
+    )
+}
+
+/// Whether an instant query has a result that can be drawn; an error of Prometheus fails the test.
+async fn has_data(server: &Running, place: &str, query: &str) -> bool {
+    let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
+    let (status, body) = server.get(&format!("/api/v1/query?query={encoded}")).await.unwrap();
+    assert_eq!(status, 200, "{place}: {query}: {body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    list(&answer["data"]["result"]).iter().any(|series| series["value"][1] != json!("NaN"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_panel_and_no_variable_is_empty_when_prometheus_scrapes_the_demo() {
+    /// The demo is ready within seconds; rates need some scrapes more.
+    const PATIENCE: Duration = Duration::from_secs(50);
+    let demo = Running::demo();
+    demo.until_status("/-/ready", 200).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("prometheus.yml");
+    fs::write(&file, config(&demo.base)).unwrap();
+    let server = Running::prometheus(&file).await;
+    let mut open = Vec::new();
+    for (name, dashboard) in dashboards() {
+        let names: Vec<String> = variables(&dashboard).into_iter().map(|(name, ..)| name).collect();
+        for (variable, series, label) in variables(&dashboard) {
+            let query =
+                format!("count by ({label}) ({}{{{label}!=\"\"}})", filled(&series, &names)).replace("}{", ", ");
+            open.push((format!("{name}: ${variable}"), query));
+        }
+        open.extend(queries(&name, &dashboard));
+    }
+    assert!(open.len() > 200, "{}", open.len());
+    let start = Instant::now();
+    while !open.is_empty() {
+        assert!(start.elapsed() < PATIENCE, "nothing to show after {PATIENCE:?}: {open:#?}\n{}", server.log());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut empty = Vec::new();
+        for (place, query) in open {
+            if !has_data(&server, &place, &query).await {
+                empty.push((place, query));
+            }
+        }
+        open = empty;
+    }
+}
