@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -12,12 +14,11 @@ use std::process::Stdio;
 use clap::{Arg, Command, CommandFactory};
 use scrapetarget_exporter::cli::Cli;
 use scrapetarget_exporter::file::documents;
-use scrapetarget_exporter::http::TARGET_FAMILIES;
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::metric::{Desc, Families, Format, Type as Kind, encode};
 use scrapetarget_exporter::poll::{PROBE_FAMILIES, State};
-use scrapetarget_exporter::self_metrics::SelfMetrics;
 use serde_json::Value;
+use support::families::own_families;
 
 fn page(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
@@ -247,38 +248,6 @@ fn metrics_page() -> String {
 const PASSED_ON: &str = "### Source `Prometheus`\n\n\
     With `mediasoup.source: Prometheus` the families are those of the application's own exporter, under their own names; \
     `mediasoup_up` is added. Labels that hold client addresses are treated as `mediasoup.addresses` says.\n\n";
-
-/// Families of `/metrics`: those of the registry, by a look at what it gives, and those that are read from the pollers.
-fn own_families() -> Vec<(String, String, Vec<String>, String)> {
-    let metrics = SelfMetrics::new().unwrap();
-    // A family without samples is not shown: give each one.
-    drop(metrics.polls.start());
-    metrics.polls.end("Sora", "success", std::time::Duration::ZERO);
-    metrics.polls.delay.observe(0.0);
-    metrics.probes.end(200, std::time::Duration::ZERO);
-    metrics.sources.events.with_label_values(&["ScrapeTarget", "applied"]).inc();
-    metrics.sources.reconciles.with_label_values(&["success"]).inc();
-    let mut text = Vec::new();
-    encode(&[&metrics.gather().finish()], Format::Text, &mut text);
-    let text = String::from_utf8(text).unwrap();
-    let mut families = Vec::new();
-    let mut lines = text.lines().peekable();
-    while let Some(line) = lines.next() {
-        let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) else { continue };
-        let kind = lines.next().unwrap().rsplit(' ').next().unwrap().to_owned();
-        let labels = lines.peek().and_then(|sample| sample.split_once('{')).map_or("", |(_, labels)| labels);
-        let labels: BTreeSet<String> =
-            labels.split(',').filter_map(|pair| pair.split_once("=\"")).map(|(label, _)| label.to_owned()).collect();
-        let labels = labels.into_iter().filter(|label| label != "le").collect();
-        families.push((name.to_owned(), kind, labels, help.to_owned()));
-    }
-    families.extend(TARGET_FAMILIES.iter().map(|desc| {
-        let labels = desc.labels.iter().map(|label| (*label).to_owned()).collect();
-        (desc.name.to_owned(), desc.kind.text().to_owned(), labels, desc.help.to_owned())
-    }));
-    families.sort();
-    families
-}
 
 fn flags_page() -> String {
     let mut out = String::from(

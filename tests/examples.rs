@@ -133,7 +133,17 @@ fn the_proxy_lets_exactly_our_calls_to_sora_through() {
 
 #[test]
 fn links_between_pages_lead_somewhere() {
-    for page in ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/operating.md"] {
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "charts/scrapetarget-exporter/README.md",
+        "docs/alerts.md",
+        "docs/architecture.md",
+        "docs/dashboards.md",
+        "docs/gitops.md",
+        "docs/kubernetes.md",
+        "docs/operating.md",
+    ] {
         let text = read(page);
         let folder = root().join(page).parent().unwrap().to_owned();
         for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {

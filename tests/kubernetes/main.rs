@@ -5,8 +5,10 @@
 mod support;
 
 mod access;
+mod chart;
 mod check;
 mod cluster;
+mod examples;
 mod exporter;
 mod faults;
 mod leader;

@@ -1,0 +1,357 @@
+{{/* The name of the chart, or what was given for it. */}}
+{{- define "scrapetarget-exporter.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 46 | trimSuffix "-" }}
+{{- end }}
+
+{{/*
+The name of all objects: the name of the installation for the exporter. Short enough for the longest ending, -cleanup-monitors, in 63
+characters.
+*/}}
+{{- define "scrapetarget-exporter.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 46 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 46 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "scrapetarget-exporter.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* The Service that only the leader is behind. */}}
+{{- define "scrapetarget-exporter.probeService" -}}
+{{- printf "%s-probe" (include "scrapetarget-exporter.fullname" .) }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.leaseName" -}}
+{{- default (include "scrapetarget-exporter.fullname" .) .Values.leaderElection.leaseName }}
+{{- end }}
+
+{{/* What tells the objects of this release from others: no version, it cannot be changed in selectors. */}}
+{{- define "scrapetarget-exporter.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "scrapetarget-exporter.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Only the exporter's own pods: those of Jobs and of tests must not be behind a Service. */}}
+{{- define "scrapetarget-exporter.podSelectorLabels" -}}
+{{ include "scrapetarget-exporter.selectorLabels" . }}
+app.kubernetes.io/component: exporter
+{{- end }}
+
+{{/* Labels of every object. commonLabels may change what is said here of the whole, but not what selects. */}}
+{{- define "scrapetarget-exporter.labels" -}}
+{{- $fixed := include "scrapetarget-exporter.selectorLabels" . | fromYaml }}
+{{- $_ := set $fixed "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- $_ := set $fixed "app.kubernetes.io/managed-by" .Release.Service }}
+{{- $whole := dict "app.kubernetes.io/version" .Chart.AppVersion "app.kubernetes.io/part-of" "scrapetarget-exporter" }}
+{{- toYaml (merge $fixed .Values.commonLabels $whole) }}
+{{- end }}
+
+{{/* Those and more: a list of the root and of maps. */}}
+{{- define "scrapetarget-exporter.labelsWith" -}}
+{{- $labels := include "scrapetarget-exporter.labels" (first .) | fromYaml }}
+{{- range rest . }}
+{{- $labels = merge $labels . }}
+{{- end }}
+{{- toYaml $labels }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.image" -}}
+{{- $registry := default .Values.image.registry .Values.global.imageRegistry }}
+{{- $repository := .Values.image.repository }}
+{{- if $registry }}
+{{- $repository = printf "%s/%s" (trimSuffix "/" $registry) $repository }}
+{{- end }}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" $repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- with uniq $secrets }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* "true" or nothing, of a value that is true, false or auto: a list of it and of what auto stands for. */}}
+{{- define "scrapetarget-exporter.decide" -}}
+{{- $value := toString (first .) }}
+{{- if or (eq $value "true") (and (eq $value "auto") (last .)) }}true{{ end }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.openshift" -}}
+{{- include "scrapetarget-exporter.decide" (list .Values.openshift.enabled (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}
+{{- end }}
+
+{{/* OpenShift gives each namespace a range of users, and refuses others. */}}
+{{- define "scrapetarget-exporter.podSecurityContext" -}}
+{{- $context := .Values.podSecurityContext }}
+{{- if include "scrapetarget-exporter.openshift" . }}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}
+{{- end }}
+{{- toYaml $context }}
+{{- end }}
+
+{{/* http or https: what the listener speaks. */}}
+{{- define "scrapetarget-exporter.scheme" -}}
+{{- $web := .Values.webConfig }}
+{{- if not $web.enabled }}http
+{{- else if ne $web.scheme "auto" }}{{ $web.scheme }}
+{{- else if or $web.tlsSecret (hasKey $web.config "tls_server_config") }}https
+{{- else }}http
+{{- end }}
+{{- end }}
+
+{{/* "true" if a client needs a certificate or a password. */}}
+{{- define "scrapetarget-exporter.authenticated" -}}
+{{- $web := .Values.webConfig }}
+{{- if $web.enabled }}
+{{- $wanted := dig "tls_server_config" "client_auth_type" "" $web.config }}
+{{- $asks := or $web.existingSecret $web.config.basic_auth_users (has $wanted (list "RequireAnyClientCert" "RequireAndVerifyClientCert")) }}
+{{- include "scrapetarget-exporter.decide" (list $web.authenticated $asks) }}
+{{- end }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.webConfigSecret" -}}
+{{- default (printf "%s-web-config" (include "scrapetarget-exporter.fullname" .)) .Values.webConfig.existingSecret }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.webConfigKey" -}}
+{{- ternary .Values.webConfig.existingSecretKey "web-config.yml" (ne .Values.webConfig.existingSecret "") }}
+{{- end }}
+
+{{/* Where Prometheus asks: the leader. */}}
+{{- define "scrapetarget-exporter.probeHost" -}}
+{{- printf "%s.%s.svc:%v" (include "scrapetarget-exporter.probeService" .) (include "scrapetarget-exporter.namespace" .) .Values.service.port }}
+{{- end }}
+
+{{/* What Prometheus speaks: perhaps to a proxy in front of the listener. */}}
+{{- define "scrapetarget-exporter.discoveryScheme" -}}
+{{- default (include "scrapetarget-exporter.scheme" .) .Values.discovery.scheme }}
+{{- end }}
+
+{{/* One argument, of a list of the flag and its value. The kubelet would replace $(NAME). */}}
+{{- define "scrapetarget-exporter.arg" -}}
+- {{ printf "--%s=%v" (first .) (last .) | replace "$" "$$" | quote }}
+{{- end }}
+
+{{/* The arguments that `run` and `cleanup` share: which cluster objects are those of this release. */}}
+{{- define "scrapetarget-exporter.releaseArgs" -}}
+{{ include "scrapetarget-exporter.arg" (list "namespace" (include "scrapetarget-exporter.namespace" .)) }}
+{{ include "scrapetarget-exporter.arg" (list "release-name" (include "scrapetarget-exporter.fullname" .)) }}
+{{- range .Values.watchNamespaces }}
+{{ include "scrapetarget-exporter.arg" (list "watch-namespace" .) }}
+{{- end }}
+{{ include "scrapetarget-exporter.arg" (list "discovery.mode" .Values.discovery.mode) }}
+{{- with .Values.leaderElection.leaseName }}
+{{ include "scrapetarget-exporter.arg" (list "leader-election.lease-name" .) }}
+{{- end }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.logArgs" -}}
+{{ include "scrapetarget-exporter.arg" (list "log-level" .Values.log.level) }}
+{{ include "scrapetarget-exporter.arg" (list "log-format" .Values.log.format) }}
+{{- end }}
+
+{{/* Where the exporter writes ServiceMonitors: nothing, * or namespaces with commas between. */}}
+{{- define "scrapetarget-exporter.monitorNamespaces" -}}
+{{- if eq .Values.discovery.mode "serviceMonitor" }}
+{{- if .Values.watchNamespaces }}
+{{- append .Values.watchNamespaces (include "scrapetarget-exporter.namespace" .) | uniq | sortAlpha | join "," }}
+{{- else }}*
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A duration such as 1m30s in whole seconds. */}}
+{{- define "scrapetarget-exporter.seconds" -}}
+{{- $number := list . | first }}
+{{- $of := dict "h" 3600 "m" 60 "s" 1 }}
+{{- $seconds := 0 }}
+{{- range $part := regexFindAll "[0-9]+(h|ms|m|s)" $number -1 }}
+{{- $unit := regexFind "[a-z]+" $part }}
+{{- $seconds = add $seconds (mul (regexFind "[0-9]+" $part | int) (get $of $unit | default 0)) }}
+{{- end }}
+{{- $seconds }}
+{{- end }}
+
+{{/* Faults that the schema cannot see. */}}
+{{- define "scrapetarget-exporter.validate" -}}
+{{- $discovery := .Values.discovery }}
+{{- $web := .Values.webConfig }}
+{{- if and $discovery.basicAuth (ne $discovery.monitorNamespace "release") }}
+{{- fail "discovery.basicAuth needs discovery.monitorNamespace: release, since a ServiceMonitor cannot refer to a Secret of another namespace" }}
+{{- end }}
+{{- $references := or $discovery.tls.ca $discovery.tls.cert $discovery.tls.keySecret }}
+{{- if and $references (ne $discovery.monitorNamespace "release") }}
+{{- fail "discovery.tls with ca, cert or keySecret needs discovery.monitorNamespace: release, or use discovery.scrapeClass" }}
+{{- end }}
+{{- if and $web.enabled (not (or $web.existingSecret $web.config $web.tlsSecret)) }}
+{{- fail "webConfig.enabled needs one of webConfig.existingSecret, webConfig.config and webConfig.tlsSecret" }}
+{{- end }}
+{{- if and $web.existingSecret $web.config }}
+{{- fail "webConfig.existingSecret and webConfig.config exclude each other: leave out one" }}
+{{- end }}
+{{- $delay := include "scrapetarget-exporter.seconds" .Values.shutdownDelay | int }}
+{{- if le (int .Values.terminationGracePeriodSeconds) $delay }}
+{{- fail (printf "terminationGracePeriodSeconds is %d: it must be more than shutdownDelay, which is %s" (int .Values.terminationGracePeriodSeconds) .Values.shutdownDelay) }}
+{{- end }}
+{{- if and .Values.rbac.secretNamespaces (ne .Values.rbac.secrets "namespaces") }}
+{{- fail "rbac.secretNamespaces needs rbac.secrets: namespaces" }}
+{{- end }}
+{{- end }}
+
+{{/* The rules of the exporter, as deploy/rbac.yaml explains them. */}}
+{{- define "scrapetarget-exporter.rules.targets" -}}
+- apiGroups: [scrapetarget.dev]
+  resources: [scrapetargets]
+  verbs: [list, watch]
+- apiGroups: [scrapetarget.dev]
+  resources: [scrapetargets/status]
+  verbs: [patch]
+{{- with .Values.rbac.extraRules }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.rules.secrets" -}}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get]
+{{- end }}
+
+{{- define "scrapetarget-exporter.rules.monitors" -}}
+- apiGroups: [monitoring.coreos.com]
+  resources: [servicemonitors]
+  verbs: [get, list, watch, create, patch, delete]
+{{- end }}
+
+{{/*
+Rights somewhere: roles and bindings. Takes `root`, `name`, `rules`, `account`, perhaps `annotations`, and where: `namespaces` (a Role
+and a RoleBinding in each), `bindings` (a ClusterRole, and a RoleBinding in each) or neither (a ClusterRole and its binding).
+*/}}
+{{- define "scrapetarget-exporter.rights" -}}
+{{- $ := .root }}
+{{- $cluster := not (hasKey . "namespaces") }}
+{{- $subjects := list (dict "kind" "ServiceAccount" "name" .account "namespace" (include "scrapetarget-exporter.namespace" $)) }}
+{{- $labels := include "scrapetarget-exporter.labels" $ | fromYaml }}
+{{- $metadata := dict "name" .name "labels" $labels }}
+{{- with .annotations }}
+{{- $_ := set $metadata "annotations" . }}
+{{- end }}
+{{- $ref := dict "apiGroup" "rbac.authorization.k8s.io" "kind" (ternary "ClusterRole" "Role" $cluster) "name" .name }}
+{{- $api := "rbac.authorization.k8s.io/v1" }}
+{{- if $cluster }}
+---
+{{ toYaml (dict "apiVersion" $api "kind" "ClusterRole" "metadata" $metadata "rules" (fromYamlArray .rules)) }}
+{{- if not (hasKey . "bindings") }}
+---
+{{ toYaml (dict "apiVersion" $api "kind" "ClusterRoleBinding" "metadata" $metadata "roleRef" $ref "subjects" $subjects) }}
+{{- end }}
+{{- end }}
+{{- $rules := .rules }}
+{{- range concat (.namespaces | default list) (.bindings | default list) }}
+{{- $here := merge (dict "namespace" .) $metadata }}
+{{- if not $cluster }}
+---
+{{ toYaml (dict "apiVersion" $api "kind" "Role" "metadata" $here "rules" (fromYamlArray $rules)) }}
+{{- end }}
+---
+{{ toYaml (dict "apiVersion" $api "kind" "RoleBinding" "metadata" $here "roleRef" $ref "subjects" $subjects) }}
+{{- end }}
+{{- end }}
+
+{{/* What every container of the image has. */}}
+{{- define "scrapetarget-exporter.container" -}}
+image: {{ include "scrapetarget-exporter.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.securityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* What every pod has: who may run it, and where. */}}
+{{- define "scrapetarget-exporter.pod" -}}
+enableServiceLinks: false
+{{- with include "scrapetarget-exporter.imagePullSecrets" . }}
+imagePullSecrets:
+  {{- . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- include "scrapetarget-exporter.podSecurityContext" . | nindent 2 }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The labels of a pod of a Job or a test: a list of the root and of the component. It is behind no Service. */}}
+{{- define "scrapetarget-exporter.helperPodLabels" -}}
+{{- $root := first . }}
+{{- $labels := include "scrapetarget-exporter.selectorLabels" $root | fromYaml }}
+{{- $_ := set $labels "app.kubernetes.io/component" (last .) }}
+{{- toYaml (merge $labels $root.Values.commonLabels) }}
+{{- end }}
+
+{{/* The spec of a Job that cleans up: a dict of `root`, `account` and `args`, which is YAML. */}}
+{{- define "scrapetarget-exporter.cleanupJob" -}}
+{{- $ := .root }}
+{{- with $.Values.cleanup -}}
+backoffLimit: {{ .backoffLimit }}
+activeDeadlineSeconds: {{ .activeDeadlineSeconds }}
+ttlSecondsAfterFinished: {{ .ttlSecondsAfterFinished }}
+{{- end }}
+template:
+  metadata:
+    labels:
+      {{- include "scrapetarget-exporter.helperPodLabels" (list $ "cleanup") | nindent 6 }}
+  spec:
+    {{- include "scrapetarget-exporter.pod" $ | nindent 4 }}
+    restartPolicy: Never
+    serviceAccountName: {{ .account }}
+    automountServiceAccountToken: true
+    containers:
+      - name: cleanup
+        {{- include "scrapetarget-exporter.container" $ | nindent 8 }}
+        args:
+          - cleanup
+          {{- .args | nindent 10 }}
+          {{- include "scrapetarget-exporter.logArgs" $ | nindent 10 }}
+        {{- with $.Values.cleanup.resources }}
+        resources:
+          {{- toYaml . | nindent 10 }}
+        {{- end }}
+{{- end }}

@@ -1,0 +1,275 @@
+//! The objects of the chart and how they belong together.
+
+use serde_json::{Map, Value, json};
+
+use crate::support::chart;
+
+fn case(name: &str) -> Vec<Value> {
+    let (_, file) = chart::cases().into_iter().find(|(case, _)| case == name).unwrap();
+    chart::render_case(&file)
+}
+
+/// Whether a map of labels has all of another.
+fn has(labels: &Value, selector: &Value) -> bool {
+    let selector = selector.as_object().unwrap_or_else(|| panic!("no selector: {selector}"));
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// Every label selector of a case that is for the exporter's own pods.
+fn selectors(manifests: &[Value]) -> Vec<Value> {
+    let mut found = Vec::new();
+    for manifest in manifests {
+        let spec = &manifest["spec"];
+        let selector = match manifest["kind"].as_str().unwrap() {
+            "Deployment" | "PodDisruptionBudget" => &spec["selector"]["matchLabels"],
+            "Service" if spec.get("selector").is_some() => &spec["selector"],
+            _ => continue,
+        };
+        found.push(selector.clone());
+    }
+    found
+}
+
+#[test]
+fn selectors_find_the_exporters_pods_and_no_others_and_name_no_version() {
+    for (case, file) in chart::cases() {
+        let manifests = chart::render_case(&file);
+        let pods = chart::pods(&manifests);
+        let selectors = selectors(&manifests);
+        assert!(selectors.len() >= 2, "{case}");
+        let deployment = chart::of_kind(&manifests, "Deployment")[0]["metadata"]["name"].as_str().unwrap();
+        for selector in selectors {
+            let selected = pods.iter().filter(|(_, pod)| has(&pod["metadata"]["labels"], &selector));
+            let selected: Vec<&str> = selected.map(|(name, _)| name.as_str()).collect();
+            assert_eq!(selected, [deployment], "{case}: {selector}");
+            assert!(!selector.to_string().contains("version") && !selector.to_string().contains("helm"), "{selector}");
+        }
+    }
+}
+
+#[test]
+fn one_service_has_all_pods_and_the_other_is_for_the_leader_to_fill() {
+    let manifests = chart::render(&[""; 0]);
+    let all = chart::one(&manifests, "Service", "scrapetarget-exporter");
+    let leader = chart::one(&manifests, "Service", "scrapetarget-exporter-probe");
+    let documented = &chart::parse(include_str!("../../deploy/service.yaml"))[0];
+    assert_eq!(leader["spec"].get("selector"), None);
+    assert_eq!(leader["metadata"]["name"], documented["metadata"]["name"]);
+    assert!(has(&leader["metadata"]["labels"], &documented["metadata"]["labels"]));
+    assert_eq!(leader["spec"]["ports"][0]["name"], documented["spec"]["ports"][0]["name"]);
+    assert!(
+        !has(&all["metadata"]["labels"], &documented["metadata"]["labels"]),
+        "only one may be selected by monitors"
+    );
+    // Its Endpoints are the leader's alone: nothing of the release may write them.
+    assert_eq!(chart::of_kind(&manifests, "Endpoints").len() + chart::of_kind(&manifests, "EndpointSlice").len(), 0);
+    let dual = case("dual-stack");
+    for service in chart::of_kind(&dual, "Service") {
+        assert_eq!(service["spec"]["ipFamilyPolicy"], "PreferDualStack");
+        assert_eq!(service["spec"]["ipFamilies"], json!(["IPv4"]));
+    }
+}
+
+#[test]
+fn the_exporters_own_monitor_selects_the_service_with_all_pods() {
+    let manifests = case("everything");
+    let monitor = chart::one(&manifests, "ServiceMonitor", "media-exporter");
+    let selector = &monitor["spec"]["selector"]["matchLabels"];
+    let services = chart::of_kind(&manifests, "Service").into_iter();
+    let selected: Vec<_> = services.filter(|service| has(&service["metadata"]["labels"], selector)).collect();
+    assert_eq!(selected.len(), 1);
+    assert_eq!(selected[0]["metadata"]["name"], "media-exporter");
+    assert_eq!(monitor["spec"]["endpoints"][0]["port"], selected[0]["spec"]["ports"][0]["name"]);
+    assert!(has(&monitor["metadata"]["labels"], &json!({ "release": "kube-prometheus-stack", "team": "media" })));
+}
+
+#[test]
+fn the_scrape_config_asks_the_leader_and_there_is_none_in_other_modes() {
+    let manifests = case("http-sd");
+    let config = chart::one(&manifests, "ScrapeConfig", chart::RELEASE);
+    let sd = &config["spec"]["httpSDConfigs"][0];
+    assert_eq!(sd["url"], "http://scrapetarget-exporter-probe.monitoring.svc:9850/sd");
+    // As with ServiceMonitors.
+    assert_eq!(config["spec"]["jobName"], "scrapetarget-exporter-probe");
+    assert!(has(&config["metadata"]["labels"], &json!({ "release": "kube-prometheus-stack", "team": "media" })));
+    let tls = case("web-config-tls");
+    let config = chart::one(&tls, "ScrapeConfig", chart::RELEASE);
+    assert_eq!(config["spec"]["scheme"], "HTTPS");
+    assert!(config["spec"]["httpSDConfigs"][0]["url"].as_str().unwrap().starts_with("https://"));
+    for (name, file) in chart::cases() {
+        let configs = chart::render_case(&file).iter().filter(|manifest| manifest["kind"] == "ScrapeConfig").count();
+        let wanted = ["http-sd", "web-config-tls", "watch-without-secrets"].contains(&name.as_str());
+        assert_eq!(configs, usize::from(wanted), "{name}");
+    }
+}
+
+#[test]
+fn several_replicas_are_spread_and_have_a_budget_and_one_has_neither() {
+    let spread = |manifests: &[Value]| {
+        let deployment = chart::of_kind(manifests, "Deployment")[0].clone();
+        let constraints = &deployment["spec"]["template"]["spec"]["topologySpreadConstraints"];
+        let budgets = chart::of_kind(manifests, "PodDisruptionBudget").len();
+        (constraints.as_array().map_or(0, Vec::len), budgets)
+    };
+    assert_eq!(spread(&chart::render(&[""; 0])), (0, 0));
+    let three = case("replicas");
+    assert_eq!(spread(&three), (2, 1));
+    let template = &chart::of_kind(&three, "Deployment")[0]["spec"]["template"];
+    for constraint in template["spec"]["topologySpreadConstraints"].as_array().unwrap() {
+        assert!(has(&template["metadata"]["labels"], &constraint["labelSelector"]["matchLabels"]));
+        assert_eq!(constraint["whenUnsatisfiable"], "ScheduleAnyway", "a cluster of one node runs them all");
+    }
+    assert_eq!(spread(&chart::render(&["--set", "replicas=3,podDisruptionBudget.enabled=false"])).1, 0);
+    assert_eq!(spread(&chart::render(&["--set", "podDisruptionBudget.enabled=true"])).1, 1);
+}
+
+#[test]
+fn the_network_policy_holds_for_every_pod_and_opens_the_port_of_the_container() {
+    let manifests = chart::render(&["--set", "networkPolicy.enabled=true,containerPort=8080,service.port=80"]);
+    let policy = chart::one(&manifests, "NetworkPolicy", chart::RELEASE);
+    let pods = chart::pods(&manifests);
+    assert_eq!(pods.len(), 3, "the exporter, the Job, the test");
+    for (name, pod) in pods {
+        assert!(has(&pod["metadata"]["labels"], &policy["spec"]["podSelector"]["matchLabels"]), "{name}");
+    }
+    assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], 8080);
+    assert_eq!(policy["spec"]["egress"], json!([{}]), "targets may be everywhere");
+    let narrow = case("network-policy");
+    let egress = &chart::one(&narrow, "NetworkPolicy", chart::RELEASE)["spec"]["egress"];
+    let ports: Vec<Vec<u64>> = egress.as_array().unwrap().iter().map(ports).collect();
+    assert_eq!(
+        ports,
+        [vec![3000, 1026], vec![53, 53], vec![443, 6443], vec![9850]],
+        "targets, names, API server, ourselves"
+    );
+    assert_eq!(chart::of_kind(&chart::render(&[""; 0]), "NetworkPolicy").len(), 0);
+}
+
+fn ports(rule: &Value) -> Vec<u64> {
+    rule["ports"].as_array().unwrap().iter().map(|port| port["port"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn labels_for_all_are_on_everything_and_replace_no_label_that_selects() {
+    let set = "commonLabels.team=media,commonLabels.app\\.kubernetes\\.io/name=other";
+    let manifests = chart::render(&["--set", set, "--set", "networkPolicy.enabled=true,ingress.enabled=true"]);
+    for manifest in &manifests {
+        let labels = &manifest["metadata"]["labels"];
+        assert!(
+            has(labels, &json!({ "team": "media", "app.kubernetes.io/name": "scrapetarget-exporter" })),
+            "{manifest}"
+        );
+    }
+    for (name, pod) in chart::pods(&manifests) {
+        assert_eq!(pod["metadata"]["labels"]["team"], "media", "{name}");
+    }
+}
+
+#[test]
+fn every_object_says_its_namespace() {
+    let cluster_wide = ["ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"];
+    for (case, file) in chart::cases().into_iter().filter(|(name, _)| name != "everything") {
+        for manifest in chart::render_case(&file) {
+            let kind = manifest["kind"].as_str().unwrap();
+            let says = manifest["metadata"].get("namespace").is_some();
+            assert_eq!(says, !cluster_wide.contains(&kind), "{case}: {kind} {}", manifest["metadata"]["name"]);
+        }
+    }
+}
+
+fn annotations(manifest: &Value) -> Map<String, Value> {
+    manifest["metadata"]["annotations"].as_object().cloned().unwrap_or_default()
+}
+
+#[test]
+fn targets_come_after_the_first_installation_and_belong_to_every_later_one() {
+    let (_, file) = chart::cases().into_iter().find(|(name, _)| name == "targets").unwrap();
+    let first = chart::render(&["-f", &file]);
+    let targets = chart::of_kind(&first, "ScrapeTarget");
+    assert_eq!(targets.len(), 2);
+    for target in targets {
+        let annotations = annotations(target);
+        assert_eq!(annotations["helm.sh/hook"], "post-install,post-upgrade");
+        // Without these, the next upgrade would refuse what it finds.
+        assert_eq!(annotations["meta.helm.sh/release-name"], "scrapetarget-exporter");
+        assert_eq!(annotations["meta.helm.sh/release-namespace"], "monitoring");
+        assert_eq!(target["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm");
+        assert!(!annotations.contains_key("helm.sh/hook-delete-policy"));
+    }
+    let later = chart::render_case(&file);
+    for target in chart::of_kind(&later, "ScrapeTarget") {
+        assert!(annotations(target).keys().all(|key| !key.contains("helm.sh")), "{target}");
+    }
+    assert_eq!(chart::one(&later, "ScrapeTarget", "orion-city")["metadata"]["namespace"], "team-a");
+}
+
+#[test]
+fn what_the_release_wrote_is_removed_before_it_goes() {
+    let manifests = chart::render(&[""; 0]);
+    let job = chart::one(&manifests, "Job", "scrapetarget-exporter-cleanup");
+    assert_eq!(annotations(job)["helm.sh/hook"], "pre-delete");
+    let account = &chart::one(&manifests, "ServiceAccount", chart::RELEASE)["metadata"]["name"];
+    assert_eq!(&job["spec"]["template"]["spec"]["serviceAccountName"], account);
+    assert!(job["spec"]["activeDeadlineSeconds"].as_u64().unwrap() < 300, "Helm waits for five minutes");
+    assert_eq!(chart::of_kind(&chart::render(&["--set", "cleanup.enabled=false"]), "Job").len(), 0);
+}
+
+#[test]
+fn the_lease_goes_with_the_release_and_says_nothing_that_is_the_exporters() {
+    let manifests = chart::render(&["--set", "leaderElection.leaseName=other"]);
+    let lease = chart::one(&manifests, "Lease", "other");
+    assert_eq!(lease.get("spec"), None);
+    assert_eq!(chart::of_kind(&chart::render(&["--set", "leaderElection.createLease=false"]), "Lease").len(), 0);
+}
+
+#[test]
+fn the_job_after_an_upgrade_has_an_account_of_its_own_that_goes_with_it() {
+    let manifests = case("gitops");
+    let name = "scrapetarget-exporter-cleanup-monitors";
+    let job = chart::one(&manifests, "Job", name);
+    assert_eq!(job["spec"]["template"]["spec"]["serviceAccountName"], name);
+    for kind in ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"] {
+        let annotations = annotations(chart::one(&manifests, kind, name));
+        assert_eq!(annotations["helm.sh/hook"], "post-upgrade,post-rollback");
+        assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
+        assert_eq!(annotations["helm.sh/hook-weight"], "-5", "before the Job");
+    }
+}
+
+#[test]
+fn the_web_configuration_reaches_the_exporter() {
+    let manifests = case("web-config");
+    let secret = chart::one(&manifests, "Secret", "scrapetarget-exporter-web-config");
+    let config = &chart::parse(secret["stringData"]["web-config.yml"].as_str().unwrap())[0];
+    assert_eq!(config["tls_server_config"], json!({ "cert_file": "tls.crt", "key_file": "tls.key" }));
+    assert!(config["basic_auth_users"]["prometheus"].as_str().unwrap().starts_with("$2y$10$"));
+    let mounted = |manifests: &[Value]| {
+        let pod = chart::of_kind(manifests, "Deployment")[0]["spec"]["template"]["spec"].clone();
+        let argument =
+            chart::arguments(&pod["containers"][0]).into_iter().find(|text| text.contains("web.config.file"));
+        let sources = pod["volumes"][0]["projected"]["sources"].as_array().unwrap().iter();
+        let names = sources.map(|source| source["secret"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(pod["containers"][0]["volumeMounts"][0]["mountPath"], "/etc/scrapetarget-exporter");
+        (argument.unwrap(), names)
+    };
+    let (argument, secrets) = mounted(&manifests);
+    assert_eq!(argument, "--web.config.file=/etc/scrapetarget-exporter/web-config.yml");
+    assert_eq!(secrets, ["scrapetarget-exporter-web-config", "exporter-tls"]);
+    let (argument, secrets) = mounted(&case("web-config-secret"));
+    assert_eq!(argument, "--web.config.file=/etc/scrapetarget-exporter/config.yml");
+    assert_eq!(secrets, ["exporter-web-config"]);
+}
+
+#[test]
+fn a_long_name_leaves_room_for_every_ending() {
+    let long = "a-release-whose-name-is-as-long-as-helm-lets-it-be-53";
+    let set = "cleanup.afterUpgrade=always,discovery.mode=httpSD,webConfig.enabled=true,webConfig.tlsSecret=a";
+    let folder = chart::folder();
+    let arguments = ["template", long, folder.to_str().unwrap(), "--kube-version=1.36", "--set", set];
+    let said = chart::helm(arguments);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for manifest in chart::parse(&said.stdout) {
+        let name = manifest["metadata"]["name"].as_str().unwrap();
+        assert!(name.len() <= 63, "{name}");
+    }
+}

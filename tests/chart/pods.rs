@@ -1,0 +1,206 @@
+//! The pods of the chart: what the program is told, and what the pods may do.
+
+use std::collections::BTreeSet;
+
+use clap::CommandFactory;
+use scrapetarget_exporter::cli::{Cli, Command, RunArgs};
+use serde_json::Value;
+
+use crate::support::chart;
+
+/// The arguments of every container of our image, each with its case.
+fn arguments() -> Vec<(String, Vec<String>)> {
+    let mut found = Vec::new();
+    for (case, file) in chart::cases() {
+        for (_, pod) in chart::pods(&chart::render_case(&file)) {
+            let containers = pod["spec"]["containers"].as_array().unwrap();
+            let ours = containers.iter().find(|container| container.get("args").is_some()).unwrap();
+            found.push((case.clone(), chart::arguments(ours)));
+        }
+    }
+    found
+}
+
+fn parse(arguments: &[String]) -> Command {
+    let line = ["scrapetarget-exporter".to_owned()].into_iter().chain(arguments.iter().cloned());
+    Cli::parse_line(line).unwrap_or_else(|refusal| panic!("{arguments:?}: {refusal:?}")).command
+}
+
+/// Whether they are those of the Job after an upgrade.
+fn is_after_upgrade(arguments: &[String]) -> bool {
+    arguments.contains(&"--only=monitors".to_owned())
+}
+
+#[test]
+fn the_program_takes_what_every_pod_gives_it() {
+    let mut seen = BTreeSet::new();
+    for (_, arguments) in arguments().iter().filter(|(_, arguments)| !is_after_upgrade(arguments)) {
+        parse(arguments);
+        seen.insert(arguments[0].clone());
+    }
+    assert_eq!(seen, ["cleanup", "healthcheck", "run"].map(ToOwned::to_owned).into());
+}
+
+#[test]
+fn the_program_takes_what_the_job_after_an_upgrade_gives_it() {
+    let all = arguments();
+    let after: Vec<_> = all.iter().filter(|(_, arguments)| is_after_upgrade(arguments)).collect();
+    assert!(!after.is_empty());
+    for (_, arguments) in after {
+        parse(arguments);
+    }
+}
+
+#[test]
+fn every_flag_of_run_is_given_by_a_value() {
+    /// Targets from files are not for a cluster; a pod has no kubeconfig; the Service is named after the release; the last two are
+    /// given by the pod itself.
+    const OTHERS: [&str; 5] =
+        ["targets", "kube-context", "discovery.service", "advertise-address", "leader-election.identity"];
+    let all = arguments();
+    let given: BTreeSet<&str> = all
+        .iter()
+        .filter(|(_, arguments)| arguments[0] == "run")
+        .flat_map(|(_, arguments)| &arguments[1..])
+        .map(|argument| argument.strip_prefix("--").unwrap().split('=').next().unwrap())
+        .chain(OTHERS)
+        .collect();
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    let flags = run.get_arguments().filter(|flag| flag.get_id() != "help").map(|flag| flag.get_long().unwrap());
+    assert_eq!(given, flags.collect());
+}
+
+#[test]
+fn the_address_and_the_name_in_the_lease_come_from_the_pod() {
+    let manifests = chart::render(&[""; 0]);
+    let pod = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"];
+    let field = |name: &str| {
+        let env = pod["containers"][0]["env"].as_array().unwrap();
+        env.iter().find(|entry| entry["name"] == name).unwrap()["valueFrom"]["fieldRef"]["fieldPath"].clone()
+    };
+    assert_eq!(field("SCRAPETARGET_ADVERTISE_ADDRESS"), "status.podIP");
+    assert_eq!(field("SCRAPETARGET_LEADER_ELECTION_IDENTITY"), "metadata.name");
+}
+
+#[test]
+fn the_defaults_of_the_values_are_those_of_the_program() {
+    let manifests = chart::render(&[""; 0]);
+    let pod = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"];
+    let run = |arguments: &[String]| -> Box<RunArgs> {
+        let Command::Run(run) = parse(arguments) else { panic!("{arguments:?}") };
+        run
+    };
+    let (given, default) = (run(&chart::arguments(&pod["containers"][0])), run(&["run".to_owned()]));
+    assert_eq!(given.listen_address, default.listen_address);
+    assert_eq!(given.polling.max_body_bytes, default.polling.max_body_bytes);
+    assert_eq!(given.polling.max_inflight_bytes, default.polling.max_inflight_bytes);
+    assert_eq!(given.web_max_connections, default.web_max_connections);
+    assert_eq!(given.log.log_level, default.log.log_level);
+    assert_eq!(given.log.log_format, default.log.log_format);
+    let (given, default) = (given.kubernetes, default.kubernetes);
+    assert_eq!(given.leader_election_lease_duration, default.leader_election_lease_duration);
+    assert_eq!(given.discovery_monitor_namespace, default.discovery_monitor_namespace);
+    assert_eq!(given.release.discovery_mode, default.release.discovery_mode);
+    assert_eq!(given.release.service(), default.release.service());
+}
+
+#[test]
+fn what_kubernetes_would_expand_is_passed_on_as_it_is_written() {
+    let (_, file) = chart::cases().into_iter().find(|(name, _)| name == "everything").unwrap();
+    let manifests = chart::render_case(&file);
+    let container =
+        &chart::one(&manifests, "Deployment", "media-exporter")["spec"]["template"]["spec"]["containers"][0];
+    let written = container["args"].to_string();
+    assert!(written.contains("example.com/price=$$(HOME) $$5, of=course"), "{written}");
+    // Whoever writes arguments herself may want a variable.
+    assert!(written.contains("--kube-context=$(CONTEXT)"), "{written}");
+    let Command::Run(run) = parse(&chart::arguments(container)) else { panic!("{written}") };
+    let price = ("example.com/price".to_owned(), "$(HOME) $5, of=course".to_owned());
+    assert_eq!(run.kubernetes.discovery_monitor_annotation, [price]);
+}
+
+#[test]
+fn every_pod_keeps_to_the_restricted_standard() {
+    for (case, file) in chart::cases() {
+        for (name, pod) in chart::pods(&chart::render_case(&file)) {
+            let spec = &pod["spec"];
+            let what = format!("{case}: {name}");
+            assert_eq!(spec["securityContext"]["runAsNonRoot"], true, "{what}");
+            assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{what}");
+            assert_eq!(spec["enableServiceLinks"], false, "{what}");
+            for container in spec["containers"].as_array().unwrap().iter().filter(|c| c.get("args").is_some()) {
+                let context = &container["securityContext"];
+                assert_eq!(context["allowPrivilegeEscalation"], false, "{what}");
+                assert_eq!(context["readOnlyRootFilesystem"], true, "{what}");
+                assert_eq!(context["capabilities"], serde_json::json!({ "drop": ["ALL"] }), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn openshift_chooses_the_user() {
+    let user = |arguments: &[&str]| {
+        let manifests = chart::render(arguments);
+        let context = |(_, pod): (String, Value)| pod["spec"]["securityContext"]["runAsUser"].clone();
+        chart::pods(&manifests).into_iter().map(context).collect::<Vec<_>>()
+    };
+    assert_eq!(user(&[]), [65532, 65532, 65532]);
+    assert_eq!(user(&["--api-versions=security.openshift.io/v1"]), [Value::Null, Value::Null, Value::Null]);
+    assert_eq!(user(&["--set", "openshift.enabled=true"]), [Value::Null, Value::Null, Value::Null]);
+}
+
+#[test]
+fn a_new_chart_with_the_same_program_restarts_no_pod() {
+    for (case, file) in chart::cases() {
+        let manifests = chart::render_case(&file);
+        for deployment in chart::of_kind(&manifests, "Deployment") {
+            let template = deployment["spec"]["template"].to_string();
+            assert!(!template.contains("helm.sh/chart") && !template.contains("kubernetes.io/version"), "{case}");
+        }
+    }
+}
+
+#[test]
+fn probes_ask_in_the_way_that_the_listener_answers() {
+    let probe = |case: &str| {
+        let (_, file) = chart::cases().into_iter().find(|(name, _)| name == case).unwrap();
+        let manifests = chart::render_case(&file);
+        let container = &chart::of_kind(&manifests, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
+        (container["readinessProbe"].clone(), chart::of_kind(&manifests, "Pod").len())
+    };
+    let (plain, tests) = probe("default");
+    assert_eq!(
+        (&plain["httpGet"]["path"], &plain["httpGet"]["scheme"], tests),
+        (&"/-/ready".into(), &"HTTP".into(), 1)
+    );
+    let (tls, tests) = probe("web-config-tls");
+    assert_eq!((&tls["httpGet"]["scheme"], tests), (&"HTTPS".into(), 1));
+    // The kubelet has neither a certificate nor a password, and the image in `helm test` has none either.
+    for case in ["web-config", "web-config-secret"] {
+        let (closed, tests) = probe(case);
+        assert_eq!((&closed["tcpSocket"]["port"], closed.get("httpGet"), tests), (&"http".into(), None, 0), "{case}");
+    }
+}
+
+#[test]
+fn the_image_is_named_by_registry_repository_and_digest_or_tag() {
+    let image = |set: &str| {
+        let manifests = chart::render(&["--set", set]);
+        let images: BTreeSet<String> = chart::pods(&manifests)
+            .iter()
+            .map(|(_, pod)| pod["spec"]["containers"][0]["image"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(images.len(), 1, "the same for all pods");
+        images.into_iter().next().unwrap()
+    };
+    let digest = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(image("image.tag=1.2.3"), "ghcr.io/scrapetarget/scrapetarget-exporter:1.2.3");
+    assert_eq!(image("image.registry=,image.repository=exporter,image.tag=x"), "exporter:x");
+    assert_eq!(image("global.imageRegistry=mirror/,image.tag=x"), "mirror/scrapetarget/scrapetarget-exporter:x");
+    assert_eq!(
+        image(&format!("image.tag=x,image.digest={digest}")),
+        format!("ghcr.io/scrapetarget/scrapetarget-exporter@{digest}")
+    );
+}

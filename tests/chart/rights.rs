@@ -1,0 +1,170 @@
+//! What the chart permits the exporter: exactly what deploy/rbac.yaml explains, where it is needed.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::support::chart;
+
+/// Where a rule holds: a namespace, or everywhere.
+type Place = Option<String>;
+
+/// A rule as text, and where it holds for the exporter's account.
+type Right = (String, Place);
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
+}
+
+/// What the roles that are bound to an account permit it.
+fn rights(manifests: &[Value], account: &str) -> BTreeSet<Right> {
+    let bindings = manifests.iter().filter(|manifest| text(&manifest["kind"]).ends_with("RoleBinding"));
+    let mut rights = BTreeSet::new();
+    for binding in bindings {
+        assert_eq!(binding["subjects"].as_array().unwrap().len(), 1);
+        if binding["subjects"][0]["name"] != account {
+            continue;
+        }
+        let (kind, name) = (text(&binding["roleRef"]["kind"]), text(&binding["roleRef"]["name"]));
+        let place = binding["metadata"].get("namespace").map(text);
+        let is_its_role = |role: &&Value| {
+            let same = role["kind"] == *kind && role["metadata"]["name"] == *name;
+            same && (kind == "ClusterRole" || role["metadata"].get("namespace").map(text) == place)
+        };
+        let roles: Vec<_> = manifests.iter().filter(is_its_role).collect();
+        assert_eq!(roles.len(), 1, "{kind} {name}");
+        rights.extend(roles[0]["rules"].as_array().unwrap().iter().map(|rule| (rule.to_string(), place.clone())));
+    }
+    rights
+}
+
+/// The same of a chart with these arguments.
+fn rendered(arguments: &[&str]) -> BTreeSet<Right> {
+    rights(&chart::render(arguments), chart::RELEASE)
+}
+
+fn documented() -> Vec<Value> {
+    chart::parse(include_str!("../../deploy/rbac.yaml"))
+}
+
+fn everywhere(rights: &BTreeSet<Right>) -> BTreeSet<String> {
+    rights.iter().filter(|(_, place)| place.is_none()).map(|(rule, _)| rule.clone()).collect()
+}
+
+/// The rules about a resource, and where they hold.
+fn about(rights: &BTreeSet<Right>, resource: &str) -> BTreeSet<Place> {
+    let quoted = format!("\"{resource}\"");
+    rights.iter().filter(|(rule, _)| rule.contains(&quoted)).map(|(_, place)| place.clone()).collect()
+}
+
+fn places(names: &[&str]) -> BTreeSet<Place> {
+    names.iter().map(|name| Some((*name).to_owned())).collect()
+}
+
+#[test]
+fn the_rules_are_those_that_are_documented_each_with_its_reason() {
+    let documented = rights(&documented(), chart::RELEASE);
+    assert!(documented.len() >= 8, "{documented:#?}");
+    assert_eq!(rendered(&[]), documented);
+}
+
+#[test]
+fn the_roles_for_people_are_those_that_are_documented() {
+    let roles = |manifests: &[Value]| -> Vec<(String, Value, Value)> {
+        let is_for_people =
+            |role: &&Value| ["-view", "-edit"].iter().any(|end| text(&role["metadata"]["name"]).ends_with(end));
+        let roles = chart::of_kind(manifests, "ClusterRole").into_iter().filter(is_for_people);
+        let aggregation = |role: &Value| {
+            let labels = role["metadata"]["labels"].as_object().unwrap().iter();
+            labels
+                .filter(|(key, _)| key.contains("aggregate"))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
+        };
+        roles.map(|role| (text(&role["metadata"]["name"]), role["rules"].clone(), aggregation(role))).collect()
+    };
+    let of_chart = roles(&chart::render(&[""; 0]));
+    assert_eq!(of_chart.len(), 2);
+    assert_eq!(of_chart, roles(&documented()));
+    assert_eq!(roles(&chart::render(&["--set", "rbac.aggregate=false"])).len(), 0);
+}
+
+#[test]
+fn with_watched_namespaces_the_same_rules_hold_there_and_nowhere_else() {
+    let watched = rendered(&["--set", "watchNamespaces={a,b}"]);
+    assert_eq!(everywhere(&watched), BTreeSet::new());
+    let rules = |rights: &BTreeSet<Right>| rights.iter().map(|(rule, _)| rule.clone()).collect::<BTreeSet<_>>();
+    assert_eq!(rules(&watched), rules(&rendered(&[])));
+    assert_eq!(about(&watched, "scrapetargets"), places(&["a", "b"]));
+    assert_eq!(about(&watched, "scrapetargets/status"), places(&["a", "b"]));
+    assert_eq!(about(&watched, "secrets"), places(&["a", "b"]));
+    assert_eq!(about(&watched, "servicemonitors"), places(&["a", "b", "monitoring"]));
+    assert_eq!(about(&watched, "leases"), places(&["monitoring"]));
+    assert_eq!(about(&watched, "endpoints"), places(&["monitoring"]));
+    let set = "watchNamespaces={a},rbac.aggregate=false,crds.enabled=false";
+    let without_rights_over_the_cluster = chart::render(&["--set", set]);
+    for manifest in &without_rights_over_the_cluster {
+        assert!(manifest["metadata"].get("namespace").is_some(), "{manifest}");
+    }
+}
+
+#[test]
+fn secrets_are_read_where_the_values_say() {
+    let somewhere = rendered(&["--set", "rbac.secrets=namespaces,rbac.secretNamespaces={a}"]);
+    assert_eq!(about(&somewhere, "secrets"), places(&["a"]));
+    assert_eq!(about(&somewhere, "configmaps"), places(&["a"]));
+    assert_eq!(about(&somewhere, "scrapetargets"), [None].into());
+    let watched = "watchNamespaces={a,b},rbac.secrets=namespaces,rbac.secretNamespaces={b}";
+    assert_eq!(about(&rendered(&["--set", watched]), "secrets"), places(&["b"]));
+    let nowhere = chart::render(&["--set", "rbac.secrets=none"]);
+    assert!(!nowhere.iter().any(|manifest| manifest["rules"].to_string().contains("secrets")));
+    // Those whom a namespace belongs to bind it themselves.
+    let for_binding = chart::render(&["--set", "rbac.secrets=namespaces"]);
+    chart::one(&for_binding, "ClusterRole", "scrapetarget-exporter-secrets");
+    assert_eq!(about(&rights(&for_binding, chart::RELEASE), "secrets"), BTreeSet::new());
+}
+
+#[test]
+fn monitors_are_permitted_in_their_mode_only() {
+    for mode in ["httpSD", "none"] {
+        let set = format!("discovery.mode={mode}");
+        assert_eq!(about(&rendered(&["--set", &set]), "servicemonitors"), BTreeSet::new());
+    }
+}
+
+#[test]
+fn openshift_and_further_rules_add_what_they_say() {
+    let plain = rendered(&[]);
+    let added = |arguments: &[&str]| rendered(arguments).difference(&plain).cloned().collect::<Vec<_>>();
+    let restricted = r#"{"apiGroups":[""],"resources":["endpoints/restricted"],"verbs":["create"]}"#;
+    let restricted = vec![(restricted.to_owned(), Some("monitoring".to_owned()))];
+    assert_eq!(added(&["--set", "openshift.enabled=true"]), restricted);
+    assert_eq!(added(&["--api-versions=security.openshift.io/v1"]), restricted);
+    assert_eq!(added(&["--api-versions=security.openshift.io/v1", "--set", "openshift.enabled=false"]), []);
+    let set = "rbac.extraRules[0].apiGroups={x},rbac.extraRules[0].resources={y},rbac.extraRules[0].verbs={get}";
+    let further = r#"{"apiGroups":["x"],"resources":["y"],"verbs":["get"]}"#.to_owned();
+    assert_eq!(added(&["--set", set]), vec![(further, None)]);
+}
+
+#[test]
+fn the_lease_and_the_endpoints_are_those_that_the_exporter_is_told() {
+    let rights = rendered(&["--set", "leaderElection.leaseName=other"]);
+    assert!(rights.iter().any(|(rule, _)| rule.contains(r#""resourceNames":["other"]"#)), "{rights:#?}");
+    let none = chart::render(&["--set", "rbac.create=false,rbac.aggregate=false,serviceAccount.create=false"]);
+    assert!(!none.iter().any(|manifest| text(&manifest["kind"]).contains("Role")));
+    assert_eq!(chart::of_kind(&none, "ServiceAccount").len(), 0);
+}
+
+#[test]
+fn the_job_after_an_upgrade_may_delete_monitors_where_none_are_written_any_more() {
+    let account = "scrapetarget-exporter-cleanup-monitors";
+    let right = |set: &str| rights(&chart::render(&["--set", set]), account);
+    let rule = r#"{"apiGroups":["monitoring.coreos.com"],"resources":["servicemonitors"],"verbs":["list","delete"]}"#;
+    let everywhere: BTreeSet<Right> = [(rule.to_owned(), None)].into();
+    assert_eq!(right("cleanup.afterUpgrade=always,discovery.mode=none"), everywhere);
+    assert_eq!(right("cleanup.afterUpgrade=always,watchNamespaces={a}"), everywhere);
+    // It writes them everywhere, so none is left over.
+    assert_eq!(right("cleanup.afterUpgrade=always"), BTreeSet::new());
+    // Without a look at the cluster nobody knows what was there.
+    assert_eq!(right("discovery.mode=none"), BTreeSet::new());
+}
