@@ -177,7 +177,7 @@ impl Follow {
     async fn ask_for_list(&self) -> Option<List> {
         let rule = Rule::new("list", GROUP, PLURAL, None);
         let one = ListParams::default().limit(1);
-        match self.cluster.call(rule, monitors(&self.cluster, None).list_metadata(&one)).await {
+        match self.cluster.call(rule, monitors(&self.cluster, None).list(&one)).await {
             Ok(_) => Some(List::There),
             Err(ApiError::NotFound) => Some(List::Missing),
             Err(ApiError::Forbidden(_)) => Some(List::Denied),
