@@ -3,9 +3,6 @@
 //! The remainder is not even parsed. Whoever may write one object decides about its metadata, and a time there that no clock knows would
 //! else keep a whole list from being read; annotations may be a hundred times larger than the object.
 
-use std::borrow::Cow;
-
-use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer};
@@ -14,7 +11,8 @@ use serde_json::Value;
 use crate::crd::ScrapeTarget;
 
 /// A ScrapeTarget, good or bad.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "ScrapeTarget")]
 pub(super) struct Shown {
     /// Name, namespace, uid, generation and version.
     #[serde(deserialize_with = "identity")]
@@ -37,35 +35,6 @@ fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     }
     let Identity { name, namespace, uid, generation, resource_version } = Identity::deserialize(deserializer)?;
     Ok(ObjectMeta { name, namespace, uid, generation, resource_version, ..ObjectMeta::default() })
-}
-
-impl Resource for Shown {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        ScrapeTarget::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        ScrapeTarget::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        ScrapeTarget::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        ScrapeTarget::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 #[cfg(test)]
