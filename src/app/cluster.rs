@@ -58,7 +58,7 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
         ..settings.discovery
     };
     let election = Election {
-        identity: leader_election_identity.unwrap_or_else(host_and_process),
+        identity: leader_election_identity.unwrap_or(settings.election.identity),
         duration: leader_election_lease_duration,
         ..settings.election
     };
