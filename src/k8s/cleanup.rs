@@ -1,7 +1,6 @@
 //! Removes what a release wrote, before it is uninstalled or where it may not write any more. Monitors are owned by targets, and targets
 //! survive the release.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -103,13 +102,9 @@ pub async fn cleanup_monitors(
     settings: &Settings,
     kept: &[String],
 ) -> Result<Removed, CleanupError> {
-    let mut settings = settings.clone();
-    settings.discovery.mode = DiscoveryMode::ServiceMonitor; // whatever it is now
-    let watched = settings.watch_namespaces.iter().map(|name| Some(Arc::from(name.as_str())));
-    let scopes: Vec<Scope> = if settings.watch_namespaces.is_empty() { vec![None] } else { watched.collect() };
     let begun = Instant::now();
     let mut found = loop {
-        match find(cluster, &settings, &scopes).await {
+        match find(cluster, settings, &settings.watched(), true).await {
             Err(CleanupError::Forbidden(_)) if begun.elapsed() < NEW_ROLE => tokio::time::sleep(NEW_ROLE / 10).await,
             found => break found?,
         }
@@ -206,7 +201,9 @@ fn remaining(lease: &LeaseSpec, now: Timestamp) -> Duration {
 
 /// Returns how many there were.
 async fn delete_monitors(cluster: &Cluster, settings: &Settings, lock: &Lock<'_>) -> Result<usize, CleanupError> {
-    let found = find(cluster, settings, &scopes(settings)).await?;
+    // The other modes need no permission on monitors, and write none.
+    let must_list = settings.discovery.mode == DiscoveryMode::ServiceMonitor;
+    let found = find(cluster, settings, &scopes(settings), must_list).await?;
     let pace = Pace::new(WRITES_PER_SECOND);
     let mut removed = 0;
     for chunk in found.chunks(CHUNK) {
@@ -222,7 +219,13 @@ async fn delete(cluster: &Cluster, pace: &Pace, found: &[Ours]) -> Result<usize,
     Ok(deleted.into_iter().filter(|deleted| *deleted).count())
 }
 
-async fn find(cluster: &Cluster, settings: &Settings, scopes: &[Scope]) -> Result<Vec<Ours>, CleanupError> {
+/// Lists what the release wrote in `scopes`. Where it may not, that is an error only if it must.
+async fn find(
+    cluster: &Cluster,
+    settings: &Settings,
+    scopes: &[Scope],
+    must_list: bool,
+) -> Result<Vec<Ours>, CleanupError> {
     let mut found = Vec::new();
     for scope in scopes {
         let mut token = None;
@@ -235,8 +238,7 @@ async fn find(cluster: &Cluster, settings: &Settings, scopes: &[Scope]) -> Resul
                 }
                 // Without the Operator there are no monitors.
                 Err(ApiError::NotFound) => {}
-                // The other modes need no permission on them, and write none.
-                Err(ApiError::Forbidden(_)) if settings.discovery.mode != DiscoveryMode::ServiceMonitor => {
+                Err(ApiError::Forbidden(_)) if !must_list => {
                     tracing::info!("ServiceMonitors of another --discovery.mode, if there are any, stay");
                 }
                 Err(error) => return Err(CleanupError::new("list ServiceMonitors")(error)),

@@ -1,8 +1,9 @@
 //! What can be set about the cluster side. Every word is parsed here, so that a wrong one is refused before anything starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::crd::{is_label_key, is_label_value};
@@ -26,6 +27,14 @@ pub struct Settings {
     pub election: Election,
     /// Where Prometheus reaches this replica; without it no Endpoints are written.
     pub advertise: Option<SocketAddr>,
+}
+
+impl Settings {
+    /// Where ScrapeTargets are watched: each namespace once, or all of them together (`None`).
+    pub(super) fn watched(&self) -> Vec<Option<Arc<str>>> {
+        let named: BTreeSet<&String> = self.watch_namespaces.iter().collect();
+        if named.is_empty() { vec![None] } else { named.into_iter().map(|name| Some(name.as_str().into())).collect() }
+    }
 }
 
 /// How Prometheus finds the targets.

@@ -19,13 +19,12 @@ pub(in crate::k8s) type Scope = Option<Arc<str>>;
 
 /// Where monitors of ours can be: everywhere, or in each watched namespace and in our own.
 pub(in crate::k8s) fn scopes(settings: &Settings) -> Vec<Scope> {
-    if settings.watch_namespaces.is_empty() {
-        return vec![None];
+    let mut scopes = settings.watched();
+    let own = Some(Arc::from(settings.namespace.as_str()));
+    if !scopes.contains(&None) && !scopes.contains(&own) {
+        scopes.push(own);
     }
-    let mut names: Vec<&String> = settings.watch_namespaces.iter().chain([&settings.namespace]).collect();
-    names.sort_unstable();
-    names.dedup();
-    names.into_iter().map(|name| Some(Arc::from(name.as_str()))).collect()
+    scopes
 }
 
 /// How long the next page of a list may take. A watch that runs has a limit of its own.

@@ -5,7 +5,6 @@
 mod convert;
 mod scope;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -58,9 +57,7 @@ pub(super) fn start(
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) -> (Vec<Option<Arc<str>>>, mpsc::Receiver<Report>) {
-    let named: BTreeSet<&String> = shared.settings.watch_namespaces.iter().collect();
-    let namespaces: Vec<Option<Arc<str>>> =
-        if named.is_empty() { vec![None] } else { named.into_iter().map(|name| Some(name.as_str().into())).collect() };
+    let namespaces = shared.settings.watched();
     let (reports, receiver) = mpsc::channel(WAITING);
     for (index, namespace) in namespaces.iter().enumerate() {
         let selector = shared.settings.target_selector.as_ref();
