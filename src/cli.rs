@@ -32,6 +32,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Everything on one machine: simulated servers whose numbers move, targets for them, and the service
     Demo(DemoArgs),
+    /// One simulated server, for trying an installation where no real one is at hand
+    Simulate(SimulateArgs),
     /// Polls one target once and prints its exposition
     Probe(ProbeArgs),
     /// Validates manifests offline, by the same rules as the API server
@@ -153,6 +155,35 @@ pub struct DemoArgs {
     pub log: LogArgs,
 }
 
+/// Flags of `simulate`.
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    /// Which server
+    #[arg(value_name = "SERVER")]
+    pub server: SimulatedServer,
+    /// Where it listens. Three addresses make a cluster of three Sora servers. If not set, the port that such a server has: 3000, 1026,
+    /// 9851 or 8889
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub listen_address: Vec<ListenAddress>,
+    /// For Mediasoup and Edumeet: the bearer token without which it answers 401
+    #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+}
+
+/// What can be simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum SimulatedServer {
+    /// WebRTC SFU Sora.
+    Sora,
+    /// FIWARE Orion.
+    Orion,
+    /// An application on mediasoup with the agent.
+    Mediasoup,
+    /// edumeet with its own exporter: a target with `source: Prometheus`.
+    Edumeet,
+}
+
 /// Flags of `probe`.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
@@ -223,6 +254,22 @@ impl ProbeArgs {
     }
 }
 
+impl SimulateArgs {
+    /// What is wrong with these flags together.
+    fn mistake(&self) -> Option<&'static str> {
+        match (self.server, self.listen_address.len()) {
+            (SimulatedServer::Sora | SimulatedServer::Orion, _) if self.token.is_some() => {
+                Some("error: --token goes with Mediasoup and Edumeet (see --help)")
+            }
+            (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
+            (SimulatedServer::Sora, _) => {
+                Some("error: --listen-address: write one for a single server, or three for a cluster (see --help)")
+            }
+            _ => Some("error: --listen-address: write one (see --help)"),
+        }
+    }
+}
+
 impl Cli {
     /// Parses the command line. `Err` is what to print, and the exit code: one line and 2 for what is wrong.
     pub fn parse_line<I>(arguments: I) -> Result<Self, Refusal>
@@ -230,7 +277,7 @@ impl Cli {
         I: IntoIterator,
         I::Item: Into<std::ffi::OsString> + Clone,
     {
-        const COMMANDS: &str = "run, demo, probe, check, crd, cleanup or healthcheck";
+        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, cleanup or healthcheck";
         let parsed = Self::command().try_get_matches_from(arguments);
         let parsed = parsed.and_then(|given| Ok((Self::from_arg_matches(&given)?, given)));
         let (cli, given) = parsed.map_err(|error| {
@@ -251,6 +298,7 @@ impl Cli {
             Command::Run(args) if args.targets.is_empty() => args.kubernetes.mistake(args.web_config_file.is_some()),
             Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
             Command::Probe(args) => args.mistake().map(ToOwned::to_owned),
+            Command::Simulate(args) => args.mistake().map(ToOwned::to_owned),
             Command::Cleanup(args) => args.release.mistake(),
             _ => None,
         };

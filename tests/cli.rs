@@ -13,10 +13,10 @@ use scrapetarget_exporter::sim::orion::Broker;
 use scrapetarget_exporter::sim::sora::Node;
 use scrapetarget_exporter::sim::{Mode, Simulated};
 use support::faults::closed_port;
-use support::program::{Said, command, run, said};
+use support::program::{Running, Said, command, run, said, signal};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 7] = ["run", "demo", "probe", "check", "crd", "cleanup", "healthcheck"];
+const COMMANDS: [&str; 8] = ["run", "demo", "simulate", "probe", "check", "crd", "cleanup", "healthcheck"];
 
 /// One line on stderr, nothing on stdout; the line.
 fn one_line(said: &Said) -> &str {
@@ -58,8 +58,8 @@ fn the_help_of_run_names_the_variable_of_every_flag() {
 fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
     let run_on = |more: &[&str]| [&["run", "--targets", "x"], more].concat().join(" ");
     let cases = [
-        (String::new(), "run, demo, probe, check, crd, cleanup or healthcheck"),
-        ("serve".to_owned(), "run, demo, probe, check, crd, cleanup or healthcheck"),
+        (String::new(), "run, demo, simulate, probe, check, crd, cleanup or healthcheck"),
+        ("serve".to_owned(), "run, demo, simulate, probe, check, crd, cleanup or healthcheck"),
         ("prob".to_owned(), "'probe'"),
         ("--bogus".to_owned(), "--bogus"),
         ("run --targets".to_owned(), "--targets <FILE_OR_DIRECTORY>"),
@@ -108,6 +108,13 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("cleanup surplus".to_owned(), "surplus"),
         ("demo --interval often".to_owned(), "write for instance 15s"),
         ("demo --listen-address here".to_owned(), "write HOST:PORT or :PORT"),
+        ("simulate".to_owned(), "<SERVER>"),
+        ("simulate Kurento".to_owned(), "Sora, Orion, Mediasoup, Edumeet"),
+        ("simulate Sora --listen-address :1,:2".to_owned(), "or three for a cluster"),
+        ("simulate Orion --listen-address :1,:2".to_owned(), "write one"),
+        ("simulate Mediasoup --listen-address :1,:2".to_owned(), "write one"),
+        ("simulate Edumeet --listen-address 9".to_owned(), "write HOST:PORT or :PORT"),
+        ("simulate Orion --token x".to_owned(), "goes with Mediasoup and Edumeet"),
         ("probe".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
         ("probe --type Sora".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
         ("probe --url http://x/".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
@@ -443,6 +450,46 @@ async fn probe_of_a_file_with_several_targets_wants_to_know_which() {
     let bad = run(["probe", folder.path().join("bad.yaml").to_str().unwrap()]);
     assert_eq!(bad.code, Some(1));
     assert!(one_line(&bad).contains("bad.yaml:"), "{}", bad.stderr);
+}
+
+#[test]
+fn each_simulated_server_is_one_that_a_poll_takes() {
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["Sora"], &["--type", "Sora"]),
+        (
+            &["Sora", "--listen-address", "127.0.0.1:0,127.0.0.1:0"],
+            &["--type", "Sora", "--set", "sora.clusterMetrics=true"],
+        ),
+        (&["Orion"], &["--type", "Orion"]),
+        (&["Mediasoup"], &["--type", "Mediasoup"]),
+        (&["Edumeet"], &["--type", "Mediasoup", "--set", "mediasoup.source=Prometheus"]),
+    ];
+    for (simulated, polled) in cases {
+        let mut server = Running::spawn(command([&["simulate", "--listen-address", FREE], simulated].concat()));
+        let count = simulated.iter().map(|word| word.split(FREE).count() - 1).sum::<usize>() + 1;
+        let said = server.wait("its addresses", |server| {
+            let said = server.stdout();
+            (said.lines().count() == count).then_some(said)
+        });
+        for line in said.lines() {
+            let url = format!("http://{}/", line.strip_prefix("listening on ").unwrap());
+            let probe = run([&["probe", "--url", &url], polled].concat());
+            assert_eq!((probe.code, probe.stderr.as_str()), (Some(0), ""), "{simulated:?}");
+            assert!(probe.stdout.contains("probe_success 1"), "{simulated:?}: {}", probe.stdout);
+        }
+        signal(server.id(), "TERM");
+        assert!(server.ended().success(), "{simulated:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_simulated_agent_with_a_token_wants_it() {
+    let mut server = Running::spawn(command(["simulate", "Mediasoup", "--listen-address", FREE, "--token", "t"]));
+    let said = server.wait("its address", |server| Some(server.stdout()).filter(|said| said.ends_with('\n')));
+    let url = format!("http://{}/", said.trim().strip_prefix("listening on ").unwrap());
+    let refused = run(["probe", "--type", "Mediasoup", "--url", &url]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("401"), "{}", refused.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ mod cluster;
 mod demo;
 mod probe;
 mod service;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => block_on(service::run(*args)),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Simulate(args) => block_on(simulate::run(args)),
         Command::Probe(args) => block_on(probe::run(args)),
         Command::Healthcheck(args) => block_on(healthcheck(args)),
         Command::Check(args) => check(args),

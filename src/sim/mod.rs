@@ -89,7 +89,11 @@ pub struct Simulated {
 impl Simulated {
     /// Serves `routes` on `address`; port 0 takes one that is free.
     pub async fn serve(routes: Router, address: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        Self::on(TcpListener::bind(address).await?, routes)
+    }
+
+    /// Serves `routes` on a port that is open already.
+    pub fn on(listener: TcpListener, routes: Router) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
