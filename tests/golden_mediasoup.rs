@@ -4,6 +4,7 @@
 //! `poll-N.metrics` for each poll. `UPDATE_GOLDEN=1` writes those files anew: read what changed before it is committed.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -262,6 +263,145 @@ fn statistics_that_fail_for_a_moment_are_not_counted_twice() {
     assert_eq!(value(&again, series), Some(0.0));
 }
 
+/// What an agent answers when it is asked for less: states of transports are known without the workers.
+fn with_detail(name: &str, detail: &str) -> Vec<u8> {
+    let mut document: serde_json::Value = serde_json::from_slice(&fixture(name)).unwrap();
+    let everywhere = |list: &mut serde_json::Value,
+                      change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        list.as_array_mut().into_iter().flatten().for_each(|object| change(object.as_object_mut().unwrap()));
+    };
+    for worker in document["workers"].as_array_mut().unwrap() {
+        for router in worker["routers"].as_array_mut().unwrap() {
+            for transport in router["transports"].as_array_mut().unwrap() {
+                everywhere(&mut transport["consumers"], &|consumer| drop(consumer.remove("streams")));
+                everywhere(&mut transport["data_consumers"], &|consumer| drop(consumer.remove("stats")));
+                if detail == "counts" {
+                    everywhere(&mut transport["producers"], &|producer| drop(producer.remove("streams")));
+                    everywhere(&mut transport["data_producers"], &|producer| drop(producer.remove("stats")));
+                    let stats = transport["stats"].as_object_mut().unwrap();
+                    stats.retain(|key, _| ["iceState", "dtlsState", "sctpState"].contains(&key.as_str()));
+                }
+            }
+        }
+    }
+    serde_json::to_vec(&document).unwrap()
+}
+
+/// The names of the families.
+fn names(finished: &Finished) -> BTreeSet<String> {
+    finished.samples().map(|(name, ..)| name).collect()
+}
+
+#[test]
+fn what_an_agent_was_not_asked_for_is_absent_and_everything_else_stays() {
+    let sent = Regex::new(
+        "^mediasoup_(consumers_.*|consumer_(stream|byte_count|score).*|(audio|video)_(count|bitrates)_out.*|\
+         (audio|video)_out_count|(spatial|temporal)_layers_out_.*|round_trip_times_out_.*)$",
+    )
+    .unwrap();
+    let received = Regex::new(
+        "^mediasoup_(transport_.*|producers_.*|producer_.*|(audio|video)_(in_count|(bitrates|scores)_in_.*)|packets_.*)$",
+    )
+    .unwrap();
+    let shown = |body: Vec<u8>| {
+        let (finished, report) = poll(&mut *build(&everything()), answer(200, body), 10_000);
+        report.unwrap();
+        assert_eq!(finished.skipped(), 0);
+        names(&finished)
+    };
+    for document in ["3.27.1-webrtc.json", "3.8.4-webrtc.json"] {
+        let all = shown(fixture(document));
+        let without = |patterns: &[&Regex]| -> BTreeSet<String> {
+            all.iter().filter(|name| !patterns.iter().any(|pattern| pattern.is_match(name))).cloned().collect()
+        };
+        assert!(without(&[&sent]).len() + 30 < all.len());
+        assert_eq!(shown(with_detail(document, "producers")), without(&[&sent]), "{document}");
+        assert_eq!(shown(with_detail(document, "counts")), without(&[&sent, &received]), "{document}");
+    }
+}
+
+#[test]
+fn without_any_object_of_a_sort_nothing_is_missing() {
+    let empty =
+        r#"{"schema": "mediasoup-stats/v1", "mediasoup_version": "3.27.1", "timestamp_ms": 2000000, "workers": []}"#;
+    let mut kind = build(&Options::default());
+    poll(&mut *kind, answer(200, fixture("closing-1.json")), 10_000).1.unwrap();
+    let (before, _) = poll(&mut *kind, answer(200, fixture("closing-2.json")), 10_000);
+    let (after, _) = poll(&mut *kind, answer(200, empty), 10_000);
+    for series in [
+        "mediasoup_producers_received_bytes_total{",
+        "mediasoup_consumers_sent_bytes_total{",
+        "mediasoup_transport_bytes_total{type=\"webrtc\",direction=\"received\",payload=\"all\"",
+    ] {
+        assert!(value(&before, series).is_some(), "{series}");
+        assert_eq!(value(&after, series), value(&before, series), "{series}");
+    }
+}
+
+#[test]
+fn totals_neither_fall_nor_jump_when_the_detail_changes() {
+    let totals = |finished: &Finished| -> BTreeMap<String, f64> {
+        finished
+            .samples()
+            .filter(|(name, ..)| {
+                ["mediasoup_producers_", "mediasoup_consumers_", "mediasoup_transport_"]
+                    .iter()
+                    .any(|p| name.starts_with(p))
+                    && name.ends_with("_total")
+            })
+            .map(|(name, labels, value)| (format!("{name}{{{labels}}}"), value))
+            .collect()
+    };
+    for (detail, missing) in [("producers", 1), ("counts", 1), ("producers", 9), ("counts", 9)] {
+        let mut steady = build(&Options::default());
+        let mut kind = build(&Options::default());
+        let mut expected = BTreeMap::new();
+        for document in ["closing-1.json", "closing-2.json"] {
+            expected = totals(&poll(&mut *steady, answer(200, fixture(document)), 10_000).0);
+            assert_eq!(totals(&poll(&mut *kind, answer(200, fixture(document)), 10_000).0), expected);
+        }
+        assert!(expected.values().any(|value| *value > 0.0));
+        for _ in 0..missing {
+            let less = totals(&poll(&mut *kind, answer(200, with_detail("closing-2.json", detail)), 10_000).0);
+            assert!(less.iter().all(|(series, value)| expected[series] == *value), "{detail}");
+            assert!(less.keys().all(|series| !series.starts_with("mediasoup_consumers")), "{detail}");
+            assert_eq!(less.is_empty(), detail == "counts");
+        }
+        let again = totals(&poll(&mut *kind, answer(200, fixture("closing-2.json")), 10_000).0);
+        assert_eq!(again, expected, "{detail} {missing} times");
+        // An exporter that first saw little begins at 0 with what it sees later.
+        let mut late = build(&Options::default());
+        poll(&mut *late, answer(200, with_detail("closing-1.json", detail)), 10_000).1.unwrap();
+        let first = totals(&poll(&mut *late, answer(200, fixture("closing-1.json")), 10_000).0);
+        assert_eq!(first.values().copied().fold(0.0, f64::max), 0.0, "{detail}");
+    }
+}
+
+#[test]
+fn errors_are_counted_by_the_objects_that_an_agent_knows_and_the_rest_together() {
+    let errors = ["rooms", "worker", "worker", "consumer", "made-up", "also made up", ""]
+        .map(|object| format!(r#"{{"object": "{object}", "id": "1", "error": "DeadlineExceeded", "message": "m"}}"#));
+    let document = format!(
+        r#"{{"schema": "mediasoup-stats/v1", "mediasoup_version": "3.27.1", "workers": [], "errors": [{}]}}"#,
+        errors.join(",")
+    );
+    let (finished, report) = poll(&mut *build(&Options::default()), answer(200, document), 10_000);
+    report.unwrap();
+    let errors: Vec<_> = finished
+        .samples()
+        .filter(|(name, ..)| name == "mediasoup_snapshot_object_errors")
+        .map(|(_, labels, value)| (labels, value))
+        .filter(|(_, value)| *value > 0.0)
+        .collect();
+    let expected = [
+        ("object=\"worker\"", 2.0),
+        ("object=\"consumer\"", 1.0),
+        ("object=\"rooms\"", 1.0),
+        ("object=\"other\"", 3.0),
+    ];
+    assert_eq!(errors, expected);
+}
+
 #[test]
 fn every_family_that_an_agent_can_have_is_documented_once_and_as_it_is() {
     let known = families();
@@ -445,7 +585,7 @@ proptest! {
         polls in prop::collection::vec(prop::collection::vec((0..4_u8, 0..1000_u32, -5..50_i32), 0..4), 1..8),
     ) {
         let mut kind = build(&Options::default());
-        let mut before: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
+        let mut before: BTreeMap<String, f64> = BTreeMap::new();
         for (at, streams) in polls.iter().enumerate() {
             let streams: Vec<String> = streams
                 .iter()

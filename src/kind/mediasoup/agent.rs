@@ -4,6 +4,7 @@ use reqwest::Url;
 
 use super::aggregated::Aggregated;
 use super::compatibility::{self, Objects, Rooms};
+use super::coverage::Coverage;
 use super::document::Document;
 use super::streams::Streams;
 use super::traffic::{self, Traffic};
@@ -41,13 +42,14 @@ impl Agent {
         let skipped = document.clean();
         self.traffic.poll(document);
         metrics::write(document, out);
-        self.traffic.write(out);
+        let coverage = Coverage::of(document);
+        self.traffic.write(coverage, out);
         traffic::write_quality(document, out);
         if let Some(compatibility) = &self.options.compatibility {
             let rooms = Rooms::of(document);
             compatibility::write_rooms(&compatibility.prefix, &rooms, out);
             if compatibility.aggregated {
-                self.aggregated.write(document, &rooms, out);
+                self.aggregated.write(document, &rooms, coverage, out);
             }
         }
         if out.len() > limit {

@@ -3,6 +3,7 @@
 //! Names, units (milliseconds, bit/s) and the zeros for an empty set are edumeet's. Our own families are better.
 
 use super::compatibility::Rooms;
+use super::coverage::Coverage;
 use super::document::{Consumer, Document, Producer, Stream};
 use super::metrics::count;
 use super::walk::Place;
@@ -177,7 +178,7 @@ pub(super) struct Aggregated {
 
 impl Aggregated {
     /// Writes the gauges.
-    pub(super) fn write(&mut self, document: &Document, rooms: &Rooms<'_>, out: &mut Families) {
+    pub(super) fn write(&mut self, document: &Document, rooms: &Rooms<'_>, coverage: Coverage, out: &mut Families) {
         let workers = &document.workers.items;
         out.set(&WORKERS_COUNT, &[], count(workers.len()));
         if let Some(cores) = self.cores(document) {
@@ -191,8 +192,12 @@ impl Aggregated {
             transport.producers.items.iter().for_each(|producer| received.add(producer));
             transport.consumers.items.iter().for_each(|consumer| sent.add(consumer));
         }
-        received.write(out);
-        sent.write(out);
+        if coverage.received {
+            received.write(out);
+        }
+        if coverage.sent {
+            sent.write(out);
+        }
     }
 
     /// CPU seconds per second of the workers that were there at the last poll.

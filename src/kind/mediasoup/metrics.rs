@@ -15,7 +15,7 @@ crate::descs! {
     AGENT_START = gauge "mediasoup_agent_start_time_seconds" []
         "When the agent started with its application, as Unix time.";
     OBJECT_ERRORS = gauge "mediasoup_snapshot_object_errors" ["object"]
-        "Objects whose statistics could not be had, most of them because they closed meanwhile.";
+        "Objects whose statistics could not be had, because they closed meanwhile or were not answered for in time.";
     BUILD_INFO = gauge "mediasoup_build_info" ["version"]
         "The version of mediasoup in the application; always 1.";
     WORKERS = gauge "mediasoup_workers" []
@@ -61,6 +61,9 @@ crate::descs! {
 // What is counted is shown also when there is none of it: an alert cannot see a series that is missing.
 const OBJECTS: [&str; 7] =
     ["worker", "router", "transport", "producer", "consumer", "data_producer", "data_consumer"];
+/// What an agent can fail to tell of: also the application's own list of rooms.
+const FALLIBLE: [&str; 8] =
+    ["worker", "router", "transport", "producer", "consumer", "data_producer", "data_consumer", "rooms"];
 const TRANSPORT_TYPES: [&str; 4] = ["webrtc", "plain", "pipe", "direct"];
 const ICE_STATES: [&str; 5] = ["new", "connected", "completed", "disconnected", "closed"];
 const DTLS_STATES: [&str; 5] = ["new", "connecting", "connected", "failed", "closed"];
@@ -94,9 +97,10 @@ fn write_health(document: &Document, out: &mut Families) {
     out.number(&TIMESTAMP, &[], seconds(document.timestamp_ms));
     out.number(&AGENT_START, &[], seconds(document.started_ms));
     out.set(&BUILD_INFO, &[short(document.mediasoup_version.as_str())], 1.0);
-    let mut errors = Counts::new(OBJECTS.map(|object| [object]));
+    let mut errors = Counts::new(FALLIBLE.map(|object| [object]));
     for failure in &document.errors.items {
-        errors.add([failure.object.as_str()]);
+        let object = failure.object.as_str();
+        errors.add([if FALLIBLE.contains(&object) { object } else { "other" }]);
     }
     errors.write(&OBJECT_ERRORS, out);
 }

@@ -7,6 +7,7 @@ mod agent;
 mod aggregated;
 mod clean;
 mod compatibility;
+mod coverage;
 mod document;
 mod lenient;
 mod metrics;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
 use super::accumulate::{Growth, Ledger, Totals};
-use super::document::{Document, Stream, TransportStats};
+use super::coverage::{self, Coverage};
+use super::document::{Document, Stream};
 use super::walk::Place;
 use super::{codec, short};
 use crate::kind::Number;
@@ -108,7 +109,7 @@ fn counters(stream: &Stream) -> [Number; STREAM] {
     ]
 }
 
-/// The byte counters of a transport as (direction, payload), in the order of [`bytes()`].
+/// The byte counters of a transport as (direction, payload), in the order of [`coverage::bytes`].
 const TRANSPORT: [(&str, &str); 7] = [
     ("received", "all"),
     ("sent", "all"),
@@ -118,18 +119,6 @@ const TRANSPORT: [(&str, &str); 7] = [
     ("sent", "rtx"),
     ("sent", "probation"),
 ];
-
-fn bytes(stats: &TransportStats) -> [Number; TRANSPORT.len()] {
-    [
-        stats.bytes_received,
-        stats.bytes_sent,
-        stats.rtp_bytes_received,
-        stats.rtp_bytes_sent,
-        stats.rtx_bytes_received,
-        stats.rtx_bytes_sent,
-        stats.probation_bytes_sent,
-    ]
-}
 
 /// Objects of one sort and what they moved.
 #[derive(Debug, Default)]
@@ -181,9 +170,10 @@ impl Traffic {
         for place in document.transports() {
             let transport = place.transport;
             let key = |id: &str, ssrc: &str| key(hasher, place, id, ssrc);
-            match transport.stats.get() {
+            // Counters that were not read are not counters at 0: the next poll would take all they have for growth.
+            match transport.stats.get().filter(|stats| coverage::counted(stats)) {
                 Some(stats) => {
-                    let values = bytes(stats);
+                    let values = coverage::bytes(stats);
                     let new = began && born_since(transport.created_ms).unwrap_or(transports.complete);
                     let rules = [Growth::Counter; TRANSPORT.len()];
                     let growth = transports_round.growth(key(transport.id.as_str(), ""), values, rules, new);
@@ -227,16 +217,19 @@ impl Traffic {
         (self.received.complete, self.sent.complete, self.transports.complete) = (false, false, false);
     }
 
-    /// Writes the totals.
-    pub(super) fn write(&self, out: &mut Families) {
-        for ((class, _), sums) in self.transports.totals.iter() {
+    /// Writes the totals of what the last document covers. The others are kept: they go on where they were.
+    pub(super) fn write(&self, coverage: Coverage, out: &mut Families) {
+        let transports = coverage.transports.then_some(&self.transports.totals);
+        for ((class, _), sums) in transports.into_iter().flat_map(Totals::iter) {
             for ((direction, payload), sum) in TRANSPORT.into_iter().zip(sums) {
                 if let Some(sum) = sum {
                     out.set(&TRANSPORT_BYTES, &[class, direction, payload], sum);
                 }
             }
         }
-        for (descs, totals) in [(RECEIVED, &self.received.totals), (SENT, &self.sent.totals)] {
+        let received = coverage.received.then_some((RECEIVED, &self.received.totals));
+        let sent = coverage.sent.then_some((SENT, &self.sent.totals));
+        for (descs, totals) in received.into_iter().chain(sent) {
             for ((kind, codec), sums) in totals.iter() {
                 for (desc, sum) in descs.into_iter().zip(sums) {
                     if let Some(sum) = sum {
