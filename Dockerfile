@@ -1,0 +1,50 @@
+# The image of the exporter: one program that needs nothing of its base but the authorities it trusts. docs/image.md says how to build it.
+
+ARG RUST=docker.io/library/rust:1.95.0-slim-trixie
+ARG BASE=gcr.io/distroless/static-debian13:nonroot
+
+# Runs on the builder's own CPU, whatever the image is for: an emulated one would take an hour.
+FROM --platform=${BUILDPLATFORM} ${RUST} AS build
+ARG TARGETARCH
+RUN case "${TARGETARCH}" in \
+      amd64) cpu=x86_64 package=x86-64 ;; \
+      arm64) cpu=aarch64 package=aarch64 ;; \
+      *) echo "error: TARGETARCH is '${TARGETARCH}', but only amd64 and arm64 can be built" >&2; exit 1 ;; \
+    esac \
+    && echo "cpu=${cpu}" > /target \
+    && if [ "${TARGETARCH}" != "$(dpkg --print-architecture)" ]; then \
+      rustup target add "${cpu}-unknown-linux-gnu" \
+      && apt-get update \
+      && apt-get install --yes --no-install-recommends "gcc-${package}-linux-gnu" "libc6-dev-${TARGETARCH}-cross" \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
+WORKDIR /src
+COPY . .
+ARG REVISION=unknown
+# Linked statically: from 2.34 on, Debian's libc resolves names without loading a library. What is compiled is not cached, because
+# cargo judges by times, which a checkout may have put back.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    . /target \
+    && export RUSTFLAGS="-C target-feature=+crt-static -C linker=${cpu}-linux-gnu-gcc" \
+    && export SCRAPETARGET_BUILD_REVISION="${REVISION}" \
+    && cargo build --release --locked --target "${cpu}-unknown-linux-gnu" \
+    && mv "target/${cpu}-unknown-linux-gnu/release/scrapetarget-exporter" /
+
+# Runs no command, so that it can be built for every architecture, and without the stage above where the program is there already.
+FROM ${BASE}
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="scrapetarget-exporter" \
+      org.opencontainers.image.description="A multi-target Prometheus exporter for Sora, FIWARE Orion and mediasoup" \
+      org.opencontainers.image.url="https://github.com/scrapetarget/scrapetarget-exporter" \
+      org.opencontainers.image.source="https://github.com/scrapetarget/scrapetarget-exporter" \
+      org.opencontainers.image.documentation="https://github.com/scrapetarget/scrapetarget-exporter/blob/main/README.md" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /scrapetarget-exporter /usr/local/bin/
+# As a number: Kubernetes cannot see that a name is not root.
+USER 65532:65532
+EXPOSE 9850
+HEALTHCHECK --interval=30s --timeout=3s --start-period=10s CMD ["/usr/local/bin/scrapetarget-exporter", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/scrapetarget-exporter"]
