@@ -1,0 +1,5 @@
+'use strict';
+
+const mediasoup = require('mediasoup');
+
+require('./remote.js')(mediasoup);

@@ -1,0 +1,5 @@
+import * as mediasoup from 'mediasoup';
+
+import remote from './remote.js';
+
+remote(mediasoup);
