@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use regex::Regex;
 use serde_json::Value;
 
 use crate::support::chart;
@@ -45,6 +46,23 @@ fn the_jobs_follow_those_of_discovery_or_are_what_is_said() {
 }
 
 #[test]
+fn a_job_whose_name_means_something_in_a_regular_expression_is_the_only_one_that_is_found() {
+    for name in ["a.b|c(d)[e]", r#"say "hi" \ $1"#, "targets", "a: b # c"] {
+        let json = format!("scrapeConfig.jobName={}", Value::from(name));
+        let manifests =
+            chart::render(&["--set", "prometheusRule.enabled=true,discovery.mode=httpSD", "--set-json", &json]);
+        let expression = rules(&manifests)[0]["expr"].as_str().unwrap().to_owned();
+        let quoted = expression.split("job=~").nth(1).unwrap().split(", target_name").next().unwrap();
+        // A text of PromQL is here one of JSON.
+        let jobs: String = serde_json::from_str(quoted).unwrap_or_else(|error| panic!("{quoted}: {error}"));
+        let jobs = Regex::new(&format!("^(?:{jobs})$")).unwrap();
+        for (job, is_ours) in [(name, true), (chart::RELEASE, true), ("axb", false), ("a", false), ("other", false)] {
+            assert_eq!(jobs.is_match(job), is_ours, "{job}: {jobs}");
+        }
+    }
+}
+
+#[test]
 fn an_alert_is_switched_off_by_its_name() {
     let all = chart::render(&["--set", "prometheusRule.enabled=true"]);
     let some = chart::render(&[
@@ -71,10 +89,12 @@ fn rules_of_ones_own_are_added_as_they_are() {
 
 #[test]
 fn each_dashboard_is_a_config_map_that_the_sidecar_finds() {
-    let manifests = chart::render(&["--set", "dashboards.enabled=true"]);
+    let set = "dashboards.enabled=true,dashboards.labels.team=media,dashboards.labels.grafana_dashboard=other";
+    let manifests = chart::render(&["--set", set]);
     for name in ["exporter", "mediasoup", "orion", "sora"] {
         let map = chart::one(&manifests, "ConfigMap", &format!("{}-{name}", chart::RELEASE));
         assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+        assert_eq!(map["metadata"]["labels"]["team"], "media");
         let text = map["data"][format!("scrapetarget-{name}.json")].as_str().unwrap();
         assert_eq!(text.trim_end(), chart::read(&format!("files/dashboards/{name}.json")).trim_end());
     }

@@ -98,6 +98,19 @@ fn the_readme_has_every_value_with_its_default_and_its_comment() {
 }
 
 #[test]
+fn the_agent_of_the_chart_is_that_of_the_repository_and_reaches_a_pod_unchanged() {
+    let agent = fs::read_to_string(repository("deploy/mediasoup-agent/agent.js")).unwrap();
+    assert_current(&chart::folder().join("files/mediasoup-agent.js"), &agent);
+    let namespaces = "mediasoupAgent.configMap.namespaces={rooms,studio}";
+    let rendered = chart::render(&["--set", "mediasoupAgent.configMap.enabled=true", "--set", namespaces]);
+    let maps = chart::of_kind(&rendered, "ConfigMap");
+    let maps: Vec<_> = maps.iter().filter(|map| map["metadata"]["name"] == "mediasoup-agent").collect();
+    let found: Vec<_> = maps.iter().map(|map| map["metadata"]["namespace"].as_str().unwrap()).collect();
+    assert_eq!(found, ["rooms", "studio"]);
+    assert!(maps.iter().all(|map| map["data"]["agent.js"] == agent.as_str()));
+}
+
+#[test]
 fn the_crd_of_the_chart_is_that_of_the_program() {
     let printed = crd::print().unwrap();
     assert_current(&chart::folder().join("files/crds/scrapetargets.yaml"), &printed);
@@ -124,8 +137,8 @@ fn the_crd_can_be_left_out_and_need_not_be_kept() {
 
 /// The first lines of the manifests for people without Helm.
 const PLAIN: &str = "\
-# scrapetarget-exporter for a cluster without Helm, in the namespace monitoring. Generated from charts/scrapetarget-exporter by
-# `make generate`. First `kubectl create namespace monitoring`, then `kubectl apply --server-side -f` this file.
+# scrapetarget-exporter for a cluster without Helm, in the namespace prometheus. Generated from charts/scrapetarget-exporter by
+# `make generate`. First `kubectl create namespace prometheus`, then `kubectl apply --server-side -f` this file.
 #
 # Write the label that your Prometheus selects as one more of the Deployment's `args`: --discovery.monitor-label=KEY=VALUE
 ";

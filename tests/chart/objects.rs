@@ -1,5 +1,7 @@
 //! The objects of the chart and how they belong together.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::support::chart;
@@ -63,10 +65,21 @@ fn one_service_has_all_pods_and_the_other_is_for_the_leader_to_fill() {
     );
     // Its Endpoints are the leader's alone: nothing of the release may write them.
     assert_eq!(chart::of_kind(&manifests, "Endpoints").len() + chart::of_kind(&manifests, "EndpointSlice").len(), 0);
+}
+
+#[test]
+fn the_service_for_the_leader_has_the_one_family_of_its_address_in_every_case() {
     let dual = case("dual-stack");
-    for service in chart::of_kind(&dual, "Service") {
-        assert_eq!(service["spec"]["ipFamilyPolicy"], "PreferDualStack");
-        assert_eq!(service["spec"]["ipFamilies"], json!(["IPv4"]));
+    let all = chart::one(&dual, "Service", "scrapetarget-exporter");
+    assert_eq!(all["spec"]["ipFamilyPolicy"], "PreferDualStack");
+    assert_eq!(all["spec"]["ipFamilies"], json!(["IPv4"]));
+    for (case, file) in chart::cases() {
+        let manifests = chart::render_case(&file);
+        let services = chart::of_kind(&manifests, "Service").into_iter();
+        let leader: Vec<_> = services.filter(|service| service["spec"].get("selector").is_none()).collect();
+        assert_eq!(leader.len(), 1, "{case}");
+        let spec = leader[0]["spec"].as_object().unwrap();
+        assert_eq!(spec.keys().filter(|key| key.starts_with("ip")).count(), 0, "{case}: the cluster's first family");
     }
 }
 
@@ -88,7 +101,7 @@ fn the_scrape_config_asks_the_leader_and_there_is_none_in_other_modes() {
     let manifests = case("http-sd");
     let config = chart::one(&manifests, "ScrapeConfig", chart::RELEASE);
     let sd = &config["spec"]["httpSDConfigs"][0];
-    assert_eq!(sd["url"], "http://scrapetarget-exporter-probe.monitoring.svc:9850/sd");
+    assert_eq!(sd["url"], "http://scrapetarget-exporter-probe.prometheus.svc:9850/sd");
     // As with ServiceMonitors.
     assert_eq!(config["spec"]["jobName"], "scrapetarget-exporter-probe");
     assert!(has(&config["metadata"]["labels"], &json!({ "release": "kube-prometheus-stack", "team": "media" })));
@@ -98,7 +111,7 @@ fn the_scrape_config_asks_the_leader_and_there_is_none_in_other_modes() {
     assert!(config["spec"]["httpSDConfigs"][0]["url"].as_str().unwrap().starts_with("https://"));
     for (name, file) in chart::cases() {
         let configs = chart::render_case(&file).iter().filter(|manifest| manifest["kind"] == "ScrapeConfig").count();
-        let wanted = ["http-sd", "web-config-tls", "watch-without-secrets"].contains(&name.as_str());
+        let wanted = ["http-sd", "odd-names", "web-config-tls", "watch-without-secrets"].contains(&name.as_str());
         assert_eq!(configs, usize::from(wanted), "{name}");
     }
 }
@@ -145,6 +158,26 @@ fn the_network_policy_holds_for_every_pod_and_opens_the_port_of_the_container() 
     assert_eq!(chart::of_kind(&chart::render(&[""; 0]), "NetworkPolicy").len(), 0);
 }
 
+#[test]
+fn a_narrow_network_policy_lets_the_test_in_and_no_other_pod_of_the_release() {
+    let let_in = |arguments: &[&str]| {
+        let manifests = chart::render(arguments);
+        let from = chart::one(&manifests, "NetworkPolicy", chart::RELEASE)["spec"]["ingress"][0]["from"].clone();
+        let peers = from.as_array().unwrap_or_else(|| panic!("{from}"));
+        let selectors = peers.iter().filter_map(|peer| peer.get("podSelector"));
+        let selectors: Vec<&Value> = selectors.map(|selector| &selector["matchLabels"]).collect();
+        let pods = chart::pods(&manifests).into_iter();
+        let selected = pods.filter(|(_, pod)| selectors.iter().any(|labels| has(&pod["metadata"]["labels"], labels)));
+        (peers.len(), selected.map(|(name, _)| name).collect::<Vec<_>>())
+    };
+    let (_, file) = chart::cases().into_iter().find(|(name, _)| name == "network-policy").unwrap();
+    let test = format!("{}-test-ready", chart::RELEASE);
+    assert_eq!(let_in(&["-f", &file]), (2, vec![test.clone()]));
+    assert_eq!(let_in(&["-f", &file, "--set", "commonLabels.team=media"]), (2, vec![test]));
+    let no_test = "webConfig.enabled=true,webConfig.existingSecret=a";
+    assert_eq!(let_in(&["-f", &file, "--set", no_test]), (1, vec![]));
+}
+
 fn ports(rule: &Value) -> Vec<u64> {
     rule["ports"].as_array().unwrap().iter().map(|port| port["port"].as_u64().unwrap()).collect()
 }
@@ -152,7 +185,12 @@ fn ports(rule: &Value) -> Vec<u64> {
 #[test]
 fn labels_for_all_are_on_everything_and_replace_no_label_that_selects() {
     let set = "commonLabels.team=media,commonLabels.app\\.kubernetes\\.io/name=other";
-    let manifests = chart::render(&["--set", set, "--set", "networkPolicy.enabled=true,ingress.enabled=true"]);
+    let manifests = chart::render(&[
+        "--set",
+        set,
+        "--set",
+        "networkPolicy.enabled=true,ingress.enabled=true,ingress.hosts[0].host=a",
+    ]);
     for manifest in &manifests {
         let labels = &manifest["metadata"]["labels"];
         assert!(
@@ -192,7 +230,7 @@ fn targets_come_after_the_first_installation_and_belong_to_every_later_one() {
         assert_eq!(annotations["helm.sh/hook"], "post-install,post-upgrade");
         // Without these, the next upgrade would refuse what it finds.
         assert_eq!(annotations["meta.helm.sh/release-name"], "scrapetarget-exporter");
-        assert_eq!(annotations["meta.helm.sh/release-namespace"], "monitoring");
+        assert_eq!(annotations["meta.helm.sh/release-namespace"], "prometheus");
         assert_eq!(target["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm");
         assert!(!annotations.contains_key("helm.sh/hook-delete-policy"));
     }
@@ -258,6 +296,99 @@ fn the_web_configuration_reaches_the_exporter() {
     let (argument, secrets) = mounted(&case("web-config-secret"));
     assert_eq!(argument, "--web.config.file=/etc/scrapetarget-exporter/config.yml");
     assert_eq!(secrets, ["exporter-web-config"]);
+}
+
+/// The keys below which there is something other than a text.
+fn keys_of_other_types(value: &Value, key: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| keys_of_other_types(value, key, found)),
+        Value::Array(items) => items.iter().for_each(|item| keys_of_other_types(item, key, found)),
+        Value::String(_) => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) => {
+            found.insert(key.to_owned());
+        }
+    }
+}
+
+#[test]
+fn names_that_yaml_would_read_as_something_else_stay_texts() {
+    const NO_TEXTS: [&str; 21] = [
+        "activeDeadlineSeconds",
+        "allowPrivilegeEscalation",
+        "automountServiceAccountToken",
+        "backoffLimit",
+        "containerPort",
+        "enableServiceLinks",
+        "failureThreshold",
+        "maxUnavailable",
+        "maxSurge",
+        "periodSeconds",
+        "port",
+        "readOnly",
+        "readOnlyRootFilesystem",
+        "replicas",
+        "revisionHistoryLimit",
+        "runAsGroup",
+        "runAsNonRoot",
+        "runAsUser",
+        "terminationGracePeriodSeconds",
+        "timeoutSeconds",
+        "ttlSecondsAfterFinished",
+    ];
+    let (_, file) = chart::cases().into_iter().find(|(name, _)| name == "odd-names").unwrap();
+    let file = ["-f", file.as_str()];
+    let mut rendered = vec![chart::render(&file)];
+    for name in ["true", "null", "y", "1234", "1e3", "0x1f", "2001-01-01"] {
+        // Without the other name, the release's alone would be that of all objects.
+        let full = if name.starts_with(|c: char| c.is_ascii_digit()) { "off" } else { "" };
+        let set = format!("nameOverride={name},leaderElection.leaseName={name},fullnameOverride={full}");
+        let text = chart::template_as(name, &["--set-string", &set]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let manifests = chart::parse(&text);
+        let deployment = chart::of_kind(&manifests, "Deployment")[0];
+        assert_eq!(deployment["metadata"]["name"], if full.is_empty() { name } else { full });
+        assert_eq!(deployment["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"], name);
+        chart::one(&manifests, "Lease", name);
+        rendered.push(manifests);
+    }
+    for manifests in &rendered {
+        let mut found = BTreeSet::new();
+        for manifest in manifests.iter().filter(|manifest| manifest["kind"] != "CustomResourceDefinition") {
+            keys_of_other_types(manifest, "", &mut found);
+        }
+        let wrong: Vec<&String> = found.iter().filter(|key| !NO_TEXTS.contains(&key.as_str())).collect();
+        assert_eq!(wrong, [""; 0], "{manifests:#?}");
+    }
+    let odd = &rendered[0];
+    assert_eq!(chart::one(odd, "ScrapeConfig", "null")["spec"]["jobName"], "a: b # c");
+    assert_eq!(chart::one(odd, "ServiceMonitor", "null")["spec"]["jobLabel"], "y");
+    let path = &chart::one(odd, "Ingress", "null")["spec"]["rules"][0]["http"]["paths"][0]["path"];
+    assert_eq!(path, "/a: #b");
+    assert_eq!(chart::one(odd, "Job", "null-cleanup")["spec"]["ttlSecondsAfterFinished"], 1_000_000);
+}
+
+#[test]
+fn a_name_that_no_service_can_have_is_refused_at_once() {
+    let refused = chart::template_as("1234", &[""; 0]).unwrap_err();
+    assert!(refused.contains("1234-scrapetarget-exporter cannot be the name of a Service"), "{refused}");
+    let refused = chart::template(&["--set-string", "fullnameOverride=1234"]).unwrap_err();
+    assert!(refused.contains("at '/fullnameOverride'"), "{refused}");
+}
+
+#[test]
+fn the_name_of_a_release_becomes_one_that_a_service_can_have() {
+    for (release, name) in [
+        ("media.tokyo", "media-tokyo-scrapetarget-exporter"),
+        ("scrapetarget-exporter.tokyo", "scrapetarget-exporter-tokyo"),
+        ("a-release-whose-name-is-cut-in-the-middle-of--a.dot", "a-release-whose-name-is-cut-in-the-middle-of"),
+        ("a-release-whose-name-is-cut-at-a-dot-12345678.a.b", "a-release-whose-name-is-cut-at-a-dot-12345678"),
+    ] {
+        let text = chart::template_as(release, &[""; 0]).unwrap_or_else(|error| panic!("{release}: {error}"));
+        let manifests = chart::parse(&text);
+        let deployment = chart::of_kind(&manifests, "Deployment")[0];
+        assert_eq!(deployment["metadata"]["name"], name);
+        assert_eq!(deployment["metadata"]["labels"]["app.kubernetes.io/instance"], release);
+        chart::one(&manifests, "Service", &format!("{name}-probe"));
+    }
 }
 
 #[test]

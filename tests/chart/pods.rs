@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::CommandFactory;
 use scrapetarget_exporter::cli::{Cli, Command, RunArgs};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::chart;
 
@@ -133,10 +133,26 @@ fn every_pod_keeps_to_the_restricted_standard() {
                 let context = &container["securityContext"];
                 assert_eq!(context["allowPrivilegeEscalation"], false, "{what}");
                 assert_eq!(context["readOnlyRootFilesystem"], true, "{what}");
-                assert_eq!(context["capabilities"], serde_json::json!({ "drop": ["ALL"] }), "{what}");
+                assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }), "{what}");
             }
         }
     }
+}
+
+#[test]
+fn every_pod_has_resources_where_a_quota_asks_for_them() {
+    let memory = |set: &str| {
+        let set = format!("cleanup.afterUpgrade=always,discovery.mode=none,resources.limits.memory=64Mi,{set}");
+        let pods = chart::pods(&chart::render(&["--set", &set]));
+        let limit = |pod: &Value| pod["spec"]["containers"][0]["resources"]["limits"]["memory"].clone();
+        pods.iter().map(|(name, pod)| format!("{name} {}", limit(pod))).collect::<BTreeSet<_>>()
+    };
+    let expected = |job: &str| {
+        let pods = [("", "64Mi"), ("-cleanup", job), ("-cleanup-monitors", job), ("-test-ready", "64Mi")];
+        pods.into_iter().map(|(end, limit)| format!("{}{end} {limit:?}", chart::RELEASE)).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(memory("replicas=1"), expected("64Mi"));
+    assert_eq!(memory("cleanup.resources.limits.memory=32Mi"), expected("32Mi"));
 }
 
 #[test]
@@ -182,6 +198,55 @@ fn probes_ask_in_the_way_that_the_listener_answers() {
         let (closed, tests) = probe(case);
         assert_eq!((&closed["tcpSocket"]["port"], closed.get("httpGet"), tests), (&"http".into(), None, 0), "{case}");
     }
+}
+
+#[test]
+fn a_probe_keeps_its_handler_when_only_times_are_set_and_is_taken_whole_with_a_handler() {
+    let (_, file) = chart::cases().into_iter().find(|(name, _)| name == "probes").unwrap();
+    let container = |set: &str| {
+        let manifests = chart::render(&["-f", &file, "--set", set]);
+        chart::of_kind(&manifests, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0].clone()
+    };
+    let get = |path: &str, scheme: &str| json!({ "path": path, "port": "http", "scheme": scheme });
+    let plain = container("replicas=1");
+    let liveness = json!({ "httpGet": get("/-/healthy", "HTTP"), "periodSeconds": 20, "timeoutSeconds": 5, "failureThreshold": 6 });
+    assert_eq!(plain["livenessProbe"], liveness);
+    let readiness =
+        json!({ "httpGet": get("/-/ready", "HTTP"), "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 5 });
+    assert_eq!(plain["readinessProbe"], readiness);
+    assert_eq!(plain["startupProbe"], json!({ "httpGet": get("/-/healthy", "HTTP"), "failureThreshold": 30 }));
+    let closed = container("webConfig.enabled=true,webConfig.existingSecret=a");
+    assert_eq!(closed["startupProbe"], json!({ "tcpSocket": { "port": "http" }, "failureThreshold": 30 }));
+    let own = container("livenessProbe.exec.command={sh}");
+    assert_eq!(own["livenessProbe"], json!({ "exec": { "command": ["sh"] }, "periodSeconds": 20 }));
+    assert_eq!(container("startupProbe=null").get("startupProbe"), None);
+}
+
+#[test]
+fn pods_that_are_all_stopped_first_have_no_rolling_update() {
+    let strategy = |set: &str| {
+        let manifests = chart::render(&["--set", set]);
+        chart::of_kind(&manifests, "Deployment")[0]["spec"]["strategy"].clone()
+    };
+    assert_eq!(strategy("strategy.type=Recreate"), json!({ "type": "Recreate" }));
+    assert_eq!(
+        strategy("strategy.rollingUpdate.maxSurge=2")["rollingUpdate"],
+        json!({ "maxSurge": 2, "maxUnavailable": 0 })
+    );
+}
+
+#[test]
+fn a_pod_on_the_nodes_network_goes_before_the_next_one_comes() {
+    let update = |set: &str| {
+        let manifests = chart::render(&["--set", set]);
+        let rolling = chart::of_kind(&manifests, "Deployment")[0]["spec"]["strategy"]["rollingUpdate"].clone();
+        (rolling["maxSurge"].clone(), rolling["maxUnavailable"].clone())
+    };
+    assert_eq!(update("replicas=1"), (1.into(), 0.into()));
+    assert_eq!(update("hostNetwork=true"), (0.into(), 1.into()));
+    let many_nodes = "hostNetwork=true,strategy.rollingUpdate.maxSurge=1,strategy.rollingUpdate.maxUnavailable=0";
+    assert_eq!(update(many_nodes), (1.into(), 0.into()));
+    assert_eq!(update("strategy.rollingUpdate=null"), (Value::Null, Value::Null));
 }
 
 #[test]

@@ -98,9 +98,9 @@ fn with_watched_namespaces_the_same_rules_hold_there_and_nowhere_else() {
     assert_eq!(about(&watched, "scrapetargets"), places(&["a", "b"]));
     assert_eq!(about(&watched, "scrapetargets/status"), places(&["a", "b"]));
     assert_eq!(about(&watched, "secrets"), places(&["a", "b"]));
-    assert_eq!(about(&watched, "servicemonitors"), places(&["a", "b", "monitoring"]));
-    assert_eq!(about(&watched, "leases"), places(&["monitoring"]));
-    assert_eq!(about(&watched, "endpoints"), places(&["monitoring"]));
+    assert_eq!(about(&watched, "servicemonitors"), places(&["a", "b", "prometheus"]));
+    assert_eq!(about(&watched, "leases"), places(&["prometheus"]));
+    assert_eq!(about(&watched, "endpoints"), places(&["prometheus"]));
     let set = "watchNamespaces={a},rbac.aggregate=false,crds.enabled=false";
     let without_rights_over_the_cluster = chart::render(&["--set", set]);
     for manifest in &without_rights_over_the_cluster {
@@ -137,7 +137,7 @@ fn openshift_and_further_rules_add_what_they_say() {
     let plain = rendered(&[]);
     let added = |arguments: &[&str]| rendered(arguments).difference(&plain).cloned().collect::<Vec<_>>();
     let restricted = r#"{"apiGroups":[""],"resources":["endpoints/restricted"],"verbs":["create"]}"#;
-    let restricted = vec![(restricted.to_owned(), Some("monitoring".to_owned()))];
+    let restricted = vec![(restricted.to_owned(), Some("prometheus".to_owned()))];
     assert_eq!(added(&["--set", "openshift.enabled=true"]), restricted);
     assert_eq!(added(&["--api-versions=security.openshift.io/v1"]), restricted);
     assert_eq!(added(&["--api-versions=security.openshift.io/v1", "--set", "openshift.enabled=false"]), []);

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use scrapetarget_exporter::cli::Cli;
+use serde_json::{Value, json};
 
 use crate::support::chart;
 
@@ -17,9 +18,19 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 28] = [
+    let refused: [(&str, &[&str]); 44] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
+        // What other exporters' charts have, and what it is here.
+        ("discovery.labels.release=a", &["'monitorLabels instead'", "additional properties 'labels' not allowed"]),
+        (
+            "serviceMonitor.enabled=true",
+            &["'discovery.mode or serviceMonitor.selfMonitor.enabled instead'", "'enabled' not allowed"],
+        ),
+        (
+            "serviceMonitor.defaults.interval=15s",
+            &["'discovery or serviceMonitor.selfMonitor instead'", "'defaults' not allowed"],
+        ),
         ("replicas=two", &["at '/replicas'", "got string, want integer"]),
         ("replicas=-1", &["at '/replicas'", "minimum"]),
         ("discovery.mode=probe", &["at '/discovery/mode'", "'serviceMonitor', 'httpSD', 'none'"]),
@@ -51,6 +62,29 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
             "shutdownDelay=30s",
             &["terminationGracePeriodSeconds is 30: it must be more than shutdownDelay, which is 30s"],
         ),
+        ("discovery.tls.serverName=a", &["discovery.tls needs https: set discovery.scheme: https"]),
+        (
+            "webConfig.enabled=true,webConfig.tlsSecret=a,discovery.scheme=http,discovery.tls.serverName=a",
+            &["discovery.tls needs https"],
+        ),
+        (
+            "leaderElection.leaseDuration=1s",
+            &["leaderElection.leaseDuration is 1s: it must be whole seconds from 5s to 5m"],
+        ),
+        ("targetSelector=a b", &["targetSelector is no label selector as kubectl -l takes it", "a b"]),
+        ("targetDenyCidr={10.0.0.300/8}", &["at '/targetDenyCidr/0'", "10.0.0.300/8"]),
+        ("limits.maxBodyBytes=0", &["at '/limits/maxBodyBytes'"]),
+        ("limits.maxConnections=4294967296", &["at '/limits/maxConnections'", "maximum"]),
+        ("discovery.monitorLabels.a=b c", &["at '/discovery/monitorLabels/a'", "'b c' does not match pattern"]),
+        ("podAnnotations.a b=c", &["at '/podAnnotations'", "additional properties 'a b' not allowed"]),
+        ("serviceMonitor.selfMonitor.interval=5s1h", &["at '/serviceMonitor/selfMonitor/interval'"]),
+        ("webConfig.config.tls_server_config=null", &["at '/webConfig/config/tls_server_config'", "want object"]),
+        ("ingress.enabled=true", &["ingress.enabled needs ingress.hosts"]),
+        (
+            "targets[0].name=a,targets[0].spec.type=Sora,targets[0].spec.url=x,\
+             targets[1].name=a,targets[1].spec.type=Sora,targets[1].spec.url=y,targets[1].namespace=prometheus",
+            &["targets has prometheus/a twice"],
+        ),
         ("rbac.secretNamespaces={a}", &["rbac.secretNamespaces needs rbac.secrets: namespaces"]),
     ];
     for (set, words) in refused {
@@ -58,6 +92,122 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         for word in words {
             assert!(said.contains(word), "{set}: {said}");
         }
+    }
+}
+
+/// Whether the chart takes a value, which is JSON.
+fn taken(place: &str, value: &Value) -> bool {
+    chart::template(&["--set-json", &format!("{place}={value}")]).is_ok()
+}
+
+/// A place among the values, how a word becomes a value there, the flag, and words.
+type Row<'r> = (&'r str, &'r dyn Fn(&str) -> Value, &'r str, &'r [&'r str]);
+
+#[test]
+fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_starting() {
+    let list = |text: &str| json!([text]);
+    let text = |text: &str| json!(text);
+    let pair =
+        |text: &str| text.split_once('=').map_or_else(|| json!({ text: "" }), |(key, value)| json!({ key: value }));
+    let rows: [Row<'_>; 8] = [
+        (
+            "targetSelector",
+            &text,
+            "target-selector",
+            &[
+                "team=media",
+                "a!=b, c",
+                "!legacy",
+                "x.dev/tier in (edge, core),y notin(z)",
+                "a=",
+                "a in ()",
+                "a b",
+                "=x",
+                "tier in edge",
+                "tier within (a)",
+                "a,",
+                "k=v)",
+                "! a",
+                "a/b/c",
+            ],
+        ),
+        (
+            "secretLabel",
+            &text,
+            "secret-label",
+            &["a.dev/use=true", "use", "use=", "=true", "a/b/c", "a=b=c", "-a", "a=-"],
+        ),
+        (
+            "targetDenyCidr",
+            &list,
+            "target-deny-cidr",
+            &[
+                "10.0.0.0/8",
+                "0.0.0.0/0",
+                "fd00::/8",
+                "::/0",
+                "::1/128",
+                "1:2:3:4:5:6:7:8/64",
+                "1::8/1",
+                "10.0.0.0/33",
+                "10.0.0/8",
+                "10.0.0.256/8",
+                "fd00::/129",
+                "1:2:3:4:5:6:7/64",
+                "1::2::3/64",
+                "12345::/16",
+                ":/0",
+                "fd00:/8",
+            ],
+        ),
+        (
+            "discovery.monitorLabels",
+            &pair,
+            "discovery.monitor-label",
+            &["a.dev/b=c", "a=", "=c", "a b=c", "a=b c", "a/b/c=d"],
+        ),
+        (
+            "discovery.monitorAnnotations",
+            &pair,
+            "discovery.monitor-annotation",
+            &["a.dev/b={ any: thing, }", "a=b=c", "=c", "a b=c", "a=b\nc"],
+        ),
+        (
+            "leaderElection.leaseDuration",
+            &text,
+            "leader-election.lease-duration",
+            &["5s", "5m", "1m30s", "4m60s", "300s", "4s", "301s", "5m1s", "1h", "5s500ms", "0s"],
+        ),
+        (
+            "limits.maxBodyBytes",
+            &text,
+            "max-body-bytes",
+            &["1", "16MiB", "1Gi", "512B", "0", "0MiB", "99999999999GiB", "1TiB", "1K"],
+        ),
+        ("limits.maxInflightBytes", &text, "max-inflight-bytes", &["999999GiB", "128MiB", "00", "1.5GiB"]),
+    ];
+    for (place, value, flag, words) in rows {
+        for word in words {
+            let line = ["scrapetarget-exporter", "run", &format!("--{flag}={word}")].map(ToOwned::to_owned);
+            assert_eq!(taken(place, &value(word)), Cli::parse_line(line).is_ok(), "{place}: {word}");
+        }
+    }
+    for connections in [1_u64, 4_294_967_295, 4_294_967_296, 0] {
+        let line =
+            ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--web.max-connections={connections}")];
+        assert_eq!(taken("limits.maxConnections", &json!(connections)), Cli::parse_line(line).is_ok(), "{connections}");
+    }
+}
+
+#[test]
+fn tls_of_discovery_goes_with_any_way_to_have_https() {
+    for set in [
+        "discovery.scheme=https",
+        "webConfig.enabled=true,webConfig.tlsSecret=a",
+        "webConfig.enabled=true,webConfig.existingSecret=a",
+        "webConfig.enabled=true,webConfig.existingSecret=a,webConfig.scheme=https",
+    ] {
+        chart::render(&["--set", &format!("discovery.tls.serverName=x,{set}")]);
     }
 }
 
@@ -84,6 +234,55 @@ fn a_default_can_be_taken_away_by_null() {
     assert_eq!(pod["securityContext"].get("runAsUser"), None);
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["containers"][0].get("livenessProbe"), None);
+}
+
+/// The places of all lists, and of all maps whose keys are up to the user.
+fn free(value: &Value, schema: &Value, place: &str, found: &mut Vec<String>) {
+    let fixed = schema.get("properties").and_then(Value::as_object).filter(|_| schema["additionalProperties"] == false);
+    match fixed {
+        Some(properties) => {
+            for (key, schema) in properties {
+                let inner = if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
+                free(&value[key], schema, &inner, found);
+            }
+        }
+        None if value.is_object() || value.is_array() => found.push(place.to_owned()),
+        None => {}
+    }
+}
+
+#[test]
+fn null_takes_away_any_free_map_or_list() {
+    let schema: Value = serde_json::from_str(&chart::read("values.schema.json")).unwrap();
+    let values = &chart::parse(&chart::read("values.yaml"))[0];
+    let mut places = Vec::new();
+    free(values, &schema, "", &mut places);
+    places.push("networkPolicy.ingress".to_owned());
+    assert!(places.len() > 50 && places.contains(&"commonLabels".to_owned()), "{places:?}");
+    let everything = "networkPolicy.enabled=true,prometheusRule.enabled=true,dashboards.enabled=true,\
+                      serviceMonitor.selfMonitor.enabled=true,verticalPodAutoscaler.enabled=true,ingress.enabled=true,\
+                      ingress.hosts[0].host=a,webConfig.enabled=true,webConfig.tlsSecret=a,cleanup.afterUpgrade=always";
+    places.retain(|place| place != "ingress.hosts");
+    for mode in ["serviceMonitor", "httpSD"] {
+        // One of them at a time would take a minute.
+        let nulls: Vec<String> = places.iter().map(|place| format!("{place}=null")).collect();
+        let set = format!("{everything},discovery.mode={mode}");
+        let manifests = chart::render(&["--set", &set, "--set", &nulls.join(",")]);
+        let text = serde_json::to_string(&manifests).unwrap();
+        assert!(!text.contains("%!") && !text.contains("<nil>"), "{text}");
+    }
+}
+
+#[test]
+fn without_a_limit_or_a_time_the_program_has_its_own() {
+    let nulls = "limits.maxBodyBytes=null,limits.maxInflightBytes=null,limits.maxConnections=null,shutdownDelay=null,\
+                 leaderElection.leaseDuration=null,log.level=null,log.format=null";
+    let manifests = chart::render(&["--set", nulls]);
+    let container = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"]["containers"][0];
+    let arguments = chart::arguments(container);
+    assert!(!arguments.iter().any(|argument| argument.contains("max") || argument.contains("log")), "{arguments:?}");
+    let line = ["scrapetarget-exporter".to_owned()].into_iter().chain(arguments);
+    assert!(Cli::parse_line(line).is_ok());
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl Permission {
 /// The roles as they are shipped, but for one installed in the namespace `name` under this name.
 fn shipped(name: &str) -> Vec<Value> {
     let text = include_str!("../../deploy/rbac.yaml").replace("scrapetarget-exporter", name);
-    let text = text.replace("namespace: monitoring", &format!("namespace: {name}"));
+    let text = text.replace("namespace: prometheus", &format!("namespace: {name}"));
     documents(&text).into_iter().map(|document| document.value.unwrap()).collect()
 }
 
@@ -378,7 +378,7 @@ fn each_permission_that_is_missing_is_told_as_the_rule_to_add_and_the_rest_goes_
 #[test]
 fn the_shipped_permissions_and_the_service_are_taken_as_they_stand() {
     let cluster = served();
-    cluster.apply("{ apiVersion: v1, kind: Namespace, metadata: { name: monitoring } }");
+    cluster.apply("{ apiVersion: v1, kind: Namespace, metadata: { name: prometheus } }");
     let root = env!("CARGO_MANIFEST_DIR");
     for file in ["rbac.yaml", "service.yaml"] {
         let said = cluster.kubectl(&["apply", "--server-side", "--filename", &format!("{root}/deploy/{file}")]);

@@ -8,7 +8,7 @@ use crate::support::chart;
 use crate::support::cluster::Cluster;
 use crate::support::program::Said;
 
-const NAMESPACE: &str = "monitoring";
+const NAMESPACE: &str = "prometheus";
 
 /// The shared server with all that the cases of values refer to.
 fn served() -> &'static Cluster {
@@ -16,9 +16,14 @@ fn served() -> &'static Cluster {
     cluster.install_crd();
     cluster.install_operator_crds(&["servicemonitors", "scrapeconfigs", "prometheusrules"]);
     cluster.apply(
-        "apiVersion: v1\nkind: Namespace\nmetadata: { name: monitoring }\n---\n\
+        "apiVersion: v1\nkind: Namespace\nmetadata: { name: prometheus }\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: { name: monitoring }\n---\n\
          apiVersion: v1\nkind: Namespace\nmetadata: { name: team-a }\n---\n\
          apiVersion: v1\nkind: Namespace\nmetadata: { name: team-b }\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: { name: '1e3' }\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: { name: '2001' }\n---\n\
+         apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: { name: '1234' }\nvalue: 1\n---\n\
+         apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: { name: '1234' }\nhandler: gvisor\n---\n\
          apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: { name: gvisor }\nhandler: gvisor\n",
     );
     cluster
@@ -65,7 +70,7 @@ struct Admin {
 impl Admin {
     fn new() -> Self {
         let cluster = Cluster::private();
-        cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: monitoring }\n");
+        cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: prometheus }\n");
         Self { cluster }
     }
 
@@ -106,6 +111,22 @@ impl Admin {
         let all = chart::arguments(&job["spec"]["template"]["spec"]["containers"][0]).into_iter();
         Some(all.filter(|argument| argument.contains("-namespace=")).collect())
     }
+
+    /// The warnings and hints among the notes of an installation with these values.
+    fn notes(&self, set: &str) -> Vec<String> {
+        let text = self.helm("upgrade", &["--install", "--dry-run=server", "--set", set]);
+        let paragraphs = text.split("\n\n").map(str::trim);
+        let told = paragraphs.filter(|text| text.starts_with("WARNING: ") || text.starts_with("NOTE: "));
+        told.map(|text| text.replace('\n', " ")).collect()
+    }
+
+    /// Applies an object of the Operator that is named `main`, in the namespace `default`.
+    fn operator_object(&self, kind: &str, spec: &str) {
+        let version = if kind == "PrometheusAgent" { "v1alpha1" } else { "v1" };
+        self.cluster.apply(&format!(
+            "apiVersion: monitoring.coreos.com/{version}\nkind: {kind}\nmetadata: {{ name: main, namespace: default }}\nspec: {spec}\n"
+        ));
+    }
 }
 
 #[test]
@@ -120,7 +141,7 @@ fn the_first_release_makes_its_targets_and_the_next_one_takes_them_over() {
     // A pod of an earlier release has left it; it must not be in the way.
     admin
         .cluster
-        .apply("apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: { name: theirs, namespace: monitoring }\n");
+        .apply("apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: { name: theirs, namespace: prometheus }\n");
     admin.helm("install", &["--set", "leaderElection.leaseName=theirs"]);
     admin.helm("uninstall", &["--no-hooks"]);
     admin.cluster.remove_crd("scrapetargets.scrapetarget.dev");
@@ -141,16 +162,99 @@ fn the_first_release_makes_its_targets_and_the_next_one_takes_them_over() {
     assert_eq!(left, ["customresourcedefinition.apiextensions.k8s.io/scrapetargets.scrapetarget.dev"], "and no Lease");
 }
 
+/// The commands that the chart's README shows below a heading, each as its words.
+fn commands(heading: &str) -> Vec<Vec<String>> {
+    let readme = chart::read("README.md").replace("\\\n", " ");
+    let section = readme.split(&format!("\n### {heading}\n")).nth(1).unwrap().split("\n#").next().unwrap();
+    let typed = section.lines().filter_map(|line| line.strip_prefix("$ "));
+    typed.map(|line| line.split_whitespace().map(ToOwned::to_owned).collect()).collect()
+}
+
+#[test]
+fn after_a_failed_cleanup_the_commands_of_the_readme_leave_nothing_of_the_release() {
+    let admin = Admin::new();
+    admin.cluster.install_operator_crds(&["servicemonitors"]);
+    admin.helm("install", &[]);
+    // What the exporter would have written, and what another has.
+    let monitor = |name: &str, release: &str| {
+        format!(
+            "apiVersion: monitoring.coreos.com/v1\nkind: ServiceMonitor\nmetadata:\n  name: {name}\n  namespace: default\n  labels:\n    \
+             scrapetarget.dev/release: {release}\n    scrapetarget.dev/release-namespace: prometheus\n\
+             spec: {{ selector: {{}}, endpoints: [] }}\n---\n"
+        )
+    };
+    admin.cluster.apply(&format!(
+        "{}{}apiVersion: v1\nkind: Endpoints\nmetadata: {{ name: scrapetarget-exporter-probe, namespace: prometheus }}\n",
+        monitor("ours", chart::RELEASE),
+        monitor("theirs", "other")
+    ));
+    // No Job ends here, for want of a kubelet.
+    let mut jobs = BTreeSet::new();
+    for _ in ["at first", "again"] {
+        let failed = admin.try_helm("uninstall", &["--timeout", "3s"]);
+        assert_eq!(failed.code, Some(1), "{}", failed.stdout);
+        let job = ["get", "jobs", "--namespace", NAMESPACE, "--output", "jsonpath={.items[*].metadata.uid}"];
+        assert!(jobs.insert(admin.cluster.kubectl(&job).stdout), "whoever uninstalls again has another Job");
+    }
+    let stuck = admin.try_helm("upgrade", &["--set", "cleanup.enabled=false"]);
+    assert_eq!(stuck.code, Some(1), "{}", stuck.stdout);
+
+    let said = |words: &[String]| -> Said {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words[..] {
+            ["helm", command, name, "--namespace", namespace, ref further @ ..] => {
+                assert_eq!((name, namespace), (chart::RELEASE, NAMESPACE));
+                admin.try_helm(command, further)
+            }
+            ["kubectl", ref further @ ..] => admin.cluster.kubectl(further),
+            _ => panic!("{words:?}"),
+        }
+    };
+    // Nothing ran that could have a log.
+    let commands = commands("If the Job fails");
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    for words in commands.iter().filter(|words| words[1] != "logs") {
+        let said = said(words);
+        assert_eq!(said.code, Some(0), "{words:?}: {}", said.stderr);
+    }
+    let kinds = "servicemonitors,endpoints,jobs,pods,deployments,services,leases,serviceaccounts,roles,clusterroles";
+    let left = admin.cluster.kubectl(&["get", kinds, "--all-namespaces", "--output", "name"]);
+    let left = left.stdout.lines().filter(|name| name.contains("scrapetarget") || name.contains("servicemonitor"));
+    assert_eq!(left.collect::<Vec<_>>(), ["servicemonitor.monitoring.coreos.com/theirs"]);
+}
+
+#[test]
+fn helm_installs_a_release_whose_names_yaml_would_read_as_something_else() {
+    let admin = Admin::new();
+    admin.cluster.install_operator_crds(&["servicemonitors", "scrapeconfigs", "prometheusrules"]);
+    for name in ["1e3", "2001"] {
+        admin.cluster.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: '{name}' }}\n"));
+    }
+    let (_, file) = chart::cases().into_iter().find(|(name, _)| name == "odd-names").unwrap();
+    let folder = chart::folder();
+    let kubeconfig = admin.cluster.admin_kubeconfig().to_str().unwrap();
+    // Nobody serves VerticalPodAutoscalers here.
+    for command in ["install", "upgrade"] {
+        let arguments =
+            [command, "1234", folder.to_str().unwrap(), "--kubeconfig", kubeconfig, "--namespace", "1e3", "-f", &file];
+        // No Job ends here, for want of a kubelet: those after an upgrade are left out.
+        let further = ["--set", "verticalPodAutoscaler.enabled=false,cleanup.afterUpgrade=never"];
+        let said = chart::helm(arguments.iter().chain(&further));
+        assert_eq!(said.code, Some(0), "{command}: {}", said.stderr);
+    }
+    assert_eq!(admin.targets(), ["1.5"]);
+}
+
 #[test]
 fn an_upgrade_cleans_up_where_monitors_are_left_over_and_only_there() {
     let admin = Admin::new();
     let job = |namespaces: &[&str]| Some(namespaces.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
-    let own = "--namespace=monitoring";
+    let own = "--namespace=prometheus";
     admin.helm("install", &[]);
     assert_eq!(admin.after_upgrade("replicas=2"), None);
     assert_eq!(admin.after_upgrade("discovery.mode=none"), job(&[own]));
     assert_eq!(admin.after_upgrade("discovery.mode=none,cleanup.afterUpgrade=never"), None);
-    let narrower = job(&[own, "--except-namespace=monitoring", "--except-namespace=team-a"]);
+    let narrower = job(&[own, "--except-namespace=prometheus", "--except-namespace=team-a"]);
     assert_eq!(admin.after_upgrade("watchNamespaces={team-a}"), narrower);
 
     for name in ["team-a", "team-b"] {
@@ -160,23 +264,14 @@ fn an_upgrade_cleans_up_where_monitors_are_left_over_and_only_there() {
     assert_eq!(admin.after_upgrade("watchNamespaces={team-b,team-a}"), None);
     assert_eq!(admin.after_upgrade("replicas=1"), None, "wider");
     assert_eq!(admin.after_upgrade("watchNamespaces={team-b}"), job(&[own, "--watch-namespace=team-a"]));
-    let all = job(&[own, "--watch-namespace=monitoring", "--watch-namespace=team-a", "--watch-namespace=team-b"]);
+    let all = job(&[own, "--watch-namespace=prometheus", "--watch-namespace=team-a", "--watch-namespace=team-b"]);
     assert_eq!(admin.after_upgrade("watchNamespaces={team-b},discovery.mode=httpSD,scrapeConfig.enabled=false"), all);
-}
-
-/// The warnings among the notes of an installation.
-fn warnings(notes: &str) -> Vec<String> {
-    let parts = notes.split("\nWARNING: ").skip(1);
-    parts.map(|part| part.trim_end().replace('\n', " ")).collect()
 }
 
 #[test]
 fn the_notes_warn_of_what_prometheus_will_not_find() {
     let admin = Admin::new();
-    let notes = |set: &str| {
-        let text = admin.helm("upgrade", &["--install", "--dry-run=server", "--set", set]);
-        warnings(&text)
-    };
+    let notes = |set: &str| admin.notes(set);
     let missing = notes("replicas=1");
     assert!(missing.len() == 1 && missing[0].contains("the cluster knows no ServiceMonitors"), "{missing:?}");
     assert_eq!(notes("discovery.mode=none"), [""; 0]);
@@ -186,11 +281,7 @@ fn the_notes_warn_of_what_prometheus_will_not_find() {
     let alone = notes("prometheusRule.enabled=true");
     assert!(alone.len() == 1 && alone[0].contains("serviceMonitor.selfMonitor.enabled"), "{alone:?}");
     assert_eq!(notes("prometheusRule.enabled=true,serviceMonitor.selfMonitor.enabled=true"), [""; 0]);
-    let prometheus = |spec: &str| {
-        admin.cluster.apply(&format!(
-            "apiVersion: monitoring.coreos.com/v1\nkind: Prometheus\nmetadata: {{ name: main, namespace: default }}\nspec: {spec}\n"
-        ));
-    };
+    let prometheus = |spec: &str| admin.operator_object("Prometheus", spec);
     let by_label = "{ serviceMonitorSelector: { matchLabels: { release: stack } }, serviceMonitorNamespaceSelector: {}, \
                     scrapeConfigSelector: { matchExpressions: [{ key: team, operator: In, values: [media] }] } }";
     prometheus(by_label);
@@ -217,4 +308,131 @@ fn the_notes_warn_of_what_prometheus_will_not_find() {
         assert!(said.len() == 1 && said[0].contains(words), "{said:?}");
         assert_eq!(notes(&format!("{set},inspectPrometheus=false")), [""; 0]);
     }
+}
+
+#[test]
+fn the_notes_warn_of_namespaces_that_no_prometheus_looks_into() {
+    let admin = Admin::new();
+    admin.cluster.install_operator_crds(&["servicemonitors", "scrapeconfigs", "prometheuses", "prometheusrules"]);
+    let by_label = "{ matchLabels: { team: media } }";
+    admin.operator_object(
+        "Prometheus",
+        &format!(
+            "{{ serviceMonitorSelector: {{}}, serviceMonitorNamespaceSelector: {by_label}, \
+               scrapeConfigSelector: {{}}, scrapeConfigNamespaceSelector: {by_label}, \
+               ruleSelector: {{}}, ruleNamespaceSelector: {by_label} }}"
+        ),
+    );
+    let rules = "discovery.mode=none,prometheusRule.enabled=true,serviceMonitor.selfMonitor.enabled=true";
+    let modes = [
+        ("discovery.monitorNamespace=release", "will find the ServiceMonitors"),
+        ("discovery.mode=httpSD", "will find the ScrapeConfig"),
+        (rules, "will find the PrometheusRule"),
+    ];
+    for (set, words) in modes {
+        let said = admin.notes(set);
+        assert!(said.len() == 1 && said[0].contains(words), "{said:?}");
+        let why = format!(
+            r#"looks into namespaces with {{"matchLabels":{{"team":"media"}}}}, and {NAMESPACE} is none of them"#
+        );
+        assert!(said[0].starts_with("WARNING: ") && said[0].contains(&why), "{said:?}");
+        assert_eq!(admin.notes(&format!("{set},inspectPrometheus=false")), [""; 0]);
+        assert_eq!(admin.notes(&format!("{set},watchNamespaces={{a}}")), [""; 0], "nobody could look");
+    }
+    // Targets may be anywhere: some are found.
+    let said = admin.notes("discovery.monitorNamespace=target");
+    let what = r#"Prometheus default/main looks into those with {"matchLabels":{"team":"media"}} Targets elsewhere"#;
+    assert!(said.len() == 1 && said[0].starts_with("NOTE: ") && said[0].contains(what), "{said:?}");
+    assert_eq!(admin.notes("inspectPrometheus=false"), [""; 0]);
+
+    assert_eq!(admin.cluster.kubectl(&["label", "namespace", NAMESPACE, "team=media"]).code, Some(0));
+    for (set, _) in modes {
+        assert_eq!(admin.notes(set), [""; 0], "{set}");
+    }
+    // Whatever Helm is to make has its name as labels.
+    admin.operator_object(
+        "Prometheus",
+        "{ ruleSelector: {}, ruleNamespaceSelector: { matchLabels: { name: new, kubernetes.io/metadata.name: new } } }",
+    );
+    assert_eq!(admin.notes(&format!("{rules},prometheusRule.namespace=new")), [""; 0]);
+    assert_eq!(admin.notes(rules).len(), 1);
+}
+
+#[test]
+fn the_notes_warn_of_alerts_that_nobody_evaluates() {
+    let admin = Admin::new();
+    admin.cluster.install_operator_crds(&["servicemonitors", "prometheuses", "prometheusrules", "thanosrulers"]);
+    let rules = "discovery.mode=none,prometheusRule.enabled=true,serviceMonitor.selfMonitor.enabled=true";
+    admin.operator_object(
+        "Prometheus",
+        "{ ruleSelector: { matchLabels: { role: alerts, team: media } }, ruleNamespaceSelector: {} }",
+    );
+    let said = admin.notes(rules);
+    let advice = "set discovery.monitorLabels or prometheusRule.additionalLabels to {role: alerts, team: media}";
+    assert!(said.len() == 1 && said[0].ends_with(advice), "{said:?}");
+    let labels = "prometheusRule.additionalLabels.role=alerts,discovery.monitorLabels.team=media";
+    assert_eq!(admin.notes(&format!("{rules},{labels}")), [""; 0]);
+    assert_eq!(admin.notes("discovery.mode=none"), [""; 0], "no rules");
+    admin.operator_object("Prometheus", "{ ruleSelector: {} }");
+    assert!(admin.notes(rules)[0].contains("its ruleNamespaceSelector is not set"));
+    assert_eq!(admin.notes(&format!("{rules},prometheusRule.namespace=default")), [""; 0]);
+    admin.operator_object("ThanosRuler", "{ queryEndpoints: [query], ruleSelector: {}, ruleNamespaceSelector: {} }");
+    assert_eq!(admin.notes(rules), [""; 0]);
+}
+
+#[test]
+fn an_agent_that_selects_is_enough_for_targets() {
+    let admin = Admin::new();
+    let kinds = ["servicemonitors", "scrapeconfigs", "prometheuses", "prometheusagents", "prometheusrules"];
+    admin.cluster.install_operator_crds(&kinds);
+    let modes = ["discovery.monitorNamespace=target", "discovery.monitorNamespace=release", "discovery.mode=httpSD"];
+    admin.operator_object("PrometheusAgent", "{ podMonitorSelector: {} }");
+    for set in modes {
+        let said = admin.notes(set);
+        assert!(said.len() == 1 && said[0].contains("PrometheusAgent default/main selects none"), "{set}: {said:?}");
+    }
+    admin.operator_object("Prometheus", "{ podMonitorSelector: {} }");
+    let said = admin.notes("replicas=1");
+    assert!(said.len() == 1 && said[0].contains("Prometheus default/main selects none"), "{said:?}");
+    admin.operator_object(
+        "PrometheusAgent",
+        "{ serviceMonitorSelector: {}, serviceMonitorNamespaceSelector: {}, scrapeConfigSelector: {}, scrapeConfigNamespaceSelector: {} }",
+    );
+    for set in modes {
+        assert_eq!(admin.notes(set), [""; 0], "{set}");
+    }
+    let rules = admin.notes("prometheusRule.enabled=true,serviceMonitor.selfMonitor.enabled=true");
+    assert!(rules.len() == 1 && rules[0].contains("will find the PrometheusRule"), "{rules:?}");
+}
+
+#[test]
+fn whoever_may_list_prometheus_objects_alone_can_install_where_one_of_them_selects() {
+    let admin = Admin::new();
+    let kinds = ["servicemonitors", "prometheuses", "prometheusagents", "prometheusrules", "thanosrulers"];
+    admin.cluster.install_operator_crds(&kinds);
+    // Helm looks whether what it is to make is there.
+    admin.cluster.apply(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: { name: installer }\nrules:\n\
+         - { apiGroups: [apps, apiextensions.k8s.io, batch, coordination.k8s.io, monitoring.coreos.com, rbac.authorization.k8s.io, scrapetarget.dev], resources: ['*'], verbs: [get] }\n\
+         - { apiGroups: [''], resources: [services, serviceaccounts, secrets, pods], verbs: [get, list] }\n\
+         - { apiGroups: [monitoring.coreos.com], resources: [prometheuses], verbs: [list] }\n\
+         ---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: { name: installer }\n\
+         roleRef: { apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: installer }\n\
+         subjects: [{ apiGroup: rbac.authorization.k8s.io, kind: User, name: installer }]\n",
+    );
+    let install = |set: &str| {
+        let set = format!("prometheusRule.enabled=true,{set}");
+        admin.try_helm("install", &["--dry-run=server", "--kube-as-user=installer", "--set", &set])
+    };
+    admin.operator_object(
+        "Prometheus",
+        "{ serviceMonitorSelector: {}, serviceMonitorNamespaceSelector: {}, ruleSelector: {}, ruleNamespaceSelector: {} }",
+    );
+    let said = install("replicas=1");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    admin.operator_object("Prometheus", "{ podMonitorSelector: {} }");
+    let said = install("replicas=1");
+    assert!(said.code == Some(1) && said.stderr.contains("prometheusagents"), "{}", said.stderr);
+    let said = install("inspectPrometheus=false");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
 }

@@ -32,8 +32,8 @@ fn the_api_server_takes_every_example() {
 fn the_api_server_takes_the_manifests_for_people_without_helm() {
     let cluster = Cluster::shared();
     let manifests = chart::parse(include_str!("../../deploy/scrapetarget-exporter.yaml"));
-    cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: monitoring }\n");
-    let refusals = cluster.refusals(&manifests, "monitoring");
+    cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: prometheus }\n");
+    let refusals = cluster.refusals(&manifests, "prometheus");
     assert!(refusals.is_empty(), "{refusals:#?}");
     assert!(!chart::of_kind(&manifests, "Deployment").is_empty());
     assert!(manifests.iter().all(|manifest: &Value| {

@@ -38,7 +38,7 @@ impl Release {
     pub(crate) fn install(cluster: &Cluster, watched: &[&str], arguments: &[&str]) -> Self {
         let release = Self::without_rights(cluster, watched, arguments);
         let name = &release.namespace;
-        let rights = RIGHTS.replace("namespace: monitoring", &format!("namespace: {name}"));
+        let rights = RIGHTS.replace("namespace: prometheus", &format!("namespace: {name}"));
         cluster.apply(&rights.replace("scrapetarget-exporter", name));
         release
     }

@@ -66,8 +66,13 @@ pub fn helm<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -
 
 /// What `helm template` prints with further arguments: manifests, or what Helm says of the values.
 pub fn template<A: AsRef<str>>(arguments: &[A]) -> Result<String, String> {
+    template_as(RELEASE, arguments)
+}
+
+/// The same for a release of another name.
+pub fn template_as<A: AsRef<str>>(release: &str, arguments: &[A]) -> Result<String, String> {
     let chart = folder();
-    let fixed = ["template", RELEASE, chart.to_str().unwrap(), "--namespace=monitoring", "--kube-version=1.36"];
+    let fixed = ["template", release, chart.to_str().unwrap(), "--namespace=prometheus", "--kube-version=1.36"];
     let said = helm(fixed.into_iter().chain(arguments.iter().map(AsRef::as_ref)));
     if said.code == Some(0) { Ok(said.stdout) } else { Err(said.stderr) }
 }

@@ -1,20 +1,20 @@
 {{/* The name of the chart, or what was given for it. */}}
 {{- define "scrapetarget-exporter.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 46 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride | trunc 46 | trimAll "-" }}
 {{- end }}
 
 {{/*
 The name of all objects: the name of the installation for the exporter. Short enough for the longest ending, -cleanup-monitors, in 63
-characters.
+characters. A release may have dots in its name, a Service may not.
 */}}
 {{- define "scrapetarget-exporter.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride }}
 {{- else if contains $name .Release.Name }}
-{{- .Release.Name | trunc 46 | trimSuffix "-" }}
+{{- .Release.Name | replace "." "-" | trunc 46 | trimAll "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 46 | trimSuffix "-" }}
+{{- printf "%s-%s" .Release.Name $name | replace "." "-" | trunc 46 | trimAll "-" }}
 {{- end }}
 {{- end }}
 
@@ -41,8 +41,8 @@ characters.
 
 {{/* What tells the objects of this release from others: no version, it cannot be changed in selectors. */}}
 {{- define "scrapetarget-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "scrapetarget-exporter.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "scrapetarget-exporter.name" . | toYaml }}
+app.kubernetes.io/instance: {{ .Release.Name | toYaml }}
 {{- end }}
 
 {{/* Only the exporter's own pods: those of Jobs and of tests must not be behind a Service. */}}
@@ -54,23 +54,23 @@ app.kubernetes.io/component: exporter
 {{/* Labels of every object. commonLabels may change what is said here of the whole, but not what selects. */}}
 {{- define "scrapetarget-exporter.labels" -}}
 {{- $fixed := include "scrapetarget-exporter.selectorLabels" . | fromYaml }}
-{{- $_ := set $fixed "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- $_ := set $fixed "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimAll "-._") }}
 {{- $_ := set $fixed "app.kubernetes.io/managed-by" .Release.Service }}
 {{- $whole := dict "app.kubernetes.io/version" .Chart.AppVersion "app.kubernetes.io/part-of" "scrapetarget-exporter" }}
-{{- toYaml (merge $fixed .Values.commonLabels $whole) }}
+{{- toYaml (merge $fixed (.Values.commonLabels | default dict) $whole) }}
 {{- end }}
 
 {{/* Those and more: a list of the root and of maps. */}}
 {{- define "scrapetarget-exporter.labelsWith" -}}
 {{- $labels := include "scrapetarget-exporter.labels" (first .) | fromYaml }}
 {{- range rest . }}
-{{- $labels = merge $labels . }}
+{{- $labels = merge $labels (. | default dict) }}
 {{- end }}
 {{- toYaml $labels }}
 {{- end }}
 
 {{- define "scrapetarget-exporter.image" -}}
-{{- $registry := default .Values.image.registry .Values.global.imageRegistry }}
+{{- $registry := default .Values.image.registry (.Values.global | default dict).imageRegistry }}
 {{- $repository := .Values.image.repository }}
 {{- if $registry }}
 {{- $repository = printf "%s/%s" (trimSuffix "/" $registry) $repository }}
@@ -84,7 +84,8 @@ app.kubernetes.io/component: exporter
 
 {{- define "scrapetarget-exporter.imagePullSecrets" -}}
 {{- $secrets := list }}
-{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets }}
+{{- $everywhere := (.Values.global | default dict).imagePullSecrets | default list }}
+{{- range concat $everywhere (.Values.imagePullSecrets | default list) }}
 {{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
 {{- end }}
 {{- with uniq $secrets }}
@@ -116,7 +117,7 @@ app.kubernetes.io/component: exporter
 {{- $web := .Values.webConfig }}
 {{- if not $web.enabled }}http
 {{- else if ne $web.scheme "auto" }}{{ $web.scheme }}
-{{- else if or $web.tlsSecret (hasKey $web.config "tls_server_config") }}https
+{{- else if or $web.tlsSecret (hasKey ($web.config | default dict) "tls_server_config") }}https
 {{- else }}http
 {{- end }}
 {{- end }}
@@ -125,8 +126,9 @@ app.kubernetes.io/component: exporter
 {{- define "scrapetarget-exporter.authenticated" -}}
 {{- $web := .Values.webConfig }}
 {{- if $web.enabled }}
-{{- $wanted := dig "tls_server_config" "client_auth_type" "" $web.config }}
-{{- $asks := or $web.existingSecret $web.config.basic_auth_users (has $wanted (list "RequireAnyClientCert" "RequireAndVerifyClientCert")) }}
+{{- $config := $web.config | default dict }}
+{{- $wanted := dig "tls_server_config" "client_auth_type" "" $config }}
+{{- $asks := or $web.existingSecret $config.basic_auth_users (has $wanted (list "RequireAnyClientCert" "RequireAndVerifyClientCert")) }}
 {{- include "scrapetarget-exporter.decide" (list $web.authenticated $asks) }}
 {{- end }}
 {{- end }}
@@ -149,9 +151,11 @@ app.kubernetes.io/component: exporter
 {{- default (include "scrapetarget-exporter.scheme" .) .Values.discovery.scheme }}
 {{- end }}
 
-{{/* One argument, of a list of the flag and its value. The kubelet would replace $(NAME). */}}
+{{/* One argument, of a list of the flag and its value; none of null. The kubelet would replace $(NAME). */}}
 {{- define "scrapetarget-exporter.arg" -}}
+{{- if not (kindIs "invalid" (last .)) -}}
 - {{ printf "--%s=%v" (first .) (last .) | replace "$" "$$" | quote }}
+{{- end }}
 {{- end }}
 
 {{/* The arguments that `run` and `cleanup` share: which cluster objects are those of this release. */}}
@@ -194,16 +198,46 @@ app.kubernetes.io/component: exporter
 {{- $seconds }}
 {{- end }}
 
+{{/* What a label selector matches, as a text. */}}
+{{- define "scrapetarget-exporter.selectorPattern" -}}
+{{- $domain := "[a-z0-9]([-a-z0-9]*[a-z0-9])?" }}
+{{- $name := "[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?" }}
+{{- $key := printf "(%s(\\.%s)*/)?%s" $domain $domain $name }}
+{{- $values := printf "\\( *(%s)?( *, *(%s)?)* *\\)" $name $name }}
+{{- $one := printf " *(!%s|%s( *(=|==|!=) *(%s)?| +(in|notin) *%s)?) *" $key $key $name $values }}
+{{- printf "^%s(,%s)*$" $one $one }}
+{{- end }}
+
 {{/* Faults that the schema cannot see. */}}
 {{- define "scrapetarget-exporter.validate" -}}
+{{- $name := include "scrapetarget-exporter.fullname" . }}
+{{- if not (regexMatch "^[a-z]" $name) }}
+{{- fail (printf "%s cannot be the name of a Service, which begins with a letter: set fullnameOverride, or name the release otherwise" $name) }}
+{{- end }}
 {{- $discovery := .Values.discovery }}
 {{- $web := .Values.webConfig }}
 {{- if and $discovery.basicAuth (ne $discovery.monitorNamespace "release") }}
 {{- fail "discovery.basicAuth needs discovery.monitorNamespace: release, since a ServiceMonitor cannot refer to a Secret of another namespace" }}
 {{- end }}
-{{- $references := or $discovery.tls.ca $discovery.tls.cert $discovery.tls.keySecret }}
+{{- $tls := $discovery.tls | default dict }}
+{{- $references := or $tls.ca $tls.cert $tls.keySecret }}
 {{- if and $references (ne $discovery.monitorNamespace "release") }}
 {{- fail "discovery.tls with ca, cert or keySecret needs discovery.monitorNamespace: release, or use discovery.scrapeClass" }}
+{{- end }}
+{{- /* Only the exporter sees what a Secret of somebody else says. */}}
+{{- $unknown := and $web.enabled $web.existingSecret (eq $web.scheme "auto") (not $discovery.scheme) }}
+{{- if and $tls (ne (include "scrapetarget-exporter.discoveryScheme" .) "https") (not $unknown) }}
+{{- fail "discovery.tls needs https: set discovery.scheme: https" }}
+{{- end }}
+{{- $lease := .Values.leaderElection.leaseDuration | default "15s" }}
+{{- $seconds := include "scrapetarget-exporter.seconds" $lease | int }}
+{{- if or (contains "ms" $lease) (lt $seconds 5) (gt $seconds 300) }}
+{{- fail (printf "leaderElection.leaseDuration is %s: it must be whole seconds from 5s to 5m" $lease) }}
+{{- end }}
+{{- with .Values.targetSelector }}
+{{- if not (regexMatch (include "scrapetarget-exporter.selectorPattern" .) .) }}
+{{- fail (printf "targetSelector is no label selector as kubectl -l takes it, such as team=media,tier in (edge, core): %s" .) }}
+{{- end }}
 {{- end }}
 {{- if and $web.enabled (not (or $web.existingSecret $web.config $web.tlsSecret)) }}
 {{- fail "webConfig.enabled needs one of webConfig.existingSecret, webConfig.config and webConfig.tlsSecret" }}
@@ -211,9 +245,21 @@ app.kubernetes.io/component: exporter
 {{- if and $web.existingSecret $web.config }}
 {{- fail "webConfig.existingSecret and webConfig.config exclude each other: leave out one" }}
 {{- end }}
-{{- $delay := include "scrapetarget-exporter.seconds" .Values.shutdownDelay | int }}
+{{- $shutdownDelay := .Values.shutdownDelay | default "10s" }}
+{{- $delay := include "scrapetarget-exporter.seconds" $shutdownDelay | int }}
 {{- if le (int .Values.terminationGracePeriodSeconds) $delay }}
-{{- fail (printf "terminationGracePeriodSeconds is %d: it must be more than shutdownDelay, which is %s" (int .Values.terminationGracePeriodSeconds) .Values.shutdownDelay) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d: it must be more than shutdownDelay, which is %s" (int .Values.terminationGracePeriodSeconds) $shutdownDelay) }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+{{- fail "ingress.enabled needs ingress.hosts" }}
+{{- end }}
+{{- $seen := dict }}
+{{- range .Values.targets }}
+{{- $target := printf "%s/%s" (.namespace | default (include "scrapetarget-exporter.namespace" $)) .name }}
+{{- if hasKey $seen $target }}
+{{- fail (printf "targets has %s twice: give one of them another name or namespace" $target) }}
+{{- end }}
+{{- $_ := set $seen $target true }}
 {{- end }}
 {{- if and .Values.rbac.secretNamespaces (ne .Values.rbac.secrets "namespaces") }}
 {{- fail "rbac.secretNamespaces needs rbac.secrets: namespaces" }}
@@ -293,6 +339,24 @@ securityContext:
 {{- end }}
 {{- end }}
 
+{{/*
+A probe of the exporter: a list of the root, of the value, of the path that is asked and of the other defaults. A value that says how to
+ask is the whole probe; without that, it is put over the defaults.
+*/}}
+{{- define "scrapetarget-exporter.probe" -}}
+{{- $root := first . }}
+{{- $value := index . 1 }}
+{{- if not (or $value.httpGet $value.tcpSocket $value.exec $value.grpc) }}
+{{- $handler := dict "tcpSocket" (dict "port" "http") }}
+{{- if not (include "scrapetarget-exporter.authenticated" $root) }}
+{{- $scheme := include "scrapetarget-exporter.scheme" $root | upper }}
+{{- $handler = dict "httpGet" (dict "path" (index . 2) "port" "http" "scheme" $scheme) }}
+{{- end }}
+{{- $value = merge dict $value (index . 3) $handler }}
+{{- end }}
+{{- toYaml $value }}
+{{- end }}
+
 {{/* What every pod has: who may run it, and where. */}}
 {{- define "scrapetarget-exporter.pod" -}}
 enableServiceLinks: false
@@ -303,10 +367,10 @@ imagePullSecrets:
 securityContext:
   {{- include "scrapetarget-exporter.podSecurityContext" . | nindent 2 }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | toYaml }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | toYaml }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
@@ -318,21 +382,25 @@ tolerations:
 {{- end }}
 {{- end }}
 
-{{/* The labels of a pod of a Job or a test: a list of the root and of the component. It is behind no Service. */}}
+{{/* What selects the pods of a Job or a test: a list of the root and of the component. They are behind no Service. */}}
+{{- define "scrapetarget-exporter.helperSelectorLabels" -}}
+{{ include "scrapetarget-exporter.selectorLabels" (first .) }}
+app.kubernetes.io/component: {{ last . }}
+{{- end }}
+
+{{/* The labels of such a pod. */}}
 {{- define "scrapetarget-exporter.helperPodLabels" -}}
-{{- $root := first . }}
-{{- $labels := include "scrapetarget-exporter.selectorLabels" $root | fromYaml }}
-{{- $_ := set $labels "app.kubernetes.io/component" (last .) }}
-{{- toYaml (merge $labels $root.Values.commonLabels) }}
+{{- $labels := include "scrapetarget-exporter.helperSelectorLabels" . | fromYaml }}
+{{- toYaml (merge $labels ((first .).Values.commonLabels | default dict)) }}
 {{- end }}
 
 {{/* The spec of a Job that cleans up: a dict of `root`, `account` and `args`, which is YAML. */}}
 {{- define "scrapetarget-exporter.cleanupJob" -}}
 {{- $ := .root }}
 {{- with $.Values.cleanup -}}
-backoffLimit: {{ .backoffLimit }}
-activeDeadlineSeconds: {{ .activeDeadlineSeconds }}
-ttlSecondsAfterFinished: {{ .ttlSecondsAfterFinished }}
+backoffLimit: {{ .backoffLimit | toYaml }}
+activeDeadlineSeconds: {{ .activeDeadlineSeconds | toYaml }}
+ttlSecondsAfterFinished: {{ .ttlSecondsAfterFinished | toYaml }}
 {{- end }}
 template:
   metadata:
@@ -341,7 +409,7 @@ template:
   spec:
     {{- include "scrapetarget-exporter.pod" $ | nindent 4 }}
     restartPolicy: Never
-    serviceAccountName: {{ .account }}
+    serviceAccountName: {{ .account | toYaml }}
     automountServiceAccountToken: true
     containers:
       - name: cleanup
@@ -350,7 +418,7 @@ template:
           - cleanup
           {{- .args | nindent 10 }}
           {{- include "scrapetarget-exporter.logArgs" $ | nindent 10 }}
-        {{- with $.Values.cleanup.resources }}
+        {{- with $.Values.cleanup.resources | default $.Values.resources }}
         resources:
           {{- toYaml . | nindent 10 }}
         {{- end }}

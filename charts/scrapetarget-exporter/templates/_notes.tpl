@@ -3,7 +3,7 @@
 {{- $labels := .labels }}
 {{- $fits := true }}
 {{- range $key, $value := .selector.matchLabels }}
-{{- if ne (get $labels $key) $value }}{{ $fits = false }}{{ end }}
+{{- if not (and (hasKey $labels $key) (eq (get $labels $key) $value)) }}{{ $fits = false }}{{ end }}
 {{- end }}
 {{- range .selector.matchExpressions }}
 {{- $there := hasKey $labels .key }}
@@ -18,14 +18,13 @@
 {{- define "scrapetarget-exporter.warnings" -}}
 {{- $discovery := .Values.discovery }}
 {{- $monitors := eq $discovery.mode "serviceMonitor" }}
-{{- $config := and (eq $discovery.mode "httpSD") .Values.scrapeConfig.enabled }}
 {{- $has := .Capabilities.APIVersions }}
 {{- if and $monitors (not ($has.Has "monitoring.coreos.com/v1/ServiceMonitor")) }}
 
 WARNING: the cluster knows no ServiceMonitors, so Prometheus will not find the targets. Install the Prometheus Operator's CRDs, which
 the exporter will notice by itself, or set discovery.mode to httpSD or none.
 {{- end }}
-{{- if or $monitors $config }}
+{{- if and .Values.inspectPrometheus (not .Values.watchNamespaces) ($has.Has "monitoring.coreos.com/v1/Prometheus") }}
 {{- include "scrapetarget-exporter.selectorWarnings" . }}
 {{- end }}
 {{- if and $monitors (include "scrapetarget-exporter.openshift" .) (ne $discovery.monitorNamespace "release") }}
@@ -61,51 +60,107 @@ WARNING: crds.keep is false. Uninstalling this release deletes the ScrapeTargets
 {{- end }}
 {{- end }}
 
+{{/* The labels of a namespace. One that is not there yet is about to be made by Helm, with these. */}}
+{{- define "scrapetarget-exporter.namespaceLabels" -}}
+{{- $made := dict "name" . }}
+{{- $labels := dig "metadata" "labels" $made (lookup "v1" "Namespace" "" .) }}
+{{- toYaml (merge (dict "kubernetes.io/metadata.name" .) $labels) }}
+{{- end }}
+
 {{/* Which Prometheus would not find what is written for it. */}}
 {{- define "scrapetarget-exporter.selectorWarnings" -}}
+{{- $discovery := .Values.discovery }}
 {{- $namespace := include "scrapetarget-exporter.namespace" . }}
-{{- $inspect := and .Values.inspectPrometheus (not .Values.watchNamespaces) (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/Prometheus") }}
-{{- $servers := list }}
-{{- if $inspect }}
-{{- $servers = (lookup "monitoring.coreos.com/v1" "Prometheus" "" "").items | default list }}
-{{- end }}
-{{- $kind := "ServiceMonitor" }}
+{{- $agent := "monitoring.coreos.com/v1alpha1/PrometheusAgent" }}
+{{- if eq $discovery.mode "serviceMonitor" }}
 {{- $labels := dict "app.kubernetes.io/managed-by" "scrapetarget-exporter" "scrapetarget.dev/release" (include "scrapetarget-exporter.fullname" .) "scrapetarget.dev/release-namespace" $namespace }}
-{{- $labels = merge $labels .Values.discovery.monitorLabels }}
-{{- $beside := and (eq .Values.discovery.mode "serviceMonitor") (eq .Values.discovery.monitorNamespace "target") }}
-{{- if eq .Values.discovery.mode "httpSD" }}
-{{- $kind = "ScrapeConfig" }}
-{{- $labels = include "scrapetarget-exporter.labelsWith" (list . .Values.scrapeConfig.labels .Values.discovery.monitorLabels) | fromYaml }}
-{{- $namespace = .Values.scrapeConfig.namespace | default $namespace }}
+{{- include "scrapetarget-exporter.selectorWarning" (dict
+  "root" . "what" "ServiceMonitors" "field" "serviceMonitor" "also" $agent
+  "labels" (merge $labels ($discovery.monitorLabels | default dict)) "value" "discovery.monitorLabels"
+  "namespace" (ternary "" $namespace (eq $discovery.monitorNamespace "target"))
+) }}
+{{- else if eq $discovery.mode "httpSD" }}
+{{- with .Values.scrapeConfig }}
+{{- if .enabled }}
+{{- include "scrapetarget-exporter.selectorWarning" (dict
+  "root" $ "what" "ScrapeConfig" "field" "scrapeConfig" "also" $agent
+  "labels" (include "scrapetarget-exporter.labelsWith" (list $ .labels $discovery.monitorLabels) | fromYaml)
+  "value" "discovery.monitorLabels" "namespace" (.namespace | default $namespace)
+) }}
 {{- end }}
-{{- $field := printf "%sSelector" (untitle $kind) }}
-{{- $namespaceField := printf "%sNamespaceSelector" (untitle $kind) }}
+{{- end }}
+{{- end }}
+{{- with .Values.prometheusRule }}
+{{- if .enabled }}
+{{- include "scrapetarget-exporter.selectorWarning" (dict
+  "root" $ "what" "PrometheusRule" "field" "rule" "also" "monitoring.coreos.com/v1/ThanosRuler"
+  "labels" (include "scrapetarget-exporter.labelsWith" (list $ .additionalLabels $discovery.monitorLabels) | fromYaml)
+  "value" "discovery.monitorLabels or prometheusRule.additionalLabels" "namespace" (.namespace | default $namespace)
+) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Which Prometheus would not find one kind of objects: a dict of `root`; of `what` they are; of the `field` of selectors; of `also`, a kind
+that selects them as Prometheus does; of their `labels` and the `value` that sets these; and of their `namespace`, which is empty if they
+are beside their targets. The other kind is asked for only if no Prometheus selects them: whoever may not list it could not install.
+*/}}
+{{- define "scrapetarget-exporter.selectorWarning" -}}
+{{- $root := .root }}
+{{- $labels := .labels }}
+{{- $value := .value }}
+{{- $namespace := .namespace }}
+{{- $field := printf "%sSelector" .field }}
+{{- $namespaceField := printf "%sNamespaceSelector" .field }}
 {{- $selected := false }}
 {{- $reasons := list }}
-{{- range $servers }}
-{{- $who := printf "%s/%s" .metadata.namespace .metadata.name }}
+{{- $narrow := list }}
+{{- range $kind := list "monitoring.coreos.com/v1/Prometheus" .also }}
+{{- if and (not $selected) ($root.Capabilities.APIVersions.Has $kind) }}
+{{- range (lookup (dir $kind) (base $kind) "" "").items }}
+{{- $who := printf "%s %s/%s" (base $kind) .metadata.namespace .metadata.name }}
 {{- $selector := get .spec $field }}
+{{- $namespaces := get .spec $namespaceField }}
 {{- if not (hasKey .spec $field) }}
 {{- $reasons = append $reasons (printf "%s selects none: its %s is not set" $who $field) }}
 {{- else if not (include "scrapetarget-exporter.selects" (dict "selector" $selector "labels" $labels)) }}
-{{- $reason := printf "%s selects %s" $who (toJson $selector) }}
-{{- range $key, $value := $selector.matchLabels }}
-{{- if ne (get $labels $key) $value }}
-{{- $reason = printf "%s: set discovery.monitorLabels to {%s: %s}" $reason $key $value }}
+{{- $missing := list }}
+{{- range $key, $wanted := $selector.matchLabels }}
+{{- if not (and (hasKey $labels $key) (eq (get $labels $key) $wanted)) }}
+{{- $missing = append $missing (printf "%s: %s" $key $wanted) }}
 {{- end }}
+{{- end }}
+{{- $reason := printf "%s selects %s" $who (toJson $selector) }}
+{{- if $missing }}
+{{- $reason = printf "%s: set %s to {%s}" $reason $value (join ", " $missing) }}
 {{- end }}
 {{- $reasons = append $reasons $reason }}
-{{- else if and (not (hasKey .spec $namespaceField)) (or $beside (ne .metadata.namespace $namespace)) }}
+{{- else if and (not (hasKey .spec $namespaceField)) (ne .metadata.namespace $namespace) }}
 {{- $reasons = append $reasons (printf "%s looks into its own namespace only: its %s is not set" $who $namespaceField) }}
-{{- else if and $beside .spec.ignoreNamespaceSelectors }}
+{{- else if and (not $namespace) .spec.ignoreNamespaceSelectors }}
 {{- $reasons = append $reasons (printf "%s has ignoreNamespaceSelectors: set discovery.monitorNamespace to release" $who) }}
+{{- else if and (not $namespace) $namespaces }}
+{{- $narrow = append $narrow (printf "%s looks into those with %s" $who (toJson $namespaces)) }}
+{{- else if and $namespaces (not (include "scrapetarget-exporter.selects" (dict "selector" $namespaces "labels" (include "scrapetarget-exporter.namespaceLabels" $namespace | fromYaml)))) }}
+{{- $reasons = append $reasons (printf "%s looks into namespaces with %s, and %s is none of them: label it" $who (toJson $namespaces) $namespace) }}
 {{- else }}
 {{- $selected = true }}
 {{- end }}
 {{- end }}
-{{- if and $reasons (not $selected) }}
+{{- end }}
+{{- end }}
+{{- if $selected }}
+{{- else if $narrow }}
 
-WARNING: no Prometheus of this cluster will find the {{ $kind }}{{ if eq $kind "ServiceMonitor" }}s{{ end }}:
+NOTE: ServiceMonitors stand beside their targets, and no Prometheus of this cluster looks into all namespaces:
+{{- range $narrow }}
+  {{ . }}
+{{- end }}
+Targets elsewhere are not scraped. If they must be, set discovery.monitorNamespace to release.
+{{- else if $reasons }}
+
+WARNING: no Prometheus of this cluster will find the {{ .what }}:
 {{- range $reasons }}
   {{ . }}
 {{- end }}

@@ -44,7 +44,7 @@ async fn a_webhook_that_is_away_in_one_namespace_holds_up_no_other() {
         stage.declare(&format!("t{number}"), &json!({ "interval": "1h" }));
         stage.declare_in(&muted, &format!("t{number}"), &json!({ "interval": "1h" }));
     }
-    until_asked(&stage).await;
+    until_asked(&stage);
 
     let exporter = stage.run(&["--watch-namespace", &muted, "--watch-namespace", &good]);
     let said = stage.until_ready("t0", "False Failed", &exporter).await;
@@ -77,7 +77,7 @@ async fn a_webhook_that_is_away_in_one_namespace_holds_up_no_other() {
 }
 
 /// The API server follows its webhooks at a little distance.
-async fn until_asked(stage: &Stage<'_>) {
+fn until_asked(stage: &Stage<'_>) {
     let monitor = json!({
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
