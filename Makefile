@@ -1,4 +1,5 @@
-# Every command that developers and CI need. `make test` is all of it; a fresh machine needs Rust, Go and Node.js.
+# Every command that developers and CI need. `make test` is all of it; a fresh machine needs Rust, Go, Node.js, a C++
+# compiler and Python 3 with pip.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,15 +23,25 @@ BUILD_etcd := -ldflags '-s -w'
 # Without a version kubectl could not read the API server's.
 BUILD_kubernetes := -ldflags '-s -w -X $(VERSION_OF_KUBERNETES).gitVersion=v1.36.3 -X $(VERSION_OF_KUBERNETES).gitMajor=1 -X $(VERSION_OF_KUBERNETES).gitMinor=36'
 BUILD_operator := -ldflags '-s -w -X github.com/prometheus/common/version.Version=0.93.0'
+BUILD_coredns := -ldflags '-s -w'
+BUILD_pause := -ldflags '-s -w'
 BUILD_helm := -ldflags '-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1'
-sum = $(firstword $(shell { cat tests/tools/$(1)/go.mod tests/tools/$(1)/go.sum; echo "$(BUILD_$(1))"; } | cksum))
+sum = $(firstword $(shell { cat tests/tools/$(1)/*; echo "$(BUILD_$(1))"; } | cksum))
 TOOLS_prometheus := $(CACHE)/prometheus-$(call sum,prometheus)
 TOOLS_etcd := $(CACHE)/etcd-$(call sum,etcd)
 TOOLS_kubernetes := $(CACHE)/kubernetes-$(call sum,kubernetes)
 TOOLS_operator := $(CACHE)/operator-$(call sum,operator)
 TOOLS_helm := $(CACHE)/helm-$(call sum,helm)
+TOOLS_coredns := $(CACHE)/coredns-$(call sum,coredns)
+TOOLS_pause := $(CACHE)/pause-$(call sum,pause)
 # build MODULE, PACKAGE
 build = mkdir -p $(@D) && cd tests/tools/$(1) && CGO_ENABLED=0 go build -trimpath -buildvcs=false $(BUILD_$(1)) -o $@ $(2)
+
+# packages NAMES: Debian packages; those that are missing are installed, which takes root.
+packages = @missing=(); for package in $(1); do dpkg --status $$package >/dev/null 2>&1 || missing+=($$package); done; \
+  [ $${\#missing[@]} = 0 ] \
+  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; } \
+  || { echo "error: install these packages: $${missing[*]}" >&2; exit 1; }
 
 # An API server that is there already is taken, but only together with its etcd, and a kubectl only from beside it: one that was
 # installed for something else may be of any age.
@@ -47,19 +58,31 @@ export KUBECTL := $(or $(call beside,kubectl),$(TOOLS_kubernetes)/kubectl)
 export PROMETHEUS_OPERATOR := $(TOOLS_operator)/operator
 export OPERATOR_CRDS := $(TOOLS_operator)/operator-crds
 export HELM := $(TOOLS_helm)/helm
+# What a node of a real cluster needs besides.
+export KUBE_SCHEDULER := $(TOOLS_kubernetes)/kube-scheduler
+export KUBELET := $(TOOLS_kubernetes)/kubelet
+export KUBE_PROXY := $(TOOLS_kubernetes)/kube-proxy
+export CONFIG_RELOADER := $(TOOLS_operator)/prometheus-config-reloader
+export OPERATOR_BUNDLE := $(TOOLS_operator)/bundle.yaml
+export COREDNS := $(TOOLS_coredns)/coredns
+export PAUSE := $(TOOLS_pause)/pause
+# The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.
+MEDIASOUP ?= 3.8.4
+export MEDIASOUP_INSTALLED := $(CACHE)/mediasoup-$(MEDIASOUP)-$(call sum,mediasoup)
 export RUSTDOCFLAGS := -Dwarnings
 KUBERNETES_THREADS ?= 8
 
-.PHONY: test format lint docs unit kubernetes tools browser bench fuzz generate clean-cache
+.PHONY: test format lint docs unit kubernetes test-agent e2e root node image image-test tools browser bench bench-agent fuzz generate \
+  clean-cache
 
 ## Everything that must hold before a change lands
-test: tools browser format lint docs unit kubernetes
+test: tools browser format lint docs unit kubernetes test-agent image-test e2e
 
 format:
 	cargo fmt --check
 
 lint:
-	cargo clippy --locked --all-targets --test kubernetes -- -Dwarnings
+	cargo clippy --locked --all-targets --test kubernetes --test image --test e2e -- -Dwarnings
 
 docs:
 	cargo doc --locked --no-deps --document-private-items
@@ -74,6 +97,27 @@ unit:
 kubernetes:
 	cargo test --locked --test kubernetes -- --test-threads=$(KUBERNETES_THREADS) $(TESTS)
 
+## The mediasoup agent, in applications with real workers and real media, and what the exporter makes of it. MEDIASOUP chooses the
+## version, NODE the Node.js of the applications, TESTS some of the files
+test-agent: export SCRAPETARGET_EXPORTER = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/scrapetarget-exporter
+test-agent: $(MEDIASOUP_INSTALLED)
+	cargo build --locked
+	node --test --test-concurrency=2 $(or $(TESTS),$(wildcard tests/agent/*.test.mjs))
+
+$(MEDIASOUP_INSTALLED):
+	nice -n 10 tests/tools/mediasoup/build.sh $(MEDIASOUP) $@
+
+## The whole way: `helm install`, targets, and what Prometheus has of them, in a real cluster of one node that is made for it and leaves
+## nothing behind. Or in a cluster of yours, which must have the Prometheus Operator: make e2e KUBECONFIG=FILE E2E_IMAGE=REGISTRY/REPOSITORY:TAG
+ifeq ($(origin KUBECONFIG),command line)
+e2e: tools
+	KUBECONFIG=$(KUBECONFIG) E2E_IMAGE=$(E2E_IMAGE) cargo test --locked --test e2e
+else
+e2e: root tools node image
+	cargo test --locked --test e2e --no-run
+	IMAGES="$(PODS) $(IMAGE)" tests/e2e/node/run.sh cargo test --locked --test e2e
+endif
+
 ## Programs that judge us, built at the versions that tests/tools/*/go.mod pin
 tools: $(PROMTOOL) $(PROMETHEUS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM)
 
@@ -86,30 +130,72 @@ $(TOOLS_etcd)/etcd:
 $(TOOLS_kubernetes)/%:
 	$(call build,kubernetes,k8s.io/kubernetes/cmd/$*)
 
-$(TOOLS_operator)/operator:
-	$(call build,operator,github.com/prometheus-operator/prometheus-operator/cmd/operator)
+$(TOOLS_operator)/operator $(TOOLS_operator)/prometheus-config-reloader:
+	$(call build,operator,github.com/prometheus-operator/prometheus-operator/cmd/$(@F))
 
 $(TOOLS_helm)/helm:
 	$(call build,helm,helm.sh/helm/v4/cmd/helm)
 
-# The module brings its CRDs along.
+$(COREDNS):
+	$(call build,coredns,.)
+
+$(PAUSE):
+	$(call build,pause,.)
+
+# The module brings its CRDs along, and the manifests that install it.
 $(TOOLS_operator)/operator-crds: | $(TOOLS_operator)/operator
 	rm -rf $@.new
 	cd tests/tools/operator && module=$$(go list -m -f '{{.Dir}}' github.com/prometheus-operator/prometheus-operator) \
 	  && mkdir $@.new && cp "$$module"/example/prometheus-operator-crd/*.yaml $@.new/
 	mv $@.new $@
 
+$(OPERATOR_BUNDLE): | $(TOOLS_operator)/operator
+	cd tests/tools/operator \
+	  && install -m 644 "$$(go list -m -f '{{.Dir}}' github.com/prometheus-operator/prometheus-operator)"/bundle.yaml $@
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "error: a node and its containers need root" >&2; exit 1; }
+
+# What runs as a Pod comes as an image, an archive beside the program.
+PODS := $(PAUSE).tar $(COREDNS).tar $(PROMETHEUS).tar $(PROMETHEUS_OPERATOR).tar $(CONFIG_RELOADER).tar
+
+$(PODS): %.tar: % tests/e2e/node/image.sh
+	tests/e2e/node/image.sh $@ localhost/$(patsubst operator,prometheus-operator,$(notdir $<)):e2e $<
+
+## What a node is made of: programs of Kubernetes, images, and what Debian has packages for
+node: $(KUBE_SCHEDULER) $(KUBELET) $(KUBE_PROXY) $(OPERATOR_BUNDLE) $(PODS)
+	$(call packages,containerd runc containernetworking-plugins iptables iproute2 openssl util-linux)
+
 ## Chromium, for the test that looks at the page
 browser:
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	@[ -n "$${CHROMIUM:-}" ] || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	  || { echo "error: the test of the page needs Chromium: install it, or set CHROMIUM to its path" >&2; exit 1; }
+
+## The container image for this machine, as an archive: its program is built here, the rest is the last stage of the Dockerfile
+export IMAGE := $(abspath $(or $(CARGO_TARGET_DIR),target))/image.tar
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+image:
+	$(call packages,buildah)
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(HOST)
+	deploy/image/offline.sh $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/scrapetarget-exporter \
+	  ghcr.io/scrapetarget/scrapetarget-exporter:$(VERSION) $(IMAGE)
+
+# It is as docs/image.md says. This takes root and runc.
+image-test: root image
+	$(call packages,runc)
+	cargo test --locked --test image
 
 ## Benchmarks: figures are printed, nothing is judged. BENCH chooses one, SCENARIOS some of its parts
 bench: tools
 	cargo build --locked --release
 	for bench in $(or $(BENCH),$$(sed -n '/^\[\[bench\]\]/{n;s/name = "\(.*\)"/\1/p}' Cargo.toml)); do \
 	  cargo bench --locked --bench $$bench -- $(SCENARIOS); done
+
+## What the mediasoup agent costs its application: figures are printed, nothing is judged
+bench-agent: $(MEDIASOUP_INSTALLED)
+	node benches/agent.mjs
 
 ## Each fuzz target for FUZZ_SECONDS (default 60)
 fuzz:

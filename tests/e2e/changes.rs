@@ -1,0 +1,93 @@
+//! What happens to targets in the course of a day, each seen in Prometheus and in `kubectl get scrapetargets`.
+
+use std::time::Duration;
+
+use crate::cluster::Cluster;
+use crate::{figure, targets, until};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits until `kubectl get st` has these words in the columns UP and REASON.
+fn until_shown(cluster: &Cluster, namespace: &str, name: &str, up: &str, reasons: &[&str]) {
+    until("row of kubectl get st", PATIENCE, || {
+        let row = cluster.kubectl(&["get", "st", "-n", namespace, name, "--no-headers"]);
+        let columns: Vec<&str> = row.split_whitespace().collect();
+        let fine = columns.len() > 4 && columns[3] == up && reasons.contains(&columns[4]);
+        if fine { Ok(()) } else { Err(format!("{row}instead of {up} {reasons:?}")) }
+    });
+}
+
+pub(crate) fn wrong_target_is_refused(cluster: &Cluster) {
+    let target = |spec: &str| {
+        format!(
+            "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: wrong, namespace: webrtc }}\nspec: {spec}\n"
+        )
+    };
+    for (spec, words) in [
+        ("{ type: Sora, url: 'http://user:pw@sora:3000/' }", "without user, password"),
+        (
+            "{ type: Sora, url: 'http://sora:3000/', timeout: 20s, interval: 15s }",
+            "write a shorter timeout or a longer interval",
+        ),
+        ("{ type: Sora, url: 'http://sora:3000/', orion: { level: Total } }", "orion"),
+        ("{ type: Kurento, url: 'http://sora:3000/' }", "Sora"),
+    ] {
+        let said = cluster.try_kubectl(&["apply", "-f", "-"], &target(spec));
+        assert!(!said.good && said.stderr.contains(words), "{spec}: {:?} is not in {}", words, said.stderr);
+        println!("   {}", said.stderr.lines().last().unwrap_or_default());
+    }
+    let good = cluster.query(r#"count(probe_success{target_name!=""} == 1)"#).unwrap();
+    assert_eq!(good[0].1, 6.0, "the others are not disturbed");
+}
+
+pub(crate) fn secret_is_rotated(cluster: &Cluster) {
+    let success = r#"probe_success{instance="webrtc/rooms"}"#;
+    // The server wants another token before anybody has told us.
+    cluster.kubectl(&["-n", "webrtc", "set", "env", "deployment/rooms", "SCRAPETARGET_SIMULATE_TOKEN=rotated"]);
+    cluster.rolled_out("webrtc", "rooms");
+    cluster.until_number(success, 0.0, PATIENCE);
+    cluster.until_number(r#"probe_failure_info{instance="webrtc/rooms", reason="auth"}"#, 1.0, PATIENCE);
+    until_shown(cluster, "webrtc", "rooms", "False", &["Auth"]);
+    let patch = r#"{"stringData": {"token": "rotated"}}"#;
+    cluster.kubectl(&["-n", "webrtc", "patch", "secret", "mediasoup-agent", "-p", patch]);
+    figure("from the rotated Secret to the next good sample", cluster.until_number(success, 1.0, PATIENCE));
+    until_shown(cluster, "webrtc", "rooms", "True", &["Succeeded"]);
+}
+
+pub(crate) fn server_dies_and_comes_back(cluster: &Cluster) {
+    let success = r#"probe_success{instance="fiware/orion-city"}"#;
+    cluster.kubectl(&["-n", "fiware", "scale", "deployment/orion", "--replicas=0"]);
+    figure("from the server's end to probe_success 0", cluster.until_number(success, 0.0, PATIENCE));
+    cluster.until_number(r#"orion_up{instance="fiware/orion-city"}"#, 0.0, PATIENCE);
+    until_shown(cluster, "fiware", "orion-city", "False", &["Connect", "Timeout"]);
+    let said = cluster.field("fiware", "st/orion-city", "{.status.conditions[?(@.type=='Up')].message}");
+    println!("   {said}");
+    // A Service without pods: our kube-proxy refuses, another network may be silent.
+    assert!(said.contains("refused") || !cluster.is_ours(), "{said}");
+    cluster.kubectl(&["-n", "fiware", "scale", "deployment/orion", "--replicas=1"]);
+    figure("from its return to probe_success 1", cluster.until_number(success, 1.0, PATIENCE));
+    until_shown(cluster, "fiware", "orion-city", "True", &["Succeeded"]);
+}
+
+/// A target is told the address of nobody, and its own again.
+pub(crate) fn url_is_followed(cluster: &Cluster) {
+    let own = cluster.field("fiware", "st/orion-city", "{.spec.url}");
+    for (url, up, reasons) in
+        [("http://nobody.fiware.svc:1026/", "False", &["Dns"][..]), (&own, "True", &["Succeeded"])]
+    {
+        let patch = format!(r#"{{"spec": {{"url": "{url}"}}}}"#);
+        cluster.kubectl(&["-n", "fiware", "patch", "st", "orion-city", "--type=merge", "-p", &patch]);
+        until_shown(cluster, "fiware", "orion-city", up, reasons);
+    }
+}
+
+pub(crate) fn target_is_deleted(cluster: &Cluster) {
+    cluster.kubectl(&["-n", "school", "delete", "st", "edumeet"]);
+    figure("from delete to the end of the scrapes", cluster.until_not_scraped("school/edumeet", PATIENCE));
+    until("end of its ServiceMonitor", PATIENCE, || {
+        let left = cluster.names("servicemonitors");
+        if left.iter().any(|name| name.starts_with("school/")) { Err(left.join(" ")) } else { Ok(()) }
+    });
+    targets::apply_anew(cluster);
+    cluster.until_up(&targets::names(), PATIENCE);
+}

@@ -1,0 +1,121 @@
+//! Targets are applied, and Prometheus has their series.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+use crate::prometheus::{INTERVAL, Labels};
+use crate::{figure, until};
+
+/// The targets of deploy/simulated/targets.yaml, each with a family that its kind has, and its value.
+pub(crate) const TARGETS: [(&str, &str, &str); 6] = [
+    ("webrtc/sora-tokyo", "sora_up", "tokyo"),
+    ("webrtc/sora-osaka", "sora_up", "osaka"),
+    ("webrtc/sora-nagoya", "sora_up", "nagoya"),
+    ("webrtc/rooms", "mediasoup_up", ""),
+    ("fiware/orion-city", "orion_up", ""),
+    ("school/edumeet", "mediasoup_up", ""),
+];
+
+/// Their names, as in the label `instance`.
+pub(crate) fn names() -> Vec<&'static str> {
+    TARGETS.iter().map(|(name, ..)| *name).collect()
+}
+
+/// What the contract lets a series have of discovery.
+fn expected(instance: &str, region: &str) -> Labels {
+    let (namespace, name) = instance.split_once('/').unwrap();
+    let mut labels = vec![
+        ("instance", instance),
+        ("job", "scrapetarget-exporter-probe"),
+        ("namespace", namespace),
+        ("target_name", name),
+        ("target_namespace", namespace),
+    ];
+    if !region.is_empty() {
+        labels.push(("region", region));
+    }
+    labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The six targets, from nothing.
+pub(crate) fn are_scraped(cluster: &Cluster) {
+    let start = Instant::now();
+    cluster.apply_file("deploy/simulated/servers.yaml");
+    for (namespace, name) in [("webrtc", "sora"), ("webrtc", "rooms"), ("fiware", "orion"), ("school", "edumeet")] {
+        cluster.rolled_out(namespace, name);
+    }
+    figure("simulated servers as pods", start.elapsed());
+
+    cluster.apply_file("deploy/simulated/targets.yaml");
+    let first = cluster.until_up(&names(), Duration::from_secs(120));
+    figure("from apply to the first sample of the last of six targets", first);
+    series_are_those_of_the_contract(cluster);
+
+    let (table, _) = until("status of all targets", Duration::from_secs(60), || {
+        let table = cluster.kubectl(&["get", "scrapetargets", "-A"]);
+        let up = table.lines().filter(|line| line.split_whitespace().nth(4) == Some("True")).count();
+        if up == TARGETS.len() { Ok(table) } else { Err(table) }
+    });
+    println!("{}", indented(&table));
+    until("condition Scraped of all targets", Duration::from_secs(90), || {
+        let wide = cluster.kubectl(&["get", "scrapetargets", "-A", "-o", "wide"]);
+        let scraped =
+            wide.lines().skip(1).all(|line| line.split_whitespace().filter(|word| *word == "True").count() == 3);
+        if scraped { Ok(()) } else { Err(wide) }
+    });
+    poll_more_often(cluster);
+}
+
+/// Brings back those that were deleted.
+pub(crate) fn apply_anew(cluster: &Cluster) {
+    cluster.apply_file("deploy/simulated/targets.yaml");
+    poll_more_often(cluster);
+}
+
+/// What comes next is seen earlier, and lost scrapes are counted more finely.
+fn poll_more_often(cluster: &Cluster) {
+    for target in names() {
+        let (namespace, name) = target.split_once('/').unwrap();
+        let patch = format!(r#"{{"spec": {{"interval": "{}s"}}}}"#, INTERVAL.as_secs());
+        cluster.kubectl(&["-n", namespace, "patch", "st", name, "--type=merge", "-p", &patch]);
+    }
+}
+
+/// Each target has its family, once, with exactly the labels of the contract.
+pub(crate) fn series_are_those_of_the_contract(cluster: &Cluster) {
+    for (instance, family, region) in TARGETS {
+        for name in ["up", "probe_success", family] {
+            let (found, _) = until(name, Duration::from_secs(60), || {
+                let found = cluster.query(&format!(r#"{name}{{instance="{instance}"}}"#))?;
+                if found.is_empty() { Err(format!("no {name} of {instance}")) } else { Ok(found) }
+            });
+            let [(labels, value)] = &found[..] else { panic!("{found:?}") };
+            let mut labels = labels.clone();
+            labels.remove("__name__");
+            assert_eq!((labels, *value), (expected(instance, region), 1.0), "{name}");
+        }
+    }
+    // In all series, whatever discovery gives and the contract drops is dropped, and Orion's own label `service` is Orion's.
+    for label in ["pod", "container", "endpoint", "exported_service", "exported_instance"] {
+        let expression = format!(r#"count({{__name__=~"(sora|orion|mediasoup|edumeet|probe)_.+", {label}!=""}})"#);
+        assert_eq!(cluster.number(&expression), Ok(0.0), "{expression}");
+    }
+    assert_eq!(cluster.number(r#"count({target_name!="", service!="", __name__!~"orion_.+"})"#), Ok(0.0));
+    assert!(cluster.number(r#"count({__name__=~"orion_.+", service!=""})"#).unwrap() >= 1.0);
+    // More than that they are up: numbers, and more than a few.
+    for (expression, least) in [
+        ("count(sora_ongoing_connections_total)", 3.0),
+        ("count(sora_cluster_node)", 6.0),
+        (r#"count({__name__=~"orion_.+"})"#, 20.0),
+        (r#"count({__name__=~"mediasoup_.+", instance="webrtc/rooms"})"#, 20.0),
+        (r#"count({__name__=~"edumeet_.+"})"#, 2.0),
+        ("sum(sora_connections_total)", 1.0),
+    ] {
+        let found = cluster.number(expression).unwrap();
+        assert!(found >= least, "{expression}: {found}");
+    }
+}
+
+pub(crate) fn indented(text: &str) -> String {
+    text.trim_end().lines().map(|line| format!("   {line}")).collect::<Vec<_>>().join("\n")
+}

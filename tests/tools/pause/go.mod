@@ -1,0 +1,3 @@
+module scrapetarget.dev/exporter/tests/tools/pause
+
+go 1.26.8
