@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use std::collections::BTreeSet;
+#[path = "support/pages.rs"]
+mod pages;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +13,7 @@ use std::process::Command;
 use reqwest::Url;
 use scrapetarget_exporter::file;
 use scrapetarget_exporter::kind::Blocks;
+use serde_json::Value;
 
 const PAGES: &[&str] = &["README.md", "docs/kubernetes.md", "docs/operating.md"];
 
@@ -64,27 +68,61 @@ fn every_manifest_on_a_page_passes_the_check() {
 }
 
 #[test]
-fn every_way_to_reach_a_target_has_an_example() {
+fn every_kind_and_every_source_has_an_example() {
     let all: String = folder("deploy/examples").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    for field in [
-        "type: Sora",
-        "type: Orion",
-        "source: Agent",
-        "source: Prometheus",
-        "headers:",
-        "secretKeyRef:",
-        "basicAuth:",
-        "authorization:",
-        "type: Bearer",
-        "ca:",
-        "configMap:",
-        "cert:",
-        "keySecret:",
-        "serverName:",
-        "proxyUrl:",
-    ] {
-        assert!(all.contains(field), "no example has {field}");
+    for line in ["type: Sora", "type: Orion", "type: Mediasoup", "source: Agent", "source: Prometheus"] {
+        assert!(all.contains(line), "no example has {line}");
     }
+}
+
+/// Fields of the CRD, by the fields that they stand among and their own name, each with the first place where it stands. What is the
+/// same in several places, as a reference to a Secret is, needs one example.
+type Fields = BTreeMap<(String, String), String>;
+
+/// Adds the fields below a part of the schema.
+fn add_fields(schema: &Value, place: &str, found: &mut Fields) {
+    let schema = schema.get("items").unwrap_or(schema);
+    let siblings = &schema["properties"];
+    for (name, inner) in siblings.as_object().into_iter().flatten() {
+        let place = format!("{place}.{name}");
+        found.entry((siblings.to_string(), name.clone())).or_insert_with(|| place.clone());
+        add_fields(inner, &place, found);
+    }
+}
+
+/// Takes away the fields that a value sets.
+fn remove_fields(schema: &Value, value: &Value, left: &mut Fields) {
+    for value in value.as_array().into_iter().flatten() {
+        remove_fields(&schema["items"], value, left);
+    }
+    let siblings = &schema["properties"];
+    for (name, inner) in siblings.as_object().into_iter().flatten() {
+        if let Some(value) = value.get(name) {
+            left.remove(&(siblings.to_string(), name.clone()));
+            remove_fields(inner, value, left);
+        }
+    }
+}
+
+#[test]
+fn every_field_of_a_target_has_an_example() {
+    let text = read("crds/scrapetargets.yaml");
+    let crd = file::documents(&text).remove(0).value.unwrap_or_else(|error| panic!("{}", error.message));
+    let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+    let mut left = Fields::new();
+    add_fields(schema, "spec", &mut left);
+    assert!(left.len() > 50, "{left:?}");
+    for file in folder("deploy/examples") {
+        let text = fs::read_to_string(&file).unwrap();
+        for document in file::documents(&text) {
+            let manifest = document.value.unwrap_or_else(|error| panic!("{}: {}", file.display(), error.message));
+            if manifest["kind"] == "ScrapeTarget" {
+                remove_fields(schema, &manifest["spec"], &mut left);
+            }
+        }
+    }
+    let missing: BTreeSet<_> = left.values().collect();
+    assert!(missing.is_empty(), "no example has {missing:#?}");
 }
 
 #[test]
@@ -135,12 +173,14 @@ fn the_proxy_lets_exactly_our_calls_to_sora_through() {
 fn links_between_pages_lead_somewhere() {
     for page in [
         "README.md",
+        "README.ja.md",
         "CONTRIBUTING.md",
         "charts/scrapetarget-exporter/README.md",
         "docs/alerts.md",
         "docs/architecture.md",
         "docs/dashboards.md",
         "docs/gitops.md",
+        "docs/image.md",
         "docs/kubernetes.md",
         "docs/operating.md",
     ] {
@@ -154,20 +194,44 @@ fn links_between_pages_lead_somewhere() {
             let path = if file.is_empty() { root().join(page) } else { folder.join(file) };
             assert!(path.exists(), "{page} links to {target}");
             if !heading.is_empty() {
-                let text = fs::read_to_string(&path).unwrap();
-                let found = text.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == heading);
-                assert!(found, "{page} links to {target}, but there is no such heading");
+                let anchors = pages::anchors(&fs::read_to_string(&path).unwrap());
+                assert!(anchors.iter().any(|anchor| anchor == heading), "{page} links to {target}: no such heading");
             }
         }
     }
 }
 
-/// The anchor that a heading gets: small letters, hyphens for spaces, no punctuation.
-fn anchor(heading: &str) -> String {
-    let words = heading.trim_start_matches('#').trim().to_lowercase();
-    words
-        .chars()
-        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
-        .map(|c| if c == ' ' { '-' } else { c })
-        .collect()
+#[test]
+fn simulated_servers_run_in_the_image_that_the_chart_asks_for() {
+    let image = format!("ghcr.io/scrapetarget/scrapetarget-exporter:{}", env!("CARGO_PKG_VERSION"));
+    let servers = read("deploy/simulated/servers.yaml");
+    let images: Vec<&str> = servers.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+    assert!(images.len() == 4 && images.iter().all(|found| *found == image), "{images:?} instead of {image}");
+    assert!(
+        read("charts/scrapetarget-exporter/Chart.yaml")
+            .contains(&format!("appVersion: \"{}\"", env!("CARGO_PKG_VERSION")))
+    );
+}
+
+#[test]
+fn every_simulated_server_has_a_target() {
+    let folder = root().join("deploy/simulated");
+    assert_good_targets(&folder, 6);
+    let (servers, targets) = (read("deploy/simulated/servers.yaml"), read("deploy/simulated/targets.yaml"));
+    for url in targets.lines().filter_map(|line| line.trim().strip_prefix("url: http://")) {
+        let (name, rest) = url.split_once('.').unwrap();
+        let (namespace, port) = rest.trim_end_matches('/').split_once(".svc:").unwrap();
+        assert!(
+            servers.contains(&format!("kind: Service\nmetadata: {{ name: {name}, namespace: {namespace} }}\n")),
+            "{url}"
+        );
+        assert!(servers.contains(&format!("port: {port} }}")), "{url}");
+    }
+}
+
+/// Checks that a folder has so many targets, no problem, and nothing that is missing.
+fn assert_good_targets(folder: &Path, targets: usize) {
+    let report = file::check(&[folder.to_owned()]);
+    let missing = report.notes.iter().any(|note| note.to_string().contains("does not exist"));
+    assert!(report.problems.is_empty() && !missing && report.targets == targets, "{report}");
 }
