@@ -1,4 +1,4 @@
-//! Simulated servers that speak exactly the wire formats of the real ones, for `demo` and for tests. Nothing else may use them.
+//! Simulated servers that speak exactly the wire formats of the real ones, for `demo`, `simulate` and tests. Nothing else may use them.
 //!
 //! Their numbers move as real ones do: connections come and go, counters never fall, time passes between two requests.
 
