@@ -115,7 +115,9 @@ e2e: tools
 else
 e2e: root tools node image
 	cargo test --locked --test e2e --no-run
-	IMAGES="$(PODS) $(IMAGE)" tests/e2e/node/run.sh cargo test --locked --test e2e
+	export KUBE_APISERVER=$(TOOLS_kubernetes)/kube-apiserver KUBECTL=$(TOOLS_kubernetes)/kubectl \
+	  KUBE_CONTROLLER_MANAGER=$(TOOLS_kubernetes)/kube-controller-manager IMAGES="$(PODS) $(IMAGE)" \
+	  && tests/e2e/node/run.sh cargo test --locked --test e2e
 endif
 
 ## Programs that judge us, built at the versions that tests/tools/*/go.mod pin
@@ -156,6 +158,9 @@ $(OPERATOR_BUNDLE): | $(TOOLS_operator)/operator
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "error: a node and its containers need root" >&2; exit 1; }
 
+# All parts of a node are of one version, whatever API server there is for the other tests.
+CONTROL_PLANE := $(addprefix $(TOOLS_kubernetes)/,kube-apiserver kube-controller-manager kubectl)
+
 # What runs as a Pod comes as an image, an archive beside the program.
 PODS := $(PAUSE).tar $(COREDNS).tar $(PROMETHEUS).tar $(PROMETHEUS_OPERATOR).tar $(CONFIG_RELOADER).tar
 
@@ -163,7 +168,7 @@ $(PODS): %.tar: % tests/e2e/node/image.sh
 	tests/e2e/node/image.sh $@ localhost/$(patsubst operator,prometheus-operator,$(notdir $<)):e2e $<
 
 ## What a node is made of: programs of Kubernetes, images, and what Debian has packages for
-node: $(KUBE_SCHEDULER) $(KUBELET) $(KUBE_PROXY) $(OPERATOR_BUNDLE) $(PODS)
+node: $(CONTROL_PLANE) $(KUBE_SCHEDULER) $(KUBELET) $(KUBE_PROXY) $(OPERATOR_BUNDLE) $(PODS)
 	$(call packages,containerd runc containernetworking-plugins iptables iproute2 openssl util-linux)
 
 ## Chromium, for the test that looks at the page
