@@ -231,19 +231,32 @@ impl Cluster {
 
     /// Kills the API server; nobody answers on its port any more.
     pub(crate) fn kill_api_server(&self) {
+        self.kill("kube-apiserver");
+    }
+
+    /// Starts it again, and waits until it is ready. The scheduler starts anew as well, as one does that has lost its Lease: it would
+    /// not see that a Pod took the place of another of the same name while it could not watch.
+    pub(crate) fn start_api_server(&self) {
+        self.start("apiserver.sh");
+        until("API server", Duration::from_secs(60), || self.get("/readyz"));
+        self.kill("kube-scheduler");
+        self.start("scheduler.sh");
+    }
+
+    /// Kills a program of our node.
+    fn kill(&self, program: &str) {
         let folder = self.node.as_ref().unwrap().display().to_string();
-        let ours = processes(|command| command.contains("kube-apiserver\0") && command.contains(&folder));
-        assert_eq!(ours.len(), 1, "API servers: {ours:?}");
+        let ours = processes(|command| command.contains(&format!("/{program}\0")) && command.contains(&folder));
+        assert_eq!(ours.len(), 1, "{program}: {ours:?}");
         signal("KILL", ours[0]);
     }
 
-    /// Starts it again, and waits until it is ready.
-    pub(crate) fn start_api_server(&self) {
-        let script = self.node.as_ref().unwrap().join("apiserver.sh");
+    /// Starts a program of our node by the script that says how.
+    fn start(&self, script: &str) {
+        let script = self.node.as_ref().unwrap().join(script);
         let started =
             Command::new("setsid").args(["--fork", "bash"]).arg(script).stdin(Stdio::null()).status().unwrap();
         assert!(started.success());
-        until("API server", Duration::from_secs(60), || self.get("/readyz"));
     }
 
     /// Sends a signal to the exporter in a pod.

@@ -98,7 +98,7 @@ control_plane() {
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
     --initial-cluster default=http://127.0.0.1:2380
-  # The test stops and starts it: the file says how.
+  # The test stops and starts it, and the scheduler with it: these files say how.
   cat >"$E2E_NODE/apiserver.sh" <<COMMAND
 exec "$KUBE_APISERVER" --etcd-servers http://127.0.0.1:2379 --bind-address "$ADDRESS" --advertise-address "$ADDRESS" \
   --secure-port 6443 --service-cluster-ip-range "$SERVICES" --allow-privileged --authorization-mode Node,RBAC \
@@ -115,7 +115,11 @@ COMMAND
   start controller-manager "$KUBE_CONTROLLER_MANAGER" --kubeconfig "$PKI/controller-manager.conf" --bind-address 127.0.0.1 \
     --service-account-private-key-file "$PKI/sa.key" --root-ca-file "$PKI/ca.crt" --use-service-account-credentials \
     --leader-elect=false --node-monitor-grace-period 10m --controllers '*,-bootstrapsigner,-tokencleaner' --flex-volume-plugin-dir /var/lib/kubelet/volume-plugins
-  start scheduler "$KUBE_SCHEDULER" --kubeconfig "$PKI/scheduler.conf" --bind-address 127.0.0.1 --leader-elect=false
+  cat >"$E2E_NODE/scheduler.sh" <<COMMAND
+exec "$KUBE_SCHEDULER" --kubeconfig "$PKI/scheduler.conf" --bind-address 127.0.0.1 --leader-elect=false \
+  >>"$LOG/scheduler.log" 2>&1 </dev/null
+COMMAND
+  start scheduler bash "$E2E_NODE/scheduler.sh"
 }
 
 container_runtime() {
