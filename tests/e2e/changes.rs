@@ -33,7 +33,7 @@ pub(crate) fn wrong_target_is_refused(cluster: &Cluster) {
         ("{ type: Kurento, url: 'http://sora:3000/' }", "Sora"),
     ] {
         let said = cluster.try_kubectl(&["apply", "-f", "-"], &target(spec));
-        assert!(!said.good && said.stderr.contains(words), "{spec}: {:?} is not in {}", words, said.stderr);
+        assert!(!said.good() && said.stderr.contains(words), "{spec}: {:?} is not in {}", words, said.stderr);
         println!("   {}", said.stderr.lines().last().unwrap_or_default());
     }
     let good = cluster.query(r#"count(probe_success{target_name!=""} == 1)"#).unwrap();

@@ -1,13 +1,15 @@
 //! The cluster under test, as its user has it: kubectl, helm, and the API server's way to Prometheus.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kube::{Client, Config};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
+use crate::support::program::{Said, said_to, signal};
+use crate::support::{choose_tls_provider, tools};
 use crate::until;
 
 /// Namespace and name of the release, as README.md has them.
@@ -32,8 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) struct Cluster {
     runtime: Runtime,
     client: Client,
-    kubectl: PathBuf,
-    helm: PathBuf,
     /// The folder of the node that was made for this test. Nothing in a cluster of the user's own, whose processes are left alone.
     node: Option<PathBuf>,
     /// In a cluster of the user's own: where it gets the image.
@@ -59,17 +59,10 @@ impl Image {
     }
 }
 
-/// What a command says and how it ends.
-pub(crate) struct Said {
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-    pub(crate) good: bool,
-}
-
 impl Cluster {
     /// The cluster that KUBECONFIG names.
     pub(crate) fn connect() -> Self {
-        rustls::crypto::ring::default_provider().install_default().unwrap();
+        choose_tls_provider();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let client = runtime.block_on(async { Client::try_from(Config::infer().await.unwrap()).unwrap() });
         let node = std::env::var_os("E2E_NODE").map(PathBuf::from).filter(|node| node.join("apiserver.sh").exists());
@@ -78,9 +71,7 @@ impl Cluster {
             node.is_some() || image.is_some(),
             "in a cluster of your own, E2E_IMAGE must say where it gets the image: {IMAGE}"
         );
-        let program = |variable, name| std::env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from);
-        let (kubectl, helm) = (program("KUBECTL", "kubectl"), program("HELM", "helm"));
-        Self { runtime, client, kubectl, helm, node, image }
+        Self { runtime, client, node, image }
     }
 
     /// Whether everything that the story makes, and deletes in the end, is not there yet.
@@ -137,19 +128,19 @@ impl Cluster {
     /// Runs kubectl, which must succeed; what it printed.
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
         let said = self.try_kubectl(arguments, "");
-        assert!(said.good, "kubectl {}: {}", arguments.join(" "), said.stderr);
+        assert!(said.good(), "kubectl {}: {}", arguments.join(" "), said.stderr);
         said.stdout
     }
 
     /// Runs kubectl with an input.
     pub(crate) fn try_kubectl(&self, arguments: &[&str], input: &str) -> Said {
-        run(Command::new(&self.kubectl).args(arguments), input)
+        said_to(Command::new(tools::kubectl()).args(arguments), input, PATIENCE)
     }
 
     /// Applies manifests as a user does.
     pub(crate) fn apply(&self, manifests: &str) {
         let said = self.try_kubectl(&["apply", "--server-side", "-f", "-"], manifests);
-        assert!(said.good, "{}", said.stderr);
+        assert!(said.good(), "{}", said.stderr);
     }
 
     /// Applies a file of the checkout.
@@ -170,7 +161,7 @@ impl Cluster {
 
     /// Runs `helm` on our release with another chart.
     pub(crate) fn helm_with(&self, verb: &str, chart: &Path, values: &[&str]) -> String {
-        let mut command = Command::new(&self.helm);
+        let mut command = Command::new(tools::helm());
         command.args([verb, RELEASE, "--namespace", NAMESPACE]);
         if matches!(verb, "install" | "upgrade") {
             command.arg(chart).args(["--wait", "--timeout", "3m"]);
@@ -179,8 +170,8 @@ impl Cluster {
                 command.args(parts.map(|(name, value)| format!("--set-string=image.{name}={value}")));
             }
         }
-        let said = run(command.args(values), "");
-        assert!(said.good, "helm {verb}: {}\n{}", said.stdout, said.stderr);
+        let said = said_to(command.args(values), "", PATIENCE);
+        assert!(said.good(), "helm {verb}: {}\n{}", said.stdout, said.stderr);
         said.stdout
     }
 
@@ -248,7 +239,7 @@ impl Cluster {
         let folder = self.node.as_ref().unwrap().display().to_string();
         let ours = processes(|command| command.contains(&format!("/{program}\0")) && command.contains(&folder));
         assert_eq!(ours.len(), 1, "{program}: {ours:?}");
-        signal("KILL", ours[0]);
+        signal(ours[0], "KILL");
     }
 
     /// Starts a program of our node by the script that says how.
@@ -267,7 +258,7 @@ impl Cluster {
             |id: &&u32| std::fs::read_to_string(format!("/proc/{id}/cgroup")).is_ok_and(|groups| groups.contains(&uid));
         let found: Vec<&u32> = exporters.iter().filter(in_pod).collect();
         assert_eq!(found.len(), 1, "{exporters:?}");
-        signal(name, *found[0]);
+        signal(*found[0], name);
     }
 
     /// Prints all that helps to understand a failure.
@@ -291,8 +282,9 @@ impl Cluster {
         if self.is_ours() {
             return;
         }
-        let mut command = Command::new(&self.helm);
-        run(command.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found", "--wait"]), "");
+        let mut command = Command::new(tools::helm());
+        command.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found", "--wait"]);
+        said_to(&mut command, "", PATIENCE);
         self.try_kubectl(&["delete", CRD, "--ignore-not-found"], "");
         self.try_kubectl(&["delete", "-f", "-", "--ignore-not-found"], &read("tests/e2e/manifests/prometheus.yaml"));
         for namespace in NAMESPACES {
@@ -306,8 +298,9 @@ pub(crate) fn in_use_is_refused(cluster: &Cluster) {
     let objects = || cluster.kubectl(&["get", "namespaces,crds,scrapetargets,deployments", "-A", "-o", "name"]);
     let before = objects();
     let mut again = Command::new(std::env::current_exe().unwrap());
-    let said = run(again.env_remove("E2E_NODE").env("E2E_IMAGE", "registry.example.com/exporter:1"), "");
-    assert!(!said.good && said.stderr.contains("/scrapetargets.scrapetarget.dev"), "{}{}", said.stdout, said.stderr);
+    again.env_remove("E2E_NODE").env("E2E_IMAGE", "registry.example.com/exporter:1");
+    let said = said_to(&mut again, "", PATIENCE);
+    assert!(!said.good() && said.stderr.contains("/scrapetargets.scrapetarget.dev"), "{}{}", said.stdout, said.stderr);
     assert_eq!(objects(), before);
     println!("   {}", said.stderr.trim_end());
 }
@@ -333,33 +326,9 @@ pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Runs a command to its end; one that does not end is killed.
-fn run(command: &mut Command, input: &str) -> Said {
-    use std::io::Write;
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_owned();
-    std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-    let (id, start) = (child.id(), Instant::now());
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let Ok(output) = receiver.recv_timeout(PATIENCE) else {
-        signal("KILL", id);
-        panic!("{command:?} did not end within {:?}", start.elapsed());
-    };
-    let Output { status, stdout, stderr } = output.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { stdout: text(stdout), stderr: text(stderr), good: status.success() }
-}
-
 /// The processes with such a command line, whose words end in a zero.
 fn processes(wanted: impl Fn(&str) -> bool) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap();
     let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     ids.filter(|id| std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|line| wanted(&line))).collect()
-}
-
-fn signal(name: &str, process: u32) {
-    let sent = Command::new("kill").args([format!("-{name}"), process.to_string()]).status().unwrap();
-    assert!(sent.success(), "kill -{name} {process}");
 }

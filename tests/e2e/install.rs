@@ -11,7 +11,7 @@ pub(crate) fn with_default_values(cluster: &Cluster) {
     // The label is enforced, else the next lines would say nothing.
     let root = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"}, "spec": {"containers": [{"name": "root", "image": "any"}]}}"#;
     let refused = cluster.try_kubectl(&["-n", NAMESPACE, "create", "-f", "-"], root);
-    assert!(!refused.good && refused.stderr.contains("PodSecurity \"restricted"), "{}", refused.stderr);
+    assert!(!refused.good() && refused.stderr.contains("PodSecurity \"restricted"), "{}", refused.stderr);
 
     let start = Instant::now();
     let said = cluster.helm("install", &[]);

@@ -9,6 +9,8 @@ mod install;
 mod load;
 mod prometheus;
 mod replicas;
+#[path = "../support/mod.rs"]
+mod support;
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

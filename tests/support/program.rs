@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::LazyLock;
@@ -33,20 +34,36 @@ pub struct Said {
     pub code: Option<i32>,
 }
 
+impl Said {
+    pub fn good(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
 /// Runs a command to its end.
 pub fn run<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Said {
     said(&mut command(arguments))
 }
 
-/// Runs a command to its end; one that does not end is killed, and the test fails.
+/// Runs a command without input to its end; one that does not end is killed, and the test fails.
 pub fn said(command: &mut Command) -> Said {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    said_to(command, "", PATIENCE)
+}
+
+/// Runs a command with this input to its end, which must come in time.
+pub fn said_to(command: &mut Command, input: &str, patience: Duration) -> Said {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let id = child.id();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    // On its own: a command may write before it has read all, or not read at all.
+    std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let Ok(output) = receiver.recv_timeout(PATIENCE) else {
+    let Ok(output) = receiver.recv_timeout(patience) else {
         signal(id, "KILL");
-        panic!("{command:?} did not end within {PATIENCE:?}");
+        panic!("{command:?} did not end within {patience:?}");
     };
     let Output { status, stdout, stderr } = output.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -1,9 +1,11 @@
 //! Programs of others that judge what we write: the Prometheus project's, a Kubernetes API server with its etcd, and Helm.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
+
+use super::program::said_to;
 
 /// A tool by the variable that `make` sets, else by its name on the PATH.
 fn tool(variable: &str, name: &str) -> PathBuf {
@@ -75,17 +77,11 @@ pub fn promtool() -> PathBuf {
 /// What `promtool check metrics` finds in a text; an error if it cannot read it.
 pub fn lint(text: &str) -> Result<Vec<String>, String> {
     let mut command = Command::new(promtool());
-    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(text.as_bytes()).unwrap();
-    drop(stdin);
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    match output.status.code() {
-        Some(0) if said.is_empty() => Ok(Vec::new()),
+    let said = said_to(command.args(["check", "metrics"]), text, Duration::from_secs(60));
+    match said.code {
+        Some(0) if said.stderr.is_empty() => Ok(Vec::new()),
         // 3: it could be read, and there are findings.
-        Some(3) => Ok(said.lines().map(ToOwned::to_owned).collect()),
-        code => Err(format!("exit code {code:?}: {said}")),
+        Some(3) => Ok(said.stderr.lines().map(ToOwned::to_owned).collect()),
+        code => Err(format!("exit code {code:?}: {}", said.stderr)),
     }
 }
