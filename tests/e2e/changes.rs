@@ -82,11 +82,7 @@ pub(crate) fn url_is_followed(cluster: &Cluster) {
 }
 
 pub(crate) fn target_is_deleted(cluster: &Cluster) {
-    cluster.kubectl(&["-n", "school", "delete", "st", "edumeet"]);
-    figure("from delete to the end of the scrapes", cluster.until_not_scraped("school/edumeet", PATIENCE));
-    // Until its last sample is old: what comes next must not take it for one of the target that is applied anew.
-    let others: Vec<&str> = targets::names().into_iter().filter(|name| *name != "school/edumeet").collect();
-    cluster.until_up(&others, PATIENCE);
+    targets::delete_edumeet(cluster);
     until("end of its ServiceMonitor", PATIENCE, || {
         let left = cluster.names("servicemonitors");
         if left.iter().any(|name| name.starts_with("school/")) { Err(left.join(" ")) } else { Ok(()) }

@@ -11,8 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) fn by_http(cluster: &Cluster) {
     assert_eq!(cluster.names("servicemonitors"), Vec::<String>::new());
     assert_eq!(cluster.names("scrapeconfigs").len(), 1, "one ScrapeConfig for all targets");
-    cluster.kubectl(&["-n", "school", "delete", "st", "edumeet"]);
-    figure("from delete to the end of the scrapes", cluster.until_not_scraped("school/edumeet", PATIENCE));
+    targets::delete_edumeet(cluster);
     targets::apply_anew(cluster);
     figure("from apply to the first sample", cluster.until_up(&targets::names(), Duration::from_secs(60)));
     let (pools, _) = until("one job for all targets", PATIENCE, || {

@@ -8,7 +8,7 @@ use scrapetarget_exporter::kind::Type;
 
 use crate::cluster::{Cluster, MONITORING, NAMESPACE};
 use crate::prometheus::scraped;
-use crate::{figure, until};
+use crate::{figure, targets, until};
 
 const TARGETS: u32 = 1000;
 
@@ -41,7 +41,9 @@ pub(crate) fn of_a_thousand_targets(cluster: &Cluster) {
     figure("by httpSD: from the start of Prometheus to all in it", start.elapsed());
     tell_costs(cluster);
 
-    cluster.kubectl(&["delete", "namespace", "load", "--wait=false"]);
+    cluster.kubectl(&["delete", "namespace", "load", "--timeout=180s"]);
+    // Until the last samples of a thousand are old.
+    cluster.until_up(&targets::names(), PATIENCE);
 }
 
 fn apply(cluster: &Cluster) {

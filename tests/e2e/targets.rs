@@ -6,6 +6,8 @@ use crate::cluster::Cluster;
 use crate::prometheus::{INTERVAL, Labels};
 use crate::{figure, until};
 
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// The targets of deploy/simulated/targets.yaml, each with a family that its kind has, and its value.
 pub(crate) const TARGETS: [(&str, &str, &str); 6] = [
     ("webrtc/sora-tokyo", "sora_up", "tokyo"),
@@ -64,6 +66,16 @@ pub(crate) fn are_scraped(cluster: &Cluster) {
         if scraped { Ok(()) } else { Err(wide) }
     });
     poll_more_often(cluster);
+}
+
+/// Deletes one of the targets, and waits until it is gone from Prometheus, its last sample included: who applies it anew must not take
+/// that one for a new one.
+pub(crate) fn delete_edumeet(cluster: &Cluster) {
+    const EDUMEET: &str = "school/edumeet";
+    cluster.kubectl(&["-n", "school", "delete", "st", "edumeet"]);
+    figure("from delete to the end of the scrapes", cluster.until_not_scraped(EDUMEET, PATIENCE));
+    let others: Vec<&str> = names().into_iter().filter(|name| *name != EDUMEET).collect();
+    cluster.until_up(&others, PATIENCE);
 }
 
 /// Brings back those that were deleted.
