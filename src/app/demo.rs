@@ -8,25 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::print;
 use super::service::{Plan, Service, Source, listen, signal};
+use super::{print, simulated};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::poll::{Pollers, State};
-use crate::sim::edumeet::Edumeet;
-use crate::sim::mediasoup::Agent;
-use crate::sim::orion::Broker;
-use crate::sim::sora::Cluster;
 use crate::sim::{Mode, Simulated, Switch};
 use crate::telemetry;
 
-/// The numbers of the demo are the same at each start.
-const SEED: u64 = 20_261_121;
-
 /// The bearer token of the simulated agent; it opens nothing else.
 const AGENT_TOKEN: &str = "demo-token";
-
-/// Servers have been up for a while when the demo starts: counters are not all at 0.
-const HISTORY: Duration = Duration::from_hours(3);
 
 /// The one server that is down on purpose.
 const DOWN: &str = "orion-old";
@@ -82,19 +72,12 @@ struct Servers {
 impl Servers {
     async fn start() -> std::io::Result<Self> {
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
-        let cluster = Cluster::new(SEED);
-        cluster.pass(HISTORY);
+        let cluster = simulated::cluster();
         let mut sora = Vec::new();
         for node in cluster.nodes() {
             sora.push(Simulated::serve(node.router(), loopback).await?);
         }
         let flaky = cluster.nodes().last().map(|node| node.switch().clone()).unwrap_or_default();
-        let broker = Broker::new(SEED);
-        broker.pass(HISTORY);
-        let agent = Agent::new(SEED).with_token(AGENT_TOKEN);
-        agent.pass(HISTORY);
-        let edumeet = Edumeet::new(SEED);
-        edumeet.pass(HISTORY);
         let closed = {
             let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             listener.local_addr()?.port()
@@ -102,9 +85,9 @@ impl Servers {
         Ok(Self {
             sora,
             flaky,
-            orion: Simulated::serve(broker.routes(), loopback).await?,
-            agent: Simulated::serve(agent.routes(), loopback).await?,
-            edumeet: Simulated::serve(edumeet.routes(), loopback).await?,
+            orion: Simulated::serve(simulated::broker().routes(), loopback).await?,
+            agent: Simulated::serve(simulated::agent(Some(AGENT_TOKEN)).routes(), loopback).await?,
+            edumeet: Simulated::serve(simulated::edumeet(None).routes(), loopback).await?,
             closed,
         })
     }

@@ -5,6 +5,7 @@ mod demo;
 mod probe;
 mod service;
 mod simulate;
+mod simulated;
 
 use std::process::ExitCode;
 
