@@ -2,7 +2,6 @@
 //! it: what nobody could tell must not look like nothing.
 
 use super::document::{Document, TransportStats};
-use crate::kind::Number;
 
 /// Whether the statistics of each sort of object are there, of one object at least. Where there is no object, nothing is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,29 +15,11 @@ impl Coverage {
     pub(super) fn of(document: &Document) -> Self {
         let transports = || document.transports().map(|place| place.transport);
         Self {
-            transports: none_or_any(transports().map(|transport| transport.stats.get().is_some_and(counted))),
+            transports: none_or_any(transports().map(|transport| transport.stats.get().is_some_and(TransportStats::counted))),
             received: none_or_any(transports().flat_map(|t| &t.producers.items).map(|producer| producer.streams.given)),
             sent: none_or_any(transports().flat_map(|t| &t.consumers.items).map(|consumer| consumer.streams.given)),
         }
     }
-}
-
-/// The byte counters of a transport.
-pub(super) fn bytes(stats: &TransportStats) -> [Number; 7] {
-    [
-        stats.bytes_received,
-        stats.bytes_sent,
-        stats.rtp_bytes_received,
-        stats.rtp_bytes_sent,
-        stats.rtx_bytes_received,
-        stats.rtx_bytes_sent,
-        stats.probation_bytes_sent,
-    ]
-}
-
-/// Whether the worker was asked: the states of a transport are known without it.
-pub(super) fn counted(stats: &TransportStats) -> bool {
-    bytes(stats).iter().any(|number| number.value().is_some())
 }
 
 fn none_or_any(given: impl Iterator<Item = bool>) -> bool {

@@ -118,6 +118,26 @@ pub(super) struct TransportStats {
     pub(super) ice_selected_tuple: Object<Tuple>,
 }
 
+impl TransportStats {
+    /// The byte counters.
+    pub(super) fn bytes(&self) -> [Number; 7] {
+        [
+            self.bytes_received,
+            self.bytes_sent,
+            self.rtp_bytes_received,
+            self.rtp_bytes_sent,
+            self.rtx_bytes_received,
+            self.rtx_bytes_sent,
+            self.probation_bytes_sent,
+        ]
+    }
+
+    /// Whether the worker was asked: the states of a transport are known without it.
+    pub(super) fn counted(&self) -> bool {
+        self.bytes().iter().any(|number| number.value().is_some())
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Tuple {

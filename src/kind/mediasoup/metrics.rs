@@ -61,9 +61,8 @@ crate::descs! {
 // What is counted is shown also when there is none of it: an alert cannot see a series that is missing.
 const OBJECTS: [&str; 7] =
     ["worker", "router", "transport", "producer", "consumer", "data_producer", "data_consumer"];
-/// What an agent can fail to tell of: also the application's own list of rooms.
-const FALLIBLE: [&str; 8] =
-    ["worker", "router", "transport", "producer", "consumer", "data_producer", "data_consumer", "rooms"];
+/// The application's own list, which an agent can fail to tell of as well.
+const ROOMS: &str = "rooms";
 const TRANSPORT_TYPES: [&str; 4] = ["webrtc", "plain", "pipe", "direct"];
 const ICE_STATES: [&str; 5] = ["new", "connected", "completed", "disconnected", "closed"];
 const DTLS_STATES: [&str; 5] = ["new", "connecting", "connected", "failed", "closed"];
@@ -97,10 +96,10 @@ fn write_health(document: &Document, out: &mut Families) {
     out.number(&TIMESTAMP, &[], seconds(document.timestamp_ms));
     out.number(&AGENT_START, &[], seconds(document.started_ms));
     out.set(&BUILD_INFO, &[short(document.mediasoup_version.as_str())], 1.0);
-    let mut errors = Counts::new(FALLIBLE.map(|object| [object]));
+    let mut errors = Counts::new(OBJECTS.into_iter().chain([ROOMS]).map(|object| [object]));
     for failure in &document.errors.items {
         let object = failure.object.as_str();
-        errors.add([if FALLIBLE.contains(&object) { object } else { "other" }]);
+        errors.add([if object == ROOMS || OBJECTS.contains(&object) { object } else { "other" }]);
     }
     errors.write(&OBJECT_ERRORS, out);
 }

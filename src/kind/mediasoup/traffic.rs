@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
 use super::accumulate::{Growth, Ledger, Totals};
-use super::coverage::{self, Coverage};
+use super::coverage::Coverage;
 use super::document::{Document, Stream};
 use super::walk::Place;
 use super::{codec, short};
@@ -109,7 +109,7 @@ fn counters(stream: &Stream) -> [Number; STREAM] {
     ]
 }
 
-/// The byte counters of a transport as (direction, payload), in the order of [`coverage::bytes`].
+/// The byte counters of a transport as (direction, payload), in the order of [`bytes`](super::document::TransportStats::bytes).
 const TRANSPORT: [(&str, &str); 7] = [
     ("received", "all"),
     ("sent", "all"),
@@ -171,9 +171,9 @@ impl Traffic {
             let transport = place.transport;
             let key = |id: &str, ssrc: &str| key(hasher, place, id, ssrc);
             // Counters that were not read are not counters at 0: the next poll would take all they have for growth.
-            match transport.stats.get().filter(|stats| coverage::counted(stats)) {
+            match transport.stats.get().filter(|stats| stats.counted()) {
                 Some(stats) => {
-                    let values = coverage::bytes(stats);
+                    let values = stats.bytes();
                     let new = began && born_since(transport.created_ms).unwrap_or(transports.complete);
                     let rules = [Growth::Counter; TRANSPORT.len()];
                     let growth = transports_round.growth(key(transport.id.as_str(), ""), values, rules, new);
