@@ -69,6 +69,8 @@ export PAUSE := $(TOOLS_pause)/pause
 # The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.
 MEDIASOUP ?= 3.8.4
 export MEDIASOUP_INSTALLED := $(CACHE)/mediasoup-$(MEDIASOUP)-$(call sum,mediasoup)
+# An application on mediasoup as an image, to be watched in a pod.
+ROOMS := $(MEDIASOUP_INSTALLED)/rooms.tar
 export RUSTDOCFLAGS := -Dwarnings
 KUBERNETES_THREADS ?= 8
 
@@ -81,8 +83,10 @@ test: tools browser format lint docs unit kubernetes test-agent image-test e2e
 format:
 	cargo fmt --check
 
+# Of the tests that `cargo test` leaves out, --all-targets knows nothing.
 lint:
-	cargo clippy --locked --all-targets --test kubernetes --test image --test e2e -- -Dwarnings
+	cargo clippy --locked --all-targets -- -Dwarnings
+	cargo clippy --locked --test kubernetes --test image --test e2e -- -Dwarnings
 
 docs:
 	cargo doc --locked --no-deps --document-private-items
@@ -113,10 +117,10 @@ ifeq ($(origin KUBECONFIG),command line)
 e2e: tools
 	KUBECONFIG=$(KUBECONFIG) E2E_IMAGE=$(E2E_IMAGE) cargo test --locked --test e2e
 else
-e2e: root tools node image
+e2e: root tools node image $(ROOMS)
 	cargo test --locked --test e2e --no-run
 	export KUBE_APISERVER=$(TOOLS_kubernetes)/kube-apiserver KUBECTL=$(TOOLS_kubernetes)/kubectl \
-	  KUBE_CONTROLLER_MANAGER=$(TOOLS_kubernetes)/kube-controller-manager IMAGES="$(PODS) $(IMAGE)" \
+	  KUBE_CONTROLLER_MANAGER=$(TOOLS_kubernetes)/kube-controller-manager IMAGES="$(PODS) $(ROOMS) $(IMAGE)" \
 	  && tests/e2e/node/run.sh cargo test --locked --test e2e
 endif
 
@@ -166,6 +170,10 @@ PODS := $(PAUSE).tar $(COREDNS).tar $(PROMETHEUS).tar $(PROMETHEUS_OPERATOR).tar
 
 $(PODS): %.tar: % tests/e2e/node/image.sh
 	tests/e2e/node/image.sh $@ localhost/$(patsubst operator,prometheus-operator,$(notdir $<)):e2e $<
+
+$(ROOMS): tests/e2e/application/rooms.js tests/e2e/node/image.sh | $(MEDIASOUP_INSTALLED)
+	tests/e2e/node/image.sh $@ localhost/rooms:e2e "$$(command -v node)" $(MEDIASOUP_INSTALLED)/node_modules /application/node_modules \
+	  tests/e2e/application/rooms.js /application/rooms.js
 
 ## What a node is made of: programs of Kubernetes, images, and what Debian has packages for
 node: $(CONTROL_PLANE) $(KUBE_SCHEDULER) $(KUBELET) $(KUBE_PROXY) $(OPERATOR_BUNDLE) $(PODS)

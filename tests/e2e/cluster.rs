@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::{Client, Config};
 use serde_json::Value;
@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) struct Cluster {
     runtime: Runtime,
     client: Client,
+    kubectl: PathBuf,
+    helm: PathBuf,
     /// The folder of the node that was made for this test. Nothing in a cluster of the user's own, whose processes are left alone.
     node: Option<PathBuf>,
     /// In a cluster of the user's own: where it gets the image.
@@ -71,7 +73,7 @@ impl Cluster {
             node.is_some() || image.is_some(),
             "in a cluster of your own, E2E_IMAGE must say where it gets the image: {IMAGE}"
         );
-        Self { runtime, client, node, image }
+        Self { runtime, client, kubectl: tools::kubectl(), helm: tools::helm(), node, image }
     }
 
     /// Whether everything that the story makes, and deletes in the end, is not there yet.
@@ -134,7 +136,7 @@ impl Cluster {
 
     /// Runs kubectl with an input.
     pub(crate) fn try_kubectl(&self, arguments: &[&str], input: &str) -> Said {
-        said_to(Command::new(tools::kubectl()).args(arguments), input, PATIENCE)
+        said_to(Command::new(&self.kubectl).args(arguments), input, PATIENCE)
     }
 
     /// Applies manifests as a user does.
@@ -161,7 +163,7 @@ impl Cluster {
 
     /// Runs `helm` on our release with another chart.
     pub(crate) fn helm_with(&self, verb: &str, chart: &Path, values: &[&str]) -> String {
-        let mut command = Command::new(tools::helm());
+        let mut command = Command::new(&self.helm);
         command.args([verb, RELEASE, "--namespace", NAMESPACE]);
         if matches!(verb, "install" | "upgrade") {
             command.arg(chart).args(["--wait", "--timeout", "3m"]);
@@ -282,7 +284,7 @@ impl Cluster {
         if self.is_ours() {
             return;
         }
-        let mut command = Command::new(tools::helm());
+        let mut command = Command::new(&self.helm);
         command.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found", "--wait"]);
         said_to(&mut command, "", PATIENCE);
         self.try_kubectl(&["delete", CRD, "--ignore-not-found"], "");

@@ -2,6 +2,7 @@
 //! each other; each prints what it took. `make e2e` runs it, on a node made for it or on the cluster of a KUBECONFIG.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, reason = "a test may")]
 
+mod agent;
 mod changes;
 mod cluster;
 mod discovery;
@@ -38,6 +39,7 @@ const CHAPTERS: &[Chapter] = &[
     ("scrapes go on while the API server is down for two minutes", replicas::api_server_is_down),
     ("a thousand targets applied at once are all scraped", load::of_a_thousand_targets),
     ("httpSD gives the series of the contract, without an object for each target", discovery::by_http),
+    ("a mediasoup application in another pod is watched as the agent's README says", agent::in_another_pod),
     ("with watchNamespaces, others are left alone", discovery::of_some_namespaces),
     ("an uninstalled release leaves the CRD and the targets", install::uninstall),
 ];

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Makes an image of one program: image.sh ARCHIVE NAME PROGRAM: a docker archive of NAME, whose entry point is /bin/PROGRAM's name.
-# One layer; the same program gives the same bytes.
+# Makes an image of one program: image.sh ARCHIVE NAME PROGRAM [FROM TO]...: a docker archive of NAME, whose entry point is /bin/PROGRAM's
+# name. Each FROM, a file or folder, becomes TO; the libraries that executables are linked with come along.
+# One layer; the same files give the same bytes.
 set -euo pipefail
 umask 022
 archive=$1 name=$2 program=$3
+shift 3
 entry=/bin/$(basename "$program")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -11,6 +13,14 @@ mkdir -p "$folder/root"/{etc,tmp}
 chmod 1777 "$folder/root/tmp"
 echo "nonroot:x:65532:65532::/:/sbin/nologin" >"$folder/root/etc/passwd"
 install -D -m 755 "$program" "$folder/root$entry"
+while [ $# -gt 0 ]; do
+  mkdir -p "$folder/root$(dirname "$2")"
+  cp -RT "$1" "$folder/root$2"
+  shift 2
+done
+# ldd says nothing to the point of a static program, or of a script.
+find "$folder/root" -type f -perm -100 -exec sh -c 'for file; do ldd "$file"; done; true' sh {} + 2>/dev/null \
+  | sed -nE 's|.*[[:blank:]](/[^ ]+) \(0x.*|\1|p' | sort -u | xargs -r cp -L --parents -t "$folder/root"
 pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$1" -cf "$2" "${@:3}"; }
 pack "$folder/root" "$folder/layer.tar" .
 sum=$(sha256sum "$folder/layer.tar" | cut -d' ' -f1)
