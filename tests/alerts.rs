@@ -212,7 +212,7 @@ fn given() -> BTreeSet<String> {
     let blocks: Blocks = serde_json::from_value(json!({ "sora": { "clusterMetrics": true } })).unwrap();
     let url = Url::parse("http://server/").unwrap();
     let calls: Vec<&str> =
-        Type::ALL.iter().flat_map(|kind| blocks.build(*kind, &url).calls()).map(|call| call.name).collect();
+        Type::ALL.iter().flat_map(|kind| blocks.build(*kind, &url).calls(None)).map(|call| call.name).collect();
     with("probe_call_success", "call", &mut calls.into_iter());
     for name in families::series().iter().filter(|(_, labels)| labels.is_empty()).map(|(name, _)| name) {
         given.insert(Sample { name: name.clone(), labels: Vec::new(), value: 0.0 }.series());

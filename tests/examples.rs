@@ -155,7 +155,7 @@ fn the_proxy_lets_exactly_our_calls_to_sora_through() {
     let options = serde_json::json!({ "sora": { "clusterMetrics": true, "serverMode": true } });
     let blocks: Blocks = serde_json::from_value(options).unwrap();
     let url = Url::parse("http://sora.example.com:3001/").unwrap();
-    let calls = blocks.build("Sora".parse().unwrap(), &url).calls();
+    let calls = blocks.build("Sora".parse().unwrap(), &url).calls(None);
     let ours: BTreeSet<String> = calls.into_iter().map(|call| call.headers[0].1.clone()).collect();
     let conf = read("deploy/nginx/sora-read-only.conf");
     let allowed = conf.lines().map(str::trim).filter(|line| line.starts_with("Sora_"));

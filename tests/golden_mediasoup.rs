@@ -7,13 +7,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use regex::Regex;
 use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, Source, families};
 use scrapetarget_exporter::kind::{Answer, CallError, Context, Kind, Options as _, Reason, Response};
-use scrapetarget_exporter::metric::{Families, Finished, Format, Passage, encode, read_exposition};
+use scrapetarget_exporter::metric::{Families, Filter, Finished, Format, Passage, encode, read_exposition};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -49,7 +50,7 @@ fn poll(kind: &mut dyn Kind, answer: Answer, sample_limit: usize) -> (Finished, 
     let mut out = Families::default();
     let cx = Context { now: 1_795_222_500.0, sample_limit };
     let mut reports = kind.translate(&[answer], &cx, &mut out);
-    assert_eq!(reports.len(), kind.calls().len());
+    assert_eq!(reports.len(), kind.calls(None).len());
     (out.finish(), reports.remove(0))
 }
 
@@ -273,8 +274,10 @@ fn with_detail(name: &str, detail: &str) -> Vec<u8> {
     for worker in document["workers"].as_array_mut().unwrap() {
         for router in worker["routers"].as_array_mut().unwrap() {
             for transport in router["transports"].as_array_mut().unwrap() {
-                everywhere(&mut transport["consumers"], &|consumer| drop(consumer.remove("streams")));
-                everywhere(&mut transport["data_consumers"], &|consumer| drop(consumer.remove("stats")));
+                if detail != "all" {
+                    everywhere(&mut transport["consumers"], &|consumer| drop(consumer.remove("streams")));
+                    everywhere(&mut transport["data_consumers"], &|consumer| drop(consumer.remove("stats")));
+                }
                 if detail == "counts" {
                     everywhere(&mut transport["producers"], &|producer| drop(producer.remove("streams")));
                     everywhere(&mut transport["data_producers"], &|producer| drop(producer.remove("stats")));
@@ -317,6 +320,62 @@ fn what_an_agent_was_not_asked_for_is_absent_and_everything_else_stays() {
         assert!(without(&[&sent]).len() + 30 < all.len());
         assert_eq!(shown(with_detail(document, "producers")), without(&[&sent]), "{document}");
         assert_eq!(shown(with_detail(document, "counts")), without(&[&sent, &received]), "{document}");
+    }
+}
+
+/// What an agent is asked for by a target that shows these families.
+fn detail(options: &Options, filter: &Filter) -> String {
+    let call = build(options).calls(Some(filter)).remove(0);
+    call.url.query().unwrap().strip_prefix("detail=").unwrap().to_owned()
+}
+
+fn keeping(names: &[&str]) -> Filter {
+    Filter::new(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &[]).unwrap().unwrap()
+}
+
+#[test]
+fn no_family_misses_anything_because_the_agent_was_asked_for_less() {
+    let mut seen = BTreeSet::new();
+    // Compatibility alone asks for more than the least.
+    for options in [everything(), Options { compatibility: None, ..everything() }] {
+        for name in families().iter().map(|desc| desc.name) {
+            let shown = |body: Vec<u8>| {
+                let mut out = Families::filtered(Some(Arc::new(keeping(&[name]))));
+                let cx = Context { now: 1_795_222_500.0, sample_limit: 10_000 };
+                build(&options).translate(&[answer(200, body)], &cx, &mut out).remove(0).unwrap();
+                text(&out.finish(), Format::Text)
+            };
+            let detail = detail(&options, &keeping(&[name]));
+            let document = "3.27.1-webrtc.json";
+            assert_eq!(shown(with_detail(document, &detail)), shown(fixture(document)), "{name} of {detail}");
+            seen.insert(detail);
+        }
+    }
+    assert_eq!(seen, ["all", "counts", "producers"].map(ToOwned::to_owned).into());
+}
+
+#[test]
+fn an_agent_is_not_asked_for_what_is_not_shown() {
+    let dropping = |patterns: &[&str]| {
+        Filter::new(&[], &patterns.iter().map(|pattern| (*pattern).to_owned()).collect::<Vec<_>>()).unwrap().unwrap()
+    };
+    let of = |objects: &[PerObject]| Options { per_object: objects.to_vec(), ..Options::default() };
+    for (options, filter, expected) in [
+        (of(&[PerObject::Producers]), dropping(&["sora_.*"]), "all"),
+        (of(&[PerObject::Producers]), dropping(&["mediasoup_consumers_.*"]), "producers"),
+        (of(&[PerObject::Consumers]), dropping(&["mediasoup_consumers_.*"]), "all"),
+        (of(&[PerObject::Consumers]), dropping(&["mediasoup_consumers?_.*"]), "producers"),
+        (of(&[]), keeping(&["mediasoup_up", "mediasoup_workers", "mediasoup_consumers"]), "counts"),
+        (of(&[PerObject::Transports]), keeping(&["mediasoup_transport_rtp_loss_ratio"]), "producers"),
+        (of(&[]), keeping(&["mediasoup_transport_rtp_loss_ratio"]), "counts"),
+        (everything(), dropping(&["mediasoup_consumers?_.*"]), "all"),
+        (
+            everything(),
+            dropping(&["mediasoup_consumers?_.*", ".*_out_.*", ".*_in_.*", "mediasoup_(workers_.*|rooms|peers)"]),
+            "producers",
+        ),
+    ] {
+        assert_eq!(detail(&options, &filter), expected, "{options:?} {filter:?}");
     }
 }
 
@@ -459,10 +518,10 @@ fn the_options_read_as_the_contract_writes_them() {
     .unwrap();
     let compatibility = Some(Compatibility { prefix: "edumeet".to_owned(), aggregated: false });
     assert_eq!(options, Options { compatibility, ..Options::default() });
-    let call = build(&options).calls().remove(0);
+    let call = build(&options).calls(None).remove(0);
     assert_eq!((call.name, call.url.as_str()), ("stats", "http://target:9851/stats?detail=all"));
     let options = Options { source: Source::Prometheus, ..options };
-    let call = options.build(&"http://edumeet:8889/?a=b".parse().unwrap()).calls().remove(0);
+    let call = options.build(&"http://edumeet:8889/?a=b".parse().unwrap()).calls(None).remove(0);
     assert_eq!((call.name, call.url.as_str()), ("metrics", "http://edumeet:8889/?a=b"));
 }
 

@@ -51,7 +51,7 @@ fn exposition(folder: &Path) -> String {
     let case: Case =
         std::fs::read(folder.join("case.json")).map(|json| serde_json::from_slice(&json).unwrap()).unwrap_or_default();
     let mut kind = case.orion.build(&Url::parse("http://orion:1026/").unwrap());
-    let calls = kind.calls();
+    let calls = kind.calls(None);
     let answers: Vec<Answer> = calls.iter().map(|call| answer(folder, call.name)).collect();
     let mut out = Families::default();
     let results = kind.translate(&answers, &Context { now: 0.0, sample_limit: case.sample_limit }, &mut out);

@@ -70,7 +70,7 @@ fn poll(case: &str) -> Polled {
     let Case { sora, sample_limit } = serde_saphyr::from_str(&options).unwrap();
     let blocks = Blocks { sora: Some(sora), ..Blocks::default() };
     let mut kind = blocks.build(Type::Sora, &Url::parse("http://sora:3000/").unwrap());
-    let calls: Vec<&str> = kind.calls().iter().map(|call| call.name).collect();
+    let calls: Vec<&str> = kind.calls(None).iter().map(|call| call.name).collect();
     let answers: Vec<Answer> = calls.iter().map(|call| answer(&folder, call)).collect();
     let mut out = Families::default();
     let verdicts = kind.translate(&answers, &Context { now: NOW, sample_limit }, &mut out);

@@ -76,7 +76,7 @@ fn time_of(samples: &BTreeMap<String, f64>, subservice: &str) -> Option<f64> {
 #[test]
 fn calls_are_appended_to_the_path_with_or_without_its_slash() {
     for base in ["http://h/base", "http://h/base/"] {
-        let calls = Options::default().build(&Url::parse(base).unwrap()).calls();
+        let calls = Options::default().build(&Url::parse(base).unwrap()).calls(None);
         let urls: Vec<_> = calls.iter().map(|call| (call.name, call.url.as_str())).collect();
         assert_eq!(
             urls,
@@ -88,13 +88,13 @@ fn calls_are_appended_to_the_path_with_or_without_its_slash() {
             ]
         );
     }
-    assert_eq!(Options::default().build(&url()).calls()[0].url.as_str(), "http://orion:1026/admin/metrics");
+    assert_eq!(Options::default().build(&url()).calls(None)[0].url.as_str(), "http://orion:1026/admin/metrics");
 }
 
 #[test]
 fn every_call_is_a_get_with_exactly_the_three_headers_that_orion_wants() {
     let options = Options { fiware_service: "watcher".to_owned(), ..Options::default() };
-    for call in options.build(&url()).calls() {
+    for call in options.build(&url()).calls(None) {
         assert_eq!(call.method, Method::Get);
         let headers: Vec<_> = call.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         assert_eq!(
@@ -107,7 +107,7 @@ fn every_call_is_a_get_with_exactly_the_three_headers_that_orion_wants() {
 
 #[test]
 fn every_call_but_the_primary_one_can_be_switched_off() {
-    let names = |options: Options| options.build(&url()).calls().iter().map(|call| call.name).collect::<Vec<_>>();
+    let names = |options: Options| options.build(&url()).calls(None).iter().map(|call| call.name).collect::<Vec<_>>();
     assert_eq!(names(traffic_only()), ["admin_metrics"]);
     assert_eq!(
         names(Options { cache_statistics: false, ..Options::default() }),
@@ -321,7 +321,7 @@ fn every_family_is_declared_once() {
 /// Makes the calls of a poll at a simulated broker, with the headers that they ask for.
 async fn ask(kind: &dyn Kind, broker: &Broker) -> Vec<Answer> {
     let mut answers = Vec::new();
-    for call in kind.calls() {
+    for call in kind.calls(None) {
         let mut request = Request::builder().method(call.method.as_str()).uri(call.url.path());
         for (name, value) in call.headers {
             request = request.header(name, value);

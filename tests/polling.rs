@@ -10,6 +10,7 @@ use axum::Router;
 use scrapetarget_exporter::crd::Metrics;
 use scrapetarget_exporter::fetch::Limits;
 use scrapetarget_exporter::kind::{Reason, Type};
+use scrapetarget_exporter::metric::Filter;
 use scrapetarget_exporter::poll::{Pollers, State};
 use scrapetarget_exporter::sim::Simulated;
 use scrapetarget_exporter::sim::mediasoup::Agent;
@@ -395,6 +396,30 @@ async fn a_rotated_secret_does_not_let_counters_begin_anew() {
     target.source.headers.insert("x-api-key", "rotated".parse().unwrap());
     pollers.apply([target]);
     assert!(counted(&text(&*poller.answer(Duration::from_secs(5)).await)) >= before);
+}
+
+#[tokio::test]
+async fn an_agent_is_asked_for_less_as_soon_as_less_is_shown_and_counters_go_on() {
+    let clock = Agent::new(1);
+    let server = Simulated::serve(clock.routes(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let pollers = standby();
+    let mut all = target("rooms", Type::Mediasoup, &server.url());
+    all.max_age = Duration::ZERO;
+    let mut less = all.clone();
+    let drop = ["mediasoup_consumers_.*".to_owned()];
+    less.source.filter = Filter::new(&[], &drop).unwrap().map(Arc::new);
+    let (mut bytes, mut received) = (Vec::new(), Vec::new());
+    for (target, time) in [(&all, 60), (&all, 0), (&less, 0), (&all, 0)] {
+        pollers.apply([target.clone()]);
+        let snapshot = pollers.get(&target.id).unwrap().answer(Duration::from_secs(5)).await;
+        bytes.push(snapshot.calls[0].bytes);
+        let mut counters = series(&text(&snapshot));
+        counters.retain(|name, _| name.starts_with("mediasoup_producers_received_bytes_total"));
+        received.push(counters.values().sum::<f64>());
+        clock.pass(Duration::from_secs(time));
+    }
+    assert!(10 * bytes[2] < 9 * bytes[1].min(bytes[3]), "{bytes:?}");
+    assert!(received[1] > 0.0 && received.is_sorted(), "{received:?}");
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn poll(node: &Node, options: sora::Options) -> (Series, BTreeMap<&'static
     let routes = node.router();
     let blocks = Blocks { sora: Some(options), ..Blocks::default() };
     let mut kind = blocks.build(Type::Sora, &Url::parse("http://sora:3000/").unwrap());
-    let calls = kind.calls();
+    let calls = kind.calls(None);
     let mut answers = Vec::new();
     for call in &calls {
         assert_eq!(call.method, Method::Post);
@@ -238,7 +238,7 @@ fn the_kind_only_ever_sends_the_four_calls_that_read() {
             server_mode: on(4),
         };
         let blocks = Blocks { sora: Some(options), ..Blocks::default() };
-        let calls = blocks.build(Type::Sora, &url).calls();
+        let calls = blocks.build(Type::Sora, &url).calls(None);
         let sent: Vec<&str> = calls.iter().map(|call| call.headers[0].1.as_str()).collect();
         let wanted = [true, true, on(0), on(4)];
         let expected: Vec<&str> = READ_ONLY.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(t, _)| *t).collect();

@@ -26,7 +26,7 @@ pub fn bodies(input: &[u8]) -> Vec<Vec<u8>> {
 
 /// Polls a target as often as there are answers, and judges what it says each time. Gives back every exposition.
 pub fn polls(kind: &mut dyn Kind, bodies: Vec<Vec<u8>>, sample_limit: usize) -> Vec<Finished> {
-    let calls = kind.calls().len();
+    let calls = kind.calls(None).len();
     let mut bodies = bodies.into_iter().peekable();
     let mut expositions = Vec::new();
     let mut now = 1_795_000_000.0;

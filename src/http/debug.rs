@@ -56,7 +56,7 @@ fn calls(out: &mut String, target: &Target, snapshot: &Snapshot) -> std::fmt::Re
         return writeln!(out, "  none");
     }
     let source = &target.source;
-    let requests = source.options.build(source.kind, &source.url).calls();
+    let requests = source.options.build(source.kind, &source.url).calls(source.filter.as_deref());
     for (i, record) in snapshot.calls.iter().enumerate() {
         writeln!(out, "  {}. {}", i + 1, record.call)?;
         if let Some(request) = requests.iter().find(|request| request.name == record.call) {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use answer::{Answer, CallError, Reason, Response};
 pub use json::{Number, Text};
 
-use crate::metric::{Desc, Families};
+use crate::metric::{Desc, Families, Filter};
 
 /// The options block of a kind: `spec.sora`, `spec.orion`, … Its doc comments are what `kubectl explain` prints.
 pub trait Options:
@@ -28,8 +28,9 @@ pub trait Options:
 
 /// One target's translator. It may remember things between polls, to accumulate counters.
 pub trait Kind: Send {
-    /// The HTTP calls of a poll, in order. The first one is the primary call: it decides `probe_success`.
-    fn calls(&self) -> Vec<Call>;
+    /// The HTTP calls of a poll, in order. The first one is the primary call: it decides `probe_success`. A server need not be
+    /// asked for what `filter` keeps nobody from seeing.
+    fn calls(&self, filter: Option<&Filter>) -> Vec<Call>;
 
     /// Turns the answers, one for each call in the same order, into families, and says of each call whether it was good.
     ///

@@ -9,6 +9,14 @@ pub struct Filter {
     drop: Vec<Regex>,
 }
 
+impl PartialEq for Filter {
+    fn eq(&self, other: &Self) -> bool {
+        let same =
+            |ours: &[Regex], theirs: &[Regex]| ours.iter().map(Regex::as_str).eq(theirs.iter().map(Regex::as_str));
+        same(&self.keep, &other.keep) && same(&self.drop, &other.drop)
+    }
+}
+
 /// A pattern that cannot be understood.
 #[derive(Debug, thiserror::Error)]
 #[error("{pattern:?} is not a regular expression")]

@@ -38,7 +38,12 @@ impl Prepared {
         };
         let kept = before.filter(same_calls).and_then(|before| before.translator);
         let translator = kept.unwrap_or_else(|| source.options.build(source.kind, &source.url));
-        Ok(Self { source: source.clone(), client, calls: translator.calls().into(), translator: Some(translator) })
+        Ok(Self {
+            source: source.clone(),
+            client,
+            calls: translator.calls(source.filter.as_deref()).into(),
+            translator: Some(translator),
+        })
     }
 }
 
@@ -169,7 +174,8 @@ async fn translate(
         None => prepared.source.options.build(prepared.source.kind, &prepared.source.url),
     };
     let bytes: usize = fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
-    let job = Job { translator, fetched, filter: target.filter.clone(), limit: target.sample_limit, started, ended };
+    let job =
+        Job { translator, fetched, filter: target.source.filter.clone(), limit: target.sample_limit, started, ended };
     let (translator, snapshot) = if bytes <= LARGE {
         job.run()
     } else {

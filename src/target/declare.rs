@@ -44,13 +44,19 @@ impl Target {
         let url = url.unwrap_or_else(|_| unreachable!("the placeholder is a url"));
         Self {
             id,
-            source: Source { kind: spec.kind, url, options: spec.blocks.clone(), connection, headers },
+            source: Source {
+                kind: spec.kind,
+                url,
+                options: spec.blocks.clone(),
+                connection,
+                headers,
+                filter: filter.map(Arc::new),
+            },
             interval: spec.effective_interval(),
             timeout: spec.effective_timeout(),
             max_age: spec.effective_max_age(),
             suspend: spec.suspend,
             sample_limit: usize::try_from(spec.sample_limit).unwrap_or(usize::MAX),
-            filter: filter.map(Arc::new),
             scrape: Scrape { interval: spec.effective_scrape_interval(), timeout: spec.effective_scrape_timeout() },
             declaration,
             problem,

@@ -38,8 +38,6 @@ pub struct Target {
     pub suspend: bool,
     /// Series of the target itself that one answer may hold.
     pub sample_limit: usize,
-    /// Which metric names are exported; `None`: all.
-    pub filter: Option<Arc<Filter>>,
     /// How Prometheus should scrape it: `spec.monitor`.
     pub scrape: Scrape,
     /// What the user wrote, shared with whoever read it.
@@ -83,6 +81,8 @@ pub struct Source {
     pub connection: Connection,
     /// Headers of every call; values that came from Secrets are marked sensitive.
     pub headers: HeaderMap,
+    /// Which metric names are exported; `None`: all.
+    pub filter: Option<Arc<Filter>>,
 }
 
 /// How Prometheus should scrape a target.
@@ -101,7 +101,6 @@ impl Target {
             && self.suspend == other.suspend
             && self.problem == other.problem
             && self.sample_limit == other.sample_limit
-            && self.declaration.spec.metrics == other.declaration.spec.metrics
     }
 
     /// Labels that discovery joins to every series, sorted by name; never in the body.

@@ -5,18 +5,13 @@ use reqwest::Url;
 use super::aggregated::Aggregated;
 use super::compatibility::{self, Objects, Rooms};
 use super::coverage::Coverage;
+use super::detail::Detail;
 use super::document::Document;
 use super::streams::Streams;
 use super::traffic::{self, Traffic};
 use super::{Options, PerObject, UP, metrics};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Method, Reason};
-use crate::metric::Families;
-
-/// How much an agent is asked for.
-///
-/// Agents know less (`counts`, `producers`), but totals, scores and round-trip times of all consumers are shown with any
-/// options, and they need the statistics of every consumer.
-const DETAIL: &str = "all";
+use crate::metric::{Families, Filter};
 
 /// The translator of a target with source `Agent`.
 #[derive(Debug)]
@@ -85,8 +80,10 @@ impl Agent {
 }
 
 impl Kind for Agent {
-    fn calls(&self) -> Vec<Call> {
-        vec![Call { name: "stats", method: Method::Get, url: self.url.clone(), headers: vec![] }]
+    fn calls(&self, filter: Option<&Filter>) -> Vec<Call> {
+        let mut url = self.url.clone();
+        url.set_query(Some(&format!("detail={}", Detail::of(&self.options, filter).as_str())));
+        vec![Call { name: "stats", method: Method::Get, url, headers: vec![] }]
     }
 
     fn translate(&mut self, answers: &[Answer], cx: &Context, out: &mut Families) -> Vec<Result<(), CallError>> {
@@ -110,7 +107,6 @@ fn stats_url(url: &Url) -> Url {
     if !ends_so && let Ok(mut segments) = url.path_segments_mut() {
         segments.pop_if_empty().push("stats");
     }
-    url.set_query(Some(&format!("detail={DETAIL}")));
     url
 }
 

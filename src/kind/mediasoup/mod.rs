@@ -8,6 +8,7 @@ mod aggregated;
 mod clean;
 mod compatibility;
 mod coverage;
+mod detail;
 mod document;
 mod lenient;
 mod metrics;

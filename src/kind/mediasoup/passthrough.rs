@@ -7,7 +7,7 @@ use reqwest::Url;
 use super::addresses::is_address_label;
 use super::{Addresses, UP};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Method, Reason};
-use crate::metric::{ExpositionError, Families, Passage, read_exposition};
+use crate::metric::{ExpositionError, Families, Filter, Passage, read_exposition};
 
 /// The translator of a target with source `Prometheus`.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Passthrough {
 }
 
 impl Kind for Passthrough {
-    fn calls(&self) -> Vec<Call> {
+    fn calls(&self, _: Option<&Filter>) -> Vec<Call> {
         let headers = vec![("accept", "text/plain;version=0.0.4,*/*;q=0.1".to_owned())];
         vec![Call { name: "metrics", method: Method::Get, url: self.url.clone(), headers }]
     }

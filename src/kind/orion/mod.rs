@@ -23,7 +23,7 @@ use self::api::{Refusal, Tree};
 use self::object::Object;
 use self::service_time::ServiceTimes;
 use super::{Answer, Call, CallError, Context, Kind, Method, Number, Reason};
-use crate::metric::{Desc, Families};
+use crate::metric::{Desc, Families, Filter};
 
 /// What is asked of an Orion broker, and how finely its traffic is told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -130,7 +130,7 @@ struct Orion {
 }
 
 impl Kind for Orion {
-    fn calls(&self) -> Vec<Call> {
+    fn calls(&self, _: Option<&Filter>) -> Vec<Call> {
         self.options.asked().map(|asked| self.call(asked)).collect()
     }
 

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Call, CallError, Context, Kind, Method, Number, Reason, Text};
-use crate::metric::{Desc, Families};
+use crate::metric::{Desc, Families, Filter};
 use api::{ClusterNode, License, List, Object, ServerMode, StatsReport};
 
 /// What is asked of a Sora server beyond its base statistics and its licence.
@@ -111,7 +111,7 @@ impl Sora {
 }
 
 impl Kind for Sora {
-    fn calls(&self) -> Vec<Call> {
+    fn calls(&self, _: Option<&Filter>) -> Vec<Call> {
         self.targets()
             .map(|(name, target)| Call {
                 name,

@@ -1,0 +1,59 @@
+//! How much an agent is asked for: what is not shown need not be known. In large rooms it is the consumers that cost.
+
+use super::{Options, PerObject, aggregated, compatibility, streams, traffic};
+use crate::metric::{Desc, Filter};
+
+/// What an agent can be asked for, each more than the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Detail {
+    /// What there is, without statistics.
+    Counts,
+    /// Statistics of transports and producers, too.
+    Producers,
+    /// And those of consumers.
+    All,
+}
+
+impl Detail {
+    /// The least that gives all that a target shows with these options and this filter.
+    pub(super) fn of(options: &Options, filter: Option<&Filter>) -> Self {
+        let shown = |families: &'static [&'static Desc]| {
+            families.iter().filter(move |desc| filter.is_none_or(|filter| filter.wants(desc.name)))
+        };
+        let mut needed: Vec<Self> = shown(traffic::FAMILIES).map(|desc| Self::for_family(desc)).collect();
+        needed.extend(shown(streams::FAMILIES).filter(|desc| is_of_any(desc, &options.per_object)).map(|desc| Self::for_family(desc)));
+        if let Some(compatibility) = &options.compatibility {
+            needed.extend(shown(compatibility::FAMILIES).map(|desc| Self::for_family(desc)));
+            // Peers are told apart by their addresses, and their family has a name of the user's own.
+            needed.push(Self::Producers);
+            if compatibility.aggregated && shown(aggregated::FAMILIES).next().is_some() {
+                needed.push(Self::All);
+            }
+        }
+        needed.into_iter().max().unwrap_or(Self::Counts)
+    }
+
+    /// What a family is made from, by its name: that of the objects it is about.
+    fn for_family(desc: &Desc) -> Self {
+        if desc.name.starts_with("mediasoup_consumer") { Self::All } else { Self::Producers }
+    }
+
+    /// The word in the query.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counts => "counts",
+            Self::Producers => "producers",
+            Self::All => "all",
+        }
+    }
+}
+
+fn is_of_any(desc: &Desc, objects: &[PerObject]) -> bool {
+    objects.iter().any(|object| {
+        desc.name.starts_with(match object {
+            PerObject::Producers => "mediasoup_producer_",
+            PerObject::Consumers => "mediasoup_consumer_",
+            PerObject::Transports => "mediasoup_transport_",
+        })
+    })
+}
