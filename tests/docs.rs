@@ -102,7 +102,9 @@ const ORION: &[Part] = &[
 const MEDIASOUP: &[Part] = &[
     Part(
         "Received streams, one by one: `mediasoup.perObject: [Producers]`",
-        "`room_id` and `peer_id` are there with `mediasoup.roomLabels: true`. Over `sampleLimit` these are left out first.",
+        "`room_id` and `peer_id` are there with `mediasoup.roomLabels: true`, and have a value if the application attaches \
+         `roomId` and `peerId` to its objects and the agent is set to tell them: `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`. Over \
+         `sampleLimit` these are left out first.",
         &["mediasoup_producer_stream_"],
     ),
     Part(
@@ -118,7 +120,8 @@ const MEDIASOUP: &[Part] = &[
     Part(
         "For dashboards of edumeet: `mediasoup.compatibility`",
         "Made from the document of the agent, with the names and labels of edumeet's own exporter. `edumeet` is what \
-         `compatibility.prefix` says.",
+         `compatibility.prefix` says. Rooms and peers are what the application tells the agent by `setRooms()`, else what `roomId` \
+         and `peerId` tell, else routers and addresses.",
         &[
             "edumeet_",
             "mediasoup_consumer_byte_count_",

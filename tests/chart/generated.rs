@@ -108,6 +108,8 @@ fn the_agent_of_the_chart_is_that_of_the_repository_and_reaches_a_pod_unchanged(
     let found: Vec<_> = maps.iter().map(|map| map["metadata"]["namespace"].as_str().unwrap()).collect();
     assert_eq!(found, ["rooms", "studio"]);
     assert!(maps.iter().all(|map| map["data"]["agent.js"] == agent.as_str()));
+    // Without it, the applications that load it would not start.
+    assert!(maps.iter().all(|map| map["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"));
 }
 
 #[test]

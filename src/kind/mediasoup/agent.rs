@@ -142,13 +142,13 @@ mod tests {
     #[test]
     fn stats_is_appended_unless_the_path_ends_so() {
         for (url, asked) in [
-            ("http://h:9851", "http://h:9851/stats?detail=all"),
-            ("http://h/", "http://h/stats?detail=all"),
-            ("http://h/a/", "http://h/a/stats?detail=all"),
-            ("http://h/a", "http://h/a/stats?detail=all"),
-            ("http://h/mystats", "http://h/mystats/stats?detail=all"),
-            ("http://h/a/stats", "http://h/a/stats?detail=all"),
-            ("http://h/a/stats/", "http://h/a/stats/?detail=all"),
+            ("http://h:9851", "http://h:9851/stats"),
+            ("http://h/", "http://h/stats"),
+            ("http://h/a/", "http://h/a/stats"),
+            ("http://h/a", "http://h/a/stats"),
+            ("http://h/mystats", "http://h/mystats/stats"),
+            ("http://h/a/stats", "http://h/a/stats"),
+            ("http://h/a/stats/", "http://h/a/stats/"),
         ] {
             assert_eq!(stats_url(&url.parse().unwrap()).as_str(), asked, "{url}");
         }

@@ -34,9 +34,10 @@ pub struct Options {
     /// Objects that get series of their own.
     #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
     pub per_object: Vec<PerObject>,
-    /// Add the labels `room_id` and `peer_id` to series of single objects.
+    /// Add the labels `room_id` and `peer_id` to series of single objects: what the application attached to them as `roomId` and
+    /// `peerId`. The agent tells them only if it is started with `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`.
     pub room_labels: bool,
-    /// What becomes of client addresses.
+    /// What becomes of client addresses in labels, which only the families of `compatibility` and those of source `Prometheus` have.
     pub addresses: Addresses,
     /// Families with the names of an older exporter, besides our own.
     #[serde(skip_serializing_if = "Option::is_none")]
