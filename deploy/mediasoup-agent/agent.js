@@ -178,14 +178,14 @@ function isLoopback(address) {
 
 /** Lines for the one who runs the application, on standard error. Neither secrets nor statistics are written. */
 class Log {
-  constructor(level) {
-    this.level = LEVELS.indexOf(level);
+  constructor(agent) {
+    this.agent = agent;
     this.said = new Set();
     this.last = Promise.resolve();
   }
 
   write(level, line) {
-    if (LEVELS.indexOf(level) > this.level) return;
+    if (LEVELS.indexOf(level) > LEVELS.indexOf(this.agent.settings.LOG)) return;
     const text = `${NAME}: ${level === 'warn' ? 'warning' : level}: ${line.replace(/\s+/g, ' ')}\n`;
     // Not by process.stderr or a console: where nobody reads it any more, the application would die of an error event.
     this.last = this.last.then(() => new Promise((resolve) => fs.write(STANDARD_ERROR, text, () => resolve())));
@@ -262,7 +262,7 @@ class Book {
     this.count(`${entry.kind}s_closed`);
   }
 
-  /** The live objects among siblings, each with its entry. */
+  /** The live objects among siblings, each with its entry: nodes of a walk, which may add to them. */
   *live(siblings) {
     for (const entry of siblings) {
       const object = entry.weak.deref();
@@ -304,18 +304,18 @@ class Book {
 
 /** What may leave the process. Dumps of mediasoup objects hold keys and passwords, and are never read. */
 class Privacy {
-  constructor(settings) {
-    this.keys = settings.APP_DATA;
-    this.addresses = settings.ADDRESSES;
+  constructor(agent) {
+    this.agent = agent;
   }
 
   /** Of what the application attached to an object, what its operator listed. */
   app(object) {
-    if (this.keys.length === 0) return undefined;
+    const { APP_DATA: keys } = this.agent.settings;
+    if (keys.length === 0) return undefined;
     const data = object.appData;
     if (data === null || typeof data !== 'object') return undefined;
     let app;
-    for (const key of this.keys) {
+    for (const key of keys) {
       // A getter would be the application's code, run at a moment that it does not expect.
       const value = Object.getOwnPropertyDescriptor(data, key)?.value;
       if (!['string', 'number', 'boolean'].includes(typeof value)) continue;
@@ -335,11 +335,12 @@ class Privacy {
   }
 
   tuple(tuple) {
-    if (this.addresses === 'plain') return tuple;
+    const { ADDRESSES: addresses } = this.agent.settings;
+    if (addresses === 'plain') return tuple;
     const shown = {};
     for (const [key, value] of Object.entries(tuple)) {
       if (!key.startsWith('remote')) shown[key] = value;
-      else if (this.addresses === 'drop') continue;
+      else if (addresses === 'drop') continue;
       else shown[key] = typeof value === 'string' ? this.address(value) : value;
     }
     return shown;
@@ -347,7 +348,7 @@ class Privacy {
 
   address(text) {
     const address = text.replace(/%.*$/, '').replace(/^::ffff:(?=[\d.]+$)/i, '').toLowerCase();
-    if (this.addresses === 'hash') {
+    if (this.agent.settings.ADDRESSES === 'hash') {
       const { createHmac, randomBytes } = require('crypto');
       // Without a key, or with one that leaves the process, trying every address would find the one that was hashed.
       this.hashKey ??= randomBytes(32);
@@ -510,13 +511,13 @@ class Walk {
 
   /** The document. */
   async run() {
-    const workers = this.survey();
-    const share = Math.max(2, Math.floor(REQUESTS / Math.max(1, workers.length)));
-    const lanes = Math.min(share, REQUESTS_PER_WORKER);
     let timer;
     const deadline = new Promise((resolve) => {
       timer = setTimeout(resolve, this.agent.settings.DEADLINE_MS).unref();
     });
+    const workers = await this.survey();
+    const share = Math.max(2, Math.floor(REQUESTS / Math.max(1, workers.length)));
+    const lanes = Math.min(share, REQUESTS_PER_WORKER);
     await Promise.all(workers.map((worker) => this.ask(worker, lanes, deadline)));
     clearTimeout(timer);
     this.over = true;
@@ -524,14 +525,21 @@ class Walk {
   }
 
   /** Everything that lives, as a tree of nodes, into which the answers are put. */
-  survey() {
+  async survey() {
     const { book } = this.agent;
-    const nodes = (siblings, below) =>
-      Array.from(book.live(siblings), ({ entry, object }) => ({ entry, object, ...below?.(entry) }));
-    const ofTransport = ({ children }) =>
-      Object.fromEntries(CHILDREN.map(({ kind, list }) => [list, nodes(children[kind])]));
-    const ofRouter = ({ transports }) => ({ transports: nodes(transports, ofTransport) });
-    return nodes(book.workers, ({ routers }) => ({ routers: nodes(routers, ofRouter) }));
+    const nodes = (siblings) => Array.from(book.live(siblings));
+    const workers = nodes(book.workers);
+    for (const worker of workers) {
+      worker.routers = nodes(worker.entry.routers);
+      for (const router of worker.routers) {
+        router.transports = nodes(router.entry.transports);
+        for (const transport of router.transports) {
+          for (const { kind, list } of CHILDREN) transport[list] = nodes(transport.entry.children[kind]);
+          await this.breathe();
+        }
+      }
+    }
+    return workers;
   }
 
   /** Asks one worker everything, with at most as many requests at a time as there are lanes. */
@@ -565,8 +573,9 @@ class Walk {
     const lists = CHILDREN.filter(({ from }) => includes(this.detail, from)).map(({ list }) => list);
     const one = async (node) => {
       await this.request(worker, node, 'getStats');
-      // Written at once, so that this work is spread as the answers are.
+      // Written at once, so that this work is spread as the answers are, which are not kept besides.
       this.head(node);
+      node.answer = undefined;
     };
     for (const { transports } of worker.routers) {
       for (const transport of transports) {
@@ -923,6 +932,8 @@ function candidates(configured) {
   const [, main] = process.argv;
   // The script where it really is, as Node.js looks for its modules; but it may be a folder, as in `node .`
   const scripts = main === undefined ? [] : [realPath(main), main, path.join(main, 'any')];
+  // Of an application in pm2, the script is pm2's own.
+  if (process.env.pm_exec_path !== undefined) scripts.push(realPath(process.env.pm_exec_path));
   const settings = configured === undefined ? [] : [configured, path.join(configured, 'any')];
   const found = new Set(threads.getEnvironmentData?.(SHARED));
   for (const base of [...settings, ...scripts, 'any']) {
@@ -983,18 +994,23 @@ function whenLoaded(filename, callBack) {
 
 /** Everything together, once in a process or thread. */
 class Agent {
-  constructor(env) {
-    const { settings, mistakes, closed } = readSettings(env);
-    this.settings = settings;
-    this.mistakes = mistakes;
-    this.closed = closed;
+  constructor() {
     this.startedMs = unixTime();
-    this.log = new Log(settings.LOG);
+    this.log = new Log(this);
     this.book = new Book(this.log);
-    this.privacy = new Privacy(settings);
+    this.privacy = new Privacy(this);
     this.walks = new Walks(this);
     this.rooms = undefined;
     this.server = undefined;
+    this.configure();
+  }
+
+  /** Takes the settings as they are now. */
+  configure() {
+    const { settings, mistakes, closed } = readSettings(process.env);
+    this.settings = settings;
+    this.mistakes = mistakes;
+    this.closed = closed;
   }
 
   /** Waits for the application to load mediasoup. */
@@ -1005,6 +1021,7 @@ class Agent {
       this.log.write('debug', `no mediasoup can be loaded from ${process.argv[1] ?? 'here'}`);
       return;
     }
+    this.log.write('debug', `waits for ${files.join(' or ')} to be loaded`);
     if (threads.isMainThread) threads.setEnvironmentData?.(SHARED, files);
     for (const filename of files) whenLoaded(filename, (mediasoup) => this.attach(mediasoup));
   }
@@ -1012,6 +1029,8 @@ class Agent {
   /** Watches a mediasoup that has been loaded. Never throws: the application is in the middle of loading it. */
   attach(mediasoup) {
     try {
+      // The application may have set them before it came to mediasoup, from a file such as .env.
+      if (this.server === undefined) this.configure();
       if (!this.settings.ENABLED) return;
       if (typeof mediasoup?.observer?.on !== 'function') throw new Error('this is not mediasoup 3');
       this.book.watch(mediasoup);
@@ -1032,7 +1051,7 @@ class Agent {
 function theAgent() {
   const key = Symbol.for(NAME);
   if (globalThis[key] === undefined) {
-    const agent = new Agent(process.env);
+    const agent = new Agent();
     Object.defineProperty(globalThis, key, { value: agent });
     try {
       agent.arm();
