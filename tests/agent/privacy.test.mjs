@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { all } from './support/application.mjs';
-import { conference, server } from './support/conference.mjs';
+import { conference, crowd, server } from './support/conference.mjs';
 
 const settings = (list) => {
   const pairs = Object.entries(list).map(([name, value]) => [`SCRAPETARGET_AGENT_${name}`, value]);
@@ -26,6 +26,20 @@ test('without settings nothing of the application and of its clients is shown', 
     secrets.forEach((secret) => assert.ok(!text.includes(secret)));
   }
   assert.deepEqual(Object.keys(tuple(document)).sort().filter((key) => key !== 'localAddress'), ['localIp', 'localPort', 'protocol']);
+});
+
+test('what a client or a later mediasoup may call things is not shown', async (t) => {
+  const { application, router } = await server(t, settings({ ADDRESSES: 'plain' }));
+  const { transports: [transport], producers: [producer] } = await crowd({ application, router }, { transports: 1, consumersEach: 1 });
+  const tuple = { localIp: '10.0.0.1', protocol: 'udp', remoteIp: '10.0.0.2', remotePort: 5 };
+  const more = { tuples: [tuple], remoteIp: '10.0.0.3', selected: { ip: '10.0.0.4' } };
+  const transportStats = { tuple: { ...tuple, name: 'alice' }, bytesSent: 7, ...more };
+  const streamStats = { rid: 'alice', cname: 'alice', ssrc: 5, mimeType: 'audio/opus', bitrateByLayer: { '0.0': 9, name: 'alice' } };
+  await application.call(undefined, 'pretendStats', transport, [transportStats]);
+  await application.call(undefined, 'pretendStats', producer, [streamStats]);
+  const document = await application.document();
+  assert.deepEqual(all(document, 'transports')[0].stats, { tuple, bytesSent: 7 });
+  assert.deepEqual(all(document, 'producers')[0].streams, [{ ssrc: 5, mimeType: 'audio/opus', bitrateByLayer: { '0.0': 9 } }]);
 });
 
 test('of what the application attached, the listed properties are shown, if they are plain values', async (t) => {

@@ -91,7 +91,7 @@ test('ten thousand requests at once cost a few walks, and the application answer
   await application.call(undefined, 'countRequests', [transports[0]]);
   const url = await application.url();
   const begun = Date.now();
-  const request = 'GET /stats HTTP/1.1\r\nHost: agent\r\n\r\n';
+  const request = 'GET /stats HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n';
   let slowest = 0;
   let isOver = false;
   const flood = Promise.all(Array.from({ length: 10_000 }, () => raw(url, request))).finally(() => void (isOver = true));
@@ -124,6 +124,38 @@ test('no more than 64 connections are held, so that the application keeps its fi
   assert.equal(closed, 36);
 });
 
+test('connections that ask nothing do not keep a poller out', async (t) => {
+  const { application } = await server(t);
+  const { port, hostname } = new URL(await application.url());
+  const silent = () => {
+    const socket = net.connect(Number(port), hostname, () => socket.write('GET /stats HTTP/1.1\r\n'));
+    t.after(() => socket.destroy());
+    return socket.on('error', () => {}).on('close', () => t.signal.aborted || silent());
+  };
+  Array.from({ length: 64 }, silent);
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  for (let i = 0; i < 5; i++) {
+    assert.equal((await application.get()).status, 200);
+    await new Promise((resolve) => setTimeout(resolve, 700));
+  }
+});
+
+test('without a token, a page in a browser of the same host cannot read by a name that it has', async (t) => {
+  const { application } = await server(t);
+  const ask = async (host, by = application) => (await by.get('', { headers: { host } })).status;
+  for (const host of ['127.0.0.1', '127.0.0.1:9851', 'localhost:9851', 'LOCALHOST', '[::1]:9851', '10.0.0.1']) {
+    assert.equal(await ask(host), 200, host);
+  }
+  for (const host of ['rebind.example', 'rebind.example:9851', 'localhost.example', '127.0.0.1.example']) {
+    assert.equal(await ask(host), 421, host);
+  }
+  for (const SCRAPETARGET_AGENT_HOST of ['127.0.0.1', '0.0.0.0']) {
+    const environment = { SCRAPETARGET_AGENT_HOST, SCRAPETARGET_AGENT_ALLOW_ANONYMOUS: 'true' };
+    const { application: open } = await server(t, { environment });
+    assert.equal(await ask('proxy.example', open), 200, SCRAPETARGET_AGENT_HOST);
+  }
+});
+
 test('clients that never read cost little memory, and are let go', async (t) => {
   const { application } = await server(t, { hurry: true, options: ['--expose-gc'] });
   const many = Array.from({ length: 10_000 }, (_, i) => ({ id: `${i}`.padEnd(256, '\u6f22'), peers: i }));
@@ -131,7 +163,7 @@ test('clients that never read cost little memory, and are let go', async (t) => 
   const { port, hostname } = new URL(await application.url());
   const before = await application.call(undefined, 'memory');
   const sockets = Array.from({ length: 60 }, () => {
-    const socket = net.connect(Number(port), hostname, () => socket.write('GET /stats HTTP/1.1\r\nHost: x\r\n\r\n'));
+    const socket = net.connect(Number(port), hostname, () => socket.write('GET /stats HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n'));
     return socket.pause().on('error', () => {});
   });
   t.after(() => sockets.forEach((socket) => socket.destroy()));

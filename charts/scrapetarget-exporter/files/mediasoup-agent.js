@@ -18,9 +18,12 @@ const { createRequire } = require('module');
 const path = require('path');
 const { performance } = require('perf_hooks');
 const threads = require('worker_threads');
+const { AsyncResource } = require('async_hooks');
 // Taken now, because applications under test replace the global ones.
 const { clearTimeout, setImmediate, setInterval, setTimeout } = require('timers');
 const unixTime = Date.now;
+const now = performance.now.bind(performance);
+const { stringify } = JSON;
 
 const NAME = 'scrapetarget-mediasoup-agent';
 const SCHEMA = 'mediasoup-stats/v1';
@@ -45,6 +48,8 @@ const MAX_TEXT = 256;
 const CHUNK_BYTES = 64 * 1024;
 
 const MAX_CONNECTIONS = 64;
+/** How long a connection may have asked nothing when another wants its place: many that never will must not keep a poller out. */
+const SILENCE_MS = 500;
 /** A client that does not read, or reads a byte a second, is let go. */
 const IDLE_CONNECTION_MS = 10000;
 const LONGEST_CONNECTION_MS = 30000;
@@ -53,6 +58,7 @@ const LONGEST_CONNECTION_MS = 30000;
 const RETRY_MS = 5000;
 /** How often files of secrets are read again: certificates are renewed and tokens rotated while applications run. */
 const RELOAD_MS = 60000;
+const MAX_SECRET_BYTES = 1024 * 1024;
 /** How many ports above the configured one the processes of a cluster, or threads, may take. */
 const PORT_RANGE = 64;
 
@@ -137,7 +143,7 @@ function readSettings(env) {
   };
   for (const [name, { read, standard, closed: isClosed }] of Object.entries(SETTINGS)) {
     settings[name] = standard;
-    const text = env[PREFIX + name];
+    const text = env[PREFIX + name]?.trim();
     if (text === undefined) continue;
     try {
       const value = read(text);
@@ -188,7 +194,7 @@ class Log {
     if (LEVELS.indexOf(level) > LEVELS.indexOf(this.agent.settings.LOG)) return;
     const text = `${NAME}: ${level === 'warn' ? 'warning' : level}: ${line.replace(/\s+/g, ' ')}\n`;
     // Not by process.stderr or a console: where nobody reads it any more, the application would die of an error event.
-    this.last = this.last.then(() => new Promise((resolve) => fs.write(STANDARD_ERROR, text, () => resolve())));
+    this.last = this.last.then(() => new Promise((resolve) => fs.write(STANDARD_ERROR, text, () => resolve()))).catch(() => {});
   }
 
   /** Writes the first line of each topic; the rest of them are for debugging. */
@@ -266,7 +272,8 @@ class Book {
   *live(siblings) {
     for (const entry of siblings) {
       const object = entry.weak.deref();
-      if (object !== undefined) yield { entry, object };
+      // An application may have taken our handler away together with its own.
+      if (object !== undefined && !object.closed) yield { entry, object };
       else this.close(entry, siblings);
     }
   }
@@ -327,21 +334,20 @@ class Privacy {
 
   /** Statistics of a transport without what tells who its client is. */
   transport(stats) {
-    const shown = { ...stats };
+    const shown = plain(stats, ['type', 'transportId', 'iceRole', 'iceState', 'dtlsState', 'sctpState']);
     for (const key of ['iceSelectedTuple', 'tuple', 'rtcpTuple']) {
-      if (shown[key] !== null && typeof shown[key] === 'object') shown[key] = this.tuple(shown[key]);
+      if (stats?.[key] !== null && typeof stats?.[key] === 'object') shown[key] = this.tuple(stats[key]);
     }
     return shown;
   }
 
   tuple(tuple) {
     const { ADDRESSES: addresses } = this.agent.settings;
-    if (addresses === 'plain') return tuple;
-    const shown = {};
-    for (const [key, value] of Object.entries(tuple)) {
-      if (!key.startsWith('remote')) shown[key] = value;
-      else if (addresses === 'drop') continue;
-      else shown[key] = typeof value === 'string' ? this.address(value) : value;
+    const shown = plain(tuple, ['localAddress', 'localIp', 'protocol', 'remoteAddress', 'remoteIp']);
+    for (const [key, value] of Object.entries(shown)) {
+      if (!key.startsWith('remote') || addresses === 'plain') continue;
+      if (addresses === 'drop') delete shown[key];
+      else if (typeof value === 'string') shown[key] = this.address(value);
     }
     return shown;
   }
@@ -361,9 +367,25 @@ class Privacy {
 
   /** Statistics of a data producer or consumer without what its client called the channel. */
   data(stats) {
-    const { label, protocol, ...shown } = stats;
+    return plain(stats, ['type']);
+  }
+
+  /** Statistics of a stream without what its client called its encodings (`rid`). */
+  stream(stats) {
+    const shown = plain(stats, ['type', 'kind', 'mimeType']);
+    if (stats?.bitrateByLayer !== undefined) shown.bitrateByLayer = plain(stats.bitrateByLayer, []);
     return shown;
   }
+}
+
+/** Numbers and flags, and of the texts those that mediasoup itself chose: what a later version adds may tell of a client. */
+function plain(object, texts) {
+  const shown = {};
+  for (const [key, value] of Object.entries(object ?? {})) {
+    const isPlain = typeof value === 'number' || typeof value === 'boolean' || (typeof value === 'string' && texts.includes(key));
+    if (isPlain) shown[key] = value;
+  }
+  return shown;
 }
 
 // -------------------------------------------------------------------------------------------------------------- document
@@ -406,16 +428,16 @@ const MEMBERS = {
     type: transportType(object),
     created_ms: entry.createdMs,
     app: privacy.app(object),
-    stats: answer === undefined ? knownStates(object) : privacy.transport(answer[0]),
+    stats: answer?.[0] === undefined ? knownStates(object) : privacy.transport(answer[0]),
   }),
   producer: ({ object, entry, answer }, privacy) => ({
     id: object.id,
     ...media(object),
     created_ms: entry.createdMs,
     paused: object.paused,
-    score: object.score,
+    score: object.score?.map((score) => plain(score, [])),
     app: privacy.app(object),
-    streams: answer,
+    streams: answer?.map((stats) => privacy.stream(stats)),
   }),
   consumer: ({ object, entry, answer }, privacy) => ({
     id: object.id,
@@ -430,7 +452,7 @@ const MEMBERS = {
     current_layers: object.currentLayers,
     app: privacy.app(object),
     // The others repeat what the producer says of its streams.
-    streams: answer?.filter((stream) => stream.type !== 'inbound-rtp'),
+    streams: answer?.filter((stats) => stats.type !== 'inbound-rtp').map((stats) => privacy.stream(stats)),
   }),
   data_producer: ({ object, entry, answer }, privacy) => ({
     id: object.id,
@@ -463,7 +485,7 @@ function includes(detail, other) {
 
 /** A JSON object that more members can follow. */
 function opened(members) {
-  return JSON.stringify(members).slice(0, -1);
+  return stringify(members).slice(0, -1);
 }
 
 /** The text of a document, in pieces that all who are answered with it share. */
@@ -487,8 +509,21 @@ class Text {
   }
 }
 
+/** What an error says; it may be anything that somebody threw. */
 function sentence(error) {
-  return (error instanceof Error ? error.message : String(error)).slice(0, MAX_TEXT);
+  return said(() => (error instanceof Error ? error.message : error));
+}
+
+function nameOf(error) {
+  return said(() => error?.name);
+}
+
+function said(get) {
+  try {
+    return String(get()).slice(0, MAX_TEXT);
+  } catch {
+    return 'unknown';
+  }
 }
 
 // ------------------------------------------------------------------------------------------------------------------ walk
@@ -504,7 +539,7 @@ class Walk {
     this.detail = detail;
     this.errors = [];
     this.timestampMs = unixTime();
-    this.begun = performance.now();
+    this.begun = now();
     this.sliceBegun = this.begun;
     this.over = false;
   }
@@ -594,7 +629,7 @@ class Walk {
     try {
       node.answer = await node.object[method]();
     } catch (error) {
-      if (!node.entry.closed) this.fail(node, String(error?.name), sentence(error));
+      if (!node.entry.closed) this.fail(node, nameOf(error), sentence(error));
     } finally {
       worker.entry.pending--;
     }
@@ -612,10 +647,10 @@ class Walk {
 
   /** Lets the application go on if this walk has computed for a while. */
   async breathe() {
-    if (performance.now() - this.sliceBegun < SLICE_MS) return;
+    if (now() - this.sliceBegun < SLICE_MS) return;
     // Not unreferenced: the event loop does not wake up for an immediate that is.
     await new Promise((resolve) => void setImmediate(resolve));
-    this.sliceBegun = performance.now();
+    this.sliceBegun = now();
   }
 
   /** Notes what is wrong with an object; one reason is enough. */
@@ -648,8 +683,8 @@ class Walk {
         this.list(text, 'transports', router.transports, async (transport) => {
           for (const { list } of CHILDREN) await this.list(text, list, transport[list]);
         })));
-    const collectionMs = Math.round((performance.now() - this.begun) * 1000) / 1000;
-    text.add(`,"errors":${JSON.stringify(this.errors)},"collection_ms":${collectionMs}}\n`);
+    const collectionMs = Math.round((now() - this.begun) * 1000) / 1000;
+    text.add(`,"errors":${stringify(this.errors)},"collection_ms":${collectionMs}}\n`);
     text.flush();
     return text;
   }
@@ -680,7 +715,7 @@ class Walk {
     try {
       node.text ??= opened(MEMBERS[entry.kind](node, this.agent.privacy));
     } catch (error) {
-      this.fail(node, String(error?.name), sentence(error));
+      this.fail(node, nameOf(error), sentence(error));
     }
     return node.text;
   }
@@ -690,15 +725,21 @@ class Walk {
     const { rooms } = this.agent;
     if (rooms === undefined) return undefined;
     try {
+      const told = typeof rooms === 'function' ? rooms() : rooms;
+      if (typeof told?.then === 'function') {
+        // Nobody else will hear of it if it fails, and the application would die of that.
+        told.then(undefined, () => {});
+        throw new TypeError('rooms must be told at once, not by a promise');
+      }
       const list = [];
-      for (const { id, peers } of typeof rooms === 'function' ? rooms() : rooms) {
+      for (const { id, peers } of told) {
         if (list.length === MAX_ROOMS) break;
         if (typeof id !== 'string' && typeof id !== 'number') throw new TypeError('a room has no id');
         list.push({ id: String(id).slice(0, MAX_TEXT), peers: Number.isFinite(peers) ? peers : undefined });
       }
       return list;
     } catch (error) {
-      this.note('rooms', '', String(error?.name), sentence(error));
+      this.note('rooms', '', nameOf(error), sentence(error));
       return undefined;
     }
   }
@@ -742,7 +783,13 @@ class Secrets {
   /** Reads all files. Rejects if one of them cannot be used, and changes nothing then. */
   async load() {
     const { TOKEN_FILE, TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE } = this.settings;
-    const read = (name) => (name === undefined ? undefined : fs.promises.readFile(name));
+    const read = async (name) => {
+      if (name === undefined) return undefined;
+      // To read a pipe or a device may never end, and then the process would not end either.
+      const status = await fs.promises.stat(name);
+      if (!status.isFile() || status.size > MAX_SECRET_BYTES) throw new Error(`${name} is not a file of at most 1 MiB`);
+      return fs.promises.readFile(name);
+    };
     const [text, cert, key, ca] = await Promise.all([TOKEN_FILE, TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE].map(read));
     let digest;
     if (text !== undefined) {
@@ -783,6 +830,9 @@ class Server {
     this.secrets = new Secrets(agent.settings);
     this.ports = portsOf(agent.settings.PORT);
     this.next = 0;
+    this.connections = 0;
+    /** Those that have not asked anything yet, the oldest first. */
+    this.silent = new Map();
   }
 
   /** Begins to serve, now or as soon as what is in the way has gone. */
@@ -804,7 +854,6 @@ class Server {
     const options = { ...tls, requestCert: tls?.ca !== undefined, rejectUnauthorized: tls?.ca !== undefined };
     this.server = tls ? require('https').createServer(options, handler) : require('http').createServer(options, handler);
     Object.assign(this.server, {
-      maxConnections: MAX_CONNECTIONS,
       headersTimeout: IDLE_CONNECTION_MS,
       requestTimeout: IDLE_CONNECTION_MS,
       timeout: IDLE_CONNECTION_MS,
@@ -818,9 +867,28 @@ class Server {
 
   accept(socket) {
     socket.unref();
-    const end = setTimeout(() => socket.destroy(), LONGEST_CONNECTION_MS).unref();
-    socket.once('close', () => clearTimeout(end));
     socket.on('error', () => socket.destroy());
+    if (this.connections >= MAX_CONNECTIONS && !this.dismissSilent()) {
+      socket.destroy();
+      return;
+    }
+    const peer = peerOf(socket);
+    this.connections++;
+    this.silent.set(peer, { socket, sinceMs: now() });
+    const end = setTimeout(() => socket.destroy(), LONGEST_CONNECTION_MS).unref();
+    socket.once('close', () => {
+      this.connections--;
+      this.silent.delete(peer);
+      clearTimeout(end);
+    });
+  }
+
+  /** Lets go the connection that has been silent longest, if that is too long. */
+  dismissSilent() {
+    const [oldest] = this.silent.values();
+    if (oldest === undefined || now() - oldest.sinceMs < SILENCE_MS) return false;
+    oldest.socket.destroy();
+    return true;
   }
 
   listen() {
@@ -876,6 +944,7 @@ class Server {
   async answer(request, response) {
     try {
       request.resume();
+      this.silent.delete(peerOf(request.socket));
       response.on('error', () => response.destroy());
       // Pollers come once in a while: a connection that waits for them costs more than a new one.
       response.setHeader('Connection', 'close');
@@ -883,6 +952,10 @@ class Server {
       if (!this.secrets.allow(request.headers.authorization)) {
         response.setHeader('WWW-Authenticate', 'Bearer');
         refuse(response, 401, 'the header Authorization: Bearer TOKEN is missing or wrong');
+        return;
+      }
+      if (!this.isMeant(request.headers.host)) {
+        refuse(response, 421, 'the header Host must be an address or localhost');
         return;
       }
       const [target, query] = request.url.split('?', 2);
@@ -898,6 +971,17 @@ class Server {
     }
   }
 
+  /**
+   * Whether a request asks for this host. Where only this host can ask and needs no token, a page in a browser on it could: the name
+   * of its server may mean 127.0.0.1 after it is loaded.
+   */
+  isMeant(host) {
+    const { HOST, ALLOW_ANONYMOUS } = this.agent.settings;
+    if (!isLoopback(HOST) || ALLOW_ANONYMOUS || this.secrets.digest !== undefined || this.secrets.tls?.ca !== undefined) return true;
+    const name = (host ?? '').replace(/:\d*$/, '').replace(/^\[(.*)\]$/, '$1').toLowerCase();
+    return name === '' || name === 'localhost' || require('net').isIP(name) !== 0;
+  }
+
   async serve(response, detail) {
     const { chunks, length } = await this.agent.walks.document(detail);
     const { Readable, pipeline } = require('stream');
@@ -907,10 +991,15 @@ class Server {
   }
 }
 
+/** The same for a connection and for the TLS in it. */
+function peerOf({ remoteAddress, remotePort }) {
+  return `${remoteAddress} ${remotePort}`;
+}
+
 function refuse(response, status, error) {
   response.statusCode = status;
   response.setHeader('Content-Type', 'application/json');
-  response.end(`${JSON.stringify({ error })}\n`);
+  response.end(`${stringify({ error })}\n`);
 }
 
 /** The ports that this process may take, in the order to try them. */
@@ -929,11 +1018,9 @@ const SHARED = `${NAME}/mediasoup`;
 
 /** The files that mediasoup would be loaded from by this application; normally one. */
 function candidates(configured) {
-  const [, main] = process.argv;
+  const mains = [process.argv[1], scriptOfPm2()].filter((main) => main !== undefined);
   // The script where it really is, as Node.js looks for its modules; but it may be a folder, as in `node .`
-  const scripts = main === undefined ? [] : [realPath(main), main, path.join(main, 'any')];
-  // Of an application in pm2, the script is pm2's own.
-  if (process.env.pm_exec_path !== undefined) scripts.push(realPath(process.env.pm_exec_path));
+  const scripts = mains.flatMap((main) => [realPath(main), main, path.join(main, 'any')]);
   const settings = configured === undefined ? [] : [configured, path.join(configured, 'any')];
   const found = new Set(threads.getEnvironmentData?.(SHARED));
   for (const base of [...settings, ...scripts, 'any']) {
@@ -944,6 +1031,16 @@ function candidates(configured) {
     }
   }
   return [...found];
+}
+
+/** pm2 starts a program of its own, which loads the application's script later. */
+function scriptOfPm2() {
+  const { pm_exec_path: alone, pm2_env: inCluster } = process.env;
+  try {
+    return alone ?? JSON.parse(inCluster).pm_exec_path;
+  } catch {
+    return undefined;
+  }
 }
 
 function realPath(name) {
@@ -962,13 +1059,17 @@ function whenSet(object, property, callBack) {
     enumerable: false,
     get: () => undefined,
     set(value) {
-      // As if it had never been there: even the order of properties is the same.
+      // As if it had never been there.
       delete object[property];
       if (value === undefined) {
         whenSet(object, property, callBack);
       } else {
         object[property] = value;
-        callBack(value);
+        try {
+          callBack(value);
+        } catch {
+          // Whoever sets the property is the application, or Node.js in its name.
+        }
       }
     },
   });
@@ -982,12 +1083,14 @@ function whenSet(object, property, callBack) {
  * observer, before anybody can create a worker.
  */
 function whenLoaded(filename, callBack) {
+  const notice = ({ exports }) => {
+    // Complete already, if the application has put it there itself.
+    if (exports.observer === undefined) whenSet(exports, 'observer', () => callBack(exports));
+    else callBack(exports);
+  };
   const loaded = require.cache[filename];
-  if (loaded?.exports?.observer !== undefined) {
-    callBack(loaded.exports);
-    return;
-  }
-  whenSet(require.cache, filename, ({ exports }) => whenSet(exports, 'observer', () => callBack(exports)));
+  if (loaded === undefined) whenSet(require.cache, filename, notice);
+  else notice(loaded);
 }
 
 // ----------------------------------------------------------------------------------------------------------------- start
@@ -1002,6 +1105,7 @@ class Agent {
     this.walks = new Walks(this);
     this.rooms = undefined;
     this.server = undefined;
+    this.context = new AsyncResource(NAME);
     this.configure();
   }
 
@@ -1037,7 +1141,8 @@ class Agent {
       if (this.server !== undefined) return;
       this.server = new Server(this);
       for (const mistake of this.mistakes) this.log.write('warn', mistake);
-      if (!this.closed) void this.server.start();
+      // Not in the context of whatever request of the application it was that loaded mediasoup: a server stays.
+      if (!this.closed) this.context.runInAsyncScope(() => void this.server.start());
     } catch (error) {
       this.log.once('attach', 'warn', `cannot watch mediasoup: ${sentence(error)}`);
     }
