@@ -252,6 +252,27 @@ fn totals_survive_polls_that_failed() {
 }
 
 #[test]
+fn an_absurd_counter_does_not_spoil_its_total() {
+    let mut kind = build(&Options::default());
+    let series = "mediasoup_producers_received_bytes_total{";
+    let absurd = String::from_utf8(fixture("closing-1.json")).unwrap();
+    let absurd = absurd.replacen("\"byteCount\": 900", "\"byteCount\": 18446744073709551615", 1);
+    poll(&mut *kind, answer(200, fixture("closing-1.json")), 10_000).1.unwrap();
+    let (during, _) = poll(&mut *kind, answer(200, absurd), 10_000);
+    assert_eq!((value(&during, series), during.skipped()), (Some(0.0), 1));
+    let (after, _) = poll(&mut *kind, answer(200, fixture("closing-2.json")), 10_000);
+    assert_eq!(value(&after, series), Some(450.0));
+}
+
+#[test]
+fn a_codec_has_one_name_however_its_client_writes_it() {
+    let mixed = String::from_utf8(fixture("closing-1.json")).unwrap().replacen("video/VP8", "Video/vp8", 1);
+    let (usual, _) = poll(&mut *build(&Options::default()), answer(200, fixture("closing-1.json")), 10_000);
+    let (finished, _) = poll(&mut *build(&Options::default()), answer(200, mixed), 10_000);
+    assert_eq!(text(&finished, Format::Text), text(&usual, Format::Text));
+}
+
+#[test]
 fn statistics_that_fail_for_a_moment_are_not_counted_twice() {
     let mut kind = build(&Options::default());
     let failed = String::from_utf8(fixture("closing-1.json")).unwrap().replace("\"streams\"", "\"not_this_time\"");

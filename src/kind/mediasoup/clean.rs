@@ -72,11 +72,14 @@ struct Broom {
     skipped: usize,
 }
 
+/// What a number of JavaScript counts exactly. A counter beyond it is a mistake that its total would never get rid of.
+const LARGEST: f64 = 9_007_199_254_740_992.0;
+
 impl Broom {
     fn number(&mut self, number: &mut Number) {
         let good = match *number {
             Number::Absent => true,
-            Number::Value(value) => value >= 0.0 && value.is_finite(),
+            Number::Value(value) => (0.0..=LARGEST).contains(&value),
             Number::Invalid => false,
         };
         if !good {

@@ -147,7 +147,29 @@ fn short(value: &str) -> &str {
     &value[..value.floor_char_boundary(LONGEST)]
 }
 
-/// `VP8` of `video/VP8`.
+/// What mediasoup forwards, by its list of supported RTP capabilities in 3.27.
+const CODECS: [&str; 17] = [
+    "opus",
+    "multiopus",
+    "PCMU",
+    "PCMA",
+    "ISAC",
+    "G722",
+    "iLBC",
+    "SILK",
+    "CN",
+    "telephone-event",
+    "VP8",
+    "VP9",
+    "H264",
+    "H264-SVC",
+    "H265",
+    "AV1",
+    "rtx",
+];
+
+/// `VP8` of `video/VP8`, and of `video/vp8`: clients write it as they like.
 fn codec(mime_type: &Word) -> &str {
-    short(mime_type.as_str().rsplit('/').next().unwrap_or_default())
+    let name = mime_type.as_str().rsplit('/').next().unwrap_or_default();
+    CODECS.into_iter().find(|known| known.eq_ignore_ascii_case(name)).unwrap_or_else(|| short(name))
 }
