@@ -9,10 +9,10 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::ClientError;
-use super::client::certificates;
 
 /// When the chains end whose leaves were seen lately.
 ///
@@ -46,6 +46,12 @@ impl Expiries {
 
 fn not_after(der: &[u8]) -> Option<i64> {
     x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())
+}
+
+/// The certificates in a text; `None` if there is none or one that cannot be read.
+pub(super) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
+    (!certificates.is_empty()).then_some(certificates)
 }
 
 static RING: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));

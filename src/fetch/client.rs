@@ -8,74 +8,12 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::{HOST, HeaderValue};
 use rustls::client::danger::ServerCertVerifier;
+use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::AddressRules;
-use super::address::{RuledResolver, grounds};
-use super::certificate::{Expiries, RecordingVerifier};
-
-/// How a target is connected to: all that makes one client different from another.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Connection {
-    /// PEM of the authorities that are trusted instead of the system's.
-    pub ca: Option<Arc<[u8]>>,
-    /// The certificate that we show to the server.
-    pub identity: Option<Identity>,
-    /// The name for SNI and for the verification of the certificate, where it is not the url's host.
-    pub server_name: Option<String>,
-    /// Take any certificate.
-    pub insecure_skip_verify: bool,
-    /// `http://host:port` of a proxy.
-    pub proxy: Option<Url>,
-}
-
-/// A client certificate with its key, both PEM.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Identity {
-    /// The chain, the leaf first.
-    pub certificates: Arc<[u8]>,
-    /// The private key: never printed.
-    pub key: Arc<[u8]>,
-}
-
-impl std::fmt::Debug for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("certificates", &self.certificates.len()).field("key", &"<secret>").finish()
-    }
-}
-
-/// Settings from which no client can be made: the user must change the target or what it refers to.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// No certificate, or none that can be read.
-    #[error("tlsConfig.ca holds no PEM certificate")]
-    Ca,
-    /// No certificate, or none that can be read.
-    #[error("tlsConfig.cert holds no PEM certificate")]
-    Certificate,
-    /// No private key, or none that can be read.
-    #[error("tlsConfig.keySecret holds no PEM private key (PKCS#8, PKCS#1 or SEC1)")]
-    Key,
-    /// The certificate and its key do not fit, or TLS refuses them.
-    #[error("the client certificate cannot be used")]
-    Identity(#[source] rustls::Error),
-    /// No trusted authority at all.
-    #[error("no trusted certificate authority: set tlsConfig.ca")]
-    Roots(#[source] rustls::Error),
-    /// A proxy's CONNECT names the host that it shall reach; it cannot be the certificate's name.
-    #[error("tlsConfig.serverName cannot be combined with proxyUrl: write the server's name in url")]
-    ProxiedServerName,
-    /// Neither a host name nor an IP address.
-    #[error("tlsConfig.serverName is neither a host name nor an IP address")]
-    ServerName,
-    /// An address written into the url that may not be contacted.
-    #[error("{address} may not be contacted ({grounds})", address = .0, grounds = grounds(.0))]
-    Denied(IpAddr),
-    /// The HTTP client refuses the settings.
-    #[error("the connection settings cannot be used")]
-    Build(#[source] reqwest::Error),
-}
+use super::address::RuledResolver;
+use super::certificate::{Expiries, RecordingVerifier, certificates};
+use super::{AddressRules, ClientError, Connection, Identity};
 
 /// The clients in use.
 #[derive(Debug)]
@@ -243,11 +181,6 @@ const IDLE_TLS: Duration = Duration::from_secs(90);
 
 /// Plain connections are closed by the poll's last call; this is for polls that were cut off.
 const IDLE_PLAIN: Duration = Duration::from_secs(2);
-
-pub(super) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
-    (!certificates.is_empty()).then_some(certificates)
-}
 
 /// A client that targets share.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ mod address;
 mod budget;
 mod certificate;
 mod client;
+mod connection;
 mod error;
 mod mask;
 
@@ -20,7 +21,8 @@ use tokio::time::Instant;
 
 pub use address::AddressRules;
 use budget::{Budget, Share};
-pub use client::{Client, ClientError, Clients, Connection, Identity};
+pub use client::{Client, Clients};
+pub use connection::{ClientError, Connection, Identity};
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
 

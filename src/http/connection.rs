@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::serve::Limits;
+use super::limits::Limits;
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 

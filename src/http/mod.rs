@@ -7,6 +7,7 @@ mod auth;
 mod connection;
 mod debug;
 mod discovery;
+mod limits;
 mod lookup;
 mod metrics;
 mod page;
@@ -31,8 +32,9 @@ use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
 pub use debug::debug_text;
+pub use limits::Limits;
 pub use metrics::TARGET_FAMILIES;
-pub use serve::{Limits, serve};
+pub use serve::serve;
 pub use web_config::{WebConfig, WebConfigError};
 
 use crate::poll::Pollers;

@@ -5,36 +5,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value, json};
 
-use super::super::catalog::{MonitorState, Object};
+use super::super::catalog::Object;
 use super::super::{MonitorNamespace, Settings};
 use super::features::Features;
 use super::place::Place;
 use super::relabeling::{refuse_detours, refuse_variables, relabelings};
 use super::security::{Security, security};
+use super::unwritten::Unwritten;
 use super::{API_VERSION, KIND, labels};
-use crate::crd::{self, ConditionStatus, Monitor, ScrapeTargetSpec};
-
-/// Why a target has no ServiceMonitor although it is declared well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unwritten {
-    /// Somebody wants it so.
-    Disabled(String),
-    /// Prometheus could not scrape us by it.
-    NotPortable(String),
-    /// It would break the configuration of Prometheus.
-    Unsupported(String),
-}
-
-impl Unwritten {
-    pub(super) fn state(self) -> MonitorState {
-        let (status, reason, message) = match self {
-            Self::Disabled(why) => (ConditionStatus::True, "Disabled", why),
-            Self::NotPortable(why) => (ConditionStatus::False, "NotPortable", why),
-            Self::Unsupported(why) => (ConditionStatus::False, "Unsupported", why),
-        };
-        MonitorState { status, reason, message }
-    }
-}
+use crate::crd::{self, Monitor, ScrapeTargetSpec};
 
 /// The part of a ServiceMonitor that is ours: `metadata.labels`, `.annotations`, `.ownerReferences`, and `spec`.
 #[derive(Clone, Debug, PartialEq)]

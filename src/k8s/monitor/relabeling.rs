@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::desired::Unwritten;
+use super::unwritten::Unwritten;
 use crate::crd::{Action, Relabeling, ScrapeTargetSpec};
 use crate::target::TargetId;
 

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use super::super::{Discovery, MonitorNamespace, Scheme};
-use super::desired::Unwritten;
+use super::unwritten::Unwritten;
 
 /// Fields of `tlsConfig` that name objects.
 const REFERENCES: [&str; 3] = ["ca", "cert", "keySecret"];
