@@ -1,7 +1,7 @@
 // What the mediasoup agent costs its application: 50 transports, 50 producers and 500 consumers with media on one real worker.
 //
-// `make bench-agent`. The application and its worker are processes of their own; this one polls. The figures in brackets are what
-// issue 6 wants. TRANSPORTS and CONSUMERS choose other sizes, POLLS how many of each are measured.
+// `make bench-agent`. The application and its worker are processes of their own; this one polls. The figures in brackets are what is
+// aimed at. TRANSPORTS and CONSUMERS choose other sizes, POLLS how many of each are measured.
 
 import { fork } from 'node:child_process';
 import { copyFileSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
