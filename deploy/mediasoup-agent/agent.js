@@ -838,6 +838,11 @@ class Server {
   /** Begins to serve, now or as soon as what is in the way has gone. */
   async start() {
     const { log } = this.agent;
+    if (this.ports.length === 0) {
+      // Asked to listen on none, Node.js would take any.
+      log.write('warn', `${PREFIX}PORT leaves no port above it for a process of a cluster or a thread: nothing is served`);
+      return;
+    }
     try {
       await this.secrets.load();
       this.create();
@@ -859,7 +864,6 @@ class Server {
       timeout: IDLE_CONNECTION_MS,
     });
     this.server.on('connection', (socket) => this.accept(socket));
-    this.server.on('secureConnection', (socket) => socket.unref());
     this.server.on('clientError', (error, socket) => socket.destroy());
     this.server.on('listening', () => this.listening());
     this.server.on('error', (error) => this.blocked(error));
