@@ -62,9 +62,18 @@ test('modules import its functions by their names', () => {
   assert.equal(execFileSync(process.execPath, ['--input-type=module', '-e', source], { encoding: 'utf8' }), 'function function\n');
 });
 
-test('the README shows how to load it in the three ways, by the name and path that are true', () => {
+test('the README loads it in three ways, each from where it has put it, under one name', () => {
   const readme = readFileSync(path.join(FOLDER, 'README.md'), 'utf8');
-  for (const words of [`node -r ${manifest.name} `, 'ENV NODE_OPTIONS="--require /', 'value: --require /', '--from-file=agent.js']) {
-    assert.ok(readme.includes(words), words);
-  }
+  const found = (pattern) => pattern.exec(readme)?.slice(1);
+  assert.ok(readme.includes(`node -r ${manifest.name} `), 'the package');
+
+  const [copied] = found(/^COPY agent\.js (\S+)$/m);
+  assert.deepEqual(found(/^ENV NODE_OPTIONS="--require (\S+)"$/m), [copied]);
+
+  const [configMap, file] = found(/ create configmap (\S+) --from-file=(\S+)$/m);
+  const [volume, source] = found(/^ *- name: (\S+)\n *configMap: \{ name: (\S+) \}$/m);
+  const [mounted, mountPath] = found(/- \{ name: (\S+), mountPath: (\S+), readOnly: true \}$/m);
+  assert.equal(file, path.basename(AGENT));
+  assert.deepEqual([source, mounted], [configMap, volume]);
+  assert.deepEqual(found(/- \{ name: NODE_OPTIONS, value: --require (\S+) \}$/m), [`${mountPath}/${file}`]);
 });

@@ -94,3 +94,27 @@ test('an address is shortened whatever its form, and equal ones have equal hashe
   assert.equal(new Set(first).size, addresses.length - 1);
   assert.notEqual(first[0], second[0], 'another process, another key');
 });
+
+test('both addresses of the client of a plain transport are as it was set', async (t) => {
+  const remoteIp = '127.0.0.9';
+  for (const [mode, expected] of [
+    ['drop', undefined],
+    ['deidentify', /^xx\.xx\.0\.9$/],
+    ['hash', /^[0-9a-f]{16}$/],
+    ['plain', /^127\.0\.0\.9$/],
+  ]) {
+    const { application, router } = await server(t, settings({ ADDRESSES: mode }));
+    const transport = await application.call(router, 'createPlainTransport', { listenIp: '127.0.0.1', rtcpMux: false });
+    await application.call(transport, 'connect', { ip: remoteIp, port: 5004, rtcpPort: 5005 });
+    const document = await application.document();
+    const { stats } = all(document, 'transports')[0];
+    for (const [key, port] of [['tuple', 5004], ['rtcpTuple', 5005]]) {
+      const { localPort, remotePort, remoteIp: shown } = stats[key];
+      assert.ok(localPort > 0, `${mode}: ${key}`);
+      assert.equal(remotePort, expected && port, `${mode}: ${key}`);
+      if (expected === undefined) assert.equal(shown, undefined, `${mode}: ${key}`);
+      else assert.match(shown, expected, `${mode}: ${key}`);
+    }
+    assert.equal(JSON.stringify(document).includes(remoteIp), mode === 'plain', `${mode}: nowhere else`);
+  }
+});

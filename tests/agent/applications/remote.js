@@ -6,6 +6,7 @@
 module.exports = function remote(mediasoup) {
   const objects = new Map();
   const requests = { begun: 0, now: 0, most: 0 };
+  const turns = { times: [] };
 
   /** What the application itself can be told. */
   const application = {
@@ -31,6 +32,32 @@ module.exports = function remote(mediasoup) {
       }
     },
     requests: () => requests,
+    createDirectTransports: async (router, n) => void (await Promise.all(Array.from({ length: n }, () => router.createDirectTransport()))),
+    /** Notes the turns of this event loop, and how many it had had when the agent asked for usage of a worker and for rooms. */
+    noteTurns(file, worker) {
+      const turn = () => {
+        turns.times.push(Date.now());
+        setImmediate(turn);
+      };
+      turn();
+      const { getResourceUsage } = worker;
+      worker.getResourceUsage = () => {
+        turns.untilUsage = turns.times.length;
+        return getResourceUsage.call(worker);
+      };
+      require(file).setRooms(() => {
+        turns.untilRooms = turns.times.length;
+        return [];
+      });
+    },
+    /** How many of them were in a walk before it asked for usage, and after it asked for rooms. */
+    turnsIn({ begunMs, endedMs }) {
+      const { times, untilUsage, untilRooms } = turns;
+      return {
+        surveying: untilUsage - times.filter((time) => time <= begunMs).length,
+        writing: times.filter((time) => time < endedMs).length - untilRooms,
+      };
+    },
     addGetter: (object, name) => void Object.defineProperty(object.appData, name, {
       get() {
         throw new Error('run by the agent');

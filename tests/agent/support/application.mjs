@@ -15,7 +15,7 @@ const APPLICATIONS = fileURLToPath(new URL('../applications', import.meta.url));
 export const INSTALLED = process.env.MEDIASOUP_INSTALLED;
 if (!INSTALLED) throw new Error('MEDIASOUP_INSTALLED must name the folder that mediasoup is installed in: use make test-agent');
 
-/** The Node.js that applications run on, which may be older than the one of these tests. */
+/** The Node.js that applications run on unless a test names another, which may be older than the one of these tests. */
 export const NODE = process.env.NODE ?? process.execPath;
 
 /** Longest that anything may take which normally takes a moment. */
@@ -59,12 +59,12 @@ export class Application {
    * `script` is one of the applications, one of `files`, or a path. The agent is loaded by an option of node, or by NODE_OPTIONS if
    * `environment` has them. With `hurry`, time goes twenty times as fast for the agent.
    */
-  static start(t, { script = 'commonjs.js', files, environment = {}, options = [], args = [], hurry, root = folder(t, files) } = {}) {
+  static start(t, { script = 'commonjs.js', files, environment = {}, options = [], args = [], hurry, node = NODE, root = folder(t, files) } = {}) {
     const agent = environment.NODE_OPTIONS === undefined ? ['-r', AGENT] : [];
     const execArgv = [...(hurry ? ['-r', HURRY] : []), ...agent, ...options];
     const env = { ...process.env, SCRAPETARGET_AGENT_PORT: '0', ...environment };
     const stdio = ['ignore', 'pipe', 'pipe', 'ipc'];
-    const child = fork(path.resolve(root, script), args, { execPath: NODE, cwd: root, env, execArgv, stdio });
+    const child = fork(path.resolve(root, script), args, { execPath: node, cwd: root, env, execArgv, stdio });
     const application = new Application(child);
     t.after(() => application.kill());
     return application;
