@@ -69,6 +69,8 @@ export PAUSE := $(TOOLS_pause)/pause
 # The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.
 MEDIASOUP ?= 3.8.4
 export MEDIASOUP_INSTALLED := $(CACHE)/mediasoup-$(MEDIASOUP)-$(call sum,mediasoup)
+# The versions of Node.js that the agent is for; a file for each.
+export NODES_INSTALLED := $(CACHE)/node-$(call sum,node)
 # An application on mediasoup as an image, to be watched in a pod.
 ROOMS := $(MEDIASOUP_INSTALLED)/rooms.tar
 export RUSTDOCFLAGS := -Dwarnings
@@ -104,12 +106,15 @@ kubernetes:
 ## The mediasoup agent, in applications with real workers and real media, and what the exporter makes of it. MEDIASOUP chooses the
 ## version, NODE the Node.js of the applications, TESTS some of the files
 test-agent: export SCRAPETARGET_EXPORTER = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/scrapetarget-exporter
-test-agent: $(MEDIASOUP_INSTALLED)
+test-agent: $(MEDIASOUP_INSTALLED) $(NODES_INSTALLED)
 	cargo build --locked
 	node --test --test-concurrency=2 $(or $(TESTS),$(wildcard tests/agent/*.test.mjs))
 
 $(MEDIASOUP_INSTALLED):
 	nice -n 10 tests/tools/mediasoup/build.sh $(MEDIASOUP) $@
+
+$(NODES_INSTALLED):
+	tests/tools/node/build.sh $@
 
 ## The whole way: `helm install`, targets, and what Prometheus has of them, in a real cluster of one node that is made for it and leaves
 ## nothing behind. Or in a cluster of yours, which must have the Prometheus Operator: make e2e KUBECONFIG=FILE E2E_IMAGE=REGISTRY/REPOSITORY:TAG

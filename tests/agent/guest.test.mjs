@@ -7,10 +7,11 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
+import tls from 'node:tls';
 
 import { AGENT, all, Application, eventually, folder, get, INSTALLED, NODE, soon } from './support/application.mjs';
+import { certificate } from './support/client.mjs';
 import { crowd, server } from './support/conference.mjs';
-
 
 /** Loads mediasoup and goes on for a minute. */
 const WAITS = "require('mediasoup'); setTimeout(() => {}, 60_000);";
@@ -77,6 +78,19 @@ test('a script is found by its path, as the main file of a folder and through a 
   }
 });
 
+test('the application of a process manager, whose script is another one, is found as pm2 names it', async (t) => {
+  const root = folder(t);
+  const manager = folder(t, { 'ProcessContainerFork.js': 'require(process.env.pm_exec_path);' });
+  rmSync(path.join(manager, 'node_modules'));
+  const link = path.join(manager, 'link.js');
+  symlinkSync(path.join(root, 'commonjs.js'), link);
+  for (const pm_exec_path of [path.join(root, 'commonjs.js'), link]) {
+    const application = Application.start(t, { root: manager, script: 'ProcessContainerFork.js', environment: { pm_exec_path } });
+    assert.deepEqual((await application.document()).workers, []);
+    await application.kill();
+  }
+});
+
 test('an application that never creates a worker has an empty document', async (t) => {
   const application = Application.start(t, { script: 'idle.js', files: { 'idle.js': WAITS } });
   const document = await application.document();
@@ -132,12 +146,11 @@ test('an application that exits, exits at once with its code', async (t) => {
   assert.deepEqual(await application.end(), { code: 7, signal: null });
 });
 
-test('an application that throws where it is asked by messages stays watched until it dies', async (t) => {
-  const { application } = await server(t);
-  await application.document();
-  await application.call(undefined, 'throwLater');
-  assert.equal((await application.end()).code, 1);
-  assert.match(application.errors, /a mistake of the application/);
+test('an application that survives what it throws stays watched', async (t) => {
+  const { application, worker } = await server(t);
+  await application.url();
+  assert.equal(await application.call(undefined, 'throwAndCatch'), 'a mistake of the application');
+  assert.deepEqual((await application.document()).workers.map(({ pid }) => pid), [worker.pid]);
 });
 
 test('a signal ends an application as it does without the agent', async (t) => {
@@ -147,21 +160,31 @@ test('a signal ends an application as it does without the agent', async (t) => {
   assert.deepEqual(await application.end(), { code: null, signal: 'SIGTERM' });
 });
 
-test('an application that has nothing left to do ends, although somebody is connected to the agent', async (t) => {
-  const source = `
-    require('mediasoup');
-    const wait = setInterval(() => require('fs').existsSync('go') && clearInterval(wait), 20);`;
-  const root = folder(t, { 'server.js': source });
-  const application = Application.start(t, { root, script: 'server.js' });
-  application.child.channel.unref();
-  const { port } = new URL(await application.url());
-  const socket = net.connect(port, '127.0.0.1').on('error', () => {});
-  await new Promise((resolve) => socket.once('connect', resolve));
-  copyFileSync(path.join(root, 'server.js'), path.join(root, 'go'));
-  const begun = Date.now();
-  assert.deepEqual(await application.end(), { code: 0, signal: null });
-  assert.ok(Date.now() - begun < 3000, 'at once');
-});
+const SECRETS = {
+  SCRAPETARGET_AGENT_TOKEN_FILE: 'token',
+  SCRAPETARGET_AGENT_TLS_CERT_FILE: 'tls.crt',
+  SCRAPETARGET_AGENT_TLS_KEY_FILE: 'tls.key',
+};
+for (const [title, environment] of [['http', {}], ['https, with secrets from files', SECRETS]]) {
+  test(`an application that has nothing left to do ends, although somebody is connected by ${title}`, async (t) => {
+    const source = `
+      require('mediasoup');
+      const wait = setInterval(() => require('fs').existsSync('go') && clearInterval(wait), 20);`;
+    const { cert, key } = await certificate();
+    const root = folder(t, { 'server.js': source, 'tls.crt': cert, 'tls.key': key, token: 'secret' });
+    const application = Application.start(t, { root, script: 'server.js', environment });
+    application.child.channel.unref();
+    const { port, protocol } = new URL(await application.url());
+    const options = { port, host: '127.0.0.1', rejectUnauthorized: false };
+    const [socket, connected] = protocol === 'https:' ? [tls.connect(options), 'secureConnect'] : [net.connect(options), 'connect'];
+    socket.on('error', () => {});
+    await new Promise((resolve) => socket.once(connected, resolve));
+    copyFileSync(path.join(root, 'server.js'), path.join(root, 'go'));
+    const begun = Date.now();
+    assert.deepEqual(await application.end(), { code: 0, signal: null });
+    assert.ok(Date.now() - begun < 3000, 'at once');
+  });
+}
 
 test('nothing is added to the events of the process, its globals or what it loads', async (t) => {
   const source = `
@@ -257,6 +280,23 @@ test('each child of a cluster has a port of its own above the configured one, an
   }
 });
 
+test('a child of a cluster serves nothing where no port is left above the configured one', async (t) => {
+  const source = `
+    const cluster = require('cluster');
+    if (cluster.isPrimary) cluster.fork();
+    else require('mediasoup').createWorker().then(() => console.log('goes on'));`;
+  const environment = { NODE_OPTIONS: `--require ${AGENT}`, SCRAPETARGET_AGENT_PORT: '65535' };
+  const application = Application.start(t, { script: 'server.js', files: { 'server.js': source }, environment });
+  await eventually('its worker', () => application.output.includes('goes on'));
+  await eventually('warning', () => application.lines.length > 0);
+  // Long enough for a server to begin.
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.deepEqual(application.lines, [
+    'scrapetarget-mediasoup-agent: warning: SCRAPETARGET_AGENT_PORT leaves no port above it for a process of a cluster or a thread: '
+      + 'nothing is served',
+  ]);
+});
+
 test('what closes in the middle of a walk is an error in the document', async (t) => {
   const { application, router } = await server(t);
   const { transports, producers, consumers } = await crowd({ application, router }, { transports: 20, consumersEach: 5 });
@@ -338,6 +378,41 @@ test('an application that is a bundle hands its mediasoup over', async (t) => {
   const application = Application.start(t, { script: 'server.js', files: { 'server.js': source } });
   await eventually('its worker', async () => (await application.document()).lifetime.workers_created === 1);
   assert.equal((await application.document()).workers.length, 1);
+});
+
+/** An application on a mediasoup that is made up: its agent and its observer are there, and it goes on for a minute. */
+const madeUp = (source) => ({
+  'server.js': `
+    const observer = new (require('events'))();
+    require(${JSON.stringify(AGENT)}).attach({ version: '3.0.0', observer });
+    ${source}
+    setTimeout(() => {}, 60_000);`,
+});
+
+test('what the agent cannot make sense of is one warning, and nothing that the application meets', async (t) => {
+  const source = "observer.emit('newworker', {}); observer.emit('newworker', undefined); console.log('goes on');";
+  const application = Application.start(t, { script: 'server.js', files: madeUp(source) });
+  await eventually('the rest of the application', () => application.output.includes('goes on'));
+  await application.document();
+  const warnings = application.lines.filter((line) => line.includes('warning'));
+  assert.equal(warnings.length, 1);
+  assert.match(warnings[0], /warning: cannot keep track of newworker: /);
+});
+
+test('what the application drops without closing it is not kept, and counted as closed', async (t) => {
+  const source = `
+    const collected = new FinalizationRegistry(() => console.log('collected'));
+    const create = () => {
+      const worker = { observer: new (require('events'))(), on: () => {}, pid: 1 };
+      collected.register(worker);
+      observer.emit('newworker', worker);
+    };
+    create();
+    setInterval(() => global.gc(), 50);`;
+  const application = Application.start(t, { script: 'server.js', files: madeUp(source), options: ['--expose-gc'] });
+  await eventually('collection', () => application.output.includes('collected'));
+  const { workers, lifetime } = await application.document();
+  assert.deepEqual([workers, lifetime.workers_created, lifetime.workers_closed], [[], 1, 1]);
 });
 
 test('what is not mediasoup 3 is one warning', async (t) => {

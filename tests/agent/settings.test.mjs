@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -109,6 +110,38 @@ test('an agent that is switched off does nothing, and one that is silent says no
   await start(t, {});
   await new Promise((resolve) => setTimeout(resolve, 300));
   assert.equal(off.errors + silent.errors, '');
+});
+
+test('what the application sets before it loads mediasoup is taken, as from a file of its own', async (t) => {
+  const source = `
+    Object.assign(process.env, {
+      SCRAPETARGET_AGENT_HOST: '127.0.0.9',
+      SCRAPETARGET_AGENT_PORT: '9851',
+      SCRAPETARGET_AGENT_TOKEN: 'secret',
+      SCRAPETARGET_AGENT_DEADLINE_MS: 'soon',
+    });
+    ${IDLE['idle.js']}`;
+  const application = Application.start(t, { script: 'idle.js', files: { 'idle.js': source } });
+  assert.equal(await application.url(), 'http://127.0.0.9:9851/stats');
+  assert.equal((await application.get()).status, 401);
+  assert.equal((await application.get('', { headers: { authorization: 'Bearer secret' } })).status, 200);
+  assert.deepEqual(application.lines.slice(0, -1).map(words), ['DEADLINE_MS must be a whole number from 100 to 60000: 4000 is used']);
+});
+
+test('an agent that an application switches off before it loads mediasoup does nothing', async (t) => {
+  const source = `process.env.SCRAPETARGET_AGENT_ENABLED = 'false'; ${IDLE['idle.js']} console.log('loaded');`;
+  const application = Application.start(t, { script: 'idle.js', files: { 'idle.js': source } });
+  await eventually('mediasoup', () => application.output.includes('loaded'));
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal(application.errors, '');
+});
+
+test('for debugging, the agent says where it waits for mediasoup', async (t) => {
+  const root = folder(t);
+  const application = Application.start(t, { root, environment: { SCRAPETARGET_AGENT_LOG: 'debug' } });
+  await application.url();
+  const [, waits] = /^scrapetarget-mediasoup-agent: debug: waits for (\S+) to be loaded$/.exec(application.lines[0]);
+  assert.equal(waits, createRequire(path.join(root, 'commonjs.js')).resolve('mediasoup'));
 });
 
 test('mediasoup is looked for where the setting says', async (t) => {

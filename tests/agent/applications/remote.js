@@ -32,7 +32,9 @@ module.exports = function remote(mediasoup) {
       }
     },
     requests: () => requests,
-    createDirectTransports: async (router, n) => void (await Promise.all(Array.from({ length: n }, () => router.createDirectTransport()))),
+    async createDirectTransports(router, n) {
+      await Promise.all(Array.from({ length: n }, () => router.createDirectTransport()));
+    },
     /** Notes the turns of this event loop, and how many it had had when the agent asked for usage of a worker and for rooms. */
     noteTurns(file, worker) {
       const turn = () => {
@@ -71,8 +73,12 @@ module.exports = function remote(mediasoup) {
       return heapUsed + external;
     },
     idle: () => undefined,
-    throwLater: () => void setImmediate(() => {
-      throw new Error('a mistake of the application');
+    /** Makes a mistake, with a handler for it that goes on. */
+    throwAndCatch: () => new Promise((resolve) => {
+      process.once('uncaughtException', ({ message }) => resolve(message));
+      setImmediate(() => {
+        throw new Error('a mistake of the application');
+      });
     }),
     exit: (code) => process.exit(code),
   };

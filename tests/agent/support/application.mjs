@@ -59,7 +59,10 @@ export class Application {
    * `script` is one of the applications, one of `files`, or a path. The agent is loaded by an option of node, or by NODE_OPTIONS if
    * `environment` has them. With `hurry`, time goes twenty times as fast for the agent.
    */
-  static start(t, { script = 'commonjs.js', files, environment = {}, options = [], args = [], hurry, node = NODE, root = folder(t, files) } = {}) {
+  static start(
+    t,
+    { script = 'commonjs.js', files, environment = {}, options = [], args = [], hurry, node = NODE, root = folder(t, files) } = {},
+  ) {
     const agent = environment.NODE_OPTIONS === undefined ? ['-r', AGENT] : [];
     const execArgv = [...(hurry ? ['-r', HURRY] : []), ...agent, ...options];
     const env = { ...process.env, SCRAPETARGET_AGENT_PORT: '0', ...environment };
