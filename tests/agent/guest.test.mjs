@@ -78,14 +78,17 @@ test('a script is found by its path, as the main file of a folder and through a 
   }
 });
 
-test('the application of a process manager, whose script is another one, is found as pm2 names it', async (t) => {
+test('an application in pm2, whose script is pm2\'s own, is found as pm2 names it', async (t) => {
   const root = folder(t);
-  const manager = folder(t, { 'ProcessContainerFork.js': 'require(process.env.pm_exec_path);' });
+  const manager = folder(t, { 'container.js': 'require(process.argv[2]);' });
   rmSync(path.join(manager, 'node_modules'));
   const link = path.join(manager, 'link.js');
   symlinkSync(path.join(root, 'commonjs.js'), link);
-  for (const pm_exec_path of [path.join(root, 'commonjs.js'), link]) {
-    const application = Application.start(t, { root: manager, script: 'ProcessContainerFork.js', environment: { pm_exec_path } });
+  for (const [pm_exec_path, environment] of [
+    [link, { pm_exec_path: link }],
+    [path.join(root, 'commonjs.js'), { pm2_env: JSON.stringify({ pm_exec_path: path.join(root, 'commonjs.js') }) }],
+  ]) {
+    const application = Application.start(t, { root: manager, script: 'container.js', args: [pm_exec_path], environment });
     assert.deepEqual((await application.document()).workers, []);
     await application.kill();
   }
