@@ -1,12 +1,13 @@
-// The versions of Node.js that the README names: on each of them, an application on mediasoup is noticed and watched.
+// The versions of Node.js that the README names: on each of them, an application on mediasoup is noticed and watched. So is the newest
+// mediasoup, whose worker is not needed for that.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readFileSync, rmSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 
-import { AGENT, INSTALLED } from './support/application.mjs';
+import { AGENT, Application, folder, INSTALLED } from './support/application.mjs';
 import { server } from './support/conference.mjs';
 
 /** Where `make` has installed them. */
@@ -25,7 +26,8 @@ test('the oldest and the newest are those that the README and the package name',
 });
 
 // Newer versions of mediasoup, which can be chosen, do not run on all of them.
-const least = Number(/\d+/.exec(json(INSTALLED, 'node_modules/mediasoup/package.json').engines.node));
+const leastOf = ({ engines }) => Number(/\d+/.exec(engines.node));
+const least = leastOf(json(INSTALLED, 'node_modules/mediasoup/package.json'));
 
 for (const major of MAJORS) {
   const skip = major < least && `this mediasoup needs Node.js ${least}`;
@@ -46,3 +48,23 @@ for (const major of MAJORS) {
     }));
   });
 }
+
+test('the newest mediasoup is noticed as it is loaded, by require and by import', async (t) => {
+  const newest = json(NODES, 'node_modules/mediasoup/package.json');
+  const files = {
+    'required.js': "require('mediasoup'); setTimeout(() => {}, 60_000);",
+    'imported.mjs': "await import('mediasoup'); setTimeout(() => {}, 60_000);",
+    'subpath.mjs': "import 'mediasoup/types'; import { createWorker } from 'mediasoup'; setTimeout(createWorker, 2 ** 30);",
+  };
+  const root = folder(t, files);
+  rmSync(path.join(root, 'node_modules'));
+  symlinkSync(path.join(NODES, 'node_modules'), path.join(root, 'node_modules'));
+  for (const major of MAJORS.filter((each) => each >= leastOf(newest))) {
+    for (const script of Object.keys(files)) {
+      const application = Application.start(t, { root, script, node: path.join(NODES, String(major)) });
+      const { mediasoup_version: version, workers } = await application.document();
+      assert.deepEqual([version, workers], [newest.version, []], `${script} on Node.js ${major}`);
+      await application.kill();
+    }
+  }
+});

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the versions of Node.js that the tests of the agent go through, as FOLDER/16 and so on.
+# Installs the versions of Node.js that the tests of the agent go through, as FOLDER/16 and so on, and the newest mediasoup without its
+# worker in FOLDER/node_modules.
 # Usage: build.sh FOLDER
 #
 # npm takes those of this machine and leaves out, without a word, what it cannot have: so each is started. FOLDER appears only when all
@@ -24,7 +25,9 @@ for major in $(sed -n 's/^ *"node\([0-9]*\)-.*/\1/p' package.json | sort -u); do
   [[ $("../$major" --version) == v"$major".* ]] || fail "version $major does not start"
 done
 cd ..
-# Its headers and manuals are as large as itself.
+# What is left of Node.js, headers and manuals, is as large as itself.
+rm -rf npm/node_modules/node[0-9]* npm/node_modules/mediasoup/worker
+mv npm/node_modules .
 rm -rf npm
 rm -rf "$folder"
 mv "$work" "$folder"
