@@ -889,9 +889,12 @@ class Server {
 
   /** Lets go the connection that has been silent longest, if that is too long. */
   dismissSilent() {
-    const [oldest] = this.silent.values();
-    if (oldest === undefined || now() - oldest.sinceMs < SILENCE_MS) return false;
-    oldest.socket.destroy();
+    const [oldest] = this.silent;
+    if (oldest === undefined) return false;
+    const [peer, { socket, sinceMs }] = oldest;
+    if (now() - sinceMs < SILENCE_MS) return false;
+    this.silent.delete(peer);
+    socket.destroy();
     return true;
   }
 
