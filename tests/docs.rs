@@ -102,14 +102,15 @@ const ORION: &[Part] = &[
 const MEDIASOUP: &[Part] = &[
     Part(
         "Received streams, one by one: `mediasoup.perObject: [Producers]`",
-        "`room_id` and `peer_id` are there with `mediasoup.roomLabels: true`, and have a value if the application attaches \
-         `roomId` and `peerId` to its objects and the agent is set to tell them: `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`. Over \
-         `sampleLimit` these are left out first.",
+        "`room_id` and `peer_id` are there with `mediasoup.roomLabels: true`. They have a value if the application has `roomId` \
+         and `peerId` in `appData` of the producer or consumer, its transport or its router, and the agent is set to tell them:\n\
+         `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`. Over `sampleLimit` these are left out first.",
         &["mediasoup_producer_stream_"],
     ),
     Part(
         "Sent streams, one by one: `mediasoup.perObject: [Consumers]`",
-        "",
+        "If `metrics.drop` hides all of these and all `mediasoup_consumers_…`, the agent does not ask for consumers: in large rooms \
+         that saves most of the work.",
         &["mediasoup_consumer_stream_", "mediasoup_consumer_current_", "mediasoup_consumer_producer_"],
     ),
     Part(
@@ -120,8 +121,9 @@ const MEDIASOUP: &[Part] = &[
     Part(
         "For dashboards of edumeet: `mediasoup.compatibility`",
         "Made from the document of the agent, with the names and labels of edumeet's own exporter. `edumeet` is what \
-         `compatibility.prefix` says. Rooms and peers are what the application tells the agent by `setRooms()`, else what `roomId` \
-         and `peerId` tell, else routers and addresses.",
+         `compatibility.prefix` says. Rooms and peers are what the application tells the agent by `setRooms()`, else \
+         what `roomId` and `peerId` tell.\nElse a router is a room, and its peers are the addresses of its clients, which the agent \
+         tells only with `SCRAPETARGET_AGENT_ADDRESSES=hash` or `plain`: without, peers are absent.",
         &[
             "edumeet_",
             "mediasoup_consumer_byte_count_",

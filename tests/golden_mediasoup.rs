@@ -401,6 +401,19 @@ fn an_agent_is_not_asked_for_what_is_not_shown() {
 }
 
 #[test]
+fn peers_that_nobody_can_tell_apart_are_absent_and_not_none() {
+    let document = String::from_utf8(fixture("3.27.1-webrtc.json")).unwrap();
+    let without_ids = document.replace("\"peerId\"", "\"name\"");
+    let without_both = without_ids.replace("\"remoteIp\"", "\"withheld\"");
+    for (document, peers) in [(document, Some(2.0)), (without_ids, Some(1.0)), (without_both, None)] {
+        let (finished, _) = poll(&mut *build(&everything()), answer(200, document), 10_000);
+        assert_eq!(value(&finished, "edumeet_peers{room_id=\"room-42\"}"), peers);
+        assert_eq!(value(&finished, "mediasoup_peers"), peers);
+        assert_eq!(value(&finished, "edumeet_rooms"), Some(1.0));
+    }
+}
+
+#[test]
 fn without_any_object_of_a_sort_nothing_is_missing() {
     let empty =
         r#"{"schema": "mediasoup-stats/v1", "mediasoup_version": "3.27.1", "timestamp_ms": 2000000, "workers": []}"#;

@@ -48,7 +48,7 @@ const MAX_TEXT = 256;
 const CHUNK_BYTES = 64 * 1024;
 
 const MAX_CONNECTIONS = 64;
-/** How long a connection may have asked nothing when another wants its place: many that never will must not keep a poller out. */
+/** How long a connection may have asked nothing when another wants its place: those that are left open must not keep a poller out. */
 const SILENCE_MS = 500;
 /** A client that does not read, or reads a byte a second, is let go. */
 const IDLE_CONNECTION_MS = 10000;
@@ -268,7 +268,7 @@ class Book {
     this.count(`${entry.kind}s_closed`);
   }
 
-  /** The live objects among siblings, each with its entry: nodes of a walk, which may add to them. */
+  /** The live objects among siblings, each with its entry, as nodes that a walk fills. */
   *live(siblings) {
     for (const entry of siblings) {
       const object = entry.weak.deref();
@@ -376,6 +376,13 @@ class Privacy {
     if (stats?.bitrateByLayer !== undefined) shown.bitrateByLayer = plain(stats.bitrateByLayer, []);
     return shown;
   }
+
+  /** The score of one encoding, or of a consumer with those of its producer. */
+  score(score) {
+    const shown = plain(score, []);
+    if (Array.isArray(score?.producerScores)) shown.producerScores = score.producerScores.filter((each) => typeof each === 'number');
+    return shown;
+  }
 }
 
 /** Numbers and flags, and of the texts those that mediasoup itself chose: what a later version adds may tell of a client. */
@@ -416,7 +423,7 @@ const MEMBERS = {
     pid: object.pid,
     created_ms: entry.createdMs,
     rss_bytes: rssBytes,
-    resource_usage: answer,
+    resource_usage: answer && plain(answer, []),
   }),
   router: ({ object, entry }, privacy) => ({
     id: object.id,
@@ -435,7 +442,7 @@ const MEMBERS = {
     ...media(object),
     created_ms: entry.createdMs,
     paused: object.paused,
-    score: object.score?.map((score) => plain(score, [])),
+    score: object.score?.map((each) => privacy.score(each)),
     app: privacy.app(object),
     streams: answer?.map((stats) => privacy.stream(stats)),
   }),
@@ -447,9 +454,9 @@ const MEMBERS = {
     paused: object.paused,
     producer_paused: object.producerPaused,
     priority: object.priority,
-    score: object.score,
-    preferred_layers: object.preferredLayers,
-    current_layers: object.currentLayers,
+    score: privacy.score(object.score),
+    preferred_layers: object.preferredLayers && plain(object.preferredLayers, []),
+    current_layers: object.currentLayers && plain(object.currentLayers, []),
     app: privacy.app(object),
     // The others repeat what the producer says of its streams.
     streams: answer?.filter((stats) => stats.type !== 'inbound-rtp').map((stats) => privacy.stream(stats)),
@@ -529,9 +536,9 @@ function said(get) {
 // ------------------------------------------------------------------------------------------------------------------ walk
 
 /**
- * One look at everything. It takes what the book holds when it begins, asks the workers, a few questions at a time, and writes the
- * document. An object that closes meanwhile is an error in the document, not one of the walk. So is a worker that does not answer
- * until the deadline: what is below it is shown without statistics.
+ * One look at everything. It goes through the book, asks the workers, a few questions at a time, and writes the document. An object
+ * that closes after it was listed is an error in the document, not one of the walk. So is a worker that does not answer until the
+ * deadline: what is below it is shown without statistics.
  */
 class Walk {
   constructor(agent, detail) {
@@ -572,6 +579,7 @@ class Walk {
           for (const { kind, list } of CHILDREN) transport[list] = nodes(transport.entry.children[kind]);
           await this.breathe();
         }
+        await this.breathe();
       }
     }
     return workers;
@@ -882,7 +890,7 @@ class Server {
     const end = setTimeout(() => socket.destroy(), LONGEST_CONNECTION_MS).unref();
     socket.once('close', () => {
       this.connections--;
-      this.silent.delete(peer);
+      if (this.silent.get(peer)?.socket === socket) this.silent.delete(peer);
       clearTimeout(end);
     });
   }

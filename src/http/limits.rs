@@ -1,4 +1,4 @@
-//! Bounds on what clients may take.
+//! How much of the server its clients may take, with the defaults.
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ pub trait Options:
 /// One target's translator. It may remember things between polls, to accumulate counters.
 pub trait Kind: Send {
     /// The HTTP calls of a poll, in order. The first one is the primary call: it decides `probe_success`. A server need not be
-    /// asked for what `filter` keeps nobody from seeing.
+    /// asked for what `filter` hides.
     fn calls(&self, filter: Option<&Filter>) -> Vec<Call>;
 
     /// Turns the answers, one for each call in the same order, into families, and says of each call whether it was good.

@@ -39,6 +39,7 @@ test('what a client or a later mediasoup may call things is not shown', async (t
   await application.call(undefined, 'pretendStats', producer, [streamStats]);
   const document = await application.document();
   assert.deepEqual(all(document, 'transports')[0].stats, { tuple, bytesSent: 7 });
+  assert.deepEqual(all(document, 'consumers')[0].score, { score: 10, producerScore: 0, producerScores: [0] });
   assert.deepEqual(all(document, 'producers')[0].streams, [{ ssrc: 5, mimeType: 'audio/opus', bitrateByLayer: { '0.0': 9 } }]);
 });
 

@@ -124,7 +124,7 @@ test('no more than 64 connections are held, so that the application keeps its fi
   assert.equal(closed, 36);
 });
 
-test('connections that ask nothing do not keep a poller out', async (t) => {
+test('connections that have asked nothing for half a second make way for a poller', async (t) => {
   const { application } = await server(t);
   const { port, hostname } = new URL(await application.url());
   const silent = () => {

@@ -10,7 +10,7 @@ import { conference, crowd, server } from './support/conference.mjs';
 /** Members that change from one moment to the next in either direction. */
 const MOMENTARY = /bitrate|^timestamp$|^score$|^jitter$|^fractionLost$|^roundTripTime$|^packetsLost$|packetloss/i;
 /** What the agent does not pass on. */
-const WITHHELD = ['label', 'protocol'];
+const WITHHELD = ['label', 'protocol', 'rid'];
 
 /** Claims that statistics in the document were read between two readings of the application, and that none is missing. */
 function assertBetween(before, shown, after, what) {
@@ -248,8 +248,8 @@ test('all workers together never have more than thirty-two', async (t) => {
   }
   const objects = [];
   for (const router of routers) {
-    const { transports, producers } = await crowd({ application, router }, { transports: 15, consumersEach: 1 });
-    objects.push(...transports, ...producers);
+    const { transports, producers, consumers } = await crowd({ application, router }, { transports: 15, consumersEach: 1 });
+    objects.push(...transports, ...producers, ...consumers);
   }
   await application.call(undefined, 'countRequests', objects);
   await application.document();

@@ -58,7 +58,7 @@ test('an application whose file system throws goes on', async (t) => {
   assert.deepEqual(await application.end(), { code: 3, signal: null }, application.errors);
 });
 
-test('patched clocks and JSON change neither the document nor who waits for whom', async (t) => {
+test('patched clocks and JSON do not change the document', async (t) => {
   const application = start(t, `
     require('perf_hooks').performance.now = () => 0;
     JSON.stringify = () => 'patched';

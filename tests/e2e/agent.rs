@@ -1,4 +1,4 @@
-//! The agent in a pod of an application on mediasoup, by the recipe of its README, word by word.
+//! The agent in a pod of an application on mediasoup, by the recipe of its README. Only the port of the Service is there before.
 
 use std::process::Command;
 use std::time::Duration;

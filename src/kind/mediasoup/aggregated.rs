@@ -186,7 +186,9 @@ impl Aggregated {
         }
         out.set(&WORKERS_MEMORY, &[], workers.iter().filter_map(|worker| worker.rss_bytes.value()).sum());
         out.set(&ROOMS, &[], rooms.count());
-        out.set(&PEERS, &[], rooms.peers());
+        if let Some(peers) = rooms.peers() {
+            out.set(&PEERS, &[], peers);
+        }
         let (mut received, mut sent) = (Received::default(), Sent::default());
         for Place { transport, .. } in document.transports() {
             transport.producers.items.iter().for_each(|producer| received.add(producer));

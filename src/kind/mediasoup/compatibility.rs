@@ -35,16 +35,16 @@ crate::descs! {
     ] "Score of a producer's last stream, for dashboards of edumeet.";
 }
 
-/// Rooms and how many peers each has.
+/// Rooms and how many peers each has, if anybody could tell.
 #[derive(Debug)]
-pub(super) struct Rooms<'d>(BTreeMap<&'d str, f64>);
+pub(super) struct Rooms<'d>(BTreeMap<&'d str, Option<f64>>);
 
 impl<'d> Rooms<'d> {
     /// From what the application tells its agent; else a room is what routers have in common, or a router.
     pub(super) fn of(document: &'d Document) -> Self {
         if document.rooms.given {
             let rooms = document.rooms.items.iter();
-            return Self(rooms.map(|room| (room.id.as_str(), room.peers.value().unwrap_or_default())).collect());
+            return Self(rooms.map(|room| (room.id.as_str(), room.peers.value())).collect());
         }
         let mut peers: BTreeMap<&str, Seen<'_>> = BTreeMap::new();
         for (_, router) in document.routers() {
@@ -60,8 +60,9 @@ impl<'d> Rooms<'d> {
         count(self.0.len())
     }
 
-    pub(super) fn peers(&self) -> f64 {
-        self.0.values().sum()
+    /// Of all rooms together; nothing if those of one are not known.
+    pub(super) fn peers(&self) -> Option<f64> {
+        self.0.values().copied().sum()
     }
 }
 
@@ -74,6 +75,8 @@ fn room_of<'d>(app: &'d Object<App>, router: &'d Word) -> &'d str {
 struct Seen<'d> {
     ids: BTreeSet<&'d str>,
     addresses: BTreeSet<&'d str>,
+    /// Somebody is connected from an address that the agent does not tell.
+    is_withheld: bool,
 }
 
 impl<'d> Seen<'d> {
@@ -84,12 +87,18 @@ impl<'d> Seen<'d> {
         let apps = std::iter::once(&transport.app).chain(producers).chain(consumers);
         self.ids.extend(apps.filter_map(|app| app.get()?.peer_id.get()));
         if transport.class.as_str() == "webrtc" {
-            self.addresses.extend(tuple(place).and_then(|tuple| tuple.remote_ip.get()));
+            let address = tuple(place).map(|tuple| tuple.remote_ip.get());
+            self.is_withheld |= address == Some(None);
+            self.addresses.extend(address.flatten());
         }
     }
 
-    fn peers(&self) -> f64 {
-        count(if self.ids.is_empty() { self.addresses.len() } else { self.ids.len() })
+    fn peers(&self) -> Option<f64> {
+        match (self.ids.len(), self.addresses.len()) {
+            (0, 0) if self.is_withheld => None,
+            (0, addresses) => Some(count(addresses)),
+            (ids, _) => Some(count(ids)),
+        }
     }
 }
 
@@ -101,7 +110,9 @@ pub(super) fn write_rooms(prefix: &str, rooms: &Rooms<'_>, out: &mut Families) {
     }
     if let Some(family) = out.family(&tail(&PEERS), Type::Gauge, PEERS.help) {
         for (room, peers) in &rooms.0 {
-            out.set_dynamic(family, Suffix::None, &[("room_id", room)], *peers);
+            if let Some(peers) = peers {
+                out.set_dynamic(family, Suffix::None, &[("room_id", room)], *peers);
+            }
         }
     }
 }

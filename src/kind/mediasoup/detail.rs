@@ -15,7 +15,7 @@ pub(super) enum Detail {
 }
 
 impl Detail {
-    /// The least that gives all that a target shows with these options and this filter.
+    /// No more than what a target shows may need, with these options and this filter.
     pub(super) fn of(options: &Options, filter: Option<&Filter>) -> Self {
         let shown = |families: &'static [&'static Desc]| {
             families.iter().filter(move |desc| filter.is_none_or(|filter| filter.wants(desc.name)))
@@ -33,7 +33,7 @@ impl Detail {
         needed.into_iter().max().unwrap_or(Self::Counts)
     }
 
-    /// What a family is made from, by its name: that of the objects it is about.
+    /// What a family may be made from, by its name: statistics of the objects it is about. A few would need less.
     fn for_family(desc: &Desc) -> Self {
         if desc.name.starts_with("mediasoup_consumer") { Self::All } else { Self::Producers }
     }

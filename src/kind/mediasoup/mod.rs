@@ -147,8 +147,8 @@ fn short(value: &str) -> &str {
     &value[..value.floor_char_boundary(LONGEST)]
 }
 
-/// What mediasoup forwards, by its list of supported RTP capabilities in 3.27.
-const CODECS: [&str; 17] = [
+/// Codecs that mediasoup knows, as it writes them.
+const CODECS: [&str; 16] = [
     "opus",
     "multiopus",
     "PCMU",
@@ -165,7 +165,6 @@ const CODECS: [&str; 17] = [
     "H264-SVC",
     "H265",
     "AV1",
-    "rtx",
 ];
 
 /// `VP8` of `video/VP8`, and of `video/vp8`: clients write it as they like.

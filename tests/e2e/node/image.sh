@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes an image of one program: image.sh ARCHIVE NAME PROGRAM [FROM TO]...: a docker archive of NAME, whose entry point is /bin/PROGRAM's
-# name. Each FROM, a file or folder, becomes TO; the libraries that executables are linked with come along.
+# Makes an image of one program: image.sh ARCHIVE NAME PROGRAM [FROM TO]...: a docker archive of NAME, whose entry point is
+# /bin/PROGRAM's name. Each FROM, a file or folder, becomes TO; the libraries that executables are linked with come along.
 # One layer; the same files give the same bytes.
 set -euo pipefail
 umask 022

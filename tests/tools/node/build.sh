@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the versions of Node.js that the tests of the agent go through, as FOLDER/16 and so on, and the newest mediasoup without its
-# worker in FOLDER/node_modules.
+# Installs the versions of Node.js that the tests of the agent go through, as FOLDER/16 and so on, and a newer mediasoup than the one that is
+# built, without its worker, in FOLDER/node_modules.
 # Usage: build.sh FOLDER
 #
 # npm takes those of this machine and leaves out, without a word, what it cannot have: so each is started. FOLDER appears only when all
