@@ -85,10 +85,12 @@ test: tools browser format lint docs unit kubernetes test-agent image-test e2e
 format:
 	cargo fmt --check
 
-# Of the tests that `cargo test` leaves out, --all-targets knows nothing.
+# Of the tests that `cargo test` leaves out, --all-targets knows nothing; and the fuzz targets are a package of their own.
 lint:
 	cargo clippy --locked --all-targets -- -Dwarnings
 	cargo clippy --locked --test kubernetes --test image --test e2e -- -Dwarnings
+	cp Cargo.lock fuzz/
+	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target) -- -Dwarnings
 
 docs:
 	cargo doc --locked --no-deps --document-private-items
