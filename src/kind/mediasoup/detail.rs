@@ -18,19 +18,17 @@ impl Detail {
     /// No more than what a target shows may need, with these options and this filter.
     pub(super) fn of(options: &Options, filter: Option<&Filter>) -> Self {
         let shown = |families: &'static [&'static Desc]| {
-            families.iter().filter(move |desc| filter.is_none_or(|filter| filter.wants(desc.name)))
+            families.iter().copied().filter(move |desc| filter.is_none_or(|filter| filter.wants(desc.name)))
         };
-        let mut needed: Vec<Self> = shown(traffic::FAMILIES).map(|desc| Self::for_family(desc)).collect();
-        needed.extend(shown(streams::FAMILIES).filter(|desc| is_of_any(desc, &options.per_object)).map(|desc| Self::for_family(desc)));
-        if let Some(compatibility) = &options.compatibility {
-            needed.extend(shown(compatibility::FAMILIES).map(|desc| Self::for_family(desc)));
-            // Peers are told apart by their addresses, and their family has a name of the user's own.
-            needed.push(Self::Producers);
-            if compatibility.aggregated && shown(aggregated::FAMILIES).next().is_some() {
-                needed.push(Self::All);
-            }
+        let compatible = options.compatibility.as_ref();
+        if compatible.is_some_and(|also| also.aggregated) && shown(aggregated::FAMILIES).next().is_some() {
+            return Self::All;
         }
-        needed.into_iter().max().unwrap_or(Self::Counts)
+        let single = shown(streams::FAMILIES).filter(|desc| is_of_any(desc, &options.per_object));
+        let of_edumeet = compatible.into_iter().flat_map(|_| shown(compatibility::FAMILIES));
+        // Peers are told apart by their addresses, and their family has a name of the user's own.
+        let least = if compatible.is_some() { Self::Producers } else { Self::Counts };
+        shown(traffic::FAMILIES).chain(single).chain(of_edumeet).map(Self::for_family).fold(least, Self::max)
     }
 
     /// What a family may be made from, by its name: statistics of the objects it is about. A few would need less.
