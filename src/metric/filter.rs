@@ -17,6 +17,9 @@ impl PartialEq for Filter {
     }
 }
 
+// With it, an `Arc` of the same filter is equal without a look at its patterns: every poll asks.
+impl Eq for Filter {}
+
 /// A pattern that cannot be understood.
 #[derive(Debug, thiserror::Error)]
 #[error("{pattern:?} is not a regular expression")]
