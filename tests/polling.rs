@@ -375,6 +375,13 @@ async fn a_changed_filter_takes_effect_at_once_and_not_after_the_interval() {
     assert!(!series(&text(&*poller.answer(Duration::from_secs(5)).await)).contains_key("mediasoup_up"));
 }
 
+/// The bytes that all producers received.
+fn received(text: &str) -> f64 {
+    let mut counters = series(text);
+    counters.retain(|name, _| name.starts_with("mediasoup_producers_received_bytes_total"));
+    counters.values().sum()
+}
+
 #[tokio::test]
 async fn a_rotated_secret_does_not_let_counters_begin_anew() {
     let clock = Agent::new(1);
@@ -384,18 +391,13 @@ async fn a_rotated_secret_does_not_let_counters_begin_anew() {
     target.max_age = Duration::ZERO;
     pollers.apply([target.clone()]);
     let poller = pollers.get(&target.id).unwrap();
-    let counted = |text: &str| -> f64 {
-        let counters =
-            series(text).into_iter().filter(|(name, _)| name.starts_with("mediasoup_producers_received_bytes_total"));
-        counters.map(|(_, value)| value).sum()
-    };
     poller.answer(Duration::from_secs(5)).await;
     clock.pass(Duration::from_secs(60));
-    let before = counted(&text(&*poller.answer(Duration::from_secs(5)).await));
+    let before = received(&text(&*poller.answer(Duration::from_secs(5)).await));
     assert!(before > 0.0);
     target.source.headers.insert("x-api-key", "rotated".parse().unwrap());
     pollers.apply([target]);
-    assert!(counted(&text(&*poller.answer(Duration::from_secs(5)).await)) >= before);
+    assert!(received(&text(&*poller.answer(Duration::from_secs(5)).await)) >= before);
 }
 
 #[tokio::test]
@@ -408,18 +410,16 @@ async fn an_agent_is_asked_for_less_as_soon_as_less_is_shown_and_counters_go_on(
     let mut less = all.clone();
     let drop = ["mediasoup_consumers_.*".to_owned()];
     less.source.filter = Filter::new(&[], &drop).unwrap().map(Arc::new);
-    let (mut bytes, mut received) = (Vec::new(), Vec::new());
+    let (mut bytes, mut counters) = (Vec::new(), Vec::new());
     for (target, time) in [(&all, 60), (&all, 0), (&less, 0), (&all, 0)] {
         pollers.apply([target.clone()]);
         let snapshot = pollers.get(&target.id).unwrap().answer(Duration::from_secs(5)).await;
         bytes.push(snapshot.calls[0].bytes);
-        let mut counters = series(&text(&snapshot));
-        counters.retain(|name, _| name.starts_with("mediasoup_producers_received_bytes_total"));
-        received.push(counters.values().sum::<f64>());
+        counters.push(received(&text(&snapshot)));
         clock.pass(Duration::from_secs(time));
     }
     assert!(10 * bytes[2] < 9 * bytes[1].min(bytes[3]), "{bytes:?}");
-    assert!(received[1] > 0.0 && received.is_sorted(), "{received:?}");
+    assert!(counters[1] > 0.0 && counters.is_sorted(), "{counters:?}");
 }
 
 #[tokio::test]

@@ -31,8 +31,7 @@ pub(crate) fn in_another_pod(cluster: &Cluster) {
     ]);
     cluster.apply(&read("tests/e2e/manifests/rooms.yaml"));
     cluster.rolled_out("webrtc", "rooms");
-    let others: Vec<&str> = targets::names().into_iter().filter(|name| *name != "webrtc/rooms").collect();
-    cluster.until_up(&others, PATIENCE);
+    cluster.until_up(&targets::names_but("webrtc/rooms"), PATIENCE);
 
     let readme = read(&format!("{FOLDER}/README.md"));
     for command in blocks(&readme, "sh").filter(|block| block.starts_with("kubectl ")) {

@@ -23,6 +23,11 @@ pub(crate) fn names() -> Vec<&'static str> {
     TARGETS.iter().map(|(name, ..)| *name).collect()
 }
 
+/// The names of all but one.
+pub(crate) fn names_but(other: &str) -> Vec<&'static str> {
+    names().into_iter().filter(|name| *name != other).collect()
+}
+
 /// What the contract lets a series have of discovery.
 fn expected(instance: &str, region: &str) -> Labels {
     let (namespace, name) = instance.split_once('/').unwrap();
@@ -74,8 +79,7 @@ pub(crate) fn delete_edumeet(cluster: &Cluster) {
     const EDUMEET: &str = "school/edumeet";
     cluster.kubectl(&["-n", "school", "delete", "st", "edumeet"]);
     figure("from delete to the end of the scrapes", cluster.until_not_scraped(EDUMEET, PATIENCE));
-    let others: Vec<&str> = names().into_iter().filter(|name| *name != EDUMEET).collect();
-    cluster.until_up(&others, PATIENCE);
+    cluster.until_up(&names_but(EDUMEET), PATIENCE);
 }
 
 /// Brings back those that were deleted.
