@@ -55,7 +55,7 @@ fn sections(page: &str) -> Vec<Section> {
             inside = !inside;
         } else if inside {
             here.blocks.last_mut().unwrap().lines.push(line.to_owned());
-        } else if let Some((marks, heading)) = line.split_once(' ').filter(|(marks, _)| is_heading(marks)) {
+        } else if let Some((marks, heading)) = line.split_once(' ').filter(|(marks, _)| pages::is_heading(marks)) {
             found.push(Section { level: marks.len(), heading: heading.to_owned(), ..Section::default() });
         } else {
             here.prose.push_str(line.trim());
@@ -65,10 +65,6 @@ fn sections(page: &str) -> Vec<Section> {
     assert!(!inside, "{page}: a code block does not end");
     assert!(found.len() > 20, "{page}: only {} sections", found.len());
     found
-}
-
-fn is_heading(marks: &str) -> bool {
-    !marks.is_empty() && marks.chars().all(|c| c == '#')
 }
 
 impl Section {

@@ -13,10 +13,7 @@ pub(crate) fn anchors(page: &str) -> Vec<String> {
     for line in page.lines() {
         if line.trim_start().starts_with("```") {
             inside = !inside;
-        } else if let Some((marks, heading)) = line.split_once(' ').filter(|_| !inside)
-            && !marks.is_empty()
-            && marks.chars().all(|c| c == '#')
-        {
+        } else if let Some((_, heading)) = line.split_once(' ').filter(|(marks, _)| !inside && is_heading(marks)) {
             let anchor = anchor(heading);
             let before = times.entry(anchor.clone()).or_default();
             found.push(if *before == 0 { anchor } else { format!("{anchor}-{before}") });
@@ -24,6 +21,11 @@ pub(crate) fn anchors(page: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether what stands before the first blank of a line makes it a heading.
+pub(crate) fn is_heading(marks: &str) -> bool {
+    !marks.is_empty() && marks.chars().all(|c| c == '#')
 }
 
 static LINK: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[([^\]]*)\]\([^)]*\)").unwrap());
