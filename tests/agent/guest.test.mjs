@@ -9,12 +9,9 @@ import path from 'node:path';
 import { test } from 'node:test';
 import tls from 'node:tls';
 
-import { AGENT, all, Application, eventually, folder, get, INSTALLED, NODE, soon } from './support/application.mjs';
+import { AGENT, all, Application, eventually, folder, get, INSTALLED, NODE, soon, WAITS } from './support/application.mjs';
 import { certificate } from './support/client.mjs';
 import { crowd, server } from './support/conference.mjs';
-
-/** Loads mediasoup and goes on for a minute. */
-const WAITS = "require('mediasoup'); setTimeout(() => {}, 60_000);";
 
 /** Runs a command until it ends. */
 async function run(t, command, args, { cwd, env = {} }) {

@@ -7,9 +7,9 @@ import os from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 
-import { Application, eventually, folder, get } from './support/application.mjs';
+import { Application, eventually, folder, get, WAITS } from './support/application.mjs';
 
-const IDLE = { 'idle.js': "require('mediasoup'); setTimeout(() => {}, 60_000);" };
+const IDLE = { 'idle.js': WAITS };
 
 /** An application with these settings, by the names without their prefix, and the lines until the agent had said the last. */
 async function start(t, settings, last = /info: serves/) {

@@ -7,7 +7,7 @@ import { readFileSync, rmSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 
-import { AGENT, Application, folder, INSTALLED } from './support/application.mjs';
+import { AGENT, Application, folder, INSTALLED, WAITS } from './support/application.mjs';
 import { server } from './support/conference.mjs';
 
 /** Where `make` has installed them. */
@@ -53,7 +53,7 @@ const newer = json(NODES, 'node_modules/mediasoup/package.json');
 
 test(`mediasoup ${newer.version} is noticed as it is loaded, by require and by import`, async (t) => {
   const files = {
-    'required.js': "require('mediasoup'); setTimeout(() => {}, 60_000);",
+    'required.js': WAITS,
     'imported.mjs': "await import('mediasoup'); setTimeout(() => {}, 60_000);",
     'subpath.mjs': "import 'mediasoup/types'; import { createWorker } from 'mediasoup'; setTimeout(createWorker, 2 ** 30);",
   };

@@ -18,6 +18,9 @@ if (!INSTALLED) throw new Error('MEDIASOUP_INSTALLED must name the folder that m
 /** The Node.js that applications run on unless a test names another, which may be older than the one of these tests. */
 export const NODE = process.env.NODE ?? process.execPath;
 
+/** An application that loads mediasoup and goes on for a minute. */
+export const WAITS = "require('mediasoup'); setTimeout(() => {}, 60_000);";
+
 /** Longest that anything may take which normally takes a moment. */
 export const PATIENCE_MS = 15_000;
 
