@@ -80,6 +80,15 @@ pub struct RunArgs {
     /// Connections that may be open at once; at the limit, the one that has been idle longest is closed
     #[arg(long = "web.max-connections", env = "SCRAPETARGET_WEB_MAX_CONNECTIONS", default_value_t = 4096, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub web_max_connections: u32,
+    /// Names under which the service may be asked for, beside localhost, the addresses it listens on and --web.external-url; repeatable.
+    /// If not set, any name; but only these where every --listen-address is loopback
+    #[arg(
+        long = "web.allowed-hosts",
+        env = "SCRAPETARGET_WEB_ALLOWED_HOSTS",
+        value_delimiter = ',',
+        value_name = "HOST"
+    )]
+    pub web_allowed_hosts: Vec<String>,
     /// How long the service goes on serving after a signal to stop, before it closes its listener: time for Prometheus to find the
     /// replica that takes over. If not set, 10s in Kubernetes, 0s with --targets
     #[arg(long, env = "SCRAPETARGET_SHUTDOWN_DELAY", value_name = "DURATION", value_parser = duration)]
@@ -95,12 +104,27 @@ pub struct PollingArgs {
     /// Addresses that are never contacted, beside the link-local ones; repeatable
     #[arg(long, env = "SCRAPETARGET_TARGET_DENY_CIDR", value_delimiter = ',', value_name = "CIDR", value_parser = cidr)]
     pub target_deny_cidr: Vec<IpNet>,
+    /// The only addresses that targets may have, beside those of --target-allow-host; repeatable. If neither is set, any that is not
+    /// denied
+    #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_CIDR", value_delimiter = ',', value_name = "CIDR", value_parser = cidr)]
+    pub target_allow_cidr: Vec<IpNet>,
+    /// The only hosts that targets may name, beside the addresses of --target-allow-cidr: a name, *.SUFFIX, or *.{namespace}.svc for
+    /// Services of the target's own namespace; repeatable. If neither is set, any that is not denied
+    #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
+    pub target_allow_host: Vec<String>,
     /// The largest body of an answer, decompressed
     #[arg(long, env = "SCRAPETARGET_MAX_BODY_BYTES", default_value = "16MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_body_bytes: usize,
     /// All bodies together that may be in memory at once
     #[arg(long, env = "SCRAPETARGET_MAX_INFLIGHT_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_inflight_bytes: usize,
+    /// The most series that one target may have, whatever its sampleLimit says
+    #[arg(long, env = "SCRAPETARGET_MAX_SAMPLE_LIMIT", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_sample_limit: Option<u32>,
+    /// Show the beginning of what a server answered to a call that failed, where debug=true is asked for. It may be anything that the
+    /// server knows, and whoever reaches the port reads it
+    #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]
+    pub debug_bodies: bool,
 }
 
 /// Flags about the log, on stderr.

@@ -34,6 +34,7 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
         discovery_tls,
         discovery_basic_auth,
         discovery_scrape_class,
+        discovery_allowed_scrape_class: _,
         discovery_monitor_label,
         discovery_monitor_annotation,
         leader_election_identity,

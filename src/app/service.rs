@@ -61,6 +61,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         web_external_url,
         web_loose_targets,
         web_max_connections,
+        web_allowed_hosts: _,
         shutdown_delay,
         log,
     } = args;

@@ -50,6 +50,10 @@ pub struct KubernetesArgs {
     /// The scrape class of every ServiceMonitor whose target names none
     #[arg(long = "discovery.scrape-class", env = "SCRAPETARGET_DISCOVERY_SCRAPE_CLASS", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub discovery_scrape_class: Option<String>,
+    /// A scrape class that targets may name in monitor.scrapeClass; repeatable. If not set, none: a class may hold a token, which
+    /// Prometheus then sends along
+    #[arg(long = "discovery.allowed-scrape-class", env = "SCRAPETARGET_DISCOVERY_ALLOWED_SCRAPE_CLASS", value_delimiter = ',', value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub discovery_allowed_scrape_class: Vec<String>,
     /// A label of every ServiceMonitor, for the selector of your Prometheus; repeatable
     #[arg(long = "discovery.monitor-label", env = "SCRAPETARGET_DISCOVERY_MONITOR_LABEL", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = label_pair)]
     pub discovery_monitor_label: Vec<(String, String)>,

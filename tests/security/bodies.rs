@@ -1,0 +1,1 @@
+//! Servers that send much and hang: whatever they hold can be taken from them.

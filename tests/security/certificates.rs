@@ -1,0 +1,1 @@
+//! Certificates that one server was shown say nothing of another.

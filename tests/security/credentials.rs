@@ -1,0 +1,1 @@
+//! Servers that write our own credentials back: nobody reads them.

@@ -1,0 +1,1 @@
+//! What lies in the temporary folder before the program starts.

@@ -1,0 +1,1 @@
+//! Where targets may point: addresses, names, the service of somebody else.

@@ -1,0 +1,1 @@
+//! Documents made to be slow: no other target waits for their translation.

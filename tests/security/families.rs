@@ -1,0 +1,1 @@
+//! Servers that forge families of ours or of Prometheus: none of them passes.

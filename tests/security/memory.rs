@@ -1,0 +1,1 @@
+//! What one target may keep in memory, and for how long.

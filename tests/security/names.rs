@@ -1,0 +1,1 @@
+//! Names whose zone does not answer: all others are resolved.

@@ -1,0 +1,1 @@
+//! Wrong passwords without end: a good one is heard.
