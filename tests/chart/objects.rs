@@ -269,9 +269,12 @@ fn the_job_after_an_upgrade_has_an_account_of_its_own_that_goes_with_it() {
     for kind in ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"] {
         let annotations = annotations(chart::one(&manifests, kind, name));
         assert_eq!(annotations["helm.sh/hook"], "post-upgrade,post-rollback");
-        assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
+        // When the Job fails, Helm looks whether these have succeeded, and Argo CD whether the whole has failed.
+        assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded,hook-failed");
         assert_eq!(annotations["helm.sh/hook-weight"], "-5", "before the Job");
     }
+    // It is the only one with a log.
+    assert_eq!(annotations(job)["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
 }
 
 #[test]

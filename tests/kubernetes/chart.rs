@@ -268,6 +268,84 @@ fn an_upgrade_cleans_up_where_monitors_are_left_over_and_only_there() {
     assert_eq!(admin.after_upgrade("watchNamespaces={team-b},discovery.mode=httpSD,scrapeConfig.enabled=false"), all);
 }
 
+/// Everything with which the account of the Job after an upgrade could have a right, the account among it.
+fn rights_after_upgrade(admin: &Admin) -> Vec<String> {
+    let kinds = "serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings";
+    let said = admin.cluster.kubectl(&["get", kinds, "--all-namespaces", "--output", "name"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    said.stdout.lines().filter(|name| name.contains("cleanup-monitors")).map(ToOwned::to_owned).collect()
+}
+
+/// The Jobs that are there, by name.
+fn jobs(admin: &Admin) -> String {
+    admin.cluster.kubectl(&["get", "jobs", "--namespace", NAMESPACE, "--output", "name"]).stdout
+}
+
+const AFTER_UPGRADE: &str = "job.batch/scrapetarget-exporter-cleanup-monitors\n";
+
+#[test]
+fn a_job_after_an_upgrade_that_fails_keeps_its_log_and_leaves_no_right_behind() {
+    let mut admin = Admin::new();
+    for name in ["team-a", "team-b"] {
+        admin.cluster.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name} }}\n"));
+    }
+    // What the release had, what it is to have, and how Helm is told to wait.
+    let first = "watchNamespaces={team-a,team-b}";
+    let gives_up = ["--timeout", "5s"];
+    for (before, after) in [("replicas=1", "discovery.mode=none"), (first, "watchNamespaces={team-a}")] {
+        admin.helm("upgrade", &["--install", "--no-hooks", "--reset-values", "--set", before]);
+        let said = admin.try_helm("upgrade", &[&["--reset-values", "--set", after][..], &gives_up].concat());
+        assert_eq!(said.code, Some(1), "nobody runs the Job: {}", said.stdout);
+        assert_eq!(rights_after_upgrade(&admin), [""; 0], "{after}");
+        assert_eq!(jobs(&admin), AFTER_UPGRADE, "somebody wants to know why");
+        // Whoever upgrades again has the same work done: the Job says where.
+        let words = admin.after_upgrade(after).expect("it is tried again");
+        assert_eq!(words.iter().any(|word| word == "--watch-namespace=team-b"), before == first, "{words:?}");
+        admin.cluster.kubectl(&["delete", "jobs", "--all", "--namespace", NAMESPACE]);
+    }
+    // The same where the Job itself fails, at its deadline.
+    admin.cluster.start_controllers(&["job-controller"]);
+    admin.helm("upgrade", &["--no-hooks", "--reset-values"]);
+    let fails = "discovery.mode=none,cleanup.activeDeadlineSeconds=1,cleanup.backoffLimit=0";
+    let said = admin.try_helm("upgrade", &["--reset-values", "--set", fails]);
+    assert!(said.code == Some(1) && said.stderr.contains("Job Failed"), "{}{}", said.stdout, said.stderr);
+    assert_eq!(rights_after_upgrade(&admin), [""; 0]);
+    assert_eq!(jobs(&admin), AFTER_UPGRADE);
+}
+
+#[test]
+fn the_rights_of_a_job_that_could_not_be_made_go_with_the_next_upgrade() {
+    let admin = Admin::new();
+    let refuse = |kind: &str| {
+        format!(
+            "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy{kind}\nmetadata: {{ name: no-jobs }}\n"
+        )
+    };
+    admin.helm("install", &[]);
+    admin.cluster.apply(&format!(
+        "{}spec:\n  matchConstraints:\n    resourceRules: [{{ apiGroups: [batch], apiVersions: [v1], resources: [jobs], operations: [CREATE] }}]\n  \
+         validations: [{{ expression: 'false', message: no Jobs here }}]\n---\n\
+         {}spec: {{ policyName: no-jobs, validationActions: [Deny] }}\n",
+        refuse(""),
+        refuse("Binding")
+    ));
+    let upgrade = |set: &str| admin.try_helm("upgrade", &["--reset-values", "--timeout", "5s", "--set", set]);
+    let start = std::time::Instant::now();
+    // A policy holds only after a while.
+    while !upgrade("discovery.mode=none").stderr.contains("no Jobs here") {
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "the policy is not heeded");
+        admin.helm("upgrade", &["--no-hooks", "--reset-values"]);
+    }
+    // Helm deletes nothing now. Whatever is upgraded to, they do not stay.
+    assert_eq!(rights_after_upgrade(&admin).len(), 3);
+    let words = admin.after_upgrade("discovery.mode=none").expect("what could not be done is tried again");
+    assert_eq!(words, ["--namespace=prometheus"]);
+    assert_eq!(admin.after_upgrade("replicas=1"), None, "monitors are written everywhere again");
+    let said = upgrade("replicas=1");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(rights_after_upgrade(&admin), [""; 0]);
+}
+
 #[test]
 fn the_notes_warn_of_what_prometheus_will_not_find() {
     let admin = Admin::new();
