@@ -146,7 +146,6 @@ fn the_network_policy_holds_for_every_pod_and_opens_the_port_of_the_container() 
         assert!(has(&pod["metadata"]["labels"], &policy["spec"]["podSelector"]["matchLabels"]), "{name}");
     }
     assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], 8080);
-    assert_eq!(policy["spec"]["egress"], json!([{}]), "targets may be everywhere");
     let narrow = case("network-policy");
     let egress = &chart::one(&narrow, "NetworkPolicy", chart::RELEASE)["spec"]["egress"];
     let ports: Vec<Vec<u64>> = egress.as_array().unwrap().iter().map(ports).collect();
@@ -156,6 +155,81 @@ fn the_network_policy_holds_for_every_pod_and_opens_the_port_of_the_container() 
         "targets, names, API server, ourselves"
     );
     assert_eq!(chart::of_kind(&chart::render(&[""; 0]), "NetworkPolicy").len(), 0);
+}
+
+/// To whom a policy lets targets be asked, and the ports of all other rules.
+fn egress(manifests: &[Value]) -> (Vec<Value>, Vec<Vec<u64>>) {
+    let rules = chart::one(manifests, "NetworkPolicy", chart::RELEASE)["spec"]["egress"].as_array().unwrap().clone();
+    let (others, targets): (Vec<&Value>, Vec<&Value>) = rules.iter().partition(|rule| rule.get("ports").is_some());
+    let peers = targets.into_iter().flat_map(|rule| rule["to"].as_array().cloned().unwrap_or_else(|| vec![json!({})]));
+    (peers.collect(), others.into_iter().map(ports).collect())
+}
+
+#[test]
+fn the_network_policy_fits_the_profile_of_targets() {
+    let (any, others) = egress(&chart::render(&["--set", "networkPolicy.enabled=true"]));
+    assert_eq!(others, [vec![53, 53], vec![443, 6443], vec![9850]], "names, API server, ourselves");
+    assert_eq!(any[0], json!({ "namespaceSelector": {} }), "to some plugins, addresses are no pods");
+    let denied =
+        |peer: &Value| peer["ipBlock"]["except"].as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        (&any[1]["ipBlock"]["cidr"], &any[2]["ipBlock"]["cidr"], any.len()),
+        (&"0.0.0.0/0".into(), &"::/0".into(), 3)
+    );
+    for range in ["169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"] {
+        assert!(denied(&any[1]).contains(&format!("{range:?}")), "{range}: {any:#?}");
+    }
+    for range in ["fe80::/10", "fd00:ec2::/32", "fd20:ce::254/128"] {
+        assert!(denied(&any[2]).contains(&format!("{range:?}")), "{range}: {any:#?}");
+    }
+    let (any, _) = egress(&case("any"));
+    assert!(denied(&any[1]).contains(&"\"10.0.0.0/8\"".to_owned()), "what the operator denies: {any:#?}");
+    assert_eq!(any.len(), 2, "one family is denied as a whole");
+
+    let own = |set: &str| {
+        egress(&chart::render(&[
+            "--set",
+            &format!("networkPolicy.enabled=true,targetAccess.profile=OwnNamespace,{set}"),
+        ]))
+        .0
+    };
+    assert_eq!(own("replicas=1"), [json!({ "namespaceSelector": {} })]);
+    let watched = json!({ "matchExpressions": [{ "key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"] }] });
+    assert_eq!(own("watchNamespaces={a,b}"), [json!({ "namespaceSelector": watched })]);
+    let range = json!({ "ipBlock": { "cidr": "192.0.2.0/24" } });
+    assert_eq!(own("targetAccess.cidrs={192.0.2.0/24}"), [json!({ "namespaceSelector": {} }), range.clone()]);
+    assert_eq!(own("watchNamespaces={a},targetAccess.hosts={x.b.svc}"), [json!({ "namespaceSelector": {} })]);
+
+    let listed = |set: &str| {
+        egress(&chart::render(&["--set", &format!("networkPolicy.enabled=true,targetAccess.profile=Listed,{set}")])).0
+    };
+    assert_eq!(listed("targetAccess.cidrs={192.0.2.0/24}"), [range]);
+    assert_eq!(listed("targetAccess.hosts={*.webrtc.svc}"), [json!({ "namespaceSelector": {} })]);
+    let told = "targetAccess.hosts={sora.example.com},networkPolicy.egress.targets[0].to[0].ipBlock.cidr=192.0.2.7/32";
+    assert_eq!(listed(told), [json!({ "ipBlock": { "cidr": "192.0.2.7/32" } })]);
+    let (all, _) =
+        egress(&chart::render(&["--set-json", r#"networkPolicy={"enabled":true,"egress":{"targets":[{}]}}"#]));
+    assert_eq!(all, [json!({})], "everywhere");
+}
+
+#[test]
+fn a_monitor_with_credentials_keeps_to_the_service_by_its_name() {
+    for (case, file) in chart::cases() {
+        for monitor in chart::of_kind(&chart::render_case(&file), "ServiceMonitor") {
+            let name = &monitor["metadata"]["name"];
+            for endpoint in monitor["spec"]["endpoints"].as_array().unwrap() {
+                let keep =
+                    json!({ "action": "keep", "sourceLabels": ["__meta_kubernetes_service_name"], "regex": name });
+                assert_eq!(endpoint["relabelings"][0], keep, "{case}: before anybody else's");
+            }
+        }
+    }
+    let everything = case("everything");
+    let monitor = chart::one(&everything, "ServiceMonitor", "media-exporter");
+    assert_eq!(
+        monitor["spec"]["endpoints"][0]["relabelings"][1],
+        json!({ "targetLabel": "cluster", "replacement": "tokyo" })
+    );
 }
 
 #[test]

@@ -155,6 +155,97 @@ fn every_pod_has_resources_where_a_quota_asks_for_them() {
     assert_eq!(memory("cleanup.resources.limits.memory=32Mi"), expected("32Mi"));
 }
 
+/// What the exporter is told with these values, by the name of a flag.
+fn told(set: &str, flag: &str) -> Vec<String> {
+    let manifests = chart::render(&["--set", set]);
+    let pod = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"];
+    let prefix = format!("--{flag}=");
+    let arguments = chart::arguments(&pod["containers"][0]);
+    arguments.iter().filter_map(|argument| argument.strip_prefix(&prefix)).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn the_profile_of_targets_becomes_what_they_may_name() {
+    let hosts = |set: &str| told(set, "target-allow-host");
+    let cidrs = |set: &str| told(set, "target-allow-cidr");
+    assert_eq!(hosts("targetAccess.profile=Any"), [""; 0]);
+    assert_eq!(cidrs("targetAccess.profile=Any"), [""; 0]);
+    let own = ["*.{namespace}.svc", "*.{namespace}.svc.cluster.local"];
+    assert_eq!(hosts("targetAccess.profile=OwnNamespace"), own);
+    let other =
+        "targetAccess.profile=OwnNamespace,clusterDomain=example.internal,targetAccess.hosts={sora.example.com}";
+    assert_eq!(hosts(other), ["*.{namespace}.svc", "*.{namespace}.svc.example.internal", "sora.example.com"]);
+    let listed =
+        "targetAccess.profile=Listed,targetAccess.hosts={*.example.com},targetAccess.cidrs={192.0.2.0/24,::1/128}";
+    assert_eq!(
+        (hosts(listed), cidrs(listed)),
+        (vec!["*.example.com".into()], vec!["192.0.2.0/24".into(), "::1/128".into()])
+    );
+    // Without any of these flags everything is permitted: a profile that restricts gives at least one, whatever else is said.
+    for profile in ["OwnNamespace", "Listed"] {
+        for lists in [
+            "targetAccess.hosts={a}",
+            "targetAccess.cidrs={10.0.0.0/8}",
+            "targetAccess.hosts=null",
+            "clusterDomain=null",
+        ] {
+            let set = format!("targetAccess.profile={profile},{lists}");
+            match chart::template(&["--set", &set]) {
+                Ok(_) => assert!(!hosts(&set).is_empty() || !cidrs(&set).is_empty(), "{set}"),
+                Err(refusal) => {
+                    assert!(refusal.contains("needs targetAccess.hosts or targetAccess.cidrs"), "{refusal}")
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_names_hosts_need_not_name_those_of_the_chart() {
+    let hosts = |set: &str| told(set, "web.allowed-hosts");
+    assert_eq!(hosts("ingress.enabled=true,ingress.hosts[0].host=a"), [""; 0], "any name");
+    let all = hosts("web.allowedHosts={exporter.example.com},ingress.enabled=true,ingress.hosts[0].host=b.example.com");
+    for name in [
+        "exporter.example.com",
+        "b.example.com",
+        "scrapetarget-exporter.prometheus.svc",
+        "scrapetarget-exporter-probe.prometheus.svc",
+        "scrapetarget-exporter-probe.prometheus.svc.cluster.local",
+    ] {
+        assert!(all.iter().any(|host| host == name), "{name}: {all:?}");
+    }
+    // What Prometheus and `helm test` ask is among them.
+    let manifests = chart::render(&["--set", "discovery.mode=httpSD,web.allowedHosts={a}"]);
+    let sd = chart::one(&manifests, "ScrapeConfig", chart::RELEASE)["spec"]["httpSDConfigs"][0]["url"].clone();
+    let test = chart::arguments(&chart::of_kind(&manifests, "Pod")[0]["spec"]["containers"][0])[1].clone();
+    for url in [sd.as_str().unwrap(), &test] {
+        let host = url.split("://").nth(1).unwrap().split(':').next().unwrap();
+        assert!(all.iter().any(|allowed| allowed == host), "{host}: {all:?}");
+    }
+}
+
+#[test]
+fn memory_is_made_of_the_number_of_targets_and_of_what_may_be_in_flight() {
+    let memory = |set: &str| {
+        let manifests = chart::render(&["--set", set]);
+        let pods = chart::pods(&manifests).into_iter();
+        let resources: BTreeSet<String> =
+            pods.map(|(_, pod)| pod["spec"]["containers"][0]["resources"].to_string()).collect();
+        assert_eq!(resources.len(), 1, "the same for all pods: {resources:?}");
+        let resources: Value = serde_json::from_str(resources.first().unwrap()).unwrap();
+        ["requests", "limits"].map(|kind| resources[kind]["memory"].as_str().map(ToOwned::to_owned))
+    };
+    let mebibytes = |request: u64, limit: u64| [Some(format!("{request}Mi")), Some(format!("{limit}Mi"))];
+    assert_eq!(memory("replicas=1"), mebibytes(127, 383));
+    assert_eq!(memory("expectedTargets=10000"), mebibytes(689, 945));
+    assert_eq!(memory("expectedTargets=10000,limits.maxInflightBytes=1GiB"), mebibytes(689, 689 + 2048));
+    assert_eq!(memory("limits.maxInflightBytes=1048576B"), mebibytes(127, 129));
+    assert_eq!(memory("limits.maxInflightBytes=null,expectedTargets=null"), mebibytes(127, 383));
+    // What is said counts as it is said.
+    assert_eq!(memory("resources.limits.memory=1Gi"), [None, Some("1Gi".to_owned())]);
+    assert_eq!(memory("resources=null"), [None, None]);
+}
+
 #[test]
 fn openshift_chooses_the_user() {
     let user = |arguments: &[&str]| {

@@ -18,7 +18,7 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 44] = [
+    let refused: [(&str, &[&str]); 56] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
         // What other exporters' charts have, and what it is here.
@@ -86,6 +86,21 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
             &["targets has prometheus/a twice"],
         ),
         ("rbac.secretNamespaces={a}", &["rbac.secretNamespaces needs rbac.secrets: namespaces"]),
+        ("targetAccess.profile=any", &["at '/targetAccess/profile'", "'Any', 'OwnNamespace', 'Listed'"]),
+        ("targetAccess.hosts={a}", &["need targetAccess.profile: Listed or OwnNamespace"]),
+        ("targetAccess.cidrs={10.0.0.0/8}", &["need targetAccess.profile: Listed or OwnNamespace"]),
+        ("targetAccess.profile=Listed", &["needs targetAccess.hosts or targetAccess.cidrs"]),
+        ("targetAccess.profile=Listed,targetAccess.hosts={http://a/}", &["at '/targetAccess/hosts/0'"]),
+        ("targetAccess.profile=Listed,targetAccess.hosts={a.*}", &["at '/targetAccess/hosts/0'"]),
+        ("targetAccess.profile=Listed,targetAccess.cidrs={10.0.0.0}", &["at '/targetAccess/cidrs/0'"]),
+        (
+            "networkPolicy.enabled=true,targetAccess.profile=Listed,targetAccess.hosts={sora.example.com}",
+            &["networkPolicy.egress.targets must say where sora.example.com is"],
+        ),
+        ("clusterDomain=.local", &["at '/clusterDomain'"]),
+        ("web.allowedHosts={https://a}", &["at '/web/allowedHosts/0'"]),
+        ("limits.maxSampleLimit=-1", &["at '/limits/maxSampleLimit'", "minimum"]),
+        ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
     ];
     for (set, words) in refused {
         let said = chart::template(&["--set", set]).expect_err(set);
@@ -109,7 +124,7 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
     let text = |text: &str| json!(text);
     let pair =
         |text: &str| text.split_once('=').map_or_else(|| json!({ text: "" }), |(key, value)| json!({ key: value }));
-    let rows: [Row<'_>; 8] = [
+    let rows: [Row<'_>; 9] = [
         (
             "targetSelector",
             &text,
@@ -160,6 +175,7 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
                 "fd00:/8",
             ],
         ),
+        ("discovery.allowedScrapeClasses", &list, "discovery.allowed-scrape-class", &["tenants", "a b"]),
         (
             "discovery.monitorLabels",
             &pair,
@@ -191,6 +207,10 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
             let line = ["scrapetarget-exporter", "run", &format!("--{flag}={word}")].map(ToOwned::to_owned);
             assert_eq!(taken(place, &value(word)), Cli::parse_line(line).is_ok(), "{place}: {word}");
         }
+    }
+    for limit in [1_u64, 4_294_967_295, 4_294_967_296] {
+        let line = ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--max-sample-limit={limit}")];
+        assert_eq!(taken("limits.maxSampleLimit", &json!(limit)), Cli::parse_line(line).is_ok(), "{limit}");
     }
     for connections in [1_u64, 4_294_967_295, 4_294_967_296, 0] {
         let line =

@@ -158,6 +158,170 @@ app.kubernetes.io/component: exporter
 {{- end }}
 {{- end }}
 
+{{/* A list of hosts that targets may name, as YAML; an empty one if the profile looks at none. */}}
+{{- define "scrapetarget-exporter.targetHosts" -}}
+{{- $hosts := list }}
+{{- $access := .Values.targetAccess }}
+{{- if eq $access.profile "OwnNamespace" }}
+{{- $hosts = list "*.{namespace}.svc" (printf "*.{namespace}.svc.%s" (include "scrapetarget-exporter.clusterDomain" .)) }}
+{{- end }}
+{{- if ne $access.profile "Any" }}
+{{- $hosts = concat $hosts ($access.hosts | default list) | uniq }}
+{{- end }}
+{{- toYaml $hosts }}
+{{- end }}
+
+{{- define "scrapetarget-exporter.clusterDomain" -}}
+{{- .Values.clusterDomain | default "cluster.local" }}
+{{- end }}
+
+{{/* The arguments about where targets may point. */}}
+{{- define "scrapetarget-exporter.targetArgs" -}}
+{{- range .Values.targetDenyCidr }}
+{{ include "scrapetarget-exporter.arg" (list "target-deny-cidr" .) }}
+{{- end }}
+{{- if .Values.targetAllowLoopback }}
+- --target-allow-loopback
+{{- end }}
+{{- range include "scrapetarget-exporter.targetHosts" . | fromYamlArray }}
+{{ include "scrapetarget-exporter.arg" (list "target-allow-host" .) }}
+{{- end }}
+{{- if ne .Values.targetAccess.profile "Any" }}
+{{- range .Values.targetAccess.cidrs }}
+{{ include "scrapetarget-exporter.arg" (list "target-allow-cidr" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+What the exporter never contacts: link-local addresses, and the metadata services of clouds that are elsewhere. A NetworkPolicy knows no
+addresses inside others (mapped, NAT64, 6to4): those only the exporter judges.
+*/}}
+{{- define "scrapetarget-exporter.neverContacted" -}}
+- 169.254.0.0/16
+- 100.100.100.200/32
+- 168.63.129.16/32
+- 192.0.0.192/32
+- fe80::/10
+- fd00:ec2::/32
+- fd20:ce::254/128
+{{- end }}
+
+{{/* An `ipBlock` of a NetworkPolicy: a list of the root and of the range. Of the whole Internet, what is denied is left out. */}}
+{{- define "scrapetarget-exporter.ipBlock" -}}
+{{- $range := last . }}
+{{- $block := dict "cidr" $range }}
+{{- if has $range (list "0.0.0.0/0" "::/0") }}
+{{- $except := list }}
+{{- $denied := (first .).Values.targetDenyCidr | default list }}
+{{- range concat (include "scrapetarget-exporter.neverContacted" . | fromYamlArray) $denied | uniq }}
+{{- if eq (contains ":" .) (contains ":" $range) }}
+{{- $except = append $except . }}
+{{- end }}
+{{- end }}
+{{- $_ := set $block "except" $except }}
+{{- end }}
+{{- /* What is denied as a whole is no part of what it is left out of. */}}
+{{- if not (has $range ($block.except | default list)) }}
+{{- toYaml (list (dict "ipBlock" $block)) }}
+{{- end }}
+{{- end }}
+
+{{/*
+Where targets may be, as the rules of a NetworkPolicy's egress. Addresses do not stand for pods everywhere, so pods are named by
+themselves. No rule: nothing may be a target that a NetworkPolicy could tell.
+*/}}
+{{- define "scrapetarget-exporter.targetRules" -}}
+{{- $access := .Values.targetAccess }}
+{{- $domain := include "scrapetarget-exporter.clusterDomain" . }}
+{{- $hosts := include "scrapetarget-exporter.targetHosts" . | fromYamlArray }}
+{{- $pods := eq $access.profile "Any" }}
+{{- $elsewhere := list }}
+{{- range $hosts }}
+{{- if or (hasSuffix ".svc" .) (hasSuffix (printf ".svc.%s" $domain) .) }}
+{{- $pods = true }}
+{{- else }}
+{{- $elsewhere = append $elsewhere . }}
+{{- end }}
+{{- end }}
+{{- if $elsewhere }}
+{{- fail (printf "networkPolicy.egress.targets must say where %s is, by addresses: a NetworkPolicy knows no names" (join ", " $elsewhere)) }}
+{{- end }}
+{{- $peers := list }}
+{{- if $pods }}
+{{- /* A target that may only be in its own namespace is where targets are watched. */}}
+{{- $watched := .Values.watchNamespaces }}
+{{- if and $watched (eq $access.profile "OwnNamespace") (not $access.hosts) }}
+{{- $names := dict "key" "kubernetes.io/metadata.name" "operator" "In" "values" (uniq $watched) }}
+{{- $peers = append $peers (dict "namespaceSelector" (dict "matchExpressions" (list $names))) }}
+{{- else }}
+{{- $peers = append $peers (dict "namespaceSelector" dict) }}
+{{- end }}
+{{- end }}
+{{- $ranges := $access.cidrs | default list }}
+{{- if eq $access.profile "Any" }}
+{{- $ranges = list "0.0.0.0/0" "::/0" }}
+{{- end }}
+{{- range $ranges }}
+{{- $peers = concat $peers (include "scrapetarget-exporter.ipBlock" (list $ .) | fromYamlArray) }}
+{{- end }}
+{{- with $peers }}
+{{- toYaml (list (dict "to" .)) }}
+{{- end }}
+{{- end }}
+
+{{/* Names under which the exporter may be asked, as YAML; an empty list if any will do. */}}
+{{- define "scrapetarget-exporter.allowedHosts" -}}
+{{- $hosts := .Values.web.allowedHosts | default list }}
+{{- if $hosts }}
+{{- $namespace := include "scrapetarget-exporter.namespace" . }}
+{{- range $name := list (include "scrapetarget-exporter.fullname" .) (include "scrapetarget-exporter.probeService" .) }}
+{{- range list "" (printf ".%s" $namespace) (printf ".%s.svc" $namespace) (printf ".%s.svc.%s" $namespace (include "scrapetarget-exporter.clusterDomain" $)) }}
+{{- $hosts = append $hosts (printf "%s%s" $name .) }}
+{{- end }}
+{{- end }}
+{{- if .Values.ingress.enabled }}
+{{- range .Values.ingress.hosts }}
+{{- $hosts = append $hosts .host }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml (uniq $hosts) }}
+{{- end }}
+
+{{/* A number of bytes such as 128MiB. */}}
+{{- define "scrapetarget-exporter.bytes" -}}
+{{- $unit := dict "K" 1024 "M" 1048576 "G" 1073741824 | dig (regexFind "[KMG]" .) 1 }}
+{{- mul (regexFind "^[0-9]+" . | int64) $unit }}
+{{- end }}
+
+{{/*
+The resources of every container of the image. How much memory it takes: docs/operating.md, section Size, tells where the figures come
+from. At rest that is what it starts with and what each target keeps (its poller, its last answer, and where it has TLS, a connection);
+beside that, answers that are being read, which take more than their bytes once they are decoded.
+*/}}
+{{- define "scrapetarget-exporter.resources" -}}
+{{- $atStart := 64 }}{{/* MiB */}}
+{{- $ofTarget := 64 }}{{/* KiB */}}
+{{- $ofInflight := 2 }}{{/* bytes for each byte of limits.maxInflightBytes */}}
+{{- $values := .Values }}
+{{- if not (kindIs "invalid" $values.resources) }}
+{{- with $values.resources }}
+{{- toYaml . }}
+{{- else }}
+{{- $targets := $values.expectedTargets | default 1000 | int64 }}
+{{- $atRest := add (mul $atStart 1048576) (mul $targets $ofTarget 1024) }}
+{{- $inflight := include "scrapetarget-exporter.bytes" ($values.limits.maxInflightBytes | default "128MiB") | int64 }}
+{{- $most := add $atRest (mul $inflight $ofInflight) }}
+{{- $mebibytes := dict }}
+{{- range $name, $bytes := dict "requests" $atRest "limits" $most }}
+{{- $_ := set $mebibytes $name (dict "memory" (printf "%dMi" (div (add $bytes 1048575) 1048576))) }}
+{{- end }}
+{{- toYaml $mebibytes }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The arguments that `run` and `cleanup` share: which cluster objects are those of this release. */}}
 {{- define "scrapetarget-exporter.releaseArgs" -}}
 {{ include "scrapetarget-exporter.arg" (list "namespace" (include "scrapetarget-exporter.namespace" .)) }}
@@ -260,6 +424,13 @@ app.kubernetes.io/component: exporter
 {{- fail (printf "targets has %s twice: give one of them another name or namespace" $target) }}
 {{- end }}
 {{- $_ := set $seen $target true }}
+{{- end }}
+{{- $access := .Values.targetAccess }}
+{{- if and (eq $access.profile "Any") (or $access.hosts $access.cidrs) }}
+{{- fail "targetAccess.hosts and targetAccess.cidrs need targetAccess.profile: Listed or OwnNamespace. With Any, everything is permitted" }}
+{{- end }}
+{{- if and (eq $access.profile "Listed") (not (or $access.hosts $access.cidrs)) }}
+{{- fail "targetAccess.profile: Listed needs targetAccess.hosts or targetAccess.cidrs. Without both, no target could be polled" }}
 {{- end }}
 {{- if and .Values.rbac.secretNamespaces (ne .Values.rbac.secrets "namespaces") }}
 {{- fail "rbac.secretNamespaces needs rbac.secrets: namespaces" }}
@@ -418,8 +589,13 @@ template:
           - cleanup
           {{- .args | nindent 10 }}
           {{- include "scrapetarget-exporter.logArgs" $ | nindent 10 }}
-        {{- with $.Values.cleanup.resources | default $.Values.resources }}
+        {{- with $.Values.cleanup.resources }}
         resources:
           {{- toYaml . | nindent 10 }}
+        {{- else }}
+        {{- with include "scrapetarget-exporter.resources" $ }}
+        resources:
+          {{- . | nindent 10 }}
+        {{- end }}
         {{- end }}
 {{- end }}
