@@ -1,7 +1,9 @@
 # The image of the exporter: one program that needs nothing of its base but the authorities it trusts. docs/image.md says how to build it.
 
-ARG RUST=docker.io/library/rust:1.95.0-slim-trixie
-ARG BASE=gcr.io/distroless/static-debian13:nonroot
+# Named by digests, of all architectures together: the same sources are built on the same bases, whoever has moved a tag. The tags are for
+# people, and to look for newer ones: docs/image.md says how.
+ARG RUST=docker.io/library/rust:1.95.0-slim-trixie@sha256:e14e87345b4d5964ddcc3491d27ee046a0f23820f340c3c1e24da6880141f7c0
+ARG BASE=gcr.io/distroless/static-debian13:nonroot@sha256:f7f8f729987ad0fdf6b05eeeae94b26e6a0f613bdf46feea7fc40f7bd72953e6
 
 # Runs on the builder's own CPU, whatever the image is for: an emulated one would take an hour.
 FROM --platform=${BUILDPLATFORM} ${RUST} AS build

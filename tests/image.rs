@@ -276,6 +276,27 @@ fn the_dockerfile_compiles_with_a_rust_that_is_new_enough() {
     assert!(pinned >= numbers(env!("CARGO_PKG_RUST_VERSION")), "{pinned:?}");
 }
 
+#[test]
+fn the_dockerfile_names_every_base_by_a_digest() {
+    let dockerfile = source("Dockerfile");
+    let bases: Vec<&str> = dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("FROM "))
+        .map(|from| from.split_whitespace().find(|word| !word.starts_with("--")).unwrap())
+        .collect();
+    assert_eq!(bases, ["${RUST}", "${BASE}"]);
+    for base in bases {
+        let argument = format!("ARG {}=", base.trim_start_matches("${").trim_end_matches('}'));
+        let default = dockerfile.lines().find_map(|line| line.strip_prefix(&argument)).unwrap();
+        let (name, digest) = default.split_once("@sha256:").unwrap_or_else(|| panic!("{default} has no digest"));
+        assert!(name.rsplit('/').next().unwrap().contains(':'), "{name}: the tag is for people");
+        assert!(
+            digest.len() == 64 && digest.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)),
+            "{digest}"
+        );
+    }
+}
+
 /// Whether `.dockerignore` lets a file through.
 fn is_let_through(file: &Path) -> bool {
     source(".dockerignore").lines().filter_map(|line| line.strip_prefix('!')).any(|allowed| file.starts_with(allowed))
