@@ -1,15 +1,48 @@
-//! Every crate that is linked comes from crates.io, has a licence that `deny.toml` allows, and is none that it bans.
+//! Every crate that is linked comes from crates.io, has a licence that `deny.toml` allows, and is none that it bans. The file also says what
+//! cargo-deny has to refuse where it can ask for advisories.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// The strings of one list in `deny.toml`, which has one string, or one table with a name, per entry.
-fn list(key: &str) -> Vec<String> {
+/// The lines of one section of `deny.toml`, without comments.
+fn section(name: &str) -> Vec<String> {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deny.toml")).unwrap();
-    let (_, rest) = text.split_once(&format!("\n{key} = [")).unwrap();
+    let lines = text.lines().skip_while(|line| *line != format!("[{name}]")).skip(1);
+    let lines: Vec<String> = lines
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    assert!(!lines.is_empty(), "deny.toml has no section [{name}]");
+    lines
+}
+
+/// The strings of one list in a section, which has one string, or one table with a name, per entry.
+fn list(name: &str, key: &str) -> Vec<String> {
+    let text = section(name).join("\n");
+    let text = format!("\n{text}");
+    let (_, rest) = text.split_once(&format!("\n{key} = [")).unwrap_or_else(|| panic!("[{name}] has no list {key}"));
     let (list, _) = rest.split_once(']').unwrap();
     list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_file_refuses_what_has_known_faults_and_what_comes_from_elsewhere() {
+    for (name, lines) in [
+        ("advisories", &[r#"yanked = "deny""#, r#"unmaintained = "all""#, r#"unused-ignored-advisory = "deny""#][..]),
+        ("sources", &[r#"unknown-registry = "deny""#, r#"unknown-git = "deny""#]),
+    ] {
+        let section = section(name);
+        for line in lines {
+            assert!(section.iter().any(|found| found == line), "[{name}] lacks {line}: {section:?}");
+        }
+    }
+    assert!(!list("licenses", "allow").is_empty() && !list("bans", "deny").is_empty());
+    // Fields that cargo-deny has taken out of the section: it would refuse the file.
+    let gone = ["vulnerability", "notice", "severity-threshold"];
+    let advisories = section("advisories");
+    assert!(!advisories.iter().any(|line| gone.iter().any(|field| line.starts_with(field))), "{advisories:?}");
 }
 
 fn packages() -> Vec<Value> {
@@ -26,7 +59,7 @@ fn packages() -> Vec<Value> {
 
 #[test]
 fn every_dependency_has_an_allowed_licence() {
-    let allowed = list("allow");
+    let allowed = list("licenses", "allow");
     for package in packages() {
         let name = package["name"].as_str().unwrap();
         let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} names no licence"));
@@ -38,7 +71,7 @@ fn every_dependency_has_an_allowed_licence() {
 
 #[test]
 fn every_dependency_comes_from_the_registry_and_none_is_banned() {
-    let banned = list("deny");
+    let banned = list("bans", "deny");
     for package in packages() {
         let name = package["name"].as_str().unwrap();
         assert!(!banned.iter().any(|banned| banned == name), "{name} is banned by deny.toml");
