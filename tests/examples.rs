@@ -175,6 +175,7 @@ fn links_between_pages_lead_somewhere() {
         "README.md",
         "README.ja.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "charts/scrapetarget-exporter/README.md",
         "docs/alerts.md",
         "docs/architecture.md",
