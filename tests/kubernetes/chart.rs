@@ -344,6 +344,14 @@ fn the_rights_of_a_job_that_could_not_be_made_go_with_the_next_upgrade() {
     let said = upgrade("replicas=1");
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert_eq!(rights_after_upgrade(&admin), [""; 0]);
+    // And so they do by hand.
+    assert!(upgrade("discovery.mode=none").stderr.contains("no Jobs here"));
+    assert_eq!(rights_after_upgrade(&admin).len(), 3);
+    for words in commands("If the Job after an upgrade fails") {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        assert_eq!((words[0], admin.cluster.kubectl(&words[1..]).code), ("kubectl", Some(0)), "{words:?}");
+    }
+    assert_eq!(rights_after_upgrade(&admin), [""; 0]);
 }
 
 #[test]
