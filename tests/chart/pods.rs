@@ -140,6 +140,20 @@ fn every_pod_keeps_to_the_restricted_standard() {
 }
 
 #[test]
+fn only_pods_that_ask_the_api_server_have_a_token_and_an_account_gives_none_by_itself() {
+    for (case, file) in chart::cases() {
+        let manifests = chart::render_case(&file);
+        for (name, pod) in chart::pods(&manifests) {
+            let is_test = pod["metadata"]["labels"]["app.kubernetes.io/component"] == "test";
+            assert_eq!(pod["spec"]["automountServiceAccountToken"], !is_test, "{case}: {name}");
+        }
+        for account in chart::of_kind(&manifests, "ServiceAccount") {
+            assert_eq!(account["automountServiceAccountToken"], false, "{case}: {account}");
+        }
+    }
+}
+
+#[test]
 fn every_pod_has_resources_where_a_quota_asks_for_them() {
     let memory = |set: &str| {
         let set = format!("cleanup.afterUpgrade=always,discovery.mode=none,resources.limits.memory=64Mi,{set}");

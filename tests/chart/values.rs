@@ -18,7 +18,7 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 56] = [
+    let refused: [(&str, &[&str]); 58] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
         // What other exporters' charts have, and what it is here.
@@ -92,6 +92,8 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ("targetAccess.profile=Listed", &["needs targetAccess.hosts or targetAccess.cidrs"]),
         ("targetAccess.profile=Listed,targetAccess.hosts={http://a/}", &["at '/targetAccess/hosts/0'"]),
         ("targetAccess.profile=Listed,targetAccess.hosts={a.*}", &["at '/targetAccess/hosts/0'"]),
+        ("targetAccess.profile=Listed,targetAccess.hosts={10.0.0.1}", &["at '/targetAccess/hosts/0'"]),
+        ("targetAccess.profile=Listed,targetAccess.hosts={*.\\{namespace\\}}", &["at '/targetAccess/hosts/0'"]),
         ("targetAccess.profile=Listed,targetAccess.cidrs={10.0.0.0}", &["at '/targetAccess/cidrs/0'"]),
         (
             "networkPolicy.enabled=true,targetAccess.profile=Listed,targetAccess.hosts={sora.example.com}",
@@ -228,6 +230,38 @@ fn tls_of_discovery_goes_with_any_way_to_have_https() {
         "webConfig.enabled=true,webConfig.existingSecret=a,webConfig.scheme=https",
     ] {
         chart::render(&["--set", &format!("discovery.tls.serverName=x,{set}")]);
+    }
+}
+
+#[test]
+fn template_expressions_are_evaluated_in_extra_manifests_and_in_no_other_value() {
+    let expression = "{{ .Release.Name }}";
+    let elsewhere = json!({
+        "targets": [{ "name": "a", "annotations": { "a": expression },
+            "spec": { "type": "Sora", "url": expression, "labels": { "a": expression } } }],
+        "podAnnotations": { "a": expression },
+        "deploymentAnnotations": { "a": expression },
+        "extraArgs": [format!("--{}", "a={{ .Release.Name }}")],
+        "extraEnv": [{ "name": "A", "value": expression }],
+        "discovery": { "monitorAnnotations": { "a": expression }, "scrapeClass": expression },
+        "service": { "annotations": { "a": expression } },
+        "affinity": { "a": expression },
+        "webConfig": { "enabled": true, "config": { "a": expression } },
+        "networkPolicy": { "enabled": true, "egress": { "targets": [{ "a": expression }] } },
+        "serviceMonitor": { "selfMonitor": { "enabled": true, "relabelings": [{ "replacement": expression }] } },
+        "prometheusRule": { "enabled": true, "rules": [{ "expr": expression }] },
+    });
+    let written = elsewhere.to_string().matches(expression).count();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    std::fs::write(&file, elsewhere.to_string()).unwrap();
+    let text = chart::template(&["-f", file.to_str().unwrap()]).unwrap();
+    assert!(text.matches(expression).count() >= written, "{text}");
+    for entry in std::fs::read_dir(chart::folder().join("templates")).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
+        let uses =
+            entry.is_file() && std::fs::read_to_string(&entry).unwrap().split_whitespace().any(|word| word == "tpl");
+        assert_eq!(uses, name == "extra-manifests.yaml", "{name}");
     }
 }
 

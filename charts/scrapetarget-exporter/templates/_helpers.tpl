@@ -238,7 +238,7 @@ themselves. No rule: nothing may be a target that a NetworkPolicy could tell.
 {{- $pods := eq $access.profile "Any" }}
 {{- $elsewhere := list }}
 {{- range $hosts }}
-{{- if or (hasSuffix ".svc" .) (hasSuffix (printf ".svc.%s" $domain) .) }}
+{{- if or (hasSuffix ".svc" (lower .)) (hasSuffix (printf ".svc.%s" $domain) (lower .)) }}
 {{- $pods = true }}
 {{- else }}
 {{- $elsewhere = append $elsewhere . }}
