@@ -1,5 +1,7 @@
 //! The Prometheus Operator and a real Prometheus judge what we write for them: it becomes scrapes, with the labels of the contract.
 
+#[path = "operator/own.rs"]
+mod own;
 #[path = "operator/release.rs"]
 mod release;
 #[path = "operator/server.rs"]
