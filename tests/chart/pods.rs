@@ -207,7 +207,7 @@ fn the_profile_of_targets_becomes_what_they_may_name() {
             match chart::template(&["--set", &set]) {
                 Ok(_) => assert!(!hosts(&set).is_empty() || !cidrs(&set).is_empty(), "{set}"),
                 Err(refusal) => {
-                    assert!(refusal.contains("needs targetAccess.hosts or targetAccess.cidrs"), "{refusal}")
+                    assert!(refusal.contains("needs targetAccess.hosts or targetAccess.cidrs"), "{refusal}");
                 }
             }
         }
