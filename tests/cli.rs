@@ -87,6 +87,7 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         (run_on(&["--discovery.tls", "true"]), "write a JSON object"),
         (run_on(&["--discovery.basic-auth", "prometheus"]), "write a JSON object"),
         (run_on(&["--discovery.scrape-class="]), "--discovery.scrape-class"),
+        (run_on(&["--discovery.allowed-scrape-class", "a,"]), "write the name of a scrape class of your Prometheus"),
         (run_on(&["--discovery.monitor-label", "release"]), "write a label as KEY=VALUE"),
         (run_on(&["--discovery.monitor-label", "a=b,c=-"]), "write a label as KEY=VALUE"),
         (run_on(&["--discovery.monitor-annotation", "a/b/c=d"]), "write an annotation as KEY=VALUE"),

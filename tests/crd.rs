@@ -228,9 +228,75 @@ fn regex() -> BoxedStrategy<Value> {
     texts(&["a", "(", "[a", "(?=a)", "a|b.*", "(?i)a", "\\d+", "*", "a{2}", "[[:alpha:]]", "$(x)"]).boxed()
 }
 
+/// Expressions of a labeldrop: at the edges of what is taken, and of pieces of them.
+fn names() -> BoxedStrategy<Value> {
+    let written = texts(&[
+        "",
+        ".*",
+        "_.*",
+        "__.*",
+        "_a.*",
+        "__address__",
+        "instance",
+        "instanc.*",
+        "instance.+",
+        "instance_.*",
+        "(job)",
+        "(job",
+        "region|rack_.*",
+        "a|target_.*",
+        "a|",
+        "|a",
+        "a.b",
+        "(a)|b",
+        "(?i)INSTANCE",
+        "[i]nstance",
+        "$(x)",
+    ]);
+    prop_oneof![written, "[(]?(_{0,2}(a|i|instance|job|target_name)?(\\.[*+])?[|]?){0,3}[)]?".prop_map(Value::from)]
+        .boxed()
+}
+
 fn relabelings() -> BoxedStrategy<Value> {
+    let actions = &[
+        "replace",
+        "keep",
+        "hashmod",
+        "labelmap",
+        "LabelMap",
+        "labelkeep",
+        "LabelKeep",
+        "labeldrop",
+        "LabelDrop",
+        "lowercase",
+        "Uppercase",
+        "keepequal",
+        "DropEqual",
+    ];
+    let labels = &[
+        "",
+        "a",
+        "_a",
+        "__",
+        "__address__",
+        "__tmp_hash",
+        "instance",
+        "Instance",
+        "job",
+        "namespace",
+        "target_namespace",
+        "target_name",
+        "target_name_2",
+        "$1",
+        "a$1",
+        "${1}b",
+        "a-b",
+        "é",
+    ];
     list(object(vec![
-        ("regex", regex()),
+        ("action", texts(actions).boxed()),
+        ("targetLabel", texts(labels).boxed()),
+        ("regex", prop_oneof![regex(), names()].boxed()),
         ("replacement", texts(&["$1", "$(A)", ""]).boxed()),
         ("separator", texts(&[";", "$("]).boxed()),
     ]))

@@ -50,9 +50,9 @@ pub struct KubernetesArgs {
     /// The scrape class of every ServiceMonitor whose target names none
     #[arg(long = "discovery.scrape-class", env = "SCRAPETARGET_DISCOVERY_SCRAPE_CLASS", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub discovery_scrape_class: Option<String>,
-    /// A scrape class that targets may name in monitor.scrapeClass; repeatable. If not set, none: a class may hold a token, which
-    /// Prometheus then sends along
-    #[arg(long = "discovery.allowed-scrape-class", env = "SCRAPETARGET_DISCOVERY_ALLOWED_SCRAPE_CLASS", value_delimiter = ',', value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    /// A scrape class that targets may name in monitor.scrapeClass, besides that of --discovery.scrape-class; repeatable. If not set,
+    /// none: a class may hold a token, which Prometheus sends along
+    #[arg(long = "discovery.allowed-scrape-class", env = "SCRAPETARGET_DISCOVERY_ALLOWED_SCRAPE_CLASS", value_delimiter = ',', value_name = "NAME", value_parser = scrape_class)]
     pub discovery_allowed_scrape_class: Vec<String>,
     /// A label of every ServiceMonitor, for the selector of your Prometheus; repeatable
     #[arg(long = "discovery.monitor-label", env = "SCRAPETARGET_DISCOVERY_MONITOR_LABEL", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = label_pair)]
@@ -183,6 +183,15 @@ impl ReleaseArgs {
 fn namespace(text: &str) -> Result<String, String> {
     let fine = is_dns_label(text);
     fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 small letters, digits and inner dashes".to_owned())
+}
+
+/// The name of a scrape class, which has no pattern; but what came by `a, b` would never be named.
+fn scrape_class(text: &str) -> Result<String, String> {
+    let fine = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    fine.then(|| text.to_owned()).ok_or_else(|| {
+        "write the name of a scrape class of your Prometheus, without blanks; several with a comma in between"
+            .to_owned()
+    })
 }
 
 fn json_object(text: &str) -> Result<JsonObject, String> {

@@ -31,15 +31,16 @@ pub struct Monitor {
     /// spec.timeout plus one second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrape_timeout: Option<Duration>,
-    /// Relabelings of the target, done after those of the exporter.
+    /// Relabelings of the target. They may read the labels that the exporter sets. They may not write labels that begin with __, nor
+    /// those that tell the series of one target from another's, such as instance, job and namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub relabelings: Vec<Relabeling>,
-    /// Relabelings of the samples before they are stored.
+    /// Relabelings of the samples before they are stored. They may not write the labels that relabelings may not write.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub metric_relabelings: Vec<Relabeling>,
-    /// The scrape class of the ServiceMonitor. If not set or empty, it is that of the installation.
+    /// The scrape class of the ServiceMonitor, one that the installation allows. If not set or empty, it is that of the installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub scrape_class: Option<String>,
@@ -76,11 +77,12 @@ pub struct Relabeling {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub separator: Option<String>,
-    /// The label that the result is written to.
+    /// The label that the result is written to, by its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub target_label: Option<String>,
-    /// The regular expression that the joined values are matched with. If not set, Prometheus matches everything.
+    /// The regular expression that the joined values are matched with. If not set, Prometheus matches everything. With labeldrop, the
+    /// names of labels, or beginnings of names with .* behind them, with | in between.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub regex: Option<String>,
@@ -91,7 +93,7 @@ pub struct Relabeling {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub replacement: Option<String>,
-    /// What is done.
+    /// What is done. The actions labelmap and labelkeep are refused.
     #[serde(default)]
     pub action: Action,
 }

@@ -37,6 +37,13 @@ macro_rules! port {
     };
 }
 
+/// The name of a label that does not begin with `__`, or the beginning of one.
+macro_rules! label {
+    () => {
+        r"_?[a-zA-Z0-9][a-zA-Z0-9_]*(\.[*+])?"
+    };
+}
+
 patterns! {
     /// The URL of a target.
     URL = concat!(
@@ -52,6 +59,10 @@ patterns! {
     SERVER_NAME = r"^([a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?|[0-9a-fA-F:]{2,39})$";
     /// The name of a label of Prometheus, in the classic alphabet that every version takes.
     LABEL_NAME = "^[a-zA-Z_][a-zA-Z0-9_]{0,255}$";
+    /// A regular expression that names labels, or how their names begin: none of them can begin with `__`.
+    LABELS_BY_NAME = concat!(
+        "^(", label!(), r"(\|", label!(), r")*|\(", label!(), r"(\|", label!(), r")*\))$"
+    );
     /// The value of a header, without what could end it.
     PRINTABLE = "^[\\t -~]*$";
     /// A token of RFC 9110: the name of a header, the scheme of an Authorization.

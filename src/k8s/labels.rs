@@ -8,6 +8,9 @@ pub(super) const MANAGER: &str = "scrapetarget-exporter";
 /// Who takes care of the object.
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
+/// What the keys of our own labels and annotations begin with.
+pub(super) const DOMAIN: &str = "scrapetarget.dev/";
+
 /// The name of the release that wrote the object.
 pub(super) const RELEASE: &str = "scrapetarget.dev/release";
 
@@ -22,6 +25,13 @@ pub(super) const TARGET_NAMESPACE: &str = "scrapetarget.dev/target-namespace";
 
 /// On a monitor that is not beside its target: the target's name; an annotation if it is too long for a label.
 pub(super) const TARGET_NAME: &str = "scrapetarget.dev/target-name";
+
+/// Whether Argo CD, Flux or Helm finds by this label or annotation what it looks after, and deletes what it did not make.
+pub(super) fn is_tracking(key: &str) -> bool {
+    const DOMAINS: [&str; 4] =
+        ["argocd.argoproj.io/", "kustomize.toolkit.fluxcd.io/", "helm.toolkit.fluxcd.io/", "meta.helm.sh/"];
+    key == "app.kubernetes.io/instance" || DOMAINS.iter().any(|domain| key.starts_with(domain))
+}
 
 /// The labels of everything that the release of `settings` writes.
 pub(super) fn of_release(settings: &Settings) -> [(&'static str, &str); 3] {

@@ -54,6 +54,8 @@ pub struct Discovery {
     pub basic_auth: Option<serde_json::Map<String, serde_json::Value>>,
     /// The scrape class of every ServiceMonitor that does not name one.
     pub scrape_class: Option<String>,
+    /// The scrape classes that targets may name besides.
+    pub allowed_scrape_classes: BTreeSet<String>,
     /// Labels of every ServiceMonitor.
     pub monitor_labels: BTreeMap<String, String>,
     /// Annotations of every ServiceMonitor.

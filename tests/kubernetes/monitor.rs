@@ -149,13 +149,39 @@ async fn what_cannot_be_carried_into_another_namespace_is_said_with_a_way_out() 
     stage.declare("tokyo", &json!({}));
     stage.declare("classed", &json!({ "monitor": { "scrapeClass": "mtls" } }));
     let tls = r#"{"serverName":"probe","ca":{"secret":{"name":"ca","key":"ca.crt"}}}"#;
-    let exporter = stage.run(&["--discovery.scheme", "https", "--discovery.tls", tls]);
+    let exporter =
+        stage.run(&["--discovery.scheme", "https", "--discovery.tls", tls, "--discovery.allowed-scrape-class", "mtls"]);
     let said = stage.until_ready("tokyo", "False NotPortable", &exporter).await;
     assert!(said.contains("discovery.scrapeClass") && said.contains("discovery.monitorNamespace"), "{said}");
     stage.until_ready("classed", "True Written", &exporter).await;
     assert_eq!(stage.names(&stage.team).await, ["classed"]);
     let endpoint = stage.monitor("classed").await.unwrap()["spec"]["endpoints"][0].take();
     assert_eq!(endpoint["tlsConfig"], json!({ "serverName": "probe" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_names_only_a_scrape_class_that_is_allowed_and_loses_its_monitor_when_it_is_not_any_more() {
+    let stage = Stage::new(Cluster::shared());
+    stage.declare("tokyo", &json!({ "monitor": { "scrapeClass": "video" } }));
+    stage.declare("osaka", &json!({ "monitor": { "scrapeClass": "cluster" } }));
+    stage.declare("kyoto", &json!({}));
+    let exporter = stage.run(&["--discovery.allowed-scrape-class", "video,audio", "--discovery.scrape-class", "all"]);
+    stage.until_ready("tokyo", "True Written", &exporter).await;
+    stage.until_ready("kyoto", "True Written", &exporter).await;
+    let said = stage.until_ready("osaka", "False ScrapeClassNotAllowed", &exporter).await;
+    assert!(said.contains(r#""cluster""#) && said.contains("--discovery.allowed-scrape-class"), "{said}");
+    for (name, class) in [("tokyo", "video"), ("kyoto", "all")] {
+        assert_eq!(stage.monitor(name).await.unwrap()["spec"]["scrapeClass"], class);
+    }
+    assert_eq!(stage.names(&stage.team).await, ["kyoto", "tokyo"]);
+    stop(exporter);
+
+    let exporter = stage.run(&[]);
+    stage.until_ready("tokyo", "False ScrapeClassNotAllowed", &exporter).await;
+    let one = async || (stage.names(&stage.team).await == ["kyoto"]).then_some(());
+    stage.until("end of the monitor with the class", &exporter, one).await;
+    let plain = async || stage.monitor("kyoto").await?["spec"].get("scrapeClass").is_none().then_some(());
+    stage.until("end of the class of the installation", &exporter, plain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,8 @@ mod release;
 mod server;
 #[path = "operator/stage.rs"]
 mod stage;
+#[path = "operator/tenants.rs"]
+mod tenants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -181,6 +181,16 @@ fn full_spec() -> Value {
             })
         })
         .collect();
+    // Each step that removes labels costs more than one that writes one.
+    let names = "l.*|".repeat(255) + "l.*";
+    let removals: Vec<Value> = relabelings
+        .iter()
+        .map(|step| {
+            let mut step = step.clone();
+            (step["action"], step["regex"]) = ("labeldrop".into(), names.as_str().into());
+            step
+        })
+        .collect();
     let headers: Vec<Value> =
         (0..16).map(|index| json!({ "name": format!("{index:x>128}"), "value": "v".repeat(4096) })).collect();
     json!({
@@ -202,7 +212,7 @@ fn full_spec() -> Value {
             "interval": "0000h00000m0060s",
             "scrapeTimeout": "0000h00000m0059s",
             "relabelings": relabelings,
-            "metricRelabelings": relabelings,
+            "metricRelabelings": removals,
             "scrapeClass": "s".repeat(253),
         },
         "mediasoup": { "perObject": ["Producers", "Consumers", "Transports"] },

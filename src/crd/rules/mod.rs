@@ -12,7 +12,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::Problem;
-pub use table::{all, reserved_labels};
+pub use table::{all, relabeling_problem, reserved_labels};
 
 /// One rule.
 pub struct Rule {

@@ -7,14 +7,16 @@ use serde_json::Value;
 
 use super::{Rule, raw};
 use crate::crd::duration::{self, Duration};
-use crate::crd::pattern::{self, K8S_KEY, K8S_VALUE, LABEL_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN, URL};
+use crate::crd::pattern::{
+    self, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN, URL,
+};
 use crate::crd::regex_syntax;
 use crate::kind;
 
 /// Every rule. The order is that of the fields.
 pub fn all() -> &'static [Rule] {
     static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-        [spec(), url(), durations(), labels(), headers(), access(), regexes(), monitor()]
+        [spec(), url(), durations(), labels(), headers(), access(), regexes(), monitor(), relabelings()]
             .into_iter()
             .flatten()
             .collect()
@@ -150,8 +152,11 @@ fn durations() -> Vec<Rule> {
     ]
 }
 
-/// Labels that discovery or Prometheus itself sets, or that mean something in every exposition.
-const TAKEN: [&str; 7] = ["instance", "job", "namespace", "le", "quantile", "target_name", "target_namespace"];
+/// Labels that say whose series these are. Discovery sets them, and no target may change them.
+const IDENTITY: [&str; 5] = ["instance", "job", "namespace", "target_name", "target_namespace"];
+
+/// Labels that mean something in every exposition.
+const TAKEN: [&str; 2] = ["le", "quantile"];
 
 /// Labels of the generic families of every poll: `probe_failure_info`, `probe_call_*`.
 const PROBE: [&str; 2] = ["call", "reason"];
@@ -160,13 +165,13 @@ const PROBE: [&str; 2] = ["call", "reason"];
 pub fn reserved_labels() -> &'static BTreeSet<&'static str> {
     static NAMES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
         let families = kind::Type::ALL.iter().flat_map(|kind| kind.families());
-        families.flat_map(|family| family.labels).chain(&TAKEN).chain(&PROBE).copied().collect()
+        families.flat_map(|family| family.labels).chain(&IDENTITY).chain(&TAKEN).chain(&PROBE).copied().collect()
     });
     &NAMES
 }
 
 fn labels() -> Vec<Rule> {
-    let reserved: Vec<String> = reserved_labels().iter().map(|name| format!("'{name}'")).collect();
+    let reserved: Vec<&str> = reserved_labels().iter().copied().collect();
     vec![
         Rule::new(
             "spec.labels",
@@ -184,7 +189,7 @@ fn labels() -> Vec<Rule> {
         .twin_text(|key| !key.starts_with("__")),
         Rule::new(
             "spec.labels",
-            format!("!(key in [{}])", reserved.join(", ")),
+            format!("!(key in [{}])", quoted(&reserved)),
             "this label is set by Prometheus, by discovery or by a family of the exporter, write another name",
         )
         .on_keys()
@@ -347,6 +352,99 @@ fn monitor() -> Vec<Rule> {
         .map(no_variable),
     );
     rules
+}
+
+/// Relabelings may neither lead a scrape elsewhere, which labels that begin with `__` decide, nor make series look like another target's.
+fn relabelings() -> Vec<Rule> {
+    let identity = quoted(&IDENTITY);
+    let [writes, drops] = [
+        Rule::new(
+            RELABELINGS[0],
+            format!(
+                "!has(self.targetLabel) || self.action.lowerAscii() in [{}] || (self.targetLabel.matches({}) && \
+                 !self.targetLabel.startsWith('__') && !(self.targetLabel in [{identity}]))",
+                quoted(&COMPARING),
+                raw(LABEL_NAME.as_str()),
+            ),
+            format!(
+                "targetLabel must be one fixed name of letters, digits and underscores that does not begin with __ and is none of {}, \
+                 which say whose series these are: write another label",
+                IDENTITY.join(", ")
+            ),
+        )
+        .field("targetLabel")
+        .twin(|step| {
+            COMPARING.contains(&action(step).as_str())
+                || text(step, "targetLabel").is_none_or(|label| {
+                    LABEL_NAME.is_match(label) && !label.starts_with("__") && !IDENTITY.contains(&label)
+                })
+        }),
+        // The names come from the labels, so an expression is judged by how it begins: that tells for every label, also for those that
+        // only some discoveries have.
+        Rule::new(
+            RELABELINGS[0],
+            format!(
+                "self.action.lowerAscii() != 'labeldrop' || (has(self.regex) && self.regex.matches({}) && \
+                 ![{identity}].exists(name, name.matches('^(?:' + self.regex + ')$')))",
+                raw(LABELS_BY_NAME.as_str()),
+            ),
+            format!(
+                "the regex of a labeldrop must be names, or beginnings of names with .* behind them, with | in between, of labels that do \
+                 not begin with __ and are none of {}: write for instance region|rack_.*",
+                IDENTITY.join(", ")
+            ),
+        )
+        .field("regex")
+        .twin(|step| {
+            action(step) != "labeldrop"
+                || text(step, "regex").is_some_and(|regex| {
+                    LABELS_BY_NAME.is_match(regex) && !IDENTITY.iter().any(|name| is_named(name, regex))
+                })
+        }),
+    ]
+    .map(|rule| rule.also(&RELABELINGS[1..]));
+    let maps = Rule::new(
+        RELABELINGS[0],
+        "!(self.action.lowerAscii() in ['labelmap', 'labelkeep'])",
+        "labelmap and labelkeep reach labels that are not the target's own: write one replace for each label, or labeldrop with the \
+         names of the labels to remove",
+    )
+    .field("action")
+    .also(&RELABELINGS[1..])
+    .twin(|step| !matches!(action(step).as_str(), "labelmap" | "labelkeep"));
+    vec![maps, writes, drops]
+}
+
+/// Where relabeling steps stand.
+const RELABELINGS: [&str; 2] = ["spec.monitor.relabelings[]", "spec.monitor.metricRelabelings[]"];
+
+/// Actions that compare `targetLabel` and do not write it.
+const COMPARING: [&str; 2] = ["keepequal", "dropequal"];
+
+/// What is wrong with a relabeling step, if it reaches labels that are not the target's own: the field, and the sentence.
+pub fn relabeling_problem(step: &Value) -> Option<(&'static str, &'static str)> {
+    let rules = all().iter().filter(|rule| rule.paths.contains(&RELABELINGS[0]));
+    let broken = rules.filter(|rule| !rule.accepts(step)).map(|rule| (rule.field.as_str(), rule.message.as_str()));
+    broken.into_iter().next()
+}
+
+/// The action of a step in small letters, as Prometheus reads it.
+fn action(step: &Value) -> String {
+    text(step, "action").unwrap_or("replace").to_ascii_lowercase()
+}
+
+/// Whether `regex`, which [`LABELS_BY_NAME`] takes, matches the label `name`.
+fn is_named(name: &str, regex: &str) -> bool {
+    regex.trim_matches(['(', ')']).split('|').any(|one| match (one.strip_suffix(".*"), one.strip_suffix(".+")) {
+        (Some(beginning), _) => name.starts_with(beginning),
+        (_, Some(beginning)) => name.starts_with(beginning) && name != beginning,
+        _ => name == one,
+    })
+}
+
+/// A list of texts for CEL.
+fn quoted(texts: &[&str]) -> String {
+    texts.iter().map(|text| format!("'{text}'")).collect::<Vec<_>>().join(", ")
 }
 
 fn span(value: &Value, field: &str) -> Option<Duration> {

@@ -9,8 +9,9 @@ use super::super::catalog::Object;
 use super::super::{MonitorNamespace, Settings};
 use super::features::Features;
 use super::place::Place;
-use super::relabeling::{refuse_detours, refuse_variables, relabelings};
+use super::relabeling::{refuse_variables, relabelings};
 use super::security::{Security, security};
+use super::trust::{refuse_forgery, scrape_class};
 use super::unwritten::Unwritten;
 use super::{API_VERSION, KIND, labels};
 use crate::crd::{self, Monitor, ScrapeTargetSpec};
@@ -56,6 +57,7 @@ pub(super) fn desired(
     let monitor = spec.monitor.as_ref().unwrap_or(&default);
     wanted(spec, monitor)?;
     refuse_variables(spec)?;
+    refuse_forgery(monitor)?;
     let part = json!({
         "metadata": metadata(object, monitor, settings),
         "spec": spec_of(object, spec, monitor, settings, features)?,
@@ -79,8 +81,13 @@ fn metadata(object: &Object, monitor: &Monitor, settings: &Settings) -> Value {
     let (id, discovery) = (&object.id, &settings.discovery);
     let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
     let mut annotations: BTreeMap<&str, &str> = BTreeMap::new();
-    labels.extend(pairs(&discovery.monitor_labels).chain(pairs(&monitor.labels)));
-    annotations.extend(pairs(&discovery.monitor_annotations).chain(pairs(&monitor.annotations)));
+    // By the labels of our domain we know our monitors and their targets: they are not the user's to write. Nor is what would make a
+    // monitor in our namespace look like a part of what a GitOps tool looks after there.
+    let in_release = discovery.monitor_namespace == MonitorNamespace::Release;
+    let reserved = |key: &str| key.starts_with(labels::DOMAIN) || in_release && labels::is_tracking(key);
+    let written = |texts| pairs(texts).filter(|(key, _)| !reserved(key));
+    labels.extend(pairs(&discovery.monitor_labels).chain(written(&monitor.labels)));
+    annotations.extend(pairs(&discovery.monitor_annotations).chain(written(&monitor.annotations)));
     labels.extend(labels::of_release(settings));
     let mut metadata = Map::new();
     match discovery.monitor_namespace {
@@ -121,8 +128,7 @@ fn spec_of(
     settings: &Settings,
     features: Features,
 ) -> Result<Value, Unwritten> {
-    let own_class = monitor.scrape_class.as_deref().filter(|class| !class.is_empty());
-    let class = own_class.or(settings.discovery.scrape_class.as_deref()).filter(|_| features.scrape_class);
+    let class = scrape_class(monitor, &settings.discovery)?.filter(|_| features.scrape_class);
     let Security { tls, basic_auth } = security(&settings.discovery, class.is_some())?;
     let mut endpoint = json!({
         "port": "http",
@@ -131,7 +137,7 @@ fn spec_of(
         "interval": crd::Duration::from(spec.effective_scrape_interval()),
         "scrapeTimeout": crd::Duration::from(spec.effective_scrape_timeout()),
         "scheme": settings.discovery.scheme.as_str(),
-        "relabelings": relabelings(&object.id, spec),
+        "relabelings": relabelings(&object.id, spec, settings),
     });
     if !monitor.metric_relabelings.is_empty() {
         endpoint["metricRelabelings"] = json!(monitor.metric_relabelings);
@@ -140,7 +146,6 @@ fn spec_of(
         endpoint["tlsConfig"] = tls.into();
     }
     if let Some(basic_auth) = basic_auth {
-        refuse_detours(spec)?;
         endpoint["basicAuth"] = basic_auth.into();
     }
     let mut made = json!({

@@ -18,6 +18,8 @@ struct Seen {
     /// What we wanted to write when we last wrote, and what came of it: where the API server or a webhook changes what we write, it is
     /// not written again and again.
     settled: Option<Look>,
+    /// It does what no monitor of ours may do: an earlier version wrote it.
+    forgery: bool,
 }
 
 /// What was wanted and what was found, as marks.
@@ -77,8 +79,8 @@ impl Ledger {
         self.complete.contains(&scope)
     }
 
-    /// Takes what the watch `scope` shows; `desired` is what should be there.
-    pub(super) fn see(&mut self, scope: usize, found: Observed, desired: Option<&Desired>) {
+    /// Takes what the watch `scope` shows; `desired` is what should be there, `forgery` whether what is there must not stay in any case.
+    pub(super) fn see(&mut self, scope: usize, found: Observed, desired: Option<&Desired>, forgery: bool) {
         if let Some(shown) = self.lists.get_mut(&scope) {
             shown.insert(found.place.clone());
         }
@@ -87,10 +89,11 @@ impl Ledger {
             Some(seen) if seen.uid == found.uid => {
                 seen.target_namespace = found.target_namespace;
                 seen.looked = looked;
+                seen.forgery = forgery;
             }
             _ => {
                 let Observed { place, uid, target_namespace, .. } = found;
-                self.seen.insert(place, Seen { uid, target_namespace, looked, settled: None });
+                self.seen.insert(place, Seen { uid, target_namespace, looked, settled: None, forgery });
             }
         }
     }
@@ -103,12 +106,14 @@ impl Ledger {
                 seen.settled = Some(look);
                 if !overtaken {
                     seen.looked = Some(look);
+                    seen.forgery = false;
                 }
             }
             _ if overtaken => {}
             _ => {
                 let Observed { place, uid, target_namespace, .. } = found;
-                self.seen.insert(place, Seen { uid, target_namespace, looked: Some(look), settled: Some(look) });
+                let (looked, settled) = (Some(look), Some(look));
+                self.seen.insert(place, Seen { uid, target_namespace, looked, settled, forgery: false });
             }
         }
     }
@@ -125,6 +130,11 @@ impl Ledger {
             .looked
             .is_some_and(|look| look.wanted == wanted && (look.found == wanted || seen.settled == Some(look)));
         if good { Finding::Good } else { Finding::Bad(&seen.uid) }
+    }
+
+    /// Whether our monitor at `place` does what none may do.
+    pub(super) fn is_forgery(&self, place: &Place) -> bool {
+        self.seen.get(place).is_some_and(|seen| seen.forgery)
     }
 
     /// The uid of our monitor at `place`.

@@ -19,6 +19,7 @@ mod relabeling;
 mod requests;
 mod security;
 mod sight;
+mod trust;
 mod unwritten;
 mod writer;
 

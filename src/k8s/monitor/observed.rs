@@ -12,6 +12,8 @@ use super::desired::{Desired, mark};
 use super::labels;
 use super::object::Shown;
 use super::place::Place;
+use super::trust;
+use crate::target::TargetId;
 
 /// A ServiceMonitor as the API server shows it.
 #[derive(Debug)]
@@ -59,6 +61,11 @@ impl Observed {
         } else {
             mark(&part)
         }
+    }
+
+    /// Whether it does what no monitor of the target `id` may do.
+    pub(super) fn is_forgery(&self, id: &TargetId, settings: &Settings) -> bool {
+        trust::is_forgery(&self.part["spec"], id, settings)
     }
 
     /// Whether this release wrote it. Labels decide; one that somebody else changed or removed is ours to put back.

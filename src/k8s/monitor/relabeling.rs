@@ -2,32 +2,61 @@
 
 use serde_json::{Value, json};
 
+use super::super::Settings;
 use super::unwritten::Unwritten;
-use crate::crd::{Action, Relabeling, ScrapeTargetSpec};
+use crate::crd::ScrapeTargetSpec;
 use crate::target::TargetId;
 
 /// What the Operator adds of the pod that answers. It would make new series of all targets whenever another pod leads, and Orion's
 /// families have a label `service` of their own.
 const OF_THE_POD: &str = "service|pod|container|endpoint";
 
-/// Where the labels of a target's series come from: ours, then those that the user wrote.
+/// Where the labels of a target's series come from: ours, then those that the user wrote, then ours that say whose series these are once
+/// more. So a step of the user may read them, and what she writes cannot stand in their place.
 ///
 /// They are relabelings of the target, not of its samples, so that `up` and the other series of Prometheus itself have them too.
-pub(super) fn relabelings(id: &TargetId, spec: &ScrapeTargetSpec) -> Vec<Value> {
-    // First, so that it does not drop a label of that name that the user sets.
-    let mut steps = vec![json!({ "action": "labeldrop", "regex": OF_THE_POD })];
+pub(super) fn relabelings(id: &TargetId, spec: &ScrapeTargetSpec, settings: &Settings) -> Vec<Value> {
+    let mut steps = scraped(settings).to_vec();
     steps.extend(spec.labels.iter().map(|(label, value)| constant(label, value)));
-    steps.extend([
+    steps.extend(identity(id));
+    let written = spec.monitor.as_ref().map(|monitor| monitor.relabelings.as_slice()).unwrap_or_default();
+    if !written.is_empty() {
+        steps.extend(written.iter().map(|step| json!(step)));
+        steps.extend(identity(id));
+    }
+    steps
+}
+
+/// What is scraped, and what is not said of it.
+fn scraped(settings: &Settings) -> [Value; 2] {
+    [
+        // Whoever may create a Service can give it our label, in our namespace, or in her own where Prometheus ignores namespace
+        // selectors: it must not be sent what is meant for us.
+        json!({
+            "action": "keep",
+            "sourceLabels": ["__meta_kubernetes_namespace", "__meta_kubernetes_service_name"],
+            "regex": format!("{};{}", settings.namespace, settings.discovery.service),
+        }),
+        // Before the user's labels, so that it drops none of them.
+        json!({ "action": "labeldrop", "regex": OF_THE_POD }),
+    ]
+}
+
+/// Whose series these are, and which shard they belong to.
+fn identity(id: &TargetId) -> [Value; 5] {
+    [
         // All targets have one address: without a hash of their own they would all be on one shard.
         json!({ "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": "__tmp_hash" }),
         json!({ "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": "instance" }),
         constant("namespace", &id.namespace),
         constant("target_namespace", &id.namespace),
         constant("target_name", &id.name),
-    ]);
-    let written = spec.monitor.iter().flat_map(|monitor| &monitor.relabelings);
-    steps.extend(written.map(|step| json!(step)));
-    steps
+    ]
+}
+
+/// Whether a step is one that we write for every target, and for no other than `id`.
+pub(super) fn is_own(step: &Value, id: &TargetId, settings: &Settings) -> bool {
+    scraped(settings).contains(step) || identity(id).contains(step)
 }
 
 fn constant(label: &str, value: &str) -> Value {
@@ -46,24 +75,6 @@ pub(super) fn refuse_variables(spec: &ScrapeTargetSpec) -> Result<(), Unwritten>
     match labels.map(|(label, _)| format!("spec.labels.{label}")).or(steps) {
         Some(path) => Err(Unwritten::Unsupported(format!(
             "{path} holds \"$(\", which the Prometheus Operator would replace by a variable of its environment: write it another way"
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// Refuses steps by which whoever declares a target could send the password of our listener to an address of her own: the ServiceMonitor
-/// that holds it is ours, the steps are hers.
-pub(super) fn refuse_detours(spec: &ScrapeTargetSpec) -> Result<(), Unwritten> {
-    let steps = spec.monitor.iter().flat_map(|monitor| &monitor.relabelings);
-    let leads_away = |step: &Relabeling| {
-        // It writes labels whose names are made of those that are there.
-        step.action == Action::LabelMap
-            || step.target_label.as_ref().is_some_and(|label| label.starts_with("__") || label.contains('$'))
-    };
-    match steps.enumerate().find(|(_, step)| leads_away(step)) {
-        Some((index, _)) => Err(Unwritten::Unsupported(format!(
-            "spec.monitor.relabelings[{index}] can change the address that Prometheus sends discovery.basicAuth to: write no \
-             labelmap, and no targetLabel that begins with __ or holds a $"
         ))),
         None => Ok(()),
     }

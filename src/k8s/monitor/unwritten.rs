@@ -10,8 +10,10 @@ pub(super) enum Unwritten {
     Disabled(String),
     /// Prometheus could not scrape us by it.
     NotPortable(String),
-    /// It would break the configuration of Prometheus.
+    /// It would break the configuration of Prometheus, or reach what is not the target's own.
     Unsupported(String),
+    /// It names a scrape class that targets may not name.
+    ScrapeClassNotAllowed(String),
 }
 
 impl Unwritten {
@@ -20,6 +22,7 @@ impl Unwritten {
             Self::Disabled(why) => (ConditionStatus::True, "Disabled", why),
             Self::NotPortable(why) => (ConditionStatus::False, "NotPortable", why),
             Self::Unsupported(why) => (ConditionStatus::False, "Unsupported", why),
+            Self::ScrapeClassNotAllowed(why) => (ConditionStatus::False, "ScrapeClassNotAllowed", why),
         };
         MonitorState { status, reason, message }
     }

@@ -176,7 +176,11 @@ impl Writer {
         if self.shared().settings.discovery.monitor_namespace == MonitorNamespace::Release {
             self.targets.insert(place.clone(), id.clone());
         }
-        let Some(wanted) = self.desired(&id) else { return self.say(&id, not_understood()) };
+        let wanted = match self.desired(&id) {
+            Some(wanted) => wanted,
+            None if self.ledger.is_forgery(&place) => Err(not_understood()),
+            None => return self.say(&id, not_understood()),
+        };
         if self.installed == Some(Installed::No) {
             return self.say(&id, wanted.map_or_else(|unwanted| unwanted, |_| crd_missing()));
         }

@@ -70,3 +70,50 @@ async fn another_mode_removes_all_monitors_although_the_api_server_dies_halfway(
     let none = async || stage.names(&stage.team).await.is_empty().then_some(());
     stage.until(&format!("end of the {} monitors that were left", MANY - before), &exporter, none).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_crd_let_in_has_no_monitor_and_is_told_why_also_after_the_crd_is_upgraded() {
+    let cluster = Cluster::private();
+    let stage = Stage::new(&cluster);
+    cluster.install_crd_without_rules();
+    let forged = json!({ "type": "Sora", "url": "http://127.0.0.1:1/", "monitor": {
+        "relabelings": [{ "targetLabel": "instance", "replacement": "team/victim" }],
+        "metricRelabelings": [{ "action": "labelmap", "regex": "x_(.*)" }],
+    } });
+    let target = |spec: &serde_json::Value| {
+        let metadata = json!({ "name": "tokyo", "namespace": stage.team });
+        json!({ "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": metadata, "spec": spec })
+            .to_string()
+    };
+    let start = Instant::now();
+    while let Err(refused) = cluster.try_apply(&target(&forged)) {
+        assert!(start.elapsed() < Duration::from_secs(60), "{refused}");
+    }
+    stage.declare("osaka", &json!({}));
+    let exporter = stage.run(&[]);
+    stage.until_ready("tokyo", "False InvalidSpec", &exporter).await;
+    stage.until_ready("osaka", "True Written", &exporter).await;
+    stop(exporter);
+
+    cluster.install_crd();
+    let start = Instant::now();
+    while cluster.try_apply(&target(&forged).replace("tokyo", "kyoto")).is_ok() {
+        stage.delete_target("kyoto").await;
+        assert!(start.elapsed() < Duration::from_secs(60), "the API server takes it still");
+    }
+    let written = json!({
+        "metadata": { "name": "tokyo", "namespace": stage.team, "labels": {
+            "scrapetarget.dev/release": "st", "scrapetarget.dev/release-namespace": stage.own,
+        } },
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "spec": { "selector": {}, "endpoints": [{ "relabelings": forged["monitor"]["relabelings"] }] },
+    });
+    cluster.apply(&written.to_string());
+    let exporter = stage.run(&[]);
+    let only = async || (stage.names(&stage.team).await == ["osaka"]).then_some(());
+    stage.until("end of the monitor that an earlier version wrote", &exporter, only).await;
+    stage.until_ready("tokyo", "False InvalidSpec", &exporter).await;
+    stage.declare("tokyo", &json!({ "monitor": { "relabelings": [], "metricRelabelings": [] } }));
+    stage.until_ready("tokyo", "True Written", &exporter).await;
+}

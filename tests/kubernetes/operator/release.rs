@@ -17,7 +17,7 @@ use super::stage::{Stage, own_address};
 use crate::support::program::{Running, command};
 
 /// The name of the release, and of its service account.
-const NAME: &str = "scrapetarget-exporter";
+pub(super) const NAME: &str = "scrapetarget-exporter";
 /// The Service that the monitors select, and so the `job` of every series.
 pub(super) const SERVICE: &str = "scrapetarget-exporter-probe";
 

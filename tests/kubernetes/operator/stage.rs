@@ -27,18 +27,28 @@ impl Stage {
     /// The stage of all tests that run now. It is set up by the first of them, and ends with the last.
     pub(super) fn enter() -> Arc<Self> {
         static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::share(&SHARED, Cluster::install_crd)
+    }
+
+    /// Another one, for those whose CRD is so old that it has none of our rules.
+    pub(super) fn enter_without_rules() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
+        Self::share(&SHARED, Cluster::install_crd_without_rules)
+    }
+
+    fn share(shared: &Mutex<Weak<Self>>, install: fn(&Cluster)) -> Arc<Self> {
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let stage = Arc::new(Self::set_up());
+            let stage = Arc::new(Self::set_up(install));
             *shared = Arc::downgrade(&stage);
             stage
         })
     }
 
-    fn set_up() -> Self {
+    fn set_up(install: fn(&Cluster)) -> Self {
         let mut cluster = Cluster::private();
         cluster.install_operator_crds(&CRDS);
-        cluster.install_crd();
+        install(&cluster);
         cluster.start_controllers(&CONTROLLERS);
         let folder = TempDir::with_prefix("operator-").unwrap();
         // The Operator has no flag for it.

@@ -17,7 +17,7 @@ pub(in crate::k8s::monitor) fn settings(discovery: Discovery) -> Settings {
         watch_namespaces: Vec::new(),
         target_selector: None,
         secret_label: None,
-        discovery,
+        discovery: Discovery { service: "ste-probe".to_owned(), ..discovery },
         election: Election {
             lease: "ste".to_owned(),
             identity: "pod".to_owned(),
@@ -93,6 +93,11 @@ fn a_target_in_two_lines_gives_a_whole_monitor() {
                     "scrapeTimeout": "11s",
                     "scheme": "http",
                     "relabelings": [
+                        {
+                            "action": "keep",
+                            "sourceLabels": ["__meta_kubernetes_namespace", "__meta_kubernetes_service_name"],
+                            "regex": "monitoring;ste-probe",
+                        },
                         { "action": "labeldrop", "regex": "service|pod|container|endpoint" },
                         { "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": "__tmp_hash" },
                         { "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": "instance" },
@@ -114,8 +119,13 @@ fn what_the_user_writes_about_the_monitor_is_in_it() {
         "interval": "5m",
         "labels": { "region": "tokyo", "price": "5$" },
         "monitor": {
-            "labels": { "release": "kube-prometheus-stack", "scrapetarget.dev/release": "mine" },
-            "annotations": { "team": "media" },
+            "labels": {
+                "release": "kube-prometheus-stack",
+                "scrapetarget.dev/release": "mine",
+                "scrapetarget.dev/target-namespace": "theirs",
+                "app.kubernetes.io/managed-by": "Helm",
+            },
+            "annotations": { "team": "media", "scrapetarget.dev/target-name": "theirs" },
             "interval": "1m30s",
             "scrapeTimeout": "6s",
             "relabelings": [{ "sourceLabels": ["region"], "targetLabel": "area", "regex": "(.).*", "replacement": "$1" }],
@@ -127,6 +137,7 @@ fn what_the_user_writes_about_the_monitor_is_in_it() {
         monitor_labels: text(&[("release", "prometheus"), ("team", "platform")]),
         monitor_annotations: text(&[("team", "platform")]),
         scrape_class: Some("default".to_owned()),
+        allowed_scrape_classes: ["mtls".to_owned()].into(),
         ..Discovery::default()
     };
     let monitor = made(spec, discovery, ALL).unwrap().part;
@@ -143,11 +154,13 @@ fn what_the_user_writes_about_the_monitor_is_in_it() {
     let endpoint = &monitor["spec"]["endpoints"][0];
     assert_eq!((&endpoint["interval"], &endpoint["scrapeTimeout"]), (&json!("1m30s"), &json!("6s")));
     let steps = endpoint["relabelings"].as_array().unwrap();
-    assert_eq!(steps[1], json!({ "action": "replace", "targetLabel": "price", "replacement": "5$$" }));
-    let last = json!({
+    assert_eq!(steps[2], json!({ "action": "replace", "targetLabel": "price", "replacement": "5$$" }));
+    let written = json!({
         "action": "replace", "sourceLabels": ["region"], "targetLabel": "area", "regex": "(.).*", "replacement": "$1",
     });
-    assert_eq!(steps.last(), Some(&last), "after ours, as the user wrote it");
+    assert_eq!((steps.len(), &steps[9]), (15, &written), "as the user wrote it");
+    assert_eq!(steps[4..9], steps[10..], "what she may read before, and cannot write since it comes last");
+    assert_eq!(steps[14]["targetLabel"], "target_name");
     let dropped = json!([{ "action": "drop", "sourceLabels": ["__name__"], "regex": "x_.*" }]);
     assert_eq!(endpoint["metricRelabelings"], dropped);
 }
@@ -176,6 +189,25 @@ fn in_our_namespace_labels_tell_the_target_and_nobody_owns_the_monitor() {
 }
 
 #[test]
+fn in_our_namespace_no_target_makes_its_monitor_look_like_a_part_of_our_installation() {
+    let mut spec = two_lines();
+    spec["monitor"] = json!({
+        "labels": { "app.kubernetes.io/instance": "monitoring", "team": "media" },
+        "annotations": { "argocd.argoproj.io/tracking-id": "monitoring:a", "meta.helm.sh/release-name": "ste", "note": "x" },
+    });
+    let keys = |place| {
+        let discovery = Discovery { monitor_namespace: place, ..Discovery::default() };
+        let metadata = made(spec.clone(), discovery, ALL).unwrap().part["metadata"].take();
+        let own = ["app.kubernetes.io/managed-by", "scrapetarget.dev/"];
+        let all =
+            [&metadata["labels"], &metadata["annotations"]].into_iter().flat_map(|map| map.as_object().unwrap().keys());
+        all.filter(|key| !own.iter().any(|own| key.starts_with(own))).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(keys(MonitorNamespace::Release), ["team", "note"]);
+    assert_eq!(keys(MonitorNamespace::Target).len(), 5, "beside the target they are the user's own");
+}
+
+#[test]
 fn a_monitor_over_https_carries_how_we_are_verified() {
     let tls = json!({ "serverName": "probe.example.com" });
     let discovery = Discovery { scheme: Scheme::Https, tls: tls.as_object().cloned(), ..Discovery::default() };
@@ -195,25 +227,55 @@ fn a_target_that_nobody_should_scrape_has_none() {
 }
 
 #[test]
-fn a_password_of_ours_is_not_sent_where_a_targets_relabelings_lead() {
-    let basic_auth = json!({ "username": { "name": "u", "key": "user" } }).as_object().cloned();
-    let with_us = Discovery { monitor_namespace: MonitorNamespace::Release, basic_auth, ..Discovery::default() };
-    let with = |step: Value, discovery: &Discovery| {
+fn no_relabeling_leads_a_scrape_elsewhere_or_makes_series_look_like_anothers() {
+    let with = |list: &str, step: &Value| {
         let mut spec = two_lines();
-        spec["monitor"] = json!({ "relabelings": [{ "targetLabel": "a", "replacement": "b" }, step] });
-        made(spec, discovery.clone(), ALL)
+        spec["monitor"] = json!({ list: [{ "targetLabel": "a", "replacement": "b" }, step] });
+        made(spec, Discovery::default(), ALL)
     };
-    for step in [
-        json!({ "targetLabel": "__address__", "replacement": "elsewhere:80" }),
-        json!({ "targetLabel": "${1}ress__", "regex": "(.*)", "sourceLabels": ["a"] }),
-        json!({ "action": "LabelMap", "regex": "a(.*)" }),
-        json!({ "action": "lowercase", "targetLabel": "__address__", "sourceLabels": ["a"] }),
-    ] {
-        let refused = with(step.clone(), &with_us).unwrap_err();
-        assert!(matches!(&refused, Unwritten::Unsupported(why) if why.contains("relabelings[1]")), "{refused:?}");
-        assert!(with(step, &Discovery::default()).is_ok(), "there is no password");
+    for list in ["relabelings", "metricRelabelings"] {
+        for (step, field) in [
+            (json!({ "targetLabel": "__address__", "replacement": "elsewhere:80" }), "targetLabel"),
+            (json!({ "targetLabel": "${1}ress__", "regex": "(.*)", "sourceLabels": ["a"] }), "targetLabel"),
+            (json!({ "action": "LabelMap", "regex": "a(.*)" }), "action"),
+            (json!({ "action": "lowercase", "targetLabel": "__address__", "sourceLabels": ["a"] }), "targetLabel"),
+            (json!({ "action": "hashmod", "targetLabel": "job", "modulus": 2, "sourceLabels": ["a"] }), "targetLabel"),
+            (json!({ "targetLabel": "instance", "replacement": "team/victim" }), "targetLabel"),
+            (json!({ "action": "labeldrop", "regex": "target_.*" }), "regex"),
+            (json!({ "action": "labelkeep", "regex": "__.*|instance" }), "action"),
+        ] {
+            let refused = with(list, &step).unwrap_err();
+            let path = format!("spec.monitor.{list}[1].{field}: ");
+            assert!(matches!(&refused, Unwritten::Unsupported(why) if why.starts_with(&path)), "{refused:?}");
+        }
+        assert!(with(list, &json!({ "action": "drop", "regex": "x", "sourceLabels": ["__name__"] })).is_ok());
+        assert!(with(list, &json!({ "action": "labeldrop", "regex": "rack_.*|region" })).is_ok());
     }
-    assert!(with(json!({ "action": "drop", "regex": "x", "sourceLabels": ["a"] }), &with_us).is_ok());
+}
+
+#[test]
+fn a_target_may_name_the_scrape_classes_that_are_allowed_and_that_of_the_installation() {
+    let discovery = Discovery {
+        scrape_class: Some("default".to_owned()),
+        allowed_scrape_classes: ["video".to_owned()].into(),
+        ..Discovery::default()
+    };
+    let with = |class: &str, features: Features| {
+        let mut spec = two_lines();
+        spec["monitor"] = json!({ "scrapeClass": class });
+        made(spec, discovery.clone(), features)
+    };
+    for (named, written) in [("video", "video"), ("default", "default"), ("", "default")] {
+        assert_eq!(with(named, ALL).unwrap().part["spec"]["scrapeClass"], written, "{named}");
+    }
+    // Also where the Operator knows no classes yet: it may learn of them at any time.
+    for features in [ALL, Features::OLDEST] {
+        let refused = with("cluster", features).unwrap_err();
+        assert!(
+            matches!(&refused, Unwritten::ScrapeClassNotAllowed(why) if why.contains("--discovery.allowed-scrape-class")),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]

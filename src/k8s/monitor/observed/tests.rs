@@ -8,7 +8,8 @@ use crate::k8s::Discovery;
 fn wanted(extra: &Value) -> Desired {
     let mut spec = json!({ "type": "Sora", "url": "http://sora:3000/" });
     spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-    made(spec, Discovery::default(), ALL).unwrap()
+    let discovery = Discovery { allowed_scrape_classes: ["e".to_owned()].into(), ..Discovery::default() };
+    made(spec, discovery, ALL).unwrap()
 }
 
 /// What the API server makes of `desired`.

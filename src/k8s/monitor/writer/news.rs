@@ -89,7 +89,8 @@ impl Writer {
         self.overtake(&found.place);
         let id = self.target_of(&found.place);
         let desired = id.as_ref().and_then(|id| self.desired(id)?.ok());
-        self.ledger.see(scope, found, desired.as_ref());
+        let forgery = id.as_ref().is_some_and(|id| found.is_forgery(id, &self.shared().settings));
+        self.ledger.see(scope, found, desired.as_ref(), forgery);
         id
     }
 

@@ -12,7 +12,7 @@ use super::super::observed::Observed;
 use super::super::requests::Trouble;
 use super::outcome::What;
 use super::*;
-use crate::crd::{ConditionStatus, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
+use crate::crd::{ConditionStatus, Monitor, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
 use crate::kind::Type;
 use crate::target::Problem;
 
@@ -99,6 +99,47 @@ async fn a_spec_that_is_not_understood_keeps_its_monitor_and_says_so() {
     let said = writer.shared().catalog.get(&id).unwrap().monitor.unwrap();
     assert_eq!((said.status, said.reason), (ConditionStatus::False, "InvalidSpec"));
     assert!(writer.running.is_empty() && !writer.is_unwanted(&place));
+}
+
+/// Shows a monitor with this spec in the namespace `a`.
+fn show_spec(writer: &mut Writer, spec: &serde_json::Value) -> Place {
+    let monitor = json!({ "metadata": { "namespace": "a", "name": "target", "uid": "u" }, "spec": spec });
+    let place = Place { namespace: "a".into(), name: "target".into() };
+    let scope = writer.scope_of(&place).unwrap();
+    writer.sight(scope, Ok(Event::Apply(serde_json::from_value(monitor).unwrap())));
+    place
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_wrote_goes_if_none_may_do_it_whatever_the_spec_says_now() {
+    let step = json!({ "action": "replace", "targetLabel": "__address__", "replacement": "elsewhere:80" });
+    let astray = json!({ "endpoints": [{ "relabelings": [step] }] });
+    let classed = json!({ "scrapeClass": "cluster", "endpoints": [{}] });
+    for spec in [astray, classed] {
+        let mut writer = writer_of_two();
+        let id = declare(&writer, "a", Err(Problem::invalid_spec("spec.interval: too odd")));
+        let place = show_spec(&mut writer, &spec);
+        writer.look(id.clone());
+        assert!(writer.running.len() == 1 && writer.busy.contains_key(&place), "it is being removed");
+        writer.settle(Done { place, id: Some(id.clone()), what: What::Removed(Some(not_understood()), Ok(())) });
+        assert_eq!(said(&writer, &id), Some((ConditionStatus::False, "InvalidSpec")));
+        writer.running.clear();
+        assert!(!starts(&mut writer, &id), "and not written again");
+    }
+}
+
+#[tokio::test]
+async fn a_class_that_is_not_allowed_takes_the_monitor_away() {
+    let mut writer = writer_of_two();
+    let monitor = Monitor { scrape_class: Some("cluster".to_owned()), ..Monitor::default() };
+    let id = declare(&writer, "a", Ok(ScrapeTargetSpec { monitor: Some(monitor), ..good() }));
+    writer.look(id.clone());
+    assert_eq!(said(&writer, &id), Some((ConditionStatus::False, "ScrapeClassNotAllowed")));
+    assert!(writer.running.is_empty(), "nothing is written");
+    show_spec(&mut writer, &json!({ "scrapeClass": "cluster", "endpoints": [{}] }));
+    assert!(starts(&mut writer, &id), "what is there is removed");
+    succeed(&mut writer, &id);
+    assert_eq!(said(&writer, &id), Some((ConditionStatus::False, "ScrapeClassNotAllowed")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,10 +27,10 @@ pub(super) fn fought_for(place: &Place) -> MonitorState {
     }
 }
 
-/// What cannot be read keeps the monitor that it has.
+/// What cannot be read keeps the monitor that it has, unless that one does what none may do.
 pub(super) fn not_understood() -> MonitorState {
-    let message = "the spec is not understood, see Accepted; its ServiceMonitor is left as it is".to_owned();
-    not("InvalidSpec", message)
+    let message = "the spec is not understood, see Accepted; its ServiceMonitor is left as it is, and removed if it breaks a rule";
+    not("InvalidSpec", message.to_owned())
 }
 
 pub(super) fn forbidden(rule: &Rule) -> MonitorState {
