@@ -14,7 +14,7 @@ mod mask;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use budget::{Budget, Share};
 use certificate::Handshakes;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
+pub use mask::Redactor;
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
 
@@ -186,10 +187,7 @@ async fn exchange(
             body.extend_from_slice(&chunk);
         }
     }
-    let body = Bytes::from(body);
-    // Of a refusal the beginning is shown on pages and in logs.
-    let body = if (200..300).contains(&status) { body } else { mask::mask(body, headers) };
-    Ok(Response { status, body })
+    Ok(Response { status, body: body.freeze() })
 }
 
 fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool) -> reqwest::Request {
