@@ -121,8 +121,8 @@ pub struct PollingArgs {
     /// The most series that one target may have, whatever its sampleLimit says
     #[arg(long, env = "SCRAPETARGET_MAX_SAMPLE_LIMIT", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_sample_limit: Option<u32>,
-    /// Show the beginning of what a server answered to a call that failed, where debug=true is asked for. It may be anything that the
-    /// server knows, and whoever reaches the port reads it
+    /// Show the beginning of what a server wrote to a call that failed: where debug=true is asked for, or with probe --debug, and nowhere
+    /// else. It may be anything that the server knows, and whoever reaches the port reads it
     #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]
     pub debug_bodies: bool,
 }

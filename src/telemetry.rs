@@ -34,4 +34,10 @@ pub fn start(args: LogArgs) {
             registry.with(json.with_writer(std::io::stderr)).try_init()
         }
     };
+    // A panic quotes what it failed at, which may be a server's text: only words that stand in the source are logged.
+    std::panic::set_hook(Box::new(|panic| {
+        let words = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("in words that are left out");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panicked: {words}");
+    }));
 }

@@ -205,14 +205,15 @@ async fn debug_tells_the_calls_and_keeps_the_secrets() {
     for words in [
         "Target webrtc/sora\n",
         "state         down since ",
-        "reason        http_status: GetStatsReport: answered 503 ({})\n",
+        "reason        http_status: GetStatsReport: answered 503 Service Unavailable, 2 bytes of JSON\n",
         "last success  never\n",
         &format!("POST {}\n", sora.url()),
         "x-sora-target: Sora_20171010.GetStatsReport\n",
         "x-api-key: <secret>\n",
         "x-channel: stable\n",
         "→ 503, ",
-        "error: answered 503 ({})\n",
+        "error: answered 503 Service Unavailable, 2 bytes of JSON\n",
+        "body:  not shown, --debug-bodies shows its beginning\n",
         "probe_success 0\n",
         "value: <masked>\n",
     ] {

@@ -112,7 +112,10 @@ async fn a_browser_shows_what_is_down_first_and_runs_nothing_that_a_stranger_wro
     let states: Vec<&str> = rows.iter().map(|row| row.split('"').next().unwrap()).collect();
     assert_eq!(states, ["down", "down", "invalid", "pending", "up", "suspended"]);
     for (row, words) in rows.iter().zip([
-        &["</small>gateway</th>", "<b>http_status</b> <bdi>GetStatsReport: answered 502 ({})</bdi>"][..],
+        &[
+            "</small>gateway</th>",
+            "<b>http_status</b> <bdi>GetStatsReport: answered 502 Bad Gateway, 2 bytes of JSON</bdi>",
+        ][..],
         &["</small>refused</th>", "<b>connect</b>", "probe?target=webrtc%2Frefused&amp;debug=true"],
         &["<b>config</b>", "&lt;script&gt;"],
     ]) {

@@ -1,12 +1,15 @@
 //! The command `demo`: simulated servers on loopback ports that are free, targets for them as one would write them, and the service.
 
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tempfile::TempDir;
 
 use super::service::{Plan, Service, Source, listen, signal};
 use super::{print, simulated};
@@ -34,7 +37,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan {
         listeners: vec![listener],
         web: None,
-        source: Source::Files(vec![folder.0.clone()]),
+        source: Source::Files(vec![folder.path().to_owned()]),
         polling: PollingArgs {
             target_deny_cidr: Vec::new(),
             target_allow_cidr: Vec::new(),
@@ -132,24 +135,23 @@ impl Servers {
     }
 }
 
-/// A folder of the demo's own, gone when it ends.
-struct Folder(PathBuf);
+/// A folder of the demo's own, gone when it ends. Nobody else can know its name beforehand, nor reach into it: the folder that it is made
+/// in is everybody's.
+struct Folder(TempDir);
 
 impl Folder {
     fn create() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("scrapetarget-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| format!("make the folder {}", path.display()))?;
-        Ok(Self(path))
+        let folder =
+            tempfile::Builder::new().prefix("scrapetarget-demo-").permissions(Permissions::from_mode(0o700)).tempdir();
+        Ok(Self(folder.context("make a folder for the targets")?))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
     }
 
     fn targets(&self) -> PathBuf {
-        self.0.join("targets.yaml")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        self.path().join("targets.yaml")
     }
 }
 

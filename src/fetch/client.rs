@@ -12,14 +12,13 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::address::RuledResolver;
-use super::certificate::{Expiries, RecordingVerifier, certificates};
+use super::certificate::{Expiries, Handshakes, RecordingVerifier, certificates};
 use super::{AddressRules, ClientError, Connection, Identity};
 
 /// The clients in use.
 #[derive(Debug)]
 pub struct Clients {
     rules: AddressRules,
-    expiries: Arc<Expiries>,
     shared: Mutex<HashMap<Key, Weak<Client>>>,
     tls: Mutex<HashMap<TlsKey, Weak<rustls::ClientConfig>>>,
 }
@@ -41,7 +40,7 @@ struct Key {
 impl Clients {
     /// No client yet; all will obey `rules`.
     pub fn new(rules: AddressRules) -> Self {
-        Self { rules, expiries: Arc::default(), shared: Mutex::default(), tls: Mutex::default() }
+        Self { rules, shared: Mutex::default(), tls: Mutex::default() }
     }
 
     /// The client for targets at `url` with these settings: a new one only if no other target has equal settings.
@@ -102,7 +101,9 @@ impl Clients {
             builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(ClientError::Build)?);
         }
         let http = builder.build().map_err(ClientError::Build)?;
-        Ok(Client { http, _tls: tls, server_name, expiries: Arc::clone(&self.expiries) })
+        let tls_proxy = connection.proxy.as_ref().filter(|_| has_tls_proxy(connection)).and_then(Url::host_str);
+        let tls_proxy = tls_proxy.map(|host| host.trim_matches(['[', ']']).into());
+        Ok(Client { http, _tls: tls, server_name, tls_proxy, expiries: Expiries::default() })
     }
 
     /// Clients that differ in nothing but the host behind `serverName` or the proxy have their TLS settings in common.
@@ -118,24 +119,21 @@ impl Clients {
         if let Some(tls) = shared.get(&key).and_then(Weak::upgrade) {
             return Ok(tls);
         }
-        let tls = Arc::new(self.tls(used, connection, address)?);
+        let tls = Arc::new(Self::tls(used, connection, address)?);
         shared.retain(|_, tls| tls.strong_count() > 0);
         shared.insert(key, Arc::downgrade(&tls));
         Ok(tls)
     }
 
     fn tls(
-        &self,
         secure: bool,
         connection: &Connection,
         address: Option<IpAddr>,
     ) -> Result<rustls::ClientConfig, ClientError> {
         let verifier: Arc<dyn ServerCertVerifier> = match (secure, connection.insecure_skip_verify) {
-            (true, false) => {
-                RecordingVerifier::verifying(connection.ca.as_deref(), address, Arc::clone(&self.expiries))?
-            }
+            (true, false) => RecordingVerifier::verifying(connection.ca.as_deref(), address)?,
             // A client for plain http never meets a certificate; loading the system's authorities for it would cost megabytes.
-            (false, _) | (_, true) => RecordingVerifier::trusting(Arc::clone(&self.expiries)),
+            (false, _) | (_, true) => RecordingVerifier::trusting(),
         };
         let builder = rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match &connection.identity {
@@ -189,7 +187,9 @@ pub struct Client {
     /// Keeps the shared settings alive, for the next client that has them.
     _tls: Arc<rustls::ClientConfig>,
     server_name: Option<String>,
-    expiries: Arc<Expiries>,
+    /// The host of a proxy that has a certificate, too.
+    tls_proxy: Option<Box<str>>,
+    expiries: Expiries,
 }
 
 impl Client {
@@ -214,9 +214,28 @@ impl Client {
         let _ = request.url_mut().set_host(Some(server_name));
     }
 
-    /// When the first certificate of the server's chain ends, as Unix time.
-    pub(super) fn certificate_expiry(&self, response: &reqwest::Response) -> Option<i64> {
-        let leaf = response.extensions().get::<reqwest::tls::TlsInfo>()?.peer_certificate()?;
-        self.expiries.of(leaf)
+    /// When the first certificate of the chain ends that stands behind an answer to a call of `url`, as Unix time.
+    pub(super) fn certificate_expiry(
+        &self,
+        url: &Url,
+        response: &reqwest::Response,
+        handshakes: &Handshakes,
+    ) -> Option<i64> {
+        let authority = https_authority(url)?;
+        let leaf =
+            response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
+        self.expiries.of(&authority, leaf, handshakes, self.tls_proxy.as_deref())
     }
+
+    /// The same for a call that was not answered, if the server came as far as to show its certificates.
+    pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<i64> {
+        https_authority(url)?;
+        handshakes.last(self.tls_proxy.as_deref())
+    }
+}
+
+/// `host:port`; nothing for plain http: a certificate met on the way there is a proxy's.
+fn https_authority(url: &Url) -> Option<String> {
+    let host = url.host_str().filter(|_| url.scheme() == "https")?;
+    Some(format!("{host}:{}", url.port_or_known_default()?))
 }

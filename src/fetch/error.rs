@@ -59,7 +59,7 @@ fn next_link<'e>(link: &&'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 's
 fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
     let mut text = String::new();
     for link in links.iter().filter(|link| !link.is::<reqwest::Error>()) {
-        let words = link.to_string();
+        let words = link.downcast_ref::<rustls::Error>().map_or_else(|| link.to_string(), tls_words);
         if words.is_empty()
             || text.contains(&words)
             || words == "client error (Connect)"
@@ -74,4 +74,18 @@ fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
         let _ = write!(text, "{separator}{words}");
     }
     if text.is_empty() { otherwise.to_owned() } else { text }
+}
+
+/// What rustls says, without what stands in the server's certificate.
+fn tls_words(error: &rustls::Error) -> String {
+    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+    match error {
+        rustls::Error::InvalidCertificate(NotValidForNameContext { expected, .. }) => {
+            format!("invalid peer certificate: certificate not valid for name {:?}", expected.to_str())
+        }
+        rustls::Error::InvalidCertificate(NotValidForName) => {
+            "invalid peer certificate: certificate not valid for this name".to_owned()
+        }
+        other => other.to_string(),
+    }
 }

@@ -14,15 +14,17 @@ mod mask;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 pub use address::AddressRules;
 use budget::{Budget, Share};
+use certificate::Handshakes;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
+pub use mask::Redactor;
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
 
@@ -61,7 +63,7 @@ pub struct Exchange {
 pub struct Fetched {
     /// One for each call, in order.
     pub exchanges: Vec<Exchange>,
-    /// The earliest end of validity in the server's certificate chain, as Unix time; https only.
+    /// The earliest end of validity in the server's certificate chain, as Unix time; https only. Also of one that was refused.
     pub certificate_expiry: Option<i64>,
     /// Keeps the bodies' share of the budget until they are translated.
     pub held: Option<OwnedSemaphorePermit>,
@@ -83,12 +85,14 @@ pub async fn fetch(
     for (i, call) in calls.iter().enumerate() {
         let last = i + 1 == calls.len();
         let start = Instant::now();
-        let mut progress = Progress::default();
+        let handshakes = Handshakes::default();
+        let mut progress = Progress { handshakes: handshakes.clone(), ..Progress::default() };
         let result = if start >= deadline {
             // Not even tried: a timeout would poll it once, and that opens a connection.
             Err(CallError::new(Reason::Timeout, "not sent, the calls before it took all the time"))
         } else {
             let exchange = exchange(client, call, headers, limits, last, &mut progress, &mut share);
+            let exchange = handshakes.during(exchange);
             let outcome = tokio::select! {
                 biased;
                 () = evicted.cancelled() => Ok(Err(driven_out())),
@@ -96,9 +100,8 @@ pub async fn fetch(
             };
             outcome.unwrap_or_else(|_| Err(progress.timed_out()))
         };
-        if progress.certificate_expiry.is_some() {
-            fetched.certificate_expiry = progress.certificate_expiry;
-        }
+        let expiry = progress.certificate_expiry.or_else(|| client.shown_expiry(&call.url, &handshakes));
+        fetched.certificate_expiry = expiry.or(fetched.certificate_expiry);
         fetched.exchanges.push(Exchange {
             call: call.name,
             duration: start.elapsed(),
@@ -131,6 +134,7 @@ struct Progress {
     bytes: usize,
     waits_for_memory: bool,
     certificate_expiry: Option<i64>,
+    handshakes: Handshakes,
 }
 
 impl Progress {
@@ -163,7 +167,7 @@ async fn exchange(
         client.send(request(client, call, headers, last)).await.map_err(|error| error::call_error(&error))?;
     let status = response.status().as_u16();
     progress.status = Some(status);
-    progress.certificate_expiry = client.certificate_expiry(&response);
+    progress.certificate_expiry = client.certificate_expiry(&call.url, &response, &progress.handshakes);
     let declared = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
     if declared > limits.max_body_bytes {
         return Err(too_large(limits));
@@ -183,10 +187,7 @@ async fn exchange(
             body.extend_from_slice(&chunk);
         }
     }
-    let body = Bytes::from(body);
-    // Of a refusal the beginning is shown on pages and in logs.
-    let body = if (200..300).contains(&status) { body } else { mask::mask(body, headers) };
-    Ok(Response { status, body })
+    Ok(Response { status, body: body.freeze() })
 }
 
 fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool) -> reqwest::Request {

@@ -8,7 +8,12 @@ use crate::metric::{Encoding, Format};
 use crate::poll::{Poller, Snapshot, Status};
 use crate::target::Target;
 
-/// The whole text about `snapshot`, an answer of `poller`. Nothing that came from a Secret is in it.
+/// Why samples are left out although they can be read.
+const WITHHELD: &str = "Their names are those of Prometheus, of this exporter, of another type, or of recording rules; or a \
+    credential of this target stands in them.";
+
+/// The whole text about `snapshot`, an answer of `poller`. Nothing that came from a Secret is in it, as far as we can tell what a server has
+/// made of it, and nothing that a server wrote beside series, unless `--debug-bodies` is set.
 pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
     text(&poller.target(), &poller.status(), snapshot)
 }
@@ -18,6 +23,9 @@ fn text(target: &Target, status: &Status, snapshot: &Snapshot) -> String {
     // Writing to a String cannot fail.
     let _ = head(&mut out, target, status, snapshot);
     let _ = calls(&mut out, target, snapshot);
+    if snapshot.withheld > 0 {
+        let _ = writeln!(out, "\nSamples left out: {}. {WITHHELD}", snapshot.withheld);
+    }
     let samples = snapshot.samples;
     let _ = write!(out, "\nThe metrics of this answer ({samples} samples, text 0.0.4)\n\n");
     out.push_str(&String::from_utf8_lossy(&snapshot.body(Format::Text, Encoding::Identity)));
@@ -77,6 +85,12 @@ fn calls(out: &mut String, target: &Target, snapshot: &Snapshot) -> std::fmt::Re
         }
         if let Some(error) = &record.error {
             writeln!(out, "     error: {error}")?;
+            match &record.beginning {
+                Some(beginning) if beginning.is_empty() => writeln!(out, "     body:  empty")?,
+                Some(beginning) => writeln!(out, "     body:  {beginning}")?,
+                None if record.bytes > 0 => writeln!(out, "     body:  not shown, --debug-bodies shows its beginning")?,
+                None => {}
+            }
         }
     }
     Ok(())

@@ -134,14 +134,12 @@ impl Answer {
         let response = self.0.as_ref().map_err(Clone::clone)?;
         match response.status {
             200..=299 => Ok(&response.body),
-            status @ (401 | 403) => {
-                Err(CallError::new(Reason::Auth, format!("answered {status}{}", response.excerpt())))
-            }
-            status @ 300..=399 => Err(CallError::new(
+            401 | 403 => Err(CallError::new(Reason::Auth, format!("answered {}", response.told()))),
+            300..=399 => Err(CallError::new(
                 Reason::HttpStatus,
-                format!("answered {status}; redirects are not followed, write the final url"),
+                format!("answered {}; redirects are not followed, write the final url", named(response.status)),
             )),
-            status => Err(CallError::new(Reason::HttpStatus, format!("answered {status}{}", response.excerpt()))),
+            _ => Err(CallError::new(Reason::HttpStatus, format!("answered {}", response.told()))),
         }
     }
 
@@ -165,20 +163,26 @@ impl Answer {
 }
 
 impl Response {
-    /// The start of the body on one line, as ` (…)`, to be appended to an error; empty for an empty body.
-    pub fn excerpt(&self) -> String {
-        const LENGTH: usize = 120;
-        let start = &self.body[..self.body.len().min(4 * LENGTH)];
-        let line: String = String::from_utf8_lossy(start)
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(LENGTH)
-            .collect();
-        if line.is_empty() { String::new() } else { format!(" ({line})") }
+    /// The answer without a word of the server's: `403 Forbidden, 42 bytes of JSON`. What a server writes may be for others' eyes only,
+    /// or what we sent to it, and whoever may look at targets reads the sentences about them.
+    fn told(&self) -> String {
+        let status = named(self.status);
+        let class = match self.body.trim_ascii_start().first() {
+            None if self.body.is_empty() => return format!("{status}, without a body"),
+            _ if looks_like_html(&self.body) => "HTML",
+            Some(b'{' | b'[') => "JSON",
+            Some(b'<') => "XML",
+            _ if std::str::from_utf8(&self.body).is_ok() => "text",
+            _ => return format!("{status}, {} bytes", self.body.len()),
+        };
+        format!("{status}, {} bytes of {class}", self.body.len())
     }
+}
+
+/// A status with the name that the standard gives it, whatever the server called it.
+fn named(status: u16) -> String {
+    let name = reqwest::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    name.map_or_else(|| status.to_string(), |name| format!("{status} {name}"))
 }
 
 /// Whether a document fails for something that costs one value of it, by what `serde_json` says.
@@ -188,19 +192,43 @@ fn is_repairable(error: &str) -> bool {
         .any(|e| error.starts_with(e))
 }
 
+/// Says where the document is wrong, and what would be right there, but never what the server has written.
 fn json_error(body: &[u8], error: &serde_json::Error) -> CallError {
     use serde_json::error::Category;
     let text = error.to_string();
     if text.starts_with("recursion limit exceeded") {
         return CallError::new(Reason::Limit, "the JSON is nested deeper than 128 levels");
     }
+    let (line, column) = (error.line(), error.column());
     match error.classify() {
         _ if body.is_empty() => CallError::new(Reason::Parse, "the body is empty"),
         _ if looks_like_html(body) => CallError::new(Reason::Parse, "the body is HTML, not JSON; is the url right?"),
-        Category::Data => CallError::new(Reason::Schema, format!("the JSON has another shape: {text}")),
+        Category::Data => {
+            let message = format!("the JSON has another shape: {} at line {line} column {column}", mismatch(&text));
+            CallError::new(Reason::Schema, message)
+        }
+        // serde_json has a fixed sentence for each fault of the syntax.
         Category::Eof => CallError::new(Reason::Parse, format!("the JSON ends too early: {text}")),
         Category::Syntax | Category::Io => CallError::new(Reason::Parse, format!("the body is not JSON: {text}")),
     }
+}
+
+/// What serde says of a value that does not fit, without the value: `invalid type: string "…", expected a number` becomes
+/// `invalid type: string, expected a number`.
+fn mismatch(text: &str) -> String {
+    const FAULTS: [&str; 6] =
+        ["invalid type", "invalid value", "invalid length", "unknown variant", "unknown field", "duplicate field"];
+    const TYPES: [&str; 8] = ["null", "boolean", "integer", "floating point", "string", "character", "sequence", "map"];
+    let place = text.rfind(" at line ").unwrap_or(text.len());
+    let text = text.get(..place).unwrap_or_default();
+    if text.starts_with("missing field `") {
+        return text.to_owned(); // the name is ours
+    }
+    let fault = FAULTS.into_iter().find(|fault| text.starts_with(fault)).unwrap_or("a value that does not fit");
+    let found = text.split_once(": ").and_then(|(_, rest)| TYPES.into_iter().find(|word| rest.starts_with(word)));
+    // What is expected is said last, and by our own types.
+    let expected = text.rsplit_once(", expected ").map(|(_, expected)| format!(", expected {expected}"));
+    format!("{fault}{}{}", found.map(|word| format!(": {word}")).unwrap_or_default(), expected.unwrap_or_default())
 }
 
 fn looks_like_html(body: &[u8]) -> bool {
@@ -226,6 +254,54 @@ mod tests {
             assert!(document["name"].as_str().unwrap().starts_with('\u{fffd}'), "{half}");
         }
         assert_eq!(read(r#"["\ud83d\ude00"]"#).unwrap(), json!(["\u{1f600}"]));
+    }
+
+    #[test]
+    fn a_refusal_is_told_without_a_word_of_the_server() {
+        let told = |status, body: &'static [u8]| {
+            Answer(Ok(Response { status, body: Bytes::from_static(body) })).success().unwrap_err().message
+        };
+        assert_eq!(told(403, b" {\"token\":\"hunter2\"}"), "answered 403 Forbidden, 20 bytes of JSON");
+        assert_eq!(told(401, b"hunter2"), "answered 401 Unauthorized, 7 bytes of text");
+        assert_eq!(told(502, b"<!DOCTYPE html>hunter2"), "answered 502 Bad Gateway, 22 bytes of HTML");
+        assert_eq!(told(500, b"<?xml?>"), "answered 500 Internal Server Error, 7 bytes of XML");
+        assert_eq!(told(500, b"\xff\xfe"), "answered 500 Internal Server Error, 2 bytes");
+        assert_eq!(told(599, b""), "answered 599, without a body");
+        let redirect = "answered 302 Found; redirects are not followed, write the final url";
+        assert_eq!(told(302, b"hunter2"), redirect);
+    }
+
+    #[test]
+    fn an_error_of_the_json_tells_the_place_and_what_is_expected_but_not_what_was_written() {
+        #[derive(Debug, serde::Deserialize)]
+        #[expect(dead_code, reason = "only read")]
+        struct Shape {
+            number: u8,
+            word: Word,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        enum Word {
+            One,
+        }
+        let told = |body: &'static str| {
+            let answer = Answer(Ok(Response { status: 200, body: Bytes::from_static(body.as_bytes()) }));
+            answer.json::<Shape>().unwrap_err().message
+        };
+        for (body, sentence) in [
+            (
+                r#"{"number":"hunter2, expected hunter2 at line 7"}"#,
+                "invalid type: string, expected u8 at line 1 column 47",
+            ),
+            (r#"{"number":1234567}"#, "invalid value: integer, expected u8 at line 1 column 17"),
+            (r#"{"number":1,"word":"hunter2"}"#, "unknown variant, expected `One` at line 1 column 28"),
+            (r#"{"number":1}"#, "missing field `word` at line 1 column 12"),
+            (r#"["hunter2"]"#, "invalid type: string, expected u8 at line 1 column 10"),
+        ] {
+            assert_eq!(told(body), format!("the JSON has another shape: {sentence}"));
+        }
+        for body in [r#"{"number":hunter2}"#, r#"{"hunter2""#, "hunter2"] {
+            assert!(!told(body).contains("hunter2"), "{body}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod answer;
 mod json;
+pub mod reserved;
 
 use std::fmt::Debug;
 

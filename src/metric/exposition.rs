@@ -22,7 +22,7 @@ const MAX_HELP: usize = 2048;
 
 /// What happens to an exposition on its way through.
 pub trait Passage {
-    /// Whether the family called `name` may pass; the samples of one that may not are counted as skipped.
+    /// Whether a family, or a sample, may be called `name`; samples that may not pass are counted as skipped and withheld.
     fn admits(&self, name: &str) -> bool;
 
     /// What the label `name` says in place of `value`.
@@ -118,8 +118,10 @@ enum Fate {
     Added(FamilyId, Type, Suffix),
     /// They carry nothing that we keep.
     Ignored,
-    /// They may not pass, or cannot be written again.
+    /// They cannot be written again.
     Skipped,
+    /// They may not pass.
+    Withheld,
 }
 
 struct Reader<'t, 'o, P> {
@@ -207,6 +209,7 @@ impl<'t, 'o, P: Passage> Reader<'t, 'o, P> {
             Fate::Added(family, kind, suffix) => self.push(family, kind, suffix, sample),
             Fate::Ignored => {}
             Fate::Skipped => self.out.skip(),
+            Fate::Withheld => self.out.withhold(),
         }
     }
 
@@ -248,7 +251,11 @@ impl<'t, 'o, P: Passage> Reader<'t, 'o, P> {
 
     fn decide(&mut self, name: &'t str) -> Fate {
         let Some(place) = self.place(name) else { return Fate::Ignored };
-        if !self.passage.admits(place.family) || self.clashes(&place) {
+        // A histogram `a` has samples called `a_count`.
+        if !(self.passage.admits(place.family) && self.passage.admits(name)) {
+            return Fate::Withheld;
+        }
+        if self.clashes(&place) {
             return Fate::Skipped;
         }
         let help = unescape_help(place.help, self.openmetrics);

@@ -23,6 +23,7 @@ pub struct Mark {
     text: usize,
     samples: usize,
     skipped: u64,
+    withheld: u64,
 }
 
 /// What a sample's name has after the family's.
@@ -81,6 +82,7 @@ pub struct Families {
     last: Option<(&'static Desc, u32)>,
     skipped: u64,
     dropped: u64,
+    withheld: u64,
 }
 
 impl Families {
@@ -250,6 +252,12 @@ impl Families {
         self.skipped += 1;
     }
 
+    /// Counts a sample that can be read, and that is not for this server to write.
+    pub fn withhold(&mut self) {
+        self.skipped += 1;
+        self.withheld += 1;
+    }
+
     /// Counts series shed because of the sample limit: `probe_series_dropped`.
     pub fn drop_series(&mut self, series: usize) {
         self.dropped += series as u64;
@@ -267,7 +275,8 @@ impl Families {
 
     /// Remembers this point, to [`rewind`](Self::rewind) when what follows turns out to be too much.
     pub fn mark(&self) -> Mark {
-        Mark { text: self.text.len(), samples: self.samples.len(), skipped: self.skipped }
+        let (skipped, withheld) = (self.skipped, self.withheld);
+        Mark { text: self.text.len(), samples: self.samples.len(), skipped, withheld }
     }
 
     /// Takes back every sample added since `mark`, and says how many they were. The caller counts them as dropped if they are.
@@ -276,12 +285,13 @@ impl Families {
         self.samples.truncate(mark.samples);
         self.text.truncate(mark.text);
         self.skipped = mark.skipped;
+        self.withheld = mark.withheld;
         taken
     }
 
     /// Puts samples in the order of their families' names and removes series that come twice (the first stays).
     pub fn finish(self) -> Finished {
-        Finished::new(self.text, self.list, self.samples, self.skipped, self.dropped)
+        Finished::new(self.text, self.list, self.samples, self.skipped, self.dropped, self.withheld)
     }
 }
 

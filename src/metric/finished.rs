@@ -13,6 +13,7 @@ pub struct Finished {
     pub(super) samples: Vec<Sample>,
     skipped: u64,
     dropped: u64,
+    withheld: u64,
 }
 
 impl Finished {
@@ -36,6 +37,33 @@ impl Finished {
         self.dropped
     }
 
+    /// Samples that could be read and are left out all the same; they count as skipped, too.
+    pub fn withheld(&self) -> u64 {
+        self.withheld
+    }
+
+    /// Leaves out every sample with something forbidden in a text that the server has chosen: a value of a label; and where it chose the
+    /// family, its name, its help, and the names of its labels.
+    pub fn withhold(&mut self, is_forbidden: impl Fn(&str) -> bool) {
+        let is_chosen = |family: &Family| matches!(family.name, Cow::Owned(_));
+        let is_bad = |family: &Family| is_chosen(family) && (is_forbidden(&family.name) || is_forbidden(&family.help));
+        let bad: Vec<bool> = self.families.iter().map(is_bad).collect();
+        if !bad.contains(&true) && !is_forbidden(&self.text) {
+            return; // nearly always
+        }
+        let before = self.samples.len();
+        let (families, text) = (&self.families, &self.text);
+        self.samples.retain(|sample| {
+            let place = sample.family as usize;
+            let labels = sample.labels(text);
+            let chosen = families.get(place).is_some_and(is_chosen) && is_forbidden(labels);
+            !(bad.get(place).is_some_and(|bad| *bad) || chosen || values(labels).any(&is_forbidden))
+        });
+        let withheld = (before - self.samples.len()) as u64;
+        self.withheld += withheld;
+        self.skipped += withheld;
+    }
+
     /// Each family that has samples, with its samples, in the order of names.
     pub(super) fn groups(&self) -> impl Iterator<Item = (&Family, &[Sample])> {
         self.samples
@@ -54,8 +82,15 @@ impl Finished {
 
 impl Finished {
     /// Puts samples in the order of their families' names and removes series that come twice (the first stays).
-    pub(super) fn new(text: String, families: Vec<Family>, samples: Vec<Sample>, skipped: u64, dropped: u64) -> Self {
-        let mut finished = Self { text, families, samples, skipped, dropped };
+    pub(super) fn new(
+        text: String,
+        families: Vec<Family>,
+        samples: Vec<Sample>,
+        skipped: u64,
+        dropped: u64,
+        withheld: u64,
+    ) -> Self {
+        let mut finished = Self { text, families, samples, skipped, dropped, withheld };
         finished.sort();
         let before = finished.samples.len();
         finished.drop_duplicates();
@@ -130,6 +165,16 @@ fn canonical(labels: &str) -> String {
     }
     pairs.sort_unstable();
     pairs.join(",")
+}
+
+/// The values of labels, escaped as they stand.
+fn values(labels: &str) -> impl Iterator<Item = &str> {
+    let mut rest = labels;
+    std::iter::from_fn(move || {
+        let (pair, after) = next_pair(rest)?;
+        rest = after;
+        pair.split_once('=').map(|(_, value)| value)
+    })
 }
 
 /// Splits `a="b",c="d"` after its first pair. The text is our own: it is always well formed.

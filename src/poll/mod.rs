@@ -44,6 +44,15 @@ pub struct Shared {
     refused: mpsc::Sender<TargetId>,
     /// Who wants to know of targets that went up or down; nobody in file mode.
     moved: OnceLock<Arc<Queue>>,
+    /// `--debug-bodies`.
+    bodies: AtomicBool,
+}
+
+impl Shared {
+    /// Whether the debug page has what servers wrote to calls that failed.
+    fn shows_bodies(&self) -> bool {
+        self.bodies.load(Ordering::Relaxed)
+    }
 }
 
 /// Refusals that may wait for the source of credentials; more are forgotten, since each target repeats its own.
@@ -98,6 +107,7 @@ impl Pollers {
             decoding: Arc::new(Semaphore::new(cores)),
             refused,
             moved: OnceLock::new(),
+            bodies: AtomicBool::new(false),
         };
         let pollers = Self {
             shared: Arc::new(shared),
@@ -123,6 +133,11 @@ impl Pollers {
     /// Only the first call counts.
     pub fn tell_of_changes(&self, queue: Arc<Queue>) {
         let _ = self.shared.moved.set(queue);
+    }
+
+    /// From the next polls on, the debug page has the beginnings of what servers wrote to calls that failed, or has them no more.
+    pub fn show_bodies(&self, show: bool) {
+        self.shared.bodies.store(show, Ordering::Relaxed);
     }
 
     /// Starts a poller for each target that has none, and tells the others what has changed. Returns how many of them it were.

@@ -17,9 +17,9 @@ crate::descs! {
     CALL_SUCCESS = gauge "probe_call_success" ["call"] "Whether this HTTP call of the last poll gave a usable answer.";
     CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "How long this HTTP call of the last poll took.";
     CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "The HTTP status that this call of the last poll was answered with.";
-    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "When the first certificate of the server's chain ends, as Unix time; https only.";
+    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "When the first certificate of the server's chain ends, as Unix time, also when the chain was refused; https only.";
     SERIES_DROPPED = gauge "probe_series_dropped" [] "Series left out of this answer because of spec.sampleLimit.";
-    SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's answer that could not be exported: wrong type, duplicate labels, not a number.";
+    SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's answer that could not be exported, or may not: wrong type, duplicate labels, not a number, a name that is not the server's to use.";
 }
 
 /// The families that every answer of `/probe` has beside the target's own.
@@ -73,6 +73,7 @@ pub(super) fn polled(polled: Polled) -> Snapshot {
         failure: polled.failure,
         samples: 0,
         calls: polled.calls.into_boxed_slice(),
+        withheld: polled.target.withheld(),
         stands: false,
     };
     write(facts, &[&polled.target, &own.finish()])
@@ -94,6 +95,7 @@ pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
         failure,
         samples: 0,
         calls: Box::default(),
+        withheld: 0,
         stands: matches!(reason, Reason::Suspended | Reason::Config),
     };
     write(facts, &[&own.finish()])

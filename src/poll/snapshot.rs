@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub samples: usize,
     /// The calls, in order; none where nothing was sent.
     pub calls: Box<[CallRecord]>,
+    /// Samples left out because their names, or what is in them, are not for the server to write.
+    pub withheld: u64,
     /// No poll took place and none will: this stays true until the target changes.
     pub stands: bool,
     body: Body,
@@ -52,6 +54,8 @@ pub struct CallRecord {
     pub bytes: usize,
     /// What was wrong.
     pub error: Option<Box<str>>,
+    /// The beginning of the body of a call that failed; only with `--debug-bodies`.
+    pub beginning: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -78,19 +82,20 @@ pub(super) struct Facts {
     pub(super) failure: Option<Failure>,
     pub(super) samples: usize,
     pub(super) calls: Box<[CallRecord]>,
+    pub(super) withheld: u64,
     pub(super) stands: bool,
 }
 
 impl Snapshot {
     /// Compresses `openmetrics`, the text that [`encode`](crate::metric::encode) wrote, and keeps that alone.
     pub(super) fn new(facts: Facts, openmetrics: &[u8], plain_counters: Vec<Box<str>>) -> Self {
-        let Facts { started, ended, ended_at, failure, samples, calls, stands } = facts;
+        let Facts { started, ended, ended_at, failure, samples, calls, withheld, stands } = facts;
         let body = Body {
             openmetrics_gzip: gzip(openmetrics).into(),
             plain_counters: plain_counters.into_boxed_slice(),
             rare: OnceLock::new(),
         };
-        Self { started, ended, ended_at, failure, samples, calls, stands, body }
+        Self { started, ended, ended_at, failure, samples, calls, withheld, stands, body }
     }
 
     /// How long the poll took.

@@ -11,7 +11,7 @@ use super::poller::{Poller, State};
 use super::render::{self, Polled};
 use super::snapshot::{CallRecord, Snapshot};
 use super::{Background, Shared, Start};
-use crate::fetch::{Client, Fetched, fetch};
+use crate::fetch::{Client, Fetched, Redactor, fetch};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
 use crate::metric::{Families, Finished};
 use crate::target::{Source, Target};
@@ -24,6 +24,7 @@ struct Prepared {
     source: Source,
     client: Arc<Client>,
     calls: Arc<[Call]>,
+    redactor: Arc<Redactor>,
     /// Away only while a large answer is being translated.
     translator: Option<Box<dyn Kind>>,
 }
@@ -42,6 +43,7 @@ impl Prepared {
             source: source.clone(),
             client,
             calls: translator.calls(source.filter.as_deref()).into(),
+            redactor: Arc::new(Redactor::new(&source.headers)),
             translator: Some(translator),
         })
     }
@@ -174,8 +176,16 @@ async fn translate(
         None => prepared.source.options.build(prepared.source.kind, &prepared.source.url),
     };
     let bytes: usize = fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
-    let job =
-        Job { translator, fetched, filter: target.source.filter.clone(), limit: target.sample_limit, started, ended };
+    let job = Job {
+        translator,
+        fetched,
+        filter: target.source.filter.clone(),
+        limit: target.sample_limit,
+        redactor: Arc::clone(&prepared.redactor),
+        bodies: shared.shows_bodies(),
+        started,
+        ended,
+    };
     let (translator, snapshot) = if bytes <= LARGE {
         job.run()
     } else {
@@ -196,6 +206,9 @@ struct Job {
     fetched: Fetched,
     filter: Option<Arc<crate::metric::Filter>>,
     limit: usize,
+    redactor: Arc<Redactor>,
+    /// Whether the beginnings of bodies are kept for the debug page.
+    bodies: bool,
     started: Instant,
     ended: Instant,
 }
@@ -203,7 +216,7 @@ struct Job {
 impl Job {
     /// Translates, renders and compresses. A translator that panicked is not used again.
     fn run(self) -> (Option<Box<dyn Kind>>, Snapshot) {
-        let Self { mut translator, fetched, filter, limit, started, ended } = self;
+        let Self { mut translator, fetched, filter, limit, redactor, bodies, started, ended } = self;
         let Fetched { exchanges, certificate_expiry, held } = fetched;
         let mut families = Families::filtered(filter);
         let cx = Context { now: render::unix_seconds(SystemTime::now()), sample_limit: limit };
@@ -216,6 +229,7 @@ impl Job {
                     status: exchange.status,
                     bytes: exchange.bytes,
                     error: None,
+                    beginning: None,
                 };
                 (exchange.answer, record)
             })
@@ -224,23 +238,29 @@ impl Job {
             let verdicts = translator.translate(&answers, &cx, &mut families);
             (families.finish(), verdicts)
         }));
-        drop(answers);
-        drop(held);
-        let (translator, families, verdicts) = if let Ok((families, verdicts)) = translated {
+        let (translator, mut families, verdicts) = if let Ok((families, verdicts)) = translated {
             (Some(translator), families, verdicts)
         } else {
             let error = CallError::new(Reason::Internal, "the answer could not be translated: please report this");
             (None, Families::default().finish(), vec![Err(error)])
         };
+        // Last of all, over the whole sentence: whatever put it together, what we sent as a secret does not leave by it.
+        families.withhold(|text| redactor.is_in(text));
         let mut failure = None;
-        for (i, (record, verdict)) in calls.iter_mut().zip(&verdicts).enumerate() {
+        for (i, ((record, answer), verdict)) in calls.iter_mut().zip(&answers).zip(&verdicts).enumerate() {
             if let Err(error) = verdict {
+                let error = CallError::new(error.reason, redactor.sentence(&error.message));
                 record.error = Some(error.message.as_str().into());
+                if bodies && let Ok(response) = &answer.0 {
+                    record.beginning = Some(redactor.beginning(&response.body).into());
+                }
                 if i == 0 {
-                    failure = Some(render::failure(error, record.call));
+                    failure = Some(render::failure(&error, record.call));
                 }
             }
         }
+        drop(answers);
+        drop(held);
         let target = within_limit(families, limit, &mut failure);
         (translator, render::polled(Polled { started, ended, target, failure, calls, certificate_expiry }))
     }

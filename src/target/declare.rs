@@ -109,7 +109,7 @@ impl References<'_> {
                 Ok(Some(value))
             }
             // What only could not be read may well be there: nobody is to be asked without the credentials that he expects.
-            Err(LookupError::NoObject { .. } | LookupError::NoKey { .. } | LookupError::NotAllowed { .. })
+            Err(LookupError::NoObject { .. } | LookupError::NoKey { .. } | LookupError::NotFound { .. })
                 if optional =>
             {
                 Ok(None)
@@ -224,10 +224,11 @@ mod tests {
         };
         let (n, o, w) = (namespace.clone(), name.clone(), why.clone());
         assert_eq!(of(LookupError::Unread { kind, namespace: n, name: o, why: w }), Some("SecretUnread"));
-        let (n, o, w) = (namespace.clone(), name.clone(), why.clone());
-        assert_eq!(of(LookupError::Forbidden { kind, namespace: n, name: o, why: w }), Some("SecretForbidden"));
         let (n, o) = (namespace.clone(), name.clone());
-        assert_eq!(of(LookupError::NotAllowed { kind, namespace: n, name: o, why }), None);
+        assert_eq!(of(LookupError::Forbidden { kind, namespace: n, name: o, why }), Some("SecretForbidden"));
+        let (n, o) = (namespace.clone(), name.clone());
+        let (k, condition) = (key.clone(), String::new());
+        assert_eq!(of(LookupError::NotFound { kind, namespace: n, name: o, key: k, condition }), None);
         assert_eq!(of(LookupError::NoObject { kind, namespace: namespace.clone(), name: name.clone() }), None);
         assert_eq!(of(LookupError::NoKey { kind, namespace, name, key }), None);
     }

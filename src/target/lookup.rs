@@ -33,6 +33,21 @@ pub enum LookupError {
         /// The missing key.
         key: String,
     },
+    /// There is no such value that targets may use. Which of it is missing is not told: who may declare targets need not be allowed to know
+    /// which objects there are, nor which keys and labels they have.
+    #[error("there is no {kind} {namespace}/{name} with the key {key:?}{condition}")]
+    NotFound {
+        /// Secret or ConfigMap.
+        kind: ObjectKind,
+        /// The target's namespace.
+        namespace: String,
+        /// The object's name.
+        name: String,
+        /// The key.
+        key: String,
+        /// What else the object must have, whether it has it or not: ` and the label …`.
+        condition: String,
+    },
     /// We may not read it: whoever installed the exporter must allow it.
     #[error("{kind} {namespace}/{name} may not be read: {why}")]
     Forbidden {
@@ -43,18 +58,6 @@ pub enum LookupError {
         /// The object's name.
         name: String,
         /// The permission that is missing.
-        why: String,
-    },
-    /// It must not be used: whoever owns it must say that targets may.
-    #[error("{kind} {namespace}/{name} may not be used: {why}")]
-    NotAllowed {
-        /// Secret or ConfigMap.
-        kind: ObjectKind,
-        /// The target's namespace.
-        namespace: String,
-        /// The object's name.
-        name: String,
-        /// What would allow it.
         why: String,
     },
     /// It has never been read, since nobody answers; this ends by itself.
@@ -75,14 +78,12 @@ impl LookupError {
     /// One word in CamelCase that says what must be done: the reason of the condition `Accepted`.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NoObject { kind: ObjectKind::Secret, .. } => "SecretNotFound",
-            Self::NoObject { kind: ObjectKind::ConfigMap, .. } => "ConfigMapNotFound",
-            Self::NoKey { kind: ObjectKind::Secret, .. } => "SecretKeyNotFound",
-            Self::NoKey { kind: ObjectKind::ConfigMap, .. } => "ConfigMapKeyNotFound",
+            Self::NoObject { kind, .. } | Self::NoKey { kind, .. } | Self::NotFound { kind, .. } => match kind {
+                ObjectKind::Secret => "SecretNotFound",
+                ObjectKind::ConfigMap => "ConfigMapNotFound",
+            },
             Self::Forbidden { kind: ObjectKind::Secret, .. } => "SecretForbidden",
             Self::Forbidden { kind: ObjectKind::ConfigMap, .. } => "ConfigMapForbidden",
-            Self::NotAllowed { kind: ObjectKind::Secret, .. } => "SecretNotAllowed",
-            Self::NotAllowed { kind: ObjectKind::ConfigMap, .. } => "ConfigMapNotAllowed",
             Self::Unread { kind: ObjectKind::Secret, .. } => "SecretUnread",
             Self::Unread { kind: ObjectKind::ConfigMap, .. } => "ConfigMapUnread",
         }

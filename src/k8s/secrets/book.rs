@@ -24,6 +24,16 @@ enum Finding {
 }
 
 impl Finding {
+    /// What there is not, for whoever runs the exporter.
+    fn missing(&self) -> Option<&'static str> {
+        match self {
+            Self::NoKey => Some("the object lacks the key"),
+            Self::Trouble(Trouble::NoObject) => Some("the object does not exist"),
+            Self::Trouble(Trouble::NotAllowed) => Some("the Secret lacks the label of --secret-label"),
+            Self::Value(_) | Self::Trouble(Trouble::Forbidden(_) | Trouble::Unread(_)) => None,
+        }
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Value(this), Self::Value(that)) => this.expose_secret() == that.expose_secret(),
@@ -47,7 +57,7 @@ impl Key {
     /// Whether a target waits for its owner to create or to label it.
     fn is_missed(&self) -> bool {
         let missing =
-            matches!(self.finding, Some(Finding::NoKey | Finding::Trouble(Trouble::NoObject | Trouble::NotAllowed(_))));
+            matches!(self.finding, Some(Finding::NoKey | Finding::Trouble(Trouble::NoObject | Trouble::NotAllowed)));
         missing && self.wanters.values().any(|optional| !optional)
     }
 
@@ -176,6 +186,10 @@ impl Book {
                 Err(trouble) => Finding::Trouble(trouble.clone()),
             };
             if !key.finding.as_ref().is_some_and(|before| before.is_same(&finding)) {
+                if let Some(what) = finding.missing() {
+                    // Only here: who reads this log may know it, who reads the status of a target need not.
+                    tracing::debug!(object = %id, key = %name, "{what}");
+                }
                 touched.extend(key.wanters.keys().cloned());
                 key.finding = Some(finding);
             }
@@ -193,18 +207,17 @@ impl Book {
         (verdict, touched.into_iter().filter(|target| self.settled(target)).collect())
     }
 
-    /// What is known of a key, for a target.
-    pub(super) fn value(&self, object: &ObjectId, key: &str) -> Result<Vec<u8>, LookupError> {
+    /// What is known of a key, for a target. `condition` is what every object must have beside the key; whether it has is not told.
+    pub(super) fn value(&self, object: &ObjectId, key: &str, condition: &str) -> Result<Vec<u8>, LookupError> {
         let (kind, namespace, name) = (object.kind, object.namespace.to_string(), object.name.to_string());
         match self.finding(object, key) {
             Some(Finding::Value(value)) => Ok(value.expose_secret().to_vec()),
-            Some(Finding::NoKey) => Err(LookupError::NoKey { kind, namespace, name, key: key.to_owned() }),
-            Some(Finding::Trouble(Trouble::NoObject)) => Err(LookupError::NoObject { kind, namespace, name }),
+            Some(Finding::NoKey | Finding::Trouble(Trouble::NoObject | Trouble::NotAllowed)) => {
+                let (key, condition) = (key.to_owned(), condition.to_owned());
+                Err(LookupError::NotFound { kind, namespace, name, key, condition })
+            }
             Some(Finding::Trouble(Trouble::Forbidden(why))) => {
                 Err(LookupError::Forbidden { kind, namespace, name, why: why.to_string() })
-            }
-            Some(Finding::Trouble(Trouble::NotAllowed(why))) => {
-                Err(LookupError::NotAllowed { kind, namespace, name, why: why.to_string() })
             }
             Some(Finding::Trouble(Trouble::Unread(why))) => {
                 Err(LookupError::Unread { kind, namespace, name, why: why.to_string() })

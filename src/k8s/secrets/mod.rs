@@ -41,6 +41,8 @@ impl fmt::Display for ObjectId {
 /// The values that targets refer to, kept up to date by [`run`](Self::run).
 pub(super) struct Secrets<R = ApiReader> {
     reader: R,
+    /// What a Secret must have to be used, in words; empty: nothing.
+    condition: String,
     desk: Mutex<Desk>,
     changed: Queue,
     /// Something is due earlier than was known.
@@ -66,13 +68,14 @@ impl<R> fmt::Debug for Secrets<R> {
 impl Secrets {
     /// Nothing is wanted yet. With a label, only Secrets that have it may be used; ConfigMaps are no secrets.
     pub(super) fn new(cluster: Cluster, label: Option<Label>) -> Arc<Self> {
-        Self::with(ApiReader::new(cluster, label))
+        let condition = label.as_ref().map(|label| format!(" and the label {label}")).unwrap_or_default();
+        Self::with(ApiReader::new(cluster, label), condition)
     }
 }
 
 impl<R: Reader> Secrets<R> {
-    fn with(reader: R) -> Arc<Self> {
-        Arc::new(Self { reader, desk: Mutex::default(), changed: Queue::default(), woken: Notify::new() })
+    fn with(reader: R, condition: String) -> Arc<Self> {
+        Arc::new(Self { reader, condition, desk: Mutex::default(), changed: Queue::default(), woken: Notify::new() })
     }
 
     /// Notes what a target refers to, instead of what it referred to before. What was never read is read at once.
@@ -175,7 +178,8 @@ impl<R: Reader> Secrets<R> {
 impl<R: Reader> Lookup for Secrets<R> {
     fn value(&self, kind: ObjectKind, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, LookupError> {
         let object = ObjectId { kind, namespace: namespace.into(), name: name.into() };
-        self.desk().book.value(&object, key)
+        let condition = if kind == ObjectKind::Secret { self.condition.as_str() } else { "" };
+        self.desk().book.value(&object, key, condition)
     }
 }
 

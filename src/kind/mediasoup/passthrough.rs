@@ -6,7 +6,8 @@ use reqwest::Url;
 
 use super::addresses::is_address_label;
 use super::{Addresses, UP};
-use crate::kind::{Answer, Call, CallError, Context, Kind, Method, Reason};
+use crate::kind::reserved::is_reserved;
+use crate::kind::{Answer, Call, CallError, Context, Kind, Method, Reason, Type};
 use crate::metric::{ExpositionError, Families, Filter, Passage, read_exposition};
 
 /// The translator of a target with source `Prometheus`.
@@ -50,9 +51,8 @@ fn refused(error: &ExpositionError) -> CallError {
 struct Privacy(Addresses);
 
 impl Passage for Privacy {
-    /// Our own names, and those that Prometheus itself gives to what a scrape was like, are not for a server to set.
     fn admits(&self, name: &str) -> bool {
-        !(matches!(name, "mediasoup_up" | "up") || name.starts_with("probe_") || name.starts_with("scrape_"))
+        name != UP.name && !is_reserved(Type::Mediasoup, name)
     }
 
     fn rewrite<'v>(&self, name: &str, value: Cow<'v, str>) -> Cow<'v, str> {

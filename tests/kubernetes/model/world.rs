@@ -111,11 +111,8 @@ impl World {
     /// Why a target cannot be polled.
     fn lacks(&self, place: Place, spec: &Spec) -> Option<&'static str> {
         let secret = Place { name: spec.secret?, ..place };
-        match self.secrets.get(&secret) {
-            None => Some("SecretNotFound"),
-            Some(false) => Some("SecretKeyNotFound"),
-            Some(true) => None,
-        }
+        // Whether the object is missing or the key is not told.
+        (self.secrets.get(&secret) != Some(&true)).then_some("SecretNotFound")
     }
 
     fn answers(&self, spec: &Spec) -> Option<bool> {

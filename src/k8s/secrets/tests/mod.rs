@@ -110,7 +110,7 @@ impl Drop for Running {
 fn running(delay: Duration) -> Running {
     let shelf = Arc::new(Shelf { delay, ..Shelf::default() });
     shelf.others(Some(Trouble::NoObject));
-    let secrets = Secrets::with(Arc::clone(&shelf));
+    let secrets = Secrets::with(Arc::clone(&shelf), " and the label use".to_owned());
     let stop = CancellationToken::new();
     let task = tokio::spawn(Arc::clone(&secrets).run(stop.clone()));
     Running { shelf, secrets, task, stop, start: Instant::now() }

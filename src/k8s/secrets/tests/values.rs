@@ -14,7 +14,7 @@ async fn a_target_is_settled_when_all_it_refers_to_was_read_and_not_before() {
     assert!(run.secrets.settled(&target("t")) && run.secrets.changed().is_empty());
     assert_eq!(run.start.elapsed(), seconds(1), "both are read at the same time");
     assert_eq!((run.value("one", "k").unwrap(), run.value("two", "k").unwrap()), ("1".into(), "2".into()));
-    assert_eq!(run.reason("two", "other"), "SecretKeyNotFound");
+    assert_eq!(run.reason("two", "other"), "SecretNotFound");
     run.want("none", &[]);
     assert!(run.secrets.settled(&target("none")));
 }
@@ -50,7 +50,7 @@ async fn a_missing_secret_heals_by_itself_and_so_does_a_missing_key() {
     assert_eq!(run.reason("s", "k"), "SecretNotFound");
     run.shelf.put("s", &[("other", "1")]);
     assert_eq!(run.news(seconds(11)).await, Some(target("t")));
-    assert_eq!(run.reason("s", "k"), "SecretKeyNotFound");
+    assert_eq!(run.reason("s", "k"), "SecretNotFound");
     run.shelf.put("s", &[("k", "1")]);
     assert_eq!(run.news(seconds(11)).await, Some(target("t")));
     assert_eq!(run.value("s", "k").unwrap(), "1");
@@ -161,14 +161,28 @@ async fn one_refusal_of_the_api_server_is_doubted_and_the_second_counts() {
 async fn what_is_denied_is_asked_for_every_minute_and_what_lacks_its_label_every_ten_seconds() {
     let run = running(Duration::ZERO);
     run.shelf.fail("denied", denied());
-    run.shelf.fail("unlabelled", Trouble::NotAllowed("it lacks the label use=true".into()));
+    run.shelf.fail("unlabelled", Trouble::NotAllowed);
     run.want("t", &[("denied", "k", false), ("unlabelled", "k", false)]);
     assert!(run.news(seconds(1)).await.is_some());
-    assert_eq!((run.reason("denied", "k"), run.reason("unlabelled", "k")), ("SecretForbidden", "SecretNotAllowed"));
+    assert_eq!((run.reason("denied", "k"), run.reason("unlabelled", "k")), ("SecretForbidden", "SecretNotFound"));
     tokio::time::sleep(seconds(600)).await;
     let reads = |name| run.shelf.read_at(name, run.start).len();
     assert!((10..=12).contains(&reads("denied")), "{}", reads("denied"));
     assert!((58..=61).contains(&reads("unlabelled")), "{}", reads("unlabelled"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whether_the_object_the_key_or_the_label_is_missing_is_not_told() {
+    let run = running(Duration::ZERO);
+    let told = |name| run.value(name, "k").unwrap_err();
+    run.shelf.put("keyless", &[("other", "1")]);
+    run.shelf.fail("unlabelled", Trouble::NotAllowed);
+    run.want("t", &[("nowhere", "k", false), ("keyless", "k", false), ("unlabelled", "k", false)]);
+    assert!(run.news(seconds(1)).await.is_some());
+    for name in ["nowhere", "keyless", "unlabelled"] {
+        let sentence = format!("there is no Secret media/{name} with the key \"k\" and the label use");
+        assert_eq!((told(name).reason(), told(name).to_string()), ("SecretNotFound", sentence));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,79 @@
+//! Names that a server may not give to what it sends, where a kind passes its text on. One list for all such kinds.
+//!
+//! Labels need none: those that discovery sets win over a server's, which Prometheus then calls `exported_…`.
+
+use super::Type;
+
+/// What Prometheus itself adds to every scrape.
+pub const OF_A_SCRAPE: [&str; 8] = [
+    "up",
+    "scrape_duration_seconds",
+    "scrape_samples_scraped",
+    "scrape_samples_post_metric_relabeling",
+    "scrape_series_added",
+    "scrape_timeout_seconds",
+    "scrape_sample_limit",
+    "scrape_body_size_bytes",
+];
+
+/// What Prometheus makes of alerting rules. Those of recording rules have a colon in their names, which exporters are asked to leave to
+/// them.
+pub const OF_RULES: [&str; 2] = ["ALERTS", "ALERTS_FOR_STATE"];
+
+/// What is told of polls, and of the exporter itself.
+pub const OUR_PREFIXES: [&str; 2] = ["probe_", "scrapetarget_"];
+
+/// Whether an application of type `own` has no business with metrics called `name`: they are of Prometheus, of this exporter, or of
+/// another type.
+pub fn is_reserved(own: Type, name: &str) -> bool {
+    OF_A_SCRAPE.contains(&name)
+        || OF_RULES.contains(&name)
+        || name.starts_with("scrape_")
+        || name.contains(':')
+        || OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || Type::ALL.iter().any(|kind| *kind != own && has_prefix_of(*kind, name))
+}
+
+/// Whether `name` begins as the families of a kind do: with its block's name.
+fn has_prefix_of(kind: Type, name: &str) -> bool {
+    name.strip_prefix(kind.block()).is_some_and(|rest| rest.starts_with('_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_type_may_use_the_families_of_another() {
+        for (own, other) in Type::ALL.iter().flat_map(|own| Type::ALL.iter().map(move |other| (*own, *other))) {
+            for family in other.families() {
+                let reserved = is_reserved(own, family.name);
+                assert_eq!(reserved, own != other && has_prefix_of(other, family.name), "{own} {}", family.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_prometheus_and_of_recording_rules_are_reserved_and_those_of_applications_are_not() {
+        let own = Type::ALL[0];
+        for name in OF_A_SCRAPE.iter().chain(&OF_RULES).chain(&[
+            "scrape_new",
+            "job:requests:rate5m",
+            "probe_x",
+            "scrapetarget_up",
+        ]) {
+            assert!(is_reserved(own, name), "{name}");
+        }
+        for name in [
+            "upstream_requests",
+            "process_cpu_seconds_total",
+            "scraper_x",
+            "nodejs_heap",
+            "ALERTS_sent",
+            "probes",
+            "go_info",
+        ] {
+            assert!(!is_reserved(own, name), "{name}");
+        }
+    }
+}
