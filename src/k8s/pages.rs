@@ -35,6 +35,8 @@ pub(super) struct Page<T> {
 pub(super) struct Pages {
     most: u32,
     limit: u32,
+    largest: usize,
+    largest_object: usize,
 }
 
 /// What became of one request.
@@ -48,7 +50,7 @@ enum Got<T> {
 impl Pages {
     /// Of at most so many objects each.
     pub(super) const fn of(most: u32) -> Self {
-        Self { most, limit: most }
+        Self { most, limit: most, largest: LARGEST, largest_object: LARGEST_OBJECT }
     }
 
     /// The page after `token`, the first one without it, of what is at `path`; `None` if the list has expired.
@@ -67,7 +69,7 @@ impl Pages {
                 limit: Some(self.limit),
                 ..ListParams::default()
             };
-            let largest = if self.limit == 1 { LARGEST_OBJECT } else { LARGEST };
+            let largest = if self.limit == 1 { self.largest_object } else { self.largest };
             match cluster.call(rule.clone(), get(&cluster.client(), path, &params, largest)).await? {
                 Got::Page(page, bytes) => {
                     if bytes < largest / 4 {
@@ -77,7 +79,7 @@ impl Pages {
                 }
                 Got::Expired => return Ok(None),
                 Got::TooLarge if self.limit == 1 => {
-                    return Err(ApiError::Failed(format!("an object is larger than {LARGEST_OBJECT} bytes")));
+                    return Err(ApiError::Failed(format!("an object is larger than {largest} bytes")));
                 }
                 Got::TooLarge => self.limit = (self.limit / FEWER).max(1),
             }
@@ -125,4 +127,91 @@ struct Metadata {
     #[serde(rename = "continue")]
     next: Option<String>,
     resource_version: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex};
+
+    use http::{Request as HttpRequest, Response, Uri};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Name {
+        metadata: Named,
+    }
+
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+
+    /// A hundredth of what it is, to be quick.
+    const PAGE: usize = LARGEST / 100;
+    const OBJECT: usize = LARGEST_OBJECT / 100;
+
+    fn asked(uri: &Uri) -> HashMap<String, String> {
+        url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
+    }
+
+    /// An API server with objects of these sizes, the number of each its name, and the limits that it was asked with.
+    fn server(sizes: Vec<usize>) -> (Cluster, Arc<Mutex<Vec<usize>>>) {
+        let limits = Arc::<Mutex<Vec<usize>>>::default();
+        let seen = Arc::clone(&limits);
+        let sizes: Arc<[usize]> = sizes.into();
+        let service = tower::service_fn(move |request: HttpRequest<Body>| {
+            let (asked, sizes, seen) = (asked(request.uri()), Arc::clone(&sizes), Arc::clone(&seen));
+            async move {
+                let limit: usize = asked["limit"].parse().unwrap();
+                seen.lock().unwrap().push(limit);
+                let from: usize = asked.get("continue").map_or(0, |token| token.parse().unwrap());
+                let to = (from + limit).min(sizes.len());
+                let object = |i: usize| json!({ "metadata": { "name": i.to_string(), "annotations": { "a": "x".repeat(sizes[i]) } }, "spec": {} });
+                let items: Vec<Value> = (from..to).map(object).collect();
+                let next = if to < sizes.len() { to.to_string() } else { String::new() };
+                let list = json!({ "metadata": { "continue": next, "resourceVersion": "7" }, "items": items });
+                let answer = Response::new(Body::from(list.to_string().into_bytes()));
+                Ok::<_, kube::Error>(answer)
+            }
+        });
+        (Cluster::behind(Client::new(service, "default")), limits)
+    }
+
+    async fn list(cluster: &Cluster) -> Result<Vec<usize>, ApiError> {
+        let (mut token, mut names) = (None, Vec::new());
+        let mut pages = Pages { largest: PAGE, largest_object: OBJECT, ..Pages::of(200) };
+        let rule = Rule::new("list", "", "x", None);
+        loop {
+            let page = pages.page::<Name>(cluster, &rule, "/x", None, token.as_deref()).await?.unwrap();
+            names.extend(page.items.iter().map(|object| object.metadata.name.parse::<usize>().unwrap()));
+            token = page.next;
+            if token.is_none() {
+                assert_eq!(page.version.as_deref(), Some("7"));
+                return Ok(names);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn large_objects_come_in_small_pages_and_small_ones_in_large_pages_again() {
+        let sizes = [vec![10; 300], vec![6760; 30], vec![10; 1000]].concat();
+        let (cluster, limits) = server(sizes);
+        assert_eq!(list(&cluster).await.unwrap(), (0..1330).collect::<Vec<_>>());
+        let limits = limits.lock().unwrap();
+        assert!(limits.contains(&12) && limits.last() == Some(&200), "{limits:?}");
+        assert!(limits.len() < 30, "{limits:?}");
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_larger_than_a_page_is_read_alone_and_no_object_is_read_without_a_bound() {
+        let (cluster, _) = server(vec![100, PAGE + 1, 100]);
+        assert_eq!(list(&cluster).await.unwrap(), [0, 1, 2]);
+        let (cluster, _) = server(vec![100, OBJECT]);
+        let error = list(&cluster).await.unwrap_err();
+        assert!(error.to_string().contains("an object is larger than"), "{error}");
+    }
 }
