@@ -80,6 +80,7 @@ pub(super) async fn read(
             }
         } else if declared > 0 && chunk.len() == declared && body.bytes.is_empty() {
             body.progress.bytes += declared;
+            let _ = response.chunk().await; // its end: the connection is free for the next call
             read.kept += piece;
             return Ok(chunk); // the usual case: the whole body in one piece, not copied
         } else {

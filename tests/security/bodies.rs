@@ -89,26 +89,25 @@ async fn answer(mut stream: TcpStream, hanging: &AtomicUsize, asked: &AtomicUsiz
 
 async fn hang(stream: &mut TcpStream, what: &str, bytes: usize) -> std::io::Result<()> {
     let (mut reader, mut writer) = stream.split();
-    let send = async {
-        match what {
-            "gzip" => {
-                writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n").await?;
-                writer.write_all(&ENDLESS_GZIP).await?;
-            }
-            _ => {
-                writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 16000000\r\n\r\n").await?;
-                writer.write_all(&vec![b' '; bytes]).await?;
-            }
+    let answer = async {
+        if what == "gzip" {
+            writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n").await?;
+            writer.write_all(&ENDLESS_GZIP).await?;
+        } else {
+            writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 16000000\r\n\r\n").await?;
+            writer.write_all(&vec![b' '; bytes]).await?;
         }
-        while what == "drip" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            writer.write_all(b" ").await?;
+        if what == "drip" {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                writer.write_all(b" ").await?;
+            }
         }
         std::future::pending().await
     };
     let mut nothing = [0; 64];
     tokio::select! {
-        sent = send => sent,
+        result = answer => result,
         // The end of the client.
         read = reader.read(&mut nothing) => read.map(drop),
     }
