@@ -115,7 +115,7 @@ pub struct PollingArgs {
     /// The largest body of an answer, decompressed
     #[arg(long, env = "SCRAPETARGET_MAX_BODY_BYTES", default_value = "16MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_body_bytes: usize,
-    /// All bodies together that may be in memory at once
+    /// Memory for all answers that are being read, buffers included; what hangs is driven out of it first
     #[arg(long, env = "SCRAPETARGET_MAX_INFLIGHT_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_inflight_bytes: usize,
     /// The most series that one target may have, whatever its sampleLimit says

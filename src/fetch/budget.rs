@@ -1,59 +1,59 @@
-//! How many bytes of bodies may be in memory together, and who must give his up when they are too many.
+//! How many bytes of answers may be in memory together, and who must give his up when they are too many.
 //!
-//! Waiting alone would be unfair: a few servers that send much and then hang would hold everything until their timeouts, and
-//! every other target would fail. So whoever has to wait makes the largest of the others go, if that is larger than he is.
+//! Waiting alone would be unfair: a few servers that send much and then hang would hold everything until their timeouts, and every
+//! other target would fail. So whoever waits drives others out, by the rules of the [`ledger`].
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod ledger;
+#[cfg(test)]
+mod model;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The unit in which bytes are counted.
-const GRAIN: usize = 1024;
+use ledger::{Id, Ledger, PROGRESS, Signal};
 
-/// Polls with less than this many grains are not worth driving out, and cost no entry in the table.
-const SMALL: usize = 64;
-
-/// How long the one who was told to go may take before another is told.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How often it is looked at again who has to go, while somebody waits: there are polls that may keep what they hold for a moment.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The budget that all polls share.
+///
+/// One lock for all: a poll takes it some five times, for less than a microsecond each.
 #[derive(Debug)]
 pub(super) struct Budget {
-    free: Arc<Semaphore>,
-    large: Mutex<Large>,
+    books: Mutex<Books>,
 }
 
-/// The polls that hold much and still wait for their servers.
-#[derive(Debug, Default)]
-struct Large {
-    next: u64,
-    by_number: HashMap<u64, (usize, CancellationToken)>,
+#[derive(Debug)]
+struct Books {
+    ledger: Ledger,
+    /// When it was last looked who has to go because time has passed.
+    looked: Option<Instant>,
 }
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Arc<Self> {
-        let grains = (bytes / GRAIN).clamp(1, Semaphore::MAX_PERMITS);
-        Arc::new(Self { free: Arc::new(Semaphore::new(grains)), large: Mutex::default() })
+        Arc::new(Self { books: Mutex::new(Books { ledger: Ledger::new(bytes), looked: None }) })
     }
 
-    /// The share of one poll: nothing at first.
-    pub(super) fn share(self: &Arc<Self>) -> Share {
-        Share { budget: Arc::clone(self), number: None, permit: None, evicted: CancellationToken::new() }
+    /// The share of one poll of a target in `namespace`: nothing at first.
+    pub(super) fn share(self: &Arc<Self>, namespace: &Arc<str>) -> Share {
+        let signal = Arc::new(Signal::default());
+        Share { budget: Arc::clone(self), namespace: Arc::clone(namespace), id: None, asked: 0, came: 0, signal }
     }
 
-    /// Tells the largest poll to go, if it holds more than `grains` and no other is going already.
-    fn evict_larger_than(&self, grains: usize) {
-        let large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        if large.by_number.values().any(|(_, evicted)| evicted.is_cancelled()) {
-            return;
-        }
-        if let Some((held, evicted)) = large.by_number.values().max_by_key(|(held, _)| *held)
-            && *held > grains
-        {
-            evicted.cancel();
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_again(&self) {
+        let now = Instant::now();
+        let mut books = self.books();
+        if books.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= LOOK_AGAIN / 2) {
+            books.looked = Some(now);
+            books.ledger.settle(now);
         }
     }
 }
@@ -62,68 +62,73 @@ impl Budget {
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
-    number: Option<u64>,
-    permit: Option<OwnedSemaphorePermit>,
-    /// Cancelled when others need what this poll holds.
-    pub(super) evicted: CancellationToken,
+    namespace: Arc<str>,
+    /// Its place in the books, once it has asked for something.
+    id: Option<Id>,
+    asked: usize,
+    /// What has come, and is not in the books yet.
+    came: usize,
+    signal: Arc<Signal>,
 }
 
 impl Share {
-    /// Grows to cover `bytes`; waits while there is not enough.
+    /// Cancelled when others need what this poll holds: it must give up everything, and soon.
+    pub(super) fn evicted(&self) -> CancellationToken {
+        self.signal.evicted.clone()
+    }
+
+    /// Notes that the server has sent so much.
+    pub(super) const fn came(&mut self, bytes: usize) {
+        self.came += bytes;
+    }
+
+    /// Covers `bytes` from now on, more or less than before; waits while there is not enough.
     pub(super) async fn cover(&mut self, bytes: usize) {
-        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let wanted = bytes.div_ceil(GRAIN);
-        let Ok(missing) = u32::try_from(wanted.saturating_sub(held)) else { return };
-        if missing == 0 {
+        if self.ask(bytes) {
             return;
         }
-        let mut more = std::pin::pin!(Arc::clone(&self.budget.free).acquire_many_owned(missing));
-        let more = loop {
+        loop {
             tokio::select! {
                 biased;
-                more = &mut more => break more,
-                () = std::future::ready(()) => self.budget.evict_larger_than(wanted),
+                () = self.signal.granted.notified() => return,
+                () = tokio::time::sleep(LOOK_AGAIN) => self.budget.look_again(),
             }
-            if let Ok(more) = tokio::time::timeout(PATIENCE, &mut more).await {
-                break more;
-            }
-        };
-        let Ok(more) = more else { return }; // the semaphore is never closed
-        match &mut self.permit {
-            Some(permit) => permit.merge(more),
-            none => *none = Some(more),
-        }
-        if wanted >= SMALL {
-            self.enter(wanted);
         }
     }
 
-    /// How many bytes it covers.
-    pub(super) fn bytes(&self) -> usize {
-        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * GRAIN
+    fn ask(&mut self, bytes: usize) -> bool {
+        if self.asked == bytes && self.came < bytes / PROGRESS {
+            return true; // most chunks: nothing that would have to be in the books
+        }
+        self.asked = bytes;
+        let now = Instant::now();
+        let mut books = self.budget.books();
+        let ledger = &mut books.ledger;
+        let id = *self.id.get_or_insert_with(|| ledger.enter(&self.namespace, Arc::clone(&self.signal), now));
+        ledger.came(id, std::mem::take(&mut self.came), now);
+        ledger.ask(id, bytes, now)
     }
 
-    fn enter(&mut self, grains: usize) {
-        let mut large = self.budget.large.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = *self.number.get_or_insert_with(|| {
-            large.next += 1;
-            large.next
-        });
-        large.by_number.insert(number, (grains, self.evicted.clone()));
-    }
-
-    /// What it holds, for a poll that has all its answers: it will soon be done and is not driven out any more.
-    pub(super) fn into_permit(mut self) -> Option<OwnedSemaphorePermit> {
-        self.permit.take()
+    /// What a poll that has all its answers holds on to, `bytes` or what it has if that is less. It will soon be done and is not driven
+    /// out any more; `None` if it has been.
+    pub(super) fn keep(self, bytes: usize) -> Option<Held> {
+        let kept = self.id.is_none_or(|id| self.budget.books().ledger.done(id, bytes, Instant::now()));
+        kept.then_some(Held { _share: self })
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if let Some(number) = self.number {
-            self.budget.large.lock().unwrap_or_else(PoisonError::into_inner).by_number.remove(&number);
+        if let Some(id) = self.id {
+            self.budget.books().ledger.leave(id, Instant::now());
         }
     }
+}
+
+/// The share of a poll whose answers are whole, until they are translated.
+#[derive(Debug)]
+pub struct Held {
+    _share: Share,
 }
 
 #[cfg(test)]
@@ -131,40 +136,47 @@ mod tests {
     use super::*;
 
     async fn soon(share: &mut Share, bytes: usize) -> bool {
-        tokio::time::timeout(Duration::from_millis(300), share.cover(bytes)).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(5), share.cover(bytes)).await.is_ok()
     }
 
     #[tokio::test]
-    async fn whoever_needs_little_drives_out_the_one_who_holds_most() {
-        let budget = Budget::new(1 << 20);
-        let (mut most, mut much) = (budget.share(), budget.share());
-        assert!(soon(&mut most, 600 << 10).await && soon(&mut much, 424 << 10).await);
-        let mut little = budget.share();
-        let (goes, covered) = tokio::join!(
-            async {
-                most.evicted.cancelled().await;
-                drop(most);
-            },
-            soon(&mut little, 2000)
-        );
-        assert_eq!((goes, covered), ((), true));
-        assert!(!much.evicted.is_cancelled(), "one was enough");
-        assert_eq!(little.bytes(), 2048);
+    async fn whoever_hangs_is_told_to_go_and_what_it_held_is_free_when_it_has_gone() {
+        let (budget, team) = (Budget::new(1 << 20), Arc::from("team"));
+        let (mut first, mut second) = (budget.share(&team), budget.share(&team));
+        assert!(soon(&mut first, 600 << 10).await && soon(&mut second, 424 << 10).await);
+        let mut little = budget.share(&team);
+        let (evicted, goes) = (first.evicted(), async {
+            first.evicted().cancelled().await;
+            drop(first);
+        });
+        let ((), covered) = tokio::join!(goes, soon(&mut little, 2000));
+        assert!(covered && evicted.is_cancelled());
+        assert!(!second.evicted().is_cancelled(), "one was enough");
     }
 
-    #[tokio::test]
-    async fn nobody_goes_for_one_who_is_larger_and_nobody_who_has_all_its_answers() {
-        let budget = Budget::new(1 << 20);
-        let mut share = budget.share();
-        assert!(soon(&mut share, 1000 << 10).await);
-        let mut larger = budget.share();
-        assert!(!soon(&mut larger, 1 << 20).await);
-        assert!(!share.evicted.is_cancelled());
-        let evicted = share.evicted.clone();
-        let permit = share.into_permit();
-        assert!(!soon(&mut larger, 100 << 10).await);
+    #[tokio::test(start_paused = true)]
+    async fn who_has_all_its_answers_is_left_alone_and_gives_back_what_they_do_not_need() {
+        let (budget, team) = (Budget::new(1 << 20), Arc::from("team"));
+        let (mut share, mut other) = (budget.share(&team), budget.share(&team));
+        assert!(soon(&mut share, 1 << 20).await);
+        let evicted = share.evicted();
+        let held = share.keep(900 << 10).unwrap();
+        assert!(soon(&mut other, 100 << 10).await);
+        assert!(!soon(&mut other, 200 << 10).await);
         assert!(!evicted.is_cancelled());
-        drop(permit);
-        assert!(soon(&mut larger, 1 << 20).await);
+        drop((held, other));
+        assert!(soon(&mut budget.share(&team), 900 << 10).await);
+    }
+
+    #[tokio::test]
+    async fn a_poll_that_ends_while_it_waits_leaves_the_queue() {
+        let (budget, team) = (Budget::new(1 << 20), Arc::from("team"));
+        let mut share = budget.share(&team);
+        assert!(soon(&mut share, 1 << 20).await);
+        let held = share.keep(1 << 20).unwrap();
+        let mut waits = budget.share(&team);
+        assert!(tokio::time::timeout(Duration::from_millis(1), waits.cover(1 << 20)).await.is_err());
+        drop((waits, held));
+        assert!(soon(&mut budget.share(&team), 1 << 20).await);
     }
 }

@@ -4,6 +4,7 @@
 //! what an answer means, nor when to ask again.
 
 mod address;
+mod body;
 mod budget;
 mod certificate;
 mod client;
@@ -14,12 +15,12 @@ mod mask;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 pub use address::AddressRules;
+use body::Read;
+pub use budget::Held;
 use budget::{Budget, Share};
 use certificate::Handshakes;
 pub use client::{Client, Clients};
@@ -66,22 +67,25 @@ pub struct Fetched {
     /// The earliest end of validity in the server's certificate chain, as Unix time; https only. Also of one that was refused.
     pub certificate_expiry: Option<i64>,
     /// Keeps the bodies' share of the budget until they are translated.
-    pub held: Option<OwnedSemaphorePermit>,
+    pub held: Option<Held>,
 }
 
 /// Makes `calls` one after the other, each with `headers` besides its own, until `deadline`.
 ///
-/// A call that fails does not keep the next one from being tried; once the deadline has passed, all that are left fail at once.
+/// A call that fails does not keep the next one from being tried; once the deadline has passed, all that are left fail at once. Memory
+/// for the answers is shared with the other polls of `namespace` first.
 pub async fn fetch(
     client: &Client,
+    namespace: &Arc<str>,
     calls: &[Call],
     headers: &HeaderMap,
     limits: &Limits,
     deadline: Instant,
 ) -> Fetched {
     let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, held: None };
-    let mut share = limits.inflight.share();
-    let evicted = share.evicted.clone();
+    let mut share = limits.inflight.share(namespace);
+    let mut read = Read::default();
+    let evicted = share.evicted();
     for (i, call) in calls.iter().enumerate() {
         let last = i + 1 == calls.len();
         let start = Instant::now();
@@ -91,7 +95,7 @@ pub async fn fetch(
             // Not even tried: a timeout would poll it once, and that opens a connection.
             Err(CallError::new(Reason::Timeout, "not sent, the calls before it took all the time"))
         } else {
-            let exchange = exchange(client, call, headers, limits, last, &mut progress, &mut share);
+            let exchange = exchange(client, call, headers, limits, last, &mut progress, &mut read, &mut share);
             let exchange = handshakes.during(exchange);
             let outcome = tokio::select! {
                 biased;
@@ -110,21 +114,24 @@ pub async fn fetch(
             answer: Answer(result),
         });
     }
-    if evicted.is_cancelled() {
+    fetched.held = share.keep(read.kept);
+    if fetched.held.is_none() {
         // What came before must go as well: it is what others need the memory for.
         for exchange in &mut fetched.exchanges {
             if exchange.bytes > 0 {
                 exchange.answer = Answer(Err(driven_out()));
             }
         }
-    } else {
-        fetched.held = share.into_permit();
     }
     fetched
 }
 
 fn driven_out() -> CallError {
-    CallError::new(Reason::Limit, "dropped as the largest of too many large bodies at once (--max-inflight-bytes)")
+    CallError::new(
+        Reason::Limit,
+        "dropped, because other targets needed the memory (--max-inflight-bytes) and this one held some of it for longest \
+         without sending more",
+    )
 }
 
 /// How far a call has come: what is known of it even if it is cut off.
@@ -153,6 +160,7 @@ impl Progress {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that a call needs, and it is called once")]
 async fn exchange(
     client: &Client,
     call: &Call,
@@ -160,34 +168,16 @@ async fn exchange(
     limits: &Limits,
     last: bool,
     progress: &mut Progress,
+    read: &mut Read,
     share: &mut Share,
 ) -> Result<Response, CallError> {
-    let earlier = share.bytes();
-    let mut response =
+    let response =
         client.send(request(client, call, headers, last)).await.map_err(|error| error::call_error(&error))?;
     let status = response.status().as_u16();
     progress.status = Some(status);
     progress.certificate_expiry = client.certificate_expiry(&call.url, &response, &progress.handshakes);
-    let declared = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    if declared > limits.max_body_bytes {
-        return Err(too_large(limits));
-    }
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| error::body_error(&error))? {
-        progress.bytes += chunk.len();
-        if progress.bytes > limits.max_body_bytes {
-            return Err(too_large(limits));
-        }
-        progress.waits_for_memory = true;
-        share.cover(earlier + progress.bytes).await;
-        progress.waits_for_memory = false;
-        if body.is_empty() && chunk.len() >= declared {
-            body = BytesMut::from(chunk); // the usual case: the whole body in one piece, not copied
-        } else {
-            body.extend_from_slice(&chunk);
-        }
-    }
-    Ok(Response { status, body: body.freeze() })
+    let body = body::read(response, limits, progress, read, share).await?;
+    Ok(Response { status, body })
 }
 
 fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool) -> reqwest::Request {
@@ -202,6 +192,7 @@ fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool) -> req
             own.insert(HeaderName::from_static(name), value);
         }
     }
+    own.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     own.extend(headers.clone());
     if call.method == Method::Post {
         own.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -212,8 +203,4 @@ fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool) -> req
     }
     client.address(&mut request);
     request
-}
-
-fn too_large(limits: &Limits) -> CallError {
-    CallError::new(Reason::Limit, format!("the body is larger than {} bytes (--max-body-bytes)", limits.max_body_bytes))
 }

@@ -22,6 +22,7 @@ mod leader;
 mod monitor;
 mod object;
 mod pace;
+mod pages;
 mod pause;
 mod secrets;
 mod settings;

@@ -156,7 +156,9 @@ async fn became_another(poller: &Poller, target: &Target) {
 async fn poll(target: &Target, prepared: &mut Prepared, shared: &Arc<Shared>, started: Instant) -> Snapshot {
     let _in_flight = shared.metrics.start();
     let deadline = started + target.timeout;
-    let fetched = fetch(&prepared.client, &prepared.calls, &prepared.source.headers, &shared.limits, deadline).await;
+    let (source, limits) = (&prepared.source, &shared.limits);
+    let fetched =
+        fetch(&prepared.client, &target.id.namespace, &prepared.calls, &source.headers, limits, deadline).await;
     let snapshot = translate(target, prepared, shared, fetched, started).await;
     let outcome = snapshot.failure.as_ref().map_or("success", |failure| failure.reason.as_str());
     shared.metrics.end(target.source.kind.as_str(), outcome, snapshot.duration());

@@ -177,8 +177,10 @@ impl References<'_> {
                 .flatten()
                 .unwrap_or_default();
             let pair = [username.as_slice(), b":", password.as_slice()].concat();
-            headers
-                .insert(AUTHORIZATION, sensitive(format!("Basic {}", STANDARD.encode(pair)).as_bytes(), String::new)?);
+            headers.insert(
+                AUTHORIZATION,
+                sensitive(format!("Basic {}", STANDARD.encode(pair)).as_bytes(), || "basicAuth".to_owned())?,
+            );
         }
         if let Some(authorization) = &spec.authorization
             && let Some(credentials) = self.secret(&authorization.credentials)?
@@ -190,7 +192,16 @@ impl References<'_> {
     }
 }
 
+/// What one header may carry. Servers take 8 KiB, and a Secret may hold a hundred times more, which each target would keep.
+const LARGEST_HEADER: usize = 16 * 1024;
+
 fn sensitive(value: &[u8], what: impl Fn() -> String) -> Result<HeaderValue, Problem> {
+    if value.len() > LARGEST_HEADER {
+        let (what, len) = (what(), value.len());
+        return Err(Problem::invalid_spec(format!(
+            "{what} has {len} bytes, a header carries at most {LARGEST_HEADER}"
+        )));
+    }
     let mut value = HeaderValue::from_bytes(value)
         .map_err(|_| Problem::invalid_spec(format!("{} holds characters that no HTTP header can carry", what())))?;
     value.set_sensitive(true);

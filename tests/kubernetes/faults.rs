@@ -3,5 +3,6 @@
 
 mod away;
 mod busy;
+mod large;
 mod malformed;
 mod missing;

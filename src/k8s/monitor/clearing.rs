@@ -9,6 +9,7 @@ use super::super::catalog::MonitorState;
 use super::super::{DiscoveryMode, Settings, Shared};
 use super::place::Place;
 use super::requests::{Trouble, Writes};
+use super::sight::PAGE;
 use super::{Scope, labels, monitors, scopes};
 use crate::crd::ConditionStatus;
 use crate::target::TargetId;
@@ -166,7 +167,7 @@ pub(in crate::k8s) async fn page(
     settings: &Settings,
     token: Option<String>,
 ) -> kube::Result<(Vec<Ours>, Option<String>)> {
-    let mut how = ListParams::default().labels(&labels::selector(settings)).limit(500);
+    let mut how = ListParams::default().labels(&labels::selector(settings)).limit(PAGE);
     how.continue_token = token;
     let list = monitors(cluster, scope.as_deref()).list(&how).await?;
     let next = list.metadata.continue_.filter(|token| !token.is_empty());

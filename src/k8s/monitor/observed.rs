@@ -30,7 +30,8 @@ pub(super) struct Observed {
 
 impl Observed {
     pub(super) fn new(shown: Shown) -> Self {
-        let Shown { metadata, spec } = shown;
+        let spec = shown.spec();
+        let metadata = shown.metadata;
         let ObjectMeta { name, namespace, uid, labels, annotations, owner_references, managed_fields, .. } = metadata;
         let ours = managed_fields.into_iter().flatten().next();
         let target_namespace = labels.as_ref().and_then(|labels| labels.get(labels::TARGET_NAMESPACE));

@@ -30,6 +30,9 @@ pub(in crate::k8s) fn scopes(settings: &Settings) -> Vec<Scope> {
 /// How long the next page of a list may take. A watch that runs has a limit of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Objects in one answer. Anybody who may write ServiceMonitors may give them our labels, and 1.5 MiB each.
+pub(super) const PAGE: u32 = 25;
+
 /// The longest pause after a denial: permissions come seldom.
 const LONGEST_DENIED: Duration = Duration::from_mins(1);
 
@@ -45,7 +48,7 @@ pub(super) fn watch(
     settings: &Settings,
     scopes: &[Scope],
 ) -> SelectAll<BoxStream<'static, Sighting>> {
-    let config = watcher::Config::default().labels(&labels::selector(settings));
+    let config = watcher::Config::default().labels(&labels::selector(settings)).page_size(PAGE);
     let watches = scopes.iter().enumerate().map(|(index, scope)| {
         let (cluster, scope, config) = (cluster.clone(), scope.clone(), config.clone());
         let api = monitors(&cluster, scope.as_deref());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::super::catalog::Object;
@@ -19,6 +19,16 @@ pub(in crate::k8s) struct Observed {
     pub(in crate::k8s) stand_in: Option<Arc<ScrapeTarget>>,
     /// A field that we do not know, and have left out: the CRD is a newer one than ours, which may even have filled it in by itself.
     pub(in crate::k8s) unknown: Option<String>,
+}
+
+/// An object of a list, converted while the list is parsed: never are all of a page in memory as JSON.
+#[derive(Debug)]
+pub(super) struct Converted(pub(super) Option<Observed>);
+
+impl<'de> Deserialize<'de> for Converted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Shown::deserialize(deserializer).map(convert).map(Self)
+    }
 }
 
 /// Keeps of an object what is needed here, and judges it by every rule: the schema that let it in may have been an older one.

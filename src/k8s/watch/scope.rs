@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kube::Api;
-use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
+use kube::api::{WatchEvent, WatchParams};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::access::{ApiError, BELIEVED_DENIALS, Cluster, Rule};
 use super::super::backoff::Backoff;
 use super::super::object::Shown;
+use super::super::pages::{Page, Pages};
 use super::super::settings::Selector;
-use super::convert::convert;
+use super::convert::{Converted, convert};
 use super::{News, Report};
 use crate::target::TargetId;
 
-/// Objects in one answer: a large fleet is never in memory as JSON.
+/// Objects in one answer, fewer where they are large: a large fleet is never in memory as JSON.
 const PAGE: u32 = 200;
 /// A watch is ended by the server after this, and begun anew: one cheap request, and a dead connection is noticed.
 const WATCH: Duration = Duration::from_secs(60);
@@ -111,29 +112,25 @@ impl Scope {
     /// Lists everything, page by page. Returns the version that a watch can go on from; `None` if the list expired on the way.
     async fn list(&self) -> Result<Option<String>, ApiError> {
         self.tell(News::Listing).await;
-        let mut page = self.page(None).await?;
+        let mut pages = Pages::of(PAGE);
+        let mut page = self.page(&mut pages, None).await?;
         loop {
-            let Some(ObjectList { metadata, items, .. }) = page else { return Ok(None) };
-            let told = async { self.tell(News::Page(items.into_iter().filter_map(convert).collect())).await };
-            let Some(token) = metadata.continue_.filter(|token| !token.is_empty()) else {
+            let Some(Page { items, next, version }) = page else { return Ok(None) };
+            let told =
+                async { self.tell(News::Page(items.into_iter().filter_map(|Converted(item)| item).collect())).await };
+            let Some(token) = next else {
                 told.await;
                 self.tell(News::Listed).await;
-                return Ok(metadata.resource_version);
+                return Ok(version);
             };
             // The server makes the next page while we read this one.
-            let (next, ()) = tokio::join!(self.page(Some(token)), told);
+            let (next, ()) = tokio::join!(self.page(&mut pages, Some(&token)), told);
             page = next?;
         }
     }
 
-    async fn page(&self, token: Option<String>) -> Result<Option<ObjectList<Shown>>, ApiError> {
-        let params = ListParams {
-            label_selector: self.selector.clone(),
-            limit: Some(PAGE),
-            continue_token: token,
-            ..ListParams::default()
-        };
-        self.cluster.call(self.list.clone(), unless_expired(self.api.list(&params))).await
+    async fn page(&self, pages: &mut Pages, token: Option<&str>) -> Result<Option<Page<Converted>>, ApiError> {
+        pages.page(&self.cluster, &self.list, self.api.resource_url(), self.selector.as_deref(), token).await
     }
 
     /// Watches, again and again, until only a new list can help.
