@@ -9,7 +9,9 @@ mod certificate;
 mod client;
 mod connection;
 mod error;
+mod host;
 mod mask;
+mod resolve;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +21,11 @@ use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-pub use address::AddressRules;
+pub use address::{AddressRules, Ground};
 use budget::{Budget, Share};
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
+pub use host::{AllowedHost, AllowedHostError};
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
 
@@ -94,7 +97,7 @@ pub async fn fetch(
                 () = evicted.cancelled() => Ok(Err(driven_out())),
                 outcome = tokio::time::timeout_at(deadline, exchange) => outcome,
             };
-            outcome.unwrap_or_else(|_| Err(progress.timed_out()))
+            outcome.unwrap_or_else(|_| Err(if progress.resolving { client.unresolved() } else { progress.timed_out() }))
         };
         if progress.certificate_expiry.is_some() {
             fetched.certificate_expiry = progress.certificate_expiry;
@@ -127,6 +130,8 @@ fn driven_out() -> CallError {
 /// How far a call has come: what is known of it even if it is cut off.
 #[derive(Default)]
 struct Progress {
+    /// The host's name is being resolved.
+    resolving: bool,
     status: Option<u16>,
     bytes: usize,
     waits_for_memory: bool,
@@ -159,8 +164,11 @@ async fn exchange(
     share: &mut Share,
 ) -> Result<Response, CallError> {
     let earlier = share.bytes();
-    let mut response =
-        client.send(request(client, call, headers, last)).await.map_err(|error| error::call_error(&error))?;
+    progress.resolving = true;
+    let addresses = client.addresses().await?;
+    progress.resolving = false;
+    let sent = client.send(request(client, call, headers, last), addresses).await;
+    let mut response = sent.map_err(|error| error::call_error(&error))?;
     let status = response.status().as_u16();
     progress.status = Some(status);
     progress.certificate_expiry = client.certificate_expiry(&response);

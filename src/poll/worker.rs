@@ -22,7 +22,7 @@ const LARGE: usize = 256 * 1024;
 /// What is made once for a source and kept until it changes.
 struct Prepared {
     source: Source,
-    client: Arc<Client>,
+    client: Client,
     calls: Arc<[Call]>,
     /// Away only while a large answer is being translated.
     translator: Option<Box<dyn Kind>>,
@@ -30,8 +30,10 @@ struct Prepared {
 
 impl Prepared {
     /// Only what changed is made anew: a rotated Secret is no reason for a translator's counters to begin at 0 again.
-    fn new(source: &Source, before: Option<Self>, shared: &Shared) -> Result<Self, String> {
-        let client = shared.clients.client(&source.url, &source.connection).map_err(|error| chain(&error))?;
+    fn new(target: &Target, before: Option<Self>, shared: &Shared) -> Result<Self, String> {
+        let (source, namespace) = (&target.source, &target.id.namespace);
+        let client =
+            shared.clients.client(&source.url, &source.connection, namespace).map_err(|error| chain(&error))?;
         let same_calls = |before: &Self| {
             let before = &before.source;
             before.kind == source.kind && before.url == source.url && before.options == source.options
@@ -136,7 +138,7 @@ fn prepare<'p>(
 ) -> Result<&'p mut Prepared, String> {
     if prepared.as_ref().is_none_or(|prepared| prepared.source != target.source) {
         let before = prepared.take();
-        *prepared = Some(Prepared::new(&target.source, before, shared)?);
+        *prepared = Some(Prepared::new(target, before, shared)?);
     }
     prepared.as_mut().ok_or_else(String::new)
 }
