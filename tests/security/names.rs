@@ -1,6 +1,6 @@
 //! Names whose zone does not answer: all others are resolved.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -13,12 +13,15 @@ use super::support::listener::Listener;
 use super::support::namespaces::{hosts, inside, resolve_by};
 use super::support::program::{Running, get};
 
+/// So that a poll has time enough on a busy machine.
+const SLOWLY: &str = "  interval: 5s\n  timeout: 4s\n";
+
 /// The manifest of a target.
 fn target(name: &str, url: &str, more: &str) -> String {
     let (namespace, name) = name.split_once('/').unwrap();
     format!(
         "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: {namespace} }}\nspec:\n  \
-         type: Mediasoup\n  url: {url}\n  interval: 1s\n  mediasoup: {{ source: Prometheus }}\n{more}"
+         type: Mediasoup\n  url: {url}\n  mediasoup: {{ source: Prometheus }}\n{more}"
     )
 }
 
@@ -50,13 +53,14 @@ async fn names_of_a_silent_zone_keep_no_other_name_from_being_polled() {
     }
     let (dns, listener) = (Dns::start().await, Listener::start().await);
     dns.silent_about("dead.test");
+    dns.time_to_live(1);
     dns.name("honest.test", &["127.0.0.1"]);
     dns.name("other.test", &["127.0.0.2"]);
-    let mut manifests = target("noisy/honest", &listener.url("honest.test"), "");
-    manifests += &target("quiet/honest", &listener.url("other.test"), "");
+    let mut manifests = target("noisy/honest", &listener.url("honest.test"), SLOWLY);
+    manifests += &target("quiet/honest", &listener.url("other.test"), SLOWLY);
     for number in 0..DEAD {
         let name = format!("noisy/dead-{number}");
-        manifests += &target(&name, &format!("http://n{number}.dead.test:9/"), "");
+        manifests += &target(&name, &format!("http://n{number}.dead.test:9/"), SLOWLY);
     }
     let (exporter, _folder) = exporter(&manifests).await;
     until_up(&exporter, "quiet/honest").await;
@@ -64,11 +68,12 @@ async fn names_of_a_silent_zone_keep_no_other_name_from_being_polled() {
     until_down(&exporter, "noisy/dead-7", "dns", "no answer about n7.dead.test").await;
     until_down(&exporter, "noisy/dead-399", "dns", "from name server 127.0.0.1").await;
 
-    // Longer than a name is kept, so that the honest ones are asked for again among the dead ones.
-    let (start, before) = (Instant::now(), (listener.at("127.0.0.1"), listener.at("127.0.0.2")));
+    // Until the honest ones have been asked for several times again among the dead ones.
+    let start = Instant::now();
     let asked = |name: &str| dns.asked().iter().filter(|asked| asked.name == name).count();
-    let asked_before = (asked("honest.test"), asked("other.test"));
-    while listener.at("127.0.0.1") < before.0 + 40 || listener.at("127.0.0.2") < before.1 + 40 {
+    let seen = || [listener.at("127.0.0.1"), listener.at("127.0.0.2"), asked("honest.test"), asked("other.test")];
+    let before = seen();
+    while seen().iter().zip(before).any(|(now, before)| *now < before + 6) {
         let answered = Instant::now();
         assert_eq!(get(&format!("{}/-/healthy", exporter.base)).await.unwrap().0, 200);
         assert!(answered.elapsed() < Duration::from_secs(5), "healthy after {:?}", answered.elapsed());
@@ -76,21 +81,15 @@ async fn names_of_a_silent_zone_keep_no_other_name_from_being_polled() {
             let body = exporter.body(&format!("/probe?target={honest}")).await;
             assert!(body.contains("probe_success 1"), "{honest}: {body}\n{}", exporter.log());
         }
-        assert!(start.elapsed() < Duration::from_secs(120), "40 polls take {:?}:\n{}", start.elapsed(), exporter.log());
+        // The namespace may have 32 lookups of new names and 16 of silent ones, each for two IP versions, each repeated up to three times.
+        let sockets = fs::read_to_string("/proc/net/udp").unwrap().lines().count();
+        assert!(sockets < 48 * 8 + 16, "{sockets} sockets for {DEAD} names");
+        assert!(start.elapsed() < Duration::from_secs(150), "{before:?}, then {:?}:\n{}", seen(), exporter.log());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(asked("honest.test") > asked_before.0 && asked("other.test") > asked_before.1, "they were asked for again");
     assert_eq!(exporter.logged("target=quiet/honest"), 0, "{}", exporter.log());
     let threads = fs::read_dir(format!("/proc/{}/task", exporter.id())).unwrap().count();
     assert!(threads < 64, "{threads} threads");
-    // Of all the dead names only as many are asked for at once as one namespace may.
-    let silent = dns.asked().into_iter().filter(|asked| asked.name.ends_with(".dead.test"));
-    let mut by_second = BTreeMap::<u64, BTreeSet<String>>::new();
-    for asked in silent {
-        by_second.entry((asked.at.into_std() - start).as_secs()).or_default().insert(asked.name);
-    }
-    let most = by_second.values().map(BTreeSet::len).max().unwrap();
-    assert!(most < DEAD / 2, "{most} dead names are asked for within a second");
 }
 
 #[tokio::test]
@@ -104,7 +103,7 @@ async fn one_lookup_serves_all_who_wait_and_a_name_that_moves_is_followed() {
     let mut manifests = String::new();
     for number in 0..40 {
         let name = format!("team-{}/t{number}", number % 4);
-        manifests += &target(&name, &listener.url("moving.test"), "");
+        manifests += &target(&name, &listener.url("moving.test"), "  interval: 1s\n");
     }
     let (exporter, _folder) = exporter(&manifests).await;
     for number in 0..40 {
@@ -174,7 +173,7 @@ async fn short_names_hosts_and_changes_of_both_files_are_followed() {
         ("nothing", "nothing.test"),
         ("short-but-absolute", "sora."),
     ] {
-        writeln!(manifests, "{}", target(&format!("team/{name}"), &listener.url(host), "")).unwrap();
+        writeln!(manifests, "{}", target(&format!("team/{name}"), &listener.url(host), "  interval: 1s\n")).unwrap();
     }
     let (exporter, _folder) = exporter(&manifests).await;
     for name in [

@@ -21,12 +21,19 @@ pub struct Asked {
     pub at: Instant,
 }
 
-#[derive(Default)]
 struct Known {
     names: HashMap<String, Vec<IpAddr>>,
     silent: Option<String>,
     delay: Duration,
+    seconds_to_live: u32,
     asked: Vec<Asked>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let (names, asked) = (HashMap::new(), Vec::new());
+        Self { names, silent: None, delay: Duration::ZERO, seconds_to_live: 86_400, asked }
+    }
 }
 
 pub struct Dns {
@@ -59,7 +66,7 @@ impl Dns {
         Self { known, task }
     }
 
-    /// From now on this name has these addresses, for a day.
+    /// From now on this name has these addresses, as it says for a day.
     pub fn name(&self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.known.lock().unwrap().names.insert(name.to_owned(), addresses);
@@ -68,6 +75,11 @@ impl Dns {
     /// Never says a word about names below this one.
     pub fn silent_about(&self, zone: &str) {
         self.known.lock().unwrap().silent = Some(format!(".{zone}"));
+    }
+
+    /// For how long answers are good from now on, as it says.
+    pub fn time_to_live(&self, seconds: u32) {
+        self.known.lock().unwrap().seconds_to_live = seconds;
     }
 
     /// Answers only after this time.
@@ -95,7 +107,11 @@ fn reply(known: &mut Known, packet: &[u8]) -> Option<(Vec<u8>, Duration)> {
         Some(addresses) => {
             for address in addresses.iter().copied() {
                 if address.is_ipv4() == (kind == RecordType::A) {
-                    message.add_answer(Record::from_rdata(query.name().clone(), 86_400, RData::from(address)));
+                    message.add_answer(Record::from_rdata(
+                        query.name().clone(),
+                        known.seconds_to_live,
+                        RData::from(address),
+                    ));
                 }
             }
         }

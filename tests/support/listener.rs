@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,8 +57,9 @@ impl Listener {
     /// A url at this host.
     pub fn url(&self, host: &str) -> String {
         match host.parse::<IpAddr>() {
-            Ok(address) => format!("http://{}/", SocketAddr::new(address, self.port)),
-            Err(_) => format!("http://{host}:{}/", self.port),
+            // As a url spells it: without dots.
+            Ok(IpAddr::V6(v6)) => format!("http://{}:{}/", url::Host::<&str>::Ipv6(v6), self.port),
+            _ => format!("http://{host}:{}/", self.port),
         }
     }
 }

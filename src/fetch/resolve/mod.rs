@@ -37,10 +37,10 @@ const TOO_SOON: Duration = Duration::from_millis(200);
 /// Names in memory; more than there are targets.
 const MOST_NAMES: usize = 1 << 15;
 
-/// Lookups at once of names that are expected to be answered, and of those that are not: by one namespace, and in all. Each is two
-/// sockets. The former wait for their turn, which is short; the latter do not.
-const QUICK_PLACES: (usize, usize) = (32, 256);
-const SLOW_PLACES: (usize, usize) = (32, 256);
+/// Lookups at once of names that are expected to be answered, and of those that are not: by one namespace, and in all. The former wait for
+/// their turn, which is short; the latter do not. Each is a socket for either IP version, and as much again for each of three repetitions.
+const QUICK_PLACES: (usize, usize) = (32, 128);
+const SLOW_PLACES: (usize, usize) = (16, 128);
 
 /// The addresses of a host: at least one.
 pub(super) type Answer = Result<Arc<[IpAddr]>, NameError>;
