@@ -13,6 +13,7 @@ use reqwest::Url;
 pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, ReleaseArgs};
 pub use value::ListenAddress;
 
+use crate::fetch::AllowedHost;
 use crate::kind::Type;
 use value::{bytes, cidr, duration, external_url, health_url, interval};
 
@@ -101,17 +102,19 @@ pub struct RunArgs {
 /// Flags about polls, shared by `run`, `demo` and `probe`.
 #[derive(Clone, Debug, Args)]
 pub struct PollingArgs {
-    /// Addresses that are never contacted, beside the link-local ones; repeatable
+    /// Addresses that are never contacted, beside link-local ones and the metadata services of clouds; also where they are written into an
+    /// IPv6 address (mapped, NAT64, 6to4, Teredo, SIIT); repeatable
     #[arg(long, env = "SCRAPETARGET_TARGET_DENY_CIDR", value_delimiter = ',', value_name = "CIDR", value_parser = cidr)]
     pub target_deny_cidr: Vec<IpNet>,
-    /// The only addresses that targets may have, beside those of --target-allow-host; repeatable. If neither is set, any that is not
-    /// denied
+    /// The only addresses that targets and their proxies may have, beside the hosts of --target-allow-host; repeatable. If neither is set,
+    /// any that is not denied
     #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_CIDR", value_delimiter = ',', value_name = "CIDR", value_parser = cidr)]
     pub target_allow_cidr: Vec<IpNet>,
-    /// The only hosts that targets may name, beside the addresses of --target-allow-cidr: a name, *.SUFFIX, or *.{namespace}.svc for
-    /// Services of the target's own namespace; repeatable. If neither is set, any that is not denied
+    /// The only hosts that targets and their proxies may name, beside the addresses of --target-allow-cidr: a name, *.SUFFIX, or either with
+    /// {namespace} in the place of a label, as in *.{namespace}.svc for Services of the target's own namespace; repeatable. NAME.svc also
+    /// stands for NAME.svc.cluster.local. If neither is set, any that is not denied
     #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
-    pub target_allow_host: Vec<String>,
+    pub target_allow_host: Vec<AllowedHost>,
     /// The largest body of an answer, decompressed
     #[arg(long, env = "SCRAPETARGET_MAX_BODY_BYTES", default_value = "16MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_body_bytes: usize,

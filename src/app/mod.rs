@@ -43,7 +43,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    /// For names to be resolved and files to be read; each is a thread only while it is needed.
+    /// For files to be read and pages to be made; each is a thread only while it is needed.
     const BLOCKING_THREADS: usize = 128;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -51,16 +51,25 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
         .build()
         .context("start the runtime")?;
     let result = runtime.block_on(command);
-    // A resolver that hangs in the system must not keep the process.
+    // A file that hangs in the system must not keep the process, nor must the system's resolver: the API server's name is for it.
     runtime.shutdown_background();
     result
 }
 
 /// Pollers as the flags about polls want them, and the targets whose server refuses our credentials.
 fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pollers, mpsc::Receiver<TargetId>) {
-    let PollingArgs { target_deny_cidr, max_body_bytes, max_inflight_bytes, debug_bodies, .. } = polling;
-    let clients = Clients::new(AddressRules::denying(target_deny_cidr));
-    let pollers = Pollers::new(clients, Limits::new(max_body_bytes, max_inflight_bytes), metrics, background);
+    let PollingArgs {
+        target_deny_cidr,
+        target_allow_cidr,
+        target_allow_host,
+        max_body_bytes,
+        max_inflight_bytes,
+        debug_bodies,
+        ..
+    } = polling;
+    let rules = AddressRules::denying(target_deny_cidr).allowing(target_allow_cidr, target_allow_host);
+    let limits = Limits::new(max_body_bytes, max_inflight_bytes);
+    let pollers = Pollers::new(Clients::new(rules), limits, metrics, background);
     pollers.0.show_bodies(debug_bodies);
     pollers
 }

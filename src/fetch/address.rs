@@ -1,112 +1,299 @@
-//! Which addresses may be contacted, asked after name resolution, so that no name leads around it.
+//! Where targets may point: which addresses may be contacted, and by which names. Addresses are judged after name resolution, so that
+//! no name leads around the rules. It resolves nothing, and knows nothing of requests.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
 
-/// Ranges that are never contacted.
+use super::host::AllowedHost;
+
+/// What an operator says about the destinations of targets.
 #[derive(Clone, Debug, Default)]
 pub struct AddressRules {
     denied: Vec<IpNet>,
+    allowed: Vec<IpNet>,
+    hosts: Vec<AllowedHost>,
 }
 
 impl AddressRules {
-    /// Denies `ranges` beside the link-local ones, which are always denied: cloud providers answer with credentials there.
+    /// Denies `ranges` beside those that are always denied: link-local ones and where clouds hand out credentials.
     pub fn denying(ranges: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { denied: ranges.into_iter().collect() }
+        Self { denied: ranges.into_iter().collect(), ..Self::default() }
     }
 
-    /// Whether `address` may be contacted.
-    pub fn allows(&self, address: IpAddr) -> bool {
+    /// Allows `hosts` and the addresses in `ranges` only; if there are none of both, whatever is not denied.
+    #[must_use]
+    pub fn allowing(mut self, ranges: Vec<IpNet>, hosts: Vec<AllowedHost>) -> Self {
+        (self.allowed, self.hosts) = (ranges, hosts);
+        self
+    }
+
+    /// By which rule a target of `namespace` may point to `name`, or to an address where there is no name. `None`: by no rule.
+    pub(super) fn grant(&self, name: Option<&str>, namespace: &str) -> Option<Grant> {
+        let restricted = !(self.allowed.is_empty() && self.hosts.is_empty());
+        let named = || name.is_some_and(|name| self.hosts.iter().any(|host| host.covers(name, namespace)));
+        if !restricted || named() {
+            Some(Grant::Host)
+        } else if self.allowed.is_empty() {
+            None
+        } else {
+            Some(Grant::Address)
+        }
+    }
+
+    /// Why `address` may not be contacted by somebody with this grant; `None` if it may.
+    pub(super) fn refusal(&self, address: IpAddr, grant: Grant) -> Option<Ground> {
         let address = address.to_canonical(); // ::ffff:169.254.169.254 is 169.254.169.254
-        let link_local = match address {
-            IpAddr::V4(v4) => v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments() == AWS_METADATA_V6,
+        let denied = forms(address).find_map(|form| {
+            let in_range = |form| self.denied.iter().any(|range| range.contains(&form));
+            always_denied(form).or_else(|| {
+                // 0.0.0.0 and :: are this very host: whoever denies loopback means them, too.
+                let denied = in_range(form) || (form.is_unspecified() && loopbacks().into_iter().any(in_range));
+                let loopback = form.is_loopback() || form.is_unspecified();
+                denied.then_some(if loopback { Ground::Loopback } else { Ground::Denied })
+            })
+        });
+        denied.or_else(|| (grant == Grant::Address && !self.is_allowed(address)).then_some(Ground::NotAllowed))
+    }
+
+    /// An address that a translator turns into another is where that is; what only travels through another is itself.
+    fn is_allowed(&self, address: IpAddr) -> bool {
+        let translated = match address {
+            IpAddr::V6(v6) => translated(v6).map(IpAddr::V4),
+            IpAddr::V4(_) => None,
         };
-        // 0.0.0.0 and :: are this very host: whoever denies loopback means them, too.
-        let effective = if address.is_unspecified() { loopback_of(address) } else { address };
-        !link_local && !self.denied.iter().any(|range| range.contains(&address) || range.contains(&effective))
+        let addresses = std::iter::once(address).chain(translated);
+        addresses.into_iter().any(|address| self.allowed.iter().any(|range| range.contains(&address)))
     }
 }
 
-/// `fd00:ec2::254`, where AWS serves instance credentials over IPv6: a unique local address, not a link-local one.
-const AWS_METADATA_V6: [u16; 8] = [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254];
-
-fn loopback_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
-        IpAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]),
-    }
+/// By which rule a destination is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Grant {
+    /// By its name, or because there are no rules about it: at any address that is not denied.
+    Host,
+    /// Only at the addresses of `--target-allow-cidr`.
+    Address,
 }
 
-/// What can have denied an address, by the flags that one would look for.
-pub(super) fn grounds(address: &IpAddr) -> &'static str {
-    let address = address.to_canonical();
-    if address.is_loopback() || address.is_unspecified() {
-        "loopback: in Kubernetes it needs --target-allow-loopback; or --target-deny-cidr"
-    } else {
-        "link-local, or --target-deny-cidr"
-    }
+/// Why an address may not be contacted, by the flags that one would look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Of this machine or its network segment only.
+    LinkLocal,
+    /// Where a cloud hands out credentials.
+    Metadata,
+    /// No single host.
+    Many,
+    /// This very host.
+    Loopback,
+    /// In a range that the operator denies.
+    Denied,
+    /// In none of the ranges that the operator allows.
+    NotAllowed,
 }
 
-/// A host that cannot be contacted, before any connection is tried.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum AddressError {
-    #[error("{host} has no address: {source}")]
-    Unresolved { host: String, source: std::io::Error },
-    #[error("{host} has no address")]
-    Empty { host: String },
-    #[error("{host} is at {address}, an address that may not be contacted ({grounds})", grounds = grounds(.address))]
-    Denied { host: String, address: IpAddr },
-}
-
-/// Resolves names by the system, then drops the addresses that the rules deny.
-#[derive(Clone, Debug)]
-pub(super) struct RuledResolver {
-    pub(super) rules: AddressRules,
-    /// The real host, where the url's host was replaced by the name that the certificate must have.
-    pub(super) instead_of: Option<(String, String)>,
-}
-
-impl Resolve for RuledResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let rules = self.rules.clone();
-        let host = match &self.instead_of {
-            Some((alias, host)) if alias.eq_ignore_ascii_case(name.as_str()) => host.clone(),
-            _ => name.as_str().to_owned(),
-        };
-        Box::pin(async move {
-            let addresses = allowed_addresses(&rules, host).await?;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+impl std::fmt::Display for Ground {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::LinkLocal => "link-local, which is always denied",
+            Self::Metadata => "the metadata service of a cloud, which is always denied",
+            Self::Many => "multicast or broadcast, which is always denied",
+            Self::Loopback => "loopback: in Kubernetes it needs --target-allow-loopback; or --target-deny-cidr",
+            Self::Denied => "--target-deny-cidr",
+            Self::NotAllowed => "not in --target-allow-cidr, nor is its host in --target-allow-host",
         })
     }
 }
 
-/// Names that may be resolved at once. Each takes a thread until the system's resolver gives up, long after we did; the other
-/// threads are for files and pages.
-static LOOKUPS: Semaphore = Semaphore::const_new(64);
-
-async fn look_up(host: String) -> std::io::Result<Vec<SocketAddr>> {
-    let slot = LOOKUPS.acquire().await.map_err(std::io::Error::other)?;
-    let lookup = tokio::task::spawn_blocking(move || {
-        let _slot = slot; // held until the resolver is done, even if nobody waits for it any more
-        Ok((host.as_str(), 0).to_socket_addrs()?.collect())
-    });
-    lookup.await.map_err(std::io::Error::other)?
+fn always_denied(address: IpAddr) -> Option<Ground> {
+    let metadata = match address {
+        IpAddr::V4(v4) => METADATA_V4.contains(&v4),
+        IpAddr::V6(v6) => METADATA_V6.contains(&v6) || v6.segments().starts_with(&METADATA_AWS),
+    };
+    let (link_local, many) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.is_multicast() || v4.is_broadcast()),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_multicast()),
+    };
+    [(metadata, Ground::Metadata), (link_local, Ground::LinkLocal), (many, Ground::Many)]
+        .into_iter()
+        .find_map(|(is, ground)| is.then_some(ground))
 }
 
-async fn allowed_addresses(rules: &AddressRules, host: String) -> Result<Vec<SocketAddr>, AddressError> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let found = match look_up(bare).await {
-        Ok(found) => found,
-        Err(source) => return Err(AddressError::Unresolved { host, source }),
+/// Metadata services that are not link-local: Alibaba, Azure, Oracle.
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
+
+/// Unique local addresses of metadata services: Google, Scaleway.
+const METADATA_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)];
+
+/// `fd00:ec2::/32`: everything that AWS serves to an instance alone.
+const METADATA_AWS: [u16; 2] = [0xfd00, 0x0ec2];
+
+fn loopbacks() -> [IpAddr; 2] {
+    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+}
+
+/// `address` and every IPv4 address that is written into it: whoever relays it may send to any of them.
+fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let inside = match address {
+        IpAddr::V4(_) => Vec::new(),
+        IpAddr::V6(v6) => translated(v6).into_iter().chain(tunnelled(v6)).collect(),
     };
-    let (allowed, denied): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| rules.allows(address.ip()));
-    match (allowed.is_empty(), denied.first()) {
-        (false, _) => Ok(allowed),
-        (true, Some(address)) => Err(AddressError::Denied { host, address: address.ip() }),
-        (true, None) => Err(AddressError::Empty { host }),
+    std::iter::once(address).chain(inside.into_iter().map(IpAddr::V4))
+}
+
+/// The IPv4 address that stands for `v6` and nothing else: IPv4-compatible, IPv4-translated (SIIT) and NAT64 addresses.
+fn translated(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None, // the unspecified address and loopback
+        [0, 0, 0, 0, 0 | 0xffff, 0, a, b] | [0x64, 0xff9b, 0, 0, 0, 0, a, b] => Some(v4(a, b)),
+        _ => None,
+    }
+}
+
+/// The IPv4 addresses that `v6` may travel to, or through.
+fn tunnelled(v6: Ipv6Addr) -> Vec<Ipv4Addr> {
+    let mut inside = Vec::new();
+    match v6.segments() {
+        [0x2002, a, b, ..] => inside.push(v4(a, b)), // 6to4
+        [0x2001, 0, a, b, _, _, c, d] => inside.extend([v4(a, b), v4(!c, !d)]), // Teredo: the server, and the client, obfuscated
+        [0x64, 0xff9b, 1, ..] => inside.extend(local_nat64(v6)),
+        _ => {}
+    }
+    if let [_, _, _, _, 0 | 0x200, 0x5efe, a, b] = v6.segments() {
+        inside.push(v4(a, b)); // ISATAP
+    }
+    inside
+}
+
+/// NAT64 of local use (RFC 8215) has a prefix of 48, 56, 64 or 96 bits, which the address does not tell. Where it is not the last, the octet
+/// from bit 64 on is empty (RFC 6052).
+fn local_nat64(v6: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
+    let [.., o6, o7, _, o9, o10, o11, o12, o13, o14, o15] = v6.octets();
+    let by_prefix = [[o6, o7, o9, o10], [o7, o9, o10, o11], [o9, o10, o11, o12], [o12, o13, o14, o15]];
+    // Zeros are there because another prefix is meant.
+    by_prefix.into_iter().filter(|[first, ..]| *first != 0).map(Ipv4Addr::from)
+}
+
+fn v4(high: u16, low: u16) -> Ipv4Addr {
+    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(denied: &[&str], allowed: &[&str], hosts: &[&str]) -> AddressRules {
+        let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+        AddressRules::denying(ranges(denied))
+            .allowing(ranges(allowed), hosts.iter().map(|text| text.parse().unwrap()).collect())
+    }
+
+    fn refusal(rules: &AddressRules, address: &str, grant: Grant) -> Option<Ground> {
+        rules.refusal(address.parse().unwrap(), grant)
+    }
+
+    /// The forms of 10.1.2.3 that some relay on the way may turn into it.
+    const TEN_1_2_3: [&str; 15] = [
+        "10.1.2.3",
+        "::ffff:10.1.2.3",
+        "::10.1.2.3",
+        "::ffff:0:10.1.2.3",
+        "64:ff9b::10.1.2.3",
+        "64:ff9b:1:a01:2:300::",
+        "64:ff9b:1:a:1:203::",
+        "64:ff9b:1:0:a:102:300::",
+        "64:ff9b:1::10.1.2.3",
+        "64:ff9b:1:1:1:1:10.1.2.3",
+        "2002:a01:203::1",
+        "2001:0:a01:203:0:0:8080:8080",
+        "2001:0:808:808:0:0:f5fe:fdfc",
+        "2001:db8::5efe:10.1.2.3",
+        "2001:db8::200:5efe:10.1.2.3",
+    ];
+
+    #[test]
+    fn a_denied_address_is_denied_in_every_form_that_holds_it() {
+        let rules = rules(&["10.1.2.0/24"], &[], &[]);
+        for form in TEN_1_2_3 {
+            assert_eq!(refusal(&rules, form, Grant::Host), Some(Ground::Denied), "{form}");
+        }
+        for other in ["10.1.3.3", "64:ff9b::10.1.3.3", "2002:a01:303::1", "2001:db8::10.1.2.3"] {
+            assert_eq!(refusal(&rules, other, Grant::Host), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_clouds_hand_out_is_denied_always_and_in_every_form() {
+        let none = AddressRules::default();
+        for address in [
+            "169.254.169.254",
+            "fe80::1",
+            "fd00:ec2::254",
+            "fd00:ec2:1::23",
+            "fd20:ce::254",
+            "fd00:42::42",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1::100.100.100.200",
+            "2002:a9fe:a9fe::1",
+            "2001:0:a9fe:a9fe::1",
+            "2001:0:808:808:0:0:5601:5601",
+            "::ffff:0:168.63.129.16",
+            "::192.0.0.192",
+            "224.0.0.1",
+            "255.255.255.255",
+            "ff02::1",
+        ] {
+            assert!(refusal(&none, address, Grant::Host).is_some(), "{address}");
+            let all = rules(&[], &["0.0.0.0/0", "::/0"], &["*.example.com"]);
+            assert!(refusal(&all, address, Grant::Host).is_some(), "{address} is allowed by a name");
+            assert!(refusal(&all, address, Grant::Address).is_some(), "{address} is allowed by a range");
+        }
+        for address in ["10.0.0.1", "2001:db8::1", "127.0.0.1", "::1", "fd20:ce::255", "100.100.100.201"] {
+            assert_eq!(refusal(&none, address, Grant::Host), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn whoever_denies_loopback_denies_every_way_to_write_this_host() {
+        let rules = rules(&["127.0.0.0/8", "::1/128"], &[], &[]);
+        for address in
+            ["127.1.2.3", "::1", "0.0.0.0", "::", "::ffff:0.0.0.0", "::127.0.0.1", "64:ff9b::", "2002:7f00:1::1"]
+        {
+            assert_eq!(refusal(&rules, address, Grant::Host), Some(Ground::Loopback), "{address}");
+        }
+    }
+
+    #[test]
+    fn where_ranges_are_allowed_only_what_is_in_them_may_be_contacted() {
+        let rules = rules(&["10.1.2.9/32"], &["10.1.2.0/24", "2001:db8::/32"], &[]);
+        for address in ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2001:db8::1"] {
+            assert_eq!(refusal(&rules, address, Grant::Address), None, "{address}");
+        }
+        // A tunnel's end says nothing of who is behind it.
+        for address in ["10.1.3.3", "64:ff9b::10.1.3.3", "2002:a01:203::1", "64:ff9b:1::10.1.2.3"] {
+            assert_eq!(refusal(&rules, address, Grant::Address), Some(Ground::NotAllowed), "{address}");
+        }
+        assert_eq!(refusal(&rules, "10.1.2.9", Grant::Address), Some(Ground::Denied), "denied wins");
+        assert_eq!(refusal(&rules, "10.1.2.9", Grant::Host), Some(Ground::Denied), "denied wins over a name, too");
+        assert_eq!(refusal(&rules, "10.1.3.3", Grant::Host), None, "its name is allowed");
+    }
+
+    #[test]
+    fn a_destination_is_granted_by_its_name_or_by_its_addresses() {
+        let grant = |rules: &AddressRules, name| rules.grant(name, "team-a");
+        let both = rules(&[], &["10.0.0.0/8"], &["*.{namespace}.svc"]);
+        assert_eq!(grant(&both, Some("sora.team-a.svc")), Some(Grant::Host));
+        assert_eq!(grant(&both, Some("sora.team-b.svc")), Some(Grant::Address));
+        assert_eq!(grant(&both, None), Some(Grant::Address));
+        let names = rules(&[], &[], &["*.{namespace}.svc"]);
+        assert_eq!(grant(&names, Some("sora.team-b.svc")), None);
+        assert_eq!(grant(&names, None), None, "an address has no name");
+        assert_eq!(grant(&AddressRules::default(), None), Some(Grant::Host));
     }
 }

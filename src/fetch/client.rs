@@ -1,25 +1,32 @@
-//! HTTP clients, one for all targets of equal TLS and proxy settings: a client of its own costs 110 KiB.
+//! HTTP clients, one for all targets of equal TLS and proxy settings: a client of its own costs 110 KiB. Where a target points is judged for
+//! each target, since targets of several namespaces share a client.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::Url;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HOST, HeaderValue};
 use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::address::RuledResolver;
+use url::Host;
+
+use super::address::Grant;
 use super::certificate::{Expiries, Handshakes, RecordingVerifier, certificates};
+use super::resolve::Resolver;
 use super::{AddressRules, ClientError, Connection, Identity};
+use crate::kind::{CallError, Reason};
 
 /// The clients in use.
 #[derive(Debug)]
 pub struct Clients {
-    rules: AddressRules,
-    shared: Mutex<HashMap<Key, Weak<Client>>>,
+    rules: Arc<AddressRules>,
+    resolver: Arc<Resolver>,
+    shared: Mutex<HashMap<Key, Weak<SharedClient>>>,
     tls: Mutex<HashMap<TlsKey, Weak<rustls::ClientConfig>>>,
 }
 
@@ -35,19 +42,66 @@ struct Key {
     secure: bool,
     /// The url's host; only where it stands behind another name.
     host: Option<String>,
+    /// A connection that was opened since its host may be named is not for those who may name only addresses.
+    grant: Grant,
 }
 
 impl Clients {
     /// No client yet; all will obey `rules`.
     pub fn new(rules: AddressRules) -> Self {
-        Self { rules, shared: Mutex::default(), tls: Mutex::default() }
+        let rules = Arc::new(rules);
+        let resolver = Arc::default();
+        Self { rules, resolver, shared: Mutex::default(), tls: Mutex::default() }
     }
 
-    /// The client for targets at `url` with these settings: a new one only if no other target has equal settings.
-    pub fn client(&self, url: &Url, connection: &Connection) -> Result<Arc<Client>, ClientError> {
-        for contacted in std::iter::once(url).chain(&connection.proxy) {
-            self.check_literal(contacted)?;
+    /// The client for a target of `namespace` at `url` with these settings. It has connections and TLS settings in common with all targets
+    /// of equal settings.
+    pub fn client(&self, url: &Url, connection: &Connection, namespace: &Arc<str>) -> Result<Client, ClientError> {
+        let of_url = self.grant("url", url, connection.proxy.is_some(), namespace)?;
+        let (contacted, grant) = match &connection.proxy {
+            None => (url, of_url),
+            Some(proxy) => (proxy, self.grant("proxyUrl", proxy, false, namespace)?),
+        };
+        let contacted = match literal(contacted) {
+            Some(address) => Contacted::Address(address),
+            None => Contacted::Name(contacted.host_str().unwrap_or_default().into()),
+        };
+        Ok(Client {
+            shared: self.shared(url, connection, grant)?,
+            rules: Arc::clone(&self.rules),
+            resolver: Arc::clone(&self.resolver),
+            namespace: Arc::clone(namespace),
+            contacted,
+            grant,
+        })
+    }
+
+    /// By which rule a target may name this url. What can be judged before any name is resolved is judged here.
+    fn grant(&self, field: &'static str, url: &Url, behind_proxy: bool, namespace: &str) -> Result<Grant, ClientError> {
+        let literal = literal(url);
+        let host = url.host_str().unwrap_or_default();
+        let name = if literal.is_some() { None } else { Some(host) };
+        let refused = || ClientError::HostNotAllowed { field, host: host.to_owned() };
+        let grant = self.rules.grant(name, namespace).ok_or_else(refused)?;
+        let known = match name {
+            // Of the proxy: it has services for itself, as every host.
+            Some(name) if behind_proxy && is_localhost(name) => {
+                vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+            }
+            Some(_) if behind_proxy && grant == Grant::Address => {
+                return Err(ClientError::ResolvedByProxy { host: host.to_owned() });
+            }
+            _ => literal.into_iter().collect(),
+        };
+        for address in known {
+            if let Some(ground) = self.rules.refusal(address, grant) {
+                return Err(ClientError::Denied { address, ground });
+            }
         }
+        Ok(grant)
+    }
+
+    fn shared(&self, url: &Url, connection: &Connection, grant: Grant) -> Result<Arc<SharedClient>, ClientError> {
         let mut connection = connection.clone();
         let secure = url.scheme() == "https" || has_tls_proxy(&connection);
         if !secure {
@@ -55,7 +109,7 @@ impl Clients {
         }
         let named = matches!(server_identity(&connection)?, Some(ServerIdentity::Name(_)));
         let host = url.host_str().filter(|_| named).map(str::to_owned);
-        let key = Key { connection, secure, host };
+        let key = Key { connection, secure, host, grant };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = shared.get(&key).and_then(Weak::upgrade) {
             return Ok(client);
@@ -66,16 +120,7 @@ impl Clients {
         Ok(client)
     }
 
-    /// An address in the url never meets the resolver: it is checked here.
-    fn check_literal(&self, url: &Url) -> Result<(), ClientError> {
-        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        match host.parse() {
-            Ok(address) if !self.rules.allows(address) => Err(ClientError::Denied(address)),
-            _ => Ok(()),
-        }
-    }
-
-    fn build(&self, Key { connection, secure, host }: &Key) -> Result<Client, ClientError> {
+    fn build(&self, Key { connection, secure, host: _, grant: _ }: &Key) -> Result<SharedClient, ClientError> {
         let identity = server_identity(connection)?;
         if identity.is_some() && connection.proxy.is_some() {
             return Err(ClientError::ProxiedServerName);
@@ -85,7 +130,6 @@ impl Clients {
             Some(ServerIdentity::Address(address)) => (None, Some(address)),
             None => (None, None),
         };
-        let instead_of = server_name.clone().zip(host.clone());
         let tls = self.shared_tls(*secure, connection, address)?;
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
@@ -93,7 +137,7 @@ impl Clients {
             .http1_only()
             .referer(false)
             .no_proxy()
-            .dns_resolver(Arc::new(RuledResolver { rules: self.rules.clone(), instead_of }))
+            .dns_resolver(Arc::new(Judged))
             .pool_idle_timeout(if *secure { IDLE_TLS } else { IDLE_PLAIN })
             .tls_backend_preconfigured(rustls::ClientConfig::clone(&tls))
             .tls_info(true);
@@ -103,7 +147,7 @@ impl Clients {
         let http = builder.build().map_err(ClientError::Build)?;
         let tls_proxy = connection.proxy.as_ref().filter(|_| has_tls_proxy(connection)).and_then(Url::host_str);
         let tls_proxy = tls_proxy.map(|host| host.trim_matches(['[', ']']).into());
-        Ok(Client { http, _tls: tls, server_name, tls_proxy, expiries: Expiries::default() })
+        Ok(SharedClient { http, _tls: tls, server_name, tls_proxy, expiries: Expiries::default() })
     }
 
     /// Clients that differ in nothing but the host behind `serverName` or the proxy have their TLS settings in common.
@@ -180,9 +224,51 @@ const IDLE_TLS: Duration = Duration::from_secs(90);
 /// Plain connections are closed by the poll's last call; this is for polls that were cut off.
 const IDLE_PLAIN: Duration = Duration::from_secs(2);
 
+/// The address that is written into a url, in any spelling.
+fn literal(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(v4) => Some(v4.into()),
+        Host::Ipv6(v6) => Some(v6.into()),
+        Host::Domain(name) => name.parse().ok(),
+    }
+}
+
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
+}
+
+tokio::task_local! {
+    /// The addresses that the request under way may contact.
+    static CONTACTED: Arc<[SocketAddr]>;
+}
+
+/// Gives the connector the addresses that were resolved and judged for the request under way, whatever name it asks for: a `serverName`
+/// stands in the place of the host there.
+#[derive(Debug)]
+struct Judged;
+
+impl Resolve for Judged {
+    fn resolve(&self, _: Name) -> Resolving {
+        // Read here, not in the future: the connector may be carried on by a task of its own.
+        let addresses = CONTACTED.try_with(Arc::clone);
+        Box::pin(std::future::ready(match addresses {
+            Ok(addresses) => Ok(Box::new(Vec::from(&*addresses).into_iter()) as Addrs),
+            Err(error) => Err(error.into()),
+        }))
+    }
+}
+
+/// Who is contacted: the url's host, or the proxy.
+#[derive(Debug)]
+enum Contacted {
+    Address(IpAddr),
+    Name(Arc<str>),
+}
+
 /// A client that targets share.
 #[derive(Debug)]
-pub struct Client {
+struct SharedClient {
     http: reqwest::Client,
     /// Keeps the shared settings alive, for the next client that has them.
     _tls: Arc<rustls::ClientConfig>,
@@ -192,15 +278,69 @@ pub struct Client {
     expiries: Expiries,
 }
 
+/// The client of one target.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<SharedClient>,
+    rules: Arc<AddressRules>,
+    resolver: Arc<Resolver>,
+    namespace: Arc<str>,
+    contacted: Contacted,
+    grant: Grant,
+}
+
 impl Client {
-    pub(super) async fn send(&self, request: reqwest::Request) -> Result<reqwest::Response, reqwest::Error> {
-        self.http.execute(request).await
+    /// The namespace of the target that it is for.
+    pub(super) const fn namespace(&self) -> &Arc<str> {
+        &self.namespace
+    }
+
+    /// The addresses that may be contacted now: those of the host, or of the proxy, that no rule forbids.
+    pub(super) async fn addresses(&self) -> Result<Arc<[SocketAddr]>, CallError> {
+        let name = match &self.contacted {
+            Contacted::Address(address) => return Ok(Arc::from([SocketAddr::new(*address, 0)])), // judged with the url
+            Contacted::Name(name) => name,
+        };
+        let found = self.resolver.look_up(&self.namespace, name).await;
+        let found = found.map_err(|error| CallError::new(Reason::Dns, error.to_string()))?;
+        let mut refused = None;
+        let allowed = found.iter().filter(|address| {
+            let ground = self.rules.refusal(**address, self.grant);
+            refused = refused.or_else(|| ground.map(|ground| (**address, ground)));
+            ground.is_none()
+        });
+        let allowed: Arc<[SocketAddr]> = allowed.map(|address| SocketAddr::new(*address, 0)).collect();
+        match refused {
+            Some((address, ground)) if allowed.is_empty() => Err(CallError::new(
+                Reason::Config,
+                format!("{name} is at {address}, an address that may not be contacted ({ground})"),
+            )),
+            _ => Ok(allowed),
+        }
+    }
+
+    /// What is said of a call that was cut off before [`addresses`](Self::addresses) had them.
+    pub(super) fn unresolved(&self) -> CallError {
+        let message = match &self.contacted {
+            Contacted::Address(_) => "no answer in time".to_owned(),
+            Contacted::Name(name) => self.resolver.cut_off(name).to_string(),
+        };
+        CallError::new(Reason::Dns, message)
+    }
+
+    /// Sends a request to these addresses.
+    pub(super) async fn send(
+        &self,
+        request: reqwest::Request,
+        addresses: Arc<[SocketAddr]>,
+    ) -> Result<reqwest::Response, reqwest::Error> {
+        CONTACTED.scope(addresses, self.shared.http.execute(request)).await
     }
 
     /// Puts the certificate's name in the place of the host where `serverName` is set: TLS takes its name from there, and the
     /// resolver knows which host is meant. The server still reads its own name in `Host`.
     pub(super) fn address(&self, request: &mut reqwest::Request) {
-        let Some(server_name) = self.server_name.as_deref() else { return };
+        let Some(server_name) = self.shared.server_name.as_deref() else { return };
         let url = request.url();
         let host = match (url.host_str(), url.port()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
@@ -224,13 +364,13 @@ impl Client {
         let authority = https_authority(url)?;
         let leaf =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
-        self.expiries.of(&authority, leaf, handshakes, self.tls_proxy.as_deref())
+        self.shared.expiries.of(&authority, leaf, handshakes, self.shared.tls_proxy.as_deref())
     }
 
     /// The same for a call that was not answered, if the server came as far as to show its certificates.
     pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<i64> {
         https_authority(url)?;
-        handshakes.last(self.tls_proxy.as_deref())
+        handshakes.last(self.shared.tls_proxy.as_deref())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use reqwest::Url;
 
-use super::address::grounds;
+use super::address::Ground;
 
 /// How a target is connected to: all that makes one client different from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,9 +61,32 @@ pub enum ClientError {
     /// Neither a host name nor an IP address.
     #[error("tlsConfig.serverName is neither a host name nor an IP address")]
     ServerName,
-    /// An address written into the url that may not be contacted.
-    #[error("{address} may not be contacted ({grounds})", address = .0, grounds = grounds(.0))]
-    Denied(IpAddr),
+    /// An address written into `url` or `proxyUrl` that may not be contacted.
+    #[error("{address} may not be contacted ({ground})")]
+    Denied {
+        /// The address.
+        address: IpAddr,
+        /// By which rule.
+        ground: Ground,
+    },
+    /// A host that the operator does not allow.
+    #[error(
+        "spec.{field}: the operator of the exporter does not allow targets of this namespace to point to {host} (--target-allow-host, --target-allow-cidr)"
+    )]
+    HostNotAllowed {
+        /// Where it is written.
+        field: &'static str,
+        /// The host.
+        host: String,
+    },
+    /// A host whose addresses only the proxy learns.
+    #[error(
+        "spec.url: the proxy resolves {host}, so that --target-allow-cidr cannot be held: the operator of the exporter must allow it by --target-allow-host"
+    )]
+    ResolvedByProxy {
+        /// The host.
+        host: String,
+    },
     /// The HTTP client refuses the settings.
     #[error("the connection settings cannot be used")]
     Build(#[source] reqwest::Error),

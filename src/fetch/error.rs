@@ -4,7 +4,6 @@ use std::error::Error;
 use std::fmt::Write;
 use std::io;
 
-use super::address::AddressError;
 use crate::kind::{CallError, Reason};
 
 /// An error before the answer's header was complete.
@@ -21,12 +20,6 @@ pub(super) fn body_error(error: &reqwest::Error) -> CallError {
 }
 
 fn reason_of(link: &(dyn Error + 'static)) -> Option<Reason> {
-    if let Some(address) = link.downcast_ref::<AddressError>() {
-        return Some(match address {
-            AddressError::Unresolved { .. } | AddressError::Empty { .. } => Reason::Dns,
-            AddressError::Denied { .. } => Reason::Config,
-        });
-    }
     if link.is::<rustls::Error>() || link.is::<rustls_pki_types::InvalidDnsNameError>() {
         return Some(Reason::Tls);
     }

@@ -10,7 +10,9 @@ mod certificate;
 mod client;
 mod connection;
 mod error;
+mod host;
 mod mask;
+mod resolve;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +20,14 @@ use std::time::Duration;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-pub use address::AddressRules;
+pub use address::{AddressRules, Ground};
 use body::Read;
 pub use budget::Held;
 use budget::{Budget, Share};
 use certificate::Handshakes;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
+pub use host::{AllowedHost, AllowedHostError};
 pub use mask::Redactor;
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
@@ -73,17 +76,16 @@ pub struct Fetched {
 /// Makes `calls` one after the other, each with `headers` besides its own, until `deadline`.
 ///
 /// A call that fails does not keep the next one from being tried; once the deadline has passed, all that are left fail at once. Memory
-/// for the answers is shared with the other polls of `namespace` first.
+/// for the answers is shared with the other polls of the client's namespace first.
 pub async fn fetch(
     client: &Client,
-    namespace: &Arc<str>,
     calls: &[Call],
     headers: &HeaderMap,
     limits: &Limits,
     deadline: Instant,
 ) -> Fetched {
     let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, held: None };
-    let mut share = limits.inflight.share(namespace);
+    let mut share = limits.inflight.share(client.namespace());
     let mut read = Read::default();
     let evicted = share.evicted();
     for (i, call) in calls.iter().enumerate() {
@@ -102,7 +104,7 @@ pub async fn fetch(
                 () = evicted.cancelled() => Ok(Err(driven_out())),
                 outcome = tokio::time::timeout_at(deadline, exchange) => outcome,
             };
-            outcome.unwrap_or_else(|_| Err(progress.timed_out()))
+            outcome.unwrap_or_else(|_| Err(if progress.resolving { client.unresolved() } else { progress.timed_out() }))
         };
         let expiry = progress.certificate_expiry.or_else(|| client.shown_expiry(&call.url, &handshakes));
         fetched.certificate_expiry = expiry.or(fetched.certificate_expiry);
@@ -137,6 +139,8 @@ fn driven_out() -> CallError {
 /// How far a call has come: what is known of it even if it is cut off.
 #[derive(Default)]
 struct Progress {
+    /// The host's name is being resolved.
+    resolving: bool,
     status: Option<u16>,
     bytes: usize,
     waits_for_memory: bool,
@@ -171,8 +175,11 @@ async fn exchange(
     read: &mut Read,
     share: &mut Share,
 ) -> Result<Response, CallError> {
-    let response =
-        client.send(request(client, call, headers, last)).await.map_err(|error| error::call_error(&error))?;
+    progress.resolving = true;
+    let addresses = client.addresses().await?;
+    progress.resolving = false;
+    let sent = client.send(request(client, call, headers, last), addresses).await;
+    let response = sent.map_err(|error| error::call_error(&error))?;
     let status = response.status().as_u16();
     progress.status = Some(status);
     progress.certificate_expiry = client.certificate_expiry(&call.url, &response, &progress.handshakes);

@@ -12,9 +12,9 @@ pub enum Reason {
     Pending,
     /// `spec.suspend` is true.
     Suspended,
-    /// The target's own declaration cannot be used: a Secret is missing, an address is denied, …
+    /// The target's own declaration cannot be used: a Secret is missing, it points where it may not, …
     Config,
-    /// The host's name has no address.
+    /// The host's name has no address, or nobody says which.
     Dns,
     /// No TCP connection, or it broke before there was an answer.
     Connect,

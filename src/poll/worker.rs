@@ -22,7 +22,7 @@ const LARGE: usize = 256 * 1024;
 /// What is made once for a source and kept until it changes.
 struct Prepared {
     source: Source,
-    client: Arc<Client>,
+    client: Client,
     calls: Arc<[Call]>,
     redactor: Arc<Redactor>,
     /// Away only while a large answer is being translated.
@@ -31,8 +31,10 @@ struct Prepared {
 
 impl Prepared {
     /// Only what changed is made anew: a rotated Secret is no reason for a translator's counters to begin at 0 again.
-    fn new(source: &Source, before: Option<Self>, shared: &Shared) -> Result<Self, String> {
-        let client = shared.clients.client(&source.url, &source.connection).map_err(|error| chain(&error))?;
+    fn new(target: &Target, before: Option<Self>, shared: &Shared) -> Result<Self, String> {
+        let (source, namespace) = (&target.source, &target.id.namespace);
+        let client =
+            shared.clients.client(&source.url, &source.connection, namespace).map_err(|error| chain(&error))?;
         let same_calls = |before: &Self| {
             let before = &before.source;
             before.kind == source.kind && before.url == source.url && before.options == source.options
@@ -138,7 +140,7 @@ fn prepare<'p>(
 ) -> Result<&'p mut Prepared, String> {
     if prepared.as_ref().is_none_or(|prepared| prepared.source != target.source) {
         let before = prepared.take();
-        *prepared = Some(Prepared::new(&target.source, before, shared)?);
+        *prepared = Some(Prepared::new(target, before, shared)?);
     }
     prepared.as_mut().ok_or_else(String::new)
 }
@@ -157,8 +159,7 @@ async fn poll(target: &Target, prepared: &mut Prepared, shared: &Arc<Shared>, st
     let _in_flight = shared.metrics.start();
     let deadline = started + target.timeout;
     let (source, limits) = (&prepared.source, &shared.limits);
-    let fetched =
-        fetch(&prepared.client, &target.id.namespace, &prepared.calls, &source.headers, limits, deadline).await;
+    let fetched = fetch(&prepared.client, &prepared.calls, &source.headers, limits, deadline).await;
     let snapshot = translate(target, prepared, shared, fetched, started).await;
     let outcome = snapshot.failure.as_ref().map_or("success", |failure| failure.reason.as_str());
     shared.metrics.end(target.source.kind.as_str(), outcome, snapshot.duration());

@@ -46,6 +46,7 @@ impl<'c> Exporter<'c> {
     fn run(cluster: &Cluster, namespace: &str) -> Running {
         let mut command = command(["run", "--listen-address", "127.0.0.1:0", "--discovery.mode", "none"]);
         command.args(["--watch-namespace", namespace, "--target-allow-loopback", "--shutdown-delay", "0s"]);
+        command.args(["--target-allow-cidr", "127.0.0.0/8", "--target-allow-host", "*.{namespace}.svc"]);
         command.env("KUBECONFIG", cluster.kubeconfig_of(namespace, "exporter"));
         let mut program = Running::listening(command);
         // Targets that are there before it leads are polled in their turn, and not at once.
@@ -158,6 +159,28 @@ async fn a_server_that_goes_and_comes_is_told_and_no_other_condition_moves() {
     }
     let _server = agent(address).await;
     exporter.until("flapping", &["Ready=True/Ready", "Up=True/Succeeded"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_points_where_the_operator_does_not_let_it_is_told_so() {
+    let (exporter, server) = (Exporter::start(Cluster::shared()), agent(anywhere()).await);
+    let own = format!("http://no-such.{}.svc/", exporter.namespace);
+    for (name, url) in [
+        ("honest", server.url().as_str()),
+        ("own", own.as_str()),
+        ("metadata", "http://100.100.100.200/"),
+        ("outside", "http://192.0.2.1/"),
+    ] {
+        exporter.declare(name, url, "2s");
+    }
+    exporter.until("honest", &["Accepted=True/Accepted", "Up=True/Succeeded"]).await;
+    exporter.until("own", &["Accepted=True/Accepted", "Up=False/Dns"]).await;
+    for (name, words) in [("metadata", "always denied"), ("outside", "--target-allow-cidr")] {
+        let told = exporter.until(name, &["Accepted=True/Accepted", "Up=Unknown/Config"]).await;
+        let status = told.status.unwrap();
+        let up = status.conditions.iter().find(|condition| condition.kind == "Up").unwrap();
+        assert!(up.message.contains(words), "{name}: {}", up.message);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

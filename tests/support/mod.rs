@@ -3,10 +3,13 @@
 
 pub mod chart;
 pub mod cluster;
+pub mod dns;
 pub mod exposition;
 pub mod families;
 pub mod faults;
+pub mod listener;
 pub mod manifests;
+pub mod namespaces;
 pub mod program;
 pub mod promql;
 pub mod tools;
