@@ -58,9 +58,11 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 
 /// Pollers as the flags about polls want them, and the targets whose server refuses our credentials.
 fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pollers, mpsc::Receiver<TargetId>) {
-    let PollingArgs { target_deny_cidr, max_body_bytes, max_inflight_bytes, .. } = polling;
+    let PollingArgs { target_deny_cidr, max_body_bytes, max_inflight_bytes, max_sample_limit, .. } = polling;
     let clients = Clients::new(AddressRules::denying(target_deny_cidr));
-    Pollers::new(clients, Limits::new(max_body_bytes, max_inflight_bytes), metrics, background)
+    let (pollers, refused) =
+        Pollers::new(clients, Limits::new(max_body_bytes, max_inflight_bytes), metrics, background);
+    (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }
 
 /// Writes to stdout. A reader that has gone away, as `head` does, is no error.
