@@ -42,8 +42,10 @@ pub struct Shared {
     pub limits: Limits,
     /// What polls cost.
     pub metrics: PollMetrics,
-    /// Translations that take long.
-    turns: Turns,
+    /// Translations of large answers.
+    large: Turns,
+    /// Translations of small ones that may take long.
+    small: Turns,
     /// Targets whose server refused our credentials: whoever knows where these come from reads them again.
     refused: mpsc::Sender<TargetId>,
     /// Who wants to know of targets that went up or down; nobody in file mode.
@@ -97,7 +99,8 @@ impl Pollers {
     ) -> (Self, mpsc::Receiver<TargetId>) {
         let (refused, refusals) = mpsc::channel(REFUSED_QUEUE);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let shared = Shared { clients, limits, metrics, turns: Turns::new(cores), refused, moved: OnceLock::new() };
+        let (large, small) = (Turns::large(cores), Turns::small());
+        let shared = Shared { clients, limits, metrics, large, small, refused, moved: OnceLock::new() };
         let pollers = Self {
             shared: Arc::new(shared),
             table: RwLock::default(),

@@ -5,9 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The most translations at a time, however many cores there are: each may hold 100 MiB.
-const MOST: usize = 4;
-
 /// Namespaces that are remembered before those are forgotten that have nothing to do.
 const FEW: usize = 64;
 
@@ -27,13 +24,23 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    pub(super) fn new(cores: usize) -> Self {
-        let all = cores.clamp(2, MOST);
-        Self { all: Arc::new(Semaphore::new(all)), share: all / 2, by_namespace: Mutex::default() }
+    /// For large answers: few, however many cores there are, since each may hold 100 MiB.
+    pub(super) fn large(cores: usize) -> Self {
+        let all = cores.clamp(2, 4);
+        Self::new(all, all / 2)
     }
 
-    /// Waits for a turn. A namespace has half of them at most, and no more than that stand in the queue of all: so however much one has to
-    /// translate, another waits for a few others and not for hundreds.
+    /// For small answers, which take little memory but may take long as well: their names have to be compared with patterns.
+    pub(super) fn small() -> Self {
+        Self::new(8, 2)
+    }
+
+    fn new(all: usize, share: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), share, by_namespace: Mutex::default() }
+    }
+
+    /// Waits for a turn. A namespace has its share of them at most, and no more than that stand in the queue of all: so however much one has
+    /// to translate, another waits for a few others and not for hundreds.
     pub(super) async fn take(&self, namespace: &Arc<str>) -> Option<Turn> {
         // The semaphores are never closed.
         let of_the_namespace = self.of_namespace(namespace).acquire_owned().await.ok()?;
@@ -63,7 +70,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_namespace_with_hundreds_of_translations_leaves_a_turn_for_another() {
-        let turns = Arc::new(Turns::new(2));
+        let turns = Arc::new(Turns::new(2, 1));
         let (greedy, honest): (Arc<str>, Arc<str>) = ("greedy".into(), "honest".into());
         let held = turns.take(&greedy).await.unwrap();
         let waiting: Vec<_> = (0..300)
@@ -85,7 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn namespaces_that_have_nothing_to_do_are_forgotten() {
-        let turns = Turns::new(8);
+        let turns = Turns::small();
         for i in 0..1000 {
             turns.take(&Arc::from(i.to_string())).await.unwrap();
         }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::poller::{Poller, State};
 use super::render::{self, Polled};
 use super::snapshot::{CallRecord, Failure, Snapshot};
+use super::turns::Turns;
 use super::{Background, Shared, Start};
 use crate::fetch::{Client, Fetched, fetch};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
@@ -230,7 +231,7 @@ async fn calls(
         let calls: Arc<[Call]> = translator.calls(Some(filter)).into();
         Some((translator, calls))
     };
-    let (translator, calls) = aside(target, shared, deadline, work).await?.ok_or(Late::Working)?;
+    let (translator, calls) = aside(target, &shared.small, deadline, work).await?.ok_or(Late::Working)?;
     prepared.translator = Some(translator);
     prepared.calls = Some(Arc::clone(&calls));
     Ok(calls)
@@ -278,12 +279,12 @@ impl Drop for StopsWhenDropped {
 /// keeps its turn until it has ended.
 async fn aside<T: Send + 'static>(
     target: &Target,
-    shared: &Arc<Shared>,
+    turns: &Turns,
     deadline: Instant,
     work: impl FnOnce(Stop) -> T + Send + 'static,
 ) -> Result<T, Late> {
     let deadline = deadline.max(Instant::now() + OVERTIME);
-    let turn = tokio::time::timeout_at(deadline, shared.turns.take(&target.id.namespace)).await;
+    let turn = tokio::time::timeout_at(deadline, turns.take(&target.id.namespace)).await;
     let turn = turn.map_err(|_| Late::Waiting)?;
     let stop = StopsWhenDropped(Stop::default());
     let told = stop.0.clone();
@@ -314,7 +315,8 @@ async fn translate(
     let deadline = started + target.timeout;
     let bytes: usize = fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
     let mut job = Job::new(target, requests, fetched, started);
-    if bytes <= SMALL_ANSWERS && !prepared.is_large {
+    let is_small = bytes <= SMALL_ANSWERS;
+    if is_small && !prepared.is_large {
         let allowance = Allowance { bytes: SMALL_EXPOSITION, compares: false, stop: Stop::default() };
         match job.translate(prepared.take_translator(), allowance) {
             Ok(done) => {
@@ -337,7 +339,8 @@ async fn translate(
         let done = job.translate(translator, Allowance { bytes, compares: true, stop });
         done.unwrap_or_else(|(excess, translator)| job.given_up(excess, bytes, translator))
     };
-    match aside(target, shared, deadline, work).await {
+    let turns = if is_small { &shared.small } else { &shared.large };
+    match aside(target, turns, deadline, work).await {
         Ok(done) => {
             prepared.translator = done.translator;
             done.snapshot

@@ -94,8 +94,8 @@ pub(super) fn write(tree: &Tree, options: &Options, times: &mut ServiceTimes, li
 /// The traffic behind one set of labels.
 struct Row<'t> {
     service: &'t str,
-    /// At the level of subservices only.
-    subservice: Option<&'t str>,
+    /// With the slash that it begins with for users; empty at the other levels.
+    subservice: String,
     block: Block,
 }
 
@@ -103,10 +103,10 @@ impl Row<'_> {
     /// Service and subservice as one word. No legal service has a slash, so no two rows share one. None where it is too long to be
     /// remembered; not kept in the row, since one endless service may have a hundred thousand subservices.
     fn name(&self) -> Option<Cow<'_, str>> {
-        let length = self.service.len() + self.subservice.map_or(0, |subservice| 1 + subservice.len());
-        (length <= MAX_NAME).then(|| match self.subservice {
-            None => Cow::Borrowed(self.service),
-            Some(subservice) => Cow::Owned([self.service, subservice].join("/")),
+        let length = self.service.len() + self.subservice.len();
+        (length <= MAX_NAME).then(|| match self.subservice.as_str() {
+            "" => Cow::Borrowed(self.service),
+            subservice => Cow::Owned([self.service, subservice].concat()),
         })
     }
 }
@@ -121,7 +121,7 @@ fn rows<'t>(tree: &'t Tree, level: Level, options: &Options, out: &mut Families)
                 needed(&service.open(out)?.sum, out)
             });
             let block = own.map_or(*total, |own| total.without(own));
-            rows.push(Row { service: "", subservice: None, block });
+            rows.push(Row { service: "", subservice: String::new(), block });
         }
         return rows;
     }
@@ -130,13 +130,13 @@ fn rows<'t>(tree: &'t Tree, level: Level, options: &Options, out: &mut Families)
         let Some(service) = needed(service, out) else { continue };
         if level == Level::Service {
             if let Some(&block) = needed(&service.sum, out) {
-                rows.push(Row { service: name, subservice: None, block });
+                rows.push(Row { service: name, subservice: String::new(), block });
             }
         } else if let Some(subservices) = needed(&service.subservices, out) {
             for (subservice, block) in subservices.iter() {
                 let Some(&block) = needed(block, out) else { continue };
                 let subservice = if subservice == "root-subserv" { "" } else { subservice };
-                rows.push(Row { service: name, subservice: Some(subservice), block });
+                rows.push(Row { service: name, subservice: format!("/{subservice}"), block });
             }
         }
     }
@@ -171,7 +171,7 @@ fn write_rows(descs: &'static Descs, rows: &[Row<'_>], steps: &[Step], out: &mut
 
 impl Row<'_> {
     fn write(&self, desc: &'static Desc, number: Number, out: &mut Families) {
-        let labels = [self.service, self.subservice.unwrap_or_default()];
+        let labels = [self.service, self.subservice.as_str()];
         out.number(desc, labels.get(..desc.labels.len()).unwrap_or(&labels), number);
     }
 }
