@@ -104,8 +104,12 @@ fn in_pieces(pieces: Pieces) -> Body {
     static TURNS: Semaphore = Semaphore::const_new(AT_A_TIME);
     Body::from_stream(futures::stream::unfold(Some(pieces), |pieces| async {
         let mut pieces = pieces?;
-        let _turn = TURNS.acquire().await;
-        let made = tokio::task::spawn_blocking(move || pieces.next().map(|piece| (Ok(piece), Some(pieces)))).await;
+        let turn = TURNS.acquire().await;
+        let made = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // of the work alone: a client that does not read must not keep it
+            pieces.next().map(|piece| (Ok(piece), Some(pieces)))
+        });
+        let made = made.await;
         // An answer that just ended would look whole.
         made.unwrap_or_else(|error| Some((Err(std::io::Error::other(error)), None)))
     }))

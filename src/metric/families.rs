@@ -95,7 +95,7 @@ pub struct Families {
     /// Samples that the allowance had no room for.
     refused: usize,
     /// Families beyond [`MAX_FAMILIES`], or beyond the allowance, were described.
-    too_many_families: bool,
+    overflowed: bool,
     /// A verdict of the filter was missing that could not be found out.
     undecided: bool,
     stopped: bool,
@@ -119,7 +119,7 @@ impl Families {
             Some(Excess::Time)
         } else if self.undecided {
             Some(Excess::Comparison)
-        } else if self.refused > 0 || self.too_many_families {
+        } else if self.refused > 0 || self.overflowed {
             Some(Excess::Bytes)
         } else {
             None
@@ -270,7 +270,7 @@ impl Families {
             return Some(FamilyId(id));
         }
         if self.list.len() >= MAX_FAMILIES || self.rendered >= self.allowance.bytes {
-            self.too_many_families = true;
+            self.overflowed = true;
             return None;
         }
         let help = help.replace('\0', "\u{FFFD}");

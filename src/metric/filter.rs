@@ -5,7 +5,7 @@
 //! are new; what is kept are the verdicts.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock, Weak};
 
 use regex::bytes::{RegexBuilder, RegexSet, RegexSetBuilder};
 
@@ -99,24 +99,14 @@ impl Filter {
 
     /// The same, but one filter for all who have the same lists: targets are made from templates.
     pub fn shared(keep: &[String], drop: &[String]) -> Result<Option<Arc<Self>>, FilterError> {
-        type Lists = (Vec<String>, Vec<String>);
-        static KNOWN: Mutex<(usize, Option<HashMap<Lists, Weak<Filter>>>)> = Mutex::new((0, None));
-        /// Up to here nobody looks for filters that are not used any more.
-        const FEW: usize = 64;
+        static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
         let lists = (keep.to_vec(), drop.to_vec());
         let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(filter) = known().1.get_or_insert_default().get(&lists).and_then(Weak::upgrade) {
+        if let Some(filter) = known().filters.get(&lists).and_then(Weak::upgrade) {
             return Ok(Some(filter));
         }
         let Some(filter) = Self::new(keep, drop)?.map(Arc::new) else { return Ok(None) };
-        let mut guard = known();
-        let (used, table) = &mut *guard;
-        let table = table.get_or_insert_default();
-        if table.len() >= FEW.max(2 * *used) {
-            table.retain(|_, filter| filter.strong_count() > 0);
-            *used = table.len();
-        }
-        table.insert(lists, Arc::downgrade(&filter));
+        known().add(lists, &filter);
         Ok(Some(filter))
     }
 
@@ -160,6 +150,26 @@ impl Filter {
             verdicts.insert(name.into(), wanted);
         }
         wanted
+    }
+}
+
+/// The filters that are in use, by their lists.
+#[derive(Default)]
+struct Known {
+    filters: HashMap<(Vec<String>, Vec<String>), Weak<Filter>>,
+    /// How many were left when those were last looked for that are not used any more.
+    used: usize,
+}
+
+impl Known {
+    fn add(&mut self, lists: (Vec<String>, Vec<String>), filter: &Arc<Filter>) {
+        /// Up to here nobody looks for them.
+        const FEW: usize = 64;
+        if self.filters.len() >= FEW.max(2 * self.used) {
+            self.filters.retain(|_, filter| filter.strong_count() > 0);
+            self.used = self.filters.len();
+        }
+        self.filters.insert(lists, Arc::downgrade(filter));
     }
 }
 

@@ -293,12 +293,11 @@ async fn aside<T: Send + 'static>(
         work(told)
     });
     let end = deadline.min(Instant::now() + LONGEST_TRANSLATION);
-    let result = match tokio::time::timeout_at(end, &mut done).await {
-        Ok(result) => result,
-        Err(_) => {
-            stop.0.set();
-            tokio::time::timeout(STOPPING, done).await.map_err(|_| Late::Working)?
-        }
+    let result = if let Ok(result) = tokio::time::timeout_at(end, &mut done).await {
+        result
+    } else {
+        stop.0.set();
+        tokio::time::timeout(STOPPING, done).await.map_err(|_| Late::Working)?
     };
     result.map_err(|_| Late::Aborted)
 }

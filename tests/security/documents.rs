@@ -10,7 +10,9 @@ use crate::support::program::get;
 const LARGEST: usize = 16 << 20;
 
 fn mediasoup(workers: impl Fn(usize) -> String) -> String {
-    let mut body = r#"{"schema":"mediasoup-stats/v1","mediasoup_version":"3.14.0","timestamp_ms":1700000000000,"workers":["#.to_owned();
+    let mut body =
+        r#"{"schema":"mediasoup-stats/v1","mediasoup_version":"3.14.0","timestamp_ms":1700000000000,"workers":["#
+            .to_owned();
     let mut number = 0;
     while body.len() < LARGEST - 1024 {
         let _ = write!(body, "{},", workers(number));

@@ -46,10 +46,11 @@ impl Server {
 
     /// The manifest of a target on this server, polled every second, with more fields of the spec, one a line.
     pub fn target(&self, namespace: &str, name: &str, kind: &str, more: &str) -> String {
-        let more: String = more.lines().map(|line| format!("  {line}\n")).collect();
+        let more: Vec<&str> = more.lines().collect();
+        let more = more.join("\n  ");
         format!(
             "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
-             spec:\n  type: {kind}\n  url: {}\n  interval: 1s\n{more}",
+             spec:\n  type: {kind}\n  url: {}\n  interval: 1s\n  {more}\n",
             self.server.url()
         )
     }
