@@ -15,7 +15,7 @@ pub use value::ListenAddress;
 
 use crate::fetch::AllowedHost;
 use crate::kind::Type;
-use value::{bytes, cidr, duration, external_url, health_url, interval};
+use value::{bytes, cidr, duration, external_url, health_url, interval, sample_limit};
 
 /// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup.
 #[derive(Debug, Parser)]
@@ -121,9 +121,10 @@ pub struct PollingArgs {
     /// Memory for all answers that are being read, buffers included; what hangs is driven out of it first
     #[arg(long, env = "SCRAPETARGET_MAX_INFLIGHT_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_inflight_bytes: usize,
-    /// The most series that one target may have, whatever its sampleLimit says
-    #[arg(long, env = "SCRAPETARGET_MAX_SAMPLE_LIMIT", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_sample_limit: Option<u32>,
+    /// The most series that one target may have, whatever its sampleLimit says. It also bounds what a target can keep in memory: an
+    /// exposition takes at most 1 KiB for each series, and 32 MiB
+    #[arg(long, env = "SCRAPETARGET_MAX_SAMPLE_LIMIT", default_value = "100000", value_name = "COUNT", value_parser = sample_limit)]
+    pub max_sample_limit: u32,
     /// Show the beginning of what a server wrote to a call that failed: where debug=true is asked for, or with probe --debug, and nowhere
     /// else. It may be anything that the server knows, and whoever reaches the port reads it
     #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]

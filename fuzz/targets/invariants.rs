@@ -6,7 +6,7 @@ mod exposition;
 use std::collections::BTreeMap;
 
 use scrapetarget_exporter::kind::{Answer, Context, Kind, Response};
-use scrapetarget_exporter::metric::{Families, Finished, Format, encode, openmetrics_to_text};
+use scrapetarget_exporter::metric::{Families, Finished, Format, PlainCounters, encode, openmetrics_to_text};
 
 /// Stands between two answers of one input.
 const BETWEEN_ANSWERS: &str = "\n===\n";
@@ -60,7 +60,7 @@ pub fn judge(finished: &Finished) {
     assert!(openmetrics.ends_with("# EOF\n"));
 }
 
-fn write(finished: &Finished, format: Format) -> (String, Vec<Box<str>>) {
+fn write(finished: &Finished, format: Format) -> (String, PlainCounters) {
     let mut bytes = Vec::new();
     let plain_counters = encode(&[finished], format, &mut bytes);
     (String::from_utf8(bytes).expect("an exposition is UTF-8"), plain_counters)

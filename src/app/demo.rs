@@ -44,7 +44,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             target_allow_host: Vec::new(),
             max_body_bytes: 16 << 20,
             max_inflight_bytes: 128 << 20,
-            max_sample_limit: None,
+            max_sample_limit: 100_000,
             debug_bodies: false,
         },
         external_url: None,

@@ -64,14 +64,14 @@ fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pol
         target_allow_host,
         max_body_bytes,
         max_inflight_bytes,
+        max_sample_limit,
         debug_bodies,
-        ..
     } = polling;
     let rules = AddressRules::denying(target_deny_cidr).allowing(target_allow_cidr, target_allow_host);
     let limits = Limits::new(max_body_bytes, max_inflight_bytes);
-    let pollers = Pollers::new(Clients::new(rules), limits, metrics, background);
-    pollers.0.show_bodies(debug_bodies);
-    pollers
+    let (pollers, refused) = Pollers::new(Clients::new(rules), limits, metrics, background);
+    pollers.show_bodies(debug_bodies);
+    (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }
 
 /// Writes to stdout. A reader that has gone away, as `head` does, is no error.

@@ -65,6 +65,12 @@ pub(super) fn external_url(text: &str) -> Result<Url, String> {
     }
 }
 
+/// What `spec.sampleLimit` may be.
+pub(super) fn sample_limit(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| (1..=1_000_000).contains(count));
+    count.ok_or_else(|| "write a number of series from 1 to 1000000, for instance 100000".to_owned())
+}
+
 /// A number of bytes: `4096`, `64KiB`, `16MiB`, `1GiB`.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

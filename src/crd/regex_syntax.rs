@@ -4,7 +4,6 @@
 //! and a list of characters there. Those are refused by name, because the same expression must not mean two things.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
 
 use crate::metric::Filter;
@@ -17,37 +16,39 @@ const NOT_IN_CLASSES: &str = "bBzA";
 
 /// Why `pattern` cannot be used in `spec.metrics`, or nothing if it can.
 pub fn regex_problem(pattern: &str) -> Option<String> {
-    if let Some(problem) = dialect(pattern) {
-        return Some(problem);
-    }
-    compile(pattern).err().map(|error| format!("is not a regular expression: {error}, correct it"))
+    dialect(pattern).or_else(|| compile(pattern).err().map(|refused| refused.advice))
 }
 
-/// Whether RE2 can read `pattern`, as far as can be told here: the twin of the rule in CEL. What only RE2 has is taken on trust.
+/// Whether RE2 can read `pattern`, as far as can be told here: the twin of the rule in CEL. What only RE2 has is taken on trust, and so
+/// is what is only too large for us.
 pub(super) fn is_readable(pattern: &str) -> bool {
     !pattern.is_ascii()
         || pattern.contains("\\p")
         || pattern.contains("\\P")
         || pattern.contains("\\Q")
-        || compile(pattern).is_ok()
+        || compile(pattern).err().is_none_or(|refused| refused.is_too_large)
 }
 
 /// How many judged patterns are remembered. Targets are made from templates, so they share theirs; a compilation takes 65 µs.
 const REMEMBERED: usize = 1024;
 
+/// Why a pattern does not become a part of a filter.
+#[derive(Clone, Debug)]
+struct Refused {
+    is_too_large: bool,
+    advice: String,
+}
+
 /// Compiles a pattern as the filter of a target will, or says why not.
-fn compile(pattern: &str) -> Result<(), String> {
-    static JUDGED: Mutex<BTreeMap<String, Result<(), String>>> = Mutex::new(BTreeMap::new());
+fn compile(pattern: &str) -> Result<(), Refused> {
+    static JUDGED: Mutex<BTreeMap<String, Result<(), Refused>>> = Mutex::new(BTreeMap::new());
     let judged = || JUDGED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = judged().get(pattern) {
         return known.clone();
     }
-    let result = Filter::new(&[pattern.to_owned()], &[]).map(|_| ()).map_err(|error| {
-        // The last line of a syntax error says what is wrong; those before draw the place.
-        let text = error.source().map(ToString::to_string).unwrap_or_default();
-        let last = text.lines().last().unwrap_or_default();
-        last.trim_start_matches("error: ").to_owned()
-    });
+    let result = Filter::new(&[pattern.to_owned()], &[])
+        .map(|_| ())
+        .map_err(|error| Refused { is_too_large: error.is_too_large(), advice: error.advice() });
     let mut judged = judged();
     if judged.len() >= REMEMBERED {
         judged.clear();
@@ -167,7 +168,8 @@ mod tests {
             (r"a\b{start}", "\\b{"),
             ("日本", "ASCII"),
             ("(", "unclosed group"),
-            ("a{1000}{1000}", "size limit"),
+            ("a{1000}{1000}", "8 KiB"),
+            ("[ab]*a[ab]{0,400}c", "8 KiB"),
         ] {
             let problem = regex_problem(pattern).unwrap_or_else(|| panic!("{pattern} was taken"));
             assert!(problem.contains(word), "{pattern}: {problem}");

@@ -97,7 +97,7 @@ pub struct ScrapeTargetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub proxy_url: Option<String>,
-    /// The greatest number of series of one poll. Detail is shed before anything is refused.
+    /// The greatest number of series of one poll. Detail is shed before anything is refused. Whoever runs the exporter may allow fewer.
     #[serde(default = "sample_limit")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub sample_limit: u32,
@@ -115,11 +115,13 @@ pub struct ScrapeTargetSpec {
 /// Which families are exported, by regular expressions on their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct Metrics {
-    /// Export only families whose whole name matches one of these. If empty, all are exported.
+    /// Export only families whose whole name matches one of these. If empty, all are exported. A name over 128 bytes matches none. Each may
+    /// take 8 KiB when it is compiled: write several in place of one with many alternatives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
     pub keep: Vec<String>,
-    /// Do not export families whose whole name matches one of these.
+    /// Do not export families whose whole name matches one of these. A name over 128 bytes matches none. Each may take 8 KiB when it is
+    /// compiled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
     pub drop: Vec<String>,

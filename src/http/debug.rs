@@ -28,9 +28,23 @@ fn text(target: &Target, status: &Status, snapshot: &Snapshot) -> String {
     }
     let samples = snapshot.samples;
     let _ = write!(out, "\nThe metrics of this answer ({samples} samples, text 0.0.4)\n\n");
-    out.push_str(&String::from_utf8_lossy(&snapshot.body(Format::Text, Encoding::Identity)));
+    metrics(&mut out, snapshot);
     let _ = write!(out, "\nThe effective configuration (secrets masked)\n\n{}\n", target.effective().trim_end());
     out
+}
+
+/// The exposition; of a large one the beginning, which is more than anybody reads.
+fn metrics(out: &mut String, snapshot: &Snapshot) {
+    const MUCH: usize = 256 << 10;
+    let end = out.len() + MUCH;
+    let mut pieces = snapshot.pieces(Format::Text, Encoding::Identity);
+    while out.len() < end {
+        let Some(piece) = pieces.next() else { return };
+        out.push_str(&String::from_utf8_lossy(&piece));
+    }
+    if pieces.next().is_some() {
+        out.push_str("\nThe rest is left out here: ask without debug=true\n");
+    }
 }
 
 fn head(out: &mut String, target: &Target, status: &Status, snapshot: &Snapshot) -> std::fmt::Result {
@@ -64,7 +78,7 @@ fn calls(out: &mut String, target: &Target, snapshot: &Snapshot) -> std::fmt::Re
         return writeln!(out, "  none");
     }
     let source = &target.source;
-    let requests = source.options.build(source.kind, &source.url).calls(source.filter.as_deref());
+    let requests = &snapshot.requests;
     for (i, record) in snapshot.calls.iter().enumerate() {
         writeln!(out, "  {}. {}", i + 1, record.call)?;
         if let Some(request) = requests.iter().find(|request| request.name == record.call) {

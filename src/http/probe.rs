@@ -8,11 +8,12 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 
 use super::reply::{self, Refusal};
 use super::{App, debug, lookup};
 use crate::metric::{Encoding, Format};
-use crate::poll::Poller;
+use crate::poll::{Pieces, Poller};
 use crate::target::Target;
 
 /// How long Prometheus waits for this scrape, in seconds.
@@ -83,11 +84,35 @@ impl Order {
         if self.debug {
             // People look at this: it must not hide that no Prometheus scrapes the target.
             let snapshot = self.poller.show(self.wait).await;
-            return reply::text(StatusCode::OK, debug::debug_text(&self.poller, &snapshot));
+            let costly = snapshot.is_costly(Format::Text, Encoding::Identity);
+            let make = move || reply::text(StatusCode::OK, debug::debug_text(&self.poller, &snapshot));
+            return if costly { reply::aside(make).await } else { make() };
         }
         let snapshot = self.poller.answer(self.wait).await;
-        exposition(snapshot.body(self.format, self.encoding), self.format, self.encoding)
+        let (format, encoding) = (self.format, self.encoding);
+        if snapshot.is_costly(format, encoding) {
+            return exposition(in_pieces(snapshot.pieces(format, encoding)), format, encoding);
+        }
+        exposition(snapshot.body(format, encoding), format, encoding)
     }
+}
+
+/// The body that `pieces` are together. Each is made when the client has taken those before it: elsewhere, so that nobody waits for it, and
+/// few at a time, however many clients there are.
+fn in_pieces(pieces: Pieces) -> Body {
+    const AT_A_TIME: usize = 2;
+    static TURNS: Semaphore = Semaphore::const_new(AT_A_TIME);
+    Body::from_stream(futures::stream::unfold(Some(pieces), |pieces| async {
+        let mut pieces = pieces?;
+        let turn = TURNS.acquire().await;
+        let made = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // of the work alone: a client that does not read must not keep it
+            pieces.next().map(|piece| (Ok(piece), Some(pieces)))
+        });
+        let made = made.await;
+        // An answer that just ended would look whole.
+        made.unwrap_or_else(|error| Some((Err(std::io::Error::other(error)), None)))
+    }))
 }
 
 /// An answer with the headers of an exposition.

@@ -1,9 +1,11 @@
 //! What came back of a call, and why it may be worth nothing.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::json::{without_huge_numbers, without_lone_surrogates};
+use super::json::{TOO_MANY_ITEMS, begin_document, without_huge_numbers, without_lone_surrogates};
 
 /// Why a poll or one of its calls failed: the closed set of the label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,17 +145,32 @@ impl Answer {
         }
     }
 
+    /// The text of an answer with a 2xx status. Bytes that are no UTF-8 become U+FFFD, which is longer: a large body that is full of them is
+    /// no text.
+    pub fn text(&self) -> Result<Cow<'_, str>, CallError> {
+        const SMALL: usize = 64 << 10;
+        let body = self.success()?;
+        let text = String::from_utf8_lossy(body);
+        if text.len() > SMALL && text.len() > body.len() + body.len() / 8 {
+            return Err(CallError::new(Reason::Parse, "the body is not UTF-8"));
+        }
+        Ok(text)
+    }
+
     /// The JSON document of an answer with a 2xx status.
     ///
-    /// `parse` when it is no JSON, `schema` when it is JSON of another shape, `limit` when it is nested too deep. Bytes that
+    /// `parse` when it is no JSON, `schema` when it is JSON of another shape, `limit` when it is nested too deep or has too many
+    /// items. Bytes that
     /// are no UTF-8 become U+FFFD, as do halves of surrogate pairs, and numbers that no double can hold cost their field, not the
     /// document. A byte order mark is passed over.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, CallError> {
         let body = self.success()?;
-        let text = String::from_utf8_lossy(body);
+        let text = self.text()?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        begin_document();
         match serde_json::from_str(text) {
             Err(error) if is_repairable(&error.to_string()) => {
+                begin_document();
                 serde_json::from_str(&without_lone_surrogates(&without_huge_numbers(text)))
             }
             result => result,
@@ -198,6 +215,9 @@ fn json_error(body: &[u8], error: &serde_json::Error) -> CallError {
     let text = error.to_string();
     if text.starts_with("recursion limit exceeded") {
         return CallError::new(Reason::Limit, "the JSON is nested deeper than 128 levels");
+    }
+    if text.starts_with(TOO_MANY_ITEMS) {
+        return CallError::new(Reason::Limit, format!("the JSON has {TOO_MANY_ITEMS}"));
     }
     let (line, column) = (error.line(), error.column());
     match error.classify() {

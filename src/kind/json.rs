@@ -1,8 +1,33 @@
 //! JSON values as servers really write them: a number may be `12`, `12.0` or `1.2e1`; a wrong type must not cost the whole document.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// What the items of a document's lists may take in memory once they are read: 32 MiB. `{},` takes three bytes of a body and may stand
+/// for an item of a kilobyte, so that the size of a body alone bounds nothing.
+const MAX_ITEMS_BYTES: usize = 32 << 20;
+
+/// How the error of a document begins whose items take more.
+pub(super) const TOO_MANY_ITEMS: &str = "more items than fit into 32 MiB of memory";
+
+thread_local! {
+    /// What the document that is being read may still take. Deserializers have no other place for what goes with a whole document.
+    static ITEMS_BYTES_LEFT: Cell<usize> = const { Cell::new(MAX_ITEMS_BYTES) };
+}
+
+/// Begins another document.
+pub(super) fn begin_document() {
+    ITEMS_BYTES_LEFT.set(MAX_ITEMS_BYTES);
+}
+
+/// To be asked before each item of a list that is kept, with the bytes it takes; an error once they are too many.
+pub(super) fn keep_item<E: serde::de::Error>(bytes: usize) -> Result<(), E> {
+    let left = ITEMS_BYTES_LEFT.get().checked_sub(bytes).ok_or_else(|| E::custom(TOO_MANY_ITEMS))?;
+    ITEMS_BYTES_LEFT.set(left);
+    Ok(())
+}
 
 /// A field that should be a number. Missing fields: `#[serde(default)]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -3,14 +3,35 @@
 use super::families::{Family, Sample};
 use super::{Finished, Format, Type};
 
+/// Counters that OpenMetrics can only call `unknown`, since their names lack `_total`, by the place of their family in the text: what
+/// [`openmetrics_to_text`](super::openmetrics_to_text) needs to give the type back. A place is kept and no name, since a server may have
+/// long names, and many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlainCounters(Box<[u32]>);
+
+impl PlainCounters {
+    /// Whether the family at this place is one. The places are in order.
+    pub(super) fn contains(&self, place: u32) -> bool {
+        self.0.binary_search(&place).is_ok()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// Writes `parts`, one after the other, in `format`. Ends an OpenMetrics text with `# EOF`.
-///
-/// Returns the names of counters that OpenMetrics can only call `unknown`, since their names lack `_total`:
-/// [`openmetrics_to_text`](super::openmetrics_to_text) needs them to give the type back.
-pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> Vec<Box<str>> {
+pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> PlainCounters {
     // About right for Sora and Orion: a header is 100 bytes or so, a sample 45 and its labels.
     out.reserve(parts.iter().map(|part| part.text.len() + 45 * part.samples.len() + 100 * part.families.len()).sum());
     let mut plain_counters = Vec::new();
+    let mut place = 0_u32;
     // A counter `x_total` is called `x` in OpenMetrics; were there a family `x` besides, both would have one name.
     let mut taken: Vec<&str> = Vec::new();
     if format == Format::OpenMetrics {
@@ -25,13 +46,14 @@ pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> Vec<Box
                 Format::OpenMetrics => match base_name(family) {
                     Some(base) if taken.binary_search(&base).is_err() => (base, Type::Counter.openmetrics()),
                     _ if family.kind == Type::Counter => {
-                        plain_counters.push(family.name.as_ref().into());
+                        plain_counters.push(place);
                         (&*family.name, Type::Unknown.openmetrics())
                     }
                     _ => (&*family.name, family.kind.openmetrics()),
                 },
             };
             write_header(out, name, kind, &family.help, format);
+            place = place.saturating_add(1);
             for sample in samples {
                 write_sample(out, family, sample, &part.text);
             }
@@ -40,7 +62,7 @@ pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> Vec<Box
     if format == Format::OpenMetrics {
         out.extend_from_slice(b"# EOF\n");
     }
-    plain_counters
+    PlainCounters(plain_counters.into_boxed_slice())
 }
 
 /// The name of a counter without `_total`; none for what is no counter or lacks it.

@@ -17,6 +17,8 @@ use line::{SampleLine, comment};
 const MAX_NAME: usize = 512;
 /// Most labels of one sample; Prometheus' own servers are usually told 30 to 64.
 const MAX_LABELS: usize = 64;
+/// Most names that comments may tell about; a server of Prometheus' own has a few hundred.
+const MAX_DECLARED: usize = 100_000;
 /// Longest help text that is kept, in bytes.
 const MAX_HELP: usize = 2048;
 
@@ -42,8 +44,11 @@ pub enum ExpositionError {
     #[error("the body is not Prometheus text: no line of it is a sample")]
     Foreign,
     /// More samples than wanted.
-    #[error("more than {0} samples, the limit")]
+    #[error("more than {0} samples, which is what spec.sampleLimit allows")]
     TooMany(usize),
+    /// Comments about more names than anybody has.
+    #[error("more than {MAX_DECLARED} names with HELP or TYPE")]
+    TooManyNames,
 }
 
 /// Reads all of `text` into `out`, until that holds more than `limit` samples.
@@ -67,6 +72,13 @@ pub fn read_exposition(
         reader.read(line);
         if reader.out.len() > limit {
             return Err(ExpositionError::TooMany(limit));
+        }
+        if reader.declared.len() > MAX_DECLARED {
+            return Err(ExpositionError::TooManyNames);
+        }
+        // What there was no room for, or no time, makes all of it worthless: whoever said so asks for it.
+        if reader.out.is_stopped() || reader.out.excess().is_some() {
+            break;
         }
     }
     if reader.understood { Ok(()) } else { Err(ExpositionError::Foreign) }

@@ -6,12 +6,18 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::{Desc, Filter, Finished, Type, is_label_name, is_metric_name};
+use super::{Allowance, Compiled, Desc, Excess, Filter, Finished, Type, is_label_name, is_metric_name};
 
 /// Longest label value that is passed on, in bytes; a longer one is cut at a character.
 ///
 /// Servers report names that strangers choose; Prometheus' own limit is off by default.
 const MAX_LABEL_VALUE: usize = 1024;
+
+/// Longest name of a label that is passed on, in bytes; a sample with a longer one is skipped.
+const MAX_LABEL_NAME: usize = 512;
+
+/// Most families that one answer may describe, those without samples included. A server of Prometheus' own has a few hundred.
+const MAX_FAMILIES: usize = 100_000;
 
 /// The place of a family in its [`Families`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +30,8 @@ pub struct Mark {
     samples: usize,
     skipped: u64,
     withheld: u64,
+    rendered: usize,
+    refused: usize,
 }
 
 /// What a sample's name has after the family's.
@@ -83,12 +91,57 @@ pub struct Families {
     skipped: u64,
     dropped: u64,
     withheld: u64,
+    allowance: Allowance,
+    /// Bytes of the exposition, about.
+    rendered: usize,
+    /// Samples that the allowance had no room for.
+    refused: usize,
+    /// Families beyond [`MAX_FAMILIES`], or beyond the allowance, were described.
+    overflowed: bool,
+    /// A verdict of the filter was missing that could not be found out.
+    undecided: bool,
+    stopped: bool,
+    compiled: Option<Arc<Compiled>>,
 }
 
 impl Families {
     /// An empty set that keeps only the families which `filter` lets through.
     pub fn filtered(filter: Option<Arc<Filter>>) -> Self {
         Self { filter, ..Self::default() }
+    }
+
+    /// The same for a translation that may cost no more than `allowance`. Ask for its [`excess`](Self::excess) afterwards.
+    pub fn within(allowance: Allowance, filter: Option<Arc<Filter>>) -> Self {
+        Self { filter, allowance, ..Self::default() }
+    }
+
+    /// Why all of this is worth nothing, if it is.
+    pub fn excess(&self) -> Option<Excess> {
+        if self.stopped {
+            Some(Excess::Time)
+        } else if self.undecided {
+            Some(Excess::Comparison)
+        } else if self.refused > 0 || self.overflowed {
+            Some(Excess::Bytes)
+        } else {
+            None
+        }
+    }
+
+    /// Whether what has been added is more than `limit` samples, or more than the allowance has room for: something must be shed.
+    pub fn exceeds(&self, limit: usize) -> bool {
+        self.len() > limit || self.refused > 0
+    }
+
+    /// Whether the translation's time is over, so that it need not go on.
+    pub fn is_stopped(&mut self) -> bool {
+        self.stopped = self.stopped || self.allowance.stop.is_set();
+        self.stopped
+    }
+
+    /// How many bytes the exposition has, about.
+    pub fn bytes(&self) -> usize {
+        self.rendered
     }
 
     /// Adds one sample. `labels` are the values, in the order of the description's names; names at the end may go without.
@@ -127,7 +180,7 @@ impl Families {
             return;
         }
         let family = self.family_of(desc);
-        if !self.list[family as usize].wanted {
+        if !self.list[family as usize].wanted || !self.has_room() {
             return;
         }
         let from = self.text.len();
@@ -168,9 +221,41 @@ impl Families {
                 Entry::Vacant(free) => free.insert(id),
             };
         }
-        let wanted = self.filter.as_ref().is_none_or(|filter| filter.wants(&name));
+        let wanted = self.wants(&name);
+        let help = if wanted { help } else { Cow::Borrowed("") };
+        self.rendered += 2 * name.len() + help.len() + HEADER;
         self.list.push(Family { name, help, kind, wanted, irregular: false });
         id
+    }
+
+    /// Whether the filter lets a family through.
+    fn wants(&mut self, name: &str) -> bool {
+        let Some(filter) = self.filter.clone() else { return true };
+        if let Some(wanted) = filter.known(name) {
+            return wanted;
+        }
+        if self.is_stopped() {
+            return false;
+        }
+        if !self.allowance.compares {
+            self.undecided = true;
+            return false;
+        }
+        // Kept until all names are through: they are compiled once.
+        let compiled = self.compiled.get_or_insert_with(|| filter.compiled());
+        filter.decide(name, compiled)
+    }
+
+    /// Whether one more sample may be added; one that may not is counted.
+    fn has_room(&mut self) -> bool {
+        if self.is_stopped() {
+            return false;
+        }
+        if self.rendered >= self.allowance.bytes {
+            self.refused += 1;
+            return false;
+        }
+        true
     }
 
     /// The family called `name`, made if there is none yet: for names that only the server knows.
@@ -186,6 +271,10 @@ impl Families {
         if let Some(&id) = by_name.get(name) {
             return Some(FamilyId(id));
         }
+        if self.list.len() >= MAX_FAMILIES || self.rendered >= self.allowance.bytes {
+            self.overflowed = true;
+            return None;
+        }
         let help = help.replace('\0', "\u{FFFD}");
         Some(FamilyId(self.intern(Cow::Owned(name.to_owned()), kind, Cow::Owned(help))))
     }
@@ -197,13 +286,14 @@ impl Families {
 
     /// Adds one sample whose label names only the server knows, as it stands: `NaN` and infinities pass, too.
     ///
-    /// A label name that not every Prometheus reads, or one that comes twice, drops the sample and counts it as skipped.
+    /// A label name that not every Prometheus reads, one over 512 bytes, or one that comes twice, drops the sample and counts it as skipped.
     pub fn set_dynamic(&mut self, family: FamilyId, suffix: Suffix, labels: &[(&str, &str)], value: f64) {
-        if !self.list[family.0 as usize].wanted {
+        if !self.list[family.0 as usize].wanted || !self.has_room() {
             return;
         }
         let unique = |i: usize| labels[..i].iter().all(|(name, _)| *name != labels[i].0);
-        if !(0..labels.len()).all(|i| is_label_name(labels[i].0) && unique(i)) {
+        let named = |name: &str| name.len() <= MAX_LABEL_NAME && is_label_name(name);
+        if !(0..labels.len()).all(|i| named(labels[i].0) && unique(i)) {
             self.skipped += 1;
             return;
         }
@@ -244,6 +334,8 @@ impl Families {
             self.skipped += 1; // 4 GiB of labels: no body that we accept can hold them
             return;
         };
+        let name = self.list[family as usize].name.len();
+        self.rendered += name + self.text.len().saturating_sub(from as usize) + LINE;
         self.samples.push(Sample { family, suffix, from, to, value });
     }
 
@@ -275,13 +367,23 @@ impl Families {
 
     /// Remembers this point, to [`rewind`](Self::rewind) when what follows turns out to be too much.
     pub fn mark(&self) -> Mark {
-        let (skipped, withheld) = (self.skipped, self.withheld);
-        Mark { text: self.text.len(), samples: self.samples.len(), skipped, withheld }
+        let Self { text, samples, skipped, withheld, rendered, refused, .. } = self;
+        Mark {
+            text: text.len(),
+            samples: samples.len(),
+            skipped: *skipped,
+            withheld: *withheld,
+            rendered: *rendered,
+            refused: *refused,
+        }
     }
 
-    /// Takes back every sample added since `mark`, and says how many they were. The caller counts them as dropped if they are.
+    /// Takes back every sample added since `mark`, and says how many they were, those included that there was no room for. The caller
+    /// counts them as dropped if they are.
     pub fn rewind(&mut self, mark: Mark) -> usize {
-        let taken = self.samples.len() - mark.samples;
+        let taken = self.samples.len() - mark.samples + (self.refused - mark.refused);
+        self.rendered = mark.rendered;
+        self.refused = mark.refused;
         self.samples.truncate(mark.samples);
         self.text.truncate(mark.text);
         self.skipped = mark.skipped;
@@ -294,6 +396,12 @@ impl Families {
         Finished::new(self.text, self.list, self.samples, self.skipped, self.dropped, self.withheld)
     }
 }
+
+/// Bytes of a sample's line beside its name and labels: suffix, braces, value.
+const LINE: usize = 32;
+
+/// Bytes of a family's comments beside its name and help.
+const HEADER: usize = 24;
 
 /// Hashes the address of a description. Addresses are ours, so nobody can choose them to collide.
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 //! A poll fills a [`Families`]; [`Families::finish`] puts it in order; [`encode()`] writes it. Everything lies in three flat
 //! buffers, since a poll of a busy server makes thousands of samples and most of them live for a few microseconds.
 
+mod allowance;
 mod convert;
 mod encode;
 mod exposition;
@@ -11,11 +12,12 @@ mod filter;
 mod finished;
 mod negotiate;
 
-pub use convert::openmetrics_to_text;
-pub use encode::{encode, write_value};
+pub use allowance::{Allowance, Excess, Stop};
+pub use convert::{TextWriter, openmetrics_to_text};
+pub use encode::{PlainCounters, encode, write_value};
 pub use exposition::{ExpositionError, Passage, read_exposition};
 pub use families::{Families, FamilyId, Mark, Suffix};
-pub use filter::{Filter, FilterError};
+pub use filter::{Compiled, Filter, FilterError};
 pub use finished::Finished;
 pub use negotiate::{Encoding, Format, negotiate_encoding, negotiate_format};
 

@@ -3,10 +3,12 @@
 //! It knows nothing of where targets come from, nor of who asks for results.
 
 mod gzip;
+mod pieces;
 mod poller;
 mod queue;
 mod render;
 mod snapshot;
+mod turns;
 mod worker;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,16 +17,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use gzip::gzip;
+pub use pieces::Pieces;
 pub use poller::{Poller, State, Status};
 pub use queue::Queue;
 pub use render::PROBE_FAMILIES;
 pub use snapshot::{CallRecord, Failure, Snapshot};
 
+use self::turns::Turns;
 use crate::fetch::{Clients, Limits};
 use crate::self_metrics::PollMetrics;
 use crate::target::{Target, TargetId};
@@ -38,8 +42,10 @@ pub struct Shared {
     pub limits: Limits,
     /// What polls cost.
     pub metrics: PollMetrics,
-    /// Large answers that are translated at the same time.
-    decoding: Arc<Semaphore>,
+    /// Translations of large answers.
+    large: Turns,
+    /// Translations of small ones that may take long.
+    small: Turns,
     /// Targets whose server refused our credentials: whoever knows where these come from reads them again.
     refused: mpsc::Sender<TargetId>,
     /// Who wants to know of targets that went up or down; nobody in file mode.
@@ -81,6 +87,8 @@ enum Start {
 pub struct Pollers {
     shared: Arc<Shared>,
     table: RwLock<BTreeMap<TargetId, Arc<Poller>>>,
+    /// The most series that a target may have, whatever it says itself.
+    max_sample_limit: usize,
     background: watch::Sender<Background>,
     known: AtomicBool,
     revision: AtomicU64,
@@ -100,18 +108,13 @@ impl Pollers {
     ) -> (Self, mpsc::Receiver<TargetId>) {
         let (refused, refusals) = mpsc::channel(REFUSED_QUEUE);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let shared = Shared {
-            clients,
-            limits,
-            metrics,
-            decoding: Arc::new(Semaphore::new(cores)),
-            refused,
-            moved: OnceLock::new(),
-            bodies: AtomicBool::new(false),
-        };
+        let (large, small) = (Turns::large(cores), Turns::small());
+        let (moved, bodies) = (OnceLock::new(), AtomicBool::new(false));
+        let shared = Shared { clients, limits, metrics, large, small, refused, moved, bodies };
         let pollers = Self {
             shared: Arc::new(shared),
             table: RwLock::default(),
+            max_sample_limit: usize::MAX,
             background: watch::Sender::new(if background { Background::On(Start::Once) } else { Background::Off }),
             known: AtomicBool::new(false),
             revision: AtomicU64::new(0),
@@ -119,6 +122,12 @@ impl Pollers {
             stop: CancellationToken::new(),
         };
         (pollers, refusals)
+    }
+
+    /// The same pollers, for which no target may have more series than this, whatever it says itself.
+    #[must_use]
+    pub fn capped(self, max_sample_limit: usize) -> Self {
+        Self { max_sample_limit, ..self }
     }
 
     /// No poller yet, and none that polls by itself.
@@ -145,7 +154,8 @@ impl Pollers {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = Vec::new();
         let mut changed = 0;
-        for target in targets {
+        for mut target in targets {
+            target.sample_limit = target.sample_limit.min(self.max_sample_limit);
             match table.get(&target.id) {
                 Some(poller) => changed += usize::from(poller.change(target)),
                 None => fresh.push(target),

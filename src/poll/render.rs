@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::snapshot::{CallRecord, Facts, Failure, Snapshot};
-use crate::kind::{CallError, Reason};
+use crate::kind::{Call, CallError, Reason};
 use crate::metric::{Families, Finished, Format, encode};
 
 crate::descs! {
@@ -32,6 +32,7 @@ pub(super) struct Polled {
     pub(super) target: Finished,
     pub(super) failure: Option<Failure>,
     pub(super) calls: Vec<CallRecord>,
+    pub(super) requests: Arc<[Call]>,
     pub(super) certificate_expiry: Option<i64>,
 }
 
@@ -40,8 +41,22 @@ pub(super) fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
+/// Longest sentence that is kept, in characters. A server may be quoted in it, and it stands in logs and in the status of objects.
+const LONGEST_SENTENCE: usize = 512;
+
+/// The sentence, cut where it is too long.
+fn bounded(sentence: &str) -> &str {
+    sentence.char_indices().nth(LONGEST_SENTENCE).map_or(sentence, |(end, _)| sentence.get(..end).unwrap_or_default())
+}
+
 /// The answer for a poll that has taken place.
-pub(super) fn polled(polled: Polled) -> Snapshot {
+pub(super) fn polled(mut polled: Polled) -> Snapshot {
+    if let Some(failure) = &mut polled.failure {
+        failure.message = bounded(&failure.message).into();
+    }
+    for error in polled.calls.iter_mut().filter_map(|call| call.error.as_mut()) {
+        *error = bounded(error).into();
+    }
     let ended_at = SystemTime::now();
     let mut own = Families::default();
     own.set(&SUCCESS, &[], if polled.failure.is_none() { 1.0 } else { 0.0 });
@@ -74,6 +89,7 @@ pub(super) fn polled(polled: Polled) -> Snapshot {
         samples: 0,
         calls: polled.calls.into_boxed_slice(),
         withheld: polled.target.withheld(),
+        requests: polled.requests,
         stands: false,
     };
     write(facts, &[&polled.target, &own.finish()])
@@ -87,7 +103,7 @@ pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
     }
     own.set(&FAILURE, &[reason.as_str()], 1.0);
     let now = Instant::now();
-    let failure = Some(Failure { reason, message: Arc::from(message) });
+    let failure = Some(Failure { reason, message: bounded(message).into() });
     let facts = Facts {
         started: now,
         ended: now,
@@ -96,6 +112,7 @@ pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
         samples: 0,
         calls: Box::default(),
         withheld: 0,
+        requests: Arc::default(),
         stands: matches!(reason, Reason::Suspended | Reason::Config),
     };
     write(facts, &[&own.finish()])
@@ -111,4 +128,25 @@ fn write(mut facts: Facts, parts: &[&Finished]) -> Snapshot {
 /// The failure of a poll whose primary call failed.
 pub(super) fn failure(error: &CallError, call: &str) -> Failure {
     Failure { reason: error.reason, message: Arc::from(format!("{call}: {error}")) }
+}
+
+/// A snapshot of nothing but these families.
+#[cfg(test)]
+pub(super) fn test_snapshot(target: Finished) -> Snapshot {
+    let now = Instant::now();
+    let (failure, calls, requests) = (None, Vec::new(), Arc::default());
+    polled(Polled { started: now, ended: now, target, failure, calls, requests, certificate_expiry: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_is_cut_at_a_character() {
+        assert_eq!(bounded("short"), "short");
+        assert_eq!(bounded(&"é".repeat(513)), "é".repeat(512));
+        let message = "x".repeat(10_000);
+        assert_eq!(unpolled(Reason::Config, &message).failure.unwrap().message.len(), 512);
+    }
 }

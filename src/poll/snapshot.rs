@@ -1,14 +1,16 @@
-//! The result of one poll, as small as it can be kept: one compressed text, from which the rarer forms are made when asked for.
+//! The result of one poll, as small as it can be kept: one compressed text. The rarer forms are made of it when somebody asks, and never
+//! kept: there may be ten thousand snapshots, and anybody may ask.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::gzip::{gunzip, gzip};
-use crate::kind::Reason;
-use crate::metric::{Encoding, Format, openmetrics_to_text};
+use super::pieces::Pieces;
+use crate::kind::{Call, Reason};
+use crate::metric::{Encoding, Format, PlainCounters, openmetrics_to_text};
 
 /// What a poll, or its absence, says of a target.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub calls: Box<[CallRecord]>,
     /// Samples left out because their names, or what is in them, are not for the server to write.
     pub withheld: u64,
+    /// What was sent, without the user's headers.
+    pub requests: Arc<[Call]>,
     /// No poll took place and none will: this stays true until the target changes.
     pub stands: bool,
     body: Body,
@@ -61,16 +65,9 @@ pub struct CallRecord {
 #[derive(Debug)]
 struct Body {
     openmetrics_gzip: Bytes,
-    plain_counters: Box<[Box<str>]>,
-    rare: OnceLock<Box<Rare>>,
-}
-
-/// The forms that Prometheus does not ask for by itself, each made at most once.
-#[derive(Debug, Default)]
-struct Rare {
-    openmetrics: OnceLock<Bytes>,
-    text: OnceLock<Bytes>,
-    text_gzip: OnceLock<Bytes>,
+    /// Bytes before compression.
+    length: usize,
+    plain_counters: Arc<PlainCounters>,
 }
 
 /// The parts of a [`Snapshot`] beside its body.
@@ -83,19 +80,23 @@ pub(super) struct Facts {
     pub(super) samples: usize,
     pub(super) calls: Box<[CallRecord]>,
     pub(super) withheld: u64,
+    pub(super) requests: Arc<[Call]>,
     pub(super) stands: bool,
 }
 
+/// Up to here a text is rewritten in less than a millisecond.
+const SMALL: usize = 64 << 10;
+
 impl Snapshot {
     /// Compresses `openmetrics`, the text that [`encode`](crate::metric::encode) wrote, and keeps that alone.
-    pub(super) fn new(facts: Facts, openmetrics: &[u8], plain_counters: Vec<Box<str>>) -> Self {
-        let Facts { started, ended, ended_at, failure, samples, calls, withheld, stands } = facts;
+    pub(super) fn new(facts: Facts, openmetrics: &[u8], plain_counters: PlainCounters) -> Self {
+        let Facts { started, ended, ended_at, failure, samples, calls, withheld, requests, stands } = facts;
         let body = Body {
             openmetrics_gzip: gzip(openmetrics).into(),
-            plain_counters: plain_counters.into_boxed_slice(),
-            rare: OnceLock::new(),
+            length: openmetrics.len(),
+            plain_counters: Arc::new(plain_counters),
         };
-        Self { started, ended, ended_at, failure, samples, calls, withheld, stands, body }
+        Self { started, ended, ended_at, failure, samples, calls, withheld, requests, stands, body }
     }
 
     /// How long the poll took.
@@ -103,26 +104,26 @@ impl Snapshot {
         self.ended.duration_since(self.started)
     }
 
-    /// The exposition in the wanted form. Each form is made at most once; the common one is always there.
+    /// Whether [`body`](Self::body) takes so long that it must not be called on a thread that others wait for, and so much memory that many
+    /// of them must not be held: ask for [`pieces`](Self::pieces). The form that is kept costs nothing.
+    pub fn is_costly(&self, format: Format, encoding: Encoding) -> bool {
+        self.body.length > SMALL && (format, encoding) != (Format::OpenMetrics, Encoding::Gzip)
+    }
+
+    /// The exposition in the wanted form. Only the common one is kept.
     pub fn body(&self, format: Format, encoding: Encoding) -> Bytes {
-        let rare = || self.body.rare.get_or_init(Box::default);
+        let openmetrics = || gunzip(&self.body.openmetrics_gzip, self.body.length);
+        let text = || openmetrics_to_text(&String::from_utf8_lossy(&openmetrics()), &self.body.plain_counters);
         match (format, encoding) {
             (Format::OpenMetrics, Encoding::Gzip) => self.body.openmetrics_gzip.clone(),
-            (Format::OpenMetrics, Encoding::Identity) => {
-                rare().openmetrics.get_or_init(|| self.openmetrics().into()).clone()
-            }
-            (Format::Text, Encoding::Identity) => rare().text.get_or_init(|| self.text().into()).clone(),
-            (Format::Text, Encoding::Gzip) => {
-                rare().text_gzip.get_or_init(|| gzip(self.text().as_bytes()).into()).clone()
-            }
+            (Format::OpenMetrics, Encoding::Identity) => openmetrics().into(),
+            (Format::Text, Encoding::Identity) => text().into(),
+            (Format::Text, Encoding::Gzip) => gzip(text().as_bytes()).into(),
         }
     }
 
-    fn openmetrics(&self) -> Vec<u8> {
-        gunzip(&self.body.openmetrics_gzip)
-    }
-
-    fn text(&self) -> String {
-        openmetrics_to_text(&String::from_utf8_lossy(&self.openmetrics()), &self.body.plain_counters)
+    /// The same in pieces of some 64 KiB, each made when it is asked for.
+    pub fn pieces(&self, format: Format, encoding: Encoding) -> Pieces {
+        Pieces::new(self.body.openmetrics_gzip.clone(), Arc::clone(&self.body.plain_counters), format, encoding)
     }
 }

@@ -36,7 +36,7 @@ impl Target {
             note(error);
             HeaderMap::new()
         });
-        let filter = spec.metrics.as_ref().map_or(Ok(None), |metrics| Filter::new(&metrics.keep, &metrics.drop));
+        let filter = spec.metrics.as_ref().map_or(Ok(None), |metrics| Filter::shared(&metrics.keep, &metrics.drop));
         let filter = filter.unwrap_or_else(|error| {
             note(Problem::invalid_spec(format!("spec.metrics: {error}")));
             None
@@ -44,14 +44,7 @@ impl Target {
         let url = url.unwrap_or_else(|_| unreachable!("the placeholder is a url"));
         Self {
             id,
-            source: Source {
-                kind: spec.kind,
-                url,
-                options: spec.blocks.clone(),
-                connection,
-                headers,
-                filter: filter.map(Arc::new),
-            },
+            source: Source { kind: spec.kind, url, options: spec.blocks.clone(), connection, headers, filter },
             interval: spec.effective_interval(),
             timeout: spec.effective_timeout(),
             max_age: spec.effective_max_age(),
@@ -68,6 +61,7 @@ impl Target {
         let mut spec = self.declaration.spec.clone();
         spec.timeout = Some(self.timeout.into());
         spec.max_age = Some(self.max_age.into());
+        spec.sample_limit = u32::try_from(self.sample_limit).unwrap_or(spec.sample_limit);
         let monitor = spec.monitor.get_or_insert_default();
         monitor.interval = Some(self.scrape.interval.into());
         monitor.scrape_timeout = Some(self.scrape.timeout.into());

@@ -1,6 +1,7 @@
 //! What several tests need: targets made by hand, pollers around them, and servers that misbehave on purpose.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod attack;
 pub mod chart;
 pub mod cluster;
 pub mod dns;

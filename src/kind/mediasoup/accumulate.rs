@@ -9,6 +9,9 @@ use crate::kind::Number;
 
 /// Most pairs of labels that totals are kept for; a server can name codecs as it likes, and totals stay until the end.
 const MAX_TOTALS: usize = 64;
+/// Most objects of one sort that are remembered, 100 bytes each; a server may have new ones at every poll. A large application has some
+/// thousands.
+const MAX_OBJECTS: usize = 50_000;
 /// How many polls an object may be missing, because its statistics failed, before it is forgotten.
 const PATIENCE: u8 = 3;
 
@@ -32,17 +35,24 @@ struct Entry<const N: usize> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger<const N: usize> {
     entries: Box<[Entry<N>]>,
+    /// Whether the last poll had more objects than are remembered: one that is new now may have been there before.
+    overflowed: bool,
 }
 
 impl<const N: usize> Ledger<N> {
     /// Takes up the values of one poll.
     pub(super) fn poll(&mut self) -> Round<'_, N> {
-        Round { next: Vec::with_capacity(self.entries.len()), ledger: self }
+        Round { next: Vec::with_capacity(self.entries.len()), overflows: false, ledger: self }
+    }
+
+    /// Whether every object of the last poll is remembered.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.overflowed
     }
 
     /// Forgets every object.
     pub(super) fn clear(&mut self) {
-        self.entries = Box::default();
+        *self = Self::default();
     }
 }
 
@@ -51,6 +61,7 @@ impl<const N: usize> Ledger<N> {
 pub(super) struct Round<'l, const N: usize> {
     ledger: &'l mut Ledger<N>,
     next: Vec<Entry<N>>,
+    overflows: bool,
 }
 
 impl<const N: usize> Round<'_, N> {
@@ -62,6 +73,10 @@ impl<const N: usize> Round<'_, N> {
         rules: [Growth; N],
         newcomer_counts: bool,
     ) -> [f64; N] {
+        if self.next.len() >= MAX_OBJECTS {
+            self.overflows = true;
+            return [0.0; N];
+        }
         let known = self.ledger.entries.binary_search_by_key(&key, |entry| entry.key).ok();
         let old = known.and_then(|at| self.ledger.entries.get_mut(at));
         let before = old.as_ref().map(|entry| entry.last);
@@ -86,10 +101,12 @@ impl<const N: usize> Round<'_, N> {
 
     /// Ends the poll.
     pub(super) fn finish(mut self) {
-        let missing = self.ledger.entries.iter().filter(|entry| entry.missed < PATIENCE);
+        let room = MAX_OBJECTS.saturating_sub(self.next.len());
+        let missing = self.ledger.entries.iter().filter(|entry| entry.missed < PATIENCE).take(room);
         self.next.extend(missing.map(|entry| Entry { missed: entry.missed + 1, ..entry.clone() }));
         self.next.sort_unstable_by_key(|entry| entry.key);
         self.ledger.entries = self.next.into_boxed_slice();
+        self.ledger.overflowed = self.overflows;
     }
 }
 
@@ -182,6 +199,22 @@ mod tests {
             poll(&mut ledger, true, &[]);
         }
         assert!(ledger.entries.is_empty());
+    }
+
+    #[test]
+    fn of_too_many_objects_some_are_remembered_and_the_others_add_nothing() {
+        let mut ledger = Ledger::default();
+        let objects = |value: f64| (0..2 * MAX_OBJECTS as u64).map(|key| (key, value, 0.0)).collect::<Vec<_>>();
+        poll(&mut ledger, false, &objects(1.0));
+        assert!(ledger.entries.len() == MAX_OBJECTS && !ledger.is_complete());
+        let complete = ledger.is_complete();
+        let growth: f64 = poll(&mut ledger, complete, &objects(2.0)).iter().map(|[a, _]| a).sum();
+        assert_eq!(growth, 50_000.0);
+        for start in 1..4 {
+            let others: Vec<_> = (0..40_000).map(|key| (start * 1_000_000 + key, 1.0, 0.0)).collect();
+            poll(&mut ledger, false, &others);
+            assert!(ledger.entries.len() <= MAX_OBJECTS && ledger.is_complete());
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Agent {
             }
         }
         if out.len() > limit {
-            let message = format!("{} samples without any of a single object, and sampleLimit allows {limit}", out.len());
+            let message = format!("{} samples without any of a single object, and spec.sampleLimit allows {limit}", out.len());
             return Err(CallError::new(Reason::Limit, message));
         }
         self.write_objects(document, limit, out);
@@ -126,7 +126,7 @@ impl Room {
             write(item, out);
             if self.full {
                 shed += out.rewind(before);
-            } else if out.len() > self.limit {
+            } else if out.exceeds(self.limit) {
                 shed += out.rewind(start);
                 self.full = true;
             }

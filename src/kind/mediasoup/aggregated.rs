@@ -2,6 +2,9 @@
 //!
 //! Names, units (milliseconds, bit/s) and the zeros for an empty set are edumeet's. Our own families are better.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
 use super::compatibility::Rooms;
 use super::coverage::Coverage;
 use super::document::{Consumer, Document, Producer, Stream};
@@ -169,11 +172,15 @@ const TEMPORAL_LAYERS_OUT: Reduced =
 const ROUND_TRIP_TIMES_OUT: Reduced =
     (None, [&ROUND_TRIP_TIMES_OUT_MEAN, &ROUND_TRIP_TIMES_OUT_MIN, &ROUND_TRIP_TIMES_OUT_MAX, &ROUND_TRIP_TIMES_OUT_P25]);
 
+/// Most workers whose CPU time is remembered; an application has as many as the machine has cores.
+const MAX_WORKERS: usize = 4096;
+
 /// Remembers the workers' CPU time, which is exported as its growth.
 #[derive(Debug, Default)]
 pub(super) struct Aggregated {
     /// When the last poll was, in ms, and each worker's CPU time then.
-    previous: Option<(f64, Vec<(String, f64)>)>,
+    previous: Option<(f64, HashMap<u64, f64>)>,
+    hasher: RandomState,
 }
 
 impl Aggregated {
@@ -206,15 +213,15 @@ impl Aggregated {
     fn cores(&mut self, document: &Document) -> Option<f64> {
         let used = document.workers.items.iter().filter_map(|worker| {
             let usage = worker.resource_usage.get()?;
-            let created = worker.created_ms.value().unwrap_or_default();
-            let name = format!("{} {created}", worker.pid.as_str());
-            Some((name, usage.ru_utime.value()? + usage.ru_stime.value()?))
+            let created = worker.created_ms.value().map(f64::to_bits);
+            let key = self.hasher.hash_one((worker.pid.as_str(), created));
+            Some((key, usage.ru_utime.value()? + usage.ru_stime.value()?))
         });
-        let now = (document.timestamp_ms.value()?, used.collect::<Vec<_>>());
+        let now = (document.timestamp_ms.value()?, used.take(MAX_WORKERS).collect::<HashMap<_, _>>());
         let before = self.previous.replace(now);
         let ((then, before), (now, used)) = (before?, self.previous.as_ref()?);
         let growth = used.iter().filter_map(|(worker, used)| {
-            let (_, before) = before.iter().find(|(known, _)| known == worker)?;
+            let before = before.get(worker)?;
             Some((used - before).max(0.0))
         });
         let elapsed = now - then;

@@ -114,7 +114,7 @@ impl Broom {
         self.numbers([&mut document.timestamp_ms, &mut document.started_ms, &mut document.collection_ms]);
         self.object(&document.lifetime);
         if let Some(lifetime) = document.lifetime.get_mut() {
-            self.numbers(lifetime.values_mut());
+            self.numbers(lifetime.0.values_mut());
         }
         self.list(&document.rooms);
         self.list(&document.errors);

@@ -17,6 +17,7 @@ pub(super) enum Detail {
 impl Detail {
     /// No more than what a target shows may need, with these options and this filter.
     pub(super) fn of(options: &Options, filter: Option<&Filter>) -> Self {
+        let _compiled = filter.map(Filter::compiled); // once for all names
         let shown = |families: &'static [&'static Desc]| {
             families.iter().copied().filter(move |desc| filter.is_none_or(|filter| filter.wants(desc.name)))
         };

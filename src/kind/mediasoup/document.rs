@@ -1,13 +1,12 @@
 //! The document `mediasoup-stats/v1` as an agent writes it: only the fields that are used, all of them optional, and the
 //! statistics of mediasoup in their raw form, whatever its version. [`clean`](super::clean) makes one meaning of them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::lenient::{List, Object, Word};
+use super::lenient::{List, Map, Object, Word};
 use crate::kind::Number;
 
 /// The only schema that is understood.
@@ -22,7 +21,7 @@ pub(super) struct Document {
     pub(super) timestamp_ms: Number,
     pub(super) started_ms: Number,
     pub(super) collection_ms: Number,
-    pub(super) lifetime: Object<BTreeMap<String, Number>>,
+    pub(super) lifetime: Object<Map<Number>>,
     pub(super) rooms: List<Room>,
     pub(super) workers: List<Worker>,
     pub(super) errors: List<Failure>,

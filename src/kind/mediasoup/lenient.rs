@@ -1,11 +1,14 @@
 //! JSON values that cost only themselves when they are of another type than they should be, beside
 //! [`Number`](crate::kind::Number): one odd field of one object must not hide a whole server.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::kind::json::keep_item;
 
 /// Longest id or name that is kept, in bytes.
 const MAX_WORD: usize = 256;
@@ -176,7 +179,10 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
         let mut list = List { items: Vec::new(), given: true, invalid: 0 };
         while let Some(item) = seq.next_element()? {
             match item {
-                Object::Value(item) => list.items.push(item),
+                Object::Value(item) => {
+                    keep_item(size_of::<T>())?;
+                    list.items.push(item);
+                }
                 Object::Absent | Object::Invalid => list.invalid += 1,
             }
         }
@@ -192,6 +198,35 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ListVisitor(PhantomData))
+    }
+}
+
+/// An object whose keys the server makes up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Map<T>(pub(super) BTreeMap<String, T>);
+
+struct MapVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MapVisitor<T> {
+    type Value = Map<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Map<T>, A::Error> {
+        let mut entries = BTreeMap::new();
+        while let Some((key, value)) = map.next_entry::<String, T>()? {
+            keep_item(2 * size_of::<(String, T)>())?; // with what holds them together
+            entries.insert(key, value);
+        }
+        Ok(Map(entries))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Map<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MapVisitor(PhantomData))
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) fn write(document: &Document, out: &mut Families) {
     write_health(document, out);
     write_counts(document, out);
     if let Some(lifetime) = document.lifetime.get() {
-        write_lifetime(lifetime, out);
+        write_lifetime(&lifetime.0, out);
     }
     for worker in &document.workers.items {
         write_worker(worker, out);

@@ -27,7 +27,7 @@ impl Kind for Passthrough {
     fn translate(&mut self, answers: &[Answer], cx: &Context, out: &mut Families) -> Vec<Result<(), CallError>> {
         let start = out.mark();
         let report = super::only(answers).and_then(|answer| {
-            let text = String::from_utf8_lossy(answer.success()?);
+            let text = answer.text()?;
             let limit = cx.sample_limit.saturating_sub(1); // one is mediasoup_up
             read_exposition(&text, &Privacy(self.addresses), limit, out).map_err(|error| refused(&error))
         });
@@ -41,7 +41,7 @@ impl Kind for Passthrough {
 
 fn refused(error: &ExpositionError) -> CallError {
     let reason = match error {
-        ExpositionError::TooMany(_) => Reason::Limit,
+        ExpositionError::TooMany(_) | ExpositionError::TooManyNames => Reason::Limit,
         ExpositionError::Empty | ExpositionError::Html | ExpositionError::Foreign => Reason::Parse,
     };
     CallError::new(reason, error.to_string())

@@ -205,7 +205,9 @@ impl Traffic {
         received_round.finish();
         sent_round.finish();
         transports_round.finish();
-        (received.complete, sent.complete, transports.complete) = (all_received, all_sent, all_transports);
+        received.complete = all_received && received.ledger.is_complete();
+        sent.complete = all_sent && sent.ledger.is_complete();
+        transports.complete = all_transports && transports.ledger.is_complete();
         *previous = Some(now);
     }
 

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::kind::json::keep_item;
 use crate::kind::{CallError, Number, Reason};
 use crate::metric::{Desc, Families};
 
@@ -88,7 +89,9 @@ impl<T> Entries<T> {
 
 impl<T: for<'de> Deserialize<'de>> Fields for Entries<T> {
     fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        self.0.push((name.to_owned(), map.next_value()?));
+        let value = map.next_value()?;
+        keep_item(size_of::<(String, T)>() + name.len())?;
+        self.0.push((name.to_owned(), value));
         Ok(())
     }
 

@@ -14,12 +14,13 @@
 //! * Another level (the sample limit was reached, or no longer is): everything begins at 0 again. The series of that level may
 //!   have been exported before with other values, and a lifetime T would look like a burst.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::Level;
 
 /// Bytes of a series' name, at most: Orion's own take 562. Longer ones are not remembered, so that a broken server cannot fill memory.
-const MAX_NAME: usize = 1024;
+pub(super) const MAX_NAME: usize = 1024;
 
 /// What a poll says of T.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,6 +48,9 @@ struct Running {
 pub(super) struct Step(Option<Running>);
 
 impl Step {
+    /// Of a series that is not remembered.
+    pub(super) const NONE: Self = Self(None);
+
     /// The counter's value; none where the document is wrong.
     pub(super) fn value(self) -> Option<f64> {
         self.0.map(|running| running.offset + running.seconds)
@@ -94,17 +98,17 @@ impl ServiceTimes {
     }
 
     /// Remembers a good poll: `level` was exported, with these series and no others.
-    pub(super) fn remember<'n>(&mut self, level: Level, series: impl Iterator<Item = (&'n str, Step)>) {
+    pub(super) fn remember<'n>(&mut self, level: Level, series: impl Iterator<Item = (Cow<'n, str>, Step)>) {
         if self.level != Some(level) {
             self.running.clear();
             self.level = Some(level);
         }
         self.poll = self.poll.wrapping_add(1);
         for (name, step) in series {
-            match (self.running.get_mut(name), step.0) {
+            match (self.running.get_mut(&*name), step.0) {
                 (Some(kept), Some(running)) => *kept = (running, self.poll),
                 (Some(kept), None) => kept.1 = self.poll,
-                (None, Some(running)) => drop(self.running.insert(name.into(), (running, self.poll))),
+                (None, Some(running)) => drop(self.running.insert(name.into_owned().into_boxed_str(), (running, self.poll))),
                 (None, None) => {}
             }
         }
@@ -128,7 +132,7 @@ mod tests {
 
     fn poll_at(times: &mut ServiceTimes, level: Level, name: &str, spent: Spent) -> Option<f64> {
         let step = times.step(level, name, spent);
-        times.remember(level, std::iter::once((name, step)));
+        times.remember(level, std::iter::once((Cow::Borrowed(name), step)));
         step.value()
     }
 

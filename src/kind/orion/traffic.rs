@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use super::api::{Block, COUNTERS, Tree, zero_if_absent};
 use super::metrics as m;
 use super::object::{Amount, Object};
-use super::service_time::{ServiceTimes, Spent, Step};
+use super::service_time::{MAX_NAME, ServiceTimes, Spent, Step};
 use super::{Level, Options};
 use crate::kind::Number;
 use crate::metric::{Desc, Families};
@@ -77,13 +77,14 @@ pub(super) fn write(tree: &Tree, options: &Options, times: &mut ServiceTimes, li
     let mut wanted = 0;
     for &level in options.level.and_coarser() {
         let rows = rows(tree, level, options, out);
-        let steps: Vec<Step> = rows.iter().map(|row| times.step(level, &row.name, row.block.spent())).collect();
+        let step = |row: &Row<'_>| row.name().map_or(Step::NONE, |name| times.step(level, &name, row.block.spent()));
+        let steps: Vec<Step> = rows.iter().map(step).collect();
         write_rows(level.descs(), &rows, &steps, out);
         let series = out.len() - before;
         wanted = wanted.max(series);
-        if out.len() <= limit || level == Level::Total {
+        if !out.exceeds(limit) || level == Level::Total {
             out.drop_series(wanted - series);
-            times.remember(level, rows.iter().map(|row| &*row.name).zip(steps));
+            times.remember(level, rows.iter().zip(steps).filter_map(|(row, step)| Some((row.name()?, step))));
             return;
         }
         out.rewind(start);
@@ -92,11 +93,22 @@ pub(super) fn write(tree: &Tree, options: &Options, times: &mut ServiceTimes, li
 
 /// The traffic behind one set of labels.
 struct Row<'t> {
-    /// Service and subservice as one word. No legal service has a slash, so no two rows share one.
-    name: Cow<'t, str>,
-    /// Where the subservice begins in `name`; its end at the other levels.
-    split: usize,
+    service: &'t str,
+    /// With the slash that it begins with for users; empty at the other levels.
+    subservice: String,
     block: Block,
+}
+
+impl Row<'_> {
+    /// Service and subservice as one word. No legal service has a slash, so no two rows share one. None where it is too long to be
+    /// remembered; not kept in the row, since one endless service may have a hundred thousand subservices.
+    fn name(&self) -> Option<Cow<'_, str>> {
+        let length = self.service.len() + self.subservice.len();
+        (length <= MAX_NAME).then(|| match self.subservice.as_str() {
+            "" => Cow::Borrowed(self.service),
+            subservice => Cow::Owned([self.service, subservice].concat()),
+        })
+    }
 }
 
 fn rows<'t>(tree: &'t Tree, level: Level, options: &Options, out: &mut Families) -> Vec<Row<'t>> {
@@ -109,7 +121,7 @@ fn rows<'t>(tree: &'t Tree, level: Level, options: &Options, out: &mut Families)
                 needed(&service.open(out)?.sum, out)
             });
             let block = own.map_or(*total, |own| total.without(own));
-            rows.push(Row { name: Cow::Borrowed(""), split: 0, block });
+            rows.push(Row { service: "", subservice: String::new(), block });
         }
         return rows;
     }
@@ -118,13 +130,13 @@ fn rows<'t>(tree: &'t Tree, level: Level, options: &Options, out: &mut Families)
         let Some(service) = needed(service, out) else { continue };
         if level == Level::Service {
             if let Some(&block) = needed(&service.sum, out) {
-                rows.push(Row { name: Cow::Borrowed(name), split: name.len(), block });
+                rows.push(Row { service: name, subservice: String::new(), block });
             }
         } else if let Some(subservices) = needed(&service.subservices, out) {
             for (subservice, block) in subservices.iter() {
                 let Some(&block) = needed(block, out) else { continue };
                 let subservice = if subservice == "root-subserv" { "" } else { subservice };
-                rows.push(Row { name: Cow::Owned(format!("{name}/{subservice}")), split: name.len(), block });
+                rows.push(Row { service: name, subservice: format!("/{subservice}"), block });
             }
         }
     }
@@ -159,8 +171,7 @@ fn write_rows(descs: &'static Descs, rows: &[Row<'_>], steps: &[Step], out: &mut
 
 impl Row<'_> {
     fn write(&self, desc: &'static Desc, number: Number, out: &mut Families) {
-        let (service, subservice) = self.name.split_at_checked(self.split).unwrap_or((&self.name, ""));
-        let labels = [service, subservice];
+        let labels = [self.service, self.subservice.as_str()];
         out.number(desc, labels.get(..desc.labels.len()).unwrap_or(&labels), number);
     }
 }

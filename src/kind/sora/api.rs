@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 pub use super::lenient::{Flag, List, Object};
+use crate::kind::json::keep_item;
 use crate::kind::{Number, Text};
 
 /// The answer of `Sora_20171010.GetStatsReport`. Counters run since Sora was started.
@@ -312,8 +313,9 @@ impl<'de> Deserialize<'de> for Clients {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Clients, A::Error> {
                 let mut clients = Vec::with_capacity(16);
-                while let Some(entry) = map.next_entry()? {
-                    clients.push(entry);
+                while let Some((client, connections)) = map.next_entry::<Client, Number>()? {
+                    keep_item(size_of::<(Client, Number)>() + client.0.len())?;
+                    clients.push((client, connections));
                 }
                 Ok(Clients(clients))
             }

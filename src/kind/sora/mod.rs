@@ -180,7 +180,7 @@ fn write_cluster(report: Option<&StatsReport>, nodes: &[Object<ClusterNode>], cx
         cluster::write_relays(&report.cluster_relay, out);
     }
     for mark in [before_relays, before_nodes] {
-        if out.len() > cx.sample_limit {
+        if out.exceeds(cx.sample_limit) {
             let shed = out.rewind(mark);
             out.drop_series(shed);
         }
