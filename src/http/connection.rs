@@ -23,8 +23,9 @@ fn milliseconds() -> u64 {
     u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn since(milliseconds: u64) -> Duration {
-    EPOCH.elapsed().saturating_sub(Duration::from_millis(milliseconds))
+/// From one such moment to another.
+fn between(then: u64, now: u64) -> Duration {
+    Duration::from_millis(now.saturating_sub(then))
 }
 
 /// What a connection is doing.
@@ -34,9 +35,9 @@ pub(super) enum Phase {
     Opening,
     /// A request has begun.
     Header,
-    /// A request is there, and too many others are being answered.
-    Waiting,
     /// A request is being answered.
+    Waiting,
+    /// A request is being answered, and has a place among those that wait for a poll.
     Busy,
     /// An answer is on its way; time counts from its last progress.
     Writing,
@@ -98,37 +99,42 @@ impl Activity {
     }
 
     /// For how long it has been in its phase; while it writes, without any progress.
-    fn age(&self) -> Duration {
-        since(self.now.load(Ordering::Relaxed) >> 3)
+    fn age(&self, now: u64) -> Duration {
+        between(self.now.load(Ordering::Relaxed) >> 3, now)
+    }
+
+    /// For how long an answer has been on its way.
+    fn writing(&self, now: u64) -> Duration {
+        between(self.answered.load(Ordering::Relaxed), now)
     }
 
     /// Whether its client has had time to send a request.
-    fn has_had_time(&self) -> bool {
+    fn has_had_time(&self, now: u64) -> bool {
         let opened = self.opened.load(Ordering::Relaxed);
-        opened > 0 && since(opened) >= FRESH
+        opened > 0 && between(opened, now) >= FRESH
     }
 
     /// The order in which connections are closed to make room, the highest first. Whoever has had an answer goes before those who wait for
     /// their first, so that asking again and again on one connection gains nothing over a single question; whoever has asked nothing yet
     /// goes before those who have. Within these, the one that has stood still longest.
-    fn rank(&self) -> (u8, Duration) {
+    fn rank(&self, now: u64) -> (u8, Duration) {
         let class = match self.phase() {
             _ if self.served.load(Ordering::Relaxed) => 2,
             Phase::Opening | Phase::Header => 1,
             _ => 0,
         };
-        (class, self.age())
+        (class, self.age(now))
     }
 
-    fn overdue(&self, limits: &Limits) -> bool {
+    fn overdue(&self, limits: &Limits, now: u64) -> bool {
         let limit = match self.phase() {
             Phase::Opening | Phase::Header => limits.header,
             Phase::Waiting | Phase::Busy => return false, // every handler has an end of its own
-            Phase::Writing if since(self.answered.load(Ordering::Relaxed)) >= limits.answer => return true, // a byte now and then is no progress
+            Phase::Writing if self.writing(now) >= limits.answer => return true, // a byte now and then is no progress
             Phase::Writing => limits.stall,
             Phase::Idle => limits.idle,
         };
-        self.age() >= limit
+        self.age(now) >= limit
     }
 }
 
@@ -136,10 +142,13 @@ impl Activity {
 const FRESH: Duration = Duration::from_millis(250);
 
 /// Between two looks whether another request has been answered for too long.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(250);
 
-/// An answer that stands still holds a turn no longer than this if others want it.
-const TURN_HELD: Duration = Duration::from_secs(1);
+/// An answer without progress holds a turn no longer than this if others want it.
+const TURN_STALLED: Duration = Duration::from_secs(1);
+
+/// And any answer no longer than this.
+const TURN_HELD: Duration = Duration::from_secs(5);
 
 /// A socket that is shared with whoever must notice that the client goes away while nobody reads.
 #[derive(Debug)]
@@ -267,7 +276,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-/// The open connections, and how many of them are being answered, for each peer.
+/// The open connections, and how many of them wait for polls, for each peer.
 #[derive(Debug)]
 pub(super) struct Connections {
     open: Mutex<Open>,
@@ -289,7 +298,7 @@ struct Entry {
     peer: Peer,
     activity: Arc<Activity>,
     task: AbortHandle,
-    /// Whether it has one of the places for requests that are being answered.
+    /// Whether it has one of the places for requests that wait for a poll.
     busy: bool,
 }
 
@@ -342,57 +351,58 @@ impl Open {
     }
 
     /// The first to go of those that `may`.
-    fn first(&self, may: impl Fn(&Entry) -> bool) -> Option<u64> {
+    fn first(&self, now: u64, may: impl Fn(&Entry) -> bool) -> Option<u64> {
         let candidates = self.by_number.iter().filter(|(_, entry)| may(entry));
-        candidates.max_by_key(|(_, entry)| entry.activity.rank()).map(|(number, _)| *number)
+        candidates.max_by_key(|(_, entry)| entry.activity.rank(now)).map(|(number, _)| *number)
+    }
+
+    /// The peer of whom `count` tells most, if one more for a peer that has `own` makes their shares more equal.
+    fn largest(&self, own: usize, count: impl Fn(&Count) -> usize) -> Option<Peer> {
+        let (peer, most) = self.peers.iter().max_by_key(|(_, of_peer)| count(of_peer))?;
+        (count(most) > own + 1).then_some(*peer)
     }
 
     /// Which connection makes room for another of `newcomer`.
     ///
     /// One that is idle, for that costs its client nothing. Else one of the peer that has most, whatever it does, if this makes their
-    /// shares more equal. Else any of a peer that has no less than the newcomer, if it is not being answered, or has been for long: so
+    /// shares more equal. Else any of a peer that has no less than the newcomer, if it does not wait for a poll, or has for long: so
     /// nobody can drive out others by coming again and again, and nobody's requests keep all places for ever.
     fn victim(&self, newcomer: Option<Peer>, limits: &Limits) -> Option<u64> {
+        let now = milliseconds();
         let own = newcomer.map_or(0, |peer| self.count(peer).open);
-        let idle = self.first(|entry| entry.activity.phase() == Phase::Idle);
-        idle.or_else(|| {
-            let (largest, count) = self.peers.iter().max_by_key(|(_, count)| count.open)?;
-            let of_largest = |entry: &Entry| entry.peer == *largest && entry.activity.has_had_time();
-            let may = |entry: &Entry| of_largest(entry) && !entry.is_in_its_time(limits);
-            if count.open <= own + 1 { None } else { self.first(may).or_else(|| self.first(of_largest)) }
-        })
-        .or_else(|| {
-            self.first(|entry| {
-                self.count(entry.peer).open >= own && entry.activity.has_had_time() && !entry.is_in_its_time(limits)
+        let may = |entry: &Entry| entry.activity.has_had_time(now) && !entry.is_in_its_time(limits, now);
+        self.first(now, |entry| entry.activity.phase() == Phase::Idle)
+            .or_else(|| {
+                let largest = self.largest(own, |count| count.open)?;
+                let of_largest = |entry: &Entry| entry.peer == largest && entry.activity.has_had_time(now);
+                self.first(now, |entry| of_largest(entry) && may(entry)).or_else(|| self.first(now, of_largest))
             })
-        })
+            .or_else(|| self.first(now, |entry| may(entry) && self.count(entry.peer).open >= own))
     }
 
-    /// Which request that is being answered makes room for another of `newcomer`.
+    /// Which request that waits for a poll makes room for another of `newcomer`; none if there is room, or each has its time.
     fn busy_victim(&self, newcomer: Peer, limits: &Limits) -> Option<u64> {
+        let now = milliseconds();
         let own = self.count(newcomer).busy;
-        let own_is_full = own >= limits.requests_per_peer();
-        if !own_is_full && self.busy < limits.connections.max(1) {
+        if own >= limits.requests_per_peer() {
+            let is_own = |entry: &Entry| entry.busy && entry.peer == newcomer;
+            return self.first(now, |entry| is_own(entry) && !entry.is_in_its_time(limits, now));
+        }
+        if self.busy < limits.connections.max(1) {
             return None;
         }
-        let fairer = || {
-            let (largest, count) = self.peers.iter().max_by_key(|(_, count)| count.busy)?;
-            if count.busy <= own + 1 { None } else { self.first(|entry| entry.busy && entry.peer == *largest) }
-        };
-        let fairer = if own_is_full { None } else { fairer() };
-        fairer.or_else(|| {
-            self.first(|entry| {
-                let owner = if own_is_full { entry.peer == newcomer } else { self.count(entry.peer).busy >= own };
-                entry.busy && owner && !entry.is_in_its_time(limits)
-            })
+        let largest = self.largest(own, |count| count.busy);
+        largest.and_then(|peer| self.first(now, |entry| entry.busy && entry.peer == peer)).or_else(|| {
+            let may = |entry: &Entry| entry.busy && !entry.is_in_its_time(limits, now);
+            self.first(now, |entry| may(entry) && self.count(entry.peer).busy >= own)
         })
     }
 }
 
 impl Entry {
-    /// Whether it is being answered, and not for longer than a client may expect.
-    fn is_in_its_time(&self, limits: &Limits) -> bool {
-        self.activity.phase() == Phase::Busy && self.activity.age() < limits.patience
+    /// Whether it waits for a poll, and not for longer than a client may expect.
+    fn is_in_its_time(&self, limits: &Limits, now: u64) -> bool {
+        self.activity.phase() == Phase::Busy && self.activity.age(now) < limits.patience
     }
 }
 
@@ -432,7 +442,7 @@ impl Connections {
         while open.by_number.len() >= self.limits.connections.max(1) {
             match open.victim(Some(newcomer), &self.limits) {
                 Some(number) => open.close(number),
-                // All are being answered, so what comes now can only be one that is answered at once, or waits.
+                // All others wait for polls, or have only just come.
                 None => return open.by_number.len() < self.limits.connections.max(1) + self.limits.reserve,
             }
         }
@@ -449,15 +459,17 @@ impl Connections {
 
     /// Closes those that have been too slow or idle for too long.
     pub(super) fn close_overdue(&self) {
-        self.close_where(|activity| activity.overdue(&self.limits));
+        let now = milliseconds();
+        self.close_where(|activity| activity.overdue(&self.limits, now));
     }
 
-    /// Closes those whose clients do not read an answer that holds a turn.
+    /// Closes those whose clients do not read an answer that holds a turn, or not fast enough for those who want it.
     pub(super) fn close_holders_of_turns(&self) {
+        let now = milliseconds();
         self.close_where(|activity| {
             activity.phase() == Phase::Writing
                 && activity.holds_turn.load(Ordering::Relaxed)
-                && activity.age() >= TURN_HELD
+                && (activity.age(now) >= TURN_STALLED || activity.writing(now) >= TURN_HELD)
         });
     }
 
@@ -490,31 +502,31 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Waits for a place among the requests that are being answered; none if that takes too long.
+    /// Waits for a place among the requests that wait for a poll; none if that takes too long.
     pub(super) async fn place(&self) -> Option<Place<'_>> {
         let waited = async {
+            let mut makes_room = true;
+            let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
             loop {
                 let mut ended = std::pin::pin!(self.connections.ended.notified());
                 ended.as_mut().enable();
-                if self.has_place() {
-                    return;
+                if self.has_place(makes_room) {
+                    return Place(self);
                 }
-                tokio::select! {
-                    () = ended => {}
-                    () = tokio::time::sleep(LOOK) => {} // one may have been answered for too long meanwhile
-                }
+                // Whether somebody must make room is looked at now and then, since it takes a look at every connection.
+                makes_room = tokio::select! {
+                    () = ended => false,
+                    _ = look.tick() => true,
+                };
             }
         };
-        if self.has_place() {
-            return Some(Place(self));
-        }
-        tokio::time::timeout(self.connections.limits.patience, waited).await.ok().map(|()| Place(self))
+        tokio::time::timeout(self.connections.limits.patience, waited).await.ok()
     }
 
-    fn has_place(&self) -> bool {
+    fn has_place(&self, makes_room: bool) -> bool {
         let limits = &self.connections.limits;
         let mut open = self.connections.lock();
-        if let Some(number) = open.busy_victim(self.peer, limits) {
+        if makes_room && let Some(number) = open.busy_victim(self.peer, limits) {
             open.close(number);
         }
         let free = open.busy < limits.connections.max(1) && open.count(self.peer).busy < limits.requests_per_peer();
@@ -525,7 +537,7 @@ impl Registration {
     }
 }
 
-/// A place among the requests that are being answered.
+/// A place among the requests that wait for a poll.
 #[derive(Debug)]
 pub(super) struct Place<'r>(&'r Registration);
 

@@ -129,8 +129,8 @@ pub(super) async fn aside(client: Option<Client>, make: impl FnOnce() -> Respons
             Err(Full) => return busy(),
         },
     };
-    let made = tokio::task::spawn_blocking(move || (make(), turn)).await;
-    let Ok((response, turn)) = made else {
+    let job = tokio::task::spawn_blocking(move || (make(), turn));
+    let Ok((response, turn)) = job.await else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made: please report this\n");
     };
     match turn {

@@ -166,13 +166,13 @@ async fn connection(server: Arc<Server>, stream: TcpStream, activity: Arc<Activi
     let _ = stream.set_nodelay(true);
     let socket = Arc::new(stream);
     let stream = Watched::new(Socket::new(Arc::clone(&socket)), Arc::clone(&activity));
-    let served = Served { server: &server, activity: &activity, registration: &registration, socket: &socket };
+    let exchange = Exchange { server: &server, activity: &activity, registration: &registration, socket: &socket };
     match server.web.as_ref().and_then(|web| web.acceptor()) {
-        None => served.exchange(stream).await,
+        None => exchange.run(stream).await,
         Some(acceptor) => match handshake(&server, &acceptor, stream).await {
             Ok(stream) => {
                 activity.enter(Phase::Opening);
-                served.exchange(stream).await;
+                exchange.run(stream).await;
             }
             Err(error) => tracing::debug!(%error, "TLS handshake failed"),
         },
@@ -202,9 +202,9 @@ async fn woken() {
     poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-/// A connection that is served.
+/// Requests and answers of one connection.
 #[derive(Clone, Copy)]
-struct Served<'s> {
+struct Exchange<'s> {
     server: &'s Server,
     activity: &'s Activity,
     registration: &'s Registration,
@@ -216,8 +216,8 @@ struct Served<'s> {
 #[error("the client has gone")]
 struct Gone;
 
-impl Served<'_> {
-    async fn exchange(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+impl Exchange<'_> {
+    async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(|request: Request<Incoming>| async move {
             let response = self.answer(request.map(Body::new)).await;
             if let Ok(response) = &response {
@@ -259,14 +259,17 @@ impl Served<'_> {
         }
         let answered = async {
             // Only polls can take long; everything else has bounds of its own, and must not stand in line with those who wait for them.
-            let _place = match polls {
-                false => None,
-                true => match registration.place().await {
-                    None => return too_many(),
-                    place => place,
-                },
+            if !polls {
+                return answering.await;
+            }
+            let place = tokio::select! {
+                response = &mut answering => return response, // it may have what others want next, so it goes on
+                place = registration.place() => place,
             };
-            answering.await
+            match place {
+                None => too_many(),
+                Some(_place) => answering.await,
+            }
         };
         tokio::select! {
             response = answered => Ok(response),
