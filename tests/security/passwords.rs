@@ -17,7 +17,7 @@ const PROMETHEUS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 
 /// A service with one user, `ann`, whose password is `secret`, with a hash that takes some time.
 fn service(folder: &TempDir) -> Running {
-    write_users(folder.path(), &bcrypt::hash("secret", 7).unwrap());
+    write_users(folder.path(), &bcrypt::hash("secret", 8).unwrap());
     let targets = folder.path().join("targets.yaml");
     std::fs::write(&targets, "apiVersion: v1\nkind: List\nitems: []\n").unwrap();
     let web = folder.path().join("web.yml");
@@ -78,14 +78,14 @@ async fn guesses_of_clients_that_went_away_cost_no_more_than_those_begun(request
         tokio::time::sleep(Duration::from_millis(4)).await;
         drop(stream);
     }
+    let before = cpu(service.id());
     let (status, waited) = status(&service, Ipv4Addr::LOCALHOST, "secret").await;
     assert_eq!(status, "200");
-    let before = cpu(service.id());
     // Time in which 40 comparisons would fit, and those of 300 clients do not.
     tokio::time::sleep(one * 40).await;
     let spent = cpu(service.id()).saturating_sub(before);
-    assert!(spent < one * 10, "{spent:?} after the clients had gone, where one comparison takes {one:?}");
-    assert!(waited < one * 40 + Duration::from_secs(1), "a good password took {waited:?}, a comparison {one:?}");
+    assert!(spent < one * 15, "{spent:?} after the clients had gone, where one comparison takes {one:?}");
+    assert!(waited < one * 20 + Duration::from_secs(1), "a good password took {waited:?}, a comparison {one:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
