@@ -14,6 +14,7 @@ pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, Relea
 pub use value::ListenAddress;
 
 use crate::fetch::AllowedHost;
+use crate::http::HostPattern;
 use crate::kind::Type;
 use value::{bytes, cidr, duration, external_url, health_url, interval, sample_limit};
 
@@ -78,18 +79,20 @@ pub struct RunArgs {
     /// Let /probe also take a name without its namespace, or the declared url, where it is unique; always so with --targets
     #[arg(long = "web.loose-targets", env = "SCRAPETARGET_WEB_LOOSE_TARGETS")]
     pub web_loose_targets: bool,
-    /// Connections that may be open at once; at the limit, the one that has been idle longest is closed
+    /// Connections that may be open at once, and requests that may wait for a poll. One connection more closes the one that has been idle
+    /// longest; if none is idle, that of the address with the most connections which has stood still longest
     #[arg(long = "web.max-connections", env = "SCRAPETARGET_WEB_MAX_CONNECTIONS", default_value_t = 4096, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub web_max_connections: u32,
-    /// Names under which the service may be asked for, beside localhost, the addresses it listens on and --web.external-url; repeatable.
-    /// If not set, any name; but only these where every --listen-address is loopback
+    /// Host names under which pages, metrics and APIs are served: NAME, *.SUFFIX, or * for any; repeatable. Addresses, localhost and the
+    /// host of --web.external-url always are, and health checks may use any name. If not set, any name; but none where every
+    /// --listen-address is loopback
     #[arg(
         long = "web.allowed-hosts",
         env = "SCRAPETARGET_WEB_ALLOWED_HOSTS",
         value_delimiter = ',',
         value_name = "HOST"
     )]
-    pub web_allowed_hosts: Vec<String>,
+    pub web_allowed_hosts: Vec<HostPattern>,
     /// How long the service goes on serving after a signal to stop, before it closes its listener: time for Prometheus to find the
     /// replica that takes over. If not set, 10s in Kubernetes, 0s with --targets
     #[arg(long, env = "SCRAPETARGET_SHUTDOWN_DELAY", value_name = "DURATION", value_parser = duration)]

@@ -4,7 +4,7 @@
 
 mod service;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,13 +17,14 @@ use reqwest::{Certificate, Identity};
 use scrapetarget_exporter::http::{Limits, WebConfig};
 use service::Service;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
 fn limits() -> Limits {
     let far = Duration::from_mins(1);
-    Limits { connections: 100, header: far, idle: far, stall: far, drain: Duration::from_secs(5) }
+    let drain = Duration::from_secs(5);
+    Limits { connections: 100, header: far, idle: far, stall: far, drain, ..Limits::default() }
 }
 
 fn routes() -> Router {
@@ -31,8 +32,10 @@ fn routes() -> Router {
         tokio::time::sleep(Duration::from_millis(400)).await;
         "slow"
     };
+    let hanging = || async { std::future::pending::<&str>().await };
     let large = || async { vec![b'x'; 64 << 20] };
-    Router::new().route("/", get(|| async { "hello" })).route("/slow", get(slow)).route("/large", get(large))
+    let routes = Router::new().route("/", get(|| async { "hello" })).route("/-/healthy", get(|| async { "hello" }));
+    routes.route("/probe", get(slow)).route("/large", get(large)).route("/hanging/probe", get(hanging))
 }
 
 async fn plain(limits: Limits) -> Service {
@@ -105,7 +108,7 @@ async fn an_idle_connection_outlives_the_limit_on_headers_and_ends_at_its_own() 
 async fn a_slow_answer_is_not_an_idle_connection() {
     let shortest = Duration::from_millis(50);
     let service = plain(Limits { header: shortest, idle: shortest, stall: shortest, ..limits() }).await;
-    let response = service.get("/slow").send().await.unwrap();
+    let response = service.get("/probe").send().await.unwrap();
     assert_eq!(response.text().await.unwrap(), "slow");
 }
 
@@ -160,7 +163,7 @@ async fn one_connection_too_many_closes_the_one_that_has_been_idle_longest() {
 #[tokio::test]
 async fn connections_that_are_being_answered_are_not_closed_for_a_new_one() {
     let service = plain(Limits { connections: 2, ..limits() }).await;
-    let slow = (0..2).map(|_| tokio::spawn(service.get("/slow").send()));
+    let slow = (0..2).map(|_| tokio::spawn(service.get("/probe").send()));
     let slow: Vec<_> = slow.collect();
     tokio::time::sleep(Duration::from_millis(150)).await;
     let new = service.get("/").send().await.unwrap();
@@ -170,13 +173,86 @@ async fn connections_that_are_being_answered_are_not_closed_for_a_new_one() {
     }
 }
 
+/// Connections from an address of this machine, each of which asks for what never comes.
+async fn hanging(service: &Service, from: [u8; 4], count: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = socket.connect(service.address).await.unwrap();
+        stream.write_all(b"GET /hanging/probe HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        streams.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(400)).await; // they are in place, and no longer fresh
+    streams
+}
+
+/// How many of them are still open.
+fn open(streams: &[TcpStream]) -> usize {
+    let is_open =
+        |stream: &&TcpStream| matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+    streams.iter().filter(is_open).count()
+}
+
+#[tokio::test]
+async fn a_request_that_has_waited_too_long_makes_room_for_another() {
+    let service = plain(Limits { connections: 2, patience: Duration::from_secs(2), ..limits() }).await;
+    let old = hanging(&service, [127, 0, 0, 1], 2).await;
+    let new = hanging(&service, [127, 0, 0, 1], 1).await;
+    assert_eq!((open(&old), open(&new)), (2, 1), "they have their time first");
+    let made_room = async {
+        while open(&old) == 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), made_room).await.expect("nobody made room");
+    assert_eq!((open(&old), open(&new)), (1, 1));
+}
+
+#[tokio::test]
+async fn of_two_addresses_the_one_with_more_connections_makes_room() {
+    let service = plain(Limits { connections: 8, patience: Duration::from_mins(1), ..limits() }).await;
+    let few = hanging(&service, [127, 0, 0, 2], 2).await;
+    let many = hanging(&service, [127, 0, 0, 3], 6).await;
+    let other = hanging(&service, [127, 0, 0, 4], 2).await;
+    assert_eq!((open(&few), open(&many), open(&other)), (2, 4, 2));
+    // Everybody has a fair share now, more or less: whoever comes waits, unless it is answered at once.
+    assert_eq!(service.get("/-/healthy").send().await.unwrap().text().await.unwrap(), "hello");
+    let one_more = hanging(&service, [127, 0, 0, 3], 1).await;
+    assert_eq!((open(&few), open(&other), open(&one_more)), (2, 2, 1));
+}
+
+#[tokio::test]
+async fn one_address_cannot_have_all_requests_in_flight() {
+    let service = plain(Limits { connections: 8, patience: Duration::from_secs(1), ..limits() }).await;
+    let _many = hanging(&service, [127, 0, 0, 3], 8).await;
+    let start = Instant::now();
+    let response = service.get("/probe").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK, "another address has its place");
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}: without a wait", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_reads_a_little_now_and_then_is_dropped() {
+    let short = Limits { answer: Duration::from_millis(500), ..limits() };
+    let service = plain(short).await;
+    let mut stream = connect(&service).await;
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let (mut got, mut chunk) = (0, vec![0; 128 << 10]);
+    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+        got += n;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(got < 64 << 20, "the whole answer came");
+}
+
 #[tokio::test]
 async fn a_stop_answers_what_is_in_flight_and_closes_what_is_idle() {
     let mut service = plain(limits()).await;
     let mut idle = connect(&service).await;
     assert!(ask(&mut idle).await);
     let mut silent = connect(&service).await;
-    let in_flight = tokio::spawn(service.get("/slow").send());
+    let in_flight = tokio::spawn(service.get("/probe").send());
     tokio::time::sleep(Duration::from_millis(150)).await;
     let start = Instant::now();
     service.stop.cancel();
@@ -454,6 +530,8 @@ async fn more_requests_than_the_rate_allows_are_refused() {
         answers.push(service.get("/").send().await.unwrap().status().as_u16());
     }
     assert_eq!(answers, [200, 200, 429]);
+    let health = service.get("/-/healthy").send().await.unwrap();
+    assert_eq!(health.status(), StatusCode::OK, "whoever uses up the rate does not make us look dead");
 }
 
 #[test]

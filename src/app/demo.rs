@@ -48,6 +48,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             debug_bodies: false,
         },
         external_url: None,
+        allowed_hosts: Vec::new(),
         loose_targets: true,
         connections: 256,
     };

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
-use crate::http::{self, WebConfig};
+use crate::http::{self, HostPattern, Hosts, WebConfig};
 use crate::k8s::{self, Cluster, Controller};
 use crate::poll::Pollers;
 use crate::self_metrics::{SelfMetrics, SourceMetrics};
@@ -29,6 +29,7 @@ pub(super) struct Plan {
     pub(super) source: Source,
     pub(super) polling: PollingArgs,
     pub(super) external_url: Option<Url>,
+    pub(super) allowed_hosts: Vec<HostPattern>,
     pub(super) loose_targets: bool,
     pub(super) connections: usize,
 }
@@ -61,7 +62,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         web_external_url,
         web_loose_targets,
         web_max_connections,
-        web_allowed_hosts: _,
+        web_allowed_hosts,
         shutdown_delay,
         log,
     } = args;
@@ -95,6 +96,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         source,
         polling,
         external_url: web_external_url,
+        allowed_hosts: web_allowed_hosts,
         loose_targets: web_loose_targets || !in_cluster,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
     };
@@ -116,7 +118,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 impl Service {
     /// Starts everything; nothing is known of any target yet.
     pub(super) fn start(plan: Plan) -> anyhow::Result<Self> {
-        let Plan { listeners, web, source, polling, external_url, loose_targets, connections } = plan;
+        let Plan { listeners, web, source, polling, external_url, allowed_hosts, loose_targets, connections } = plan;
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
         let alone = matches!(source, Source::Files(_));
         let (pollers, refusals) = super::pollers(polling, metrics.polls.clone(), alone);
@@ -136,7 +138,9 @@ impl Service {
             }
         };
 
-        let settings = http::Settings { external_url, loose_targets, draining: draining.clone() };
+        let own = external_url.as_ref().and_then(Url::host_str);
+        let hosts = Hosts::new(allowed_hosts, own, listeners.iter().all(is_on_loopback));
+        let settings = http::Settings { external_url, loose_targets, hosts, draining: draining.clone() };
         let router = http::router(Arc::clone(&pollers), metrics, settings);
         let limits = http::Limits { connections, ..http::Limits::default() };
         let serving = http::serve(listeners, router, web, limits, stop.clone());
@@ -269,6 +273,11 @@ pub(super) async fn listen(address: &ListenAddress) -> anyhow::Result<TcpListene
         }
     }
     result.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Whether only this machine reaches a listener.
+fn is_on_loopback(listener: &TcpListener) -> bool {
+    listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
 }
 
 /// Every hanging target holds a connection: as many files as the system lets us have. Returns how many these are, if it is known.

@@ -46,8 +46,9 @@ pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Re
     if !app.pollers.known() {
         return unavailable();
     }
-    let headers = request.into_parts().0.headers;
-    reply::aside(move || document(&app, &headers)).await
+    let (mut parts, _) = request.into_parts();
+    let (client, headers) = (parts.extensions.remove(), parts.headers);
+    reply::aside(client, move || document(&app, &headers)).await
 }
 
 fn document(app: &App, headers: &HeaderMap) -> Response {

@@ -1,20 +1,27 @@
-//! Passwords of `basic_auth_users`: bcrypt, asked one at a time, remembered, and equally slow for a user who does not exist.
+//! Passwords of `basic_auth_users`: bcrypt, one at a time, remembered, and equally slow whatever the user is called.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::HeaderValue;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use tokio::sync::Semaphore;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+
+use super::peer::Peer;
+use super::turns::{Turn, Turns};
 
 /// Verdicts that are remembered, of good and of bad credentials each.
 const REMEMBERED: usize = 256;
 
-/// Requests that may wait for their turn: a flood of guesses must not make those who know a password wait for minutes.
+/// Credentials that may wait for their turn, of all addresses together.
 const WAITING: usize = 64;
+
+/// Of one address: at a cost of 10 the last of them waits for about a second.
+const WAITING_PER_PEER: usize = 16;
 
 /// The most expensive hash that is taken: each step doubles the time, and 15 is two seconds already.
 const MOST_COSTLY: u32 = 15;
@@ -30,64 +37,139 @@ pub(super) enum Verdict {
     Busy,
 }
 
-/// The users, and what is known of credentials that were tried.
+impl From<bool> for Verdict {
+    fn from(admitted: bool) -> Self {
+        if admitted { Self::Admitted } else { Self::Refused }
+    }
+}
+
+/// The users of one version of the file.
 #[derive(Debug)]
 pub(super) struct Users {
-    hashes: BTreeMap<String, String>,
-    /// The hash that an unknown user's password is compared with, in vain: the answer must not come sooner.
-    decoy: String,
-    one_at_a_time: Semaphore,
-    waiting: Semaphore,
+    hashes: BTreeMap<String, Hash>,
+    /// The most expensive of the hashes. An unknown user's password is compared with it, in vain: the answer must not come sooner.
+    decoy: Hash,
+}
+
+/// A bcrypt hash and its cost.
+#[derive(Clone, Debug)]
+struct Hash {
+    text: String,
+    cost: u32,
+}
+
+/// What is known of credentials that were tried, and those that are being tried. It outlives the versions of the file: a verdict is about
+/// a password and a hash, so it holds as long as a user has this hash.
+#[derive(Debug)]
+pub(super) struct Checks {
+    turns: Arc<Turns>,
     verdicts: Verdicts,
+    /// Whoever comes with the same credentials meanwhile waits for the same comparison. It ends when nobody waits for it any more.
+    running: Mutex<HashMap<Key, WeakShared<BoxFuture<'static, Verdict>>>>,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self {
+            turns: Turns::new(1, WAITING, WAITING_PER_PEER),
+            verdicts: Verdicts::default(),
+            running: Mutex::default(),
+        }
+    }
 }
 
 impl Users {
     /// The users with their bcrypt hashes; `None` if there is no user. Fails with the name of a user whose hash is none.
     pub(super) fn new(hashes: BTreeMap<String, String>) -> Result<Option<Self>, String> {
-        for (user, hash) in &hashes {
-            let known = ["$2a$", "$2b$", "$2y$"].iter().any(|version| hash.starts_with(version));
-            let parts = bcrypt::HashParts::from_str(hash).ok().filter(|_| known);
+        let mut users = BTreeMap::new();
+        for (user, text) in hashes {
+            let known = ["$2a$", "$2b$", "$2y$"].iter().any(|version| text.starts_with(version));
+            let parts = bcrypt::HashParts::from_str(&text).ok().filter(|_| known);
             let Some(parts) = parts else {
                 return Err(format!("basic_auth_users.{user} is no bcrypt hash ($2a$, $2b$ or $2y$)"));
             };
-            if parts.get_cost() > MOST_COSTLY {
-                let cost = parts.get_cost();
+            let cost = parts.get_cost();
+            if cost > MOST_COSTLY {
                 return Err(format!(
                     "basic_auth_users.{user} has a hash of cost {cost}, more than {MOST_COSTLY}; write 10 to 12"
                 ));
             }
+            users.insert(user, Hash { text, cost });
         }
-        let decoy = hashes.values().next().cloned();
-        Ok(decoy.map(|decoy| Self {
-            hashes,
-            decoy,
-            one_at_a_time: Semaphore::new(1),
-            waiting: Semaphore::new(WAITING),
-            verdicts: Verdicts::default(),
-        }))
+        let decoy = users.values().max_by_key(|hash| hash.cost).cloned();
+        Ok(decoy.map(|decoy| Self { hashes: users, decoy }))
     }
 
-    /// Whether an `Authorization` header names a user and the password.
-    pub(super) async fn judge(&self, authorization: Option<&HeaderValue>) -> Verdict {
-        let verdict = |admitted: bool| if admitted { Verdict::Admitted } else { Verdict::Refused };
-        let Some(authorization) = authorization else { return Verdict::Refused };
-        if let Some(admitted) = self.verdicts.of(authorization) {
-            return verdict(admitted);
-        }
-        let Some((user, password)) = credentials(authorization) else { return Verdict::Refused };
+    /// Whether an `Authorization` header is known to be good, without asking bcrypt.
+    pub(super) fn know(&self, checks: &Checks, authorization: Option<&HeaderValue>) -> bool {
+        let Some((user, password)) = authorization.and_then(credentials) else { return false };
         let known = self.hashes.get(&user);
-        let exists = known.is_some();
-        let hash = known.unwrap_or(&self.decoy).clone();
-        let Ok(_place) = self.waiting.try_acquire() else { return Verdict::Busy };
-        // The semaphore is never closed.
-        let Ok(_turn) = self.one_at_a_time.acquire().await else { return Verdict::Refused };
-        if let Some(admitted) = self.verdicts.of(authorization) {
-            return verdict(admitted); // somebody with the same credentials was first
+        known.is_some() && checks.verdicts.of(checks.verdicts.key(&user, &password, known)) == Some(true)
+    }
+
+    /// Whether an `Authorization` header of `peer` names a user and the password.
+    pub(super) async fn judge(&self, checks: &Arc<Checks>, peer: Peer, authorization: Option<&HeaderValue>) -> Verdict {
+        let Some((user, password)) = authorization.and_then(credentials) else { return Verdict::Refused };
+        let known = self.hashes.get(&user).cloned();
+        let key = checks.verdicts.key(&user, &password, known.as_ref());
+        if let Some(admitted) = checks.verdicts.of(key) {
+            return admitted.into();
         }
-        let compared = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false));
-        let admitted = compared.await.unwrap_or(false) && exists;
-        self.verdicts.remember(authorization, admitted);
-        verdict(admitted)
+        let comparison = Comparison { password, known, decoy: self.decoy.clone() };
+        checks.check(peer, key, comparison).await
+    }
+}
+
+impl Checks {
+    /// The verdict of a comparison that is begun or joined now.
+    async fn check(self: &Arc<Self>, peer: Peer, key: Key, comparison: Comparison) -> Verdict {
+        let check = {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.retain(|_, check| check.upgrade().is_some());
+            running.get(&key).and_then(WeakShared::upgrade).unwrap_or_else(|| {
+                let check: Shared<BoxFuture<'static, Verdict>> =
+                    Arc::clone(self).compare(peer, key, comparison).boxed().shared();
+                running.extend(check.downgrade().map(|check| (key, check)));
+                check
+            })
+        };
+        check.await
+    }
+
+    async fn compare(self: Arc<Self>, peer: Peer, key: Key, comparison: Comparison) -> Verdict {
+        let Ok(turn) = self.turns.take(peer).await else { return Verdict::Busy };
+        if let Some(admitted) = self.verdicts.of(key) {
+            return admitted.into(); // somebody with the same credentials was first
+        }
+        // The job has the turn: if the client goes away now, the next comparison still begins only after this one.
+        let job = move || {
+            let _turn: Turn = turn;
+            let admitted = comparison.run();
+            self.verdicts.remember(key, admitted);
+            admitted
+        };
+        tokio::task::spawn_blocking(job).await.unwrap_or(false).into()
+    }
+}
+
+/// A password that is to be compared.
+struct Comparison {
+    password: Vec<u8>,
+    known: Option<Hash>,
+    decoy: Hash,
+}
+
+impl Comparison {
+    /// Takes as long for every user, known or not, as for the one with the most expensive hash: a time that is a user's own would tell
+    /// which names there are. A step of cost doubles the time, so what a cheap hash lacks are the times of its own cost and of every one
+    /// up to the highest.
+    fn run(&self) -> bool {
+        let hash = self.known.as_ref().unwrap_or(&self.decoy);
+        let same = bcrypt::verify(&self.password, &hash.text).unwrap_or(false);
+        for cost in hash.cost..self.decoy.cost {
+            let _ = std::hint::black_box(bcrypt::hash_with_salt(&self.password, cost, [0; 16]));
+        }
+        same && self.known.is_some()
     }
 }
 
@@ -103,7 +185,10 @@ fn credentials(authorization: &HeaderValue) -> Option<(String, Vec<u8>)> {
     Some((String::from_utf8(user.to_vec()).ok()?, password.get(1..)?.to_vec()))
 }
 
-/// Verdicts by a keyed 128-bit hash of the header, so that no password lies in memory. The keys are new at each start.
+/// A keyed 128-bit hash of user, password and bcrypt hash.
+type Key = (u64, u64);
+
+/// Verdicts by such a key, so that no password lies in memory. What it is keyed with is new at each start.
 #[derive(Debug, Default)]
 struct Verdicts {
     keys: (RandomState, RandomState),
@@ -111,20 +196,18 @@ struct Verdicts {
 }
 
 impl Verdicts {
-    fn key(&self, authorization: &HeaderValue) -> (u64, u64) {
-        let bytes = authorization.as_bytes();
-        (self.keys.0.hash_one(bytes), self.keys.1.hash_one(bytes))
+    fn key(&self, user: &str, password: &[u8], known: Option<&Hash>) -> Key {
+        let all = (user, password, known.map(|hash| &hash.text));
+        (self.keys.0.hash_one(all), self.keys.1.hash_one(all))
     }
 
-    fn of(&self, authorization: &HeaderValue) -> Option<bool> {
-        let (key, check) = self.key(authorization);
+    fn of(&self, (key, check): Key) -> Option<bool> {
         let [bad, good] = &*self.by_verdict.lock().unwrap_or_else(PoisonError::into_inner);
         let is = |verdicts: &HashMap<u64, u64>| verdicts.get(&key) == Some(&check);
         if is(good) { Some(true) } else { is(bad).then_some(false) }
     }
 
-    fn remember(&self, authorization: &HeaderValue, verdict: bool) {
-        let (key, check) = self.key(authorization);
+    fn remember(&self, (key, check): Key, verdict: bool) {
         let [bad, good] = &mut *self.by_verdict.lock().unwrap_or_else(PoisonError::into_inner);
         // Guesses cannot push out the credentials that are in use: they are kept apart.
         let verdicts = if verdict { good } else { bad };
@@ -137,12 +220,23 @@ impl Verdicts {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::{Duration, Instant};
+
     use super::*;
 
-    /// `open sesame` at the lowest cost.
-    fn users() -> Users {
-        let hash = bcrypt::hash("open sesame", 4).unwrap();
-        Users::new(BTreeMap::from([("alice".to_owned(), hash)])).unwrap().unwrap()
+    fn peer(number: u8) -> Peer {
+        Peer::from(IpAddr::from(Ipv4Addr::new(10, 0, 0, number)))
+    }
+
+    fn users(hashes: &[(&str, &str)]) -> Users {
+        let owned = hashes.iter().map(|(user, hash)| ((*user).to_owned(), (*hash).to_owned()));
+        Users::new(owned.collect()).unwrap().unwrap()
+    }
+
+    /// `open sesame` at this cost.
+    fn sesame(cost: u32) -> String {
+        bcrypt::hash("open sesame", cost).unwrap()
     }
 
     fn basic(user: &str, password: &str) -> HeaderValue {
@@ -150,13 +244,63 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_comes_while_too_many_wait_is_told_to_come_again() {
-        let users = users();
-        let others = users.waiting.acquire_many(u32::try_from(WAITING).unwrap()).await.unwrap();
-        assert_eq!(users.judge(Some(&basic("alice", "open sesame"))).await, Verdict::Busy);
-        drop(others);
-        assert_eq!(users.judge(Some(&basic("alice", "open sesame"))).await, Verdict::Admitted);
-        assert_eq!(users.judge(Some(&basic("alice", "guess"))).await, Verdict::Refused);
+    async fn whoever_comes_while_too_many_wait_is_told_to_come_again_and_others_are_not() {
+        let (users, checks) = (users(&[("alice", &sesame(4))]), Arc::<Checks>::default());
+        let turn = checks.turns.take(peer(1)).await.unwrap();
+        let guesses: Vec<_> = (0..WAITING_PER_PEER).map(|guess| basic("alice", &guess.to_string())).collect();
+        let mut flood: Vec<_> =
+            guesses.iter().map(|guess| Box::pin(users.judge(&checks, peer(1), Some(guess)))).collect();
+        assert!(flood.iter_mut().all(|guess| guess.now_or_never().is_none()));
+        let good = basic("alice", "open sesame");
+        assert_eq!(users.judge(&checks, peer(1), Some(&good)).await, Verdict::Busy);
+        let mut other = Box::pin(users.judge(&checks, peer(2), Some(&good)));
+        assert!((&mut other).now_or_never().is_none());
+        drop(turn);
+        assert_eq!(other.await, Verdict::Admitted);
+        assert_eq!(flood.remove(0).await, Verdict::Refused);
+    }
+
+    #[tokio::test]
+    async fn the_same_credentials_are_compared_once_however_many_come_with_them() {
+        let (users, checks) = (users(&[("alice", &sesame(4))]), Arc::<Checks>::default());
+        let turn = checks.turns.take(peer(1)).await.unwrap();
+        let good = basic("alice", "open sesame");
+        let many: Vec<_> = (0..4 * WAITING).map(|_| users.judge(&checks, peer(1), Some(&good))).collect();
+        let all = futures::future::join_all(many);
+        let ((), verdicts) = tokio::join!(async { drop(turn) }, all);
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Admitted), "{verdicts:?}");
+    }
+
+    #[tokio::test]
+    async fn a_password_is_remembered_as_long_as_the_hash_stays() {
+        let (first, second) = (sesame(4), sesame(4));
+        let checks = Arc::<Checks>::default();
+        let good = basic("alice", "open sesame");
+        let old = users(&[("alice", &first), ("bob", &first)]);
+        assert_eq!(old.judge(&checks, peer(1), Some(&good)).await, Verdict::Admitted);
+        assert!(users(&[("alice", &first), ("carol", &second)]).know(&checks, Some(&good)), "another user has come");
+        assert!(!users(&[("alice", &second)]).know(&checks, Some(&good)), "alice has another hash");
+        assert!(!users(&[("bob", &first)]).know(&checks, Some(&good)), "alice has gone");
+        assert!(!old.know(&checks, Some(&basic("bob", "open sesame"))), "bob was never asked");
+    }
+
+    #[test]
+    fn every_user_takes_as_long_as_the_most_costly_one() {
+        let (cheap, costly) = (sesame(4), sesame(9));
+        let users = users(&[("cheap", &cheap), ("costly", &costly)]);
+        let time = |known: Option<&str>| {
+            let known = known.map(|user| users.hashes[user].clone());
+            let comparison = Comparison { password: b"guess".to_vec(), known, decoy: users.decoy.clone() };
+            let once = |_| {
+                let start = Instant::now();
+                assert!(!comparison.run());
+                start.elapsed()
+            };
+            (0..5).map(once).min().unwrap_or(Duration::MAX)
+        };
+        let times = [time(Some("cheap")), time(Some("costly")), time(None)];
+        let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+        assert!(*most < 2 * *least, "{times:?}, but 32 times as long without the equal cost");
     }
 
     #[test]

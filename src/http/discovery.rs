@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use reqwest::Url;
 use serde::Serialize;
 
+use super::hosts::RequestHost;
 use super::reply::{self, Refusal};
 use super::{App, path_prefix, time};
 use crate::kind::Type;
@@ -30,6 +31,9 @@ struct Filter {
     labels: Vec<(String, String)>,
 }
 
+/// The most that a query may ask for: every target is held against every one of them.
+const MOST_WANTED: usize = 100;
+
 /// Where Prometheus is to scrape.
 struct Exporter {
     host: String,
@@ -47,8 +51,9 @@ pub(super) async fn discovery(State(app): State<Arc<App>>, request: Request) -> 
     if !app.pollers.known() {
         return Refusal::unknown_yet().into_response();
     }
-    let headers = request.into_parts().0.headers;
-    reply::aside(move || document(&app, &filter, &exporter, &headers)).await
+    let (mut parts, _) = request.into_parts();
+    let (client, headers) = (parts.extensions.remove(), parts.headers);
+    reply::aside(client, move || document(&app, &filter, &exporter, &headers)).await
 }
 
 fn document(app: &App, filter: &Filter, exporter: &Exporter, headers: &HeaderMap) -> Response {
@@ -72,14 +77,9 @@ impl Exporter {
             let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
             return Ok(Self { host, scheme: Some(url.scheme().to_owned()), path });
         }
-        let host = reply::header_text(request.headers(), &header::HOST)
-            .or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
-        match host {
-            Some(host) if is_address(host) => Ok(Self { host: host.to_owned(), scheme: None, path }),
-            Some(host) if !host.is_empty() => {
-                Err(Refusal::bad_request(format!("the request's Host {host:?} is no address; set --web.external-url")))
-            }
-            _ => Err(Refusal::bad_request("the request has no Host header, and --web.external-url is not set")),
+        match request.extensions().get::<RequestHost>() {
+            Some(RequestHost(host)) => Ok(Self { host: host.to_string(), scheme: None, path }),
+            None => Err(Refusal::bad_request("the request has no Host header, and --web.external-url is not set")),
         }
     }
 
@@ -106,16 +106,15 @@ impl Exporter {
     }
 }
 
-/// Whether Prometheus could scrape at `host`. It takes the whole document or none of it: one bad address loses every target.
-fn is_address(host: &str) -> bool {
-    let parsed = host.parse::<axum::http::uri::Authority>();
-    parsed.is_ok_and(|authority| !authority.host().is_empty() && !host.contains('@') && host.len() <= 261)
-}
-
 impl Filter {
     fn parse(uri: &Uri) -> Result<Self, Refusal> {
         let mut filter = Self::default();
-        for (key, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        for (at, (key, value)) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).enumerate() {
+            if at >= MOST_WANTED {
+                return Err(Refusal::bad_request(format!(
+                    "more than {MOST_WANTED} parameters: write fewer, or ask twice"
+                )));
+            }
             match &*key {
                 "namespace" => filter.namespaces.push(value.into_owned()),
                 "type" => filter.kinds.push(value.parse().map_err(Refusal::bad_request)?),

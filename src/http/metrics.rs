@@ -21,10 +21,10 @@ crate::descs! {
 /// The families about targets that `/metrics` has beside those of [`SelfMetrics`](crate::self_metrics::SelfMetrics).
 pub static TARGET_FAMILIES: &[&Desc] = FAMILIES;
 
-pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn metrics(State(app): State<Arc<App>>, mut request: Request) -> Response {
     let format = reply::format(request.headers());
     let encoding = reply::encoding(request.headers());
-    reply::aside(move || {
+    reply::aside(request.extensions_mut().remove(), move || {
         let mut families = app.self_metrics.gather();
         add_targets(&mut families, &view::all(&app.pollers));
         let mut body = Vec::with_capacity(16 * 1024 + 128 * families.len());

@@ -7,16 +7,19 @@ mod auth;
 mod connection;
 mod debug;
 mod discovery;
+mod hosts;
 mod limits;
 mod lookup;
 mod metrics;
 mod page;
+mod peer;
 mod probe;
 mod rate;
 mod reply;
 mod serve;
 mod time;
 mod tls;
+mod turns;
 mod view;
 mod web_config;
 
@@ -26,12 +29,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
 pub use debug::debug_text;
+pub use hosts::{HostPattern, Hosts};
 pub use limits::Limits;
 pub use metrics::TARGET_FAMILIES;
 pub use serve::serve;
@@ -48,6 +53,8 @@ pub struct Settings {
     pub external_url: Option<Url>,
     /// Whether `/probe` also takes a name without its namespace, or the declared url, where it is unique.
     pub loose_targets: bool,
+    /// The names under which it answers.
+    pub hosts: Hosts,
     /// From its cancellation on, `/-/ready` says no; everything else is answered as before.
     pub draining: CancellationToken,
 }
@@ -74,6 +81,7 @@ const PATHS: &[(&str, &str)] = &[
 /// All paths. Where the external url has a path, they are there as well: a proxy may cut it off or leave it.
 pub fn router(pollers: Arc<Pollers>, self_metrics: Arc<SelfMetrics>, settings: Settings) -> Router {
     let external = path_prefix(settings.external_url.as_ref());
+    let hosts = Arc::new(settings.hosts.clone());
     let app = Arc::new(App { pollers, self_metrics, settings, index: Index::default() });
     // Without the check that refuses paths of older routers: a prefix may begin with anything.
     let mut router = Router::new().without_v07_checks();
@@ -88,7 +96,13 @@ pub fn router(pollers: Arc<Pollers>, self_metrics: Arc<SelfMetrics>, settings: S
             .route(&format!("{prefix}/-/healthy"), get(healthy))
             .route(&format!("{prefix}/-/ready"), get(ready));
     }
-    router.method_not_allowed_fallback(wrong_method).fallback(unknown_path).with_state(app)
+    let router = router.method_not_allowed_fallback(wrong_method).fallback(unknown_path).with_state(app);
+    router.layer(middleware::from_fn_with_state(hosts, hosts::check))
+}
+
+/// Whether a path is one of those that health checks ask for, behind whatever prefix.
+fn is_health(path: &str) -> bool {
+    path.ends_with("/-/healthy") || path.ends_with("/-/ready")
 }
 
 /// The path of the external url without its last slash; empty if there is none.

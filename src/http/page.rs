@@ -31,8 +31,9 @@ const REFRESH: u32 = 10;
 
 pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Response {
     let wanted = Wanted::parse(request.uri().query().unwrap_or_default());
-    let headers = request.into_parts().0.headers;
-    reply::aside(move || answer(&app, &wanted, &headers)).await
+    let (mut parts, _) = request.into_parts();
+    let (client, headers) = (parts.extensions.remove(), parts.headers);
+    reply::aside(client, move || answer(&app, &wanted, &headers)).await
 }
 
 fn answer(app: &App, wanted: &Wanted, request: &HeaderMap) -> Response {

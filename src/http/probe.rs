@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
-use super::reply::{self, Refusal};
+use super::reply::{self, Client, Refusal};
 use super::{App, debug, lookup};
 use crate::metric::{Encoding, Format};
 use crate::poll::{Pieces, Poller};
@@ -24,9 +24,6 @@ const OFFSET: Duration = Duration::from_millis(500);
 
 /// The shortest wait, however little time the scrape leaves.
 const SHORTEST: Duration = Duration::from_millis(100);
-
-/// The longest; polls have their own, shorter deadline.
-const LONGEST: Duration = Duration::from_hours(1);
 
 /// What a request asks for.
 #[derive(Debug, Default)]
@@ -45,13 +42,14 @@ struct Order {
     encoding: Encoding,
 }
 
-pub(super) async fn probe(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn probe(State(app): State<Arc<App>>, mut request: Request) -> Response {
     let start = Instant::now();
     // The request is gone before the wait: nothing of it has to be kept.
     let response = match Order::new(&app, &request) {
         Ok(order) => {
+            let client = request.extensions_mut().remove();
             drop(request);
-            order.answer().await
+            order.answer(client).await
         }
         Err(refusal) => refusal.into_response(),
     };
@@ -80,13 +78,13 @@ impl Order {
         })
     }
 
-    async fn answer(self) -> Response {
+    async fn answer(self, client: Option<Client>) -> Response {
         if self.debug {
             // People look at this: it must not hide that no Prometheus scrapes the target.
             let snapshot = self.poller.show(self.wait).await;
-            let costly = snapshot.is_costly(Format::Text, Encoding::Identity);
-            let make = move || reply::text(StatusCode::OK, debug::debug_text(&self.poller, &snapshot));
-            return if costly { reply::aside(make).await } else { make() };
+            let poller = self.poller;
+            return reply::aside(client, move || reply::text(StatusCode::OK, debug::debug_text(&poller, &snapshot)))
+                .await;
         }
         let snapshot = self.poller.answer(self.wait).await;
         let (format, encoding) = (self.format, self.encoding);
@@ -162,16 +160,17 @@ fn fits(module: &str, target: &Target) -> Result<(), Refusal> {
     )))
 }
 
-/// How long the answer may take: what the scrape leaves, else what one poll may take.
+/// How long the answer may take: what the scrape leaves, but no longer than one poll may take, whatever the client claims.
 fn wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, Refusal> {
+    let longest = poller.target().timeout + Duration::from_secs(1);
     let Some(value) = headers.get(SCRAPE_TIMEOUT) else {
-        return Ok(poller.target().timeout + Duration::from_secs(1));
+        return Ok(longest);
     };
     let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
     match seconds {
         Some(seconds) if seconds.is_finite() && seconds >= 0.0 => {
-            let timeout = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST);
-            Ok(timeout.saturating_sub(OFFSET).max(SHORTEST))
+            let left = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).saturating_sub(OFFSET);
+            Ok(left.clamp(SHORTEST, longest))
         }
         _ => {
             let text = String::from_utf8_lossy(value.as_bytes());

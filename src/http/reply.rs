@@ -1,19 +1,24 @@
 //! Answers that are made for one request: text for people, documents for programs.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::metric::{Encoding, Format, negotiate_encoding, negotiate_format};
 use crate::poll::gzip;
 
+use super::peer::Peer;
+use super::turns::{Full, Turn, Turns};
+
 /// Said wherever an answer needs the targets before they are known.
 pub(super) const UNKNOWN_YET: &str = "the targets are not known yet\n";
 
 /// Nothing that a stranger's server wrote is ever taken for a page.
-const NO_SNIFFING: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+pub(super) const NO_SNIFFING: (HeaderName, HeaderValue) =
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 const TEXT: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
 
@@ -90,9 +95,61 @@ pub(super) fn document(request: &HeaderMap, content_type: &'static str, body: Ve
 /// The value of `Content-Encoding`.
 pub(super) const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
-/// Runs `make`, which may take milliseconds with thousands of targets, where it delays no poll.
-pub(super) async fn aside(make: impl FnOnce() -> Response + Send + 'static) -> Response {
-    tokio::task::spawn_blocking(make).await.unwrap_or_else(|_| {
-        text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made: please report this\n")
-    })
+/// Who asks; in the extensions of every request that came over a socket.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) peer: Peer,
+    pub(super) documents: Arc<Turns>,
+}
+
+/// In the extensions of an answer that holds a turn until it is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HoldsTurn;
+
+/// Bytes that hold a turn as long as they exist.
+struct Held {
+    bytes: Bytes,
+    _turn: Turn,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Makes a document with `make`, which may take milliseconds and megabytes with thousands of targets, where it delays no poll.
+///
+/// Few are made at once, and each counts until it is sent: whoever asks for many, or reads none, must not fill memory with them.
+pub(super) async fn aside(client: Option<Client>, make: impl FnOnce() -> Response + Send + 'static) -> Response {
+    let turn = match client {
+        None => None,
+        Some(client) => match client.documents.take(client.peer).await {
+            Ok(turn) => Some(turn),
+            Err(Full) => return busy(),
+        },
+    };
+    let job = tokio::task::spawn_blocking(move || (make(), turn));
+    let Ok((response, turn)) = job.await else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made: please report this\n");
+    };
+    match turn {
+        Some(turn) => holding(response, turn).await,
+        None => response,
+    }
+}
+
+/// The answer whose bytes hold `turn`.
+async fn holding(response: Response, turn: Turn) -> Response {
+    let (mut parts, body) = response.into_parts();
+    // It is in memory already, in one piece.
+    let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else { return busy() };
+    parts.extensions.insert(HoldsTurn);
+    Response::from_parts(parts, Body::from(Bytes::from_owner(Held { bytes, _turn: turn })))
+}
+
+fn busy() -> Response {
+    const SOON: HeaderValue = HeaderValue::from_static("1");
+    let text = text(StatusCode::SERVICE_UNAVAILABLE, "too many documents are being made, come again\n");
+    ([(header::RETRY_AFTER, SOON)], text).into_response()
 }

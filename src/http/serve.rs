@@ -2,30 +2,44 @@
 //!
 //! `axum::serve` has none of them: no limit on a slow header, on idle connections, on their number, on the time that a drain takes.
 
-use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use super::connection::{Activity, Connections, Phase, Registration, Watched};
+use super::connection::{Activity, Connections, Phase, Registration, Socket, Watched};
 use super::limits::Limits;
+use super::peer::Peer;
+use super::reply::{self, Client, HoldsTurn};
+use super::turns::Turns;
 use super::web_config::WebConfig;
 
 /// A request line and header that are longer than this are no request of ours: 431 or 414.
 const MAX_HEADER: usize = 32 * 1024;
+
+/// Documents that are made, or made and not yet sent, at once; and how many may wait for that, in all and of one address.
+const DOCUMENTS: (usize, usize, usize) = (4, 256, 64);
+
+/// Between two looks for room when every connection has only just come.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// After an error of `accept` that only time or closed connections heal.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -45,6 +59,10 @@ struct Server {
     connections: Arc<Connections>,
     tasks: TaskTracker,
     http: http1::Builder,
+    documents: Arc<Turns>,
+    /// One step of one TLS handshake at a time: a signature takes a millisecond and more, and a flood of them must not keep every thread
+    /// from polls and answers.
+    handshakes: Semaphore,
 }
 
 /// Serves `router` on every listener until `stop`; then answers what is in flight and returns, at the latest after `limits.drain`.
@@ -58,8 +76,18 @@ pub async fn serve(
     let mut http = http1::Builder::new();
     // Times are kept by the sweep: hyper's own timer would count the idle time between two requests as a slow header.
     http.header_read_timeout(None).max_buf_size(MAX_HEADER).max_header_size(MAX_HEADER);
-    let server =
-        Arc::new(Server { router, web, limits, stop, connections: Arc::default(), tasks: TaskTracker::new(), http });
+    let (at_once, waiting, waiting_per_peer) = DOCUMENTS;
+    let server = Arc::new(Server {
+        router,
+        web,
+        connections: Connections::new(limits.clone()),
+        limits,
+        stop,
+        tasks: TaskTracker::new(),
+        http,
+        documents: Turns::new(at_once, waiting, waiting_per_peer),
+        handshakes: Semaphore::new(1),
+    });
     let loops = TaskTracker::new();
     for listener in listeners {
         loops.spawn(accept_all(Arc::clone(&server), listener));
@@ -96,20 +124,24 @@ async fn accept_all(server: Arc<Server>, listener: TcpListener) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                if !make_room(&server).await {
-                    return;
+            Ok((stream, address)) => {
+                let peer = Peer::from(address.ip());
+                while !server.connections.make_room(peer) {
+                    tokio::select! {
+                        () = server.stop.cancelled() => return,
+                        () = tokio::time::sleep(MOMENT) => {}
+                    }
                 }
-                open(&server, stream);
+                open(&server, stream, peer);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // It comes ten times a second while it lasts: once in a while is enough to be told.
                 if told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
-                    tracing::warn!(%error, "no connection can be accepted; the longest idle ones are closed");
+                    tracing::warn!(%error, "no connection can be accepted; those that have stood still longest are closed");
                     told = Some(Instant::now());
                 }
-                server.connections.close_longest_idle();
+                server.connections.close_one();
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -122,70 +154,145 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Keeps the limit on connections. While all are being answered the new one waits. False if the server stops meanwhile.
-async fn make_room(server: &Server) -> bool {
-    while server.connections.len() >= server.limits.connections.max(1) {
-        let ended = server.connections.ended.notified();
-        if server.connections.close_longest_idle() {
-            continue;
-        }
-        tokio::select! {
-            () = server.stop.cancelled() => return false,
-            () = ended => {}
-            () = tokio::time::sleep(PAUSE) => {} // one may have become idle without ending
-        }
-    }
-    true
-}
-
-fn open(server: &Arc<Server>, stream: TcpStream) {
+fn open(server: &Arc<Server>, stream: TcpStream, peer: Peer) {
     let activity = Arc::new(Activity::new());
-    server.connections.add(&activity, |registration| {
+    server.connections.add(peer, &activity, |registration| {
         let connection = connection(Arc::clone(server), stream, Arc::clone(&activity), registration);
         server.tasks.spawn(connection).abort_handle()
     });
 }
 
 async fn connection(server: Arc<Server>, stream: TcpStream, activity: Arc<Activity>, registration: Registration) {
-    let _registration = registration;
     let _ = stream.set_nodelay(true);
-    let stream = Watched::new(stream, Arc::clone(&activity));
+    let socket = Arc::new(stream);
+    let stream = Watched::new(Socket::new(Arc::clone(&socket)), Arc::clone(&activity));
+    let exchange = Exchange { server: &server, activity: &activity, registration: &registration, socket: &socket };
     match server.web.as_ref().and_then(|web| web.acceptor()) {
-        None => exchange(&server, stream, &activity).await,
-        Some(acceptor) => match acceptor.accept(stream).await {
+        None => exchange.run(stream).await,
+        Some(acceptor) => match handshake(&server, &acceptor, stream).await {
             Ok(stream) => {
                 activity.enter(Phase::Opening);
-                exchange(&server, stream, &activity).await;
+                exchange.run(stream).await;
             }
             Err(error) => tracing::debug!(%error, "TLS handshake failed"),
         },
     }
 }
 
-async fn exchange(server: &Server, stream: impl AsyncRead + AsyncWrite + Unpin, activity: &Activity) {
-    let service = service_fn(|request: Request<Incoming>| {
-        activity.enter(Phase::Busy);
+/// A TLS handshake, each step in its turn. The wait for the client's next step holds no turn.
+async fn handshake<S>(server: &Server, acceptor: &TlsAcceptor, stream: S) -> io::Result<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut accepting = std::pin::pin!(acceptor.accept(stream));
+    loop {
+        let turn = server.handshakes.acquire().await.map_err(io::Error::other)?;
+        let step = poll_fn(|cx| Poll::Ready(accepting.as_mut().poll(cx))).await;
+        drop(turn);
+        if let Poll::Ready(ended) = step {
+            return ended;
+        }
+        woken().await;
+    }
+}
+
+/// Waits until the task is woken, by whatever it has polled before.
+async fn woken() {
+    let mut polled = false;
+    poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+/// Requests and answers of one connection.
+#[derive(Clone, Copy)]
+struct Exchange<'s> {
+    server: &'s Server,
+    activity: &'s Activity,
+    registration: &'s Registration,
+    socket: &'s TcpStream,
+}
+
+/// The client went away while its request was being answered.
+#[derive(Debug, thiserror::Error)]
+#[error("the client has gone")]
+struct Gone;
+
+impl Exchange<'_> {
+    async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let response = self.answer(request.map(Body::new)).await;
+            if let Ok(response) = &response {
+                self.activity.answer(response.extensions().get::<HoldsTurn>().is_some());
+            }
+            response
+        });
+        let mut connection = std::pin::pin!(self.server.http.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = self.server.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+
+    /// Answers a request. One that waits for a poll needs a place, of which there are no more than connections. Every one ends with its
+    /// client.
+    async fn answer(self, mut request: Request<Body>) -> Result<Response, Gone> {
+        let Self { server, activity, registration, socket } = self;
+        activity.enter(Phase::Waiting);
+        let polls = request.uri().path().ends_with("/probe");
+        let peer = registration.peer;
+        request.extensions_mut().insert(Client { peer, documents: Arc::clone(&server.documents) });
         let mut router = server.router.clone();
-        let request = request.map(Body::new);
-        async move {
-            let response = match &server.web {
+        let mut answering = std::pin::pin!(async {
+            let answered = match &server.web {
                 None => router.call(request).await,
-                Some(web) => web.answer(request, router).await,
+                Some(web) => web.answer(request, peer, router).await,
             };
-            activity.enter(Phase::Writing);
-            response.map_err(|never: Infallible| never)
+            answered.unwrap_or_else(|never| match never {})
+        });
+        if let Poll::Ready(response) = poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx))).await {
+            return Ok(response);
         }
-    });
-    let mut connection = std::pin::pin!(server.http.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = server.stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        let answered = async {
+            // Only polls can take long; everything else has bounds of its own, and must not stand in line with those who wait for them.
+            if !polls {
+                return answering.await;
+            }
+            let place = tokio::select! {
+                response = &mut answering => return response, // it may have what others want next, so it goes on
+                place = registration.place() => place,
+            };
+            match place {
+                None => too_many(),
+                Some(_place) => answering.await,
+            }
+        };
+        tokio::select! {
+            response = answered => Ok(response),
+            () = gone(socket) => Err(Gone),
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
+    }
+}
+
+fn too_many() -> Response {
+    const SOON: HeaderValue = HeaderValue::from_static("1");
+    let text = "too many requests wait for polls, come again; see --web.max-connections\n";
+    ([(header::RETRY_AFTER, SOON)], reply::text(StatusCode::SERVICE_UNAVAILABLE, text)).into_response()
+}
+
+/// Waits until the client has closed its side. hyper looks for that only where it has nothing to parse: a client that sent a second
+/// request along with the first would not be missed.
+async fn gone(socket: &TcpStream) {
+    // Of what PRIORITY stands for, a socket that is watched for reading and writing tells only that the other side is closed.
+    while let Ok(ready) = socket.ready(Interest::PRIORITY).await {
+        if ready.is_read_closed() {
+            return;
+        }
+        tokio::time::sleep(MOMENT).await;
     }
 }
 
@@ -196,7 +303,10 @@ async fn sweep(server: &Server) {
     let mut tick = tokio::time::interval((shortest / 4).clamp(Duration::from_millis(5), Duration::from_millis(500)));
     loop {
         tick.tick().await;
-        server.connections.close_overdue(limits);
+        server.connections.close_overdue();
+        if server.documents.are_wanted() {
+            server.connections.close_holders_of_turns();
+        }
     }
 }
 

@@ -17,10 +17,11 @@ use serde::Deserialize;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use super::auth::{Users, Verdict};
+use super::auth::{Checks, Users, Verdict};
+use super::peer::Peer;
 use super::rate::{RateBlock, RateLimit};
-use super::reply;
 use super::tls::TlsBlock;
+use super::{is_health, reply};
 
 /// The file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -54,6 +55,7 @@ pub struct WebConfigError {
 pub struct WebConfig {
     path: PathBuf,
     gate: ArcSwap<Gate>,
+    checks: Arc<Checks>,
     seen: Mutex<Seen>,
 }
 
@@ -101,7 +103,12 @@ impl WebConfig {
     pub fn load(path: &Path) -> Result<Self, WebConfigError> {
         let (seen, gate) = read_whole(path);
         let gate = gate.map_err(|problem| WebConfigError { path: path.to_owned(), problem })?;
-        Ok(Self { path: path.to_owned(), gate: ArcSwap::from_pointee(gate), seen: Mutex::new(seen) })
+        Ok(Self {
+            path: path.to_owned(),
+            gate: ArcSwap::from_pointee(gate),
+            checks: Arc::default(),
+            seen: Mutex::new(seen),
+        })
     }
 
     /// Whether connections are TLS: this does not change while the process lives.
@@ -155,10 +162,17 @@ impl WebConfig {
         Ok(gate)
     }
 
-    /// Answers a request by `router`, or refuses it.
-    pub(super) async fn answer(&self, request: Request, mut router: Router) -> Result<Response, Infallible> {
+    /// Answers a request of `peer` by `router`, or refuses it.
+    pub(super) async fn answer(
+        &self,
+        request: Request,
+        peer: Peer,
+        mut router: Router,
+    ) -> Result<Response, Infallible> {
         let gate = self.gate.load_full();
-        let mut response = match gate.refusal(request.headers().get(header::AUTHORIZATION).cloned()).await {
+        let authorization = request.headers().get(header::AUTHORIZATION).cloned();
+        let health = is_health(request.uri().path());
+        let mut response = match gate.refusal(&self.checks, peer, authorization, health).await {
             Some(refusal) => refusal,
             None => router.call(request).await?,
         };
@@ -170,22 +184,33 @@ impl WebConfig {
 }
 
 impl Gate {
-    async fn refusal(&self, authorization: Option<HeaderValue>) -> Option<Response> {
+    async fn refusal(
+        &self,
+        checks: &Arc<Checks>,
+        peer: Peer,
+        authorization: Option<HeaderValue>,
+        health: bool,
+    ) -> Option<Response> {
         const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"scrapetarget-exporter\"");
-        if self.rate.as_ref().is_some_and(|rate| !rate.allows(Instant::now())) {
-            return Some(reply::text(StatusCode::TOO_MANY_REQUESTS, "too many requests\n"));
+        // Whoever uses up the rate must not make us look dead. A password that is not known yet counts, so that none is guessed here.
+        let exempt = || health && self.users.as_ref().is_none_or(|users| users.know(checks, authorization.as_ref()));
+        if self.rate.as_ref().is_some_and(|rate| !exempt() && !rate.allows(Instant::now())) {
+            return Some(too_many("too many requests\n"));
         }
         let users = self.users.as_ref()?;
-        match users.judge(authorization.as_ref()).await {
+        match users.judge(checks, peer, authorization.as_ref()).await {
             Verdict::Admitted => return None,
-            Verdict::Busy => {
-                return Some(reply::text(StatusCode::TOO_MANY_REQUESTS, "too many passwords to compare\n"));
-            }
+            Verdict::Busy => return Some(too_many("too many passwords to compare, come again\n")),
             Verdict::Refused => {}
         }
         let refusal = reply::text(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
         Some(([(header::WWW_AUTHENTICATE, BASIC)], refusal).into_response())
     }
+}
+
+fn too_many(text: &'static str) -> Response {
+    const SOON: HeaderValue = HeaderValue::from_static("1");
+    ([(header::RETRY_AFTER, SOON)], reply::text(StatusCode::TOO_MANY_REQUESTS, text)).into_response()
 }
 
 /// Reads and builds everything, and notes the files as they were before: what changes meanwhile is noticed at the next look.
