@@ -169,6 +169,36 @@ fn the_proxy_lets_exactly_our_calls_to_sora_through() {
     assert_eq!(allowed, ours);
 }
 
+/// Every file below `folder` that ends in `.rs`, joined.
+fn sources(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn the_page_of_promises_names_every_attack_and_no_test_that_is_not_there() {
+    let page = read("docs/security.md");
+    let (_, tests) = page.split_once("## How the promises are tested").unwrap();
+    let named = tests.split('`').skip(1).step_by(2).filter(|word| word.contains('_') && !word.contains('/'));
+    let named: BTreeSet<&str> = named.collect();
+    let code = sources(&root().join("tests")) + &sources(&root().join("src"));
+    let missing: Vec<_> = named.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty() && named.len() > 20, "{missing:?}");
+    // What each module of the attacks is about stands on the page by one of its tests at least.
+    for file in folder("tests/security").into_iter().filter(|file| !file.ends_with("main.rs")) {
+        let module = fs::read_to_string(&file).unwrap();
+        assert!(named.iter().any(|name| module.contains(&format!("fn {name}("))), "{} is not told of", file.display());
+    }
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
     for page in [
@@ -184,6 +214,7 @@ fn links_between_pages_lead_somewhere() {
         "docs/image.md",
         "docs/kubernetes.md",
         "docs/operating.md",
+        "docs/security.md",
     ] {
         let text = read(page);
         let folder = root().join(page).parent().unwrap().to_owned();

@@ -205,6 +205,7 @@ addresses inside others (mapped, NAT64, 6to4): those only the exporter judges.
 - fe80::/10
 - fd00:ec2::/32
 - fd20:ce::254/128
+- fd00:42::42/128
 {{- end }}
 
 {{/* An `ipBlock` of a NetworkPolicy: a list of the root and of the range. Of the whole Internet, what is denied is left out. */}}
