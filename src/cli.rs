@@ -128,7 +128,7 @@ pub struct PollingArgs {
     /// exposition takes at most 1 KiB for each series, and 32 MiB
     #[arg(long, env = "SCRAPETARGET_MAX_SAMPLE_LIMIT", default_value = "100000", value_name = "COUNT", value_parser = sample_limit)]
     pub max_sample_limit: u32,
-    /// Show the beginning of what a server wrote to a call that failed: where debug=true is asked for, or with probe --debug, and nowhere
+    /// Show the beginning of what a server wrote to a call that failed, on the debug page and in the debug output of probe, and nowhere
     /// else. It may be anything that the server knows, and whoever reaches the port reads it
     #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]
     pub debug_bodies: bool,

@@ -2,12 +2,15 @@
 //!
 //! It knows nothing of where targets come from, nor of who asks for results.
 
+mod aside;
 mod gzip;
 mod pieces;
 mod poller;
+mod prepared;
 mod queue;
 mod render;
 mod snapshot;
+mod translate;
 mod turns;
 mod worker;
 

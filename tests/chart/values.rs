@@ -101,7 +101,7 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ),
         ("clusterDomain=.local", &["at '/clusterDomain'"]),
         ("web.allowedHosts={https://a}", &["at '/web/allowedHosts/0'"]),
-        ("limits.maxSampleLimit=-1", &["at '/limits/maxSampleLimit'", "minimum"]),
+        ("limits.maxSampleLimit=0", &["at '/limits/maxSampleLimit'", "minimum"]),
         ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
     ];
     for (set, words) in refused {
@@ -210,7 +210,7 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
             assert_eq!(taken(place, &value(word)), Cli::parse_line(line).is_ok(), "{place}: {word}");
         }
     }
-    for limit in [1_u64, 4_294_967_295, 4_294_967_296] {
+    for limit in [0_u64, 1, 1_000_000, 1_000_001] {
         let line = ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--max-sample-limit={limit}")];
         assert_eq!(taken("limits.maxSampleLimit", &json!(limit)), Cli::parse_line(line).is_ok(), "{limit}");
     }
@@ -329,7 +329,7 @@ fn null_takes_away_any_free_map_or_list() {
 
 #[test]
 fn without_a_limit_or_a_time_the_program_has_its_own() {
-    let nulls = "limits.maxBodyBytes=null,limits.maxInflightBytes=null,limits.maxConnections=null,shutdownDelay=null,\
+    let nulls = "limits.maxBodyBytes=null,limits.maxInflightBytes=null,limits.maxSampleLimit=null,limits.maxConnections=null,shutdownDelay=null,\
                  leaderElection.leaseDuration=null,log.level=null,log.format=null";
     let manifests = chart::render(&["--set", nulls]);
     let container = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"]["containers"][0];
