@@ -36,7 +36,7 @@ fn target(server: &Server, name: &str, limit: u32) -> String {
 async fn ask(attacked: &Attacked, accept: &str) -> TcpStream {
     let mut client = TcpStream::connect(attacked.program.base.strip_prefix("http://").unwrap()).await.unwrap();
     let request =
-        format!("GET /probe?target=tenant/large HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
+        format!("GET /probe?target=tenant/large HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
     client
 }
