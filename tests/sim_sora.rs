@@ -147,11 +147,14 @@ async fn a_node_that_is_away_is_missed_by_the_others_and_another_one_leads() {
 
 #[tokio::test]
 async fn a_sora_alone_refuses_to_list_a_cluster() {
-    let (series, verdicts) = poll(&Node::single(1), everything()).await;
+    let node = Node::single(1);
+    let (_, said) = send(&node.router(), "POST", Some("Sora_20211215.ListClusterNodes"), "").await;
+    assert!(said.contains("ClusterDisabled"), "{said}");
+    let (series, verdicts) = poll(&node, everything()).await;
     assert_eq!(series["sora_up{}"], 1.0);
     assert_eq!(series["sora_cluster_up{}"], 0.0);
     let error = verdicts["ListClusterNodes"].as_ref().unwrap_err();
-    assert_eq!((error.reason.as_str(), error.message.contains("ClusterDisabled")), ("http_status", true));
+    assert_eq!((error.reason.as_str(), error.message.contains("400 Bad Request")), ("http_status", true));
     assert!(
         !series.keys().any(|name| name.starts_with("sora_cluster_raft") || name.starts_with("sora_license_max_nodes"))
     );
