@@ -35,8 +35,9 @@ fn target(server: &Server, name: &str, limit: u32) -> String {
 /// Asks for a form that is not kept, and reads nothing yet.
 async fn ask(attacked: &Attacked, accept: &str) -> TcpStream {
     let mut client = TcpStream::connect(attacked.program.base.strip_prefix("http://").unwrap()).await.unwrap();
-    let request =
-        format!("GET /probe?target=tenant/large HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
+    let request = format!(
+        "GET /probe?target=tenant/large HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
+    );
     client.write_all(request.as_bytes()).await.unwrap();
     client
 }
