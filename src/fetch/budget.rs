@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use ledger::{Id, Ledger, PROGRESS, Signal};
 
+use crate::kind::{CallError, Reason};
+
 /// How often it is looked at again who has to go, while somebody waits: there are polls that may keep what they hold for a moment.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -109,11 +111,12 @@ impl Share {
         ledger.ask(id, bytes, now)
     }
 
-    /// What a poll that has all its answers holds on to, `bytes` or what it has if that is less. It will soon be done and is not driven
-    /// out any more; `None` if it has been.
+    /// What a poll that has all its answers holds on to, `bytes` or what it has if that is less; `None` if it has been driven out.
     pub(super) fn keep(self, bytes: usize) -> Option<Held> {
-        let kept = self.id.is_none_or(|id| self.budget.books().ledger.done(id, bytes, Instant::now()));
-        kept.then_some(Held { _share: self })
+        if let Some(id) = self.id {
+            self.budget.books().ledger.shrink(id, bytes, Instant::now());
+        }
+        (!self.signal.evicted.is_cancelled()).then_some(Held { share: self })
     }
 }
 
@@ -125,10 +128,33 @@ impl Drop for Share {
     }
 }
 
-/// The share of a poll whose answers are whole, until they are translated.
+/// The share of a poll whose answers are whole, until they are translated. While they wait for that, it may still be driven out.
 #[derive(Debug)]
 pub struct Held {
-    _share: Share,
+    share: Share,
+}
+
+impl Held {
+    /// Waits until others need the memory: then it must be given up, and this is what to tell.
+    pub async fn driven_out(&self) -> CallError {
+        self.share.signal.evicted.cancelled().await;
+        driven_out()
+    }
+
+    /// From now on the answers are translated, which will soon be done: they are not driven out any more. Fails if they have been.
+    pub fn begin(&self) -> Result<(), CallError> {
+        let begun = self.share.id.is_none_or(|id| self.share.budget.books().ledger.done(id, Instant::now()));
+        if begun { Ok(()) } else { Err(driven_out()) }
+    }
+}
+
+/// What is told of a poll that had to go.
+pub(super) fn driven_out() -> CallError {
+    CallError::new(
+        Reason::Limit,
+        "dropped, because other targets needed the memory (--max-inflight-bytes) and this one held some of it for longest \
+         without sending more",
+    )
 }
 
 #[cfg(test)]
@@ -155,12 +181,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_all_its_answers_is_left_alone_and_gives_back_what_they_do_not_need() {
+    async fn whose_answers_are_translated_is_left_alone_and_gives_back_what_they_do_not_need() {
         let (budget, team) = (Budget::new(1 << 20), Arc::from("team"));
         let (mut share, mut other) = (budget.share(&team), budget.share(&team));
         assert!(soon(&mut share, 1 << 20).await);
         let evicted = share.evicted();
         let held = share.keep(900 << 10).unwrap();
+        held.begin().unwrap();
         assert!(soon(&mut other, 100 << 10).await);
         assert!(!soon(&mut other, 200 << 10).await);
         assert!(!evicted.is_cancelled());
@@ -169,11 +196,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whose_answers_wait_to_be_translated_is_driven_out_and_told_so() {
+        let budget = Budget::new(1 << 20);
+        let mut share = budget.share(&Arc::from("many"));
+        assert!(soon(&mut share, 1 << 20).await);
+        let held = share.keep(1 << 20).unwrap();
+        let mut other = budget.share(&Arc::from("few"));
+        let goes = async {
+            held.driven_out().await;
+            assert_eq!(held.begin().unwrap_err().reason, Reason::Limit);
+            drop(held);
+        };
+        let ((), covered) = tokio::join!(goes, soon(&mut other, 100 << 10));
+        assert!(covered);
+    }
+
+    #[tokio::test]
     async fn a_poll_that_ends_while_it_waits_leaves_the_queue() {
         let (budget, team) = (Budget::new(1 << 20), Arc::from("team"));
         let mut share = budget.share(&team);
         assert!(soon(&mut share, 1 << 20).await);
         let held = share.keep(1 << 20).unwrap();
+        held.begin().unwrap();
         let mut waits = budget.share(&team);
         assert!(tokio::time::timeout(Duration::from_millis(1), waits.cover(1 << 20)).await.is_err());
         drop((waits, held));

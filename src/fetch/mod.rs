@@ -23,7 +23,7 @@ use tokio::time::Instant;
 pub use address::{AddressRules, Ground};
 use body::Read;
 pub use budget::Held;
-use budget::{Budget, Share};
+use budget::{Budget, Share, driven_out};
 use certificate::Handshakes;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
@@ -126,14 +126,6 @@ pub async fn fetch(
         }
     }
     fetched
-}
-
-fn driven_out() -> CallError {
-    CallError::new(
-        Reason::Limit,
-        "dropped, because other targets needed the memory (--max-inflight-bytes) and this one held some of it for longest \
-         without sending more",
-    )
 }
 
 /// How far a call has come: what is known of it even if it is cut off.

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::limits::Limits;
 use super::peer::Peer;
+use super::reply::HoldsTurn;
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -53,8 +54,8 @@ pub(super) struct Activity {
     opened: AtomicU64,
     /// When the answer that is on its way began.
     answered: AtomicU64,
-    /// Whether this answer holds a turn that others may want.
-    holds_turn: AtomicBool,
+    /// The turn of this answer, which others may want.
+    turn: Mutex<Option<HoldsTurn>>,
     /// Whether it has had an answer already.
     served: AtomicBool,
 }
@@ -80,11 +81,20 @@ impl Activity {
     }
 
     /// From now on an answer is on its way.
-    pub(super) fn answer(&self, holds_turn: bool) {
-        self.holds_turn.store(holds_turn, Ordering::Relaxed);
+    pub(super) fn answer(&self, turn: Option<HoldsTurn>) {
+        *self.turn() = turn;
         self.served.store(true, Ordering::Relaxed);
         self.answered.store(milliseconds(), Ordering::Relaxed);
         self.enter(Phase::Writing);
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Option<HoldsTurn>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether more of this answer will come, when all of it that there is has been sent.
+    fn is_unfinished(&self) -> bool {
+        matches!(&*self.turn(), Some(HoldsTurn::Stream(turn)) if turn.strong_count() > 0)
     }
 
     fn phase(&self) -> Phase {
@@ -146,9 +156,6 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// An answer without progress holds a turn no longer than this if others want it.
 const TURN_STALLED: Duration = Duration::from_secs(1);
-
-/// And any answer no longer than this.
-const TURN_HELD: Duration = Duration::from_secs(5);
 
 /// A socket that is shared with whoever must notice that the client goes away while nobody reads.
 #[derive(Debug)]
@@ -264,8 +271,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-        // Every answer is one piece: once it is flushed, all of it is.
-        if self.activity.phase() == Phase::Writing {
+        // Once an answer of one piece is flushed, all of it is.
+        if self.activity.phase() == Phase::Writing && !self.activity.is_unfinished() {
             self.activity.enter(Phase::Idle);
         }
         Poll::Ready(Ok(()))
@@ -464,12 +471,12 @@ impl Connections {
     }
 
     /// Closes those whose clients do not read an answer that holds a turn, or not fast enough for those who want it.
-    pub(super) fn close_holders_of_turns(&self) {
+    pub(super) fn close_holders_of_turns(&self, longest: Duration, are_wanted: impl Fn(&HoldsTurn) -> bool) {
         let now = milliseconds();
         self.close_where(|activity| {
             activity.phase() == Phase::Writing
-                && activity.holds_turn.load(Ordering::Relaxed)
-                && (activity.age(now) >= TURN_STALLED || activity.writing(now) >= TURN_HELD)
+                && activity.turn().as_ref().is_some_and(&are_wanted)
+                && (activity.age(now) >= TURN_STALLED || activity.writing(now) >= longest)
         });
     }
 

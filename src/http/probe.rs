@@ -10,7 +10,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
-use super::reply::{self, Client, Refusal};
+use super::reply::{self, Client, HoldsTurn, Refusal};
+use super::turns::{Full, Turn};
 use super::{App, debug, lookup};
 use crate::metric::{Encoding, Format};
 use crate::poll::{Pieces, Poller};
@@ -88,28 +89,40 @@ impl Order {
         }
         let snapshot = self.poller.answer(self.wait).await;
         let (format, encoding) = (self.format, self.encoding);
-        if snapshot.is_costly(format, encoding) {
-            return exposition(in_pieces(snapshot.pieces(format, encoding)), format, encoding);
+        if !snapshot.is_costly(format, encoding) {
+            return exposition(snapshot.body(format, encoding), format, encoding);
         }
-        exposition(snapshot.body(format, encoding), format, encoding)
+        let turn = match client {
+            None => None,
+            Some(client) => match client.streams.take(client.peer).await {
+                Ok(turn) => Some(Arc::new(turn)),
+                Err(Full) => return reply::busy(),
+            },
+        };
+        let sent = turn.as_ref().map(|turn| HoldsTurn::Stream(Arc::downgrade(turn)));
+        let mut response = exposition(in_pieces(snapshot.pieces(format, encoding), turn), format, encoding);
+        if let Some(sent) = sent {
+            response.extensions_mut().insert(sent);
+        }
+        response
     }
 }
 
-/// The body that `pieces` are together. Each is made when the client has taken those before it: elsewhere, so that nobody waits for it, and
-/// few at a time, however many clients there are.
-fn in_pieces(pieces: Pieces) -> Body {
+/// The body that `pieces` are together; it holds `turn`, so that few are on their way at once, however many clients do not read. Each piece
+/// is made when the client has taken those before it: elsewhere, so that nobody waits for it, and few at a time.
+fn in_pieces(pieces: Pieces, turn: Option<Arc<Turn>>) -> Body {
     const AT_A_TIME: usize = 2;
-    static TURNS: Semaphore = Semaphore::const_new(AT_A_TIME);
-    Body::from_stream(futures::stream::unfold(Some(pieces), |pieces| async {
+    static WORKING: Semaphore = Semaphore::const_new(AT_A_TIME);
+    Body::from_stream(futures::stream::unfold((Some(pieces), turn), |(pieces, turn)| async {
         let mut pieces = pieces?;
-        let turn = TURNS.acquire().await;
+        let working = WORKING.acquire().await;
         let made = tokio::task::spawn_blocking(move || {
-            let _turn = turn; // of the work alone: a client that does not read must not keep it
-            pieces.next().map(|piece| (Ok(piece), Some(pieces)))
+            let _working = working;
+            pieces.next().map(|piece| (Ok(piece), (Some(pieces), turn)))
         });
         let made = made.await;
         // An answer that just ended would look whole.
-        made.unwrap_or_else(|error| Some((Err(std::io::Error::other(error)), None)))
+        made.unwrap_or_else(|error| Some((Err(std::io::Error::other(error)), (None, None))))
     }))
 }
 

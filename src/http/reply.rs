@@ -1,7 +1,7 @@
 //! Answers that are made for one request: text for people, documents for programs.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -100,11 +100,17 @@ pub(super) const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 pub(super) struct Client {
     pub(super) peer: Peer,
     pub(super) documents: Arc<Turns>,
+    pub(super) streams: Arc<Turns>,
 }
 
 /// In the extensions of an answer that holds a turn until it is sent.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HoldsTurn;
+#[derive(Clone, Debug)]
+pub(super) enum HoldsTurn {
+    /// It is in memory as a whole.
+    Document,
+    /// It is made piece by piece as the client reads, and is whole when this turn has ended.
+    Stream(Weak<Turn>),
+}
 
 /// Bytes that hold a turn as long as they exist.
 struct Held {
@@ -144,12 +150,12 @@ async fn holding(response: Response, turn: Turn) -> Response {
     let (mut parts, body) = response.into_parts();
     // It is in memory already, in one piece.
     let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else { return busy() };
-    parts.extensions.insert(HoldsTurn);
+    parts.extensions.insert(HoldsTurn::Document);
     Response::from_parts(parts, Body::from(Bytes::from_owner(Held { bytes, _turn: turn })))
 }
 
-fn busy() -> Response {
+pub(super) fn busy() -> Response {
     const SOON: HeaderValue = HeaderValue::from_static("1");
-    let text = text(StatusCode::SERVICE_UNAVAILABLE, "too many documents are being made, come again\n");
+    let text = text(StatusCode::SERVICE_UNAVAILABLE, "too many answers are being made, come again\n");
     ([(header::RETRY_AFTER, SOON)], text).into_response()
 }

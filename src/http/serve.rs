@@ -38,6 +38,15 @@ const MAX_HEADER: usize = 32 * 1024;
 /// Documents that are made, or made and not yet sent, at once; and how many may wait for that, in all and of one address.
 const DOCUMENTS: (usize, usize, usize) = (4, 256, 64);
 
+/// The same for expositions that are made as they are read, half a MiB each.
+const STREAMS: (usize, usize, usize) = (16, 1024, 256);
+
+/// How long a document is on its way at the most, if others wait for its turn.
+const DOCUMENT_HELD: Duration = Duration::from_secs(5);
+
+/// The same for an exposition that is made as it is read: part of the time is ours.
+const STREAM_HELD: Duration = Duration::from_secs(30);
+
 /// Between two looks for room when every connection has only just come.
 const MOMENT: Duration = Duration::from_millis(10);
 
@@ -60,6 +69,7 @@ struct Server {
     tasks: TaskTracker,
     http: http1::Builder,
     documents: Arc<Turns>,
+    streams: Arc<Turns>,
     /// One step of one TLS handshake at a time: a signature takes a millisecond and more, and a flood of them must not keep every thread
     /// from polls and answers.
     handshakes: Semaphore,
@@ -76,7 +86,7 @@ pub async fn serve(
     let mut http = http1::Builder::new();
     // Times are kept by the sweep: hyper's own timer would count the idle time between two requests as a slow header.
     http.header_read_timeout(None).max_buf_size(MAX_HEADER).max_header_size(MAX_HEADER);
-    let (at_once, waiting, waiting_per_peer) = DOCUMENTS;
+    let turns = |(at_once, waiting, waiting_per_peer)| Turns::new(at_once, waiting, waiting_per_peer);
     let server = Arc::new(Server {
         router,
         web,
@@ -85,7 +95,8 @@ pub async fn serve(
         stop,
         tasks: TaskTracker::new(),
         http,
-        documents: Turns::new(at_once, waiting, waiting_per_peer),
+        documents: turns(DOCUMENTS),
+        streams: turns(STREAMS),
         handshakes: Semaphore::new(1),
     });
     let loops = TaskTracker::new();
@@ -221,7 +232,7 @@ impl Exchange<'_> {
         let service = service_fn(|request: Request<Incoming>| async move {
             let response = self.answer(request.map(Body::new)).await;
             if let Ok(response) = &response {
-                self.activity.answer(response.extensions().get::<HoldsTurn>().is_some());
+                self.activity.answer(response.extensions().get().cloned());
             }
             response
         });
@@ -245,7 +256,8 @@ impl Exchange<'_> {
         activity.enter(Phase::Waiting);
         let polls = request.uri().path().ends_with("/probe");
         let peer = registration.peer;
-        request.extensions_mut().insert(Client { peer, documents: Arc::clone(&server.documents) });
+        let (documents, streams) = (Arc::clone(&server.documents), Arc::clone(&server.streams));
+        request.extensions_mut().insert(Client { peer, documents, streams });
         let mut router = server.router.clone();
         let mut answering = std::pin::pin!(async {
             let answered = match &server.web {
@@ -305,7 +317,10 @@ async fn sweep(server: &Server) {
         tick.tick().await;
         server.connections.close_overdue();
         if server.documents.are_wanted() {
-            server.connections.close_holders_of_turns();
+            server.connections.close_holders_of_turns(DOCUMENT_HELD, |held| matches!(held, HoldsTurn::Document));
+        }
+        if server.streams.are_wanted() {
+            server.connections.close_holders_of_turns(STREAM_HELD, |held| matches!(held, HoldsTurn::Stream(_)));
         }
     }
 }

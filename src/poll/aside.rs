@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::turns::Turns;
+use super::turns::{Turn, Turns};
 use crate::kind::{CallError, Reason};
 use crate::metric::Stop;
 use crate::target::Target;
@@ -57,17 +57,21 @@ impl Drop for StopsWhenDropped {
     }
 }
 
-/// Does `work` on a thread that may take its time, when it is the target's turn. Ends soon after `deadline`, whatever the work does; it
-/// keeps its turn until it has ended.
+/// Waits for the target's turn, until `deadline` or a little longer.
+pub(super) async fn turn(target: &Target, turns: &Turns, deadline: Instant) -> Result<Turn, Late> {
+    let deadline = deadline.max(Instant::now() + OVERTIME);
+    let turn = tokio::time::timeout_at(deadline, turns.take(&target.id.namespace)).await;
+    turn.ok().flatten().ok_or(Late::Waiting)
+}
+
+/// Does `work` on a thread that may take its time. Ends soon after `deadline`, whatever the work does, which keeps its turn until it has
+/// ended.
 pub(super) async fn aside<T: Send + 'static>(
-    target: &Target,
-    turns: &Turns,
+    turn: Turn,
     deadline: Instant,
     work: impl FnOnce(Stop) -> T + Send + 'static,
 ) -> Result<T, Late> {
     let deadline = deadline.max(Instant::now() + OVERTIME);
-    let turn = tokio::time::timeout_at(deadline, turns.take(&target.id.namespace)).await;
-    let turn = turn.map_err(|_| Late::Waiting)?;
     let stop = StopsWhenDropped(Stop::default());
     let told = stop.0.clone();
     let mut done = tokio::task::spawn_blocking(move || {

@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::aside::{Late, aside};
+use super::aside::{Late, aside, turn};
 use super::prepared::Prepared;
 use super::render::{self, Polled};
 use super::snapshot::{CallRecord, Failure, Snapshot};
+use super::turns::{Turn, Turns};
 use crate::fetch::{Fetched, Held, Redactor};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
 use crate::metric::{Allowance, Excess, Families, Filter, Finished, Stop};
@@ -61,6 +62,11 @@ pub(super) async fn translate(
             }
         }
     }
+    let turns = if is_small { &shared.small } else { &shared.large };
+    let turn = match job.turn(target, turns, deadline).await {
+        Ok(turn) => turn,
+        Err(error) => return job.poll.failed(&error),
+    };
     let unfinished = job.poll.clone();
     let translator = prepared.take_translator();
     let bytes = target.sample_limit.saturating_mul(BYTES_PER_SERIES).clamp(*EXPOSITION.start(), *EXPOSITION.end());
@@ -68,8 +74,7 @@ pub(super) async fn translate(
         let done = job.translate(translator, Allowance { bytes, compares: true, stop });
         done.unwrap_or_else(|(excess, translator)| job.given_up(excess, bytes, translator))
     };
-    let turns = if is_small { &shared.small } else { &shared.large };
-    match aside(target, turns, deadline, work).await {
+    match aside(turn, deadline, work).await {
         Ok(done) => {
             prepared.translator = done.translator;
             done.snapshot
@@ -144,6 +149,18 @@ impl Job {
             redactor: Arc::clone(&prepared.redactor),
             bodies: shared.shows_bodies(),
         }
+    }
+
+    /// Waits until the answers may be translated. Meanwhile they can be driven out of memory: one namespace with many that wait must not
+    /// keep it from others.
+    async fn turn(&self, target: &Target, turns: &Turns, deadline: Instant) -> Result<Turn, CallError> {
+        let turn = turn(target, turns, deadline);
+        let Some(held) = &self.held else { return turn.await.map_err(Late::of_translation) };
+        let turn = tokio::select! {
+            error = held.driven_out() => return Err(error),
+            turn = turn => turn.map_err(Late::of_translation)?,
+        };
+        held.begin().map(|()| turn)
     }
 
     /// Translates, renders and compresses. Where that is more than allowed, nothing comes of it; the answers are still there.

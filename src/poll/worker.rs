@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::aside::{Late, aside};
+use super::aside::{Late, aside, turn};
 use super::poller::{Poller, State};
 use super::prepared::{Prepared, prepare};
 use super::render;
@@ -158,7 +158,8 @@ async fn calls(
         let calls: Arc<[Call]> = translator.calls(Some(filter)).into();
         Some((translator, calls))
     };
-    let (translator, calls) = aside(target, &shared.small, deadline, work).await?.ok_or(Late::Working)?;
+    let turn = turn(target, &shared.small, deadline).await?;
+    let (translator, calls) = aside(turn, deadline, work).await?.ok_or(Late::Working)?;
     prepared.translator = Some(translator);
     prepared.calls = Some(Arc::clone(&calls));
     Ok(calls)

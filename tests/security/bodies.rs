@@ -68,14 +68,27 @@ fn exposition(bytes: usize) -> String {
     text
 }
 
+/// About this many bytes of names that no pattern has met before, and that slow patterns are slow with.
+fn names(bytes: usize) -> String {
+    static NAMES: AtomicUsize = AtomicUsize::new(0);
+    let mut text = String::with_capacity(bytes + 200);
+    while text.len() < bytes {
+        let number = NAMES.fetch_add(1, Ordering::Relaxed);
+        text.extend((0..96).map(|bit| if number >> (bit % 48) & 1 == 1 { 'a' } else { 'b' }));
+        text.push_str(" 1\n");
+    }
+    text
+}
+
 async fn answer(mut stream: TcpStream, hanging: &AtomicUsize, asked: &AtomicUsize) -> std::io::Result<()> {
     let mut request = vec![0; 4096];
     let len = stream.read(&mut request).await?;
     let request = String::from_utf8_lossy(&request[..len]).into_owned();
     let mut path = request.split_whitespace().nth(1).unwrap_or_default().split('/').skip(1);
     let (what, bytes) = (path.next().unwrap_or_default(), path.next().and_then(|n| n.parse().ok()).unwrap_or(0));
-    if what == "good" {
-        let body = exposition(bytes);
+    if what == "good" || what == "slow" {
+        let body = if what == "good" { exposition(bytes) } else { names(bytes) };
+        asked.fetch_add(usize::from(what == "slow"), Ordering::Relaxed);
         let header = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.write_all(header.as_bytes()).await?;
         return stream.write_all(body.as_bytes()).await;
@@ -207,4 +220,26 @@ async fn servers_that_go_on_byte_by_byte_keep_memory_from_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_whose_few_bytes_become_many_keep_memory_from_nobody() {
     Attack { budget: 8 * MIB, servers: 60, path: "gzip" }.make().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_wait_to_be_translated_keep_memory_from_nobody() {
+    let servers = Servers::start().await;
+    let folder = TempDir::new().unwrap();
+    let service = Running::ready(folder.path(), ["--max-inflight-bytes", "8MiB"]).await;
+    let patterns: Vec<String> = (0..32).map(|i| format!("\"(?:a*b*){{50}}c{i}\"")).collect();
+    let slow = format!("interval: 60s, timeout: 60s, metrics: {{ keep: [{}] }}", patterns.join(", "));
+    let mut text = target("quiet", "large", servers.address, "good/200000", "interval: 2s, timeout: 2s, maxAge: 0s");
+    for i in 0..20 {
+        text += &target("crowd", &format!("hostile-{i}"), servers.address, "slow/1000000", &slow);
+    }
+    std::fs::write(folder.path().join("targets.yaml"), text).unwrap();
+    service.until_status("/probe?target=quiet/large", 200).await;
+    service.until("/metrics", |_, _| (servers.asked.load(Ordering::Relaxed) >= 20).then_some(())).await;
+    for round in 0..40 {
+        let body = service.body("/probe?target=quiet/large").await;
+        assert!(body.contains("\nprobe_success 1\n"), "in round {round}: {body}");
+    }
+    let crowd = service.body("/api/v1/targets").await;
+    assert!(crowd.contains("--max-inflight-bytes"), "nobody was driven out: {crowd}");
 }

@@ -69,7 +69,7 @@ enum State {
     Waiting { total: usize, place: u64 },
     /// It was told to go.
     Going,
-    /// It has all its answers.
+    /// Its answers are being translated.
     Done,
 }
 
@@ -182,14 +182,20 @@ impl Ledger {
         self.set_state(id, state);
     }
 
-    /// A poll has all its answers, and goes on to hold `total`, at most what it holds. It will soon have ended, and is not told to go any
-    /// more. False if it was.
-    pub(super) fn done(&mut self, id: Id, total: usize, now: Instant) -> bool {
-        let Some(held) = self.polls.get(&id).filter(|poll| poll.state != State::Going).map(|poll| poll.held) else {
+    /// A poll goes on to hold `total`, if that is less than it holds.
+    pub(super) fn shrink(&mut self, id: Id, total: usize, now: Instant) {
+        if self.polls.get(&id).is_some_and(|poll| poll.state != State::Going && total < poll.held) {
+            self.hold(id, total);
+            self.settle(now);
+        }
+    }
+
+    /// The answers of a poll are used now. It will soon have ended, and is not told to go any more. False if it was.
+    pub(super) fn done(&mut self, id: Id, now: Instant) -> bool {
+        if self.polls.get(&id).is_none_or(|poll| poll.state == State::Going) {
             return false;
-        };
+        }
         self.set_state(id, State::Done);
-        self.hold(id, total.min(held));
         self.settle(now);
         true
     }

@@ -185,11 +185,12 @@ fn a_namespace_over_its_share_pays_before_all_others_and_one_alone_may_have_ever
 }
 
 #[test]
-fn nobody_who_has_all_its_answers_goes_and_who_needs_it_waits() {
+fn nobody_whose_answers_are_translated_goes_and_who_needs_it_waits() {
     let mut world = World::new();
     let translated = world.holding("a", 900);
     world.came(translated, 900);
-    assert!(world.ledger.done(translated, 800, world.now));
+    world.ledger.shrink(translated, 800, world.now);
+    assert!(world.ledger.done(translated, world.now));
     world.polls.get_mut(&translated).unwrap().held = 800;
     let other = world.enter("b");
     assert!(!world.ask(other, 300));
@@ -272,7 +273,7 @@ impl World {
             Event::Done { poll } => {
                 let Some(id) = pick(self, poll).filter(|id| self.polls[id].wants.is_none()) else { return };
                 let poll = self.polls.get_mut(&id).unwrap();
-                poll.done = self.ledger.done(id, poll.held, self.now);
+                poll.done = self.ledger.done(id, self.now);
                 assert_ne!(poll.done, poll.evicted());
             }
             Event::Leave { poll } => {
