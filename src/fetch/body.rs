@@ -23,8 +23,11 @@ const DECOMPRESSOR: usize = 56 * 1024;
 /// The first allocation for a body that comes in more than one piece.
 const FIRST_BUFFER: usize = 4 * 1024;
 
-/// So much is decompressed at once, at most a MiB when it is out: then others have their turn on this thread.
+/// So much is decompressed at once, at most a MiB when it is out.
 const STEP: usize = 1024;
+
+/// After so much has come out of it, others have their turn on this thread.
+const TURN: usize = 512 * 1024;
 
 /// What a poll has read so far, over all its calls: they share a connection, and so its buffers.
 #[derive(Debug, Default)]
@@ -65,6 +68,7 @@ pub(super) async fn read(
     let largest = if gzip || declared == 0 { limits.max_body_bytes } else { declared };
     let mut body = Body { largest, limits, bytes: Vec::new(), besides: 0, progress, share };
     let mut gunzip = None;
+    let mut others_at = TURN;
     loop {
         body.besides = read.kept + read.buffers() + if gzip { DECOMPRESSOR } else { 0 };
         body.cover(body.bytes.capacity()).await;
@@ -76,7 +80,10 @@ pub(super) async fn read(
             let gunzip = gunzip.get_or_insert_with(Gunzip::new);
             for step in chunk.chunks(STEP) {
                 gunzip.decompress(step, &mut body).await?;
-                tokio::task::coop::consume_budget().await;
+                if body.bytes.len() >= others_at {
+                    others_at = body.bytes.len() + TURN;
+                    tokio::task::yield_now().await;
+                }
             }
         } else if declared > 0 && chunk.len() == declared && body.bytes.is_empty() {
             body.progress.bytes += declared;

@@ -24,6 +24,18 @@ const SHORTEST_PART: usize = 8;
 /// that of a tenant.
 const SHORTEST_NAME: usize = 16;
 
+/// Words that are searched for, in all headers together: no header has so many, but a tenant may write one that has.
+const MOST_WORDS: usize = 32;
+
+/// Bytes of a secret that are searched for: no sentence is longer.
+const LONGEST_SECRET: usize = 1024;
+
+/// Bytes of a secret that are searched for in other spellings.
+const LONGEST_SPELLED: usize = 256;
+
+/// More needles than this take milliseconds in a large exposition.
+const FEW: usize = 16;
+
 /// Most characters of a sentence, and of the beginning of a body.
 const LONGEST: usize = 1024;
 
@@ -65,7 +77,11 @@ impl Redactor {
             }
             // A cookie is one of several, and some schemes name what they send: `Token token="…"`.
             let words = whole.split(|c: char| c.is_whitespace() || matches!(c, ';' | ',' | '=' | '"'));
-            let words: Vec<String> = words.filter(|word| word.len() >= SHORTEST_PART).map(ToOwned::to_owned).collect();
+            let words = words.filter(|word| word.len() >= SHORTEST_PART).take(MOST_WORDS.saturating_sub(parts.len()));
+            let words: Vec<String> = words.map(|word| beginning(word, LONGEST_SECRET).to_owned()).collect();
+            for secret in &mut secrets {
+                secret.truncate(beginning(secret, LONGEST_SECRET).len());
+            }
             let shortest = if is_credential { SHORTEST_PART } else { SHORTEST_NAME };
             verbatim.extend(secrets.iter().chain(&words).filter(|text| text.len() >= shortest).cloned());
             texts.extend(secrets);
@@ -73,7 +89,7 @@ impl Redactor {
         }
         texts.retain(|text| text.len() >= SHORTEST);
         let (folded, literal): (Vec<_>, Vec<_>) = texts.iter().partition(|text| fold(text).len() >= SHORTEST);
-        let spellings = folded.iter().flat_map(|text| spellings(text.as_bytes()));
+        let spellings = folded.iter().flat_map(|text| spellings(beginning(text, LONGEST_SPELLED).as_bytes()));
         let folded: BTreeSet<Vec<u8>> = folded
             .iter()
             .map(|text| fold(text))
@@ -95,6 +111,11 @@ impl Redactor {
     pub fn beginning(&self, body: &[u8]) -> String {
         let start = body.get(..LOOKED_AT).unwrap_or(body);
         self.shown(&String::from_utf8_lossy(start), start.len() < body.len())
+    }
+
+    /// Whether looking for them in a large text takes so long that it should not be done where others wait.
+    pub const fn is_slow(&self) -> bool {
+        self.verbatim.len() > FEW
     }
 
     /// Whether a secret stands in `text` as it was sent.
@@ -230,6 +251,11 @@ fn spellings(secret: &[u8]) -> impl Iterator<Item = Vec<u8>> + use<> {
 fn shortest(texts: &BTreeSet<String>) -> Vec<String> {
     let holds_another = |text: &String| texts.iter().any(|other| other != text && text.contains(other.as_str()));
     texts.iter().filter(|text| !holds_another(text)).cloned().collect()
+}
+
+/// The first bytes of a text, up to a character.
+fn beginning(text: &str, bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or_default()
 }
 
 /// As it stands in the labels of a series.

@@ -72,7 +72,7 @@ struct Server {
     streams: Arc<Turns>,
     /// One step of one TLS handshake at a time: a signature takes a millisecond and more, and a flood of them must not keep every thread
     /// from polls and answers.
-    handshakes: Semaphore,
+    handshakes: Arc<Turns>,
 }
 
 /// Serves `router` on every listener until `stop`; then answers what is in flight and returns, at the latest after `limits.drain`.
@@ -91,13 +91,14 @@ pub async fn serve(
         router,
         web,
         connections: Connections::new(limits.clone()),
+        // Every connection may wait, as those of a Prometheus do that was restarted; but addresses take turns.
+        handshakes: Turns::new(1, limits.connections, limits.connections),
         limits,
         stop,
         tasks: TaskTracker::new(),
         http,
         documents: turns(DOCUMENTS),
         streams: turns(STREAMS),
-        handshakes: Semaphore::new(1),
     });
     let loops = TaskTracker::new();
     for listener in listeners {
@@ -180,7 +181,7 @@ async fn connection(server: Arc<Server>, stream: TcpStream, activity: Arc<Activi
     let exchange = Exchange { server: &server, activity: &activity, registration: &registration, socket: &socket };
     match server.web.as_ref().and_then(|web| web.acceptor()) {
         None => exchange.run(stream).await,
-        Some(acceptor) => match handshake(&server, &acceptor, stream).await {
+        Some(acceptor) => match handshake(&server, registration.peer, &acceptor, stream).await {
             Ok(stream) => {
                 activity.enter(Phase::Opening);
                 exchange.run(stream).await;
@@ -190,14 +191,14 @@ async fn connection(server: Arc<Server>, stream: TcpStream, activity: Arc<Activi
     }
 }
 
-/// A TLS handshake, each step in its turn. The wait for the client's next step holds no turn.
-async fn handshake<S>(server: &Server, acceptor: &TlsAcceptor, stream: S) -> io::Result<TlsStream<S>>
+/// A TLS handshake, each step in its turn and that of its address. The wait for the client's next step holds no turn.
+async fn handshake<S>(server: &Server, peer: Peer, acceptor: &TlsAcceptor, stream: S) -> io::Result<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut accepting = std::pin::pin!(acceptor.accept(stream));
     loop {
-        let turn = server.handshakes.acquire().await.map_err(io::Error::other)?;
+        let turn = server.handshakes.take(peer).await.map_err(|_| io::Error::other("too many others wait"))?;
         let step = poll_fn(|cx| Poll::Ready(accepting.as_mut().poll(cx))).await;
         drop(turn);
         if let Poll::Ready(ended) = step {

@@ -46,7 +46,7 @@ pub(super) async fn translate(
     let bytes: usize = fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
     let mut job = Job::new(target, prepared, shared, requests, fetched, started);
     let is_small = bytes <= SMALL_ANSWERS;
-    if is_small && !prepared.is_large {
+    if is_small && !prepared.is_large && !prepared.redactor.is_slow() {
         let allowance = Allowance { bytes: SMALL_EXPOSITION, compares: false, stop: Stop::default() };
         match job.translate(prepared.take_translator(), allowance) {
             Ok(done) => {

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::support::attack::{Attacked, Server};
 use super::support::program::{Running, command, said};
 
 const TOKEN: &str = "tok3n-Zq8xw0v7/LkjH21+pv";
@@ -267,4 +268,27 @@ async fn the_command_probe_shows_bodies_only_when_it_is_told_to_and_credentials_
             assert_eq!(text.contains(BODY), bodies, "{place}: {text}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_of_thousands_of_words_delay_nobody() {
+    let server = Server::saying("media_rooms 3\n".repeat(1000)).await;
+    let mut targets =
+        "---\napiVersion: v1\nkind: Secret\nmetadata: { name: words, namespace: tenant }\nstringData:\n".to_owned();
+    for header in 0..16 {
+        let words: Vec<String> =
+            (0..1800_u32).map(|word| format!("{:08x}", (header * 1800 + word).wrapping_mul(2_654_435_761))).collect();
+        let _ = writeln!(targets, "  key-{header}: \"{}\"", words.join(" "));
+    }
+    let headers = (0..16).map(|i| format!("{{ name: x-auth{i}, secretKeyRef: {{ name: words, key: key-{i} }} }}"));
+    let more = format!("mediasoup: {{ source: Prometheus }}\nheaders: [{}]", headers.collect::<Vec<_>>().join(", "));
+    for i in 0..4 {
+        targets += &server.target("tenant", &format!("words-{i}"), "Mediasoup", &more);
+    }
+    let attacked = Attacked::start(&targets, &[]).await;
+    let watch = attacked.watch();
+    attacked.all_up(6).await;
+    let asked = server.asked();
+    attacked.program.until("/-/healthy", |_, _| (server.asked() >= asked + 20).then_some(())).await;
+    attacked.unnoticed(watch).await;
 }

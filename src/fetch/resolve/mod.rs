@@ -37,6 +37,9 @@ const TOO_SOON: Duration = Duration::from_millis(200);
 /// Names in memory; more than there are targets.
 const MOST_NAMES: usize = 1 << 15;
 
+/// So few are not worth a look at what can be forgotten.
+const FEW_NAMES: usize = 1024;
+
 /// Lookups at once of names that are expected to be answered, and of those that are not: by one namespace, and in all. The former wait for
 /// their turn, which is short; the latter do not. Each is a socket for either IP version, and as much again for each of three repetitions.
 const QUICK_PLACES: (usize, usize) = (32, 128);
@@ -98,6 +101,8 @@ struct State {
     files: Files,
     system: Option<Arc<System>>,
     names: HashMap<Arc<str>, Known>,
+    /// How many names there may be before those are forgotten whose time is up.
+    swept_at: usize,
     /// One for each name that is being asked for.
     running: Running<Arc<str>>,
     shares: HashMap<Arc<str>, Arc<Places>>,
@@ -281,7 +286,7 @@ impl State {
     }
 
     fn known(&mut self, host: &Arc<str>) -> &mut Known {
-        if self.names.len() >= MOST_NAMES && !self.names.contains_key(host) {
+        if self.names.len() >= self.swept_at.clamp(FEW_NAMES, MOST_NAMES) && !self.names.contains_key(host) {
             let now = Instant::now();
             self.names.retain(|_, known| {
                 let answer = known.answer.as_ref().map(|(_, until)| *until);
@@ -290,6 +295,7 @@ impl State {
             if self.names.len() >= MOST_NAMES {
                 self.names.clear();
             }
+            self.swept_at = 2 * self.names.len();
         }
         self.names.entry(Arc::clone(host)).or_default()
     }

@@ -257,8 +257,11 @@ async fn rest_of(
     }
 }
 
+/// Addresses of one version that are taken from an answer, which can have thousands: each would be kept, and may be tried.
+const MOST_ADDRESSES: usize = 16;
+
 fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
-    lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect()
+    lookup.answers().iter().filter_map(|record| record.data.ip_addr()).take(MOST_ADDRESSES).collect()
 }
 
 fn why(error: &NetError) -> Why {
