@@ -65,21 +65,35 @@ pub(super) async fn translate(
     let turns = if is_small { &shared.small } else { &shared.large };
     let turn = match job.turn(target, turns, deadline).await {
         Ok(turn) => turn,
-        Err(error) => return job.poll.failed(&error),
+        Err(error) => return job.poll.failed(&error, target),
     };
     let unfinished = job.poll.clone();
     let translator = prepared.take_translator();
     let bytes = target.sample_limit.saturating_mul(BYTES_PER_SERIES).clamp(*EXPOSITION.start(), *EXPOSITION.end());
-    let work = move |stop| {
-        let done = job.translate(translator, Allowance { bytes, compares: true, stop });
-        done.unwrap_or_else(|(excess, translator)| job.given_up(excess, bytes, translator))
-    };
-    match aside(turn, deadline, work).await {
-        Ok(done) => {
+    let work = move |stop| job.translate(translator, Allowance { bytes, compares: true, stop });
+    let error = match aside(turn, deadline, work).await {
+        Ok(Ok(done)) => {
             prepared.translator = done.translator;
-            done.snapshot
+            return done.snapshot;
         }
-        Err(late) => unfinished.failed(&late.of_translation()),
+        Ok(Err((excess, translator))) => {
+            prepared.translator = Some(translator);
+            too_much(excess, bytes)
+        }
+        Err(late) => late.of_translation(),
+    };
+    unfinished.failed(&error, target)
+}
+
+/// What is told of answers that became too much.
+fn too_much(excess: Excess, bytes: usize) -> CallError {
+    match excess {
+        Excess::Time => Late::Working.of_translation(),
+        Excess::Bytes => CallError::new(
+            Reason::Limit,
+            format!("the exposition is larger than {bytes} bytes: names and labels are too long, or too many"),
+        ),
+        Excess::Comparison => CallError::new(Reason::Internal, "a name was not compared: please report this"),
     }
 }
 
@@ -210,30 +224,23 @@ impl Job {
         let polled = Polled { started, ended, target, failure, calls, requests, certificate_expiry };
         Ok(Done { translator, snapshot: render::polled(polled), bytes })
     }
-
-    /// What is told of answers that were too much.
-    fn given_up(&self, excess: Excess, bytes: usize, translator: Box<dyn Kind>) -> Done {
-        let error = match excess {
-            Excess::Time => Late::Working.of_translation(),
-            Excess::Bytes => CallError::new(
-                Reason::Limit,
-                format!("the exposition is larger than {bytes} bytes: names and labels are too long, or too many"),
-            ),
-            Excess::Comparison => CallError::new(Reason::Internal, "a name was not compared: please report this"),
-        };
-        Done { translator: Some(translator), snapshot: self.poll.clone().failed(&error), bytes: 0 }
-    }
 }
 
 impl Unfinished {
-    /// The result of a poll whose answers became nothing.
-    fn failed(self, error: &CallError) -> Snapshot {
+    /// The result of a poll of `target` whose answers became nothing: as if there had been none.
+    fn failed(self, error: &CallError, target: &Target) -> Snapshot {
         let Self { started, ended, requests, mut calls, certificate_expiry } = self;
+        let source = &target.source;
+        let answers: Vec<Answer> = requests.iter().map(|_| Answer(Err(error.clone()))).collect();
+        let allowance = Allowance { bytes: SMALL_EXPOSITION, compares: false, stop: Stop::default() };
+        let mut families = Families::within(allowance, source.filter.clone());
+        let cx = Context { now: render::unix_seconds(SystemTime::now()), sample_limit: target.sample_limit };
+        source.options.build(source.kind, &source.url).translate(&answers, &cx, &mut families);
+        let target = if families.excess().is_none() { families.finish() } else { Families::default().finish() };
         if let Some(primary) = calls.first_mut() {
             primary.error = Some(error.message.as_str().into());
         }
         let failure = Some(Failure { reason: error.reason, message: error.message.as_str().into() });
-        let target = Families::default().finish();
         render::polled(Polled { started, ended, target, failure, calls, requests, certificate_expiry })
     }
 }

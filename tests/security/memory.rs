@@ -111,6 +111,8 @@ async fn an_exposition_takes_a_kibibyte_for_each_series_of_its_limit_and_no_more
     let watch = attacked.watch();
     let reason = "probe_failure_info{reason=\"limit\"} 1";
     attacked.program.until("/probe?target=tenant/wide", |_, body| body.contains(reason).then_some(())).await;
+    let nothing = attacked.program.body("/probe?target=tenant/wide").await;
+    assert!(nothing.contains("\nmediasoup_up 0\n") && !nothing.contains("\nw{"), "{nothing}");
     let told = attacked.program.body("/probe?target=tenant/wide&debug=true").await;
     assert!(told.contains("larger than 1024000 bytes"), "{told}");
     let up = "\nprobe_success 1\n";
