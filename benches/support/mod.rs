@@ -254,7 +254,7 @@ impl Scraper {
 
     pub async fn request(&mut self, path: &str, headers: &str) -> Result<(u16, Vec<u8>)> {
         let request =
-            format!("GET {path} HTTP/1.1\r\nHost: exporter\r\nUser-Agent: Prometheus/3.15.0\r\n{headers}\r\n");
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Prometheus/3.15.0\r\n{headers}\r\n");
         self.stream.write_all(request.as_bytes()).await?;
         let mut line = String::new();
         self.stream.read_line(&mut line).await?;
