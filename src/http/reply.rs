@@ -155,7 +155,11 @@ async fn holding(response: Response, turn: Turn) -> Response {
 }
 
 pub(super) fn busy() -> Response {
+    come_again(StatusCode::SERVICE_UNAVAILABLE, "too many answers are being made, come again\n")
+}
+
+/// What is told where there is too much to do: it may be otherwise in a moment.
+pub(super) fn come_again(status: StatusCode, why: &'static str) -> Response {
     const SOON: HeaderValue = HeaderValue::from_static("1");
-    let text = text(StatusCode::SERVICE_UNAVAILABLE, "too many answers are being made, come again\n");
-    ([(header::RETRY_AFTER, SOON)], text).into_response()
+    ([(header::RETRY_AFTER, SOON)], text(status, why)).into_response()
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -291,9 +291,8 @@ impl Exchange<'_> {
 }
 
 fn too_many() -> Response {
-    const SOON: HeaderValue = HeaderValue::from_static("1");
-    let text = "too many requests wait for polls, come again; see --web.max-connections\n";
-    ([(header::RETRY_AFTER, SOON)], reply::text(StatusCode::SERVICE_UNAVAILABLE, text)).into_response()
+    let why = "too many requests wait for polls, come again; see --web.max-connections\n";
+    reply::come_again(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// Waits until the client has closed its side. hyper looks for that only where it has nothing to parse: a client that sent a second

@@ -195,22 +195,22 @@ impl Gate {
         // Whoever uses up the rate must not make us look dead. A password that is not known yet counts, so that none is guessed here.
         let exempt = || health && self.users.as_ref().is_none_or(|users| users.know(checks, authorization.as_ref()));
         if self.rate.as_ref().is_some_and(|rate| !exempt() && !rate.allows(Instant::now())) {
-            return Some(too_many("too many requests\n"));
+            return Some(reply::come_again(StatusCode::TOO_MANY_REQUESTS, "too many requests\n"));
         }
         let users = self.users.as_ref()?;
         match users.judge(checks, peer, authorization.as_ref()).await {
             Verdict::Admitted => return None,
-            Verdict::Busy => return Some(too_many("too many passwords to compare, come again\n")),
+            Verdict::Busy => {
+                return Some(reply::come_again(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "too many passwords to compare, come again\n",
+                ));
+            }
             Verdict::Refused => {}
         }
         let refusal = reply::text(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
         Some(([(header::WWW_AUTHENTICATE, BASIC)], refusal).into_response())
     }
-}
-
-fn too_many(text: &'static str) -> Response {
-    const SOON: HeaderValue = HeaderValue::from_static("1");
-    ([(header::RETRY_AFTER, SOON)], reply::text(StatusCode::TOO_MANY_REQUESTS, text)).into_response()
 }
 
 /// Reads and builds everything, and notes the files as they were before: what changes meanwhile is noticed at the next look.
