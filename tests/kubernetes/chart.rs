@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::support::chart;
 use crate::support::cluster::Cluster;
+use crate::support::eventually::{PATIENCE, eventually_blocking};
 use crate::support::program::Said;
 
 const NAMESPACE: &str = "prometheus";
@@ -330,12 +331,15 @@ fn the_rights_of_a_job_that_could_not_be_made_go_with_the_next_upgrade() {
         refuse("Binding")
     ));
     let upgrade = |set: &str| admin.try_helm("upgrade", &["--reset-values", "--timeout", "5s", "--set", set]);
-    let start = std::time::Instant::now();
     // A policy holds only after a while.
-    while !upgrade("discovery.mode=none").stderr.contains("no Jobs here") {
-        assert!(start.elapsed() < std::time::Duration::from_secs(60), "the policy is not heeded");
+    eventually_blocking(PATIENCE, || {
+        let said = upgrade("discovery.mode=none").stderr;
+        if said.contains("no Jobs here") {
+            return Ok(());
+        }
         admin.helm("upgrade", &["--no-hooks", "--reset-values"]);
-    }
+        Err(format!("the policy is not heeded: {said}"))
+    });
     // Helm deletes nothing now. Whatever is upgraded to, they do not stay.
     assert_eq!(rights_after_upgrade(&admin).len(), 3);
     let words = admin.after_upgrade("discovery.mode=none").expect("what could not be done is tried again");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject, PostParams};
@@ -15,11 +15,12 @@ use scrapetarget_exporter::sim::mediasoup::Agent;
 use serde_json::Value;
 
 use crate::support::cluster::{AuditLine, Cluster};
+pub(crate) use crate::support::eventually::eventually as until;
 use crate::support::program::{Running, command};
 use crate::support::series;
 
-/// Longer than anything takes on a busy machine, the longest pause between two tries included.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than anything takes on a busy machine, and the longest pause between two tries besides, which is a minute.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60 + 120);
 
 /// The permissions that we tell people to give.
 const RIGHTS: &str = include_str!("../../deploy/rbac.yaml");
@@ -194,16 +195,4 @@ pub(crate) fn told(target: &DynamicObject) -> BTreeMap<String, (String, String)>
             (text(condition, "type"), (verdict, text(condition, "message")))
         })
         .collect()
-}
-
-/// Asks until the answer is what one waits for; else the test fails with what was wrong last.
-pub(crate) async fn until<T>(patience: Duration, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let start = Instant::now();
-    loop {
-        match ask().await {
-            Ok(found) => return found,
-            Err(last) => assert!(start.elapsed() < patience, "not within {patience:?}: {last}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }

@@ -11,7 +11,11 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::support::cluster::Cluster;
+use crate::support::load::allowed;
 use replicas::{PATIENCE, RULES, Replica, Stage, leaders, until};
+
+/// What a takeover may take that nobody has announced: the Lease, and what comes after it.
+const TAKEOVER: Duration = Duration::from_secs(20);
 
 /// Waits until one of them leads and the others say that they stand by: the leader's place.
 async fn until_one_leads(replicas: &[Replica]) -> usize {
@@ -56,15 +60,17 @@ async fn a_killed_leader_is_replaced_within_20_seconds_and_there_are_never_two()
     let (place, _) = until("new leader", took_over).await;
     stage.until_behind_service(&replicas[place]).await;
     let took = killed.elapsed();
-    assert!(took <= Duration::from_secs(20), "it took {took:?}");
+    assert!(took <= allowed(TAKEOVER), "it took {took:?}");
     replicas[place].until_polled().await;
     assert_eq!(leaders(&replicas).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_told_to_stop_hands_over_at_once_and_serves_on() {
+    /// Time enough for a busy machine to see that it serves on.
+    const DELAY: Duration = Duration::from_secs(15);
     let stage = Stage::new(Cluster::shared(), "drained");
-    let delay = ["--shutdown-delay", "4s"];
+    let delay = ["--shutdown-delay", "15s"];
     let mut replicas = vec![stage.replica(1, &delay).await, stage.replica(2, &delay).await];
     let mut old = replicas.remove(until_one_leads(&replicas).await);
     stage.until_behind_service(&old).await;
@@ -76,12 +82,12 @@ async fn a_leader_that_is_told_to_stop_hands_over_at_once_and_serves_on() {
     new.until_leads(true).await;
     stage.until_behind_service(new).await;
     let took = told.elapsed();
-    assert!(took <= Duration::from_secs(2), "it took {took:?}");
+    assert!(took <= allowed(Duration::from_secs(2)), "it took {took:?}");
     let path = format!("/probe?target={}/away", stage.namespace);
     assert_eq!(old.running.get(&path).await.map(|(status, _)| status), Some(200));
     old.until_leads(false).await;
     assert_eq!(old.running.ended().code(), Some(0), "{}", old.running.log());
-    assert!(told.elapsed() >= Duration::from_secs(4), "it served for {:?}", told.elapsed());
+    assert!(told.elapsed() >= DELAY, "it served for {:?}", told.elapsed());
     let written = stage.written(&old, since);
     assert!(written.iter().all(|line| line.resource == "leases"), "{written:?}");
 }
@@ -117,7 +123,7 @@ async fn a_leader_that_was_paused_is_replaced_and_writes_nothing_when_it_wakes()
     new.until_leads(true).await;
     stage.until_behind_service(new).await;
     let took = paused.elapsed();
-    assert!(took <= Duration::from_secs(20), "it took {took:?}");
+    assert!(took <= allowed(TAKEOVER), "it took {took:?}");
 
     let woken = Timestamp::now();
     old.signal("CONT");

@@ -6,7 +6,8 @@ mod stage;
 mod steady;
 mod webhook;
 
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::Endpoints;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;
@@ -62,8 +63,10 @@ async fn a_target_has_a_monitor_that_nobody_else_can_change_and_everybody_can_la
 
     stage.monitors(&stage.team).delete("tokyo", &DeleteParams::default()).await.unwrap();
     stage.until("a new one", &exporter, async || stage.monitor("tokyo").await).await;
-    let writes = stage.asked(&["patch", "create", "update"]);
-    assert_eq!(writes.len(), 5, "once for each change and no more: {writes:#?}");
+    // What was written can be seen a little before the request stands in the log.
+    let writes = || stage.asked(&["patch", "create", "update"]);
+    stage.until("five writes", &exporter, async || (writes().len() >= 5).then_some(())).await;
+    assert_eq!(writes().len(), 5, "once for each change and no more: {:#?}", writes());
     assert_eq!(stage.asked(&["list"]).len(), 2, "once in each namespace");
 }
 
@@ -240,6 +243,8 @@ async fn cleanup_leaves_nothing_although_the_exporter_still_runs() {
     let exporter = stage.run(&["--leader-election.lease-duration", "5s"]);
     let all = async || (stage.names(&stage.team).await.len() == 20).then_some(());
     stage.until("monitors", &exporter, all).await;
+    let endpoints = Api::<Endpoints>::namespaced(stage.cluster.client(), &stage.own);
+    stage.until("Endpoints", &exporter, async || endpoints.get_opt("st-probe").await.unwrap()).await;
     let said = stage.cleanup(&[]);
     assert_eq!(
         (said.stdout.trim(), said.code),

@@ -1,15 +1,12 @@
 //! The CRD as users meet it through a real API server: its acceptance, its words, its columns, its selectors, its maxima.
 
-use std::time::{Duration, Instant};
-
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use scrapetarget_exporter::crd::{self, ScrapeTarget};
 use serde_json::{Map, Value, json};
 
 use crate::support::cluster::Cluster;
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::eventually::{PATIENCE, eventually_blocking};
 
 /// The shared server with our CRD, and a namespace.
 fn served() -> (&'static Cluster, String) {
@@ -77,15 +74,11 @@ fn kubectl_explains_each_field_in_our_words() {
         let (_, words) = fields.iter().find(|(field, _)| field == path).unwrap();
         let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         // The words are published a little later than the objects are served.
-        let start = Instant::now();
-        loop {
+        eventually_blocking(PATIENCE, || {
             let said = cluster.kubectl(&["explain", path]);
-            if one_line(&said.stdout).contains(&one_line(words)) {
-                break;
-            }
-            let waited = start.elapsed();
-            assert!(waited < PATIENCE, "{path}: {words}\n{}{}", said.stdout, said.stderr);
-        }
+            let published = one_line(&said.stdout).contains(&one_line(words));
+            published.then_some(()).ok_or_else(|| format!("{path}: {words}\n{}{}", said.stdout, said.stderr))
+        });
     }
 }
 

@@ -50,6 +50,7 @@ async fn a_namespace_that_may_not_be_watched_keeps_no_other_waiting_and_is_notic
     assert_eq!(replica.sd().await.unwrap().into_keys().collect::<Vec<_>>(), [format!("{open}/a")]);
     let rule = format!("not permitted in namespace {closed}: a Role or ClusterRole must have the rule");
     let logged = || replica.log().lines().filter(|line| line.contains(&rule) && line.contains("scrapetargets")).count();
+    until(PATIENCE, async || (logged() > 0).then_some(()).ok_or_else(|| replica.log())).await;
     assert_eq!(logged(), 1, "{}", replica.log());
 
     release.grant(cluster, &closed, RULES);

@@ -7,6 +7,7 @@ mod audit;
 mod files;
 mod guarded;
 mod objects;
+mod rights;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,8 +23,8 @@ use serde_json::{Value, json};
 use super::program::signal;
 use super::tools;
 
-/// How long a start may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a start may take on a busy machine: alone it takes 3 to 15 s, and here are several at a time.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// How many private clusters there may be at a time: each takes 0.3 GiB.
 const PRIVATE: usize = 4;
@@ -111,7 +112,7 @@ impl Cluster {
 
     fn is_ready(&self) -> bool {
         let config = self.config();
-        block(async {
+        block(async || {
             let client = Client::try_from(config).unwrap();
             for path in ["/readyz", "/api/v1/namespaces/default"] {
                 let request = axum::http::Request::get(path).body(Vec::new()).unwrap();
@@ -204,7 +205,7 @@ impl Cluster {
     /// after that a watch from an older version is answered by 410.
     pub fn compact(&self) {
         let url = self.ports.etcd_url();
-        block(async {
+        block(async || {
             let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(15)).build().unwrap();
             let post = async |path: &str, body: Value| -> Value {
                 let request = client.post(format!("{url}{path}")).body(body.to_string());
@@ -234,11 +235,11 @@ fn signal_if_there(process: &Guarded, name: &str) {
     }
 }
 
-/// Runs a future to its end from anywhere, also from within a runtime. It has a minute.
-fn block<T: Send>(future: impl Future<Output = T> + Send) -> T {
+/// Does something to its end from anywhere, also from within a runtime. It has some minutes.
+fn block<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("an answer in time") })
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, work()).await.expect("an answer in time") })
     };
     let ended = std::thread::scope(|scope| scope.spawn(run).join());
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))

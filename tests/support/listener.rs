@@ -2,11 +2,24 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+
+/// A port of loopback that is free, and most probably stays so while nobody listens there: it lies below the range from which the system
+/// takes those that it gives to clients, and to servers that ask for any.
+pub fn port_of_nobody_else() -> u16 {
+    loop {
+        let random = RandomState::new().build_hasher().finish() % 22_000;
+        let port = 10_000 + u16::try_from(random).unwrap();
+        if std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
 
 /// Answers every request on every address of this host with an exposition of one series.
 pub struct Listener {

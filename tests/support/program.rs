@@ -10,10 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::eventually::PATIENCE;
 use super::tools;
-
-/// Longer than anything takes on a busy machine; what hangs is found all the same.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary, without the variables of whoever runs the tests.
 pub fn command<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
@@ -271,7 +269,8 @@ pub async fn get(url: &str) -> Option<(u16, String)> {
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
         super::choose_tls_provider();
         let builder = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
-        builder.timeout(Duration::from_secs(15)).build().unwrap()
+        // A look that is answered late is still a look; half of the patience, so that there is more than one.
+        builder.timeout(PATIENCE / 2).build().unwrap()
     });
     let response = CLIENT.get(url).send().await.ok()?;
     Some((response.status().as_u16(), response.text().await.ok()?))

@@ -50,7 +50,7 @@ webhooks:
     )
 }
 
-/// Keeps the API server busy until it is dropped, for half a minute at most.
+/// Keeps the API server busy until it is dropped: after half a minute, when the webhook has had its time, with another request.
 struct Hold(JoinHandle<()>);
 
 impl Drop for Hold {
@@ -68,7 +68,11 @@ impl Hold {
             let maps = maps.clone();
             let map = serde_json::from_value(serde_json::json!({ "metadata": { "generateName": "slow-" } })).unwrap();
             let hold = Self(tokio::spawn(async move {
-                let _ = maps.create(&PostParams::default(), &map).await;
+                loop {
+                    let _ = maps.create(&PostParams::default(), &map).await;
+                    // One that is refused as well takes no time.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
             }));
             let tried = Instant::now();
             while tried.elapsed() < Duration::from_secs(2) {
@@ -116,10 +120,15 @@ async fn an_api_server_that_has_no_time_is_asked_again_calmly_until_it_has() {
     let took = until_refused(4).await;
     assert!(took > Duration::from_millis(1500), "four more tries in {took:?}");
     assert_eq!(replica.get("/-/ready").await.unwrap().0, 503);
-    assert_eq!(replica.logged("ScrapeTargets cannot be watched"), 1, "{}", replica.log());
+    // The refusal stands in the API server's log a little before it is told.
+    let missed = || replica.logged("ScrapeTargets cannot be watched");
+    until(PATIENCE, async || (missed() > 0).then_some(()).ok_or_else(|| replica.log())).await;
+    assert_eq!(missed(), 1, "{}", replica.log());
     drop(held);
     replica.until_up("default/first").await;
-    assert_eq!(replica.logged("ScrapeTargets are watched again"), 1, "{}", replica.log());
+    let again = || replica.logged("ScrapeTargets are watched again");
+    until(PATIENCE, async || (again() > 0).then_some(()).ok_or_else(|| replica.log())).await;
+    assert_eq!(again(), 1, "{}", replica.log());
     let api = targets(&cluster, "default");
     let until_told = async |name| {
         until(PATIENCE, async || {

@@ -108,22 +108,20 @@ async fn what_others_write_into_the_metadata_of_an_object_hides_no_other() {
     cluster.install_crd();
     let namespace = cluster.namespace("strange");
     cluster.apply(&target(&namespace, "strange", &server.url(), ""));
-    let spoil = async |interval: &str| {
-        let url = format!("/apis/scrapetarget.dev/v1alpha1/namespaces/{namespace}/scrapetargets/strange");
-        let get = http::Request::get(&url).body(Vec::new()).unwrap();
-        let mut object: Value = cluster.client().request(get).await.unwrap();
-        object["metadata"]["managedFields"][0]["time"] = json!(STRANGE_TIME);
-        object["spec"]["interval"] = json!(interval);
-        let put = http::Request::put(&url).header("content-type", "application/json");
-        let put = put.body(object.to_string().into_bytes()).unwrap();
-        let stored: Value = cluster.client().request(put).await.unwrap();
+    // The exporter writes its status meanwhile.
+    let spoil = |interval: &str| {
+        let path = format!("/apis/scrapetarget.dev/v1alpha1/namespaces/{namespace}/scrapetargets/strange");
+        let stored = cluster.change(&path, |object| {
+            object["metadata"]["managedFields"][0]["time"] = json!(STRANGE_TIME);
+            object["spec"]["interval"] = json!(interval);
+        });
         assert!(stored["metadata"]["managedFields"].to_string().contains(STRANGE_TIME), "{stored}");
     };
-    spoil("2s").await;
+    spoil("2s");
     let release = Release::install(&cluster, &[], &["--discovery.mode", "none"]);
     let replica = release.ready().await;
     replica.until_up(&format!("{namespace}/strange")).await;
-    spoil("3s").await;
+    spoil("3s");
     cluster.apply(&target(&namespace, "new", &server.url(), ""));
     replica.until_up(&format!("{namespace}/new")).await;
     let api = targets(&cluster, &namespace);
@@ -171,8 +169,13 @@ async fn what_a_newer_crd_fills_in_by_itself_stops_no_target() {
     cluster.apply(&target(&namespace, "newest", &server.url(), ""));
     replica.until_up(&format!("{namespace}/newest")).await;
     replica.until_up(&old).await;
-    let told = told(&api.get("old").await.unwrap());
-    assert_eq!((told["Accepted"].0.as_str(), told_of_it()), ("True/Accepted", 1), "{told:?}");
+    until(PATIENCE, async || {
+        let told = told(&api.get("old").await.unwrap());
+        let accepted = told.get("Accepted").is_some_and(|(verdict, _)| verdict == "True/Accepted");
+        accepted.then_some(()).ok_or_else(|| format!("{told:?}"))
+    })
+    .await;
+    assert_eq!(told_of_it(), 1, "{}", replica.log());
 }
 
 const CRD: &str = "scrapetargets.scrapetarget.dev";

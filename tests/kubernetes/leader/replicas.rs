@@ -10,7 +10,7 @@ use crate::support::cluster::{AuditLine, Cluster};
 use crate::support::program::{Running, command, signal};
 
 /// Longer than the longest thing here takes, a takeover after a kill, on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20 + 120);
 
 /// A namespace in which replicas of the release `st` run, with one target that cannot be reached: a poll of it is a poll all the same.
 pub(super) struct Stage<'a> {

@@ -22,7 +22,7 @@ use crate::support::series;
 
 /// How long it may take until all is as it should be. The longest waits are a minute, for monitors that somebody deleted with their
 /// kind, and half a minute until that kind is noticed.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(60 + 30 + 120);
 
 /// A release with two replicas in a cluster that others may have used before, and two servers.
 pub(super) struct Stage<'c> {

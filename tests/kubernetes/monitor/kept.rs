@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::stage::{MONITORS, Stage};
+use super::stage::{MONITORS, PATIENCE, Stage};
 use super::stop;
 use crate::support::cluster::Cluster;
+use crate::support::eventually::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_monitors_of_a_namespace_whose_targets_may_not_be_listed_stay() {
@@ -60,7 +61,7 @@ async fn another_mode_removes_all_monitors_although_the_api_server_dies_halfway(
     let removed = || stage.asked(&["delete"]).len();
     let start = Instant::now();
     while removed() == 0 {
-        assert!(start.elapsed() < Duration::from_secs(60), "none is removed:\n{}", exporter.log());
+        assert!(start.elapsed() < PATIENCE, "none is removed:\n{}", exporter.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     cluster.kill();
@@ -85,10 +86,7 @@ async fn what_an_older_crd_let_in_has_no_monitor_and_is_told_why_also_after_the_
         json!({ "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": metadata, "spec": spec })
             .to_string()
     };
-    let start = Instant::now();
-    while let Err(refused) = cluster.try_apply(&target(&forged)) {
-        assert!(start.elapsed() < Duration::from_secs(60), "{refused}");
-    }
+    eventually(PATIENCE, async || cluster.try_apply(&target(&forged))).await;
     stage.declare("osaka", &json!({}));
     let exporter = stage.run(&[]);
     stage.until_ready("tokyo", "False InvalidSpec", &exporter).await;
@@ -96,11 +94,14 @@ async fn what_an_older_crd_let_in_has_no_monitor_and_is_told_why_also_after_the_
     stop(exporter);
 
     cluster.install_crd();
-    let start = Instant::now();
-    while cluster.try_apply(&target(&forged).replace("tokyo", "kyoto")).is_ok() {
-        stage.delete_target("kyoto").await;
-        assert!(start.elapsed() < Duration::from_secs(60), "the API server takes it still");
-    }
+    eventually(PATIENCE, async || {
+        let taken = cluster.try_apply(&target(&forged).replace("tokyo", "kyoto")).is_ok();
+        if taken {
+            stage.delete_target("kyoto").await;
+        }
+        if taken { Err("the API server takes it still".to_owned()) } else { Ok(()) }
+    })
+    .await;
     let written = json!({
         "metadata": { "name": "tokyo", "namespace": stage.team, "labels": {
             "scrapetarget.dev/release": "st", "scrapetarget.dev/release-namespace": stage.own,

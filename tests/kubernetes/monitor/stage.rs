@@ -12,7 +12,7 @@ use crate::support::cluster::{AuditLine, Cluster};
 use crate::support::program::{Running, Said, command, said};
 
 /// What only the slow look at all targets finds takes a minute.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60 + 120);
 
 /// What the exporter may do in each namespace that it looks after.
 const EVERYWHERE: &str = "

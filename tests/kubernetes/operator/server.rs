@@ -22,8 +22,9 @@ use super::stage::Stage;
 use crate::support::program::{Running, said};
 use crate::support::tools;
 
-/// Longer than anything takes on a busy machine: Prometheus looks at what it has discovered every 5 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than anything takes on a busy machine. Much comes one after another: the exporter writes, the Operator waits for more and writes,
+/// and Prometheus looks at what it has discovered every 5 s.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 const NAME: &str = "main";
 

@@ -1,14 +1,14 @@
 //! What the processes of a cluster are told: their folder with keys, tokens and settings, their ports, their arguments.
 
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use kube::Config;
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tempfile::TempDir;
 
+use super::super::listener::port_of_nobody_else;
 use super::audit;
 
 /// The token of one who may do everything. It is good on loopback, for as long as the test runs.
@@ -22,17 +22,9 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Below the range from which clients get theirs: the port of a server that is down must not become that of a client.
+    /// The port of a server that is down must not become that of a client.
     pub(super) fn free() -> Self {
-        let random = || 10_000 + u16::try_from(RandomState::new().build_hasher().finish() % 22_000).unwrap();
-        let taken = [(); 3].map(|()| {
-            loop {
-                if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, random())) {
-                    break listener;
-                }
-            }
-        });
-        let [etcd, peer, apiserver] = taken.map(|listener| listener.local_addr().unwrap().port());
+        let [etcd, peer, apiserver] = [(); 3].map(|()| port_of_nobody_else());
         Self { etcd, peer, apiserver }
     }
 

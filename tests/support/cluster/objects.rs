@@ -16,11 +16,15 @@ use scrapetarget_exporter::crd;
 use scrapetarget_exporter::file::documents;
 use serde_json::{Value, json};
 
+use super::super::eventually::{PATIENCE, eventually};
 use super::super::program::{Said, said};
 use super::super::tools;
-use super::{Cluster, block};
+use super::{Cluster, block, rights};
 
 const MANAGER: &str = "tests";
+
+/// Somebody has written the object since it was read.
+const CONFLICT: u16 = 409;
 
 impl Cluster {
     /// Makes a namespace that no other test has; its name begins with `prefix`.
@@ -28,7 +32,7 @@ impl Cluster {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let name = format!("{prefix}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let config = self.config();
-        block(async {
+        block(async || {
             let api = Api::<Namespace>::all(Client::try_from(config).unwrap());
             let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
             api.create(&PostParams::default(), &namespace).await.unwrap();
@@ -39,7 +43,7 @@ impl Cluster {
     /// A token of this service account, which is made if it is not there. It is good for an hour.
     pub fn token_of(&self, namespace: &str, account: &str) -> String {
         let config = self.config();
-        block(async {
+        block(async || {
             let api = Api::<ServiceAccount>::namespaced(Client::try_from(config).unwrap(), namespace);
             let body = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account } });
             api.patch(account, &PatchParams::apply(MANAGER), &Patch::Apply(body)).await.unwrap();
@@ -66,7 +70,8 @@ impl Cluster {
         said(command.args(arguments))
     }
 
-    /// Applies every document of `yaml` by server-side apply. A document without a namespace goes into `default`.
+    /// Applies every document of `yaml` by server-side apply. A document without a namespace goes into `default`. What bindings among them
+    /// permit is in force afterwards.
     pub fn apply(&self, yaml: &str) {
         self.try_apply(yaml).unwrap_or_else(|error| panic!("{error}"));
     }
@@ -74,24 +79,50 @@ impl Cluster {
     /// Applies documents one after another until one is refused: the server's words.
     pub fn try_apply(&self, yaml: &str) -> Result<(), String> {
         let config = self.config();
-        block(async {
+        block(async || {
             let client = Client::try_from(config).unwrap();
+            let mut applied = Vec::new();
             for document in documents(yaml) {
                 let value = document.value.map_err(|error| format!("line {}: {error}", error.line))?;
-                let object: DynamicObject = serde_json::from_value(value).map_err(|error| error.to_string())?;
+                let object: DynamicObject = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
                 apply_object(&client, &object).await.map_err(|error| match error {
                     kube::Error::Api(status) => status.message,
                     other => other.to_string(),
                 })?;
+                applied.push(value);
             }
+            rights::until_answered(&client, &rights::permitted(&client, &applied).await, true).await;
             Ok(())
         })
     }
 
+    /// Reads the object at this path of the API, changes it and writes it back as a whole. Whoever writes it in between is no reason to
+    /// fail: all that is done again.
+    pub fn change(&self, path: &str, change: impl Fn(&mut Value) + Send + Sync) -> Value {
+        let config = self.config();
+        block(async || {
+            let client = Client::try_from(config).unwrap();
+            let ask = async |builder: http::request::Builder, body: Vec<u8>| {
+                let builder = builder.uri(path).header("content-type", "application/json");
+                client.request::<Value>(builder.body(body).unwrap()).await
+            };
+            eventually(PATIENCE, async || {
+                let mut object = ask(http::Request::builder(), Vec::new()).await.unwrap();
+                change(&mut object);
+                let put = http::Request::builder().method(http::Method::PUT);
+                ask(put, object.to_string().into_bytes()).await.map_err(|error| match error {
+                    kube::Error::Api(status) if status.code == CONFLICT => status.message,
+                    other => panic!("{path}: {other}"),
+                })
+            })
+            .await
+        })
+    }
+
     /// Lets the service accounts of the namespace `home` do in `namespace` what these rules permit, a list in YAML, and takes away what
-    /// the role permitted before.
+    /// the role permitted before. Both are in force afterwards.
     pub fn grant(&self, namespace: &str, role: &str, home: &str, rules: &str) {
-        self.apply(&format!(
+        let manifests = format!(
             r"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
@@ -104,7 +135,17 @@ metadata: {{ name: {role}, namespace: {namespace} }}
 roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: {role} }}
 subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:serviceaccounts:{home}' }}]
 "
-        ));
+        );
+        let bindings: Vec<Value> = documents(&manifests).into_iter().map(|document| document.value.unwrap()).collect();
+        let permitted = || {
+            let config = self.config();
+            block(async || rights::permitted(&Client::try_from(config).unwrap(), &bindings).await)
+        };
+        let before = permitted();
+        self.apply(&manifests);
+        let taken_away: rights::Questions = before.difference(&permitted()).cloned().collect();
+        let config = self.config();
+        block(async || rights::until_answered(&Client::try_from(config).unwrap(), &taken_away, false).await);
     }
 
     /// What the API server refuses of these manifests, by a dry run of an apply: its words about each. Those without a namespace go
@@ -112,7 +153,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:se
     pub fn refusals(&self, manifests: &[Value], namespace: &str) -> Vec<String> {
         let config = self.config();
         let mut manifests = manifests.to_vec();
-        block(async {
+        block(async || {
             let client = Client::try_from(config).unwrap();
             let mut refusals = Vec::new();
             for manifest in &mut manifests {
@@ -155,7 +196,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:se
     /// Deletes a CRD by its name, and waits until it is gone with all its objects.
     pub fn remove_crd(&self, name: &str) {
         let config = self.config();
-        block(async {
+        block(async || {
             let crds = Api::<CustomResourceDefinition>::all(Client::try_from(config).unwrap());
             crds.delete(name, &DeleteParams::default()).await.unwrap();
             while crds.get_opt(name).await.unwrap().is_some() {
@@ -167,7 +208,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:se
     /// Waits until objects of a CRD, by its name, can be listed: that is a little later than it is established.
     pub fn wait_for_crd(&self, name: &str) {
         let config = self.config();
-        block(async {
+        block(async || {
             let client = Client::try_from(config).unwrap();
             let crds = Api::<CustomResourceDefinition>::all(client.clone());
             await_condition(crds.clone(), name, conditions::is_crd_established()).await.unwrap();
