@@ -143,7 +143,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:se
         };
         let before = permitted();
         self.apply(&manifests);
-        let taken_away: rights::Questions = before.difference(&permitted()).cloned().collect();
+        let taken_away = rights::taken_away(&before, &permitted());
         let config = self.config();
         block(async || rights::until_answered(&Client::try_from(config).unwrap(), &taken_away, false).await);
     }

@@ -77,6 +77,16 @@ fn questions_of(subject: &Value, namespace: Option<&str>, rule: &Value) -> Vec<S
     questions
 }
 
+/// What was permitted before and is not any more. Who may do something to all may do it to one of them.
+pub(super) fn taken_away(before: &Questions, now: &Questions) -> Questions {
+    let to_all = |question: &String| {
+        let mut spec: Value = serde_json::from_str(question).unwrap();
+        spec["resourceAttributes"]["name"] = "".into();
+        spec.to_string()
+    };
+    before.iter().filter(|question| !now.contains(*question) && !now.contains(&to_all(question))).cloned().collect()
+}
+
 /// Waits until the API server answers each of these questions so.
 pub(super) async fn until_answered(client: &Client, questions: &Questions, wanted: bool) {
     for question in questions {
