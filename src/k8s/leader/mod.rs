@@ -140,21 +140,24 @@ pub(super) mod tests {
         (sender, Leadership(receiver))
     }
 
+    /// Longer than anything here takes on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     #[tokio::test]
     async fn the_right_to_write_ends_by_itself() {
-        let (_sender, mut leadership) = leadership(Some(SystemTime::now() + Duration::from_millis(50)));
+        let (_sender, mut leadership) = leadership(Some(SystemTime::now() + Duration::from_secs(2)));
         assert!(leadership.may_write());
-        tokio::time::timeout(Duration::from_secs(5), leadership.lost()).await.expect("an end in time");
+        tokio::time::timeout(PATIENCE, leadership.lost()).await.expect("an end in time");
         assert!(!leadership.may_write());
     }
 
     #[tokio::test]
     async fn the_right_to_write_is_lost_and_granted_with_the_lease() {
-        let (sender, mut leadership) = leadership(Some(SystemTime::now() + Duration::from_secs(60)));
+        let (sender, mut leadership) = leadership(Some(SystemTime::now() + 2 * PATIENCE));
         sender.send_modify(|term| term.until = None);
-        tokio::time::timeout(Duration::from_secs(5), leadership.lost()).await.expect("an end in time");
-        let again = Some(SystemTime::now() + Duration::from_secs(60));
+        tokio::time::timeout(PATIENCE, leadership.lost()).await.expect("an end in time");
+        let again = Some(SystemTime::now() + 2 * PATIENCE);
         sender.send_modify(|term| term.until = again);
-        tokio::time::timeout(Duration::from_secs(5), leadership.granted()).await.expect("a beginning in time");
+        tokio::time::timeout(PATIENCE, leadership.granted()).await.expect("a beginning in time");
     }
 }
