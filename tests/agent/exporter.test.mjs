@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import http from 'node:http';
 import { test } from 'node:test';
 
-import { all, Application, eventually, get } from './support/application.mjs';
+import { all, Application, atRest, eventually, get } from './support/application.mjs';
 import { AUDIO } from './support/client.mjs';
 import { conference, meet, server } from './support/conference.mjs';
 import { Exporter, series, target } from './support/exporter.mjs';
@@ -256,14 +256,13 @@ test('every family has the value that the application reads at the same moment',
 test('totals keep what closed streams had moved, to the byte, and go on with new ones', async (t) => {
   const begun = await server(t);
   const url = await begun.application.url();
-  const exporter = await Exporter.start(t, target({ url, interval: '1s', timeout: '1s', mediasoup: EVERYTHING }));
+  const exporter = await Exporter.start(t, target({ url, interval: '2s', timeout: '2s', mediasoup: EVERYTHING }));
   await exporter.fresh();
   const { application, router, transports, producers, consumers, alice, bob, talk } = await meet(t, begun);
   talk();
   await eventually('media at the other end', () => bob.received > 20_000);
   // Silence, so that the last poll before they close has seen all they moved.
   alice.stop();
-  await new Promise((resolve) => setTimeout(resolve, 300));
   const moved = async (objects, type) => {
     const stats = (await application.call(undefined, 'getStatsOf', ...objects)).flat();
     return (kind) => sum(stats.filter((stream) => stream.type === type && stream.kind === kind).map(({ byteCount }) => byteCount));
@@ -273,6 +272,8 @@ test('totals keep what closed streams had moved, to the byte, and go on with new
     const names = ['mediasoup_producers_received_bytes_total', 'mediasoup_consumers_sent_bytes_total'];
     return names.map((name) => shown.value(name, { kind, codec }));
   });
+  const stats = () => application.call(undefined, 'getStatsOf', ...producers, ...consumers);
+  await atRest('what is under way', async () => (await stats()).flat().map(({ byteCount }) => byteCount));
   const [received, sent] = [await moved(producers, 'inbound-rtp'), await moved(consumers, 'outbound-rtp')];
   const expected = [received('audio'), sent('audio'), received('video'), sent('video')];
   assert.ok(expected.every((bytes) => bytes > 1000), `${expected} bytes`);
@@ -298,7 +299,7 @@ test('totals keep what closed streams had moved, to the byte, and go on with new
   alice.stream('audio', 4000);
   await eventually('media of the next stream', () => bob.received > soFar + 2000);
   alice.stop();
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await atRest('what is under way', async () => (await application.call(undefined, 'getStatsOf', next, heard)).flat().map(({ byteCount }) => byteCount));
   const [more, heardMore] = [await moved([next], 'inbound-rtp'), await moved([heard], 'outbound-rtp')];
   const last = await exporter.fresh();
   assert.deepEqual(totals(last), [expected[0] + more('audio'), expected[1] + heardMore('audio'), expected[2], expected[3]]);

@@ -9,7 +9,9 @@ import path from 'node:path';
 import { test } from 'node:test';
 import tls from 'node:tls';
 
-import { AGENT, all, Application, eventually, folder, get, INSTALLED, NODE, soon, WAITS } from './support/application.mjs';
+import {
+  AGENT, all, allowed, Application, eventually, folder, get, INSTALLED, NODE, portOfNobodyElse, soon, WAITS,
+} from './support/application.mjs';
 import { certificate } from './support/client.mjs';
 import { crowd, server } from './support/conference.mjs';
 
@@ -22,15 +24,6 @@ async function run(t, command, args, { cwd, env = {} }) {
   child.stderr.on('data', (data) => void (errors += data));
   const code = await soon(`end of ${command} ${args.join(' ')}`, new Promise((resolve) => child.once('close', resolve)));
   return { code, output, errors };
-}
-
-/** A port that is free, with some above it that most probably are. */
-async function freePort() {
-  const listener = net.createServer().listen(0, '127.0.0.1');
-  await new Promise((resolve) => listener.once('listening', resolve));
-  const { port } = listener.address();
-  await new Promise((resolve) => listener.close(resolve));
-  return port;
 }
 
 for (const script of ['commonjs.js', 'modules.mjs']) {
@@ -182,7 +175,7 @@ for (const [title, environment] of [['http', {}], ['https, with secrets from fil
     copyFileSync(path.join(root, 'server.js'), path.join(root, 'go'));
     const begun = Date.now();
     assert.deepEqual(await application.end(), { code: 0, signal: null });
-    assert.ok(Date.now() - begun < 3000, 'at once');
+    assert.ok(Date.now() - begun < allowed(3000), 'at once');
   });
 }
 
@@ -208,7 +201,7 @@ test('nothing is added to the events of the process, its globals or what it load
 });
 
 test('an application whose standard error nobody reads any more goes on', async (t) => {
-  const other = net.createServer().listen(0, '127.0.0.1');
+  const other = net.createServer().listen(await portOfNobodyElse(), '127.0.0.1');
   t.after(() => other.close());
   await new Promise((resolve) => other.once('listening', resolve));
   const environment = { SCRAPETARGET_AGENT_PORT: String(other.address().port), SCRAPETARGET_AGENT_LOG: 'debug' };
@@ -230,7 +223,7 @@ test('the agent that is loaded twice, from two files, is one agent', async (t) =
 });
 
 test('a port in use is one warning, and is taken as soon as it is free', async (t) => {
-  const other = net.createServer().listen(0, '127.0.0.1');
+  const other = net.createServer().listen(await portOfNobodyElse(), '127.0.0.1');
   t.after(() => other.close());
   await new Promise((resolve) => other.once('listening', resolve));
   const environment = { SCRAPETARGET_AGENT_PORT: String(other.address().port) };
@@ -245,7 +238,7 @@ test('a port in use is one warning, and is taken as soon as it is free', async (
 });
 
 test('each child of a cluster has a port of its own above the configured one, and so has each thread', async (t) => {
-  const first = await freePort();
+  const first = await portOfNobodyElse();
   const files = {
     'cluster.js': `
       const cluster = require('cluster');
@@ -329,7 +322,9 @@ test('an application that closes everything in the middle of a walk gets a docum
 });
 
 test('a worker that does not answer costs a walk its deadline, is never asked more, and hides no other', async (t) => {
-  const { application, worker, router } = await server(t, { environment: { SCRAPETARGET_AGENT_DEADLINE_MS: '400' } });
+  // Long enough for the worker that does answer, on a busy machine as well.
+  const deadlineMs = 3000;
+  const { application, worker, router } = await server(t, { environment: { SCRAPETARGET_AGENT_DEADLINE_MS: String(deadlineMs) } });
   const { transports } = await crowd({ application, router }, { transports: 40 });
   const other = await application.call(undefined, 'createWorker', {});
   const otherRouter = await application.call(other, 'createRouter', { mediaCodecs: [] });
@@ -339,14 +334,14 @@ test('a worker that does not answer costs a walk its deadline, is never asked mo
   process.kill(worker.pid, 'SIGSTOP');
   t.after(() => process.kill(worker.pid, 'SIGCONT'));
   const stuck = await application.document();
-  assert.ok(stuck.collection_ms >= 390 && stuck.collection_ms < 2000, `${stuck.collection_ms} ms`);
+  assert.ok(stuck.collection_ms >= deadlineMs - 10 && stuck.collection_ms < allowed(deadlineMs + 1500), `${stuck.collection_ms} ms`);
   assert.deepEqual(stuck.errors.map(({ object, id, error }) => [object, id, error]), [['worker', String(worker.pid), 'DeadlineExceeded']]);
   assert.equal(all(stuck, 'transports').length, 43);
   assert.equal(all(stuck, 'transports').filter(({ stats }) => stats.bytesSent !== undefined).length, 3);
 
   const next = await application.document();
   assert.deepEqual(next.errors.map(({ error }) => error), ['Unresponsive']);
-  assert.ok(next.collection_ms < 300, 'it is not waited for again');
+  assert.ok(next.collection_ms < deadlineMs, 'it is not waited for again');
   const { most } = await application.call(undefined, 'requests');
   assert.ok(most <= 16, `${most} requests`);
 
@@ -380,13 +375,13 @@ test('an application that is a bundle hands its mediasoup over', async (t) => {
   assert.equal((await application.document()).workers.length, 1);
 });
 
-/** An application on a mediasoup that is made up: its agent and its observer are there, and it goes on for a minute. */
+/** An application on a mediasoup that is made up: its agent and its observer are there, and it goes on for longer than any test. */
 const madeUp = (source) => ({
   'server.js': `
     const observer = new (require('events'))();
     require(${JSON.stringify(AGENT)}).attach({ version: '3.0.0', observer });
     ${source}
-    setTimeout(() => {}, 60_000);`,
+    setTimeout(() => {}, 600_000);`,
 });
 
 test('what the agent cannot make sense of is one warning, and nothing that the application meets', async (t) => {
@@ -416,7 +411,7 @@ test('what the application drops without closing it is not kept, and counted as 
 });
 
 test('what is not mediasoup 3 is one warning', async (t) => {
-  const files = { 'server.js': `require(${JSON.stringify(AGENT)}).attach({ version: '2.6.0' }); setTimeout(() => {}, 60_000);` };
+  const files = { 'server.js': `require(${JSON.stringify(AGENT)}).attach({ version: '2.6.0' }); setTimeout(() => {}, 600_000);` };
   const application = Application.start(t, { script: 'server.js', files });
   await eventually('warning', () => application.lines.length > 0);
   assert.deepEqual(application.lines, ['scrapetarget-mediasoup-agent: warning: cannot watch mediasoup: this is not mediasoup 3']);

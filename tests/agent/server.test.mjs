@@ -1,13 +1,13 @@
 // Who is answered, with what, and what bad clients can do, which is nothing.
 
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { renameSync, writeFileSync } from 'node:fs';
 import https from 'node:https';
 import net from 'node:net';
 import path from 'node:path';
 import { test } from 'node:test';
 
-import { AGENT, Application, eventually, folder } from './support/application.mjs';
+import { AGENT, allowed, Application, eventually, folder } from './support/application.mjs';
 import { certificate } from './support/client.mjs';
 import { crowd, server } from './support/conference.mjs';
 
@@ -85,7 +85,7 @@ test('requests at the same moment share one walk, and what has just been seen is
   assert.equal((await application.call(undefined, 'requests')).begun, 6);
 });
 
-test('ten thousand requests at once cost a few walks, and the application answers all the while', { timeout: 120_000 }, async (t) => {
+test('ten thousand requests at once cost a few walks, and the application answers all the while', { timeout: 600_000 }, async (t) => {
   const { application, router } = await server(t);
   const { transports } = await crowd({ application, router }, { transports: 10, consumersEach: 5 });
   await application.call(undefined, 'countRequests', [transports[0]]);
@@ -108,7 +108,7 @@ test('ten thousand requests at once cost a few walks, and the application answer
   const seconds = (Date.now() - begun) / 1000;
   const walks = (await application.call(undefined, 'requests')).begun;
   assert.ok(walks <= 2 + seconds * 2, `${walks} walks in ${seconds} s`);
-  assert.ok(slowest < 5000, `${slowest} ms without an answer of the application`);
+  assert.ok(slowest < allowed(5000), `${slowest} ms without an answer of the application`);
   assert.equal((await application.document()).workers.length, 1);
 });
 
@@ -135,7 +135,11 @@ test('connections that have asked nothing for half a second make way for a polle
   Array.from({ length: 64 }, silent);
   await new Promise((resolve) => setTimeout(resolve, 1000));
   for (let i = 0; i < 5; i++) {
-    assert.equal((await application.get()).status, 200);
+    // On a busy machine those that have made way may be back, and none of them old enough: a poller asks again.
+    const asked = Date.now();
+    const { status } = await eventually('an answer', () => application.get().catch(() => undefined));
+    assert.equal(status, 200);
+    assert.ok(Date.now() - asked < allowed(1000), `${Date.now() - asked} ms`);
     await new Promise((resolve) => setTimeout(resolve, 700));
   }
 });
@@ -243,7 +247,9 @@ test('secrets that are not there yet are waited for, and nobody is served until 
   const application = Application.start(t, { root, environment, hurry: true });
   await eventually('warning', () => /warning: cannot serve, and tries again every 5 s: ENOENT/.test(application.errors));
   assert.doesNotMatch(application.errors, /info: serves/);
-  writeFileSync(path.join(root, 'token'), TOKEN);
+  // Never half a file: an empty one would be told of.
+  writeFileSync(path.join(root, 'new'), TOKEN);
+  renameSync(path.join(root, 'new'), path.join(root, 'token'));
   assert.equal((await application.get()).status, 401);
   assert.equal((await application.get('', { headers: { authorization: `Bearer ${TOKEN}` } })).status, 200);
   assert.equal(application.lines.length, 2);

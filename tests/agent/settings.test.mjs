@@ -146,7 +146,7 @@ test('for debugging, the agent says where it waits for mediasoup', async (t) => 
 
 test('mediasoup is looked for where the setting says', async (t) => {
   const root = folder(t);
-  const source = `require(${JSON.stringify(root)} + '/node_modules/mediasoup'); setTimeout(() => {}, 60_000);`;
+  const source = `require(${JSON.stringify(root)} + '/node_modules/mediasoup'); setTimeout(() => {}, 600_000);`;
   const bare = mkdtempSync(path.join(os.tmpdir(), 'mediasoup-agent-'));
   t.after(() => rmSync(bare, { recursive: true }));
   writeFileSync(path.join(bare, 'server.js'), source);

@@ -8,7 +8,7 @@ import { test } from 'node:test';
 import { AGENT, all, Application, eventually, folder, soon } from './support/application.mjs';
 import { server } from './support/conference.mjs';
 
-const STAYS = 'setTimeout(() => {}, 60_000);';
+const STAYS = 'setTimeout(() => {}, 600_000);';
 
 function start(t, source, environment) {
   return Application.start(t, { script: 'server.js', files: { 'server.js': source }, environment });

@@ -54,7 +54,7 @@ const newer = json(NODES, 'node_modules/mediasoup/package.json');
 test(`mediasoup ${newer.version} is noticed as it is loaded, by require and by import`, async (t) => {
   const files = {
     'required.js': WAITS,
-    'imported.mjs': "await import('mediasoup'); setTimeout(() => {}, 60_000);",
+    'imported.mjs': "await import('mediasoup'); setTimeout(() => {}, 600_000);",
     'subpath.mjs': "import 'mediasoup/types'; import { createWorker } from 'mediasoup'; setTimeout(createWorker, 2 ** 30);",
   };
   const root = folder(t, files);

@@ -1,8 +1,9 @@
 // Starts applications of mediasoup with the agent, in processes of their own, and asks the agents.
 
 import { fork } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -18,11 +19,48 @@ if (!INSTALLED) throw new Error('MEDIASOUP_INSTALLED must name the folder that m
 /** The Node.js that applications run on unless a test names another, which may be older than the one of these tests. */
 export const NODE = process.env.NODE ?? process.execPath;
 
-/** An application that loads mediasoup and goes on for a minute. */
-export const WAITS = "require('mediasoup'); setTimeout(() => {}, 60_000);";
+/** An application that loads mediasoup and goes on for longer than any test. */
+export const WAITS = "require('mediasoup'); setTimeout(() => {}, 600_000);";
 
-/** Longest that anything may take which normally takes a moment. */
-export const PATIENCE_MS = 15_000;
+/** Longest that anything may take which takes a moment where there is time for it: a build beside it makes a second a minute. */
+export const PATIENCE_MS = 60_000;
+
+/**
+ * How many milliseconds may pass where so many are promised: on a machine with more to do than it has cores, everything takes as many
+ * times longer. On one that is idle it is the promise itself.
+ */
+export function allowed(promisedMs) {
+  // `0.20 0.18 0.12 1/80 11206`: three means, and those that want to run now of all that there are.
+  const [mean, , , now] = readFileSync('/proc/loadavg', 'utf8').split(/[ /]/).map(Number);
+  return promisedMs * (1 + Math.max(mean, now) / os.cpus().length);
+}
+
+/** What `look` gives as soon as it gives the same again after a while: nothing is under way any more. */
+export async function atRest(what, look) {
+  let before;
+  return eventually(`an end of ${what}`, async () => {
+    const now = await look();
+    const same = JSON.stringify(now) === before;
+    before = JSON.stringify(now);
+    if (!same) await new Promise((resolve) => setTimeout(resolve, 300));
+    return same && now;
+  });
+}
+
+/**
+ * A port of loopback that is free, as most probably are some above it, and stays so while nobody listens there: it lies below the range
+ * from which the system takes those that it gives to clients, and to servers that ask for any.
+ */
+export async function portOfNobodyElse() {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 21_000);
+    const listener = net.createServer();
+    const isFree = await new Promise((resolve) => {
+      listener.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => listener.close(() => resolve(true)));
+    });
+    if (isFree) return port;
+  }
+}
 
 /** Waits until `condition` gives something, which it returns. */
 export async function eventually(what, condition) {
