@@ -230,7 +230,7 @@ fn where_there_is_no_cluster_one_line_says_what_to_do_instead() {
 async fn an_api_server_that_is_away_is_told_after_what_could_be_checked_without_it() {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("good.yaml"), GOOD).unwrap();
-    let server = closed_port().await;
+    let server = closed_port();
     let kubeconfig = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{ name: a, context: {{ cluster: a, user: a }} }}]\n\
          users: [{{ name: a, user: {{}} }}]\nclusters: [{{ name: a, cluster: {{ server: '{server}' }} }}]\n"
@@ -409,7 +409,7 @@ async fn probe_prints_the_exposition_of_each_kind_of_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probe_of_a_server_that_is_down_prints_why_and_exits_1() {
-    let said = run(["probe", "--type", "Orion", "--url", &closed_port().await]);
+    let said = run(["probe", "--type", "Orion", "--url", &closed_port()]);
     assert_eq!(said.code, Some(1));
     assert!(said.stdout.contains("\nprobe_success 0\n"), "{}", said.stdout);
     assert!(said.stdout.contains("probe_failure_info{reason=\"connect\"} 1\n"), "{}", said.stdout);
@@ -495,7 +495,7 @@ async fn a_simulated_agent_with_a_token_wants_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn healthcheck_tells_a_healthy_service_from_none() {
-    let down = run(["healthcheck", &closed_port().await]);
+    let down = run(["healthcheck", &closed_port()]);
     assert_eq!(down.code, Some(1));
     assert!(one_line(&down).contains("refused"), "{}", down.stderr);
     let red =

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::eventually::PATIENCE;
 use support::program::Running;
 use support::{families, promql};
 use tempfile::TempDir;
@@ -199,8 +200,6 @@ async fn has_data(server: &Running, place: &str, query: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_panel_and_no_variable_is_empty_when_prometheus_scrapes_the_demo() {
-    /// The demo is ready within seconds; rates need some scrapes more.
-    const PATIENCE: Duration = Duration::from_secs(50);
     let demo = Running::demo();
     demo.until_status("/-/ready", 200).await;
     let folder = TempDir::new().unwrap();

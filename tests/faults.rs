@@ -11,12 +11,21 @@ use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::poll::{Pollers, Snapshot};
 use scrapetarget_exporter::self_metrics::SelfMetrics;
 use scrapetarget_exporter::target::Target;
+use support::eventually::PATIENCE;
 use support::faults::{Fault, Faulty, closed_port};
 use support::{choose_tls_provider, poll_once, pollers_with, series, target, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// A target with time enough for whatever its server does, unless that never ends.
 fn sora(url: &str) -> Target {
     let mut target = target("sora", Type::Sora, url);
+    target.timeout = Duration::from_secs(25);
+    target
+}
+
+/// One whose server never ends, and is not waited for long.
+fn impatient(url: &str) -> Target {
+    let mut target = sora(url);
     target.timeout = Duration::from_millis(400);
     target
 }
@@ -27,7 +36,9 @@ fn reason(snapshot: &Snapshot) -> Reason {
 
 async fn reason_of(fault: Fault) -> Reason {
     let server = Faulty::start(fault).await;
-    let snapshot = poll_once(sora(&server.url())).await;
+    let hangs = matches!(fault, Fault::HangsBeforeTheAnswer | Fault::HangsInTheBody | Fault::Drips);
+    let target = if hangs { impatient } else { sora };
+    let snapshot = poll_once(target(&server.url())).await;
     let series = series(&text(&snapshot));
     assert_eq!(series["probe_success"], 0.0);
     assert_eq!(series["sora_up"], 0.0);
@@ -38,7 +49,7 @@ async fn reason_of(fault: Fault) -> Reason {
 
 #[tokio::test]
 async fn a_closed_port_is_reason_connect() {
-    let snapshot = poll_once(sora(&closed_port().await)).await;
+    let snapshot = poll_once(sora(&closed_port())).await;
     assert_eq!(reason(&snapshot), Reason::Connect);
     assert!(snapshot.failure.as_ref().unwrap().message.contains("refused"), "{:?}", snapshot.failure);
 }
@@ -57,7 +68,7 @@ async fn silence_before_the_answer_is_reason_timeout() {
 #[tokio::test]
 async fn once_the_time_is_up_no_further_call_is_tried() {
     let server = Faulty::start(Fault::HangsBeforeTheAnswer).await;
-    let snapshot = poll_once(sora(&server.url())).await;
+    let snapshot = poll_once(impatient(&server.url())).await;
     assert_eq!(snapshot.calls.len(), 3);
     assert!(snapshot.calls[2].error.as_ref().unwrap().contains("not sent"), "{:?}", snapshot.calls[2]);
     tokio::time::sleep(Duration::from_millis(50)).await; // for a connection that should not come
@@ -188,7 +199,7 @@ async fn servers_that_send_much_and_then_hang_do_not_use_up_the_memory_of_others
     let target = target("good", Type::Sora, &good.url());
     let id = target.id.clone();
     pollers.apply([target]);
-    let snapshot = pollers.get(&id).unwrap().answer(Duration::from_secs(5)).await;
+    let snapshot = pollers.get(&id).unwrap().answer(PATIENCE).await;
     assert_ne!(
         snapshot.failure.as_ref().map(|failure| failure.reason),
         Some(Reason::Timeout),
@@ -229,7 +240,7 @@ async fn poll_without_loopback(target: Target) -> Arc<Snapshot> {
         Pollers::new(Clients::new(rules), Limits::new(1 << 20, 1 << 20), SelfMetrics::new().unwrap().polls, false).0;
     let id = target.id.clone();
     pollers.apply([target]);
-    pollers.get(&id).unwrap().answer(Duration::from_secs(5)).await
+    pollers.get(&id).unwrap().answer(PATIENCE).await
 }
 
 #[tokio::test]
@@ -295,7 +306,6 @@ fn certificate(name: &str, until: i32) -> (CertifiedIssuer<'static, KeyPair>, rc
 fn https(address: std::net::SocketAddr, ca: Option<&str>) -> Target {
     let mut target = sora(&format!("https://{address}/"));
     target.source.connection.ca = ca.map(|pem| pem.as_bytes().into());
-    target.timeout = Duration::from_secs(5);
     target
 }
 
@@ -325,7 +335,7 @@ async fn a_plain_target_beside_it_does_not_keep_a_certificate_from_being_verifie
     for (target, expected) in [(plain, Reason::Schema), (secure, Reason::Tls)] {
         let id = target.id.clone();
         pollers.apply([target]);
-        let snapshot = pollers.get(&id).unwrap().answer(Duration::from_secs(9)).await;
+        let snapshot = pollers.get(&id).unwrap().answer(PATIENCE).await;
         assert_eq!(reason(&snapshot), expected, "{:?}", snapshot.failure);
     }
 }
@@ -368,7 +378,6 @@ async fn the_certificate_of_a_proxy_is_verified_also_for_a_plain_target() {
     let (ca, leaf, key) = certificate("127.0.0.1", 2040);
     let address = tls_server(&leaf, &key).await;
     let mut target = sora("http://sora.example.com/");
-    target.timeout = Duration::from_secs(5);
     target.source.connection.proxy = Some(format!("https://{address}").parse().unwrap());
     assert_eq!(reason(&*poll_once(target.clone()).await), Reason::Tls, "of an unknown authority");
     target.source.connection.ca = Some(ca.pem().as_bytes().into());
@@ -396,19 +405,22 @@ async fn a_server_that_hangs_while_it_holds_the_whole_budget_loses_it_to_the_nex
     let holder = Faulty::start(Fault::HangsInTheBody).await;
     let pollers = pollers_with(Limits::new(1 << 20, 1024), false);
     let mut slow = sora(&holder.url());
-    slow.timeout = Duration::from_secs(30);
+    slow.timeout = PATIENCE;
     let good = Faulty::start(Fault::Says("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")).await;
-    let other = target("other", Type::Sora, &good.url());
+    let mut other = target("other", Type::Sora, &good.url());
+    other.max_age = Duration::ZERO;
     let ids = [slow.id.clone(), other.id.clone()];
     pollers.apply([slow, other]);
     let holding = pollers.get(&ids[0]).unwrap();
-    let held = tokio::spawn(async move { holding.answer(Duration::from_secs(60)).await });
+    let held = tokio::spawn(async move { holding.answer(PATIENCE).await });
     while holder.connections.load(std::sync::atomic::Ordering::Relaxed) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    tokio::time::sleep(Duration::from_millis(100)).await; // for the header, after which it holds something
-    let snapshot = pollers.get(&ids[1]).unwrap().answer(Duration::from_secs(9)).await;
-    assert_eq!(reason(&snapshot), Reason::Schema, "the answer was read: {:?}", snapshot.failure);
+    // It holds something as soon as the header has come.
+    while !held.is_finished() {
+        let snapshot = pollers.get(&ids[1]).unwrap().answer(PATIENCE).await;
+        assert_eq!(reason(&snapshot), Reason::Schema, "the answer was read: {:?}", snapshot.failure);
+    }
     let driven_out = held.await.unwrap();
     assert_eq!(reason(&driven_out), Reason::Limit);
     let message = &driven_out.failure.as_ref().unwrap().message;

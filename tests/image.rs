@@ -17,7 +17,7 @@ const PROGRAM: &str = "usr/local/bin/scrapetarget-exporter";
 const BASE_OF_RELEASES: u64 = 4_000_000;
 
 /// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Between two looks at what takes its time.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -15,7 +15,8 @@ use axum::routing::any;
 use scrapetarget_exporter::http::Settings;
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::sim::Simulated;
-use service::{Service, nobody, server, target};
+use service::eventually::PATIENCE;
+use service::{Service, nobody, pending, server, target};
 
 const HOSTILE: &str = "</th><script>document.title='owned'</script><img src=x onerror=\"alert(1)\">'&amp;\u{202e}";
 
@@ -56,9 +57,9 @@ fn open(url: &str, arguments: &[&str], picture: Option<&Path>) -> Seen {
     let start = Instant::now();
     let status = loop {
         let status = browser.try_wait().unwrap();
-        if status.is_some() || start.elapsed() > Duration::from_mins(1) {
+        if status.is_some() || start.elapsed() > PATIENCE {
             let _ = browser.kill();
-            break status.expect("Chromium ends within a minute");
+            break status.expect("Chromium ends in time");
         }
         std::thread::sleep(Duration::from_millis(20));
     };
@@ -88,18 +89,18 @@ async fn service() -> (Service, Vec<Simulated>) {
     let targets = vec![
         suspended,
         target("webrtc", long, &url),
-        target("webrtc", "pending", &hanging.url()),
-        target("webrtc", "refused", &nobody().await),
+        pending("webrtc", "pending", &hanging.url()),
+        target("webrtc", "refused", &nobody()),
         invalid,
     ];
     let service = Service::start(targets, Settings::default()).await;
     for poller in service.pollers.list().iter().filter(|poller| &*poller.id().name != "pending") {
-        poller.answer(Duration::from_secs(10)).await;
+        poller.answer(PATIENCE).await;
     }
     // The newest failure comes first: this one fails after the others have.
     service.pollers.apply([target("webrtc", "gateway", &bad.url())]);
     let newest = service.pollers.list().into_iter().find(|poller| &*poller.id().name == "gateway").unwrap();
-    newest.answer(Duration::from_secs(10)).await;
+    newest.answer(PATIENCE).await;
     (service, vec![good, bad, hanging])
 }
 

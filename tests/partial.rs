@@ -18,7 +18,9 @@ use scrapetarget_exporter::sim::mediasoup::Agent;
 use scrapetarget_exporter::sim::orion::Broker;
 use scrapetarget_exporter::sim::sora::Node;
 use scrapetarget_exporter::sim::{Mode, Simulated};
+use support::eventually::PATIENCE;
 use support::faults::{Fault, Faulty, closed_port};
+use support::load::allowed;
 use support::{poll_once, series, target, text};
 use tower::ServiceExt;
 
@@ -53,7 +55,7 @@ async fn except(call: &'static str, answer: Answer, routes: Router) -> Simulated
 
 async fn poll(kind: Type, url: &str) -> (BTreeMap<String, f64>, Arc<Snapshot>) {
     let mut target = target("partial", kind, url);
-    target.timeout = Duration::from_millis(500);
+    target.timeout = allowed(Duration::from_millis(500));
     let snapshot = poll_once(target).await;
     let text = text(&snapshot);
     support::exposition::parse(&text).unwrap();
@@ -197,7 +199,7 @@ async fn every_fault_on_the_wire_has_its_reason() {
             let server = Faulty::start(fault).await;
             assert_eq!(reason(kind, &server.url(), up).await, Some(wanted), "{kind}, {fault:?}");
         }
-        assert_eq!(reason(kind, &closed_port().await, up).await, Some(Reason::Connect), "{kind}");
+        assert_eq!(reason(kind, &closed_port(), up).await, Some(Reason::Connect), "{kind}");
         // A field that nobody asks for is skipped however deep it is, without going down into it.
         let deep = Faulty::start(Fault::DeepJson).await;
         let found = reason(kind, &deep.url(), up).await;
@@ -218,7 +220,7 @@ async fn json_of_another_service_is_reason_schema() {
 async fn an_exporter_of_the_application_s_own_has_the_same_reasons() {
     let passthrough = |url: &str| {
         let mut target = target("edumeet", Type::Mediasoup, url);
-        target.timeout = Duration::from_millis(500);
+        target.timeout = allowed(Duration::from_millis(500));
         target.source.options.mediasoup =
             Some(mediasoup::Options { source: mediasoup::Source::Prometheus, ..mediasoup::Options::default() });
         target
@@ -254,7 +256,7 @@ async fn a_target_is_up_again_with_the_first_good_poll() {
     for (mode, good) in [(Mode::Healthy, true), (Mode::Status(500), false), (Mode::Html, false), (Mode::Healthy, true)]
     {
         agent.switch().set(mode);
-        let series = series(&text(&*poller.answer(Duration::from_secs(10)).await));
+        let series = series(&text(&*poller.answer(PATIENCE).await));
         assert_eq!(series["probe_success"], f64::from(u8::from(good)), "{mode:?}");
         assert_eq!(has(&series, "mediasoup_workers"), good, "{mode:?}: nothing old is shown");
     }

@@ -38,8 +38,8 @@ fn manifest(name: &str, url: &str, more: &str) -> String {
 }
 
 /// Every place where a secret can stand, each in a target that is up, one that refuses, and one that is down.
-async fn manifests(up: &str, refuses: &str) -> String {
-    let down = closed_port().await;
+fn manifests(up: &str, refuses: &str) -> String {
+    let down = closed_port();
     let mut text = String::new();
     for (state, url) in [("up", up), ("refuses", refuses), ("down", down.as_str())] {
         let headers = format!(
@@ -80,7 +80,7 @@ fn assert_clean(place: &str, text: &str) {
 async fn stage() -> (TempDir, PathBuf, String, Simulated, Simulated, Arc<Mutex<Vec<HeaderMap>>>) {
     let (up, seen) = server(200).await;
     let (refuses, _) = server(401).await;
-    let text = manifests(&up.url(), &refuses.url()).await;
+    let text = manifests(&up.url(), &refuses.url());
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("targets.yaml");
     fs::write(&file, &text).unwrap();

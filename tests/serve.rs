@@ -16,20 +16,26 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use reqwest::{Certificate, Identity};
 use scrapetarget_exporter::http::{Limits, WebConfig};
 use service::Service;
+use service::eventually::PATIENCE;
+use service::load::allowed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
+/// What an answer takes that is slow.
+const SLOW: Duration = Duration::from_millis(400);
+
 fn limits() -> Limits {
     let far = Duration::from_mins(1);
-    let drain = Duration::from_secs(5);
+    let drain = far;
     Limits { connections: 100, header: far, idle: far, stall: far, drain, ..Limits::default() }
 }
 
 fn routes() -> Router {
     let slow = || async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(SLOW).await;
         "slow"
     };
     let hanging = || async { std::future::pending::<&str>().await };
@@ -65,8 +71,8 @@ async fn ask(stream: &mut TcpStream) -> bool {
 async fn closed_after(stream: &mut TcpStream) -> Duration {
     let start = Instant::now();
     let mut rest = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
-    assert!(read.is_ok(), "still open after 10 s");
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(read.is_ok(), "still open after {PATIENCE:?}");
     start.elapsed()
 }
 
@@ -82,7 +88,7 @@ async fn a_client_that_never_ends_its_header_is_dropped() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), dripping).await.expect("still open after 10 s");
+    tokio::time::timeout(PATIENCE, dripping).await.expect("still open");
     assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
 }
 
@@ -95,18 +101,18 @@ async fn a_client_that_never_begins_is_dropped() {
 
 #[tokio::test]
 async fn an_idle_connection_outlives_the_limit_on_headers_and_ends_at_its_own() {
-    let short = Limits { header: Duration::from_millis(100), idle: Duration::from_millis(600), ..limits() };
-    let service = plain(short).await;
+    let header = allowed(Duration::from_millis(100));
+    let service = plain(Limits { header, idle: 6 * header, ..limits() }).await;
     let mut stream = connect(&service).await;
     assert!(ask(&mut stream).await);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(3 * header).await;
     assert!(ask(&mut stream).await, "idle for three times the limit on headers");
-    assert!(closed_after(&mut stream).await >= Duration::from_millis(500));
+    assert!(closed_after(&mut stream).await >= 5 * header);
 }
 
 #[tokio::test]
 async fn a_slow_answer_is_not_an_idle_connection() {
-    let shortest = Duration::from_millis(50);
+    let shortest = allowed(Duration::from_millis(50)).min(SLOW / 2);
     let service = plain(Limits { header: shortest, idle: shortest, stall: shortest, ..limits() }).await;
     let response = service.get("/probe").send().await.unwrap();
     assert_eq!(response.text().await.unwrap(), "slow");
@@ -117,7 +123,9 @@ async fn a_client_that_does_not_read_is_dropped() {
     let service = plain(Limits { stall: Duration::from_millis(300), ..limits() }).await;
     let mut stream = connect(&service).await;
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // From when the answer begins, for much longer than the limit.
+    stream.readable().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let mut got = 0;
     let mut chunk = vec![0; 1 << 20];
     while let Ok(n @ 1..) = stream.read(&mut chunk).await {
@@ -128,7 +136,7 @@ async fn a_client_that_does_not_read_is_dropped() {
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_but_steadily_gets_everything() {
-    let service = plain(Limits { stall: Duration::from_millis(500), ..limits() }).await;
+    let service = plain(Limits { stall: allowed(Duration::from_millis(500)), ..limits() }).await;
     let mut stream = connect(&service).await;
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
     let (mut got, mut chunk) = (0, vec![0; 4 << 20]);
@@ -196,7 +204,7 @@ fn open(streams: &[TcpStream]) -> usize {
 
 #[tokio::test]
 async fn a_request_that_has_waited_too_long_makes_room_for_another() {
-    let service = plain(Limits { connections: 2, patience: Duration::from_secs(2), ..limits() }).await;
+    let service = plain(Limits { connections: 2, patience: allowed(Duration::from_secs(3)), ..limits() }).await;
     let old = hanging(&service, [127, 0, 0, 1], 2).await;
     let new = hanging(&service, [127, 0, 0, 1], 1).await;
     assert_eq!((open(&old), open(&new)), (2, 1), "they have their time first");
@@ -205,7 +213,7 @@ async fn a_request_that_has_waited_too_long_makes_room_for_another() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), made_room).await.expect("nobody made room");
+    tokio::time::timeout(PATIENCE, made_room).await.expect("nobody made room");
     assert_eq!((open(&old), open(&new)), (1, 1));
 }
 
@@ -224,12 +232,13 @@ async fn of_two_addresses_the_one_with_more_connections_makes_room() {
 
 #[tokio::test]
 async fn one_address_cannot_have_all_requests_in_flight() {
-    let service = plain(Limits { connections: 8, patience: Duration::from_secs(1), ..limits() }).await;
+    let patience = Duration::from_secs(20);
+    let service = plain(Limits { connections: 8, patience, ..limits() }).await;
     let _many = hanging(&service, [127, 0, 0, 3], 8).await;
     let start = Instant::now();
     let response = service.get("/probe").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK, "another address has its place");
-    assert!(start.elapsed() < Duration::from_millis(900), "{:?}: without a wait", start.elapsed());
+    assert!(start.elapsed() < patience / 2, "{:?}: without a wait", start.elapsed());
 }
 
 #[tokio::test]
@@ -248,21 +257,33 @@ async fn a_client_that_reads_a_little_now_and_then_is_dropped() {
 
 #[tokio::test]
 async fn a_stop_answers_what_is_in_flight_and_closes_what_is_idle() {
-    let mut service = plain(limits()).await;
+    /// No limit of the server is as short.
+    const AT_ONCE: Duration = Duration::from_secs(20);
+    let (begun, go_on) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+    let waits = {
+        let (begun, go_on) = (Arc::clone(&begun), Arc::clone(&go_on));
+        async move || {
+            begun.notify_one();
+            go_on.notified().await;
+            "slow"
+        }
+    };
+    let mut service = service::serve(routes().route("/waits/probe", get(waits)), None, limits()).await;
     let mut idle = connect(&service).await;
     assert!(ask(&mut idle).await);
     let mut silent = connect(&service).await;
-    let in_flight = tokio::spawn(service.get("/probe").send());
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    let in_flight = tokio::spawn(service.get("/waits/probe").send());
+    begun.notified().await;
     let start = Instant::now();
     service.stop.cancel();
-    assert!(closed_after(&mut idle).await < Duration::from_millis(200));
-    assert!(closed_after(&mut silent).await < Duration::from_millis(200));
+    assert!(closed_after(&mut idle).await < AT_ONCE);
+    assert!(closed_after(&mut silent).await < AT_ONCE);
+    go_on.notify_one();
     let answer = in_flight.await.unwrap().unwrap();
     assert_eq!(answer.headers()["connection"], "close");
     assert_eq!(answer.text().await.unwrap(), "slow");
     (&mut service.served).await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < 2 * AT_ONCE, "{:?}", start.elapsed());
     assert!(TcpStream::connect(service.address).await.is_err());
 }
 
@@ -273,7 +294,7 @@ async fn a_stop_does_not_wait_for_ever() {
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     stream.readable().await.unwrap();
     service.stop.cancel();
-    tokio::time::timeout(Duration::from_secs(5), &mut service.served).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, &mut service.served).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -416,7 +437,7 @@ async fn a_handshake_that_stands_still_does_not_hold_up_others() {
     authority.write_server(directory.path());
     write(directory.path(), "web.yml", TLS);
     let web = Arc::new(WebConfig::load(&directory.path().join("web.yml")).unwrap());
-    let short = Limits { header: Duration::from_millis(400), ..limits() };
+    let short = Limits { header: allowed(Duration::from_millis(400)), ..limits() };
     let service = service::serve(routes(), Some(web), short).await;
     let mut silent = connect(&service).await;
     let mut half = connect(&service).await;
@@ -457,7 +478,7 @@ async fn a_changed_file_is_noticed_without_being_told() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), changed).await.unwrap();
+    tokio::time::timeout(PATIENCE, changed).await.unwrap();
 }
 
 /// `ann` with the password `secret`, at bcrypt's lowest cost; the prefixes that other programs write.

@@ -12,7 +12,7 @@ use crate::{figure, targets, until};
 
 const FOLDER: &str = "deploy/mediasoup-agent";
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The application takes the place of the simulated one, whose names the README has as well.
 pub(crate) fn in_another_pod(cluster: &Cluster) {

@@ -106,7 +106,7 @@ impl Cluster {
             self.apply(&of_this_node(&bundle));
             let crds = ["prometheuses", "servicemonitors", "scrapeconfigs", "prometheusrules"];
             for crd in crds.map(|name| format!("crd/{name}.monitoring.coreos.com")) {
-                self.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=60s"]);
+                self.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=180s"]);
             }
             let image = "  replicas: 1\n  image: localhost/prometheus:e2e\n  version: v3.15.0\n";
             manifests = manifests.replace("  replicas: 1\n", image);
@@ -119,7 +119,7 @@ impl Cluster {
     /// A Prometheus that remembers nothing.
     pub(crate) fn restart_prometheus(&self) {
         self.kubectl(&["-n", MONITORING, "delete", "pod", "prometheus-e2e-0"]);
-        until("Prometheus", Duration::from_secs(120), || self.query("up"));
+        until("Prometheus", Duration::from_secs(240), || self.query("up"));
     }
 
     /// Whether processes of the cluster may be killed.
@@ -231,7 +231,7 @@ impl Cluster {
     /// not see that a Pod took the place of another of the same name while it could not watch.
     pub(crate) fn start_api_server(&self) {
         self.start("apiserver.sh");
-        until("API server", Duration::from_secs(60), || self.get("/readyz"));
+        until("API server", Duration::from_secs(180), || self.get("/readyz"));
         self.kill("kube-scheduler");
         self.start("scheduler.sh");
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::Cluster;
 use crate::{figure, targets, until};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The mode is httpSD since the chapter before.
 pub(crate) fn by_http(cluster: &Cluster) {
@@ -13,7 +13,7 @@ pub(crate) fn by_http(cluster: &Cluster) {
     assert_eq!(cluster.names("scrapeconfigs").len(), 1, "one ScrapeConfig for all targets");
     targets::delete_edumeet(cluster);
     targets::apply_anew(cluster);
-    figure("from apply to the first sample", cluster.until_up(&targets::names(), Duration::from_secs(60)));
+    figure("from apply to the first sample", cluster.until_up(&targets::names(), PATIENCE));
     let (pools, _) = until("one job for all targets", PATIENCE, || {
         let pools = cluster.scrape_pools()?;
         if pools.len() == 1 { Ok(pools) } else { Err(format!("{pools:?}")) }

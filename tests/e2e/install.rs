@@ -19,7 +19,7 @@ pub(crate) fn with_default_values(cluster: &Cluster) {
     assert!(said.contains("STATUS: deployed") && said.contains("ScrapeTarget"), "{said}");
     let ready = cluster.field(NAMESPACE, &format!("deployment/{RELEASE}"), "{.status.readyReplicas}");
     assert_eq!(ready, "1");
-    until("leader", Duration::from_secs(20), || match cluster.leader() {
+    until("leader", Duration::from_secs(120), || match cluster.leader() {
         leader if leader.starts_with(RELEASE) => Ok(()),
         leader => Err(format!("held by {leader:?}")),
     });
@@ -73,7 +73,7 @@ pub(crate) fn uninstall(cluster: &Cluster) {
     figure("helm uninstall --wait", start.elapsed());
     assert_eq!(cluster.names("scrapetargets"), targets, "targets are kept");
     assert_eq!(cluster.names("servicemonitors"), Vec::<String>::new(), "no ServiceMonitor is left");
-    until("end of what was in the namespace", Duration::from_secs(60), || {
+    until("end of what was in the namespace", Duration::from_secs(180), || {
         let kinds = "pods,services,endpoints,endpointslices,deployments,jobs,leases,secrets,serviceaccounts,roles,rolebindings,servicemonitors,scrapeconfigs,configmaps,poddisruptionbudgets";
         let left = cluster.kubectl(&["-n", NAMESPACE, "get", kinds, "-o", "name", "--ignore-not-found"]);
         let ours: Vec<&str> = left
@@ -92,5 +92,5 @@ pub(crate) fn uninstall(cluster: &Cluster) {
     ]);
     assert_eq!(of_cluster, "", "no permission is left");
     // Nothing holds a target back: no finalizer waits for somebody who is gone.
-    cluster.kubectl(&["delete", "scrapetargets", "--all", "-A", "--timeout=60s"]);
+    cluster.kubectl(&["delete", "scrapetargets", "--all", "-A", "--timeout=180s"]);
 }

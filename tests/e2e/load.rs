@@ -15,7 +15,7 @@ const TARGETS: u32 = 1000;
 /// For how long costs are measured when all is steady.
 const STEADY: Duration = Duration::from_secs(15);
 
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(400);
 
 pub(crate) fn of_a_thousand_targets(cluster: &Cluster) {
     cluster.kubectl(&["create", "namespace", "load"]);
@@ -92,7 +92,7 @@ struct Process {
 
 impl Process {
     fn read(cluster: &Cluster, path: &str) -> Self {
-        let text = cluster.get(path).unwrap();
+        let (text, _) = until("figures of a process", PATIENCE, || cluster.get(path));
         let value = |name: &str| -> f64 {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()

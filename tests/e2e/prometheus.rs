@@ -90,7 +90,7 @@ impl Cluster {
 
     /// Begins to count scrapes of targets that are all up.
     pub(crate) fn watch_scrapes(&self) -> Watched<'_> {
-        let (targets, _) = until("targets that are scraped every 5 s", Duration::from_secs(120), || {
+        let (targets, _) = until("targets that are scraped every 5 s", Duration::from_secs(180), || {
             let steady = self.query(&format!("count_over_time({SUCCESS}[{}s]) >= 3", 3 * INTERVAL.as_secs() + 1))?;
             let up = self.query(&format!("{} == 1", scraped(SUCCESS)))?;
             if !up.is_empty() && steady.len() == up.len() { Ok(up.len()) } else { Err(format!("{steady:?} of {up:?}")) }
@@ -128,7 +128,7 @@ impl Watched<'_> {
     /// Waits until every target has been scraped twice since now.
     pub(crate) fn go_on(&self) {
         let now = UNIX_EPOCH.elapsed().unwrap();
-        until("two good scrapes of every target", Duration::from_secs(90), || {
+        until("two good scrapes of every target", Duration::from_secs(180), || {
             let found = self.cluster.result(&format!("{SUCCESS}[90s]"))?;
             let since = |series: &Value| good_samples(series).filter(|time| *time > now).count();
             let steady = found.iter().filter(|series| since(series) >= 2).count();
@@ -142,7 +142,7 @@ impl Watched<'_> {
         // From the last sample before it began.
         let range = (now.saturating_sub(since) + INTERVAL).as_secs() + 1;
         let (found, _) =
-            until("samples", Duration::from_secs(60), || self.cluster.result(&format!("{SUCCESS}[{range}s]")));
+            until("samples", Duration::from_secs(180), || self.cluster.result(&format!("{SUCCESS}[{range}s]")));
         let instances: BTreeSet<String> = found.iter().map(|series| labels(series)["instance"].clone()).collect();
         assert_eq!(
             (found.len(), instances.len()),

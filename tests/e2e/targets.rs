@@ -6,7 +6,7 @@ use crate::cluster::Cluster;
 use crate::prometheus::{INTERVAL, Labels};
 use crate::{figure, until};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The targets of deploy/simulated/targets.yaml, each with a family that its kind has, and its value.
 pub(crate) const TARGETS: [(&str, &str, &str); 6] = [
@@ -54,17 +54,17 @@ pub(crate) fn are_scraped(cluster: &Cluster) {
     figure("simulated servers as pods", start.elapsed());
 
     cluster.apply_file("deploy/simulated/targets.yaml");
-    let first = cluster.until_up(&names(), Duration::from_secs(120));
+    let first = cluster.until_up(&names(), PATIENCE);
     figure("from apply to the first sample of the last of six targets", first);
     series_are_those_of_the_contract(cluster);
 
-    let (table, _) = until("status of all targets", Duration::from_secs(60), || {
+    let (table, _) = until("status of all targets", PATIENCE, || {
         let table = cluster.kubectl(&["get", "scrapetargets", "-A"]);
         let up = table.lines().filter(|line| line.split_whitespace().nth(4) == Some("True")).count();
         if up == TARGETS.len() { Ok(table) } else { Err(table) }
     });
     println!("{}", indented(&table));
-    until("condition Scraped of all targets", Duration::from_secs(90), || {
+    until("condition Scraped of all targets", PATIENCE, || {
         let wide = cluster.kubectl(&["get", "scrapetargets", "-A", "-o", "wide"]);
         let scraped =
             wide.lines().skip(1).all(|line| line.split_whitespace().filter(|word| *word == "True").count() == 3);
@@ -101,7 +101,7 @@ fn poll_more_often(cluster: &Cluster) {
 pub(crate) fn series_are_those_of_the_contract(cluster: &Cluster) {
     for (instance, family, region) in TARGETS {
         for name in ["up", "probe_success", family] {
-            let (found, _) = until(name, Duration::from_secs(60), || {
+            let (found, _) = until(name, PATIENCE, || {
                 let found = cluster.query(&format!(r#"{name}{{instance="{instance}"}}"#))?;
                 if found.is_empty() { Err(format!("no {name} of {instance}")) } else { Ok(found) }
             });

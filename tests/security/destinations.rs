@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::support::dns::Dns;
+use super::support::eventually::PATIENCE;
 use super::support::listener::Listener;
 use super::support::namespaces::{inside, resolve_by};
 use super::support::program::{Running, run};
@@ -48,7 +49,7 @@ async fn until_refused(exporter: &Running, target: &str) -> String {
 /// Waits until the honest target has been polled this often again.
 async fn polls(listener: &Listener, address: &str, count: usize) {
     let before = listener.at(address);
-    let patience = tokio::time::timeout(Duration::from_secs(60), async {
+    let patience = tokio::time::timeout(PATIENCE, async {
         while listener.at(address) < before + count {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use crate::support::attack::{Attacked, Server};
+use crate::support::eventually::PATIENCE;
 use crate::support::program::get;
 
 /// As large as `--max-body-bytes` lets a document be.
@@ -25,7 +26,7 @@ fn mediasoup(workers: impl Fn(usize) -> String) -> String {
 async fn two_polls(server: &Server, targets: usize) {
     let start = Instant::now();
     while server.asked() < 3 * targets {
-        assert!(start.elapsed() < Duration::from_secs(120), "{} polls have begun", server.asked());
+        assert!(start.elapsed() < 2 * PATIENCE, "{} polls have begun", server.asked());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -108,6 +109,6 @@ async fn a_name_for_every_counter_does_not_make_plain_text_slow() {
         let (status, body) = answer.await.unwrap().expect("an answer in time");
         assert_eq!((status, body.matches(" counter\n").count()), (200, COUNTERS));
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await; // some rounds more
     attacked.unnoticed(watch).await;
 }

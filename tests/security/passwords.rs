@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::connections::{address, connect};
+use crate::support::eventually::PATIENCE;
+use crate::support::load::allowed;
 use crate::support::program::Running;
 
 const PROMETHEUS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
@@ -85,7 +87,8 @@ async fn guesses_of_clients_that_went_away_cost_no_more_than_those_begun(request
     tokio::time::sleep(one * 40).await;
     let spent = cpu(service.id()).saturating_sub(before);
     assert!(spent < one * 15, "{spent:?} after the clients had gone, where one comparison takes {one:?}");
-    assert!(waited < one * 20 + Duration::from_secs(1), "a good password took {waited:?}, a comparison {one:?}");
+    let most = allowed(one * 20 + Duration::from_secs(1));
+    assert!(waited < most, "a good password took {waited:?}, a comparison {one:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,12 +112,12 @@ async fn whoever_guesses_without_end_keeps_out_nobody_who_knows_the_password() {
     }
     let (first, waited) = status(&service, PROMETHEUS, "secret").await;
     assert_eq!(first, "200");
-    assert!(waited < one * 10 + Duration::from_secs(1), "{waited:?}, where one comparison takes {one:?}");
+    assert!(waited < allowed(one * 10 + Duration::from_secs(1)), "{waited:?}, where one comparison takes {one:?}");
     // It is known from now on, also after the file has changed: another user has come, who takes no time.
     write_users(folder.path(), &format!("{}\n  bob: {}", hash_in(folder.path()), bcrypt::hash("b", 4).unwrap()));
     let start = Instant::now();
     while service.logged("web config has changed and is in use") == 0 {
-        assert!(start.elapsed() < Duration::from_secs(60), "{}", service.log());
+        assert!(start.elapsed() < PATIENCE, "{}", service.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     for guess in 0..30 {

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::support::attack::{Attacked, Server};
+use crate::support::eventually::PATIENCE;
 use crate::support::program::run;
 
 /// 200 names that have not been there before: with 128 letters each, an answer that is small enough to be translated where it was read.
@@ -37,7 +38,9 @@ async fn the_slowest_patterns_that_are_taken_delay_nobody() {
     let attacked = Attacked::start(&targets, &[]).await;
     let watch = attacked.watch();
     let (start, before) = (Instant::now(), server.asked());
+    // Some polls of each, one after another by the longest timeout that they can have.
     while start.elapsed() < Duration::from_secs(12) || server.asked() < before + 8 {
+        assert!(start.elapsed() < 2 * PATIENCE, "{} polls", server.asked() - before);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     attacked.unnoticed(watch).await;
@@ -66,7 +69,7 @@ async fn a_pattern_over_8_kib_is_refused_wherever_it_is_read_and_says_what_to_wr
     let attacked = Attacked::start(&target, &[]).await;
     let watch = attacked.watch();
     assert_eq!(attacked.program.logged("write several shorter patterns"), 1, "{}", attacked.program.log());
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await; // three intervals, for a poll that should not come
     assert_eq!(server.asked(), 0, "it is no target");
     attacked.unnoticed(watch).await;
 }

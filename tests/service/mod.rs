@@ -2,6 +2,11 @@
 #![allow(dead_code, reason = "each test file uses its share")]
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[path = "../support/eventually.rs"]
+pub(crate) mod eventually;
+#[path = "../support/load.rs"]
+pub(crate) mod load;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::any;
+use eventually::PATIENCE;
 use reqwest::RequestBuilder;
 use scrapetarget_exporter::crd::{Header, Monitor, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
@@ -19,7 +25,7 @@ use scrapetarget_exporter::poll::Pollers;
 use scrapetarget_exporter::self_metrics::SelfMetrics;
 use scrapetarget_exporter::sim::Simulated;
 use scrapetarget_exporter::target::{Target, TargetId};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 /// A service that listens; it is stopped when it is dropped.
@@ -85,7 +91,7 @@ impl Service {
     /// Waits until every target has been polled, or has told why it will not be.
     pub(crate) async fn settle(&self) {
         for poller in self.pollers.list() {
-            poller.answer(Duration::from_secs(10)).await;
+            poller.answer(PATIENCE).await;
         }
     }
 }
@@ -127,15 +133,23 @@ pub(crate) async fn server(status: StatusCode) -> Simulated {
 /// An answer that fits every call of a Sora target.
 const SORA: &str = r#"{"version": "2025.1.0", "max_connections": 100, "mode": "normal"}"#;
 
-/// A url where nobody listens: the port belongs to a listener that is gone.
-pub(crate) async fn nobody() -> String {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    format!("http://{}/", listener.local_addr().unwrap())
+/// A url where nobody listens, nor will: its port is taken for as long as the tests run.
+pub(crate) fn nobody() -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap());
+    std::mem::forget(socket);
+    url
 }
 
 /// A Sora target that is polled once and then rarely, with a header whose value must not be shown.
 pub(crate) fn target(namespace: &str, name: &str, url: &str) -> Target {
     declared(namespace, name, Type::Sora, url, |_| {})
+}
+
+/// The same on a server that hangs: no poll of it ends while a test runs.
+pub(crate) fn pending(namespace: &str, name: &str, url: &str) -> Target {
+    declared(namespace, name, Type::Sora, url, |spec| spec.timeout = Some(Duration::from_mins(9).into()))
 }
 
 /// A target that is polled once and then rarely, declared with further `changes`.

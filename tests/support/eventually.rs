@@ -1,4 +1,5 @@
 //! Waiting for what comes about by itself, however busy the machine is.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::time::{Duration, Instant};
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// What the server does with every connection.
 #[derive(Clone, Copy, Debug)]
@@ -79,10 +79,13 @@ impl Faulty {
     }
 }
 
-/// An address where nobody listens.
-pub async fn closed_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}/", listener.local_addr().unwrap())
+/// An address where nobody listens, nor will: its port is taken for as long as the tests run.
+pub fn closed_port() -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap());
+    std::mem::forget(socket);
+    url
 }
 
 fn bomb() -> Arc<[u8]> {

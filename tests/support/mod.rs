@@ -19,7 +19,6 @@ pub mod tools;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use scrapetarget_exporter::crd::{ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits};
@@ -66,7 +65,7 @@ pub async fn poll_once(target: Target) -> Arc<Snapshot> {
     let pollers = pollers_with(Limits::new(1 << 20, 8 << 20), false);
     let id = target.id.clone();
     pollers.apply([target]);
-    let snapshot = pollers.get(&id).unwrap().answer(Duration::from_secs(30)).await;
+    let snapshot = pollers.get(&id).unwrap().answer(eventually::PATIENCE).await;
     pollers.shutdown().await;
     snapshot
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::program::said_to;
 
 /// Longer than any such test takes on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Set for the one that runs inside, to its name.
 const INSIDE: &str = "TEST_IN_NAMESPACES";

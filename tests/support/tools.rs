@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
+use super::eventually::PATIENCE;
 use super::program::said_to;
 
 /// A tool by the variable that `make` sets, else by its name on the PATH.
@@ -77,7 +77,7 @@ pub fn promtool() -> PathBuf {
 /// What `promtool check metrics` finds in a text; an error if it cannot read it.
 pub fn lint(text: &str) -> Result<Vec<String>, String> {
     let mut command = Command::new(promtool());
-    let said = said_to(command.args(["check", "metrics"]), text, Duration::from_secs(60));
+    let said = said_to(command.args(["check", "metrics"]), text, PATIENCE);
     match said.code {
         Some(0) if said.stderr.is_empty() => Ok(Vec::new()),
         // 3: it could be read, and there are findings.
