@@ -131,6 +131,14 @@ async fn a_good_target_is_written_once_and_then_never_again_not_even_by_a_restar
     assert_eq!(status.observed_generation, told.metadata.generation);
     let kinds: Vec<&str> = status.conditions.iter().map(|condition| condition.kind.as_str()).collect();
     assert_eq!(kinds, ["Ready", "Accepted", "MonitorReady", "Up", "Scraped"]);
+    let writes = || -> Vec<(String, u64)> {
+        let steady = exporter.writes().into_iter().filter(|line| line.name == "steady");
+        steady.map(|line| (line.verb, line.code)).collect()
+    };
+    // A first poll that a busy machine is late with is waited for a second, and then told as pending.
+    wait(|| !writes().is_empty());
+    let first = writes();
+    assert!(first.len() <= 2 && first.iter().all(|write| *write == ("patch".to_owned(), 200)), "{first:?}");
     tokio::time::sleep(ONE_LOOK).await;
     signal(exporter.program.id(), "TERM");
     assert!(exporter.program.ended().success());
@@ -139,9 +147,8 @@ async fn a_good_target_is_written_once_and_then_never_again_not_even_by_a_restar
     exporter.until("witness", &["Up=True/Succeeded"]).await;
     let later = exporter.api().get("steady").await.unwrap();
     assert_eq!(later.resource_version(), told.resource_version());
-    let writes = exporter.writes();
-    let steady = writes.iter().filter(|line| line.name == "steady");
-    assert_eq!(steady.map(|line| (line.verb.as_str(), line.code)).collect::<Vec<_>>(), [("patch", 200)]);
+    let steady = exporter.writes().into_iter().filter(|line| line.name == "steady");
+    assert_eq!(steady.count(), first.len(), "never again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::exporter::{Release, create, server, target};
+use crate::exporter::{PATIENCE, Release, create, server, target, until};
 use crate::support::cluster::Cluster;
 
 /// What the process has of memory, in bytes: now, or at most so far.
@@ -44,7 +44,13 @@ async fn a_hundred_objects_of_676_kb_are_listed_and_watched_in_little_memory_and
         memory(replica.id(), "VmHWM")
     };
     create(&cluster, &crowd, (0..50).map(|i| large(&crowd, &format!("x{i}"), &server.url()))).await;
-    let replica = release.ready().await;
+    let replica = release.replica();
+    // Each of a dozen pages takes the API server a second of its own.
+    until(6 * PATIENCE, async || {
+        let ready = replica.get("/-/ready").await;
+        matches!(ready, Some((200, _))).then_some(()).ok_or_else(|| format!("{ready:?}\n{}", replica.log()))
+    })
+    .await;
     replica.until_up(&format!("{quiet}/honest")).await;
     for name in ["w0", "w49", "x0", "x49"] {
         replica.until_status(&format!("/probe?target={crowd}/{name}"), 200).await;
