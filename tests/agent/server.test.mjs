@@ -77,12 +77,16 @@ test('requests at the same moment share one walk, and what has just been seen is
   const { application, router } = await server(t);
   const { transports } = await crowd({ application, router }, { transports: 3 });
   await application.call(undefined, 'countRequests', transports);
+  const begun = Date.now();
   const answers = await Promise.all(Array.from({ length: 50 }, () => application.get()));
-  assert.deepEqual(new Set(answers.map(({ body }) => body)).size, 1);
-  await application.get();
-  assert.equal((await application.call(undefined, 'requests')).begun, 3);
+  answers.push(await application.get());
+  const walks = new Set(answers.map(({ body }) => body)).size;
+  // What was seen half a second ago is asked again, and a busy machine may take longer than that for fifty answers.
+  const most = 1 + Math.floor((Date.now() - begun) / 500);
+  assert.ok(walks <= most, `${walks} walks, and ${most} at most`);
+  assert.equal((await application.call(undefined, 'requests')).begun, 3 * walks);
   await application.document();
-  assert.equal((await application.call(undefined, 'requests')).begun, 6);
+  assert.equal((await application.call(undefined, 'requests')).begun, 3 * walks + 3);
 });
 
 test('ten thousand requests at once cost a few walks, and the application answers all the while', { timeout: 600_000 }, async (t) => {
