@@ -83,7 +83,7 @@ mod tests {
         };
         let mut at = [0; 51];
         for number in 0..10_000 {
-            at[moments(number)] += 1;
+            at[usize::try_from(moments(number)).unwrap()] += 1;
         }
         assert!(at[1..].iter().all(|renewed| (100..400).contains(renewed)), "200 each second: {at:?}");
     }
