@@ -293,7 +293,7 @@ impl SharedClient {
 
 /// Why a request has no answer.
 enum Unanswered {
-    /// The server closed a kept connection, and no byte came.
+    /// The server closed a kept connection.
     Closed(reqwest::Error),
     Otherwise(CallError),
 }
@@ -373,8 +373,8 @@ impl Client {
         self.phase.as_ref().map(Phase::term)
     }
 
-    /// Sends a request to one of these addresses, over a kept connection if there is one. If the server closes that before a byte of an
-    /// answer, as servers do that were about to close it anyway, the request is sent once more, over a new one.
+    /// Sends a request to one of these addresses, over a kept connection if there is one. If the server closes that instead of answering, as
+    /// servers do that were about to close it anyway, the request is sent once more, over a new one.
     pub(super) async fn send(
         &self,
         request: reqwest::Request,
