@@ -3,21 +3,26 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::Url;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{HOST, HeaderValue};
+use reqwest::header::{self, HOST, HeaderValue};
+use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
+use tokio::time::Instant;
 
 use url::Host;
 
 use super::address::Grant;
 use super::certificate::{Expiries, Handshakes, RecordingVerifier, certificates};
+use super::dial::{self, Attempt, Judged, Unconnected, Watch};
+use super::error;
 use super::resolve::Resolver;
+use super::sessions::Sessions;
+use super::term::{Phase, Term};
 use super::{AddressRules, ClientError, Connection, Identity};
 use crate::kind::{CallError, Reason};
 
@@ -62,6 +67,7 @@ impl Clients {
             None => (url, of_url),
             Some(proxy) => (proxy, self.grant("proxyUrl", proxy, false, namespace)?),
         };
+        let port = contacted.port_or_known_default().unwrap_or_default();
         let contacted = match literal(contacted) {
             Some(address) => Contacted::Address(address),
             None => Contacted::Name(contacted.host_str().unwrap_or_default().into()),
@@ -72,7 +78,10 @@ impl Clients {
             resolver: Arc::clone(&self.resolver),
             namespace: Arc::clone(namespace),
             contacted,
+            port,
             grant,
+            phase: https_authority(url).map(|authority| Phase::of(&authority)),
+            worked: Mutex::default(),
         })
     }
 
@@ -131,23 +140,18 @@ impl Clients {
             None => (None, None),
         };
         let tls = self.shared_tls(*secure, connection, address)?;
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .http1_only()
-            .referer(false)
-            .no_proxy()
-            .dns_resolver(Arc::new(Judged))
-            .pool_idle_timeout(if *secure { IDLE_TLS } else { IDLE_PLAIN })
-            .tls_backend_preconfigured(rustls::ClientConfig::clone(&tls))
-            .tls_info(true);
-        if let Some(proxy) = &connection.proxy {
-            builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(ClientError::Build)?);
-        }
-        let http = builder.build().map_err(ClientError::Build)?;
+        let builder = http(&tls, connection.proxy.as_ref()).map_err(ClientError::Build)?;
+        let builder = builder.pool_idle_timeout(if *secure { IDLE_TLS } else { IDLE_PLAIN });
         let tls_proxy = connection.proxy.as_ref().filter(|_| has_tls_proxy(connection)).and_then(Url::host_str);
-        let tls_proxy = tls_proxy.map(|host| host.trim_matches(['[', ']']).into());
-        Ok(SharedClient { http, _tls: tls, server_name, tls_proxy, expiries: Expiries::default() })
+        Ok(SharedClient {
+            http: builder.build().map_err(ClientError::Build)?,
+            once: OnceLock::new(),
+            tls,
+            server_name,
+            proxy: connection.proxy.clone(),
+            tls_proxy: tls_proxy.map(|host| host.trim_matches(['[', ']']).into()),
+            expiries: Expiries::default(),
+        })
     }
 
     /// Clients that differ in nothing but the host behind `serverName` or the proxy have their TLS settings in common.
@@ -188,10 +192,30 @@ impl Clients {
                 builder.with_client_auth_cert(chain, key).map_err(ClientError::Identity)?
             }
         };
+        config.resumption = Resumption::store(Arc::<Sessions>::default());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.enable_sni = address.is_none(); // SNI has no addresses, and the url's host is not what was asked for
         Ok(config)
     }
+}
+
+/// What all our HTTP clients have in common.
+fn http(tls: &rustls::ClientConfig, proxy: Option<&Url>) -> reqwest::Result<reqwest::ClientBuilder> {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never()) // what is sent again is decided here
+        .http1_only()
+        .referer(false)
+        .no_proxy()
+        .dns_resolver(Arc::new(Judged))
+        .connector_layer(Watch)
+        .tls_backend_preconfigured(tls.clone())
+        .tls_info(true);
+    Ok(match proxy {
+        Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy.clone())?),
+        None => builder,
+    })
 }
 
 /// Whether TLS is spoken with the proxy, however the target is spoken with: then certificates matter.
@@ -218,8 +242,8 @@ fn server_identity(connection: &Connection) -> Result<Option<ServerIdentity>, Cl
     }
 }
 
-/// Kept between polls: a handshake costs a hundred times what a call costs. Longer than the usual intervals.
-const IDLE_TLS: Duration = Duration::from_secs(90);
+/// Kept between polls: a handshake costs a hundred times what a call costs. None is used any more when its term has ended.
+const IDLE_TLS: Duration = Term::LENGTH;
 
 /// Plain connections are closed by the poll's last call; this is for polls that were cut off.
 const IDLE_PLAIN: Duration = Duration::from_secs(2);
@@ -238,27 +262,6 @@ fn is_localhost(name: &str) -> bool {
     name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
-tokio::task_local! {
-    /// The addresses that the request under way may contact.
-    static CONTACTED: Arc<[SocketAddr]>;
-}
-
-/// Gives the connector the addresses that were resolved and judged for the request under way, whatever name it asks for: a `serverName`
-/// stands in the place of the host there.
-#[derive(Debug)]
-struct Judged;
-
-impl Resolve for Judged {
-    fn resolve(&self, _: Name) -> Resolving {
-        // Read here, not in the future: the connector may be carried on by a task of its own.
-        let addresses = CONTACTED.try_with(Arc::clone);
-        Box::pin(std::future::ready(match addresses {
-            Ok(addresses) => Ok(Box::new(Vec::from(&*addresses).into_iter()) as Addrs),
-            Err(error) => Err(error.into()),
-        }))
-    }
-}
-
 /// Who is contacted: the url's host, or the proxy.
 #[derive(Debug)]
 enum Contacted {
@@ -270,12 +273,44 @@ enum Contacted {
 #[derive(Debug)]
 struct SharedClient {
     http: reqwest::Client,
-    /// Keeps the shared settings alive, for the next client that has them.
-    _tls: Arc<rustls::ClientConfig>,
+    /// Keeps no connection, and is made when one is needed that is certainly new.
+    once: OnceLock<reqwest::Result<reqwest::Client>>,
+    tls: Arc<rustls::ClientConfig>,
     server_name: Option<String>,
+    proxy: Option<Url>,
     /// The host of a proxy that has a certificate, too.
     tls_proxy: Option<Box<str>>,
     expiries: Expiries,
+}
+
+impl SharedClient {
+    /// The client that keeps no connection.
+    fn once(&self) -> Option<&reqwest::Client> {
+        let build = || http(&self.tls, self.proxy.as_ref())?.pool_max_idle_per_host(0).build();
+        self.once.get_or_init(build).as_ref().ok()
+    }
+}
+
+/// Why a request has no answer.
+enum Unanswered {
+    /// The server closed a kept connection.
+    Closed(reqwest::Error),
+    Otherwise(CallError),
+}
+
+impl Unanswered {
+    fn told(self) -> CallError {
+        match self {
+            Self::Closed(error) => error::call_error(&error),
+            Self::Otherwise(error) => error,
+        }
+    }
+}
+
+impl From<CallError> for Unanswered {
+    fn from(error: CallError) -> Self {
+        Self::Otherwise(error)
+    }
 }
 
 /// The client of one target.
@@ -286,7 +321,12 @@ pub struct Client {
     resolver: Arc<Resolver>,
     namespace: Arc<str>,
     contacted: Contacted,
+    port: u16,
     grant: Grant,
+    /// Of https only: other connections are not kept.
+    phase: Option<Phase>,
+    /// The address that answered last. It is tried first, so that polls do not wait for a dead one again and again.
+    worked: Mutex<Option<IpAddr>>,
 }
 
 impl Client {
@@ -298,7 +338,7 @@ impl Client {
     /// The addresses that may be contacted now: those of the host, or of the proxy, that no rule forbids.
     pub(super) async fn addresses(&self) -> Result<Arc<[SocketAddr]>, CallError> {
         let name = match &self.contacted {
-            Contacted::Address(address) => return Ok(Arc::from([SocketAddr::new(*address, 0)])), // judged with the url
+            Contacted::Address(address) => return Ok(Arc::from([SocketAddr::new(*address, self.port)])), // judged with the url
             Contacted::Name(name) => name,
         };
         let found = self.resolver.look_up(&self.namespace, name).await;
@@ -309,7 +349,7 @@ impl Client {
             refused = refused.or_else(|| ground.map(|ground| (**address, ground)));
             ground.is_none()
         });
-        let allowed: Arc<[SocketAddr]> = allowed.map(|address| SocketAddr::new(*address, 0)).collect();
+        let allowed: Arc<[SocketAddr]> = allowed.map(|address| SocketAddr::new(*address, self.port)).collect();
         match refused {
             Some((address, ground)) if allowed.is_empty() => Err(CallError::new(
                 Reason::Config,
@@ -328,13 +368,84 @@ impl Client {
         CallError::new(Reason::Dns, message)
     }
 
-    /// Sends a request to these addresses.
+    /// The term in which a poll begins now: see [`Term`]. Nothing for plain http.
+    pub(super) fn term(&self) -> Option<Term> {
+        self.phase.as_ref().map(Phase::term)
+    }
+
+    /// Sends a request to one of these addresses, over a kept connection if there is one. If the server closes that instead of answering, as
+    /// servers do that were about to close it anyway, the request is sent once more, over a new one.
     pub(super) async fn send(
         &self,
         request: reqwest::Request,
-        addresses: Arc<[SocketAddr]>,
-    ) -> Result<reqwest::Response, reqwest::Error> {
-        CONTACTED.scope(addresses, self.shared.http.execute(request)).await
+        addresses: &[SocketAddr],
+        term: Option<Term>,
+        deadline: Instant,
+        unconnected: &mut Unconnected,
+    ) -> Result<reqwest::Response, CallError> {
+        let again = request.try_clone();
+        match self.send_by(&self.shared.http, request, addresses, term, deadline, unconnected).await {
+            Err(Unanswered::Closed(error)) => {
+                let (Some(mut again), Some(once)) = (again, self.shared.once()) else {
+                    return Err(error::call_error(&error));
+                };
+                again.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                *unconnected = Unconnected::default();
+                let answer = self.send_by(once, again, addresses, None, deadline, unconnected).await;
+                answer.map_err(Unanswered::told)
+            }
+            other => other.map_err(Unanswered::told),
+        }
+    }
+
+    /// Sends a request, to the first of these addresses to which a connection comes about.
+    async fn send_by(
+        &self,
+        http: &reqwest::Client,
+        request: reqwest::Request,
+        addresses: &[SocketAddr],
+        term: Option<Term>,
+        deadline: Instant,
+        unconnected: &mut Unconnected,
+    ) -> Result<reqwest::Response, Unanswered> {
+        let attempts = dial::attempts(addresses, *self.worked());
+        let mut left = attempts.len();
+        for addresses in attempts {
+            let Some(mut request) = request.try_clone() else { break };
+            if let (Some(term), Some(address)) = (term, addresses.first()) {
+                term.mark(request.url_mut(), address.ip());
+            }
+            let now = Instant::now();
+            let part = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
+            left -= 1;
+            // The end of the last one's part is that of the poll.
+            let attempt = Attempt::at(addresses, (left > 0).then(|| now + part));
+            unconnected.begin(&attempt);
+            match attempt.during(http.execute(request)).await {
+                Ok(response) => {
+                    *self.worked() = response.remote_addr().map(|address| address.ip());
+                    return Ok(response);
+                }
+                Err(error) if error.is_connect() => match error::no_connection(&error) {
+                    Some(why) => unconnected.failed(&why),
+                    None => return Err(error::call_error(&error).into()),
+                },
+                Err(error) if !attempt.made_connection() && error::is_closed(&error) => {
+                    return Err(Unanswered::Closed(error));
+                }
+                Err(error) => return Err(error::call_error(&error).into()),
+            }
+        }
+        Err(unconnected.told(self.is_proxied()).into())
+    }
+
+    fn worked(&self) -> MutexGuard<'_, Option<IpAddr>> {
+        self.worked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether connections lead to a proxy.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.shared.proxy.is_some()
     }
 
     /// Puts the certificate's name in the place of the host where `serverName` is set: TLS takes its name from there, and the

@@ -4,7 +4,33 @@ use std::error::Error;
 use std::fmt::Write;
 use std::io;
 
+use super::dial::{Silent, Why};
 use crate::kind::{CallError, Reason};
+
+/// Why no connection came about, where another address of the host may do better. Nothing if the server was reached and it was found, by its
+/// certificate or its answer, that it is not to be spoken with.
+pub(super) fn no_connection(error: &reqwest::Error) -> Option<Why> {
+    let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
+    if links.iter().any(|link| link.is::<Silent>()) {
+        return Some(Why::Silent);
+    }
+    let of_system = |link: &&(dyn Error + 'static)| {
+        link.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some()).map(ToString::to_string)
+    };
+    links.iter().find_map(of_system).map(Why::Said)
+}
+
+/// Whether the server closed the connection instead of answering a request.
+///
+/// Of an answer that broke off within its header the client says the same: it does not tell how many bytes came.
+pub(super) fn is_closed(error: &reqwest::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+    chain(error).any(|link| {
+        let hyper = link.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
+        let closed = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof];
+        hyper || link.downcast_ref::<io::Error>().is_some_and(|error| closed.contains(&error.kind()))
+    })
+}
 
 /// An error before the answer's header was complete.
 pub(super) fn call_error(error: &reqwest::Error) -> CallError {

@@ -9,10 +9,13 @@ mod budget;
 mod certificate;
 mod client;
 mod connection;
+mod dial;
 mod error;
 mod host;
 mod mask;
 mod resolve;
+mod sessions;
+mod term;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +30,10 @@ use budget::{Budget, Share, driven_out};
 use certificate::Handshakes;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
+use dial::Unconnected;
 pub use host::{AllowedHost, AllowedHostError};
 pub use mask::Redactor;
+use term::Term;
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
 
@@ -88,6 +93,7 @@ pub async fn fetch(
     let mut share = limits.inflight.share(client.namespace());
     let mut read = Read::default();
     let evicted = share.evicted();
+    let term = client.term();
     for (i, call) in calls.iter().enumerate() {
         let last = i + 1 == calls.len();
         let start = Instant::now();
@@ -97,14 +103,16 @@ pub async fn fetch(
             // Not even tried: a timeout would poll it once, and that opens a connection.
             Err(CallError::new(Reason::Timeout, "not sent, the calls before it took all the time"))
         } else {
-            let exchange = exchange(client, call, headers, limits, last, &mut progress, &mut read, &mut share);
+            let request = request(client, call, headers, last, term);
+            let exchange =
+                exchange(client, call, request, term, limits, deadline, &mut progress, &mut read, &mut share);
             let exchange = handshakes.during(exchange);
             let outcome = tokio::select! {
                 biased;
                 () = evicted.cancelled() => Ok(Err(driven_out())),
                 outcome = tokio::time::timeout_at(deadline, exchange) => outcome,
             };
-            outcome.unwrap_or_else(|_| Err(if progress.resolving { client.unresolved() } else { progress.timed_out() }))
+            outcome.unwrap_or_else(|_| Err(progress.cut_off(client)))
         };
         let expiry = progress.certificate_expiry.or_else(|| client.shown_expiry(&call.url, &handshakes));
         fetched.certificate_expiry = expiry.or(fetched.certificate_expiry);
@@ -138,10 +146,18 @@ struct Progress {
     waits_for_memory: bool,
     certificate_expiry: Option<i64>,
     handshakes: Handshakes,
+    unconnected: Unconnected,
 }
 
 impl Progress {
-    fn timed_out(&self) -> CallError {
+    /// What is said of a call that did not end in time.
+    fn cut_off(&mut self, client: &Client) -> CallError {
+        if self.resolving {
+            return client.unresolved();
+        }
+        if let Some(error) = std::mem::take(&mut self.unconnected).cut_off(client.is_proxied()) {
+            return error;
+        }
         if self.waits_for_memory {
             return CallError::new(
                 Reason::Limit,
@@ -160,9 +176,10 @@ impl Progress {
 async fn exchange(
     client: &Client,
     call: &Call,
-    headers: &HeaderMap,
+    request: reqwest::Request,
+    term: Option<Term>,
     limits: &Limits,
-    last: bool,
+    deadline: Instant,
     progress: &mut Progress,
     read: &mut Read,
     share: &mut Share,
@@ -170,8 +187,7 @@ async fn exchange(
     progress.resolving = true;
     let addresses = client.addresses().await?;
     progress.resolving = false;
-    let sent = client.send(request(client, call, headers, last), addresses).await;
-    let response = sent.map_err(|error| error::call_error(&error))?;
+    let response = client.send(request, &addresses, term, deadline, &mut progress.unconnected).await?;
     let status = response.status().as_u16();
     progress.status = Some(status);
     progress.certificate_expiry = client.certificate_expiry(&call.url, &response, &progress.handshakes);
@@ -179,7 +195,7 @@ async fn exchange(
     Ok(Response { status, body })
 }
 
-fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool) -> reqwest::Request {
+fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool, term: Option<Term>) -> reqwest::Request {
     let method = match call.method {
         Method::Get => reqwest::Method::GET,
         Method::Post => reqwest::Method::POST,
@@ -196,8 +212,8 @@ fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool) -> req
     if call.method == Method::Post {
         own.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    // An idle connection costs 20 to 45 KiB, a new one over plain TCP next to nothing: only TLS is worth keeping.
-    if last && call.url.scheme() == "http" {
+    // An idle connection costs 20 to 45 KiB, a new one over plain TCP next to nothing: only TLS is worth keeping, for as long as it is used.
+    if last && term.is_none_or(|term| term.ends) {
         own.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     client.address(&mut request);
