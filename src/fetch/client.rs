@@ -10,16 +10,16 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HOST, HeaderValue};
 use rustls::client::danger::ServerCertVerifier;
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
+use rustls::sign::SingleCertAndKey;
 
 use url::Host;
 
 use super::address::Grant;
-use super::certificate::{Expiries, Handshakes, RecordingVerifier, certificates};
+use super::certificate::{Expiries, Expiry, Handshakes, RecordingVerifier};
 use super::resolve::Resolver;
 use super::{AddressRules, ClientError, Connection, Identity};
 use crate::kind::{CallError, Reason};
+use crate::tls::{self, certificates};
 
 /// The clients in use.
 #[derive(Debug)]
@@ -147,7 +147,8 @@ impl Clients {
         let http = builder.build().map_err(ClientError::Build)?;
         let tls_proxy = connection.proxy.as_ref().filter(|_| has_tls_proxy(connection)).and_then(Url::host_str);
         let tls_proxy = tls_proxy.map(|host| host.trim_matches(['[', ']']).into());
-        Ok(SharedClient { http, _tls: tls, server_name, tls_proxy, expiries: Expiries::default() })
+        let verifies = !connection.insecure_skip_verify;
+        Ok(SharedClient { http, _tls: tls, server_name, tls_proxy, verifies, expiries: Expiries::default() })
     }
 
     /// Clients that differ in nothing but the host behind `serverName` or the proxy have their TLS settings in common.
@@ -184,8 +185,9 @@ impl Clients {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let chain = certificates(&identity.certificates).ok_or(ClientError::Certificate)?;
-                let key = PrivateKeyDer::from_pem_slice(&identity.key).map_err(|_| ClientError::Key)?;
-                builder.with_client_auth_cert(chain, key).map_err(ClientError::Identity)?
+                let key = tls::private_key(&identity.key).map_err(ClientError::Key)?;
+                let identity = tls::identity(chain, key).map_err(ClientError::Identity)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -275,6 +277,8 @@ struct SharedClient {
     server_name: Option<String>,
     /// The host of a proxy that has a certificate, too.
     tls_proxy: Option<Box<str>>,
+    /// Not every certificate is taken.
+    verifies: bool,
     expiries: Expiries,
 }
 
@@ -354,21 +358,22 @@ impl Client {
         let _ = request.url_mut().set_host(Some(server_name));
     }
 
-    /// When the first certificate of the chain ends that stands behind an answer to a call of `url`, as Unix time.
+    /// When the certificates end that stand behind an answer to a call of `url`.
     pub(super) fn certificate_expiry(
         &self,
         url: &Url,
         response: &reqwest::Response,
         handshakes: &Handshakes,
-    ) -> Option<i64> {
+    ) -> Option<Expiry> {
         let authority = https_authority(url)?;
         let leaf =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
-        self.shared.expiries.of(&authority, leaf, handshakes, self.shared.tls_proxy.as_deref())
+        let SharedClient { expiries, tls_proxy, verifies, .. } = &*self.shared;
+        expiries.of(&authority, leaf, handshakes, tls_proxy.as_deref(), *verifies)
     }
 
     /// The same for a call that was not answered, if the server came as far as to show its certificates.
-    pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<i64> {
+    pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<Expiry> {
         https_authority(url)?;
         handshakes.last(self.shared.tls_proxy.as_deref())
     }

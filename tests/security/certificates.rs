@@ -32,7 +32,7 @@ impl rustls::server::ResolvesServerCert for Shows {
 fn acceptor(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> TlsAcceptor {
     choose_tls_provider();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
     let shows = Shows(Arc::new(rustls::sign::CertifiedKey::new(chain, key)));
     TlsAcceptor::from(Arc::new(
         rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(shows)),
