@@ -27,6 +27,8 @@ pub struct Rule {
     /// What is wrong and what to write instead.
     pub message: String,
     holds: Box<dyn Fn(&Value) -> bool + Send + Sync>,
+    /// What to write instead of this very text: only we can say that, not the API server.
+    instead: fn(&str) -> Option<String>,
 }
 
 impl Rule {
@@ -38,6 +40,7 @@ impl Rule {
             cel: cel.into(),
             message: message.into(),
             holds: Box::new(|_| true),
+            instead: |_| None,
         }
     }
 
@@ -70,6 +73,19 @@ impl Rule {
     /// The twin of a rule on texts; what is no text was refused before.
     fn twin_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.twin(move |value| value.as_str().is_none_or(&holds))
+    }
+
+    fn instead(mut self, instead: fn(&str) -> Option<String>) -> Self {
+        self.instead = instead;
+        self
+    }
+
+    /// The sentence about this value.
+    fn sentence(&self, value: &Value) -> String {
+        match value.as_str().and_then(self.instead) {
+            Some(instead) => format!("{}: write {instead}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// The condition as it stands in the schema.
@@ -137,7 +153,7 @@ pub(crate) fn check(target: &Value, problems: &mut Vec<Problem>) {
             visit(target, &mut steps, String::new(), &mut |value, at| {
                 let mut blame = |at: String| {
                     if !problems.iter().take(structural).any(|problem| problem.path == at) {
-                        problems.push(Problem::new(&at, rule.message.clone()));
+                        problems.push(Problem::new(&at, rule.sentence(value)));
                     }
                 };
                 if let Some(map) = value.as_object().filter(|_| rule.keys) {
