@@ -12,6 +12,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::Problem;
+use super::pattern::BEYOND_ASCII;
 pub use table::{all, relabeling_problem, reserved_labels};
 
 /// One rule.
@@ -48,6 +49,12 @@ impl Rule {
     fn matches(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
         Self::new(path, format!("self.matches({})", raw(regex.as_str())), message)
             .twin_text(|text| regex.is_match(text))
+    }
+
+    /// The same, but for texts with letters beyond ASCII: a rule of their own says what to do about them.
+    fn matches_in_ascii(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
+        let cel = format!("self.matches({}) || self.matches({})", raw(regex.as_str()), raw(BEYOND_ASCII.as_str()));
+        Self::new(path, cel, message).twin_text(|text| regex.is_match(text) || BEYOND_ASCII.is_match(text))
     }
 
     fn also(mut self, paths: &[&'static str]) -> Self {

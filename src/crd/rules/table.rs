@@ -88,7 +88,7 @@ fn spec() -> Vec<Rule> {
 
 fn url() -> Vec<Rule> {
     vec![
-        Rule::matches(
+        Rule::matches_in_ascii(
             "spec.url",
             &URL,
             "url must be http://HOST:PORT/PATH or https://HOST:PORT/PATH, with a port from 1 to 65535 if any, and without user, \
@@ -123,7 +123,7 @@ fn url() -> Vec<Rule> {
                 && spec.get("mediasoup").is_some_and(|block| text(block, "source") == Some("Prometheus"));
             own_exporter || !text(spec, "url").is_some_and(|url| url.contains('?'))
         }),
-        Rule::matches(
+        Rule::matches_in_ascii(
             "spec.proxyUrl",
             &PROXY,
             "proxyUrl must be http://HOST:PORT or https://HOST:PORT, without user, password, path, query or fragment",
