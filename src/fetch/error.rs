@@ -90,10 +90,9 @@ const CLOSED: &str = "the server closes the connection instead of answering by T
 /// secret in its path: they are left out.
 fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
     let mut text = String::new();
-    // An `io::Error` around another says what that says.
-    let repeats = |link: &(dyn Error + 'static)| {
-        link.downcast_ref::<io::Error>().is_some_and(|io| io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()))
-    };
+    // An `io::Error` around another error says what that says.
+    let repeats =
+        |link: &(dyn Error + 'static)| link.downcast_ref::<io::Error>().is_some_and(|error| error.get_ref().is_some());
     for link in links.iter().filter(|link| !link.is::<reqwest::Error>() && !repeats(**link)) {
         let words = match link.downcast_ref::<rustls::Error>() {
             Some(error) => sentence(error, Peer::Server),
