@@ -88,7 +88,7 @@ fn main() -> ExitCode {
 
 /// Two servers in this process: ours, and a handler that knows nothing but the bytes.
 async fn start(encoding: Encoding) -> (SocketAddr, SocketAddr, usize) {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let sora = Router::new().route("/", post(|| async { r#"{"total_connection_created": 1}"# }));
     let sora = Simulated::serve(sora, (Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
     let self_metrics = Arc::new(SelfMetrics::new().unwrap());

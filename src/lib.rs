@@ -21,6 +21,7 @@ pub mod self_metrics;
 pub mod sim;
 pub mod target;
 pub mod telemetry;
+pub mod tls;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

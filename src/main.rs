@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use scrapetarget_exporter::app;
 use scrapetarget_exporter::cli::{Cli, Refusal};
+use scrapetarget_exporter::tls;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program speaks to its user")]
 fn main() -> ExitCode {
     // Both the HTTP client and the listener look for it; with one provider compiled in, nobody has to guess.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    tls::install();
     let cli = match Cli::parse_line(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Refusal::Asked(text)) => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use reqwest::{Certificate, Identity};
 use scrapetarget_exporter::http::{Limits, WebConfig};
 use service::Service;
@@ -378,7 +378,64 @@ async fn tls_is_served_and_plain_http_is_not() {
     let (service, web) = with_web(directory.path(), TLS).await;
     assert!(web.is_tls());
     assert_eq!(status(&authority.trusted().build().unwrap(), &service).await, Some(StatusCode::OK));
-    assert!(service.get("/").send().await.is_err());
+    let plain = service.get("/").send().await.unwrap();
+    assert_eq!(plain.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(plain.text().await.unwrap(), "this port speaks https: write https:// instead of http://\n");
+}
+
+#[tokio::test]
+async fn a_long_request_of_plain_http_gets_its_sentence_too() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    authority.write_server(directory.path());
+    let (service, _) = with_web(directory.path(), TLS).await;
+    let mut stream = connect(&service).await;
+    let request = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n{}", "x".repeat(60_000));
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("write https://"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_is_admitted_by_its_self_signed_certificate_if_that_is_given_itself() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    authority.write_server(directory.path());
+    // As `openssl req -x509` makes it.
+    let own = |usages: Vec<ExtendedKeyUsagePurpose>| {
+        let mut params = CertificateParams::new(vec!["prometheus".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.extended_key_usages = usages;
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let client = |(certificate, key): &(String, String)| {
+        let identity = Identity::from_pem((certificate.clone() + key).as_bytes()).unwrap();
+        authority.trusted().identity(identity).build().unwrap()
+    };
+    let way = format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: clients.crt\n");
+    let server = own(vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let (good, other) = (own(vec![]), own(vec![]));
+    write(directory.path(), "clients.crt", &format!("{}{}", good.0, server.0));
+    let (service, _) = with_web(directory.path(), &way).await;
+    assert_eq!(status(&client(&good), &service).await, Some(StatusCode::OK));
+    for refused in [&other, &server] {
+        assert_eq!(status(&client(refused), &service).await, None);
+    }
+}
+
+#[tokio::test]
+async fn what_templates_leave_empty_and_what_only_go_has_does_not_stop_the_service() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    authority.write_server(directory.path());
+    let client = authority.trusted().build().unwrap();
+    for more in [
+        "  client_ca_file: \"\"\n  client_ca: ''\n  cert: ''\n  key: ''\n",
+        "  curve_preferences: [CurveP521, X25519]\n",
+        "  cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA]\n",
+    ] {
+        let (service, _) = with_web(directory.path(), &format!("{TLS}{more}")).await;
+        assert_eq!(status(&client, &service).await, Some(StatusCode::OK), "{more}");
+    }
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + S
 
 /// Runs `measure`, or the simulated servers in the process that is started for them.
 pub fn main(measure: impl Future<Output = Result<()>>) -> Result<()> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     rlimit::increase_nofile_limit(u64::MAX)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if std::env::var_os("FLEET_ROLE").is_some() {

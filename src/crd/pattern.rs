@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use reqwest::Url;
 
 macro_rules! patterns {
     ($($(#[$meta:meta])* $name:ident = $pattern:expr;)+) => {
@@ -65,6 +66,8 @@ patterns! {
     );
     /// The value of a header, without what could end it.
     PRINTABLE = "^[\\t -~]*$";
+    /// A letter that no URL has.
+    BEYOND_ASCII = r"[^\x00-\x7F]";
     /// A token of RFC 9110: the name of a header, the scheme of an Authorization.
     TOKEN = "^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$";
     /// The key of a label or annotation of Kubernetes.
@@ -107,6 +110,13 @@ pub(super) fn ipv6_host_is_address(url: &str) -> bool {
         return true; // the pattern of the URL says so already
     }
     host.parse::<Ipv6Addr>().is_ok_and(|address| address.to_ipv4_mapped().is_none())
+}
+
+/// The host of a URL as it stands in the DNS, if it is written otherwise.
+pub(super) fn host_in_ascii(url: &str) -> Option<String> {
+    let parsed = Url::parse(url).ok()?;
+    let host = parsed.host_str().filter(|host| !url.contains(host))?;
+    host.contains("xn--").then(|| host.to_owned())
 }
 
 #[cfg(test)]

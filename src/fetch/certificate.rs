@@ -1,4 +1,5 @@
-//! Verification of server certificates, with a note of when each chain ends: `probe_ssl_earliest_cert_expiry`.
+//! Verification of server certificates, with a note of when each chain ends: `probe_ssl_earliest_cert_expiry` and
+//! `probe_ssl_last_chain_expiry_timestamp_seconds`.
 //!
 //! The HTTP client hands out only the leaf of a connection, and a leaf is public: another server can show it, beside whatever it likes. So
 //! what was shown is noted for the call that made the connection, and remembered for where that connection leads to.
@@ -8,19 +9,27 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::{DigitallySignedStruct, ProtocolVersion, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::ClientError;
+use crate::tls::{self, Anchors, Proof, Usage};
 
 tokio::task_local! {
     /// Those of the call that is being made. Connections are made by the task that needs them; one that the HTTP client goes on with in
     /// another task, after it got an idle one, is noted nowhere, and its leaf's own end stands in.
     static HANDSHAKES: Handshakes;
+}
+
+/// When the certificates of a server end, as Unix time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The first of those that it sends, whether they are of use or not, and whatever was thought of them.
+    pub earliest: i64,
+    /// The chain by which it will be believed longest: of each that was verified the earliest end, of these the latest.
+    pub last_chain: Option<i64>,
 }
 
 /// What one server has shown.
@@ -29,8 +38,7 @@ struct Shown {
     /// The name that its certificate was to have: it tells a proxy's from the target's.
     name: String,
     leaf: u64,
-    /// The earliest end of the leaf and of what was sent with it.
-    earliest: i64,
+    expiry: Expiry,
     /// The handshake has shown that it has the leaf's key.
     proven: bool,
 }
@@ -50,20 +58,22 @@ impl Handshakes {
 
     /// The end of the chain that a server showed last, whether or not it proved anything, and whatever was thought of it. `proxy` is the
     /// host before it, if that has a certificate, too; of a target with the same name nothing is told then.
-    pub(super) fn last(&self, proxy: Option<&str>) -> Option<i64> {
+    pub(super) fn last(&self, proxy: Option<&str>) -> Option<Expiry> {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.last().filter(|last| proxy != Some(&last.name)).map(|last| last.earliest)
+        let last = shown.last().filter(|last| proxy != Some(&last.name))?;
+        // What was not proven was verified for somebody else.
+        Some(Expiry { last_chain: last.expiry.last_chain.filter(|_| last.proven), ..last.expiry })
     }
 
     /// The leaf and the end of the chain of whoever answered: of the one with this leaf, if it is known, else of the last.
-    fn proven(&self, leaf: Option<u64>, proxy: Option<&str>) -> Option<(u64, i64)> {
+    fn proven(&self, leaf: Option<u64>, proxy: Option<&str>) -> Option<(u64, Expiry)> {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut proven = shown.iter().rev().filter(|shown| shown.proven);
         let found = match leaf {
             Some(leaf) => proven.find(|shown| shown.leaf == leaf),
             None => proven.next().filter(|last| proxy != Some(&last.name)),
         };
-        found.map(|shown| (shown.leaf, shown.earliest))
+        found.map(|shown| (shown.leaf, shown.expiry))
     }
 
     fn note(shown: Shown) {
@@ -97,8 +107,8 @@ fn id(leaf: &[u8]) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Expiries(Mutex<HashMap<Box<str>, Leaves>>);
 
-/// Leaves with the earliest end of what came with each, the newest last.
-type Leaves = Vec<(u64, i64)>;
+/// Leaves with the ends of what came with each, the newest last.
+type Leaves = Vec<(u64, Expiry)>;
 
 /// More than a client has servers; beyond it the notes start anew, and a leaf's own end stands in for its chain's.
 const MAX_AUTHORITIES: usize = 1 << 16;
@@ -108,17 +118,18 @@ const MAX_LEAVES: usize = 8;
 
 impl Expiries {
     /// When the chain ends that came on the connection to `authority` (`host:port`) which gave an answer during a call. Behind a proxy
-    /// with a certificate the HTTP client does not tell the `leaf`.
+    /// with a certificate the HTTP client does not tell the `leaf`. Whether it was `verified` is asked where the leaf is all that is known.
     pub(super) fn of(
         &self,
         authority: &str,
         leaf: Option<&[u8]>,
         handshakes: &Handshakes,
         proxy: Option<&str>,
-    ) -> Option<i64> {
+        verified: bool,
+    ) -> Option<Expiry> {
         let wanted = leaf.map(id);
         let mut by_authority = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, earliest)) = handshakes.proven(wanted, proxy) {
+        if let Some((id, expiry)) = handshakes.proven(wanted, proxy) {
             if by_authority.len() >= MAX_AUTHORITIES && !by_authority.contains_key(authority) {
                 by_authority.clear();
             }
@@ -127,31 +138,23 @@ impl Expiries {
             if leaves.len() == MAX_LEAVES {
                 leaves.remove(0);
             }
-            leaves.push((id, earliest));
-            return Some(earliest);
+            leaves.push((id, expiry));
+            return Some(expiry);
         }
         let mut kept = by_authority.get(authority).into_iter().flatten().rev();
         let kept = kept.find(|(known, _)| wanted.is_none_or(|wanted| *known == wanted));
-        kept.map(|(_, earliest)| *earliest).or_else(|| not_after(leaf?))
+        kept.map(|(_, expiry)| *expiry).or_else(|| {
+            let earliest = tls::end(leaf?)?;
+            Some(Expiry { earliest, last_chain: verified.then_some(earliest) })
+        })
     }
 }
 
-fn not_after(der: &[u8]) -> Option<i64> {
-    x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())
-}
-
-/// The certificates in a text; `None` if there is none or one that cannot be read.
-pub(super) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
-    (!certificates.is_empty()).then_some(certificates)
-}
-
-static RING: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
-
-/// Verifies as rustls does, or not at all, and notes the chain's end.
+/// Verifies certificates, or takes them all, and notes when they end.
 #[derive(Debug)]
 pub(super) struct RecordingVerifier {
-    verifier: Option<Arc<WebPkiServerVerifier>>,
+    /// Who is believed; `None`: everybody.
+    anchors: Option<Arc<Anchors>>,
     /// The address that the certificate must bear, instead of the url's host.
     address: Option<ServerName<'static>>,
 }
@@ -159,40 +162,57 @@ pub(super) struct RecordingVerifier {
 impl RecordingVerifier {
     /// Verifies against the authorities in `ca`, or the system's.
     pub(super) fn verifying(ca: Option<&[u8]>, address: Option<IpAddr>) -> Result<Arc<Self>, ClientError> {
-        let roots = match ca {
+        let anchors = match ca {
             None => Arc::clone(&SYSTEM_ROOTS),
-            Some(pem) => {
-                let mut roots = RootCertStore::empty();
-                let (added, _) = roots.add_parsable_certificates(certificates(pem).ok_or(ClientError::Ca)?);
-                if added == 0 {
-                    return Err(ClientError::Ca);
-                }
-                Arc::new(roots)
-            }
+            Some(pem) => Arc::new(Anchors::given(tls::certificates(pem).ok_or(ClientError::Ca)?).0),
         };
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&RING))
-            .build()
-            .map_err(|error| ClientError::Roots(rustls::Error::General(error.to_string())))?;
+        if anchors.is_empty() {
+            return Err(if ca.is_some() { ClientError::Ca } else { ClientError::Roots });
+        }
         let address = address.map(|address| ServerName::IpAddress(address.into()));
-        Ok(Arc::new(Self { verifier: Some(verifier), address }))
+        Ok(Arc::new(Self { anchors: Some(anchors), address }))
     }
 
     /// Takes every certificate: `insecureSkipVerify`.
     pub(super) fn trusting() -> Arc<Self> {
-        Arc::new(Self { verifier: None, address: None })
+        Arc::new(Self { anchors: None, address: None })
     }
 }
 
 /// The system's authorities, read once: they are a megabyte.
-static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+static SYSTEM_ROOTS: LazyLock<Arc<Anchors>> = LazyLock::new(|| {
     let loaded = rustls_native_certs::load_native_certs();
     for error in &loaded.errors {
         tracing::warn!(error = error as &dyn std::error::Error, "a trusted certificate of this system cannot be read");
     }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(loaded.certs);
-    Arc::new(roots)
+    Arc::new(Anchors::authorities(&loaded.certs).0)
 });
+
+impl RecordingVerifier {
+    /// The signature of a handshake: `verify` does it as rustls would. Of a certificate that is not verified itself, one that cannot be
+    /// verified is taken, too, but a wrong one is not: that is the certificate of somebody else.
+    fn signature(
+        &self,
+        version: ProtocolVersion,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let proof = match (&self.anchors, version) {
+            (None, version) => tls::proven(version, message, certificate, signed)?,
+            (Some(_), ProtocolVersion::TLSv1_3) => {
+                verify_tls13_signature(message, certificate, signed, tls::algorithms()).map(|_| Proof::Given)?
+            }
+            (Some(_), _) => {
+                verify_tls12_signature(message, certificate, signed, tls::algorithms()).map(|_| Proof::Given)?
+            }
+        };
+        if proof == Proof::Given {
+            Handshakes::note_proof(certificate);
+        }
+        Ok(HandshakeSignatureValid::assertion())
+    }
+}
 
 impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
@@ -200,20 +220,21 @@ impl ServerCertVerifier for RecordingVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let wanted = self.address.as_ref().unwrap_or(server_name);
+        let anchors = self.anchors.as_ref();
+        let verdict = anchors.map(|anchors| anchors.verify(end_entity, intermediates, Usage::Server(wanted), now));
         let chain = std::iter::once(end_entity).chain(intermediates);
-        if let Some(earliest) = chain.filter_map(|certificate| not_after(certificate)).min() {
+        // Whatever the verdict: one looks at dates when a certificate is refused.
+        if let Some(earliest) = chain.filter_map(|certificate| tls::end(certificate)).min() {
+            let last_chain = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok()).copied();
             let name = server_name.to_str().into_owned();
-            // Before the verdict: one looks at dates when a certificate is refused.
-            Handshakes::note(Shown { name, leaf: id(end_entity), earliest, proven: false });
+            let expiry = Expiry { earliest, last_chain };
+            Handshakes::note(Shown { name, leaf: id(end_entity), expiry, proven: false });
         }
-        let server_name = self.address.as_ref().unwrap_or(server_name);
-        match &self.verifier {
-            Some(verifier) => verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
-            None => Ok(ServerCertVerified::assertion()),
-        }
+        verdict.transpose().map(|_| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -222,9 +243,7 @@ impl ServerCertVerifier for RecordingVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let valid = verify_tls12_signature(message, certificate, signed, &RING.signature_verification_algorithms)?;
-        Handshakes::note_proof(certificate);
-        Ok(valid)
+        self.signature(ProtocolVersion::TLSv1_2, message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -233,12 +252,10 @@ impl ServerCertVerifier for RecordingVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let valid = verify_tls13_signature(message, certificate, signed, &RING.signature_verification_algorithms)?;
-        Handshakes::note_proof(certificate);
-        Ok(valid)
+        self.signature(ProtocolVersion::TLSv1_3, message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        RING.signature_verification_algorithms.supported_schemes()
+        if self.anchors.is_some() { tls::algorithms().supported_schemes() } else { tls::any_scheme() }
     }
 }

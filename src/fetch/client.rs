@@ -10,14 +10,13 @@ use reqwest::Url;
 use reqwest::header::{self, HOST, HeaderValue};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
+use rustls::sign::SingleCertAndKey;
 use tokio::time::Instant;
 
 use url::Host;
 
 use super::address::Grant;
-use super::certificate::{Expiries, Handshakes, RecordingVerifier, certificates};
+use super::certificate::{Expiries, Expiry, Handshakes, RecordingVerifier};
 use super::dial::{self, Attempt, Judged, Unconnected, Watch};
 use super::error;
 use super::resolve::Resolver;
@@ -25,6 +24,7 @@ use super::sessions::Sessions;
 use super::term::{Phase, Term};
 use super::{AddressRules, ClientError, Connection, Identity};
 use crate::kind::{CallError, Reason};
+use crate::tls::{self, certificates};
 
 /// The clients in use.
 #[derive(Debug)]
@@ -150,6 +150,7 @@ impl Clients {
             server_name,
             proxy: connection.proxy.clone(),
             tls_proxy: tls_proxy.map(|host| host.trim_matches(['[', ']']).into()),
+            verifies: !connection.insecure_skip_verify,
             expiries: Expiries::default(),
         })
     }
@@ -188,8 +189,9 @@ impl Clients {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let chain = certificates(&identity.certificates).ok_or(ClientError::Certificate)?;
-                let key = PrivateKeyDer::from_pem_slice(&identity.key).map_err(|_| ClientError::Key)?;
-                builder.with_client_auth_cert(chain, key).map_err(ClientError::Identity)?
+                let key = tls::private_key(&identity.key).map_err(ClientError::Key)?;
+                let identity = tls::identity(chain, key).map_err(ClientError::Identity)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
             }
         };
         config.resumption = Resumption::store(Arc::<Sessions>::default());
@@ -280,6 +282,8 @@ struct SharedClient {
     proxy: Option<Url>,
     /// The host of a proxy that has a certificate, too.
     tls_proxy: Option<Box<str>>,
+    /// Not every certificate is taken.
+    verifies: bool,
     expiries: Expiries,
 }
 
@@ -465,21 +469,22 @@ impl Client {
         let _ = request.url_mut().set_host(Some(server_name));
     }
 
-    /// When the first certificate of the chain ends that stands behind an answer to a call of `url`, as Unix time.
+    /// When the certificates end that stand behind an answer to a call of `url`.
     pub(super) fn certificate_expiry(
         &self,
         url: &Url,
         response: &reqwest::Response,
         handshakes: &Handshakes,
-    ) -> Option<i64> {
+    ) -> Option<Expiry> {
         let authority = https_authority(url)?;
         let leaf =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
-        self.shared.expiries.of(&authority, leaf, handshakes, self.shared.tls_proxy.as_deref())
+        let SharedClient { expiries, tls_proxy, verifies, .. } = &*self.shared;
+        expiries.of(&authority, leaf, handshakes, tls_proxy.as_deref(), *verifies)
     }
 
     /// The same for a call that was not answered, if the server came as far as to show its certificates.
-    pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<i64> {
+    pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<Expiry> {
         https_authority(url)?;
         handshakes.last(self.shared.tls_proxy.as_deref())
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use super::address::Ground;
+use crate::tls::{KeyError, Peer, sentence};
 
 /// How a target is connected to: all that makes one client different from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -47,14 +48,14 @@ pub enum ClientError {
     #[error("tlsConfig.cert holds no PEM certificate")]
     Certificate,
     /// No private key, or none that can be read.
-    #[error("tlsConfig.keySecret holds no PEM private key (PKCS#8, PKCS#1 or SEC1)")]
-    Key,
+    #[error("tlsConfig.keySecret holds {0}")]
+    Key(KeyError),
     /// The certificate and its key do not fit, or TLS refuses them.
-    #[error("the client certificate cannot be used")]
-    Identity(#[source] rustls::Error),
+    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", sentence(.0, Peer::Server))]
+    Identity(rustls::Error),
     /// No trusted authority at all.
     #[error("no trusted certificate authority: set tlsConfig.ca")]
-    Roots(#[source] rustls::Error),
+    Roots,
     /// A proxy's CONNECT names the host that it shall reach; it cannot be the certificate's name.
     #[error("tlsConfig.serverName cannot be combined with proxyUrl: write the server's name in url")]
     ProxiedServerName,

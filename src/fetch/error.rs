@@ -6,6 +6,7 @@ use std::io;
 
 use super::dial::{Silent, Why};
 use crate::kind::{CallError, Reason};
+use crate::tls::{Peer, sentence};
 
 /// Why no connection came about, where another address of the host may do better. Nothing if the server was reached and it was found, by its
 /// certificate or its answer, that it is not to be spoken with.
@@ -36,6 +37,13 @@ pub(super) fn is_closed(error: &reqwest::Error) -> bool {
 pub(super) fn call_error(error: &reqwest::Error) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     let reason = links.iter().find_map(|link| reason_of(*link)).unwrap_or(Reason::Connect);
+    let plain = error.url().is_some_and(|url| url.scheme() == "http");
+    if plain && links.iter().any(|link| is_no_http(*link)) {
+        return CallError::new(
+            reason,
+            "what answers is no HTTP/1.1: if the server speaks https, write https:// instead of http://",
+        );
+    }
     CallError::new(reason, describe(&links, "no answer"))
 }
 
@@ -60,6 +68,31 @@ fn reason_of(link: &(dyn Error + 'static)) -> Option<Reason> {
     }
 }
 
+/// What came does not begin as an answer does. Of servers that speak TLS it is an alert.
+fn is_no_http(link: &(dyn Error + 'static)) -> bool {
+    link.downcast_ref::<hyper::Error>().is_some_and(|error| error.is_parse() && error.to_string().contains("version"))
+}
+
+/// How servers answer, with status 400, to http where they speak https: Go's, nginx, Apache, Tomcat, and our own.
+const SPEAKS_HTTPS: [&str; 5] = [
+    "HTTP request to an HTTPS server",
+    "plain HTTP request was sent to HTTPS port",
+    "plain HTTP to an SSL-enabled server port",
+    "combination of host and port requires TLS",
+    crate::tls::SPEAKS_HTTPS,
+];
+
+/// So much of a body is looked at for that.
+const BEGINNING: usize = 1024;
+
+/// An answer to http that says that https is spoken there.
+pub(super) fn speaks_https(status: u16, body: &[u8]) -> Option<CallError> {
+    let beginning = String::from_utf8_lossy(body.get(..BEGINNING).unwrap_or(body));
+    let is_said = status == 400 && SPEAKS_HTTPS.iter().any(|said| beginning.contains(said));
+    let message = "answered 400: the server speaks https, write https:// instead of http://";
+    is_said.then(|| CallError::new(Reason::HttpStatus, message))
+}
+
 /// The links of an error's chain, also those that an `io::Error` hides inside.
 fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), next_link)
@@ -73,12 +106,25 @@ fn next_link<'e>(link: &&'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 's
     }
 }
 
+/// What the TLS library says of a server that closes the connection in the middle of the handshake.
+const HANDSHAKE_EOF: &str = "tls handshake eof";
+
+/// The same for people.
+const CLOSED: &str = "the server closes the connection instead of answering by TLS: if it speaks http, write http:// instead of https://";
+
 /// The causes, from the general to the particular, each said once. The client's own first words name the url, which may hold a
 /// secret in its path: they are left out.
 fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
     let mut text = String::new();
-    for link in links.iter().filter(|link| !link.is::<reqwest::Error>()) {
-        let words = link.downcast_ref::<rustls::Error>().map_or_else(|| link.to_string(), tls_words);
+    // An `io::Error` around another error says what that says.
+    let repeats =
+        |link: &(dyn Error + 'static)| link.downcast_ref::<io::Error>().is_some_and(|error| error.get_ref().is_some());
+    for link in links.iter().filter(|link| !link.is::<reqwest::Error>() && !repeats(**link)) {
+        let words = match link.downcast_ref::<rustls::Error>() {
+            Some(error) => sentence(error, Peer::Server),
+            None => link.to_string(),
+        };
+        let words = if words == HANDSHAKE_EOF { CLOSED.to_owned() } else { words };
         if words.is_empty()
             || text.contains(&words)
             || words == "client error (Connect)"
@@ -93,18 +139,4 @@ fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
         let _ = write!(text, "{separator}{words}");
     }
     if text.is_empty() { otherwise.to_owned() } else { text }
-}
-
-/// What rustls says, without what stands in the server's certificate.
-fn tls_words(error: &rustls::Error) -> String {
-    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
-    match error {
-        rustls::Error::InvalidCertificate(NotValidForNameContext { expected, .. }) => {
-            format!("invalid peer certificate: certificate not valid for name {:?}", expected.to_str())
-        }
-        rustls::Error::InvalidCertificate(NotValidForName) => {
-            "invalid peer certificate: certificate not valid for this name".to_owned()
-        }
-        other => other.to_string(),
-    }
 }

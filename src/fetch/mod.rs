@@ -27,6 +27,7 @@ pub use address::{AddressRules, Ground};
 use body::Read;
 pub use budget::Held;
 use budget::{Budget, Share, driven_out};
+pub use certificate::Expiry;
 use certificate::Handshakes;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
@@ -72,8 +73,8 @@ pub struct Exchange {
 pub struct Fetched {
     /// One for each call, in order.
     pub exchanges: Vec<Exchange>,
-    /// The earliest end of validity in the server's certificate chain, as Unix time; https only. Also of one that was refused.
-    pub certificate_expiry: Option<i64>,
+    /// When the server's certificates end; https only. Also of those that were refused.
+    pub certificate_expiry: Option<Expiry>,
     /// Keeps the bodies' share of the budget until they are translated.
     pub held: Option<Held>,
 }
@@ -144,7 +145,7 @@ struct Progress {
     status: Option<u16>,
     bytes: usize,
     waits_for_memory: bool,
-    certificate_expiry: Option<i64>,
+    certificate_expiry: Option<Expiry>,
     handshakes: Handshakes,
     unconnected: Unconnected,
 }
@@ -192,6 +193,11 @@ async fn exchange(
     progress.status = Some(status);
     progress.certificate_expiry = client.certificate_expiry(&call.url, &response, &progress.handshakes);
     let body = body::read(response, limits, progress, read, share).await?;
+    if call.url.scheme() == "http"
+        && let Some(error) = error::speaks_https(status, &body)
+    {
+        return Err(error);
+    }
     Ok(Response { status, body })
 }
 

@@ -25,8 +25,9 @@ pub(super) struct RateLimit {
 impl RateLimit {
     /// `None` for an interval of 0: no limit.
     pub(super) fn new(block: &RateBlock) -> Result<Option<Self>, String> {
-        let interval = go_duration(&block.interval)
-            .ok_or_else(|| format!("rate_limit.interval {:?} is no duration such as 100ms or 1s", block.interval))?;
+        let interval = go_duration(&block.interval).ok_or_else(|| {
+            format!("rate_limit.interval {:?} is no duration such as 500us, 100ms or 0.5s", block.interval)
+        })?;
         if interval.is_zero() {
             return Ok(None);
         }
@@ -48,29 +49,47 @@ impl RateLimit {
     }
 }
 
-/// A duration as Go writes it, in whole units: `1m30s`, `100ms`; the empty text is 0.
+/// A duration as Go reads it: `1m30s`, `0.5s`, `500us`; the empty text is 0.
 fn go_duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
     let mut rest = text.trim();
+    rest = rest.strip_prefix('+').unwrap_or(rest);
     if rest == "0" {
-        return Some(total);
+        return Some(Duration::ZERO);
     }
+    let mut nanoseconds: u128 = 0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, after) = rest.split_at(digits);
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (whole, after) = digits(rest);
+        let (fraction, after) = after.strip_prefix('.').map_or(("", after), digits);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         let (unit, after) = after.split_at(unit);
-        let number: u64 = number.parse().ok()?;
-        total = total.checked_add(match unit {
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "s" => Duration::from_secs(number),
-            "ms" => Duration::from_millis(number),
+        let unit: u128 = match unit {
+            "h" => 3_600_000_000_000,
+            "m" => 60_000_000_000,
+            "s" => 1_000_000_000,
+            "ms" => 1_000_000,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+            "ns" => 1,
             _ => return None,
-        })?;
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let number =
+            |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u64>().ok().map(u128::from) };
+        let fraction = fraction.get(..FRACTION.min(fraction.len()))?; // what is finer than a nanosecond is nothing
+        let parts = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+        nanoseconds += number(whole)? * unit + number(fraction)? * unit / parts;
         rest = after;
     }
-    Some(total)
+    u64::try_from(nanoseconds).ok().map(Duration::from_nanos)
+}
+
+/// Digits after the point that can matter: an hour has so many nanoseconds.
+const FRACTION: usize = 13;
+
+/// The digits that a text begins with, and the rest.
+fn digits(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
 #[cfg(test)]
@@ -84,7 +103,12 @@ mod tests {
         assert_eq!(go_duration("1m30s"), Some(Duration::from_secs(90)));
         assert_eq!(go_duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(go_duration(""), Some(Duration::ZERO));
-        for bad in ["5", "s", "1x", "-1s", "99999999999999999999s"] {
+        assert_eq!(go_duration("0.5s"), Some(Duration::from_millis(500)));
+        assert_eq!(go_duration("500us"), Some(Duration::from_micros(500)));
+        assert_eq!(go_duration("1.5h.5m2\u{b5}s7ns"), Some(Duration::new(5430, 2007)));
+        assert_eq!(go_duration("+1.s"), Some(Duration::from_secs(1)));
+        assert_eq!(go_duration("0.00000000000000000001h"), Some(Duration::ZERO));
+        for bad in ["5", "s", "1x", "-1s", "99999999999999999999s", ".s", ".", "1.2.3s", "1 s", "99999999999h"] {
             assert_eq!(go_duration(bad), None, "{bad}");
         }
     }

@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::connection::{Activity, Connections, Phase, Registration, Socket, Watched};
+use super::handshake::{Failed, Opening, opening, problem, refuse_plain_http};
 use super::limits::Limits;
 use super::peer::Peer;
 use super::reply::{self, Client, HoldsTurn};
@@ -72,6 +73,7 @@ struct Server {
     /// One step of one TLS handshake at a time: a signature takes a millisecond and more, and a flood of them must not keep every thread
     /// from polls and answers.
     handshakes: Arc<Turns>,
+    failed: Failed,
 }
 
 /// Serves `router` on every listener until `stop`; then answers what is in flight and returns, at the latest after `limits.drain`.
@@ -92,6 +94,7 @@ pub async fn serve(
         connections: Connections::new(limits.clone()),
         // Every connection may wait, as those of a Prometheus do that was restarted; but addresses take turns.
         handshakes: Turns::new(1, limits.connections, limits.connections),
+        failed: Failed::default(),
         limits,
         stop,
         tasks: TaskTracker::new(),
@@ -180,12 +183,19 @@ async fn connection(server: Arc<Server>, stream: TcpStream, activity: Arc<Activi
     let exchange = Exchange { server: &server, activity: &activity, registration: &registration, socket: &socket };
     match server.web.as_ref().and_then(|web| web.acceptor()) {
         None => exchange.run(stream).await,
-        Some(acceptor) => match handshake(&server, registration.peer, &acceptor, stream).await {
-            Ok(stream) => {
-                activity.enter(Phase::Opening);
-                exchange.run(stream).await;
+        Some(acceptor) => match opening(&socket).await {
+            Opening::Nothing => {}
+            Opening::PlainHttp => {
+                server.failed.tell(registration.peer, "the client speaks http: it must speak https");
+                let _ = refuse_plain_http(stream).await;
             }
-            Err(error) => tracing::debug!(%error, "TLS handshake failed"),
+            Opening::Other => match handshake(&server, registration.peer, &acceptor, stream).await {
+                Ok(stream) => {
+                    activity.enter(Phase::Opening);
+                    exchange.run(stream).await;
+                }
+                Err(error) => server.failed.tell(registration.peer, &problem(&error)),
+            },
         },
     }
 }

@@ -6,27 +6,34 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
-use rustls::server::WebPkiClientVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
+    CertificateError, DigitallySignedStruct, DistinguishedName, ProtocolVersion, ServerConfig, SignatureScheme,
+    SupportedCipherSuite, SupportedProtocolVersion,
 };
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use serde::Deserialize;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use serde::{Deserialize, Deserializer};
 use x509_parser::extensions::GeneralName;
+
+use crate::tls::{self, Anchors, Peer, Proof, Usage};
 
 /// The block as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct TlsBlock {
+    #[serde(deserialize_with = "unless_empty")]
     cert: Option<String>,
+    #[serde(deserialize_with = "unless_empty")]
     key: Option<String>,
+    #[serde(deserialize_with = "unless_empty")]
     client_ca: Option<String>,
+    #[serde(deserialize_with = "unless_empty")]
     cert_file: Option<PathBuf>,
+    #[serde(deserialize_with = "unless_empty")]
     key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "unless_empty")]
     client_ca_file: Option<PathBuf>,
     client_auth_type: ClientAuth,
     client_allowed_sans: Vec<String>,
@@ -35,6 +42,12 @@ pub(super) struct TlsBlock {
     cipher_suites: Vec<String>,
     curve_preferences: Vec<String>,
     prefer_server_cipher_suites: Option<bool>,
+}
+
+/// Templates write every field, those that nobody has set as the empty text.
+fn unless_empty<'de, D: Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.trim().is_empty()).map(T::from))
 }
 
 /// Go's names of what is asked of clients.
@@ -77,65 +90,64 @@ impl TlsBlock {
         matches!(self.client_auth_type, ClientAuth::RequireAny | ClientAuth::RequireAndVerify)
     }
 
-    /// What rustls needs. Files are relative to `directory`, where the web config lies.
-    pub(super) fn build(&self, directory: &Path) -> Result<ServerConfig, String> {
-        let provider = Arc::new(self.provider()?);
+    /// What rustls needs, and what cannot be had of what is asked for. Files are relative to `directory`, where the web config lies.
+    pub(super) fn build(&self, directory: &Path) -> Result<(ServerConfig, Vec<String>), String> {
+        let (provider, lacking) = self.provider()?;
+        let provider = Arc::new(provider);
         let chain = pem("cert", self.cert.as_deref(), self.cert_file.as_deref(), directory)?
             .ok_or("tls_server_config needs cert_file (or cert)")?;
         let key = pem("key", self.key.as_deref(), self.key_file.as_deref(), directory)?
             .ok_or("tls_server_config needs key_file (or key)")?;
         let chain = certificates("cert", &chain)?;
-        let key = PrivateKeyDer::from_pem_slice(&key)
-            .map_err(|_| "tls_server_config.key holds no PEM private key (PKCS#8, PKCS#1 or SEC1)")?;
+        let field = if self.key_file.is_some() { "key_file" } else { "key" };
+        let key = tls::private_key(&key).map_err(|error| format!("tls_server_config.{field} holds {error}"))?;
+        let identity = tls::identity(chain, key).map_err(|error| {
+            let problem = tls::sentence(&error, Peer::Client);
+            format!("tls_server_config: certificate and key cannot be used: {problem}")
+        })?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&self.versions()?)
             .map_err(|error| format!("tls_server_config: {error}"))?;
-        let builder = match self.client_rule(&provider, directory)? {
+        let builder = match self.client_rule(directory)? {
             None => builder.with_no_client_auth(),
             Some(rule) => builder.with_client_cert_verifier(Arc::new(rule)),
         };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|error| format!("tls_server_config: certificate and key cannot be used: {error}"))?;
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ignore_client_order = self.prefer_server_cipher_suites.unwrap_or(true);
-        Ok(config)
+        Ok((config, lacking))
     }
 
-    /// The cryptography, narrowed to what is named. As in Go, TLS 1.3 has no choice of suites.
-    fn provider(&self) -> Result<CryptoProvider, String> {
-        let mut provider = ring::default_provider();
+    /// The cryptography, narrowed to what is named, and the names of what is not to be had. As in Go, TLS 1.3 has no choice of suites.
+    fn provider(&self) -> Result<(CryptoProvider, Vec<String>), String> {
+        let mut provider = CryptoProvider::clone(tls::provider());
+        let mut lacking = Vec::new();
         if !self.cipher_suites.is_empty() {
-            let name = |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite());
-            for wanted in &self.cipher_suites {
-                if !provider.cipher_suites.iter().any(|suite| is_go_name(wanted, &name(suite))) {
-                    let have: Vec<String> = provider.cipher_suites.iter().map(name).collect();
-                    let have = have.join(", ").replace("TLS13_", "TLS_");
-                    return Err(format!(
-                        "tls_server_config.cipher_suites: {wanted} is not to be had, there are {have}"
-                    ));
-                }
-            }
+            let name = |suite: &SupportedCipherSuite| format!("{:?}", suite.suite());
+            let have: Vec<String> = provider.cipher_suites.iter().map(name).collect();
+            let known = have.join(", ").replace("TLS13_", "TLS_");
+            let is_there = |wanted: &String| have.iter().any(|name| is_go_name(wanted, name));
+            let field = "cipher_suites";
+            lacking.extend(sorted_out(field, &self.cipher_suites, is_there, &SUITES_OF_GO, &known)?);
             provider.cipher_suites.retain(|suite| {
                 suite.tls13().is_some() || self.cipher_suites.iter().any(|wanted| is_go_name(wanted, &name(suite)))
             });
         }
         if !self.curve_preferences.is_empty() {
-            let mut groups = Vec::new();
-            for wanted in &self.curve_preferences {
+            let group = |wanted: &String| {
                 let name = match wanted.as_str() {
                     "CurveP256" => "secp256r1",
                     "CurveP384" => "secp384r1",
                     other => other,
                 };
-                let group = provider.kx_groups.iter().find(|group| format!("{:?}", group.name()) == name);
-                groups.push(*group.ok_or_else(|| {
-                    format!("tls_server_config.curve_preferences: {wanted} is not to be had, there are X25519, CurveP256, CurveP384")
-                })?);
-            }
-            provider.kx_groups = groups;
+                tls::provider().kx_groups.iter().find(|group| format!("{:?}", group.name()) == name).copied()
+            };
+            let is_there = |wanted: &String| group(wanted).is_some();
+            let (field, known) = ("curve_preferences", "X25519, CurveP256, CurveP384, X25519MLKEM768");
+            lacking.extend(sorted_out(field, &self.curve_preferences, is_there, &CURVES_OF_GO, known)?);
+            provider.kx_groups = self.curve_preferences.iter().filter_map(group).collect();
         }
-        Ok(provider)
+        Ok((provider, lacking))
     }
 
     /// TLS 1.2 and 1.3 are all there is; an older `min_version` means them both.
@@ -156,7 +168,7 @@ impl TlsBlock {
         Ok(versions)
     }
 
-    fn client_rule(&self, provider: &Arc<CryptoProvider>, directory: &Path) -> Result<Option<ClientRule>, String> {
+    fn client_rule(&self, directory: &Path) -> Result<Option<ClientRule>, String> {
         let roots = pem("client_ca", self.client_ca.as_deref(), self.client_ca_file.as_deref(), directory)?;
         let verifies = matches!(self.client_auth_type, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
         if self.client_auth_type == ClientAuth::No {
@@ -172,23 +184,63 @@ impl TlsBlock {
         if !verifies && !self.client_allowed_sans.is_empty() {
             return Err(SANS_WITHOUT_VERIFICATION.to_owned());
         }
-        let chain = if verifies {
+        let believed = if verifies {
             let roots = roots.ok_or("tls_server_config verifies clients: it needs client_ca_file (or client_ca)")?;
-            let mut store = RootCertStore::empty();
-            for certificate in certificates("client_ca", &roots)? {
-                store.add(certificate).map_err(|error| format!("tls_server_config.client_ca: {error}"))?;
+            let (believed, unread) = Anchors::given(certificates("client_ca", &roots)?);
+            if unread > 0 {
+                return Err(format!("tls_server_config.client_ca holds {unread} certificates that cannot be read"));
             }
-            let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider));
-            Some(builder.build().map_err(|error| format!("tls_server_config.client_ca: {error}"))?)
+            Some(believed)
         } else {
             None
         };
         Ok(Some(ClientRule {
-            chain,
+            subjects: believed.as_ref().map(Anchors::subjects).unwrap_or_default(),
+            believed,
             mandatory: self.wants_certificates(),
             allowed_sans: self.client_allowed_sans.clone(),
-            algorithms: provider.signature_verification_algorithms,
         }))
+    }
+}
+
+/// What Go has, and rustls has not: they count as long as there is another.
+const SUITES_OF_GO: [&str; 17] = [
+    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_RSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "TLS_FALLBACK_SCSV",
+];
+
+/// The same of curves.
+const CURVES_OF_GO: [&str; 3] = ["CurveP521", "SecP256r1MLKEM768", "SecP384r1MLKEM1024"];
+
+/// The names of a list that are not to be had, each as a sentence. An error for one that nobody knows, and where none is left.
+fn sorted_out(
+    field: &str,
+    wanted: &[String],
+    is_there: impl Fn(&String) -> bool,
+    of_go: &[&str],
+    known: &str,
+) -> Result<Vec<String>, String> {
+    let lacking: Vec<&String> = wanted.iter().filter(|wanted| !is_there(wanted)).collect();
+    let unknown = lacking.iter().find(|name| !of_go.contains(&name.as_str()));
+    let refused = unknown.or_else(|| lacking.first().filter(|_| lacking.len() == wanted.len()));
+    match refused {
+        Some(name) => Err(format!("tls_server_config.{field}: {name} is not to be had, there are {known}")),
+        None => Ok(lacking.iter().map(|name| format!("tls_server_config.{field}: {name} is not supported")).collect()),
     }
 }
 
@@ -216,22 +268,33 @@ fn pem(field: &str, inline: Option<&str>, file: Option<&Path>, directory: &Path)
 }
 
 fn certificates(field: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    certificates
-        .ok()
-        .filter(|certificates| !certificates.is_empty())
-        .ok_or_else(|| format!("tls_server_config.{field} holds no PEM certificate"))
+    tls::certificates(pem).ok_or_else(|| format!("tls_server_config.{field} holds no PEM certificate"))
 }
 
 /// What a client must show.
 #[derive(Debug)]
 struct ClientRule {
-    /// Verifies the chain; `None`: any certificate will do.
-    chain: Option<Arc<dyn ClientCertVerifier>>,
+    /// Who is believed; `None`: any certificate will do.
+    believed: Option<Anchors>,
+    subjects: Vec<DistinguishedName>,
     mandatory: bool,
     /// Empty: any name.
     allowed_sans: Vec<String>,
-    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientRule {
+    /// Whoever shows a certificate must have its key, also where any certificate will do.
+    fn signature(
+        version: ProtocolVersion,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match tls::proven(version, message, certificate, signature)? {
+            Proof::Given => Ok(HandshakeSignatureValid::assertion()),
+            Proof::Unknown => Err(CertificateError::BadSignature.into()),
+        }
+    }
 }
 
 impl ClientCertVerifier for ClientRule {
@@ -240,7 +303,7 @@ impl ClientCertVerifier for ClientRule {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.as_ref().map_or(&[], |chain| chain.root_hint_subjects())
+        &self.subjects
     }
 
     fn verify_client_cert(
@@ -249,8 +312,8 @@ impl ClientCertVerifier for ClientRule {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        if let Some(chain) = &self.chain {
-            chain.verify_client_cert(end_entity, intermediates, now)?;
+        if let Some(believed) = &self.believed {
+            believed.verify(end_entity, intermediates, Usage::Client, now)?;
         }
         if !self.allowed_sans.is_empty() && !has_san(end_entity, &self.allowed_sans) {
             return Err(CertificateError::ApplicationVerificationFailure.into());
@@ -264,7 +327,7 @@ impl ClientCertVerifier for ClientRule {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
+        Self::signature(ProtocolVersion::TLSv1_2, message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -273,11 +336,11 @@ impl ClientCertVerifier for ClientRule {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        Self::signature(ProtocolVersion::TLSv1_3, message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        tls::algorithms().supported_schemes()
     }
 }
 

@@ -66,6 +66,8 @@ struct Gate {
     users: Option<Users>,
     headers: Vec<(HeaderName, HeaderValue)>,
     rate: Option<RateLimit>,
+    /// What cannot be had of what the file asks for, and is done without.
+    lacking: Vec<String>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -103,6 +105,7 @@ impl WebConfig {
     pub fn load(path: &Path) -> Result<Self, WebConfigError> {
         let (seen, gate) = read_whole(path);
         let gate = gate.map_err(|problem| WebConfigError { path: path.to_owned(), problem })?;
+        gate.tell_lacking(path, None);
         Ok(Self {
             path: path.to_owned(),
             gate: ArcSwap::from_pointee(gate),
@@ -141,6 +144,7 @@ impl WebConfig {
         let file = self.path.display();
         match gate.and_then(|gate| self.may_follow(gate)) {
             Ok(gate) => {
+                gate.tell_lacking(&self.path, Some(&self.gate.load()));
                 self.gate.store(Arc::new(gate));
                 tracing::info!(%file, "web config has changed and is in use");
             }
@@ -184,6 +188,16 @@ impl WebConfig {
 }
 
 impl Gate {
+    /// Logs what is done without, unless it was the same `before`.
+    fn tell_lacking(&self, path: &Path, before: Option<&Self>) {
+        if before.is_some_and(|before| before.lacking == self.lacking) {
+            return;
+        }
+        for problem in &self.lacking {
+            tracing::warn!(file = %path.display(), %problem, "web config asks for what is not to be had; the rest of the list is in use");
+        }
+    }
+
     async fn refusal(
         &self,
         checks: &Arc<Checks>,
@@ -229,11 +243,12 @@ fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<Gate, String> {
     }
     let file: File = serde_saphyr::from_str(&text).map_err(|error| one_line(&error.to_string()))?;
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
-    let tls = match &file.tls_server_config {
-        None => None,
+    let (tls, lacking) = match &file.tls_server_config {
+        None => (None, Vec::new()),
         Some(block) => {
             files.extend(block.files(directory));
-            Some(TlsAcceptor::from(Arc::new(block.build(directory)?)))
+            let (tls, lacking) = block.build(directory)?;
+            (Some(TlsAcceptor::from(Arc::new(tls))), lacking)
         }
     };
     Ok(Gate {
@@ -242,6 +257,7 @@ fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<Gate, String> {
         users: Users::new(file.basic_auth_users.unwrap_or_default())?,
         headers: headers(&file.http_server_config.unwrap_or_default().headers)?,
         rate: file.rate_limit.map(|block| RateLimit::new(&block)).transpose()?.flatten(),
+        lacking,
     })
 }
 

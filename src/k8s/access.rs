@@ -76,7 +76,7 @@ impl Cluster {
     /// A cluster that nobody answers for.
     #[cfg(test)]
     pub(super) fn unreachable() -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut config = Config::new("http://127.0.0.1:1".parse().unwrap());
         config.default_retry = false;
         Self::behind(Client::try_from(config).unwrap())

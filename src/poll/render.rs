@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::snapshot::{CallRecord, Facts, Failure, Snapshot};
+use crate::fetch::Expiry;
 use crate::kind::{Call, CallError, Reason};
 use crate::metric::{Families, Finished, Format, encode};
 
@@ -18,6 +19,7 @@ crate::descs! {
     CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "How long this HTTP call of the last poll took.";
     CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "The HTTP status that this call of the last poll was answered with.";
     CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "When the first certificate of the server's chain ends, as Unix time, also when the chain was refused; https only.";
+    LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "When the chain ends by which the server will be believed longest, as Unix time; https only, and only where a chain was verified.";
     SERIES_DROPPED = gauge "probe_series_dropped" [] "Series left out of this answer because of spec.sampleLimit.";
     SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's answer that could not be exported, or may not: wrong type, duplicate labels, not a number, a name that is not the server's to use.";
 }
@@ -33,7 +35,7 @@ pub(super) struct Polled {
     pub(super) failure: Option<Failure>,
     pub(super) calls: Vec<CallRecord>,
     pub(super) requests: Arc<[Call]>,
-    pub(super) certificate_expiry: Option<i64>,
+    pub(super) certificate_expiry: Option<Expiry>,
 }
 
 /// Seconds since 1970.
@@ -74,7 +76,11 @@ pub(super) fn polled(mut polled: Polled) -> Snapshot {
     }
     if let Some(expiry) = polled.certificate_expiry {
         #[expect(clippy::cast_precision_loss, reason = "dates are far below 2^53 seconds")]
-        own.set(&CERTIFICATE_EXPIRY, &[], expiry as f64);
+        let seconds = |at: i64| at as f64;
+        own.set(&CERTIFICATE_EXPIRY, &[], seconds(expiry.earliest));
+        if let Some(last) = expiry.last_chain {
+            own.set(&LAST_CHAIN_EXPIRY, &[], seconds(last));
+        }
     }
     #[expect(clippy::cast_precision_loss, reason = "counts of values in one answer")]
     {

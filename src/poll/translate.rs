@@ -12,7 +12,7 @@ use super::prepared::Prepared;
 use super::render::{self, Polled};
 use super::snapshot::{CallRecord, Failure, Snapshot};
 use super::turns::{Turn, Turns};
-use crate::fetch::{Fetched, Held, Redactor};
+use crate::fetch::{Expiry, Fetched, Held, Redactor};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
 use crate::metric::{Allowance, Excess, Families, Filter, Finished, Stop};
 use crate::target::Target;
@@ -117,7 +117,7 @@ struct Unfinished {
     ended: Instant,
     requests: Arc<[Call]>,
     calls: Vec<CallRecord>,
-    certificate_expiry: Option<i64>,
+    certificate_expiry: Option<Expiry>,
 }
 
 /// What came of a translation.

@@ -32,7 +32,7 @@ impl rustls::server::ResolvesServerCert for Shows {
 fn acceptor(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> TlsAcceptor {
     choose_tls_provider();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
     let shows = Shows(Arc::new(rustls::sign::CertifiedKey::new(chain, key)));
     TlsAcceptor::from(Arc::new(
         rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(shows)),
@@ -141,14 +141,16 @@ const CA: &str = "ca: { configMap: { name: ca, key: ca.crt } }";
 const NAMED: &str = "ca: { configMap: { name: ca, key: ca.crt } }, serverName: sora.example.com";
 const INSECURE: &str = "insecureSkipVerify: true";
 
-/// `probe_success`, the reason, and the expiry.
-async fn asked(running: &Running, name: &str) -> (f64, String, Option<f64>) {
+/// `probe_success`, the reason, the earliest end, and that of the last chain.
+async fn asked(running: &Running, name: &str) -> (f64, String, Option<f64>, Option<f64>) {
     let text = running.body(&format!("/probe?target=media/{name}")).await;
     let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
     let series: BTreeMap<&str, f64> = series.map(|(name, value)| (name, value.parse().unwrap())).collect();
     let reason = series.keys().find_map(|name| name.strip_prefix("probe_failure_info{reason=\""));
     let reason = reason.unwrap_or_default().trim_end_matches("\"}").to_owned();
-    (series["probe_success"], reason, series.get("probe_ssl_earliest_cert_expiry").copied())
+    let end = |name: &str| series.get(name).copied();
+    let last_chain = end("probe_ssl_last_chain_expiry_timestamp_seconds");
+    (series["probe_success"], reason, end("probe_ssl_earliest_cert_expiry"), last_chain)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,10 +178,11 @@ async fn what_another_server_shows_beside_a_leaf_does_not_change_when_the_chain_
         }
         for (kind, _) in kinds {
             let told = asked(&running, &format!("honest-{kind}")).await;
-            assert_eq!(told, (1.0, String::new(), Some(YEAR_2039)), "{kind}");
+            let last_chain = (kind != "insecure").then_some(YEAR_2039);
+            assert_eq!(told, (1.0, String::new(), Some(YEAR_2039), last_chain), "{kind}");
         }
         // What it has shown is told of itself.
-        assert_eq!(hostile, vec![(0.0, "tls".to_owned(), Some(YEAR_2021)); kinds.len()]);
+        assert_eq!(hostile, vec![(0.0, "tls".to_owned(), Some(YEAR_2021), None); kinds.len()]);
     }
 }
 
@@ -206,16 +209,31 @@ async fn the_end_of_a_chain_that_was_refused_is_told_and_a_proxy_s_is_not_taken_
     let running = stage.run().await;
     for _ in 0..2 {
         for name in ["expired", "proxied-expired"] {
-            assert_eq!(asked(&running, name).await, (0.0, "tls".to_owned(), Some(YEAR_2021)), "{name}");
+            assert_eq!(asked(&running, name).await, (0.0, "tls".to_owned(), Some(YEAR_2021), None), "{name}");
         }
         assert_eq!(
             asked(&running, "unreached").await,
-            (0.0, "tls".to_owned(), None),
+            (0.0, "tls".to_owned(), None, None),
             "it is the proxy that was refused"
         );
-        for name in ["proxied", "proxied-insecure"] {
-            assert_eq!(asked(&running, name).await, (1.0, String::new(), Some(YEAR_2039)), "{name}");
+        for (name, last_chain) in [("proxied", Some(YEAR_2039)), ("proxied-insecure", None)] {
+            assert_eq!(asked(&running, name).await, (1.0, String::new(), Some(YEAR_2039), last_chain), "{name}");
         }
-        assert_eq!(asked(&running, "plain").await, (1.0, String::new(), None), "the certificate is the proxy's");
+        assert_eq!(asked(&running, "plain").await, (1.0, String::new(), None, None), "the certificate is the proxy's");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_has_ended_and_that_nobody_needs_shortens_no_chain_also_on_a_kept_connection() {
+    let root = CertifiedIssuer::self_signed(authority(2045), KeyPair::generate().unwrap()).unwrap();
+    let intermediate = CertifiedIssuer::signed_by(authority(2039), KeyPair::generate().unwrap(), &root).unwrap();
+    let ended = CertifiedIssuer::self_signed(authority(2021), KeyPair::generate().unwrap()).unwrap();
+    let (leaf, key) = leaf(2040, &intermediate);
+    let server = server(vec![leaf, intermediate.der().clone(), ended.der().clone()], &key).await;
+    let mut stage = Stage::new(&root);
+    stage.declare("kept", &format!("https://{server}/"), CA, None);
+    let running = stage.run().await;
+    for _ in 0..3 {
+        assert_eq!(asked(&running, "kept").await, (1.0, String::new(), Some(YEAR_2021), Some(YEAR_2039)));
     }
 }

@@ -110,7 +110,7 @@ pub(crate) async fn serve(router: Router, web: Option<Arc<WebConfig>>, limits: L
 }
 
 pub(crate) fn install_crypto() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 /// A client that shows answers as they are: nothing is unpacked or followed.

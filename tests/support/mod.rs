@@ -31,7 +31,7 @@ use scrapetarget_exporter::target::{Lookup, LookupError, ObjectKind, Target, Tar
 
 /// The TLS provider that `main` chooses for the program.
 pub fn choose_tls_provider() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 /// Objects that refer to nothing.

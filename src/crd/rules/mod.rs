@@ -12,6 +12,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::Problem;
+use super::pattern::BEYOND_ASCII;
 pub use table::{all, relabeling_problem, reserved_labels};
 
 /// One rule.
@@ -27,6 +28,8 @@ pub struct Rule {
     /// What is wrong and what to write instead.
     pub message: String,
     holds: Box<dyn Fn(&Value) -> bool + Send + Sync>,
+    /// What to write instead of this very text: only we can say that, not the API server.
+    instead: fn(&str) -> Option<String>,
 }
 
 impl Rule {
@@ -38,6 +41,7 @@ impl Rule {
             cel: cel.into(),
             message: message.into(),
             holds: Box::new(|_| true),
+            instead: |_| None,
         }
     }
 
@@ -45,6 +49,12 @@ impl Rule {
     fn matches(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
         Self::new(path, format!("self.matches({})", raw(regex.as_str())), message)
             .twin_text(|text| regex.is_match(text))
+    }
+
+    /// The same, but for texts with letters beyond ASCII: a rule of their own says what to do about them.
+    fn matches_in_ascii(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
+        let cel = format!("self.matches({}) || self.matches({})", raw(regex.as_str()), raw(BEYOND_ASCII.as_str()));
+        Self::new(path, cel, message).twin_text(|text| regex.is_match(text) || BEYOND_ASCII.is_match(text))
     }
 
     fn also(mut self, paths: &[&'static str]) -> Self {
@@ -70,6 +80,19 @@ impl Rule {
     /// The twin of a rule on texts; what is no text was refused before.
     fn twin_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.twin(move |value| value.as_str().is_none_or(&holds))
+    }
+
+    fn instead(mut self, instead: fn(&str) -> Option<String>) -> Self {
+        self.instead = instead;
+        self
+    }
+
+    /// The sentence about this value.
+    fn sentence(&self, value: &Value) -> String {
+        match value.as_str().and_then(self.instead) {
+            Some(instead) => format!("{}: write {instead}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// The condition as it stands in the schema.
@@ -137,7 +160,7 @@ pub(crate) fn check(target: &Value, problems: &mut Vec<Problem>) {
             visit(target, &mut steps, String::new(), &mut |value, at| {
                 let mut blame = |at: String| {
                     if !problems.iter().take(structural).any(|problem| problem.path == at) {
-                        problems.push(Problem::new(&at, rule.message.clone()));
+                        problems.push(Problem::new(&at, rule.sentence(value)));
                     }
                 };
                 if let Some(map) = value.as_object().filter(|_| rule.keys) {

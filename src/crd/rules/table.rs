@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Rule, raw};
 use crate::crd::duration::{self, Duration};
 use crate::crd::pattern::{
-    self, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN, URL,
+    self, BEYOND_ASCII, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN, URL,
 };
 use crate::crd::regex_syntax;
 use crate::kind;
@@ -88,12 +88,21 @@ fn spec() -> Vec<Rule> {
 
 fn url() -> Vec<Rule> {
     vec![
-        Rule::matches(
+        Rule::matches_in_ascii(
             "spec.url",
             &URL,
             "url must be http://HOST:PORT/PATH or https://HOST:PORT/PATH, with a port from 1 to 65535 if any, and without user, \
              password, fragment, backslash or blank",
         ),
+        Rule::new(
+            "spec.url",
+            format!("!self.matches({})", raw(BEYOND_ASCII.as_str())),
+            "a host whose name has letters beyond a to z must be written as it stands in the DNS (xn--...), and other such letters \
+             percent-encoded",
+        )
+        .also(&["spec.proxyUrl"])
+        .twin_text(|url| !BEYOND_ASCII.is_match(url))
+        .instead(pattern::host_in_ascii),
         // Only the bracketed hosts that the pattern lets through are looked at: netip and Rust read those alike.
         Rule::new(
             "spec.url",
@@ -114,7 +123,7 @@ fn url() -> Vec<Rule> {
                 && spec.get("mediasoup").is_some_and(|block| text(block, "source") == Some("Prometheus"));
             own_exporter || !text(spec, "url").is_some_and(|url| url.contains('?'))
         }),
-        Rule::matches(
+        Rule::matches_in_ascii(
             "spec.proxyUrl",
             &PROXY,
             "proxyUrl must be http://HOST:PORT or https://HOST:PORT, without user, password, path, query or fragment",

@@ -1,0 +1,339 @@
+//! Plain words for what went wrong: whose fault it is, and what to write instead. Nothing is quoted of what stands in a certificate but
+//! dates and algorithms.
+
+use std::fmt::Debug;
+
+use jiff::Timestamp;
+use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
+use rustls_pki_types::UnixTime;
+use x509_parser::der_parser::asn1_rs::{FromDer, Oid};
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A server that we ask.
+    Server,
+    /// A client that asks us.
+    Client,
+}
+
+impl Peer {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+
+    /// The certificate that we have shown.
+    const fn ours(self) -> &'static str {
+        match self {
+            Self::Server => "client certificate (tlsConfig.cert)",
+            Self::Client => "certificate (tls_server_config)",
+        }
+    }
+
+    /// Where the authorities are written that we believe.
+    const fn authorities(self) -> &'static str {
+        match self {
+            Self::Server => "tlsConfig.ca",
+            Self::Client => "client_ca_file",
+        }
+    }
+}
+
+/// What to say of an error of TLS.
+pub fn sentence(error: &rustls::Error, peer: Peer) -> String {
+    let who = peer.name();
+    match error {
+        rustls::Error::InvalidCertificate(error) => certificate(error, peer),
+        rustls::Error::AlertReceived(alert) => alerted(*alert, peer),
+        rustls::Error::PeerIncompatible(why) => incompatible(why, peer),
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) if peer == Peer::Server => {
+            "what answers is no TLS: if the server speaks http, write http:// instead of https://".to_owned()
+        }
+        rustls::Error::InvalidMessage(why) => format!("what the {who} sends is no TLS, or broken ({})", split(why)),
+        rustls::Error::PeerMisbehaved(why) => format!("the {who} breaks the rules of TLS ({})", split(why)),
+        rustls::Error::InappropriateMessage { .. } | rustls::Error::InappropriateHandshakeMessage { .. } => {
+            format!("the {who} sends messages of TLS in a wrong order")
+        }
+        rustls::Error::NoCertificatesPresented => format!("the {who} shows no certificate"),
+        rustls::Error::UnsupportedNameType => "the name is none that a certificate could be made out to".to_owned(),
+        rustls::Error::DecryptError => format!("what the {who} sends cannot be decrypted"),
+        rustls::Error::PeerSentOversizedRecord => format!("the {who} sends records that are too large for TLS"),
+        rustls::Error::NoApplicationProtocol => format!("the {who} does not speak HTTP/1.1 over TLS (ALPN)"),
+        rustls::Error::InconsistentKeys(_) => "certificate and private key do not belong together".to_owned(),
+        rustls::Error::General(words) => words.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn certificate(error: &CertificateError, peer: Peer) -> String {
+    use CertificateError as E;
+    let who = peer.name();
+    match error {
+        E::BadEncoding => format!("the {who}'s certificate cannot be read"),
+        E::ExpiredContext { not_after, .. } => {
+            format!("the {who}'s certificate, or one that stands behind it, has expired{}", date(*not_after))
+        }
+        E::Expired => format!("the {who}'s certificate, or one that stands behind it, has expired"),
+        E::NotValidYetContext { not_before, .. } => {
+            let date = date(*not_before);
+            format!("the {who}'s certificate, or one that stands behind it, is not valid yet{date}: compare the clocks")
+        }
+        E::NotValidYet => format!("the {who}'s certificate, or one that stands behind it, is not valid yet"),
+        E::Revoked => format!("the {who}'s certificate is revoked"),
+        E::UnknownIssuer => format!(
+            "the {who}'s certificate is of an unknown authority: write the one that has signed it into {}, or have the {who} send the \
+             certificates between them",
+            peer.authorities()
+        ),
+        E::BadSignature => format!(
+            "a signature is wrong: the {who} does not have the key of its certificate, or another authority of the same name has \
+             signed that"
+        ),
+        E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. } => format!(
+            "the {who}'s certificate, or one that stands behind it, is signed by {}, which is not supported: have it signed by \
+             RSA or ECDSA with SHA-256, SHA-384 or SHA-512",
+            algorithm(signature_algorithm_id)
+        ),
+        E::UnsupportedSignatureAlgorithmForPublicKeyContext { signature_algorithm_id, public_key_algorithm_id } => {
+            format!(
+                "the {who}'s certificate, or one that stands behind it, is signed by {} with a key of {}, which is not supported: use \
+             RSA of 2048 to 8192 bits, P-256, P-384, P-521 or Ed25519",
+                algorithm(signature_algorithm_id),
+                algorithm(public_key_algorithm_id)
+            )
+        }
+        E::NotValidForNameContext { expected, .. } => format!(
+            "the {who}'s certificate is not made out to {:?}: write a name that it has as subject alternative name into url or \
+             tlsConfig.serverName",
+            expected.to_str()
+        ),
+        E::NotValidForName => format!("the {who}'s certificate is not made out to this name"),
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => format!(
+            "the {who}'s certificate may not be used for this: if it has a keyUsage, it needs digitalSignature, if an \
+             extendedKeyUsage, {}",
+            if peer == Peer::Server { "serverAuth" } else { "clientAuth" }
+        ),
+        E::ApplicationVerificationFailure => format!("the {who}'s certificate has none of the names that are allowed"),
+        E::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
+            Some(error) => unusual(error, peer),
+            None => other.0.to_string(),
+        },
+        other => format!("the {who}'s certificate cannot be taken ({})", split(other)),
+    }
+}
+
+/// Rarer faults of certificates.
+fn unusual(error: &webpki::Error, peer: Peer) -> String {
+    use webpki::Error as E;
+    let who = peer.name();
+    match error {
+        E::CaUsedAsEndEntity => format!(
+            "the {who} shows the certificate of an authority as its own (CA:TRUE): write exactly this one into {}, or have one made \
+             with CA:FALSE",
+            peer.authorities()
+        ),
+        E::EndEntityUsedAsCa => format!("a certificate that is no authority's (CA:FALSE) has signed the {who}'s"),
+        E::UnsupportedCertVersion => format!(
+            "the {who}'s certificate is not of X.509 version 3: have one made that has subject alternative names{}",
+            if peer == Peer::Server { ", or set tlsConfig.insecureSkipVerify" } else { "" }
+        ),
+        E::UnsupportedCriticalExtension => {
+            format!("the {who}'s certificate, or one that stands behind it, has a critical extension that is not known")
+        }
+        E::NameConstraintViolation => {
+            format!("an authority has signed the {who}'s certificate that may not sign for its name")
+        }
+        E::PathLenConstraintViolated => {
+            format!("there are more authorities between the {who}'s certificate and the trusted one than that allows")
+        }
+        E::MaximumSignatureChecksExceeded
+        | E::MaximumPathBuildCallsExceeded
+        | E::MaximumPathDepthExceeded
+        | E::MaximumNameConstraintComparisonsExceeded => {
+            format!("the {who} sends more certificates than can be tried: have it send only those that it needs")
+        }
+        E::SignatureAlgorithmMismatch => {
+            format!("the {who}'s certificate names two different algorithms for its signature")
+        }
+        other => format!("the {who}'s certificate cannot be taken ({})", split(other)),
+    }
+}
+
+fn alerted(alert: AlertDescription, peer: Peer) -> String {
+    use AlertDescription as A;
+    let (who, ours) = (peer.name(), peer.ours());
+    match alert {
+        A::CertificateRequired | A::NoCertificate if peer == Peer::Server => {
+            "the server wants a client certificate: write tlsConfig.cert and tlsConfig.keySecret".to_owned()
+        }
+        A::UnknownCA => format!("the {who} does not know the authority of our {ours}"),
+        A::CertificateExpired => format!("the {who} says that our {ours} has expired"),
+        A::CertificateRevoked => format!("the {who} says that our {ours} is revoked"),
+        A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown => {
+            format!("the {who} does not take our {ours} ({})", split(&alert))
+        }
+        A::AccessDenied => format!("the {who} lets nobody in with our {ours}"),
+        A::ProtocolVersion => format!("the {who} speaks neither TLS 1.2 nor TLS 1.3"),
+        A::HandshakeFailure | A::InsufficientSecurity if peer == Peer::Server => {
+            "the server has no cipher suite, curve or signature in common with us, or wants a client certificate (tlsConfig.cert)".to_owned()
+        }
+        A::UnrecognisedName => format!("the {who} does not know the name that was asked for: write one of its own into url or tlsConfig.serverName"),
+        A::NoApplicationProtocol => format!("the {who} does not speak HTTP/1.1 over TLS (ALPN)"),
+        A::Unknown(number) => format!("the {who} has ended the handshake (alert {number})"),
+        other => format!("the {who} has ended the handshake ({})", split(&other)),
+    }
+}
+
+fn incompatible(why: &PeerIncompatible, peer: Peer) -> String {
+    use PeerIncompatible as P;
+    let who = peer.name();
+    match why {
+        P::ServerDoesNotSupportTls12Or13
+        | P::ServerTlsVersionIsDisabledByOurConfig
+        | P::Tls12NotOffered
+        | P::Tls12NotOfferedOrEnabled
+        | P::SupportedVersionsExtensionRequired => format!("the {who} has no version of TLS in common with us"),
+        P::NoCipherSuitesInCommon => format!("the {who} has no cipher suite in common with us"),
+        P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired | P::KeyShareExtensionRequired => {
+            format!("the {who} has no curve in common with us")
+        }
+        P::NoSignatureSchemesInCommon | P::NoCertificateRequestSignatureSchemesInCommon => {
+            format!("the {who} takes no signature that our key can make")
+        }
+        other => format!("the {who} lacks what we need of TLS ({})", split(other)),
+    }
+}
+
+/// ` (2021-01-01T00:00:00Z)`
+fn date(at: UnixTime) -> String {
+    let at = i64::try_from(at.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    at.map(|at| format!(" ({at})")).unwrap_or_default()
+}
+
+/// A name such as `NoSuchThing` as words, without what may follow it.
+fn split(name: &impl Debug) -> String {
+    let name = format!("{name:?}");
+    let name: &str = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let mut words = String::new();
+    let mut before = ' ';
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && before.is_ascii_lowercase() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+        before = letter;
+    }
+    words
+}
+
+/// Longest number of an algorithm that is told: it is the peer's to choose.
+const LONGEST_NUMBER: usize = 40;
+
+/// The plain names of algorithms, curves among them.
+const NAMES: &[(&str, &str)] = &[
+    ("1.2.840.10040.4.1", "DSA"),
+    ("1.2.840.10040.4.3", "DSA with SHA-1"),
+    ("2.16.840.1.101.3.4.3.2", "DSA with SHA-256"),
+    ("1.2.840.10045.2.1", "ECDSA"),
+    ("1.2.840.10045.3.1.7", "P-256"),
+    ("1.2.840.10045.4.1", "ECDSA with SHA-1"),
+    ("1.2.840.10045.4.3.1", "ECDSA with SHA-224"),
+    ("1.2.840.10045.4.3.2", "ECDSA with SHA-256"),
+    ("1.2.840.10045.4.3.3", "ECDSA with SHA-384"),
+    ("1.2.840.10045.4.3.4", "ECDSA with SHA-512"),
+    ("1.2.840.113549.1.1.1", "RSA"),
+    ("1.2.840.113549.1.1.4", "RSA with MD5"),
+    ("1.2.840.113549.1.1.5", "RSA with SHA-1"),
+    ("1.2.840.113549.1.1.10", "RSA-PSS"),
+    ("1.2.840.113549.1.1.11", "RSA with SHA-256"),
+    ("1.2.840.113549.1.1.12", "RSA with SHA-384"),
+    ("1.2.840.113549.1.1.13", "RSA with SHA-512"),
+    ("1.2.840.113549.1.1.14", "RSA with SHA-224"),
+    ("1.3.101.112", "Ed25519"),
+    ("1.3.101.113", "Ed448"),
+    ("1.3.132.0.10", "secp256k1"),
+    ("1.3.132.0.33", "P-224"),
+    ("1.3.132.0.34", "P-384"),
+    ("1.3.132.0.35", "P-521"),
+    ("1.3.36.3.3.2.8.1.1.7", "brainpoolP256r1"),
+    ("1.3.36.3.3.2.8.1.1.11", "brainpoolP384r1"),
+    ("1.3.36.3.3.2.8.1.1.13", "brainpoolP512r1"),
+];
+
+/// An algorithm, and its curve if it has one, as people call them.
+fn algorithm(identifier: &[u8]) -> String {
+    let Ok((rest, main)) = Oid::from_der(identifier) else { return "an algorithm that is not known".to_owned() };
+    let curve = Oid::from_der(rest).ok().map(|(_, curve)| format!(" on {}", named(&curve, "a curve")));
+    format!("{}{}", named(&main, "an algorithm"), curve.unwrap_or_default())
+}
+
+fn named(number: &Oid<'_>, what: &str) -> String {
+    let number = number.to_id_string();
+    let known = NAMES.iter().find(|(known, _)| *known == number);
+    match known {
+        Some((_, name)) => (*name).to_owned(),
+        None if number.len() <= LONGEST_NUMBER => format!("{what} ({number})"),
+        None => format!("{what} that is not known"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{
+        AlertDescription, CertificateError, Error, InvalidMessage, OtherError, PeerIncompatible, PeerMisbehaved,
+    };
+
+    use super::{Peer, algorithm, sentence};
+
+    #[test]
+    fn algorithms_have_the_names_that_people_call_them_by() {
+        let p521 = [0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 0x06, 5, 0x2b, 0x81, 4, 0, 0x23];
+        assert_eq!(algorithm(&p521), "ECDSA on P-521");
+        assert_eq!(algorithm(&[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 5, 5, 0]), "RSA with SHA-1");
+        assert_eq!(algorithm(&[0x06, 3, 0x2a, 3, 4]), "an algorithm (1.2.3.4)");
+        assert_eq!(
+            algorithm(&[0x06, 60].into_iter().chain([1; 60]).collect::<Vec<_>>()),
+            "an algorithm that is not known"
+        );
+        assert_eq!(algorithm(b""), "an algorithm that is not known");
+    }
+
+    #[test]
+    fn no_sentence_shows_how_the_library_writes_it_down() {
+        let other = |error| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))));
+        let errors = [
+            other(webpki::Error::CaUsedAsEndEntity),
+            other(webpki::Error::UnsupportedCertVersion),
+            other(webpki::Error::NameConstraintViolation),
+            other(webpki::Error::EmptyEkuExtension),
+            Error::InvalidCertificate(CertificateError::UnknownIssuer),
+            Error::InvalidCertificate(CertificateError::InvalidOcspResponse),
+            Error::InvalidCertificate(CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                signature_algorithm_id: vec![6, 3, 42, 3, 4],
+                public_key_algorithm_id: vec![],
+            }),
+            Error::AlertReceived(AlertDescription::HandshakeFailure),
+            Error::AlertReceived(AlertDescription::InternalError),
+            Error::AlertReceived(AlertDescription::Unknown(200)),
+            Error::InvalidMessage(InvalidMessage::MissingData("CertificatePayload")),
+            Error::InvalidMessage(InvalidMessage::InvalidContentType),
+            Error::PeerIncompatible(PeerIncompatible::NullCompressionRequired),
+            Error::PeerMisbehaved(PeerMisbehaved::TooManyEmptyFragments),
+        ];
+        for error in errors {
+            for peer in [Peer::Server, Peer::Client] {
+                let words = sentence(&error, peer);
+                let camel =
+                    words.as_bytes().windows(2).any(|two| two[0].is_ascii_lowercase() && two[1].is_ascii_uppercase());
+                let known = ["tlsConfig", "insecureSkipVerify", "keySecret", "digitalSignature", "serverAuth"];
+                assert!(!camel || known.iter().any(|known| words.contains(known)), "{words}");
+                assert!(!words.contains(['{', '[', '"']) && !words.contains("Other") && !words.is_empty(), "{words}");
+            }
+        }
+    }
+}
