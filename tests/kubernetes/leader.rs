@@ -11,7 +11,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::support::cluster::Cluster;
-use replicas::{PATIENCE, RULES, Replica, Stage, leaders, until};
+use replicas::{PATIENCE, RULES, Replica, Stage, leaders, retried, until};
 
 /// Waits until one of them leads and the others say that they stand by: the leader's place.
 async fn until_one_leads(replicas: &[Replica]) -> usize {
@@ -280,4 +280,30 @@ async fn an_address_that_the_api_server_refuses_is_told_once() {
     replica.running.wait("the reason", |running| running.log().contains("--advertise-address must be").then_some(()));
     replica.until_polled().await;
     assert_eq!(replica.running.logged("the API server refuses the Endpoints"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_the_lead_has_changed_deleted_endpoints_are_back_soon_and_nobody_is_suspected() {
+    let stage = Stage::new(Cluster::shared(), "often");
+    let replica = stage.replica(1, &[]).await;
+    for _ in 0..6 {
+        replica.until_leads(true).await;
+        stage.until_behind_service(&replica).await;
+        stage.give_lease_to(Some("other")).await;
+        replica.until_leads(false).await;
+        let others =
+            json!({ "subsets": [{ "addresses": [{ "ip": "10.1.1.1" }], "ports": [{ "name": "http", "port": 1 }] }] });
+        retried(async || stage.endpoints().patch("st-probe", &PatchParams::default(), &Patch::Merge(&others)).await)
+            .await;
+        stage.give_lease_to(None).await;
+    }
+    replica.until_leads(true).await;
+    stage.until_behind_service(&replica).await;
+    stage.endpoints().delete("st-probe", &DeleteParams::default()).await.unwrap();
+    let deleted = Instant::now();
+    stage.until_behind_service(&replica).await;
+    let took = deleted.elapsed();
+    // The pause after one write is a second; after six it would be 30.
+    assert!(took < Duration::from_secs(8), "it took {took:?}");
+    assert_eq!(replica.running.logged("somebody else writes the Endpoints"), 0, "{}", replica.running.log());
 }

@@ -116,6 +116,8 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Puts the Endpoints right whenever they are not, until it is dropped.
     async fn keep(&mut self) {
+        // The write with which a term begins goes over the address of the one who led before, and is no fight.
+        self.gap = GAP;
         let (found, looks) = watch::channel(Found::Right);
         let Settings { namespace, discovery, .. } = &self.shared.settings;
         let show = |look: Look<Endpoints>| match look {

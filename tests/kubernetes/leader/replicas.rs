@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Endpoints;
 use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 
 use crate::support::cluster::{AuditLine, Cluster};
 use crate::support::program::{Running, command, signal};
@@ -78,6 +81,18 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
         lines
     }
 
+    pub(super) fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.cluster.client(), &self.namespace)
+    }
+
+    /// Makes somebody who is not there the holder of the Lease for a minute, or nobody.
+    pub(super) async fn give_lease_to(&self, holder: Option<&str>) {
+        let now = format!("{:.6}", Timestamp::now());
+        let spec = json!({ "holderIdentity": holder, "leaseDurationSeconds": 60, "renewTime": now });
+        let lease = Patch::Merge(json!({ "spec": spec }));
+        retried(async || self.leases().patch("st", &PatchParams::default(), &lease).await).await;
+    }
+
     pub(super) fn endpoints(&self) -> Api<Endpoints> {
         Api::namespaced(self.cluster.client(), &self.namespace)
     }
@@ -146,6 +161,16 @@ pub(super) async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<
         assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Writes until nobody is in between.
+pub(super) async fn retried<T>(write: impl AsyncFn() -> kube::Result<T>) -> T {
+    let written = async || match write().await {
+        Ok(written) => Some(written),
+        Err(kube::Error::Api(status)) if status.code == 409 => None,
+        Err(error) => panic!("{error}"),
+    };
+    until("write without a conflict", written).await.0
 }
 
 /// Which of these lead now.
