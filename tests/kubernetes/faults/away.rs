@@ -115,7 +115,7 @@ async fn an_api_server_that_was_killed_is_asked_little_when_it_is_back() {
         until_polled_again(&replica, "up").await;
         assert_eq!(replica.get("/-/ready").await.unwrap().0, 200);
     }
-    assert_eq!(replica.logged("ScrapeTargets cannot be watched"), 1, "{}", replica.log());
+    assert_eq!(replica.logged("the API server cannot be watched"), 1, "{}", replica.log());
     let since = Timestamp::now();
     cluster.restart();
     cluster.apply(&target("default", "new", &server.url(), ""));
