@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::access::{ApiError, Rule};
 use super::labels;
+use super::leader::LONGEST;
 use super::monitor::{GROUP, Ours, PLURAL, Scope, monitors, only, page, scopes};
 use super::pace::Pace;
 use super::{Cluster, DiscoveryMode, Settings, WRITES_PER_SECOND};
@@ -178,7 +179,7 @@ impl Lock<'_> {
         let how = PatchParams::default();
         let patched = self.cluster.call(self.rule("patch"), self.api.patch(name, &how, &patch)).await;
         patched.map_err(CleanupError::new("take the Lease"))?;
-        Ok(remaining(&before, now))
+        Ok(remaining(&before))
     }
 
     fn rule(&self, verb: &'static str) -> Rule {
@@ -186,17 +187,12 @@ impl Lock<'_> {
     }
 }
 
-/// How long the one who holds a Lease may write from `now` on.
-fn remaining(lease: &LeaseSpec, now: Timestamp) -> Duration {
+/// How long the one who holds a Lease may write: as long as if it had renewed it this moment, since clocks differ.
+fn remaining(lease: &LeaseSpec) -> Duration {
     // Nobody, or another cleanup: that writes nothing that would have to be removed.
     let holder = lease.holder_identity.as_ref().filter(|holder| !holder.starts_with(CLEANUP));
-    let (Some(_), Some(renewed), Some(seconds)) = (holder, &lease.renew_time, lease.lease_duration_seconds) else {
-        return Duration::ZERO;
-    };
-    let seconds = i64::from(seconds);
-    let left = renewed.0.duration_since(now) + SignedDuration::from_secs(seconds);
-    // Clocks differ: a holder never waits for longer than its own time.
-    Duration::try_from(left.clamp(SignedDuration::ZERO, SignedDuration::from_secs(seconds.max(0)))).unwrap_or_default()
+    let seconds = holder.and(lease.renew_time.as_ref()).and(lease.lease_duration_seconds);
+    Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default()).min(LONGEST)
 }
 
 /// Returns how many there were.

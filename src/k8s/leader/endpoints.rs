@@ -15,11 +15,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
-use super::super::access::{ApiError, Rule};
+use super::super::access::{ApiError, BELIEVED_DENIALS, Rule};
 use super::super::labels;
 use super::super::settings::Settings;
+use super::Leadership;
 use super::follow::{DENIED_RETRY, Look, follow};
-use super::{IGNORANCE, Leadership, until_known};
 
 /// The port that ServiceMonitors name.
 const PORT: &str = "http";
@@ -42,13 +42,17 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> &'static str {
     let wanted = wanted(&shared.settings, address);
-    let mut writer =
-        Writer { shared: &shared, wanted: &wanted, leadership: leadership.clone(), gap: GAP, refused: None };
+    let mut writer = Writer {
+        shared: &shared,
+        wanted: &wanted,
+        leadership: leadership.clone(),
+        gap: GAP,
+        denials: 0,
+        refused: None,
+    };
     let work = async {
         loop {
             leadership.granted().await;
-            // Scrapes go to whoever answered them last, until this one can.
-            until_known(&shared.pollers, Instant::now() + IGNORANCE).await;
             tokio::select! {
                 () = leadership.lost() => {}
                 () = writer.keep() => {}
@@ -109,6 +113,8 @@ struct Writer<'a> {
     wanted: &'a Endpoints,
     leadership: Leadership,
     gap: Duration,
+    /// Denials in a row.
+    denials: u32,
     /// Why the API server did not take them, once that is told.
     refused: Option<String>,
 }
@@ -170,6 +176,7 @@ impl Writer<'_> {
             Ok(_) => {
                 tracing::debug!(endpoints = discovery.service, "the Endpoints are written");
                 self.refused = None;
+                self.denials = 0;
                 if found == Found::Unseen {
                     return DENIED_RETRY;
                 }
@@ -183,7 +190,10 @@ impl Writer<'_> {
                 }
                 gap
             }
-            Err(ApiError::Forbidden(_)) => DENIED_RETRY,
+            Err(ApiError::Forbidden(_)) => {
+                self.denials += 1;
+                if self.denials < BELIEVED_DENIALS { RETRY } else { DENIED_RETRY }
+            }
             Err(ApiError::Refused(error)) => {
                 if self.refused.as_ref() != Some(&error) {
                     tracing::warn!(

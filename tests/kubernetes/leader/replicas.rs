@@ -1,8 +1,9 @@
 //! Replicas of one release: processes of the real program, each with an account of its own, so that the audit log tells them apart.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Endpoints;
 use kube::Api;
@@ -54,9 +55,17 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
 
     /// A replica that is ready. Its address in the Endpoints is `10.9.8.NUMBER`.
     pub(super) async fn replica(&self, number: u8, arguments: &[&str]) -> Replica {
+        let kubeconfig = self.cluster.kubeconfig_of(&self.namespace, &format!("replica-{number}"));
+        let replica = self.starting(number, &kubeconfig, arguments);
+        replica.running.until_status("/-/ready", 200).await;
+        replica
+    }
+
+    /// The same, which listens and need not be ready.
+    pub(super) fn starting(&self, number: u8, kubeconfig: &Path, arguments: &[&str]) -> Replica {
         let name = format!("replica-{number}");
         let mut command = command(["run", "--listen-address", "127.0.0.1:0", "--release-name", "st"]);
-        command.env("KUBECONFIG", self.cluster.kubeconfig_of(&self.namespace, &name));
+        command.env("KUBECONFIG", kubeconfig);
         command.args(["--watch-namespace", &self.namespace, "--target-allow-loopback", "--discovery.mode", "none"]);
         command.args(["--leader-election.identity", &name]);
         if !arguments.contains(&"--advertise-address") {
@@ -64,7 +73,6 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
         }
         command.args(arguments);
         let running = Running::listening(command);
-        running.until_status("/-/ready", 200).await;
         let user = format!("system:serviceaccount:{}:{name}", self.namespace);
         Replica { running, name, number, user }
     }
@@ -87,8 +95,13 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
 
     /// Makes somebody who is not there the holder of the Lease for a minute, or nobody.
     pub(super) async fn give_lease_to(&self, holder: Option<&str>) {
-        let now = format!("{:.6}", Timestamp::now());
-        let spec = json!({ "holderIdentity": holder, "leaseDurationSeconds": 60, "renewTime": now });
+        self.hold_lease(holder, SignedDuration::ZERO, 60).await;
+    }
+
+    /// Takes or renews the Lease for somebody who is not there, and whose clock is off by this.
+    pub(super) async fn hold_lease(&self, holder: Option<&str>, clock: SignedDuration, seconds: u32) {
+        let time = format!("{:.6}", Timestamp::now() + clock);
+        let spec = json!({ "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": time });
         let lease = Patch::Merge(json!({ "spec": spec }));
         retried(async || self.leases().patch("st", &PatchParams::default(), &lease).await).await;
     }
@@ -115,7 +128,7 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
 pub(super) struct Replica {
     pub(super) running: Running,
     pub(super) name: String,
-    number: u8,
+    pub(super) number: u8,
     user: String,
 }
 
