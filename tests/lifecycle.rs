@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -110,6 +111,54 @@ async fn a_hanging_target_does_not_keep_the_service_from_ending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn targets_that_are_down_from_the_start_are_one_line_and_one_that_comes_later_is_a_line_of_its_own() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("targets.yaml");
+    let one = |name: &str| {
+        format!(
+            "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: media }}\n\
+             spec: {{ type: Sora, url: \"http://127.0.0.1:1/\" }}\n"
+        )
+    };
+    let many: String = ["a", "b", "c", "d", "e"].map(one).concat();
+    fs::write(&file, &many).unwrap();
+    let mut service = Running::ready(&file, [""; 0]).await;
+    let told = "message=\"targets are down, as their first polls show\" down=5 up=0 reasons=\"connect 5\"";
+    service.wait("the line", |service| (service.logged(told) > 0).then_some(()));
+    fs::write(&file, many + &one("later")).unwrap();
+    service.wait("the target's own line", |service| (service.logged("target=media/later") > 0).then_some(()));
+    assert_eq!(service.logged("message=\"target is down\""), 1, "{}", service.log());
+    assert_eq!(service.logged("targets are down"), 1, "{}", service.log());
+}
+
+/// Holds a write lease on the file that it is given, and says when somebody else opens that.
+const HOLDS_A_LEASE: &str = "
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, lambda *_: print('opened', flush=True))
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('held', flush=True)
+while True: signal.pause()
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_hangs_when_it_is_read_does_not_keep_the_service_from_ending() {
+    let folder = TempDir::new().unwrap();
+    let file = targets(&folder, "http://127.0.0.1:1/");
+    // While somebody holds this lease, whoever opens the file waits in the kernel, for 45 s, as for a file whose server is gone.
+    let mut holder = Command::new("python3");
+    holder.args(["-c", HOLDS_A_LEASE]).arg(&file);
+    let mut holder = Running::spawn(holder);
+    holder.wait("the lease", |holder| holder.stdout().contains("held").then_some(()));
+    let mut service = Running::service(["--targets".as_ref(), file.as_os_str()]);
+    holder.wait("somebody who opens the file", |holder| holder.stdout().contains("opened").then_some(()));
+    assert_eq!(service.get("/-/ready").await.unwrap().0, 503);
+    let told = Instant::now();
+    signal(service.id(), "TERM");
+    assert_eq!(service.ended().code(), Some(0), "{}", service.log());
+    assert!(told.elapsed() < Duration::from_secs(20), "{:?} after SIGTERM", told.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_service_on_the_same_port_leaves_the_first_alone() {
     let folder = TempDir::new().unwrap();
     let (server, _) = slow_agent(Duration::ZERO).await;
@@ -184,8 +233,10 @@ async fn the_targets_file_of_the_demo_can_be_edited_and_is_gone_at_the_end() {
 }
 
 #[test]
-fn demo_once_prints_a_line_for_each_target_and_exits_0() {
-    let once = said(&mut command(["demo", "--once", "--listen-address", "127.0.0.1:0"]));
+fn demo_once_prints_a_line_for_each_target_and_exits_0_whoever_has_the_port() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let once = said(&mut command(["demo", "--once", "--listen-address", &address]));
     assert_eq!(once.code, Some(0), "{}{}", once.stdout, once.stderr);
     let states: Vec<(&str, &str)> = once
         .stdout

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use scrapetarget_exporter::crd::Metrics;
 use scrapetarget_exporter::fetch::Limits;
 use scrapetarget_exporter::kind::{Reason, Type};
@@ -19,6 +20,7 @@ use scrapetarget_exporter::target::{Problem, Target, TargetId};
 use support::eventually::{PATIENCE, eventually};
 use support::faults::{Fault, Faulty};
 use support::{NoObjects, pollers, pollers_with, series, target, text};
+use tokio::net::{TcpListener, TcpStream};
 
 /// A server that answers `{}` after `delay`, and counts requests: in all, at this moment, and at most at one moment.
 struct Counting {
@@ -411,6 +413,82 @@ async fn a_rotated_secret_does_not_let_counters_begin_anew() {
     target.source.headers.insert("x-api-key", "rotated".parse().unwrap());
     pollers.apply([target]);
     assert!(received(&text(&*poller.answer(PATIENCE).await)) >= before);
+}
+
+/// A TLS server before a plain one, and the authority of its certificate as PEM.
+async fn behind_tls(server: std::net::SocketAddr) -> (std::net::SocketAddr, String) {
+    support::choose_tls_provider();
+    let mut authority = CertificateParams::new([]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![leaf.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut plain = TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut plain).await;
+            });
+        }
+    });
+    (address, authority.pem())
+}
+
+#[tokio::test]
+async fn a_rotated_ca_that_is_none_does_not_let_counters_begin_anew() {
+    let clock = Agent::new(1);
+    let server = Simulated::serve(clock.routes(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (address, ca) = behind_tls(server.address).await;
+    let pollers = standby();
+    let mut target = target("rooms", Type::Mediasoup, &format!("https://{address}/"));
+    target.max_age = Duration::ZERO;
+    target.timeout = Duration::from_secs(30);
+    target.source.connection.ca = Some(ca.as_bytes().into());
+    let good = target.clone();
+    pollers.apply([target.clone()]);
+    let poller = pollers.get(&target.id).unwrap();
+    poller.answer(Duration::from_secs(30)).await;
+    clock.pass(Duration::from_secs(60));
+    let before = received(&text(&*poller.answer(Duration::from_secs(30)).await));
+    assert!(before > 0.0);
+    target.source.connection.ca = Some(
+        b"-----BEGIN CERTIFICATE-----
+AAAA
+-----END CERTIFICATE-----
+"[..]
+            .into(),
+    );
+    pollers.apply([target]);
+    let failure = poller.answer(Duration::from_secs(30)).await.failure.clone();
+    assert_eq!(failure.map(|failure| failure.reason), Some(Reason::Config));
+    pollers.apply([good]);
+    assert!(received(&text(&*poller.answer(Duration::from_secs(30)).await)) >= before);
+}
+
+#[test]
+fn pollers_that_nobody_has_any_more_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = Counting::start(Duration::ZERO).await;
+        let others = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks() - others;
+        let pollers = standby();
+        let mut unusable = server.target();
+        unusable.id = TargetId::new("media", "unusable");
+        unusable.problem = Some(Problem::invalid_spec("spec.url is missing"));
+        pollers.apply([server.target(), unusable]);
+        until("two pollers", || tasks() >= 2).await;
+        drop(pollers);
+        until("the end of the pollers", || tasks() == 0).await;
+    });
 }
 
 #[tokio::test]

@@ -42,6 +42,9 @@ pub(super) enum Source {
     Cluster(Box<(Cluster, k8s::Settings)>),
 }
 
+/// Everything has ended by then, requests in flight among it, or is left behind: whoever stops us would kill us a moment later.
+const LONGEST_STOP: Duration = Duration::from_secs(22);
+
 /// A service that runs. It ends when one of its tasks ends, or when it is told to.
 pub(super) struct Service {
     pub(super) pollers: Arc<Pollers>,
@@ -168,8 +171,13 @@ impl Service {
         }
         tokio::time::sleep(delay).await;
         self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
-        self.pollers.shutdown().await;
+        let ended = async {
+            while self.tasks.join_next().await.is_some() {}
+            self.pollers.shutdown().await;
+        };
+        if tokio::time::timeout(LONGEST_STOP, ended).await.is_err() {
+            tracing::warn!("not everything has ended within {LONGEST_STOP:?}, the process ends all the same");
+        }
     }
 }
 
@@ -214,7 +222,11 @@ async fn follow(
             let declare = |(id, declaration)| Target::declare(id, declaration, &*objects);
             targets.into_iter().map(declare).collect::<Vec<Target>>()
         });
-        let Ok(declared) = declared.await else { return NAME };
+        let declared = tokio::select! {
+            () = stop.cancelled() => return NAME,
+            declared = declared => declared,
+        };
+        let Ok(declared) = declared else { return NAME };
         let invalid = declared.iter().filter(|target| target.problem.is_some()).count();
         let change = pollers.replace(declared);
         if complete {

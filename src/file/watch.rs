@@ -62,7 +62,12 @@ impl Source {
                 let news = state.look(at_once);
                 (state, news)
             });
-            let Ok((after, news)) = look.await else {
+            // One that hangs, as on a file system whose server is gone, is left behind by whoever stops.
+            let look = tokio::select! {
+                () = stop.cancelled() => return,
+                look = look => look,
+            };
+            let Ok((after, news)) = look else {
                 return tracing::error!("the thread that reads target files died");
             };
             state = after;

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::reply::Audience;
 use super::view::{self, View};
 use super::{App, reply, time};
 
@@ -48,14 +49,17 @@ pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Re
     }
     let (mut parts, _) = request.into_parts();
     let (client, headers) = (parts.extensions.remove(), parts.headers);
-    reply::aside(client, move || document(&app, &headers)).await
+    reply::aside(client, move |audience| document(&app, &headers, audience)).await
 }
 
-fn document(app: &App, headers: &HeaderMap) -> Response {
-    let views = view::all(&app.pollers);
-    let answer = Answer { status: "success", data: Data { targets: views.iter().map(Entry::new).collect() } };
+fn document(app: &App, headers: &HeaderMap, audience: &Audience) -> Response {
+    let views = view::all(&app.pollers, audience);
+    let answer = Answer {
+        status: "success",
+        data: Data { targets: views.iter().take_while(|_| audience.is_there()).map(Entry::new).collect() },
+    };
     match serde_json::to_vec(&answer) {
-        Ok(body) => reply::document(headers, "application/json", body),
+        Ok(body) => reply::document(headers, audience, "application/json", body),
         Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }

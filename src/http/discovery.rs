@@ -11,7 +11,7 @@ use reqwest::Url;
 use serde::Serialize;
 
 use super::hosts::RequestHost;
-use super::reply::{self, Refusal};
+use super::reply::{self, Audience, Refusal};
 use super::{App, path_prefix, time};
 use crate::kind::Type;
 use crate::target::Target;
@@ -53,18 +53,19 @@ pub(super) async fn discovery(State(app): State<Arc<App>>, request: Request) -> 
     }
     let (mut parts, _) = request.into_parts();
     let (client, headers) = (parts.extensions.remove(), parts.headers);
-    reply::aside(client, move || document(&app, &filter, &exporter, &headers)).await
+    reply::aside(client, move |audience| document(&app, &filter, &exporter, &headers, audience)).await
 }
 
-fn document(app: &App, filter: &Filter, exporter: &Exporter, headers: &HeaderMap) -> Response {
+fn document(app: &App, filter: &Filter, exporter: &Exporter, headers: &HeaderMap, audience: &Audience) -> Response {
     let targets: Vec<Arc<Target>> = app.pollers.list().iter().map(|poller| poller.target()).collect();
     let groups: Vec<Group<'_>> = targets
         .iter()
+        .take_while(|_| audience.is_there())
         .filter(|target| !target.suspend && filter.wants(target))
         .map(|target| exporter.group(target))
         .collect();
     match serde_json::to_vec(&groups) {
-        Ok(body) => reply::document(headers, "application/json", body),
+        Ok(body) => reply::document(headers, audience, "application/json", body),
         Err(error) => reply::text(axum::http::StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }

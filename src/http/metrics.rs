@@ -24,12 +24,12 @@ pub static TARGET_FAMILIES: &[&Desc] = FAMILIES;
 pub(super) async fn metrics(State(app): State<Arc<App>>, mut request: Request) -> Response {
     let format = reply::format(request.headers());
     let encoding = reply::encoding(request.headers());
-    reply::aside(request.extensions_mut().remove(), move || {
+    reply::aside(request.extensions_mut().remove(), move |audience| {
         let mut families = app.self_metrics.gather();
-        add_targets(&mut families, &view::all(&app.pollers));
+        add_targets(&mut families, &view::all(&app.pollers, audience));
         let mut body = Vec::with_capacity(16 * 1024 + 128 * families.len());
         encode(&[&families.finish()], format, &mut body);
-        let body = if encoding == Encoding::Gzip { gzip(&body) } else { body };
+        let body = if encoding == Encoding::Gzip && audience.is_there() { gzip(&body) } else { body };
         probe::exposition(body, format, encoding)
     })
     .await

@@ -14,6 +14,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 
+use super::reply::Audience;
 use super::view::{self, View};
 use super::{App, reply, time};
 use crate::poll::State as TargetState;
@@ -33,14 +34,15 @@ pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Respo
     let wanted = Wanted::parse(request.uri().query().unwrap_or_default());
     let (mut parts, _) = request.into_parts();
     let (client, headers) = (parts.extensions.remove(), parts.headers);
-    reply::aside(client, move || answer(&app, &wanted, &headers)).await
+    reply::aside(client, move |audience| answer(&app, &wanted, &headers, audience)).await
 }
 
-fn answer(app: &App, wanted: &Wanted, request: &HeaderMap) -> Response {
+fn answer(app: &App, wanted: &Wanted, request: &HeaderMap, audience: &Audience) -> Response {
     // Fresh keys of the standard library's hasher: nobody can tell the next page's nonce from this one's.
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
-    let page = Page { views: &view::all(&app.pollers), known: app.pollers.known(), wanted, now: SystemTime::now() };
-    let mut response = reply::document(request, "text/html; charset=utf-8", page.write(&nonce).into_bytes());
+    let page =
+        Page { views: &view::all(&app.pollers, audience), known: app.pollers.known(), wanted, now: SystemTime::now() };
+    let mut response = reply::document(request, audience, "text/html; charset=utf-8", page.write(&nonce).into_bytes());
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     );

@@ -84,7 +84,7 @@ impl Order {
             // People look at this: it must not hide that no Prometheus scrapes the target.
             let snapshot = self.poller.show(self.wait).await;
             let poller = self.poller;
-            return reply::aside(client, move || reply::text(StatusCode::OK, debug::debug_text(&poller, &snapshot)))
+            return reply::aside(client, move |_| reply::text(StatusCode::OK, debug::debug_text(&poller, &snapshot)))
                 .await;
         }
         let snapshot = self.poller.answer(self.wait).await;

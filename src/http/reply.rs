@@ -1,11 +1,13 @@
 //! Answers that are made for one request: text for people, documents for programs.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use tokio::task::AbortHandle;
 
 use crate::metric::{Encoding, Format, negotiate_encoding, negotiate_format};
 use crate::poll::gzip;
@@ -80,9 +82,14 @@ pub(super) fn header_text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Opti
 }
 
 /// A document made for this request, compressed where `request` asks for it.
-pub(super) fn document(request: &HeaderMap, content_type: &'static str, body: Vec<u8>) -> Response {
+pub(super) fn document(
+    request: &HeaderMap,
+    audience: &Audience,
+    content_type: &'static str,
+    body: Vec<u8>,
+) -> Response {
     const VARY: HeaderValue = HeaderValue::from_static("Accept-Encoding");
-    let encoding = encoding(request);
+    let encoding = if audience.is_there() { encoding(request) } else { Encoding::Identity };
     let body = if encoding == Encoding::Gzip { gzip(&body) } else { body };
     let content_type = (header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     let mut response = ([content_type, NO_SNIFFING, NO_STORE, (header::VARY, VARY)], body).into_response();
@@ -124,10 +131,39 @@ impl AsRef<[u8]> for Held {
     }
 }
 
+/// Whether the one who asked is still there: what nobody waits for any more is not made to its end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Audience {
+    gone: Arc<AtomicBool>,
+}
+
+impl Audience {
+    pub(super) fn is_there(&self) -> bool {
+        !self.gone.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends a job that has not begun, and tells one that has, when the request is dropped.
+struct EndsWithRequest {
+    audience: Audience,
+    job: AbortHandle,
+}
+
+impl Drop for EndsWithRequest {
+    fn drop(&mut self) {
+        self.audience.gone.store(true, Ordering::Relaxed);
+        self.job.abort();
+    }
+}
+
 /// Makes a document with `make`, which may take milliseconds and megabytes with thousands of targets, where it delays no poll.
 ///
-/// Few are made at once, and each counts until it is sent: whoever asks for many, or reads none, must not fill memory with them.
-pub(super) async fn aside(client: Option<Client>, make: impl FnOnce() -> Response + Send + 'static) -> Response {
+/// Few are made at once, and each counts until it is sent: whoever asks for many, or reads none, must not fill memory with them. Once the
+/// client has gone, what `make` still does is for nobody.
+pub(super) async fn aside(
+    client: Option<Client>,
+    make: impl FnOnce(&Audience) -> Response + Send + 'static,
+) -> Response {
     let turn = match client {
         None => None,
         Some(client) => match client.documents.take(client.peer).await {
@@ -135,7 +171,12 @@ pub(super) async fn aside(client: Option<Client>, make: impl FnOnce() -> Respons
             Err(Full) => return busy(),
         },
     };
-    let job = tokio::task::spawn_blocking(move || (make(), turn));
+    let audience = Audience::default();
+    let job = tokio::task::spawn_blocking({
+        let audience = audience.clone();
+        move || (make(&audience), turn)
+    });
+    let _ends = EndsWithRequest { audience, job: job.abort_handle() };
     let Ok((response, turn)) = job.await else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made: please report this\n");
     };
@@ -162,4 +203,65 @@ pub(super) fn busy() -> Response {
 pub(super) fn come_again(status: StatusCode, why: &'static str) -> Response {
     const SOON: HeaderValue = HeaderValue::from_static("1");
     ([(header::RETRY_AFTER, SOON)], text(status, why)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// One that may have one document at a time.
+    fn client() -> Client {
+        let turns = || Turns::new(1, 8, 8);
+        Client { peer: Peer::from(IpAddr::from(Ipv4Addr::LOCALHOST)), documents: turns(), streams: turns() }
+    }
+
+    #[tokio::test]
+    async fn what_is_made_for_a_client_that_goes_away_is_not_made_to_its_end_and_gives_its_turn_back() {
+        let client = client();
+        let (began, begins) = mpsc::channel();
+        let (ended, ends) = mpsc::channel();
+        let request = tokio::spawn(aside(Some(client.clone()), move |audience| {
+            began.send(()).unwrap();
+            let start = Instant::now();
+            while audience.is_there() && start.elapsed() < LONG {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            ended.send(start.elapsed() < LONG).unwrap();
+            text(StatusCode::OK, "")
+        }));
+        while begins.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        assert!(ends.recv_timeout(LONG).unwrap(), "it went on");
+        let next = tokio::time::timeout(LONG, client.documents.take(client.peer));
+        assert!(next.await.expect("the turn is given back").is_ok());
+    }
+
+    #[test]
+    fn what_has_not_begun_when_its_client_goes_away_never_begins() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (free, freed) = mpsc::channel::<()>();
+        let (made, makes) = mpsc::channel();
+        runtime.block_on(async {
+            let busy = tokio::task::spawn_blocking(move || freed.recv_timeout(LONG).unwrap());
+            let mut request = Box::pin(aside(Some(client()), move |_| {
+                made.send(()).unwrap();
+                text(StatusCode::OK, "")
+            }));
+            assert!(futures::poll!(&mut request).is_pending(), "there is a thread for it");
+            drop(request);
+            free.send(()).unwrap();
+            busy.await.unwrap();
+            tokio::task::spawn_blocking(|| {}).await.unwrap(); // whatever waited before it has had its turn
+        });
+        assert!(makes.try_recv().is_err(), "it was made for nobody");
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::reply::Audience;
 use crate::poll::{Poller, Pollers, Snapshot, Status};
 use crate::target::Target;
 
@@ -29,7 +30,7 @@ impl View {
     }
 }
 
-/// All targets, in the order of names.
-pub(super) fn all(pollers: &Pollers) -> Vec<View> {
-    pollers.list().iter().map(|poller| View::new(poller)).collect()
+/// All targets, in the order of names; some of them where nobody waits for them any more.
+pub(super) fn all(pollers: &Pollers, audience: &Audience) -> Vec<View> {
+    pollers.list().iter().take_while(|_| audience.is_there()).map(|poller| View::new(poller)).collect()
 }

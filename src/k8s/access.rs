@@ -1,6 +1,6 @@
 //! How the API server is reached, and what its answers mean: whose fault an error is, and which permission is missing.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::runtime::watcher;
 use kube::{Client, Config};
+use tokio::time::Instant;
 
 /// No call takes longer, watches apart. An API server that is slower than this is as good as away. A webhook has 10 s by default, and what it
 /// is blamed for should still be heard.
@@ -20,6 +21,9 @@ const SILENCE: Duration = Duration::from_mins(6);
 
 /// As many denials in a row are believed: an API server that has just started denies everything for a moment.
 pub(super) const BELIEVED_DENIALS: u32 = 3;
+
+/// A missing permission is told when it is denied again after this, for the same reason.
+const TOLD_DENIAL: Duration = Duration::from_secs(3);
 
 /// The cluster cannot be reached at all, and waiting would not help: nobody said where it is, or who we are.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +45,14 @@ pub struct Cluster {
     client: Client,
     /// The namespace of our pod, or of the kubeconfig's context.
     namespace: Arc<str>,
-    denied: Arc<Mutex<HashSet<Rule>>>,
+    denied: Arc<Mutex<HashMap<Rule, Denial>>>,
+}
+
+/// A permission that is missing, or seems to be.
+#[derive(Clone, Copy, Debug)]
+struct Denial {
+    since: Instant,
+    told: bool,
 }
 
 impl fmt::Debug for Cluster {
@@ -98,7 +109,8 @@ impl Cluster {
         self.client.clone()
     }
 
-    /// Waits for an answer, but not for long. A missing permission is logged once, and again only after it was there.
+    /// Waits for an answer, but not for long. A permission that stays missing is logged once, and again only
+    /// after it was there.
     pub(super) async fn call<T>(
         &self,
         rule: Rule,
@@ -117,18 +129,24 @@ impl Cluster {
         match &result {
             // Permission is asked for before the object is looked for, or compared with what it should be.
             Ok(_) | Err(ApiError::NotFound | ApiError::Conflict(_)) => {
-                if !denied.is_empty() && denied.remove(&rule) {
+                if !denied.is_empty() && denied.remove(&rule).is_some_and(|denial| denial.told) {
                     tracing::info!(verb = rule.verb, resource = rule.resource, "permission is granted now");
                 }
             }
             // What was asked is noted, since its success will end this; what is missing is told, which may be another verb.
-            Err(ApiError::Forbidden(missing)) if denied.insert(rule) => tracing::warn!(
-                verb = missing.verb,
-                resource = missing.resource,
-                api_group = missing.group,
-                namespace = missing.namespace.as_deref(),
-                "{missing}"
-            ),
+            Err(ApiError::Forbidden(missing)) => {
+                let denial = denied.entry(rule).or_insert_with(|| Denial { since: Instant::now(), told: false });
+                if !denial.told && denial.since.elapsed() >= TOLD_DENIAL {
+                    denial.told = true;
+                    tracing::warn!(
+                        verb = missing.verb,
+                        resource = missing.resource,
+                        api_group = missing.group,
+                        namespace = missing.namespace.as_deref(),
+                        "{missing}"
+                    );
+                }
+            }
             Err(_) => {}
         }
         result
@@ -276,6 +294,30 @@ mod tests {
         assert_eq!(denied_verb(all), Some("list"));
         assert_eq!(denied_verb(r#"x "a" is forbidden: User "u" cannot use resource "x""#), None);
         assert_eq!(denied_verb(r#"x "a" is forbidden: exceeded quota: q"#), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_denial_that_passes_within_seconds_is_not_told_and_one_that_stays_is_told_once() {
+        let (log, _guard) = super::super::outage::tests::Log::begin();
+        let cluster = Cluster::unreachable();
+        let rule = || Rule::new("list", "", "leases", Some("n"));
+        let judge = |denied: bool| {
+            let message = r#"leases is forbidden: User "u" cannot list resource "leases" in API group """#;
+            let denial = || Status::failure(message, "Forbidden").with_code(403);
+            let result = if denied { Err(kube::Error::Api(Box::new(denial()))) } else { Ok(()) };
+            assert_eq!(cluster.judge(rule(), result).is_err(), denied);
+        };
+        judge(true);
+        tokio::time::advance(TOLD_DENIAL / 2).await;
+        judge(true);
+        judge(false);
+        assert_eq!((log.count("must have the rule"), log.count("is granted now")), (0, 0), "it had only just started");
+        for _ in 0..4 {
+            judge(true);
+            tokio::time::advance(TOLD_DENIAL).await;
+        }
+        judge(false);
+        assert_eq!((log.count("must have the rule"), log.count("is granted now")), (1, 1));
     }
 
     #[test]

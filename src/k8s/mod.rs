@@ -21,6 +21,7 @@ mod labels;
 mod leader;
 mod monitor;
 mod object;
+mod outage;
 mod pace;
 mod pages;
 mod pause;
@@ -47,6 +48,7 @@ use crate::poll::{Pollers, Queue};
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
 use catalog::Catalog;
+use outage::Outage;
 use pace::Pace;
 
 /// What all parts share.
@@ -63,6 +65,7 @@ struct Shared {
     monitors: Queue,
     /// Of all writes together.
     pace: Pace,
+    outage: Outage,
 }
 
 #[cfg(test)]
@@ -93,6 +96,7 @@ impl Shared {
             statuses: Arc::default(),
             monitors: Queue::default(),
             pace: Pace::new(WRITES_PER_SECOND),
+            outage: Outage::default(),
         })
     }
 }
@@ -127,6 +131,7 @@ impl Controller {
             statuses,
             monitors: Queue::default(),
             pace: Pace::new(WRITES_PER_SECOND),
+            outage: Outage::default(),
         });
         let resign = CancellationToken::new();
         let leadership = leader::start(&shared, tasks, stop, &resign);

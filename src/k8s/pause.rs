@@ -25,18 +25,18 @@ impl Pause {
         self.until.filter(|&until| now < until)
     }
 
-    /// No answer. Returns whether this is the first one that is missed.
-    pub(super) fn fail(&mut self, now: Instant) -> bool {
-        if self.until(now).is_some() {
-            return false; // it was sent before the pause began
+    /// No answer.
+    pub(super) fn fail(&mut self, now: Instant) {
+        // One that was sent before the pause began does not make it longer.
+        if self.until(now).is_none() {
+            self.until = Some(now + self.backoff.next());
         }
-        self.until.replace(now + self.backoff.next()).is_none()
     }
 
-    /// An answer. Returns whether some were missed before.
-    pub(super) const fn succeed(&mut self) -> bool {
+    /// An answer.
+    pub(super) const fn succeed(&mut self) {
         self.backoff.reset();
-        self.until.take().is_some()
+        self.until = None;
     }
 }
 
@@ -49,14 +49,17 @@ mod tests {
         let mut pause = Pause::new();
         let mut now = Instant::now();
         for longest in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] {
-            assert_eq!(pause.fail(now), longest == 0.5);
-            assert!(!pause.fail(now), "what was in flight does not make it longer");
+            pause.fail(now);
             let until = pause.until(now).unwrap();
+            pause.fail(now);
+            assert_eq!(pause.until(now), Some(until), "what was in flight does not make it longer");
             let longest = Duration::from_secs_f64(longest);
             assert!(until - now >= longest / 2 && until - now <= longest);
             now = until;
             assert_eq!(pause.until(now), None);
         }
-        assert!(pause.succeed() && !pause.succeed());
+        pause.fail(now);
+        pause.succeed();
+        assert_eq!(pause.until(now), None);
     }
 }

@@ -3,6 +3,7 @@
 //! It knows nothing of where targets come from, nor of who asks for results.
 
 mod aside;
+mod first;
 mod gzip;
 mod pieces;
 mod poller;
@@ -31,6 +32,7 @@ pub use queue::Queue;
 pub use render::PROBE_FAMILIES;
 pub use snapshot::{CallRecord, Failure, Snapshot};
 
+use self::first::FirstResults;
 use self::turns::Turns;
 use crate::fetch::{Clients, Limits};
 use crate::self_metrics::PollMetrics;
@@ -51,6 +53,8 @@ pub struct Shared {
     small: Turns,
     /// Targets whose server refused our credentials: whoever knows where these come from reads them again.
     refused: mpsc::Sender<TargetId>,
+    /// What is told together of targets that were there when polls began.
+    first: FirstResults,
     /// Who wants to know of targets that went up or down; nobody in file mode.
     moved: OnceLock<Arc<Queue>>,
     /// `--debug-bodies`.
@@ -93,7 +97,7 @@ pub struct Pollers {
     /// The most series that a target may have, whatever it says itself.
     max_sample_limit: usize,
     background: watch::Sender<Background>,
-    known: AtomicBool,
+    known: watch::Sender<bool>,
     revision: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -113,13 +117,14 @@ impl Pollers {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (large, small) = (Turns::large(cores), Turns::small());
         let (moved, bodies) = (OnceLock::new(), AtomicBool::new(false));
-        let shared = Shared { clients, limits, metrics, large, small, refused, moved, bodies };
+        let shared =
+            Shared { clients, limits, metrics, large, small, refused, first: FirstResults::default(), moved, bodies };
         let pollers = Self {
             shared: Arc::new(shared),
             table: RwLock::default(),
             max_sample_limit: usize::MAX,
             background: watch::Sender::new(if background { Background::On(Start::Once) } else { Background::Off }),
-            known: AtomicBool::new(false),
+            known: watch::Sender::new(false),
             revision: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -129,8 +134,9 @@ impl Pollers {
 
     /// The same pollers, for which no target may have more series than this, whatever it says itself.
     #[must_use]
-    pub fn capped(self, max_sample_limit: usize) -> Self {
-        Self { max_sample_limit, ..self }
+    pub fn capped(mut self, max_sample_limit: usize) -> Self {
+        self.max_sample_limit = max_sample_limit;
+        self
     }
 
     /// No poller yet, and none that polls by itself.
@@ -165,12 +171,16 @@ impl Pollers {
             }
         }
         let together = fresh.len();
+        // One that comes later is news by itself.
+        let begins = !self.known() || *self.background.borrow() == Background::Off;
         for target in fresh {
             let place = place_in_interval(&target);
             let delay = if together <= AT_ONCE { Duration::ZERO } else { place };
             let poller = Arc::new(Poller::new(target, self.stop.child_token()));
             table.insert(poller.id().clone(), Arc::clone(&poller));
-            self.tasks.spawn(worker::run(poller, Arc::clone(&self.shared), self.background.subscribe(), delay, place));
+            let first = begins.then(|| self.shared.first.expect());
+            let background = self.background.subscribe();
+            self.tasks.spawn(worker::run(poller, Arc::clone(&self.shared), background, first, delay, place));
         }
         self.revision.fetch_add(1, Ordering::Release);
         changed + together
@@ -229,12 +239,17 @@ impl Pollers {
 
     /// From now on the targets are known: an unknown one is an error of the one who asks, not of ours.
     pub fn set_known(&self) {
-        self.known.store(true, Ordering::Release);
+        self.known.send_replace(true);
     }
 
     /// Whether the targets are known.
     pub fn known(&self) -> bool {
-        self.known.load(Ordering::Acquire)
+        *self.known.borrow()
+    }
+
+    /// Waits until the targets are known.
+    pub async fn until_known(&self) {
+        let _ = self.known.subscribe().wait_for(|known| *known).await; // its sender is ours
     }
 
     /// Stops every poller and waits until they have ended.
@@ -242,6 +257,13 @@ impl Pollers {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// A poller that nobody can ask for ends, whatever it waits for.
+impl Drop for Pollers {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

@@ -24,10 +24,8 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Only what changed is made anew: a rotated Secret is no reason for a translator's counters to begin at 0 again.
-    fn new(target: &Target, before: Option<Self>, shared: &Shared) -> Result<Self, String> {
-        let (source, namespace) = (&target.source, &target.id.namespace);
-        let client =
-            shared.clients.client(&source.url, &source.connection, namespace).map_err(|error| chain(&error))?;
+    fn new(target: &Target, before: Option<Self>, client: Client) -> Self {
+        let source = &target.source;
         let same_calls = |before: &Self| {
             let before = &before.source;
             before.kind == source.kind && before.url == source.url && before.options == source.options
@@ -37,7 +35,7 @@ impl Prepared {
         let kept = before.and_then(|before| before.translator);
         let translator = kept.unwrap_or_else(|| source.options.build(source.kind, &source.url));
         let calls = source.filter.is_none().then(|| translator.calls(None).into());
-        Ok(Self {
+        Self {
             source: source.clone(),
             client,
             redactor: Arc::new(Redactor::new(&source.headers)),
@@ -45,7 +43,7 @@ impl Prepared {
             translator: Some(translator),
             is_large,
             comparisons: 0,
-        })
+        }
     }
 
     /// The translator, a new one if the last poll did not bring it back: its counters begin at 0, as after a restart.
@@ -55,15 +53,19 @@ impl Prepared {
     }
 }
 
-/// What is prepared for `target`, made anew where its source has changed.
+/// What is prepared for `target`, made anew where its source has changed. Where it cannot be made, what was there stays: a rotated CA that
+/// is no certificate is put right by the next one, and the counters go on.
 pub(super) fn prepare<'p>(
     prepared: &'p mut Option<Prepared>,
     target: &Target,
     shared: &Shared,
 ) -> Result<&'p mut Prepared, String> {
     if prepared.as_ref().is_none_or(|prepared| prepared.source != target.source) {
+        let source = &target.source;
+        let client = shared.clients.client(&source.url, &source.connection, &target.id.namespace);
+        let client = client.map_err(|error| chain(&error))?;
         let before = prepared.take();
-        *prepared = Some(Prepared::new(target, before, shared)?);
+        *prepared = Some(Prepared::new(target, before, client));
     }
     prepared.as_mut().ok_or_else(String::new)
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::aside::{Late, aside, turn};
+use super::first::{Expected, tell_down};
 use super::poller::{Poller, State};
 use super::prepared::{Prepared, prepare};
 use super::render;
@@ -23,6 +24,7 @@ pub(super) async fn run(
     poller: Arc<Poller>,
     shared: Arc<Shared>,
     mut background: watch::Receiver<Background>,
+    mut first: Option<Expected>,
     delay: Duration,
     place: Duration,
 ) {
@@ -38,7 +40,7 @@ pub(super) async fn run(
         let prepared = match ready {
             Ok(prepared) => prepared,
             Err((reason, message)) => {
-                announce(&poller, &target, &shared, render::unpolled(reason, &message));
+                announce(&poller, &target, &shared, &mut first, render::unpolled(reason, &message));
                 tokio::select! {
                     () = poller.stop.cancelled() => return,
                     () = poller.changed.notified() => {}
@@ -60,7 +62,10 @@ pub(super) async fn run(
             tokio::select! {
                 () = poller.stop.cancelled() => return,
                 () = poller.changed.notified() => continue,
-                _ = background.changed() => {
+                changed = background.changed() => {
+                    if changed.is_err() {
+                        return;                                              // the pollers are gone
+                    }
                     if *background.borrow() == Background::On(Start::Place) {
                         next = next.max(Instant::now() + place);             // the others take over as well: not all at once
                     }
@@ -88,7 +93,7 @@ pub(super) async fn run(
         }
         last = Some((started, snapshot.ended));
         next = started + target.interval;
-        announce(&poller, &target, &shared, snapshot);
+        announce(&poller, &target, &shared, &mut first, snapshot);
     }
 }
 
@@ -165,8 +170,9 @@ async fn calls(
     Ok(calls)
 }
 
-/// Publishes, and tells of a change of state once, not of every failed poll nor of every change of the spec.
-fn announce(poller: &Poller, target: &Target, shared: &Shared, snapshot: Snapshot) {
+/// Publishes, and tells of a change of state once, not of every failed poll nor of every change of the spec. The first result of a target
+/// that was there when polls began is told together with the others.
+fn announce(poller: &Poller, target: &Target, shared: &Shared, first: &mut Option<Expected>, snapshot: Snapshot) {
     let Some((before, after)) = poller.publish(target, snapshot) else { return };
     if let Some(moved) = shared.moved.get() {
         moved.mark([poller.id().clone()]);
@@ -177,16 +183,23 @@ fn announce(poller: &Poller, target: &Target, shared: &Shared, snapshot: Snapsho
     let unread = target.problem.as_ref().is_some_and(|problem| problem.reason.ends_with("Unread"));
     let (target, kind) = (poller.id(), target.source.kind);
     match (after.state, &after.failure) {
-        (State::Up, _) if before.state == State::Pending => tracing::debug!(%target, %kind, "target is up"),
+        (State::Up, _) if before.state == State::Pending => {
+            if let Some(first) = first.take() {
+                first.up();
+            }
+            tracing::debug!(%target, %kind, "target is up");
+        }
         (State::Up, _) => tracing::info!(%target, %kind, "target is up again"),
+        (State::Suspended, _) if first.take().is_some() => tracing::debug!(%target, %kind, "target is suspended"),
         (State::Suspended, _) => tracing::info!(%target, %kind, "target is suspended"),
         // It ends by itself, and an API server that does not answer would bring one line for every target.
         (State::Invalid, Some(failure)) if unread => {
             tracing::debug!(%target, %kind, error = %failure.message, "target waits for its credentials");
         }
-        (_, Some(failure)) => {
-            tracing::warn!(%target, %kind, reason = failure.reason.as_str(), error = %failure.message, "target is down");
-        }
+        (_, Some(failure)) => match first.take() {
+            Some(first) => first.down(target, kind, failure),
+            None => tell_down(target, kind, failure),
+        },
         (_, None) => {}
     }
 }

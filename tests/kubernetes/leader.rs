@@ -1,10 +1,11 @@
 //! Which replica leads, whatever happens to the others and to the API server.
 
 mod replicas;
+mod slice;
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use crate::support::cluster::Cluster;
 use crate::support::load::allowed;
-use replicas::{PATIENCE, RULES, Replica, Stage, leaders, until};
+use replicas::{PATIENCE, RULES, Replica, Stage, leaders, retried, until};
 
 /// What a takeover may take that nobody has announced: the Lease, and what comes after it.
 const TAKEOVER: Duration = Duration::from_secs(20);
@@ -33,6 +34,14 @@ async fn until_one_leads(replicas: &[Replica]) -> usize {
         place
     };
     until("leader", one).await.0
+}
+
+/// How often a permission that it has was told to be missing.
+fn denied(replica: &Replica) -> usize {
+    ["resource=leases", "resource=scrapetargets ", "resource=endpoints"]
+        .iter()
+        .map(|words| replica.running.logged(words))
+        .sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +165,8 @@ async fn a_leader_stays_the_leader_while_the_api_server_is_away() {
     let holds_on = async |seconds, times| {
         let away = Instant::now();
         // Longer than the Lease is good, and until both say that they have noticed.
-        while away.elapsed() < Duration::from_secs(seconds) || logged("the Lease cannot be watched") != [times; 2] {
+        while away.elapsed() < Duration::from_secs(seconds) || logged("the API server cannot be watched") != [times; 2]
+        {
             assert!(away.elapsed() < PATIENCE, "it is not told:\n{}", standby.running.log());
             leader.until_polled().await;
             assert_eq!(leader.leads().await, Some(true));
@@ -167,7 +177,7 @@ async fn a_leader_stays_the_leader_while_the_api_server_is_away() {
     let leads_again = async |times| {
         stage.endpoints().delete("st-probe", &DeleteParams::default()).await.unwrap();
         stage.until_behind_service(&leader).await;
-        let both = async || (logged("the Lease is watched again") == [times; 2]).then_some(());
+        let both = async || (logged("the API server is back") == [times; 2]).then_some(());
         until("word that the API server is back", both).await;
         assert_eq!(leaders([&leader, standby]).await, [leader.name.as_str()]);
     };
@@ -183,11 +193,109 @@ async fn a_leader_stays_the_leader_while_the_api_server_is_away() {
     leads_again(2).await;
 
     for replica in [&leader, standby] {
-        let told = replica.running.logged("the Lease cannot be watched");
+        let told = replica.running.logged("the API server cannot be watched");
         assert_eq!(told, 2, "once for each time:\n{}", replica.running.log());
+        let back = replica.running.logged("the API server is back");
+        assert_eq!(back, 2, "once for each time:\n{}", replica.running.log());
+        assert_eq!(denied(replica), 0, "it had just started:\n{}", replica.running.log());
         let lines = replica.running.log().lines().count();
         assert!(lines < 40, "a calm log:\n{}", replica.running.log());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_clock_is_an_hour_off_is_not_replaced_while_it_renews_and_is_soon_after() {
+    let stage = Stage::new(Cluster::shared(), "clocks");
+    let replica = stage.replica(1, &[]).await;
+    replica.until_leads(true).await;
+    for clock in [-SignedDuration::from_hours(1), SignedDuration::from_hours(1)] {
+        stage.hold_lease(Some("other"), clock, 15).await;
+        replica.until_leads(false).await;
+        let begun = Instant::now();
+        // Longer than the Lease is good.
+        while begun.elapsed() < Duration::from_secs(20) {
+            stage.hold_lease(Some("other"), clock, 15).await;
+            assert_eq!(
+                replica.leads().await,
+                Some(false),
+                "it took a Lease that is renewed\n{}",
+                replica.running.log()
+            );
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let gone = Instant::now();
+        replica.until_leads(true).await;
+        let took = gone.elapsed();
+        assert!(took <= Duration::from_secs(20), "it took {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_restarted_while_the_api_server_is_away_leads_only_once_it_knows_its_targets() {
+    let cluster = Cluster::private();
+    let stage = Stage::new(&cluster, "restarted");
+    let mut replicas = vec![stage.replica(1, &[]).await, stage.replica(2, &[]).await];
+    let place = until_one_leads(&replicas).await;
+    stage.until_behind_service(&replicas[place]).await;
+    let mut old = replicas.remove(place);
+    let standby = &replicas[0];
+
+    let kubeconfig = cluster.kubeconfig_of(&stage.namespace, &old.name);
+    cluster.kill();
+    old.signal("KILL");
+    old.running.ended();
+    let again = stage.starting(old.number, &kubeconfig, &[]);
+    // By then a pause that grows would be a long one.
+    let away = Instant::now();
+    until("word of the outage", async || {
+        let told = again.running.logged("the API server cannot be watched") > 0;
+        (told && away.elapsed() > Duration::from_secs(20)).then_some(())
+    })
+    .await;
+    assert_eq!(again.running.logged("no target is known yet"), 1, "{}", again.running.log());
+    assert_eq!(again.running.logged("polled on"), 0, "{}", again.running.log());
+
+    cluster.restart();
+    let back = Instant::now();
+    let mut led = None;
+    // The leads may change once more, so both are watched until the restarted one has settled.
+    while led.is_none() || back.elapsed() < Duration::from_secs(10) {
+        for replica in [&again, standby] {
+            // In this order: who knows its targets does not forget them.
+            if replica.leads().await == Some(true) {
+                let (status, _) = replica.running.get("/-/ready").await.unwrap();
+                assert_eq!(status, 200, "{} leads and knows no targets\n{}", replica.name, replica.running.log());
+                led.get_or_insert_with(|| back.elapsed());
+            }
+        }
+        assert!(back.elapsed() < PATIENCE, "nobody leads\n{}\n{}", again.running.log(), standby.running.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(led.unwrap() < Duration::from_secs(10), "a leader after {led:?}");
+    assert_eq!(again.running.get("/-/ready").await.unwrap().0, 200, "{}", again.running.log());
+    assert_eq!(again.running.logged("the API server is back"), 1, "{}", again.running.log());
+    assert_eq!(denied(&again), 0, "{}", again.running.log());
+    assert_eq!(leaders([&again, standby]).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_cannot_learn_its_targets_leaves_the_lead_to_one_who_knows_them() {
+    let stage = Stage::new(Cluster::shared(), "ignorant");
+    let mut replicas = vec![stage.replica(1, &[]).await, stage.replica(2, &[]).await];
+    let mut old = replicas.remove(until_one_leads(&replicas).await);
+    let standby = &replicas[0];
+    stage.cluster.grant(&stage.namespace, "st", &stage.namespace, RULES);
+    let kubeconfig = stage.cluster.kubeconfig_of(&stage.namespace, &old.name);
+    old.signal("KILL");
+    old.running.ended();
+    let killed = Instant::now();
+    let again = stage.starting(old.number, &kubeconfig, &[]);
+    standby.until_leads(true).await;
+    stage.until_behind_service(standby).await;
+    // Long before the Lease would have ended: it was given back.
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    assert_eq!(again.leads().await, Some(false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,6 +310,7 @@ async fn what_others_do_to_the_lease_and_the_endpoints_is_put_right_and_nothing_
         ("scrapetarget.dev/probe", "st"),
         ("scrapetarget.dev/release", "st"),
         ("scrapetarget.dev/release-namespace", stage.namespace.as_str()),
+        ("endpointslice.kubernetes.io/skip-mirror", "true"),
     ];
     assert_eq!(labels, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
 
@@ -286,4 +395,30 @@ async fn an_address_that_the_api_server_refuses_is_told_once() {
     replica.running.wait("the reason", |running| running.log().contains("--advertise-address must be").then_some(()));
     replica.until_polled().await;
     assert_eq!(replica.running.logged("the API server refuses the Endpoints"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_the_lead_has_changed_deleted_endpoints_are_back_soon_and_nobody_is_suspected() {
+    let stage = Stage::new(Cluster::shared(), "often");
+    let replica = stage.replica(1, &[]).await;
+    for _ in 0..6 {
+        replica.until_leads(true).await;
+        stage.until_behind_service(&replica).await;
+        stage.give_lease_to(Some("other")).await;
+        replica.until_leads(false).await;
+        let others =
+            json!({ "subsets": [{ "addresses": [{ "ip": "10.1.1.1" }], "ports": [{ "name": "http", "port": 1 }] }] });
+        retried(async || stage.endpoints().patch("st-probe", &PatchParams::default(), &Patch::Merge(&others)).await)
+            .await;
+        stage.give_lease_to(None).await;
+    }
+    replica.until_leads(true).await;
+    stage.until_behind_service(&replica).await;
+    stage.endpoints().delete("st-probe", &DeleteParams::default()).await.unwrap();
+    let deleted = Instant::now();
+    stage.until_behind_service(&replica).await;
+    let took = deleted.elapsed();
+    // The pause after one write is a second; after six it would be 30.
+    assert!(took < Duration::from_secs(8), "it took {took:?}");
+    assert_eq!(replica.running.logged("somebody else writes the Endpoints"), 0, "{}", replica.running.log());
 }

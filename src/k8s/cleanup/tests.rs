@@ -131,18 +131,19 @@ async fn a_pod_that_takes_the_lease_again_is_waited_for_but_not_for_ever() {
 }
 
 #[test]
-fn the_leader_is_given_the_time_that_its_lease_still_holds() {
-    let now = Timestamp::now();
-    let lease = |renewed: i64, holder: Option<&str>| LeaseSpec {
+fn the_leader_is_given_the_time_of_a_whole_lease_whatever_its_clock_says() {
+    let lease = |renewed: &str, holder: Option<&str>, seconds| LeaseSpec {
         holder_identity: holder.map(str::to_owned),
-        renew_time: Some(MicroTime(now + SignedDuration::from_secs(renewed))),
-        lease_duration_seconds: Some(15),
+        renew_time: Some(MicroTime(renewed.parse().unwrap())),
+        lease_duration_seconds: Some(seconds),
         ..LeaseSpec::default()
     };
-    let left = |renewed, holder| remaining(&lease(renewed, holder), now).as_secs();
-    assert_eq!(left(-5, Some("pod")), 10);
-    assert_eq!(left(-20, Some("pod")), 0);
-    assert_eq!(left(-5, None), 0, "it was given back");
-    assert_eq!(left(-5, Some("cleanup-1")), 0, "it does not write");
-    assert_eq!(left(3600, Some("pod")), 15, "its clock is ahead");
+    for renewed in ["1970-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
+        let left = |holder, seconds| remaining(&lease(renewed, holder, seconds)).as_secs();
+        assert_eq!(left(Some("pod"), 15), 15);
+        assert_eq!(left(None, 15), 0, "it was given back");
+        assert_eq!(left(Some("cleanup-1"), 15), 0, "it does not write");
+        assert_eq!(left(Some("pod"), 1_000_000), 300, "somebody edited it");
+        assert_eq!(left(Some("pod"), -1), 0);
+    }
 }

@@ -142,8 +142,10 @@ impl Follower {
             News::Applied(observed) => self.shown(scope, *observed),
             News::Deleted(id) => self.gone(&id),
             News::Denied => self.known.denied(scope),
-            News::Failing { since, error } => self.health.failing(scope, since, &error),
-            News::Works => self.health.works(scope),
+            News::Failing(error) => {
+                self.health.failing(scope, &error, &self.shared.outage, self.shared.pollers.known());
+            }
+            News::Works => self.health.works(scope, &self.shared.outage),
         }
     }
 

@@ -1,144 +1,119 @@
-//! Takes, renews and gives back the Lease, by the crate that knows how. When to try is not decided here, nor what follows.
+//! The requests that look at the Lease, take, renew and give it back. When to make them is not decided here, nor what follows.
 
-use std::convert::Infallible;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response};
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::client::Body;
-use kube::core::Status;
-use kube::{Api, Client};
-use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerError, LeaseParams};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use kube::Api;
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use serde_json::json;
 use tokio::time::timeout;
 
 use super::super::access::{ApiError, Cluster, Rule};
+use super::super::labels;
 use super::super::settings::{Election, Settings};
-use super::lease::Timing;
+use super::lease::{Record, Timing, renewed};
 
-/// No single request takes longer: there must be time for another before the Lease ends.
-const CALL: Duration = Duration::from_secs(4);
 /// Giving back takes no longer: the process is about to end.
 const GIVE_BACK: Duration = Duration::from_secs(3);
 
-/// Why the Lease is not ours, or ours no longer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    /// Of whoever installed us; it has been logged.
-    #[error("not permitted")]
+/// What came of a request.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// The Lease as it is now.
+    Shown(Option<Box<Lease>>),
+    /// It was taken or renewed, and says this.
+    Written(LeaseSpec),
+    /// It is ours no longer.
+    GivenBack,
+    /// Somebody else was faster.
+    Outrun,
+    /// We may not. Whoever installed us reads it in the log.
     Denied,
-    /// Of the API server or the way to it, or of a Lease that is not as it should be; it may pass.
-    #[error("{0}")]
+    /// Of the API server or the way to it; it may pass.
     Failed(String),
 }
 
 /// One who wants to hold the Lease.
 #[derive(Clone)]
 pub(super) struct Candidate {
-    client: Client,
+    cluster: Cluster,
     namespace: String,
     election: Election,
+    timing: Timing,
 }
 
 impl Candidate {
     pub(super) fn new(cluster: &Cluster, settings: &Settings) -> Self {
         let Settings { namespace, election, .. } = settings;
-        let client = bounded(cluster.clone(), Arc::from(namespace.as_str()));
-        Self { client, namespace: namespace.clone(), election: election.clone() }
+        let timing = Timing::new(election.duration);
+        Self { cluster: cluster.clone(), namespace: namespace.clone(), election: election.clone(), timing }
     }
 
-    /// Takes the Lease if it is free or has ended, and renews it in time, until something goes wrong.
-    pub(super) async fn compete(&self) -> Result<Infallible, Failure> {
-        let manager = self.manager().await?;
-        // An error may mean that the manager's idea of the Lease is wrong; a new one begins with a look at it.
-        loop {
-            manager.changed().await?;
-        }
+    /// Looks at the Lease.
+    pub(super) async fn look(&self) -> Answer {
+        let shown = self.call("get", self.api().get_opt(&self.election.lease)).await;
+        shown.map_or_else(Self::failed, |lease| Answer::Shown(lease.map(Box::new)))
+    }
+
+    /// Takes or renews the Lease, if it is still as `seen`; makes it if there was none.
+    pub(super) async fn hold(&self, seen: Option<Record>) -> Answer {
+        let (api, name) = (self.api(), &self.election.lease);
+        let before = seen.as_ref().map(|record| &record.spec);
+        let spec = renewed(before, &self.election.identity, &self.timing);
+        let written = if let Some(record) = &seen {
+            let patch = json!({ "metadata": { "resourceVersion": record.version }, "spec": spec });
+            self.call("patch", api.patch(name, &manager(), &Patch::Merge(patch))).await
+        } else {
+            let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+            let how = PostParams { field_manager: Some(labels::MANAGER.to_owned()), ..PostParams::default() };
+            let lease = Lease { metadata, spec: Some(spec) };
+            self.call("create", api.create(&how, &lease)).await
+        };
+        written.map_or_else(Self::failed, |lease| Answer::Written(lease.spec.unwrap_or_default()))
     }
 
     /// Gives the Lease back if it is ours.
-    pub(super) async fn give_back(&self) -> Result<(), Failure> {
+    pub(super) async fn give_back(&self) -> Answer {
         let work = async {
-            let lease = Api::<Lease>::namespaced(self.client.clone(), &self.namespace).get(&self.election.lease).await;
-            let lease = lease.map_err(LeaseManagerError::from)?;
-            let holder = lease.spec.and_then(|spec| spec.holder_identity);
-            // The crate would clear a Lease that has ended whoever held it, also while another is just taking it.
-            if holder.as_deref() == Some(&*self.election.identity) {
-                self.manager().await?.release().await?;
-            }
-            Ok(())
-        };
-        timeout(GIVE_BACK, work)
-            .await
-            .unwrap_or_else(|_| Err(Failure::Failed(format!("no answer within {GIVE_BACK:?}"))))
-    }
-
-    async fn manager(&self) -> Result<LeaseManager, LeaseManagerError> {
-        let Election { lease, identity, duration } = &self.election;
-        let timing = Timing::new(*duration);
-        let params =
-            LeaseParams::new(identity, timing.duration, timing.grace).with_field_manager(manager_name(identity));
-        LeaseManager::new(self.client.clone(), lease, &self.namespace, params, LeaseCreateMode::AutoCreate).await
-    }
-}
-
-/// The name under which a replica applies the Lease: conflicts between these are what keeps two from taking it at once. The API server
-/// takes 128 characters, and a pod's name may be longer.
-fn manager_name(identity: &str) -> String {
-    let name = format!("scrapetarget-exporter-{identity}");
-    if name.len() <= 128 {
-        name
-    } else {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(identity);
-        format!("scrapetarget-exporter-{hash:016x}")
-    }
-}
-
-/// The crate waits for answers for ever, and does not tell which permission is missing. This client does not, and does.
-fn bounded(cluster: Cluster, namespace: Arc<str>) -> Client {
-    let default_namespace = namespace.to_string();
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let (cluster, namespace) = (cluster.clone(), Arc::clone(&namespace));
-        async move {
-            let verb = match *request.method() {
-                Method::GET => "get",
-                Method::POST => "create",
-                _ => "patch",
+            let (api, name) = (self.api(), &self.election.lease);
+            let lease = self.call("get", api.get_opt(name)).await?;
+            let holder = |lease: &Lease| lease.spec.as_ref()?.holder_identity.clone();
+            let Some(lease) = lease.filter(|lease| holder(lease).as_deref() == Some(&*self.election.identity)) else {
+                return Ok(());
             };
-            let rule = Rule::new(verb, "coordination.k8s.io", "leases", Some(&namespace));
-            let answer = async {
-                let late = |_| Err(kube::Error::Service(format!("no answer within {CALL:?}").into()));
-                timeout(CALL, ask(cluster.client(), request)).await.unwrap_or_else(late)
-            };
-            cluster.call(rule, answer).await
-        }
-    });
-    Client::new(service, default_namespace)
-}
-
-/// A whole answer, in memory. A denial is an error, other refusals are for the crate to understand.
-async fn ask(client: Client, request: Request<Body>) -> kube::Result<Response<Body>> {
-    let (head, body) = client.send(request).await?.into_parts();
-    let body = body.collect_bytes().await?;
-    if head.status == 403 {
-        let denied = || Status::failure("", "Forbidden").with_code(403);
-        let status = serde_json::from_slice(&body).unwrap_or_else(|_| denied());
-        return Err(kube::Error::Api(Box::new(status)));
-    }
-    Ok(Response::from_parts(head, Body::from(body)))
-}
-
-impl From<LeaseManagerError> for Failure {
-    fn from(error: LeaseManagerError) -> Self {
-        let api = match &error {
-            LeaseManagerError::KubeError(kube::Error::Service(error)) => error.downcast_ref(),
-            _ => None,
+            let patch = json!({
+                "metadata": { "resourceVersion": lease.metadata.resource_version },
+                "spec": { "holderIdentity": null, "acquireTime": null, "renewTime": null, "leaseDurationSeconds": null },
+            });
+            self.call("patch", api.patch(name, &manager(), &Patch::Merge(patch))).await.map(|_| ())
         };
-        match api {
-            Some(ApiError::Forbidden(_)) => Self::Denied,
-            Some(error) => Self::Failed(error.to_string()),
-            None => Self::Failed(error.to_string().replace('\n', " ")),
+        match timeout(GIVE_BACK, work).await {
+            Ok(Ok(())) => Answer::GivenBack,
+            Ok(Err(error)) => Self::failed(error),
+            Err(_) => Answer::Failed(format!("no answer within {GIVE_BACK:?}")),
         }
     }
+
+    fn api(&self) -> Api<Lease> {
+        Api::namespaced(self.cluster.client(), &self.namespace)
+    }
+
+    async fn call<T>(&self, verb: &'static str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+        let rule = Rule::new(verb, "coordination.k8s.io", "leases", Some(&self.namespace));
+        let call = timeout(self.timing.call, self.cluster.call(rule, request));
+        call.await.unwrap_or_else(|_| Err(ApiError::silent(format_args!("none within {:?}", self.timing.call))))
+    }
+
+    fn failed(error: ApiError) -> Answer {
+        match error {
+            ApiError::Forbidden(_) => Answer::Denied,
+            // A Lease that was deleted meanwhile is not as it was seen either.
+            ApiError::Conflict(_) | ApiError::NotFound => Answer::Outrun,
+            error => Answer::Failed(error.to_string()),
+        }
+    }
+}
+
+fn manager() -> PatchParams {
+    PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() }
 }

@@ -1,28 +1,18 @@
-//! Decides what we are, and when to try for the Lease.
+//! Carries out what the [state](super::state) of the election asks for, and tells everybody what we are.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
-use super::super::access::BELIEVED_DENIALS;
-use super::super::backoff::{Backoff, chance};
-use super::candidate::{Candidate, Failure};
-use super::follow::DENIED_RETRY;
-use super::lease::{Circumstances, Sight, Timing, View, judge};
-use super::{IGNORANCE, Role, Term, until_known};
+use super::candidate::{Answer, Candidate};
+use super::lease::{Record, Timing, View};
+use super::state::{Now, State, Step};
+use super::{Role, Term};
 
-/// Replicas that see a free Lease do not reach for it all in the same moment.
-const SPREAD: Duration = Duration::from_millis(400);
-/// After the API server was away, the leader has this long to renew a Lease that has ended meanwhile: a change of leaders resets
-/// counters, and helps nobody.
-const COURTESY: Duration = Duration::from_secs(5);
-/// Pauses between attempts that failed. Shorter than the courtesy, so that a leader uses it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// As many failures in a row are worth a line, if the API server answers otherwise.
 const TOLD_FAILURES: u32 = 5;
 
@@ -30,45 +20,31 @@ const TOLD_FAILURES: u32 = 5;
 pub(super) struct Election {
     shared: Arc<Shared>,
     candidate: Candidate,
-    timing: Timing,
     views: watch::Receiver<View>,
     terms: watch::Sender<Term>,
-    /// What was seen when the attempt was planned.
-    seen: View,
-    attempt: Option<Attempt>,
-    /// Before this, only one who knows the targets competes.
-    ignorance: Instant,
-    backoff: Backoff,
-    failures: u32,
-    backoff_of_denials: Backoff,
-    denials: u32,
+    state: State,
+    request: Option<Request>,
     resigned: bool,
     /// What the log says that we are, and who leads if not we.
     told: Option<(Role, Option<Arc<str>>)>,
 }
 
-/// To take, hold or give back the Lease, now or later. Dropping it ends it.
-struct Attempt {
-    begins: Instant,
-    work: Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>,
+/// A request that is under way, never more than one. Dropping it ends it.
+struct Request {
+    sent: Now,
+    answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
 }
 
 impl Election {
     pub(super) fn new(shared: &Arc<Shared>, views: watch::Receiver<View>, terms: watch::Sender<Term>) -> Self {
-        let seen = views.borrow().clone();
+        let election = &shared.settings.election;
         Self {
             candidate: Candidate::new(&shared.cluster, &shared.settings),
-            timing: Timing::new(shared.settings.election.duration),
+            state: State::new(&election.identity, Timing::new(election.duration)),
             shared: Arc::clone(shared),
-            seen,
             views,
             terms,
-            attempt: None,
-            ignorance: Instant::now() + IGNORANCE,
-            backoff: Backoff::up_to(LONGEST_PAUSE),
-            failures: 0,
-            backoff_of_denials: Backoff::up_to(DENIED_RETRY),
-            denials: 0,
+            request: None,
             resigned: false,
             told: None,
         }
@@ -76,22 +52,35 @@ impl Election {
 
     /// Takes part until told to stop; whoever resigned before has then given the Lease back.
     pub(super) async fn run(mut self, stop: CancellationToken, resign: CancellationToken) -> &'static str {
+        let shared = Arc::clone(&self.shared);
+        let mut known = false;
         loop {
             self.publish();
+            let wake = self.act();
             tokio::select! {
                 // First that nothing may be written any more, then that another may.
                 biased;
-                () = resign.cancelled(), if !self.resigned => self.resign(),
+                () = resign.cancelled(), if !self.resigned => {
+                    self.resigned = true;
+                    self.state.resign();
+                    self.request = None;
+                }
                 () = stop.cancelled() => break,
+                () = shared.pollers.until_known(), if !known => {
+                    known = true;
+                    self.state.know();
+                }
                 changed = self.views.changed() => if changed.is_ok() {
-                    self.look();
+                    let view = self.views.borrow_and_update().clone();
+                    self.state.see(view);
                 } else {
                     break;
                 },
-                result = work(&mut self.attempt) => self.ended(result),
+                (sent, answer) = ended(&mut self.request) => self.answered(sent, answer),
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
         }
-        if self.resigned && self.is_ours() {
+        if self.resigned && self.state.is_ours() {
             let _ = self.candidate.give_back().await;
         }
         "the election"
@@ -101,21 +90,42 @@ impl Election {
         &self.shared.settings.election.identity
     }
 
-    fn is_ours(&self) -> bool {
-        self.seen.sight.is_held_by(self.me())
+    /// Begins what is to be done now, unless something is under way. Returns when to look again.
+    fn act(&mut self) -> Option<Instant> {
+        if self.request.is_some() {
+            return None;
+        }
+        let candidate = self.candidate.clone();
+        let answer: Pin<Box<dyn Future<Output = Answer> + Send>> = match self.state.step(Instant::now()) {
+            Step::Rest(wake) => return wake,
+            Step::Look => Box::pin(async move { candidate.look().await }),
+            Step::Hold(seen) => Box::pin(async move { candidate.hold(seen).await }),
+            Step::GiveBack => Box::pin(async move { candidate.give_back().await }),
+        };
+        self.request = Some(Request { sent: Now::read(), answer });
+        None
+    }
+
+    fn answered(&mut self, sent: Now, answer: Answer) {
+        match &answer {
+            Answer::GivenBack if self.resigned => tracing::info!("the Lease is given back"),
+            Answer::GivenBack => {
+                tracing::info!("the Lease is given back: the targets are not known yet, and another may know them");
+            }
+            Answer::Failed(error) => tracing::debug!(error, "a request about the Lease failed"),
+            Answer::Shown(_) | Answer::Written(_) | Answer::Outrun | Answer::Denied => {}
+        }
+        let error = if let Answer::Failed(error) = &answer { Some(error.clone()) } else { None };
+        self.state.answered(answer, sent, Instant::now());
+        if let Some(error) = error.filter(|_| self.state.failures() == TOLD_FAILURES) {
+            tracing::warn!(error, "the Lease can neither be taken nor renewed");
+        }
     }
 
     /// Tells everybody what we are now.
     fn publish(&mut self) {
         let before = self.terms.borrow().role;
-        let circumstances = Circumstances {
-            me: self.me(),
-            resigned: self.resigned,
-            denied: self.denials >= BELIEVED_DENIALS,
-            margin: self.timing.margin,
-            now: SystemTime::now(),
-        };
-        let term = judge(before, &self.seen.sight, circumstances);
+        let term = self.state.term(Instant::now());
         if term.role != before {
             let leads = term.role == Role::Leader;
             self.shared.pollers.set_background(leads);
@@ -126,12 +136,11 @@ impl Election {
     }
 
     fn tell(&mut self, role: Role) {
-        let holder = match &self.seen.sight {
-            Sight::Held { holder, .. } => Some(Arc::clone(holder)),
-            _ => None,
-        };
+        let holder = self.state.sight().held().and_then(Record::holder).map(Arc::<str>::from);
         let news = match role {
-            Role::Leader => (role, holder.filter(|_| self.is_ours())),
+            Role::Leader => (role, holder.filter(|_| self.state.is_ours())),
+            // It is ours by name, and we shall lead in a moment or give it back.
+            Role::Standby if self.state.is_ours() => return,
             Role::Standby if holder.is_none() => return,
             Role::Standby => (role, holder),
         };
@@ -150,117 +159,12 @@ impl Election {
         }
         self.told = Some(news);
     }
-
-    fn resign(&mut self) {
-        self.resigned = true;
-        self.attempt = if self.is_ours() { Some(self.give_back_in(Duration::ZERO)) } else { None };
-    }
-
-    /// Plans anew after the Lease has changed.
-    fn look(&mut self) {
-        let view = self.views.borrow_and_update().clone();
-        let before = std::mem::replace(&mut self.seen, view);
-        if before.sight == self.seen.sight && before.back == self.seen.back {
-            return;
-        }
-        self.backoff.reset();
-        self.failures = 0;
-        let (was_ours, is_ours) = (before.sight.is_held_by(self.me()), self.is_ours());
-        let running = self.attempt.as_ref().is_some_and(|attempt| attempt.begins <= Instant::now());
-        if self.resigned {
-            // Taken by a request that was on its way already.
-            if is_ours && !running {
-                self.attempt = Some(self.give_back_in(Duration::ZERO));
-            }
-            return;
-        }
-        if is_ours {
-            self.denials = 0;
-            self.backoff_of_denials.reset();
-        }
-        match self.seen.sight {
-            Sight::Unknown | Sight::Hidden => self.attempt = None,
-            Sight::Held { .. } if is_ours => {
-                if !running {
-                    self.attempt = Some(self.compete_in(Duration::ZERO));
-                }
-            }
-            Sight::Free => {
-                // One that runs is the one that has freed the Lease, unless it believes to hold it.
-                if !running || was_ours {
-                    self.attempt = Some(self.compete_in(spread()));
-                }
-            }
-            Sight::Held { until, .. } => {
-                let left = until.duration_since(SystemTime::now()).unwrap_or_default();
-                let courtesy = self.seen.back.map_or(Duration::ZERO, |back| COURTESY.saturating_sub(back.elapsed()));
-                self.attempt = Some(self.compete_in(left.max(courtesy) + spread()));
-            }
-        }
-    }
-
-    /// Goes on after an attempt has ended.
-    fn ended(&mut self, result: Result<(), Failure>) {
-        self.attempt = None;
-        match result {
-            Ok(()) => tracing::info!("the Lease is given back"),
-            Err(_) if self.resigned => {
-                if self.is_ours() {
-                    let pause = self.backoff.next();
-                    self.attempt = Some(self.give_back_in(pause));
-                }
-            }
-            Err(Failure::Denied) => {
-                self.denials += 1;
-                let pause = self.backoff_of_denials.next();
-                self.attempt = Some(self.compete_in(pause));
-            }
-            Err(Failure::Failed(error)) => {
-                self.failures += 1;
-                if self.failures == TOLD_FAILURES && !self.seen.away {
-                    tracing::warn!(error, "the Lease can neither be taken nor renewed");
-                }
-                tracing::debug!(error, "an attempt at the Lease failed");
-                let pause = self.backoff.next();
-                self.attempt = Some(self.compete_in(pause));
-            }
-        }
-    }
-
-    fn compete_in(&self, pause: Duration) -> Attempt {
-        let (candidate, shared, ignorance) = (self.candidate.clone(), Arc::clone(&self.shared), self.ignorance);
-        Attempt::new(pause, async move {
-            until_known(&shared.pollers, ignorance).await;
-            candidate.compete().await.map(|never| match never {})
-        })
-    }
-
-    fn give_back_in(&self, pause: Duration) -> Attempt {
-        let candidate = self.candidate.clone();
-        Attempt::new(pause, async move { candidate.give_back().await })
-    }
 }
 
-impl Attempt {
-    fn new(pause: Duration, work: impl Future<Output = Result<(), Failure>> + Send + 'static) -> Self {
-        let begins = Instant::now() + pause;
-        let work = async move {
-            sleep_until(begins).await;
-            work.await
-        };
-        Self { begins, work: Box::pin(work) }
-    }
-}
-
-/// A part of [`SPREAD`] by chance, but never nothing.
-fn spread() -> Duration {
-    SPREAD.mul_f64((chance() + 0.25).min(1.0))
-}
-
-/// The end of the attempt, if there is one.
-async fn work(attempt: &mut Option<Attempt>) -> Result<(), Failure> {
-    match attempt {
-        Some(attempt) => attempt.work.as_mut().await,
-        None => std::future::pending().await,
-    }
+/// The end of the request, if there is one.
+async fn ended(request: &mut Option<Request>) -> (Now, Answer) {
+    let Some(Request { sent, answer }) = request else { return std::future::pending().await };
+    let (sent, answer) = (*sent, answer.as_mut().await);
+    *request = None;
+    (sent, answer)
 }

@@ -1,148 +1,172 @@
 //! The Lease as the API server shows it. Only this counts: what we believe to have written may be lost, late, or overtaken.
+//!
+//! Nothing here reads a clock of another machine. How long a Lease is still good follows from when we saw its record change, on our own
+//! clock that never jumps; the times that stand in it are only something that differs after each renewal.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
-use super::super::access::ApiError;
+use super::super::outage::Part;
 use super::follow::{Look, follow};
-use super::{Role, Term};
 
-/// Who holds the Lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// No Lease can be set to be good for longer. One that says so was edited, and would keep everybody from leading if its holder is gone.
+pub(in super::super) const LONGEST: Duration = Duration::from_mins(5);
+
+/// The Lease at a moment.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Record {
+    pub(super) spec: LeaseSpec,
+    /// For a write that must meet it unchanged.
+    pub(super) version: Option<String>,
+    /// When we first saw this spec.
+    pub(super) since: Instant,
+}
+
+impl Record {
+    /// What is seen now, after `before`. Who writes labels or annotations renews nothing.
+    pub(super) fn next(lease: Lease, before: Option<&Self>, now: Instant) -> Self {
+        let spec = lease.spec.unwrap_or_default();
+        let same = before.filter(|before| before.spec == spec);
+        Self { since: same.map_or(now, |before| before.since), version: lease.metadata.resource_version, spec }
+    }
+
+    /// Who holds it.
+    pub(super) fn holder(&self) -> Option<&str> {
+        self.spec.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+    }
+
+    /// How long it is good after each renewal. One that was never renewed is not held by anybody who lives.
+    pub(super) fn duration(&self) -> Duration {
+        let seconds = self.spec.lease_duration_seconds.filter(|_| self.spec.renew_time.is_some());
+        let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
+        Duration::from_secs(seconds).min(LONGEST)
+    }
+
+    /// When others may take it.
+    pub(super) fn ends(&self) -> Instant {
+        self.since + self.duration()
+    }
+}
+
+/// What is seen.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Sight {
-    /// Nothing has been seen yet.
+    /// Nothing yet.
     Unknown,
     /// We may not look, and never could.
     Hidden,
-    /// Nobody, or there is no Lease.
-    Free,
-    /// Somebody; after `until` others may take it.
-    Held { holder: Arc<str>, until: SystemTime },
+    /// There is none, since then.
+    Absent(Instant),
+    /// There is one.
+    There(Record),
 }
 
 impl Sight {
-    /// What a Lease says. One without a time is not held by anybody who lives.
-    fn of(lease: Option<Lease>) -> Self {
-        let spec = lease.and_then(|lease| lease.spec).unwrap_or_default();
-        let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else { return Self::Free };
-        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let until = spec
-            .renew_time
-            .zip(seconds)
-            .and_then(|(renewed, seconds)| SystemTime::from(renewed.0).checked_add(Duration::from_secs(seconds)));
-        Self::Held { holder: holder.into(), until: until.unwrap_or(SystemTime::UNIX_EPOCH) }
+    /// What is seen now, after this.
+    pub(super) fn next(&self, lease: Option<Lease>, now: Instant) -> Self {
+        match (self, lease) {
+            (Self::There(before), Some(lease)) => Self::There(Record::next(lease, Some(before), now)),
+            (_, Some(lease)) => Self::There(Record::next(lease, None, now)),
+            (Self::Absent(since), None) => Self::Absent(*since),
+            (_, None) => Self::Absent(now),
+        }
+    }
+
+    /// The record, if somebody holds the Lease.
+    pub(super) fn held(&self) -> Option<&Record> {
+        match self {
+            Self::There(record) if record.holder().is_some() => Some(record),
+            _ => None,
+        }
     }
 
     pub(super) fn is_held_by(&self, me: &str) -> bool {
-        matches!(self, Self::Held { holder, .. } if &**holder == me)
+        self.held().and_then(Record::holder) == Some(me)
     }
 }
 
-/// What is seen, and how well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct View {
-    pub(super) sight: Sight,
-    /// When the API server was back after it had been away, if ever it was.
-    pub(super) back: Option<Instant>,
-    /// Whether it answers now.
-    pub(super) away: bool,
-}
-
-/// What else decides about us.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Circumstances<'a> {
-    /// Our name in the Lease.
-    pub(super) me: &'a str,
-    /// We have given the Lease back, or are about to.
-    pub(super) resigned: bool,
-    /// We may not write the Lease.
-    pub(super) denied: bool,
-    /// We stop writing as long before the Lease ends: clocks differ, and a write takes a moment.
-    pub(super) margin: Duration,
-    pub(super) now: SystemTime,
-}
-
-/// What we are, from what we were and what is seen.
-pub(super) fn judge(before: Role, sight: &Sight, circumstances: Circumstances<'_>) -> Term {
-    let Circumstances { me, resigned, denied, margin, now } = circumstances;
-    let role = match sight {
-        Sight::Held { holder, until } if &**holder == me => {
-            let until = if resigned { None } else { until.checked_sub(margin) };
-            return Term { role: Role::Leader, until };
-        }
-        // A leader that has died is no reason for one who may not follow it to leave the targets alone.
-        Sight::Held { until, .. } if denied && *until <= now => Role::Leader,
-        Sight::Held { .. } => Role::Standby,
-        // Without any rights there is no election: a single run that only reads must still be of use.
-        Sight::Hidden if !resigned => Role::Leader,
-        Sight::Free if denied && !resigned => Role::Leader,
-        Sight::Unknown | Sight::Hidden | Sight::Free => before,
-    };
-    Term { role, until: None }
+/// What the Lease says after `before`, once `me` has taken or renewed it.
+pub(super) fn renewed(before: Option<&LeaseSpec>, me: &str, timing: &Timing) -> LeaseSpec {
+    let now = Some(MicroTime(Timestamp::now()));
+    let holder = |spec: &LeaseSpec| spec.holder_identity.clone().filter(|holder| !holder.is_empty());
+    let was_mine = before.is_some_and(|spec| holder(spec).as_deref() == Some(me));
+    let transitions = before.map_or(0, |spec| spec.lease_transitions.unwrap_or_default());
+    LeaseSpec {
+        holder_identity: Some(me.to_owned()),
+        lease_duration_seconds: i32::try_from(timing.duration.as_secs()).ok(),
+        acquire_time: before.filter(|_| was_mine).and_then(|spec| spec.acquire_time.clone()).or_else(|| now.clone()),
+        renew_time: now,
+        lease_transitions: Some(transitions.saturating_add(i32::from(before.is_some() && !was_mine))),
+        ..LeaseSpec::default()
+    }
 }
 
 /// Times that follow from how long a Lease is good.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timing {
-    /// How long it is good after each renewal, in seconds.
-    pub(super) duration: u64,
-    /// How long before its end it is renewed, in seconds. Early: one renewal may fail, and another come too late.
-    pub(super) grace: u64,
-    /// How long before its end we stop writing.
+    /// How long it is good after each renewal.
+    pub(super) duration: Duration,
+    /// From one renewal to the next. Early: one may fail, and another come too late.
+    pub(super) renewal: Duration,
+    /// How long before its end we stop writing: clocks do not run equally fast, and a write takes a moment.
     pub(super) margin: Duration,
+    /// No single request takes longer: there must be time for another before the Lease ends.
+    pub(super) call: Duration,
     /// How long there can be no news of it while all is well.
     silence: Duration,
 }
 
 impl Timing {
     pub(super) fn new(duration: Duration) -> Self {
-        let duration = duration.as_secs().max(2);
-        let grace = (duration * 2 / 3).max(1);
+        const SECOND: Duration = Duration::from_secs(1);
+        let duration = Duration::from_secs(duration.as_secs()).clamp(2 * SECOND, LONGEST);
+        let renewal = duration / 3;
         Self {
             duration,
-            grace,
-            margin: Duration::from_secs(2).min(Duration::from_secs(duration) / 5),
-            silence: Duration::from_secs(duration - grace + 5),
+            renewal,
+            margin: (2 * SECOND).min(duration / 5),
+            call: renewal.clamp(SECOND, 4 * SECOND),
+            silence: renewal + 5 * SECOND,
         }
     }
 }
 
-/// No Lease can be set to be good for longer, clocks that differ included.
-const LONGEST: Duration = Duration::from_secs(305);
-
-/// How long the API server may be away before it is worth a line.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// What is seen, and how well.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct View {
+    pub(super) sight: Sight,
+    /// When the API server was back after it had been away, if ever it was.
+    pub(super) back: Option<Instant>,
+    /// Whether it is away now.
+    pub(super) away: bool,
+}
 
 /// Looks at the Lease, and does nothing else.
 pub(super) struct Eye {
     shared: Arc<Shared>,
     views: watch::Sender<View>,
-    /// Since when the API server has not answered, and whether that was told.
-    away: Option<Instant>,
-    told: bool,
-    /// Whose time in the Lease was told to be wrong.
-    ahead: Option<Arc<str>>,
 }
 
 impl Eye {
     pub(super) fn new(shared: &Arc<Shared>) -> (Self, watch::Receiver<View>) {
         let (views, receiver) = watch::channel(View { sight: Sight::Unknown, back: None, away: false });
-        (Self { shared: Arc::clone(shared), views, away: None, told: false, ahead: None }, receiver)
+        (Self { shared: Arc::clone(shared), views }, receiver)
     }
 
     /// Looks until told to stop.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> &'static str {
-        let shared = Arc::clone(&self.shared);
-        let settings = &shared.settings;
+    pub(super) async fn run(self, stop: CancellationToken) -> &'static str {
+        let settings = &self.shared.settings;
         let silence = Timing::new(settings.election.duration).silence;
-        let following =
-            follow(&shared.cluster, &settings.namespace, &settings.election.lease, silence, |look| self.see(look));
+        let show = |look| self.see(look);
+        let following = follow(&self.shared.cluster, &settings.namespace, &settings.election.lease, silence, show);
         tokio::select! {
             () = stop.cancelled() => {}
             _ = following => {}
@@ -150,62 +174,29 @@ impl Eye {
         "the watch of the Lease"
     }
 
-    fn see(&mut self, look: Look<Lease>) {
-        match look {
+    fn see(&self, look: Look<Lease>) {
+        let now = Instant::now();
+        let before = self.views.borrow().clone();
+        let view = match look {
             Look::Seen(lease) => {
-                let gone = self.away.take();
-                if let Some(gone) = gone.filter(|_| std::mem::take(&mut self.told)) {
-                    tracing::info!(after = ?Duration::from_secs(gone.elapsed().as_secs()), "the Lease is watched again");
-                }
-                let sight = Sight::of(lease);
-                self.warn_of_future(&sight);
-                self.put(|view| {
-                    view.sight = sight;
-                    view.away = false;
-                    view.back = gone.map(|_| Instant::now()).or(view.back);
-                });
+                self.shared.outage.over(Part::Lease);
+                let back = if before.away { Some(now) } else { before.back };
+                View { sight: before.sight.next(lease, now), back, away: false }
             }
             // What was seen before is more than nothing.
-            Look::Denied => self.put(|view| {
-                view.away = false;
-                if view.sight == Sight::Unknown {
-                    view.sight = Sight::Hidden;
-                }
-            }),
-            Look::Away(error) => self.missed(&error),
+            Look::Denied => {
+                self.shared.outage.over(Part::Lease);
+                let sight = if before.sight == Sight::Unknown { Sight::Hidden } else { before.sight.clone() };
+                View { sight, away: false, ..before.clone() }
+            }
+            Look::Away(error) => {
+                self.shared.outage.lasts(Part::Lease, &error, self.shared.pollers.known());
+                View { away: true, ..before.clone() }
+            }
+        };
+        if view != before {
+            self.views.send_replace(view);
         }
-    }
-
-    /// A Lease that is good for longer than it can be keeps everybody from leading if its holder is gone.
-    fn warn_of_future(&mut self, sight: &Sight) {
-        let Sight::Held { holder, until } = sight else { return };
-        let left = until.duration_since(SystemTime::now()).unwrap_or_default();
-        if left > LONGEST && self.ahead.as_ref() != Some(holder) {
-            tracing::warn!(
-                holder = &**holder,
-                seconds = left.as_secs(),
-                "the Lease is good for longer than it should be: the holder's clock is ahead, or somebody edited it; if the holder is \
-                 gone, delete the Lease"
-            );
-            self.ahead = Some(Arc::clone(holder));
-        }
-    }
-
-    fn missed(&mut self, error: &ApiError) {
-        let gone = *self.away.get_or_insert_with(Instant::now);
-        if !self.told && gone.elapsed() >= PATIENCE {
-            self.told = true;
-            tracing::warn!(%error, "the Lease cannot be watched; until it can, nobody takes or loses the lead");
-        }
-        self.put(|view| view.away = true);
-    }
-
-    fn put(&self, change: impl FnOnce(&mut View)) {
-        self.views.send_if_modified(|view| {
-            let before = view.clone();
-            change(view);
-            *view != before
-        });
     }
 }
 
@@ -213,84 +204,75 @@ impl Eye {
 mod tests {
     use super::*;
 
-    const MARGIN: Duration = Duration::from_secs(2);
-
-    fn at(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    fn lease(spec: &serde_json::Value) -> Lease {
+        serde_json::from_value(serde_json::json!({ "metadata": { "resourceVersion": "7" }, "spec": spec })).unwrap()
     }
 
-    fn held(holder: &str, until: u64) -> Sight {
-        Sight::Held { holder: holder.into(), until: at(until) }
+    fn held(renewed: &str) -> Lease {
+        lease(&serde_json::json!({ "holderIdentity": "a", "renewTime": renewed, "leaseDurationSeconds": 15 }))
     }
 
-    /// At 100 s, for the replica `a`.
-    fn judged(before: Role, sight: &Sight, resigned: bool, denied: bool) -> (Role, Option<SystemTime>) {
-        let Term { role, until } =
-            judge(before, sight, Circumstances { me: "a", resigned, denied, margin: MARGIN, now: at(100) });
-        (role, until)
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_good_from_when_it_was_seen_to_change_whatever_time_stands_in_it() {
+        for renewed in ["1970-01-01T00:01:40.000000Z", "2999-01-01T00:00:00.000000Z"] {
+            let first = Record::next(held(renewed), None, Instant::now());
+            assert_eq!(first.ends() - Instant::now(), Duration::from_secs(15));
+            tokio::time::advance(Duration::from_secs(10)).await;
+            let same = Record::next(held(renewed), Some(&first), Instant::now());
+            assert_eq!(same.ends() - Instant::now(), Duration::from_secs(5), "nobody has renewed it");
+            let earlier = Record::next(held("1960-01-01T00:00:00.000000Z"), Some(&same), Instant::now());
+            assert_eq!(earlier.ends() - Instant::now(), Duration::from_secs(15), "its clock went back");
+        }
     }
 
-    #[test]
-    fn the_role_follows_from_the_lease_and_the_right_to_write_from_its_time() {
-        use Role::{Leader, Standby};
-        for (what, before, sight, role, until) in [
-            ("nothing is seen yet", Standby, Sight::Unknown, Standby, None),
-            ("nobody holds it yet", Standby, Sight::Free, Standby, None),
-            ("we took it", Standby, held("a", 115), Leader, Some(at(113))),
-            ("we still hold it, but nobody can tell us", Leader, held("a", 90), Leader, Some(at(88))),
-            ("it was erased", Leader, Sight::Free, Leader, None),
-            ("another took it", Leader, held("b", 115), Standby, None),
-            ("another took it and died", Leader, held("b", 90), Standby, None),
-            ("another holds it", Standby, held("b", 115), Standby, None),
-            ("another held it and died", Standby, held("b", 90), Standby, None),
-            ("it has no time", Standby, held("a", 0), Leader, None),
-        ] {
-            let until = if what == "it has no time" { SystemTime::UNIX_EPOCH.checked_sub(MARGIN) } else { until };
-            assert_eq!(judged(before, &sight, false, false), (role, until), "{what}");
+    #[tokio::test(start_paused = true)]
+    async fn an_annotation_renews_nothing() {
+        let first = Record::next(held("1970-01-01T00:01:40.000000Z"), None, Instant::now());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let mut annotated = held("1970-01-01T00:01:40.000000Z");
+        annotated.metadata.resource_version = Some("8".to_owned());
+        let next = Record::next(annotated, Some(&first), Instant::now());
+        assert_eq!((next.since, next.version.as_deref()), (first.since, Some("8")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_not_named_or_never_renewed_it_holds_nothing_and_nobody_holds_it_for_hours() {
+        let now = Instant::now();
+        let seen = |spec: serde_json::Value| Sight::Unknown.next(Some(lease(&spec)), now);
+        assert_eq!(Sight::Unknown.next(None, now).held(), None);
+        for spec in [serde_json::json!({}), serde_json::json!({ "holderIdentity": "" })] {
+            assert_eq!(seen(spec).held(), None);
+        }
+        let ends = |spec| seen(spec).held().unwrap().ends() - now;
+        assert_eq!(ends(serde_json::json!({ "holderIdentity": "a", "leaseDurationSeconds": 15 })), Duration::ZERO);
+        let renewed = "1970-01-01T00:01:40.000000Z";
+        for (seconds, wanted) in [(-1, 0), (15, 15), (1_000_000, 300)] {
+            let spec = serde_json::json!({
+                "holderIdentity": "a", "renewTime": renewed, "leaseDurationSeconds": seconds
+            });
+            assert_eq!(ends(spec), Duration::from_secs(wanted));
         }
     }
 
     #[test]
-    fn one_who_has_resigned_polls_until_another_leads_and_writes_nothing() {
-        use Role::{Leader, Standby};
-        assert_eq!(judged(Leader, &held("a", 115), true, false), (Leader, None));
-        assert_eq!(judged(Leader, &Sight::Free, true, false), (Leader, None));
-        assert_eq!(judged(Leader, &held("b", 115), true, false), (Standby, None));
-        assert_eq!(judged(Standby, &Sight::Free, true, true), (Standby, None));
-        assert_eq!(judged(Standby, &Sight::Hidden, true, false), (Standby, None));
-    }
-
-    #[test]
-    fn one_without_rights_polls_unless_another_leads_and_writes_nothing() {
-        use Role::{Leader, Standby};
-        assert_eq!(judged(Standby, &Sight::Hidden, false, false), (Leader, None));
-        assert_eq!(judged(Standby, &Sight::Free, false, true), (Leader, None));
-        assert_eq!(judged(Standby, &held("b", 115), false, true), (Standby, None));
-        assert_eq!(judged(Standby, &held("b", 90), false, true), (Leader, None));
-    }
-
-    #[test]
-    fn a_lease_is_held_by_whom_it_names_until_its_time_is_over() {
-        let lease = |spec: serde_json::Value| serde_json::from_value(serde_json::json!({ "spec": spec })).ok();
-        assert_eq!(Sight::of(None), Sight::Free);
-        assert_eq!(Sight::of(lease(serde_json::json!({}))), Sight::Free);
-        assert_eq!(Sight::of(lease(serde_json::json!({ "holderIdentity": "" }))), Sight::Free);
-        assert_eq!(Sight::of(lease(serde_json::json!({ "holderIdentity": "a" }))), held("a", 0));
-        let spec = serde_json::json!({
-            "holderIdentity": "a", "renewTime": "1970-01-01T00:01:40.000000Z", "leaseDurationSeconds": 15
-        });
-        assert_eq!(Sight::of(lease(spec)), held("a", 115));
+    fn who_renews_keeps_what_stands_there_and_who_takes_counts_one_more_holder() {
+        let timing = Timing::new(Duration::from_secs(15));
+        let first = renewed(None, "a", &timing);
+        assert_eq!((first.lease_transitions, first.lease_duration_seconds), (Some(0), Some(15)));
+        let again = renewed(Some(&first), "a", &timing);
+        assert_eq!((&again.acquire_time, again.lease_transitions), (&first.acquire_time, Some(0)));
+        let others = renewed(Some(&again), "b", &timing);
+        assert_eq!((others.holder_identity.as_deref(), others.lease_transitions), (Some("b"), Some(1)));
+        assert_eq!(others.acquire_time, others.renew_time);
     }
 
     #[test]
     fn there_is_time_for_a_second_renewal_at_every_duration_that_can_be_set() {
         for seconds in 5..=300 {
-            let Timing { duration, grace, margin, silence } = Timing::new(Duration::from_secs(seconds));
-            let renewal = duration - grace;
-            assert_eq!(duration, seconds);
-            assert!(2 * renewal < duration, "{seconds}");
-            assert!(Duration::from_secs(renewal) + margin < Duration::from_secs(duration), "{seconds}");
-            assert!(silence > Duration::from_secs(renewal), "{seconds}");
+            let Timing { duration, renewal, margin, call, silence } = Timing::new(Duration::from_secs(seconds));
+            assert_eq!(duration.as_secs(), seconds);
+            assert!(renewal + call + margin < duration, "{seconds}");
+            assert!(silence > renewal, "{seconds}");
         }
     }
 }

@@ -7,9 +7,11 @@
 
 mod candidate;
 mod election;
+mod endpoint_slice;
 mod endpoints;
 mod follow;
 mod lease;
+mod state;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,8 +21,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use lease::LONGEST;
+
 use super::Shared;
-use crate::poll::Pollers;
 
 /// What this replica is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +36,18 @@ pub(super) enum Role {
 
 /// What is known of the election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Term {
-    pub(super) role: Role,
-    /// Until when nobody else can hold the Lease; `None`: nothing may be written.
-    pub(super) until: Option<SystemTime>,
+struct Term {
+    role: Role,
+    /// `None`: nothing may be written.
+    right: Option<Right>,
+}
+
+/// Until when nobody else can hold the Lease, on two clocks. The one that never jumps stands still while the machine is suspended; the
+/// other does not, and where it jumps ahead the right is only lost until the next renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Right {
+    until: Instant,
+    wall: SystemTime,
 }
 
 /// What this replica may do now. Cheap to clone.
@@ -68,14 +79,16 @@ impl Leadership {
 
     /// How long the cluster may still be written to.
     fn left(&self) -> Option<Duration> {
-        let until = self.0.borrow().until?;
-        until.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero())
+        let Right { until, wall } = self.0.borrow().right?;
+        let left = until.saturating_duration_since(Instant::now());
+        let left = left.min(wall.duration_since(SystemTime::now()).unwrap_or_default());
+        (!left.is_zero()).then_some(left)
     }
 
     /// Of a replica that never leads.
     #[cfg(test)]
     pub(super) fn never() -> Self {
-        Self(watch::channel(Term { role: Role::Standby, until: None }).1)
+        Self(watch::channel(Term { role: Role::Standby, right: None }).1)
     }
 
     /// Waits for news. There are none after the election has ended, which it does when the process does.
@@ -93,27 +106,18 @@ pub(super) fn start(
     stop: &CancellationToken,
     resign: &CancellationToken,
 ) -> Leadership {
-    let (terms, receiver) = watch::channel(Term { role: Role::Standby, until: None });
+    let (terms, receiver) = watch::channel(Term { role: Role::Standby, right: None });
     let leadership = Leadership(receiver);
     let (eye, views) = lease::Eye::new(shared);
     tasks.spawn(eye.run(stop.clone()));
     tasks.spawn(election::Election::new(shared, views, terms).run(stop.clone(), resign.clone()));
     if let Some(address) = shared.settings.advertise.filter(|_| !shared.settings.discovery.service.is_empty()) {
-        tasks.spawn(endpoints::run(Arc::clone(shared), address, leadership.clone(), stop.clone()));
+        // Until it is known better: whoever may write the one may write the other.
+        let (tell, sliced) = watch::channel(true);
+        tasks.spawn(endpoint_slice::run(Arc::clone(shared), address, leadership.clone(), tell, stop.clone()));
+        tasks.spawn(endpoints::run(Arc::clone(shared), address, leadership.clone(), sliced, stop.clone()));
     }
     leadership
-}
-
-/// A replica that does not know the targets yet answers scrapes by 503: it leaves the lead to one that does. But for this time only, since
-/// where there is no CRD nobody ever knows them.
-const IGNORANCE: Duration = Duration::from_secs(10);
-
-/// Waits until the targets are known, but not beyond `deadline`.
-async fn until_known(pollers: &Pollers, deadline: Instant) {
-    const LOOK: Duration = Duration::from_millis(50);
-    while !pollers.known() && Instant::now() < deadline {
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 #[cfg(test)]
@@ -135,8 +139,12 @@ pub(super) mod tests {
         }
     }
 
-    fn leadership(until: Option<SystemTime>) -> (watch::Sender<Term>, Leadership) {
-        let (sender, receiver) = watch::channel(Term { role: Role::Leader, until });
+    fn right(left: Duration) -> Right {
+        Right { until: Instant::now() + left, wall: SystemTime::now() + left }
+    }
+
+    fn leadership(right: Right) -> (watch::Sender<Term>, Leadership) {
+        let (sender, receiver) = watch::channel(Term { role: Role::Leader, right: Some(right) });
         (sender, Leadership(receiver))
     }
 
@@ -145,19 +153,25 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn the_right_to_write_ends_by_itself() {
-        let (_sender, mut leadership) = leadership(Some(SystemTime::now() + Duration::from_secs(2)));
+        let (_sender, mut leadership) = leadership(right(Duration::from_secs(2)));
         assert!(leadership.may_write());
         tokio::time::timeout(PATIENCE, leadership.lost()).await.expect("an end in time");
         assert!(!leadership.may_write());
     }
 
     #[tokio::test]
+    async fn the_right_to_write_has_ended_for_a_machine_that_was_suspended() {
+        let woken = Right { wall: SystemTime::now() - Duration::from_secs(1), ..right(Duration::from_secs(60)) };
+        let (_sender, leadership) = leadership(woken);
+        assert!(!leadership.may_write());
+    }
+
+    #[tokio::test]
     async fn the_right_to_write_is_lost_and_granted_with_the_lease() {
-        let (sender, mut leadership) = leadership(Some(SystemTime::now() + 2 * PATIENCE));
-        sender.send_modify(|term| term.until = None);
+        let (sender, mut leadership) = leadership(right(2 * PATIENCE));
+        sender.send_modify(|term| term.right = None);
         tokio::time::timeout(PATIENCE, leadership.lost()).await.expect("an end in time");
-        let again = Some(SystemTime::now() + 2 * PATIENCE);
-        sender.send_modify(|term| term.until = again);
+        sender.send_modify(|term| term.right = Some(right(2 * PATIENCE)));
         tokio::time::timeout(PATIENCE, leadership.granted()).await.expect("a beginning in time");
     }
 }

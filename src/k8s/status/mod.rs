@@ -25,6 +25,7 @@ use super::catalog::{Catalog, Object, Record};
 use super::labels;
 use super::leader::Leadership;
 use super::object::Shown;
+use super::outage::Part;
 use super::pace::Pace;
 use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
 use crate::poll::{Poller, Queue};
@@ -51,6 +52,7 @@ async fn run(fleet: Arc<Cluster>, mut leadership: Leadership) {
             fleet.marked().clear();
         }
         Writer::new(Arc::clone(&fleet)).lead().await;
+        fleet.shared.outage.over(Part::Statuses);
     }
 }
 
@@ -123,7 +125,12 @@ impl Fleet for Cluster {
         let rule = Rule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
         let api: Api<Shown> = Api::namespaced(self.shared.cluster.client(), namespace);
         let (params, patch) = patch(object, status);
-        let answer = self.shared.cluster.call(rule, api.patch_status(name, &params, &patch)).await?;
+        let answer = self.shared.cluster.call(rule, api.patch_status(name, &params, &patch)).await;
+        match &answer {
+            Err(error @ ApiError::Unreachable(_)) => self.shared.outage.lasts(Part::Statuses, error, true),
+            _ => self.shared.outage.over(Part::Statuses),
+        }
+        let answer = answer?;
         let held = ScrapeTargetStatus::deserialize(&answer.status).unwrap_or_default();
         self.shared.catalog.put_status(object, answer.metadata.resource_version.unwrap_or_default(), held);
         Ok(())

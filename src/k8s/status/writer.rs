@@ -167,10 +167,8 @@ impl<F: Fleet> Writer<F> {
             Some((gist, result)) => {
                 let trouble = self.ledger.end(&target, *gist, result, now);
                 match result {
-                    Err(ApiError::Unreachable(error)) => {
-                        if self.pause.fail(now) {
-                            tracing::warn!(%error, "statuses cannot be written, trying again");
-                        }
+                    Err(ApiError::Unreachable(_)) => {
+                        self.pause.fail(now);
                     }
                     Err(error) if matches!(trouble, Some(Trouble::Refused | Trouble::Failed)) => {
                         if self.lost.note(now) {
@@ -189,8 +187,8 @@ impl<F: Fleet> Writer<F> {
                 }
                 // A failure is no sign that it can write again.
                 let answered = !matches!(result, Err(ApiError::Unreachable(_) | ApiError::Failed(_)));
-                if answered && self.pause.succeed() {
-                    tracing::info!("statuses are written again");
+                if answered {
+                    self.pause.succeed();
                 }
             }
         }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use convert::Observed;
@@ -42,8 +41,8 @@ pub(super) enum News {
     Deleted(TargetId),
     /// We may not look, and this will not pass in a moment.
     Denied,
-    /// It has not worked since then; it is tried again until it does.
-    Failing { since: Instant, error: ApiError },
+    /// It does not work; it is tried again until it does.
+    Failing(ApiError),
     /// It works again.
     Works,
 }

@@ -32,6 +32,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_secs(5);
 /// While the CRD is missing somebody is installing it.
 const MISSING_RETRY: Duration = Duration::from_secs(4);
+/// While nothing is known every scrape is answered by 503.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
 /// After as many failures in a row, the version that the watch asks from may be what is wrong.
 const FAILURES_BEFORE_LIST: u32 = 5;
 /// Whoever may list but not watch lists this seldom: often enough to notice a new target, seldom enough for a large cluster.
@@ -47,14 +49,10 @@ pub(super) struct Scope {
     selector: Option<String>,
     reports: mpsc::Sender<Report>,
     backoff: Backoff,
-    failing: Option<Failing>,
-}
-
-/// What is wrong, while something is.
-struct Failing {
-    since: Instant,
-    /// Denials in a row.
-    denials: u32,
+    /// Denials in a row, while something is wrong.
+    failing: Option<u32>,
+    /// Nothing is known before the first list.
+    listed: bool,
 }
 
 /// How a watch ended that worked.
@@ -88,6 +86,7 @@ impl Scope {
             reports,
             backoff: Backoff::new(),
             failing: None,
+            listed: false,
         }
     }
 
@@ -96,6 +95,7 @@ impl Scope {
         loop {
             match self.list().await {
                 Ok(Some(version)) => {
+                    self.listed = true;
                     self.works().await;
                     self.watch_from(version).await;
                     self.pause().await;
@@ -243,16 +243,19 @@ impl Scope {
 
     /// Says what is wrong, and waits before it is tried again.
     async fn failed(&mut self, error: ApiError) {
-        let failing = self.failing.get_or_insert_with(|| Failing { since: Instant::now(), denials: 0 });
-        failing.denials = if matches!(error, ApiError::Forbidden(_)) { failing.denials + 1 } else { 0 };
-        let (since, denied) = (failing.since, failing.denials == BELIEVED_DENIALS);
-        let missing = error == ApiError::NotFound;
-        self.tell(News::Failing { since, error }).await;
+        let denials = self.failing.get_or_insert(0);
+        *denials = if matches!(error, ApiError::Forbidden(_)) { *denials + 1 } else { 0 };
+        let denied = *denials == BELIEVED_DENIALS;
+        let longest = match &error {
+            ApiError::NotFound => MISSING_RETRY,
+            ApiError::Unreachable(_) if !self.listed => FIRST_RETRY,
+            _ => Duration::MAX,
+        };
+        self.tell(News::Failing(error)).await;
         if denied {
             self.tell(News::Denied).await;
         }
-        let pause = self.backoff.next();
-        tokio::time::sleep(if missing { pause.min(MISSING_RETRY) } else { pause }).await;
+        tokio::time::sleep(self.backoff.next().min(longest)).await;
     }
 
     async fn pause(&mut self) {

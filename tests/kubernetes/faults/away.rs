@@ -112,7 +112,7 @@ async fn an_api_server_that_was_killed_is_asked_little_when_it_is_back() {
 
     cluster.kill();
     let killed = Instant::now();
-    let missed = || replica.logged("ScrapeTargets cannot be watched");
+    let missed = || replica.logged("the API server cannot be watched");
     // The fourth try, eight seconds later at most, is the first that is worth a line.
     while killed.elapsed() < Duration::from_secs(10) || missed() == 0 {
         assert!(killed.elapsed() < PATIENCE, "it is not told:\n{}", replica.log());

@@ -1,10 +1,15 @@
 //! Replicas of one release: processes of the real program, each with an account of its own, so that the audit log tells them apart.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 
 use crate::support::cluster::{AuditLine, Cluster};
 use crate::support::program::{Running, command, signal};
@@ -23,6 +28,7 @@ pub(super) const RULES: &str = r#"
   - { apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create] }
   - { apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [st], verbs: [get, list, watch, patch] }
   - { apiGroups: [""], resources: [endpoints], resourceNames: [st-probe], verbs: [list, watch, create, patch] }
+  - { apiGroups: [discovery.k8s.io], resources: [endpointslices], resourceNames: [st-probe], verbs: [list, watch, create, patch] }
 "#;
 
 impl<'a> Stage<'a> {
@@ -51,9 +57,17 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
 
     /// A replica that is ready. Its address in the Endpoints is `10.9.8.NUMBER`.
     pub(super) async fn replica(&self, number: u8, arguments: &[&str]) -> Replica {
+        let kubeconfig = self.cluster.kubeconfig_of(&self.namespace, &format!("replica-{number}"));
+        let replica = self.starting(number, &kubeconfig, arguments);
+        replica.running.until_status("/-/ready", 200).await;
+        replica
+    }
+
+    /// The same, which listens and need not be ready.
+    pub(super) fn starting(&self, number: u8, kubeconfig: &Path, arguments: &[&str]) -> Replica {
         let name = format!("replica-{number}");
         let mut command = command(["run", "--listen-address", "127.0.0.1:0", "--release-name", "st"]);
-        command.env("KUBECONFIG", self.cluster.kubeconfig_of(&self.namespace, &name));
+        command.env("KUBECONFIG", kubeconfig);
         command.args(["--watch-namespace", &self.namespace, "--target-allow-loopback", "--discovery.mode", "none"]);
         command.args(["--leader-election.identity", &name]);
         if !arguments.contains(&"--advertise-address") {
@@ -61,7 +75,6 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
         }
         command.args(arguments);
         let running = Running::listening(command);
-        running.until_status("/-/ready", 200).await;
         let user = format!("system:serviceaccount:{}:{name}", self.namespace);
         Replica { running, name, number, user }
     }
@@ -76,6 +89,23 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
         let mut lines = self.asked(replica, since);
         lines.retain(|line| !["get", "list", "watch"].contains(&line.verb.as_str()));
         lines
+    }
+
+    pub(super) fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.cluster.client(), &self.namespace)
+    }
+
+    /// Makes somebody who is not there the holder of the Lease for a minute, or nobody.
+    pub(super) async fn give_lease_to(&self, holder: Option<&str>) {
+        self.hold_lease(holder, SignedDuration::ZERO, 60).await;
+    }
+
+    /// Takes or renews the Lease for somebody who is not there, and whose clock is off by this.
+    pub(super) async fn hold_lease(&self, holder: Option<&str>, clock: SignedDuration, seconds: u32) {
+        let time = format!("{:.6}", Timestamp::now() + clock);
+        let spec = json!({ "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": time });
+        let lease = Patch::Merge(json!({ "spec": spec }));
+        retried(async || self.leases().patch("st", &PatchParams::default(), &lease).await).await;
     }
 
     pub(super) fn endpoints(&self) -> Api<Endpoints> {
@@ -93,6 +123,17 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
             (addresses == [address.as_str()]).then_some(())
         })
         .await;
+        let api = self.slices();
+        until("the EndpointSlice of the leader", async || {
+            let endpoints = api.get_opt("st-probe").await.ok()??.endpoints;
+            let addresses: Vec<String> = endpoints.into_iter().flat_map(|endpoint| endpoint.addresses).collect();
+            (addresses == [address.as_str()]).then_some(())
+        })
+        .await;
+    }
+
+    pub(super) fn slices(&self) -> Api<EndpointSlice> {
+        Api::namespaced(self.cluster.client(), &self.namespace)
     }
 }
 
@@ -100,7 +141,7 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
 pub(super) struct Replica {
     pub(super) running: Running,
     pub(super) name: String,
-    number: u8,
+    pub(super) number: u8,
     user: String,
 }
 
@@ -146,6 +187,16 @@ pub(super) async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<
         assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Writes until nobody is in between.
+pub(super) async fn retried<T>(write: impl AsyncFn() -> kube::Result<T>) -> T {
+    let written = async || match write().await {
+        Ok(written) => Some(written),
+        Err(kube::Error::Api(status)) if status.code == 409 => None,
+        Err(error) => panic!("{error}"),
+    };
+    until("write without a conflict", written).await.0
 }
 
 /// Which of these lead now.
