@@ -24,6 +24,7 @@ mod object;
 mod pace;
 mod pages;
 mod pause;
+mod proxy;
 mod secrets;
 mod settings;
 mod status;

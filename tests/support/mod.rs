@@ -13,6 +13,7 @@ pub mod manifests;
 pub mod namespaces;
 pub mod program;
 pub mod promql;
+pub mod proxy;
 pub mod tools;
 
 use std::collections::BTreeMap;
