@@ -29,7 +29,9 @@ pub struct WrongValue(String);
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     // Those that write a log say it there.
     if !matches!(command, Command::Run(_) | Command::Demo(_) | Command::Cleanup(_)) {
-        cli::strangers().iter().for_each(|stranger| complain(&format!("warning: {stranger}")));
+        for stranger in cli::strangers() {
+            complain(&format!("warning: {stranger}"));
+        }
     }
     match command {
         Command::Run(args) => block_on(service::run(*args)),

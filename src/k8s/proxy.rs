@@ -68,7 +68,8 @@ fn usable(origin: &'static str, instead: &'static str, server: &Uri, text: &str)
 }
 
 fn port(server: &Uri) -> u16 {
-    server.port_u16().unwrap_or(if server.scheme_str() == Some("http") { 80 } else { 443 })
+    let usual = if server.scheme_str() == Some("http") { 80 } else { 443 };
+    server.port_u16().unwrap_or(usual)
 }
 
 /// Our own machine, which no proxy of the environment leads to.
