@@ -12,6 +12,9 @@ use crate::crd::nearest;
 /// What all our variables begin with.
 const PREFIX: &str = "SCRAPETARGET_";
 
+/// What those begin with that are for the build.
+const OF_THE_BUILD: &str = "SCRAPETARGET_BUILD_";
+
 /// `line`, in which clap says that the value of a flag is wrong, with the variable in the flag's place if the value came from there.
 pub(super) fn blamed(error: &clap::Error, arguments: &[OsString], line: String) -> String {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return line };
@@ -53,6 +56,7 @@ fn strangers_among(names: &BTreeSet<String>) -> Vec<String> {
     let known: BTreeSet<&str> = command.get_subcommands().flat_map(variables).collect();
     let unknown = names.iter().filter(|name| !known.contains(name.as_str()) && !is_of_a_service(name, names));
     unknown
+        .filter(|name| !name.starts_with(OF_THE_BUILD))
         .map(|name| match nearest(name, known.iter().copied()) {
             Some(meant) => format!("no flag has the variable {name}, it does nothing: did you mean {meant}?"),
             None => format!("no flag has the variable {name}, it does nothing: see docs/flags.md, or --help"),

@@ -88,6 +88,41 @@ fn a_proxy_of_the_kubeconfig_is_for_its_cluster_whatever_no_proxy_says() {
     assert_eq!(proxy.asked(), [server]);
 }
 
+/// Runs what follows as in a pod: in a mount namespace of its own, with the files of a service account.
+const IN_A_POD: &str = r#"
+mount -t tmpfs none /run
+account=/run/secrets/kubernetes.io/serviceaccount
+mkdir -p "$account"
+cp "$0" "$account/ca.crt"
+printf default > "$account/namespace"
+printf token > "$account/token"
+exec "$@"
+"#;
+
+#[test]
+fn in_a_pod_a_proxy_of_the_environment_leads_to_an_api_server_that_no_proxy_lacks() {
+    let cluster = Cluster::shared();
+    let (home, proxy) = (TempDir::new().unwrap(), Proxy::start(None));
+    let mut cleanup = Command::new("unshare");
+    if !fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t")) {
+        cleanup.arg("--map-root-user");
+    }
+    cleanup.args(["--mount", "--", "sh", "-ec", IN_A_POD]).arg(cluster.ca_file());
+    cleanup.arg(command([""; 0]).get_program()).args(["cleanup", "--namespace", "default"]);
+    cleanup.env_remove("KUBECONFIG").env("HOME", home.path());
+    cleanup.env("KUBERNETES_SERVICE_HOST", "10.96.0.1").env("KUBERNETES_SERVICE_PORT", "443");
+    cleanup.env("HTTPS_PROXY", format!("http://{}", proxy.address)).env("NO_PROXY", "localhost,.svc,192.168.0.0/16");
+    // Nobody is at this address; what counts is who was asked for the way to it.
+    let failed = said(&mut cleanup);
+    assert_eq!(failed.code, Some(1), "{}{}", failed.stdout, failed.stderr);
+    let asked = proxy.asked();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|authority| authority == "10.96.0.1:443"),
+        "{asked:?}: {}",
+        failed.stderr
+    );
+}
+
 #[test]
 fn a_proxy_that_wants_a_password_and_one_that_is_not_supported_are_told_in_one_line() {
     let cluster = Cluster::shared();
