@@ -2,6 +2,7 @@
 
 mod kubernetes;
 mod value;
+mod variables;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use reqwest::Url;
 
 pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, ReleaseArgs};
 pub use value::ListenAddress;
+pub use variables::strangers;
 
 use crate::fetch::AllowedHost;
 use crate::http::HostPattern;
@@ -20,7 +22,7 @@ use value::{bytes, cidr, duration, external_url, health_url, interval, sample_li
 
 /// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup.
 #[derive(Debug, Parser)]
-#[command(name = "scrapetarget-exporter", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "scrapetarget-exporter", version, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -54,6 +56,7 @@ pub struct RunArgs {
     /// Where the service listens; repeatable. `:9850` is every address of the host
     #[arg(
         long,
+        visible_alias = "web.listen-address",
         env = "SCRAPETARGET_LISTEN_ADDRESS",
         default_value = ":9850",
         value_delimiter = ',',
@@ -93,6 +96,10 @@ pub struct RunArgs {
         value_name = "HOST"
     )]
     pub web_allowed_hosts: Vec<HostPattern>,
+    /// Answer /-/healthy and /-/ready without a password where --web.config.file asks for one, so that a probe needs none. A client
+    /// certificate that it asks for is needed all the same
+    #[arg(long = "web.open-health", env = "SCRAPETARGET_WEB_OPEN_HEALTH")]
+    pub web_open_health: bool,
     /// How long the service goes on serving after a signal to stop, before it closes its listener: time for Prometheus to find the
     /// replica that takes over. If not set, 10s in Kubernetes, 0s with --targets
     #[arg(long, env = "SCRAPETARGET_SHUTDOWN_DELAY", value_name = "DURATION", value_parser = duration)]
@@ -138,10 +145,22 @@ pub struct PollingArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct LogArgs {
     /// The least severe messages that are logged
-    #[arg(long, env = "SCRAPETARGET_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    #[arg(
+        long,
+        visible_alias = "log.level",
+        env = "SCRAPETARGET_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
     pub log_level: LogLevel,
     /// One line of key=value pairs, or of JSON, for each message
-    #[arg(long, env = "SCRAPETARGET_LOG_FORMAT", default_value = "logfmt", value_name = "FORMAT")]
+    #[arg(
+        long,
+        visible_alias = "log.format",
+        env = "SCRAPETARGET_LOG_FORMAT",
+        default_value = "logfmt",
+        value_name = "FORMAT"
+    )]
     pub log_format: LogFormat,
 }
 
@@ -173,7 +192,13 @@ pub enum LogFormat {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Where the service listens; port 0 takes one that is free
-    #[arg(long, env = "SCRAPETARGET_LISTEN_ADDRESS", default_value = "127.0.0.1:9850", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        visible_alias = "web.listen-address",
+        env = "SCRAPETARGET_LISTEN_ADDRESS",
+        default_value = "127.0.0.1:9850",
+        value_name = "ADDRESS"
+    )]
     pub listen_address: ListenAddress,
     /// Poll every target once, print one line for each, and exit: 0 if every target is as the demo intends
     #[arg(long)]
@@ -258,12 +283,29 @@ pub struct CheckArgs {
     pub kube_context: Option<String>,
 }
 
-/// Flags of `healthcheck`.
+/// Flags of `healthcheck`. A password or a key comes from a file: every user of the machine reads command lines.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
     /// The URL that must answer with status 200
-    #[arg(value_name = "URL", default_value = "http://127.0.0.1:9850/-/healthy", value_parser = health_url)]
+    #[arg(
+        value_name = "URL",
+        env = "SCRAPETARGET_HEALTHCHECK_URL",
+        default_value = "http://127.0.0.1:9850/-/healthy",
+        value_parser = health_url
+    )]
     pub url: Url,
+    /// The user, where the service wants one
+    #[arg(long, env = "SCRAPETARGET_HEALTHCHECK_USERNAME", value_name = "NAME", requires = "password_file")]
+    pub username: Option<String>,
+    /// A file that holds the user's password; a newline at its end is no part of it
+    #[arg(long, env = "SCRAPETARGET_HEALTHCHECK_PASSWORD_FILE", value_name = "FILE", requires = "username")]
+    pub password_file: Option<PathBuf>,
+    /// A PEM file with our certificate, where the service wants one
+    #[arg(long, env = "SCRAPETARGET_HEALTHCHECK_CERT_FILE", value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with the key of that certificate
+    #[arg(long, env = "SCRAPETARGET_HEALTHCHECK_KEY_FILE", value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
 }
 
 impl ProbeArgs {
@@ -308,8 +350,9 @@ impl Cli {
         I: IntoIterator,
         I::Item: Into<std::ffi::OsString> + Clone,
     {
-        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, cleanup or healthcheck";
-        let parsed = Self::command().try_get_matches_from(arguments);
+        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help";
+        let arguments: Vec<std::ffi::OsString> = arguments.into_iter().map(Into::into).collect();
+        let parsed = Self::command().try_get_matches_from(&arguments);
         let parsed = parsed.and_then(|given| Ok((Self::from_arg_matches(&given)?, given)));
         let (cli, given) = parsed.map_err(|error| {
             use clap::error::ErrorKind;
@@ -322,7 +365,7 @@ impl Cli {
                     let line = one_line(&error.to_string());
                     Refusal::Wrong(line.replace("(see --help)", &format!("(write {COMMANDS}; see --help)")))
                 }
-                _ => Refusal::Wrong(one_line(&error.to_string())),
+                _ => Refusal::Wrong(variables::blamed(&error, &arguments, one_line(&error.to_string()))),
             }
         })?;
         let mistake = match &cli.command {

@@ -8,28 +8,27 @@ use scrapetarget_exporter::app;
 use scrapetarget_exporter::cli::{Cli, Refusal};
 use scrapetarget_exporter::tls;
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program speaks to its user")]
 fn main() -> ExitCode {
     // Both the HTTP client and the listener look for it; with one provider compiled in, nobody has to guess.
     tls::install();
     let cli = match Cli::parse_line(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Refusal::Asked(text)) => {
-            print!("{text}");
+            app::print(&text);
             return ExitCode::SUCCESS;
         }
         Err(Refusal::Wrong(line)) => {
-            eprintln!("{line}");
+            app::complain(&line);
             return ExitCode::from(2);
         }
     };
     app::run(cli.command).unwrap_or_else(|error| {
         // A parser's report may have a picture of the place below it: one line is what logs and scripts can use.
         let report = format!("{error:#}");
-        eprintln!(
-            "error: {}",
-            report.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
-        );
+        let lines: Vec<&str> = report.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        // Some parsers begin with the same word.
+        let line = lines.join(" ").replace(": error: ", ": ");
+        app::complain(&format!("error: {}", line.trim_start_matches("error: ")));
         if error.is::<app::WrongValue>() { ExitCode::from(2) } else { ExitCode::FAILURE }
     })
 }

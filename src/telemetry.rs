@@ -4,9 +4,9 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::cli::{LogArgs, LogFormat, LogLevel};
+use crate::cli::{self, LogArgs, LogFormat, LogLevel};
 
-/// Starts the log of the process. A second call changes nothing.
+/// Starts the log of the process, and tells of variables that look like ours and do nothing. A second call changes nothing.
 pub fn start(args: LogArgs) {
     let LogArgs { log_level, log_format } = args;
     let level = match log_level {
@@ -40,4 +40,7 @@ pub fn start(args: LogArgs) {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "panicked: {words}");
     }));
+    for stranger in cli::strangers() {
+        tracing::warn!("{stranger}");
+    }
 }

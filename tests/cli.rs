@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use scrapetarget_exporter::sim::edumeet::Edumeet;
 use scrapetarget_exporter::sim::mediasoup::Agent;
 use scrapetarget_exporter::sim::orion::Broker;
@@ -48,7 +49,12 @@ fn the_help_of_run_names_the_variable_of_every_flag() {
     assert!(flags.len() >= 10, "{flags:?}");
     for flag in flags {
         // Descriptions name flags as well, some with a value.
-        let name = flag.split('=').next().unwrap().trim_start_matches("--").trim_end_matches([',', ';', ':', '.', ')']);
+        let name =
+            flag.split('=').next().unwrap().trim_start_matches("--").trim_end_matches([',', ';', ':', '.', ')', ']']);
+        // Another name of --listen-address, as other exporters have it.
+        if name == "web.listen-address" {
+            continue;
+        }
         let variable = name.replace(['-', '.'], "_").to_uppercase();
         assert!(help.contains(&format!("SCRAPETARGET_{variable}=")), "{flag} has no variable in:\n{help}");
     }
@@ -58,8 +64,8 @@ fn the_help_of_run_names_the_variable_of_every_flag() {
 fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
     let run_on = |more: &[&str]| [&["run", "--targets", "x"], more].concat().join(" ");
     let cases = [
-        (String::new(), "run, demo, simulate, probe, check, crd, cleanup or healthcheck"),
-        ("serve".to_owned(), "run, demo, simulate, probe, check, crd, cleanup or healthcheck"),
+        (String::new(), "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help"),
+        ("serve".to_owned(), "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help"),
         ("prob".to_owned(), "'probe'"),
         ("--bogus".to_owned(), "--bogus"),
         ("run --targets".to_owned(), "--targets <FILE_OR_DIRECTORY>"),
@@ -151,7 +157,7 @@ fn a_wrong_variable_is_one_line_that_says_what_to_write() {
         ("MAX_BODY_BYTES", "lots", "for instance 16MiB"),
         ("MAX_INFLIGHT_BYTES", "0", "for instance 16MiB"),
         ("WEB_EXTERNAL_URL", "x", "https://exporter.example.com/"),
-        ("WEB_MAX_CONNECTIONS", "many", "--web.max-connections"),
+        ("WEB_MAX_CONNECTIONS", "many", "invalid digit"),
         ("SHUTDOWN_DELAY", "soon", "write for instance 15s"),
         ("SHUTDOWN_DELAY", "5s\nx", "write for instance 15s"),
         ("LOG_LEVEL", "loud", "error, warn, info, debug, trace"),
@@ -165,6 +171,89 @@ fn a_wrong_variable_is_one_line_that_says_what_to_write() {
         let said = said(command(["run", "--targets", "x"]).env(format!("SCRAPETARGET_{name}"), value));
         assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{name}: {}", said.stderr);
         assert!(one_line(&said).contains(wanted), "{name}={value}: {wanted:?} is not in {:?}", said.stderr);
+        let blamed = format!("for the variable SCRAPETARGET_{name}");
+        assert!(said.stderr.contains(&blamed), "{name}={value}: {blamed:?} is not in {:?}", said.stderr);
+    }
+}
+
+#[test]
+fn a_wrong_value_is_blamed_on_the_flag_if_it_stands_there() {
+    for arguments in [["--log-level", "loud"], ["--log.level", "loud"]] {
+        let mut run = command(["run", "--targets", "x"]);
+        let said = said(run.args(arguments).env("SCRAPETARGET_LOG_LEVEL", "info"));
+        assert_eq!(said.code, Some(2));
+        assert!(one_line(&said).contains("for '--log-level <LEVEL>'"), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn a_variable_that_belongs_to_no_flag_is_told_and_what_kubernetes_sets_is_not() {
+    let service =
+        [("SCRAPETARGET_EXPORTER_SERVICE_HOST", "10.0.0.1"), ("SCRAPETARGET_EXPORTER_PORT_9850_TCP_ADDR", "10.0.0.1")];
+    let mut check = command(["check", "/nowhere.yaml"]);
+    let checked = said(check.env("SCRAPETARGET_LOG_LEVLE", "debug").envs(service));
+    assert_eq!(
+        checked.stderr,
+        "warning: no flag has the variable SCRAPETARGET_LOG_LEVLE, it does nothing: did you mean SCRAPETARGET_LOG_LEVEL?\n"
+    );
+    let mut run = command(["run", "--targets", "/nowhere.yaml", "--listen-address", FREE]);
+    run.env("SCRAPETARGET_SHUTDOWNDELAY", "1s").envs(service);
+    let mut running = Running::listening(run);
+    running.wait("the warning", |running| {
+        (running.logged("did you mean SCRAPETARGET_SHUTDOWN_DELAY?") == 1).then_some(())
+    });
+    assert_eq!(running.logged("SCRAPETARGET_EXPORTER"), 0, "{}", running.log());
+}
+
+#[test]
+fn the_names_of_the_field_stand_for_ours() {
+    let mut demo = command(["demo", "--web.listen-address", FREE, "--log.level", "debug", "--log.format", "json"]);
+    demo.args(["--once", "--interval", "1h"]);
+    let demo = said(&mut demo);
+    assert_eq!(demo.code, Some(0), "{}", demo.stderr);
+    assert!(demo.stderr.contains(r#""level":"DEBUG""#), "{}", demo.stderr);
+    let help = run(["help", "run"]);
+    assert_eq!(help.code, Some(0));
+    for alias in ["--web.listen-address", "--log.level", "--log.format"] {
+        assert!(help.stdout.contains(alias), "{alias}");
+    }
+}
+
+#[test]
+fn help_is_a_command() {
+    for (asked, same) in [(&["help"][..], &["--help"][..]), (&["help", "probe"], &["probe", "--help"])] {
+        let (help, flag) = (run(asked), run(same));
+        assert_eq!((help.code, help.stdout), (Some(0), flag.stdout));
+    }
+    let unknown = run(["help", "prob"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(one_line(&unknown).contains("prob"), "{}", unknown.stderr);
+}
+
+/// Runs a shell command in which `$0` is the program.
+fn shell(script: &str, folder: &Path) -> Said {
+    let program = command([""; 0]).get_program().to_owned();
+    let mut shell = std::process::Command::new("bash");
+    said(shell.args(["-c", script]).arg(program).current_dir(folder))
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic_of_ours() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("bad.yaml"), BAD).unwrap();
+    // What is written last comes after the reader has gone; the exit code is that of the program.
+    for (arguments, code) in [
+        ("probe --type Sora --url http://127.0.0.1:1/", 1),
+        ("probe bad.yaml", 1),
+        ("check bad.yaml", 1),
+        ("crd", 0),
+        ("--help", 0),
+        ("run --bogus", 2),
+        ("run --log-level trace --targets bad.yaml --listen-address 1.2.3.4:0", 1),
+    ] {
+        let script = format!("{{ sleep 0.2; exec \"$0\" {arguments}; }} 2>&1 | true; exit \"${{PIPESTATUS[0]}}\"");
+        let said = shell(&script, folder.path());
+        assert_eq!(said.code, Some(code), "{arguments}: {}{}", said.stdout, said.stderr);
     }
 }
 
@@ -288,6 +377,7 @@ fn a_web_config_that_cannot_be_used_is_one_line_with_its_path() {
         assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{name}: {}", said.stderr);
         let line = one_line(&said);
         assert!(line.contains(name) && line.contains(wanted) && !line.contains("hunter2"), "{name}: {line}");
+        assert_eq!(line.matches("error:").count(), 1, "{line}");
     }
 }
 
@@ -453,6 +543,53 @@ async fn probe_of_a_file_with_several_targets_wants_to_know_which() {
     assert!(one_line(&bad).contains("bad.yaml:"), "{}", bad.stderr);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_of_a_good_target_is_not_kept_from_it_by_another_ones_mistake() {
+    let server = Simulated::serve(Node::single(1).router(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("targets.yaml");
+    let good = GOOD.replace("http://sora:3000/", &server.url());
+    let bad = GOOD.replace("name: good", "name: bad").replace("http://", "ftp://");
+    fs::write(&file, format!("{bad}---\n{good}")).unwrap();
+    let probe = |name: &str| run(["probe", file.to_str().unwrap(), "--target", name]);
+    let chosen = probe("good");
+    assert_eq!(chosen.code, Some(0), "{}", chosen.stderr);
+    assert!(chosen.stdout.contains("probe_success 1\n"), "{}", chosen.stdout);
+    assert!(chosen.stderr.starts_with("warning: ") && chosen.stderr.contains("webrtc/bad"), "{}", chosen.stderr);
+    let own = probe("bad");
+    assert_eq!((own.code, own.stdout.as_str()), (Some(1), ""));
+    assert!(one_line(&own).contains("(ScrapeTarget webrtc/bad): spec.url: "), "{}", own.stderr);
+    let nobody = probe("nobody");
+    assert!(one_line(&nobody).contains("holds no ScrapeTarget \"nobody\"; but "), "{}", nobody.stderr);
+}
+
+#[test]
+fn a_value_of_set_that_is_no_yaml_is_told_once() {
+    let said = run(["probe", "--type", "Sora", "--url", "http://127.0.0.1:9/", "--set", "sora={"]);
+    assert_eq!(said.code, Some(2));
+    let line = one_line(&said);
+    assert!(line.contains("--set sora: the value is no YAML: ") && line.matches("error:").count() == 1, "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debug_logs_every_poll_and_trace_every_call_but_no_secret() {
+    let server = Simulated::serve(Node::single(1).router(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("targets.yaml");
+    let more = format!("\"{}\", interval: 1s, headers: [{{ name: x-api-key, value: hunter2-hunter2 }}]", server.url());
+    fs::write(&file, GOOD.replace("\"http://sora:3000/\"", &more)).unwrap();
+    for (level, polls, calls) in [("info", false, false), ("debug", true, false), ("trace", true, true)] {
+        let mut running = Running::ready(&file, ["--log-level", level]).await;
+        let polled = "message=polled target=webrtc/good kind=Sora outcome=success duration=";
+        let called = "message=called target=webrtc/good call=GetStatsReport url=";
+        if polls {
+            running.wait("two polls", |running| (running.logged(polled) >= 2).then_some(()));
+        }
+        assert_eq!((running.logged(polled) > 0, running.logged(called) > 0), (polls, calls), "{}", running.log());
+        assert!(!running.log().contains("hunter2"), "{}", running.log());
+    }
+}
+
 #[test]
 fn each_simulated_server_is_one_that_a_poll_takes() {
     let cases: [(&[&str], &[&str]); 5] = [
@@ -509,4 +646,74 @@ async fn healthcheck_tells_a_healthy_service_from_none() {
     assert!(one_line(&red).contains("503"), "{}", red.stderr);
     let green = run(["healthcheck", &format!("{}green", server.url())]);
     assert_eq!((green.code, green.stdout.as_str(), green.stderr.as_str()), (Some(0), "", ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_has_a_user_with_a_password_from_a_file_where_one_is_wanted() {
+    let folder = TempDir::new().unwrap();
+    let hash = bcrypt::hash("secret", 4).unwrap();
+    let web = folder.path().join("web.yml");
+    fs::write(&web, format!("basic_auth_users: {{ ann: {hash} }}\n")).unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "secret\n").unwrap();
+    fs::write(folder.path().join("wrong"), "other\n").unwrap();
+    let targets = folder.path().join("targets.yaml");
+    fs::write(&targets, GOOD).unwrap();
+    let service = |more: &[&str]| {
+        let all = ["--targets", targets.to_str().unwrap(), "--web.config.file", web.to_str().unwrap()];
+        Running::service([&all[..], more].concat())
+    };
+    let closed = service(&[]);
+    let url = format!("{}/-/healthy", closed.base);
+    let refused = run(["healthcheck", &url]);
+    assert_eq!(refused.code, Some(1));
+    assert!(one_line(&refused).contains("401"), "{}", refused.stderr);
+    let wrong = folder.path().join("wrong");
+    let asks = |file: &Path| run(["healthcheck", &url, "--username", "ann", "--password-file", file.to_str().unwrap()]);
+    assert_eq!((asks(&password).code, asks(&wrong).code), (Some(0), Some(1)));
+    let variables = [
+        ("SCRAPETARGET_HEALTHCHECK_URL", url.as_str()),
+        ("SCRAPETARGET_HEALTHCHECK_USERNAME", "ann"),
+        ("SCRAPETARGET_HEALTHCHECK_PASSWORD_FILE", password.to_str().unwrap()),
+    ];
+    let by_variables = said(command(["healthcheck"]).envs(variables));
+    assert_eq!((by_variables.code, by_variables.stderr.as_str()), (Some(0), ""));
+
+    let open = service(&["--web.open-health"]);
+    open.until_status("/-/ready", 200).await;
+    assert_eq!(run(["healthcheck", &format!("{}/-/healthy", open.base)]).code, Some(0));
+    assert_eq!(open.get("/metrics").await.unwrap().0, 401);
+}
+
+#[test]
+fn healthcheck_shows_a_certificate_where_one_is_wanted() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let [(server, server_key), (client, client_key)] = ["server", "client"].map(|name| {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+        (write(&format!("{name}.crt"), certificate.pem()), write(&format!("{name}.key"), key.serialize_pem()))
+    });
+    let authority = write("ca.crt", authority.pem());
+    let config = format!(
+        "tls_server_config: {{ cert_file: {server}, key_file: {server_key}, client_ca_file: {authority}, \
+         client_auth_type: RequireAndVerifyClientCert }}\n"
+    );
+    let (config, targets) = (write("web.yml", config), write("targets.yaml", GOOD.to_owned()));
+    // Health without a password is no health without a certificate: this is asked for before any path is known.
+    let service = Running::service(["--targets", &targets, "--web.config.file", &config, "--web.open-health"]);
+    let url = format!("{}/-/healthy", service.base.replace("http://", "https://"));
+    assert_eq!(run(["healthcheck", &url]).code, Some(1));
+    let shown = run(["healthcheck", &url, "--cert-file", &client, "--key-file", &client_key]);
+    assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""));
+    let alone = run(["healthcheck", &url, "--cert-file", &client]);
+    assert_eq!(alone.code, Some(2));
+    assert!(one_line(&alone).contains("--key-file"), "{}", alone.stderr);
 }

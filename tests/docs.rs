@@ -275,8 +275,10 @@ fn arguments(out: &mut String, command: &Command) {
     for argument in arguments {
         let value = argument.get_value_names().map_or_else(String::new, |names| format!(" {}", names.join(" ")));
         let value = if argument.get_action().takes_values() { value } else { String::new() };
+        let aliases = argument.get_visible_aliases().unwrap_or_default();
+        let aliases = aliases.iter().fold(String::new(), |before, alias| before + ", or `--" + alias + "`");
         let flag = match argument.get_long() {
-            Some(long) => format!("`--{long}{value}`"),
+            Some(long) => format!("`--{long}{value}`{aliases}"),
             None => format!("`{}`", value.trim()),
         };
         let variable = argument.get_env().map_or_else(String::new, |name| format!("`{}`", name.to_string_lossy()));

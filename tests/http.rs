@@ -107,7 +107,8 @@ async fn what_is_wrong_with_a_request_is_said_in_words() {
 async fn a_module_is_the_type_in_any_case() {
     let sora = server(StatusCode::OK).await;
     let service = Service::start(vec![target("webrtc", "sora", &sora.url())], Settings::default()).await;
-    for module in ["sora", "Sora", "SORA"] {
+    // Empty, as a template writes it that has no module.
+    for module in ["sora", "Sora", "SORA", ""] {
         assert_eq!(service.text(&format!("/probe?target=webrtc/sora&module={module}")).await.0, StatusCode::OK);
     }
 }
@@ -437,6 +438,48 @@ async fn the_api_tells_the_state_of_every_target() {
 }
 
 #[tokio::test]
+async fn the_api_is_narrowed_as_discovery_is_and_by_state() {
+    let sora = server(StatusCode::OK).await;
+    let labelled = |namespace, name, url: &str| {
+        declared(namespace, name, Type::Sora, url, |spec| {
+            spec.labels.insert("region".to_owned(), name.to_owned());
+        })
+    };
+    let targets = vec![
+        labelled("a", "up", &sora.url()),
+        labelled("a", "down", &nobody().await),
+        labelled("b", "up", &sora.url()),
+    ];
+    let service = Service::start(targets, Settings::default()).await;
+    service.settle().await;
+    for (query, names) in [
+        ("?state=down", &["a/down"][..]),
+        ("?state=down&state=up", &["a/down", "a/up", "b/up"]),
+        ("?state=up&namespace=b", &["b/up"]),
+        ("?label=region%3Dup&type=sora", &["a/up", "b/up"]),
+        ("?state=suspended", &[]),
+    ] {
+        let answer = service.json(&format!("/api/v1/targets{query}")).await;
+        let found = answer["data"]["targets"].as_array().unwrap().iter();
+        let found: Vec<String> =
+            found.map(|t| format!("{}/{}", t["namespace"].as_str().unwrap(), t["name"].as_str().unwrap())).collect();
+        assert_eq!(found, names, "{query}");
+    }
+    for (query, words) in [
+        ("?stat=down", "unknown parameter \"stat\": there are namespace, type, state and label"),
+        ("?state=broken", "write one of up, down, pending, suspended, invalid"),
+    ] {
+        let response = service.get(&format!("/api/v1/targets{query}")).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{query}");
+        let answer: serde_json::Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+        assert_eq!((&answer["status"], &answer["errorType"]), (&json!("error"), &json!("bad_data")), "{query}");
+        assert!(answer["error"].as_str().unwrap().contains(words), "{query}: {answer}");
+    }
+    // What Prometheus discovers must not come and go with every poll.
+    assert_eq!(service.text("/sd?state=down").await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
 async fn a_target_that_is_deleted_is_gone_from_every_path_at_once() {
     let sora = server(StatusCode::OK).await;
     let gone = target("webrtc", "gone", &sora.url());
@@ -474,10 +517,34 @@ async fn the_page_shows_what_is_wanted() {
     assert!(page.contains("href=\"?page=2&amp;refresh=off\"") && !page.contains("next page"));
     assert!(!page.contains("http-equiv=\"refresh\""));
     assert_eq!(rows(&service.text("/?page=999").await.1), 202, "the last page there is");
-    assert_eq!(rows(&service.text("/?state=up").await.1), 1);
+    assert!(!page.contains("class=\"matches\""), "nothing is left out");
+    let (_, page) = service.text("/?state=up").await;
+    assert!(rows(&page) == 1 && page.contains(">1 of 1,202 targets matches<"), "{page}");
     assert_eq!(rows(&service.text("/?q=T00&state=suspended&type=sora").await.1), 100);
     let (_, page) = service.text("/?q=nothing+like+it").await;
     assert!(rows(&page) == 0 && page.contains("No target matches") && page.contains("value=\"nothing like it\""));
+}
+
+#[tokio::test]
+async fn the_page_shows_the_labels_that_it_filters_by() {
+    let labelled = declared("webrtc", "a", Type::Sora, "http://x.invalid/", |spec| {
+        spec.suspend = true;
+        spec.labels.insert("region".to_owned(), "<tokyo>".to_owned());
+        spec.labels.insert("long".to_owned(), "x".repeat(200));
+        spec.labels.extend((0..9).map(|i| (format!("z{i}"), "v".to_owned())));
+    });
+    let mut other = target("webrtc", "b", "http://x.invalid/");
+    other.suspend = true;
+    let service = Service::start(vec![labelled, other], Settings::default()).await;
+    let (_, page) = service.text("/?refresh=off").await;
+    assert!(
+        page.contains("<a href=\"?q=region%3D%3Ctokyo%3E&amp;refresh=off\"><bdi>region=&lt;tokyo&gt;</bdi></a>"),
+        "{page}"
+    );
+    assert!(page.contains(&format!("<bdi>long={}…</bdi>", "x".repeat(75))), "{page}");
+    assert!(page.contains("<li>and 3 more</li>"), "{page}");
+    let (_, page) = service.text("/?q=region%3D%3Ctokyo%3E").await;
+    assert!(page.contains("1 of 2 targets matches") && page.contains("</small>a</th>"), "{page}");
 }
 
 #[tokio::test]

@@ -89,6 +89,21 @@ fn calls_are_appended_to_the_path_with_or_without_its_slash() {
         );
     }
     assert_eq!(Options::default().build(&url()).calls(None)[0].url.as_str(), "http://orion:1026/admin/metrics");
+    let doubled = Url::parse("http://h//gardens").unwrap();
+    let calls = Options::default().build(&doubled).calls(None);
+    assert_eq!(calls[0].url.as_str(), "http://h//gardens/admin/metrics", "a path is the server's own affair");
+}
+
+#[test]
+fn a_subservice_has_one_slash_whether_its_server_writes_it_or_not() {
+    let mut kind = traffic_only().build(&url());
+    let first = [("/gardens", 4.0, Some(0.5)), ("parks/north", 4.0, Some(0.5)), ("root-subserv", 2.0, Some(0.5))];
+    poll(&mut *kind, &[tree(&first)]);
+    let then = [("/gardens", 8.0, Some(0.5)), ("parks/north", 4.0, Some(0.5)), ("root-subserv", 2.0, Some(0.5))];
+    let samples = poll(&mut *kind, &[tree(&then)]);
+    assert_eq!(time_of(&samples, "gardens"), Some(2.0), "{samples:?}");
+    assert!(time_of(&samples, "parks/north").is_some() && time_of(&samples, "").is_some(), "{samples:?}");
+    assert!(!samples.keys().any(|series| series.contains("//")), "{samples:?}");
 }
 
 #[test]

@@ -600,6 +600,35 @@ async fn the_password_is_asked_for_before_the_path_is_looked_at() {
 }
 
 #[tokio::test]
+async fn health_can_be_left_without_a_password_and_nothing_else_is() {
+    let directory = tempfile::tempdir().unwrap();
+    service::install_crypto();
+    write(directory.path(), "web.yml", &users());
+    let web = WebConfig::load(&directory.path().join("web.yml")).unwrap().with_open_health(true);
+    let routes = routes().route("/-/ready", get(|| async { "ready" }));
+    let service = service::serve(routes, Some(Arc::new(web)), limits()).await;
+    for (path, user, wanted) in [
+        ("/-/healthy", None, 200),
+        ("/-/ready", None, 200),
+        ("/-/healthy", Some(("ann", "wrong")), 200),
+        ("/", None, 401),
+        ("/", Some(("ann", "wrong")), 401),
+        ("/", Some(("ann", "secret")), 200),
+        ("/-/healthy?x=/-/ready", None, 200),
+        ("/?x=/-/healthy", None, 401),
+        ("/x/../-/healthy", None, 200),
+        ("/-/healthy/x", None, 401),
+    ] {
+        let request = service.get(path);
+        let request = match user {
+            Some((user, password)) => request.basic_auth(user, Some(password)),
+            None => request,
+        };
+        assert_eq!(request.send().await.unwrap().status().as_u16(), wanted, "{path} {user:?}");
+    }
+}
+
+#[tokio::test]
 async fn more_requests_than_the_rate_allows_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (service, _) = with_web(directory.path(), "rate_limit: {interval: 1h, burst: 2}\n").await;

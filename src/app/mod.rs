@@ -18,7 +18,7 @@ use crate::fetch::{AddressRules, Clients, Limits};
 use crate::poll::Pollers;
 use crate::self_metrics::PollMetrics;
 use crate::target::TargetId;
-use crate::{crd, file};
+use crate::{cli, crd, file};
 
 /// A value on the command line that only the command itself could judge. The exit code is that of any other wrong value.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,12 @@ pub struct WrongValue(String);
 
 /// Runs a command to its end. An error is for the user's eyes, in one line; the exit code is then 1, for a [`WrongValue`] 2.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    // Those that write a log say it there.
+    if !matches!(command, Command::Run(_) | Command::Demo(_) | Command::Cleanup(_)) {
+        for stranger in cli::strangers() {
+            complain(&format!("warning: {stranger}"));
+        }
+    }
     match command {
         Command::Run(args) => block_on(service::run(*args)),
         Command::Demo(args) => block_on(demo::run(args)),
@@ -75,10 +81,16 @@ fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pol
 }
 
 /// Writes to stdout. A reader that has gone away, as `head` does, is no error.
-fn print(text: &str) {
+pub fn print(text: &str) {
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Writes a line to stderr, in the same way.
+pub fn complain(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
@@ -93,15 +105,37 @@ fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn healthcheck(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
-    let HealthcheckArgs { url } = args;
-    let client = reqwest::Client::builder()
+    let HealthcheckArgs { url, username, password_file, cert_file, key_file } = args;
+    let mut client = reqwest::Client::builder();
+    if let (Some(certificate), Some(key)) = (cert_file, key_file) {
+        let pem = [read(&key)?, b"\n".to_vec(), read(&certificate)?].concat();
+        client = client.identity(reqwest::Identity::from_pem(&pem).context("read our certificate and its key")?);
+    }
+    let client = client
         .timeout(std::time::Duration::from_secs(5))
         .no_proxy()
         // It asks its own process, whose certificate names another host.
         .tls_danger_accept_invalid_certs(true)
         .build()
         .context("make a client")?;
-    let status = client.get(url).send().await.map_err(reqwest::Error::without_url).context("ask the service")?.status();
+    let mut request = client.get(url);
+    if let (Some(username), Some(file)) = (username, password_file) {
+        let password = String::from_utf8(read(&file)?).with_context(|| format!("{} is no text", file.display()))?;
+        let password = password.strip_suffix('\n').unwrap_or(&password);
+        request = request.basic_auth(username, Some(password.strip_suffix('\r').unwrap_or(password)));
+    }
+    let status = request.send().await.map_err(reqwest::Error::without_url).context("ask the service")?.status();
     anyhow::ensure!(status.is_success(), "the service answered {status}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A small file that the user names. What is larger than any password or certificate is not read to its end.
+fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    use std::io::Read;
+    const LARGEST: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(LARGEST).read_to_end(&mut bytes))
+        .with_context(|| format!("read {}", path.display()))?;
+    Ok(bytes)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
-use super::{WrongValue, print};
+use super::{WrongValue, complain, print};
 use crate::cli::{PollingArgs, ProbeArgs};
 use crate::crd::{self, ScrapeTarget};
 use crate::file;
@@ -16,6 +16,9 @@ use crate::metric::{Encoding, Format};
 use crate::poll::Poller;
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Target, TargetId};
+
+/// Problems of other manifests that are told beside the result.
+const MOST_TOLD: usize = 10;
 
 /// Polls once. Exit code 0: the primary call succeeded; 1: it failed.
 pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
@@ -58,23 +61,38 @@ fn poller_of(target: Target, polling: PollingArgs) -> anyhow::Result<Arc<Poller>
 
 fn from_file(path: &std::path::Path, wanted: Option<&str>) -> anyhow::Result<Target> {
     let loaded = file::load(&[path.to_owned()]);
-    if let Some(problem) = loaded.problems.first() {
-        bail!("{problem}");
-    }
     let matches = |id: &TargetId| wanted.is_none_or(|wanted| *wanted == *id.name || wanted == id.to_string());
     let mut found = loaded.targets.iter().filter(|(id, _)| matches(id));
-    match (found.next(), found.next()) {
-        (Some((id, (declaration, _))), None) => {
-            Ok(Target::declare(id.clone(), Arc::clone(declaration), &loaded.objects))
-        }
+    let chosen = match (found.next(), found.next()) {
         (Some((first, _)), Some((second, _))) => {
             bail!("{} holds several ScrapeTargets ({first}, {second}, …): choose one by --target", path.display())
         }
-        (None, _) => bail!(
-            "{} holds no ScrapeTarget{}",
-            path.display(),
-            wanted.map(|name| format!(" {name:?}")).unwrap_or_default()
-        ),
+        (chosen, _) => chosen,
+    };
+    match (chosen, wanted) {
+        // Whoever names a target asks for nothing else in the file.
+        (Some((id, (declaration, _))), _) if wanted.is_some() || loaded.problems.is_empty() => {
+            for problem in loaded.problems.iter().take(MOST_TOLD) {
+                complain(&format!("warning: {problem}"));
+            }
+            Ok(Target::declare(id.clone(), Arc::clone(declaration), &loaded.objects))
+        }
+        (None, Some(wanted)) => {
+            let names = |object: &str| {
+                let id = object.strip_prefix("ScrapeTarget ").unwrap_or(object);
+                id == wanted || id.rsplit_once('/').is_some_and(|(_, name)| name == wanted)
+            };
+            let own = loaded.problems.iter().find(|problem| problem.object.as_deref().is_some_and(names));
+            if let Some(problem) = own {
+                bail!("{problem}");
+            }
+            let problem = loaded.problems.first().map(|problem| format!("; but {problem}")).unwrap_or_default();
+            bail!("{} holds no ScrapeTarget {wanted:?}{problem}", path.display())
+        }
+        _ => match loaded.problems.first() {
+            Some(problem) => bail!("{problem}"),
+            None => bail!("{} holds no ScrapeTarget", path.display()),
+        },
     }
 }
 
@@ -84,8 +102,10 @@ fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ScrapeTar
     for assignment in set {
         let (path, value) =
             assignment.split_once('=').with_context(|| format!("--set {assignment}: write FIELD=VALUE"))?;
-        let value: Value =
-            serde_saphyr::from_str(value).with_context(|| format!("--set {path}: the value is no YAML"))?;
+        let value: Value = serde_saphyr::from_str(value).map_err(|error| {
+            let error = error.without_snippet().to_string();
+            anyhow::anyhow!("--set {path}: the value is no YAML: {}", error.trim_start_matches("error: "))
+        })?;
         let path = path.strip_prefix("spec.").unwrap_or(path);
         put(&mut spec, path, value).with_context(|| format!("--set {path}: a part of the path is no block"))?;
     }

@@ -66,12 +66,14 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         web_loose_targets,
         web_max_connections,
         web_allowed_hosts,
+        web_open_health,
         shutdown_delay,
         log,
     } = args;
     telemetry::start(log);
     let connections = affordable(web_max_connections, raise_file_limit(web_max_connections));
-    let web = web_config_file.map(|path| WebConfig::load(&path)).transpose()?.map(Arc::new);
+    let web = web_config_file.map(|path| WebConfig::load(&path)).transpose()?;
+    let web = web.map(|web| Arc::new(web.with_open_health(web_open_health)));
     let in_cluster = targets.is_empty();
     let mut source = if in_cluster {
         polling.target_deny_cidr.extend(cluster::denied_loopback(&kubernetes));

@@ -23,6 +23,7 @@ pub use access::{Authorization, BasicAuth, ConfigMapKeyRef, Header, SecretKeyRef
 pub use duration::{Duration, DurationError};
 pub(crate) use metadata::check_names;
 pub use monitor::{Action, Monitor, Relabeling};
+pub(crate) use nearest::nearest;
 pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use reference::{ObjectKind, Reference};
 pub use regex_syntax::regex_problem;

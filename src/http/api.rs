@@ -1,4 +1,4 @@
-//! `/api/v1/targets`: the targets as JSON, in the manner of Prometheus' own API, for scripts.
+//! `/api/v1/targets`: the targets as JSON, or those that the query asks for, in the manner of Prometheus' own API, for scripts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::filter::{Filter, States};
 use super::reply::Audience;
 use super::view::{self, View};
 use super::{App, reply, time};
@@ -44,31 +45,33 @@ struct Entry<'a> {
 }
 
 pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Response {
+    let filter = match Filter::parse(request.uri(), States::Wanted) {
+        Ok(filter) => filter,
+        Err(error) => return refusal(StatusCode::BAD_REQUEST, "bad_data", &error),
+    };
     if !app.pollers.known() {
-        return unavailable();
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", reply::UNKNOWN_YET.trim_end());
     }
     let (mut parts, _) = request.into_parts();
     let (client, headers) = (parts.extensions.remove(), parts.headers);
-    reply::aside(client, move |audience| document(&app, &headers, audience)).await
+    reply::aside(client, move |audience| document(&app, &filter, &headers, audience)).await
 }
 
-fn document(app: &App, headers: &HeaderMap, audience: &Audience) -> Response {
+fn document(app: &App, filter: &Filter, headers: &HeaderMap, audience: &Audience) -> Response {
     let views = view::all(&app.pollers, audience);
-    let answer = Answer {
-        status: "success",
-        data: Data { targets: views.iter().take_while(|_| audience.is_there()).map(Entry::new).collect() },
-    };
+    let views = views.iter().take_while(|_| audience.is_there());
+    let wanted = views.filter(|view| filter.wants(&view.target, view.status.state));
+    let answer = Answer { status: "success", data: Data { targets: wanted.map(Entry::new).collect() } };
     match serde_json::to_vec(&answer) {
         Ok(body) => reply::document(headers, audience, "application/json", body),
         Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
-fn unavailable() -> Response {
+fn refusal(status: StatusCode, kind: &str, error: &str) -> Response {
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
-    let error = reply::UNKNOWN_YET.trim_end();
-    let body = serde_json::json!({ "status": "error", "errorType": "unavailable", "error": error });
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
+    let body = serde_json::json!({ "status": "error", "errorType": kind, "error": error });
+    (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
 }
 
 impl<'a> Entry<'a> {

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Uri};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use reqwest::Url;
 use serde::Serialize;
 
+use super::filter::{Filter, States};
 use super::hosts::RequestHost;
 use super::reply::{self, Audience, Refusal};
 use super::{App, path_prefix, time};
-use crate::kind::Type;
 use crate::target::Target;
 
 /// One group of one target: Prometheus tells groups apart by their place in the list.
@@ -23,17 +23,6 @@ struct Group<'g> {
     labels: BTreeMap<&'g str, Cow<'g, str>>,
 }
 
-/// Which targets are wanted. Several of `namespace` or `type` mean any of them, several of `label` mean all of them.
-#[derive(Debug, Default)]
-struct Filter {
-    namespaces: Vec<String>,
-    kinds: Vec<Type>,
-    labels: Vec<(String, String)>,
-}
-
-/// The most that a query may ask for: every target is held against every one of them.
-const MOST_WANTED: usize = 100;
-
 /// Where Prometheus is to scrape.
 struct Exporter {
     host: String,
@@ -42,7 +31,8 @@ struct Exporter {
 }
 
 pub(super) async fn discovery(State(app): State<Arc<App>>, request: Request) -> Response {
-    let prepared = Filter::parse(request.uri())
+    let prepared = Filter::parse(request.uri(), States::Unknown)
+        .map_err(Refusal::bad_request)
         .and_then(|filter| Ok((filter, Exporter::new(app.settings.external_url.as_ref(), &request)?)));
     let (filter, exporter) = match prepared {
         Ok(prepared) => prepared,
@@ -57,13 +47,12 @@ pub(super) async fn discovery(State(app): State<Arc<App>>, request: Request) -> 
 }
 
 fn document(app: &App, filter: &Filter, exporter: &Exporter, headers: &HeaderMap, audience: &Audience) -> Response {
-    let targets: Vec<Arc<Target>> = app.pollers.list().iter().map(|poller| poller.target()).collect();
-    let groups: Vec<Group<'_>> = targets
-        .iter()
-        .take_while(|_| audience.is_there())
-        .filter(|target| !target.suspend && filter.wants(target))
-        .map(|target| exporter.group(target))
-        .collect();
+    let all = app.pollers.list();
+    let targets = all.iter().map(|poller| (poller.target(), poller.status().state));
+    let wanted = targets.filter(|(target, state)| !target.suspend && filter.wants(target, *state));
+    let targets: Vec<Arc<Target>> = wanted.map(|(target, _)| target).collect();
+    let groups: Vec<Group<'_>> =
+        targets.iter().take_while(|_| audience.is_there()).map(|target| exporter.group(target)).collect();
     match serde_json::to_vec(&groups) {
         Ok(body) => reply::document(headers, audience, "application/json", body),
         Err(error) => reply::text(axum::http::StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
@@ -104,39 +93,5 @@ impl Exporter {
             labels.insert("__scheme__", Cow::from(scheme));
         }
         Group { targets: [&self.host], labels }
-    }
-}
-
-impl Filter {
-    fn parse(uri: &Uri) -> Result<Self, Refusal> {
-        let mut filter = Self::default();
-        for (at, (key, value)) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).enumerate() {
-            if at >= MOST_WANTED {
-                return Err(Refusal::bad_request(format!(
-                    "more than {MOST_WANTED} parameters: write fewer, or ask twice"
-                )));
-            }
-            match &*key {
-                "namespace" => filter.namespaces.push(value.into_owned()),
-                "type" => filter.kinds.push(value.parse().map_err(Refusal::bad_request)?),
-                "label" => match value.split_once('=') {
-                    Some((name, value)) if !name.is_empty() => {
-                        filter.labels.push((name.to_owned(), value.to_owned()));
-                    }
-                    _ => return Err(Refusal::bad_request(format!("label={value:?} is not of the form name=value"))),
-                },
-                other => {
-                    let text = format!("unknown parameter {other:?}: there are namespace, type and label");
-                    return Err(Refusal::bad_request(text));
-                }
-            }
-        }
-        Ok(filter)
-    }
-
-    fn wants(&self, target: &Target) -> bool {
-        (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| **namespace == *target.id.namespace))
-            && (self.kinds.is_empty() || self.kinds.contains(&target.source.kind))
-            && self.labels.iter().all(|wanted| target.labels().get(&wanted.0) == Some(&wanted.1))
     }
 }

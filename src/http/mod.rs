@@ -7,6 +7,7 @@ mod auth;
 mod connection;
 mod debug;
 mod discovery;
+mod filter;
 mod handshake;
 mod hosts;
 mod limits;

@@ -5,6 +5,7 @@
 mod html;
 mod selection;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -191,6 +192,11 @@ impl Page<'_> {
             };
             return writeln!(out, "<p class=\"note\">{text}</p>");
         }
+        if self.wanted.narrows() {
+            let (matching, all) = (Thousands(selection.matching), Thousands(self.views.len()));
+            let verb = if selection.matching == 1 { "matches" } else { "match" };
+            writeln!(out, "<p class=\"matches\" role=\"status\">{matching} of {all} targets {verb}</p>")?;
+        }
         self.pages(out, selection)?;
         out.push_str(
             "<div class=\"frame\"><table role=\"table\">\n<caption class=\"sr\">Targets, those that need attention first</caption>\n<thead><tr>",
@@ -238,14 +244,43 @@ impl Page<'_> {
             None => out.push_str("<td role=\"cell\" class=\"num\"></td><td role=\"cell\" class=\"num\"></td>"),
         }
         let url = Escaped(target.source.url.as_str());
+        write!(
+            out,
+            "<td role=\"cell\" data-label=\"Type\">{kind}</td><td role=\"cell\" data-label=\"URL\" class=\"url\"><div>{url}"
+        )?;
+        self.labels(out, target.labels())?;
         let link = html::query([("target", id.as_str())]);
         let (link, label) = (Escaped(&link), Escaped(&id));
         writeln!(
             out,
-            "<td role=\"cell\" data-label=\"Type\">{kind}</td><td role=\"cell\" data-label=\"URL\" class=\"url\"><div>{url}</div></td>\
+            "</div></td>\
              <td role=\"cell\" class=\"go\"><a href=\"probe{link}&amp;debug=true\" aria-label=\"debug {label}\">debug</a>\
              <a href=\"probe{link}\" aria-label=\"probe {label}\">probe</a></td></tr>"
         )
+    }
+
+    /// The labels of a target, each a link to the targets that have it. Of many, as many as one looks at.
+    fn labels(&self, out: &mut String, labels: &BTreeMap<String, String>) -> std::fmt::Result {
+        const SHOWN: usize = 8;
+        if labels.is_empty() {
+            return Ok(());
+        }
+        out.push_str("<ul class=\"labels\" aria-label=\"Labels\">");
+        for (name, value) in labels.iter().take(SHOWN) {
+            let label = format!("{name}={value}");
+            let link = self.wanted.link(|link| {
+                link.text.clone_from(&label);
+                link.page = 1;
+            });
+            let shown = shortened(&label);
+            let rest = if shown.len() < label.len() { "…" } else { "" };
+            write!(out, "<li><a href=\"{}\"><bdi>{}{rest}</bdi></a></li>", Escaped(&link), Escaped(shown))?;
+        }
+        if let Some(more) = labels.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            write!(out, "<li>and {more} more</li>")?;
+        }
+        out.push_str("</ul>");
+        Ok(())
     }
 
     /// A cell with a time: how long ago for the eye, the exact one below it.
@@ -306,6 +341,12 @@ const COLUMNS: [(&str, &str); 10] = [
     ("", "URL"),
     ("", "<span class=\"sr\">Links</span>"),
 ];
+
+/// The beginning of a label: a value may have 256 characters.
+fn shortened(label: &str) -> &str {
+    const LONGEST: usize = 80;
+    label.char_indices().nth(LONGEST).map_or(label, |(end, _)| label.get(..end).unwrap_or(label))
+}
 
 fn select<'w>(
     out: &mut String,

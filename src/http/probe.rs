@@ -152,7 +152,8 @@ impl<'q> Query<'q> {
                     return Err(Refusal::bad_request("several targets are named: write one"));
                 }
                 "target" if !value.is_empty() => parsed.target = Some(value),
-                "module" => parsed.module = Some(value),
+                // A template whose value is empty writes it like this.
+                "module" if !value.is_empty() => parsed.module = Some(value),
                 "debug" => parsed.debug = value == "true",
                 _ => {}
             }

@@ -98,7 +98,8 @@ impl TlsBlock {
             .ok_or("tls_server_config needs cert_file (or cert)")?;
         let key = pem("key", self.key.as_deref(), self.key_file.as_deref(), directory)?
             .ok_or("tls_server_config needs key_file (or key)")?;
-        let chain = certificates("cert", &chain)?;
+        let field = if self.cert_file.is_some() { "cert_file" } else { "cert" };
+        let chain = certificates(field, &chain)?;
         let field = if self.key_file.is_some() { "key_file" } else { "key" };
         let key = tls::private_key(&key).map_err(|error| format!("tls_server_config.{field} holds {error}"))?;
         let identity = tls::identity(chain, key).map_err(|error| {
@@ -186,9 +187,10 @@ impl TlsBlock {
         }
         let believed = if verifies {
             let roots = roots.ok_or("tls_server_config verifies clients: it needs client_ca_file (or client_ca)")?;
-            let (believed, unread) = Anchors::given(certificates("client_ca", &roots)?);
+            let field = if self.client_ca_file.is_some() { "client_ca_file" } else { "client_ca" };
+            let (believed, unread) = Anchors::given(certificates(field, &roots)?);
             if unread > 0 {
-                return Err(format!("tls_server_config.client_ca holds {unread} certificates that cannot be read"));
+                return Err(format!("tls_server_config.{field} holds {unread} certificates that cannot be read"));
             }
             Some(believed)
         } else {

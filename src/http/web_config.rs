@@ -54,6 +54,7 @@ pub struct WebConfigError {
 #[derive(Debug)]
 pub struct WebConfig {
     path: PathBuf,
+    open_health: bool,
     gate: ArcSwap<Gate>,
     checks: Arc<Checks>,
     seen: Mutex<Seen>,
@@ -108,10 +109,17 @@ impl WebConfig {
         gate.tell_lacking(path, None);
         Ok(Self {
             path: path.to_owned(),
+            open_health: false,
             gate: ArcSwap::from_pointee(gate),
             checks: Arc::default(),
             seen: Mutex::new(seen),
         })
+    }
+
+    /// The same, and `/-/healthy` and `/-/ready` are answered without a password if `open`: the kubelet has none.
+    #[must_use]
+    pub fn with_open_health(self, open: bool) -> Self {
+        Self { open_health: open, ..self }
     }
 
     /// Whether connections are TLS: this does not change while the process lives.
@@ -176,7 +184,12 @@ impl WebConfig {
         let gate = self.gate.load_full();
         let authorization = request.headers().get(header::AUTHORIZATION).cloned();
         let health = is_health(request.uri().path());
-        let mut response = match gate.refusal(&self.checks, peer, authorization, health).await {
+        let refusal = if health && self.open_health {
+            None // no password is compared here, so that none can be guessed
+        } else {
+            gate.refusal(&self.checks, peer, authorization, health).await
+        };
+        let mut response = match refusal {
             Some(refusal) => refusal,
             None => router.call(request).await?,
         };
@@ -263,7 +276,8 @@ fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<Gate, String> {
 
 /// A parser's report without its picture of the place.
 fn one_line(report: &str) -> String {
-    report.lines().next().unwrap_or_default().trim().to_owned()
+    let line = report.lines().next().unwrap_or_default().trim();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// The headers that the format allows, each with the values that it may have; none: any value.
@@ -313,7 +327,8 @@ mod tests {
             ("tls_server_config: {cert_file: a.pem, key_file: b.pem}", "a.pem"),
             ("tls_server_config: {key_file: b.pem}", "cert_file"),
             ("tls_server_config: {cert: a, cert_file: b, key: c}", "both cert and cert_file"),
-            ("tls_server_config: {cert: a, key: c}", "no PEM certificate"),
+            ("tls_server_config: {cert: a, key: c}", "tls_server_config.cert holds no PEM certificate"),
+            ("tls_server_config: {cert_file: web.yml, key: c}", "tls_server_config.cert_file holds no PEM certificate"),
             ("tls_server_config: {min_version: TLS9}", "TLS9"),
             ("tls_server_config: {client_auth_type: Maybe}", "Maybe"),
             (
@@ -335,6 +350,6 @@ mod tests {
 
     #[test]
     fn only_the_first_line_of_a_report_is_kept() {
-        assert_eq!(one_line("unknown field\n --> line 3\n"), "unknown field");
+        assert_eq!(one_line("error: unknown field\n --> line 3\n"), "unknown field");
     }
 }

@@ -11,6 +11,8 @@ use kube::runtime::watcher;
 use kube::{Client, Config};
 use tokio::time::Instant;
 
+use super::proxy;
+
 /// No call takes longer, watches apart. An API server that is slower than this is as good as away. A webhook has 10 s by default, and what it
 /// is blamed for should still be heard.
 const DEADLINE: Duration = Duration::from_secs(12);
@@ -66,6 +68,7 @@ impl Cluster {
     ///
     /// Nothing is asked of it yet. A pod's token is read again when it is rotated.
     pub async fn connect(context: Option<&str>) -> Result<Self, AccessError> {
+        let proxy_url = Kubeconfig::read().ok().and_then(|kubeconfig| proxy_url(&kubeconfig, context));
         let mut config = match context {
             Some(context) => {
                 let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
@@ -75,12 +78,22 @@ impl Cluster {
             }
             None => Config::infer().await.map_err(|error| AccessError::NoConfig(error.to_string()))?,
         };
+        let proxy = proxy::choose(&config.cluster_url, proxy_url.as_deref(), |name| std::env::var(name).ok());
+        let proxy = proxy.map_err(|error| AccessError::Client(error.to_string()))?;
         config.connect_timeout = Some(Duration::from_secs(5));
         config.read_timeout = Some(SILENCE);
         // Whoever calls knows better when to try again, and what became worthless meanwhile.
         config.default_retry = false;
         let namespace = config.default_namespace.clone().into();
-        let client = Client::try_from(config).map_err(|error| AccessError::Client(chain(&error)))?;
+        config.proxy_url = None;
+        let client = match proxy {
+            None => Client::try_from(config),
+            Some(proxy) => {
+                tracing::info!(proxy = proxy::place(&proxy), "the API server is reached through a proxy");
+                proxy::through(proxy, &config)
+            }
+        };
+        let client = client.map_err(|error| AccessError::Client(chain(&error)))?;
         Ok(Self { client, namespace, denied: Arc::default() })
     }
 
@@ -151,6 +164,14 @@ impl Cluster {
         }
         result
     }
+}
+
+/// `proxy-url` of the cluster of a context; without one, of the current one.
+fn proxy_url(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let name = context.or(kubeconfig.current_context.as_deref())?;
+    let context = kubeconfig.contexts.iter().find(|context| context.name == name)?.context.as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == context.cluster)?;
+    cluster.cluster.as_ref()?.proxy_url.clone()
 }
 
 /// The permission that a call needs, as it stands in a Role.

@@ -25,6 +25,7 @@ mod outage;
 mod pace;
 mod pages;
 mod pause;
+mod proxy;
 mod secrets;
 mod settings;
 mod status;

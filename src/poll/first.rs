@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::snapshot::Failure;
-use crate::kind::Type;
+use crate::kind::{Reason, Type};
 use crate::target::TargetId;
 
 /// Targets that are named in the line; of the others there is a number.
@@ -85,7 +85,11 @@ impl Results {
     }
 }
 
-/// One line about one target.
+/// One line about one target: whether it is its server, or how it is declared.
 pub(super) fn tell_down(target: &TargetId, kind: Type, failure: &Failure) {
-    tracing::warn!(%target, %kind, reason = failure.reason.as_str(), error = %failure.message, "target is down");
+    if failure.reason == Reason::Config {
+        tracing::warn!(%target, %kind, error = %failure.message, "target is invalid: it is not polled as it is declared");
+    } else {
+        tracing::warn!(%target, %kind, reason = failure.reason.as_str(), error = %failure.message, "target is down");
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Level;
 
 use super::aside::{Late, aside, turn};
 use super::first::{Expected, tell_down};
@@ -17,7 +18,7 @@ use super::{Background, Shared, Start};
 use crate::fetch::fetch;
 use crate::kind::{Call, Reason};
 use crate::metric::Stop;
-use crate::target::Target;
+use crate::target::{Target, TargetId};
 
 /// Polls one target until it is removed: first after `delay`, and after `place` when it takes over from another replica.
 pub(super) async fn run(
@@ -91,6 +92,7 @@ pub(super) async fn run(
         if snapshot.failure.as_ref().is_some_and(|failure| failure.reason == Reason::Auth) {
             let _ = shared.refused.try_send(poller.id().clone());
         }
+        log(poller.id(), &target, &snapshot);
         last = Some((started, snapshot.ended));
         next = started + target.interval;
         announce(&poller, &target, &shared, &mut first, snapshot);
@@ -168,6 +170,22 @@ async fn calls(
     prepared.translator = Some(translator);
     prepared.calls = Some(Arc::clone(&calls));
     Ok(calls)
+}
+
+/// Every poll, for who asks for it by the level. What servers had a part in is masked already, as on the debug page.
+fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
+    let kind = target.source.kind;
+    for record in &snapshot.calls {
+        if !tracing::enabled!(Level::TRACE) {
+            break;
+        }
+        let request = snapshot.requests.iter().find(|request| request.name == record.call);
+        let (duration, error) = (tracing::field::debug(record.duration), record.error.as_deref());
+        let url = request.map(|request| tracing::field::display(&request.url));
+        tracing::trace!(target = %id, call = record.call, url, status = record.status, bytes = record.bytes, duration, error, "called");
+    }
+    let outcome = snapshot.failure.as_ref().map_or("success", |failure| failure.reason.as_str());
+    tracing::debug!(target = %id, %kind, outcome, duration = ?snapshot.duration(), samples = snapshot.samples, "polled");
 }
 
 /// Publishes, and tells of a change of state once, not of every failed poll nor of every change of the spec. The first result of a target

@@ -112,6 +112,24 @@ impl References<'_> {
         }
     }
 
+    /// The value of a Secret without which nobody could be sent anything: `Bearer ` alone says nothing. `field` is where it is referred to.
+    fn credential(&self, reference: &SecretKeyRef, field: impl Fn() -> String) -> Result<Option<Vec<u8>>, Problem> {
+        let value = self.secret(reference)?;
+        if value.as_ref().is_some_and(|value| value.trim_ascii().is_empty()) {
+            return Err(self.empty(reference, &field()));
+        }
+        Ok(value)
+    }
+
+    fn empty(&self, reference: &SecretKeyRef, field: &str) -> Problem {
+        let SecretKeyRef { name, key, .. } = reference;
+        let namespace = self.namespace;
+        let message = format!(
+            "spec.{field}: the key {key:?} of Secret {namespace}/{name} is empty: write its value into the Secret, or remove the field"
+        );
+        Problem { reason: "SecretEmpty", message }
+    }
+
     fn secret(&self, reference: &SecretKeyRef) -> Result<Option<Vec<u8>>, Problem> {
         self.value(ObjectKind::Secret, &reference.name, &reference.key, reference.optional.unwrap_or(false))
     }
@@ -152,7 +170,7 @@ impl References<'_> {
         for (i, header) in spec.headers.iter().enumerate() {
             let value = match (&header.value, &header.secret_key_ref) {
                 (Some(value), _) => Some(value.as_bytes().to_vec()),
-                (None, Some(reference)) => self.secret(reference)?,
+                (None, Some(reference)) => self.credential(reference, || format!("headers[{i}].secretKeyRef"))?,
                 (None, None) => None,
             };
             let name = HeaderName::from_bytes(header.name.as_bytes())
@@ -170,6 +188,10 @@ impl References<'_> {
                 .transpose()?
                 .flatten()
                 .unwrap_or_default();
+            // One of them may be empty: some servers take a token as either.
+            if username.is_empty() && password.is_empty() {
+                return Err(self.empty(&basic.username, "basicAuth.username"));
+            }
             let pair = [username.as_slice(), b":", password.as_slice()].concat();
             headers.insert(
                 AUTHORIZATION,
@@ -177,7 +199,8 @@ impl References<'_> {
             );
         }
         if let Some(authorization) = &spec.authorization
-            && let Some(credentials) = self.secret(&authorization.credentials)?
+            && let Some(credentials) =
+                self.credential(&authorization.credentials, || "authorization.credentials".to_owned())?
         {
             let value = [authorization.scheme.as_bytes(), b" ", &credentials].concat();
             headers.insert(AUTHORIZATION, sensitive(&value, || "the value of authorization.credentials".to_owned())?);
@@ -236,5 +259,44 @@ mod tests {
         assert_eq!(of(LookupError::NotFound { kind, namespace: n, name: o, key: k, condition }), None);
         assert_eq!(of(LookupError::NoObject { kind, namespace: namespace.clone(), name: name.clone() }), None);
         assert_eq!(of(LookupError::NoKey { kind, namespace, name, key }), None);
+    }
+
+    /// Has an empty value for everything.
+    struct Empty(&'static [u8]);
+
+    impl Lookup for Empty {
+        fn value(&self, _: ObjectKind, _: &str, _: &str, _: &str) -> Result<Vec<u8>, LookupError> {
+            Ok(self.0.to_vec())
+        }
+    }
+
+    #[test]
+    fn an_empty_credential_is_a_problem_that_names_the_field_and_the_secret() {
+        let key = |name: &str| serde_json::json!({ "name": "s", "key": name });
+        for (field, block, wanted) in [
+            ("authorization", serde_json::json!({ "credentials": key("token") }), "spec.authorization.credentials: "),
+            (
+                "headers",
+                serde_json::json!([{ "name": "x-key", "secretKeyRef": key("token") }]),
+                "spec.headers[0].secretKeyRef: ",
+            ),
+            (
+                "basicAuth",
+                serde_json::json!({ "username": key("token"), "password": key("p") }),
+                "spec.basicAuth.username: ",
+            ),
+        ] {
+            for value in [&b""[..], b"\n"] {
+                let mut spec = serde_json::json!({ "type": "Sora", "url": "http://127.0.0.1:9/" });
+                spec[field] = block.clone();
+                let declaration = ScrapeTarget::new("t", serde_json::from_value(spec).unwrap());
+                let target = Target::declare(TargetId::new("a", "t"), Arc::new(declaration), &Empty(value));
+                let problem = target.problem.unwrap();
+                assert_eq!(problem.reason, "SecretEmpty");
+                assert!(problem.message.starts_with(wanted), "{}", problem.message);
+                assert!(problem.message.contains("the key \"token\" of Secret a/s is empty"), "{}", problem.message);
+                assert!(target.source.headers.is_empty(), "{field}");
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use scrapetarget_exporter::crd;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::support::chart;
 
@@ -123,6 +123,40 @@ fn the_crd_of_the_chart_is_that_of_the_program() {
     assert_eq!(annotations["helm.sh/resource-policy"], "keep");
     metadata.remove("labels").unwrap();
     assert_eq!(rendered, chart::parse(&printed)[0]);
+}
+
+/// A part of the CRD's schema as JSON Schema has it: what Kubernetes alone knows is left out, and what the API server would drop in
+/// silence is refused.
+fn json_schema(schema: &Value) -> Value {
+    let Value::Object(fields) = schema else { return schema.clone() };
+    let mut found = Map::new();
+    for (key, value) in fields {
+        let value = match (key.as_str(), value) {
+            ("description" | "default" | "format", _) => continue,
+            ("properties", Value::Object(properties)) => {
+                properties.iter().map(|(name, schema)| (name.clone(), json_schema(schema))).collect()
+            }
+            ("items" | "additionalProperties", schema) => json_schema(schema),
+            (key, _) if key.starts_with("x-kubernetes-") => continue,
+            (_, value) => value.clone(),
+        };
+        found.insert(key.clone(), value);
+    }
+    if found.contains_key("properties") && !found.contains_key("additionalProperties") {
+        found.insert("additionalProperties".to_owned(), false.into());
+    }
+    Value::Object(found)
+}
+
+#[test]
+fn the_values_know_what_the_spec_of_a_target_is() {
+    const MARK: &str = "    \"scrapeTargetSpec\": ";
+    let path = chart::folder().join("values.schema.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, _) = text.split_once(MARK).expect("it is the last definition");
+    let spec = json_schema(&crd::openapi()["properties"]["spec"]);
+    let spec = serde_json::to_string_pretty(&spec).unwrap().replace('\n', "\n    ");
+    assert_current(&path, &format!("{before}{MARK}{spec}\n  }}\n}}\n"));
 }
 
 #[test]

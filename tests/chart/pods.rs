@@ -299,11 +299,37 @@ fn probes_ask_in_the_way_that_the_listener_answers() {
     );
     let (tls, tests) = probe("web-config-tls");
     assert_eq!((&tls["httpGet"]["scheme"], tests), (&"HTTPS".into(), 1));
-    // The kubelet has neither a certificate nor a password, and the image in `helm test` has none either.
-    for case in ["web-config", "web-config-secret"] {
-        let (closed, tests) = probe(case);
-        assert_eq!((&closed["tcpSocket"]["port"], closed.get("httpGet"), tests), (&"http".into(), None, 0), "{case}");
-    }
+    // Passwords are not asked for there.
+    let (password, tests) = probe("web-config");
+    assert_eq!(
+        (&password["httpGet"]["path"], &password["httpGet"]["scheme"], tests),
+        (&"/-/ready".into(), &"HTTPS".into(), 1)
+    );
+    // The kubelet has no certificate, and the pod of `helm test` has none either; what a Secret of somebody else wants is not known.
+    let (closed, tests) = probe("web-config-secret");
+    assert_eq!((&closed["tcpSocket"]["port"], closed.get("httpGet"), tests), (&"http".into(), None, 0));
+}
+
+#[test]
+fn the_kubelet_asks_wherever_neither_a_certificate_nor_a_password_is_wanted_for_it() {
+    let asks = |set: &str| {
+        let manifests = chart::render(&["--set", &format!("webConfig.enabled=true,{set}")]);
+        let container =
+            chart::of_kind(&manifests, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0].clone();
+        let opened = chart::arguments(&container).contains(&"--web.open-health".to_owned());
+        let tests = chart::of_kind(&manifests, "Pod").len();
+        (opened, ["livenessProbe", "readinessProbe"].map(|probe| container[probe].get("httpGet").is_some()), tests)
+    };
+    let users = "webConfig.config.basic_auth_users.ann=x";
+    assert_eq!(asks(users), (true, [true; 2], 1));
+    assert_eq!(asks(&format!("{users},web.openHealth=false")), (false, [false; 2], 0));
+    let certificates = "webConfig.tlsSecret=a,webConfig.config.tls_server_config.client_auth_type";
+    assert_eq!(asks(&format!("{certificates}=RequireAndVerifyClientCert")), (true, [false; 2], 0));
+    assert_eq!(asks(&format!("{certificates}=VerifyClientCertIfGiven")), (true, [true; 2], 1));
+    let own = "webConfig.existingSecret=a";
+    assert_eq!(asks(own), (true, [false; 2], 0));
+    assert_eq!(asks(&format!("{own},webConfig.clientCertificates=false")), (true, [true; 2], 1));
+    assert_eq!(asks(&format!("{own},webConfig.authenticated=false,web.openHealth=false")), (false, [true; 2], 1));
 }
 
 #[test]

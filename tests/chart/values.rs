@@ -81,8 +81,8 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ("webConfig.config.tls_server_config=null", &["at '/webConfig/config/tls_server_config'", "want object"]),
         ("ingress.enabled=true", &["ingress.enabled needs ingress.hosts"]),
         (
-            "targets[0].name=a,targets[0].spec.type=Sora,targets[0].spec.url=x,\
-             targets[1].name=a,targets[1].spec.type=Sora,targets[1].spec.url=y,targets[1].namespace=prometheus",
+            "targets[0].name=a,targets[0].spec.type=Sora,targets[0].spec.url=http://x/,\
+             targets[1].name=a,targets[1].spec.type=Sora,targets[1].spec.url=http://y/,targets[1].namespace=prometheus",
             &["targets has prometheus/a twice"],
         ),
         ("rbac.secretNamespaces={a}", &["rbac.secretNamespaces needs rbac.secrets: namespaces"]),
@@ -187,6 +187,30 @@ fn an_extra_argument_that_is_no_flag_is_refused_and_the_value_of_one_is_not() {
             &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"]["containers"][0];
         let line = ["scrapetarget-exporter".to_owned()].into_iter().chain(chart::arguments(container));
         assert!(Cli::parse_line(line).is_ok(), "{arguments}");
+    }
+}
+
+#[test]
+fn a_wrong_target_is_refused_at_its_field() {
+    let target = "targets[0].name=a,targets[0].spec.url=http://x/,targets[0].spec.type";
+    let refused: [(&str, &[&str]); 5] = [
+        ("Sora,targets[0].spec.headers=x", &["at '/targets/0/spec/headers'", "got string, want array"]),
+        (
+            "Sora,targets[0].spec.intervall=5s",
+            &["at '/targets/0/spec'", "additional properties 'intervall' not allowed"],
+        ),
+        (
+            "Orion,targets[0].spec.orion.level=City",
+            &["at '/targets/0/spec/orion/level'", "'Subservice', 'Service', 'Total'"],
+        ),
+        ("Sora,targets[0].spec.interval=15", &["at '/targets/0/spec/interval'", "got number, want string"]),
+        ("Kurento", &["at '/targets/0/spec/type'", "'Sora', 'Orion', 'Mediasoup'"]),
+    ];
+    for (set, words) in refused {
+        let said = chart::template(&["--set", &format!("{target}={set}")]).expect_err(set);
+        for word in words {
+            assert!(said.contains(word), "{set}: {said}");
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod manifests;
 mod model;
 mod monitor;
 mod operator;
+mod proxy;
 mod schema;
 mod secrets;
 mod status;

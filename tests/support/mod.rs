@@ -15,6 +15,7 @@ pub mod manifests;
 pub mod namespaces;
 pub mod program;
 pub mod promql;
+pub mod proxy;
 pub mod scripted;
 pub mod tools;
 

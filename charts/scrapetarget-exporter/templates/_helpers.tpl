@@ -127,9 +127,26 @@ app.kubernetes.io/component: exporter
 {{- $web := .Values.webConfig }}
 {{- if $web.enabled }}
 {{- $config := $web.config | default dict }}
-{{- $wanted := dig "tls_server_config" "client_auth_type" "" $config }}
-{{- $asks := or $web.existingSecret $config.basic_auth_users (has $wanted (list "RequireAnyClientCert" "RequireAndVerifyClientCert")) }}
+{{- $certificates := include "scrapetarget-exporter.clientCertificates" . }}
+{{- $asks := or $web.existingSecret $config.basic_auth_users $certificates }}
 {{- include "scrapetarget-exporter.decide" (list $web.authenticated $asks) }}
+{{- end }}
+{{- end }}
+
+{{/* "true" if a client needs a certificate. */}}
+{{- define "scrapetarget-exporter.clientCertificates" -}}
+{{- $web := .Values.webConfig }}
+{{- if $web.enabled }}
+{{- $wanted := dig "tls_server_config" "client_auth_type" "" ($web.config | default dict) }}
+{{- $asks := or $web.existingSecret (has $wanted (list "RequireAnyClientCert" "RequireClientCert" "RequireAndVerifyClientCert")) }}
+{{- include "scrapetarget-exporter.decide" (list $web.clientCertificates $asks) }}
+{{- end }}
+{{- end }}
+
+{{/* "true" if whoever has neither a certificate nor a password, as the kubelet, cannot ask whether the exporter is ready. */}}
+{{- define "scrapetarget-exporter.healthClosed" -}}
+{{- if include "scrapetarget-exporter.authenticated" . }}
+{{- if or (not .Values.web.openHealth) (include "scrapetarget-exporter.clientCertificates" .) }}true{{ end }}
 {{- end }}
 {{- end }}
 
@@ -413,6 +430,7 @@ web.external-url: web.externalUrl
 web.listen-address: containerPort
 web.loose-targets: web.looseTargets
 web.max-connections: limits.maxConnections
+web.open-health: web.openHealth
 {{- end }}
 
 {{/* Arguments and variables for what values stand for: the program refuses most flags given twice, and no variable counts beside its flag. */}}
@@ -594,7 +612,7 @@ ask is the whole probe; without that, it is put over the defaults.
 {{- $value := index . 1 }}
 {{- if not (or $value.httpGet $value.tcpSocket $value.exec $value.grpc) }}
 {{- $handler := dict "tcpSocket" (dict "port" "http") }}
-{{- if not (include "scrapetarget-exporter.authenticated" $root) }}
+{{- if not (include "scrapetarget-exporter.healthClosed" $root) }}
 {{- $scheme := include "scrapetarget-exporter.scheme" $root | upper }}
 {{- $handler = dict "httpGet" (dict "path" (index . 2) "port" "http" "scheme" $scheme) }}
 {{- end }}

@@ -168,6 +168,7 @@ impl Follower {
         if self.known.listed(index) {
             self.count("relisted");
         }
+        tracing::debug!(shown = shown.len(), gone = gone.len(), "the list of ScrapeTargets is read");
     }
 
     /// An object is there. What differs from what was known of it decides who must look at it.
@@ -194,19 +195,20 @@ impl Follower {
             object.declaration.clone_from(&before.declaration);
             let news = before.generation != object.generation || before.status != object.status;
             self.shared.catalog.put(Arc::new(object));
+            self.saw("status", &id);
             if news {
                 self.shared.statuses.mark([id]);
             }
-            return self.count("status");
+            return;
         }
         let due = if let Ok(declaration) = &object.declaration {
             self.secrets.want(&id, &declaration.spec);
-            self.count("applied");
+            self.saw("applied", &id);
             Due::Declare
         } else {
             self.secrets.forget(&id);
             self.waiting.remove(&id);
-            self.count("malformed");
+            self.saw("malformed", &id);
             Due::Refuse(stand_in)
         };
         if self.known.is_known() {
@@ -226,7 +228,7 @@ impl Follower {
             self.shared.statuses.mark([id.clone()]);
             self.shared.monitors.mark([id.clone()]);
             self.journal.note(id, Event::Removed);
-            self.count("deleted");
+            self.saw("deleted", id);
         }
     }
 
@@ -300,11 +302,18 @@ impl Follower {
         for (id, problem) in verdicts {
             let outcome = if problem.is_none() { "success" } else { "failure" };
             self.shared.metrics.reconciles.with_label_values(&[outcome]).inc();
+            let error = problem.as_ref().map(|problem| problem.message.as_str());
+            tracing::debug!(target = %id, outcome, error, "reconciled");
             self.shared.catalog.put_accepted(&id, problem.map_or(Ok(()), Err));
             ids.push(id);
         }
         self.shared.statuses.mark(ids.iter().cloned());
         self.shared.monitors.mark(ids);
+    }
+
+    fn saw(&self, event: &str, id: &TargetId) {
+        self.count(event);
+        tracing::debug!(target = %id, event, "the watch tells of a ScrapeTarget");
     }
 
     fn count(&self, event: &str) {

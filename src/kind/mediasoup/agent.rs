@@ -149,6 +149,7 @@ mod tests {
             ("http://h/mystats", "http://h/mystats/stats"),
             ("http://h/a/stats", "http://h/a/stats"),
             ("http://h/a/stats/", "http://h/a/stats/"),
+            ("http://h//a", "http://h//a/stats"),
         ] {
             assert_eq!(stats_url(&url.parse().unwrap()).as_str(), asked, "{url}");
         }

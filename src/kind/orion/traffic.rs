@@ -136,7 +136,9 @@ fn rows<'t>(tree: &'t Tree, level: Level, options: &Options, out: &mut Families)
             for (subservice, block) in subservices.iter() {
                 let Some(&block) = needed(block, out) else { continue };
                 let subservice = if subservice == "root-subserv" { "" } else { subservice };
-                rows.push(Row { service: name, subservice: format!("/{subservice}"), block });
+                // Other components that copied the document write the slash themselves.
+                let subservice = format!("/{}", subservice.trim_start_matches('/'));
+                rows.push(Row { service: name, subservice, block });
             }
         }
     }

@@ -1,0 +1,252 @@
+//! Which proxy stands between us and the API server: as client-go decides it, so that who has a way for kubectl has one for us.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderValue, Uri};
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::{Client, Config};
+use tower::ServiceBuilder;
+
+/// A proxy that is asked for and cannot be used. Each says where it was written, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ProxyError {
+    #[error("{origin} is not the URL of a proxy: write for instance http://proxy.example.com:3128")]
+    NoUrl { origin: &'static str },
+    #[error(
+        "{origin} names a proxy by {scheme}://, and only http:// is supported (https:// goes through it, by CONNECT): write the \
+         http:// address of a proxy, or {instead}"
+    )]
+    Scheme { origin: &'static str, scheme: String, instead: &'static str },
+    #[error(
+        "{origin} names a proxy, and the API server is at {server}, where no tunnel leads: write its https:// address, or {instead}"
+    )]
+    PlainServer { origin: &'static str, server: String, instead: &'static str },
+}
+
+/// The proxy for the API server at `server`; `None`: straight to it.
+///
+/// What the kubeconfig says (`proxy_url`) is meant for this very server, so that `NO_PROXY` says nothing about it. What the environment
+/// says holds for every program in it, but for the hosts of `NO_PROXY` and for loopback; also in a pod, where a `NO_PROXY` without the
+/// API server leads to it by the proxy. `environment` gives the value of a variable.
+pub(super) fn choose(
+    server: &Uri,
+    proxy_url: Option<&str>,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Uri>, ProxyError> {
+    let variable = |name: &str| {
+        let set = |name: &str| environment(name).filter(|value| !value.is_empty());
+        set(name).or_else(|| set(&name.to_lowercase()))
+    };
+    if let Some(text) = proxy_url.filter(|text| !text.is_empty()) {
+        return usable("the kubeconfig's proxy-url", "leave it out", server, text).map(Some);
+    }
+    let origin = if server.scheme_str() == Some("http") { "HTTP_PROXY" } else { "HTTPS_PROXY" };
+    let Some(text) = variable(origin) else { return Ok(None) };
+    let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+    let excepted = variable("NO_PROXY").is_some_and(|list| is_listed(&list, host, port(server)));
+    if excepted || is_own(host) {
+        return Ok(None);
+    }
+    let text = if text.contains("://") { text } else { format!("http://{text}") };
+    usable(origin, "add the API server's host to NO_PROXY", server, &text).map(Some)
+}
+
+fn usable(origin: &'static str, instead: &'static str, server: &Uri, text: &str) -> Result<Uri, ProxyError> {
+    let proxy = text.parse::<Uri>().ok().filter(|proxy| proxy.host().is_some_and(|host| !host.is_empty()));
+    let Some(proxy) = proxy else { return Err(ProxyError::NoUrl { origin }) };
+    match proxy.scheme_str() {
+        Some("http") if server.scheme_str() != Some("http") => Ok(proxy),
+        Some("http") => Err(ProxyError::PlainServer { origin, server: server.to_string(), instead }),
+        Some(scheme) => Err(ProxyError::Scheme { origin, scheme: scheme.to_owned(), instead }),
+        None => Err(ProxyError::NoUrl { origin }),
+    }
+}
+
+fn port(server: &Uri) -> u16 {
+    let usual = if server.scheme_str() == Some("http") { 80 } else { 443 };
+    server.port_u16().unwrap_or(usual)
+}
+
+/// Our own machine, which no proxy of the environment leads to.
+fn is_own(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether `NO_PROXY` lists a host, as Go reads it: names with all below them, `.suffix` and `*.suffix` for those below alone, addresses,
+/// ranges of them, and `*`; a name or an address may have a port. What it does not understand is passed over.
+fn is_listed(list: &str, host: &str, port: u16) -> bool {
+    let host = host.to_lowercase();
+    let address = host.parse::<std::net::IpAddr>().ok();
+    list.split(',').map(|entry| entry.trim().to_lowercase()).any(|entry| {
+        if entry == "*" {
+            return true;
+        }
+        if let Ok(range) = entry.parse::<ipnet::IpNet>() {
+            return address.is_some_and(|address| range.contains(&address));
+        }
+        let (name, wanted) = split_port(&entry);
+        if name.is_empty() || wanted.is_some_and(|wanted| wanted != port.to_string()) {
+            return false;
+        }
+        if let Ok(listed) = name.parse::<std::net::IpAddr>() {
+            return address == Some(listed);
+        }
+        match name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name) {
+            suffix if suffix.starts_with('.') => host.ends_with(suffix),
+            name => host.strip_suffix(name).is_some_and(|below| below.is_empty() || below.ends_with('.')),
+        }
+    })
+}
+
+/// `host:port`, `[v6]:port`, or either without a port.
+fn split_port(entry: &str) -> (&str, Option<&str>) {
+    if let Some((address, rest)) = entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return (address, rest.strip_prefix(':'));
+    }
+    match entry.split_once(':') {
+        Some((name, port)) if !port.contains(':') => (name, Some(port)),
+        _ => (entry, None),
+    }
+}
+
+/// A client as kube makes it from `config`, each of whose connections is a tunnel through `proxy`.
+///
+/// kube has this as well, but with a `NO_PROXY` of its own: it compares the list with the proxy, and fails at an empty entry.
+pub(super) fn through(proxy: Uri, config: &Config) -> kube::Result<Client> {
+    let mut way = HttpConnector::new();
+    way.enforce_http(false);
+    let credentials = credentials(&proxy);
+    let mut tunnel = Tunnel::new(proxy, way);
+    if let Some(credentials) = credentials {
+        tunnel = tunnel.with_auth(credentials);
+    }
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tunnel)?);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_read_timeout(config.read_timeout);
+    connector.set_write_timeout(config.write_timeout);
+    connector.set_reset_reader_on_write(config.reset_reader_on_write);
+    let client = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .service(client);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// `Proxy-Authorization` of the user and password in a proxy's URL, where they may be percent-encoded.
+fn credentials(proxy: &Uri) -> Option<HeaderValue> {
+    let (user, _) = proxy.authority()?.as_str().rsplit_once('@')?;
+    let decoded: Vec<u8> = percent_encoding::percent_decode_str(user).collect();
+    HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(decoded))).ok()
+}
+
+/// A proxy as it may be logged: where it is, and not who may use it.
+pub(super) fn place(proxy: &Uri) -> String {
+    let authority = proxy.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    authority.rsplit_once('@').map_or(authority, |(_, place)| place).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: &str = "https://api.example.com:6443";
+
+    fn chosen(
+        server: &str,
+        proxy_url: Option<&str>,
+        environment: &[(&str, &str)],
+    ) -> Result<Option<String>, ProxyError> {
+        let value = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        choose(&server.parse().unwrap(), proxy_url, value).map(|proxy| proxy.map(|proxy| proxy.to_string()))
+    }
+
+    fn goes_straight(server: &str, no_proxy: &str) -> bool {
+        chosen(server, None, &[("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", no_proxy)]).unwrap().is_none()
+    }
+
+    #[test]
+    fn no_proxy_is_read_as_go_reads_it() {
+        for list in [
+            "*",
+            "api.example.com",
+            "example.com",
+            ".example.com",
+            "*.example.com",
+            "API.Example.COM",
+            "api.example.com:6443",
+            "x.test, api.example.com ,y.test",
+            "localhost,,example.com,",
+            "http://nonsense/path,example.com",
+        ] {
+            assert!(goes_straight(SERVER, list), "{list}");
+        }
+        for list in
+            ["", "ample.com", ".api.example.com", "*.api.example.com", "api.example.com:443", "example", "10.0.0.0/8"]
+        {
+            assert!(!goes_straight(SERVER, list), "{list}");
+        }
+        for list in ["10.0.0.1", "10.0.0.0/8", "10.0.0.1:443", "0.0.0.0/0"] {
+            assert!(goes_straight("https://10.0.0.1", list), "{list}");
+        }
+        for list in ["10.0.0.2", "10.1.0.0/16", "10.0.0.1:6443", "fd00::/8"] {
+            assert!(!goes_straight("https://10.0.0.1", list), "{list}");
+        }
+        for list in ["fd00::1", "fd00::/8", "[fd00::1]:6443", "[fd00::1]"] {
+            assert!(goes_straight("https://[fd00::1]:6443", list), "{list}");
+        }
+        assert!(!goes_straight("https://[fd00::1]:6443", "[fd00::1]:443"));
+    }
+
+    #[test]
+    fn a_proxy_of_the_environment_is_not_for_ones_own_machine_and_also_for_a_pod() {
+        for own in ["https://127.0.0.1:6443", "https://localhost:6443", "https://[::1]:6443"] {
+            assert!(goes_straight(own, ""), "{own}");
+        }
+        let pod = "https://10.96.0.1:443";
+        let lacking = [("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", "localhost,.svc")];
+        assert_eq!(chosen(pod, None, &lacking), Ok(Some("http://proxy:3128/".to_owned())));
+        assert!(goes_straight(pod, ".svc,10.96.0.0/12"));
+    }
+
+    #[test]
+    fn the_kubeconfig_counts_more_than_the_environment_and_capitals_more_than_small_letters() {
+        let environment = [("HTTPS_PROXY", "http://big:1"), ("https_proxy", "http://small:1"), ("NO_PROXY", "*")];
+        assert_eq!(chosen(SERVER, Some("http://own:3128"), &environment), Ok(Some("http://own:3128/".to_owned())));
+        assert_eq!(chosen(SERVER, None, &environment[..2]), Ok(Some("http://big:1/".to_owned())));
+        let small = [("HTTPS_PROXY", ""), ("https_proxy", "small:1"), ("no_proxy", "x.test")];
+        assert_eq!(chosen(SERVER, None, &small), Ok(Some("http://small:1/".to_owned())));
+        assert_eq!(chosen(SERVER, Some(""), &[]), Ok(None));
+        assert_eq!(chosen("http://api.example.com", None, &[("HTTPS_PROXY", "http://proxy:1")]), Ok(None));
+    }
+
+    #[test]
+    fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
+        let proxy: Uri = "http://ann:p%40ss@proxy.test:3128".parse().unwrap();
+        assert_eq!(credentials(&proxy).unwrap(), format!("Basic {}", BASE64_STANDARD.encode("ann:p@ss")));
+        assert_eq!(place(&proxy), "proxy.test:3128");
+        assert_eq!(credentials(&"http://proxy.test:3128".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_said_with_what_to_write_instead() {
+        for (proxy_url, environment, words) in [
+            (Some("socks5://h:1"), &[][..], "proxy-url names a proxy by socks5://, and only http:// is supported"),
+            (None, &[("HTTPS_PROXY", "https://h:1")][..], "add the API server's host to NO_PROXY"),
+            (None, &[("HTTPS_PROXY", "http://")][..], "HTTPS_PROXY is not the URL of a proxy"),
+            (Some("proxy"), &[][..], "write for instance http://proxy.example.com:3128"),
+        ] {
+            let error = chosen(SERVER, proxy_url, environment).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let error = chosen("http://api.example.com", Some("http://h:1"), &[]).unwrap_err();
+        assert!(error.to_string().contains("write its https:// address"), "{error}");
+    }
+}
