@@ -20,6 +20,8 @@ struct Answer<'a> {
 #[derive(Serialize)]
 struct Data<'a> {
     targets: Vec<Entry<'a>>,
+    /// What is wrong where targets are declared, beside what the targets themselves say; the log has it all.
+    mistakes: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -38,13 +40,13 @@ struct Entry<'a> {
     last_success: Option<String>,
     duration_seconds: Option<f64>,
     samples: Option<usize>,
-    interval_seconds: f64,
+    interval_seconds: Option<f64>,
     labels: BTreeMap<&'a str, &'a str>,
 }
 
 pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Response {
-    if !app.pollers.known() {
-        return unavailable();
+    if let Some(why) = app.pollers.unknown() {
+        return unavailable(&why);
     }
     let (mut parts, _) = request.into_parts();
     let (client, headers) = (parts.extensions.remove(), parts.headers);
@@ -52,30 +54,31 @@ pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Re
 }
 
 fn document(app: &App, headers: &HeaderMap) -> Response {
-    let views = view::all(&app.pollers);
-    let answer = Answer { status: "success", data: Data { targets: views.iter().map(Entry::new).collect() } };
+    let (views, mistakes) = (view::all(&app.pollers), app.pollers.mistakes());
+    let targets = views.iter().map(Entry::new).collect();
+    let answer = Answer { status: "success", data: Data { targets, mistakes: &mistakes.sentences } };
     match serde_json::to_vec(&answer) {
         Ok(body) => reply::document(headers, "application/json", body),
         Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
-fn unavailable() -> Response {
+fn unavailable(why: &str) -> Response {
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
-    let error = reply::UNKNOWN_YET.trim_end();
+    let error = reply::unknown_yet(why);
     let body = serde_json::json!({ "status": "error", "errorType": "unavailable", "error": error });
     (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
 }
 
 impl<'a> Entry<'a> {
     fn new(view: &'a View) -> Self {
-        let (target, status, poll) = (&view.target, &view.status, view.last_poll());
+        let (status, poll) = (&view.status, view.last_poll());
         let failure = status.failure.as_ref();
         Self {
-            namespace: &target.id.namespace,
-            name: &target.id.name,
-            r#type: target.source.kind.as_str(),
-            url: target.source.url.as_str(),
+            namespace: &view.id.namespace,
+            name: &view.id.name,
+            r#type: view.kind_word(),
+            url: view.url(),
             state: status.state.as_str(),
             reason: failure.map(|failure| failure.reason.as_str()),
             message: failure.map(|failure| &*failure.message),
@@ -84,8 +87,8 @@ impl<'a> Entry<'a> {
             last_success: status.last_success.map(time::rfc3339),
             duration_seconds: poll.map(|poll| poll.duration().as_secs_f64()),
             samples: poll.map(|poll| poll.samples),
-            interval_seconds: target.interval.as_secs_f64(),
-            labels: target.labels().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            interval_seconds: view.target().map(|target| target.interval.as_secs_f64()),
+            labels: view.labels().collect(),
         }
     }
 }

@@ -48,8 +48,8 @@ pub(super) async fn discovery(State(app): State<Arc<App>>, request: Request) -> 
         Ok(prepared) => prepared,
         Err(refusal) => return refusal.into_response(),
     };
-    if !app.pollers.known() {
-        return Refusal::unknown_yet().into_response();
+    if let Some(why) = app.pollers.unknown() {
+        return Refusal::unknown_yet(&why).into_response();
     }
     let (mut parts, _) = request.into_parts();
     let (client, headers) = (parts.extensions.remove(), parts.headers);

@@ -16,7 +16,7 @@ use axum::response::Response;
 
 use super::view::{self, View};
 use super::{App, reply, time};
-use crate::poll::State as TargetState;
+use crate::poll::{Mistakes, State as TargetState};
 use html::{Escaped, Thousands};
 use selection::{Selection, Wanted};
 
@@ -39,7 +39,13 @@ pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Respo
 fn answer(app: &App, wanted: &Wanted, request: &HeaderMap) -> Response {
     // Fresh keys of the standard library's hasher: nobody can tell the next page's nonce from this one's.
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
-    let page = Page { views: &view::all(&app.pollers), known: app.pollers.known(), wanted, now: SystemTime::now() };
+    let page = Page {
+        views: &view::all(&app.pollers),
+        unknown: app.pollers.unknown(),
+        mistakes: &app.pollers.mistakes(),
+        wanted,
+        now: SystemTime::now(),
+    };
     let mut response = reply::document(request, "text/html; charset=utf-8", page.write(&nonce).into_bytes());
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -56,7 +62,9 @@ fn answer(app: &App, wanted: &Wanted, request: &HeaderMap) -> Response {
 /// Everything that is on the page.
 struct Page<'p> {
     views: &'p [View],
-    known: bool,
+    /// Why the targets are not known.
+    unknown: Option<Arc<str>>,
+    mistakes: &'p Mistakes,
     wanted: &'p Wanted,
     now: SystemTime,
 }
@@ -72,6 +80,7 @@ impl Page<'_> {
         // Writing to a String cannot fail.
         let _ = self.head(&mut out, nonce);
         let _ = self.counts(&mut out);
+        let _ = self.notes(&mut out);
         let _ = self.form(&mut out);
         let _ = self.table(&mut out, &selection);
         let _ = self.foot(&mut out);
@@ -82,7 +91,7 @@ impl Page<'_> {
     fn headline(&self) -> (String, &'static str) {
         let [down, invalid, pending, up, _] = STATES.map(|state| self.count(state));
         let of = |n: usize, word: &str| format!("{} {word}", Thousands(n));
-        if !self.known {
+        if self.unknown.is_some() {
             ("Targets are not known yet".to_owned(), "pending")
         } else if self.views.is_empty() {
             ("No targets are declared".to_owned(), "pending")
@@ -153,6 +162,36 @@ impl Page<'_> {
         Ok(())
     }
 
+    /// What is not about one target: why they are not known, and what is wrong where they are declared.
+    fn notes(&self, out: &mut String) -> std::fmt::Result {
+        /// Who has mended these sees the others.
+        const TOLD: usize = 20;
+        if let Some(why) = &self.unknown {
+            let why = Escaped(why);
+            writeln!(
+                out,
+                "<p class=\"note\"><strong>Not all targets are known yet, so that /sd tells none:</strong> <bdi>{why}</bdi></p>"
+            )?;
+        }
+        let (told, untold) = (&self.mistakes.sentences, self.mistakes.untold);
+        if told.is_empty() {
+            return Ok(());
+        }
+        let all = told.len() + untold;
+        let plural = if all == 1 { "" } else { "s" };
+        let all = Thousands(all);
+        writeln!(out, "<div class=\"note\"><strong>{all} mistake{plural} in the files of targets</strong>\n<ul>")?;
+        for sentence in told.iter().take(TOLD) {
+            writeln!(out, "<li><bdi>{}</bdi></li>", Escaped(sentence))?;
+        }
+        let more = untold + told.len().saturating_sub(TOLD);
+        if more > 0 {
+            writeln!(out, "<li>{} more, in the log</li>", Thousands(more))?;
+        }
+        out.push_str("</ul></div>\n");
+        Ok(())
+    }
+
     fn form(&self, out: &mut String) -> std::fmt::Result {
         let text = Escaped(&self.wanted.text);
         write!(
@@ -180,12 +219,12 @@ impl Page<'_> {
 
     fn table(&self, out: &mut String, selection: &Selection<'_>) -> std::fmt::Result {
         if selection.matching == 0 {
-            let text = match (self.known, self.views.is_empty()) {
-                (false, _) => {
-                    "<strong>The sources of targets have not been read yet.</strong> This page shows them as soon as they have."
+            let text = match (self.unknown.is_none(), self.views.is_empty()) {
+                (false, true) => {
+                    "<strong>No target is known yet.</strong> This page shows them as soon as they are read."
                 }
                 (true, true) => "<strong>No ScrapeTarget is declared.</strong> Declare one, and it appears here.",
-                (true, false) => "<strong>No target matches the filter.</strong>",
+                (_, false) => "<strong>No target matches the filter.</strong>",
             };
             return writeln!(out, "<p class=\"note\">{text}</p>");
         }
@@ -205,10 +244,10 @@ impl Page<'_> {
     }
 
     fn row(&self, out: &mut String, view: &View) -> std::fmt::Result {
-        let (target, status) = (&view.target, &view.status);
-        let (state, kind) = (status.state.as_str(), target.source.kind.as_str());
-        let id = target.id.to_string();
-        let (namespace, name) = (Escaped(&target.id.namespace), Escaped(&target.id.name));
+        let status = &view.status;
+        let (state, kind) = (status.state.as_str(), view.kind_word());
+        let id = view.id.to_string();
+        let (namespace, name) = (Escaped(&view.id.namespace), Escaped(&view.id.name));
         write!(
             out,
             "<tr role=\"row\" class=\"{state}\"><th scope=\"row\" role=\"rowheader\"><small>{namespace}</small>{name}</th>\
@@ -235,13 +274,19 @@ impl Page<'_> {
             )?,
             None => out.push_str("<td role=\"cell\" class=\"num\"></td><td role=\"cell\" class=\"num\"></td>"),
         }
-        let url = Escaped(target.source.url.as_str());
+        let url = Escaped(view.url());
+        write!(
+            out,
+            "<td role=\"cell\" data-label=\"Type\">{kind}</td><td role=\"cell\" data-label=\"URL\" class=\"url\"><div>{url}</div></td>"
+        )?;
+        if view.target().is_none() {
+            return out.write_str("<td role=\"cell\" class=\"go\"></td></tr>\n");
+        }
         let link = html::query([("target", id.as_str())]);
         let (link, label) = (Escaped(&link), Escaped(&id));
         writeln!(
             out,
-            "<td role=\"cell\" data-label=\"Type\">{kind}</td><td role=\"cell\" data-label=\"URL\" class=\"url\"><div>{url}</div></td>\
-             <td role=\"cell\" class=\"go\"><a href=\"probe{link}&amp;debug=true\" aria-label=\"debug {label}\">debug</a>\
+            "<td role=\"cell\" class=\"go\"><a href=\"probe{link}&amp;debug=true\" aria-label=\"debug {label}\">debug</a>\
              <a href=\"probe{link}\" aria-label=\"probe {label}\">probe</a></td></tr>"
         )
     }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::tools;
 
 /// Longer than anything takes on a busy machine; what hangs is found all the same.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary, without the variables of whoever runs the tests.
 pub fn command<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
