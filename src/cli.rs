@@ -68,8 +68,8 @@ pub struct RunArgs {
     /// If not set, targets come from Kubernetes
     #[arg(long, env = "SCRAPETARGET_TARGETS", value_delimiter = ',', value_name = "FILE_OR_DIRECTORY")]
     pub targets: Vec<PathBuf>,
-    /// With --targets: values of Secrets as files, so that no manifest need hold them: NAMESPACE/NAME/KEY, or NAMESPACE_NAME_KEY as systemd
-    /// and Docker hand over credentials; in the namespace default also NAME/KEY. Read again when they change
+    /// With --targets: values of Secrets as files, so that no manifest need hold them: `NAMESPACE/NAME/KEY`, or `NAMESPACE_NAME_KEY` as systemd
+    /// and Docker hand over credentials; in the namespace default also `NAME/KEY`. Read again when they change
     #[arg(long, env = "SCRAPETARGET_SECRETS_DIRECTORY", value_name = "DIRECTORY")]
     pub secrets_directory: Option<PathBuf>,
     /// Flags about Kubernetes.

@@ -288,7 +288,7 @@ async fn a_broken_manifest_is_invalid_on_the_page_in_the_api_and_in_the_metrics_
         assert!(!service.body("/sd").await.contains(name), "it is not discovered");
     }
     let page = service.body("/").await;
-    assert!(page.contains("3 mistakes in the files of targets") && page.contains("3 invalid"), "{page}");
+    assert!(page.contains("4 mistakes in the files of targets") && page.contains("3 invalid"), "{page}");
     let metrics = service.body("/metrics").await;
     for line in [
         "scrapetarget_targets{type=\"Mediasoup\",state=\"invalid\"} 2",
@@ -436,7 +436,7 @@ async fn nothing_is_discovered_while_the_only_targets_cannot_be_read() {
     let service = Running::service(["--targets", targets.to_str().unwrap()]);
     // Not mounted yet, then half-written, then refused: each is told, and none is a list without targets.
     for (told, text) in
-        [("No such file", None), ("not well-formed", Some("spec: {")), ("intervall", Some("  intervall: 1s\n"))]
+        [("No such file", None), ("duplicate key", Some("spec: {")), ("intervall", Some("  intervall: 1s\n"))]
     {
         if let Some(text) = text {
             // A mount comes with what is in it.

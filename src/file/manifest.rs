@@ -227,13 +227,11 @@ impl Lookup for Objects {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         if let Some(values) = self.values.as_ref().filter(|_| kind == ObjectKind::Secret) {
             let wanted = (id, key.to_owned());
-            return match values.get(&wanted) {
-                Some(value) => Ok(value.expose_secret().to_vec()),
-                None => {
-                    let places = values.shown_places(&wanted);
-                    Err(LookupError::NoFile { kind, namespace, name, key: wanted.1, places })
-                }
-            };
+            if let Some(value) = values.get(&wanted) {
+                return Ok(value.expose_secret().to_vec());
+            }
+            let places = values.shown_places(&wanted);
+            return Err(LookupError::NoFile { kind, namespace, name, key: wanted.1, places });
         }
         match keys {
             None => Err(LookupError::NoObject { kind, namespace, name }),

@@ -280,7 +280,7 @@ impl State {
         }
         self.logged = problems;
         tracing::info!(files = self.order.len(), targets = loaded.targets.len(), "read target files");
-        if loaded.targets.is_empty() && self.logged.is_empty() {
+        if loaded.targets.is_empty() && self.logged.is_empty() && self.order.len() == self.seen.files.len() {
             tracing::warn!("there is no ScrapeTarget in the target files");
         }
     }
