@@ -16,6 +16,7 @@ pub use value::ListenAddress;
 pub use variables::strangers;
 
 use crate::fetch::AllowedHost;
+use crate::file;
 use crate::http::HostPattern;
 use crate::kind::Type;
 use value::{bytes, cidr, duration, external_url, health_url, interval, sample_limit};
@@ -70,6 +71,10 @@ pub struct RunArgs {
     /// If not set, targets come from Kubernetes
     #[arg(long, env = "SCRAPETARGET_TARGETS", value_delimiter = ',', value_name = "FILE_OR_DIRECTORY")]
     pub targets: Vec<PathBuf>,
+    /// With --targets: values of Secrets as files, so that no manifest need hold them: `NAMESPACE/NAME/KEY`, or `NAMESPACE_NAME_KEY` as systemd
+    /// and Docker hand over credentials; in the namespace default also `NAME/KEY`. Read again when they change
+    #[arg(long, env = "SCRAPETARGET_SECRETS_DIRECTORY", value_name = "DIRECTORY")]
+    pub secrets_directory: Option<PathBuf>,
     /// Flags about Kubernetes.
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
@@ -243,9 +248,12 @@ pub enum SimulatedServer {
 /// Flags of `probe`.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
-    /// A file with the manifest of one ScrapeTarget, and of what it refers to
+    /// A file with the manifest of one ScrapeTarget, and of what it refers to; - is standard input
     #[arg(value_name = "FILE", conflicts_with_all = ["kind", "url"])]
     pub file: Option<PathBuf>,
+    /// Values of Secrets as files, as for run
+    #[arg(long, value_name = "DIRECTORY", requires = "file")]
+    pub secrets_directory: Option<PathBuf>,
     /// The target's name where the file holds several
     #[arg(long, value_name = "NAME")]
     pub target: Option<String>,
@@ -272,9 +280,15 @@ pub struct ProbeArgs {
 /// Flags of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Manifests: files, or directories of them
+    /// Manifests: files, or directories of them; - is standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+    /// Take a Secret or ConfigMap that a target names and no file has for a problem, and not for one that is in the cluster
+    #[arg(long)]
+    pub require_secrets: bool,
+    /// Values of Secrets as files, as for run
+    #[arg(long, value_name = "DIRECTORY")]
+    pub secrets_directory: Option<PathBuf>,
     /// Ask the API server as well what it would say, by a dry run
     #[arg(long)]
     pub server_side: bool,
@@ -369,6 +383,16 @@ impl Cli {
             }
         })?;
         let mistake = match &cli.command {
+            Command::Run(args) if args.targets.iter().any(|path| file::is_stdin(path)) => Some(
+                "error: --targets follows files while they change, and standard input does not: write a FILE or a directory; a file \
+                 called - is ./- (see --help)"
+                    .to_owned(),
+            ),
+            Command::Run(args) if args.targets.is_empty() && args.secrets_directory.is_some() => Some(
+                "error: --secrets-directory is for targets from files: write --targets as well; those of Kubernetes have their Secrets in \
+                 the cluster (see --help)"
+                    .to_owned(),
+            ),
             Command::Run(args) if args.targets.is_empty() => args.kubernetes.mistake(args.web_config_file.is_some()),
             Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
             Command::Probe(args) => args.mistake().map(ToOwned::to_owned),

@@ -1,6 +1,6 @@
 //! What the exporter says of itself on `/metrics`, by the `prometheus` crate. It knows no target and no server: others count here.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
@@ -46,6 +46,13 @@ pub struct SourceMetrics {
     pub reconciles: IntCounterVec,
     /// 1 on the replica that polls in the background and answers scrapes.
     pub leader: Gauge,
+}
+
+/// What became of the last look at files of targets.
+#[derive(Clone, Debug)]
+pub struct FileMetrics {
+    successful: IntGauge,
+    success_time: Gauge,
 }
 
 /// Durations of polls: from a local answer to the longest useful timeout.
@@ -131,6 +138,21 @@ impl SelfMetrics {
         Ok(Self { registry, polls, probes, sources })
     }
 
+    /// Registers what is counted where targets come from files. Fails if that is done twice.
+    pub fn files(&self) -> Result<FileMetrics, prometheus::Error> {
+        let successful = IntGauge::new(
+            "scrapetarget_files_last_reload_successful",
+            "Whether everything in the files of targets could be used when they were last read. Only with --targets.",
+        )?;
+        let success_time = Gauge::new(
+            "scrapetarget_files_last_reload_success_timestamp_seconds",
+            "When the files of targets were last read and everything in them could be used, as Unix time. Only with --targets.",
+        )?;
+        self.registry.register(Box::new(successful.clone()))?;
+        self.registry.register(Box::new(success_time.clone()))?;
+        Ok(FileMetrics { successful, success_time })
+    }
+
     /// Registers a collector that is asked at each scrape.
     pub fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
         self.registry.register(collector)
@@ -167,6 +189,19 @@ pub struct InFlight(IntGauge);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+impl FileMetrics {
+    /// Says whether everything could be used, now that the files have been read.
+    pub fn read(&self, successful: bool) {
+        self.successful.set(i64::from(successful));
+        if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH).map(|now| now.as_millis())
+            && successful
+        {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds fit for the next 285,000 years")]
+            self.success_time.set(now as f64 / 1e3);
+        }
     }
 }
 

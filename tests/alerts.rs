@@ -125,7 +125,8 @@ fn each_duration_and_each_exception_has_its_reason_in_a_comment() {
 #[test]
 fn an_alert_about_a_target_does_not_end_by_a_lost_scrape() {
     for alert in alerts() {
-        let about_the_exporter = ["ScrapeTargetExporter", "ScrapeTargetNoLeader", "ScrapeTargetPollsLate"];
+        let about_the_exporter =
+            ["ScrapeTargetExporter", "ScrapeTargetNoLeader", "ScrapeTargetPollsLate", "ScrapeTargetFilesInvalid"];
         let name = alert["alert"].as_str().unwrap();
         if !about_the_exporter.iter().any(|start| name.starts_with(start)) {
             assert_eq!(alert["keep_firing_for"], json!("3m"), "{name}");

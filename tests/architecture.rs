@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["kind", "metric", "poll", "self_metrics", "target", "tls"]),
     ("k8s", &["crd", "kind", "poll", "self_metrics", "target"]),
     ("sim", &[]),
-    ("cli", &["crd", "fetch", "http", "k8s", "kind"]),
+    ("cli", &["crd", "fetch", "file", "http", "k8s", "kind"]),
     ("telemetry", &["cli"]),
     (
         "app",

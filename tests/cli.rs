@@ -14,7 +14,7 @@ use scrapetarget_exporter::sim::orion::Broker;
 use scrapetarget_exporter::sim::sora::Node;
 use scrapetarget_exporter::sim::{Mode, Simulated};
 use support::faults::closed_port;
-use support::program::{Running, Said, command, run, said, signal};
+use support::program::{PATIENCE, Running, Said, command, run, said, said_to, signal};
 use tempfile::TempDir;
 
 const COMMANDS: [&str; 8] = ["run", "demo", "simulate", "probe", "check", "crd", "cleanup", "healthcheck"];
@@ -463,6 +463,61 @@ fn check_tells_every_problem_with_its_place() {
 }
 
 #[test]
+fn check_reads_lists_json_in_a_row_and_standard_input() {
+    let folder = TempDir::new().unwrap();
+    let target = |name: &str| {
+        let head = r#"{"apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": {"name": ""#;
+        format!(r#"{head}{name}"}}, "spec": {{"type": "Sora", "url": "http://h:3000/"}}}}"#)
+    };
+    let list = format!(
+        r#"{{"apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTargetList", "items": [{}]}}"#,
+        target("a")
+    );
+    fs::write(folder.path().join("list.json"), &list).unwrap();
+    let row = format!("{}\n{}{}\n", target("b"), target("c"), target("d"));
+    fs::write(folder.path().join("row.json"), &row).unwrap();
+    let files = check(folder.path(), &["list.json", "row.json"]);
+    assert_eq!((files.code, files.stdout.as_str()), (Some(0), "4 good targets, 0 problems\n"));
+
+    for name in ["-", "/dev/stdin"] {
+        let said = said_to(command(["check", "list.json", name]).current_dir(folder.path()), &row, PATIENCE);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(0), "4 good targets, 0 problems\n"), "{name}");
+    }
+    let bad = said_to(&mut command(["check", "-"]), &row.replace("Sora", "Soar"), PATIENCE);
+    assert_eq!(bad.code, Some(1));
+    assert!(bad.stdout.starts_with("<stdin>:1: document 1 (ScrapeTarget default/b): spec.type: "), "{}", bad.stdout);
+    let mut piped = std::process::Command::new("bash");
+    let program = env!("CARGO_BIN_EXE_scrapetarget-exporter");
+    piped.args(["-c", &format!("'{program}' check <(cat row.json)")]).current_dir(folder.path());
+    assert_eq!(said(&mut piped).stdout, "3 good targets, 0 problems\n");
+}
+
+#[test]
+fn check_says_that_there_is_no_target_and_run_does_not_take_standard_input() {
+    let none = said_to(&mut command(["check", "-"]), "apiVersion: v1\nkind: List\nitems: []\n", PATIENCE);
+    assert_eq!(none.code, Some(0), "a chart may have none: {}", none.stdout);
+    assert_eq!(none.stdout, "there is no ScrapeTarget in what was read (note)\n0 good targets, 0 problems\n");
+    for kind in ["ScrapTarget", "scrapetarget", "ScrapeTargets"] {
+        let said = said_to(&mut command(["check", "-"]), &GOOD.replace("ScrapeTarget", kind), PATIENCE);
+        assert_eq!(said.code, Some(1), "{kind}: {}", said.stdout);
+        assert!(said.stdout.contains("did you mean \"ScrapeTarget\"?"), "{}", said.stdout);
+    }
+    for name in ["-", "/dev/stdin"] {
+        let said = run(["run", "--targets", name]);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{}", said.stderr);
+        assert!(one_line(&said).contains("write a FILE or a directory"), "{}", said.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_takes_its_target_from_standard_input() {
+    let server = Simulated::serve(Node::single(1).router(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let target = GOOD.replace("http://sora:3000/", &server.url());
+    let said = said_to(&mut command(["probe", "-"]), &target, PATIENCE);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
 fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
     let folder = TempDir::new().unwrap();
     let reference = ", authorization: { credentials: { name: sora, key: token } } }\n";
@@ -471,6 +526,35 @@ fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
     let said = check(folder.path(), &["a.yaml"]);
     assert_eq!(said.code, Some(0), "{}", said.stdout);
     assert!(said.stdout.contains("webrtc/sora") && said.stdout.contains("(note)"), "{}", said.stdout);
+
+    let strict = check(folder.path(), &["--require-secrets", "a.yaml"]);
+    assert_eq!(strict.code, Some(1), "{}", strict.stdout);
+    let line = strict.stdout.lines().next().unwrap();
+    assert!(
+        line.starts_with("a.yaml:1: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: "),
+        "{line}"
+    );
+    assert!(line.ends_with("add its manifest, or give its values by --secrets-directory"), "{line}");
+    let secrets = folder.path().join("secrets");
+    fs::create_dir_all(secrets.join("webrtc/sora")).unwrap();
+    let with = || check(folder.path(), &["--require-secrets", "--secrets-directory", "secrets", "a.yaml"]);
+    let missing = with();
+    assert_eq!(missing.code, Some(1), "{}", missing.stdout);
+    assert!(missing.stdout.contains("secrets/webrtc/sora/token or secrets/webrtc_sora_token"), "{}", missing.stdout);
+    fs::write(secrets.join("webrtc/sora/token"), "t").unwrap();
+    let found = with();
+    assert_eq!((found.code, found.stdout.as_str()), (Some(0), "1 good target, 0 problems\n"));
+}
+
+#[test]
+fn a_directory_of_secrets_goes_with_targets_from_files() {
+    for arguments in
+        [&["run", "--secrets-directory", "x"][..], &["probe", "--secrets-directory", "x", "--type", "Sora"]]
+    {
+        let said = run(arguments);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{}", said.stderr);
+        one_line(&said);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,6 @@
 //! What the commands need of a cluster: from flags to settings, `cleanup`, and the server's side of `check`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -90,12 +89,12 @@ pub(super) async fn cleanup(args: CleanupArgs) -> anyhow::Result<ExitCode> {
 
 /// Asks the API server about every ScrapeTarget of files, and prints what it refuses in its own words. Also about those that the check
 /// without a server refuses: the CRD in the cluster may be another version.
-pub(super) async fn check(files: &[PathBuf], context: Option<&str>) -> anyhow::Result<ExitCode> {
+pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyhow::Result<ExitCode> {
     /// Enough to hide the way to the server, little enough not to be felt by others.
     const AT_A_TIME: usize = 8;
     let cluster = find(context, "leave out --server-side").await?;
     let cluster = &cluster;
-    let written = file::written(files);
+    let written = file::written(inputs);
     let (mut taken, asked) = (0, written.len());
     let answers =
         stream::iter(&written).map(|target| async move { (target, k8s::dry_run(cluster, &target.manifest).await) });

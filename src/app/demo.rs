@@ -39,7 +39,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan {
         listeners,
         web: None,
-        source: Source::Files(vec![folder.path().to_owned()]),
+        source: Source::Files { paths: vec![folder.path().to_owned()], secrets: None },
         polling: PollingArgs {
             target_deny_cidr: Vec::new(),
             target_allow_cidr: Vec::new(),

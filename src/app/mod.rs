@@ -94,12 +94,14 @@ pub fn complain(line: &str) {
 }
 
 fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let CheckArgs { files, server_side, kube_context } = args;
-    let report = file::check(&files);
+    let CheckArgs { files, require_secrets, secrets_directory, server_side, kube_context } = args;
+    let inputs = file::Inputs::read(&files);
+    let demands = file::Demands { secrets: secrets_directory.as_deref(), all_references: require_secrets };
+    let report = file::check(&inputs, demands);
     print(&report.to_string());
     let mut good = report.is_good();
     if server_side {
-        good &= block_on(cluster::check(&files, kube_context.as_deref()))? == ExitCode::SUCCESS;
+        good &= block_on(cluster::check(&inputs, kube_context.as_deref()))? == ExitCode::SUCCESS;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

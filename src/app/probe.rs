@@ -1,5 +1,6 @@
 //! The command `probe`: one poll of one target, printed.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,9 @@ const MOST_TOLD: usize = 10;
 
 /// Polls once. Exit code 0: the primary call succeeded; 1: it failed.
 pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
-    let ProbeArgs { file, target, kind, url, set, timeout, debug, polling } = args;
+    let ProbeArgs { file, secrets_directory, target, kind, url, set, timeout, debug, polling } = args;
     let mut target = match (file, kind, url) {
-        (Some(file), _, _) => from_file(&file, target.as_deref())?,
+        (Some(file), _, _) => from_file(&file, secrets_directory.as_deref(), target.as_deref())?,
         (None, Some(kind), Some(url)) => {
             let declaration =
                 from_flags(kind.as_str(), &url, &set).map_err(|error| WrongValue(format!("{error:#}")))?;
@@ -59,8 +60,11 @@ fn poller_of(target: Target, polling: PollingArgs) -> anyhow::Result<Arc<Poller>
     pollers.get(&id).context("the target was just added")
 }
 
-fn from_file(path: &std::path::Path, wanted: Option<&str>) -> anyhow::Result<Target> {
-    let loaded = file::load(&[path.to_owned()]);
+fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyhow::Result<Target> {
+    let mut loaded = file::load(&[path.to_owned()]);
+    if let Some(folder) = secrets {
+        loaded.add_secrets(folder);
+    }
     let matches = |id: &TargetId| wanted.is_none_or(|wanted| *wanted == *id.name || wanted == id.to_string());
     let mut found = loaded.targets.iter().filter(|(id, _)| matches(id));
     let chosen = match (found.next(), found.next()) {

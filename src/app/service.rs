@@ -16,7 +16,7 @@ use crate::cli::{ListenAddress, PollingArgs, RunArgs};
 use crate::http::{self, HostPattern, Hosts, WebConfig};
 use crate::k8s::{self, Cluster, Controller};
 use crate::poll::Pollers;
-use crate::self_metrics::{SelfMetrics, SourceMetrics};
+use crate::self_metrics::{FileMetrics, SelfMetrics, SourceMetrics};
 use crate::target::{Target, TargetId};
 use crate::{file, telemetry};
 
@@ -37,7 +37,12 @@ pub(super) struct Plan {
 /// Where targets come from.
 pub(super) enum Source {
     /// Files, by one replica alone.
-    Files(Vec<PathBuf>),
+    Files {
+        /// Of manifests, and directories of them.
+        paths: Vec<PathBuf>,
+        /// A directory with values of Secrets.
+        secrets: Option<PathBuf>,
+    },
     /// A cluster, by replicas of which one leads.
     Cluster(Box<(Cluster, k8s::Settings)>),
 }
@@ -60,6 +65,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         listen_address,
         web_config_file,
         targets,
+        secrets_directory,
         kubernetes,
         mut polling,
         web_external_url,
@@ -79,7 +85,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         polling.target_deny_cidr.extend(cluster::denied_loopback(&kubernetes));
         Source::Cluster(Box::new(cluster::source(kubernetes, web.as_deref()).await?))
     } else {
-        Source::Files(targets)
+        Source::Files { paths: targets, secrets: secrets_directory }
     };
     let mut listeners = Vec::new();
     for address in &listen_address {
@@ -125,15 +131,17 @@ impl Service {
     pub(super) fn start(plan: Plan) -> anyhow::Result<Self> {
         let Plan { listeners, web, source, polling, external_url, allowed_hosts, loose_targets, connections } = plan;
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
-        let alone = matches!(source, Source::Files(_));
+        let alone = matches!(source, Source::Files { .. });
         let (pollers, refusals) = super::pollers(polling, metrics.polls.clone(), alone);
         let pollers = Arc::new(pollers);
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         let controller = match source {
-            Source::Files(files) => {
+            Source::Files { paths, secrets } => {
                 metrics.sources.leader.set(1.0);
-                follow_files(files, &pollers, refusals, metrics.sources.clone(), &mut tasks, &stop);
+                let own = (metrics.sources.clone(), metrics.files().context("register metrics of files")?);
+                let files = file::Source::new(paths, secrets.as_deref());
+                follow_files(files, &pollers, refusals, own, &mut tasks, &stop);
                 None
             }
             Source::Cluster(source) => {
@@ -185,14 +193,13 @@ impl Service {
 
 /// Starts the tasks that read target files and make the pollers agree with them.
 fn follow_files(
-    files: Vec<PathBuf>,
+    source: file::Source,
     pollers: &Arc<Pollers>,
     refusals: mpsc::Receiver<TargetId>,
-    metrics: SourceMetrics,
+    metrics: (SourceMetrics, FileMetrics),
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) {
-    let source = file::Source::new(files);
     let rescan = source.rescan();
     let (sender, desired) = watch::channel(None);
     let source_stop = stop.clone();
@@ -208,7 +215,7 @@ fn follow_files(
 async fn follow(
     mut desired: watch::Receiver<Option<file::Desired>>,
     pollers: Arc<Pollers>,
-    metrics: SourceMetrics,
+    (metrics, files): (SourceMetrics, FileMetrics),
     stop: CancellationToken,
 ) -> &'static str {
     const NAME: &str = "the follower of target files";
@@ -219,7 +226,8 @@ async fn follow(
                 return NAME;
             },
         }
-        let Some(file::Desired { targets, objects, complete }) = desired.borrow_and_update().clone() else { continue };
+        let Some(news) = desired.borrow_and_update().clone() else { continue };
+        let file::Desired { targets, objects, unknown, refused, problems } = news;
         let declared = tokio::task::spawn_blocking(move || {
             let declare = |(id, declaration)| Target::declare(id, declaration, &*objects);
             targets.into_iter().map(declare).collect::<Vec<Target>>()
@@ -231,23 +239,42 @@ async fn follow(
         let Ok(declared) = declared else { return NAME };
         let invalid = declared.iter().filter(|target| target.problem.is_some()).count();
         let change = pollers.replace(declared);
-        if complete {
-            pollers.set_known();
-        }
-        let outcome = if complete { "success" } else { "failure" };
+        files.read(problems.is_empty());
+        let outcome = if unknown.is_none() { "success" } else { "failure" };
         for (event, count) in [("applied", change.applied), ("deleted", change.deleted)] {
             metrics.events.with_label_values(&["ScrapeTarget", event]).inc_by(count as u64);
         }
         metrics.reconciles.with_label_values(&[outcome]).inc();
-        tracing::info!(
-            targets = change.total,
-            applied = change.applied,
-            deleted = change.deleted,
-            invalid,
-            "targets are known"
-        );
+        let (applied, deleted, refused_now) = (change.applied, change.deleted, refused.len());
+        let sentences = problems.iter().take(MOST_MISTAKES).map(file::FileProblem::short).collect();
+        let mut refused = refused;
+        refused.truncate(MOST_MISTAKES);
+        pollers.set_mistakes(refused, sentences, problems.len().saturating_sub(MOST_MISTAKES));
+        match &unknown {
+            None => pollers.set_known(),
+            Some(why) => pollers.set_unknown(why),
+        }
+        match unknown.filter(|_| !pollers.known()) {
+            None => tracing::info!(
+                targets = change.total,
+                applied,
+                deleted,
+                invalid = invalid + refused_now,
+                "targets are known"
+            ),
+            Some(why) => tracing::warn!(
+                targets = change.total,
+                applied,
+                deleted,
+                invalid = invalid + refused_now,
+                "not all targets are known yet, so that /sd tells none: {why}"
+            ),
+        }
     }
 }
+
+/// The most mistakes that pages show, and the most targets that are shown as invalid: a large file of something else has a million.
+const MOST_MISTAKES: usize = 1000;
 
 /// Between two times that refusals make us read the files: a server may refuse us at every poll for months.
 const REREAD: Duration = Duration::from_secs(30);

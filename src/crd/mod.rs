@@ -3,6 +3,7 @@
 //! The Rust types are the only source of the schema. Nothing here reads files, Secrets or the cluster.
 
 mod access;
+mod advice;
 mod duration;
 mod metadata;
 mod monitor;
@@ -28,6 +29,9 @@ pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use reference::{ObjectKind, Reference};
 pub use regex_syntax::regex_problem;
 pub use v1alpha1::{Condition, ConditionStatus, Metrics, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
+
+/// The API group of ScrapeTarget.
+pub const GROUP: &str = "scrapetarget.dev";
 
 /// The `apiVersion` of a ScrapeTarget.
 pub const API_VERSION: &str = "scrapetarget.dev/v1alpha1";

@@ -62,8 +62,10 @@ fn dialect(pattern: &str) -> Option<String> {
     if !pattern.is_ascii() {
         return Some("must be ASCII, as names of metrics are".to_owned());
     }
-    let differs =
-        |what: &str| Some(format!("{what} is not read alike by Prometheus and by the exporter, write it otherwise"));
+    let differs = |what: &str, rest: &str| {
+        let at = pattern.len() - rest.len() + 1;
+        Some(format!("{what} is not read alike by Prometheus and by the exporter (character {at}), write it otherwise"))
+    };
     let mut class = 0_usize; // how deep in brackets
     let mut first = false; // whether a bracket here would be a character of the class
     let mut rest = pattern;
@@ -74,10 +76,10 @@ fn dialect(pattern: &str) -> Option<String> {
             '\\' => {
                 let escaped = next.chars().next().unwrap_or_default();
                 if ELSEWHERE_ONLY.contains(escaped) || class > 0 && NOT_IN_CLASSES.contains(escaped) {
-                    return differs(&format!("\\{escaped}"));
+                    return differs(&format!("\\{escaped}"), rest);
                 }
                 if escaped == 'b' && next.starts_with("b{") {
-                    return differs("\\b{");
+                    return differs("\\b{", rest);
                 }
                 step = 2;
                 first = false;
@@ -93,13 +95,13 @@ fn dialect(pattern: &str) -> Option<String> {
                 // `[:alpha:]` is read by both; any other bracket in a class is one more class here and a character there.
                 match next.strip_prefix(':').and_then(|name| name.find(":]")) {
                     Some(length) => step = length + 4,
-                    None => return differs("[ inside a class"),
+                    None => return differs("[ inside a class", rest),
                 }
                 first = false;
             }
             ']' if class > 0 && !first => class = 0,
             '&' | '-' | '~' if class > 0 && next.starts_with(character) => {
-                return differs(&format!("{character}{character} inside a class"));
+                return differs(&format!("{character}{character} inside a class"), rest);
             }
             '(' if class == 0 => {
                 if let Some(flags) = next.strip_prefix('?') {
@@ -107,7 +109,7 @@ fn dialect(pattern: &str) -> Option<String> {
                     let letters: String = flags.chars().take_while(|c| c.is_ascii_alphabetic() || *c == '-').collect();
                     let group = flags.starts_with('<') || flags.starts_with("P<");
                     if !group && letters.contains(['x', 'R', 'u']) {
-                        return differs(&format!("(?{letters}"));
+                        return differs(&format!("(?{letters}"), rest);
                     }
                 }
             }
@@ -167,7 +169,11 @@ mod tests {
             (r"[\b]", "\\b"),
             (r"a\b{start}", "\\b{"),
             ("日本", "ASCII"),
-            ("(", "unclosed group"),
+            ("(", "unclosed group at character 1"),
+            ("sora_(a|b", "unclosed group at character 6"),
+            ("a[z-a]", "at character 3"),
+            ("ab)", "at character 3"),
+            ("x*[a&&b]", "(character 5)"),
             ("a{1000}{1000}", "8 KiB"),
             ("[ab]*a[ab]{0,400}c", "8 KiB"),
         ] {

@@ -9,8 +9,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::Problem;
-use super::nearest::nearest;
+use super::{Problem, advice};
 
 /// Names that later versions will use; whoever writes one today should hear more than `unknown field`.
 const RESERVED: [&str; 3] = ["spec.podSelector", "spec.oauth2", "spec.className"];
@@ -18,12 +17,12 @@ const RESERVED: [&str; 3] = ["spec.podSelector", "spec.oauth2", "spec.className"
 /// One node of a schema, ready to judge values.
 #[derive(Debug, Default)]
 pub(crate) struct Node {
-    kind: Kind,
-    properties: BTreeMap<String, Self>,
-    required: Vec<String>,
-    additional: Option<Box<Self>>,
-    items: Option<Box<Self>>,
-    allowed: Vec<Value>,
+    pub(super) kind: Kind,
+    pub(super) properties: BTreeMap<String, Self>,
+    pub(super) required: Vec<String>,
+    pub(super) additional: Option<Box<Self>>,
+    pub(super) items: Option<Box<Self>>,
+    pub(super) allowed: Vec<Value>,
     pattern: Option<Regex>,
     /// Least and greatest number of characters, items or properties.
     size: (u64, Option<u64>),
@@ -33,8 +32,9 @@ pub(crate) struct Node {
     unique: Unique,
 }
 
+/// The type of a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Object,
     Array,
     Text,
@@ -130,11 +130,7 @@ impl Node {
             (other, _) => Some(type_name(other)),
         };
         if let Some(found) = found {
-            let hint = match (self.kind, &*value) {
-                (Kind::Text, Value::Number(_) | Value::Bool(_)) => ", put it in quotes",
-                (Kind::Integer | Kind::Boolean, Value::String(_)) => ", write it without quotes",
-                _ => "",
-            };
+            let hint = advice::for_type(self, path, value);
             let message = format!("must be of type {}: {found:?}{hint}", self.kind.word());
             return problems.push(Problem::new(path, message));
         }
@@ -216,23 +212,10 @@ impl Node {
         let full = join(path, name);
         let hint = if RESERVED.contains(&full.as_str()) {
             ": the name is reserved for a later version, remove it".to_owned()
-        } else if let Some(near) = nearest(name, self.properties.keys().map(String::as_str)) {
-            format!(", did you mean {near:?}?")
-        } else if let Some(elsewhere) = Self::of_target().find("", name) {
-            format!(", did you mean {elsewhere:?}?")
         } else {
-            ", remove it".to_owned()
+            advice::for_unknown_field(self, name)
         };
         Problem { message: format!("unknown field {full:?}{hint}"), path: full }
-    }
-
-    /// Where below this node a field called `name` belongs.
-    fn find(&self, path: &str, name: &str) -> Option<String> {
-        let below = self.properties.iter().filter(|(field, _)| *field != "status");
-        if self.properties.contains_key(name) && !path.is_empty() {
-            return Some(join(path, name));
-        }
-        below.into_iter().find_map(|(field, node)| node.find(&join(path, field), name))
     }
 
     fn check_array(&self, items: &mut [Value], path: &str, problems: &mut Vec<Problem>) {
@@ -324,7 +307,7 @@ fn shown(value: &Value) -> String {
     if text.chars().count() <= 64 { text } else { text.chars().take(64).chain(['…']).collect() }
 }
 
-fn join(path: &str, name: &str) -> String {
+pub(super) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 

@@ -1,9 +1,10 @@
 //! The command `check`: what the API server would say about files of manifests, said without one.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 
-use super::load::{FileProblem, Loaded, load};
+use super::input::Inputs;
+use super::load::{FileProblem, Loaded};
 use crate::target::Lookup;
 
 /// What `check` found. Its Display is what the command prints: one line for each problem, then one for each note, then a count.
@@ -29,30 +30,48 @@ impl fmt::Display for Report {
         self.problems.iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
         self.notes.iter().try_for_each(|note| writeln!(f, "{note} (note)"))?;
         let (targets, problems) = (self.targets, self.problems.len());
+        if (targets, problems) == (0, 0) {
+            writeln!(f, "there is no ScrapeTarget in what was read (note)")?;
+        }
         let plural = |count: usize| if count == 1 { "" } else { "s" };
         writeln!(f, "{targets} good target{}, {problems} problem{}", plural(targets), plural(problems))
     }
 }
 
-/// Judges every manifest of files and directories.
-pub fn check(paths: &[PathBuf]) -> Report {
-    let Loaded { targets, objects, mut problems, others } = load(paths);
-    problems.sort();
+/// What must be there beside good manifests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demands<'d> {
+    /// A directory of values of Secrets.
+    pub secrets: Option<&'d Path>,
+    /// Whether every Secret and ConfigMap that a target names must be there.
+    pub all_references: bool,
+}
+
+/// Judges every manifest.
+pub fn check(inputs: &Inputs, demands: Demands<'_>) -> Report {
+    let mut loaded = Loaded::of(inputs);
+    if let Some(folder) = demands.secrets {
+        loaded.add_secrets(folder);
+    }
+    let Loaded { targets, objects, mut problems, others } = loaded;
     let mut notes = others;
     for (id, (target, origin)) in &targets {
         for reference in target.spec.references().into_iter().filter(|reference| !reference.optional) {
             if let Err(missing) = objects.value(reference.kind, &id.namespace, reference.name, reference.key) {
-                notes.push(FileProblem {
+                let place = if demands.all_references { &mut problems } else { &mut notes };
+                let or = if demands.all_references { "" } else { "; or it must be in the cluster" };
+                place.push(FileProblem {
                     file: origin.file.clone(),
                     line: Some(origin.line),
                     document: Some(origin.document),
                     object: Some(format!("ScrapeTarget {id}")),
                     path: reference.path.clone(),
-                    message: format!("{missing} in these files, it must be in the cluster"),
+                    message: format!("{missing}{or}"),
                 });
             }
         }
     }
+    problems.sort();
     notes.sort();
     Report { problems, notes, targets: targets.len() }
 }
@@ -67,7 +86,7 @@ mod tests {
         for (name, text) in files {
             fs::write(folder.path().join(name), text).unwrap();
         }
-        let report = check(&[folder.path().to_owned()]);
+        let report = check(&Inputs::read(&[folder.path().to_owned()]), Demands::default());
         let shown = report.to_string().replace(&format!("{}/", folder.path().display()), "");
         (report, shown)
     }
@@ -110,8 +129,8 @@ mod tests {
         assert!(report.is_good());
         assert_eq!(
             shown,
-            "a.yaml:1: document 1 (ScrapeTarget default/good): spec.basicAuth.password: Secret default/s has no key \"password\" in these \
-             files, it must be in the cluster (note)\n\
+            "a.yaml:1: document 1 (ScrapeTarget default/good): spec.basicAuth.password: Secret default/s has no key \"password\": add it \
+             to the manifest; or it must be in the cluster (note)\n\
              a.yaml:19: document 3: apps/v1 Deployment is left alone (note)\n\
              1 good target, 0 problems\n"
         );
@@ -146,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_path_that_is_not_there_is_a_problem() {
-        let report = check(&[PathBuf::from("/nowhere/at/all.yaml")]);
+        let report = check(&Inputs::read(&["/nowhere/at/all.yaml".into()]), Demands::default());
         assert!(report.to_string().starts_with("/nowhere/at/all.yaml: cannot be read: No such file"), "{report}");
         assert!(!report.is_good());
     }

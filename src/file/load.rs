@@ -2,22 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::input::{Input, Inputs, read_text};
 use super::line::line_of;
 use super::manifest::{self, Keys, Manifest, ObjectId, Objects};
+use super::secrets::{SecretFiles, wanted};
 use super::yaml::{self, Document};
 use crate::crd::ScrapeTarget;
-use crate::target::TargetId;
-
-/// The largest file that is read: 10,000 targets take about 5 MiB.
-const MAX_FILE: u64 = 64 << 20;
+use crate::target::{Refused, TargetId};
 
 /// The most problems, and the most manifests of other kinds, that are told of one file: a large file of something else has a million.
 const MAX_PROBLEMS: usize = 1000;
+
+/// The longest name that Kubernetes has.
+const LONGEST_NAME: usize = 253;
 
 /// Where a manifest stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +55,7 @@ pub struct FileProblem {
 }
 
 impl FileProblem {
-    fn of_file(file: &Arc<Path>, message: impl Into<String>) -> Self {
+    pub(super) fn of_file(file: &Arc<Path>, message: impl Into<String>) -> Self {
         let file = Arc::clone(file);
         Self { file, line: None, document: None, object: None, path: String::new(), message: message.into() }
     }
@@ -67,6 +68,18 @@ impl FileProblem {
             object,
             path: String::new(),
             message: message.into(),
+        }
+    }
+}
+
+impl FileProblem {
+    /// The whole sentence, cut to a length that a page can show.
+    pub fn short(&self) -> String {
+        const LONGEST: usize = 512;
+        let text = self.to_string();
+        match text.char_indices().nth(LONGEST) {
+            None => text,
+            Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         }
     }
 }
@@ -92,9 +105,11 @@ pub(super) struct Content {
     /// Good Secrets and ConfigMaps, in order.
     pub(super) objects: Vec<(ObjectId, Keys, Origin)>,
     /// Targets that are declared, but badly.
-    pub(super) bad_targets: BTreeSet<TargetId>,
+    pub(super) bad_targets: BTreeMap<TargetId, Refused>,
     /// Secrets and ConfigMaps that are declared, but badly.
     pub(super) bad_objects: BTreeSet<ObjectId>,
+    /// Whether the file itself cannot be read.
+    pub(super) unread: bool,
     /// Whether there may be more than could be understood: the file or a document is unreadable.
     pub(super) unclear: bool,
     /// What is wrong.
@@ -108,9 +123,15 @@ pub(super) struct Content {
 impl Content {
     /// Reads a file. It never fails: what cannot be read is a problem.
     pub(super) fn read(file: &Arc<Path>) -> Self {
-        match read_text(file) {
-            Ok(text) => Self::parse(file, &text),
+        Self::of(file, read_text(file).as_deref())
+    }
+
+    /// Understands a file by what came of reading it.
+    fn of(file: &Arc<Path>, text: Result<&str, &io::Error>) -> Self {
+        match text {
+            Ok(text) => Self::parse(file, text),
             Err(error) => Self {
+                unread: true,
                 unclear: true,
                 problems: vec![FileProblem::of_file(file, format!("cannot be read: {error}"))],
                 ..Self::default()
@@ -144,6 +165,7 @@ impl Content {
     }
 
     fn take(&mut self, manifest: Manifest, origin: &Origin, document: &Document<'_>, prefix: &str) {
+        let mut refused = None;
         let (object, found) = match manifest {
             Manifest::Target(Some(id), Ok(target)) => {
                 return self.targets.push((id, Arc::from(target), origin.clone()));
@@ -163,8 +185,11 @@ impl Content {
             Manifest::Target(id, judged) => {
                 let name = named("ScrapeTarget", id.as_ref());
                 self.unclear |= id.is_none();
-                self.bad_targets.extend(id);
-                (Some(name), judged.err().unwrap_or_default())
+                let Some(bad) = judged.err() else { return };
+                // No target can ever have had a longer name, and everybody would have to show it.
+                let id = id.filter(|id| id.name.len() <= LONGEST_NAME && id.namespace.len() <= LONGEST_NAME);
+                refused = id.map(|id| (id, bad.kind, bad.url));
+                (Some(name), bad.problems)
             }
             Manifest::Object(id, judged) => {
                 let name = id.as_ref().map(|(kind, id)| format!("{kind} {id}"));
@@ -173,15 +198,24 @@ impl Content {
                 (name, judged.err().unwrap_or_default())
             }
         };
+        let (mut sentences, mut first_line) = (Vec::new(), origin.line);
         for problem in found {
+            sentences.push(problem.to_string());
             if self.problems.len() >= MAX_PROBLEMS {
                 self.untold += 1;
                 continue; // to find its line costs as much as to read the document
             }
             let path = if prefix.is_empty() { problem.path.clone() } else { format!("{prefix}.{}", problem.path) };
             let line = line_of(document.text, &path).map_or(document.line, |line| document.offset + line);
+            if sentences.len() == 1 {
+                first_line = line;
+            }
             let whole = FileProblem::of_document(origin, object.clone(), problem.message);
             self.note(FileProblem { line: Some(line), path: problem.path, ..whole });
+        }
+        if let Some((id, kind, url)) = refused {
+            let message = format!("{}:{first_line}: {}", origin.file.display(), sentences.join("; "));
+            self.bad_targets.entry(id.clone()).or_insert_with(|| Refused::new(id, kind, url, &message));
         }
     }
 
@@ -198,37 +232,6 @@ fn named(kind: &str, id: Option<&TargetId>) -> String {
     id.map_or_else(|| kind.to_owned(), |id| format!("{kind} {id}"))
 }
 
-pub(super) fn read_text(file: &Path) -> io::Result<String> {
-    // A pipe would block for ever, so only plain files are opened.
-    if !fs::metadata(file)?.is_file() {
-        return Err(io::Error::other("it is not a plain file"));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("it is larger than {} MiB, split it", MAX_FILE >> 20)));
-    }
-    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
-}
-
-/// The files that `path` stands for: itself, or the manifests of a directory in the order of their names. Hidden entries are left
-/// out, so that the `..data` of a mounted ConfigMap is not read twice; its links are followed.
-pub(super) fn files(path: &Path) -> io::Result<Vec<Arc<Path>>> {
-    if !fs::metadata(path)?.is_dir() {
-        return Ok(vec![Arc::from(path)]);
-    }
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let name = PathBuf::from(entry?.file_name());
-        let hidden = name.to_string_lossy().starts_with('.');
-        if !hidden && name.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json") {
-            found.push(Arc::from(path.join(name)));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 /// Everything that a set of files says.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -243,6 +246,27 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// What these texts say.
+    pub(super) fn of(inputs: &Inputs) -> Self {
+        let mut loaded = Self::default();
+        let mut places = BTreeMap::new();
+        for input in &inputs.0 {
+            match input {
+                Input::File(file, text) => loaded.add(&Content::of(file, text.as_deref()), &mut places),
+                Input::Unlisted(problem) => loaded.problems.push(problem.clone()),
+            }
+        }
+        loaded
+    }
+
+    /// Adds the values of Secrets that stand as files in a directory, as far as targets name them.
+    pub fn add_secrets(&mut self, folder: &Path) {
+        let mut files = SecretFiles::new(folder);
+        files.look(&self.targets.iter().flat_map(|(id, (target, _))| wanted(id, target)).collect(), true);
+        self.problems.extend(files.problems().cloned());
+        self.objects.add_values(files.values());
+    }
+
     /// Adds what a file says. What has the name of something that is there already is a problem; the first stays.
     pub(super) fn add(&mut self, content: &Content, places: &mut BTreeMap<ObjectId, Origin>) {
         self.problems.extend(content.problems.iter().cloned());
@@ -277,26 +301,5 @@ pub(super) fn unlisted(path: &Path, error: &io::Error) -> FileProblem {
 
 /// Reads files and directories once.
 pub fn load(paths: &[PathBuf]) -> Loaded {
-    let mut loaded = Loaded::default();
-    let mut places = BTreeMap::new();
-    for file in each_file(paths) {
-        match file {
-            Ok(file) => loaded.add(&Content::read(&file), &mut places),
-            Err(problem) => loaded.problems.push(problem),
-        }
-    }
-    loaded
-}
-
-/// The files that all these paths stand for, each once, in order.
-pub(super) fn each_file(paths: &[PathBuf]) -> Vec<Result<Arc<Path>, FileProblem>> {
-    let mut seen = BTreeSet::new();
-    let mut found = Vec::new();
-    for path in paths {
-        match files(path) {
-            Ok(files) => found.extend(files.into_iter().filter(|file| seen.insert(Arc::clone(file))).map(Ok)),
-            Err(error) => found.push(Err(unlisted(path, &error))),
-        }
-    }
-    found
+    Loaded::of(&Inputs::read(paths))
 }

@@ -1,5 +1,6 @@
 //! What a document declares: ScrapeTargets, Secrets, ConfigMaps, or something that is not for us.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine as _;
@@ -7,7 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::{Map, Value};
 
-use crate::crd::{self, Problem, ScrapeTarget};
+use super::secrets::SecretValues;
+use crate::crd::{self, Problem, ScrapeTarget, nearest};
+use crate::kind::Type;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
 
 /// The namespace of a manifest that names none.
@@ -19,11 +22,11 @@ pub(super) type ObjectId = (ObjectKind, TargetId);
 /// The keys of a Secret or ConfigMap. Both are kept as secrets: a ConfigMap with a key in it is a mistake that happens.
 pub(super) type Keys = BTreeMap<String, SecretSlice<u8>>;
 
-/// One manifest. A document has several if it is a List.
+/// One manifest. A document has several if it is a list.
 #[derive(Debug)]
 pub(super) enum Manifest {
     /// A ScrapeTarget, or what is wrong with it.
-    Target(Option<TargetId>, Result<Box<ScrapeTarget>, Vec<Problem>>),
+    Target(Option<TargetId>, Result<Box<ScrapeTarget>, Bad>),
     /// A Secret or ConfigMap, or what is wrong with it.
     Object(Option<ObjectId>, Result<Keys, Vec<Problem>>),
     /// Another kind, which is left alone.
@@ -32,34 +35,104 @@ pub(super) enum Manifest {
     Bad(Problem),
 }
 
-/// The manifests of a document as they were written, each with the path that leads to it: nothing, or `items[2]` in a List.
-pub(super) fn items(document: &Value) -> Vec<(String, &Value)> {
-    let kind = document.get("kind").and_then(Value::as_str);
-    if kind == Some("List")
-        && let Some(items) = document.get("items").and_then(Value::as_array)
-    {
-        return items.iter().enumerate().map(|(index, item)| (format!("items[{index}]"), item)).collect();
+/// A ScrapeTarget that cannot be used, with as much of it as can be told.
+#[derive(Debug)]
+pub(super) struct Bad {
+    /// The type, if it is one.
+    pub(super) kind: Option<Type>,
+    /// The url, whatever it is.
+    pub(super) url: Option<String>,
+    /// What is wrong.
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Bad {
+    fn new(value: &Value, problems: Vec<Problem>) -> Self {
+        let text = |field: &str| value.pointer(field).and_then(Value::as_str);
+        // As it is written: the schema takes no other case.
+        let kind = text("/spec/type").and_then(|word| Type::ALL.iter().find(|kind| kind.as_str() == word).copied());
+        Self { kind, url: text("/spec/url").map(str::to_owned), problems }
     }
-    vec![(String::new(), document)]
+}
+
+/// The manifests of a document as they were written, each with the path that leads to it: nothing, or `items[2]` in a list.
+pub(super) fn items(document: &Value) -> Vec<(String, Cow<'_, Value>)> {
+    let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let items = match document.get("items") {
+        Some(Value::Array(items)) => items.as_slice(),
+        Some(Value::Null) => &[],
+        _ => return vec![(String::new(), Cow::Borrowed(document))],
+    };
+    let of_one_kind = match (version, kind) {
+        (_, "List") => None,
+        ("v1", "SecretList" | "ConfigMapList") => kind.strip_suffix("List"),
+        (_, "ScrapeTargetList") => Some("ScrapeTarget"),
+        _ => return vec![(String::new(), Cow::Borrowed(document))],
+    };
+    let each = items.iter().enumerate().map(|(index, item)| {
+        (format!("items[{index}]"), of_one_kind.map_or(Cow::Borrowed(item), |kind| typed(item, version, kind)))
+    });
+    each.collect()
+}
+
+/// An item of a list of one kind, which need not repeat what the list says: the API server leaves it out.
+fn typed<'v>(item: &'v Value, version: &str, kind: &str) -> Cow<'v, Value> {
+    let says = |field: &str| item.get(field).is_some_and(|value| !value.is_null());
+    match item.as_object() {
+        Some(fields) if !says("apiVersion") && !says("kind") => {
+            let mut fields = fields.clone();
+            fields.insert("apiVersion".to_owned(), version.into());
+            fields.insert("kind".to_owned(), kind.into());
+            Cow::Owned(Value::Object(fields))
+        }
+        _ => Cow::Borrowed(item),
+    }
 }
 
 /// Reads the manifests of a document, each with the path that leads to it.
 pub(super) fn read(document: &Value) -> Vec<(String, Manifest)> {
-    items(document).into_iter().map(|(path, item)| (path, read_one(item))).collect()
+    items(document).into_iter().map(|(path, item)| (path, read_one(&item))).collect()
 }
 
 fn read_one(value: &Value) -> Manifest {
-    let Some(kind) = value.get("kind").and_then(Value::as_str) else {
-        let message = "Required value: a manifest needs apiVersion, kind and metadata.name, write them";
-        return Manifest::Bad(Problem::new("kind", message));
-    };
-    let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    const WRITE: &str = "Required value: a manifest needs apiVersion, kind and metadata.name, write them";
+    let text = |field: &str| value.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let Some(kind) = text("kind") else { return Manifest::Bad(Problem::new("kind", WRITE)) };
+    let version = text("apiVersion").unwrap_or_default();
     match (version, kind) {
-        (_, "ScrapeTarget") => Manifest::Target(id(value), crd::judge(value).map(Box::new)),
+        (_, "ScrapeTarget") => {
+            Manifest::Target(id(value), crd::judge(value).map(Box::new).map_err(|problems| Bad::new(value, problems)))
+        }
         ("v1", "Secret") => object(ObjectKind::Secret, value, "data", "stringData"),
         ("v1", "ConfigMap") => object(ObjectKind::ConfigMap, value, "binaryData", "data"),
+        ("v1", "List" | "SecretList" | "ConfigMapList") | (_, "ScrapeTargetList") => {
+            Manifest::Bad(Problem::new("items", "Required value: write the list of manifests"))
+        }
+        ("", _) => Manifest::Bad(Problem::new("apiVersion", WRITE)),
+        // Whoever writes our group means us: what is passed over in silence would be missed only when it is needed.
+        _ if is_ours(version) => {
+            let words = ["ScrapeTarget", "ScrapeTargetList"];
+            Manifest::Target(id(value), Err(Bad::new(value, vec![unknown_kind(kind, crd::GROUP, &words)])))
+        }
+        ("v1", _) if nearest(kind, ["Secret", "ConfigMap"].into_iter()).is_some() => {
+            Manifest::Bad(unknown_kind(kind, "v1", &["Secret", "ConfigMap"]))
+        }
         _ => Manifest::Other(format!("{version} {kind}")),
     }
+}
+
+/// Whether an apiVersion is of our group, of whatever version, or was meant to be.
+fn is_ours(version: &str) -> bool {
+    let group = version.split_once('/').map_or(version, |(group, _)| group);
+    nearest(group, std::iter::once(crd::GROUP)).is_some()
+}
+
+fn unknown_kind(kind: &str, group: &str, words: &[&str]) -> Problem {
+    let shown: String = kind.chars().take(64).collect();
+    let hint = nearest(kind, words.iter().copied())
+        .map_or_else(|| format!("write {}", words.join(" or ")), |near| format!("did you mean {near:?}?"));
+    Problem::new("kind", format!("unknown kind {shown:?} of {group}, {hint}"))
 }
 
 /// The name of a manifest, as far as there is one.
@@ -120,12 +193,16 @@ const fn other_field(field: &str) -> &'static str {
 
 /// The Secrets and ConfigMaps of all files. Its Debug shows names and no values.
 #[derive(Clone, Debug, Default)]
-pub struct Objects(HashMap<ObjectId, Keys>);
+pub struct Objects {
+    declared: HashMap<ObjectId, Keys>,
+    /// Values of Secrets that stand in files of their own; a manifest counts more.
+    values: Option<SecretValues>,
+}
 
 impl Objects {
     /// Adds an object unless there is one of that name already; says whether it was added.
     pub(super) fn add(&mut self, id: ObjectId, keys: Keys) -> bool {
-        match self.0.entry(id) {
+        match self.declared.entry(id) {
             std::collections::hash_map::Entry::Occupied(_) => false,
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(keys);
@@ -134,26 +211,31 @@ impl Objects {
         }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Adds values that stand in files of their own.
+    pub(super) fn add_values(&mut self, values: SecretValues) {
+        self.values = Some(values);
     }
 }
 
 impl Lookup for Objects {
     fn value(&self, kind: ObjectKind, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, LookupError> {
-        let (names, keys) =
-            ((namespace.to_owned(), name.to_owned()), self.0.get(&(kind, TargetId::new(namespace, name))));
-        let (namespace, name) = names;
-        match keys.map(|keys| keys.get(key)) {
+        let id = TargetId::new(namespace, name);
+        let keys = self.declared.get(&(kind, id.clone()));
+        if let Some(value) = keys.and_then(|keys| keys.get(key)) {
+            return Ok(value.expose_secret().to_vec());
+        }
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        if let Some(values) = self.values.as_ref().filter(|_| kind == ObjectKind::Secret) {
+            let wanted = (id, key.to_owned());
+            if let Some(value) = values.get(&wanted) {
+                return Ok(value.expose_secret().to_vec());
+            }
+            let places = values.shown_places(&wanted);
+            return Err(LookupError::NoFile { kind, namespace, name, key: wanted.1, places });
+        }
+        match keys {
             None => Err(LookupError::NoObject { kind, namespace, name }),
-            Some(None) => Err(LookupError::NoKey { kind, namespace, name, key: key.to_owned() }),
-            Some(Some(value)) => Ok(value.expose_secret().to_vec()),
+            Some(_) => Err(LookupError::NoKey { kind, namespace, name, key: key.to_owned() }),
         }
     }
 }
@@ -168,6 +250,55 @@ mod tests {
             Manifest::Object(_, keys) => keys,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn problem(manifest: &Value) -> String {
+        match read_one(manifest) {
+            Manifest::Target(_, Err(bad)) => bad.problems[0].to_string(),
+            Manifest::Bad(problem) => problem.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_kind_that_our_group_does_not_have_is_a_problem_that_names_the_one_it_has() {
+        for (version, kind, wanted) in [
+            ("scrapetarget.dev/v1alpha1", "ScrapTarget", "did you mean \"ScrapeTarget\"?"),
+            ("scrapetarget.dev/v1alpha1", "scrapetarget", "did you mean \"ScrapeTarget\"?"),
+            ("scrapetarget.dev/v1alpha1", "ScrapeTargets", "did you mean \"ScrapeTarget\"?"),
+            ("scrapetarget.dev/v1alpha1", "ScrapetargetList", "did you mean \"ScrapeTargetList\"?"),
+            ("scrapetarget.dev/v1beta1", "Probe", "write ScrapeTarget or ScrapeTargetList"),
+            ("scrapetarget.dev", "ScrapTarget", "did you mean \"ScrapeTarget\"?"),
+            ("scrapetargets.dev/v1alpha1", "ScrapTarget", "did you mean \"ScrapeTarget\"?"),
+            ("scrapetarget.dev/v2", "ScrapeTarget", "apiVersion: must be scrapetarget.dev/v1alpha1"),
+            ("v1", "secret", "did you mean \"Secret\"?"),
+            ("v1", "ConfigMaps", "did you mean \"ConfigMap\"?"),
+            ("", "Deployment", "apiVersion: Required value"),
+            ("scrapetarget.dev/v1alpha1", "ScrapeTargetList", "items: Required value"),
+        ] {
+            let manifest = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"},
+                "spec": {"type": "Sora", "url": "http://a/"}});
+            let problem = problem(&manifest);
+            assert!(problem.contains(wanted), "{version} {kind}: {problem}");
+        }
+        for (version, kind) in [("v1", "Service"), ("apps/v1", "Deployment"), ("monitoring.coreos.com/v1", "Probe")] {
+            let manifest = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}});
+            assert!(matches!(read_one(&manifest), Manifest::Other(_)), "{version} {kind}");
+        }
+    }
+
+    #[test]
+    fn lists_of_one_kind_are_read_also_where_their_items_do_not_repeat_it() {
+        let target = json!({"metadata": {"name": "a"}, "spec": {"type": "Sora", "url": "http://a/"}});
+        let list =
+            |version: &str, kind: &str, items: Value| json!({"apiVersion": version, "kind": kind, "items": items});
+        let found = read(&list("scrapetarget.dev/v1alpha1", "ScrapeTargetList", json!([target, {"kind": "Secret"}])));
+        assert!(matches!(&found[0], (path, Manifest::Target(_, Ok(_))) if path == "items[0]"), "{found:?}");
+        assert!(matches!(&found[1].1, Manifest::Bad(_)), "{found:?}");
+        let secrets = read(&list("v1", "SecretList", json!([{"metadata": {"name": "s"}, "stringData": {"k": "v"}}])));
+        assert!(matches!(&secrets[0].1, Manifest::Object(_, Ok(keys)) if keys.len() == 1), "{secrets:?}");
+        assert!(read(&list("v1", "List", Value::Null)).is_empty());
+        assert!(matches!(read(&json!({"apiVersion": "v1", "kind": "List"}))[..], [(_, Manifest::Bad(_))]));
     }
 
     #[test]
@@ -197,7 +328,7 @@ mod tests {
         assert!(shown.contains("token") && !shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
         assert_eq!(objects.value(ObjectKind::Secret, "default", "s", "token").unwrap(), b"hunter2");
         let missing = objects.value(ObjectKind::Secret, "default", "s", "other").unwrap_err();
-        assert_eq!(missing.to_string(), "Secret default/s has no key \"other\"");
+        assert_eq!(missing.to_string(), "Secret default/s has no key \"other\": add it to the manifest");
         assert!(objects.value(ObjectKind::ConfigMap, "default", "s", "token").is_err());
     }
 

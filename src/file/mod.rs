@@ -3,14 +3,17 @@
 //! It knows files and manifests; it does not know what becomes of the targets.
 
 mod check;
+mod input;
 mod line;
 mod load;
 mod manifest;
+mod secrets;
 mod watch;
 mod written;
 mod yaml;
 
-pub use check::{Report, check};
+pub use check::{Demands, Report, check};
+pub use input::{Inputs, is_stdin};
 pub use load::{FileProblem, Loaded, Origin, load};
 pub use manifest::Objects;
 pub use watch::{Desired, Source};

@@ -3,10 +3,8 @@
 //! It polls: notifications of the kernel miss what network and overlay file systems do, and the symlink swap of a mounted ConfigMap
 //! is invisible to most watchers. A look at 10,000 files costs a few milliseconds.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +12,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::load::{Content, FileProblem, Loaded, files, unlisted};
-use super::manifest::Objects;
+use super::input::{Signature, files, signature};
+use super::load::{Content, FileProblem, Loaded, unlisted};
+use super::secrets::{SecretFiles, SecretKey, wanted};
 use crate::crd::ScrapeTarget;
-use crate::target::{Lookup, TargetId};
+use crate::target::{Lookup, Refused, TargetId};
 
 /// The time between two looks. A change takes effect after the second look that sees it, so within about a second.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -29,9 +28,13 @@ pub struct Desired {
     pub targets: BTreeMap<TargetId, Arc<ScrapeTarget>>,
     /// Their Secrets and ConfigMaps.
     pub objects: Arc<dyn Lookup + Send + Sync>,
-    /// Whether every path that was named has been there once, and there is a target or nothing is wrong: before, an empty list may
-    /// be a mistake.
-    pub complete: bool,
+    /// Why these may not be all: a path that was named has never been there, a file has never been read, or there is no target and
+    /// something is wrong. `None` once everything has been read.
+    pub unknown: Option<String>,
+    /// Targets that are declared badly, also those whose last good version goes on.
+    pub refused: Vec<Refused>,
+    /// Everything that is wrong.
+    pub problems: Vec<FileProblem>,
 }
 
 /// Files and directories that are followed.
@@ -42,9 +45,10 @@ pub struct Source {
 }
 
 impl Source {
-    /// Will follow `paths`; nothing is read yet.
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self { rescan: Arc::default(), state: State { paths, ..State::default() } }
+    /// Will follow `paths`, and the values of Secrets in the directory `secrets`; nothing is read yet.
+    pub fn new(paths: Vec<PathBuf>, secrets: Option<&Path>) -> Self {
+        let secrets = secrets.map(SecretFiles::new);
+        Self { rescan: Arc::default(), state: State { paths, secrets, ..State::default() } }
     }
 
     /// Wakes the source: it looks at once, and takes what it sees without waiting for a second look.
@@ -83,14 +87,6 @@ impl Source {
     }
 }
 
-/// What tells one version of a file from another: contents may change without a new length, and a renamed file may be older.
-type Signature = Result<(u64, u64, u64, (i64, i64), (i64, i64)), io::ErrorKind>;
-
-fn signature(file: &Path) -> Signature {
-    let data = fs::metadata(file).map_err(|error| error.kind())?;
-    Ok((data.dev(), data.ino(), data.size(), (data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec())))
-}
-
 /// What is known of the files, between two looks.
 #[derive(Debug, Default)]
 struct State {
@@ -101,6 +97,10 @@ struct State {
     read: BTreeMap<Arc<Path>, Version>,
     /// The order in which the files count.
     order: Vec<Arc<Path>>,
+    /// Values of Secrets that stand in files of their own.
+    secrets: Option<SecretFiles>,
+    /// What targets want of these.
+    wanted: BTreeSet<SecretKey>,
     /// Problems that were logged and still exist.
     logged: BTreeSet<FileProblem>,
     started: bool,
@@ -165,11 +165,24 @@ impl State {
                 self.read.insert(Arc::clone(file), Version { signature: *signature, content, kept });
             }
         }
-        self.complete |= now.unlisted.is_empty();
+        let is_read = |file: &Arc<Path>| self.read.get(file).is_some_and(|version| !version.content.unread);
+        self.complete |= now.unlisted.is_empty() && now.files.keys().all(is_read);
         self.seen = now;
         self.order = self.seen.order.iter().filter(|file| self.read.contains_key(*file)).cloned().collect();
         let first = !std::mem::replace(&mut self.started, true);
-        (first || !changed.is_empty() || !gone.is_empty() || other_order || other_errors).then(|| self.publish())
+        let fresh = first || !changed.is_empty() || !gone.is_empty() || other_order || other_errors;
+        let new_secrets = match &mut self.secrets {
+            None => false,
+            Some(secrets) => {
+                if fresh {
+                    let contents = self.read.values().flat_map(|version| [&version.content, &version.kept]);
+                    let targets = contents.flat_map(|content| &content.targets);
+                    self.wanted = targets.flat_map(|(id, target, _)| wanted(id, target)).collect();
+                }
+                secrets.look(&self.wanted, at_once)
+            }
+        };
+        (fresh || new_secrets).then(|| self.publish())
     }
 
     fn scan(&self) -> Seen {
@@ -194,14 +207,22 @@ impl State {
         let mut loaded = Loaded::default();
         let mut places = BTreeMap::new();
         loaded.problems.clone_from(&self.seen.unlisted);
+        if let Some(secrets) = &self.secrets {
+            loaded.problems.extend(secrets.problems().cloned());
+            loaded.objects.add_values(secrets.values());
+        }
         let versions: Vec<&Version> = self.order.iter().filter_map(|file| self.read.get(file)).collect();
         for version in &versions {
             loaded.add(&version.content, &mut places);
         }
         // What is kept counts last: a target that moved to another file is there already.
+        let mut kept = BTreeSet::new();
         for version in &versions {
             for (id, target, origin) in &version.kept.targets {
-                loaded.targets.entry(id.clone()).or_insert_with(|| (Arc::clone(target), origin.clone()));
+                if let Entry::Vacant(place) = loaded.targets.entry(id.clone()) {
+                    place.insert((Arc::clone(target), origin.clone()));
+                    kept.insert(id);
+                }
             }
             for (id, keys, origin) in &version.kept.objects {
                 if !places.contains_key(id) && loaded.objects.add(id.clone(), keys.clone()) {
@@ -209,13 +230,42 @@ impl State {
                 }
             }
         }
+        let mut refused = BTreeMap::new();
+        for (id, bad) in versions.iter().flat_map(|version| &version.content.bad_targets) {
+            refused.entry(id).or_insert_with(|| match loaded.targets.get(id) {
+                None => bad.clone(),
+                Some(_) if kept.contains(id) => bad.clone().and("; its last good version goes on"),
+                Some((_, origin)) => bad.clone().and(&format!("; the one at {origin} counts")),
+            });
+        }
+        let refused = refused.into_values().collect();
         self.log(&loaded);
+        let unknown = self.unknown(&loaded);
         let targets: BTreeMap<_, _> = loaded.targets.into_iter().map(|(id, (target, _))| (id, target)).collect();
-        let objects: Objects = loaded.objects;
+        Desired { targets, objects: Arc::new(loaded.objects), unknown, refused, problems: loaded.problems }
+    }
+
+    /// Why there may be more targets than `loaded` has.
+    fn unknown(&self, loaded: &Loaded) -> Option<String> {
+        /// Who has mended these sees the others.
+        const TOLD: usize = 3;
+        let waiting = self.seen.order.iter().filter(|file| !self.read.contains_key(*file));
+        let waiting = waiting.map(|file| format!("{}: not read yet", file.display()));
+        let unread = self.order.iter().filter_map(|file| self.read.get(file)).filter(|version| version.content.unread);
+        let unread = self.seen.unlisted.iter().chain(unread.flat_map(|version| &version.content.problems));
+        let mut why: Vec<String> = unread.map(ToString::to_string).chain(waiting).collect();
         // Nothing at all, while something is wrong or not yet read: perhaps the only file is half-written.
-        let doubtful = !self.logged.is_empty() || self.order.len() < self.seen.files.len();
-        let complete = self.complete && !(targets.is_empty() && doubtful);
-        Desired { targets, objects: Arc::new(objects), complete }
+        let doubtful = loaded.targets.is_empty() && !(loaded.problems.is_empty() && why.is_empty());
+        if self.complete && !doubtful {
+            return None;
+        }
+        if why.is_empty() {
+            why.extend(loaded.problems.iter().map(ToString::to_string));
+        }
+        let more = why.len().saturating_sub(TOLD);
+        why.truncate(TOLD);
+        let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+        Some(why.join("; ") + &more)
     }
 
     fn log(&mut self, loaded: &Loaded) {
@@ -235,6 +285,9 @@ impl State {
         }
         self.logged = problems;
         tracing::info!(files = self.order.len(), targets = loaded.targets.len(), "read target files");
+        if loaded.targets.is_empty() && self.logged.is_empty() && self.order.len() == self.seen.files.len() {
+            tracing::warn!("there is no ScrapeTarget in the target files");
+        }
     }
 }
 
@@ -247,10 +300,9 @@ impl Version {
         let mut kept = Content::default();
         for version in [self.content, self.kept] {
             kept.targets.extend(
-                version
-                    .targets
-                    .into_iter()
-                    .filter(|(id, ..)| !targets_now.contains(id) && (next.unclear || next.bad_targets.contains(id))),
+                version.targets.into_iter().filter(|(id, ..)| {
+                    !targets_now.contains(id) && (next.unclear || next.bad_targets.contains_key(id))
+                }),
             );
             kept.objects.extend(
                 version

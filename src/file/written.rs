@@ -1,12 +1,12 @@
 //! The ScrapeTargets of files as they were written, for somebody else to judge. It judges nothing itself.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::input::{Input, Inputs};
 use super::line::line_of;
-use super::load::{FileProblem, Origin, each_file, read_text};
+use super::load::{FileProblem, Origin};
 use super::{manifest, yaml};
 use crate::crd;
 
@@ -30,21 +30,21 @@ impl Written {
 }
 
 /// Every ScrapeTarget that has well-formed names, whatever else is wrong with it. What cannot be read is left out: `check` tells of it.
-pub fn written(paths: &[PathBuf]) -> Vec<Written> {
+pub fn written(inputs: &Inputs) -> Vec<Written> {
     let mut found = Vec::new();
-    for file in each_file(paths).into_iter().flatten() {
-        let Ok(text) = read_text(&file) else { continue };
-        for document in yaml::documents(&text) {
+    for input in &inputs.0 {
+        let Input::File(file, Ok(text)) = input else { continue };
+        for document in yaml::documents(text) {
             let Ok(value) = &document.value else { continue };
             for (path, manifest) in manifest::items(value) {
-                if manifest.get("kind").and_then(Value::as_str) != Some("ScrapeTarget") || !is_named(manifest) {
+                if manifest.get("kind").and_then(Value::as_str) != Some("ScrapeTarget") || !is_named(&manifest) {
                     continue;
                 }
                 // Only an item of a List stands elsewhere than its document.
                 let within = if path.is_empty() { None } else { line_of(document.text, &path) };
                 let line = within.map_or(document.line, |line| document.offset + line);
-                let origin = Origin { file: Arc::clone(&file), document: document.index, line };
-                found.push(Written { origin, manifest: manifest.clone() });
+                let origin = Origin { file: Arc::clone(file), document: document.index, line };
+                found.push(Written { origin, manifest: manifest.into_owned() });
             }
         }
     }
@@ -70,7 +70,7 @@ mod tests {
         fs::write(folder.path().join("a.yaml"), text).unwrap();
         let unnamed = "{kind: ScrapeTarget}\n---\n{kind: ScrapeTarget, metadata: {name: c, namespace: ../d}}\n";
         fs::write(folder.path().join("b.yaml"), unnamed).unwrap();
-        let found = written(&[folder.path().to_owned(), "/nowhere/at/all.yaml".into()]);
+        let found = written(&Inputs::read(&[folder.path().to_owned(), "/nowhere/at/all.yaml".into()]));
         let shown: Vec<String> = found.iter().map(|written| written.problem("no").to_string()).collect();
         let place = |rest: &str| format!("{}/a.yaml:{rest}", folder.path().display());
         assert_eq!(

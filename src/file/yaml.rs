@@ -38,7 +38,7 @@ pub struct SyntaxError {
 pub fn documents(text: &str) -> Vec<Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = Vec::new();
-    for (offset, text) in split(text) {
+    for (offset, text) in split(text).into_iter().flat_map(|(offset, text)| rows(offset, text)) {
         let Some(blank) = text.lines().position(has_content) else { continue };
         let index = found.len() + 1;
         found.push(Document { index, line: offset + blank, text, offset, value: read(text, offset) });
@@ -72,11 +72,45 @@ fn split(text: &str) -> Vec<(usize, &str)> {
     parts
 }
 
+/// Cuts JSON documents that follow one another without a separator (JSON lines, the output of `jq`), each with the line on which its text
+/// begins. All else stays as it is, also what begins as JSON and goes on as YAML.
+fn rows(offset: usize, text: &str) -> Vec<(usize, &str)> {
+    let whole = || vec![(offset, text)];
+    let start: usize = text.split_inclusive('\n').take_while(|line| !has_content(line)).map(str::len).sum();
+    let body = text.get(start..).unwrap_or_default();
+    if !body.trim_start().starts_with('{') {
+        return whole();
+    }
+    let mut values = serde_json::Deserializer::from_str(body).into_iter::<serde::de::IgnoredAny>();
+    let mut ends = Vec::new();
+    while let Some(Ok(_)) = values.next() {
+        ends.push(start + values.byte_offset());
+    }
+    let after = ends.last().and_then(|end| text.get(*end..)).unwrap_or(text);
+    if after.lines().any(has_content) {
+        if ends.is_empty() || !after.trim_start().starts_with('{') {
+            return whole();
+        }
+        ends.push(text.len()); // one that is cut off, for its own error
+    }
+    let mut parts = Vec::with_capacity(ends.len());
+    let (mut begin, mut line) = (0, offset);
+    for end in ends {
+        let part = text.get(begin..end).unwrap_or_default();
+        parts.push((line, part));
+        (begin, line) = (end, line + part.matches('\n').count());
+    }
+    parts
+}
+
 fn read(text: &str, offset: usize) -> Result<Value, SyntaxError> {
     serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
         let error = error.without_snippet();
         let line = error.location().map_or(0, |place| usize::try_from(place.line()).unwrap_or(0).saturating_sub(1));
-        let message = if may_be_secret(text) {
+        let message = if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error {
+            let key = key.as_ref().filter(|_| !may_be_secret(text)).map(|key| key.chars().take(64).collect::<String>());
+            format!("duplicate key{}: remove one of them", key.map(|key| format!(" {key:?}")).unwrap_or_default())
+        } else if may_be_secret(text) {
             "is not well-formed YAML (the details could show a secret)".to_owned()
         } else {
             format!("is not well-formed YAML: {}", what(&error.to_string()))
@@ -152,10 +186,29 @@ mod tests {
     }
 
     #[test]
+    fn json_documents_in_a_row_are_told_apart_and_a_broken_one_hides_no_other() {
+        let text = "# from jq\n{\"a\": 1}\n{\n  \"b\": [{}]\n}{\"c\": \"}{\"}\n...\n---\n{d: 4}\n";
+        let found = documents(text);
+        let places: Vec<_> = found.iter().map(|document| (document.index, document.line)).collect();
+        assert_eq!(places, [(1, 2), (2, 3), (3, 5), (4, 8)]);
+        assert_eq!(values(text), [json!({"a": 1}), json!({"b": [{}]}), json!({"c": "}{"}), json!({"d": 4})]);
+
+        let found = documents("{\"a\": 1}\n{\"b\": 2}\n\n{\"c\": ");
+        assert_eq!(found[1].value.as_ref().unwrap(), &json!({"b": 2}));
+        assert_eq!((found.len(), found[2].line), (3, 4));
+        assert!(found[2].value.is_err());
+
+        let twice = documents("{\"a\": 1}\n{\"b\": 1, \"b\": 2}\n")[1].value.clone().unwrap_err();
+        assert!(twice.line == 2 && twice.message.contains("duplicate"), "{twice}");
+        assert_eq!(values("{\"a\": 1, b: 2}\n"), [json!({"a": 1, "b": 2})], "JSON that goes on as YAML");
+        assert!(documents("{\"a\": 1}\nb: 2\n")[0].value.is_err(), "neither");
+    }
+
+    #[test]
     fn a_key_that_is_there_twice_is_an_error_with_its_line() {
         let error = documents("---\na: 1\nb: 2\na: 3\n")[0].value.clone().unwrap_err();
         assert_eq!(error.line, 4);
-        assert!(error.message.contains("duplicate"), "{error}");
+        assert_eq!(error.message, "duplicate key \"a\": remove one of them");
         assert!(!error.message.contains("line"), "{error}");
     }
 

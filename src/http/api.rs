@@ -22,6 +22,8 @@ struct Answer<'a> {
 #[derive(Serialize)]
 struct Data<'a> {
     targets: Vec<Entry<'a>>,
+    /// What is wrong where targets are declared, beside what the targets themselves say; the log has it all.
+    mistakes: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -40,7 +42,7 @@ struct Entry<'a> {
     last_success: Option<String>,
     duration_seconds: Option<f64>,
     samples: Option<usize>,
-    interval_seconds: f64,
+    interval_seconds: Option<f64>,
     labels: BTreeMap<&'a str, &'a str>,
 }
 
@@ -49,8 +51,8 @@ pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Re
         Ok(filter) => filter,
         Err(error) => return refusal(StatusCode::BAD_REQUEST, "bad_data", &error),
     };
-    if !app.pollers.known() {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", reply::UNKNOWN_YET.trim_end());
+    if let Some(why) = app.pollers.unknown() {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &reply::unknown_yet(&why));
     }
     let (mut parts, _) = request.into_parts();
     let (client, headers) = (parts.extensions.remove(), parts.headers);
@@ -58,10 +60,11 @@ pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Re
 }
 
 fn document(app: &App, filter: &Filter, headers: &HeaderMap, audience: &Audience) -> Response {
-    let views = view::all(&app.pollers, audience);
+    let (views, mistakes) = (view::all(&app.pollers, audience), app.pollers.mistakes());
     let views = views.iter().take_while(|_| audience.is_there());
-    let wanted = views.filter(|view| filter.wants(&view.target, view.status.state));
-    let answer = Answer { status: "success", data: Data { targets: wanted.map(Entry::new).collect() } };
+    let wanted = views.filter(|view| filter.wants(&view.id, view.kind(), view.labels(), view.status.state));
+    let data = Data { targets: wanted.map(Entry::new).collect(), mistakes: &mistakes.sentences };
+    let answer = Answer { status: "success", data };
     match serde_json::to_vec(&answer) {
         Ok(body) => reply::document(headers, audience, "application/json", body),
         Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
@@ -76,13 +79,13 @@ fn refusal(status: StatusCode, kind: &str, error: &str) -> Response {
 
 impl<'a> Entry<'a> {
     fn new(view: &'a View) -> Self {
-        let (target, status, poll) = (&view.target, &view.status, view.last_poll());
+        let (status, poll) = (&view.status, view.last_poll());
         let failure = status.failure.as_ref();
         Self {
-            namespace: &target.id.namespace,
-            name: &target.id.name,
-            r#type: target.source.kind.as_str(),
-            url: target.source.url.as_str(),
+            namespace: &view.id.namespace,
+            name: &view.id.name,
+            r#type: view.kind_word(),
+            url: view.url(),
             state: status.state.as_str(),
             reason: failure.map(|failure| failure.reason.as_str()),
             message: failure.map(|failure| &*failure.message),
@@ -91,8 +94,8 @@ impl<'a> Entry<'a> {
             last_success: status.last_success.map(time::rfc3339),
             duration_seconds: poll.map(|poll| poll.duration().as_secs_f64()),
             samples: poll.map(|poll| poll.samples),
-            interval_seconds: target.interval.as_secs_f64(),
-            labels: target.labels().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            interval_seconds: view.target().map(|target| target.interval.as_secs_f64()),
+            labels: view.labels().collect(),
         }
     }
 }

@@ -38,8 +38,8 @@ pub(super) async fn discovery(State(app): State<Arc<App>>, request: Request) -> 
         Ok(prepared) => prepared,
         Err(refusal) => return refusal.into_response(),
     };
-    if !app.pollers.known() {
-        return Refusal::unknown_yet().into_response();
+    if let Some(why) = app.pollers.unknown() {
+        return Refusal::unknown_yet(&why).into_response();
     }
     let (mut parts, _) = request.into_parts();
     let (client, headers) = (parts.extensions.remove(), parts.headers);
@@ -49,7 +49,10 @@ pub(super) async fn discovery(State(app): State<Arc<App>>, request: Request) -> 
 fn document(app: &App, filter: &Filter, exporter: &Exporter, headers: &HeaderMap, audience: &Audience) -> Response {
     let all = app.pollers.list();
     let targets = all.iter().map(|poller| (poller.target(), poller.status().state));
-    let wanted = targets.filter(|(target, state)| !target.suspend && filter.wants(target, *state));
+    let wanted = targets.filter(|(target, state)| {
+        let labels = target.labels().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        !target.suspend && filter.wants(&target.id, Some(target.source.kind), labels, *state)
+    });
     let targets: Vec<Arc<Target>> = wanted.map(|(target, _)| target).collect();
     let groups: Vec<Group<'_>> =
         targets.iter().take_while(|_| audience.is_there()).map(|target| exporter.group(target)).collect();

@@ -4,7 +4,7 @@ use axum::http::Uri;
 
 use crate::kind::Type;
 use crate::poll::State;
-use crate::target::Target;
+use crate::target::TargetId;
 
 /// The most that a query may ask for: every target is held against every one of them.
 const MOST_WANTED: usize = 100;
@@ -56,11 +56,17 @@ impl Filter {
     }
 
     /// Whether a target that is in this state is asked for.
-    pub(super) fn wants(&self, target: &Target, state: State) -> bool {
-        (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| **namespace == *target.id.namespace))
-            && (self.kinds.is_empty() || self.kinds.contains(&target.source.kind))
+    pub(super) fn wants<'l>(
+        &self,
+        id: &TargetId,
+        kind: Option<Type>,
+        labels: impl Iterator<Item = (&'l str, &'l str)> + Clone,
+        state: State,
+    ) -> bool {
+        (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| **namespace == *id.namespace))
+            && (self.kinds.is_empty() || kind.is_some_and(|kind| self.kinds.contains(&kind)))
             && (self.states.is_empty() || self.states.contains(&state))
-            && self.labels.iter().all(|wanted| target.labels().get(&wanted.0) == Some(&wanted.1))
+            && self.labels.iter().all(|wanted| labels.clone().any(|(name, value)| name == wanted.0 && value == wanted.1))
     }
 }
 

@@ -66,8 +66,8 @@ pub(super) fn find(app: &App, text: &str) -> Result<Arc<Poller>, Refusal> {
     if id.is_none() && !app.settings.loose_targets {
         return Err(Refusal::bad_request(format!("target={text:?} is not of the form namespace/name: write both")));
     }
-    if !app.pollers.known() {
-        return Err(Refusal::unknown_yet());
+    if let Some(why) = app.pollers.unknown() {
+        return Err(Refusal::unknown_yet(&why));
     }
     if app.settings.loose_targets && id.is_none() {
         let candidates = app.index.find(&app.pollers, text);
@@ -77,7 +77,12 @@ pub(super) fn find(app: &App, text: &str) -> Result<Arc<Poller>, Refusal> {
             several => return Err(ambiguous(text, several)),
         }
     }
-    Err(undeclared(text))
+    match id.and_then(|id| app.pollers.mistakes().refused.get(&id).map(|(refused, _)| refused.message.clone())) {
+        Some(why) => {
+            Err(Refusal(StatusCode::NOT_FOUND, format!("target {text:?} is declared, but cannot be used: {why}")))
+        }
+        None => Err(undeclared(text)),
+    }
 }
 
 fn undeclared(text: &str) -> Refusal {

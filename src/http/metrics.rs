@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use axum::extract::{Request, State};
 use axum::response::Response;
 
-use super::view::{self, View};
+use super::view::{self, UNKNOWN_TYPE, View};
 use super::{App, probe, reply};
 use crate::kind::Type;
 use crate::metric::{Desc, Encoding, Families, encode};
@@ -15,7 +15,7 @@ use crate::poll::{State as TargetState, gzip};
 crate::descs! {
     UP = gauge "scrapetarget_up" ["target_namespace", "target_name", "type"] "Whether the last poll of the target succeeded; absent while it is pending or suspended.";
     LAST_SUCCESS = gauge "scrapetarget_last_success_timestamp_seconds" ["target_namespace", "target_name", "type"] "When a poll of the target last succeeded, as Unix time; absent before the first success.";
-    TARGETS = gauge "scrapetarget_targets" ["type", "state"] "Declared targets by type and state.";
+    TARGETS = gauge "scrapetarget_targets" ["type", "state"] "Declared targets by type and state; unknown is the type of one whose declaration does not tell it.";
 }
 
 /// The families about targets that `/metrics` has beside those of [`SelfMetrics`](crate::self_metrics::SelfMetrics).
@@ -37,9 +37,9 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, mut request: Request) -
 
 fn add_targets(families: &mut Families, targets: &[View]) {
     for view in targets {
-        let (id, kind) = (&view.target.id, view.target.source.kind.as_str());
-        let labels = [&*id.namespace, &*id.name, kind];
-        match view.status.state {
+        let labels = [&*view.id.namespace, &*view.id.name, view.kind_word()];
+        // What polls say, also of a target whose declaration became unusable meanwhile.
+        match view.polled.unwrap_or(view.status.state) {
             TargetState::Up => families.set(&UP, &labels, 1.0),
             TargetState::Down | TargetState::Invalid => families.set(&UP, &labels, 0.0),
             TargetState::Pending | TargetState::Suspended => {}
@@ -48,11 +48,20 @@ fn add_targets(families: &mut Families, targets: &[View]) {
             families.set(&LAST_SUCCESS, &labels, (since.as_secs_f64() * 1e3).round() / 1e3);
         }
     }
+    let count = |kind: Option<Type>, state: TargetState| {
+        targets.iter().filter(|view| view.kind() == kind && view.status.state == state).count()
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a count of targets")]
+    let mut set = |word: &str, state: TargetState, count: usize| {
+        families.set(&TARGETS, &[word, state.as_str()], count as f64);
+    };
     for &kind in Type::ALL {
         for &state in TargetState::ALL {
-            let is = |view: &&View| view.target.source.kind == kind && view.status.state == state;
-            #[expect(clippy::cast_precision_loss, reason = "a count of targets")]
-            families.set(&TARGETS, &[kind.as_str(), state.as_str()], targets.iter().filter(is).count() as f64);
+            set(kind.as_str(), state, count(Some(kind), state));
         }
+    }
+    match count(None, TargetState::Invalid) {
+        0 => {}
+        some => set(UNKNOWN_TYPE, TargetState::Invalid, some),
     }
 }

@@ -119,10 +119,10 @@ async fn healthy() -> Response {
 async fn ready(State(app): State<Arc<App>>) -> Response {
     if app.settings.draining.is_cancelled() {
         reply::text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
-    } else if app.pollers.known() {
-        reply::text(StatusCode::OK, "ready\n")
+    } else if let Some(why) = app.pollers.unknown() {
+        reply::text(StatusCode::SERVICE_UNAVAILABLE, reply::unknown_yet(&why) + "\n")
     } else {
-        reply::text(StatusCode::SERVICE_UNAVAILABLE, reply::UNKNOWN_YET)
+        reply::text(StatusCode::OK, "ready\n")
     }
 }
 

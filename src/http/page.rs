@@ -5,7 +5,6 @@
 mod html;
 mod selection;
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use axum::response::Response;
 use super::reply::Audience;
 use super::view::{self, View};
 use super::{App, reply, time};
-use crate::poll::State as TargetState;
+use crate::poll::{Mistakes, State as TargetState};
 use html::{Escaped, Thousands};
 use selection::{Selection, Wanted};
 
@@ -41,8 +40,13 @@ pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Respo
 fn answer(app: &App, wanted: &Wanted, request: &HeaderMap, audience: &Audience) -> Response {
     // Fresh keys of the standard library's hasher: nobody can tell the next page's nonce from this one's.
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
-    let page =
-        Page { views: &view::all(&app.pollers, audience), known: app.pollers.known(), wanted, now: SystemTime::now() };
+    let page = Page {
+        views: &view::all(&app.pollers, audience),
+        unknown: app.pollers.unknown(),
+        mistakes: &app.pollers.mistakes(),
+        wanted,
+        now: SystemTime::now(),
+    };
     let mut response = reply::document(request, audience, "text/html; charset=utf-8", page.write(&nonce).into_bytes());
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -59,7 +63,9 @@ fn answer(app: &App, wanted: &Wanted, request: &HeaderMap, audience: &Audience) 
 /// Everything that is on the page.
 struct Page<'p> {
     views: &'p [View],
-    known: bool,
+    /// Why the targets are not known.
+    unknown: Option<Arc<str>>,
+    mistakes: &'p Mistakes,
     wanted: &'p Wanted,
     now: SystemTime,
 }
@@ -75,6 +81,7 @@ impl Page<'_> {
         // Writing to a String cannot fail.
         let _ = self.head(&mut out, nonce);
         let _ = self.counts(&mut out);
+        let _ = self.notes(&mut out);
         let _ = self.form(&mut out);
         let _ = self.table(&mut out, &selection);
         let _ = self.foot(&mut out);
@@ -85,7 +92,7 @@ impl Page<'_> {
     fn headline(&self) -> (String, &'static str) {
         let [down, invalid, pending, up, _] = STATES.map(|state| self.count(state));
         let of = |n: usize, word: &str| format!("{} {word}", Thousands(n));
-        if !self.known {
+        if self.unknown.is_some() {
             ("Targets are not known yet".to_owned(), "pending")
         } else if self.views.is_empty() {
             ("No targets are declared".to_owned(), "pending")
@@ -156,6 +163,36 @@ impl Page<'_> {
         Ok(())
     }
 
+    /// What is not about one target: why they are not known, and what is wrong where they are declared.
+    fn notes(&self, out: &mut String) -> std::fmt::Result {
+        /// Who has mended these sees the others.
+        const TOLD: usize = 20;
+        if let Some(why) = &self.unknown {
+            let why = Escaped(why);
+            writeln!(
+                out,
+                "<p class=\"note\"><strong>Not all targets are known yet, so that /sd tells none:</strong> <bdi>{why}</bdi></p>"
+            )?;
+        }
+        let (told, untold) = (&self.mistakes.sentences, self.mistakes.untold);
+        if told.is_empty() {
+            return Ok(());
+        }
+        let all = told.len() + untold;
+        let plural = if all == 1 { "" } else { "s" };
+        let all = Thousands(all);
+        writeln!(out, "<div class=\"note\"><strong>{all} mistake{plural} in the files of targets</strong>\n<ul>")?;
+        for sentence in told.iter().take(TOLD) {
+            writeln!(out, "<li><bdi>{}</bdi></li>", Escaped(sentence))?;
+        }
+        let more = untold + told.len().saturating_sub(TOLD);
+        if more > 0 {
+            writeln!(out, "<li>{} more, in the log</li>", Thousands(more))?;
+        }
+        out.push_str("</ul></div>\n");
+        Ok(())
+    }
+
     fn form(&self, out: &mut String) -> std::fmt::Result {
         let text = Escaped(&self.wanted.text);
         write!(
@@ -183,12 +220,12 @@ impl Page<'_> {
 
     fn table(&self, out: &mut String, selection: &Selection<'_>) -> std::fmt::Result {
         if selection.matching == 0 {
-            let text = match (self.known, self.views.is_empty()) {
-                (false, _) => {
-                    "<strong>The sources of targets have not been read yet.</strong> This page shows them as soon as they have."
+            let text = match (self.unknown.is_none(), self.views.is_empty()) {
+                (false, true) => {
+                    "<strong>No target is known yet.</strong> This page shows them as soon as they are read."
                 }
                 (true, true) => "<strong>No ScrapeTarget is declared.</strong> Declare one, and it appears here.",
-                (true, false) => "<strong>No target matches the filter.</strong>",
+                (_, false) => "<strong>No target matches the filter.</strong>",
             };
             return writeln!(out, "<p class=\"note\">{text}</p>");
         }
@@ -213,10 +250,10 @@ impl Page<'_> {
     }
 
     fn row(&self, out: &mut String, view: &View) -> std::fmt::Result {
-        let (target, status) = (&view.target, &view.status);
-        let (state, kind) = (status.state.as_str(), target.source.kind.as_str());
-        let id = target.id.to_string();
-        let (namespace, name) = (Escaped(&target.id.namespace), Escaped(&target.id.name));
+        let status = &view.status;
+        let (state, kind) = (status.state.as_str(), view.kind_word());
+        let id = view.id.to_string();
+        let (namespace, name) = (Escaped(&view.id.namespace), Escaped(&view.id.name));
         write!(
             out,
             "<tr role=\"row\" class=\"{state}\"><th scope=\"row\" role=\"rowheader\"><small>{namespace}</small>{name}</th>\
@@ -243,30 +280,34 @@ impl Page<'_> {
             )?,
             None => out.push_str("<td role=\"cell\" class=\"num\"></td><td role=\"cell\" class=\"num\"></td>"),
         }
-        let url = Escaped(target.source.url.as_str());
+        let url = Escaped(view.url());
         write!(
             out,
             "<td role=\"cell\" data-label=\"Type\">{kind}</td><td role=\"cell\" data-label=\"URL\" class=\"url\"><div>{url}"
         )?;
-        self.labels(out, target.labels())?;
+        self.labels(out, view)?;
+        out.push_str("</div></td>");
+        if view.target().is_none() {
+            return out.write_str("<td role=\"cell\" class=\"go\"></td></tr>\n");
+        }
         let link = html::query([("target", id.as_str())]);
         let (link, label) = (Escaped(&link), Escaped(&id));
         writeln!(
             out,
-            "</div></td>\
-             <td role=\"cell\" class=\"go\"><a href=\"probe{link}&amp;debug=true\" aria-label=\"debug {label}\">debug</a>\
+            "<td role=\"cell\" class=\"go\"><a href=\"probe{link}&amp;debug=true\" aria-label=\"debug {label}\">debug</a>\
              <a href=\"probe{link}\" aria-label=\"probe {label}\">probe</a></td></tr>"
         )
     }
 
     /// The labels of a target, each a link to the targets that have it. Of many, as many as one looks at.
-    fn labels(&self, out: &mut String, labels: &BTreeMap<String, String>) -> std::fmt::Result {
+    fn labels(&self, out: &mut String, view: &View) -> std::fmt::Result {
         const SHOWN: usize = 8;
-        if labels.is_empty() {
+        let count = view.labels().count();
+        if count == 0 {
             return Ok(());
         }
         out.push_str("<ul class=\"labels\" aria-label=\"Labels\">");
-        for (name, value) in labels.iter().take(SHOWN) {
+        for (name, value) in view.labels().take(SHOWN) {
             let label = format!("{name}={value}");
             let link = self.wanted.link(|link| {
                 link.text.clone_from(&label);
@@ -276,7 +317,7 @@ impl Page<'_> {
             let rest = if shown.len() < label.len() { "…" } else { "" };
             write!(out, "<li><a href=\"{}\"><bdi>{}{rest}</bdi></a></li>", Escaped(&link), Escaped(shown))?;
         }
-        if let Some(more) = labels.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        if let Some(more) = count.checked_sub(SHOWN).filter(|more| *more > 0) {
             write!(out, "<li>and {more} more</li>")?;
         }
         out.push_str("</ul>");

@@ -16,7 +16,9 @@ use super::peer::Peer;
 use super::turns::{Full, Turn, Turns};
 
 /// Said wherever an answer needs the targets before they are known.
-pub(super) const UNKNOWN_YET: &str = "the targets are not known yet\n";
+pub(super) fn unknown_yet(why: &str) -> String {
+    format!("the targets are not known yet: {why}")
+}
 
 /// Nothing that a stranger's server wrote is ever taken for a page.
 pub(super) const NO_SNIFFING: (HeaderName, HeaderValue) =
@@ -40,8 +42,8 @@ impl Refusal {
     }
 
     /// The targets are not known yet.
-    pub(super) fn unknown_yet() -> Self {
-        Self(StatusCode::SERVICE_UNAVAILABLE, UNKNOWN_YET.trim_end().to_owned())
+    pub(super) fn unknown_yet(why: &str) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, unknown_yet(why))
     }
 }
 

@@ -83,7 +83,19 @@ impl FilterError {
         // The last line of a syntax error says what is wrong; those before draw the place.
         let text = self.cause.to_string();
         let last = text.lines().last().unwrap_or_default();
-        format!("is not a regular expression: {}, correct it", last.trim_start_matches("error: "))
+        let place = self.place().map(|at| format!(" at character {at}")).unwrap_or_default();
+        format!("is not a regular expression: {}{place}, correct it", last.trim_start_matches("error: "))
+    }
+
+    /// Where in the pattern the mistake stands, counted from 1.
+    fn place(&self) -> Option<usize> {
+        use regex_syntax::{Error, ParserBuilder};
+        let offset = match ParserBuilder::new().unicode(false).utf8(false).build().parse(&self.pattern).err()? {
+            Error::Parse(error) => error.span().start.offset,
+            Error::Translate(error) => error.span().start.offset,
+            _ => return None,
+        };
+        Some(self.pattern.get(..offset)?.chars().count() + 1)
     }
 }
 

@@ -3,6 +3,7 @@
 //! It knows nothing of where targets come from, nor of who asks for results.
 
 mod aside;
+mod declarations;
 mod first;
 mod gzip;
 mod pieces;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use declarations::Mistakes;
 pub use gzip::gzip;
 pub use pieces::Pieces;
 pub use poller::{Poller, State, Status};
@@ -32,11 +34,12 @@ pub use queue::Queue;
 pub use render::PROBE_FAMILIES;
 pub use snapshot::{CallRecord, Failure, Snapshot};
 
+use self::declarations::Declarations;
 use self::first::FirstResults;
 use self::turns::Turns;
 use crate::fetch::{Clients, Limits};
 use crate::self_metrics::PollMetrics;
-use crate::target::{Target, TargetId};
+use crate::target::{Refused, Target, TargetId};
 
 /// What all pollers share.
 #[derive(Debug)]
@@ -97,7 +100,7 @@ pub struct Pollers {
     /// The most series that a target may have, whatever it says itself.
     max_sample_limit: usize,
     background: watch::Sender<Background>,
-    known: watch::Sender<bool>,
+    declarations: Declarations,
     revision: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -124,7 +127,7 @@ impl Pollers {
             table: RwLock::default(),
             max_sample_limit: usize::MAX,
             background: watch::Sender::new(if background { Background::On(Start::Once) } else { Background::Off }),
-            known: watch::Sender::new(false),
+            declarations: Declarations::new(),
             revision: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -239,17 +242,39 @@ impl Pollers {
 
     /// From now on the targets are known: an unknown one is an error of the one who asks, not of ours.
     pub fn set_known(&self) {
-        self.known.send_replace(true);
+        self.declarations.put_unknown(None);
+    }
+
+    /// Says why the targets are not known yet. Once they are, nothing changes that: the last that was heard of them holds.
+    pub fn set_unknown(&self, why: &str) {
+        if !self.known() {
+            self.declarations.put_unknown(Some(why));
+        }
     }
 
     /// Whether the targets are known.
     pub fn known(&self) -> bool {
-        *self.known.borrow()
+        self.unknown().is_none()
     }
 
     /// Waits until the targets are known.
     pub async fn until_known(&self) {
-        let _ = self.known.subscribe().wait_for(|known| *known).await; // its sender is ours
+        self.declarations.until_known().await;
+    }
+
+    /// Why the targets are not known; `None` once they are.
+    pub fn unknown(&self) -> Option<Arc<str>> {
+        self.declarations.unknown()
+    }
+
+    /// Replaces what is wrong with declarations: targets that cannot be used, sentences about everything, and how many more there are.
+    pub fn set_mistakes(&self, refused: Vec<Refused>, sentences: Vec<String>, untold: usize) {
+        self.declarations.put_mistakes(refused, sentences, untold);
+    }
+
+    /// What is wrong with declarations.
+    pub fn mistakes(&self) -> Arc<Mistakes> {
+        self.declarations.mistakes()
     }
 
     /// Stops every poller and waits until they have ended.

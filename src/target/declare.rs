@@ -103,11 +103,12 @@ impl References<'_> {
                 Ok(Some(value))
             }
             // What only could not be read may well be there: nobody is to be asked without the credentials that he expects.
-            Err(LookupError::NoObject { .. } | LookupError::NoKey { .. } | LookupError::NotFound { .. })
-                if optional =>
-            {
-                Ok(None)
-            }
+            Err(
+                LookupError::NoObject { .. }
+                | LookupError::NoKey { .. }
+                | LookupError::NoFile { .. }
+                | LookupError::NotFound { .. },
+            ) if optional => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

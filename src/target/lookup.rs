@@ -11,8 +11,8 @@ pub trait Lookup {
 /// A reference that leads nowhere: the user must create the object or the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// No such object.
-    #[error("{kind} {namespace}/{name} does not exist")]
+    /// No such object in files.
+    #[error("{kind} {namespace}/{name} is in none of the files: add its manifest{}", or_values(*.kind))]
     NoObject {
         /// Secret or ConfigMap.
         kind: ObjectKind,
@@ -21,8 +21,8 @@ pub enum LookupError {
         /// The object's name.
         name: String,
     },
-    /// The object lacks the key.
-    #[error("{kind} {namespace}/{name} has no key {key:?}")]
+    /// The object of a file lacks the key.
+    #[error("{kind} {namespace}/{name} has no key {key:?}: add it to the manifest")]
     NoKey {
         /// Secret or ConfigMap.
         kind: ObjectKind,
@@ -32,6 +32,20 @@ pub enum LookupError {
         name: String,
         /// The missing key.
         key: String,
+    },
+    /// Neither an object that is declared nor a file has it.
+    #[error("{kind} {namespace}/{name} has no key {key:?}: no manifest has it, and there is no file {places}")]
+    NoFile {
+        /// Secret or ConfigMap.
+        kind: ObjectKind,
+        /// The target's namespace.
+        namespace: String,
+        /// The object's name.
+        name: String,
+        /// The missing key.
+        key: String,
+        /// Where the file could be.
+        places: String,
     },
     /// There is no such value that targets may use. Which of it is missing is not told: who may declare targets need not be allowed to know
     /// which objects there are, nor which keys and labels they have.
@@ -74,11 +88,22 @@ pub enum LookupError {
     },
 }
 
+/// What else one can do about a missing object of files.
+const fn or_values(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Secret => ", or give its values by --secrets-directory",
+        ObjectKind::ConfigMap => "",
+    }
+}
+
 impl LookupError {
     /// One word in CamelCase that says what must be done: the reason of the condition `Accepted`.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NoObject { kind, .. } | Self::NoKey { kind, .. } | Self::NotFound { kind, .. } => match kind {
+            Self::NoObject { kind, .. }
+            | Self::NoKey { kind, .. }
+            | Self::NoFile { kind, .. }
+            | Self::NotFound { kind, .. } => match kind {
                 ObjectKind::Secret => "SecretNotFound",
                 ObjectKind::ConfigMap => "ConfigMapNotFound",
             },

@@ -3,6 +3,7 @@
 mod declare;
 mod id;
 mod lookup;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use reqwest::header::HeaderMap;
 
 pub use id::{TargetId, TargetIdError};
 pub use lookup::{Lookup, LookupError};
+pub use refused::Refused;
 
 pub use crate::crd::ObjectKind;
 

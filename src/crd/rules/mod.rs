@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::Problem;
 use super::pattern::BEYOND_ASCII;
+pub(crate) use table::is_duration;
 pub use table::{all, relabeling_problem, reserved_labels};
 
 /// One rule.
@@ -150,7 +151,8 @@ fn descend<'a>(spec: &'a mut Map<String, Value>, path: &str) -> Option<&'a mut M
     Some(node)
 }
 
-/// Judges a whole target by every rule. What has a problem of its schema already is not judged again at the same place.
+/// Judges a whole target by every rule. What has a problem of its schema already is not judged again at the same place, nor for the lack of
+/// what an unknown field was to be.
 pub(crate) fn check(target: &Value, problems: &mut Vec<Problem>) {
     let structural = problems.len();
     for rule in all() {
@@ -159,7 +161,11 @@ pub(crate) fn check(target: &Value, problems: &mut Vec<Problem>) {
             steps.reverse();
             visit(target, &mut steps, String::new(), &mut |value, at| {
                 let mut blame = |at: String| {
-                    if !problems.iter().take(structural).any(|problem| problem.path == at) {
+                    let is_below = |path: &str| path.strip_prefix(&at).is_some_and(|rest| rest.starts_with('.'));
+                    let known = |problem: &Problem| {
+                        problem.path == at || is_below(&problem.path) && problem.message.starts_with("unknown field")
+                    };
+                    if !problems.iter().take(structural).any(known) {
                         problems.push(Problem::new(&at, rule.sentence(value)));
                     }
                 };

@@ -131,15 +131,22 @@ fn url() -> Vec<Rule> {
     ]
 }
 
+/// The durations, beside `spec.interval`.
+const DURATIONS: [&str; 4] = ["spec.timeout", "spec.maxAge", "spec.monitor.interval", "spec.monitor.scrapeTimeout"];
+
+/// Whether the field at `path` is a duration.
+pub(crate) fn is_duration(path: &str) -> bool {
+    path == "spec.interval" || DURATIONS.contains(&path)
+}
+
 fn durations() -> Vec<Rule> {
-    let each = ["spec.timeout", "spec.maxAge", "spec.monitor.interval", "spec.monitor.scrapeTimeout"];
     vec![
         Rule::new(
             "spec.interval",
             readable("self"),
             "must be a duration in whole hours, minutes, seconds and milliseconds, for instance 15s, 1m30s or 500ms",
         )
-        .also(&each)
+        .also(&DURATIONS)
         .twin_text(|text| text.parse::<Duration>().is_ok()),
         Rule::new(
             "spec.interval",

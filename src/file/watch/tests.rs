@@ -1,6 +1,7 @@
 //! Edits as editors, mounted ConfigMaps and accidents make them.
 
 use super::*;
+use std::fs;
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
@@ -205,6 +206,65 @@ fn a_bad_secret_keeps_its_last_good_keys() {
     assert!(read(&rig).is_err());
 }
 
+#[test]
+fn a_target_that_is_declared_badly_is_told_with_what_goes_on_instead() {
+    let refused = |rig: &Rig| -> Vec<String> {
+        let refused = &rig.now.as_ref().unwrap().refused;
+        let folder = format!("{}/", rig.folder.path().display());
+        refused.iter().map(|bad| format!("{} {}", bad.id, bad.message.replace(&folder, ""))).collect()
+    };
+    let mut rig = Rig::new(&[("a.yaml", &target("a", "10s")), ("b.yaml", &target("b", "99h"))]);
+    assert_eq!(refused(&rig), ["default/b b.yaml:8: spec.interval: must be from 1s to 1h"]);
+    rig.write("a.yaml", &(target("a", "99h") + "  timeout: 5x\n"));
+    rig.write("c.yaml", &target("b", "20s"));
+    assert_eq!(rig.settle(), "a=10s b=20s");
+    let [a, b] = &refused(&rig)[..] else { panic!("{:?}", refused(&rig)) };
+    assert!(
+        a.contains("spec.timeout: ")
+            && a.contains("; spec.interval: ")
+            && a.ends_with("; its last good version goes on"),
+        "{a}"
+    );
+    assert!(b.ends_with("; the one at c.yaml:2 counts"), "{b}");
+    rig.write("a.yaml", &target("a", "30s"));
+    rig.write("b.yaml", "# nothing");
+    rig.settle();
+    assert_eq!(refused(&rig), Vec::<String>::new());
+}
+
+#[test]
+fn targets_are_not_known_while_one_of_several_files_was_never_read() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("a.yaml"), target("a", "10s")).unwrap();
+    let mut state = State { paths: vec![path("a.yaml"), path("more")], ..State::default() };
+    let unknown = |desired: Option<Desired>| {
+        let desired = desired.unwrap();
+        (desired.targets.len(), desired.unknown.unwrap_or_default())
+    };
+    let (targets, why) = unknown(state.look(true));
+    assert!(targets == 1 && why.contains("more: cannot be read"), "{targets} {why}");
+    // A mount comes with what is in it. One of its files cannot be read.
+    fs::create_dir(path("staged")).unwrap();
+    fs::write(path("staged").join("b.yaml"), target("b", "10s")).unwrap();
+    fs::write(path("staged").join("c.yaml"), [0xff]).unwrap();
+    fs::rename(path("staged"), path("more")).unwrap();
+    let (targets, why) = unknown(state.look(false));
+    assert!(targets == 1 && why.contains("b.yaml: not read yet"), "{targets} {why}");
+    let (targets, why) = unknown(state.look(false));
+    assert!(targets == 2 && why.contains("c.yaml: cannot be read: it is not UTF-8"), "{targets} {why}");
+    fs::write(path("more").join("c.yaml"), target("c", "10s")).unwrap();
+    state.look(false);
+    assert_eq!(unknown(state.look(false)), (3, String::new()));
+    fs::remove_dir_all(path("more")).unwrap();
+    state.look(false);
+    let after = state.look(false).or_else(|| state.look(true));
+    assert!(
+        after.is_none_or(|desired| desired.unknown.is_none() && desired.targets.len() == 3),
+        "known once, and kept"
+    );
+}
+
 // The clock of these stands still while files are read: they show how often the source looks, however busy the machine is. The lengths
 // differ because two writes within a tick of the file system's clock look the same.
 
@@ -213,7 +273,7 @@ async fn a_running_source_takes_an_edit_within_two_seconds() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.yaml");
     fs::write(&file, target("a", "10s")).unwrap();
-    let source = Source::new(vec![file.clone()]);
+    let source = Source::new(vec![file.clone()], None);
     let (sender, mut receiver) = watch::channel(None);
     let stop = CancellationToken::new();
     let task = tokio::spawn(source.run(sender, stop.clone()));
@@ -233,7 +293,7 @@ async fn a_rescan_does_not_wait() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.yaml");
     fs::write(&file, target("a", "10s")).unwrap();
-    let source = Source::new(vec![file.clone()]);
+    let source = Source::new(vec![file.clone()], None);
     let rescan = source.rescan();
     let (sender, mut receiver) = watch::channel(None);
     let stop = CancellationToken::new();
@@ -252,17 +312,18 @@ async fn a_path_that_was_never_there_leaves_the_list_incomplete_until_it_appears
     let path = folder.path().join("later.yaml");
     let (sender, mut receiver) = watch::channel(None);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(Source::new(vec![path.clone()]).run(sender, stop.clone()));
+    let task = tokio::spawn(Source::new(vec![path.clone()], None).run(sender, stop.clone()));
     receiver.changed().await.unwrap();
-    assert!(!receiver.borrow_and_update().as_ref().unwrap().complete);
+    let why = receiver.borrow_and_update().as_ref().unwrap().unknown.clone().unwrap();
+    assert!(why.contains("later.yaml: cannot be read"), "{why}");
     std::fs::write(&path, "a: [").unwrap();
-    let nothing = |desired: &Option<Desired>| desired.as_ref().is_some_and(|desired| !desired.complete);
+    let nothing = |desired: &Option<Desired>| desired.as_ref().is_some_and(|desired| desired.unknown.is_some());
     tokio::time::timeout(Duration::from_secs(2), receiver.changed()).await.unwrap().unwrap();
     assert!(nothing(&receiver.borrow_and_update()), "not even read");
     tokio::time::timeout(Duration::from_secs(2), receiver.changed()).await.unwrap().unwrap();
     assert!(nothing(&receiver.borrow_and_update()), "the only file is no YAML");
     std::fs::write(&path, "# no targets, on purpose").unwrap();
-    let complete = receiver.wait_for(|desired| desired.as_ref().is_some_and(|desired| desired.complete));
+    let complete = receiver.wait_for(|desired| desired.as_ref().is_some_and(|desired| desired.unknown.is_none()));
     tokio::time::timeout(Duration::from_secs(3), complete).await.unwrap().unwrap();
     stop.cancel();
     task.await.unwrap();

@@ -67,19 +67,18 @@ impl Wanted {
     }
 
     fn matches(&self, view: &View) -> bool {
-        let target = &view.target;
         if self.state.is_some_and(|state| state != view.status.state)
-            || self.kind.is_some_and(|kind| kind != target.source.kind)
+            || self.kind.is_some_and(|kind| Some(kind) != view.kind())
         {
             return false;
         }
         let needle = self.text.to_lowercase();
         let has = |text: &str| text.to_lowercase().contains(&needle);
         needle.is_empty()
-            || has(&target.id.to_string())
-            || has(target.source.url.as_str())
+            || has(&view.id.to_string())
+            || has(view.url())
             || view.status.failure.as_ref().is_some_and(|why| has(why.reason.as_str()) || has(&why.message))
-            || target.labels().iter().any(|(name, value)| has(&format!("{name}={value}")))
+            || view.labels().any(|(name, value)| has(&format!("{name}={value}")))
     }
 }
 

@@ -1,0 +1,245 @@
+//! What to write instead: the shape of a field that somebody filled with something else, and our name of a field that other tools call
+//! otherwise.
+
+use std::time::Duration as Span;
+
+use serde_json::{Number, Value};
+
+use super::duration::Duration;
+use super::nearest::nearest;
+use super::rules;
+use super::schema::{Kind, Node, join};
+
+/// What follows the sentence that `found` is of the wrong type for `node`.
+pub(super) fn for_type(node: &Node, path: &str, found: &Value) -> String {
+    match (node.kind, found) {
+        (Kind::Text, Value::Number(number)) if rules::is_duration(path) => {
+            seconds(number).map_or_else(|| ", write for instance 15s".to_owned(), |span| format!(", write {span}"))
+        }
+        (Kind::Text, Value::Number(_) | Value::Bool(_)) => ", put it in quotes".to_owned(),
+        (Kind::Integer | Kind::Boolean, Value::String(_)) => ", write it without quotes".to_owned(),
+        // A map in the place of a list whose items have names: its first name shows what is meant, its value may be a secret.
+        (Kind::Array, Value::Object(fields)) if node.items.as_deref().is_some_and(is_named) => {
+            let name = fields.keys().next().map_or("NAME", String::as_str);
+            let name: String = name.chars().take(64).collect();
+            format!(", write a list: [{{name: {name}, value: VALUE}}]")
+        }
+        (Kind::Array, _) => format!(", write a list: {}", shape(node, "")),
+        (Kind::Object, _) if is_secret_key(node) => {
+            let kind = if path.ends_with("configMap") { "ConfigMap" } else { "Secret" };
+            format!(", write {}: the value stands in a {kind} of the target's namespace", shape(node, ""))
+        }
+        (Kind::Object, _) if node.properties.is_empty() && node.additional.is_none() => String::new(),
+        (Kind::Object, _) => format!(", write {}", shape(node, "")),
+        _ => String::new(),
+    }
+}
+
+/// A number where a duration should be is one of seconds, as other tools have it.
+fn seconds(number: &Number) -> Option<Duration> {
+    let span = Span::try_from_secs_f64(number.as_f64()?).ok()?;
+    // Whole milliseconds, and no more digits than a duration can have.
+    let millis = u64::try_from(span.as_millis()).ok().filter(|millis| *millis < 3_600_000_000)?;
+    let rounded = Span::from_millis(millis);
+    (rounded == span || number.is_f64()).then(|| rounded.into())
+}
+
+/// What can be written in the place of `node`, called `name`, with words in capitals for what is the user's.
+fn shape(node: &Node, name: &str) -> String {
+    let has = |field: &str| node.properties.contains_key(field);
+    let fields = |names: &[&str]| {
+        let fields =
+            names.iter().filter_map(|name| Some(format!("{name}: {}", shape(node.properties.get(*name)?, name))));
+        format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
+    };
+    match node.kind {
+        Kind::Array => format!("[{}]", node.items.as_deref().map_or_else(String::new, |item| shape(item, name))),
+        Kind::Object if node.additional.is_some() => "{NAME: VALUE}".to_owned(),
+        Kind::Object if has("secret") && has("configMap") => {
+            format!("{} or {}", fields(&["secret"]), fields(&["configMap"]))
+        }
+        Kind::Object if is_named(node) => fields(&["name", "value"]),
+        Kind::Object if is_secret_key(node) => fields(&["name", "key"]),
+        Kind::Object if !node.required.is_empty() => {
+            fields(&node.required.iter().map(String::as_str).collect::<Vec<_>>())
+        }
+        Kind::Object => {
+            let names: Vec<&str> = node.properties.keys().map(String::as_str).collect();
+            format!("a block with any of {}", names.join(", "))
+        }
+        Kind::Boolean => "true".to_owned(),
+        _ => match node.allowed.first().and_then(Value::as_str) {
+            Some(word) => word.to_owned(),
+            None if name.is_empty() => "…".to_owned(),
+            None => name.to_uppercase(),
+        },
+    }
+}
+
+/// Whether it names a key of a Secret or ConfigMap.
+fn is_secret_key(node: &Node) -> bool {
+    ["name", "key"].iter().all(|field| node.required.iter().any(|required| required == field))
+}
+
+/// Whether it has a name and a value, as a header has.
+fn is_named(node: &Node) -> bool {
+    ["name", "value"].iter().all(|field| node.properties.contains_key(*field))
+}
+
+/// Names that other tools have, without case and punctuation, and the names of ours that mean the same.
+const ELSEWHERE: &[(&[&str], &[&str])] = &[
+    (&["bearertoken", "bearertokenfile", "bearertokensecret", "bearer", "token", "tokenfile"], &["authorization"]),
+    (&["credentialsfile", "credentialssecret"], &["credentials"]),
+    (&["passwordfile", "passwordref", "passwordsecret"], &["password"]),
+    (&["usernamefile", "usernameref", "user"], &["username"]),
+    (&["auth", "basic", "login"], &["basicAuth"]),
+    (&["tls", "ssl", "tlsclientconfig"], &["tlsConfig"]),
+    (&["cafile", "cacert", "cabundle", "rootca"], &["ca"]),
+    (&["certfile", "clientcert", "certificate"], &["cert"]),
+    (&["keyfile", "clientkey", "privatekey", "key"], &["keySecret"]),
+    (&["insecure", "skipverify", "insecuretls"], &["insecureSkipVerify"]),
+    (&["secretname", "secretref", "secret"], &["secretKeyRef", "secret", "name"]),
+    (&["configmapname", "configmapref"], &["configMap", "name"]),
+    (&["secretkey", "configmapkey"], &["key"]),
+    (&["address", "host", "hostname", "target", "targets", "endpoint", "server"], &["url"]),
+    (&["kind", "module"], &["type"]),
+    (&["period", "scrapeinterval", "pollinterval"], &["interval"]),
+    (&["proxy", "httpproxy"], &["proxyUrl"]),
+    (&["enabled", "disabled", "paused"], &["suspend"]),
+    (&["httpheaders", "customheaders"], &["headers"]),
+];
+
+/// Up to so many fields are listed where none is like the one that was written.
+const LISTED: usize = 12;
+
+/// What follows the sentence that `node` has no field called `name`.
+pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
+    let fields = || node.properties.keys().map(String::as_str);
+    if let Some(near) = nearest(name, fields()) {
+        return format!(", did you mean {near:?}?");
+    }
+    let plain: String = name.chars().take(64).filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    let ours = ELSEWHERE.iter().filter(|(theirs, _)| theirs.contains(&plain.as_str())).flat_map(|(_, ours)| *ours);
+    let mut found = None;
+    for ours in ours {
+        if let Some(here) = node.properties.get(*ours) {
+            found = Some(((*ours).to_owned(), here));
+            break;
+        }
+    }
+    // Elsewhere only by names that stand for themselves: `secret` may be anybody's.
+    let elsewhere = || {
+        let ours = ELSEWHERE.iter().find(|(theirs, ours)| ours.len() == 1 && theirs.contains(&plain.as_str()));
+        let ours = ours.and_then(|(_, ours)| ours.first()).copied().unwrap_or(name);
+        find(Node::of_target(), "", ours)
+    };
+    if let Some((path, field)) = found.or_else(elsewhere) {
+        return match field.kind {
+            Kind::Object | Kind::Array => format!(", write {path}: {}", shape(field, "")),
+            _ => format!(", did you mean {path:?}?"),
+        };
+    }
+    let count = fields().count();
+    if (1..=LISTED).contains(&count) {
+        return format!(", remove it: here can be {}", fields().collect::<Vec<_>>().join(", "));
+    }
+    ", remove it".to_owned()
+}
+
+/// Where below this node a field called `name` belongs.
+fn find<'n>(node: &'n Node, path: &str, name: &str) -> Option<(String, &'n Node)> {
+    if let Some(field) = node.properties.get(name).filter(|_| !path.is_empty()) {
+        return Some((join(path, name), field));
+    }
+    let below = node.properties.iter().filter(|(field, _)| *field != "status");
+    below.into_iter().find_map(|(field, node)| find(node, &join(path, field), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::judge;
+    use serde_json::{Value, json};
+
+    /// The one sentence about a target of type Orion with these fields besides.
+    fn sentence(more: &str) -> String {
+        let more: Value = serde_saphyr::from_str(more).unwrap();
+        let mut manifest = json!({
+            "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": {"name": "a"},
+            "spec": {"type": "Orion", "url": "http://a/"},
+        });
+        let fields = manifest["spec"].as_object_mut().unwrap();
+        fields.extend(more.as_object().unwrap().clone());
+        let problems = judge(&manifest).err().unwrap_or_default();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_told_with_the_shape_of_the_right_one() {
+        let mut wrong = Vec::new();
+        let secret = "{name: NAME, key: KEY}: the value stands in a Secret of the target's namespace";
+        for (more, wanted) in [
+            ("interval: 15", ", write 15s"),
+            ("interval: 90", ", write 1m30s"),
+            ("timeout: 0.5", ", write 500ms"),
+            ("timeout: -1", ", write for instance 15s"),
+            ("monitor: {interval: 30}", ", write 30s"),
+            ("labels: {shard: 1}", ", put it in quotes"),
+            ("basicAuth: {username: monitoring}", secret),
+            ("authorization: {credentials: t0ken}", secret),
+            ("tlsConfig: {cert: {secret: {name: a, key: b}}, keySecret: [a]}", secret),
+            (
+                "tlsConfig: {ca: company-ca}",
+                ", write {secret: {name: NAME, key: KEY}} or {configMap: {name: NAME, key: KEY}}",
+            ),
+            ("tlsConfig: {ca: {configMap: company-ca}}", "{name: NAME, key: KEY}: the value stands in a ConfigMap"),
+            ("basicAuth: monitoring", ", write {username: {name: NAME, key: KEY}}"),
+            ("headers: {x-api-key: hunter2}", ", write a list: [{name: x-api-key, value: VALUE}]"),
+            ("headers: ['x-api-key: hunter2']", ", write {name: NAME, value: VALUE}"),
+            ("headers: x", ", write a list: [{name: NAME, value: VALUE}]"),
+            ("labels: [a]", ", write {NAME: VALUE}"),
+            ("metrics: {keep: sora_.*}", ", write a list: […]"),
+            ("metrics: all", ", write a block with any of drop, keep"),
+            ("sampleLimit: '5'", ", write it without quotes"),
+        ] {
+            let told = sentence(more);
+            let shows_values = told.contains("hunter2") || told.contains("t0ken");
+            if !told.contains(wanted) || told.contains('\n') || shows_values {
+                wrong.push(format!("{more}: {told}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    }
+
+    #[test]
+    fn a_field_that_other_tools_have_leads_to_the_one_that_exists() {
+        let mut wrong = Vec::new();
+        let secret = "{name: NAME, key: KEY}";
+        for (more, wanted) in [
+            ("orion: {levle: Total}", "did you mean \"level\"?".to_owned()),
+            ("intervall: 5s", "did you mean \"interval\"?".to_owned()),
+            ("tls_config: {}", "did you mean \"tlsConfig\"?".to_owned()),
+            ("bearerToken: x", format!("write authorization: {{credentials: {secret}}}")),
+            ("bearer_token_file: /x", format!("write authorization: {{credentials: {secret}}}")),
+            ("caFile: /x", format!("write spec.tlsConfig.ca: {{secret: {secret}}} or {{configMap: {secret}}}")),
+            ("tlsConfig: {caFile: /x}", format!("write ca: {{secret: {secret}}} or {{configMap: {secret}}}")),
+            ("tlsConfig: {ca: {secretName: x}}", format!("write secret: {secret}")),
+            ("tlsConfig: {keyFile: x}", format!("write keySecret: {secret}")),
+            ("authorization: {credentials: {name: a, key: b, secretName: x}}", "did you mean \"name\"?".to_owned()),
+            ("headers: [{name: a, secret: x}]", format!("write secretKeyRef: {secret}")),
+            ("passwordFile: /x", format!("write spec.basicAuth.password: {secret}")),
+            ("username: x", format!("write spec.basicAuth.username: {secret}")),
+            ("scrapeTimeout: 5s", "did you mean \"spec.monitor.scrapeTimeout\"?".to_owned()),
+            ("host: a", "did you mean \"url\"?".to_owned()),
+            ("enabled: false", "did you mean \"suspend\"?".to_owned()),
+            ("metrics: {relabel: []}", "remove it: here can be drop, keep".to_owned()),
+            ("secretName: x", ", remove it".to_owned()),
+            ("oauth2: {}", "reserved for a later version".to_owned()),
+        ] {
+            let told = sentence(more);
+            if !told.contains("unknown field") || !told.contains(&wanted) || told.contains('\n') {
+                wrong.push(format!("{more}: {told}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    }
+}

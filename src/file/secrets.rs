@@ -1,0 +1,311 @@
+//! Values of Secrets from the files of a directory, so that a password need not stand in a manifest: as Kubernetes mounts Secrets, or as
+//! systemd and Docker hand over credentials.
+//!
+//! Only what a target names is looked for; a directory that holds more is left alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use secrecy::SecretSlice;
+
+use super::input::{Signature, signature};
+use super::load::FileProblem;
+use crate::crd::ScrapeTarget;
+use crate::target::{ObjectKind, TargetId};
+
+/// The namespace whose Secrets may stand without it.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// The largest value, as in a Secret of Kubernetes.
+const LARGEST: u64 = 1 << 20;
+
+/// A key of a Secret: the Secret's name, and the key.
+pub(super) type SecretKey = (TargetId, String);
+
+/// The keys of Secrets that a target names.
+pub(super) fn wanted<'t>(id: &'t TargetId, target: &'t ScrapeTarget) -> impl Iterator<Item = SecretKey> + 't {
+    let secrets = target.spec.references().into_iter().filter(|reference| reference.kind == ObjectKind::Secret);
+    secrets.map(|secret| (TargetId::new(&id.namespace, secret.name), secret.key.to_owned()))
+}
+
+/// Where the value of a key may be, the first that is there counts.
+///
+/// The parts of the name in one are told apart by `_`, which neither a namespace nor the name of a Secret can contain, and of which a
+/// short form would leave open whose Secret it is.
+fn places(folder: &Path, (secret, key): &SecretKey) -> Vec<PathBuf> {
+    let (namespace, name) = (&*secret.namespace, &*secret.name);
+    let leads_elsewhere = |part: &str| part.is_empty() || part == "." || part.starts_with("..") || part.contains('/');
+    if [namespace, name, key].into_iter().any(leads_elsewhere) {
+        return Vec::new();
+    }
+    let mut places =
+        vec![folder.join(namespace).join(name).join(key), folder.join(format!("{namespace}_{name}_{key}"))];
+    if namespace == DEFAULT_NAMESPACE {
+        places.push(folder.join(name).join(key));
+    }
+    places
+}
+
+/// What was read of a directory.
+#[derive(Clone, Debug)]
+pub(super) struct SecretValues {
+    folder: Arc<Path>,
+    values: HashMap<SecretKey, Arc<SecretSlice<u8>>>,
+}
+
+impl SecretValues {
+    pub(super) fn get(&self, key: &SecretKey) -> Option<&SecretSlice<u8>> {
+        self.values.get(key).map(|value| &**value)
+    }
+
+    /// Where the value of a key could be, for a sentence that says so.
+    pub(super) fn shown_places(&self, key: &SecretKey) -> String {
+        let places = places(&self.folder, key);
+        places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// A directory of values that is followed.
+#[derive(Debug)]
+pub(super) struct SecretFiles {
+    folder: Arc<Path>,
+    found: BTreeMap<SecretKey, Found>,
+    unlisted: Option<FileProblem>,
+}
+
+/// A file at one moment.
+type Seen = Option<(PathBuf, Signature)>;
+
+/// The value of one key, between two looks.
+#[derive(Debug)]
+struct Found {
+    /// What the last look saw. As with manifests, a file is read when two looks saw the same.
+    seen: Seen,
+    /// What was read.
+    read: Seen,
+    value: Option<Arc<SecretSlice<u8>>>,
+    problem: Option<FileProblem>,
+}
+
+impl SecretFiles {
+    pub(super) fn new(folder: &Path) -> Self {
+        Self { folder: folder.into(), found: BTreeMap::new(), unlisted: None }
+    }
+
+    /// Looks at the files of these keys; reads those that are new here, and those that changed and have come to rest (all that changed, if
+    /// `at_once`). Returns whether anything is different now.
+    pub(super) fn look(&mut self, wanted: &BTreeSet<SecretKey>, at_once: bool) -> bool {
+        let unlisted = match fs::read_dir(&self.folder) {
+            Ok(_) => None,
+            Err(error) => Some(FileProblem::of_file(&self.folder, format!("cannot be read: {error}"))),
+        };
+        let mut news = unlisted != self.unlisted;
+        self.unlisted = unlisted;
+        if self.unlisted.is_some() {
+            return news; // what was read stays, until the directory is there again
+        }
+        let before = self.found.len();
+        self.found.retain(|key, _| wanted.contains(key));
+        news |= self.found.len() != before;
+        for key in wanted {
+            let now = sight(&self.folder, key);
+            match self.found.get_mut(key) {
+                None => {
+                    let mut found = Found { seen: None, read: None, value: None, problem: None };
+                    found.take(now);
+                    self.found.insert(key.clone(), found);
+                    news = true;
+                }
+                Some(found) if found.read == now => found.seen = now,
+                Some(found) if at_once || found.seen == now => {
+                    found.take(now);
+                    news = true;
+                }
+                Some(found) => found.seen = now,
+            }
+        }
+        news
+    }
+
+    /// What there is now.
+    pub(super) fn values(&self) -> SecretValues {
+        let value = |(key, found): (&SecretKey, &Found)| Some((key.clone(), Arc::clone(found.value.as_ref()?)));
+        SecretValues { folder: Arc::clone(&self.folder), values: self.found.iter().filter_map(value).collect() }
+    }
+
+    /// What is wrong. A file that is not there is no mistake here: the target that names it says so.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &FileProblem> {
+        self.unlisted.iter().chain(self.found.values().filter_map(|found| found.problem.as_ref()))
+    }
+}
+
+/// The file of a key, if there is one. One that cannot even be looked at counts as one.
+fn sight(folder: &Path, key: &SecretKey) -> Seen {
+    use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, NotFound};
+    places(folder, key).into_iter().find_map(|place| match fs::metadata(&place) {
+        Ok(data) if data.is_dir() => None,
+        Err(error) if matches!(error.kind(), InvalidFilename | IsADirectory | NotADirectory | NotFound) => None,
+        _ => Some((place.clone(), signature(&place))),
+    })
+}
+
+impl Found {
+    /// Reads what was seen. What cannot be read keeps its last good value.
+    fn take(&mut self, now: Seen) {
+        self.problem = None;
+        match now.as_ref().map(|(file, _)| (file, read(file))) {
+            None => self.value = None,
+            Some((_, Ok(value))) => self.value = Some(Arc::new(value.into())),
+            Some((file, Err(error))) => {
+                let file = Arc::from(file.as_path());
+                self.problem = Some(FileProblem::of_file(&file, format!("cannot be read: {error}")));
+            }
+        }
+        self.seen.clone_from(&now);
+        self.read = now;
+    }
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would block for ever, so only plain files are opened.
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::other("it is not a plain file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other("it is larger than 1 MiB, the most that a Secret can hold"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret as _;
+    use tempfile::TempDir;
+
+    fn key(namespace: &str, name: &str, key: &str) -> SecretKey {
+        (TargetId::new(namespace, name), key.to_owned())
+    }
+
+    struct Rig {
+        folder: TempDir,
+        files: SecretFiles,
+        wanted: BTreeSet<SecretKey>,
+    }
+
+    impl Rig {
+        fn new(wanted: &[SecretKey]) -> Self {
+            let folder = TempDir::new().unwrap();
+            let files = SecretFiles::new(folder.path());
+            Self { folder, files, wanted: wanted.iter().cloned().collect() }
+        }
+
+        fn write(&self, name: &str, value: &str) {
+            let file = self.folder.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, value).unwrap();
+        }
+
+        fn look(&mut self) -> bool {
+            self.files.look(&self.wanted, false)
+        }
+
+        fn value(&self, key: &SecretKey) -> Option<String> {
+            let values = self.files.values();
+            values.get(key).map(|value| String::from_utf8(value.expose_secret().to_vec()).unwrap())
+        }
+    }
+
+    #[test]
+    fn a_value_is_found_as_kubernetes_mounts_it_and_as_systemd_hands_it_over() {
+        for (file, found) in [
+            ("media/agent/token", true),
+            ("media_agent_token", true),
+            ("agent/token", false),
+            ("agent_token", false),
+            ("default/agent/token", false),
+        ] {
+            let wanted = key("media", "agent", "token");
+            let mut rig = Rig::new(std::slice::from_ref(&wanted));
+            rig.write(file, "x");
+            rig.look();
+            assert_eq!(rig.value(&wanted).is_some(), found, "{file}");
+        }
+        for file in ["agent/token", "default/agent/token", "default_agent_token"] {
+            let wanted = key("default", "agent", "token");
+            let mut rig = Rig::new(std::slice::from_ref(&wanted));
+            rig.write(file, "x");
+            rig.look();
+            assert_eq!(rig.value(&wanted).as_deref(), Some("x"), "{file}");
+        }
+    }
+
+    #[test]
+    fn no_key_leads_out_of_the_directory() {
+        for key in
+            [key("..", "a", "b"), key("a", "..", "b"), key("a", "b", "../c"), key("a", "b", "..data"), key("", "", "")]
+        {
+            assert_eq!(places(Path::new("/run/secrets"), &key), Vec::<PathBuf>::new(), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_value_is_taken_when_it_has_come_to_rest_and_a_lost_one_is_gone() {
+        let wanted = key("media", "agent", "token");
+        let mut rig = Rig::new(std::slice::from_ref(&wanted));
+        assert!(rig.look() && rig.value(&wanted).is_none());
+        assert!(!rig.look());
+        rig.write("media/agent/token", "one");
+        assert!(!rig.look(), "read before it came to rest");
+        assert!(rig.look());
+        assert_eq!(rig.value(&wanted).as_deref(), Some("one"));
+        rig.write("media/agent/token", "second");
+        assert!(rig.files.look(&rig.wanted, true), "a server refused the one before");
+        assert_eq!(rig.value(&wanted).as_deref(), Some("second"));
+        fs::remove_file(rig.folder.path().join("media/agent/token")).unwrap();
+        rig.look();
+        assert!(rig.look() && rig.value(&wanted).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_keeps_its_last_good_value() {
+        let wanted = key("media", "agent", "token");
+        let mut rig = Rig::new(std::slice::from_ref(&wanted));
+        rig.write("media_agent_token", "good");
+        rig.look();
+        rig.write("media_agent_token", &"x".repeat(usize::try_from(LARGEST).unwrap() + 1));
+        rig.look();
+        rig.look();
+        assert_eq!(rig.value(&wanted).as_deref(), Some("good"));
+        let problems: Vec<_> = rig.files.problems().map(|problem| problem.message.clone()).collect();
+        assert_eq!(problems, ["cannot be read: it is larger than 1 MiB, the most that a Secret can hold"]);
+        let away = rig.folder.path().with_extension("away");
+        fs::rename(rig.folder.path(), &away).unwrap();
+        assert!(rig.look() && !rig.look());
+        assert_eq!(rig.value(&wanted).as_deref(), Some("good"));
+        assert!(rig.files.problems().next().unwrap().to_string().contains("cannot be read: No such file"));
+        fs::rename(&away, rig.folder.path()).unwrap();
+        rig.write("media_agent_token", "better");
+        rig.look();
+        rig.look();
+        assert_eq!(rig.value(&wanted).as_deref(), Some("better"));
+        assert_eq!(rig.files.problems().count(), 0);
+        assert!(!format!("{:?}", rig.files).contains("better"));
+    }
+
+    #[test]
+    fn what_no_target_names_any_more_is_forgotten() {
+        let wanted = key("media", "agent", "token");
+        let mut rig = Rig::new(std::slice::from_ref(&wanted));
+        rig.write("media_agent_token", "good");
+        rig.look();
+        rig.wanted.clear();
+        assert!(rig.look());
+        assert_eq!(rig.value(&wanted), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! What is known of declarations beside the pollers that came of them: whoever reads declarations tells it, whoever answers shows it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::target::{Refused, TargetId};
+
+/// What is wrong with declarations.
+#[derive(Debug, Default)]
+pub struct Mistakes {
+    /// Targets that are declared in a way that cannot be used, each since when it is so. One that also has a poller is polled as it was
+    /// declared before.
+    pub refused: BTreeMap<TargetId, (Refused, SystemTime)>,
+    /// Everything that is wrong, in sentences, as far as it is told.
+    pub sentences: Vec<String>,
+    /// How many more sentences there are.
+    pub untold: usize,
+}
+
+/// Why the targets are not known, and what is wrong with their declarations.
+#[derive(Debug)]
+pub(super) struct Declarations {
+    /// `None` once the targets are known.
+    unknown: watch::Sender<Option<Arc<str>>>,
+    mistakes: RwLock<Arc<Mistakes>>,
+}
+
+impl Declarations {
+    pub(super) fn new() -> Self {
+        let unknown = watch::Sender::new(Some(Arc::from("nothing has been read yet")));
+        Self { unknown, mistakes: RwLock::default() }
+    }
+
+    pub(super) fn unknown(&self) -> Option<Arc<str>> {
+        self.unknown.borrow().clone()
+    }
+
+    pub(super) async fn until_known(&self) {
+        let _ = self.unknown.subscribe().wait_for(Option::is_none).await; // its sender is ours
+    }
+
+    pub(super) fn put_unknown(&self, why: Option<&str>) {
+        self.unknown.send_replace(why.map(Arc::from));
+    }
+
+    pub(super) fn mistakes(&self) -> Arc<Mistakes> {
+        Arc::clone(&self.mistakes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn put_mistakes(&self, refused: Vec<Refused>, sentences: Vec<String>, untold: usize) {
+        let before = self.mistakes();
+        let now = SystemTime::now();
+        let since = |refused: &Refused| before.refused.get(&refused.id).map_or(now, |(_, since)| *since);
+        let refused = refused.into_iter().map(|refused| (refused.id.clone(), (since(&refused), refused)));
+        let refused = refused.map(|(id, (since, refused))| (id, (refused, since))).collect();
+        let mistakes = Arc::new(Mistakes { refused, sentences, untold });
+        *self.mistakes.write().unwrap_or_else(PoisonError::into_inner) = mistakes;
+    }
+}
