@@ -71,9 +71,10 @@ struct Told {
 impl Failed {
     /// Tells of one of `peer`, or counts it for the next line.
     pub(super) fn tell(&self, peer: Peer, problem: &str) {
-        match self.due(Instant::now()) {
-            Some(others) => tracing::warn!(client = %peer, %problem, others, "a client cannot connect by TLS"),
-            None => tracing::debug!(client = %peer, %problem, "a client cannot connect by TLS"),
+        if let Some(others) = self.due(Instant::now()) {
+            tracing::warn!(client = %peer, %problem, others, "a client cannot connect by TLS");
+        } else {
+            tracing::debug!(client = %peer, %problem, "a client cannot connect by TLS");
         }
     }
 

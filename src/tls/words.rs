@@ -263,10 +263,17 @@ const NAMES: &[(&str, &str)] = &[
     ("1.3.36.3.3.2.8.1.1.13", "brainpoolP512r1"),
 ];
 
+/// The tag of such a number in DER.
+const OID: u8 = 0x06;
+
 /// An algorithm, and its curve if it has one, as people call them.
 fn algorithm(identifier: &[u8]) -> String {
     let Ok((rest, main)) = Oid::from_der(identifier) else { return "an algorithm that is not known".to_owned() };
-    let curve = Oid::from_der(rest).ok().map(|(_, curve)| format!(" on {}", named(&curve, "a curve")));
+    // A key of RSA has NULL in the place of a curve.
+    let curve = Oid::from_der(rest)
+        .ok()
+        .filter(|_| rest.first() == Some(&OID))
+        .map(|(_, curve)| format!(" on {}", named(&curve, "a curve")));
     format!("{}{}", named(&main, "an algorithm"), curve.unwrap_or_default())
 }
 
