@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::eventually::PATIENCE;
+use support::load::allowed;
 use support::program::Running;
 use support::{families, promql};
 use tempfile::TempDir;
@@ -177,12 +178,14 @@ fn every_series_of_a_dashboard_is_narrowed_by_its_variables() {
 /// A Prometheus that scrapes the demo under the names that the chart gives.
 fn config(base: &str) -> String {
     let host = base.trim_start_matches("http://");
+    // A second, which is also how long Prometheus waits for an answer, is not enough on a busy machine; rates over 30 s need some.
+    let every = allowed(Duration::from_secs(1)).as_secs().clamp(1, 7);
     format!(
         r#"
-global: {{ scrape_interval: 1s, scrape_timeout: 1s }}
+global: {{ scrape_interval: {every}s, scrape_timeout: {every}s }}
 scrape_configs:
 - job_name: scrapetarget-exporter-probe
-  http_sd_configs: [{{ url: "{base}/sd", refresh_interval: 1s }}]
+  http_sd_configs: [{{ url: "{base}/sd", refresh_interval: {every}s }}]
 - job_name: scrapetarget-exporter
   static_configs: [{{ targets: ["{host}"], labels: {{ namespace: prometheus, pod: scrapetarget-exporter-0 }} }}]
 "#

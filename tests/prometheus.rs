@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use support::eventually::{PATIENCE, eventually};
+use support::load::allowed;
 use support::program::Running;
 use support::tools::lint;
 use tempfile::TempDir;
@@ -178,14 +180,16 @@ const PROTOCOLS: [(&str, &str); 2] = [("openmetrics", "OpenMetricsText1.0.0"), (
 
 fn config(base: &str, targets: &[&String]) -> String {
     let host = base.trim_start_matches("http://");
-    let mut text = "global: { scrape_interval: 1s, scrape_timeout: 1s }\nscrape_configs:\n".to_owned();
+    // A second, which is also how long Prometheus waits for an answer, is not enough on a busy machine.
+    let every = allowed(Duration::from_secs(1)).as_secs().clamp(1, 10);
+    let mut text = format!("global: {{ scrape_interval: {every}s, scrape_timeout: {every}s }}\nscrape_configs:\n");
     for (name, protocol) in PROTOCOLS {
         let _ = write!(
             text,
             r#"
 - job_name: discovered-{name}
   scrape_protocols: [{protocol}]
-  http_sd_configs: [{{ url: "{base}/sd", refresh_interval: 1s }}]
+  http_sd_configs: [{{ url: "{base}/sd", refresh_interval: {every}s }}]
 - job_name: listed-{name}
   scrape_protocols: [{protocol}]
   metrics_path: /probe

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -78,6 +79,23 @@ async fn an_account_may_do_what_a_role_says_and_no_more() {
         refused.then_some(()).ok_or_else(|| format!("{lines:#?}"))
     })
     .await;
+}
+
+#[test]
+fn an_object_that_others_write_in_between_is_changed_all_the_same() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("changed");
+    cluster.apply(&config_map(&namespace, "one"));
+    let times = AtomicUsize::new(0);
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/one");
+    let stored = cluster.change(&path, |object| {
+        if times.fetch_add(1, Ordering::Relaxed) == 0 {
+            cluster.apply(&config_map(&namespace, "one").replace("a: b", "a: b, others: c"));
+        }
+        object["data"]["ours"] = "d".into();
+    });
+    assert_eq!(stored["data"], serde_json::json!({ "a": "b", "others": "c", "ours": "d" }), "neither write is lost");
+    assert_eq!(times.into_inner(), 2);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::exporter::{PATIENCE, Release, create, server, target, until};
+use crate::exporter::{PATIENCE, Release, Replica, create, server, target, until};
 use crate::support::cluster::Cluster;
 
 /// What the process has of memory, in bytes: now, or at most so far.
@@ -27,6 +27,15 @@ fn large(namespace: &str, name: &str, url: &str) -> Value {
     })
 }
 
+/// Waits for what comes after so many bytes: each page, and each object, takes the API server a second of its own.
+async fn until_answered(replica: &Replica, path: &str) {
+    until(6 * PATIENCE, async || {
+        let answer = replica.get(path).await;
+        matches!(answer, Some((200, _))).then_some(()).ok_or_else(|| format!("{answer:?}\n{}", replica.log()))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_objects_of_676_kb_are_listed_and_watched_in_little_memory_and_hide_no_other() {
     let (cluster, server) = (Cluster::private(), server().await);
@@ -40,20 +49,15 @@ async fn a_hundred_objects_of_676_kb_are_listed_and_watched_in_little_memory_and
         replica.until_up(&format!("{quiet}/honest")).await;
         // Watched one by one.
         create(&cluster, &crowd, (0..50).map(|i| large(&crowd, &format!("w{i}"), &server.url()))).await;
-        replica.until_status(&format!("/probe?target={crowd}/w49"), 200).await;
+        until_answered(&replica, &format!("/probe?target={crowd}/w49")).await;
         memory(replica.id(), "VmHWM")
     };
     create(&cluster, &crowd, (0..50).map(|i| large(&crowd, &format!("x{i}"), &server.url()))).await;
     let replica = release.replica();
-    // Each of a dozen pages takes the API server a second of its own.
-    until(6 * PATIENCE, async || {
-        let ready = replica.get("/-/ready").await;
-        matches!(ready, Some((200, _))).then_some(()).ok_or_else(|| format!("{ready:?}\n{}", replica.log()))
-    })
-    .await;
+    until_answered(&replica, "/-/ready").await;
     replica.until_up(&format!("{quiet}/honest")).await;
     for name in ["w0", "w49", "x0", "x49"] {
-        replica.until_status(&format!("/probe?target={crowd}/{name}"), 200).await;
+        until_answered(&replica, &format!("/probe?target={crowd}/{name}")).await;
     }
     let listed = memory(replica.id(), "VmHWM");
     // In one page they would be 67 MB as text, and that several times over.
