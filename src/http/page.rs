@@ -16,7 +16,7 @@ use axum::response::Response;
 
 use super::view::{self, View};
 use super::{App, reply, time};
-use crate::poll::State as TargetState;
+use crate::poll::{Late, State as TargetState};
 use html::{Escaped, Thousands};
 use selection::{Selection, Wanted};
 
@@ -39,7 +39,9 @@ pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Respo
 fn answer(app: &App, wanted: &Wanted, request: &HeaderMap) -> Response {
     // Fresh keys of the standard library's hasher: nobody can tell the next page's nonce from this one's.
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
-    let page = Page { views: &view::all(&app.pollers), known: app.pollers.known(), wanted, now: SystemTime::now() };
+    let pollers = &app.pollers;
+    let (views, known, late, now) = (&view::all(pollers), pollers.known(), pollers.late(), SystemTime::now());
+    let page = Page { views, known, late, wanted, now };
     let mut response = reply::document(request, "text/html; charset=utf-8", page.write(&nonce).into_bytes());
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -57,6 +59,7 @@ fn answer(app: &App, wanted: &Wanted, request: &HeaderMap) -> Response {
 struct Page<'p> {
     views: &'p [View],
     known: bool,
+    late: Option<Late>,
     wanted: &'p Wanted,
     now: SystemTime,
 }
@@ -72,6 +75,7 @@ impl Page<'_> {
         // Writing to a String cannot fail.
         let _ = self.head(&mut out, nonce);
         let _ = self.counts(&mut out);
+        let _ = self.lateness(&mut out);
         let _ = self.form(&mut out);
         let _ = self.table(&mut out, &selection);
         let _ = self.foot(&mut out);
@@ -151,6 +155,18 @@ impl Page<'_> {
         }
         out.push_str("</ul>\n</header>\n<main>\n");
         Ok(())
+    }
+
+    /// What is wrong with the exporter and not with any target.
+    fn lateness(&self, out: &mut String) -> std::fmt::Result {
+        let Some(late) = &self.late else { return Ok(()) };
+        let (by, began, waiting) = (time::duration(late.by), time::ago(late.since, self.now), Thousands(late.waiting));
+        let limit = late.cores.map(|cores| format!(" Its limit is {cores:.2} cores.")).unwrap_or_default();
+        writeln!(
+            out,
+            "<p class=\"note\"><strong>Polls begin {by} late: there is more to poll than the exporter's CPU carries.</strong> \
+             It began {began}. Targets that wait for their turn: {waiting}.{limit}</p>"
+        )
     }
 
     fn form(&self, out: &mut String) -> std::fmt::Result {
@@ -322,4 +338,24 @@ fn select<'w>(
     }
     out.push_str("</select>\n");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn polls_that_begin_late_are_told_above_the_targets() {
+        let (now, wanted) = (SystemTime::now(), Wanted::default());
+        let mut page = Page { views: &[], known: true, late: None, wanted: &wanted, now };
+        assert!(!page.write("nonce").contains("Polls begin"));
+        let since = now - Duration::from_secs(180);
+        page.late = Some(Late { since, by: Duration::from_millis(4200), waiting: 12, cores: Some(0.2) });
+        let text = page.write("nonce");
+        for told in ["begin 4.20 s late", "It began 3 min ago", "wait for their turn: 12", "limit is 0.20 cores"] {
+            assert!(text.contains(told), "{told}: {text}");
+        }
+    }
 }
