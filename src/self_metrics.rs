@@ -59,8 +59,12 @@ pub struct FileMetrics {
 const POLL_BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// Lateness of polls, and the time that a scrape takes: most are far below a millisecond.
+/// The time that a scrape takes: mostly far below a millisecond.
 const SHORT_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Lateness of polls: as short, or minutes where there is far more to poll than the CPU carries.
+const DELAY_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
 impl SelfMetrics {
     /// Makes and registers everything. Fails only if two families had one name.
@@ -98,6 +102,7 @@ impl SelfMetrics {
                 &registry,
                 "scrapetarget_poll_delay_seconds",
                 "How late polls began, measured from their time.",
+                DELAY_BUCKETS,
             )?,
         };
         let probes = ProbeMetrics {
@@ -111,6 +116,7 @@ impl SelfMetrics {
                 &registry,
                 "scrapetarget_probe_request_duration_seconds",
                 "How long requests to /probe took until their answer was ready.",
+                SHORT_BUCKETS,
             )?,
         };
         let sources = SourceMetrics {
@@ -219,8 +225,8 @@ fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Resu
     Ok(counter)
 }
 
-fn histogram(registry: &Registry, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
-    let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SHORT_BUCKETS.to_vec()))?;
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
     registry.register(Box::new(histogram.clone()))?;
     Ok(histogram)
 }

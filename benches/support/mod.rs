@@ -2,12 +2,13 @@
 #![allow(dead_code, unreachable_pub, reason = "each benchmark uses its own part")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
@@ -31,6 +32,8 @@ const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-
 
 /// Connections that the scraper keeps, as an HTTP client with a pool does.
 const SCRAPE_CONNECTIONS: usize = 64;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_scrapetarget-exporter");
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -62,6 +65,7 @@ pub struct Servers {
     pub http: u16,
     pub https: u16,
     pub hanging: u16,
+    counts: u16,
     pub ca: String,
 }
 
@@ -76,7 +80,7 @@ impl Servers {
         let ports = lines.next_line().await?.ok_or("the servers did not start")?;
         let mut ports = ports.split(' ').map(str::parse::<u16>);
         let mut port = || ports.next().ok_or("too few ports")?.map_err(|error| error.to_string());
-        let (http, https, hanging) = (port()?, port()?, port()?);
+        let (http, https, hanging, counts) = (port()?, port()?, port()?, port()?);
         let mut ca = String::new();
         while let Some(line) = lines.next_line().await? {
             ca.push_str(&line);
@@ -85,12 +89,20 @@ impl Servers {
                 break;
             }
         }
-        Ok(Self { process, _stdout: lines, http, https, hanging, ca })
+        Ok(Self { process, _stdout: lines, http, https, hanging, counts, ca })
     }
 
     /// All servers are gone in the same moment.
     pub async fn kill(&mut self) -> Result<()> {
         Ok(self.process.kill().await?)
+    }
+
+    /// How many connections over plain http each server has accepted, which are as many polls.
+    pub async fn polls(&self) -> Result<HashMap<IpAddr, u64>> {
+        let mut text = String::new();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.counts)).await?.read_to_string(&mut text).await?;
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        lines.map(|(address, count)| Ok((address.parse()?, count.parse()?))).collect()
     }
 
     /// The address of the server `i`.
@@ -119,9 +131,35 @@ impl Exporter {
         arguments: impl IntoIterator<Item = A>,
         variables: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self> {
+        Self::spawn(Command::new(PROGRAM), arguments, variables)
+    }
+
+    /// The program on these manifests, with more arguments, from its start on in the control group of this folder.
+    pub fn within<A: AsRef<OsStr>>(
+        group: &Path,
+        manifests: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        let files = tempfile::tempdir()?;
+        std::fs::write(files.path().join("targets.yaml"), manifests)?;
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#]).arg(group).arg(PROGRAM);
+        let more: Vec<A> = arguments.into_iter().collect();
+        let arguments = [OsStr::new("--targets"), files.path().as_os_str()].into_iter();
+        let arguments = arguments.chain(more.iter().map(AsRef::as_ref));
+        let mut exporter = Self::spawn(command, arguments, std::iter::empty::<(&str, &str)>())?;
+        exporter.files = Some(files);
+        Ok(exporter)
+    }
+
+    fn spawn<A: AsRef<OsStr>, K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        mut command: Command,
+        arguments: impl IntoIterator<Item = A>,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let process = Command::new(env!("CARGO_BIN_EXE_scrapetarget-exporter"))
+        let process = command
             .args(["run", "--log-level=error", "--listen-address", &address.to_string()])
             .args(arguments)
             .envs(variables)
@@ -242,10 +280,15 @@ impl Scraper {
     }
 
     pub async fn scrape(&mut self, target: &str) -> Result<usize> {
+        Ok(self.scrape_body(target, 11).await?.len())
+    }
+
+    /// What a scrape brings that waits for so many seconds, in gzip.
+    pub async fn scrape_body(&mut self, target: &str, timeout: u64) -> Result<Vec<u8>> {
         let headers =
-            format!("Accept: {ACCEPT}\r\nAccept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: 11\r\n");
+            format!("Accept: {ACCEPT}\r\nAccept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: {timeout}\r\n");
         let (status, body) = self.request(&format!("/probe?target={target}"), &headers).await?;
-        if status == 200 { Ok(body.len()) } else { Err(format!("status {status}").into()) }
+        if status == 200 { Ok(body) } else { Err(format!("status {status}").into()) }
     }
 
     pub async fn get(&mut self, path: &str) -> Result<(u16, Vec<u8>)> {
@@ -281,17 +324,31 @@ impl Scraper {
 /// The process of the servers: prints its ports and its authority, then answers until it is killed.
 async fn serve_fleet() -> Result<()> {
     let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0));
-    let (http, https, hanging) = (bind().await?, bind().await?, bind().await?);
-    let ports = [http.local_addr()?.port(), https.local_addr()?.port(), hanging.local_addr()?.port()];
+    let (http, https, hanging, counts) = (bind().await?, bind().await?, bind().await?, bind().await?);
+    let [port_http, port_https, port_hanging, port_counts] =
+        [&http, &https, &hanging, &counts].map(|listener| listener.local_addr().map_or(0, |address| address.port()));
     let mut authority = CertificateParams::new([])?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let issuer = Arc::new(CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?);
-    println!("{} {} {}\n{}", ports[0], ports[1], ports[2], issuer.pem());
+    println!("{port_http} {port_https} {port_hanging} {port_counts}\n{}", issuer.pem());
     let answers = Arc::new(answers());
     let plain = Arc::clone(&answers);
     let mut servers = tokio::task::JoinSet::new();
+    let polls = Arc::new(Mutex::new(HashMap::<IpAddr, u64>::new()));
+    let counted = Arc::clone(&polls);
+    servers.spawn(async move {
+        while let Ok((mut stream, _)) = counts.accept().await {
+            let polls = counted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let lines: Vec<String> = polls.iter().map(|(address, count)| format!("{address} {count}\n")).collect();
+            let lines = lines.concat();
+            let _ = stream.write_all(lines.as_bytes()).await; // whoever goes away needs no counts
+        }
+    });
     servers.spawn(async move {
         while let Ok((stream, _)) = http.accept().await {
+            if let Ok(address) = stream.local_addr() {
+                *polls.lock().unwrap_or_else(PoisonError::into_inner).entry(address.ip()).or_default() += 1;
+            }
             tokio::spawn(answer(stream, Arc::clone(&plain)));
         }
     });

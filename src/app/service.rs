@@ -133,7 +133,7 @@ impl Service {
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
         let alone = matches!(source, Source::Files { .. });
         let (pollers, refusals) = super::pollers(polling, metrics.polls.clone(), alone);
-        let pollers = Arc::new(pollers);
+        let pollers = Arc::new(pollers.on_own_threads().context("start the threads of polls")?);
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         let controller = match source {

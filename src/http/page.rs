@@ -17,7 +17,7 @@ use axum::response::Response;
 use super::reply::Audience;
 use super::view::{self, View};
 use super::{App, reply, time};
-use crate::poll::{Mistakes, State as TargetState};
+use crate::poll::{Late, Mistakes, State as TargetState};
 use html::{Escaped, Thousands};
 use selection::{Selection, Wanted};
 
@@ -44,6 +44,7 @@ fn answer(app: &App, wanted: &Wanted, request: &HeaderMap, audience: &Audience) 
         views: &view::all(&app.pollers, audience),
         unknown: app.pollers.unknown(),
         mistakes: &app.pollers.mistakes(),
+        late: app.pollers.late(),
         wanted,
         now: SystemTime::now(),
     };
@@ -66,6 +67,7 @@ struct Page<'p> {
     /// Why the targets are not known.
     unknown: Option<Arc<str>>,
     mistakes: &'p Mistakes,
+    late: Option<Late>,
     wanted: &'p Wanted,
     now: SystemTime,
 }
@@ -82,6 +84,7 @@ impl Page<'_> {
         let _ = self.head(&mut out, nonce);
         let _ = self.counts(&mut out);
         let _ = self.notes(&mut out);
+        let _ = self.lateness(&mut out);
         let _ = self.form(&mut out);
         let _ = self.table(&mut out, &selection);
         let _ = self.foot(&mut out);
@@ -191,6 +194,18 @@ impl Page<'_> {
         }
         out.push_str("</ul></div>\n");
         Ok(())
+    }
+
+    /// What is wrong with the exporter and not with any target.
+    fn lateness(&self, out: &mut String) -> std::fmt::Result {
+        let Some(late) = &self.late else { return Ok(()) };
+        let (by, began, waiting) = (time::duration(late.by), time::ago(late.since, self.now), Thousands(late.waiting));
+        let limit = late.cores.map(|cores| format!(" Its limit is {cores:.2} cores.")).unwrap_or_default();
+        writeln!(
+            out,
+            "<p class=\"note\"><strong>Polls begin {by} late: there is more to poll than the exporter's CPU carries.</strong> \
+             It began {began}. Targets that wait for their turn: {waiting}.{limit}</p>"
+        )
     }
 
     fn form(&self, out: &mut String) -> std::fmt::Result {
@@ -406,4 +421,24 @@ fn select<'w>(
     }
     out.push_str("</select>\n");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn polls_that_begin_late_are_told_above_the_targets() {
+        let (now, wanted) = (SystemTime::now(), Wanted::default());
+        let mut page = Page { views: &[], known: true, late: None, wanted: &wanted, now };
+        assert!(!page.write("nonce").contains("Polls begin"));
+        let since = now - Duration::from_secs(180);
+        page.late = Some(Late { since, by: Duration::from_millis(4200), waiting: 12, cores: Some(0.2) });
+        let text = page.write("nonce");
+        for told in ["begin 4.20 s late", "It began 3 min ago", "wait for their turn: 12", "limit is 0.20 cores"] {
+            assert!(text.contains(told), "{told}: {text}");
+        }
+    }
 }

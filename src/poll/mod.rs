@@ -2,24 +2,30 @@
 //!
 //! It knows nothing of where targets come from, nor of who asks for results.
 
+mod admission;
 mod aside;
+mod cpu;
 mod declarations;
 mod first;
 mod gzip;
+mod lateness;
+mod pace;
 mod pieces;
 mod poller;
 mod prepared;
 mod queue;
 mod render;
 mod snapshot;
+mod threads;
 mod translate;
 mod turns;
 mod worker;
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -28,14 +34,17 @@ use tokio_util::task::TaskTracker;
 
 pub use declarations::Mistakes;
 pub use gzip::gzip;
+pub use lateness::Late;
 pub use pieces::Pieces;
 pub use poller::{Poller, State, Status};
 pub use queue::Queue;
 pub use render::PROBE_FAMILIES;
 pub use snapshot::{CallRecord, Failure, Snapshot};
 
+use self::admission::Admission;
 use self::declarations::Declarations;
 use self::first::FirstResults;
+use self::threads::Threads;
 use self::turns::Turns;
 use crate::fetch::{Clients, Limits};
 use crate::self_metrics::PollMetrics;
@@ -50,6 +59,8 @@ pub struct Shared {
     pub limits: Limits,
     /// What polls cost.
     pub metrics: PollMetrics,
+    /// Which poll begins next.
+    admission: Arc<Admission>,
     /// Translations of large answers.
     large: Turns,
     /// Translations of small ones that may take long.
@@ -104,6 +115,9 @@ pub struct Pollers {
     revision: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
+    admits: Once,
+    /// `None`: polls run where the pollers are made.
+    threads: Option<Threads>,
 }
 
 impl Pollers {
@@ -119,9 +133,9 @@ impl Pollers {
         let (refused, refusals) = mpsc::channel(REFUSED_QUEUE);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (large, small) = (Turns::large(cores), Turns::small());
-        let (moved, bodies) = (OnceLock::new(), AtomicBool::new(false));
-        let shared =
-            Shared { clients, limits, metrics, large, small, refused, first: FirstResults::default(), moved, bodies };
+        let (moved, bodies, admission) = (OnceLock::new(), AtomicBool::new(false), Arc::default());
+        let first = FirstResults::default();
+        let shared = Shared { clients, limits, metrics, admission, large, small, refused, first, moved, bodies };
         let pollers = Self {
             shared: Arc::new(shared),
             table: RwLock::default(),
@@ -131,8 +145,16 @@ impl Pollers {
             revision: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            admits: Once::new(),
+            threads: None,
         };
         (pollers, refusals)
+    }
+
+    /// The same pollers, on threads of their own, which give way to all others of the process.
+    pub fn on_own_threads(mut self) -> io::Result<Self> {
+        self.threads = Some(Threads::start()?);
+        Ok(self)
     }
 
     /// The same pollers, for which no target may have more series than this, whatever it says itself.
@@ -176,6 +198,14 @@ impl Pollers {
         let together = fresh.len();
         // One that comes later is news by itself.
         let begins = !self.known() || *self.background.borrow() == Background::Off;
+        if together > 0 {
+            self.admits.call_once(|| {
+                let (admission, stop) = (Arc::clone(&self.shared.admission), self.stop.clone());
+                self.spawn(async move {
+                    stop.run_until_cancelled_owned(admission.run()).await;
+                });
+            });
+        }
         for target in fresh {
             let place = place_in_interval(&target);
             let delay = if together <= AT_ONCE { Duration::ZERO } else { place };
@@ -183,10 +213,17 @@ impl Pollers {
             table.insert(poller.id().clone(), Arc::clone(&poller));
             let first = begins.then(|| self.shared.first.expect());
             let background = self.background.subscribe();
-            self.tasks.spawn(worker::run(poller, Arc::clone(&self.shared), background, first, delay, place));
+            self.spawn(worker::run(poller, Arc::clone(&self.shared), background, first, delay, place));
         }
         self.revision.fetch_add(1, Ordering::Release);
         changed + together
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self.threads.as_ref().and_then(Threads::handle) {
+            Some(threads) => self.tasks.spawn_on(task, threads),
+            None => self.tasks.spawn(task),
+        };
     }
 
     /// Forgets a target at once; its running poll is dropped.
@@ -238,6 +275,11 @@ impl Pollers {
             }
             change
         });
+    }
+
+    /// How late polls begin, while there are more of them than the CPU carries.
+    pub fn late(&self) -> Option<Late> {
+        self.shared.admission.late()
     }
 
     /// From now on the targets are known: an unknown one is an error of the one who asks, not of ours.

@@ -1,6 +1,6 @@
 //! One target's poller, as everybody else sees it: its target, its newest snapshot, its state, and how to wait for fresh data.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -81,6 +81,7 @@ pub struct Poller {
     pub(super) demand: Notify,
     asked: AtomicU64,
     scraped: AtomicU64,
+    waits: AtomicBool,
     pub(super) stop: CancellationToken,
 }
 
@@ -103,6 +104,7 @@ impl Poller {
             demand: Notify::new(),
             asked: AtomicU64::new(0),
             scraped: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
             stop,
         }
     }
@@ -169,7 +171,14 @@ impl Poller {
             }
         });
         ended.await.unwrap_or_else(|_| {
-            let message = format!("the poll did not end within {wait:?}, the time that the scrape leaves");
+            let message = if self.waits.load(Ordering::Relaxed) {
+                format!(
+                    "its turn to be polled did not come within {wait:?}, the time that the scrape leaves: the exporter has more to poll \
+                     than its CPU carries"
+                )
+            } else {
+                format!("the poll did not end within {wait:?}, the time that the scrape leaves")
+            };
             Arc::new(render::unpolled(Reason::Timeout, &message))
         })
     }
@@ -186,6 +195,12 @@ impl Poller {
     /// Whether a scrape has asked for data newer than the poll that ended at `last`.
     pub(super) fn is_asked_since(&self, last: Option<Instant>) -> bool {
         self.asked.load(Ordering::Acquire) > last.map_or(0, ticks)
+    }
+
+    /// Notes that the target is due and waits for its turn, until what this returns is dropped.
+    pub(super) fn waits_for_its_turn(&self) -> WaitsForItsTurn<'_> {
+        self.waits.store(true, Ordering::Relaxed);
+        WaitsForItsTurn(self)
     }
 
     /// Takes a new version of the target. Returns whether it differs from the one before.
@@ -249,6 +264,15 @@ impl Poller {
     }
 }
 
+/// A target waits for its turn.
+pub(super) struct WaitsForItsTurn<'p>(&'p Poller);
+
+impl Drop for WaitsForItsTurn<'_> {
+    fn drop(&mut self) {
+        self.0.waits.store(false, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,5 +320,19 @@ mod tests {
         assert_eq!(poller.since_last_scrape(), None);
         poller.answer(Duration::from_secs(1)).await;
         assert!(poller.since_last_scrape().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scrape_in_vain_is_told_whether_the_poll_took_too_long_or_did_not_begin() {
+        let poller = Poller::new(target("http://127.0.0.1:9/"), CancellationToken::new());
+        let said = async || {
+            let failure = poller.answer(Duration::from_secs(1)).await.failure.clone().unwrap();
+            assert_eq!(failure.reason, Reason::Timeout);
+            failure.message
+        };
+        let waits = poller.waits_for_its_turn();
+        assert!(said().await.contains("its turn to be polled did not come within 1s"));
+        drop(waits);
+        assert!(said().await.contains("the poll did not end within 1s"));
     }
 }

@@ -32,6 +32,7 @@ pub(super) async fn run(
     let mut prepared: Option<Prepared> = None;
     let mut next = Instant::now() + delay;
     let mut last: Option<(Instant, Instant)> = None; // the last poll's start and end
+    let mut due: Option<Instant> = None; // since when the next poll waits for its turn
     loop {
         let target = poller.target();
         let ready = match obstacle(&target) {
@@ -46,7 +47,7 @@ pub(super) async fn run(
                     () = poller.stop.cancelled() => return,
                     () = poller.changed.notified() => {}
                 }
-                next = Instant::now();
+                (next, due) = (Instant::now(), None);
                 continue;
             }
         };
@@ -59,29 +60,43 @@ pub(super) async fn run(
         let polls = *background.borrow_and_update() != Background::Off;
         let ended = last.map(|(_, ended)| ended);
         let wanted = poller.is_asked_since(ended);
-        if !wanted {
+        if !polls && !wanted {
+            due = None;
+        } else if due.is_none() && wanted {
+            // Somebody asks for what would be polled soon: it is the same poll, and keeps its place where it has one.
+            let now = Instant::now();
+            due = Some(if polls { next.min(now) } else { now });
+        }
+        let Some(time) = due else {
+            tokio::select! {
+                () = poller.stop.cancelled() => return,
+                () = poller.changed.notified() => {}
+                changed = background.changed() => match changed {
+                    Ok(()) => next = next.max(first_turn(&background, place)),
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep_until(next), if polls => due = Some(next),
+                () = poller.demand.notified() => {} // unless the poll that just ended has answered it
+            }
+            continue;
+        };
+        let turn = {
+            let _waits = poller.waits_for_its_turn();
             tokio::select! {
                 () = poller.stop.cancelled() => return,
                 () = poller.changed.notified() => continue,
-                changed = background.changed() => {
-                    if changed.is_err() {
-                        return;                                              // the pollers are gone
+                changed = background.changed() => match changed {
+                    Ok(()) => {
+                        next = next.max(first_turn(&background, place));
+                        continue;
                     }
-                    if *background.borrow() == Background::On(Start::Place) {
-                        next = next.max(Instant::now() + place);             // the others take over as well: not all at once
-                    }
-                    continue;
-                }
-                () = tokio::time::sleep_until(next), if polls => {
-                    shared.metrics.delay.observe(next.elapsed().as_secs_f64());
-                }
-                () = poller.demand.notified() => {
-                    if !poller.is_asked_since(ended) {
-                        continue;                                            // the poll that just ended has answered it
-                    }
-                }
+                    Err(_) => return,
+                },
+                turn = Box::pin(shared.admission.turn(time)) => turn, // boxed for the same reason as the poll
             }
-        }
+        };
+        due = None;
+        shared.metrics.delay.observe(time.elapsed().as_secs_f64());
         let started = Instant::now();
         let poll = Box::pin(poll(&target, prepared, &shared, started)); // boxed: an idle poller must stay small
         let snapshot = tokio::select! {
@@ -89,6 +104,7 @@ pub(super) async fn run(
             () = became_another(&poller, &target) => continue,
             snapshot = poll => snapshot,
         };
+        drop(turn);
         if snapshot.failure.as_ref().is_some_and(|failure| failure.reason == Reason::Auth) {
             let _ = shared.refused.try_send(poller.id().clone());
         }
@@ -97,6 +113,13 @@ pub(super) async fn run(
         next = started + target.interval;
         announce(&poller, &target, &shared, &mut first, snapshot);
     }
+}
+
+/// The earliest that a poller polls by itself from now on, after it has been told whether to.
+fn first_turn(background: &watch::Receiver<Background>, place: Duration) -> Instant {
+    let now = Instant::now();
+    // The others take over as well: not all at once.
+    if *background.borrow() == Background::On(Start::Place) { now + place } else { now }
 }
 
 /// Why a target cannot be polled at all.
