@@ -79,7 +79,7 @@ pub(super) struct State {
     failures: u32,
     written: Option<Written>,
     role: Role,
-    /// The Lease that another seems to have lost was seen unchanged at this moment: the watch may be dead.
+    /// When we had a look of our own, and nothing has come of it yet.
     confirmed: Option<Instant>,
     /// What the watch shows is not what the API server has.
     doubted: bool,
@@ -145,6 +145,7 @@ impl State {
     /// From now on another shall lead.
     pub(super) const fn resign(&mut self) {
         self.resigned = true;
+        self.doubted = false; // whoever gives back looks first
         self.calm_until = None;
     }
 
@@ -291,20 +292,22 @@ impl State {
                 }
             }
             _ if !wants => NEVER,
-            Sight::Absent(since) => (Step::Hold(None), Some(*since + self.spread)),
-            Sight::There(record) if record.holder().is_none() => {
-                (Step::Hold(Some(record.clone())), Some(record.since + self.spread))
-            }
+            Sight::Absent(since) => self.take(None, *since + self.spread),
+            Sight::There(record) if record.holder().is_none() => self.take(Some(record), record.since + self.spread),
             // Nothing is decided about others while we cannot see what they do.
             Sight::There(_) if self.view.away => NEVER,
             Sight::There(record) => {
                 let courtesy = self.view.back.map(|back| back + COURTESY);
                 let due = courtesy.into_iter().fold(record.ends(), Instant::max) + self.spread;
-                // It is looked at once more: a watch that is silent may be a dead one.
-                let confirmed = self.confirmed.is_some_and(|at| at >= due);
-                (if confirmed { Step::Hold(Some(record.clone())) } else { Step::Look }, Some(due))
+                self.take(Some(record), due)
             }
         }
+    }
+
+    /// Takes what is not ours, after one more look: a watch that is silent may be a dead one.
+    fn take(&self, seen: Option<&Record>, due: Instant) -> (Step, Option<Instant>) {
+        let confirmed = self.confirmed.is_some_and(|at| at >= due);
+        (if confirmed { Step::Hold(seen.cloned()) } else { Step::Look }, Some(due))
     }
 }
 

@@ -55,8 +55,21 @@ fn role(state: &mut State) -> Role {
     state.term(Instant::now()).role
 }
 
+/// Has its look, which shows what the watch shows.
+fn look(state: &mut State) {
+    assert_eq!(state.step(Instant::now()), Step::Look);
+    let shown = match state.sight() {
+        Sight::There(record) => Some(lease(record.spec.clone(), record.version.as_ref().unwrap().parse().unwrap())),
+        _ => None,
+    };
+    state.answered(Answer::Shown(shown.map(Box::new)), now(), Instant::now());
+}
+
 /// Takes the Lease as it is seen, and sees it.
 fn hold(state: &mut State, version: u64) -> LeaseSpec {
+    if state.step(Instant::now()) == Step::Look {
+        look(state);
+    }
     let Step::Hold(seen) = state.step(Instant::now()) else { panic!("{:?}", state.step(Instant::now())) };
     let sent = now();
     let spec = renewed(seen.as_ref().map(|record| &record.spec), "a", &timing());
@@ -108,6 +121,7 @@ async fn one_who_was_outrun_looks_before_it_tries_again() {
     let mut state = knowing();
     show(&mut state, None);
     tokio::time::advance(SPREAD).await;
+    look(&mut state);
     assert_eq!(state.step(Instant::now()), Step::Hold(None));
     state.answered(Answer::Outrun, now(), Instant::now());
     tokio::time::advance(SECOND).await;
@@ -248,6 +262,7 @@ async fn one_who_has_resigned_polls_until_another_leads_writes_nothing_and_takes
     show(&mut state, None);
     tokio::time::advance(SPREAD).await;
     hold(&mut state, 1);
+    state.answered(Answer::Outrun, now(), Instant::now());
     state.resign();
     assert_eq!(state.term(Instant::now()), Term { role: Role::Leader, right: None });
     assert_eq!(state.step(Instant::now()), Step::GiveBack);
