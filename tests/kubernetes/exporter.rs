@@ -174,7 +174,13 @@ pub(crate) async fn create(cluster: &Cluster, namespace: &str, manifests: impl I
     let api = targets(cluster, namespace);
     let made = futures::stream::iter(manifests).map(|manifest| {
         let (api, target) = (api.clone(), serde_json::from_value(manifest).unwrap());
-        async move { api.create(&PostParams::default(), &target).await.map(|_| ()) }
+        async move {
+            match api.create(&PostParams::default(), &target).await {
+                // The client asks again when an answer is lost, and what it had asked for before is done.
+                Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+                made => made.map(|_| ()),
+            }
+        }
     });
     made.buffer_unordered(16).for_each(async |result| result.unwrap()).await;
 }

@@ -61,7 +61,7 @@ impl Server {
 pub struct Attacked {
     pub program: Running,
     honest: Server,
-    /// Between two polls of an honest target: a second, and more on a busy machine, so that a poll has the time it needs there.
+    /// Between two polls of a target: a second, and more on a busy machine, so that a poll has the time it needs there.
     interval: Duration,
     _folder: TempDir,
 }
@@ -70,13 +70,13 @@ impl Attacked {
     pub async fn start(targets: &str, arguments: &[&str]) -> Self {
         let honest = Server::saying("media_rooms 3\nother 1\n").await;
         let interval = Duration::from_secs(allowed(Duration::from_secs(1)).as_secs().clamp(1, 10));
-        let every = |manifest: String| manifest.replace("interval: 1s", &format!("interval: {}s", interval.as_secs()));
+        let every = |manifest: &str| manifest.replace("interval: 1s", &format!("interval: {}s", interval.as_secs()));
         let source = "mediasoup: { source: Prometheus }";
         let plain = honest.target("honest", "plain", "Mediasoup", source);
         let filtered =
             honest.target("honest", "filtered", "Mediasoup", &format!("{source}\nmetrics: {{ keep: [media_.*] }}"));
         let folder = TempDir::new().unwrap();
-        let (plain, filtered) = (every(plain), every(filtered));
+        let [targets, plain, filtered] = [targets, &plain, &filtered].map(every);
         fs::write(folder.path().join("targets.yaml"), format!("{targets}{plain}{filtered}")).unwrap();
         let program = Running::ready(folder.path(), arguments).await;
         Self { program, honest, interval, _folder: folder }
