@@ -213,7 +213,7 @@ mod tests {
             polls.spawn(async move {
                 let _turn = admission.turn(now - SECOND * ago).await;
                 begun.lock().unwrap().push(ago);
-                std::future::pending().await
+                std::future::pending::<()>().await;
             });
         }
         polls
