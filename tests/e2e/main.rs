@@ -8,6 +8,7 @@ mod cluster;
 mod discovery;
 mod install;
 mod load;
+mod overload;
 mod prometheus;
 mod replicas;
 #[path = "../support/mod.rs"]
@@ -40,6 +41,7 @@ const CHAPTERS: &[Chapter] = &[
     ("a thousand targets applied at once are all scraped", load::of_a_thousand_targets),
     ("httpSD gives the series of the contract, without an object for each target", discovery::by_http),
     ("a mediasoup application in another pod is watched as the agent's README says", agent::in_another_pod),
+    ("a pod with too little CPU lives on, and recovers when it has enough", overload::of_a_pod_with_too_little_cpu),
     ("with watchNamespaces, others are left alone", discovery::of_some_namespaces),
     ("an uninstalled release leaves the CRD and the targets", install::uninstall),
     ("simulated servers are taken away, and the targets of others stay", targets::simulated_are_deleted),
