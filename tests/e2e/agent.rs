@@ -14,24 +14,16 @@ const FOLDER: &str = "deploy/mediasoup-agent";
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The application takes the place of the simulated one, whose names the README has as well.
+/// The target of the README.
+const TARGET: &str = "webrtc/rooms";
+
 pub(crate) fn in_another_pod(cluster: &Cluster) {
     if !cluster.is_ours() {
         println!("   left out: this cluster has no image of an application on mediasoup");
         return;
     }
-    cluster.kubectl(&[
-        "-n",
-        "webrtc",
-        "delete",
-        "st/rooms",
-        "deployment/rooms",
-        "service/rooms",
-        "secret/mediasoup-agent",
-    ]);
     cluster.apply(&read("tests/e2e/manifests/rooms.yaml"));
     cluster.rolled_out("webrtc", "rooms");
-    cluster.until_up(&targets::names_but("webrtc/rooms"), PATIENCE);
 
     let readme = read(&format!("{FOLDER}/README.md"));
     for command in blocks(&readme, "sh").filter(|block| block.starts_with("kubectl ")) {
@@ -54,8 +46,8 @@ pub(crate) fn in_another_pod(cluster: &Cluster) {
     assert!(refused.stderr.contains("provide credentials"), "{}{}", refused.stdout, refused.stderr);
 
     cluster.apply(target);
-    figure("from apply to the first sample", cluster.until_up(&targets::names(), PATIENCE));
-    let value = |family: &str| cluster.number(&format!(r#"sum({family}{{instance="webrtc/rooms"}})"#)).unwrap();
+    figure("from apply to the first sample", cluster.until_up(&[&targets::names()[..], &[TARGET]].concat(), PATIENCE));
+    let value = |family: &str| cluster.number(&format!(r#"sum({family}{{instance="{TARGET}"}})"#)).unwrap();
     for (family, wanted) in [
         ("mediasoup_workers", 1.0),
         ("mediasoup_transports", 4.0),

@@ -23,7 +23,8 @@ pub(crate) const MONITORING: &str = "scrapetarget-e2e";
 const OPERATOR: &str = "monitoring";
 
 /// Namespaces that the story makes.
-const NAMESPACES: &[&str] = &[NAMESPACE, MONITORING, "webrtc", "fiware", "school", "load"];
+const NAMESPACES: &[&str] =
+    &[NAMESPACE, MONITORING, "simulated-webrtc", "simulated-fiware", "simulated-school", "load", "webrtc"];
 
 const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
 

@@ -24,14 +24,14 @@ pub(crate) fn by_http(cluster: &Cluster) {
 
 pub(crate) fn of_some_namespaces(cluster: &Cluster) {
     let start = Instant::now();
-    cluster.helm("upgrade", &["--set=watchNamespaces={webrtc}"]);
-    let ours: Vec<&str> = targets::names().into_iter().filter(|name| name.starts_with("webrtc/")).collect();
+    cluster.helm("upgrade", &["--set=watchNamespaces={simulated-webrtc}"]);
+    let ours: Vec<&str> = targets::names().into_iter().filter(|name| name.starts_with("simulated-webrtc/")).collect();
     cluster.until_up(&ours, PATIENCE);
     figure("from helm upgrade to exactly the watched targets", start.elapsed());
     let monitors = cluster.names("servicemonitors");
-    assert!(!monitors.is_empty() && monitors.iter().all(|name| name.starts_with("webrtc/")), "{monitors:?}");
+    assert!(!monitors.is_empty() && monitors.iter().all(|name| name.starts_with("simulated-webrtc/")), "{monitors:?}");
     let account = format!("system:serviceaccount:{}:{}", crate::cluster::NAMESPACE, crate::cluster::RELEASE);
-    for (namespace, wanted) in [("webrtc", "yes"), ("fiware", "no")] {
+    for (namespace, wanted) in [("simulated-webrtc", "yes"), ("simulated-fiware", "no")] {
         for (verb, resource) in [
             ("list", "scrapetargets.scrapetarget.dev"),
             ("get", "secrets"),

@@ -51,7 +51,7 @@ fn apply(cluster: &Cluster) {
     let (runtime, client) = cluster.client();
     let api = Api::<ScrapeTarget>::namespaced(client.clone(), "load");
     let create = |number: u32| {
-        let spec = ScrapeTargetSpec::new(Type::Sora, "http://sora.webrtc.svc:3000/");
+        let spec = ScrapeTargetSpec::new(Type::Sora, "http://sora.simulated-webrtc.svc:3000/");
         let target = ScrapeTarget::new(&format!("sora-{number}"), spec);
         let api = api.clone();
         async move { api.create(&PostParams::default(), &target).await.map(drop) }

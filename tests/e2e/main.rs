@@ -42,6 +42,7 @@ const CHAPTERS: &[Chapter] = &[
     ("a mediasoup application in another pod is watched as the agent's README says", agent::in_another_pod),
     ("with watchNamespaces, others are left alone", discovery::of_some_namespaces),
     ("an uninstalled release leaves the CRD and the targets", install::uninstall),
+    ("simulated servers are taken away, and the targets of others stay", targets::simulated_are_deleted),
 ];
 
 fn main() -> ExitCode {

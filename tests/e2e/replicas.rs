@@ -34,8 +34,8 @@ pub(crate) fn are_added_by_an_upgrade(cluster: &Cluster) {
     assert_eq!(ready, "3");
     // The newer CRD's field is known, and what is stored by it disturbs nobody.
     let patch = r#"{"spec": {"runbook": "https://runbooks.example.com/rooms"}}"#;
-    cluster.kubectl(&["-n", "webrtc", "patch", "st", "rooms", "--type=merge", "-p", patch]);
-    assert_ne!(cluster.field("webrtc", "st/rooms", "{.spec.runbook}"), "");
+    cluster.kubectl(&["-n", "simulated-webrtc", "patch", "st", "rooms", "--type=merge", "-p", patch]);
+    assert_ne!(cluster.field("simulated-webrtc", "st/rooms", "{.spec.runbook}"), "");
     // One Endpoints with one address, whatever number of pods.
     let endpoints = cluster.field(NAMESPACE, &format!("endpoints/{RELEASE}-probe"), "{.subsets[*].addresses[*].ip}");
     assert_eq!(endpoints.split_whitespace().count(), 1, "{endpoints}");

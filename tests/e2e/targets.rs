@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, root};
 use crate::prometheus::{INTERVAL, Labels};
 use crate::{figure, until};
 
@@ -10,12 +10,12 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The targets of deploy/simulated/targets.yaml, each with a family that its kind has, and its value.
 pub(crate) const TARGETS: [(&str, &str, &str); 6] = [
-    ("webrtc/sora-tokyo", "sora_up", "tokyo"),
-    ("webrtc/sora-osaka", "sora_up", "osaka"),
-    ("webrtc/sora-nagoya", "sora_up", "nagoya"),
-    ("webrtc/rooms", "mediasoup_up", ""),
-    ("fiware/orion-city", "orion_up", ""),
-    ("school/edumeet", "mediasoup_up", ""),
+    ("simulated-webrtc/sora-tokyo", "sora_up", "tokyo"),
+    ("simulated-webrtc/sora-osaka", "sora_up", "osaka"),
+    ("simulated-webrtc/sora-nagoya", "sora_up", "nagoya"),
+    ("simulated-webrtc/rooms", "mediasoup_up", ""),
+    ("simulated-fiware/orion-city", "orion_up", ""),
+    ("simulated-school/edumeet", "mediasoup_up", ""),
 ];
 
 /// Their names, as in the label `instance`.
@@ -48,7 +48,12 @@ fn expected(instance: &str, region: &str) -> Labels {
 pub(crate) fn are_scraped(cluster: &Cluster) {
     let start = Instant::now();
     cluster.apply_file("deploy/simulated/servers.yaml");
-    for (namespace, name) in [("webrtc", "sora"), ("webrtc", "rooms"), ("fiware", "orion"), ("school", "edumeet")] {
+    for (namespace, name) in [
+        ("simulated-webrtc", "sora"),
+        ("simulated-webrtc", "rooms"),
+        ("simulated-fiware", "orion"),
+        ("simulated-school", "edumeet"),
+    ] {
         cluster.rolled_out(namespace, name);
     }
     figure("simulated servers as pods", start.elapsed());
@@ -76,8 +81,8 @@ pub(crate) fn are_scraped(cluster: &Cluster) {
 /// Deletes one of the targets, and waits until it is gone from Prometheus, its last sample included: who applies it anew must not take
 /// that one for a new one.
 pub(crate) fn delete_edumeet(cluster: &Cluster) {
-    const EDUMEET: &str = "school/edumeet";
-    cluster.kubectl(&["-n", "school", "delete", "st", "edumeet"]);
+    const EDUMEET: &str = "simulated-school/edumeet";
+    cluster.kubectl(&["-n", "simulated-school", "delete", "st", "edumeet"]);
     figure("from delete to the end of the scrapes", cluster.until_not_scraped(EDUMEET, PATIENCE));
     cluster.until_up(&names_but(EDUMEET), PATIENCE);
 }
@@ -86,6 +91,22 @@ pub(crate) fn delete_edumeet(cluster: &Cluster) {
 pub(crate) fn apply_anew(cluster: &Cluster) {
     cluster.apply_file("deploy/simulated/targets.yaml");
     poll_more_often(cluster);
+}
+
+/// README.md has its reader declare a target, and in the end delete the simulated servers. Nothing of hers goes with them. (With
+/// `watchNamespaces`, as in the chapters before, the right to clean up there would go as well: so the release is gone already.)
+pub(crate) fn simulated_are_deleted(cluster: &Cluster) {
+    const OWN: &str = "apiVersion: v1\nkind: Namespace\nmetadata: { name: webrtc }\n---\n\
+        apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: { name: my-sora, namespace: webrtc }\n\
+        spec: { type: Sora, url: 'http://sora.example.com:3001/' }\n";
+    cluster.apply(OWN);
+    let start = Instant::now();
+    let folder = root().join("deploy/simulated");
+    cluster.kubectl(&["delete", "--timeout=180s", "-f", folder.to_str().unwrap()]);
+    figure("kubectl delete -f deploy/simulated", start.elapsed());
+    let left = cluster.names("scrapetargets");
+    assert!(left.iter().any(|name| name == "webrtc/my-sora"), "{left:?}");
+    assert!(left.iter().all(|name| name.starts_with("webrtc/")), "{left:?}");
 }
 
 /// What comes next is seen earlier, and lost scrapes are counted more finely.
@@ -123,7 +144,7 @@ pub(crate) fn series_are_those_of_the_contract(cluster: &Cluster) {
         ("count(sora_ongoing_connections_total)", 3.0),
         ("count(sora_cluster_node)", 6.0),
         (r#"count({__name__=~"orion_.+"})"#, 20.0),
-        (r#"count({__name__=~"mediasoup_.+", instance="webrtc/rooms"})"#, 20.0),
+        (r#"count({__name__=~"mediasoup_.+", instance="simulated-webrtc/rooms"})"#, 20.0),
         (r#"count({__name__=~"edumeet_.+"})"#, 2.0),
         ("sum(sora_connections_total)", 1.0),
     ] {
