@@ -1,6 +1,6 @@
 //! Which values the chart takes, and how it refuses others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scrapetarget_exporter::cli::Cli;
 use serde_json::{Value, json};
@@ -109,6 +109,84 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         for word in words {
             assert!(said.contains(word), "{set}: {said}");
         }
+    }
+}
+
+/// Every flag that the chart gives in any case, and every flag that it refuses because a value stands for it, with that value.
+fn own_flags() -> (BTreeSet<String>, BTreeMap<String, String>) {
+    let mut given = BTreeSet::new();
+    for (_, file) in chart::cases() {
+        let manifests = chart::render_case(&file);
+        let extra = chart::parse(&std::fs::read_to_string(&file).unwrap());
+        let extra = extra.first().map_or(Value::Null, |values| values["extraArgs"].clone());
+        for deployment in chart::of_kind(&manifests, "Deployment") {
+            let arguments = chart::arguments(&deployment["spec"]["template"]["spec"]["containers"][0]);
+            let of_chart = arguments
+                .iter()
+                .filter(|argument| !extra.as_array().is_some_and(|extra| extra.contains(&json!(argument))));
+            let flags = of_chart.filter_map(|argument| argument.strip_prefix("--"));
+            given.extend(flags.map(|flag| flag.split('=').next().unwrap().to_owned()));
+        }
+    }
+    let helpers = chart::read("templates/_helpers.tpl");
+    let (_, list) = helpers.split_once("\"scrapetarget-exporter.ownFlags\" -}}\n").unwrap();
+    let rows = list.lines().take_while(|line| !line.starts_with("{{"));
+    let pair = |row: &str| row.split_once(": ").map(|(flag, value)| (flag.to_owned(), value.to_owned())).unwrap();
+    (given, rows.map(pair).collect())
+}
+
+#[test]
+fn a_flag_that_a_value_stands_for_is_refused_in_extra_arguments_and_variables_with_the_name_of_the_value() {
+    let (given, refused) = own_flags();
+    let missing: Vec<&String> = given.iter().filter(|flag| !refused.contains_key(*flag)).collect();
+    assert!(missing.is_empty() && given.len() > 25, "not refused in extraArgs: {missing:?}");
+    let values = &chart::parse(&chart::read("values.yaml"))[0];
+    for (flag, value) in &refused {
+        let place = format!("/{}", value.replace('.', "/"));
+        assert!(values.pointer(&place).is_some(), "{flag}: the chart has no value {value}");
+    }
+    for flag in ["log-level", "log.level", "web.listen-address", "web.config.file", "namespace"] {
+        let expected =
+            format!("extraArgs has --{flag}, for which the chart has a value: set {} instead", refused[flag]);
+        let [joined, apart, one_word] = [format!("--{flag}=a"), format!("--{flag}"), format!("--{flag} a")];
+        let other = "--kube-context=a";
+        for arguments in [json!([other, joined]), json!([other, apart, "a"]), json!([one_word])] {
+            let set = format!("extraArgs={arguments}");
+            let said = chart::template(&["--set-json", &set]).expect_err(&set);
+            assert!(said.contains(&expected), "{set}: {said}");
+        }
+    }
+    for (variable, expected) in [
+        ("SCRAPETARGET_LOG_LEVEL", "for which the chart has a value: set log.level instead"),
+        (
+            "SCRAPETARGET_LEADER_ELECTION_LEASE_DURATION",
+            "for which the chart has a value: set leaderElection.leaseDuration instead",
+        ),
+        ("SCRAPETARGET_ADVERTISE_ADDRESS", "which the chart sets from each pod: leave it out"),
+    ] {
+        let set = format!("extraEnv[0].name=A,extraEnv[1].name={variable},extraEnv[1].value=a");
+        let said = chart::template(&["--set", &set]).expect_err(&set);
+        assert!(said.contains(&format!("extraEnv has {variable}, {expected}")), "{said}");
+    }
+}
+
+#[test]
+fn an_extra_argument_that_is_no_flag_is_refused_and_the_value_of_one_is_not() {
+    for (arguments, expected) in [
+        (json!(["debug"]), "extraArgs has \"debug\", which is no flag: write --flag=value"),
+        (json!(["--kube-context=a", "-v"]), "extraArgs has \"-v\", which is no flag"),
+        (json!(["--kube-context a"]), "extraArgs has \"--kube-context a\", which the program would take for one word"),
+    ] {
+        let set = format!("extraArgs={arguments}");
+        let said = chart::template(&["--set-json", &set]).expect_err(&set);
+        assert!(said.contains(expected), "{set}: {said}");
+    }
+    for arguments in [json!(["--kube-context", "a"]), json!(["--kube-context=a b"])] {
+        let manifests = chart::render(&["--set-json", &format!("extraArgs={arguments}")]);
+        let container =
+            &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"]["containers"][0];
+        let line = ["scrapetarget-exporter".to_owned()].into_iter().chain(chart::arguments(container));
+        assert!(Cli::parse_line(line).is_ok(), "{arguments}");
     }
 }
 

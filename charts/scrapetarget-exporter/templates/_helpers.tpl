@@ -373,6 +373,79 @@ beside that, answers that are being read, which take more than their bytes once 
 {{- printf "^%s(,%s)*$" $one $one }}
 {{- end }}
 
+{{/* Flags that values of the chart stand for, aliases among them, and these values. */}}
+{{- define "scrapetarget-exporter.ownFlags" -}}
+debug-bodies: web.debugBodies
+discovery.allowed-scrape-class: discovery.allowedScrapeClasses
+discovery.basic-auth: discovery.basicAuth
+discovery.mode: discovery.mode
+discovery.monitor-annotation: discovery.monitorAnnotations
+discovery.monitor-label: discovery.monitorLabels
+discovery.monitor-namespace: discovery.monitorNamespace
+discovery.scheme: discovery.scheme
+discovery.scrape-class: discovery.scrapeClass
+discovery.service: fullnameOverride
+discovery.tls: discovery.tls
+leader-election.lease-duration: leaderElection.leaseDuration
+leader-election.lease-name: leaderElection.leaseName
+listen-address: containerPort
+log-format: log.format
+log-level: log.level
+log.format: log.format
+log.level: log.level
+max-body-bytes: limits.maxBodyBytes
+max-inflight-bytes: limits.maxInflightBytes
+max-sample-limit: limits.maxSampleLimit
+namespace: namespaceOverride
+release-name: fullnameOverride
+secret-label: secretLabel
+shutdown-delay: shutdownDelay
+target-allow-cidr: targetAccess.cidrs
+target-allow-host: targetAccess.hosts
+target-allow-loopback: targetAllowLoopback
+target-deny-cidr: targetDenyCidr
+target-selector: targetSelector
+targets: targets
+watch-namespace: watchNamespaces
+web.allowed-hosts: web.allowedHosts
+web.config.file: webConfig
+web.external-url: web.externalUrl
+web.listen-address: containerPort
+web.loose-targets: web.looseTargets
+web.max-connections: limits.maxConnections
+{{- end }}
+
+{{/* Arguments and variables for what values stand for: the program refuses most flags given twice, and no variable counts beside its flag. */}}
+{{- define "scrapetarget-exporter.validateExtra" -}}
+{{- $own := include "scrapetarget-exporter.ownFlags" . | fromYaml }}
+{{- $variables := dict }}
+{{- range $flag, $value := $own }}
+{{- $_ := set $variables (printf "SCRAPETARGET_%s" (regexReplaceAll "[-.]" $flag "_" | upper)) $value }}
+{{- end }}
+{{- range $place, $argument := .Values.extraArgs }}
+{{- if hasPrefix "--" $argument }}
+{{- $flag := regexFind "^[^= ]+" $argument }}
+{{- with get $own (trimPrefix "--" $flag) }}
+{{- fail (printf "extraArgs has %s, for which the chart has a value: set %s instead" $flag .) }}
+{{- end }}
+{{- if contains " " (regexFind "^[^=]+" $argument) }}
+{{- fail (printf "extraArgs has %q, which the program would take for one word: write it as --flag=value" $argument) }}
+{{- end }}
+{{- else if or (eq $place 0) (hasPrefix "-" $argument) }}
+{{- fail (printf "extraArgs has %q, which is no flag: write --flag=value" $argument) }}
+{{- end }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- $name := .name }}
+{{- with get $variables (toString $name) }}
+{{- fail (printf "extraEnv has %s, for which the chart has a value: set %s instead" $name .) }}
+{{- end }}
+{{- if has $name (list "SCRAPETARGET_ADVERTISE_ADDRESS" "SCRAPETARGET_LEADER_ELECTION_IDENTITY") }}
+{{- fail (printf "extraEnv has %s, which the chart sets from each pod: leave it out" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Faults that the schema cannot see. */}}
 {{- define "scrapetarget-exporter.validate" -}}
 {{- $name := include "scrapetarget-exporter.fullname" . }}
@@ -433,6 +506,7 @@ beside that, answers that are being read, which take more than their bytes once 
 {{- if and (eq $access.profile "Listed") (not (or $access.hosts $access.cidrs)) }}
 {{- fail "targetAccess.profile: Listed needs targetAccess.hosts or targetAccess.cidrs. Without both, no target could be polled" }}
 {{- end }}
+{{- include "scrapetarget-exporter.validateExtra" . }}
 {{- if and .Values.rbac.secretNamespaces (ne .Values.rbac.secrets "namespaces") }}
 {{- fail "rbac.secretNamespaces needs rbac.secrets: namespaces" }}
 {{- end }}
