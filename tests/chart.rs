@@ -5,6 +5,8 @@
 mod alerts;
 #[path = "chart/generated.rs"]
 mod generated;
+#[path = "chart/notes.rs"]
+mod notes;
 #[path = "chart/objects.rs"]
 mod objects;
 #[path = "chart/pods.rs"]

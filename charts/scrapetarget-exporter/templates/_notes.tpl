@@ -14,6 +14,74 @@
 {{- if $fits }}true{{ end }}
 {{- end }}
 
+{{/* Where the notes have a Prometheus without the Operator look for what it needs to reach the exporter. */}}
+{{- define "scrapetarget-exporter.plainPrometheusFolder" -}}
+/etc/prometheus/{{ include "scrapetarget-exporter.fullname" . }}
+{{- end }}
+
+{{/* What a client must have, as a list of words: ca, certificate, password. */}}
+{{- define "scrapetarget-exporter.plainPrometheusNeeds" -}}
+{{- $web := .Values.webConfig }}
+{{- $config := $web.config | default dict }}
+{{- $needs := list }}
+{{- if eq (include "scrapetarget-exporter.discoveryScheme" .) "https" }}
+{{- $needs = append $needs "ca" }}
+{{- end }}
+{{- if include "scrapetarget-exporter.authenticated" . }}
+{{- $wanted := dig "tls_server_config" "client_auth_type" "" $config }}
+{{- if has $wanted (list "RequireAnyClientCert" "RequireAndVerifyClientCert") }}
+{{- $needs = append $needs "certificate" }}
+{{- end }}
+{{- /* What a Secret of somebody else says is not known: mostly it is users. */}}
+{{- if or $web.existingSecret $config.basic_auth_users (not (has "certificate" $needs)) }}
+{{- $needs = append $needs "password" }}
+{{- end }}
+{{- end }}
+{{- toYaml $needs }}
+{{- end }}
+
+{{/* The lines by which a Prometheus without the Operator reaches the exporter, for scrapes and for the list of targets alike. */}}
+{{- define "scrapetarget-exporter.plainPrometheusAccess" -}}
+{{- $folder := include "scrapetarget-exporter.plainPrometheusFolder" . }}
+{{- $needs := include "scrapetarget-exporter.plainPrometheusNeeds" . | fromYamlArray }}
+{{- if or (has "ca" $needs) (has "certificate" $needs) }}
+tls_config:
+  ca_file: {{ $folder }}/ca.crt
+  {{- if has "certificate" $needs }}
+  cert_file: {{ $folder }}/client.crt
+  key_file: {{ $folder }}/client.key
+  {{- end }}
+{{- end }}
+{{- if has "password" $needs }}
+basic_auth:
+  username: USER
+  password_file: {{ $folder }}/password
+{{- end }}
+{{- end }}
+
+{{/* What these files are, in a sentence or two. */}}
+{{- define "scrapetarget-exporter.plainPrometheusFiles" -}}
+{{- $needs := include "scrapetarget-exporter.plainPrometheusNeeds" . | fromYamlArray }}
+{{- $web := .Values.webConfig }}
+{{- $host := regexReplaceAll ":[0-9]+$" (include "scrapetarget-exporter.probeHost" .) "" }}
+{{- $texts := list }}
+{{- if has "ca" $needs }}
+{{- $texts = append $texts "ca.crt is the authority of the exporter's certificate. Copy it to where Prometheus runs." }}
+{{- with $web.tlsSecret }}
+{{- $texts = append $texts (printf "Where the issuer writes one, it stands as ca.crt in the Secret %s of namespace %s." . (include "scrapetarget-exporter.namespace" $)) }}
+{{- end }}
+{{- $texts = append $texts (printf "The certificate must be for %s," $host) }}
+{{- $texts = append $texts "or write the name that it is for as server_name into both tls_config." }}
+{{- end }}
+{{- if has "certificate" $needs }}
+{{- $texts = append $texts "client.crt and client.key are a certificate of Prometheus that client_ca_file of the web configuration has signed." }}
+{{- end }}
+{{- if has "password" $needs }}
+{{- $texts = append $texts "USER and the password are those of basic_auth_users in the web configuration." }}
+{{- end }}
+{{- join "\n   " $texts }}
+{{- end }}
+
 {{/* What will not work as it is set, one paragraph each. */}}
 {{- define "scrapetarget-exporter.warnings" -}}
 {{- $discovery := .Values.discovery }}
@@ -35,6 +103,10 @@ WARNING: OpenShift's user workload monitoring ignores namespace selectors. Set d
 
 WARNING: the exporter wants a certificate or a password, and ServiceMonitors cannot carry any. Set discovery.scrapeClass, or
 discovery.monitorNamespace to release together with discovery.tls or discovery.basicAuth.
+{{- else if and $monitors (eq (include "scrapetarget-exporter.discoveryScheme" .) "https") (not (or $discovery.scrapeClass $discovery.tls)) }}
+
+NOTE: Prometheus asks the exporter by https, and must know the authority of its certificate. If that is one of your own, set
+discovery.scrapeClass, or discovery.monitorNamespace to release together with discovery.tls.
 {{- end }}
 {{- if not (or .Values.crds.enabled ($has.Has "scrapetarget.dev/v1alpha1/ScrapeTarget")) }}
 

@@ -1,0 +1,83 @@
+//! What the chart says after it is installed. What it says of the objects of a cluster is tried in a cluster.
+
+use serde_json::{Value, json};
+
+use crate::support::chart;
+use crate::support::program::said;
+use crate::support::tools;
+
+/// The notes of an installation with these values.
+fn notes(set: &str) -> String {
+    let folder = chart::folder();
+    let fixed = ["install", chart::RELEASE, folder.to_str().unwrap(), "--namespace=prometheus", "--dry-run=client"];
+    let said = chart::helm(fixed.into_iter().chain(["--set", set]));
+    assert_eq!(said.code, Some(0), "{set}: {}", said.stderr);
+    said.stdout.split_once("\nNOTES:\n").unwrap().1.to_owned()
+}
+
+/// The lines for a Prometheus that is configured by hand, among the notes.
+fn lines(notes: &str) -> String {
+    let (_, lines) = notes.split_once("     scrape_configs:\n").unwrap_or_else(|| panic!("{notes}"));
+    let lines: Vec<&str> = lines.lines().take_while(|line| line.starts_with("     ")).collect();
+    format!("scrape_configs:\n{}\n", lines.join("\n"))
+}
+
+/// The job in these lines, which promtool takes.
+fn job(notes: &str) -> Value {
+    let lines = lines(notes);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prometheus.yml");
+    std::fs::write(&file, &lines).unwrap();
+    let judged =
+        said(std::process::Command::new(tools::promtool()).args(["check", "config", "--syntax-only"]).arg(&file));
+    assert_eq!(judged.code, Some(0), "{lines}{}", judged.stderr);
+    chart::parse(&lines)[0]["scrape_configs"][0].clone()
+}
+
+const CA: &str = "/etc/prometheus/scrapetarget-exporter/ca.crt";
+
+#[test]
+fn a_prometheus_that_is_configured_by_hand_is_given_what_it_needs_to_reach_a_listener_with_tls_or_users() {
+    let ca = json!({ "ca_file": CA });
+    let client = json!({
+        "ca_file": CA,
+        "cert_file": "/etc/prometheus/scrapetarget-exporter/client.crt",
+        "key_file": "/etc/prometheus/scrapetarget-exporter/client.key",
+    });
+    let user = json!({ "username": "USER", "password_file": "/etc/prometheus/scrapetarget-exporter/password" });
+    for (set, scheme, tls, auth) in [
+        ("", Value::Null, &Value::Null, &Value::Null),
+        ("tlsSecret=exporter-tls", json!("https"), &ca, &Value::Null),
+        ("tlsSecret=exporter-tls,webConfig.config.basic_auth_users.a=b", json!("https"), &ca, &user),
+        ("config.basic_auth_users.a=b", Value::Null, &Value::Null, &user),
+        ("config.tls_server_config.client_auth_type=RequireAndVerifyClientCert", json!("https"), &client, &Value::Null),
+        ("existingSecret=theirs,webConfig.scheme=https", json!("https"), &ca, &user),
+    ] {
+        let enabled = if set.is_empty() { String::new() } else { format!(",webConfig.enabled=true,webConfig.{set}") };
+        for mode in ["discovery.mode=none", "discovery.mode=httpSD,scrapeConfig.enabled=false"] {
+            let job = job(&notes(&format!("{mode}{enabled}")));
+            let list = &job["http_sd_configs"][0];
+            let host = "scrapetarget-exporter-probe.prometheus.svc:9850/sd";
+            assert_eq!(list["url"], format!("{}://{host}", scheme.as_str().unwrap_or("http")), "{set}");
+            assert_eq!(job["scheme"], scheme, "{set}");
+            assert_eq!([&job["tls_config"], &list["tls_config"]], [tls, tls], "{set}");
+            assert_eq!([&job["basic_auth"], &list["basic_auth"]], [auth, auth], "{set}");
+        }
+    }
+}
+
+#[test]
+fn the_notes_say_where_the_authority_is_and_which_name_the_certificate_must_have() {
+    let said = notes("discovery.mode=none,webConfig.enabled=true,webConfig.tlsSecret=exporter-tls");
+    for words in [
+        "it stands as ca.crt in the Secret exporter-tls of namespace prometheus",
+        "The certificate must be for scrapetarget-exporter-probe.prometheus.svc,",
+        "server_name",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    let said = notes("webConfig.enabled=true,webConfig.tlsSecret=exporter-tls");
+    assert!(said.contains("NOTE: Prometheus asks the exporter by https, and must know the authority"), "{said}");
+    let said = notes("webConfig.enabled=true,webConfig.tlsSecret=exporter-tls,discovery.scrapeClass=exporter");
+    assert!(!said.contains("must know the authority"), "{said}");
+}
