@@ -273,7 +273,9 @@ fn assert_good_targets(folder: &Path, targets: usize) {
 /// Files of ours that people read, below some folders: pages, manifests with their comments, and the notes of the chart.
 fn told_files(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| told_files(&entry.unwrap().path(), found));
+        for entry in fs::read_dir(path).unwrap() {
+            told_files(&entry.unwrap().path(), found);
+        }
     } else if path.extension().is_some_and(|end| ["md", "yaml", "yml", "txt", "tpl"].iter().any(|told| end == *told)) {
         found.push(path.to_owned());
     }
@@ -324,10 +326,31 @@ fn namespaces_of_readers(pages: &[PathBuf]) -> BTreeSet<String> {
 }
 
 #[test]
+fn no_page_asks_through_a_forwarded_port_before_it_is_there() {
+    let mut pages = Vec::new();
+    ["README.md", "README.ja.md", "docs", "deploy", "charts"].map(|place| told_files(&root().join(place), &mut pages));
+    let mut seen = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for line in text.lines().filter(|line| line.contains("kubectl port-forward")) {
+            assert!(
+                !line.trim_end().ends_with('&'),
+                "{}: what comes next does not wait for it: {line}",
+                page.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "{seen}");
+}
+
+#[test]
 fn no_page_deletes_a_namespace_or_a_target_that_it_did_not_make() {
     let mut pages = Vec::new();
     let places = ["README.md", "README.ja.md", "CONTRIBUTING.md", "docs", "deploy", "charts"];
-    places.iter().for_each(|place| told_files(&root().join(place), &mut pages));
+    for place in places {
+        told_files(&root().join(place), &mut pages);
+    }
     let readers = namespaces_of_readers(&pages);
     assert!(["webrtc", "fiware", "school", "prometheus"].iter().all(|name| readers.contains(*name)), "{readers:?}");
     let mut files = 0;
