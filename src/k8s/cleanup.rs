@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -47,7 +50,7 @@ const IN_FLIGHT: usize = 8;
 pub struct Removed {
     /// ServiceMonitors.
     pub monitors: usize,
-    /// Endpoints.
+    /// Endpoints, with the slice of the same name.
     pub endpoints: usize,
 }
 
@@ -81,7 +84,7 @@ impl CleanupError {
     }
 }
 
-/// Removes every ServiceMonitor and the Endpoints that the release of `settings` wrote.
+/// Removes every ServiceMonitor, the Endpoints and the EndpointSlice that the release of `settings` wrote.
 ///
 /// It takes the Lease first, so that the pods that still run do not write it all again.
 pub async fn cleanup(cluster: &Cluster, settings: &Settings) -> Result<Removed, CleanupError> {
@@ -89,8 +92,10 @@ pub async fn cleanup(cluster: &Cluster, settings: &Settings) -> Result<Removed, 
     lock.win().await?;
     // A permission on monitors that is missing keeps nobody from the Endpoints.
     let monitors = delete_monitors(cluster, settings, &lock).await;
-    let endpoints = delete_endpoints(cluster, settings).await;
-    let removed = Removed { monitors: monitors?, endpoints: usize::from(endpoints?) };
+    let endpoints = delete_behind::<Endpoints>(cluster, settings, "read the Endpoints", "delete the Endpoints").await;
+    let slice =
+        delete_behind::<EndpointSlice>(cluster, settings, "read the EndpointSlice", "delete the EndpointSlice").await;
+    let removed = Removed { monitors: monitors?, endpoints: usize::from(endpoints? | slice?) };
     lock.take(LAST_TERM).await?;
     Ok(removed)
 }
@@ -261,15 +266,24 @@ async fn delete_monitor(cluster: &Cluster, pace: &Pace, ours: &Ours) -> Result<b
     }
 }
 
-/// Returns whether they were there, and ours.
-async fn delete_endpoints(cluster: &Cluster, settings: &Settings) -> Result<bool, CleanupError> {
-    let api: Api<Endpoints> = Api::namespaced(cluster.client(), &settings.namespace);
+/// Deletes what says that a replica is behind the Service. Returns whether it was there, and ours.
+async fn delete_behind<K>(
+    cluster: &Cluster,
+    settings: &Settings,
+    read: &'static str,
+    remove: &'static str,
+) -> Result<bool, CleanupError>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + k8s_openapi::Resource,
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(cluster.client(), &settings.namespace);
     let name = &settings.discovery.service;
-    let rule = |verb| Rule::new(verb, "", "endpoints", Some(&settings.namespace));
+    let rule = |verb| Rule::new(verb, K::GROUP, K::URL_PATH_SEGMENT, Some(&settings.namespace));
     let found = match cluster.call(rule("get"), api.get(name)).await {
-        Ok(found) => found.metadata,
+        Ok(found) => found.meta().clone(),
         Err(ApiError::NotFound) => return Ok(false),
-        Err(error) => return Err(CleanupError::new("read the Endpoints")(error)),
+        Err(error) => return Err(CleanupError::new(read)(error)),
     };
     let labels = found.labels.unwrap_or_default();
     let ours =
@@ -278,7 +292,7 @@ async fn delete_endpoints(cluster: &Cluster, settings: &Settings) -> Result<bool
     match cluster.call(rule("delete"), api.delete(name, &only(uid))).await {
         Ok(_) => Ok(true),
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
-        Err(error) => Err(CleanupError::new("delete the Endpoints")(error)),
+        Err(error) => Err(CleanupError::new(remove)(error)),
     }
 }
 

@@ -101,6 +101,7 @@ fn with_watched_namespaces_the_same_rules_hold_there_and_nowhere_else() {
     assert_eq!(about(&watched, "servicemonitors"), places(&["a", "b", "prometheus"]));
     assert_eq!(about(&watched, "leases"), places(&["prometheus"]));
     assert_eq!(about(&watched, "endpoints"), places(&["prometheus"]));
+    assert_eq!(about(&watched, "endpointslices"), places(&["prometheus"]));
     let set = "watchNamespaces={a},rbac.aggregate=false,crds.enabled=false";
     let without_rights_over_the_cluster = chart::render(&["--set", set]);
     for manifest in &without_rights_over_the_cluster {
@@ -136,8 +137,11 @@ fn monitors_are_permitted_in_their_mode_only() {
 fn openshift_and_further_rules_add_what_they_say() {
     let plain = rendered(&[]);
     let added = |arguments: &[&str]| rendered(arguments).difference(&plain).cloned().collect::<Vec<_>>();
-    let restricted = r#"{"apiGroups":[""],"resources":["endpoints/restricted"],"verbs":["create"]}"#;
-    let restricted = vec![(restricted.to_owned(), Some("prometheus".to_owned()))];
+    let restricted = [
+        r#"{"apiGroups":[""],"resources":["endpoints/restricted"],"verbs":["create"]}"#,
+        r#"{"apiGroups":["discovery.k8s.io"],"resources":["endpointslices/restricted"],"verbs":["create"]}"#,
+    ];
+    let restricted = restricted.map(|rule| (rule.to_owned(), Some("prometheus".to_owned()))).to_vec();
     assert_eq!(added(&["--set", "openshift.enabled=true"]), restricted);
     assert_eq!(added(&["--api-versions=security.openshift.io/v1"]), restricted);
     assert_eq!(added(&["--api-versions=security.openshift.io/v1", "--set", "openshift.enabled=false"]), []);

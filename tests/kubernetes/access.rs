@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use scrapetarget_exporter::file::documents;
@@ -175,9 +176,9 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
     fn until_told_and_healed(&self, permission: &Permission) {
         let Permission { group, resource, verb } = permission;
         let rule = format!("{{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [{verb:?}]}}");
-        if resource == "endpoints" && (verb == "get" || verb == "delete") {
+        if resource.starts_with("endpoint") && (verb == "get" || verb == "delete") {
             let mut running = self.start();
-            self.until("its Endpoints", &mut running, |installation, _| installation.endpoints() == "10.9.8.1");
+            self.until("its Endpoints", &mut running, |installation, _| installation.is_behind_both());
             stop(running);
             let failed = self.cleanup();
             assert!(failed.code == Some(1) && failed.stderr.contains(&rule), "{permission:?}: {}", failed.stderr);
@@ -227,6 +228,9 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
         if missing.resource != "endpoints" {
             self.until(&without("Endpoints"), running, |installation, _| installation.endpoints() == "10.9.8.1");
         }
+        if missing.resource != "endpointslices" {
+            self.until(&without("EndpointSlice"), running, |installation, _| installation.slices() == "10.9.8.1");
+        }
         if missing.resource != "scrapetargets/status" {
             self.until(&without("status"), running, |installation, _| {
                 installation.told("plain", "Up") == "False/Connect"
@@ -249,7 +253,7 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
         // A look for what is not there, and a watch that shows nothing, leave no line in the log.
         let is_silent = matches!(
             (&*permission.resource, &*permission.verb),
-            ("servicemonitors", "get" | "watch") | ("endpoints", "watch")
+            ("servicemonitors", "get" | "watch") | ("endpoints" | "endpointslices", "watch")
         );
         if is_silent {
             let mut asked = self.asked().into_iter().filter(|line| line.at > since && line.code != 403);
@@ -271,7 +275,12 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
             && self.told("secretive", "Accepted") == "True/Accepted"
             && !["", "False/ConfigMapForbidden"].contains(&&*self.told("trusting", "Accepted"))
             && self.monitors().contains("secretive")
-            && self.endpoints() == "10.9.8.1"
+            && self.is_behind_both()
+    }
+
+    /// Whether the exporter is behind its Service, in both forms.
+    fn is_behind_both(&self) -> bool {
+        self.endpoints() == "10.9.8.1" && self.slices() == "10.9.8.1"
     }
 
     /// One condition of a target: `False/Connect`.
@@ -310,6 +319,16 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
         addresses.map(|address| address.ip).collect::<Vec<_>>().join(" ")
     }
 
+    /// The addresses in all EndpointSlices.
+    fn slices(&self) -> String {
+        let list = block(async {
+            let api = Api::<EndpointSlice>::namespaced(self.cluster.client(), &self.name);
+            api.list(&ListParams::default()).await.unwrap()
+        });
+        let addresses = list.into_iter().flat_map(|slice| slice.endpoints).flat_map(|endpoint| endpoint.addresses);
+        addresses.collect::<Vec<_>>().join(" ")
+    }
+
     fn cleanup(&self) -> Said {
         let mut command = command(["cleanup"]);
         said(command.args(self.release()).env("KUBECONFIG", self.kubeconfig()))
@@ -336,7 +355,7 @@ fn the_shipped_permissions_are_enough_and_each_is_used() {
     let mut running = installation.start();
     installation
         .until("monitors", &mut running, |installation, _| installation.monitors() == "plain secretive trusting");
-    installation.until("Endpoints", &mut running, |installation, _| installation.endpoints() == "10.9.8.1");
+    installation.until("Endpoints", &mut running, |installation, _| installation.is_behind_both());
     installation.until("status", &mut running, |installation, _| installation.told("plain", "Up") == "False/Connect");
     installation.disable_monitor();
     installation
@@ -346,10 +365,8 @@ fn the_shipped_permissions_are_enough_and_each_is_used() {
     assert!(!log.contains("not permitted"), "{log}");
     let cleaned = installation.cleanup();
     assert_eq!(cleaned.stdout, "removed 2 ServiceMonitors and 1 Endpoints\n", "{}", cleaned.stderr);
-    assert_eq!(
-        (cleaned.code, installation.monitors(), installation.endpoints()),
-        (Some(0), String::new(), String::new())
-    );
+    assert_eq!(cleaned.code, Some(0));
+    assert_eq!([installation.monitors(), installation.endpoints(), installation.slices()], [""; 3]);
 
     let asked = installation.asked();
     permissions.retain(|permission| !asked.iter().any(|line| permission.is_used_by(line)));

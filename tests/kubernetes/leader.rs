@@ -1,6 +1,7 @@
 //! Which replica leads, whatever happens to the others and to the API server.
 
 mod replicas;
+mod slice;
 
 use std::time::{Duration, Instant};
 
@@ -303,6 +304,7 @@ async fn what_others_do_to_the_lease_and_the_endpoints_is_put_right_and_nothing_
         ("scrapetarget.dev/probe", "st"),
         ("scrapetarget.dev/release", "st"),
         ("scrapetarget.dev/release-namespace", stage.namespace.as_str()),
+        ("endpointslice.kubernetes.io/skip-mirror", "true"),
     ];
     assert_eq!(labels, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
 

@@ -23,6 +23,7 @@ const RIGHTS: &str = r#"
   - { apiGroups: [scrapetarget.dev], resources: [scrapetargets/status], verbs: [patch] }
   - { apiGroups: [""], resources: [secrets, configmaps], verbs: [get] }
   - { apiGroups: [""], resources: [endpoints], verbs: [get, list, watch, create, patch] }
+  - { apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch, create, patch] }
   - { apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, update, patch] }
 "#;
 

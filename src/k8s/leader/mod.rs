@@ -7,6 +7,7 @@
 
 mod candidate;
 mod election;
+mod endpoint_slice;
 mod endpoints;
 mod follow;
 mod lease;
@@ -111,7 +112,10 @@ pub(super) fn start(
     tasks.spawn(eye.run(stop.clone()));
     tasks.spawn(election::Election::new(shared, views, terms).run(stop.clone(), resign.clone()));
     if let Some(address) = shared.settings.advertise.filter(|_| !shared.settings.discovery.service.is_empty()) {
-        tasks.spawn(endpoints::run(Arc::clone(shared), address, leadership.clone(), stop.clone()));
+        // Until it is known better: whoever may write the one may write the other.
+        let (tell, sliced) = watch::channel(true);
+        tasks.spawn(endpoint_slice::run(Arc::clone(shared), address, leadership.clone(), tell, stop.clone()));
+        tasks.spawn(endpoints::run(Arc::clone(shared), address, leadership.clone(), sliced, stop.clone()));
     }
     leadership
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -27,6 +28,7 @@ pub(super) const RULES: &str = r#"
   - { apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create] }
   - { apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [st], verbs: [get, list, watch, patch] }
   - { apiGroups: [""], resources: [endpoints], resourceNames: [st-probe], verbs: [list, watch, create, patch] }
+  - { apiGroups: [discovery.k8s.io], resources: [endpointslices], resourceNames: [st-probe], verbs: [list, watch, create, patch] }
 "#;
 
 impl<'a> Stage<'a> {
@@ -121,6 +123,17 @@ spec: {{ type: Sora, url: 'http://127.0.0.1:1/', interval: 1s }}
             (addresses == [address.as_str()]).then_some(())
         })
         .await;
+        let api = self.slices();
+        until("the EndpointSlice of the leader", async || {
+            let endpoints = api.get_opt("st-probe").await.ok()??.endpoints;
+            let addresses: Vec<String> = endpoints.into_iter().flat_map(|endpoint| endpoint.addresses).collect();
+            (addresses == [address.as_str()]).then_some(())
+        })
+        .await;
+    }
+
+    pub(super) fn slices(&self) -> Api<EndpointSlice> {
+        Api::namespaced(self.cluster.client(), &self.namespace)
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) const MONITORS: &str = "
 const AT_HOME: &str = r#"
   - { apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, patch] }
   - { apiGroups: [""], resources: [endpoints], verbs: [get, list, watch, create, patch, delete] }
+  - { apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch, create, patch, delete] }
 "#;
 
 pub(super) struct Stage<'c> {
