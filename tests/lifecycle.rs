@@ -230,8 +230,10 @@ async fn the_targets_file_of_the_demo_can_be_edited_and_is_gone_at_the_end() {
 }
 
 #[test]
-fn demo_once_prints_a_line_for_each_target_and_exits_0() {
-    let once = said(&mut command(["demo", "--once", "--listen-address", "127.0.0.1:0"]));
+fn demo_once_prints_a_line_for_each_target_and_exits_0_whoever_has_the_port() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let once = said(&mut command(["demo", "--once", "--listen-address", &address]));
     assert_eq!(once.code, Some(0), "{}{}", once.stdout, once.stderr);
     let states: Vec<(&str, &str)> = once
         .stdout

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 use super::service::{Plan, Service, Source, listen, signal};
 use super::{print, simulated};
@@ -32,10 +33,11 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::create()?;
     let manifests = servers.manifests(interval);
     std::fs::write(folder.targets(), &manifests).with_context(|| format!("write {}", folder.targets().display()))?;
-    let listener = listen(&listen_address).await?;
-    let address = listener.local_addr().context("read the listener's address")?;
+    // One round serves nobody, so it is in nobody's way who has the port.
+    let listeners = if once { Vec::new() } else { vec![listen(&listen_address).await?] };
+    let address = listeners.first().map(TcpListener::local_addr).transpose().context("read the listener's address")?;
     let plan = Plan {
-        listeners: vec![listener],
+        listeners,
         web: None,
         source: Source::Files(vec![folder.path().to_owned()]),
         polling: PollingArgs {
@@ -53,11 +55,11 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         connections: 256,
     };
     let mut service = Service::start(plan)?;
-    if once {
+    let Some(address) = address else {
         let result = poll_all(&service.pollers).await;
         service.stop(Duration::ZERO).await;
         return result;
-    }
+    };
     print(&welcome(&manifests, &folder.targets().display().to_string(), &format!("http://{address}")));
     tokio::select! {
         signal = signal() => {
