@@ -28,7 +28,7 @@ pub struct KubernetesArgs {
     #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_LOOPBACK")]
     pub target_allow_loopback: bool,
     /// The address under which Prometheus reaches this replica, its pod's IP: the leader writes it to the Endpoints
-    /// and the EndpointSlice
+    /// and their newer form
     #[arg(long, env = "SCRAPETARGET_ADVERTISE_ADDRESS", value_name = "IP")]
     pub advertise_address: Option<IpAddr>,
     /// Where ServiceMonitors are written: target (beside their target) or release (all in our namespace)

@@ -84,7 +84,7 @@ impl CleanupError {
     }
 }
 
-/// Removes every ServiceMonitor, the Endpoints and the EndpointSlice that the release of `settings` wrote.
+/// Removes every ServiceMonitor, the Endpoints and the slice that the release of `settings` wrote.
 ///
 /// It takes the Lease first, so that the pods that still run do not write it all again.
 pub async fn cleanup(cluster: &Cluster, settings: &Settings) -> Result<Removed, CleanupError> {
