@@ -395,3 +395,131 @@ fn assert_deletes_only_its_own(objects: &[Value], readers: &BTreeSet<String>, to
         assert!(made.contains(&namespace), "{told}: {kind} stands in {namespace}, which is not its own");
     }
 }
+
+/// Files of ours that people read, below some folders: pages, manifests with their comments, and the notes of the chart.
+fn told_files(path: &Path, found: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            told_files(&entry.unwrap().path(), found);
+        }
+    } else if path.extension().is_some_and(|end| ["md", "yaml", "yml", "txt", "tpl"].iter().any(|told| end == *told)) {
+        found.push(path.to_owned());
+    }
+}
+
+/// The words behind `kubectl` wherever a text tells somebody to type it, or names it. Of a pipe, each command is one.
+fn kubectl_commands(text: &str) -> Vec<Vec<String>> {
+    static TYPED: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\bkubectl ([^`|;&\n]+)").unwrap());
+    let text = text.replace("\\\n", " ");
+    let owned =
+        |words: &str| words.split_whitespace().map(|word| word.trim_end_matches([',', '.']).to_owned()).collect();
+    TYPED.captures_iter(&text).map(|typed| owned(&typed[1])).collect()
+}
+
+/// The objects of a file or of a folder.
+fn objects(path: &Path) -> Vec<Value> {
+    let mut files = Vec::new();
+    told_files(path, &mut files);
+    assert!(!files.is_empty(), "{} has no manifest", path.display());
+    let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let documents = texts.iter().flat_map(|text| file::documents(text));
+    documents.map(|document| document.value.unwrap_or_else(|error| panic!("{}", error.message))).collect()
+}
+
+/// Where an object stands: of a Namespace, itself.
+fn namespace(object: &Value) -> Option<String> {
+    let name = if object["kind"] == "Namespace" { "name" } else { "namespace" };
+    object["metadata"][name].as_str().map(ToOwned::to_owned)
+}
+
+/// Namespaces in which our pages and examples have their readers put something, but for those of the simulated servers.
+fn namespaces_of_readers(pages: &[PathBuf]) -> BTreeSet<String> {
+    let examples = objects(&root().join("deploy/examples"));
+    let mut found: BTreeSet<String> = examples.iter().filter_map(namespace).collect();
+    for page in pages {
+        let text = fs::read_to_string(page).unwrap();
+        for manifest in blocks(&text, "yaml").into_iter().filter(|block| block.contains("apiVersion:")) {
+            let values = file::documents(manifest).into_iter().filter_map(|document| document.value.ok());
+            found.extend(values.filter_map(|object| namespace(&object)));
+        }
+        for words in kubectl_commands(&text) {
+            if let ["create", "namespace", name, ..] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                found.insert(name.to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_page_asks_through_a_forwarded_port_before_it_is_there() {
+    let mut pages = Vec::new();
+    for place in ["README.md", "README.ja.md", "docs", "deploy", "charts"] {
+        told_files(&root().join(place), &mut pages);
+    }
+    let mut seen = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for line in text.lines().filter(|line| line.contains("kubectl port-forward")) {
+            assert!(
+                !line.trim_end().ends_with('&'),
+                "{}: what comes next does not wait for it: {line}",
+                page.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "{seen}");
+}
+
+#[test]
+fn no_page_deletes_a_namespace_or_a_target_that_it_did_not_make() {
+    let mut pages = Vec::new();
+    let places = ["README.md", "README.ja.md", "CONTRIBUTING.md", "docs", "deploy", "charts"];
+    for place in places {
+        told_files(&root().join(place), &mut pages);
+    }
+    let readers = namespaces_of_readers(&pages);
+    assert!(["webrtc", "fiware", "school", "prometheus"].iter().all(|name| readers.contains(*name)), "{readers:?}");
+    let mut files = 0;
+    for page in &pages {
+        for words in kubectl_commands(&fs::read_to_string(page).unwrap()) {
+            let told = format!("{}: kubectl {}", page.display(), words.join(" "));
+            let mut rest = words.iter().skip_while(|word| *word != "delete").skip(1).map(String::as_str).peekable();
+            let mut kinds = None;
+            while let Some(word) = rest.next() {
+                match word {
+                    "-f" | "--filename" => {
+                        // A name alone is a mention, of a file that stands beside it.
+                        let Some(path) = rest.next_if(|path| path.contains('/')) else { continue };
+                        assert_deletes_only_its_own(&objects(&root().join(path)), &readers, &told);
+                        files += 1;
+                    }
+                    "-n" | "--namespace" | "-l" | "--selector" => drop(rest.next()),
+                    flag if flag.starts_with('-') => {}
+                    word => drop(kinds.get_or_insert(word)),
+                }
+            }
+            for kind in kinds.unwrap_or_default().split(',').map(|kind| kind.split('/').next().unwrap()) {
+                let spared = ["namespace", "namespaces", "ns", "scrapetarget", "scrapetargets", "st"];
+                assert!(!spared.contains(&kind), "{told}");
+            }
+        }
+    }
+    assert!(files >= 3, "{files} deletions of files were found");
+}
+
+/// Checks that a file whose objects a page deletes takes nothing with it that a reader has put beside them.
+fn assert_deletes_only_its_own(objects: &[Value], readers: &BTreeSet<String>, told: &str) {
+    let made: BTreeSet<String> =
+        objects.iter().filter(|object| object["kind"] == "Namespace").filter_map(namespace).collect();
+    for name in &made {
+        assert!(name.starts_with("simulated-"), "{told}: others may have a namespace {name}");
+        assert!(!readers.contains(name), "{told}: a page has its readers put something into {name}");
+    }
+    for object in objects {
+        let kind = &object["kind"];
+        let namespace = namespace(object).unwrap_or_else(|| panic!("{told}: {kind} is of the whole cluster"));
+        assert!(made.contains(&namespace), "{told}: {kind} stands in {namespace}, which is not its own");
+    }
+}

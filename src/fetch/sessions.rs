@@ -98,7 +98,7 @@ mod tests {
     use std::sync::Arc;
 
     use rustls::client::Resumption;
-    use rustls::crypto::ring;
+    use rustls::crypto::aws_lc_rs;
     use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
     use rustls_pki_types::PrivateKeyDer;
 
@@ -110,13 +110,13 @@ mod tests {
     fn server(version: Version) -> Arc<ServerConfig> {
         let certified = rcgen::generate_simple_self_signed(["server.test".to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let config = config.with_protocol_versions(&[version]).unwrap().with_no_client_auth();
         Arc::new(config.with_single_cert(vec![certified.cert.der().clone()], key).unwrap())
     }
 
     fn client(sessions: &Arc<Sessions>) -> Arc<ClientConfig> {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let config = config.with_safe_default_protocol_versions().unwrap().dangerous();
         let mut config = config.with_custom_certificate_verifier(RecordingVerifier::trusting()).with_no_client_auth();
         config.resumption = Resumption::store(Arc::clone(sessions) as Arc<dyn ClientSessionStore>);

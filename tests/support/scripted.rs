@@ -138,7 +138,7 @@ fn acceptor(versions: &[&'static rustls::SupportedProtocolVersion]) -> (TlsAccep
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
-    config.ticketer = rustls::crypto::ring::Ticketer::new().unwrap();
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
     (TlsAcceptor::from(Arc::new(config)), certificate.pem())
 }
 

@@ -19,6 +19,7 @@ struct Server {
     reads: usize,
     monitors_forbidden: bool,
     endpoints_deleted: bool,
+    slice_deleted: bool,
 }
 
 impl Server {
@@ -37,11 +38,17 @@ impl Server {
             self.lease = Some(lease.clone());
             return (200, lease);
         }
-        if path.contains("/endpoints/") && method == "GET" {
+        let is_slice = path.contains("/endpointslices/");
+        if (path.contains("/endpoints/") || is_slice) && method == "GET" {
             let settings = settings();
             let labels = labels::of_release(&settings).into_iter();
             let labels: serde_json::Map<_, _> = labels.map(|(key, value)| (key.to_owned(), json!(value))).collect();
-            return (200, json!({ "metadata": { "name": "st-probe", "uid": "u", "labels": labels } }));
+            let metadata = json!({ "name": "st-probe", "uid": "u", "labels": labels });
+            return (200, json!({ "metadata": metadata, "addressType": "IPv4", "endpoints": [] }));
+        }
+        if is_slice {
+            self.slice_deleted = true;
+            return (200, json!({ "kind": "Status", "status": "Success" }));
         }
         if path.contains("/endpoints/") {
             self.endpoints_deleted = true;
@@ -99,11 +106,11 @@ async fn monitors_that_may_not_be_listed_are_an_error_only_in_their_own_mode_and
     for mode in [DiscoveryMode::HttpSd, DiscoveryMode::None] {
         let (result, server) = cleaned(forbidden(), mode).await;
         assert_eq!(result.unwrap(), Removed { monitors: 0, endpoints: 1 });
-        assert!(server.endpoints_deleted);
+        assert!(server.endpoints_deleted && server.slice_deleted);
     }
     let (result, server) = cleaned(forbidden(), DiscoveryMode::ServiceMonitor).await;
     assert!(matches!(result, Err(CleanupError::Forbidden(rule)) if rule.contains("servicemonitors")));
-    assert!(server.endpoints_deleted);
+    assert!(server.endpoints_deleted && server.slice_deleted);
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +134,7 @@ async fn a_pod_that_takes_the_lease_again_is_waited_for_but_not_for_ever() {
     let server = Server { lease: Some(held_by_a_pod(15)), rival_at: (2..99).collect(), ..Server::default() };
     let (result, server) = cleaned(server, DiscoveryMode::ServiceMonitor).await;
     assert!(matches!(result, Err(CleanupError::Unfinished { what: "keep the Lease", .. })));
-    assert!(!server.endpoints_deleted);
+    assert!(!server.endpoints_deleted && !server.slice_deleted);
 }
 
 #[test]

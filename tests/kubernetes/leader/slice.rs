@@ -52,9 +52,8 @@ async fn the_service_has_exactly_one_slice_with_and_without_the_right_to_write_i
     stage.until_behind_service(&second).await;
 
     // As with the roles of an earlier version. What the leader may not write any more, the administrator takes away.
-    let denied: String =
-        RULES.lines().filter(|line| !line.contains("endpointslices")).map(|line| format!("{line}\n")).collect();
-    stage.allow(&denied);
+    let denied: Vec<&str> = RULES.lines().filter(|line| !line.contains("endpointslices")).collect();
+    stage.allow(&denied.join("\n"));
     let account = format!("--as=system:serviceaccount:{}:{}", stage.namespace, second.name);
     let asked = ["auth", "can-i", "patch", "endpointslices/st-probe", "--namespace", &stage.namespace, &account];
     until("a right less", async || (cluster.kubectl(&asked).code != Some(0)).then_some(())).await;
