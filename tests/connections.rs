@@ -327,7 +327,7 @@ async fn where_no_connection_comes_about_the_sentence_says_to_which_addresses() 
             format!("no connection to 127.0.0.1:{port} (no answer in time), 127.0.0.2:{port} (Connection refused");
         assert!(sentence.starts_with(&start), "{scheme}: {sentence}");
     }
-    let closed = closed_port().await;
+    let closed = closed_port();
     let snapshot = poll_once(sora(&closed)).await;
     let address = closed.trim_start_matches("http://").trim_end_matches('/');
     let (reason, sentence) = failure(&snapshot);

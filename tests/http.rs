@@ -445,11 +445,8 @@ async fn the_api_is_narrowed_as_discovery_is_and_by_state() {
             spec.labels.insert("region".to_owned(), name.to_owned());
         })
     };
-    let targets = vec![
-        labelled("a", "up", &sora.url()),
-        labelled("a", "down", &nobody().await),
-        labelled("b", "up", &sora.url()),
-    ];
+    let targets =
+        vec![labelled("a", "up", &sora.url()), labelled("a", "down", &nobody()), labelled("b", "up", &sora.url())];
     let service = Service::start(targets, Settings::default()).await;
     service.settle().await;
     for (query, names) in [

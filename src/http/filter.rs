@@ -66,7 +66,10 @@ impl Filter {
         (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| **namespace == *id.namespace))
             && (self.kinds.is_empty() || kind.is_some_and(|kind| self.kinds.contains(&kind)))
             && (self.states.is_empty() || self.states.contains(&state))
-            && self.labels.iter().all(|wanted| labels.clone().any(|(name, value)| name == wanted.0 && value == wanted.1))
+            && self
+                .labels
+                .iter()
+                .all(|wanted| labels.clone().any(|(name, value)| name == wanted.0 && value == wanted.1))
     }
 }
 

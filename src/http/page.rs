@@ -432,7 +432,8 @@ mod tests {
     #[test]
     fn polls_that_begin_late_are_told_above_the_targets() {
         let (now, wanted) = (SystemTime::now(), Wanted::default());
-        let mut page = Page { views: &[], known: true, late: None, wanted: &wanted, now };
+        let mut page =
+            Page { views: &[], unknown: None, mistakes: &Mistakes::default(), late: None, wanted: &wanted, now };
         assert!(!page.write("nonce").contains("Polls begin"));
         let since = now - Duration::from_secs(180);
         page.late = Some(Late { since, by: Duration::from_millis(4200), waiting: 12, cores: Some(0.2) });

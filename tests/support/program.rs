@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::eventually::PATIENCE;
+pub use super::eventually::PATIENCE;
 use super::tools;
 
 /// The binary, without the variables of whoever runs the tests.
