@@ -767,6 +767,11 @@ async fn healthcheck_has_a_user_with_a_password_from_a_file_where_one_is_wanted(
     open.until_status("/-/ready", 200).await;
     assert_eq!(run(["healthcheck", &format!("{}/-/healthy", open.base)]).code, Some(0));
     assert_eq!(open.get("/metrics").await.unwrap().0, 401);
+
+    // Who has shown no password is not told which files there are.
+    let unknown = service(&["--targets", "/nothing/here", "--web.open-health"]);
+    unknown.until_status("/-/ready", 503).await;
+    assert_eq!(unknown.get("/-/ready").await.unwrap(), (503, "the targets are not known yet\n".to_owned()));
 }
 
 #[test]

@@ -265,7 +265,7 @@ fn a_filter_is_anchored_and_drop_is_stronger_than_keep() {
     assert_eq!(out.finish().len(), 1);
     assert!(Filter::new(&[], &[]).unwrap().is_none(), "nothing to ask");
     let refused = Filter::new(&list(&["(a"]), &[]).unwrap_err().to_string();
-    assert_eq!(refused, r#""(a" is not a regular expression: unclosed group, correct it"#);
+    assert_eq!(refused, r#""(a" is not a regular expression: unclosed group at character 1, correct it"#);
     assert!(Filter::new(&list(&["a)|(b"]), &[]).is_err(), "its own anchors must not complete a pattern");
 }
 

@@ -9,12 +9,11 @@ use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
 use super::{WrongValue, complain, print};
-use crate::cli::{PollingArgs, ProbeArgs};
+use crate::cli::ProbeArgs;
 use crate::crd::{self, ScrapeTarget};
 use crate::file;
 use crate::http::debug_text;
 use crate::metric::{Encoding, Format};
-use crate::poll::Poller;
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Target, TargetId};
 
@@ -37,7 +36,11 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     if let Some(timeout) = timeout {
         target.timeout = timeout;
     }
-    let poller = poller_of(target, polling)?;
+    let metrics = SelfMetrics::new().context("register metrics")?;
+    let (pollers, _) = super::pollers(polling, metrics.polls, false);
+    let id = target.id.clone();
+    pollers.apply([target]);
+    let poller = pollers.get(&id).context("the target was just added")?;
     let wait = poller.target().timeout + Duration::from_secs(1);
     let snapshot = poller.answer(wait).await;
     if debug {
@@ -49,15 +52,6 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         None => Ok(ExitCode::SUCCESS),
         Some(failure) => bail!("{} ({})", failure.message, failure.reason.as_str()),
     }
-}
-
-/// A poller that polls only when it is asked.
-fn poller_of(target: Target, polling: PollingArgs) -> anyhow::Result<Arc<Poller>> {
-    let metrics = SelfMetrics::new().context("register metrics")?;
-    let (pollers, _) = super::pollers(polling, metrics.polls, false);
-    let id = target.id.clone();
-    pollers.apply([target]);
-    pollers.get(&id).context("the target was just added")
 }
 
 fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyhow::Result<Target> {

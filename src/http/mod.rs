@@ -29,7 +29,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -47,6 +47,7 @@ pub use web_config::{WebConfig, WebConfigError};
 use crate::poll::Pollers;
 use crate::self_metrics::SelfMetrics;
 use lookup::Index;
+use web_config::Stranger;
 
 /// What can be set about the answers.
 #[derive(Clone, Debug, Default)]
@@ -116,11 +117,14 @@ async fn healthy() -> Response {
     reply::text(StatusCode::OK, "healthy\n")
 }
 
-async fn ready(State(app): State<Arc<App>>) -> Response {
+async fn ready(State(app): State<Arc<App>>, request: Request) -> Response {
+    let is_stranger = request.extensions().get::<Stranger>().is_some();
     if app.settings.draining.is_cancelled() {
         reply::text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
     } else if let Some(why) = app.pollers.unknown() {
-        reply::text(StatusCode::SERVICE_UNAVAILABLE, reply::unknown_yet(&why) + "\n")
+        // The reason names files of ours.
+        let text = if is_stranger { "the targets are not known yet".to_owned() } else { reply::unknown_yet(&why) };
+        reply::text(StatusCode::SERVICE_UNAVAILABLE, text + "\n")
     } else {
         reply::text(StatusCode::OK, "ready\n")
     }

@@ -177,7 +177,7 @@ impl WebConfig {
     /// Answers a request of `peer` by `router`, or refuses it.
     pub(super) async fn answer(
         &self,
-        request: Request,
+        mut request: Request,
         peer: Peer,
         mut router: Router,
     ) -> Result<Response, Infallible> {
@@ -185,7 +185,11 @@ impl WebConfig {
         let authorization = request.headers().get(header::AUTHORIZATION).cloned();
         let health = is_health(request.uri().path());
         let refusal = if health && self.open_health {
-            None // no password is compared here, so that none can be guessed
+            // No password is compared here, so that none can be guessed.
+            if gate.users.is_some() {
+                request.extensions_mut().insert(Stranger);
+            }
+            None
         } else {
             gate.refusal(&self.checks, peer, authorization, health).await
         };
@@ -199,6 +203,10 @@ impl WebConfig {
         Ok(response)
     }
 }
+
+/// Marks a request that was let through without the password that others need: it is told nothing but whether we are well.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stranger;
 
 impl Gate {
     /// Logs what is done without, unless it was the same `before`.

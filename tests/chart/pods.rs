@@ -53,10 +53,16 @@ fn the_program_takes_what_the_job_after_an_upgrade_gives_it() {
 
 #[test]
 fn every_flag_of_run_is_given_by_a_value() {
-    /// Targets from files are not for a cluster; a pod has no kubeconfig; the Service is named after the release; the last two are
+    /// Targets and Secrets from files are not for a cluster; a pod has no kubeconfig; the Service is named after the release; the last two are
     /// given by the pod itself.
-    const OTHERS: [&str; 5] =
-        ["targets", "kube-context", "discovery.service", "advertise-address", "leader-election.identity"];
+    const OTHERS: [&str; 6] = [
+        "targets",
+        "secrets-directory",
+        "kube-context",
+        "discovery.service",
+        "advertise-address",
+        "leader-election.identity",
+    ];
     let all = arguments();
     let given: BTreeSet<&str> = all
         .iter()
