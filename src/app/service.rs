@@ -48,7 +48,7 @@ pub(super) enum Source {
 }
 
 /// Everything has ended by then, requests in flight among it, or is left behind: whoever stops us would kill us a moment later.
-const LONGEST_STOP: Duration = Duration::from_secs(22);
+const LONGEST_STOP: Duration = Duration::from_secs(18);
 
 /// A service that runs. It ends when one of its tasks ends, or when it is told to.
 pub(super) struct Service {

@@ -69,6 +69,7 @@ pub(super) async fn read(
     let mut body = Body { largest, limits, bytes: Vec::new(), besides: 0, progress, share };
     let mut gunzip = None;
     let mut others_at = TURN;
+    let mut compressed = 0;
     loop {
         body.besides = read.kept + read.buffers() + if gzip { DECOMPRESSOR } else { 0 };
         body.cover(body.bytes.capacity()).await;
@@ -78,10 +79,14 @@ pub(super) async fn read(
         body.share.came(chunk.len());
         if gzip {
             let gunzip = gunzip.get_or_insert_with(Gunzip::new);
+            compressed += chunk.len();
+            if compressed > limits.max_body_bytes {
+                return Err(too_large(limits)); // of what decompresses to nothing, there may be any amount
+            }
             for step in chunk.chunks(STEP) {
                 gunzip.decompress(step, &mut body).await?;
-                if body.bytes.len() >= others_at {
-                    others_at = body.bytes.len() + TURN;
+                if body.bytes.len() + compressed >= others_at {
+                    others_at = body.bytes.len() + compressed + TURN;
                     tokio::task::yield_now().await;
                 }
             }
@@ -159,19 +164,27 @@ impl Body<'_> {
 /// Decompresses gzip piece by piece. Several members, one after the other, are one body.
 struct Gunzip {
     member: Decompress,
+    members: usize,
     at_end: bool,
 }
 
+/// Each costs as much to begin as some KiB of text, whatever is in it. Compressors that work on blocks make one of each 64 KiB.
+const MOST_MEMBERS: usize = 4096;
+
 impl Gunzip {
     fn new() -> Self {
-        Self { member: Decompress::new_gzip(15), at_end: false }
+        Self { member: Decompress::new_gzip(15), members: 1, at_end: false }
     }
 
     async fn decompress(&mut self, mut input: &[u8], body: &mut Body<'_>) -> Result<(), CallError> {
         let broken = |error| CallError::new(Reason::Body, format!("the body broke off: its gzip is broken: {error}"));
         while !input.is_empty() {
             if self.at_end {
-                *self = Self::new();
+                if self.members == MOST_MEMBERS {
+                    let message = format!("the body is of more than {MOST_MEMBERS} gzip members");
+                    return Err(CallError::new(Reason::Limit, message));
+                }
+                *self = Self { members: self.members + 1, ..Self::new() };
             }
             loop {
                 body.reserve(1).await;

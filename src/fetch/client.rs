@@ -1,7 +1,7 @@
 //! HTTP clients, one for all targets of equal TLS and proxy settings: a client of its own costs 110 KiB. Where a target points is judged for
 //! each target, since targets of several namespaces share a client.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use url::Host;
 
 use super::address::Grant;
 use super::certificate::{Expiries, Expiry, Handshakes, RecordingVerifier};
-use super::dial::{self, Attempt, Judged, Unconnected, Watch};
+use super::dial::{self, Attempt, Judged, Unconnected, Watch, Why};
 use super::error;
 use super::resolve::Resolver;
 use super::sessions::Sessions;
@@ -353,6 +353,8 @@ impl Client {
             refused = refused.or_else(|| ground.map(|ground| (**address, ground)));
             ground.is_none()
         });
+        let mut once = HashSet::new();
+        let allowed = allowed.filter(|address| once.insert(**address)); // /etc/hosts may list one again and again
         let allowed: Arc<[SocketAddr]> = allowed.map(|address| SocketAddr::new(*address, self.port)).collect();
         match refused {
             Some((address, ground)) if allowed.is_empty() => Err(CallError::new(
@@ -432,6 +434,10 @@ impl Client {
                 }
                 Err(error) if error.is_connect() => match error::no_connection(&error) {
                     Some(why) => unconnected.failed(&why),
+                    // As of a load balancer in front of nobody: another address may do better, and the last one says why.
+                    None if left > 0 && error::ended_in_handshake(&error) => {
+                        unconnected.failed(&Why::Said("the server closes the connection in the handshake".to_owned()));
+                    }
                     None => return Err(error::call_error(&error).into()),
                 },
                 Err(error) if !attempt.made_connection() && error::is_closed(&error) => {

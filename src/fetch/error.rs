@@ -21,6 +21,11 @@ pub(super) fn no_connection(error: &reqwest::Error) -> Option<Why> {
     links.iter().find_map(of_system).map(Why::Said)
 }
 
+/// Whether the server closed the connection in the middle of the TLS handshake.
+pub(super) fn ended_in_handshake(error: &reqwest::Error) -> bool {
+    chain(error).any(|link| link.is::<io::Error>() && link.to_string() == HANDSHAKE_EOF)
+}
+
 /// Whether the server closed the connection instead of answering a request.
 ///
 /// Of an answer that broke off within its header the client says the same: it does not tell how many bytes came.

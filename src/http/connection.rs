@@ -54,6 +54,8 @@ pub(super) struct Activity {
     opened: AtomicU64,
     /// When the answer that is on its way began.
     answered: AtomicU64,
+    /// Since when the client takes nothing of what is to be sent; 0: it does, or nothing is.
+    blocked: AtomicU64,
     /// The turn of this answer, which others may want.
     turn: Mutex<Option<HoldsTurn>>,
     /// Whether it has had an answer already.
@@ -73,7 +75,7 @@ impl Activity {
     }
 
     /// Its task looks for a request. On a busy machine this may come long after the connection was accepted, so time counts from here.
-    fn look(&self) {
+    pub(super) fn look(&self) {
         if self.opened.load(Ordering::Relaxed) == 0 {
             self.opened.store(milliseconds().max(1), Ordering::Relaxed);
             self.enter(Phase::Opening);
@@ -118,6 +120,14 @@ impl Activity {
         between(self.answered.load(Ordering::Relaxed), now)
     }
 
+    /// For how long the client has taken nothing of an answer. Time in which the answer is being made is not the client's.
+    fn blocked(&self, now: u64) -> Duration {
+        match self.blocked.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => between(since, now),
+        }
+    }
+
     /// Whether its client has had time to send a request.
     fn has_had_time(&self, now: u64) -> bool {
         let opened = self.opened.load(Ordering::Relaxed);
@@ -154,7 +164,7 @@ const FRESH: Duration = Duration::from_millis(250);
 /// Between two looks whether another request has been answered for too long.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// An answer without progress holds a turn no longer than this if others want it.
+/// An answer of which the client takes nothing holds a turn no longer than this if others want it.
 const TURN_STALLED: Duration = Duration::from_secs(1);
 
 /// A socket that is shared with whoever must notice that the client goes away while nobody reads.
@@ -229,6 +239,20 @@ impl<S> Watched<S> {
         Self { inner, activity }
     }
 
+    /// What became of an attempt to write.
+    fn written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let blocked = &self.activity.blocked;
+        if written.is_ready() {
+            blocked.store(0, Ordering::Relaxed);
+        } else if blocked.load(Ordering::Relaxed) == 0 {
+            blocked.store(milliseconds().max(1), Ordering::Relaxed);
+        }
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.wrote(bytes);
+        }
+        written
+    }
+
     fn wrote(&self, bytes: usize) {
         if bytes > 0 && self.activity.phase() == Phase::Writing {
             self.activity.enter(Phase::Writing);
@@ -250,9 +274,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.wrote(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.written(written)
     }
 
     fn poll_write_vectored(
@@ -260,9 +283,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        self.wrote(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -476,7 +498,7 @@ impl Connections {
         self.close_where(|activity| {
             activity.phase() == Phase::Writing
                 && activity.turn().as_ref().is_some_and(&are_wanted)
-                && (activity.age(now) >= TURN_STALLED || activity.writing(now) >= longest)
+                && (activity.blocked(now) >= TURN_STALLED || activity.writing(now) >= longest)
         });
     }
 

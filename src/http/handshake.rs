@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::connection::Activity;
 use super::peer::Peer;
 use crate::tls;
 
@@ -28,8 +29,9 @@ pub(super) enum Opening {
 }
 
 /// Waits for the first byte of a connection, and leaves it there.
-pub(super) async fn opening(socket: &TcpStream) -> Opening {
+pub(super) async fn opening(socket: &TcpStream, activity: &Activity) -> Opening {
     let mut first = [0];
+    activity.look(); // a connection that sends nothing makes room for others, as it does where there is no TLS
     match socket.peek(&mut first).await {
         Ok(0) | Err(_) => Opening::Nothing,
         Ok(_) if first[0].is_ascii_uppercase() => Opening::PlainHttp,

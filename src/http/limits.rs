@@ -42,7 +42,7 @@ impl Default for Limits {
             stall: Duration::from_secs(30),
             answer: Duration::from_mins(2),
             patience: Duration::from_secs(5),
-            drain: Duration::from_secs(20),
+            drain: Duration::from_secs(15),
         }
     }
 }

@@ -183,7 +183,7 @@ async fn connection(server: Arc<Server>, stream: TcpStream, activity: Arc<Activi
     let exchange = Exchange { server: &server, activity: &activity, registration: &registration, socket: &socket };
     match server.web.as_ref().and_then(|web| web.acceptor()) {
         None => exchange.run(stream).await,
-        Some(acceptor) => match opening(&socket).await {
+        Some(acceptor) => match opening(&socket, &activity).await {
             Opening::Nothing => {}
             Opening::PlainHttp => {
                 server.failed.tell(registration.peer, "the client speaks http: it must speak https");

@@ -68,6 +68,8 @@ impl Cluster {
     ///
     /// Nothing is asked of it yet. A pod's token is read again when it is rotated.
     pub async fn connect(context: Option<&str>) -> Result<Self, AccessError> {
+        let variable = |name: &str| std::env::var(name).ok();
+        proxy::check(variable).map_err(|error| AccessError::Client(error.to_string()))?;
         let proxy_url = Kubeconfig::read().ok().and_then(|kubeconfig| proxy_url(&kubeconfig, context));
         let mut config = match context {
             Some(context) => {
@@ -78,7 +80,7 @@ impl Cluster {
             }
             None => Config::infer().await.map_err(|error| AccessError::NoConfig(error.to_string()))?,
         };
-        let proxy = proxy::choose(&config.cluster_url, proxy_url.as_deref(), |name| std::env::var(name).ok());
+        let proxy = proxy::choose(&config.cluster_url, proxy_url.as_deref(), variable);
         let proxy = proxy.map_err(|error| AccessError::Client(error.to_string()))?;
         config.connect_timeout = Some(Duration::from_secs(5));
         config.read_timeout = Some(SILENCE);

@@ -30,8 +30,22 @@ pub(super) struct Outage(Mutex<State>);
 struct State {
     /// Since when.
     without: BTreeMap<Part, Instant>,
-    /// Since when there has been one without it, once that is told.
-    told: Option<Instant>,
+    /// What was told.
+    told: Option<Told>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// Since when it has been so.
+    since: Instant,
+    /// It was that nothing can be watched, which says more than that no status is taken.
+    of_watches: bool,
+}
+
+impl Part {
+    fn is_watch(self) -> bool {
+        self != Self::Statuses
+    }
 }
 
 impl Outage {
@@ -40,11 +54,14 @@ impl Outage {
         let mut state = self.lock();
         let now = Instant::now();
         state.without.entry(part).or_insert(now);
-        let since = state.without.values().min().copied().unwrap_or(now);
-        if state.told.is_some() || since.elapsed() < PATIENCE {
+        let alike = state.without.iter().filter(|(other, _)| other.is_watch() == part.is_watch());
+        let since = alike.map(|(_, since)| *since).min().unwrap_or(now);
+        let is_told = state.told.is_some_and(|told| told.of_watches || !part.is_watch());
+        if is_told || since.elapsed() < PATIENCE {
             return;
         }
-        state.told = Some(since);
+        let since = state.told.map_or(since, |told| told.since.min(since));
+        state.told = Some(Told { since, of_watches: part.is_watch() });
         match part {
             Part::Statuses => tracing::warn!(%error, "the API server takes no statuses, they are tried again"),
             Part::Lease | Part::Targets(_) if known => tracing::warn!(
@@ -62,8 +79,12 @@ impl Outage {
     pub(super) fn over(&self, part: Part) {
         let mut state = self.lock();
         state.without.remove(&part);
+        if part.is_watch() && !state.without.keys().any(|part| part.is_watch()) {
+            // Nothing may be left to write. If the next status fails, that is news.
+            state.without.remove(&Part::Statuses);
+        }
         if state.without.is_empty()
-            && let Some(since) = state.told.take()
+            && let Some(Told { since, .. }) = state.told.take()
         {
             tracing::info!(after = ?Duration::from_secs(since.elapsed().as_secs()), "the API server is back");
         }
@@ -133,6 +154,24 @@ pub(super) mod tests {
             outage.over(part);
         }
         assert_eq!(log.count("is back after=5s"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_the_watches_is_told_after_one_of_statuses_and_ends_although_nothing_is_left_to_write() {
+        let (log, _guard) = Log::begin();
+        let outage = Outage::default();
+        outage.lasts(Part::Statuses, &away(), true);
+        tokio::time::advance(PATIENCE).await;
+        outage.lasts(Part::Statuses, &away(), true);
+        outage.lasts(Part::Lease, &away(), true);
+        assert_eq!((log.count("takes no statuses"), log.count("cannot be watched")), (1, 0));
+        tokio::time::advance(PATIENCE).await;
+        outage.lasts(Part::Lease, &away(), true);
+        assert_eq!((log.count("takes no statuses"), log.count("cannot be watched")), (1, 1));
+        outage.over(Part::Lease);
+        assert_eq!(log.count("is back after=10s"), 1);
+        outage.lasts(Part::Lease, &away(), true);
+        assert_eq!(log.count("WARN"), 2, "a single failure after that is no news");
     }
 
     #[tokio::test(start_paused = true)]

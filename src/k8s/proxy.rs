@@ -56,6 +56,19 @@ pub(super) fn choose(
     usable(origin, "add the API server's host to NO_PROXY", server, &text).map(Some)
 }
 
+/// Judges what every client that reads the environment would trip over, whatever it then makes of it.
+pub(super) fn check(environment: impl Fn(&str) -> Option<String>) -> Result<(), ProxyError> {
+    for (origin, small) in [("HTTPS_PROXY", "https_proxy"), ("HTTP_PROXY", "http_proxy")] {
+        for text in [origin, small].into_iter().filter_map(&environment).filter(|text| !text.is_empty()) {
+            let text = if text.contains("://") { text } else { format!("http://{text}") };
+            if text.parse::<Uri>().ok().and_then(|proxy| proxy.host().map(str::is_empty)) != Some(false) {
+                return Err(ProxyError::NoUrl { origin });
+            }
+        }
+    }
+    Ok(())
+}
+
 fn usable(origin: &'static str, instead: &'static str, server: &Uri, text: &str) -> Result<Uri, ProxyError> {
     let proxy = text.parse::<Uri>().ok().filter(|proxy| proxy.host().is_some_and(|host| !host.is_empty()));
     let Some(proxy) = proxy else { return Err(ProxyError::NoUrl { origin }) };
@@ -233,6 +246,19 @@ mod tests {
         assert_eq!(credentials(&proxy).unwrap(), format!("Basic {}", BASE64_STANDARD.encode("ann:p@ss")));
         assert_eq!(place(&proxy), "proxy.test:3128");
         assert_eq!(credentials(&"http://proxy.test:3128".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn a_variable_that_is_no_url_is_named_before_anything_else_reads_it() {
+        for wrong in ["http://[::1", " ", "http://"] {
+            for name in ["HTTPS_PROXY", "https_proxy"] {
+                let checked = check(|asked| (asked == name).then(|| wrong.to_owned()));
+                assert_eq!(checked, Err(ProxyError::NoUrl { origin: "HTTPS_PROXY" }), "{wrong:?}");
+            }
+        }
+        for good in ["", "http://proxy:3128", "proxy:3128", "socks5://proxy:1080"] {
+            assert_eq!(check(|_| Some(good.to_owned())), Ok(()), "{good:?}");
+        }
     }
 
     #[test]

@@ -134,7 +134,8 @@ impl Pollers {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (large, small) = (Turns::large(cores), Turns::small());
         let (moved, bodies, admission) = (OnceLock::new(), AtomicBool::new(false), Arc::default());
-        let first = FirstResults::default();
+        let stop = CancellationToken::new();
+        let first = FirstResults::new(stop.clone());
         let shared = Shared { clients, limits, metrics, admission, large, small, refused, first, moved, bodies };
         let pollers = Self {
             shared: Arc::new(shared),
@@ -144,7 +145,7 @@ impl Pollers {
             declarations: Declarations::new(),
             revision: AtomicU64::new(0),
             tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            stop,
             admits: Once::new(),
             threads: None,
         };

@@ -31,6 +31,7 @@ pub(super) async fn run(
 ) {
     let mut prepared: Option<Prepared> = None;
     let mut next = Instant::now() + delay;
+    let mut interval = poller.target().interval;
     let mut last: Option<(Instant, Instant)> = None; // the last poll's start and end
     let mut due: Option<Instant> = None; // since when the next poll waits for its turn
     loop {
@@ -52,11 +53,13 @@ pub(super) async fn run(
             }
         };
         if let Some((started, _)) = last {
-            next = match poller.newest() {
-                Some(_) => next.min(started + target.interval), // the interval may have become shorter
-                None => Instant::now(), // what we had is worth nothing for what the target is now
-            };
+            if poller.newest().is_none() {
+                next = Instant::now(); // what we had is worth nothing for what the target is now
+            } else if target.interval < interval {
+                next = next.min(started + target.interval);
+            }
         }
+        interval = target.interval;
         let polls = *background.borrow_and_update() != Background::Off;
         let ended = last.map(|(_, ended)| ended);
         let wanted = poller.is_asked_since(ended);
@@ -101,7 +104,10 @@ pub(super) async fn run(
         let poll = Box::pin(poll(&target, prepared, &shared, started)); // boxed: an idle poller must stay small
         let snapshot = tokio::select! {
             () = poller.stop.cancelled() => return,
-            () = became_another(&poller, &target) => continue,
+            () = became_another(&poller, &target) => {
+                next = Instant::now();
+                continue;
+            }
             snapshot = poll => snapshot,
         };
         drop(turn);
@@ -230,11 +236,13 @@ fn announce(poller: &Poller, target: &Target, shared: &Shared, first: &mut Optio
             }
             tracing::debug!(%target, %kind, "target is up");
         }
+        (State::Up, _) if shared.first.has_recovered(target) => tracing::debug!(%target, %kind, "target is up"),
         (State::Up, _) => tracing::info!(%target, %kind, "target is up again"),
         (State::Suspended, _) if first.take().is_some() => tracing::debug!(%target, %kind, "target is suspended"),
         (State::Suspended, _) => tracing::info!(%target, %kind, "target is suspended"),
         // It ends by itself, and an API server that does not answer would bring one line for every target.
         (State::Invalid, Some(failure)) if unread => {
+            *first = None; // nobody waits for it
             tracing::debug!(%target, %kind, error = %failure.message, "target waits for its credentials");
         }
         (_, Some(failure)) => match first.take() {

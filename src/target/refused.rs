@@ -24,7 +24,7 @@ impl Refused {
 
     /// A declaration that cannot be used.
     pub fn new(id: TargetId, kind: Option<Type>, url: Option<String>, message: &str) -> Self {
-        Self { id, kind, url: url.map(|url| cut(&url)), message: cut(message) }
+        Self { id, kind, url: url.map(|url| cut(&without_user(&url))), message: cut(message) }
     }
 
     /// The same with something more to say, which is never cut off.
@@ -32,6 +32,14 @@ impl Refused {
     pub fn and(self, more: &str) -> Self {
         Self { message: format!("{}{more}", self.message).into(), ..self }
     }
+}
+
+/// A url without a user and a password: these are no reason to be refused that anybody may read.
+fn without_user(url: &str) -> String {
+    let Some(at) = url.rfind('@') else { return url.to_owned() };
+    let (before, host) = url.split_at(at);
+    let scheme = before.find("//").map_or("", |slashes| &before[..slashes + 2]);
+    format!("{scheme}***{host}")
 }
 
 fn cut(text: &str) -> Arc<str> {
@@ -45,6 +53,19 @@ fn cut(text: &str) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_and_a_password_in_a_url_are_not_kept() {
+        for (written, kept) in [
+            ("http://user:s3cret@host:3000/", "http://***@host:3000/"),
+            ("http://user:s3/c@ret@host", "http://***@host"),
+            ("user:s3cret@host", "***@host"),
+            ("http://host:3000/", "http://host:3000/"),
+        ] {
+            let refused = Refused::new(TargetId::new("a", "b"), None, Some(written.to_owned()), "wrong");
+            assert_eq!(refused.url.as_deref(), Some(kept));
+        }
+    }
 
     #[test]
     fn long_texts_are_cut_and_stay_one_line() {

@@ -173,6 +173,9 @@ fn a_flag_that_a_value_stands_for_is_refused_in_extra_arguments_and_variables_wi
 #[test]
 fn an_extra_argument_that_is_no_flag_is_refused_and_the_value_of_one_is_not() {
     for (arguments, expected) in [
+        (json!(["--leader-election.identity=z"]), "extraArgs has --leader-election.identity, which the chart sets"),
+        (json!(["--advertise-address", "10.0.0.1"]), "extraArgs has --advertise-address, which the chart sets"),
+        (json!(["--secrets-directory=/x"]), "extraArgs has --secrets-directory, with which no pod can run"),
         (json!(["debug"]), "extraArgs has \"debug\", which is no flag: write --flag=value"),
         (json!(["--kube-context=a", "-v"]), "extraArgs has \"-v\", which is no flag"),
         (json!(["--kube-context a"]), "extraArgs has \"--kube-context a\", which the program would take for one word"),

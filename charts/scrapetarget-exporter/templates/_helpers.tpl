@@ -446,6 +446,12 @@ web.open-health: web.openHealth
 {{- with get $own (trimPrefix "--" $flag) }}
 {{- fail (printf "extraArgs has %s, for which the chart has a value: set %s instead" $flag .) }}
 {{- end }}
+{{- if has $flag (list "--advertise-address" "--leader-election.identity") }}
+{{- fail (printf "extraArgs has %s, which the chart sets from each pod: leave it out" $flag) }}
+{{- end }}
+{{- if has $flag (list "--secrets-directory" "--help") }}
+{{- fail (printf "extraArgs has %s, with which no pod can run: leave it out" $flag) }}
+{{- end }}
 {{- if contains " " (regexFind "^[^=]+" $argument) }}
 {{- fail (printf "extraArgs has %q, which the program would take for one word: write it as --flag=value" $argument) }}
 {{- end }}

@@ -69,6 +69,8 @@ pub(super) struct State {
     me: Arc<str>,
     timing: Timing,
     view: View,
+    /// What the watch showed last, which may be older than what we have seen by a look of our own.
+    watched: Sight,
     /// Whether the targets are known. One who does not know them answers scrapes by 503.
     known: bool,
     /// We have given the Lease back, or are about to.
@@ -96,6 +98,7 @@ impl State {
             me: me.into(),
             timing,
             view: View { sight: Sight::Unknown, back: None, away: false },
+            watched: Sight::Unknown,
             known: false,
             resigned: false,
             denials: 0,
@@ -116,6 +119,12 @@ impl State {
     /// The watch shows something else.
     pub(super) fn see(&mut self, view: View) {
         let before = std::mem::replace(&mut self.view, view);
+        if self.view.sight == self.watched {
+            // It shows nothing new, only how it fares.
+            self.view.sight = before.sight.clone();
+        } else {
+            self.watched = self.view.sight.clone();
+        }
         // The moment at which a record was first seen stays, also where we saw it earlier than the watch did.
         if let (Sight::There(before), Sight::There(now)) = (&before.sight, &mut self.view.sight)
             && before.spec == now.spec
@@ -130,7 +139,8 @@ impl State {
         self.calm_until = None;
         self.failures = 0;
         self.backoff.reset();
-        if self.is_ours() {
+        // Ours is what we may write. That of another who lives is what we need not.
+        if self.is_ours() || self.view.sight.held().is_some() && before.sight != self.view.sight {
             self.denials = 0;
             self.backoff_of_denials.reset();
         }
