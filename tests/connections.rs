@@ -5,6 +5,8 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
+
 use scrapetarget_exporter::fetch::Limits;
 use scrapetarget_exporter::kind::{Reason, Type, mediasoup};
 use scrapetarget_exporter::poll::{Pollers, Snapshot};
@@ -302,6 +304,26 @@ async fn a_host_whose_first_address_drops_packets_is_polled_at_the_next_and_then
         let second = snapshot.ended - snapshot.started;
         assert!(second < Duration::from_secs(3), "{scheme}: {second:?}, although it is known where it answers");
     }
+}
+
+#[tokio::test]
+async fn a_host_whose_first_address_ends_the_handshake_is_polled_at_the_next() {
+    if !inside("a_host_whose_first_address_ends_the_handshake_is_polled_at_the_next", &["127.0.0.2"]) {
+        return;
+    }
+    // As a load balancer does that has nobody behind it.
+    let closing = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = closing.local_addr().unwrap().port();
+    let closes = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = closing.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+        }
+    });
+    let alive = Scripted::at(([127, 0, 0, 2], port).into(), Some(rustls::ALL_VERSIONS), |_, _| Then::Answer).await;
+    let snapshot = poll_once(at_two_addresses(port, "https", &["127.0.0.1", "127.0.0.2"])).await;
+    assert_eq!(calls(&snapshot), ["200", "200", "200"]);
+    assert_eq!(requests(&alive), [3]);
+    closes.abort();
 }
 
 #[tokio::test]

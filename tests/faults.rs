@@ -106,6 +106,13 @@ async fn a_body_longer_than_declared_is_cut_and_does_not_parse() {
 }
 
 #[tokio::test]
+async fn gzip_without_end_that_holds_nothing_is_reason_limit() {
+    for fault in [Fault::EmptyGzipMembers, Fault::EmptyGzipBlocks] {
+        assert_eq!(reason_of(fault).await, Reason::Limit);
+    }
+}
+
+#[tokio::test]
 async fn a_compressed_bomb_is_reason_limit() {
     assert_eq!(reason_of(Fault::CompressedBomb).await, Reason::Limit);
 }

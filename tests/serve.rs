@@ -384,6 +384,22 @@ async fn tls_is_served_and_plain_http_is_not() {
 }
 
 #[tokio::test]
+async fn connections_that_send_nothing_make_room_where_there_is_tls_too() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    authority.write_server(directory.path());
+    service::install_crypto();
+    write(directory.path(), "web.yml", TLS);
+    let web = WebConfig::load(&directory.path().join("web.yml")).unwrap();
+    // No time ends them here.
+    let service = service::serve(routes(), Some(Arc::new(web)), Limits { connections: 3, ..limits() }).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(connect(&service).await);
+    }
+    assert_eq!(status(&authority.trusted().build().unwrap(), &service).await, Some(StatusCode::OK));
+}
+
+#[tokio::test]
 async fn a_long_request_of_plain_http_gets_its_sentence_too() {
     let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     authority.write_server(directory.path());

@@ -129,6 +129,18 @@ mod tests {
     }
 
     #[test]
+    fn a_host_beyond_ascii_is_told_as_it_stands_in_the_dns() {
+        for (url, host) in [
+            ("http://b\u{fc}cher.example:3128/", Some("xn--bcher-kva.example")),
+            ("http://\u{65e5}\u{672c}.example", Some("xn--wgv71a.example")),
+            ("http://sora.example/\u{fc}", None),
+            ("http://xn--bcher-kva.example", None),
+        ] {
+            assert_eq!(host_in_ascii(url).as_deref(), host, "{url}");
+        }
+    }
+
+    #[test]
     fn ports_end_at_65535() {
         for (port, good) in [
             ("1", true),

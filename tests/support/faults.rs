@@ -27,6 +27,10 @@ pub enum Fault {
     PromisesTooLittle,
     /// A few KiB of gzip that hold 1 GiB of zeros.
     CompressedBomb,
+    /// Gzip without end that holds nothing: one empty member after another.
+    EmptyGzipMembers,
+    /// The same in one member: one empty block after another.
+    EmptyGzipBlocks,
     /// Says gzip, sends something else.
     BrokenGzip,
     /// Any answer, given as it stands.
@@ -137,6 +141,21 @@ async fn misbehave(mut stream: TcpStream, fault: Fault, bomb: &[u8]) -> std::io:
                     format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", bomb.len());
                 stream.write_all(header.as_bytes()).await?;
                 stream.write_all(bomb).await?;
+            }
+            Fault::EmptyGzipMembers | Fault::EmptyGzipBlocks => {
+                const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+                let member = [&HEADER[..], &[3, 0], &[0; 8]].concat();
+                let (first, more) = if matches!(fault, Fault::EmptyGzipMembers) {
+                    (&[][..], &member[..])
+                } else {
+                    (&HEADER[..], &[0, 0, 0, 0xff, 0xff][..])
+                };
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n").await?;
+                stream.write_all(first).await?;
+                let many = more.repeat(4096);
+                loop {
+                    stream.write_all(&many).await?;
+                }
             }
             Fault::BrokenGzip => {
                 stream
