@@ -56,7 +56,11 @@ impl Outage {
         state.without.entry(part).or_insert(now);
         let alike = state.without.iter().filter(|(other, _)| other.is_watch() == part.is_watch());
         let since = alike.map(|(_, since)| *since).min().unwrap_or(now);
-        let is_told = state.told.is_some_and(|told| told.of_watches || !part.is_watch());
+        // Who writes statuses adds nothing to what the watches tell.
+        let is_told = match part.is_watch() {
+            true => state.told.is_some_and(|told| told.of_watches),
+            false => state.told.is_some() || state.without.keys().any(|part| part.is_watch()),
+        };
         if is_told || since.elapsed() < PATIENCE {
             return;
         }
@@ -141,7 +145,7 @@ pub(super) mod tests {
     async fn however_many_notice_it_an_outage_has_one_beginning_and_one_end() {
         let (log, _guard) = Log::begin();
         let outage = Outage::default();
-        let parts = [Part::Lease, Part::Targets(0), Part::Targets(1), Part::Statuses];
+        let parts = [Part::Statuses, Part::Lease, Part::Targets(0), Part::Targets(1)];
         let all = || parts.map(|part| outage.lasts(part, &away(), true));
         all();
         assert_eq!(log.count("WARN"), 0, "a restart is no news");

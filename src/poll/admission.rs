@@ -174,8 +174,15 @@ impl Books {
         self.pace.pass(now - std::mem::replace(&mut self.passed, now));
         if now - self.read_limit >= READ_LIMIT {
             self.read_limit = now;
-            self.limit = cpu::limit();
+            let before = std::mem::replace(&mut self.limit, cpu::limit());
             self.pace.limit(self.limit);
+            if before.is_none() && self.limit.is_some() {
+                // Nothing was measured up to now: what was used without a limit says nothing of it.
+                self.measured = now;
+                self.used = cpu::used();
+                self.used_by_polls = cpu::used_by(threads::NAME).unwrap_or_default();
+                self.ended = admission.ended.load(Ordering::Relaxed);
+            }
         }
         // What nobody needs is not measured: without a limit, no more than the limit itself.
         if self.limit.is_some() && now - self.measured >= MEASURE {

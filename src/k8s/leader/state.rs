@@ -139,8 +139,7 @@ impl State {
         self.calm_until = None;
         self.failures = 0;
         self.backoff.reset();
-        // Ours is what we may write. That of another who lives is what we need not.
-        if self.is_ours() || self.view.sight.held().is_some() && before.sight != self.view.sight {
+        if self.is_ours() {
             self.denials = 0;
             self.backoff_of_denials.reset();
         }
@@ -240,8 +239,10 @@ impl State {
             _ if !self.known => Role::Standby,
             _ if self.is_ours() => Role::Leader,
             Sight::There(record) if record.holder().is_some() => {
-                // A leader that has died is no reason for one who may not follow it to leave the targets alone.
-                if denied && record.ends() <= now { Role::Leader } else { Role::Standby }
+                // A leader that has died is no reason for one who may not follow it to leave the targets alone. Whether it has is not
+                // to be seen while the API server is away.
+                let has_died = record.ends() <= now && (!self.view.away || self.role == Role::Leader);
+                if denied && has_died { Role::Leader } else { Role::Standby }
             }
             // Without any rights there is no election: a single run that only reads must still be of use.
             Sight::Hidden if !self.resigned => Role::Leader,

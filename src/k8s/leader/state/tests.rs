@@ -289,6 +289,26 @@ async fn one_without_rights_polls_unless_another_leads_and_writes_nothing() {
     show(&mut state, Some(lease(held("b", 1), 1)));
     assert_eq!(role(&mut state), Role::Standby);
     assert!(rest(&state) <= DURATION, "what it is changes when the other's Lease ends");
+    let (seen, away) = (state.view.clone(), View { away: true, ..state.view.clone() });
+    state.see(away);
     tokio::time::advance(DURATION).await;
+    assert_eq!(role(&mut state), Role::Standby, "the other may have renewed it");
+    state.see(seen);
     assert_eq!(role(&mut state), Role::Leader);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_watch_showed_before_our_own_look_counts_no_more_when_it_tells_only_that_it_is_away() {
+    let mut state = knowing();
+    show(&mut state, Some(lease(held("a", 1), 1)));
+    assert_eq!(role(&mut state), Role::Leader);
+    let (shown_last, newer) = (state.view.clone(), lease(held("b", 2), 2));
+    state.answered(Answer::Shown(Some(Box::new(newer))), now(), Instant::now());
+    assert_eq!(role(&mut state), Role::Standby);
+    state.see(View { away: true, ..shown_last.clone() });
+    assert_eq!(role(&mut state), Role::Standby, "another leads, as we have seen");
+    state.see(shown_last);
+    assert_eq!(role(&mut state), Role::Standby);
+    show(&mut state, Some(lease(held("a", 3), 3)));
+    assert_eq!(role(&mut state), Role::Leader, "news of the watch counts");
 }
