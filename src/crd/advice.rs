@@ -115,6 +115,14 @@ const LISTED: usize = 12;
 /// What follows the sentence that `node` has no field called `name`.
 pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
     let fields = || node.properties.keys().map(String::as_str);
+    let has = |field: &str| node.properties.contains_key(field);
+    // The shape of keySecret, which is a Secret in any case.
+    if ["name", "key"].contains(&name) && has("secret") && has("configMap") {
+        return format!(", write {}", shape(node, ""));
+    }
+    if let Some(places) = where_secrets_belong(node, name) {
+        return places;
+    }
     if let Some(near) = nearest(name, fields()) {
         return format!(", did you mean {near:?}?");
     }
@@ -144,6 +152,25 @@ pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
         return format!(", remove it: here can be {}", fields().collect::<Vec<_>>().join(", "));
     }
     ", remove it".to_owned()
+}
+
+/// What follows where a Secret or `ConfigMap` is named that `node` does not take as a whole: its values are named one by one.
+fn where_secrets_belong(node: &Node, name: &str) -> Option<String> {
+    const WHOLE: [&str; 5] = ["secretname", "secretref", "secret", "configmapname", "configmapref"];
+    let plain: String = name.chars().take(64).filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    let is_source = |node: &Node| {
+        is_secret_key(node) || ["secret", "configMap"].iter().all(|field| node.properties.contains_key(*field))
+    };
+    if !WHOLE.contains(&plain.as_str()) || is_source(node) || is_named(node) {
+        return None;
+    }
+    let places = node.properties.iter().filter(|(_, field)| is_source(field));
+    let places: Vec<String> = places.map(|(field, node)| format!("{field}: {}", shape(node, ""))).collect();
+    if !places.is_empty() {
+        return Some(format!(", write what of it is meant: {}", places.join("; ")));
+    }
+    let is_spec = node.properties.contains_key("basicAuth");
+    is_spec.then(|| ", name it where its values are used: basicAuth, authorization, headers or tlsConfig".to_owned())
 }
 
 /// Where below this node a field called `name` belongs.
@@ -232,7 +259,11 @@ mod tests {
             ("host: a", "did you mean \"url\"?".to_owned()),
             ("enabled: false", "did you mean \"suspend\"?".to_owned()),
             ("metrics: {relabel: []}", "remove it: here can be drop, keep".to_owned()),
-            ("secretName: x", ", remove it".to_owned()),
+            ("secretName: x", ", name it where its values are used: basicAuth".to_owned()),
+            ("basicAuth: {username: {name: a, key: b}, secretName: x}", format!("username: {secret}")),
+            ("tlsConfig: {secretName: x}", format!("keySecret: {secret}")),
+            ("tlsConfig: {ca: {name: company-ca}}", format!("write {{secret: {secret}}} or {{configMap: {secret}}}")),
+            ("tlsConfig: {ca: {key: ca.crt}}", format!("write {{secret: {secret}}} or {{configMap: {secret}}}")),
             ("oauth2: {}", "reserved for a later version".to_owned()),
         ] {
             let told = sentence(more);
@@ -241,5 +272,21 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    }
+
+    #[test]
+    fn a_bad_regular_expression_is_told_with_what_is_wrong_and_where() {
+        for (more, wanted) in [
+            ("metrics: {keep: ['a(b']}", "unclosed group at character 2"),
+            ("metrics: {drop: ['(?=x)']}", "is not supported at character 1"),
+            ("metrics: {keep: ['foo)']}", "unopened group at character 4"),
+            ("monitor: {relabelings: [{regex: 'x('}]}", "unclosed group at character 2"),
+        ] {
+            let told = sentence(more);
+            assert!(
+                told.contains("is not a regular expression that RE2 reads") && told.contains(wanted),
+                "{more}: {told}"
+            );
+        }
     }
 }

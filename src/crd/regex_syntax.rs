@@ -29,6 +29,11 @@ pub(super) fn is_readable(pattern: &str) -> bool {
         || compile(pattern).err().is_none_or(|refused| refused.is_too_large)
 }
 
+/// What keeps `pattern` from being read, and where.
+pub(super) fn mistake(pattern: &str) -> Option<String> {
+    compile(pattern).err().map(|refused| refused.cause)
+}
+
 /// How many judged patterns are remembered. Targets are made from templates, so they share theirs; a compilation takes 65 µs.
 const REMEMBERED: usize = 1024;
 
@@ -37,6 +42,7 @@ const REMEMBERED: usize = 1024;
 struct Refused {
     is_too_large: bool,
     advice: String,
+    cause: String,
 }
 
 /// Compiles a pattern as the filter of a target will, or says why not.
@@ -46,9 +52,11 @@ fn compile(pattern: &str) -> Result<(), Refused> {
     if let Some(known) = judged().get(pattern) {
         return known.clone();
     }
-    let result = Filter::new(&[pattern.to_owned()], &[])
-        .map(|_| ())
-        .map_err(|error| Refused { is_too_large: error.is_too_large(), advice: error.advice() });
+    let result = Filter::new(&[pattern.to_owned()], &[]).map(|_| ()).map_err(|error| Refused {
+        is_too_large: error.is_too_large(),
+        advice: error.advice(),
+        cause: error.cause(),
+    });
     let mut judged = judged();
     if judged.len() >= REMEMBERED {
         judged.clear();

@@ -49,6 +49,12 @@ pub(super) fn call_error(error: &reqwest::Error) -> CallError {
             "what answers is no HTTP/1.1: if the server speaks https, write https:// instead of http://",
         );
     }
+    if plain && is_closed(error) {
+        return CallError::new(
+            reason,
+            "the server closes the connection without an answer: if it speaks https, write https:// instead of http://",
+        );
+    }
     CallError::new(reason, describe(&links, "no answer"))
 }
 

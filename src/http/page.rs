@@ -123,7 +123,12 @@ impl Page<'_> {
             "up" => "2e7d46",
             _ => "7a8590",
         };
-        let title = headline.replacen("All ", "", 1).replacen(" targets are", "", 1).replacen(" target is", "", 1);
+        // Shorter, where something is left of it.
+        let title = if self.views.is_empty() {
+            headline.clone()
+        } else {
+            headline.replacen("All ", "", 1).replacen(" targets are", "", 1).replacen(" target is", "", 1)
+        };
         write!(
             out,
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\

@@ -241,7 +241,7 @@ fn sorted_out(
     let unknown = lacking.iter().find(|name| !of_go.contains(&name.as_str()));
     let refused = unknown.or_else(|| lacking.first().filter(|_| lacking.len() == wanted.len()));
     match refused {
-        Some(name) => Err(format!("tls_server_config.{field}: {name} is not to be had, there are {known}")),
+        Some(name) => Err(format!("tls_server_config.{field}: {name} is not supported, write one of {known}")),
         None => Ok(lacking.iter().map(|name| format!("tls_server_config.{field}: {name} is not supported")).collect()),
     }
 }

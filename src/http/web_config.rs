@@ -215,7 +215,7 @@ impl Gate {
             return;
         }
         for problem in &self.lacking {
-            tracing::warn!(file = %path.display(), %problem, "web config asks for what is not to be had; the rest of the list is in use");
+            tracing::warn!(file = %path.display(), %problem, "the web config names what is not supported; the rest of the list is in use");
         }
     }
 

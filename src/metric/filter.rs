@@ -80,11 +80,16 @@ impl FilterError {
             return "takes more than 8 KiB when it is compiled: write several shorter patterns, and .* or + in place of large counts"
                 .to_owned();
         }
+        format!("is not a regular expression: {}, correct it", self.cause())
+    }
+
+    /// What is wrong, and where.
+    pub fn cause(&self) -> String {
         // The last line of a syntax error says what is wrong; those before draw the place.
         let text = self.cause.to_string();
         let last = text.lines().last().unwrap_or_default();
         let place = self.place().map(|at| format!(" at character {at}")).unwrap_or_default();
-        format!("is not a regular expression: {}{place}, correct it", last.trim_start_matches("error: "))
+        format!("{}{place}", last.trim_start_matches("error: "))
     }
 
     /// Where in the pattern the mistake stands, counted from 1.

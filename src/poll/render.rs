@@ -18,7 +18,7 @@ crate::descs! {
     CALL_SUCCESS = gauge "probe_call_success" ["call"] "Whether this HTTP call of the last poll gave a usable answer.";
     CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "How long this HTTP call of the last poll took.";
     CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "The HTTP status that this call of the last poll was answered with.";
-    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "When the first certificate of the server's chain ends, as Unix time, also when the chain was refused; https only.";
+    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "The earliest end of the certificates that the server sends, as Unix time, also when they were refused; https only.";
     LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "When the chain ends by which the server will be believed longest, as Unix time; https only, and only where a chain was verified.";
     SERIES_DROPPED = gauge "probe_series_dropped" [] "Series left out of this answer because of spec.sampleLimit.";
     SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's answer that could not be exported, or may not: wrong type, duplicate labels, not a number, a name that is not the server's to use.";

@@ -29,8 +29,8 @@ pub struct Rule {
     /// What is wrong and what to write instead.
     pub message: String,
     holds: Box<dyn Fn(&Value) -> bool + Send + Sync>,
-    /// What to write instead of this very text: only we can say that, not the API server.
-    instead: fn(&str) -> Option<String>,
+    /// What is to be said of this very text besides: only we can say that, not the API server.
+    more: fn(&str) -> Option<String>,
 }
 
 impl Rule {
@@ -42,7 +42,7 @@ impl Rule {
             cel: cel.into(),
             message: message.into(),
             holds: Box::new(|_| true),
-            instead: |_| None,
+            more: |_| None,
         }
     }
 
@@ -83,15 +83,15 @@ impl Rule {
         self.twin(move |value| value.as_str().is_none_or(&holds))
     }
 
-    fn instead(mut self, instead: fn(&str) -> Option<String>) -> Self {
-        self.instead = instead;
+    fn more(mut self, more: fn(&str) -> Option<String>) -> Self {
+        self.more = more;
         self
     }
 
     /// The sentence about this value.
     fn sentence(&self, value: &Value) -> String {
-        match value.as_str().and_then(self.instead) {
-            Some(instead) => format!("{}: write {instead}", self.message),
+        match value.as_str().and_then(self.more) {
+            Some(more) => format!("{}: {more}", self.message),
             None => self.message.clone(),
         }
     }

@@ -102,7 +102,7 @@ fn url() -> Vec<Rule> {
         )
         .also(&["spec.proxyUrl"])
         .twin_text(|url| !BEYOND_ASCII.is_match(url))
-        .instead(pattern::host_in_ascii),
+        .more(|url| Some(format!("write {}", pattern::host_in_ascii(url)?))),
         // Only the bracketed hosts that the pattern lets through are looked at: netip and Rust read those alike.
         Rule::new(
             "spec.url",
@@ -309,7 +309,8 @@ fn regexes() -> Vec<Rule> {
             "is not a regular expression that RE2 reads, correct it",
         )
         .also(&["spec.metrics.drop[]", "spec.monitor.relabelings[].regex", "spec.monitor.metricRelabelings[].regex"])
-        .twin_text(regex_syntax::is_readable),
+        .twin_text(regex_syntax::is_readable)
+        .more(regex_syntax::mistake),
     ]
 }
 
