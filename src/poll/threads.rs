@@ -5,7 +5,7 @@ use std::io;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// How much less these threads are worth to the kernel, when all of the process' CPU is in use, than those that serve: about a tenth.
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 5;
 
 /// The name of each of them, for people and for [`cpu`](super::cpu).
 pub(super) const NAME: &str = "polls";
