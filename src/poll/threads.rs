@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// How much less these threads are worth to the kernel, when all of the process' CPU is in use, than those that serve: about a tenth.
+/// How much less these threads are worth to the kernel, when all of the process' CPU is in use, than those that serve: about a third.
 const NICENESS: i32 = 5;
 
 /// The name of each of them, for people and for [`cpu`](super::cpu).
