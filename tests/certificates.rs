@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P521_SHA512, PublicKeyData, SigningKey, date_time_ymd,
+    PKCS_ECDSA_P521_SHA512, PublicKeyData, date_time_ymd,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use scrapetarget_exporter::fetch::Identity;
@@ -18,6 +18,7 @@ use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::target::Target;
 use scrapetarget_exporter::tls::{Anchors, Usage};
 use support::faults::{Fault, Faulty};
+use support::old::{der, pem_of, version_1};
 use support::{choose_tls_provider, poll_once, series, target, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -217,31 +218,6 @@ async fn authorities_that_sign_with_p_521_and_sha_512_are_believed() {
     }
 }
 
-/// A value of DER.
-fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let content = parts.concat();
-    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
-    let mut value = vec![tag];
-    match content.len() {
-        0..128 => value.push(length[1]),
-        128..256 => value.extend([0x81, length[1]]),
-        _ => value.extend([0x82, length[0], length[1]]),
-    }
-    value.extend(content);
-    value
-}
-
-/// A certificate of X.509 version 1 for a key that is given as `SubjectPublicKeyInfo`: no version, no extensions.
-fn version_1(public: &[u8], signs: &KeyPair) -> CertificateDer<'static> {
-    let ecdsa_with_sha256 = der(0x30, &[&der(0x06, &[&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2]])]);
-    let name = der(0x30, &[&der(0x31, &[&der(0x30, &[&der(0x06, &[&[0x55, 4, 3]]), &der(0x0c, &[b"old"])])])]);
-    let time = |text: &[u8]| der(0x17, &[text]);
-    let validity = der(0x30, &[&time(b"200101000000Z"), &time(b"300101000000Z")]);
-    let tbs = der(0x30, &[&der(0x02, &[&[1]]), &ecdsa_with_sha256, &name, &validity, &name, public]);
-    let signature = der(0x03, &[&[0], &signs.sign(&tbs).unwrap()]);
-    CertificateDer::from(der(0x30, &[&tbs, &ecdsa_with_sha256, &signature]))
-}
-
 /// The public half of an RSA key of 1,024 bits; nobody has the other.
 fn rsa_1024() -> Vec<u8> {
     let mut modulus = [0x5b; 129];
@@ -293,12 +269,6 @@ async fn a_client_certificate_of_version_1_can_be_shown() {
     let (reason, sentence, ..) = polled(target).await;
     assert_eq!(reason, Reason::Config);
     assert!(sentence.contains("do not belong together"), "{sentence}");
-}
-
-fn pem_of(certificate: &CertificateDer<'_>) -> String {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
-    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }
 
 #[tokio::test]

@@ -7,13 +7,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData};
 use scrapetarget_exporter::sim::edumeet::Edumeet;
 use scrapetarget_exporter::sim::mediasoup::Agent;
 use scrapetarget_exporter::sim::orion::Broker;
 use scrapetarget_exporter::sim::sora::Node;
 use scrapetarget_exporter::sim::{Mode, Simulated};
 use support::faults::closed_port;
+use support::old::{pem_of, version_1};
 use support::program::{PATIENCE, Running, Said, command, run, said, said_to, signal};
 use tempfile::TempDir;
 
@@ -330,6 +331,15 @@ async fn an_api_server_that_is_away_is_told_after_what_could_be_checked_without_
     assert_eq!((said.code, said.stdout.as_str()), (Some(1), "1 good target, 0 problems\n"), "{}", said.stderr);
     let line = one_line(&said);
     assert!(line.contains("the API server cannot be reached") && line.contains("refused"), "{line}");
+
+    let proxy = closed_port();
+    let kubeconfig = fs::read_to_string(folder.path().join("kubeconfig")).unwrap();
+    fs::write(folder.path().join("kubeconfig"), kubeconfig.replace(&server, "https://api.proxied.test")).unwrap();
+    let by_proxy = asked.env("HTTPS_PROXY", &proxy).env_remove("NO_PROXY").env_remove("no_proxy");
+    let said = support::program::said(by_proxy);
+    let place = proxy.trim_start_matches("http://").trim_end_matches('/');
+    let words = format!("the proxy {place} (HTTPS_PROXY) cannot be reached: Connection refused");
+    assert!(one_line(&said).contains(&words), "{}", said.stderr);
 }
 
 #[test]
@@ -718,7 +728,7 @@ async fn a_simulated_agent_with_a_token_wants_it() {
 async fn healthcheck_tells_a_healthy_service_from_none() {
     let down = run(["healthcheck", &closed_port()]);
     assert_eq!(down.code, Some(1));
-    assert!(one_line(&down).contains("refused"), "{}", down.stderr);
+    assert!(one_line(&down).starts_with("error: nobody listens at 127.0.0.1:"), "{}", down.stderr);
     let red =
         axum::Router::new().route("/red", axum::routing::get(|| async { axum::http::StatusCode::SERVICE_UNAVAILABLE }));
     let server =
@@ -799,10 +809,82 @@ fn healthcheck_shows_a_certificate_where_one_is_wanted() {
     // Health without a password is no health without a certificate: this is asked for before any path is known.
     let service = Running::service(["--targets", &targets, "--web.config.file", &config, "--web.open-health"]);
     let url = format!("{}/-/healthy", service.base.replace("http://", "https://"));
-    assert_eq!(run(["healthcheck", &url]).code, Some(1));
+    let bare = run(["healthcheck", &url]);
+    assert_eq!(bare.code, Some(1));
+    let wanted = "error: the service wants a client certificate: give --cert-file and --key-file";
+    assert_eq!(one_line(&bare), wanted);
     let shown = run(["healthcheck", &url, "--cert-file", &client, "--key-file", &client_key]);
     assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""));
+    let key = KeyPair::generate().unwrap();
+    let mut stranger = CertificateParams::new(["client".to_owned()]).unwrap();
+    stranger.distinguished_name.push(DnType::CommonName, "stranger");
+    let stranger = stranger.self_signed(&key).unwrap();
+    let (stranger, key) = (write("stranger.crt", stranger.pem()), write("stranger.key", key.serialize_pem()));
+    let unknown = run(["healthcheck", &url, "--cert-file", &stranger, "--key-file", &key]);
+    let words = format!("error: --cert-file {stranger}: the service does not know its authority");
+    assert_eq!((unknown.code, one_line(&unknown)), (Some(1), words.as_str()));
     let alone = run(["healthcheck", &url, "--cert-file", &client]);
     assert_eq!(alone.code, Some(2));
     assert!(one_line(&alone).contains("--key-file"), "{}", alone.stderr);
+}
+
+#[test]
+fn healthcheck_shows_a_certificate_of_version_1_as_polls_do() {
+    let folder = TempDir::new().unwrap();
+    let file = file_in(&folder);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["server".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (server, server_key) = (file("server.crt", &certificate.pem()), file("server.key", &key.serialize_pem()));
+    let config = format!(
+        "tls_server_config: {{ cert_file: {server}, key_file: {server_key}, client_auth_type: RequireAnyClientCert }}\n"
+    );
+    let (config, targets) = (file("web.yml", &config), file("targets.yaml", GOOD));
+    let service = Running::service(["--targets", &targets, "--web.config.file", &config]);
+    let url = format!("{}/-/healthy", service.base.replace("http://", "https://"));
+    let key = KeyPair::generate().unwrap();
+    let old = file("old.crt", &pem_of(&version_1(&key.subject_public_key_info(), &key)));
+    let shown = run(["healthcheck", &url, "--cert-file", &old, "--key-file", &file("old.key", &key.serialize_pem())]);
+    assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""));
+    let plain = run(["healthcheck", &url.replace("https://", "http://")]);
+    assert_eq!(one_line(&plain), "error: the service speaks https: write https:// instead of http://");
+}
+
+#[test]
+fn healthcheck_names_the_file_and_its_fault_before_it_asks() {
+    let folder = TempDir::new().unwrap();
+    let file = file_in(&folder);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["client".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (certificate, key) = (file("a.crt", &certificate.pem()), file("a.key", &key.serialize_pem()));
+    let other = file("other.key", &KeyPair::generate().unwrap().serialize_pem());
+    let of_kind = |kind: &str| format!("-----BEGIN {kind}-----\nMIIB\n-----END {kind}-----\n");
+    let encrypted = file("encrypted.key", &of_kind("ENCRYPTED PRIVATE KEY"));
+    let strange = file("strange.key", &of_kind("PRIVATE KEY"));
+    let missing = folder.path().join("missing").to_str().unwrap().to_owned();
+    for (certificate, key, words) in [
+        (&key, &key, format!("--cert-file {key}: holds no PEM certificate")),
+        (&missing, &key, format!("--cert-file {missing}: cannot be read: No such file")),
+        (&certificate, &missing, format!("--key-file {missing}: cannot be read: No such file")),
+        (&certificate, &certificate, format!("--key-file {certificate}: holds no PEM private key")),
+        (
+            &certificate,
+            &encrypted,
+            format!("--key-file {encrypted}: holds an encrypted private key: write one without"),
+        ),
+        (&certificate, &strange, format!("--key-file {strange}: cannot be used: write a key of RSA of 2048")),
+        (&certificate, &other, format!("--key-file {other}: is not the key of --cert-file {certificate}")),
+    ] {
+        let said = run(["healthcheck", &closed_port(), "--cert-file", certificate, "--key-file", key]);
+        assert_eq!(said.code, Some(1));
+        assert!(one_line(&said).starts_with(&format!("error: {words}")), "{}", said.stderr);
+    }
+}
+
+/// Writes a file of this name and text, and tells its path.
+fn file_in(folder: &TempDir) -> impl Fn(&str, &str) -> String {
+    |name, text| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
 }

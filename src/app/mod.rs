@@ -2,6 +2,7 @@
 
 mod cluster;
 mod demo;
+mod healthcheck;
 mod probe;
 mod service;
 mod simulate;
@@ -13,7 +14,7 @@ use anyhow::Context;
 
 use tokio::sync::mpsc;
 
-use crate::cli::{CheckArgs, Command, HealthcheckArgs, PollingArgs};
+use crate::cli::{CheckArgs, Command, PollingArgs};
 use crate::fetch::{AddressRules, Clients, Limits};
 use crate::poll::Pollers;
 use crate::self_metrics::PollMetrics;
@@ -38,7 +39,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Simulate(args) => block_on(simulate::run(args)),
         Command::Probe(args) => block_on(probe::run(args)),
-        Command::Healthcheck(args) => block_on(healthcheck(args)),
+        Command::Healthcheck(args) => block_on(healthcheck::run(args)),
         Command::Check(args) => check(args),
         Command::Cleanup(args) => block_on(cluster::cleanup(args)),
         Command::Crd => {
@@ -104,40 +105,4 @@ fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
         good &= block_on(cluster::check(&inputs, kube_context.as_deref()))? == ExitCode::SUCCESS;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-async fn healthcheck(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
-    let HealthcheckArgs { url, username, password_file, cert_file, key_file } = args;
-    let mut client = reqwest::Client::builder();
-    if let (Some(certificate), Some(key)) = (cert_file, key_file) {
-        let pem = [read(&key)?, b"\n".to_vec(), read(&certificate)?].concat();
-        client = client.identity(reqwest::Identity::from_pem(&pem).context("read our certificate and its key")?);
-    }
-    let client = client
-        .timeout(std::time::Duration::from_secs(5))
-        .no_proxy()
-        // It asks its own process, whose certificate names another host.
-        .tls_danger_accept_invalid_certs(true)
-        .build()
-        .context("make a client")?;
-    let mut request = client.get(url);
-    if let (Some(username), Some(file)) = (username, password_file) {
-        let password = String::from_utf8(read(&file)?).with_context(|| format!("{} is no text", file.display()))?;
-        let password = password.strip_suffix('\n').unwrap_or(&password);
-        request = request.basic_auth(username, Some(password.strip_suffix('\r').unwrap_or(password)));
-    }
-    let status = request.send().await.map_err(reqwest::Error::without_url).context("ask the service")?.status();
-    anyhow::ensure!(status.is_success(), "the service answered {status}");
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A small file that the user names. What is larger than any password or certificate is not read to its end.
-fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    use std::io::Read;
-    const LARGEST: u64 = 1 << 20;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(LARGEST).read_to_end(&mut bytes))
-        .with_context(|| format!("read {}", path.display()))?;
-    Ok(bytes)
 }

@@ -92,7 +92,7 @@ impl Cluster {
             None => Client::try_from(config),
             Some(proxy) => {
                 tracing::info!(proxy = proxy::place(&proxy), "the API server is reached through a proxy");
-                proxy::through(proxy, &config)
+                proxy::through(&proxy, &config)
             }
         };
         let client = client.map_err(|error| AccessError::Client(chain(&error)))?;
@@ -236,7 +236,10 @@ pub(super) enum ApiError {
 
 impl ApiError {
     fn new(rule: &Rule, error: &kube::Error) -> Self {
-        let kube::Error::Api(status) = error else { return Self::silent(chain(error)) };
+        let kube::Error::Api(status) = error else {
+            let way = proxy::WayError::behind(error).map(|error| Self::Unreachable(error.to_string()));
+            return way.unwrap_or_else(|| Self::silent(chain(error)));
+        };
         match status.code {
             403 => match denied_verb(&status.message) {
                 Some(verb) => Self::Forbidden(Rule { verb, ..rule.clone() }),

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::Cluster;
 use super::access::{Rule, chain};
+use super::proxy::WayError;
 use crate::crd::{API_VERSION, ScrapeTarget};
 
 /// How long the API server may take, its admission webhooks included: these have 10 s by default.
@@ -44,6 +45,9 @@ pub enum NoVerdict {
     /// Of the API server, or of the way to it.
     #[error("the API server {0}")]
     Away(String),
+    /// Of the proxy before it.
+    #[error("{0}")]
+    Barred(String),
 }
 
 /// Asks the API server what it would say if the ScrapeTarget `manifest` were created. Without a namespace it goes where kubectl would
@@ -56,7 +60,10 @@ pub async fn dry_run(cluster: &Cluster, manifest: &Value) -> Result<Verdict, NoV
         Err(_) => Err(NoVerdict::Away(format!("does not answer within {DEADLINE:?}"))),
         Ok(Ok(())) => Ok(Verdict::Taken),
         Ok(Err(kube::Error::Api(status))) => understand(&status, namespace),
-        Ok(Err(error)) => Err(NoVerdict::Away(format!("cannot be reached: {}", chain(&error)))),
+        Ok(Err(error)) => Err(match WayError::behind(&error) {
+            Some(error) => NoVerdict::Barred(error.to_string()),
+            None => NoVerdict::Away(format!("cannot be reached: {}", chain(&error))),
+        }),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which proxy stands between us and the API server: as client-go decides it, so that who has a way for kubectl has one for us.
 
+use std::error::Error;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, Uri};
@@ -10,7 +12,7 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::{Client, Config};
-use tower::ServiceBuilder;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 /// A proxy that is asked for and cannot be used. Each says where it was written, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +30,38 @@ pub(super) enum ProxyError {
     PlainServer { origin: &'static str, server: String, instead: &'static str },
 }
 
+/// A proxy that is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Proxy {
+    url: Uri,
+    /// Where it was written.
+    origin: &'static str,
+}
+
+/// Why a connection to the API server failed at its proxy, which the API server has no part in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WayError {
+    #[error("the proxy {place} ({origin}) cannot be reached: {why}")]
+    Unreached { place: String, origin: &'static str, why: String },
+    #[error("the proxy {place} ({origin}) opens no way to the API server: {why}")]
+    Closed { place: String, origin: &'static str, why: String },
+}
+
+impl WayError {
+    /// The one that an error of a client comes from.
+    pub(super) fn behind<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
+        links(error).find_map(|link| link.downcast_ref())
+    }
+}
+
+/// An error and its causes.
+fn links<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |link: &&'e (dyn Error + 'static)| {
+        let link: &'e (dyn Error + 'static) = *link;
+        link.source()
+    })
+}
+
 /// The proxy for the API server at `server`; `None`: straight to it.
 ///
 /// What the kubeconfig says (`proxy_url`) is meant for this very server, so that `NO_PROXY` says nothing about it. What the environment
@@ -37,7 +71,7 @@ pub(super) fn choose(
     server: &Uri,
     proxy_url: Option<&str>,
     environment: impl Fn(&str) -> Option<String>,
-) -> Result<Option<Uri>, ProxyError> {
+) -> Result<Option<Proxy>, ProxyError> {
     let variable = |name: &str| {
         let set = |name: &str| environment(name).filter(|value| !value.is_empty());
         set(name).or_else(|| set(&name.to_lowercase()))
@@ -69,11 +103,11 @@ pub(super) fn check(environment: impl Fn(&str) -> Option<String>) -> Result<(), 
     Ok(())
 }
 
-fn usable(origin: &'static str, instead: &'static str, server: &Uri, text: &str) -> Result<Uri, ProxyError> {
+fn usable(origin: &'static str, instead: &'static str, server: &Uri, text: &str) -> Result<Proxy, ProxyError> {
     let proxy = text.parse::<Uri>().ok().filter(|proxy| proxy.host().is_some_and(|host| !host.is_empty()));
-    let Some(proxy) = proxy else { return Err(ProxyError::NoUrl { origin }) };
-    match proxy.scheme_str() {
-        Some("http") if server.scheme_str() != Some("http") => Ok(proxy),
+    let Some(url) = proxy else { return Err(ProxyError::NoUrl { origin }) };
+    match url.scheme_str() {
+        Some("http") if server.scheme_str() != Some("http") => Ok(Proxy { url, origin }),
         Some("http") => Err(ProxyError::PlainServer { origin, server: server.to_string(), instead }),
         Some(scheme) => Err(ProxyError::Scheme { origin, scheme: scheme.to_owned(), instead }),
         None => Err(ProxyError::NoUrl { origin }),
@@ -130,14 +164,27 @@ fn split_port(entry: &str) -> (&str, Option<&str>) {
 /// A client as kube makes it from `config`, each of whose connections is a tunnel through `proxy`.
 ///
 /// kube has this as well, but with a `NO_PROXY` of its own: it compares the list with the proxy, and fails at an empty entry.
-pub(super) fn through(proxy: Uri, config: &Config) -> kube::Result<Client> {
+pub(super) fn through(proxy: &Proxy, config: &Config) -> kube::Result<Client> {
+    let Proxy { url, origin } = proxy.clone();
+    let place = place(proxy);
     let mut way = HttpConnector::new();
     way.enforce_http(false);
-    let credentials = credentials(&proxy);
-    let mut tunnel = Tunnel::new(proxy, way);
+    // Before all that leads to the API server is given up: a proxy that is silent is told from an API server that is.
+    way.set_connect_timeout(config.connect_timeout.map(|all| all * 4 / 5));
+    let unreached = {
+        let place = place.clone();
+        move |error: BoxError| WayError::Unreached { place: place.clone(), origin, why: root(&*error) }
+    };
+    let credentials = credentials(&url);
+    let mut tunnel = Tunnel::new(url, ServiceExt::<Uri>::map_err(way, move |error| unreached(error.into())));
     if let Some(credentials) = credentials {
         tunnel = tunnel.with_auth(credentials);
     }
+    let closed = move |error: BoxError| match WayError::behind(&*error) {
+        Some(error) => error.clone(),
+        None => WayError::Closed { place: place.clone(), origin, why: refusal(&*error) },
+    };
+    let tunnel = ServiceExt::<Uri>::map_err(tunnel, move |error| closed(error.into()));
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tunnel)?);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);
@@ -148,9 +195,27 @@ pub(super) fn through(proxy: Uri, config: &Config) -> kube::Result<Client> {
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .map_err(tower::BoxError::from)
+        .map_err(BoxError::from)
         .service(client);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// The cause of all causes.
+fn root(error: &(dyn Error + 'static)) -> String {
+    links(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// What a tunnel that did not come about is in plain words. Its type cannot be named.
+fn refusal(error: &(dyn Error + 'static)) -> String {
+    let why = root(error);
+    match why.strip_prefix("tunnel error: ").unwrap_or(&why) {
+        "proxy authorization required" => {
+            "it wants a user and a password, or others: write http://USER:PASSWORD@HOST:PORT".to_owned()
+        }
+        "unsuccessful" => "it answers CONNECT by a refusal".to_owned(),
+        "unexpected end of file" => "it closes the connection".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 /// `Proxy-Authorization` of the user and password in a proxy's URL, where they may be percent-encoded.
@@ -161,8 +226,8 @@ fn credentials(proxy: &Uri) -> Option<HeaderValue> {
 }
 
 /// A proxy as it may be logged: where it is, and not who may use it.
-pub(super) fn place(proxy: &Uri) -> String {
-    let authority = proxy.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+pub(super) fn place(proxy: &Proxy) -> String {
+    let authority = proxy.url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
     authority.rsplit_once('@').map_or(authority, |(_, place)| place).to_owned()
 }
 
@@ -178,7 +243,7 @@ mod tests {
         environment: &[(&str, &str)],
     ) -> Result<Option<String>, ProxyError> {
         let value = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        choose(&server.parse().unwrap(), proxy_url, value).map(|proxy| proxy.map(|proxy| proxy.to_string()))
+        choose(&server.parse().unwrap(), proxy_url, value).map(|proxy| proxy.map(|proxy| proxy.url.to_string()))
     }
 
     fn goes_straight(server: &str, no_proxy: &str) -> bool {
@@ -244,7 +309,7 @@ mod tests {
     fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
         let proxy: Uri = "http://ann:p%40ss@proxy.test:3128".parse().unwrap();
         assert_eq!(credentials(&proxy).unwrap(), format!("Basic {}", BASE64_STANDARD.encode("ann:p@ss")));
-        assert_eq!(place(&proxy), "proxy.test:3128");
+        assert_eq!(place(&Proxy { url: proxy, origin: "HTTPS_PROXY" }), "proxy.test:3128");
         assert_eq!(credentials(&"http://proxy.test:3128".parse().unwrap()), None);
     }
 
@@ -274,5 +339,50 @@ mod tests {
         }
         let error = chosen("http://api.example.com", Some("http://h:1"), &[]).unwrap_err();
         assert!(error.to_string().contains("write its https:// address"), "{error}");
+    }
+
+    /// What is said of a call by a proxy at `url`.
+    async fn told(url: &str) -> String {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut config = Config::new(SERVER.parse().unwrap());
+        config.default_retry = false;
+        let proxy = Proxy { url: url.parse().unwrap(), origin: "HTTPS_PROXY" };
+        let error = through(&proxy, &config).unwrap().apiserver_version().await.unwrap_err();
+        WayError::behind(&error)
+            .map(ToString::to_string)
+            .unwrap_or_else(|| panic!("the API server is blamed: {error:?}"))
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_cannot_be_reached_is_blamed_and_the_api_server_is_not() {
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = free.local_addr().unwrap();
+        drop(free);
+        let said = told(&format!("http://ann:secret@{place}")).await;
+        assert!(
+            said.starts_with(&format!("the proxy {place} (HTTPS_PROXY) cannot be reached: Connection refused")),
+            "{said}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_opens_no_way_is_blamed_with_what_it_says() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for (answer, words) in [
+            ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "it wants a user and a password"),
+            ("HTTP/1.1 403 Forbidden\r\n\r\n", "it answers CONNECT by a refusal"),
+            ("", "it closes the connection"),
+        ] {
+            let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let place = proxy.local_addr().unwrap();
+            tokio::spawn(async move {
+                let (mut connection, _) = proxy.accept().await.unwrap();
+                let _ = connection.read(&mut [0; 1024]).await.unwrap();
+                connection.write_all(answer.as_bytes()).await.unwrap();
+            });
+            let said = told(&format!("http://{place}")).await;
+            let expected = format!("the proxy {place} (HTTPS_PROXY) opens no way to the API server: {words}");
+            assert!(said.starts_with(&expected), "{said}");
+        }
     }
 }

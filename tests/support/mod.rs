@@ -13,6 +13,7 @@ pub mod listener;
 pub mod load;
 pub mod manifests;
 pub mod namespaces;
+pub mod old;
 pub mod program;
 pub mod promql;
 pub mod proxy;

@@ -1,0 +1,208 @@
+//! `healthcheck`: asks a service once whether it is healthy, and says in plain words why it is not.
+
+use std::error::Error;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use reqwest::Url;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{AlertDescription, DigitallySignedStruct, ProtocolVersion, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::cli::HealthcheckArgs;
+use crate::tls::{self, Peer};
+
+/// No answer comes later.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
+    let HealthcheckArgs { url, username, password_file, cert_file, key_file } = args;
+    let identity = match (&cert_file, key_file) {
+        (Some(certificate), Some(key)) => Some(identity(certificate, &key)?),
+        _ => None,
+    };
+    let client = reqwest::Client::builder()
+        .timeout(PATIENCE)
+        .no_proxy()
+        .tls_backend_preconfigured(tls_config(identity))
+        .build()
+        .context("make a client")?;
+    let mut request = client.get(url.clone());
+    if let (Some(username), Some(file)) = (username, password_file) {
+        let password = String::from_utf8(read("--password-file", &file)?)
+            .map_err(|_| anyhow!("--password-file {}: is no text (UTF-8)", file.display()))?;
+        let password = password.strip_suffix('\n').unwrap_or(&password);
+        request = request.basic_auth(username, Some(password.strip_suffix('\r').unwrap_or(password)));
+    }
+    let response = request.send().await.map_err(|error| anyhow!(unanswered(&error, &url, cert_file.as_deref())))?;
+    let status = response.status();
+    if status == 400 && url.scheme() == "http" {
+        // No service says more about itself there than these words.
+        let body = response.bytes().await.unwrap_or_default();
+        let speaks_https = String::from_utf8_lossy(&body).contains(tls::SPEAKS_HTTPS);
+        anyhow::ensure!(!speaks_https, "the service speaks https: write https:// instead of http://");
+    }
+    anyhow::ensure!(status.is_success(), "the service answered {status}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What we show of ourselves.
+fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
+    let chain = tls::certificates(&read("--cert-file", certificate)?)
+        .ok_or_else(|| anyhow!("--cert-file {}: holds no PEM certificate", certificate.display()))?;
+    let pem = read("--key-file", key)?;
+    let private = tls::private_key(&pem).map_err(|error| anyhow!("--key-file {}: holds {error}", key.display()))?;
+    tls::identity(chain, private).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            anyhow!("--key-file {}: is not the key of --cert-file {}", key.display(), certificate.display())
+        }
+        _ => anyhow!(
+            "--key-file {}: cannot be used: write a key of RSA of 2048 to 8192 bits, P-256, P-384, P-521 or Ed25519",
+            key.display()
+        ),
+    })
+}
+
+/// As polls have it, but that any certificate will do.
+fn tls_config(identity: Option<CertifiedKey>) -> rustls::ClientConfig {
+    let builder = rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(Anyone));
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+/// Takes any certificate: who asks for its health asks its own process, whose certificate names another host.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        tls::proven(ProtocolVersion::TLSv1_2, message, certificate, signed)?;
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        tls::proven(ProtocolVersion::TLSv1_3, message, certificate, signed)?;
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        tls::any_scheme()
+    }
+}
+
+/// A small file that the user names. What is larger than any password or certificate is not read to its end.
+fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+    const LARGEST: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(LARGEST).read_to_end(&mut bytes))
+        .map_err(|error| anyhow!("{flag} {}: cannot be read: {error}", path.display()))?;
+    Ok(bytes)
+}
+
+/// Why no answer came.
+fn unanswered(error: &reqwest::Error, url: &Url, shown: Option<&Path>) -> String {
+    let links: Vec<&(dyn Error + 'static)> = links(error).collect();
+    if let Some(error) = links.iter().find_map(|link| link.downcast_ref()) {
+        return of_tls(error, shown);
+    }
+    // A redirect may have led elsewhere.
+    let asked = error.url().unwrap_or(url);
+    let host = asked.host_str().unwrap_or_default();
+    let place = format!("{host}:{}", asked.port_or_known_default().unwrap_or_default());
+    let system = links.iter().find_map(|link| link.downcast_ref::<io::Error>());
+    let cause = links.last().map(ToString::to_string).unwrap_or_default();
+    if error.is_timeout() {
+        format!("{place} does not answer within {PATIENCE:?}")
+    } else if system.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        format!("nobody listens at {place}: {cause}")
+    } else if links.iter().any(|link| link.to_string() == "dns error") {
+        format!("the name {host} cannot be resolved: {cause}")
+    } else if error.is_connect() && cause == "tls handshake eof" {
+        format!("{place} closes the connection instead of answering by TLS: if it speaks http, write http://")
+    } else if error.is_connect() {
+        format!("no connection to {place}: {cause}")
+    } else {
+        format!("{place} does not answer: {cause}")
+    }
+}
+
+/// An error and its causes, also those that an `io::Error` hides inside.
+fn links<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |link: &&'e (dyn Error + 'static)| {
+        let link: &'e (dyn Error + 'static) = *link;
+        match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => link.source(),
+        }
+    })
+}
+
+/// What is wrong between us and the service, in terms of our flags.
+fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
+    use AlertDescription as A;
+    let alert = match error {
+        rustls::Error::AlertReceived(alert) => alert,
+        rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+            return "what answers is no TLS: if the service speaks http, write http:// instead of https://".to_owned();
+        }
+        other => return tls::sentence(other, Peer::Server),
+    };
+    let Some(file) = shown.map(Path::display) else {
+        return match alert {
+            A::CertificateRequired | A::NoCertificate | A::BadCertificate => {
+                "the service wants a client certificate: give --cert-file and --key-file".to_owned()
+            }
+            A::HandshakeFailure => {
+                "the service ends the handshake: if it wants a client certificate, give --cert-file and --key-file"
+                    .to_owned()
+            }
+            _ => tls::sentence(error, Peer::Server),
+        };
+    };
+    match alert {
+        A::UnknownCA => format!("--cert-file {file}: the service does not know its authority"),
+        A::DecryptError => format!(
+            "--cert-file {file}: the service knows another authority of the same name as the one that has signed it"
+        ),
+        A::CertificateExpired => format!("--cert-file {file}: the service says that it has expired"),
+        A::CertificateRevoked => format!("--cert-file {file}: the service says that it is revoked"),
+        A::CertificateRequired | A::NoCertificate => {
+            format!("--cert-file {file}: the service wants a certificate with a key of another kind")
+        }
+        A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
+            format!("--cert-file {file}: the service does not take it")
+        }
+        _ => tls::sentence(error, Peer::Server),
+    }
+}
