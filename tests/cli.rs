@@ -531,7 +531,7 @@ fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
     assert_eq!(strict.code, Some(1), "{}", strict.stdout);
     let line = strict.stdout.lines().next().unwrap();
     assert!(
-        line.starts_with("a.yaml:1: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: "),
+        line.starts_with("a.yaml:4: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: "),
         "{line}"
     );
     assert!(line.ends_with("add its manifest, or give its values by --secrets-directory"), "{line}");
