@@ -544,6 +544,12 @@ fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
     fs::write(secrets.join("webrtc/sora/token"), "t").unwrap();
     let found = with();
     assert_eq!((found.code, found.stdout.as_str()), (Some(0), "1 good target, 0 problems\n"));
+    fs::write(secrets.join("webrtc/sora/token"), "\n").unwrap();
+    let empty = with();
+    assert_eq!(empty.code, Some(1), "{}", empty.stdout);
+    let place = "a.yaml:4: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: the key \"token\" of";
+    assert!(empty.stdout.starts_with(place), "{}", empty.stdout);
+    assert!(empty.stdout.ends_with("0 good targets, 1 problem\n"), "{}", empty.stdout);
 }
 
 #[test]
