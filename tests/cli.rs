@@ -541,7 +541,7 @@ fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
     assert_eq!(strict.code, Some(1), "{}", strict.stdout);
     let line = strict.stdout.lines().next().unwrap();
     assert!(
-        line.starts_with("a.yaml:1: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: "),
+        line.starts_with("a.yaml:4: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: "),
         "{line}"
     );
     assert!(line.ends_with("add its manifest, or give its values by --secrets-directory"), "{line}");
@@ -554,6 +554,12 @@ fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
     fs::write(secrets.join("webrtc/sora/token"), "t").unwrap();
     let found = with();
     assert_eq!((found.code, found.stdout.as_str()), (Some(0), "1 good target, 0 problems\n"));
+    fs::write(secrets.join("webrtc/sora/token"), "\n").unwrap();
+    let empty = with();
+    assert_eq!(empty.code, Some(1), "{}", empty.stdout);
+    let place = "a.yaml:4: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: the key \"token\" of";
+    assert!(empty.stdout.starts_with(place), "{}", empty.stdout);
+    assert!(empty.stdout.ends_with("0 good targets, 1 problem\n"), "{}", empty.stdout);
 }
 
 #[test]

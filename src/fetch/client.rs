@@ -10,7 +10,7 @@ use reqwest::Url;
 use reqwest::header::{self, HOST, HeaderValue};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::time::Instant;
 
 use url::Host;
@@ -112,7 +112,7 @@ impl Clients {
 
     fn shared(&self, url: &Url, connection: &Connection, grant: Grant) -> Result<Arc<SharedClient>, ClientError> {
         let mut connection = connection.clone();
-        let secure = url.scheme() == "https" || has_tls_proxy(&connection);
+        let secure = is_secure(url, &connection);
         if !secure {
             connection = Connection { proxy: connection.proxy, ..Connection::default() };
         }
@@ -187,12 +187,7 @@ impl Clients {
         let builder = rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match &connection.identity {
             None => builder.with_no_client_auth(),
-            Some(identity) => {
-                let chain = certificates(&identity.certificates).ok_or(ClientError::Certificate)?;
-                let key = tls::private_key(&identity.key).map_err(ClientError::Key)?;
-                let identity = tls::identity(chain, key).map_err(ClientError::Identity)?;
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
-            }
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified(identity)?))),
         };
         config.resumption = Resumption::store(Arc::<Sessions>::default());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -218,6 +213,35 @@ fn http(tls: &rustls::ClientConfig, proxy: Option<&Url>) -> reqwest::Result<reqw
         Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy.clone())?),
         None => builder,
     })
+}
+
+impl Connection {
+    /// Whether [`Clients::client`] could make a client of these settings for this url. It asks neither the system for its authorities nor
+    /// any rule for the address: both are those of another machine, where this is asked of files.
+    pub fn check(&self, url: &Url) -> Result<(), ClientError> {
+        if !is_secure(url, self) {
+            return Ok(());
+        }
+        if server_identity(self)?.is_some() && self.proxy.is_some() {
+            return Err(ClientError::ProxiedServerName);
+        }
+        if let Some(ca) = self.ca.as_deref().filter(|_| !self.insecure_skip_verify) {
+            RecordingVerifier::verifying(Some(ca), None)?;
+        }
+        self.identity.as_ref().map_or(Ok(()), |identity| certified(identity).map(drop))
+    }
+}
+
+/// The certificate that we show, with its key.
+fn certified(identity: &Identity) -> Result<CertifiedKey, ClientError> {
+    let chain = certificates(&identity.certificates).ok_or(ClientError::Certificate)?;
+    let key = tls::private_key(&identity.key).map_err(ClientError::Key)?;
+    tls::identity(chain, key).map_err(ClientError::Identity)
+}
+
+/// Whether a certificate is ever met.
+fn is_secure(url: &Url, connection: &Connection) -> bool {
+    url.scheme() == "https" || has_tls_proxy(connection)
 }
 
 /// Whether TLS is spoken with the proxy, however the target is spoken with: then certificates matter.

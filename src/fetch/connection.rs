@@ -92,3 +92,18 @@ pub enum ClientError {
     #[error("the connection settings cannot be used")]
     Build(#[source] reqwest::Error),
 }
+
+impl ClientError {
+    /// The field of the spec that must be changed, if it is a certain one.
+    pub const fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Ca => Some("tlsConfig.ca"),
+            Self::Certificate | Self::Identity(_) => Some("tlsConfig.cert"),
+            Self::Key(_) => Some("tlsConfig.keySecret"),
+            Self::ProxiedServerName | Self::ServerName => Some("tlsConfig.serverName"),
+            Self::HostNotAllowed { field, .. } => Some(field),
+            Self::ResolvedByProxy { .. } => Some("url"),
+            Self::Roots | Self::Denied { .. } | Self::Build(_) => None,
+        }
+    }
+}

@@ -1,11 +1,19 @@
 //! The command `check`: what the API server would say about files of manifests, said without one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::input::Inputs;
-use super::load::{FileProblem, Loaded};
-use crate::target::Lookup;
+use serde_json::Value;
+
+use super::input::{Input, Inputs};
+use super::line::line_of;
+use super::load::{FileProblem, Loaded, MAX_PROBLEMS, Origin};
+use super::manifest::{self, Objects};
+use super::yaml::{self, Document};
+use crate::crd::{self, ScrapeTarget};
+use crate::target::{Lookup as _, LookupError, Target, TargetId};
 
 /// What `check` found. Its Display is what the command prints: one line for each problem, then one for each note, then a count.
 #[derive(Debug)]
@@ -47,6 +55,16 @@ pub struct Demands<'d> {
     pub all_references: bool,
 }
 
+/// What is wrong with one target, or may be, before it is known on which line.
+struct Finding<'l> {
+    id: &'l TargetId,
+    origin: &'l Origin,
+    path: String,
+    message: String,
+    /// Only a note.
+    is_note: bool,
+}
+
 /// Judges every manifest.
 pub fn check(inputs: &Inputs, demands: Demands<'_>) -> Report {
     let mut loaded = Loaded::of(inputs);
@@ -55,25 +73,89 @@ pub fn check(inputs: &Inputs, demands: Demands<'_>) -> Report {
     }
     let Loaded { targets, objects, mut problems, others } = loaded;
     let mut notes = others;
+    let mut findings = Vec::new();
+    let mut good = 0;
     for (id, (target, origin)) in &targets {
-        for reference in target.spec.references().into_iter().filter(|reference| !reference.optional) {
-            if let Err(missing) = objects.value(reference.kind, &id.namespace, reference.name, reference.key) {
-                let place = if demands.all_references { &mut problems } else { &mut notes };
-                let or = if demands.all_references { "" } else { "; or it must be in the cluster" };
-                place.push(FileProblem {
-                    file: origin.file.clone(),
-                    line: Some(origin.line),
-                    document: Some(origin.document),
-                    object: Some(format!("ScrapeTarget {id}")),
-                    path: reference.path.clone(),
-                    message: format!("{missing}{or}"),
-                });
-            }
+        let begin = findings.len();
+        for (path, message, is_note) in judge(id, target, &objects, demands.all_references) {
+            findings.push(Finding { id, origin, path, message, is_note });
         }
+        good += usize::from(findings.iter().skip(begin).all(|finding| finding.is_note));
+    }
+    let lines = lines(inputs, &findings);
+    for (Finding { id, origin, path, message, is_note }, line) in findings.into_iter().zip(lines) {
+        let whole = FileProblem::of_document(origin, Some(format!("ScrapeTarget {id}")), message);
+        let place = if is_note { &mut notes } else { &mut problems };
+        place.push(FileProblem { line: Some(line), path, ..whole });
     }
     problems.sort();
     notes.sort();
-    Report { problems, notes, targets: targets.len() }
+    Report { problems, notes, targets: good }
+}
+
+/// What is wrong with a target whose manifest is good: the field, the sentence, and whether that is only a note.
+fn judge(
+    id: &TargetId,
+    target: &Arc<ScrapeTarget>,
+    objects: &Objects,
+    all_references: bool,
+) -> Vec<(String, String, bool)> {
+    let mut found = Vec::new();
+    for reference in target.spec.references() {
+        match objects.value(reference.kind, &id.namespace, reference.name, reference.key) {
+            Ok(_) => {}
+            // The cluster does not mend a file, and `run` takes it for no value, even where there need be none.
+            Err(bad @ LookupError::BadFile { .. }) => found.push((reference.path, bad.to_string(), false)),
+            Err(_) if reference.optional => {}
+            Err(missing) if all_references => found.push((reference.path, missing.to_string(), false)),
+            Err(missing) => {
+                found.push((reference.path, format!("{missing}; or it must be in the cluster"), true));
+            }
+        }
+    }
+    // With a value missing it is not known what the others would come to.
+    if found.is_empty() {
+        let fault = Target::declare(id.clone(), Arc::clone(target), objects).fault();
+        found.extend(fault.map(|(path, message)| (path.unwrap_or_default(), message, false)));
+    }
+    found
+}
+
+/// The line of each finding. Every file is read once more for all of them; those that are too many are told at their document's line.
+fn lines(inputs: &Inputs, findings: &[Finding<'_>]) -> Vec<usize> {
+    let mut lines: Vec<usize> = findings.iter().map(|finding| finding.origin.line).collect();
+    let mut of_files: BTreeMap<&Path, Vec<(&Finding<'_>, &mut usize)>> = BTreeMap::new();
+    for (finding, line) in findings.iter().zip(&mut lines) {
+        let of_file = of_files.entry(&finding.origin.file).or_default();
+        if of_file.len() < MAX_PROBLEMS {
+            of_file.push((finding, line));
+        }
+    }
+    for input in &inputs.0 {
+        let Input::File(file, Ok(text)) = input else { continue };
+        let Some(of_file) = of_files.remove(&**file) else { continue };
+        let documents = yaml::documents(text);
+        for (finding, line) in of_file {
+            // Documents are counted from 1.
+            let document = finding.origin.document.checked_sub(1).and_then(|index| documents.get(index));
+            if let Some(found) = document.and_then(|document| line_in(document, finding)) {
+                *line = found;
+            }
+        }
+    }
+    lines
+}
+
+fn line_in(document: &Document<'_>, finding: &Finding<'_>) -> Option<usize> {
+    let items = manifest::items(document.value.as_ref().ok()?);
+    let is_it = |item: &Value| {
+        item.get("kind").and_then(Value::as_str) == Some("ScrapeTarget")
+            && manifest::id(item).as_ref() == Some(finding.id)
+    };
+    // The first that is good is the one that counts.
+    let (prefix, _) = items.iter().find(|(_, item)| is_it(item) && crd::judge(item).is_ok())?;
+    let path = if prefix.is_empty() { finding.path.clone() } else { format!("{prefix}.{}", finding.path) };
+    line_of(document.text, &path).map(|line| document.offset + line)
 }
 
 #[cfg(test)]
@@ -129,11 +211,83 @@ mod tests {
         assert!(report.is_good());
         assert_eq!(
             shown,
-            "a.yaml:1: document 1 (ScrapeTarget default/good): spec.basicAuth.password: Secret default/s has no key \"password\": add it \
+            "a.yaml:9: document 1 (ScrapeTarget default/good): spec.basicAuth.password: Secret default/s has no key \"password\": add it \
              to the manifest; or it must be in the cluster (note)\n\
              a.yaml:19: document 3: apps/v1 Deployment is left alone (note)\n\
              1 good target, 0 problems\n"
         );
+    }
+
+    #[test]
+    fn a_target_with_values_that_it_cannot_be_polled_with_is_a_problem_as_it_is_for_run() {
+        let https = GOOD.replace("http:", "https:");
+        let object = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+        let certificate = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        let indented = |pem: String| pem.replace('\n', "\n    ");
+        let (pem, key) = (indented(certificate.cert.pem()), indented(certificate.signing_key.serialize_pem()));
+        let other = indented(rcgen::KeyPair::generate().unwrap().serialize_pem());
+        let identity = "  tlsConfig:\n    cert: {secret: {name: s, key: c}}\n    keySecret: {name: s, key: k}\n";
+        let pair = |key: &str| format!("stringData:\n  c: |\n    {pem}\n  k: |\n    {key}\n");
+        let token = "  authorization:\n    credentials: {name: s, key: token}\n";
+        for (spec, data, wanted) in [
+            (
+                token,
+                "stringData: {token: ''}\n".to_owned(),
+                "8: spec.authorization.credentials: the key \"token\" of Secret",
+            ),
+            (
+                token,
+                "stringData: {token: \"a\\u0001\"}\n".to_owned(),
+                "8: spec.authorization.credentials: the value of",
+            ),
+            (
+                "  headers:\n  - name: x-a\n    secretKeyRef: {name: s, key: k}\n",
+                "stringData: {k: \"a\\nb\"}\n".to_owned(),
+                "9: spec.headers[0].secretKeyRef: the value of header \"x-a\" holds characters",
+            ),
+            (
+                "  tlsConfig:\n    ca: {secret: {name: s, key: c}}\n",
+                "stringData: {c: nothing}\n".to_owned(),
+                "8: spec.tlsConfig.ca: tlsConfig.ca holds no PEM certificate",
+            ),
+            (identity, pair("nothing"), "9: spec.tlsConfig.keySecret: tlsConfig.keySecret holds no PEM private key"),
+            (identity, pair(&other), "8: spec.tlsConfig.cert: tlsConfig.cert and tlsConfig.keySecret cannot be used"),
+            (identity, pair(&key), ""),
+        ] {
+            let (report, shown) = report(&[("a.yaml", &format!("{https}{spec}---\n{object}{data}"))]);
+            if wanted.is_empty() {
+                assert_eq!(shown, "1 good target, 0 problems\n");
+                continue;
+            }
+            assert_eq!((report.targets, report.problems.len()), (0, 1), "{shown}");
+            let wanted = wanted.replacen(": ", ": document 1 (ScrapeTarget default/good): ", 1);
+            assert!(shown.starts_with(&format!("a.yaml:{wanted}")), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_missing_secret_that_must_be_there_has_its_own_line_also_in_a_list_and_its_target_is_not_good() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("a.yaml");
+        let item = |name: &str| {
+            GOOD.replace("name: good", &format!("name: {name}")).replace('\n', "\n  ").trim_end().to_owned()
+        };
+        let token = "    authorization:\n      credentials: {name: s, key: token}\n";
+        let list = format!("kind: List\napiVersion: v1\nitems:\n- {}\n- {}\n{token}", item("a"), item("b"));
+        fs::write(&file, list).unwrap();
+        let inputs = Inputs::read(std::slice::from_ref(&file));
+        let demands = Demands { all_references: true, ..Demands::default() };
+        let shown = check(&inputs, demands).to_string();
+        let line = "a.yaml:17: document 1 (ScrapeTarget default/b): spec.authorization.credentials: Secret default/s is in none";
+        assert!(shown.contains(line), "{shown}");
+        assert!(shown.ends_with("1 good target, 1 problem\n"), "{shown}");
+        let secrets = folder.path().join("secrets");
+        fs::create_dir(&secrets).unwrap();
+        std::os::unix::fs::symlink("default_s_token", secrets.join("default_s_token")).unwrap();
+        let demands = Demands { secrets: Some(&secrets), all_references: false };
+        let shown = check(&inputs, demands).to_string();
+        assert!(shown.contains("default_s_token: cannot be read: Too many levels"), "{shown}");
+        assert!(shown.ends_with("1 good target, 2 problems\n"), "{shown}");
     }
 
     #[test]

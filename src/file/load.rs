@@ -15,7 +15,7 @@ use crate::crd::ScrapeTarget;
 use crate::target::{Refused, TargetId};
 
 /// The most problems, and the most manifests of other kinds, that are told of one file: a large file of something else has a million.
-const MAX_PROBLEMS: usize = 1000;
+pub(super) const MAX_PROBLEMS: usize = 1000;
 
 /// The longest name that Kubernetes has.
 const LONGEST_NAME: usize = 253;

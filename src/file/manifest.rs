@@ -136,7 +136,7 @@ fn unknown_kind(kind: &str, group: &str, words: &[&str]) -> Problem {
 }
 
 /// The name of a manifest, as far as there is one.
-fn id(value: &Value) -> Option<TargetId> {
+pub(super) fn id(value: &Value) -> Option<TargetId> {
     let metadata = value.get("metadata")?;
     let namespace = metadata.get("namespace").and_then(Value::as_str).filter(|namespace| !namespace.is_empty());
     Some(TargetId::new(namespace.unwrap_or(DEFAULT_NAMESPACE), metadata.get("name")?.as_str()?))
@@ -229,6 +229,10 @@ impl Lookup for Objects {
             let wanted = (id, key.to_owned());
             if let Some(value) = values.get(&wanted) {
                 return Ok(value.expose_secret().to_vec());
+            }
+            if let Some(why) = values.problem(&wanted) {
+                let (key, why) = (wanted.1, why.to_string());
+                return Err(LookupError::BadFile { kind, namespace, name, key, why });
             }
             let places = values.shown_places(&wanted);
             return Err(LookupError::NoFile { kind, namespace, name, key: wanted.1, places });

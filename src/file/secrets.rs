@@ -54,11 +54,18 @@ fn places(folder: &Path, (secret, key): &SecretKey) -> Vec<PathBuf> {
 pub(super) struct SecretValues {
     folder: Arc<Path>,
     values: HashMap<SecretKey, Arc<SecretSlice<u8>>>,
+    /// Files that are there and cannot be used, of keys that have no value.
+    problems: HashMap<SecretKey, FileProblem>,
 }
 
 impl SecretValues {
     pub(super) fn get(&self, key: &SecretKey) -> Option<&SecretSlice<u8>> {
         self.values.get(key).map(|value| &**value)
+    }
+
+    /// What is wrong with the file of a key that has no value.
+    pub(super) fn problem(&self, key: &SecretKey) -> Option<&FileProblem> {
+        self.problems.get(key)
     }
 
     /// Where the value of a key could be, for a sentence that says so.
@@ -133,7 +140,13 @@ impl SecretFiles {
     /// What there is now.
     pub(super) fn values(&self) -> SecretValues {
         let value = |(key, found): (&SecretKey, &Found)| Some((key.clone(), Arc::clone(found.value.as_ref()?)));
-        SecretValues { folder: Arc::clone(&self.folder), values: self.found.iter().filter_map(value).collect() }
+        let bad = self.found.iter().filter(|(_, found)| found.value.is_none());
+        let problem = |(key, found): (&SecretKey, &Found)| Some((key.clone(), found.problem.clone()?));
+        SecretValues {
+            folder: Arc::clone(&self.folder),
+            values: self.found.iter().filter_map(value).collect(),
+            problems: bad.filter_map(problem).collect(),
+        }
     }
 
     /// What is wrong. A file that is not there is no mistake here: the target that names it says so.
@@ -185,6 +198,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::{Lookup as _, LookupError};
     use secrecy::ExposeSecret as _;
     use tempfile::TempDir;
 
@@ -296,6 +310,27 @@ mod tests {
         assert_eq!(rig.value(&wanted).as_deref(), Some("better"));
         assert_eq!(rig.files.problems().count(), 0);
         assert!(!format!("{:?}", rig.files).contains("better"));
+    }
+
+    #[test]
+    fn a_key_without_a_value_is_told_with_what_is_wrong_with_its_file() {
+        let keys = [key("media", "agent", "loop"), key("media", "agent", "large"), key("media", "agent", "..data")];
+        let mut rig = Rig::new(&keys);
+        std::os::unix::fs::symlink("media_agent_loop", rig.folder.path().join("media_agent_loop")).unwrap();
+        rig.write("media_agent_large", &"x".repeat(usize::try_from(LARGEST).unwrap() + 1));
+        rig.look();
+        let mut objects = crate::file::Objects::default();
+        objects.add_values(rig.files.values());
+        for (key, wanted) in [
+            ("loop", "media_agent_loop: cannot be read: Too many levels of symbolic links"),
+            ("large", "media_agent_large: cannot be read: it is larger than 1 MiB"),
+            ("..data", "no manifest has it, and no file can stand for it: write it into a manifest, or"),
+            ("none", "there is no file "),
+        ] {
+            let error = objects.value(ObjectKind::Secret, "media", "agent", key).unwrap_err();
+            assert!(error.to_string().contains(wanted), "{error}");
+            assert_eq!(matches!(error, LookupError::BadFile { .. }), wanted.contains("cannot be read"), "{error}");
+        }
     }
 
     #[test]

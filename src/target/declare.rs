@@ -177,7 +177,9 @@ impl References<'_> {
             let name = HeaderName::from_bytes(header.name.as_bytes())
                 .map_err(|_| Problem::invalid_spec(format!("spec.headers[{i}].name is no header name")))?;
             if let Some(value) = value {
-                headers.append(name, sensitive(&value, || format!("the value of header {:?}", header.name))?);
+                let written = if header.value.is_some() { "value" } else { "secretKeyRef" };
+                let what = || format!("spec.headers[{i}].{written}: the value of header {:?}", header.name);
+                headers.append(name, sensitive(&value, what)?);
             }
         }
         if let Some(basic) = &spec.basic_auth {
@@ -196,7 +198,9 @@ impl References<'_> {
             let pair = [username.as_slice(), b":", password.as_slice()].concat();
             headers.insert(
                 AUTHORIZATION,
-                sensitive(format!("Basic {}", STANDARD.encode(pair)).as_bytes(), || "basicAuth".to_owned())?,
+                sensitive(format!("Basic {}", STANDARD.encode(pair)).as_bytes(), || {
+                    "spec.basicAuth: the value of its header".to_owned()
+                })?,
             );
         }
         if let Some(authorization) = &spec.authorization
@@ -204,7 +208,8 @@ impl References<'_> {
                 self.credential(&authorization.credentials, || "authorization.credentials".to_owned())?
         {
             let value = [authorization.scheme.as_bytes(), b" ", &credentials].concat();
-            headers.insert(AUTHORIZATION, sensitive(&value, || "the value of authorization.credentials".to_owned())?);
+            let what = || "spec.authorization.credentials: the value of its header".to_owned();
+            headers.insert(AUTHORIZATION, sensitive(&value, what)?);
         }
         Ok(headers)
     }
@@ -213,6 +218,7 @@ impl References<'_> {
 /// What one header may carry. Servers take 8 KiB, and a Secret may hold a hundred times more, which each target would keep.
 const LARGEST_HEADER: usize = 16 * 1024;
 
+/// `what` begins with the field.
 fn sensitive(value: &[u8], what: impl Fn() -> String) -> Result<HeaderValue, Problem> {
     if value.len() > LARGEST_HEADER {
         let (what, len) = (what(), value.len());

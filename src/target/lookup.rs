@@ -34,7 +34,7 @@ pub enum LookupError {
         key: String,
     },
     /// Neither an object that is declared nor a file has it.
-    #[error("{kind} {namespace}/{name} has no key {key:?}: no manifest has it, and there is no file {places}")]
+    #[error("{kind} {namespace}/{name} has no key {key:?}: no manifest has it, and {}", no_file(.places))]
     NoFile {
         /// Secret or ConfigMap.
         kind: ObjectKind,
@@ -44,8 +44,22 @@ pub enum LookupError {
         name: String,
         /// The missing key.
         key: String,
-        /// Where the file could be.
+        /// Where the file could be; empty if there can be none.
         places: String,
+    },
+    /// No object that is declared has it, and the file that should have it cannot be used.
+    #[error("{kind} {namespace}/{name} has no key {key:?}: no manifest has it, and {why}")]
+    BadFile {
+        /// Secret or ConfigMap.
+        kind: ObjectKind,
+        /// The target's namespace.
+        namespace: String,
+        /// The object's name.
+        name: String,
+        /// The key.
+        key: String,
+        /// The file, and what is wrong with it.
+        why: String,
     },
     /// There is no such value that targets may use. Which of it is missing is not told: who may declare targets need not be allowed to know
     /// which objects there are, nor which keys and labels they have.
@@ -96,6 +110,14 @@ const fn or_values(kind: ObjectKind) -> &'static str {
     }
 }
 
+/// What is said where no file has a value.
+fn no_file(places: &str) -> String {
+    if places.is_empty() {
+        return "no file can stand for it: write it into a manifest, or rename the key".to_owned();
+    }
+    format!("there is no file {places}")
+}
+
 impl LookupError {
     /// One word in CamelCase that says what must be done: the reason of the condition `Accepted`.
     pub const fn reason(&self) -> &'static str {
@@ -109,8 +131,12 @@ impl LookupError {
             },
             Self::Forbidden { kind: ObjectKind::Secret, .. } => "SecretForbidden",
             Self::Forbidden { kind: ObjectKind::ConfigMap, .. } => "ConfigMapForbidden",
-            Self::Unread { kind: ObjectKind::Secret, .. } => "SecretUnread",
-            Self::Unread { kind: ObjectKind::ConfigMap, .. } => "ConfigMapUnread",
+            Self::Unread { kind: ObjectKind::Secret, .. } | Self::BadFile { kind: ObjectKind::Secret, .. } => {
+                "SecretUnread"
+            }
+            Self::Unread { kind: ObjectKind::ConfigMap, .. } | Self::BadFile { kind: ObjectKind::ConfigMap, .. } => {
+                "ConfigMapUnread"
+            }
         }
     }
 }

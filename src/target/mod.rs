@@ -105,6 +105,21 @@ impl Target {
             && self.sample_limit == other.sample_limit
     }
 
+    /// Why it cannot be polled, as far as that can be told without knowing where it may point to: its [`problem`](Self::problem), or TLS
+    /// settings that cannot be used. The field comes first, where it is known.
+    pub fn fault(&self) -> Option<(Option<String>, String)> {
+        if let Some(Problem { message, .. }) = &self.problem {
+            let field =
+                message.split_once(": ").filter(|(field, _)| field.starts_with("spec.") && !field.contains(' '));
+            return Some(field.map_or_else(
+                || (None, message.clone()),
+                |(field, message)| (Some(field.to_owned()), message.to_owned()),
+            ));
+        }
+        let error = self.source.connection.check(&self.source.url).err()?;
+        Some((error.field().map(|field| format!("spec.{field}")), error.to_string()))
+    }
+
     /// Labels that discovery joins to every series, sorted by name; never in the body.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.declaration.spec.labels
