@@ -62,7 +62,7 @@ pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Re
 fn document(app: &App, filter: &Filter, headers: &HeaderMap, audience: &Audience) -> Response {
     let (views, mistakes) = (view::all(&app.pollers, audience), app.pollers.mistakes());
     let views = views.iter().take_while(|_| audience.is_there());
-    let wanted = views.filter(|view| filter.wants(&view.id, view.kind(), view.labels(), view.status.state));
+    let wanted = views.filter(|view| filter.wants(&view.id, view.kind(), &view.labels(), view.status.state));
     let data = Data { targets: wanted.map(Entry::new).collect(), mistakes: &mistakes.sentences };
     let answer = Answer { status: "success", data };
     match serde_json::to_vec(&answer) {

@@ -51,7 +51,7 @@ fn document(app: &App, filter: &Filter, exporter: &Exporter, headers: &HeaderMap
     let targets = all.iter().map(|poller| (poller.target(), poller.status().state));
     let wanted = targets.filter(|(target, state)| {
         let labels = target.labels().iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        !target.suspend && filter.wants(&target.id, Some(target.source.kind), labels, *state)
+        !target.suspend && filter.wants(&target.id, Some(target.source.kind), &labels, *state)
     });
     let targets: Vec<Arc<Target>> = wanted.map(|(target, _)| target).collect();
     let groups: Vec<Group<'_>> =

@@ -60,7 +60,7 @@ impl Filter {
         &self,
         id: &TargetId,
         kind: Option<Type>,
-        labels: impl Iterator<Item = (&'l str, &'l str)> + Clone,
+        labels: &(impl Iterator<Item = (&'l str, &'l str)> + Clone),
         state: State,
     ) -> bool {
         (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| **namespace == *id.namespace))

@@ -57,9 +57,10 @@ impl Outage {
         let alike = state.without.iter().filter(|(other, _)| other.is_watch() == part.is_watch());
         let since = alike.map(|(_, since)| *since).min().unwrap_or(now);
         // Who writes statuses adds nothing to what the watches tell.
-        let is_told = match part.is_watch() {
-            true => state.told.is_some_and(|told| told.of_watches),
-            false => state.told.is_some() || state.without.keys().any(|part| part.is_watch()),
+        let is_told = if part.is_watch() {
+            state.told.is_some_and(|told| told.of_watches)
+        } else {
+            state.told.is_some() || state.without.keys().any(|part| part.is_watch())
         };
         if is_told || since.elapsed() < PATIENCE {
             return;

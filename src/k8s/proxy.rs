@@ -348,9 +348,7 @@ mod tests {
         config.default_retry = false;
         let proxy = Proxy { url: url.parse().unwrap(), origin: "HTTPS_PROXY" };
         let error = through(&proxy, &config).unwrap().apiserver_version().await.unwrap_err();
-        WayError::behind(&error)
-            .map(ToString::to_string)
-            .unwrap_or_else(|| panic!("the API server is blamed: {error:?}"))
+        WayError::behind(&error).map_or_else(|| panic!("the API server is blamed: {error:?}"), ToString::to_string)
     }
 
     #[tokio::test]
