@@ -48,7 +48,8 @@ fn filled_in(manifest: &str) -> String {
         Regex::new(r"(?m)^( *)-----BEGIN (CERTIFICATE|PRIVATE KEY)-----\n *replace me.*\n *-----END .*\n").unwrap();
     let fill = |found: &regex::Captures<'_>| {
         let pem = if &found[2] == "CERTIFICATE" { ours.cert.pem() } else { ours.signing_key.serialize_pem() };
-        pem.lines().map(|line| format!("{}{line}\n", &found[1])).collect::<String>()
+        let indent = &found[1];
+        format!("{indent}{}\n", pem.trim_end().replace('\n', &format!("\n{indent}")))
     };
     placeholder.replace_all(manifest, fill).into_owned()
 }
