@@ -305,7 +305,7 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
         addresses.map(|address| address.ip).collect::<Vec<_>>().join(" ")
     }
 
-    /// The addresses in all EndpointSlices.
+    /// The addresses in all slices.
     fn slices(&self) -> String {
         let list = block(async {
             let api = Api::<EndpointSlice>::namespaced(self.cluster.client(), &self.name);
