@@ -56,6 +56,8 @@ pub(super) struct Activity {
     answered: AtomicU64,
     /// Since when the client takes nothing of what is to be sent; 0: it does, or nothing is.
     blocked: AtomicU64,
+    /// For how long it has taken nothing of this answer before, in milliseconds.
+    blocked_before: AtomicU64,
     /// The turn of this answer, which others may want.
     turn: Mutex<Option<HoldsTurn>>,
     /// Whether it has had an answer already.
@@ -87,6 +89,7 @@ impl Activity {
         *self.turn() = turn;
         self.served.store(true, Ordering::Relaxed);
         self.answered.store(milliseconds(), Ordering::Relaxed);
+        self.blocked_before.store(0, Ordering::Relaxed);
         self.enter(Phase::Writing);
     }
 
@@ -126,6 +129,11 @@ impl Activity {
             0 => Duration::ZERO,
             since => between(since, now),
         }
+    }
+
+    /// The same, with all the times before in which it took nothing of this answer.
+    fn blocked_in_all(&self, now: u64) -> Duration {
+        Duration::from_millis(self.blocked_before.load(Ordering::Relaxed)) + self.blocked(now)
     }
 
     /// Whether its client has had time to send a request.
@@ -243,7 +251,11 @@ impl<S> Watched<S> {
     fn written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let blocked = &self.activity.blocked;
         if written.is_ready() {
-            blocked.store(0, Ordering::Relaxed);
+            let since = blocked.swap(0, Ordering::Relaxed);
+            if since > 0 {
+                let waited = milliseconds().saturating_sub(since);
+                self.activity.blocked_before.fetch_add(waited, Ordering::Relaxed);
+            }
         } else if blocked.load(Ordering::Relaxed) == 0 {
             blocked.store(milliseconds().max(1), Ordering::Relaxed);
         }
@@ -498,7 +510,7 @@ impl Connections {
         self.close_where(|activity| {
             activity.phase() == Phase::Writing
                 && activity.turn().as_ref().is_some_and(&are_wanted)
-                && (activity.blocked(now) >= TURN_STALLED || activity.writing(now) >= longest)
+                && (activity.blocked(now) >= TURN_STALLED || activity.blocked_in_all(now) >= longest)
         });
     }
 

@@ -41,10 +41,10 @@ const DOCUMENTS: (usize, usize, usize) = (4, 256, 64);
 /// The same for expositions that are made as they are read, half a MiB each.
 const STREAMS: (usize, usize, usize) = (16, 1024, 256);
 
-/// How long a document is on its way at the most, if others wait for its turn.
+/// For how long its client may keep a document waiting, if others wait for its turn.
 const DOCUMENT_HELD: Duration = Duration::from_secs(5);
 
-/// The same for an exposition that is made as it is read: part of the time is ours.
+/// The same for an exposition that is made as it is read.
 const STREAM_HELD: Duration = Duration::from_secs(30);
 
 /// Between two looks for room when every connection has only just come.

@@ -131,7 +131,7 @@ fn a_proxy_that_wants_a_password_and_one_that_is_not_supported_are_told_in_one_l
     let mut cleanup = with(&file, &["cleanup", "--namespace", "default"]);
     let refused = said(cleanup.env("HTTPS_PROXY", format!("http://{}", proxy.address)));
     assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains("proxy authorization required"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("it wants a user and a password"), "{}", refused.stderr);
 
     let (file, _) = kubeconfig(cluster, &folder, ", proxy-url: 'socks5://127.0.0.1:1080'");
     for arguments in [&["cleanup"][..], &["run", "--listen-address", "127.0.0.1:0"]] {
