@@ -29,7 +29,10 @@ pub(crate) fn of_a_pod_with_too_little_cpu(cluster: &Cluster) {
     apply(cluster);
     figure("three thousand ScrapeTargets created", start.elapsed());
     let limit = format!("--set-string=resources.limits.cpu={LIMIT}");
-    cluster.helm("upgrade", &["--set=discovery.mode=httpSD", "--set-string=resources.limits.memory=512Mi", &limit]);
+    // With a request that is its limit, the limit could not be lifted alone.
+    let request = "--set-string=resources.requests.cpu=50m";
+    let memory = "--set-string=resources.limits.memory=512Mi";
+    cluster.helm("upgrade", &["--set=discovery.mode=httpSD", memory, &limit, request]);
     cluster.rolled_out(NAMESPACE, RELEASE);
     until("one pod", PATIENCE, || match pods(cluster).as_slice() {
         [only] if *only == cluster.leader() => Ok(()),
