@@ -102,7 +102,8 @@ pub(crate) fn simulated_are_deleted(cluster: &Cluster) {
     cluster.apply(OWN);
     let start = Instant::now();
     let folder = root().join("deploy/simulated");
-    cluster.kubectl(&["delete", "--timeout=180s", "-f", folder.to_str().unwrap()]);
+    // Its targets went with all others.
+    cluster.kubectl(&["delete", "--timeout=180s", "--ignore-not-found", "-f", folder.to_str().unwrap()]);
     figure("kubectl delete -f deploy/simulated", start.elapsed());
     let left = cluster.names("scrapetargets");
     assert!(left.iter().any(|name| name == "webrtc/my-sora"), "{left:?}");
