@@ -70,11 +70,12 @@ impl Cluster {
     pub async fn connect(context: Option<&str>) -> Result<Self, AccessError> {
         let variable = |name: &str| std::env::var(name).ok();
         proxy::check(variable).map_err(|error| AccessError::Client(error.to_string()))?;
-        let proxy_url = Kubeconfig::read().ok().and_then(|kubeconfig| proxy_url(&kubeconfig, context));
+        let kubeconfig = Kubeconfig::read();
+        let proxy_url = kubeconfig.as_ref().ok().and_then(|kubeconfig| proxy_url(kubeconfig, context));
         let mut config = match context {
             Some(context) => {
                 let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
-                let kubeconfig = Kubeconfig::read().map_err(|error| AccessError::Kubeconfig(chain(&error)))?;
+                let kubeconfig = kubeconfig.map_err(|error| AccessError::Kubeconfig(chain(&error)))?;
                 let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
                 config.map_err(|error| AccessError::Kubeconfig(chain(&error)))?
             }
