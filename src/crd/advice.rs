@@ -112,6 +112,11 @@ const ELSEWHERE: &[(&[&str], &[&str])] = &[
 /// Up to so many fields are listed where none is like the one that was written.
 const LISTED: usize = 12;
 
+/// A name without case and punctuation.
+fn plain(name: &str) -> String {
+    name.chars().take(64).filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase()
+}
+
 /// What follows the sentence that `node` has no field called `name`.
 pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
     let fields = || node.properties.keys().map(String::as_str);
@@ -126,7 +131,7 @@ pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
     if let Some(near) = nearest(name, fields()) {
         return format!(", did you mean {near:?}?");
     }
-    let plain: String = name.chars().take(64).filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    let plain = plain(name);
     let ours = ELSEWHERE.iter().filter(|(theirs, _)| theirs.contains(&plain.as_str())).flat_map(|(_, ours)| *ours);
     let mut found = None;
     for ours in ours {
@@ -157,7 +162,7 @@ pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
 /// What follows where a Secret or `ConfigMap` is named that `node` does not take as a whole: its values are named one by one.
 fn where_secrets_belong(node: &Node, name: &str) -> Option<String> {
     const WHOLE: [&str; 5] = ["secretname", "secretref", "secret", "configmapname", "configmapref"];
-    let plain: String = name.chars().take(64).filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    let plain = plain(name);
     let is_source = |node: &Node| {
         is_secret_key(node) || ["secret", "configMap"].iter().all(|field| node.properties.contains_key(*field))
     };

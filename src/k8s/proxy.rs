@@ -86,7 +86,7 @@ pub(super) fn choose(
     if excepted || is_own(host) {
         return Ok(None);
     }
-    let text = if text.contains("://") { text } else { format!("http://{text}") };
+    let text = with_scheme(text);
     usable(origin, "add the API server's host to NO_PROXY", server, &text).map(Some)
 }
 
@@ -94,24 +94,30 @@ pub(super) fn choose(
 pub(super) fn check(environment: impl Fn(&str) -> Option<String>) -> Result<(), ProxyError> {
     for (origin, small) in [("HTTPS_PROXY", "https_proxy"), ("HTTP_PROXY", "http_proxy")] {
         for text in [origin, small].into_iter().filter_map(&environment).filter(|text| !text.is_empty()) {
-            let text = if text.contains("://") { text } else { format!("http://{text}") };
-            if text.parse::<Uri>().ok().and_then(|proxy| proxy.host().map(str::is_empty)) != Some(false) {
-                return Err(ProxyError::NoUrl { origin });
-            }
+            parsed(origin, &with_scheme(text))?;
         }
     }
     Ok(())
 }
 
 fn usable(origin: &'static str, instead: &'static str, server: &Uri, text: &str) -> Result<Proxy, ProxyError> {
-    let proxy = text.parse::<Uri>().ok().filter(|proxy| proxy.host().is_some_and(|host| !host.is_empty()));
-    let Some(url) = proxy else { return Err(ProxyError::NoUrl { origin }) };
+    let url = parsed(origin, text)?;
     match url.scheme_str() {
         Some("http") if server.scheme_str() != Some("http") => Ok(Proxy { url, origin }),
         Some("http") => Err(ProxyError::PlainServer { origin, server: server.to_string(), instead }),
         Some(scheme) => Err(ProxyError::Scheme { origin, scheme: scheme.to_owned(), instead }),
         None => Err(ProxyError::NoUrl { origin }),
     }
+}
+
+/// A proxy of the environment may be written without a scheme.
+fn with_scheme(text: String) -> String {
+    if text.contains("://") { text } else { format!("http://{text}") }
+}
+
+fn parsed(origin: &'static str, text: &str) -> Result<Uri, ProxyError> {
+    let proxy = text.parse::<Uri>().ok().filter(|proxy| proxy.host().is_some_and(|host| !host.is_empty()));
+    proxy.ok_or(ProxyError::NoUrl { origin })
 }
 
 fn port(server: &Uri) -> u16 {
