@@ -248,6 +248,20 @@ async fn insecure_skip_verify_takes_version_1_and_short_keys_but_not_the_certifi
     }
 }
 
+/// The server says so when the handshake is over for us, at times before the request is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_wants_a_client_certificate_is_told_as_such_whenever_its_alert_arrives() {
+    let own = KeyPair::generate().unwrap();
+    let leaf = own_authority(2039).self_signed(&own).unwrap();
+    let address = server_that(vec![leaf.der().clone()], &own, true).await;
+    let polls = (0..100).map(|_| tokio::spawn(polled(https(address, Some(&leaf.pem())))));
+    for poll in polls.collect::<Vec<_>>() {
+        let (reason, sentence, ..) = poll.await.unwrap();
+        let wanted = "the server wants a client certificate: write tlsConfig.cert and tlsConfig.keySecret";
+        assert!(reason == Reason::Tls && sentence.ends_with(wanted), "{reason:?} {sentence}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_certificate_of_version_1_can_be_shown() {
     let own = KeyPair::generate().unwrap();

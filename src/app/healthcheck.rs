@@ -7,14 +7,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use reqwest::Url;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, DigitallySignedStruct, ProtocolVersion, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::cli::HealthcheckArgs;
+use crate::fetch;
 use crate::tls::{self, Peer};
 
 /// No answer comes later.
@@ -26,10 +29,11 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
         (Some(certificate), Some(key)) => Some(identity(certificate, &key)?),
         _ => None,
     };
+    let tls = tls_config(identity);
     let client = reqwest::Client::builder()
         .timeout(PATIENCE)
         .no_proxy()
-        .tls_backend_preconfigured(tls_config(identity))
+        .tls_backend_preconfigured(tls.clone())
         .build()
         .context("make a client")?;
     let mut request = client.get(url.clone());
@@ -39,7 +43,19 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
         let password = password.strip_suffix('\n').unwrap_or(&password);
         request = request.basic_auth(username, Some(password.strip_suffix('\r').unwrap_or(password)));
     }
-    let response = request.send().await.map_err(|error| anyhow!(unanswered(&error, &url, cert_file.as_deref())))?;
+    let response = match request.send().await {
+        Ok(response) => response,
+        Err(error) => {
+            let asked = error.url().unwrap_or(&url).clone(); // a redirect may have led elsewhere
+            let why = match cause_of_tls(&error) {
+                Some(cause) => Some(cause.clone()),
+                None if error.is_timeout() || error.is_connect() => None,
+                None => refusal(&asked, tls).await,
+            };
+            let cert_file = cert_file.as_deref();
+            bail!(why.map_or_else(|| unanswered(&error, &asked), |why| of_tls(&why, cert_file)));
+        }
+    };
     let status = response.status();
     if status == 400 && url.scheme() == "http" {
         // No service says more about itself there than these words.
@@ -130,14 +146,25 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Why no answer came.
-fn unanswered(error: &reqwest::Error, url: &Url, shown: Option<&Path>) -> String {
+/// What TLS says of it, if it has a part in it.
+fn cause_of_tls(error: &reqwest::Error) -> Option<&rustls::Error> {
+    links(error).find_map(|link| link.downcast_ref())
+}
+
+/// Asks on a connection of its own why the service has ended one that was made.
+async fn refusal(url: &Url, tls: rustls::ClientConfig) -> Option<rustls::Error> {
+    let host = url.host_str().filter(|_| url.scheme() == "https")?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
+    let asked = async {
+        let stream = TcpStream::connect((name.to_str().as_ref(), url.port_or_known_default()?)).await.ok()?;
+        fetch::refusal(stream, Arc::new(tls), name).await
+    };
+    timeout(PATIENCE, asked).await.ok().flatten()
+}
+
+/// Why no answer came, where TLS has no part in it.
+fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
     let links: Vec<&(dyn Error + 'static)> = links(error).collect();
-    if let Some(error) = links.iter().find_map(|link| link.downcast_ref()) {
-        return of_tls(error, shown);
-    }
-    // A redirect may have led elsewhere.
-    let asked = error.url().unwrap_or(url);
     let host = asked.host_str().unwrap_or_default();
     let place = format!("{host}:{}", asked.port_or_known_default().unwrap_or_default());
     let system = links.iter().find_map(|link| link.downcast_ref::<io::Error>());

@@ -11,7 +11,9 @@ use reqwest::header::{self, HOST, HeaderValue};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use tokio::time::Instant;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use url::Host;
 
@@ -19,12 +21,13 @@ use super::address::Grant;
 use super::certificate::{Expiries, Expiry, Handshakes, RecordingVerifier};
 use super::dial::{self, Attempt, Judged, Unconnected, Watch, Why};
 use super::error;
+use super::refusal::refusal;
 use super::resolve::Resolver;
 use super::sessions::Sessions;
 use super::term::{Phase, Term};
 use super::{AddressRules, ClientError, Connection, Identity};
 use crate::kind::{CallError, Reason};
-use crate::tls::{self, certificates};
+use crate::tls::{self, Peer, certificates};
 
 /// The clients in use.
 #[derive(Debug)]
@@ -271,6 +274,9 @@ fn server_identity(connection: &Connection) -> Result<Option<ServerIdentity>, Cl
 /// Kept between polls: a handshake costs a hundred times what a call costs. None is used any more when its term has ended.
 const IDLE_TLS: Duration = Term::LENGTH;
 
+/// A server that refuses us does so at once.
+const REFUSAL: Duration = Duration::from_secs(1);
+
 /// Plain connections are closed by the poll's last call; this is for polls that were cut off.
 const IDLE_PLAIN: Duration = Duration::from_secs(2);
 
@@ -438,11 +444,13 @@ impl Client {
         deadline: Instant,
         unconnected: &mut Unconnected,
     ) -> Result<reqwest::Response, Unanswered> {
+        let url = request.url();
         let attempts = dial::attempts(addresses, *self.worked());
         let mut left = attempts.len();
         for addresses in attempts {
             let Some(mut request) = request.try_clone() else { break };
-            if let (Some(term), Some(address)) = (term, addresses.first()) {
+            let first = addresses.first().copied();
+            if let (Some(term), Some(address)) = (term, first) {
                 term.mark(request.url_mut(), address.ip());
             }
             let now = Instant::now();
@@ -467,10 +475,26 @@ impl Client {
                 Err(error) if !attempt.made_connection() && error::is_closed(&error) => {
                     return Err(Unanswered::Closed(error));
                 }
-                Err(error) => return Err(error::call_error(&error).into()),
+                Err(error) => {
+                    let refusal =
+                        if error::is_unexplained(&error) { self.refusal(url, first, deadline).await } else { None };
+                    return Err(refusal.unwrap_or_else(|| error::call_error(&error)).into());
+                }
             }
         }
         Err(unconnected.told(self.is_proxied()).into())
+    }
+
+    /// Asks on a connection of its own why the server has ended one that was made: a certificate that it wants, or ours that it does not take.
+    async fn refusal(&self, url: &Url, address: Option<SocketAddr>, deadline: Instant) -> Option<CallError> {
+        let host = url.host_str().filter(|_| url.scheme() == "https" && !self.is_proxied())?;
+        let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
+        let asked = async {
+            let stream = TcpStream::connect(address?).await.ok()?;
+            refusal(stream, Arc::clone(&self.shared.tls), name).await
+        };
+        let error = timeout_at(deadline.min(Instant::now() + REFUSAL), asked).await.ok().flatten()?;
+        Some(CallError::new(Reason::Tls, tls::sentence(&error, Peer::Server)))
     }
 
     fn worked(&self) -> MutexGuard<'_, Option<IpAddr>> {

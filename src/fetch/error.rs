@@ -38,6 +38,16 @@ pub(super) fn is_closed(error: &reqwest::Error) -> bool {
     })
 }
 
+/// Whether a connection ended without a word about why, before the request was sent or while it was.
+pub(super) fn is_unexplained(error: &reqwest::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    chain(error).any(|link| {
+        let gone = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected];
+        link.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || link.downcast_ref::<io::Error>().is_some_and(|error| gone.contains(&error.kind()))
+    })
+}
+
 /// An error before the answer's header was complete.
 pub(super) fn call_error(error: &reqwest::Error) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();

@@ -13,6 +13,7 @@ mod dial;
 mod error;
 mod host;
 mod mask;
+mod refusal;
 mod resolve;
 mod sessions;
 mod term;
@@ -34,6 +35,7 @@ pub use connection::{ClientError, Connection, Identity};
 use dial::Unconnected;
 pub use host::{AllowedHost, AllowedHostError};
 pub use mask::Redactor;
+pub use refusal::refusal;
 use term::Term;
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
