@@ -19,7 +19,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("poll", &["fetch", "kind", "metric", "self_metrics", "target"]),
     ("http", &["kind", "metric", "poll", "self_metrics", "target", "tls"]),
     ("k8s", &["crd", "kind", "poll", "self_metrics", "target"]),
-    ("sim", &[]),
     ("cli", &["crd", "fetch", "file", "http", "k8s", "kind"]),
     ("telemetry", &["cli"]),
     (
@@ -35,7 +34,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metric",
             "poll",
             "self_metrics",
-            "sim",
             "target",
             "telemetry",
             "tls",
@@ -45,14 +43,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Crates that only these modules may name: I/O and frameworks stay at the rim.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("axum", &["http", "sim"]),
+    ("axum", &["http"]),
     ("hyper", &["fetch", "http"]),
     ("kube", &["crd", "k8s"]),
     ("k8s_openapi", &["crd", "k8s"]),
     ("clap", &["cli"]),
     ("prometheus", &["self_metrics"]),
+    ("simulators", &["app"]),
     ("serde_saphyr", &["cli", "crd", "file", "http", "target", "app"]),
-    ("tokio", &["app", "fetch", "file", "http", "k8s", "poll", "sim"]),
+    ("tokio", &["app", "fetch", "file", "http", "k8s", "poll"]),
 ];
 
 /// Names of a crate's own root that are no modules.
@@ -180,7 +179,7 @@ fn frameworks_stay_in_their_adapters() {
 fn a_kind_is_known_only_to_the_list_of_kinds() {
     for file in rust_files(&source()) {
         let Some(module) = module_of(&file) else { continue };
-        if module == "kind" || module == "sim" {
+        if module == "kind" {
             continue;
         }
         for kind in ["sora", "orion", "mediasoup"] {

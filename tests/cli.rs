@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData};
-use scrapetarget_exporter::sim::edumeet::Edumeet;
-use scrapetarget_exporter::sim::mediasoup::Agent;
-use scrapetarget_exporter::sim::orion::Broker;
-use scrapetarget_exporter::sim::sora::Node;
-use scrapetarget_exporter::sim::{Mode, Simulated};
+use simulators::edumeet::Edumeet;
+use simulators::mediasoup::Agent;
+use simulators::orion::Broker;
+use simulators::sora::Node;
+use simulators::{Mode, Simulated};
 use support::faults::closed_port;
 use support::old::{pem_of, version_1};
 use support::program::{PATIENCE, Running, Said, command, run, said, said_to, signal};

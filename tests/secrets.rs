@@ -11,7 +11,7 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use scrapetarget_exporter::sim::Simulated;
+use simulators::Simulated;
 use support::faults::closed_port;
 use support::program::{Running, command, said};
 use tempfile::TempDir;

@@ -16,8 +16,8 @@ use super::service::{Plan, Service, Source, listen, signal};
 use super::{print, simulated};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::poll::{Pollers, State};
-use crate::sim::{Mode, Simulated, Switch};
 use crate::telemetry;
+use simulators::{Mode, Simulated, Switch};
 
 /// The bearer token of the simulated agent; it opens nothing else.
 const AGENT_TOKEN: &str = "demo-token";
