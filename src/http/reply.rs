@@ -9,8 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::task::AbortHandle;
 
-use crate::metric::{Encoding, Format, negotiate_encoding, negotiate_format};
-use crate::poll::gzip;
+use crate::metric::{Encoding, Format, gzip, negotiate_encoding, negotiate_format};
 
 use super::peer::Peer;
 use super::turns::{Full, Turn, Turns};
