@@ -1,6 +1,7 @@
-//! For which host names we answer. A browser can be led to us by a name of somebody else's (DNS rebinding); its pages must not read ours.
+//! Which host names requests may be for: `--web.allowed-hosts`, against DNS rebinding, where a browser reaches us under a name that
+//! somebody else controls, whose pages could then read ours.
 //!
-//! Addresses are always taken: a page that is asked for at an address is a page of that address, which no name can make another's.
+//! IP addresses are always allowed: a page that was requested by address has that address as its origin, which no name can take over.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -12,11 +13,11 @@ use axum::http::{HeaderMap, StatusCode, Uri, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::reply::Refusal;
-use super::{is_health, reply};
+use super::is_health;
+use super::response::{self, ErrorResponse};
 
-/// The longest host with a port that is looked at; a DNS name has at most 253 characters.
-const LONGEST: usize = 261;
+/// A DNS name has at most 253 characters, and a port 5.
+const MAX_AUTHORITY_BYTES: usize = 261;
 
 /// A name, or a suffix of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl FromStr for HostPattern {
         let suffix = text.strip_prefix("*.");
         let name = suffix.unwrap_or(text);
         let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_of_name);
+        let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_host_byte);
         let normal = normal(name);
         if text == "*" {
             Ok(Self::Any)
@@ -63,13 +64,13 @@ impl HostPattern {
     }
 }
 
-/// The names under which we answer; by default any.
+/// The host names that requests may be for; by default any.
 #[derive(Clone, Debug, Default)]
-pub struct Hosts(Option<Vec<HostPattern>>);
+pub struct HostAllowlist(Option<Vec<HostPattern>>);
 
-impl Hosts {
-    /// Only `allowed`, `own` (those of our own URL) and localhost. Where nothing is allowed explicitly it depends on whether all
-    /// listeners are on loopback: if they are not, any name, since nobody knows by which names Prometheus reaches us.
+impl HostAllowlist {
+    /// Allows `allowed`, `own` (the host of our own URL) and localhost. If `allowed` is empty and a listener is not on loopback, any name
+    /// is allowed, since nobody knows by which names Prometheus reaches us.
     pub fn new(allowed: Vec<HostPattern>, own: Option<&str>, only_loopback: bool) -> Self {
         if allowed.is_empty() && !only_loopback {
             return Self(None);
@@ -79,7 +80,7 @@ impl Hosts {
         Self(Some(allowed.into_iter().chain(own).chain(local).collect()))
     }
 
-    fn allow(&self, host: &str) -> bool {
+    fn allows(&self, host: &str) -> bool {
         let Some(allowed) = &self.0 else { return true };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         bare.parse::<IpAddr>().is_ok() || {
@@ -94,18 +95,18 @@ fn normal(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// What the request was sent to, as `HOST` or `HOST:PORT`; in the extensions of every request that names it.
+/// What the request was sent to, as `HOST` or `HOST:PORT`; in the extensions of every request that tells it.
 #[derive(Clone, Debug)]
 pub(super) struct RequestHost(pub(super) Authority);
 
-/// Refuses requests for other hosts and those that do not say clearly for which they are. Health checks may have any host: they ask by
-/// whatever name they have, and their answer says nothing. Every answer leaves with `nosniff`.
-pub(super) async fn check(State(hosts): State<Arc<Hosts>>, mut request: Request, next: Next) -> Response {
-    let mut response = match host(request.version(), request.uri(), request.headers()) {
-        Err(text) => Refusal::bad_request(text).into_response(),
+/// Middleware that refuses requests for other hosts, and those whose host is ambiguous. Health checks may name any host: they come by
+/// address or by whatever name is configured, and their answer tells nothing. Every response gets `nosniff`.
+pub(super) async fn check_host(State(hosts): State<Arc<HostAllowlist>>, mut request: Request, next: Next) -> Response {
+    let mut response = match request_host(request.version(), request.uri(), request.headers()) {
+        Err(text) => ErrorResponse::bad_request(text).into_response(),
         Ok(host) => {
             let name = host.as_ref().map_or("", |host| host.host());
-            if hosts.allow(name) || is_health(request.uri().path()) {
+            if hosts.allows(name) || is_health(request.uri().path()) {
                 if let Some(host) = host {
                     request.extensions_mut().insert(RequestHost(host));
                 }
@@ -115,12 +116,12 @@ pub(super) async fn check(State(hosts): State<Arc<Hosts>>, mut request: Request,
             }
         }
     };
-    let (name, value) = reply::NO_SNIFFING;
+    let (name, value) = response::NO_SNIFFING;
     response.headers_mut().insert(name, value);
     response
 }
 
-fn misdirected(name: &str) -> Refusal {
+fn misdirected(name: &str) -> ErrorResponse {
     let text = if name.is_empty() {
         "the request does not say for which host it is: send a Host header".to_owned()
     } else {
@@ -128,11 +129,11 @@ fn misdirected(name: &str) -> Refusal {
             "this service does not answer for the host {name:?}: if it should, start it with --web.allowed-hosts={name}"
         )
     };
-    Refusal(StatusCode::MISDIRECTED_REQUEST, text)
+    ErrorResponse(StatusCode::MISDIRECTED_REQUEST, text)
 }
 
 /// The host that the request is for. That of an absolute request target counts before the header (RFC 9112, section 3.2.2).
-fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, &'static str> {
+fn request_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, &'static str> {
     let mut values = headers.get_all(header::HOST).iter();
     let (first, second) = (values.next(), values.next());
     if second.is_some() {
@@ -142,32 +143,33 @@ fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Option<Autho
         return Err("the request has no Host header: send one");
     }
     let header = first
-        .map(|value| value.to_str().ok().and_then(authority))
+        .map(|value| value.to_str().ok().and_then(parse_authority))
         .map(|host| host.ok_or("the Host header is no host with an optional port"))
         .transpose()?;
     match uri.authority() {
-        Some(target) => authority(target.as_str()).map(Some).ok_or("the request target's host is none"),
+        Some(target) => parse_authority(target.as_str()).map(Some).ok_or("the request target's host is none"),
         None => Ok(header),
     }
 }
 
-/// A host with an optional port that also Prometheus could scrape: it takes the whole of `/sd` or none of it, so one bad address would lose
-/// every target.
-fn authority(text: &str) -> Option<Authority> {
-    let authority = text.parse::<Authority>().ok().filter(|authority| authority.as_str().len() <= LONGEST)?;
+/// Parses a host with an optional port, as strictly as Prometheus does: `/sd` repeats it, and one bad address makes Prometheus refuse the
+/// whole document.
+fn parse_authority(text: &str) -> Option<Authority> {
+    let authority =
+        text.parse::<Authority>().ok().filter(|authority| authority.as_str().len() <= MAX_AUTHORITY_BYTES)?;
     let host = authority.host();
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_host = match address {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(is_of_name),
+        None => !host.is_empty() && host.bytes().all(is_host_byte),
     };
-    // `host:` and `host:99999` are authorities to the parser; a user comes before the host.
+    // The parser also accepts `host:`, `host:99999` and a user before the host.
     let port = text.strip_prefix(host)?;
     (is_host && (port.is_empty() || authority.port_u16().is_some())).then_some(authority)
 }
 
-/// What names consist of; the underscore is in those of some Services and containers.
-fn is_of_name(byte: u8) -> bool {
+/// Host names of some Services and containers have an underscore.
+fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
@@ -175,8 +177,8 @@ fn is_of_name(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn hosts(allowed: &[&str], own: Option<&str>, only_loopback: bool) -> Hosts {
-        Hosts::new(allowed.iter().map(|text| text.parse().unwrap()).collect(), own, only_loopback)
+    fn hosts(allowed: &[&str], own: Option<&str>, only_loopback: bool) -> HostAllowlist {
+        HostAllowlist::new(allowed.iter().map(|text| text.parse().unwrap()).collect(), own, only_loopback)
     }
 
     #[test]
@@ -194,7 +196,7 @@ mod tests {
             "10.0.0.1",
             "[::1]",
         ] {
-            assert!(some.allow(good), "{good}");
+            assert!(some.allows(good), "{good}");
         }
         for bad in [
             "",
@@ -206,11 +208,11 @@ mod tests {
             "localhost.evil.test",
             "10.0.0.1.evil.test",
         ] {
-            assert!(!some.allow(bad), "{bad}");
+            assert!(!some.allows(bad), "{bad}");
         }
-        assert!(hosts(&[], None, false).allow("anything.test"));
-        assert!(!hosts(&[], None, true).allow("anything.test"));
-        assert!(hosts(&["*"], None, true).allow("anything.test"));
+        assert!(hosts(&[], None, false).allows("anything.test"));
+        assert!(!hosts(&[], None, true).allows("anything.test"));
+        assert!(hosts(&["*"], None, true).allows("anything.test"));
     }
 
     #[test]
@@ -237,7 +239,7 @@ mod tests {
             ("a/b", false),
             ("a,b", false),
         ] {
-            assert_eq!(authority(text).is_some(), good, "{text:?}");
+            assert_eq!(parse_authority(text).is_some(), good, "{text:?}");
         }
     }
 }
