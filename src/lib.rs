@@ -12,6 +12,7 @@ pub mod cli;
 pub mod crd;
 pub mod fetch;
 pub mod file;
+pub mod host_pattern;
 pub mod http;
 pub mod k8s;
 pub mod kind;

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
-use crate::http::{self, HostAllowlist, HostPattern, WebConfig};
+use crate::http::{self, AllowedWebHost, HostAllowlist, WebConfig};
 use crate::k8s::{self, Cluster, Controller};
 use crate::poll::Pollers;
 use crate::self_metrics::{FileMetrics, SelfMetrics, SourceMetrics};
@@ -29,7 +29,7 @@ pub(super) struct Plan {
     pub(super) source: Source,
     pub(super) polling: PollingArgs,
     pub(super) external_url: Option<Url>,
-    pub(super) allowed_hosts: Vec<HostPattern>,
+    pub(super) allowed_hosts: Vec<AllowedWebHost>,
     pub(super) loose_targets: bool,
     pub(super) connections: usize,
 }

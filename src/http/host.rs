@@ -15,53 +15,43 @@ use axum::response::{IntoResponse, Response};
 
 use super::is_health;
 use super::response::{self, ErrorResponse};
+use crate::host_pattern::HostPattern;
 
 /// A DNS name has at most 253 characters, and a port 5.
 const MAX_AUTHORITY_BYTES: usize = 261;
 
-/// A name, or a suffix of names.
+/// A value of `--web.allowed-hosts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostPattern {
+pub enum AllowedWebHost {
     /// `*`.
     Any,
-    /// This one.
-    Name(String),
-    /// What ends with this, which begins with a dot.
-    Suffix(String),
+    /// An IP address; all of them are allowed anyway.
+    Address,
+    /// A name or `*.SUFFIX`.
+    Name(HostPattern),
 }
 
-impl FromStr for HostPattern {
+impl FromStr for AllowedWebHost {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        let suffix = text.strip_prefix("*.");
-        let name = suffix.unwrap_or(text);
-        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_host_byte);
-        let normal = normal(name);
-        if text == "*" {
-            Ok(Self::Any)
-        } else if let (Ok(address), None) = (address, suffix) {
-            Ok(Self::Name(address.to_canonical().to_string()))
-        } else if name.len() <= 253 && normal.split('.').all(is_label) {
-            Ok(if suffix.is_some() { Self::Suffix(format!(".{normal}")) } else { Self::Name(normal) })
-        } else {
-            Err("write a host name without scheme and port, for instance exporter.example.com or *.example.com, or * for any"
-                .to_owned())
+        match text.trim() {
+            "*" => Ok(Self::Any),
+            text if is_address(text) => Ok(Self::Address),
+            text => host_pattern(text).map(Self::Name).ok_or_else(|| {
+                "write a host name without scheme and port, for instance exporter.example.com or *.example.com, or * for any"
+                    .to_owned()
+            }),
         }
     }
 }
 
-impl HostPattern {
-    /// Whether it means `host`, which is [`normal`].
-    fn fits(&self, host: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Name(name) => name == host,
-            Self::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-        }
-    }
+fn host_pattern(text: &str) -> Option<HostPattern> {
+    HostPattern::parse(text, |label| label.bytes().all(is_host_byte))
+}
+
+fn is_address(host: &str) -> bool {
+    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }
 
 /// The host names that requests may be for; by default any.
@@ -71,28 +61,21 @@ pub struct HostAllowlist(Option<Vec<HostPattern>>);
 impl HostAllowlist {
     /// Allows `allowed`, `own` (the host of our own URL) and localhost. If `allowed` is empty and a listener is not on loopback, any name
     /// is allowed, since nobody knows by which names Prometheus reaches us.
-    pub fn new(allowed: Vec<HostPattern>, own: Option<&str>, only_loopback: bool) -> Self {
-        if allowed.is_empty() && !only_loopback {
+    pub fn new(allowed: Vec<AllowedWebHost>, own: Option<&str>, only_loopback: bool) -> Self {
+        if allowed.contains(&AllowedWebHost::Any) || (allowed.is_empty() && !only_loopback) {
             return Self(None);
         }
-        let local = [HostPattern::Name("localhost".to_owned()), HostPattern::Suffix(".localhost".to_owned())];
-        let own = own.map(|host| HostPattern::Name(normal(host)));
-        Self(Some(allowed.into_iter().chain(own).chain(local).collect()))
+        let ours = own.into_iter().chain(["localhost", "*.localhost"]).filter_map(host_pattern);
+        let names = allowed.into_iter().filter_map(|host| match host {
+            AllowedWebHost::Name(pattern) => Some(pattern),
+            AllowedWebHost::Any | AllowedWebHost::Address => None,
+        });
+        Self(Some(names.chain(ours).collect()))
     }
 
     fn allows(&self, host: &str) -> bool {
-        let Some(allowed) = &self.0 else { return true };
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        bare.parse::<IpAddr>().is_ok() || {
-            let host = normal(host);
-            allowed.iter().any(|pattern| pattern.fits(&host))
-        }
+        self.0.as_ref().is_none_or(|allowed| is_address(host) || allowed.iter().any(|pattern| pattern.matches(host)))
     }
-}
-
-/// A name as it is compared: in small letters, without the dot of the root.
-fn normal(name: &str) -> String {
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
 /// What the request was sent to, as `HOST` or `HOST:PORT`; in the extensions of every request that tells it.
@@ -218,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_no_name_is_no_pattern() {
         for bad in ["", "http://a", "a:80", "a/b", "*a", "*.", "a.*", "a..b", ".a", "[::1]:80", "a b"] {
-            let error = bad.parse::<HostPattern>().unwrap_err();
+            let error = bad.parse::<AllowedWebHost>().unwrap_err();
             assert!(error.contains("exporter.example.com"), "{bad}");
         }
     }

@@ -29,7 +29,7 @@ use axum::routing::get;
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
-pub use host::{HostAllowlist, HostPattern};
+pub use host::{AllowedWebHost, HostAllowlist};
 pub use metrics::TARGET_FAMILIES;
 pub use probe::debug_text;
 pub use server::{ServerLimits, serve};
