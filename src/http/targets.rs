@@ -22,11 +22,11 @@ pub(super) struct TargetView {
     pub(super) status: Status,
     /// The state by its polls, if it is polled.
     pub(super) polled: Option<State>,
-    declaration: Declaration,
+    declaration: TargetDeclaration,
     newest: Option<Arc<Snapshot>>,
 }
 
-enum Declaration {
+enum TargetDeclaration {
     Usable(Arc<Target>),
     Unusable(Refused),
 }
@@ -61,7 +61,7 @@ impl TargetView {
             id: target.id.clone(),
             polled: Some(status.state),
             status,
-            declaration: Declaration::Usable(target),
+            declaration: TargetDeclaration::Usable(target),
             newest: poller.newest(),
         }
     }
@@ -72,7 +72,7 @@ impl TargetView {
             id: refused.id.clone(),
             status: invalid(&refused.message, since, None),
             polled: None,
-            declaration: Declaration::Unusable(refused.clone()),
+            declaration: TargetDeclaration::Unusable(refused.clone()),
             newest: None,
         }
     }
@@ -90,16 +90,16 @@ impl TargetView {
     /// The target, if it ever had a usable declaration.
     pub(super) fn target(&self) -> Option<&Target> {
         match &self.declaration {
-            Declaration::Usable(target) => Some(target),
-            Declaration::Unusable(_) => None,
+            TargetDeclaration::Usable(target) => Some(target),
+            TargetDeclaration::Unusable(_) => None,
         }
     }
 
     /// The type, if it is known.
     pub(super) fn kind(&self) -> Option<Type> {
         match &self.declaration {
-            Declaration::Usable(target) => Some(target.source.kind),
-            Declaration::Unusable(refused) => refused.kind,
+            TargetDeclaration::Usable(target) => Some(target.source.kind),
+            TargetDeclaration::Unusable(refused) => refused.kind,
         }
     }
 
@@ -110,8 +110,8 @@ impl TargetView {
     /// The URL of the server; as it was written, if the declaration is unusable.
     pub(super) fn url(&self) -> &str {
         match &self.declaration {
-            Declaration::Usable(target) => target.source.url.as_str(),
-            Declaration::Unusable(refused) => refused.url.as_deref().unwrap_or_default(),
+            TargetDeclaration::Usable(target) => target.source.url.as_str(),
+            TargetDeclaration::Unusable(refused) => refused.url.as_deref().unwrap_or_default(),
         }
     }
 

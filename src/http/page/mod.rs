@@ -51,7 +51,7 @@ pub(super) async fn page(State(app): State<Arc<AppState>>, request: Request) -> 
 fn page_response(app: &AppState, query: &PageQuery, document: &DocumentRequest) -> Response {
     // Hashes by fresh random keys of the standard library: the nonce of one page does not tell that of another.
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
-    let page = Page {
+    let page = TargetsPage {
         views: &TargetView::all(&app.pollers, &document.cancelled),
         unknown: app.pollers.unknown(),
         mistakes: &app.pollers.mistakes(),
@@ -73,7 +73,7 @@ fn page_response(app: &AppState, query: &PageQuery, document: &DocumentRequest) 
 }
 
 /// Everything that is on the page.
-struct Page<'p> {
+struct TargetsPage<'p> {
     views: &'p [TargetView],
     /// Why the targets are not known.
     unknown: Option<Arc<str>>,
@@ -83,7 +83,7 @@ struct Page<'p> {
     now: SystemTime,
 }
 
-impl Page<'_> {
+impl TargetsPage<'_> {
     fn render(&self, nonce: &str) -> String {
         let rows = PageRows::new(self.views, self.query);
         let (headline, class) = self.headline();
@@ -442,8 +442,8 @@ mod tests {
 
     use super::*;
 
-    fn page<'p>(query: &'p PageQuery, mistakes: &'p Mistakes) -> Page<'p> {
-        Page { views: &[], unknown: None, mistakes, late: None, query, now: SystemTime::now() }
+    fn page<'p>(query: &'p PageQuery, mistakes: &'p Mistakes) -> TargetsPage<'p> {
+        TargetsPage { views: &[], unknown: None, mistakes, late: None, query, now: SystemTime::now() }
     }
 
     #[test]
@@ -462,7 +462,7 @@ mod tests {
     /// What stands in an element and in an attribute of a page about `text`.
     fn rendered(text: &str) -> [String; 2] {
         let (query, mistakes) = (PageQuery { text: text.to_owned(), ..PageQuery::default() }, Mistakes::default());
-        let page = Page { unknown: Some(text.into()), ..page(&query, &mistakes) }.render("nonce");
+        let page = TargetsPage { unknown: Some(text.into()), ..page(&query, &mistakes) }.render("nonce");
         [("<bdi>", "</bdi></p>"), ("value=\"", "\" placeholder")].map(|(begin, end)| {
             let (_, rest) = page.split_once(begin).unwrap();
             rest.split_once(end).unwrap().0.to_owned()

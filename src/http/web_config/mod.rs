@@ -24,7 +24,7 @@ use tower::Service;
 use super::fair_semaphore::ClientNetwork;
 use super::{is_health, response};
 use basic_auth::{Authentication, BasicAuthUsers, PasswordChecker};
-use rate_limit::{RateLimitConfig, RateLimiter};
+use rate_limit::{RateLimitConfig, RequestRateLimiter};
 use tls::TlsServerConfig;
 
 /// The content of the file.
@@ -70,7 +70,7 @@ struct ActiveConfig {
     requires_client_certificates: bool,
     users: Option<BasicAuthUsers>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    rate_limiter: Option<RateLimiter>,
+    rate_limiter: Option<RequestRateLimiter>,
     /// A sentence for each setting that is not supported and left out.
     unsupported: Vec<String>,
 }
@@ -285,7 +285,7 @@ fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<ActiveConfig, String> {
             .is_some_and(TlsServerConfig::requires_certificates),
         users: BasicAuthUsers::new(file.basic_auth_users.unwrap_or_default())?,
         headers: headers(&file.http_server_config.unwrap_or_default().headers)?,
-        rate_limiter: file.rate_limit.map(|config| RateLimiter::new(&config)).transpose()?.flatten(),
+        rate_limiter: file.rate_limit.map(|config| RequestRateLimiter::new(&config)).transpose()?.flatten(),
         unsupported,
     })
 }

@@ -15,14 +15,14 @@ pub(super) struct RateLimitConfig {
 
 /// A bucket that holds `burst` tokens and gains one each `interval`; a request takes one.
 #[derive(Debug)]
-pub(super) struct RateLimiter {
+pub(super) struct RequestRateLimiter {
     interval: Duration,
     burst: u32,
     /// The time at which the bucket counts as empty; its tokens are the intervals that have passed since.
     empty_at: Mutex<Option<Instant>>,
 }
 
-impl RateLimiter {
+impl RequestRateLimiter {
     /// `None` for an interval of 0: no limit.
     pub(super) fn new(block: &RateLimitConfig) -> Result<Option<Self>, String> {
         let interval = go_duration(&block.interval).ok_or_else(|| {
@@ -96,7 +96,7 @@ fn digits(text: &str) -> (&str, &str) {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{RateLimitConfig, RateLimiter, go_duration};
+    use super::{RateLimitConfig, RequestRateLimiter, go_duration};
 
     #[test]
     fn durations_are_parsed_as_in_go() {
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_bucket_gives_its_burst_and_then_one_each_interval() {
         let block = RateLimitConfig { interval: "1s".to_owned(), burst: 2 };
-        let limiter = RateLimiter::new(&block).unwrap().unwrap();
+        let limiter = RequestRateLimiter::new(&block).unwrap().unwrap();
         let start = Instant::now() + Duration::from_mins(1);
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         assert_eq!(
