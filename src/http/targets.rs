@@ -160,7 +160,7 @@ impl TargetIndex {
             }
         };
         let found = indexed.by_text.get(text).cloned();
-        // URLs are compared in their normal form: `http://sora:3000` is `http://sora:3000/`.
+        // URLs are compared in their normal form: `http://host:3000` is `http://host:3000/`.
         found
             .or_else(|| Url::parse(text).ok().and_then(|url| indexed.by_text.get(url.as_str()).cloned()))
             .unwrap_or_default()

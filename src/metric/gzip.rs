@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_repetitive_text_is_compressed_well_and_completely() {
-        let plain = "sora_connections_total{state=\"created\"} 12\n".repeat(50_000).into_bytes();
+        let plain = "some_connections_total{state=\"created\"} 12\n".repeat(50_000).into_bytes();
         let small = gzip(&plain);
         assert!(small.len() * 20 < plain.len());
         assert_eq!(gunzip(&small, plain.len()), plain);
