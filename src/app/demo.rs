@@ -18,6 +18,7 @@ use crate::cli::{DemoArgs, PollingArgs};
 use crate::poll::{Pollers, State};
 use crate::sim::{Mode, Simulated, Switch};
 use crate::telemetry;
+use crate::time::PromDuration;
 
 /// The bearer token of the simulated agent; it opens nothing else.
 const AGENT_TOKEN: &str = "demo-token";
@@ -108,7 +109,7 @@ impl Servers {
 
     /// The targets, as one would write them.
     fn manifests(&self, interval: Duration) -> String {
-        let interval = crate::crd::Duration::from(interval);
+        let interval = PromDuration::from(interval);
         let mut text = String::new();
         let mut target = |name: &str, namespace: &str, kind: &str, url: &str, more: &str| {
             // Writing to a String cannot fail.

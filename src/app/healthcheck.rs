@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use reqwest::Url;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::AlertDescription;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{AlertDescription, DigitallySignedStruct, ProtocolVersion, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::cli::HealthcheckArgs;
-use crate::fetch;
+use crate::error_chain::chain;
+use crate::fetch::{self, RecordingVerifier};
 use crate::tls::{self, Peer};
 
 /// No answer comes later.
@@ -84,56 +84,16 @@ fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     })
 }
 
-/// As polls have it, but that any certificate will do.
+/// As for polls, with `insecureSkipVerify`: a pod asks for the health of its own process, whose certificate names another host.
 fn tls_config(identity: Option<CertifiedKey>) -> rustls::ClientConfig {
-    let builder = rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(Anyone));
+    let builder =
+        rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(RecordingVerifier::trusting());
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
-}
-
-/// Takes any certificate: who asks for its health asks its own process, whose certificate names another host.
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        tls::proven(ProtocolVersion::TLSv1_2, message, certificate, signed)?;
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        tls::proven(ProtocolVersion::TLSv1_3, message, certificate, signed)?;
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::any_scheme()
-    }
 }
 
 /// A small file that the user names. What is larger than any password or certificate is not read to its end.
@@ -148,7 +108,7 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// What TLS says of it, if it has a part in it.
 fn cause_of_tls(error: &reqwest::Error) -> Option<&rustls::Error> {
-    links(error).find_map(|link| link.downcast_ref())
+    chain(error).find_map(|link| link.downcast_ref())
 }
 
 /// Asks on a connection of its own why the service has ended one that was made.
@@ -164,7 +124,7 @@ async fn refusal(url: &Url, tls: rustls::ClientConfig) -> Option<rustls::Error> 
 
 /// Why no answer came, where TLS has no part in it.
 fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
-    let links: Vec<&(dyn Error + 'static)> = links(error).collect();
+    let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     let host = asked.host_str().unwrap_or_default();
     let place = format!("{host}:{}", asked.port_or_known_default().unwrap_or_default());
     let system = links.iter().find_map(|link| link.downcast_ref::<io::Error>());
@@ -182,17 +142,6 @@ fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
     } else {
         format!("{place} does not answer: {cause}")
     }
-}
-
-/// An error and its causes, also those that an `io::Error` hides inside.
-fn links<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |link: &&'e (dyn Error + 'static)| {
-        let link: &'e (dyn Error + 'static) = *link;
-        match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => link.source(),
-        }
-    })
 }
 
 /// What is wrong between us and the service, in terms of our flags.

@@ -1,14 +1,14 @@
 //! What to write instead: the shape of a field that somebody filled with something else, and our name of a field that other tools call
 //! otherwise.
 
-use std::time::Duration as Span;
+use std::time::Duration;
 
 use serde_json::{Number, Value};
 
-use super::duration::Duration;
 use super::nearest::nearest;
 use super::rules;
 use super::schema::{Kind, Node, join};
+use crate::time::PromDuration;
 
 /// What follows the sentence that `found` is of the wrong type for `node`.
 pub(super) fn for_type(node: &Node, path: &str, found: &Value) -> String {
@@ -36,11 +36,11 @@ pub(super) fn for_type(node: &Node, path: &str, found: &Value) -> String {
 }
 
 /// A number where a duration should be is one of seconds, as other tools have it.
-fn seconds(number: &Number) -> Option<Duration> {
-    let span = Span::try_from_secs_f64(number.as_f64()?).ok()?;
+fn seconds(number: &Number) -> Option<PromDuration> {
+    let span = Duration::try_from_secs_f64(number.as_f64()?).ok()?;
     // Whole milliseconds, and no more digits than a duration can have.
     let millis = u64::try_from(span.as_millis()).ok().filter(|millis| *millis < 3_600_000_000)?;
-    let rounded = Span::from_millis(millis);
+    let rounded = Duration::from_millis(millis);
     (rounded == span || number.is_f64()).then(|| rounded.into())
 }
 

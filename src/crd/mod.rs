@@ -4,7 +4,6 @@
 
 mod access;
 mod advice;
-mod duration;
 mod metadata;
 mod monitor;
 mod nearest;
@@ -21,7 +20,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use access::{Authorization, BasicAuth, ConfigMapKeyRef, Header, SecretKeyRef, SecretOrConfigMap, TlsConfig};
-pub use duration::{Duration, DurationError};
 pub(crate) use metadata::check_names;
 pub use monitor::{Action, Monitor, Relabeling};
 pub(crate) use nearest::nearest;

@@ -13,8 +13,9 @@ use serde::Serialize;
 use super::filter::{Filter, States};
 use super::hosts::RequestHost;
 use super::reply::{self, Audience, Refusal};
-use super::{App, path_prefix, time};
+use super::{App, path_prefix};
 use crate::target::Target;
+use crate::time::PromDuration;
 
 /// One group of one target: Prometheus tells groups apart by their place in the list.
 #[derive(Serialize)]
@@ -83,8 +84,8 @@ impl Exporter {
         labels.extend([
             ("__metrics_path__", Cow::from(&self.path)),
             ("__param_target", Cow::from(id.clone())),
-            ("__scrape_interval__", Cow::from(time::prometheus(target.scrape.interval))),
-            ("__scrape_timeout__", Cow::from(time::prometheus(target.scrape.timeout))),
+            ("__scrape_interval__", Cow::from(PromDuration::from(target.scrape.interval).to_string())),
+            ("__scrape_timeout__", Cow::from(PromDuration::from(target.scrape.timeout).to_string())),
             // All targets have one address: without a hash of their own they would all be on one shard.
             ("__tmp_hash", Cow::from(id.clone())),
             ("instance", Cow::from(id)),
