@@ -19,7 +19,7 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use scrapetarget_exporter::crd::{ScrapeTarget, ScrapeTargetSpec};
+use scrapetarget_exporter::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
 use scrapetarget_exporter::file::Objects;
 use scrapetarget_exporter::http::{self, Limits, Settings};
@@ -124,7 +124,8 @@ fn target(url: &str) -> Target {
     let hour = Duration::from_hours(1).into();
     let mut spec = ScrapeTargetSpec::new(Type::Sora, url);
     (spec.interval, spec.max_age) = (hour, Some(hour));
-    Target::declare(TargetId::new("webrtc", "sora"), Arc::new(ScrapeTarget::new("sora", spec)), &Objects::default())
+    let declaration = ParsedTarget::parse(ScrapeTarget::new("sora", spec)).unwrap();
+    Target::resolve(TargetId::new("webrtc", "sora"), Arc::new(declaration), &Objects::default())
 }
 
 /// What one round brought.

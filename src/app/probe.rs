@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{WrongValue, complain, print};
 use crate::cli::ProbeArgs;
-use crate::crd::{self, ScrapeTarget};
+use crate::crd::{self, ParsedTarget};
 use crate::file;
 use crate::http::debug_text;
 use crate::metric::{Encoding, Format};
@@ -29,7 +29,7 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
             let declaration =
                 from_flags(kind.as_str(), &url, &set).map_err(|error| WrongValue(format!("{error:#}")))?;
             let objects = file::Objects::default();
-            Target::declare(TargetId::new("default", "probe"), Arc::new(declaration), &objects)
+            Target::resolve(TargetId::new("default", "probe"), Arc::new(declaration), &objects)
         }
         _ => bail!("name a FILE, or --type and --url"),
     };
@@ -73,7 +73,7 @@ fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyho
             for problem in loaded.problems.iter().take(MOST_TOLD) {
                 complain(&format!("warning: {problem}"));
             }
-            Ok(Target::declare(id.clone(), Arc::clone(declaration), &loaded.objects))
+            Ok(Target::resolve(id.clone(), Arc::clone(declaration), &loaded.objects))
         }
         (None, Some(wanted)) => {
             let names = |object: &str| {
@@ -95,7 +95,7 @@ fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyho
 }
 
 /// The declaration that the flags describe, judged as any other.
-fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ScrapeTarget> {
+fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ParsedTarget> {
     let mut spec = json!({ "type": kind, "url": url });
     for assignment in set {
         let (path, value) =

@@ -229,8 +229,8 @@ async fn follow(
         let Some(news) = desired.borrow_and_update().clone() else { continue };
         let file::Desired { targets, objects, unknown, refused, problems } = news;
         let declared = tokio::task::spawn_blocking(move || {
-            let declare = |(id, declaration)| Target::declare(id, declaration, &*objects);
-            targets.into_iter().map(declare).collect::<Vec<Target>>()
+            let resolve = |(id, declaration)| Target::resolve(id, declaration, &*objects);
+            targets.into_iter().map(resolve).collect::<Vec<Target>>()
         });
         let declared = tokio::select! {
             () = stop.cancelled() => return NAME,

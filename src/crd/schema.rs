@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{Problem, advice};
+use super::{FieldError, advice};
 
 /// Names that later versions will use; whoever writes one today should hear more than `unknown field`.
 const RESERVED: [&str; 3] = ["spec.podSelector", "spec.oauth2", "spec.className"];
@@ -118,7 +118,7 @@ impl Node {
     /// Drops nulls and fills in defaults as the API server does, then finds everything that the schema refuses.
     ///
     /// Unknown fields are taken out of `value` after they were reported, so that what is left can still be judged.
-    pub(crate) fn check(&self, value: &mut Value, path: &str, problems: &mut Vec<Problem>) {
+    pub(crate) fn check(&self, value: &mut Value, path: &str, problems: &mut Vec<FieldError>) {
         let found = match (&*value, self.kind) {
             (_, Kind::Any)
             | (Value::Object(_), Kind::Object)
@@ -132,12 +132,12 @@ impl Node {
         if let Some(found) = found {
             let hint = advice::for_type(self, path, value);
             let message = format!("must be of type {}: {found:?}{hint}", self.kind.word());
-            return problems.push(Problem::new(path, message));
+            return problems.push(FieldError::new(path, message));
         }
         if !self.allowed.is_empty() && !self.allowed.contains(value) {
             let words: Vec<String> = self.allowed.iter().map(Value::to_string).collect();
             let message = format!("Unsupported value: {}: supported values: {}", shown(value), words.join(", "));
-            return problems.push(Problem::new(path, message));
+            return problems.push(FieldError::new(path, message));
         }
         match value {
             Value::Object(fields) => self.check_object(fields, path, problems),
@@ -148,7 +148,7 @@ impl Node {
         }
     }
 
-    fn check_object(&self, fields: &mut Map<String, Value>, path: &str, problems: &mut Vec<Problem>) {
+    fn check_object(&self, fields: &mut Map<String, Value>, path: &str, problems: &mut Vec<FieldError>) {
         if self.properties.is_empty() && self.additional.is_none() {
             return; // metadata: any object
         }
@@ -165,7 +165,7 @@ impl Node {
             }
         }
         for name in self.required.iter().filter(|name| !fields.contains_key(*name)) {
-            problems.push(Problem::new(&join(path, name), "Required value: write it".to_owned()));
+            problems.push(FieldError::new(&join(path, name), "Required value: write it".to_owned()));
         }
         self.check_count(fields.len(), path, problems);
         let mut unknown = Vec::new();
@@ -208,17 +208,17 @@ impl Node {
         unknown
     }
 
-    fn unknown_field(&self, path: &str, name: &str) -> Problem {
+    fn unknown_field(&self, path: &str, name: &str) -> FieldError {
         let full = join(path, name);
         let hint = if RESERVED.contains(&full.as_str()) {
             ": the name is reserved for a later version, remove it".to_owned()
         } else {
             advice::for_unknown_field(self, name)
         };
-        Problem { message: format!("unknown field {full:?}{hint}"), path: full }
+        FieldError { message: format!("unknown field {full:?}{hint}"), path: full }
     }
 
-    fn check_array(&self, items: &mut [Value], path: &str, problems: &mut Vec<Problem>) {
+    fn check_array(&self, items: &mut [Value], path: &str, problems: &mut Vec<FieldError>) {
         self.check_count(items.len(), path, problems);
         let Some(node) = &self.items else { return };
         for (index, item) in items.iter_mut().enumerate() {
@@ -235,20 +235,20 @@ impl Node {
                 && items.iter().take(index).any(|earlier| key(earlier).as_ref() == Some(&value))
             {
                 let message = format!("Duplicate value: {}, keep one of them", shown(&value));
-                problems.push(Problem::new(&format!("{path}[{index}]"), message));
+                problems.push(FieldError::new(&format!("{path}[{index}]"), message));
             }
         }
     }
 
-    fn check_count(&self, count: usize, path: &str, problems: &mut Vec<Problem>) {
+    fn check_count(&self, count: usize, path: &str, problems: &mut Vec<FieldError>) {
         if let Some(most) = self.size.1
             && count as u64 > most
         {
-            problems.push(Problem::new(path, format!("Too many: {count}: must have at most {most} items")));
+            problems.push(FieldError::new(path, format!("Too many: {count}: must have at most {most} items")));
         }
     }
 
-    fn check_text(&self, text: &str, path: &str, problems: &mut Vec<Problem>) {
+    fn check_text(&self, text: &str, path: &str, problems: &mut Vec<FieldError>) {
         let count = text.chars().count() as u64;
         let (least, most) = self.size;
         let message = if count < least {
@@ -260,10 +260,10 @@ impl Node {
         } else {
             return;
         };
-        problems.push(Problem::new(path, message));
+        problems.push(FieldError::new(path, message));
     }
 
-    fn check_number(&self, number: f64, path: &str, problems: &mut Vec<Problem>) {
+    fn check_number(&self, number: f64, path: &str, problems: &mut Vec<FieldError>) {
         let message = if let Some(least) = self.minimum.filter(|least| number < *least) {
             format!("should be greater than or equal to {least}")
         } else if let Some(most) = self.maximum.filter(|most| number > *most) {
@@ -271,7 +271,7 @@ impl Node {
         } else {
             return;
         };
-        problems.push(Problem::new(path, message));
+        problems.push(FieldError::new(path, message));
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -12,7 +11,7 @@ use super::line::line_of;
 use super::load::{FileProblem, Loaded, MAX_PROBLEMS, Origin};
 use super::manifest::{self, Objects};
 use super::yaml::{self, Document};
-use crate::crd::{self, ScrapeTarget};
+use crate::crd::{self, ParsedTarget};
 use crate::target::{Lookup as _, LookupError, Target, TargetId};
 
 /// What `check` found. Its Display is what the command prints: one line for each problem, then one for each note, then a count.
@@ -94,12 +93,7 @@ pub fn check(inputs: &Inputs, demands: Demands<'_>) -> Report {
 }
 
 /// What is wrong with a target whose manifest is good: the field, the sentence, and whether that is only a note.
-fn judge(
-    id: &TargetId,
-    target: &Arc<ScrapeTarget>,
-    objects: &Objects,
-    all_references: bool,
-) -> Vec<(String, String, bool)> {
+fn judge(id: &TargetId, target: &ParsedTarget, objects: &Objects, all_references: bool) -> Vec<(String, String, bool)> {
     let mut found = Vec::new();
     for reference in target.spec.references() {
         match objects.value(reference.kind, &id.namespace, reference.name, reference.key) {
@@ -115,8 +109,8 @@ fn judge(
     }
     // With a value missing it is not known what the others would come to.
     if found.is_empty() {
-        let fault = Target::declare(id.clone(), Arc::clone(target), objects).fault();
-        found.extend(fault.map(|(path, message)| (path.unwrap_or_default(), message, false)));
+        let error = Target::check_values(&id.namespace, target, objects).err();
+        found.extend(error.map(|error| (error.path, error.message, false)));
     }
     found
 }

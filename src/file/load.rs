@@ -11,7 +11,7 @@ use super::line::line_of;
 use super::manifest::{self, Keys, Manifest, ObjectId, Objects};
 use super::secrets::{SecretFiles, wanted};
 use super::yaml::{self, Document};
-use crate::crd::ScrapeTarget;
+use crate::crd::ParsedTarget;
 use crate::target::{Refused, TargetId};
 
 /// The most problems, and the most manifests of other kinds, that are told of one file: a large file of something else has a million.
@@ -101,7 +101,7 @@ impl fmt::Display for FileProblem {
 #[derive(Debug, Default)]
 pub(super) struct Content {
     /// Good targets, in order.
-    pub(super) targets: Vec<(TargetId, Arc<ScrapeTarget>, Origin)>,
+    pub(super) targets: Vec<(TargetId, Arc<ParsedTarget>, Origin)>,
     /// Good Secrets and ConfigMaps, in order.
     pub(super) objects: Vec<(ObjectId, Keys, Origin)>,
     /// Targets that are declared, but badly.
@@ -236,7 +236,7 @@ fn named(kind: &str, id: Option<&TargetId>) -> String {
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The good targets.
-    pub targets: BTreeMap<TargetId, (Arc<ScrapeTarget>, Origin)>,
+    pub targets: BTreeMap<TargetId, (Arc<ParsedTarget>, Origin)>,
     /// The good Secrets and ConfigMaps.
     pub objects: Objects,
     /// What is wrong.

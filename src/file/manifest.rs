@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::{Map, Value};
 
 use super::secrets::SecretValues;
-use crate::crd::{self, Problem, ScrapeTarget, nearest};
+use crate::crd::{self, FieldError, ParsedTarget, nearest};
 use crate::kind::Type;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
 
@@ -26,13 +26,13 @@ pub(super) type Keys = BTreeMap<String, SecretSlice<u8>>;
 #[derive(Debug)]
 pub(super) enum Manifest {
     /// A ScrapeTarget, or what is wrong with it.
-    Target(Option<TargetId>, Result<Box<ScrapeTarget>, Bad>),
+    Target(Option<TargetId>, Result<Box<ParsedTarget>, Bad>),
     /// A Secret or ConfigMap, or what is wrong with it.
-    Object(Option<ObjectId>, Result<Keys, Vec<Problem>>),
+    Object(Option<ObjectId>, Result<Keys, Vec<FieldError>>),
     /// Another kind, which is left alone.
     Other(String),
     /// No manifest at all.
-    Bad(Problem),
+    Bad(FieldError),
 }
 
 /// A ScrapeTarget that cannot be used, with as much of it as can be told.
@@ -43,11 +43,11 @@ pub(super) struct Bad {
     /// The url, whatever it is.
     pub(super) url: Option<String>,
     /// What is wrong.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<FieldError>,
 }
 
 impl Bad {
-    fn new(value: &Value, problems: Vec<Problem>) -> Self {
+    fn new(value: &Value, problems: Vec<FieldError>) -> Self {
         let text = |field: &str| value.pointer(field).and_then(Value::as_str);
         // As it is written: the schema takes no other case.
         let kind = text("/spec/type").and_then(|word| Type::ALL.iter().find(|kind| kind.as_str() == word).copied());
@@ -98,7 +98,7 @@ pub(super) fn read(document: &Value) -> Vec<(String, Manifest)> {
 fn read_one(value: &Value) -> Manifest {
     const WRITE: &str = "Required value: a manifest needs apiVersion, kind and metadata.name, write them";
     let text = |field: &str| value.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let Some(kind) = text("kind") else { return Manifest::Bad(Problem::new("kind", WRITE)) };
+    let Some(kind) = text("kind") else { return Manifest::Bad(FieldError::new("kind", WRITE)) };
     let version = text("apiVersion").unwrap_or_default();
     match (version, kind) {
         (_, "ScrapeTarget") => {
@@ -107,9 +107,9 @@ fn read_one(value: &Value) -> Manifest {
         ("v1", "Secret") => object(ObjectKind::Secret, value, "data", "stringData"),
         ("v1", "ConfigMap") => object(ObjectKind::ConfigMap, value, "binaryData", "data"),
         ("v1", "List" | "SecretList" | "ConfigMapList") | (_, "ScrapeTargetList") => {
-            Manifest::Bad(Problem::new("items", "Required value: write the list of manifests"))
+            Manifest::Bad(FieldError::new("items", "Required value: write the list of manifests"))
         }
-        ("", _) => Manifest::Bad(Problem::new("apiVersion", WRITE)),
+        ("", _) => Manifest::Bad(FieldError::new("apiVersion", WRITE)),
         // Whoever writes our group means us: what is passed over in silence would be missed only when it is needed.
         _ if is_ours(version) => {
             let words = ["ScrapeTarget", "ScrapeTargetList"];
@@ -128,11 +128,11 @@ fn is_ours(version: &str) -> bool {
     nearest(group, std::iter::once(crd::GROUP)).is_some()
 }
 
-fn unknown_kind(kind: &str, group: &str, words: &[&str]) -> Problem {
+fn unknown_kind(kind: &str, group: &str, words: &[&str]) -> FieldError {
     let shown: String = kind.chars().take(64).collect();
     let hint = nearest(kind, words.iter().copied())
         .map_or_else(|| format!("write {}", words.join(" or ")), |near| format!("did you mean {near:?}?"));
-    Problem::new("kind", format!("unknown kind {shown:?} of {group}, {hint}"))
+    FieldError::new("kind", format!("unknown kind {shown:?} of {group}, {hint}"))
 }
 
 /// The name of a manifest, as far as there is one.
@@ -152,7 +152,7 @@ fn object(kind: ObjectKind, value: &Value, encoded: &str, plain: &str) -> Manife
             None | Some(Value::Null) => continue,
             Some(Value::Object(fields)) => fields,
             Some(_) => {
-                problems.push(Problem::new(field, "must be of type object"));
+                problems.push(FieldError::new(field, "must be of type object"));
                 continue;
             }
         };
@@ -162,7 +162,7 @@ fn object(kind: ObjectKind, value: &Value, encoded: &str, plain: &str) -> Manife
     Manifest::Object(id, if problems.is_empty() { Ok(keys) } else { Err(problems) })
 }
 
-fn read_keys(fields: &Map<String, Value>, field: &str, decode: bool, keys: &mut Keys, problems: &mut Vec<Problem>) {
+fn read_keys(fields: &Map<String, Value>, field: &str, decode: bool, keys: &mut Keys, problems: &mut Vec<FieldError>) {
     for (key, value) in fields {
         let path = format!("{field}[{key}]");
         let bytes = match value {
@@ -179,7 +179,7 @@ fn read_keys(fields: &Map<String, Value>, field: &str, decode: bool, keys: &mut 
         };
         match bytes {
             Ok(bytes) => drop(keys.insert(key.clone(), bytes.into())),
-            Err(message) => problems.push(Problem::new(&path, message)),
+            Err(message) => problems.push(FieldError::new(&path, message)),
         }
     }
 }
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn keys(manifest: &Value) -> Result<Keys, Vec<Problem>> {
+    fn keys(manifest: &Value) -> Result<Keys, Vec<FieldError>> {
         match read_one(manifest) {
             Manifest::Object(_, keys) => keys,
             other => panic!("{other:?}"),

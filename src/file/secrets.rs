@@ -13,7 +13,7 @@ use secrecy::SecretSlice;
 
 use super::input::{Signature, signature};
 use super::load::FileProblem;
-use crate::crd::ScrapeTarget;
+use crate::crd::ParsedTarget;
 use crate::target::{ObjectKind, TargetId};
 
 /// The namespace whose Secrets may stand without it.
@@ -26,7 +26,7 @@ const LARGEST: u64 = 1 << 20;
 pub(super) type SecretKey = (TargetId, String);
 
 /// The keys of Secrets that a target names.
-pub(super) fn wanted<'t>(id: &'t TargetId, target: &'t ScrapeTarget) -> impl Iterator<Item = SecretKey> + 't {
+pub(super) fn wanted<'t>(id: &'t TargetId, target: &'t ParsedTarget) -> impl Iterator<Item = SecretKey> + 't {
     let secrets = target.spec.references().into_iter().filter(|reference| reference.kind == ObjectKind::Secret);
     secrets.map(|secret| (TargetId::new(&id.namespace, secret.name), secret.key.to_owned()))
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::input::{Signature, files, signature};
 use super::load::{Content, FileProblem, Loaded, unlisted};
 use super::secrets::{SecretFiles, SecretKey, wanted};
-use crate::crd::ScrapeTarget;
+use crate::crd::ParsedTarget;
 use crate::target::{Lookup, Refused, TargetId};
 
 /// The time between two looks. A change takes effect after the second look that sees it, so within about a second.
@@ -25,7 +25,7 @@ const PERIOD: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Desired {
     /// Every good target, and the last good version of every target that is not good any more.
-    pub targets: BTreeMap<TargetId, Arc<ScrapeTarget>>,
+    pub targets: BTreeMap<TargetId, Arc<ParsedTarget>>,
     /// Their Secrets and ConfigMaps.
     pub objects: Arc<dyn Lookup + Send + Sync>,
     /// Why these may not be all: a path that was named has never been there, a file has never been read, or there is no target and

@@ -119,6 +119,14 @@ fn no_file(places: &str) -> String {
 }
 
 impl LookupError {
+    /// Whether the value does not exist, as opposed to one that only could not be read.
+    pub const fn is_not_found(&self) -> bool {
+        match self {
+            Self::NoObject { .. } | Self::NoKey { .. } | Self::NoFile { .. } | Self::NotFound { .. } => true,
+            Self::BadFile { .. } | Self::Forbidden { .. } | Self::Unread { .. } => false,
+        }
+    }
+
     /// One word in CamelCase that says what must be done: the reason of the condition `Accepted`.
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -1,9 +1,9 @@
 //! A target as the pollers need it: everything that was written is parsed, every default is filled in, every reference is resolved.
 
-mod declare;
 mod id;
 mod lookup;
 mod refused;
+mod resolve;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,15 +16,14 @@ pub use id::{TargetId, TargetIdError};
 pub use lookup::{Lookup, LookupError};
 pub use refused::Refused;
 
-pub use crate::crd::ObjectKind;
+pub use crate::crd::{ObjectKind, ParsedTarget};
 
-use crate::crd::ScrapeTarget;
 use crate::fetch::Connection;
 use crate::kind::{Blocks, Type};
 use crate::metric::Filter;
 
 /// One declared server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Its name.
     pub id: TargetId,
@@ -42,9 +41,9 @@ pub struct Target {
     pub sample_limit: usize,
     /// How Prometheus should scrape it: `spec.monitor`.
     pub scrape: Scrape,
-    /// What the user wrote, shared with whoever read it.
-    pub declaration: Arc<ScrapeTarget>,
-    /// Why it cannot be polled, for the one who wrote it: a Secret is missing, a pattern is not understood.
+    /// What the user declared, shared with whoever read it.
+    pub declaration: Arc<ParsedTarget>,
+    /// Why it cannot be polled, for the user who wrote it: a Secret is missing, or the cluster holds a spec that this version refuses.
     pub problem: Option<Problem>,
 }
 
@@ -61,12 +60,6 @@ impl Problem {
     /// The spec itself is wrong.
     pub fn invalid_spec(message: impl Into<String>) -> Self {
         Self { reason: "InvalidSpec", message: message.into() }
-    }
-}
-
-impl From<LookupError> for Problem {
-    fn from(error: LookupError) -> Self {
-        Self { reason: error.reason(), message: error.to_string() }
     }
 }
 
@@ -103,21 +96,6 @@ impl Target {
             && self.suspend == other.suspend
             && self.problem == other.problem
             && self.sample_limit == other.sample_limit
-    }
-
-    /// Why it cannot be polled, as far as that can be told without knowing where it may point to: its [`problem`](Self::problem), or TLS
-    /// settings that cannot be used. The field comes first, where it is known.
-    pub fn fault(&self) -> Option<(Option<String>, String)> {
-        if let Some(Problem { message, .. }) = &self.problem {
-            let field =
-                message.split_once(": ").filter(|(field, _)| field.starts_with("spec.") && !field.contains(' '));
-            return Some(field.map_or_else(
-                || (None, message.clone()),
-                |(field, message)| (Some(field.to_owned()), message.to_owned()),
-            ));
-        }
-        let error = self.source.connection.check(&self.source.url).err()?;
-        Some((error.field().map(|field| format!("spec.{field}")), error.to_string()))
     }
 
     /// Labels that discovery joins to every series, sorted by name; never in the body.

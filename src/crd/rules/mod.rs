@@ -1,7 +1,7 @@
 //! The rules that no structural schema can say, each declared once: where it stands, its CEL text for the API server, its sentence
 //! for the user, and its twin in Rust for `check` and file mode. A test evaluates both sides and compares.
 //!
-//! Names of maxima, patterns and types are not here but in the types themselves; what CEL cannot express is in `invalid`.
+//! Names of maxima, patterns and types are not here but in the types themselves; what CEL cannot express is in [`ParsedTarget::parse`](super::ParsedTarget::parse).
 
 mod table;
 
@@ -11,7 +11,7 @@ use regex::Regex;
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use super::Problem;
+use super::FieldError;
 use super::pattern::BEYOND_ASCII;
 pub(crate) use table::is_duration;
 pub use table::{all, relabeling_problem, reserved_labels};
@@ -153,7 +153,7 @@ fn descend<'a>(spec: &'a mut Map<String, Value>, path: &str) -> Option<&'a mut M
 
 /// Judges a whole target by every rule. What has a problem of its schema already is not judged again at the same place, nor for the lack of
 /// what an unknown field was to be.
-pub(crate) fn check(target: &Value, problems: &mut Vec<Problem>) {
+pub(crate) fn check(target: &Value, problems: &mut Vec<FieldError>) {
     let structural = problems.len();
     for rule in all() {
         for path in &rule.paths {
@@ -162,11 +162,11 @@ pub(crate) fn check(target: &Value, problems: &mut Vec<Problem>) {
             visit(target, &mut steps, String::new(), &mut |value, at| {
                 let mut blame = |at: String| {
                     let is_below = |path: &str| path.strip_prefix(&at).is_some_and(|rest| rest.starts_with('.'));
-                    let known = |problem: &Problem| {
+                    let known = |problem: &FieldError| {
                         problem.path == at || is_below(&problem.path) && problem.message.starts_with("unknown field")
                     };
                     if !problems.iter().take(structural).any(known) {
-                        problems.push(Problem::new(&at, rule.sentence(value)));
+                        problems.push(FieldError::new(&at, rule.sentence(value)));
                     }
                 };
                 if let Some(map) = value.as_object().filter(|_| rule.keys) {
