@@ -21,7 +21,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use scrapetarget_exporter::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
-use scrapetarget_exporter::file::Objects;
+use scrapetarget_exporter::file::FileObjects;
 use scrapetarget_exporter::http::{self, Limits, Settings};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::metric::{Encoding, Format};
@@ -125,7 +125,7 @@ fn target(url: &str) -> Target {
     let mut spec = ScrapeTargetSpec::new(Type::Sora, url);
     (spec.interval, spec.max_age) = (hour, Some(hour));
     let declaration = ParsedTarget::parse(ScrapeTarget::new("sora", spec)).unwrap();
-    Target::resolve(TargetId::new("webrtc", "sora"), Arc::new(declaration), &Objects::default())
+    Target::resolve(TargetId::new("webrtc", "sora"), Arc::new(declaration), &FileObjects::default())
 }
 
 /// What one round brought.

@@ -1,4 +1,4 @@
-//! `healthcheck`: asks a service once whether it is healthy, and says in plain words why it is not.
+//! The command `healthcheck`: asks a service once whether it is healthy, and says why it is not.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -20,8 +20,8 @@ use crate::error_chain::chain;
 use crate::fetch::{self, RecordingVerifier};
 use crate::tls::{self, Peer};
 
-/// No answer comes later.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer is waited for.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let HealthcheckArgs { url, username, password_file, cert_file, key_file } = args;
@@ -31,7 +31,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     };
     let tls = tls_config(identity);
     let client = reqwest::Client::builder()
-        .timeout(PATIENCE)
+        .timeout(TIMEOUT)
         .no_proxy()
         .tls_backend_preconfigured(tls.clone())
         .build()
@@ -58,7 +58,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     };
     let status = response.status();
     if status == 400 && url.scheme() == "http" {
-        // No service says more about itself there than these words.
+        // This is all that the exporter answers there.
         let body = response.bytes().await.unwrap_or_default();
         let speaks_https = String::from_utf8_lossy(&body).contains(tls::SPEAKS_HTTPS);
         anyhow::ensure!(!speaks_https, "the service speaks https: write https:// instead of http://");
@@ -67,7 +67,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What we show of ourselves.
+/// The client certificate.
 fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     let chain = tls::certificates(&read("--cert-file", certificate)?)
         .ok_or_else(|| anyhow!("--cert-file {}: holds no PEM certificate", certificate.display()))?;
@@ -96,7 +96,7 @@ fn tls_config(identity: Option<CertifiedKey>) -> rustls::ClientConfig {
     config
 }
 
-/// A small file that the user names. What is larger than any password or certificate is not read to its end.
+/// A small file that the user gave. No more is read than a password or a certificate can have.
 fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     const LARGEST: u64 = 1 << 20;
     let mut bytes = Vec::new();
@@ -106,12 +106,12 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What TLS says of it, if it has a part in it.
+/// The TLS error among the causes, if there is one.
 fn cause_of_tls(error: &reqwest::Error) -> Option<&rustls::Error> {
     chain(error).find_map(|link| link.downcast_ref())
 }
 
-/// Asks on a connection of its own why the service has ended one that was made.
+/// Connects once more to learn why the service closed an established connection.
 async fn refusal(url: &Url, tls: rustls::ClientConfig) -> Option<rustls::Error> {
     let host = url.host_str().filter(|_| url.scheme() == "https")?;
     let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
@@ -119,10 +119,10 @@ async fn refusal(url: &Url, tls: rustls::ClientConfig) -> Option<rustls::Error> 
         let stream = TcpStream::connect((name.to_str().as_ref(), url.port_or_known_default()?)).await.ok()?;
         fetch::refusal(stream, Arc::new(tls), name).await
     };
-    timeout(PATIENCE, asked).await.ok().flatten()
+    timeout(TIMEOUT, asked).await.ok().flatten()
 }
 
-/// Why no answer came, where TLS has no part in it.
+/// Why no answer came, if TLS is not the cause.
 fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     let host = asked.host_str().unwrap_or_default();
@@ -130,7 +130,7 @@ fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
     let system = links.iter().find_map(|link| link.downcast_ref::<io::Error>());
     let cause = links.last().map(ToString::to_string).unwrap_or_default();
     if error.is_timeout() {
-        format!("{place} does not answer within {PATIENCE:?}")
+        format!("{place} does not answer within {TIMEOUT:?}")
     } else if system.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         format!("nobody listens at {place}: {cause}")
     } else if links.iter().any(|link| link.to_string() == "dns error") {
@@ -144,7 +144,7 @@ fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
     }
 }
 
-/// What is wrong between us and the service, in terms of our flags.
+/// What is wrong with TLS, in terms of the flags.
 fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
     use AlertDescription as A;
     let alert = match error {

@@ -1,4 +1,4 @@
-//! ScrapeTarget: its types, its schema with every rule, and the judgement of a manifest without an API server.
+//! ScrapeTarget: its types, its schema with every rule, and the validation of a manifest without an API server.
 //!
 //! The Rust types are the only source of the schema. Nothing here reads files, Secrets or the cluster.
 
@@ -6,13 +6,11 @@ mod access;
 mod advice;
 mod metadata;
 mod monitor;
-mod nearest;
 mod parsed;
 mod pattern;
 mod regex_syntax;
 pub mod rules;
 mod schema;
-mod shape;
 mod v1alpha1;
 
 use kube::CustomResourceExt;
@@ -23,9 +21,9 @@ pub use access::{
     Authorization, BasicAuth, ConfigMapKeyRef, Header, ObjectKind, Reference, SecretKeyRef, SecretOrConfigMap,
     TlsConfig,
 };
+pub(crate) use advice::nearest;
 pub(crate) use metadata::check_names;
 pub use monitor::{Action, Monitor, Relabeling};
-pub(crate) use nearest::nearest;
 pub use parsed::{HeaderSource, ParsedHeader, ParsedTarget};
 pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use regex_syntax::regex_problem;
@@ -40,9 +38,9 @@ pub const API_VERSION: &str = "scrapetarget.dev/v1alpha1";
 /// One thing that is wrong with a field of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// The field: `spec.headers[2].name`. Empty if it is the whole manifest.
+    /// The field: `spec.headers[2].name`. Empty if it is about the whole manifest.
     pub path: String,
-    /// What is wrong, and what to write instead. It holds no value of a Secret.
+    /// What is wrong, and what to write instead. It contains no value of a Secret.
     pub message: String,
 }
 
@@ -70,11 +68,10 @@ pub fn judge(manifest: &Value) -> Result<ParsedTarget, Vec<FieldError>> {
     }
     metadata::check_type(&value, &mut errors);
     check_names(&value, &mut errors);
-    schema::Node::of_target().check(&mut value, "", &mut errors);
+    schema::SchemaNode::of_target().check(&mut value, "", &mut errors);
     rules::check(&value, &mut errors);
     match ScrapeTarget::deserialize(&value).map(ParsedTarget::parse) {
         Ok(Ok(target)) if errors.is_empty() => return Ok(target),
-        Ok(Ok(_)) => {}
         Ok(Err(mut more)) => {
             let is_at_or_below = |at: &str, path: &str| {
                 at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -83,15 +80,15 @@ pub fn judge(manifest: &Value) -> Result<ParsedTarget, Vec<FieldError>> {
             errors.extend(more);
         }
         Err(error) if errors.is_empty() => errors.push(FieldError::new("", error.to_string())),
-        Err(_) => {}
+        Ok(Ok(_)) | Err(_) => {}
     }
     Err(errors)
 }
 
-/// Takes out of an object of the cluster what this version's schema does not know, and names one of these fields. The API server stores
-/// only what its CRD knows, so that one is newer: what it added must not stop the targets that were good before.
+/// Removes from an object of the cluster what the schema of this version does not know, and returns one of these fields. The API server
+/// stores only what its CRD knows, so that CRD is newer: its new fields must not stop targets that were valid before.
 pub fn prune(manifest: &mut Value) -> Option<String> {
-    schema::Node::of_target().prune(manifest, "")
+    schema::SchemaNode::of_target().prune(manifest, "")
 }
 
 /// The CRD as YAML, the same on every call: what the command `crd` prints and what `crds/` holds.

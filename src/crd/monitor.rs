@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::shape::texts;
+use super::schema::texts;
 use crate::time::PromDuration;
 
 /// The ServiceMonitor that the exporter writes for this target.

@@ -120,22 +120,18 @@ fn parse_header(index: usize, header: &Header, errors: &mut Vec<FieldError>) -> 
         return None;
     };
     let value = match (&header.value, &header.secret_key_ref) {
-        (Some(text), _) => match HeaderValue::from_str(text) {
-            Ok(mut value) => {
-                value.set_sensitive(true);
-                HeaderSource::Plain(value)
-            }
-            Err(_) => {
-                error(".value", "holds characters that no HTTP header can carry, correct it");
-                return None;
-            }
-        },
-        (None, Some(reference)) => HeaderSource::Secret(reference.clone()),
+        (Some(text), _) => HeaderValue::from_str(text).map(|mut value| {
+            value.set_sensitive(true);
+            HeaderSource::Plain(value)
+        }),
+        (None, Some(reference)) => Ok(HeaderSource::Secret(reference.clone())),
         (None, None) => {
             error("", "a header needs either value or secretKeyRef, write one of them");
             return None;
         }
     };
+    let value =
+        value.map_err(|_| error(".value", "holds characters that no HTTP header can carry, correct it")).ok()?;
     Some(ParsedHeader { name, value })
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::{Authorization, BasicAuth, Header, TlsConfig};
 use super::monitor::Monitor;
-use super::{rules, shape};
+use super::{rules, schema};
 use crate::kind;
 use crate::time::PromDuration;
 
@@ -51,7 +51,7 @@ use crate::time::PromDuration;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = shape::tidy, transform = rules::attach)]
+#[schemars(transform = schema::tidy, transform = rules::attach)]
 pub struct ScrapeTargetSpec {
     /// What kind of server it is. It decides which of the blocks below may be present.
     #[serde(rename = "type")]
@@ -77,7 +77,7 @@ pub struct ScrapeTargetSpec {
     pub suspend: bool,
     /// Labels that discovery joins to every series of this target.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "shape::texts::<32, 256>")]
+    #[schemars(schema_with = "schema::texts::<32, 256>")]
     pub labels: BTreeMap<String, String>,
     /// Headers that are sent with every call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -190,7 +190,7 @@ impl ScrapeTargetSpec {
 /// What the exporter says about a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(transform = shape::tidy)]
+#[schemars(transform = schema::tidy)]
 pub struct ScrapeTargetStatus {
     /// The generation of the spec that the conditions speak of.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::reply::Audience;
 use crate::kind::{Reason, Type};
 use crate::poll::{Failure, Poller, Pollers, Snapshot, State, Status};
-use crate::target::{Refused, Target, TargetId};
+use crate::target::{RefusedTarget, Target, TargetId};
 
 /// Everything about one target at one moment.
 pub(super) struct View {
@@ -23,7 +23,7 @@ pub(super) struct View {
 enum Declared {
     Well(Arc<Target>),
     /// In a way that cannot be used.
-    Badly(Refused),
+    Badly(RefusedTarget),
 }
 
 /// The word for the type of a target whose declaration does not tell it.
@@ -42,7 +42,7 @@ impl View {
     }
 
     /// A target of whose declaration nothing can be polled.
-    fn refused(refused: &Refused, since: SystemTime) -> Self {
+    fn refused(refused: &RefusedTarget, since: SystemTime) -> Self {
         Self {
             id: refused.id.clone(),
             status: invalid(&refused.message, since, None),
@@ -53,7 +53,7 @@ impl View {
     }
 
     /// The same target, whose declaration has meanwhile become unusable.
-    fn since_refused(mut self, refused: &Refused, since: SystemTime) -> Self {
+    fn since_refused(mut self, refused: &RefusedTarget, since: SystemTime) -> Self {
         let message = match &self.status.failure {
             Some(failure) => format!("{} ({}: {})", refused.message, self.status.state.as_str(), failure.message),
             None => format!("{} ({})", refused.message, self.status.state.as_str()),

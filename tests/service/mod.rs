@@ -18,7 +18,7 @@ use eventually::PATIENCE;
 use reqwest::RequestBuilder;
 use scrapetarget_exporter::crd::{Header, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
-use scrapetarget_exporter::file::Objects;
+use scrapetarget_exporter::file::FileObjects;
 use scrapetarget_exporter::http::{self, Limits, Settings, WebConfig};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::poll::Pollers;
@@ -168,5 +168,5 @@ pub(crate) fn declared(
         vec![Header { name: "x-api-key".to_owned(), value: Some("open sesame".to_owned()), secret_key_ref: None }];
     changes(&mut spec);
     let declaration = ParsedTarget::parse(ScrapeTarget::new(name, spec)).unwrap();
-    Target::resolve(TargetId::new(namespace, name), Arc::new(declaration), &Objects::default())
+    Target::resolve(TargetId::new(namespace, name), Arc::new(declaration), &FileObjects::default())
 }
