@@ -19,9 +19,9 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use scrapetarget_exporter::crd::{ScrapeTarget, ScrapeTargetSpec};
+use scrapetarget_exporter::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
-use scrapetarget_exporter::file::Objects;
+use scrapetarget_exporter::file::FileObjects;
 use scrapetarget_exporter::http::{self, RouterOptions, ServerLimits};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::metric::{Encoding, Format};
@@ -124,7 +124,8 @@ fn target(url: &str) -> Target {
     let hour = Duration::from_hours(1).into();
     let mut spec = ScrapeTargetSpec::new(Type::Sora, url);
     (spec.interval, spec.max_age) = (hour, Some(hour));
-    Target::declare(TargetId::new("webrtc", "sora"), Arc::new(ScrapeTarget::new("sora", spec)), &Objects::default())
+    let declaration = ParsedTarget::parse(ScrapeTarget::new("sora", spec)).unwrap();
+    Target::resolve(TargetId::new("webrtc", "sora"), Arc::new(declaration), &FileObjects::default())
 }
 
 /// What one round brought.

@@ -10,6 +10,7 @@
 pub mod app;
 pub mod cli;
 pub mod crd;
+pub mod error_chain;
 pub mod fetch;
 pub mod file;
 pub mod host_pattern;
@@ -22,6 +23,7 @@ pub mod self_metrics;
 pub mod sim;
 pub mod target;
 pub mod telemetry;
+pub mod time;
 pub mod tls;
 
 /// The version of this build.

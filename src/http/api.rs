@@ -18,6 +18,7 @@ use super::{AppState, path_prefix, time};
 use crate::kind::Type;
 use crate::poll;
 use crate::target::{Target, TargetId};
+use crate::time::PromDuration;
 
 /// Which targets a query asks for. Several of `namespace`, `type` or `state` mean any of them, several of `label` mean all of them.
 #[derive(Debug, Default)]
@@ -230,8 +231,8 @@ impl ScrapeAddress {
         labels.extend([
             ("__metrics_path__", Cow::from(&self.path)),
             ("__param_target", Cow::from(id.clone())),
-            ("__scrape_interval__", Cow::from(time::prometheus_duration(target.scrape.interval))),
-            ("__scrape_timeout__", Cow::from(time::prometheus_duration(target.scrape.timeout))),
+            ("__scrape_interval__", Cow::from(PromDuration::from(target.scrape.interval).to_string())),
+            ("__scrape_timeout__", Cow::from(PromDuration::from(target.scrape.timeout).to_string())),
             // All targets have one address: without a hash of its own, each would be on the same shard of Prometheus.
             ("__tmp_hash", Cow::from(id.clone())),
             ("instance", Cow::from(id)),

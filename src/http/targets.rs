@@ -13,7 +13,7 @@ use super::AppState;
 use super::response::ErrorResponse;
 use crate::kind::{Reason, Type};
 use crate::poll::{Failure, Poller, Pollers, Snapshot, State, Status};
-use crate::target::{Refused, Target, TargetId};
+use crate::target::{RefusedTarget, Target, TargetId};
 
 /// One target at one moment: its declaration, its state, its last poll.
 pub(super) struct TargetView {
@@ -28,7 +28,7 @@ pub(super) struct TargetView {
 
 enum TargetDeclaration {
     Usable(Arc<Target>),
-    Unusable(Refused),
+    Unusable(RefusedTarget),
 }
 
 /// Shown as the type of a target whose declaration does not tell it.
@@ -67,7 +67,7 @@ impl TargetView {
     }
 
     /// A target that never had a usable declaration.
-    fn refused(refused: &Refused, since: SystemTime) -> Self {
+    fn refused(refused: &RefusedTarget, since: SystemTime) -> Self {
         Self {
             id: refused.id.clone(),
             status: invalid(&refused.message, since, None),
@@ -78,7 +78,7 @@ impl TargetView {
     }
 
     /// A polled target whose newest declaration is unusable.
-    fn with_refusal(mut self, refused: &Refused, since: SystemTime) -> Self {
+    fn with_refusal(mut self, refused: &RefusedTarget, since: SystemTime) -> Self {
         let message = match &self.status.failure {
             Some(failure) => format!("{} ({}: {})", refused.message, self.status.state.as_str(), failure.message),
             None => format!("{} ({})", refused.message, self.status.state.as_str()),

@@ -16,9 +16,9 @@ use axum::http::StatusCode;
 use axum::routing::any;
 use eventually::PATIENCE;
 use reqwest::RequestBuilder;
-use scrapetarget_exporter::crd::{Header, Monitor, ScrapeTarget, ScrapeTargetSpec};
+use scrapetarget_exporter::crd::{Header, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
-use scrapetarget_exporter::file::Objects;
+use scrapetarget_exporter::file::FileObjects;
 use scrapetarget_exporter::http::{self, RouterOptions, ServerLimits, WebConfig};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::poll::Pollers;
@@ -167,5 +167,6 @@ pub(crate) fn declared(
     spec.headers =
         vec![Header { name: "x-api-key".to_owned(), value: Some("open sesame".to_owned()), secret_key_ref: None }];
     changes(&mut spec);
-    Target::declare(TargetId::new(namespace, name), Arc::new(ScrapeTarget::new(name, spec)), &Objects::default())
+    let declaration = ParsedTarget::parse(ScrapeTarget::new(name, spec)).unwrap();
+    Target::resolve(TargetId::new(namespace, name), Arc::new(declaration), &FileObjects::default())
 }
