@@ -10,8 +10,10 @@
 pub mod app;
 pub mod cli;
 pub mod crd;
+pub mod error_chain;
 pub mod fetch;
 pub mod file;
+pub mod host_pattern;
 pub mod http;
 pub mod k8s;
 pub mod kind;
@@ -20,6 +22,7 @@ pub mod poll;
 pub mod self_metrics;
 pub mod target;
 pub mod telemetry;
+pub mod time;
 pub mod tls;
 
 /// The version of this build.

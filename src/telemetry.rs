@@ -6,7 +6,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{self, LogArgs, LogFormat, LogLevel};
 
-/// Starts the log of the process, and tells of variables that look like ours and do nothing. A second call changes nothing.
+/// Starts the log of the process, and warns about environment variables that look like flags of this program and have no effect. A second
+/// call changes nothing.
 pub fn start(args: LogArgs) {
     let LogArgs { log_level, log_format } = args;
     let level = match log_level {
@@ -16,10 +17,10 @@ pub fn start(args: LogArgs) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // Libraries speak of single packets at these levels; ours is the only voice at debug and trace.
+    // Libraries log single packets at debug and trace, so these levels are only for this program.
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        // Each failed request of the Kubernetes client comes back to us as an error, and we say it once.
+        // Each failed request of the Kubernetes client is returned as an error, and logged where it is handled.
         .with_target("kube_client::client", LevelFilter::OFF)
         .with_target("kube_client::client::tls", level.min(LevelFilter::WARN))
         .with_target("kube_runtime", LevelFilter::OFF)
@@ -34,7 +35,7 @@ pub fn start(args: LogArgs) {
             registry.with(json.with_writer(std::io::stderr)).try_init()
         }
     };
-    // A panic quotes what it failed at, which may be a server's text: only words that stand in the source are logged.
+    // The message of a panic may quote a value, for instance a server's text: only constant messages are logged.
     std::panic::set_hook(Box::new(|panic| {
         let words = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("in words that are left out");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

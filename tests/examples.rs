@@ -59,7 +59,7 @@ fn assert_good(manifest: &str, name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("manifest.yaml");
     fs::write(&path, filled_in(manifest)).unwrap();
-    let report = file::check(&file::Inputs::read(&[path]), file::Demands::default());
+    let report = file::check(&file::Inputs::read(&[path]), file::CheckOptions::default());
     assert!(report.problems.is_empty() && report.notes.is_empty() && report.targets > 0, "{name}: {report}");
 }
 
@@ -278,8 +278,8 @@ fn every_simulated_server_has_a_target() {
 
 /// Checks that a folder has so many targets, no problem, and nothing that is missing.
 fn assert_good_targets(folder: &Path, targets: usize) {
-    let demands = file::Demands { secrets: None, all_references: true };
-    let report = file::check(&file::Inputs::read(&[folder.to_owned()]), demands);
+    let options = file::CheckOptions { secrets: None, all_references: true };
+    let report = file::check(&file::Inputs::read(&[folder.to_owned()]), options);
     assert!(report.problems.is_empty() && report.targets == targets, "{report}");
 }
 

@@ -101,7 +101,7 @@ fn defaults_are_filled_in_as_kubernetes_does() {
     let schema = crd::openapi();
     for case in table().iter().filter(|case| case.expect == Expect::Good && !case.manifest.to_string().contains("null"))
     {
-        let ours = serde_json::to_value(crd::judge(&case.manifest).unwrap()).unwrap();
+        let ours = serde_json::to_value(&*crd::judge(&case.manifest).unwrap()).unwrap();
         let theirs: crd::ScrapeTarget = serde_json::from_value(apply_defaults(&schema, &case.manifest)).unwrap();
         assert_eq!(ours, serde_json::to_value(theirs).unwrap(), "{}", case.place);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use scrapetarget_exporter::crd::Metrics;
+use scrapetarget_exporter::crd::{Metrics, ParsedTarget, ScrapeTarget};
 use scrapetarget_exporter::fetch::Limits;
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::metric::Filter;
@@ -384,9 +384,10 @@ async fn a_changed_filter_takes_effect_at_once_and_not_after_the_interval() {
     pollers.apply([target.clone()]);
     let poller = pollers.get(&target.id).unwrap();
     assert!(series(&text(&*poller.answer(PATIENCE).await)).contains_key("mediasoup_up"));
-    let mut declaration = (*target.declaration).clone();
-    declaration.spec.metrics = Some(Metrics { keep: Vec::new(), drop: vec!["mediasoup_.*".to_owned()] });
-    pollers.apply([Target::declare(target.id.clone(), Arc::new(declaration), &NoObjects)]);
+    let mut changed = ScrapeTarget::clone(&target.declaration);
+    changed.spec.metrics = Some(Metrics { keep: Vec::new(), drop: vec!["mediasoup_.*".to_owned()] });
+    let changed = ParsedTarget::parse(changed).unwrap();
+    pollers.apply([Target::resolve(target.id.clone(), Arc::new(changed), &NoObjects)]);
     assert!(!series(&text(&*poller.answer(PATIENCE).await)).contains_key("mediasoup_up"));
 }
 

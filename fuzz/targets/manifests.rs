@@ -18,11 +18,11 @@ fuzz_target!(|input: &[u8]| {
                 continue;
             }
         };
-        let written = serde_json::to_value(&target).expect("a good target can be written");
+        let written = serde_json::to_value(&*target).expect("a good target can be written");
         let again = crd::judge(&written).unwrap_or_else(|problems| panic!("{written}: {problems:?}"));
         assert_eq!(again.spec, target.spec);
-        let declared = Target::declare(TargetId::new("fuzz", "target"), Arc::new(target), &file::Objects::default());
-        let _ = declared.effective();
-        assert!(declared.timeout <= declared.interval && declared.max_age <= declared.interval);
+        let resolved = Target::resolve(TargetId::new("fuzz", "target"), Arc::new(target), &file::FileObjects::default());
+        let _ = resolved.effective();
+        assert!(resolved.timeout <= resolved.interval && resolved.max_age <= resolved.interval);
     }
 });

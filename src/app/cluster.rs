@@ -1,4 +1,4 @@
-//! What the commands need of a cluster: from flags to settings, `cleanup`, and the server's side of `check`.
+//! Commands with a cluster: from flags to settings, `cleanup`, and `check --server-side`.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -13,14 +13,13 @@ use crate::http::WebConfig;
 use crate::k8s::{self, AccessError, Cluster, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
 use crate::{file, telemetry};
 
-/// Loopback belongs to our own pod: a target there would be us, or a sidecar that trusts us. The unspecified address leads there too.
+/// Loopback addresses lead into the pod of the exporter: to itself, or to a sidecar that trusts it. So does the unspecified address.
 pub(super) fn denied_loopback(args: &KubernetesArgs) -> Vec<IpNet> {
     const LOOPBACK: [&str; 4] = ["127.0.0.0/8", "::1/128", "0.0.0.0/32", "::/128"];
     if args.target_allow_loopback { Vec::new() } else { LOOPBACK.iter().filter_map(|net| net.parse().ok()).collect() }
 }
 
-/// The cluster and everything that the flags say about it, but for the port of the address where Prometheus reaches us: that is known
-/// when we listen.
+/// The cluster and its settings by the flags, without the port of the advertised address: it is known once the listener is bound.
 pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(Cluster, Settings)> {
     let KubernetesArgs {
         release,
@@ -41,7 +40,7 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
     } = args;
     let listener = web.map_or_else(Listener::default, |web| Listener {
         tls: web.is_tls(),
-        client_certificates: web.wants_client_certificates(),
+        client_certificates: web.requires_client_certificates(),
         users: web.has_users(),
     });
     let scheme = discovery_scheme.unwrap_or(if listener.tls { Scheme::Https } else { Scheme::Http });
@@ -73,7 +72,7 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
     Ok((cluster, Settings { target_selector, secret_label, discovery, election, advertise, ..settings }))
 }
 
-/// Removes what a release wrote, and says what that was.
+/// Removes what a release wrote, and prints how much it was.
 pub(super) async fn cleanup(args: CleanupArgs) -> anyhow::Result<ExitCode> {
     let CleanupArgs { release, only, except_namespace, log } = args;
     telemetry::start(log);
@@ -87,17 +86,17 @@ pub(super) async fn cleanup(args: CleanupArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the API server about every ScrapeTarget of files, and prints what it refuses in its own words. Also about those that the check
-/// without a server refuses: the CRD in the cluster may be another version.
+/// Submits every ScrapeTarget of the files as a dry run, and prints the API server's message about each that it refuses. Also those that the
+/// check without a server refuses: the CRD in the cluster may have another version.
 pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyhow::Result<ExitCode> {
-    /// Enough to hide the way to the server, little enough not to be felt by others.
+    /// Enough to hide the latency of the server, and no load on it.
     const AT_A_TIME: usize = 8;
     let cluster = find(context, "leave out --server-side").await?;
     let cluster = &cluster;
-    let written = file::written(inputs);
-    let (mut taken, asked) = (0, written.len());
+    let targets = file::unchecked_targets(inputs);
+    let (mut taken, asked) = (0, targets.len());
     let answers =
-        stream::iter(&written).map(|target| async move { (target, k8s::dry_run(cluster, &target.manifest).await) });
+        stream::iter(&targets).map(|target| async move { (target, k8s::dry_run(cluster, &target.manifest).await) });
     let mut answers = answers.buffered(AT_A_TIME);
     while let Some((target, answer)) = answers.next().await {
         let message = match answer {
@@ -106,7 +105,7 @@ pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyho
                 continue;
             }
             Ok(Verdict::Refused(words)) => format!("the API server refuses it: {words}"),
-            // In another namespace it may be permitted.
+            // In another namespace it may be allowed.
             Err(error @ NoVerdict::Forbidden(_)) => format!("the API server was not asked: {error}"),
             Err(error) => return Err(error.into()),
         };
@@ -145,7 +144,7 @@ async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(Cluster,
     Ok((cluster, settings))
 }
 
-/// The cluster of the kubeconfig or of the pod. Where there is none, the user hears what she may do `otherwise`.
+/// The cluster of the kubeconfig or of the pod. The error where there is none says what to do `otherwise`.
 async fn find(context: Option<&str>, otherwise: &str) -> Result<Cluster, WrongValue> {
     Cluster::connect(context).await.map_err(|error| match error {
         AccessError::NoConfig(why) => WrongValue(format!("no cluster: {why}; set KUBECONFIG, or {otherwise}")),
@@ -153,7 +152,7 @@ async fn find(context: Option<&str>, otherwise: &str) -> Result<Cluster, WrongVa
     })
 }
 
-/// A name that no other replica has, where nobody gave one.
+/// A unique name of this replica, if none is given.
 fn host_and_process() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();

@@ -12,11 +12,12 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::service::{Plan, Service, Source, listen, signal};
+use super::service::{Service, ServiceOptions, TargetSource, listen, signal};
 use super::{print, simulated};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::poll::{Pollers, State};
 use crate::telemetry;
+use crate::time::PromDuration;
 use simulators::{Mode, Simulated, Switch};
 
 /// The bearer token of the simulated agent; it opens nothing else.
@@ -36,10 +37,10 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     // One round serves nobody, so it is in nobody's way who has the port.
     let listeners = if once { Vec::new() } else { vec![listen(&listen_address).await?] };
     let address = listeners.first().map(TcpListener::local_addr).transpose().context("read the listener's address")?;
-    let plan = Plan {
+    let options = ServiceOptions {
         listeners,
         web: None,
-        source: Source::Files { paths: vec![folder.path().to_owned()], secrets: None },
+        source: TargetSource::Files { paths: vec![folder.path().to_owned()], secrets: None },
         polling: PollingArgs {
             target_deny_cidr: Vec::new(),
             target_allow_cidr: Vec::new(),
@@ -54,7 +55,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         loose_targets: true,
         connections: 256,
     };
-    let mut service = Service::start(plan)?;
+    let mut service = Service::start(options)?;
     let Some(address) = address else {
         let result = poll_all(&service.pollers).await;
         service.stop(Duration::ZERO).await;
@@ -108,7 +109,7 @@ impl Servers {
 
     /// The targets, as one would write them.
     fn manifests(&self, interval: Duration) -> String {
-        let interval = crate::crd::Duration::from(interval);
+        let interval = PromDuration::from(interval);
         let mut text = String::new();
         let mut target = |name: &str, namespace: &str, kind: &str, url: &str, more: &str| {
             // Writing to a String cannot fail.

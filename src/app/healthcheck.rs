@@ -1,4 +1,4 @@
-//! `healthcheck`: asks a service once whether it is healthy, and says in plain words why it is not.
+//! The command `healthcheck`: asks a service once whether it is healthy, and says why it is not.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use reqwest::Url;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::AlertDescription;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{AlertDescription, DigitallySignedStruct, ProtocolVersion, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::cli::HealthcheckArgs;
-use crate::fetch;
+use crate::error_chain::chain;
+use crate::fetch::{self, RecordingVerifier};
 use crate::tls::{self, Peer};
 
-/// No answer comes later.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer is waited for.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let HealthcheckArgs { url, username, password_file, cert_file, key_file } = args;
@@ -31,7 +31,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     };
     let tls = tls_config(identity);
     let client = reqwest::Client::builder()
-        .timeout(PATIENCE)
+        .timeout(TIMEOUT)
         .no_proxy()
         .tls_backend_preconfigured(tls.clone())
         .build()
@@ -58,7 +58,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     };
     let status = response.status();
     if status == 400 && url.scheme() == "http" {
-        // No service says more about itself there than these words.
+        // This is all that the exporter answers there.
         let body = response.bytes().await.unwrap_or_default();
         let speaks_https = String::from_utf8_lossy(&body).contains(tls::SPEAKS_HTTPS);
         anyhow::ensure!(!speaks_https, "the service speaks https: write https:// instead of http://");
@@ -67,7 +67,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What we show of ourselves.
+/// The client certificate.
 fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     let chain = tls::certificates(&read("--cert-file", certificate)?)
         .ok_or_else(|| anyhow!("--cert-file {}: holds no PEM certificate", certificate.display()))?;
@@ -84,9 +84,10 @@ fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     })
 }
 
-/// As polls have it, but that any certificate will do.
+/// As for polls, with `insecureSkipVerify`: a pod asks for the health of its own process, whose certificate names another host.
 fn tls_config(identity: Option<CertifiedKey>) -> rustls::ClientConfig {
-    let builder = rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(Anyone));
+    let builder =
+        rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(RecordingVerifier::trusting());
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
@@ -95,48 +96,7 @@ fn tls_config(identity: Option<CertifiedKey>) -> rustls::ClientConfig {
     config
 }
 
-/// Takes any certificate: who asks for its health asks its own process, whose certificate names another host.
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        tls::proven(ProtocolVersion::TLSv1_2, message, certificate, signed)?;
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        tls::proven(ProtocolVersion::TLSv1_3, message, certificate, signed)?;
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::any_scheme()
-    }
-}
-
-/// A small file that the user names. What is larger than any password or certificate is not read to its end.
+/// A small file that the user gave. No more is read than a password or a certificate can have.
 fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     const LARGEST: u64 = 1 << 20;
     let mut bytes = Vec::new();
@@ -146,12 +106,12 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What TLS says of it, if it has a part in it.
+/// The TLS error among the causes, if there is one.
 fn cause_of_tls(error: &reqwest::Error) -> Option<&rustls::Error> {
-    links(error).find_map(|link| link.downcast_ref())
+    chain(error).find_map(|link| link.downcast_ref())
 }
 
-/// Asks on a connection of its own why the service has ended one that was made.
+/// Connects once more to learn why the service closed an established connection.
 async fn refusal(url: &Url, tls: rustls::ClientConfig) -> Option<rustls::Error> {
     let host = url.host_str().filter(|_| url.scheme() == "https")?;
     let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
@@ -159,18 +119,18 @@ async fn refusal(url: &Url, tls: rustls::ClientConfig) -> Option<rustls::Error> 
         let stream = TcpStream::connect((name.to_str().as_ref(), url.port_or_known_default()?)).await.ok()?;
         fetch::refusal(stream, Arc::new(tls), name).await
     };
-    timeout(PATIENCE, asked).await.ok().flatten()
+    timeout(TIMEOUT, asked).await.ok().flatten()
 }
 
-/// Why no answer came, where TLS has no part in it.
+/// Why no answer came, if TLS is not the cause.
 fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
-    let links: Vec<&(dyn Error + 'static)> = links(error).collect();
+    let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     let host = asked.host_str().unwrap_or_default();
     let place = format!("{host}:{}", asked.port_or_known_default().unwrap_or_default());
     let system = links.iter().find_map(|link| link.downcast_ref::<io::Error>());
     let cause = links.last().map(ToString::to_string).unwrap_or_default();
     if error.is_timeout() {
-        format!("{place} does not answer within {PATIENCE:?}")
+        format!("{place} does not answer within {TIMEOUT:?}")
     } else if system.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         format!("nobody listens at {place}: {cause}")
     } else if links.iter().any(|link| link.to_string() == "dns error") {
@@ -184,18 +144,7 @@ fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
     }
 }
 
-/// An error and its causes, also those that an `io::Error` hides inside.
-fn links<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |link: &&'e (dyn Error + 'static)| {
-        let link: &'e (dyn Error + 'static) = *link;
-        match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => link.source(),
-        }
-    })
-}
-
-/// What is wrong between us and the service, in terms of our flags.
+/// What is wrong with TLS, in terms of the flags.
 fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
     use AlertDescription as A;
     let alert = match error {

@@ -1,4 +1,4 @@
-//! The commands: the composition root, the only place that knows every part. It constructs, connects, awaits and stops.
+//! The commands. This is the composition root, the only module that knows every part: it constructs, connects, awaits and stops them.
 
 mod cluster;
 mod demo;
@@ -21,14 +21,14 @@ use crate::self_metrics::PollMetrics;
 use crate::target::TargetId;
 use crate::{cli, crd, file};
 
-/// A value on the command line that only the command itself could judge. The exit code is that of any other wrong value.
+/// A value on the command line that only the command itself could validate. The exit code is that of any other wrong value.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongValue(String);
 
-/// Runs a command to its end. An error is for the user's eyes, in one line; the exit code is then 1, for a [`WrongValue`] 2.
+/// Runs a command to its end. An error is shown to the user in one line; the exit code is then 1, or 2 for a [`WrongValue`].
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
-    // Those that write a log say it there.
+    // The commands with a log write it there.
     if !matches!(command, Command::Run(_) | Command::Demo(_) | Command::Cleanup(_)) {
         for stranger in cli::strangers() {
             complain(&format!("warning: {stranger}"));
@@ -50,7 +50,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    /// For files to be read and pages to be made; each is a thread only while it is needed.
+    /// For reading files and rendering pages. A thread exists only while it is needed.
     const BLOCKING_THREADS: usize = 128;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -58,12 +58,12 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
         .build()
         .context("start the runtime")?;
     let result = runtime.block_on(command);
-    // A file that hangs in the system must not keep the process, nor must the system's resolver: the API server's name is for it.
+    // A read or a name lookup that hangs in the system must not keep the process from ending.
     runtime.shutdown_background();
     result
 }
 
-/// Pollers as the flags about polls want them, and the targets whose server refuses our credentials.
+/// Pollers by the flags about polling, and the targets whose server rejects the credentials.
 fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pollers, mpsc::Receiver<TargetId>) {
     let PollingArgs {
         target_deny_cidr,
@@ -81,7 +81,7 @@ fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pol
     (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }
 
-/// Writes to stdout. A reader that has gone away, as `head` does, is no error.
+/// Writes to stdout. A closed reader, such as `head`, is no error.
 pub fn print(text: &str) {
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
@@ -97,7 +97,7 @@ pub fn complain(line: &str) {
 fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let CheckArgs { files, require_secrets, secrets_directory, server_side, kube_context } = args;
     let inputs = file::Inputs::read(&files);
-    let demands = file::Demands { secrets: secrets_directory.as_deref(), all_references: require_secrets };
+    let demands = file::CheckOptions { secrets: secrets_directory.as_deref(), all_references: require_secrets };
     let report = file::check(&inputs, demands);
     print(&report.to_string());
     let mut good = report.is_good();

@@ -10,14 +10,14 @@ use serde_json::{Map, Value, json};
 
 use super::{WrongValue, complain, print};
 use crate::cli::ProbeArgs;
-use crate::crd::{self, ScrapeTarget};
+use crate::crd::{self, ParsedTarget};
 use crate::file;
 use crate::http::debug_text;
 use crate::metric::{Encoding, Format};
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Target, TargetId};
 
-/// Problems of other manifests that are told beside the result.
+/// The most problems of other manifests that are reported beside the result.
 const MOST_TOLD: usize = 10;
 
 /// Polls once. Exit code 0: the primary call succeeded; 1: it failed.
@@ -28,8 +28,8 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         (None, Some(kind), Some(url)) => {
             let declaration =
                 from_flags(kind.as_str(), &url, &set).map_err(|error| WrongValue(format!("{error:#}")))?;
-            let objects = file::Objects::default();
-            Target::declare(TargetId::new("default", "probe"), Arc::new(declaration), &objects)
+            let objects = file::FileObjects::default();
+            Target::resolve(TargetId::new("default", "probe"), Arc::new(declaration), &objects)
         }
         _ => bail!("name a FILE, or --type and --url"),
     };
@@ -68,12 +68,12 @@ fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyho
         (chosen, _) => chosen,
     };
     match (chosen, wanted) {
-        // Whoever names a target asks for nothing else in the file.
+        // With a name given, other targets of the file may be invalid.
         (Some((id, (declaration, _))), _) if wanted.is_some() || loaded.problems.is_empty() => {
             for problem in loaded.problems.iter().take(MOST_TOLD) {
                 complain(&format!("warning: {problem}"));
             }
-            Ok(Target::declare(id.clone(), Arc::clone(declaration), &loaded.objects))
+            Ok(Target::resolve(id.clone(), Arc::clone(declaration), &loaded.objects))
         }
         (None, Some(wanted)) => {
             let names = |object: &str| {
@@ -94,8 +94,8 @@ fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyho
     }
 }
 
-/// The declaration that the flags describe, judged as any other.
-fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ScrapeTarget> {
+/// The target that the flags describe, validated like any other.
+fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ParsedTarget> {
     let mut spec = json!({ "type": kind, "url": url });
     for assignment in set {
         let (path, value) =

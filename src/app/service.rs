@@ -1,4 +1,4 @@
-//! The command `run`: targets from files or a cluster, pollers, the HTTP side; and how they stop together.
+//! The command `run`: targets from files or a cluster, pollers, the HTTP server, and how they stop together.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
-use crate::http::{self, HostPattern, Hosts, WebConfig};
+use crate::http::{self, AllowedWebHost, HostAllowlist, WebConfig};
 use crate::k8s::{self, Cluster, Controller};
 use crate::poll::Pollers;
 use crate::self_metrics::{FileMetrics, SelfMetrics, SourceMetrics};
@@ -22,35 +22,35 @@ use crate::{file, telemetry};
 
 use super::cluster;
 
-/// What a service is made of; the flags of `run`, or the choices of `demo`.
-pub(super) struct Plan {
+/// What a service is made of: the flags of `run`, or the settings of `demo`.
+pub(super) struct ServiceOptions {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) web: Option<Arc<WebConfig>>,
-    pub(super) source: Source,
+    pub(super) source: TargetSource,
     pub(super) polling: PollingArgs,
     pub(super) external_url: Option<Url>,
-    pub(super) allowed_hosts: Vec<HostPattern>,
+    pub(super) allowed_hosts: Vec<AllowedWebHost>,
     pub(super) loose_targets: bool,
     pub(super) connections: usize,
 }
 
 /// Where targets come from.
-pub(super) enum Source {
-    /// Files, by one replica alone.
+pub(super) enum TargetSource {
+    /// Files, read by a single replica.
     Files {
-        /// Of manifests, and directories of them.
+        /// Files of manifests, and directories of them.
         paths: Vec<PathBuf>,
         /// A directory with values of Secrets.
         secrets: Option<PathBuf>,
     },
-    /// A cluster, by replicas of which one leads.
+    /// A cluster, watched by any number of replicas, one of which leads.
     Cluster(Box<(Cluster, k8s::Settings)>),
 }
 
-/// Everything has ended by then, requests in flight among it, or is left behind: whoever stops us would kill us a moment later.
+/// The longest time for tasks and requests in flight to end. Kubernetes would kill the process soon afterwards.
 const LONGEST_STOP: Duration = Duration::from_secs(18);
 
-/// A service that runs. It ends when one of its tasks ends, or when it is told to.
+/// A running service. It ends when one of its tasks ends, or when it is stopped.
 pub(super) struct Service {
     pub(super) pollers: Arc<Pollers>,
     tasks: JoinSet<&'static str>,
@@ -83,9 +83,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let in_cluster = targets.is_empty();
     let mut source = if in_cluster {
         polling.target_deny_cidr.extend(cluster::denied_loopback(&kubernetes));
-        Source::Cluster(Box::new(cluster::source(kubernetes, web.as_deref()).await?))
+        TargetSource::Cluster(Box::new(cluster::source(kubernetes, web.as_deref()).await?))
     } else {
-        Source::Files { paths: targets, secrets: secrets_directory }
+        TargetSource::Files { paths: targets, secrets: secrets_directory }
     };
     let mut listeners = Vec::new();
     for address in &listen_address {
@@ -96,12 +96,12 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         let address = listener.local_addr().context("read the listener's address")?;
         tracing::info!(%address, tls, version = crate::VERSION, "listening");
     }
-    if let (Source::Cluster(cluster), Some(listener)) = (&mut source, listeners.first())
+    if let (TargetSource::Cluster(cluster), Some(listener)) = (&mut source, listeners.first())
         && let Some(advertised) = &mut cluster.1.advertise
     {
         advertised.set_port(listener.local_addr().context("read the listener's address")?.port());
     }
-    let plan = Plan {
+    let options = ServiceOptions {
         listeners,
         web,
         source,
@@ -111,9 +111,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         loose_targets: web_loose_targets || !in_cluster,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
     };
-    // Prometheus hears within seconds of the replica that takes over.
+    // Prometheus discovers the replica that takes over within seconds.
     let shutdown_delay = shutdown_delay.unwrap_or(if in_cluster { Duration::from_secs(10) } else { Duration::ZERO });
-    let mut service = Service::start(plan)?;
+    let mut service = Service::start(options)?;
     tokio::select! {
         signal = signal() => {
             tracing::info!(signal = signal?, "stopping");
@@ -127,24 +127,25 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl Service {
-    /// Starts everything; nothing is known of any target yet.
-    pub(super) fn start(plan: Plan) -> anyhow::Result<Self> {
-        let Plan { listeners, web, source, polling, external_url, allowed_hosts, loose_targets, connections } = plan;
+    /// Starts everything. No target is known yet.
+    pub(super) fn start(options: ServiceOptions) -> anyhow::Result<Self> {
+        let ServiceOptions { listeners, web, source, polling, external_url, allowed_hosts, loose_targets, connections } =
+            options;
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
-        let alone = matches!(source, Source::Files { .. });
+        let alone = matches!(source, TargetSource::Files { .. });
         let (pollers, refusals) = super::pollers(polling, metrics.polls.clone(), alone);
         let pollers = Arc::new(pollers.on_own_threads().context("start the threads of polls")?);
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         let controller = match source {
-            Source::Files { paths, secrets } => {
+            TargetSource::Files { paths, secrets } => {
                 metrics.sources.leader.set(1.0);
                 let own = (metrics.sources.clone(), metrics.files().context("register metrics of files")?);
-                let files = file::Source::new(paths, secrets.as_deref());
-                follow_files(files, &pollers, refusals, own, &mut tasks, &stop);
+                let watcher = file::FileWatcher::new(paths, secrets.as_deref());
+                watch_files(watcher, &pollers, refusals, own, &mut tasks, &stop);
                 None
             }
-            Source::Cluster(source) => {
+            TargetSource::Cluster(source) => {
                 let (cluster, settings) = *source;
                 let (pollers, metrics) = (Arc::clone(&pollers), metrics.sources.clone());
                 Some(Controller::start(cluster, settings, pollers, refusals, metrics, &mut tasks, &stop))
@@ -152,10 +153,10 @@ impl Service {
         };
 
         let own = external_url.as_ref().and_then(Url::host_str);
-        let hosts = Hosts::new(allowed_hosts, own, listeners.iter().all(is_on_loopback));
-        let settings = http::Settings { external_url, loose_targets, hosts, draining: draining.clone() };
-        let router = http::router(Arc::clone(&pollers), metrics, settings);
-        let limits = http::Limits { connections, ..http::Limits::default() };
+        let hosts = HostAllowlist::new(allowed_hosts, own, listeners.iter().all(is_on_loopback));
+        let options = http::RouterOptions { external_url, loose_targets, hosts, draining: draining.clone() };
+        let router = http::router(Arc::clone(&pollers), metrics, options);
+        let limits = http::ServerLimits { max_connections: connections, ..http::ServerLimits::default() };
         let serving = http::serve(listeners, router, web, limits, stop.clone());
         tasks.spawn(async move {
             serving.await;
@@ -164,7 +165,7 @@ impl Service {
         Ok(Self { pollers, tasks, controller, draining, stop })
     }
 
-    /// Waits until a task ends, which none should; says which. A half-alive exporter is worse than a dead one.
+    /// Waits until a task ends, which none should, and returns its name. A half-alive exporter is worse than a dead one.
     pub(super) async fn ended(&mut self) -> String {
         match self.tasks.join_next().await {
             Some(Ok(name)) => name.to_owned(),
@@ -173,7 +174,7 @@ impl Service {
         }
     }
 
-    /// Turns readiness red, lets another replica lead, goes on serving for `delay`, then answers what is in flight and ends.
+    /// Becomes unready, gives up the leadership, serves for `delay`, then finishes the requests in flight and ends.
     pub(super) async fn stop(mut self, delay: Duration) {
         self.draining.cancel();
         if let Some(controller) = &self.controller {
@@ -191,29 +192,29 @@ impl Service {
     }
 }
 
-/// Starts the tasks that read target files and make the pollers agree with them.
-fn follow_files(
-    source: file::Source,
+/// Starts the tasks that watch target files and apply them to the pollers.
+fn watch_files(
+    watcher: file::FileWatcher,
     pollers: &Arc<Pollers>,
     refusals: mpsc::Receiver<TargetId>,
     metrics: (SourceMetrics, FileMetrics),
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) {
-    let rescan = source.rescan();
-    let (sender, desired) = watch::channel(None);
-    let source_stop = stop.clone();
+    let rescan = watcher.rescan();
+    let (sender, declared) = watch::channel(None);
+    let watcher_stop = stop.clone();
     tasks.spawn(async move {
-        source.run(sender, source_stop).await;
+        watcher.run(sender, watcher_stop).await;
         "the reader of target files"
     });
-    tasks.spawn(follow(desired, Arc::clone(pollers), metrics, stop.clone()));
+    tasks.spawn(apply_files(declared, Arc::clone(pollers), metrics, stop.clone()));
     tasks.spawn(reread_refused(refusals, rescan, stop.clone()));
 }
 
-/// Makes the pollers agree with the files, each time that these change.
-async fn follow(
-    mut desired: watch::Receiver<Option<file::Desired>>,
+/// Applies the files to the pollers each time that they change.
+async fn apply_files(
+    mut declared: watch::Receiver<Option<file::TargetSet>>,
     pollers: Arc<Pollers>,
     (metrics, files): (SourceMetrics, FileMetrics),
     stop: CancellationToken,
@@ -222,25 +223,25 @@ async fn follow(
     loop {
         tokio::select! {
             () = stop.cancelled() => return NAME,
-            changed = desired.changed() => if changed.is_err() {
+            changed = declared.changed() => if changed.is_err() {
                 return NAME;
             },
         }
-        let Some(news) = desired.borrow_and_update().clone() else { continue };
-        let file::Desired { targets, objects, unknown, refused, problems } = news;
-        let declared = tokio::task::spawn_blocking(move || {
-            let declare = |(id, declaration)| Target::declare(id, declaration, &*objects);
-            targets.into_iter().map(declare).collect::<Vec<Target>>()
+        let Some(news) = declared.borrow_and_update().clone() else { continue };
+        let file::TargetSet { targets, objects, incomplete, refused, problems } = news;
+        let resolved = tokio::task::spawn_blocking(move || {
+            let resolve = |(id, declaration)| Target::resolve(id, declaration, &*objects);
+            targets.into_iter().map(resolve).collect::<Vec<Target>>()
         });
-        let declared = tokio::select! {
+        let resolved = tokio::select! {
             () = stop.cancelled() => return NAME,
-            declared = declared => declared,
+            resolved = resolved => resolved,
         };
-        let Ok(declared) = declared else { return NAME };
-        let invalid = declared.iter().filter(|target| target.problem.is_some()).count();
-        let change = pollers.replace(declared);
+        let Ok(resolved) = resolved else { return NAME };
+        let invalid = resolved.iter().filter(|target| target.problem.is_some()).count();
+        let change = pollers.replace(resolved);
         files.read(problems.is_empty());
-        let outcome = if unknown.is_none() { "success" } else { "failure" };
+        let outcome = if incomplete.is_none() { "success" } else { "failure" };
         for (event, count) in [("applied", change.applied), ("deleted", change.deleted)] {
             metrics.events.with_label_values(&["ScrapeTarget", event]).inc_by(count as u64);
         }
@@ -250,11 +251,11 @@ async fn follow(
         let mut refused = refused;
         refused.truncate(MOST_MISTAKES);
         pollers.set_mistakes(refused, sentences, problems.len().saturating_sub(MOST_MISTAKES));
-        match &unknown {
+        match &incomplete {
             None => pollers.set_known(),
             Some(why) => pollers.set_unknown(why),
         }
-        match unknown.filter(|_| !pollers.known()) {
+        match incomplete.filter(|_| !pollers.known()) {
             None => tracing::info!(
                 targets = change.total,
                 applied,
@@ -273,13 +274,13 @@ async fn follow(
     }
 }
 
-/// The most mistakes that pages show, and the most targets that are shown as invalid: a large file of something else has a million.
+/// The most errors that pages show, and the most targets that are shown as invalid: a large file of something else may have a million.
 const MOST_MISTAKES: usize = 1000;
 
-/// Between two times that refusals make us read the files: a server may refuse us at every poll for months.
+/// The least time between two scans because of rejected credentials: a server may reject them at every poll for months.
 const REREAD: Duration = Duration::from_secs(30);
 
-/// A server that refused our credentials may know new ones already: the files are read again at once.
+/// Scans the files at once when a server rejected credentials: the files may have new ones already.
 async fn reread_refused(
     mut refusals: mpsc::Receiver<TargetId>,
     rescan: Arc<tokio::sync::Notify>,
@@ -303,12 +304,12 @@ async fn reread_refused(
     }
 }
 
-/// Binds a listener: the first candidate that this host can have.
+/// Binds a listener to the first candidate that this host supports.
 pub(super) async fn listen(address: &ListenAddress) -> anyhow::Result<TcpListener> {
     let mut result = Err(std::io::Error::other("no address"));
     for candidate in address.candidates() {
         result = TcpListener::bind(&candidate).await;
-        // Only a host without IPv6 is a reason to try the next one; a port in use stays in use.
+        // The next candidate is for hosts without IPv6. A port in use is in use for it, too.
         if !matches!(&result, Err(error) if error.kind() != std::io::ErrorKind::AddrInUse) {
             break;
         }
@@ -316,14 +317,14 @@ pub(super) async fn listen(address: &ListenAddress) -> anyhow::Result<TcpListene
     result.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Whether only this machine reaches a listener.
+/// Whether a listener can only be reached from this machine.
 fn is_on_loopback(listener: &TcpListener) -> bool {
     listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
 }
 
-/// Every hanging target holds a connection: as many files as the system lets us have. Returns how many these are, if it is known.
+/// Raises the limit of open files to what the system allows: every hanging target holds a connection. Returns the limit, if it is known.
 fn raise_file_limit(connections: u32) -> Option<u64> {
-    /// Beside connections: files of our own, and a reserve.
+    /// Open files that are not connections, and a reserve.
     const OTHERS: u64 = 128;
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => {
@@ -343,14 +344,14 @@ fn raise_file_limit(connections: u32) -> Option<u64> {
     }
 }
 
-/// As many of `connections` as leave half of the open files to polls: idle clients must not keep us from our targets.
+/// Limits `connections` so that half of the open files are left for polls: idle clients must not prevent polling.
 fn affordable(connections: u32, files: Option<u64>) -> u32 {
     let half = files.map_or(u32::MAX, |files| u32::try_from(files / 2).unwrap_or(u32::MAX));
     connections.min(half.max(1))
 }
 
-/// Waits for SIGTERM or SIGINT. Other exporters read their configuration again on SIGHUP; here everything is followed as it changes, and who
-/// sends one does not want an end.
+/// Waits for SIGTERM or SIGINT. SIGHUP makes other exporters reload their configuration; here changes are applied without it, and it must
+/// not end the process.
 pub(super) async fn signal() -> anyhow::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;

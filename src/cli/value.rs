@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use reqwest::Url;
 
-use crate::crd;
+use crate::time::PromDuration;
 
 /// `:9850`, `127.0.0.1:9850`, `[::1]:9850` or `localhost:9850`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl std::str::FromStr for ListenAddress {
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<crd::Duration>().map(crd::Duration::get).map_err(|error| error.to_string())
+    text.parse::<PromDuration>().map(PromDuration::get).map_err(|error| error.to_string())
 }
 
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {

@@ -1,7 +1,13 @@
 //! How a target is reached: headers, credentials, TLS. Names and shapes are those of the Prometheus Operator's ServiceMonitor.
+//!
+//! [`ScrapeTargetSpec::references`] lists every Secret and ConfigMap that a target names.
+
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::ScrapeTargetSpec;
 
 /// One key of a Secret in the namespace of the ScrapeTarget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
@@ -107,4 +113,85 @@ pub struct SecretOrConfigMap {
     /// The key of a ConfigMap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapKeyRef>,
+}
+
+/// What a reference points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectKind {
+    /// A Secret.
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        })
+    }
+}
+
+/// A field that names a key of a Secret or ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference<'a> {
+    /// The field: `spec.basicAuth.password`.
+    pub path: String,
+    /// Secret or ConfigMap.
+    pub kind: ObjectKind,
+    /// The name of the object, in the target's namespace.
+    pub name: &'a str,
+    /// The key.
+    pub key: &'a str,
+    /// Whether it may be missing.
+    pub optional: bool,
+}
+
+impl SecretKeyRef {
+    /// This key, as the value of the field `path`.
+    pub fn reference(&self, path: &str) -> Reference<'_> {
+        let optional = self.optional.unwrap_or(false);
+        Reference { path: path.to_owned(), kind: ObjectKind::Secret, name: &self.name, key: &self.key, optional }
+    }
+}
+
+impl ConfigMapKeyRef {
+    /// This key, as the value of the field `path`.
+    pub fn reference(&self, path: &str) -> Reference<'_> {
+        let optional = self.optional.unwrap_or(false);
+        Reference { path: path.to_owned(), kind: ObjectKind::ConfigMap, name: &self.name, key: &self.key, optional }
+    }
+}
+
+impl SecretOrConfigMap {
+    /// The one of the two that is written, as the value of the field `path`.
+    pub fn reference(&self, path: &str) -> Option<Reference<'_>> {
+        let secret = self.secret.as_ref().map(|key| key.reference(&format!("{path}.secret")));
+        secret.or_else(|| self.config_map.as_ref().map(|key| key.reference(&format!("{path}.configMap"))))
+    }
+}
+
+impl ScrapeTargetSpec {
+    /// What the target names, in the order of the fields.
+    pub fn references(&self) -> Vec<Reference<'_>> {
+        let mut found = Vec::new();
+        for (index, header) in self.headers.iter().enumerate() {
+            let secret = header.secret_key_ref.as_ref();
+            found.extend(secret.map(|key| key.reference(&format!("spec.headers[{index}].secretKeyRef"))));
+        }
+        if let Some(basic) = &self.basic_auth {
+            found.push(basic.username.reference("spec.basicAuth.username"));
+            found.extend(basic.password.as_ref().map(|key| key.reference("spec.basicAuth.password")));
+        }
+        if let Some(authorization) = &self.authorization {
+            found.push(authorization.credentials.reference("spec.authorization.credentials"));
+        }
+        if let Some(tls) = &self.tls_config {
+            found.extend(tls.ca.as_ref().and_then(|either| either.reference("spec.tlsConfig.ca")));
+            found.extend(tls.cert.as_ref().and_then(|either| either.reference("spec.tlsConfig.cert")));
+            found.extend(tls.key_secret.as_ref().map(|key| key.reference("spec.tlsConfig.keySecret")));
+        }
+        found
+    }
 }

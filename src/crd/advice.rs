@@ -1,51 +1,51 @@
-//! What to write instead: the shape of a field that somebody filled with something else, and our name of a field that other tools call
-//! otherwise.
+//! Advice in error messages: the shape of a field that has a value of another type, the name of a field that other tools call differently,
+//! the word that was probably meant.
 
-use std::time::Duration as Span;
+use std::time::Duration;
 
 use serde_json::{Number, Value};
+use strsim::osa_distance;
 
-use super::duration::Duration;
-use super::nearest::nearest;
 use super::rules;
-use super::schema::{Kind, Node, join};
+use super::schema::{JsonType, SchemaNode, join};
+use crate::time::PromDuration;
 
-/// What follows the sentence that `found` is of the wrong type for `node`.
-pub(super) fn for_type(node: &Node, path: &str, found: &Value) -> String {
+/// The end of the message that `found` has the wrong type for `node`.
+pub(super) fn for_type(node: &SchemaNode, path: &str, found: &Value) -> String {
     match (node.kind, found) {
-        (Kind::Text, Value::Number(number)) if rules::is_duration(path) => {
+        (JsonType::Text, Value::Number(number)) if rules::is_duration(path) => {
             seconds(number).map_or_else(|| ", write for instance 15s".to_owned(), |span| format!(", write {span}"))
         }
-        (Kind::Text, Value::Number(_) | Value::Bool(_)) => ", put it in quotes".to_owned(),
-        (Kind::Integer | Kind::Boolean, Value::String(_)) => ", write it without quotes".to_owned(),
-        // A map in the place of a list whose items have names: its first name shows what is meant, its value may be a secret.
-        (Kind::Array, Value::Object(fields)) if node.items.as_deref().is_some_and(is_named) => {
+        (JsonType::Text, Value::Number(_) | Value::Bool(_)) => ", put it in quotes".to_owned(),
+        (JsonType::Integer | JsonType::Boolean, Value::String(_)) => ", write it without quotes".to_owned(),
+        // A map instead of a list whose items have names: its first name shows what is meant, its value may be a secret.
+        (JsonType::Array, Value::Object(fields)) if node.items.as_deref().is_some_and(is_named) => {
             let name = fields.keys().next().map_or("NAME", String::as_str);
             let name: String = name.chars().take(64).collect();
             format!(", write a list: [{{name: {name}, value: VALUE}}]")
         }
-        (Kind::Array, _) => format!(", write a list: {}", shape(node, "")),
-        (Kind::Object, _) if is_secret_key(node) => {
+        (JsonType::Array, _) => format!(", write a list: {}", shape(node, "")),
+        (JsonType::Object, _) if is_secret_key(node) => {
             let kind = if path.ends_with("configMap") { "ConfigMap" } else { "Secret" };
             format!(", write {}: the value stands in a {kind} of the target's namespace", shape(node, ""))
         }
-        (Kind::Object, _) if node.properties.is_empty() && node.additional.is_none() => String::new(),
-        (Kind::Object, _) => format!(", write {}", shape(node, "")),
+        (JsonType::Object, _) if node.properties.is_empty() && node.additional.is_none() => String::new(),
+        (JsonType::Object, _) => format!(", write {}", shape(node, "")),
         _ => String::new(),
     }
 }
 
-/// A number where a duration should be is one of seconds, as other tools have it.
-fn seconds(number: &Number) -> Option<Duration> {
-    let span = Span::try_from_secs_f64(number.as_f64()?).ok()?;
+/// A number instead of a duration is taken for seconds, as in other tools.
+fn seconds(number: &Number) -> Option<PromDuration> {
+    let span = Duration::try_from_secs_f64(number.as_f64()?).ok()?;
     // Whole milliseconds, and no more digits than a duration can have.
     let millis = u64::try_from(span.as_millis()).ok().filter(|millis| *millis < 3_600_000_000)?;
-    let rounded = Span::from_millis(millis);
+    let rounded = Duration::from_millis(millis);
     (rounded == span || number.is_f64()).then(|| rounded.into())
 }
 
-/// What can be written in the place of `node`, called `name`, with words in capitals for what is the user's.
-fn shape(node: &Node, name: &str) -> String {
+/// What can be written for `node`, the field `name`. Words in capitals stand for the user's values.
+fn shape(node: &SchemaNode, name: &str) -> String {
     let has = |field: &str| node.properties.contains_key(field);
     let fields = |names: &[&str]| {
         let fields =
@@ -53,21 +53,21 @@ fn shape(node: &Node, name: &str) -> String {
         format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
     };
     match node.kind {
-        Kind::Array => format!("[{}]", node.items.as_deref().map_or_else(String::new, |item| shape(item, name))),
-        Kind::Object if node.additional.is_some() => "{NAME: VALUE}".to_owned(),
-        Kind::Object if has("secret") && has("configMap") => {
+        JsonType::Array => format!("[{}]", node.items.as_deref().map_or_else(String::new, |item| shape(item, name))),
+        JsonType::Object if node.additional.is_some() => "{NAME: VALUE}".to_owned(),
+        JsonType::Object if has("secret") && has("configMap") => {
             format!("{} or {}", fields(&["secret"]), fields(&["configMap"]))
         }
-        Kind::Object if is_named(node) => fields(&["name", "value"]),
-        Kind::Object if is_secret_key(node) => fields(&["name", "key"]),
-        Kind::Object if !node.required.is_empty() => {
+        JsonType::Object if is_named(node) => fields(&["name", "value"]),
+        JsonType::Object if is_secret_key(node) => fields(&["name", "key"]),
+        JsonType::Object if !node.required.is_empty() => {
             fields(&node.required.iter().map(String::as_str).collect::<Vec<_>>())
         }
-        Kind::Object => {
+        JsonType::Object => {
             let names: Vec<&str> = node.properties.keys().map(String::as_str).collect();
             format!("a block with any of {}", names.join(", "))
         }
-        Kind::Boolean => "true".to_owned(),
+        JsonType::Boolean => "true".to_owned(),
         _ => match node.allowed.first().and_then(Value::as_str) {
             Some(word) => word.to_owned(),
             None if name.is_empty() => "…".to_owned(),
@@ -76,17 +76,17 @@ fn shape(node: &Node, name: &str) -> String {
     }
 }
 
-/// Whether it names a key of a Secret or ConfigMap.
-fn is_secret_key(node: &Node) -> bool {
+/// Whether it refers to a key of a Secret or ConfigMap.
+fn is_secret_key(node: &SchemaNode) -> bool {
     ["name", "key"].iter().all(|field| node.required.iter().any(|required| required == field))
 }
 
 /// Whether it has a name and a value, as a header has.
-fn is_named(node: &Node) -> bool {
+fn is_named(node: &SchemaNode) -> bool {
     ["name", "value"].iter().all(|field| node.properties.contains_key(*field))
 }
 
-/// Names that other tools have, without case and punctuation, and the names of ours that mean the same.
+/// Names in other tools, without case and punctuation, and the fields here that mean the same.
 const ELSEWHERE: &[(&[&str], &[&str])] = &[
     (&["bearertoken", "bearertokenfile", "bearertokensecret", "bearer", "token", "tokenfile"], &["authorization"]),
     (&["credentialsfile", "credentialssecret"], &["credentials"]),
@@ -109,7 +109,7 @@ const ELSEWHERE: &[(&[&str], &[&str])] = &[
     (&["httpheaders", "customheaders"], &["headers"]),
 ];
 
-/// Up to so many fields are listed where none is like the one that was written.
+/// The most fields that are listed where none is similar to the one that was written.
 const LISTED: usize = 12;
 
 /// A name without case and punctuation.
@@ -117,11 +117,11 @@ fn plain(name: &str) -> String {
     name.chars().take(64).filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase()
 }
 
-/// What follows the sentence that `node` has no field called `name`.
-pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
+/// The end of the message that `node` has no field `name`.
+pub(super) fn for_unknown_field(node: &SchemaNode, name: &str) -> String {
     let fields = || node.properties.keys().map(String::as_str);
     let has = |field: &str| node.properties.contains_key(field);
-    // The shape of keySecret, which is a Secret in any case.
+    // This is the shape of keySecret, which is always a Secret.
     if ["name", "key"].contains(&name) && has("secret") && has("configMap") {
         return format!(", write {}", shape(node, ""));
     }
@@ -140,15 +140,15 @@ pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
             break;
         }
     }
-    // Elsewhere only by names that stand for themselves: `secret` may be anybody's.
+    // Elsewhere only by names with a single meaning: `secret` could belong to several fields.
     let elsewhere = || {
         let ours = ELSEWHERE.iter().find(|(theirs, ours)| ours.len() == 1 && theirs.contains(&plain.as_str()));
         let ours = ours.and_then(|(_, ours)| ours.first()).copied().unwrap_or(name);
-        find(Node::of_target(), "", ours)
+        find(SchemaNode::of_target(), "", ours)
     };
     if let Some((path, field)) = found.or_else(elsewhere) {
         return match field.kind {
-            Kind::Object | Kind::Array => format!(", write {path}: {}", shape(field, "")),
+            JsonType::Object | JsonType::Array => format!(", write {path}: {}", shape(field, "")),
             _ => format!(", did you mean {path:?}?"),
         };
     }
@@ -159,11 +159,11 @@ pub(super) fn for_unknown_field(node: &Node, name: &str) -> String {
     ", remove it".to_owned()
 }
 
-/// What follows where a Secret or `ConfigMap` is named that `node` does not take as a whole: its values are named one by one.
-fn where_secrets_belong(node: &Node, name: &str) -> Option<String> {
+/// The end of the message where a whole Secret or `ConfigMap` is named: here its keys are referred to one by one.
+fn where_secrets_belong(node: &SchemaNode, name: &str) -> Option<String> {
     const WHOLE: [&str; 5] = ["secretname", "secretref", "secret", "configmapname", "configmapref"];
     let plain = plain(name);
-    let is_source = |node: &Node| {
+    let is_source = |node: &SchemaNode| {
         is_secret_key(node) || ["secret", "configMap"].iter().all(|field| node.properties.contains_key(*field))
     };
     if !WHOLE.contains(&plain.as_str()) || is_source(node) || is_named(node) {
@@ -179,7 +179,7 @@ fn where_secrets_belong(node: &Node, name: &str) -> Option<String> {
 }
 
 /// Where below this node a field called `name` belongs.
-fn find<'n>(node: &'n Node, path: &str, name: &str) -> Option<(String, &'n Node)> {
+fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n SchemaNode)> {
     if let Some(field) = node.properties.get(name).filter(|_| !path.is_empty()) {
         return Some((join(path, name), field));
     }
@@ -187,9 +187,24 @@ fn find<'n>(node: &'n Node, path: &str, name: &str) -> Option<(String, &'n Node)
     below.into_iter().find_map(|(field, node)| find(node, &join(path, field), name))
 }
 
+/// The one of `words` that was probably meant by `word`, for `did you mean`: the closest one, if it is close enough.
+pub(crate) fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    /// Longer than any word here: the comparison takes time.
+    const LONGEST: usize = 64;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let written = word.to_lowercase();
+    // One typing error in three letters; case does not count.
+    let most = (written.chars().count() / 3).clamp(1, 3);
+    let near = words.map(|candidate| (osa_distance(&written, &candidate.to_lowercase()), candidate));
+    near.filter(|(slips, _)| *slips <= most).min_by_key(|(slips, _)| *slips).map(|(_, candidate)| candidate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::judge;
+    use super::nearest;
     use serde_json::{Value, json};
 
     /// The one sentence about a target of type Orion with these fields besides.
@@ -293,5 +308,15 @@ mod tests {
                 "{more}: {told}"
             );
         }
+    }
+
+    #[test]
+    fn a_slip_is_forgiven_and_another_word_is_not() {
+        let words = || ["interval", "timeout", "maxAge", "url"].into_iter();
+        assert_eq!(nearest("intervall", words()), Some("interval"));
+        assert_eq!(nearest("maxage", words()), Some("maxAge"));
+        assert_eq!(nearest("uri", words()), Some("url"));
+        assert_eq!(nearest("ulr", words()), Some("url"), "two letters that changed places are one slip");
+        assert_eq!(nearest("scrapeTimeout", words()), None);
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::duration::Duration;
-use super::shape::texts;
+use super::schema::texts;
+use crate::time::PromDuration;
 
 /// The ServiceMonitor that the exporter writes for this target.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -26,11 +26,11 @@ pub struct Monitor {
     /// How often Prometheus scrapes, from 1s to 1h. If not set, it is the smaller of spec.interval and 2m, so that a slow poll
     /// leaves no gaps in graphs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Duration>,
+    pub interval: Option<PromDuration>,
     /// How long Prometheus waits for a scrape, at most monitor.interval. If not set, it is the smaller of monitor.interval and
     /// spec.timeout plus one second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scrape_timeout: Option<Duration>,
+    pub scrape_timeout: Option<PromDuration>,
     /// Relabelings of the target. They may read the labels that the exporter sets. They may not write labels that begin with __, nor
     /// those that tell the series of one target from another's, such as instance, job and namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,5 +1,5 @@
-//! The regular expressions of the rules. They are read by RE2 in the API server and by `regex` here, so they use only what both read
-//! alike, and no double quote.
+//! The regular expressions of the rules. RE2 reads them in the API server and `regex` here, so they use only syntax that means the same in
+//! both, and no double quote.
 
 use std::net::Ipv6Addr;
 use std::sync::LazyLock;
@@ -20,7 +20,7 @@ macro_rules! patterns {
     };
 }
 
-/// A host: an IPv4 address; a name whose last label is no number (numbers are addresses in disguise); brackets for IPv6.
+/// A host: an IPv4 address; a name whose last label is no number, since resolvers read numbers as addresses; or an IPv6 address in brackets.
 macro_rules! host {
     () => {
         concat!(
@@ -60,13 +60,13 @@ patterns! {
     SERVER_NAME = r"^([a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?|[0-9a-fA-F:]{2,39})$";
     /// The name of a label of Prometheus, in the classic alphabet that every version takes.
     LABEL_NAME = "^[a-zA-Z_][a-zA-Z0-9_]{0,255}$";
-    /// A regular expression that names labels, or how their names begin: none of them can begin with `__`.
+    /// A regular expression of names of labels, or prefixes of names. None of them can begin with `__`.
     LABELS_BY_NAME = concat!(
         "^(", label!(), r"(\|", label!(), r")*|\(", label!(), r"(\|", label!(), r")*\))$"
     );
-    /// The value of a header, without what could end it.
+    /// The value of a header, without line breaks.
     PRINTABLE = "^[\\t -~]*$";
-    /// A letter that no URL has.
+    /// A character that no URL may contain.
     BEYOND_ASCII = r"[^\x00-\x7F]";
     /// A token of RFC 9110: the name of a header, the scheme of an Authorization.
     TOKEN = "^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$";
@@ -99,20 +99,20 @@ pub fn is_dns_label(text: &str) -> bool {
     text.len() <= 63 && NAMESPACE.is_match(text)
 }
 
-/// Whether the bracketed host of a URL is an IPv6 address; true where there is none. IPv4 addresses in the clothes of IPv6 are not
-/// taken, as Kubernetes' `isIP` does not take them.
+/// Whether the host in brackets of a URL is an IPv6 address; true where there are no brackets. IPv4-mapped addresses are refused, as
+/// Kubernetes' `isIP` refuses them.
 pub(super) fn ipv6_host_is_address(url: &str) -> bool {
     let Some((_, rest)) = url.split_once("://[").filter(|(scheme, _)| matches!(*scheme, "http" | "https")) else {
         return true;
     };
     let Some((host, _)) = rest.split_once(']') else { return true };
     if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':') {
-        return true; // the pattern of the URL says so already
+        return true; // the pattern of the URL refuses it
     }
     host.parse::<Ipv6Addr>().is_ok_and(|address| address.to_ipv4_mapped().is_none())
 }
 
-/// The host of a URL as it stands in the DNS, if it is written otherwise.
+/// The host of a URL as it is written in the DNS, if that differs.
 pub(super) fn host_in_ascii(url: &str) -> Option<String> {
     let parsed = Url::parse(url).ok()?;
     let host = parsed.host_str().filter(|host| !url.contains(host))?;

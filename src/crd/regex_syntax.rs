@@ -1,58 +1,58 @@
-//! Regular expressions of users: what RE2 (Prometheus, the API server) and Rust's `regex` read alike.
+//! Regular expressions of users: what RE2 (Prometheus, the API server) and Rust's `regex` read in the same way.
 //!
-//! Rust reads some things that RE2 does not, and a few that RE2 reads as something else: a class with `&&` is an intersection here
-//! and a list of characters there. Those are refused by name, because the same expression must not mean two things.
+//! Rust reads some syntax that RE2 does not, and a little that has another meaning in RE2: a class with `&&` is an intersection in Rust and a
+//! list of characters in RE2. Both are refused, because an expression must have one meaning.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::metric::Filter;
 
-/// Letters that only one of the two reads after a backslash.
+/// Letters after a backslash that only one of the two reads.
 const ELSEWHERE_ONLY: &str = "uU<>pPQECZGKRX";
 
-/// Letters that one of the two takes for itself after a backslash inside a class.
+/// Letters after a backslash that mean themselves in one of the two inside a class.
 const NOT_IN_CLASSES: &str = "bBzA";
 
-/// Why `pattern` cannot be used in `spec.metrics`, or nothing if it can.
+/// Why `pattern` cannot be used in `spec.metrics`; `None` if it can.
 pub fn regex_problem(pattern: &str) -> Option<String> {
-    dialect(pattern).or_else(|| compile(pattern).err().map(|refused| refused.advice))
+    dialect(pattern).or_else(|| compile(pattern).err().map(|error| error.advice))
 }
 
-/// Whether RE2 can read `pattern`, as far as can be told here: the twin of the rule in CEL. What only RE2 has is taken on trust, and so
-/// is what is only too large for us.
+/// Whether RE2 can read `pattern`, as far as can be told here: the counterpart of the rule in CEL. Syntax that only RE2 has is accepted, and
+/// so is a pattern that is only too large for the exporter.
 pub(super) fn is_readable(pattern: &str) -> bool {
     !pattern.is_ascii()
         || pattern.contains("\\p")
         || pattern.contains("\\P")
         || pattern.contains("\\Q")
-        || compile(pattern).err().is_none_or(|refused| refused.is_too_large)
+        || compile(pattern).err().is_none_or(|error| error.is_too_large)
 }
 
-/// What keeps `pattern` from being read, and where.
+/// Why `pattern` cannot be read, and where the error is.
 pub(super) fn mistake(pattern: &str) -> Option<String> {
-    compile(pattern).err().map(|refused| refused.cause)
+    compile(pattern).err().map(|error| error.cause)
 }
 
-/// How many judged patterns are remembered. Targets are made from templates, so they share theirs; a compilation takes 65 µs.
+/// How many results are cached. Targets are often made from one template and share patterns; a compilation takes 65 µs.
 const REMEMBERED: usize = 1024;
 
-/// Why a pattern does not become a part of a filter.
+/// Why a pattern cannot be part of a filter.
 #[derive(Clone, Debug)]
-struct Refused {
+struct CompileError {
     is_too_large: bool,
     advice: String,
     cause: String,
 }
 
-/// Compiles a pattern as the filter of a target will, or says why not.
-fn compile(pattern: &str) -> Result<(), Refused> {
-    static JUDGED: Mutex<BTreeMap<String, Result<(), Refused>>> = Mutex::new(BTreeMap::new());
+/// Compiles a pattern as the filter of a target does.
+fn compile(pattern: &str) -> Result<(), CompileError> {
+    static JUDGED: Mutex<BTreeMap<String, Result<(), CompileError>>> = Mutex::new(BTreeMap::new());
     let judged = || JUDGED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = judged().get(pattern) {
         return known.clone();
     }
-    let result = Filter::new(&[pattern.to_owned()], &[]).map(|_| ()).map_err(|error| Refused {
+    let result = Filter::new(&[pattern.to_owned()], &[]).map(|_| ()).map_err(|error| CompileError {
         is_too_large: error.is_too_large(),
         advice: error.advice(),
         cause: error.cause(),
@@ -65,7 +65,7 @@ fn compile(pattern: &str) -> Result<(), Refused> {
     result
 }
 
-/// What the two dialects read differently.
+/// The first part that the two dialects read differently.
 fn dialect(pattern: &str) -> Option<String> {
     if !pattern.is_ascii() {
         return Some("must be ASCII, as names of metrics are".to_owned());
@@ -74,8 +74,8 @@ fn dialect(pattern: &str) -> Option<String> {
         let at = pattern.len() - rest.len() + 1;
         Some(format!("{what} is not read alike by Prometheus and by the exporter (character {at}), write it otherwise"))
     };
-    let mut class = 0_usize; // how deep in brackets
-    let mut first = false; // whether a bracket here would be a character of the class
+    let mut class = 0_usize; // the depth of brackets
+    let mut first = false; // whether a closing bracket would be a character of the class
     let mut rest = pattern;
     while let Some(character) = rest.chars().next() {
         let next = rest.get(1..).unwrap_or_default();
@@ -100,7 +100,7 @@ fn dialect(pattern: &str) -> Option<String> {
                 }
             }
             '[' => {
-                // `[:alpha:]` is read by both; any other bracket in a class is one more class here and a character there.
+                // Both read `[:alpha:]`. Any other bracket in a class opens a nested class in Rust and is a character in RE2.
                 match next.strip_prefix(':').and_then(|name| name.find(":]")) {
                     Some(length) => step = length + 4,
                     None => return differs("[ inside a class", rest),
@@ -113,7 +113,7 @@ fn dialect(pattern: &str) -> Option<String> {
             }
             '(' if class == 0 => {
                 if let Some(flags) = next.strip_prefix('?') {
-                    // `(?x)` and `(?R)` exist here only.
+                    // Only Rust has `(?x)` and `(?R)`.
                     let letters: String = flags.chars().take_while(|c| c.is_ascii_alphabetic() || *c == '-').collect();
                     let group = flags.starts_with('<') || flags.starts_with("P<");
                     if !group && letters.contains(['x', 'R', 'u']) {

@@ -1,30 +1,31 @@
-//! The structural schema: how a manifest is judged by it without an API server.
+//! The structural schema: how a generated one is adapted to Kubernetes, and how a manifest is checked against it without an API server.
 //!
-//! The check does what the API server does, in its order (nulls, defaults, then types and limits), and uses its words where it has
-//! some, so that a user reads the same from `check` and from `kubectl apply`. Rules in CEL are none of its business.
+//! The check does what the API server does in the same order (nulls, defaults, then types and limits), and uses its messages where it has
+//! some, so that `check` says the same as `kubectl apply`. Rules in CEL are not evaluated here.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
-use super::{Problem, advice};
+use super::{FieldError, advice};
 
-/// Names that later versions will use; whoever writes one today should hear more than `unknown field`.
+/// Names that later versions will use, with a message of their own.
 const RESERVED: [&str; 3] = ["spec.podSelector", "spec.oauth2", "spec.className"];
 
-/// One node of a schema, ready to judge values.
+/// One node of a schema, compiled for checking values.
 #[derive(Debug, Default)]
-pub(crate) struct Node {
-    pub(super) kind: Kind,
+pub(crate) struct SchemaNode {
+    pub(super) kind: JsonType,
     pub(super) properties: BTreeMap<String, Self>,
     pub(super) required: Vec<String>,
     pub(super) additional: Option<Box<Self>>,
     pub(super) items: Option<Box<Self>>,
     pub(super) allowed: Vec<Value>,
     pattern: Option<Regex>,
-    /// Least and greatest number of characters, items or properties.
+    /// The least and the greatest number of characters, items or properties.
     size: (u64, Option<u64>),
     minimum: Option<f64>,
     maximum: Option<f64>,
@@ -34,7 +35,7 @@ pub(crate) struct Node {
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum JsonType {
     Object,
     Array,
     Text,
@@ -45,7 +46,7 @@ pub(super) enum Kind {
     Any,
 }
 
-/// What must be different in every item of a list.
+/// What must be unique among the items of a list.
 #[derive(Debug, Default)]
 enum Unique {
     #[default]
@@ -54,31 +55,31 @@ enum Unique {
     Key(String),
 }
 
-impl Node {
+impl SchemaNode {
     /// The schema of a whole ScrapeTarget.
     pub(crate) fn of_target() -> &'static Self {
-        static NODE: LazyLock<Node> = LazyLock::new(|| {
-            let mut root = Node::compile(&super::openapi());
-            // Every object has these; a CRD need not say so, and other code judges them.
+        static NODE: LazyLock<SchemaNode> = LazyLock::new(|| {
+            let mut root = SchemaNode::compile(&super::openapi());
+            // Every object has these. A CRD need not declare them, and `metadata` checks them.
             for field in ["apiVersion", "kind", "metadata"] {
-                root.properties.insert(field.to_owned(), Node::default());
+                root.properties.insert(field.to_owned(), SchemaNode::default());
             }
             root
         });
         &NODE
     }
 
-    /// Compiles a structural schema. A keyword that is not known here is ignored; a test sees to it that there is none.
+    /// Compiles a structural schema. An unknown keyword is ignored; a test makes sure that there is none.
     fn compile(schema: &Value) -> Self {
         let number = |key: &str| schema.get(key).and_then(Value::as_f64);
         let kind = match schema.get("type").and_then(Value::as_str) {
-            Some("object") => Kind::Object,
-            Some("array") => Kind::Array,
-            Some("string") => Kind::Text,
-            Some("integer") => Kind::Integer,
-            Some("number") => Kind::Number,
-            Some("boolean") => Kind::Boolean,
-            _ => Kind::Any,
+            Some("object") => JsonType::Object,
+            Some("array") => JsonType::Array,
+            Some("string") => JsonType::Text,
+            Some("integer") => JsonType::Integer,
+            Some("number") => JsonType::Number,
+            Some("boolean") => JsonType::Boolean,
+            _ => JsonType::Any,
         };
         let limit = |keys: [&str; 3]| keys.iter().find_map(|key| schema.get(key)?.as_u64());
         let inner =
@@ -115,44 +116,44 @@ impl Node {
         }
     }
 
-    /// Drops nulls and fills in defaults as the API server does, then finds everything that the schema refuses.
+    /// Drops nulls and fills in defaults as the API server does, then reports everything that the schema refuses.
     ///
-    /// Unknown fields are taken out of `value` after they were reported, so that what is left can still be judged.
-    pub(crate) fn check(&self, value: &mut Value, path: &str, problems: &mut Vec<Problem>) {
+    /// Unknown fields are removed from `value` once they are reported, so that the rest can still be checked.
+    pub(crate) fn check(&self, value: &mut Value, path: &str, errors: &mut Vec<FieldError>) {
         let found = match (&*value, self.kind) {
-            (_, Kind::Any)
-            | (Value::Object(_), Kind::Object)
-            | (Value::Array(_), Kind::Array)
-            | (Value::String(_), Kind::Text)
-            | (Value::Bool(_), Kind::Boolean)
-            | (Value::Number(_), Kind::Number) => None,
-            (Value::Number(number), Kind::Integer) if number.is_i64() || number.is_u64() => None,
+            (_, JsonType::Any)
+            | (Value::Object(_), JsonType::Object)
+            | (Value::Array(_), JsonType::Array)
+            | (Value::String(_), JsonType::Text)
+            | (Value::Bool(_), JsonType::Boolean)
+            | (Value::Number(_), JsonType::Number) => None,
+            (Value::Number(number), JsonType::Integer) if number.is_i64() || number.is_u64() => None,
             (other, _) => Some(type_name(other)),
         };
         if let Some(found) = found {
             let hint = advice::for_type(self, path, value);
             let message = format!("must be of type {}: {found:?}{hint}", self.kind.word());
-            return problems.push(Problem::new(path, message));
+            return errors.push(FieldError::new(path, message));
         }
         if !self.allowed.is_empty() && !self.allowed.contains(value) {
             let words: Vec<String> = self.allowed.iter().map(Value::to_string).collect();
             let message = format!("Unsupported value: {}: supported values: {}", shown(value), words.join(", "));
-            return problems.push(Problem::new(path, message));
+            return errors.push(FieldError::new(path, message));
         }
         match value {
-            Value::Object(fields) => self.check_object(fields, path, problems),
-            Value::Array(items) => self.check_array(items, path, problems),
-            Value::String(text) => self.check_text(text, path, problems),
-            Value::Number(number) => self.check_number(number.as_f64().unwrap_or(f64::NAN), path, problems),
+            Value::Object(fields) => self.check_object(fields, path, errors),
+            Value::Array(items) => self.check_array(items, path, errors),
+            Value::String(text) => self.check_text(text, path, errors),
+            Value::Number(number) => self.check_number(number.as_f64().unwrap_or(f64::NAN), path, errors),
             Value::Null | Value::Bool(_) => {}
         }
     }
 
-    fn check_object(&self, fields: &mut Map<String, Value>, path: &str, problems: &mut Vec<Problem>) {
+    fn check_object(&self, fields: &mut Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
         if self.properties.is_empty() && self.additional.is_none() {
             return; // metadata: any object
         }
-        // As the API server: a null is as good as absent, in maps as well.
+        // As in the API server, a null counts as absent, also in maps.
         if self.additional.is_some() {
             fields.retain(|name, value| !value.is_null() || self.properties.contains_key(name));
         }
@@ -165,26 +166,26 @@ impl Node {
             }
         }
         for name in self.required.iter().filter(|name| !fields.contains_key(*name)) {
-            problems.push(Problem::new(&join(path, name), "Required value: write it".to_owned()));
+            errors.push(FieldError::new(&join(path, name), "Required value: write it".to_owned()));
         }
-        self.check_count(fields.len(), path, problems);
+        self.check_count(fields.len(), path, errors);
         let mut unknown = Vec::new();
         for (name, value) in fields.iter_mut() {
             if let Some(node) = self.properties.get(name) {
-                node.check(value, &join(path, name), problems);
+                node.check(value, &join(path, name), errors);
             } else if let Some(node) = &self.additional {
-                node.check(value, &format!("{path}[{name}]"), problems);
+                node.check(value, &format!("{path}[{name}]"), errors);
             } else {
                 unknown.push(name.clone());
             }
         }
         for name in unknown {
             fields.remove(&name);
-            problems.push(self.unknown_field(path, &name));
+            errors.push(self.unknown_field(path, &name));
         }
     }
 
-    /// Takes out every unknown field. Returns the path of the last of them.
+    /// Removes every unknown field. Returns the path of the last of them.
     pub(crate) fn prune(&self, value: &mut Value, path: &str) -> Option<String> {
         let mut unknown = None;
         match value {
@@ -208,47 +209,47 @@ impl Node {
         unknown
     }
 
-    fn unknown_field(&self, path: &str, name: &str) -> Problem {
+    fn unknown_field(&self, path: &str, name: &str) -> FieldError {
         let full = join(path, name);
         let hint = if RESERVED.contains(&full.as_str()) {
             ": the name is reserved for a later version, remove it".to_owned()
         } else {
             advice::for_unknown_field(self, name)
         };
-        Problem { message: format!("unknown field {full:?}{hint}"), path: full }
+        FieldError { message: format!("unknown field {full:?}{hint}"), path: full }
     }
 
-    fn check_array(&self, items: &mut [Value], path: &str, problems: &mut Vec<Problem>) {
-        self.check_count(items.len(), path, problems);
+    fn check_array(&self, items: &mut [Value], path: &str, errors: &mut Vec<FieldError>) {
+        self.check_count(items.len(), path, errors);
         let Some(node) = &self.items else { return };
         for (index, item) in items.iter_mut().enumerate() {
-            node.check(item, &format!("{path}[{index}]"), problems);
+            node.check(item, &format!("{path}[{index}]"), errors);
         }
         let key = |item: &Value| match &self.unique {
             Unique::Nothing => None,
             Unique::Item => Some(item.clone()),
             Unique::Key(name) => item.get(name).cloned(),
         };
-        // Lists of this kind are short: a look back at each item is cheaper than a set.
+        // Lists of this type are short: comparing all pairs is cheaper than a set.
         for (index, item) in items.iter().enumerate() {
             if let Some(value) = key(item)
                 && items.iter().take(index).any(|earlier| key(earlier).as_ref() == Some(&value))
             {
                 let message = format!("Duplicate value: {}, keep one of them", shown(&value));
-                problems.push(Problem::new(&format!("{path}[{index}]"), message));
+                errors.push(FieldError::new(&format!("{path}[{index}]"), message));
             }
         }
     }
 
-    fn check_count(&self, count: usize, path: &str, problems: &mut Vec<Problem>) {
+    fn check_count(&self, count: usize, path: &str, errors: &mut Vec<FieldError>) {
         if let Some(most) = self.size.1
             && count as u64 > most
         {
-            problems.push(Problem::new(path, format!("Too many: {count}: must have at most {most} items")));
+            errors.push(FieldError::new(path, format!("Too many: {count}: must have at most {most} items")));
         }
     }
 
-    fn check_text(&self, text: &str, path: &str, problems: &mut Vec<Problem>) {
+    fn check_text(&self, text: &str, path: &str, errors: &mut Vec<FieldError>) {
         let count = text.chars().count() as u64;
         let (least, most) = self.size;
         let message = if count < least {
@@ -260,10 +261,10 @@ impl Node {
         } else {
             return;
         };
-        problems.push(Problem::new(path, message));
+        errors.push(FieldError::new(path, message));
     }
 
-    fn check_number(&self, number: f64, path: &str, problems: &mut Vec<Problem>) {
+    fn check_number(&self, number: f64, path: &str, errors: &mut Vec<FieldError>) {
         let message = if let Some(least) = self.minimum.filter(|least| number < *least) {
             format!("should be greater than or equal to {least}")
         } else if let Some(most) = self.maximum.filter(|most| number > *most) {
@@ -271,11 +272,11 @@ impl Node {
         } else {
             return;
         };
-        problems.push(Problem::new(path, message));
+        errors.push(FieldError::new(path, message));
     }
 }
 
-impl Kind {
+impl JsonType {
     const fn word(self) -> &'static str {
         match self {
             Self::Object => "object",
@@ -301,7 +302,7 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// A value as it may stand in a message: a whole object would be too much.
+/// A value as it is shown in a message: a large one is cut.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 64 { text } else { text.chars().take(64).chain(['…']).collect() }
@@ -309,6 +310,57 @@ fn shown(value: &Value) -> String {
 
 pub(super) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// The schema of a map of strings with at most `ITEMS` entries, each value at most `LENGTH` characters.
+pub(crate) fn texts<const ITEMS: u32, const LENGTH: u32>(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": ITEMS,
+        "additionalProperties": { "type": "string", "maxLength": LENGTH },
+    })
+}
+
+/// Removes from a generated schema what Kubernetes must not or need not see: that an `Option` can be null (the API server drops a null of a
+/// field that is not nullable, which is what users expect), number formats it does not know, and line breaks of the source.
+pub(crate) fn tidy(schema: &mut Schema) {
+    if let Some(object) = schema.as_object_mut() {
+        tidy_object(object);
+    }
+}
+
+fn tidy_object(schema: &mut Map<String, Value>) {
+    if let Some(Value::Array(options)) = schema.get("anyOf")
+        && let [Value::Object(only), Value::Object(null)] = options.as_slice()
+        && null.get("type").is_some_and(|kind| kind == "null")
+    {
+        let only = only.clone();
+        schema.remove("anyOf");
+        for (key, value) in only {
+            schema.entry(key).or_insert(value);
+        }
+    }
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    if schema.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
+        schema.remove("format");
+    }
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.replace("\n\n", "\u{0}").replace('\n', " ").replace('\u{0}', "\n\n");
+    }
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.values_mut().filter_map(Value::as_object_mut).for_each(tidy_object);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(Value::Object(inner)) = schema.get_mut(key) {
+            tidy_object(inner);
+        }
+    }
 }
 
 #[cfg(test)]

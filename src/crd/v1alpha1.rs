@@ -3,17 +3,17 @@
 //! Constant defaults are in the schema. Defaults that depend on other fields are methods of [`ScrapeTargetSpec`], and nowhere else.
 
 use std::collections::BTreeMap;
-use std::time::Duration as Span;
+use std::time::Duration;
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access::{Authorization, BasicAuth, Header, TlsConfig};
-use super::duration::Duration;
 use super::monitor::Monitor;
-use super::{rules, shape};
+use super::{rules, schema};
 use crate::kind;
+use crate::time::PromDuration;
 
 /// What is polled, how often, and how it is reached.
 #[expect(clippy::duplicated_attributes, reason = "several columns have the same type")]
@@ -51,7 +51,7 @@ use crate::kind;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = shape::tidy, transform = rules::attach)]
+#[schemars(transform = schema::tidy, transform = rules::attach)]
 pub struct ScrapeTargetSpec {
     /// What kind of server it is. It decides which of the blocks below may be present.
     #[serde(rename = "type")]
@@ -63,21 +63,21 @@ pub struct ScrapeTargetSpec {
     pub url: String,
     /// How often the target is polled, from 1s to 1h.
     #[serde(default = "interval")]
-    pub interval: Duration,
+    pub interval: PromDuration,
     /// How long one poll may take, with all its calls together; at most interval. If not set, it is the smaller of 10s and
     /// interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Duration>,
+    pub timeout: Option<PromDuration>,
     /// The greatest age of data that a scrape gets without a new poll; at most interval. If not set, it is nine tenths of
     /// interval. With 0s each scrape polls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_age: Option<Duration>,
+    pub max_age: Option<PromDuration>,
     /// Stop polling. The target keeps its place, but has no ServiceMonitor and no entry in /sd.
     #[serde(default)]
     pub suspend: bool,
     /// Labels that discovery joins to every series of this target.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "shape::texts::<32, 256>")]
+    #[schemars(schema_with = "schema::texts::<32, 256>")]
     pub labels: BTreeMap<String, String>,
     /// Headers that are sent with every call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -127,8 +127,8 @@ pub struct Metrics {
     pub drop: Vec<String>,
 }
 
-const fn interval() -> Duration {
-    Duration::from_secs(15)
+const fn interval() -> PromDuration {
+    PromDuration::from_secs(15)
 }
 
 const fn sample_limit() -> u32 {
@@ -159,38 +159,38 @@ impl ScrapeTargetSpec {
     }
 
     /// The time between polls.
-    pub fn effective_interval(&self) -> Span {
+    pub fn effective_interval(&self) -> Duration {
         self.interval.get()
     }
 
     /// `timeout`, or the smaller of 10 s and the interval.
-    pub fn effective_timeout(&self) -> Span {
-        self.timeout.map_or_else(|| self.effective_interval().min(Span::from_secs(10)), Duration::get)
+    pub fn effective_timeout(&self) -> Duration {
+        self.timeout.map_or_else(|| self.effective_interval().min(Duration::from_secs(10)), PromDuration::get)
     }
 
     /// `maxAge`, or nine tenths of the interval.
-    pub fn effective_max_age(&self) -> Span {
-        self.max_age.map_or_else(|| self.effective_interval() * 9 / 10, Duration::get)
+    pub fn effective_max_age(&self) -> Duration {
+        self.max_age.map_or_else(|| self.effective_interval() * 9 / 10, PromDuration::get)
     }
 
     /// `monitor.interval`, or the smaller of the interval and two minutes: Prometheus forgets a series after five.
-    pub fn effective_scrape_interval(&self) -> Span {
+    pub fn effective_scrape_interval(&self) -> Duration {
         let written = self.monitor.as_ref().and_then(|monitor| monitor.interval);
-        written.map_or_else(|| self.effective_interval().min(Span::from_mins(2)), Duration::get)
+        written.map_or_else(|| self.effective_interval().min(Duration::from_mins(2)), PromDuration::get)
     }
 
     /// `monitor.scrapeTimeout`, or the smaller of the scrape interval and the timeout plus a second.
-    pub fn effective_scrape_timeout(&self) -> Span {
+    pub fn effective_scrape_timeout(&self) -> Duration {
         let written = self.monitor.as_ref().and_then(|monitor| monitor.scrape_timeout);
         let most = self.effective_scrape_interval();
-        written.map_or_else(|| most.min(self.effective_timeout() + Span::from_secs(1)), Duration::get)
+        written.map_or_else(|| most.min(self.effective_timeout() + Duration::from_secs(1)), PromDuration::get)
     }
 }
 
 /// What the exporter says about a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(transform = shape::tidy)]
+#[schemars(transform = schema::tidy)]
 pub struct ScrapeTargetStatus {
     /// The generation of the spec that the conditions speak of.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::io;
 
 use super::dial::{Silent, Why};
+use crate::error_chain::chain;
 use crate::kind::{CallError, Reason};
 use crate::tls::{Peer, sentence};
 
@@ -112,19 +113,6 @@ pub(super) fn speaks_https(status: u16, body: &[u8]) -> Option<CallError> {
     let is_said = status == 400 && SPEAKS_HTTPS.iter().any(|said| beginning.contains(said));
     let message = "answered 400: the server speaks https, write https:// instead of http://";
     is_said.then(|| CallError::new(Reason::HttpStatus, message))
-}
-
-/// The links of an error's chain, also those that an `io::Error` hides inside.
-fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), next_link)
-}
-
-fn next_link<'e>(link: &&'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
-    let link: &'e (dyn Error + 'static) = *link;
-    match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => link.source(),
-    }
 }
 
 /// What the TLS library says of a server that closes the connection in the middle of the handshake.

@@ -30,6 +30,7 @@ pub use budget::Held;
 use budget::{Budget, Share, driven_out};
 pub use certificate::Expiry;
 use certificate::Handshakes;
+pub use certificate::RecordingVerifier;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
 use dial::Unconnected;

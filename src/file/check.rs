@@ -1,4 +1,4 @@
-//! The command `check`: what the API server would say about files of manifests, said without one.
+//! The command `check`: judges files of manifests as an API server would, without one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,33 +7,32 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::input::{Input, Inputs};
-use super::line::line_of;
+use super::input::{InputFile, Inputs};
 use super::load::{FileProblem, Loaded, MAX_PROBLEMS, Origin};
-use super::manifest::{self, Objects};
-use super::yaml::{self, Document};
-use crate::crd::{self, ScrapeTarget};
+use super::manifest::{self, FileObjects};
+use super::yaml::{self, YamlDocument, line_of};
+use crate::crd::{self, ParsedTarget};
 use crate::target::{Lookup as _, LookupError, Target, TargetId};
 
-/// What `check` found. Its Display is what the command prints: one line for each problem, then one for each note, then a count.
+/// What `check` found. The command prints it: one line for each problem, then one for each note, then a count.
 #[derive(Debug)]
-pub struct Report {
-    /// What is wrong; any makes the command fail.
+pub struct CheckReport {
+    /// What is wrong. The command fails if there is any.
     pub problems: Vec<FileProblem>,
-    /// What may be right but deserves a look: references to objects that are not in these files, manifests of other kinds.
+    /// What may be right and should be looked at: references to objects that are not in these files, manifests of other kinds.
     pub notes: Vec<FileProblem>,
-    /// How many good targets there are.
+    /// The number of valid targets.
     pub targets: usize,
 }
 
-impl Report {
-    /// Whether every manifest is good.
+impl CheckReport {
+    /// Whether every manifest is valid.
     pub fn is_good(&self) -> bool {
         self.problems.is_empty()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.problems.iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
         self.notes.iter().try_for_each(|note| writeln!(f, "{note} (note)"))?;
@@ -46,17 +45,17 @@ impl fmt::Display for Report {
     }
 }
 
-/// What must be there beside good manifests.
+/// What is checked beside the manifests themselves.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Demands<'d> {
-    /// A directory of values of Secrets.
+pub struct CheckOptions<'d> {
+    /// A directory with values of Secrets.
     pub secrets: Option<&'d Path>,
-    /// Whether every Secret and ConfigMap that a target names must be there.
+    /// Whether every Secret and ConfigMap that a target refers to must be in the files.
     pub all_references: bool,
 }
 
-/// What is wrong with one target, or may be, before it is known on which line.
-struct Finding<'l> {
+/// What is wrong with one target, or may be, before its line is known.
+struct TargetProblem<'l> {
     id: &'l TargetId,
     origin: &'l Origin,
     path: String,
@@ -65,46 +64,46 @@ struct Finding<'l> {
     is_note: bool,
 }
 
-/// Judges every manifest.
-pub fn check(inputs: &Inputs, demands: Demands<'_>) -> Report {
+/// Checks every manifest.
+pub fn check(inputs: &Inputs, options: CheckOptions<'_>) -> CheckReport {
     let mut loaded = Loaded::of(inputs);
-    if let Some(folder) = demands.secrets {
+    if let Some(folder) = options.secrets {
         loaded.add_secrets(folder);
     }
     let Loaded { targets, objects, mut problems, others } = loaded;
     let mut notes = others;
-    let mut findings = Vec::new();
+    let mut found = Vec::new();
     let mut good = 0;
     for (id, (target, origin)) in &targets {
-        let begin = findings.len();
-        for (path, message, is_note) in judge(id, target, &objects, demands.all_references) {
-            findings.push(Finding { id, origin, path, message, is_note });
+        let begin = found.len();
+        for (path, message, is_note) in problems_of(id, target, &objects, options.all_references) {
+            found.push(TargetProblem { id, origin, path, message, is_note });
         }
-        good += usize::from(findings.iter().skip(begin).all(|finding| finding.is_note));
+        good += usize::from(found.iter().skip(begin).all(|problem| problem.is_note));
     }
-    let lines = lines(inputs, &findings);
-    for (Finding { id, origin, path, message, is_note }, line) in findings.into_iter().zip(lines) {
+    let lines = lines(inputs, &found);
+    for (TargetProblem { id, origin, path, message, is_note }, line) in found.into_iter().zip(lines) {
         let whole = FileProblem::of_document(origin, Some(format!("ScrapeTarget {id}")), message);
-        let place = if is_note { &mut notes } else { &mut problems };
-        place.push(FileProblem { line: Some(line), path, ..whole });
+        let list = if is_note { &mut notes } else { &mut problems };
+        list.push(FileProblem { line: Some(line), path, ..whole });
     }
     problems.sort();
     notes.sort();
-    Report { problems, notes, targets: good }
+    CheckReport { problems, notes, targets: good }
 }
 
-/// What is wrong with a target whose manifest is good: the field, the sentence, and whether that is only a note.
-fn judge(
+/// What is wrong with a target whose manifest is valid: the field, the message, and whether it is only a note.
+fn problems_of(
     id: &TargetId,
-    target: &Arc<ScrapeTarget>,
-    objects: &Objects,
+    target: &ParsedTarget,
+    objects: &FileObjects,
     all_references: bool,
 ) -> Vec<(String, String, bool)> {
     let mut found = Vec::new();
     for reference in target.spec.references() {
         match objects.value(reference.kind, &id.namespace, reference.name, reference.key) {
             Ok(_) => {}
-            // The cluster does not mend a file, and `run` takes it for no value, even where there need be none.
+            // An object in the cluster would not help, and `run` does not poll the target even if the reference is optional.
             Err(bad @ LookupError::BadFile { .. }) => found.push((reference.path, bad.to_string(), false)),
             Err(_) if reference.optional => {}
             Err(missing) if all_references => found.push((reference.path, missing.to_string(), false)),
@@ -113,32 +112,32 @@ fn judge(
             }
         }
     }
-    // With a value missing it is not known what the others would come to.
+    // The values can only be tried together.
     if found.is_empty() {
-        let fault = Target::declare(id.clone(), Arc::clone(target), objects).fault();
-        found.extend(fault.map(|(path, message)| (path.unwrap_or_default(), message, false)));
+        let error = Target::check_values(&id.namespace, target, objects).err();
+        found.extend(error.map(|error| (error.path, error.message, false)));
     }
     found
 }
 
-/// The line of each finding. Every file is read once more for all of them; those that are too many are told at their document's line.
-fn lines(inputs: &Inputs, findings: &[Finding<'_>]) -> Vec<usize> {
-    let mut lines: Vec<usize> = findings.iter().map(|finding| finding.origin.line).collect();
-    let mut of_files: BTreeMap<&Path, Vec<(&Finding<'_>, &mut usize)>> = BTreeMap::new();
-    for (finding, line) in findings.iter().zip(&mut lines) {
-        let of_file = of_files.entry(&finding.origin.file).or_default();
+/// The line of each problem. Every file is parsed once more for all of its problems; beyond the limit they get the line of their document.
+fn lines(inputs: &Inputs, found: &[TargetProblem<'_>]) -> Vec<usize> {
+    let mut lines: Vec<usize> = found.iter().map(|problem| problem.origin.line).collect();
+    let mut of_files: BTreeMap<&Path, Vec<(&TargetProblem<'_>, &mut usize)>> = BTreeMap::new();
+    for (problem, line) in found.iter().zip(&mut lines) {
+        let of_file = of_files.entry(&problem.origin.file).or_default();
         if of_file.len() < MAX_PROBLEMS {
-            of_file.push((finding, line));
+            of_file.push((problem, line));
         }
     }
     for input in &inputs.0 {
-        let Input::File(file, Ok(text)) = input else { continue };
+        let InputFile::File(file, Ok(text)) = input else { continue };
         let Some(of_file) = of_files.remove(&**file) else { continue };
         let documents = yaml::documents(text);
-        for (finding, line) in of_file {
+        for (problem, line) in of_file {
             // Documents are counted from 1.
-            let document = finding.origin.document.checked_sub(1).and_then(|index| documents.get(index));
-            if let Some(found) = document.and_then(|document| line_in(document, finding)) {
+            let document = problem.origin.document.checked_sub(1).and_then(|index| documents.get(index));
+            if let Some(found) = document.and_then(|document| line_in(document, problem)) {
                 *line = found;
             }
         }
@@ -146,16 +145,63 @@ fn lines(inputs: &Inputs, findings: &[Finding<'_>]) -> Vec<usize> {
     lines
 }
 
-fn line_in(document: &Document<'_>, finding: &Finding<'_>) -> Option<usize> {
+fn line_in(document: &YamlDocument<'_>, problem: &TargetProblem<'_>) -> Option<usize> {
     let items = manifest::items(document.value.as_ref().ok()?);
     let is_it = |item: &Value| {
         item.get("kind").and_then(Value::as_str) == Some("ScrapeTarget")
-            && manifest::id(item).as_ref() == Some(finding.id)
+            && manifest::id(item).as_ref() == Some(problem.id)
     };
-    // The first that is good is the one that counts.
+    // The first valid one is used.
     let (prefix, _) = items.iter().find(|(_, item)| is_it(item) && crd::judge(item).is_ok())?;
-    let path = if prefix.is_empty() { finding.path.clone() } else { format!("{prefix}.{}", finding.path) };
+    let path = if prefix.is_empty() { problem.path.clone() } else { format!("{prefix}.{}", problem.path) };
     line_of(document.text, &path).map(|line| document.offset + line)
+}
+
+/// The manifest of a ScrapeTarget as it is written, for the API server to judge.
+#[derive(Clone, Debug)]
+pub struct UncheckedTarget {
+    /// Its place.
+    pub origin: Origin,
+    /// Its content.
+    pub manifest: Value,
+}
+
+impl UncheckedTarget {
+    /// A message about it, with its place and its name.
+    pub fn problem(&self, message: impl Into<String>) -> FileProblem {
+        let text = |field: &str| self.manifest.pointer(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let namespace = text("/metadata/namespace").map(|namespace| format!("{namespace}/")).unwrap_or_default();
+        let name = text("/metadata/name").unwrap_or_default();
+        FileProblem::of_document(&self.origin, Some(format!("ScrapeTarget {namespace}{name}")), message)
+    }
+}
+
+/// Every ScrapeTarget with a well-formed name, whatever else is wrong with it. What cannot be read is left out: [`check`] reports it.
+pub fn unchecked_targets(inputs: &Inputs) -> Vec<UncheckedTarget> {
+    let mut found = Vec::new();
+    for input in &inputs.0 {
+        let InputFile::File(file, Ok(text)) = input else { continue };
+        for document in yaml::documents(text) {
+            let Ok(value) = &document.value else { continue };
+            for (path, manifest) in manifest::items(value) {
+                if manifest.get("kind").and_then(Value::as_str) != Some("ScrapeTarget") || !is_named(&manifest) {
+                    continue;
+                }
+                // Only an item of a List begins elsewhere than its document.
+                let within = if path.is_empty() { None } else { line_of(document.text, &path) };
+                let line = within.map_or(document.line, |line| document.offset + line);
+                let origin = Origin { file: Arc::clone(file), document: document.index, line };
+                found.push(UncheckedTarget { origin, manifest: manifest.into_owned() });
+            }
+        }
+    }
+    found
+}
+
+fn is_named(manifest: &Value) -> bool {
+    let mut problems = Vec::new();
+    crd::check_names(manifest, &mut problems);
+    !problems.iter().any(|problem| matches!(problem.path.as_str(), "metadata" | "metadata.name" | "metadata.namespace"))
 }
 
 #[cfg(test)]
@@ -163,12 +209,12 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn report(files: &[(&str, &str)]) -> (Report, String) {
+    fn report(files: &[(&str, &str)]) -> (CheckReport, String) {
         let folder = tempfile::TempDir::new().unwrap();
         for (name, text) in files {
             fs::write(folder.path().join(name), text).unwrap();
         }
-        let report = check(&Inputs::read(&[folder.path().to_owned()]), Demands::default());
+        let report = check(&Inputs::read(&[folder.path().to_owned()]), CheckOptions::default());
         let shown = report.to_string().replace(&format!("{}/", folder.path().display()), "");
         (report, shown)
     }
@@ -276,16 +322,16 @@ mod tests {
         let list = format!("kind: List\napiVersion: v1\nitems:\n- {}\n- {}\n{token}", item("a"), item("b"));
         fs::write(&file, list).unwrap();
         let inputs = Inputs::read(std::slice::from_ref(&file));
-        let demands = Demands { all_references: true, ..Demands::default() };
-        let shown = check(&inputs, demands).to_string();
+        let options = CheckOptions { all_references: true, ..CheckOptions::default() };
+        let shown = check(&inputs, options).to_string();
         let line = "a.yaml:17: document 1 (ScrapeTarget default/b): spec.authorization.credentials: Secret default/s is in none";
         assert!(shown.contains(line), "{shown}");
         assert!(shown.ends_with("1 good target, 1 problem\n"), "{shown}");
         let secrets = folder.path().join("secrets");
         fs::create_dir(&secrets).unwrap();
         std::os::unix::fs::symlink("default_s_token", secrets.join("default_s_token")).unwrap();
-        let demands = Demands { secrets: Some(&secrets), all_references: false };
-        let shown = check(&inputs, demands).to_string();
+        let options = CheckOptions { secrets: Some(&secrets), all_references: false };
+        let shown = check(&inputs, options).to_string();
         assert!(shown.contains("default_s_token: cannot be read: Too many levels"), "{shown}");
         assert!(shown.ends_with("1 good target, 2 problems\n"), "{shown}");
     }
@@ -319,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_path_that_is_not_there_is_a_problem() {
-        let report = check(&Inputs::read(&["/nowhere/at/all.yaml".into()]), Demands::default());
+        let report = check(&Inputs::read(&["/nowhere/at/all.yaml".into()]), CheckOptions::default());
         assert!(report.to_string().starts_with("/nowhere/at/all.yaml: cannot be read: No such file"), "{report}");
         assert!(!report.is_good());
     }
@@ -333,5 +379,22 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("a.yaml:1 (document 1), which stays"), "{shown}");
+    }
+
+    #[test]
+    fn targets_are_found_also_in_lists_and_whatever_is_wrong_with_them() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let text = "# two\n{kind: ScrapeTarget, metadata: {name: a, namespace: media}}\n---\nkind: List\nitems:\n\
+            - {kind: Secret, metadata: {name: s}}\n- {kind: ScrapeTarget, metadata: {name: b}, spec: 5}\n---\nkind: [\n";
+        fs::write(folder.path().join("a.yaml"), text).unwrap();
+        let unnamed = "{kind: ScrapeTarget}\n---\n{kind: ScrapeTarget, metadata: {name: c, namespace: ../d}}\n";
+        fs::write(folder.path().join("b.yaml"), unnamed).unwrap();
+        let found = unchecked_targets(&Inputs::read(&[folder.path().to_owned(), "/nowhere/at/all.yaml".into()]));
+        let shown: Vec<String> = found.iter().map(|target| target.problem("no").to_string()).collect();
+        let place = |rest: &str| format!("{}/a.yaml:{rest}", folder.path().display());
+        assert_eq!(
+            shown,
+            [place("2: document 1 (ScrapeTarget media/a): no"), place("7: document 2 (ScrapeTarget b): no"),]
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Reads files and directories once: which targets and objects there are, and what is wrong.
+//! Reads files and directories once: which targets, Secrets and ConfigMaps they declare, and what is wrong with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,24 +6,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::input::{Input, Inputs, read_text};
-use super::line::line_of;
-use super::manifest::{self, Keys, Manifest, ObjectId, Objects};
-use super::secrets::{SecretFiles, wanted};
-use super::yaml::{self, Document};
-use crate::crd::ScrapeTarget;
-use crate::target::{Refused, TargetId};
+use super::input::{InputFile, Inputs, read_text};
+use super::manifest::{self, FileObjectId, FileObjects, Keys, Manifest};
+use super::secrets::{SecretFiles, secret_keys_of};
+use super::yaml::{self, YamlDocument, line_of};
+use crate::crd::ParsedTarget;
+use crate::target::{RefusedTarget, TargetId};
 
-/// The most problems, and the most manifests of other kinds, that are told of one file: a large file of something else has a million.
+/// The most problems, and the most manifests of other kinds, that are reported of one file: a large file of something else may have a
+/// million.
 pub(super) const MAX_PROBLEMS: usize = 1000;
 
-/// The longest name that Kubernetes has.
+/// The longest name in Kubernetes.
 const LONGEST_NAME: usize = 253;
 
-/// Where a manifest stands.
+/// The place of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
-    /// The file, as it was named.
+    /// The file, as it was given.
     pub file: Arc<Path>,
     /// The document in the file, counted from 1.
     pub document: usize,
@@ -40,15 +40,15 @@ impl fmt::Display for Origin {
 /// Something wrong in a file. Shown as `FILE:LINE: document N (ScrapeTarget ns/name): field: message`, on one line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileProblem {
-    /// The file, as it was named.
+    /// The file, as it was given.
     pub file: Arc<Path>,
-    /// The line, counted from 1; nothing if it is about the file as a whole.
+    /// The line, counted from 1; `None` if it is about the file as a whole.
     pub line: Option<usize>,
     /// The document, counted from 1.
     pub document: Option<usize>,
     /// Kind and name of the manifest, as far as they are known.
     pub object: Option<String>,
-    /// The field; empty if it is about the whole manifest.
+    /// The field; empty if it is about the manifest as a whole.
     pub path: String,
     /// What is wrong, and what to write instead.
     pub message: String,
@@ -73,7 +73,7 @@ impl FileProblem {
 }
 
 impl FileProblem {
-    /// The whole sentence, cut to a length that a page can show.
+    /// The message with its place, cut to a length that a page can show.
     pub fn short(&self) -> String {
         const LONGEST: usize = 512;
         let text = self.to_string();
@@ -91,43 +91,43 @@ impl fmt::Display for FileProblem {
         let document = self.document.map(|document| format!(": document {document}{object}")).unwrap_or_default();
         let path = if self.path.is_empty() { String::new() } else { format!(": {}", self.path) };
         let text = format!("{}{line}{document}{path}: {}", self.file.display(), self.message);
-        // Keys of a manifest are the user's and may contain anything; one problem is one line all the same.
+        // Keys of a manifest may contain anything, line breaks included, and one problem must stay one line.
         text.chars()
             .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     }
 }
 
-/// What one file says.
+/// What one file declares.
 #[derive(Debug, Default)]
-pub(super) struct Content {
-    /// Good targets, in order.
-    pub(super) targets: Vec<(TargetId, Arc<ScrapeTarget>, Origin)>,
-    /// Good Secrets and ConfigMaps, in order.
-    pub(super) objects: Vec<(ObjectId, Keys, Origin)>,
-    /// Targets that are declared, but badly.
-    pub(super) bad_targets: BTreeMap<TargetId, Refused>,
-    /// Secrets and ConfigMaps that are declared, but badly.
-    pub(super) bad_objects: BTreeSet<ObjectId>,
+pub(super) struct FileContent {
+    /// Valid targets, in order.
+    pub(super) targets: Vec<(TargetId, Arc<ParsedTarget>, Origin)>,
+    /// Valid Secrets and ConfigMaps, in order.
+    pub(super) objects: Vec<(FileObjectId, Keys, Origin)>,
+    /// Invalid targets.
+    pub(super) invalid_targets: BTreeMap<TargetId, RefusedTarget>,
+    /// Invalid Secrets and ConfigMaps.
+    pub(super) invalid_objects: BTreeSet<FileObjectId>,
     /// Whether the file itself cannot be read.
     pub(super) unread: bool,
-    /// Whether there may be more than could be understood: the file or a document is unreadable.
+    /// Whether the file may declare more than could be read: the file or a document of it is unreadable, or has no name.
     pub(super) unclear: bool,
     /// What is wrong.
     pub(super) problems: Vec<FileProblem>,
-    /// How many more problems there are.
+    /// How many more problems there are than are reported.
     untold: usize,
-    /// Manifests of other kinds, which are left alone.
+    /// Manifests of other kinds, which are ignored.
     pub(super) others: Vec<FileProblem>,
 }
 
-impl Content {
-    /// Reads a file. It never fails: what cannot be read is a problem.
+impl FileContent {
+    /// Reads a file. It never fails: a file that cannot be read is a problem.
     pub(super) fn read(file: &Arc<Path>) -> Self {
-        Self::of(file, read_text(file).as_deref())
+        Self::interpret(file, read_text(file).as_deref())
     }
 
-    /// Understands a file by what came of reading it.
-    fn of(file: &Arc<Path>, text: Result<&str, &io::Error>) -> Self {
+    /// Interprets what came of reading a file.
+    fn interpret(file: &Arc<Path>, text: Result<&str, &io::Error>) -> Self {
         match text {
             Ok(text) => Self::parse(file, text),
             Err(error) => Self {
@@ -139,7 +139,7 @@ impl Content {
         }
     }
 
-    /// Understands the text of a file.
+    /// Interprets the text of a file.
     pub(super) fn parse(file: &Arc<Path>, text: &str) -> Self {
         let mut content = Self::default();
         for document in yaml::documents(text) {
@@ -147,13 +147,13 @@ impl Content {
             match &document.value {
                 Ok(value) => {
                     for (path, manifest) in manifest::read(value) {
-                        content.take(manifest, &origin, &document, &path);
+                        content.add(manifest, &origin, &document, &path);
                     }
                 }
                 Err(error) => {
                     content.unclear = true;
                     let problem = FileProblem::of_document(&origin, None, error.message.clone());
-                    content.note(FileProblem { line: Some(error.line), ..problem });
+                    content.report(FileProblem { line: Some(error.line), path: error.path.clone(), ..problem });
                 }
             }
         }
@@ -164,7 +164,7 @@ impl Content {
         content
     }
 
-    fn take(&mut self, manifest: Manifest, origin: &Origin, document: &Document<'_>, prefix: &str) {
+    fn add(&mut self, manifest: Manifest, origin: &Origin, document: &YamlDocument<'_>, prefix: &str) {
         let mut refused = None;
         let (object, found) = match manifest {
             Manifest::Target(Some(id), Ok(target)) => {
@@ -178,23 +178,23 @@ impl Content {
                 }
                 return;
             }
-            Manifest::Bad(problem) => {
+            Manifest::Unreadable(problem) => {
                 self.unclear = true;
                 (None, vec![problem])
             }
             Manifest::Target(id, judged) => {
-                let name = named("ScrapeTarget", id.as_ref());
+                let name = object_name("ScrapeTarget", id.as_ref());
                 self.unclear |= id.is_none();
-                let Some(bad) = judged.err() else { return };
-                // No target can ever have had a longer name, and everybody would have to show it.
+                let Some(invalid) = judged.err() else { return };
+                // No ScrapeTarget can have a longer name, and pages would have to show it.
                 let id = id.filter(|id| id.name.len() <= LONGEST_NAME && id.namespace.len() <= LONGEST_NAME);
-                refused = id.map(|id| (id, bad.kind, bad.url));
-                (Some(name), bad.problems)
+                refused = id.map(|id| (id, invalid.kind, invalid.url));
+                (Some(name), invalid.errors)
             }
             Manifest::Object(id, judged) => {
                 let name = id.as_ref().map(|(kind, id)| format!("{kind} {id}"));
                 self.unclear |= id.is_none();
-                self.bad_objects.extend(id);
+                self.invalid_objects.extend(id);
                 (name, judged.err().unwrap_or_default())
             }
         };
@@ -203,7 +203,7 @@ impl Content {
             sentences.push(problem.to_string());
             if self.problems.len() >= MAX_PROBLEMS {
                 self.untold += 1;
-                continue; // to find its line costs as much as to read the document
+                continue; // finding its line costs as much as reading the document
             }
             let path = if prefix.is_empty() { problem.path.clone() } else { format!("{prefix}.{}", problem.path) };
             let line = line_of(document.text, &path).map_or(document.line, |line| document.offset + line);
@@ -211,15 +211,15 @@ impl Content {
                 first_line = line;
             }
             let whole = FileProblem::of_document(origin, object.clone(), problem.message);
-            self.note(FileProblem { line: Some(line), path: problem.path, ..whole });
+            self.report(FileProblem { line: Some(line), path: problem.path, ..whole });
         }
         if let Some((id, kind, url)) = refused {
             let message = format!("{}:{first_line}: {}", origin.file.display(), sentences.join("; "));
-            self.bad_targets.entry(id.clone()).or_insert_with(|| Refused::new(id, kind, url, &message));
+            self.invalid_targets.entry(id.clone()).or_insert_with(|| RefusedTarget::new(id, kind, url, &message));
         }
     }
 
-    fn note(&mut self, problem: FileProblem) {
+    fn report(&mut self, problem: FileProblem) {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         } else {
@@ -228,74 +228,74 @@ impl Content {
     }
 }
 
-fn named(kind: &str, id: Option<&TargetId>) -> String {
+fn object_name(kind: &str, id: Option<&TargetId>) -> String {
     id.map_or_else(|| kind.to_owned(), |id| format!("{kind} {id}"))
 }
 
-/// Everything that a set of files says.
+/// Everything that a set of files declares.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// The good targets.
-    pub targets: BTreeMap<TargetId, (Arc<ScrapeTarget>, Origin)>,
-    /// The good Secrets and ConfigMaps.
-    pub objects: Objects,
+    /// The valid targets.
+    pub targets: BTreeMap<TargetId, (Arc<ParsedTarget>, Origin)>,
+    /// The valid Secrets and ConfigMaps.
+    pub objects: FileObjects,
     /// What is wrong.
     pub problems: Vec<FileProblem>,
-    /// Manifests of other kinds, which are left alone.
+    /// Manifests of other kinds, which are ignored.
     pub others: Vec<FileProblem>,
 }
 
 impl Loaded {
-    /// What these texts say.
+    /// What these inputs declare.
     pub(super) fn of(inputs: &Inputs) -> Self {
         let mut loaded = Self::default();
-        let mut places = BTreeMap::new();
+        let mut origins = BTreeMap::new();
         for input in &inputs.0 {
             match input {
-                Input::File(file, text) => loaded.add(&Content::of(file, text.as_deref()), &mut places),
-                Input::Unlisted(problem) => loaded.problems.push(problem.clone()),
+                InputFile::File(file, text) => loaded.add(&FileContent::interpret(file, text.as_deref()), &mut origins),
+                InputFile::NotListed(problem) => loaded.problems.push(problem.clone()),
             }
         }
         loaded
     }
 
-    /// Adds the values of Secrets that stand as files in a directory, as far as targets name them.
+    /// Adds the values of Secrets from the files of a directory, as far as targets refer to them.
     pub fn add_secrets(&mut self, folder: &Path) {
         let mut files = SecretFiles::new(folder);
-        files.look(&self.targets.iter().flat_map(|(id, (target, _))| wanted(id, target)).collect(), true);
+        files.refresh(&self.targets.iter().flat_map(|(id, (target, _))| secret_keys_of(id, target)).collect(), true);
         self.problems.extend(files.problems().cloned());
         self.objects.add_values(files.values());
     }
 
-    /// Adds what a file says. What has the name of something that is there already is a problem; the first stays.
-    pub(super) fn add(&mut self, content: &Content, places: &mut BTreeMap<ObjectId, Origin>) {
+    /// Adds what a file declares. A second object of the same kind and name is a problem; the first is used.
+    pub(super) fn add(&mut self, content: &FileContent, origins: &mut BTreeMap<FileObjectId, Origin>) {
         self.problems.extend(content.problems.iter().cloned());
         self.others.extend(content.others.iter().cloned());
         for (id, target, origin) in &content.targets {
             if let Some((_, first)) = self.targets.get(id) {
-                self.problems.push(twice(named("ScrapeTarget", Some(id)), origin, first));
+                self.problems.push(declared_twice(object_name("ScrapeTarget", Some(id)), origin, first));
             } else {
                 self.targets.insert(id.clone(), (Arc::clone(target), origin.clone()));
             }
         }
         for (id, keys, origin) in &content.objects {
-            if let Some(first) = places.get(id) {
-                self.problems.push(twice(format!("{} {}", id.0, id.1), origin, first));
+            if let Some(first) = origins.get(id) {
+                self.problems.push(declared_twice(format!("{} {}", id.0, id.1), origin, first));
             } else if self.objects.add(id.clone(), keys.clone()) {
-                places.insert(id.clone(), origin.clone());
+                origins.insert(id.clone(), origin.clone());
             }
         }
     }
 }
 
-fn twice(object: String, second: &Origin, first: &Origin) -> FileProblem {
+fn declared_twice(object: String, second: &Origin, first: &Origin) -> FileProblem {
     let message =
         format!("is declared already at {first} (document {}), which stays; rename or remove one", first.document);
     FileProblem { path: "metadata.name".to_owned(), ..FileProblem::of_document(second, Some(object), message) }
 }
 
-/// A path that cannot even be listed.
-pub(super) fn unlisted(path: &Path, error: &io::Error) -> FileProblem {
+/// A path that cannot be listed.
+pub(super) fn not_listed(path: &Path, error: &io::Error) -> FileProblem {
     FileProblem::of_file(&Arc::from(path), format!("cannot be read: {error}"))
 }
 

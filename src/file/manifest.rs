@@ -1,4 +1,4 @@
-//! What a document declares: ScrapeTargets, Secrets, ConfigMaps, or something that is not for us.
+//! What a document declares: ScrapeTargets, Secrets, ConfigMaps, or objects that are ignored.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -9,53 +9,53 @@ use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::{Map, Value};
 
 use super::secrets::SecretValues;
-use crate::crd::{self, Problem, ScrapeTarget, nearest};
+use crate::crd::{self, FieldError, ParsedTarget, nearest};
 use crate::kind::Type;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
 
 /// The namespace of a manifest that names none.
-const DEFAULT_NAMESPACE: &str = "default";
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
 /// Names a Secret or ConfigMap.
-pub(super) type ObjectId = (ObjectKind, TargetId);
+pub(super) type FileObjectId = (ObjectKind, TargetId);
 
-/// The keys of a Secret or ConfigMap. Both are kept as secrets: a ConfigMap with a key in it is a mistake that happens.
+/// The keys of a Secret or ConfigMap with their values. Both are protected: people do put a private key into a ConfigMap by mistake.
 pub(super) type Keys = BTreeMap<String, SecretSlice<u8>>;
 
-/// One manifest. A document has several if it is a list.
+/// One manifest. A document that is a list has several.
 #[derive(Debug)]
 pub(super) enum Manifest {
     /// A ScrapeTarget, or what is wrong with it.
-    Target(Option<TargetId>, Result<Box<ScrapeTarget>, Bad>),
+    Target(Option<TargetId>, Result<Box<ParsedTarget>, InvalidTarget>),
     /// A Secret or ConfigMap, or what is wrong with it.
-    Object(Option<ObjectId>, Result<Keys, Vec<Problem>>),
-    /// Another kind, which is left alone.
+    Object(Option<FileObjectId>, Result<Keys, Vec<FieldError>>),
+    /// Another kind, which is ignored.
     Other(String),
-    /// No manifest at all.
-    Bad(Problem),
+    /// No manifest.
+    Unreadable(FieldError),
 }
 
-/// A ScrapeTarget that cannot be used, with as much of it as can be told.
+/// A ScrapeTarget that cannot be used, with what of it is readable.
 #[derive(Debug)]
-pub(super) struct Bad {
+pub(super) struct InvalidTarget {
     /// The type, if it is one.
     pub(super) kind: Option<Type>,
-    /// The url, whatever it is.
+    /// The url, as it is written.
     pub(super) url: Option<String>,
     /// What is wrong.
-    pub(super) problems: Vec<Problem>,
+    pub(super) errors: Vec<FieldError>,
 }
 
-impl Bad {
-    fn new(value: &Value, problems: Vec<Problem>) -> Self {
+impl InvalidTarget {
+    fn new(value: &Value, errors: Vec<FieldError>) -> Self {
         let text = |field: &str| value.pointer(field).and_then(Value::as_str);
-        // As it is written: the schema takes no other case.
+        // The schema accepts no other case either.
         let kind = text("/spec/type").and_then(|word| Type::ALL.iter().find(|kind| kind.as_str() == word).copied());
-        Self { kind, url: text("/spec/url").map(str::to_owned), problems }
+        Self { kind, url: text("/spec/url").map(str::to_owned), errors }
     }
 }
 
-/// The manifests of a document as they were written, each with the path that leads to it: nothing, or `items[2]` in a list.
+/// The manifests of a document as they are written, each with its path in the document: empty, or `items[2]` in a list.
 pub(super) fn items(document: &Value) -> Vec<(String, Cow<'_, Value>)> {
     let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
@@ -76,7 +76,7 @@ pub(super) fn items(document: &Value) -> Vec<(String, Cow<'_, Value>)> {
     each.collect()
 }
 
-/// An item of a list of one kind, which need not repeat what the list says: the API server leaves it out.
+/// An item of a list of one kind with `apiVersion` and `kind`, which the API server leaves out in such a list.
 fn typed<'v>(item: &'v Value, version: &str, kind: &str) -> Cow<'v, Value> {
     let says = |field: &str| item.get(field).is_some_and(|value| !value.is_null());
     match item.as_object() {
@@ -90,7 +90,7 @@ fn typed<'v>(item: &'v Value, version: &str, kind: &str) -> Cow<'v, Value> {
     }
 }
 
-/// Reads the manifests of a document, each with the path that leads to it.
+/// Reads the manifests of a document, each with its path in the document.
 pub(super) fn read(document: &Value) -> Vec<(String, Manifest)> {
     items(document).into_iter().map(|(path, item)| (path, read_one(&item))).collect()
 }
@@ -98,44 +98,45 @@ pub(super) fn read(document: &Value) -> Vec<(String, Manifest)> {
 fn read_one(value: &Value) -> Manifest {
     const WRITE: &str = "Required value: a manifest needs apiVersion, kind and metadata.name, write them";
     let text = |field: &str| value.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let Some(kind) = text("kind") else { return Manifest::Bad(Problem::new("kind", WRITE)) };
+    let Some(kind) = text("kind") else { return Manifest::Unreadable(FieldError::new("kind", WRITE)) };
     let version = text("apiVersion").unwrap_or_default();
     match (version, kind) {
-        (_, "ScrapeTarget") => {
-            Manifest::Target(id(value), crd::judge(value).map(Box::new).map_err(|problems| Bad::new(value, problems)))
-        }
+        (_, "ScrapeTarget") => Manifest::Target(
+            id(value),
+            crd::judge(value).map(Box::new).map_err(|errors| InvalidTarget::new(value, errors)),
+        ),
         ("v1", "Secret") => object(ObjectKind::Secret, value, "data", "stringData"),
         ("v1", "ConfigMap") => object(ObjectKind::ConfigMap, value, "binaryData", "data"),
         ("v1", "List" | "SecretList" | "ConfigMapList") | (_, "ScrapeTargetList") => {
-            Manifest::Bad(Problem::new("items", "Required value: write the list of manifests"))
+            Manifest::Unreadable(FieldError::new("items", "Required value: write the list of manifests"))
         }
-        ("", _) => Manifest::Bad(Problem::new("apiVersion", WRITE)),
-        // Whoever writes our group means us: what is passed over in silence would be missed only when it is needed.
+        ("", _) => Manifest::Unreadable(FieldError::new("apiVersion", WRITE)),
+        // Who writes our API group means us: an object that is ignored in silence would be missed only when it is needed.
         _ if is_ours(version) => {
             let words = ["ScrapeTarget", "ScrapeTargetList"];
-            Manifest::Target(id(value), Err(Bad::new(value, vec![unknown_kind(kind, crd::GROUP, &words)])))
+            Manifest::Target(id(value), Err(InvalidTarget::new(value, vec![unknown_kind(kind, crd::GROUP, &words)])))
         }
         ("v1", _) if nearest(kind, ["Secret", "ConfigMap"].into_iter()).is_some() => {
-            Manifest::Bad(unknown_kind(kind, "v1", &["Secret", "ConfigMap"]))
+            Manifest::Unreadable(unknown_kind(kind, "v1", &["Secret", "ConfigMap"]))
         }
         _ => Manifest::Other(format!("{version} {kind}")),
     }
 }
 
-/// Whether an apiVersion is of our group, of whatever version, or was meant to be.
+/// Whether an apiVersion has our API group, in any version, or a slip of the pen in it.
 fn is_ours(version: &str) -> bool {
     let group = version.split_once('/').map_or(version, |(group, _)| group);
     nearest(group, std::iter::once(crd::GROUP)).is_some()
 }
 
-fn unknown_kind(kind: &str, group: &str, words: &[&str]) -> Problem {
+fn unknown_kind(kind: &str, group: &str, words: &[&str]) -> FieldError {
     let shown: String = kind.chars().take(64).collect();
     let hint = nearest(kind, words.iter().copied())
         .map_or_else(|| format!("write {}", words.join(" or ")), |near| format!("did you mean {near:?}?"));
-    Problem::new("kind", format!("unknown kind {shown:?} of {group}, {hint}"))
+    FieldError::new("kind", format!("unknown kind {shown:?} of {group}, {hint}"))
 }
 
-/// The name of a manifest, as far as there is one.
+/// Namespace and name of a manifest, if it has a name.
 pub(super) fn id(value: &Value) -> Option<TargetId> {
     let metadata = value.get("metadata")?;
     let namespace = metadata.get("namespace").and_then(Value::as_str).filter(|namespace| !namespace.is_empty());
@@ -152,7 +153,7 @@ fn object(kind: ObjectKind, value: &Value, encoded: &str, plain: &str) -> Manife
             None | Some(Value::Null) => continue,
             Some(Value::Object(fields)) => fields,
             Some(_) => {
-                problems.push(Problem::new(field, "must be of type object"));
+                problems.push(FieldError::new(field, "must be of type object"));
                 continue;
             }
         };
@@ -162,12 +163,12 @@ fn object(kind: ObjectKind, value: &Value, encoded: &str, plain: &str) -> Manife
     Manifest::Object(id, if problems.is_empty() { Ok(keys) } else { Err(problems) })
 }
 
-fn read_keys(fields: &Map<String, Value>, field: &str, decode: bool, keys: &mut Keys, problems: &mut Vec<Problem>) {
+fn read_keys(fields: &Map<String, Value>, field: &str, decode: bool, keys: &mut Keys, problems: &mut Vec<FieldError>) {
     for (key, value) in fields {
         let path = format!("{field}[{key}]");
         let bytes = match value {
             Value::String(text) if decode => {
-                // Line breaks are what `base64` prints; Kubernetes takes them too.
+                // `base64` prints line breaks, and Kubernetes accepts them.
                 let text: String = text.chars().filter(|character| !matches!(character, '\n' | '\r')).collect();
                 STANDARD
                     .decode(text)
@@ -179,7 +180,7 @@ fn read_keys(fields: &Map<String, Value>, field: &str, decode: bool, keys: &mut 
         };
         match bytes {
             Ok(bytes) => drop(keys.insert(key.clone(), bytes.into())),
-            Err(message) => problems.push(Problem::new(&path, message)),
+            Err(message) => problems.push(FieldError::new(&path, message)),
         }
     }
 }
@@ -193,31 +194,31 @@ const fn other_field(field: &str) -> &'static str {
 
 /// The Secrets and ConfigMaps of all files. Its Debug shows names and no values.
 #[derive(Clone, Debug, Default)]
-pub struct Objects {
-    declared: HashMap<ObjectId, Keys>,
-    /// Values of Secrets that stand in files of their own; a manifest counts more.
+pub struct FileObjects {
+    declared: HashMap<FileObjectId, Keys>,
+    /// Values of Secrets from files of their own; a manifest takes precedence.
     values: Option<SecretValues>,
 }
 
-impl Objects {
-    /// Adds an object unless there is one of that name already; says whether it was added.
-    pub(super) fn add(&mut self, id: ObjectId, keys: Keys) -> bool {
+impl FileObjects {
+    /// Adds an object unless there is one of that name already. Returns whether it was added.
+    pub(super) fn add(&mut self, id: FileObjectId, keys: Keys) -> bool {
         match self.declared.entry(id) {
             std::collections::hash_map::Entry::Occupied(_) => false,
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(keys);
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(keys);
                 true
             }
         }
     }
 
-    /// Adds values that stand in files of their own.
+    /// Adds values from files of their own.
     pub(super) fn add_values(&mut self, values: SecretValues) {
         self.values = Some(values);
     }
 }
 
-impl Lookup for Objects {
+impl Lookup for FileObjects {
     fn value(&self, kind: ObjectKind, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, LookupError> {
         let id = TargetId::new(namespace, name);
         let keys = self.declared.get(&(kind, id.clone()));
@@ -234,7 +235,7 @@ impl Lookup for Objects {
                 let (key, why) = (wanted.1, why.to_string());
                 return Err(LookupError::BadFile { kind, namespace, name, key, why });
             }
-            let places = values.shown_places(&wanted);
+            let places = values.candidates_text(&wanted);
             return Err(LookupError::NoFile { kind, namespace, name, key: wanted.1, places });
         }
         match keys {
@@ -249,7 +250,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn keys(manifest: &Value) -> Result<Keys, Vec<Problem>> {
+    fn keys(manifest: &Value) -> Result<Keys, Vec<FieldError>> {
         match read_one(manifest) {
             Manifest::Object(_, keys) => keys,
             other => panic!("{other:?}"),
@@ -258,8 +259,8 @@ mod tests {
 
     fn problem(manifest: &Value) -> String {
         match read_one(manifest) {
-            Manifest::Target(_, Err(bad)) => bad.problems[0].to_string(),
-            Manifest::Bad(problem) => problem.to_string(),
+            Manifest::Target(_, Err(invalid)) => invalid.errors[0].to_string(),
+            Manifest::Unreadable(problem) => problem.to_string(),
             other => panic!("{other:?}"),
         }
     }
@@ -298,11 +299,11 @@ mod tests {
             |version: &str, kind: &str, items: Value| json!({"apiVersion": version, "kind": kind, "items": items});
         let found = read(&list("scrapetarget.dev/v1alpha1", "ScrapeTargetList", json!([target, {"kind": "Secret"}])));
         assert!(matches!(&found[0], (path, Manifest::Target(_, Ok(_))) if path == "items[0]"), "{found:?}");
-        assert!(matches!(&found[1].1, Manifest::Bad(_)), "{found:?}");
+        assert!(matches!(&found[1].1, Manifest::Unreadable(_)), "{found:?}");
         let secrets = read(&list("v1", "SecretList", json!([{"metadata": {"name": "s"}, "stringData": {"k": "v"}}])));
         assert!(matches!(&secrets[0].1, Manifest::Object(_, Ok(keys)) if keys.len() == 1), "{secrets:?}");
         assert!(read(&list("v1", "List", Value::Null)).is_empty());
-        assert!(matches!(read(&json!({"apiVersion": "v1", "kind": "List"}))[..], [(_, Manifest::Bad(_))]));
+        assert!(matches!(read(&json!({"apiVersion": "v1", "kind": "List"}))[..], [(_, Manifest::Unreadable(_))]));
     }
 
     #[test]
@@ -326,7 +327,7 @@ mod tests {
     #[test]
     fn debug_of_objects_shows_no_value() {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"token": "hunter2"}});
-        let mut objects = Objects::default();
+        let mut objects = FileObjects::default();
         assert!(objects.add((ObjectKind::Secret, TargetId::new("default", "s")), keys(&secret).unwrap()));
         let shown = format!("{objects:?}");
         assert!(shown.contains("token") && !shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");

@@ -1,23 +1,21 @@
-//! Values of Secrets from the files of a directory, so that a password need not stand in a manifest: as Kubernetes mounts Secrets, or as
-//! systemd and Docker hand over credentials.
+//! Values of Secrets from the files of a directory, so that a password need not be written into a manifest: as Kubernetes mounts Secrets,
+//! or as systemd and Docker pass credentials.
 //!
-//! Only what a target names is looked for; a directory that holds more is left alone.
+//! Only files of keys that a target refers to are opened, whatever else the directory holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use secrecy::SecretSlice;
 
-use super::input::{Signature, signature};
+use super::input::{Signature, read_plain_file, signature};
 use super::load::FileProblem;
-use crate::crd::ScrapeTarget;
+use super::manifest::DEFAULT_NAMESPACE;
+use crate::crd::ParsedTarget;
 use crate::target::{ObjectKind, TargetId};
-
-/// The namespace whose Secrets may stand without it.
-const DEFAULT_NAMESPACE: &str = "default";
 
 /// The largest value, as in a Secret of Kubernetes.
 const LARGEST: u64 = 1 << 20;
@@ -25,36 +23,36 @@ const LARGEST: u64 = 1 << 20;
 /// A key of a Secret: the Secret's name, and the key.
 pub(super) type SecretKey = (TargetId, String);
 
-/// The keys of Secrets that a target names.
-pub(super) fn wanted<'t>(id: &'t TargetId, target: &'t ScrapeTarget) -> impl Iterator<Item = SecretKey> + 't {
+/// The keys of Secrets that a target refers to.
+pub(super) fn secret_keys_of<'t>(id: &'t TargetId, target: &'t ParsedTarget) -> impl Iterator<Item = SecretKey> + 't {
     let secrets = target.spec.references().into_iter().filter(|reference| reference.kind == ObjectKind::Secret);
     secrets.map(|secret| (TargetId::new(&id.namespace, secret.name), secret.key.to_owned()))
 }
 
-/// Where the value of a key may be, the first that is there counts.
+/// The files that may hold the value of a key; the first that exists is used.
 ///
-/// The parts of the name in one are told apart by `_`, which neither a namespace nor the name of a Secret can contain, and of which a
-/// short form would leave open whose Secret it is.
-fn places(folder: &Path, (secret, key): &SecretKey) -> Vec<PathBuf> {
+/// In the flat form `_` separates the parts, which neither a namespace nor the name of a Secret can contain. It has no form without the
+/// namespace: that would be ambiguous.
+fn candidates(folder: &Path, (secret, key): &SecretKey) -> Vec<PathBuf> {
     let (namespace, name) = (&*secret.namespace, &*secret.name);
     let leads_elsewhere = |part: &str| part.is_empty() || part == "." || part.starts_with("..") || part.contains('/');
     if [namespace, name, key].into_iter().any(leads_elsewhere) {
         return Vec::new();
     }
-    let mut places =
+    let mut candidates =
         vec![folder.join(namespace).join(name).join(key), folder.join(format!("{namespace}_{name}_{key}"))];
     if namespace == DEFAULT_NAMESPACE {
-        places.push(folder.join(name).join(key));
+        candidates.push(folder.join(name).join(key));
     }
-    places
+    candidates
 }
 
-/// What was read of a directory.
+/// The values that were read from a directory.
 #[derive(Clone, Debug)]
 pub(super) struct SecretValues {
     folder: Arc<Path>,
     values: HashMap<SecretKey, Arc<SecretSlice<u8>>>,
-    /// Files that are there and cannot be used, of keys that have no value.
+    /// Keys without a value whose file exists and cannot be used.
     problems: HashMap<SecretKey, FileProblem>,
 }
 
@@ -63,72 +61,72 @@ impl SecretValues {
         self.values.get(key).map(|value| &**value)
     }
 
-    /// What is wrong with the file of a key that has no value.
+    /// Why the file of a key without a value cannot be used.
     pub(super) fn problem(&self, key: &SecretKey) -> Option<&FileProblem> {
         self.problems.get(key)
     }
 
-    /// Where the value of a key could be, for a sentence that says so.
-    pub(super) fn shown_places(&self, key: &SecretKey) -> String {
-        let places = places(&self.folder, key);
-        places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" or ")
+    /// The files that could hold the value of a key, for an error message.
+    pub(super) fn candidates_text(&self, key: &SecretKey) -> String {
+        let candidates = candidates(&self.folder, key);
+        candidates.iter().map(|candidate| candidate.display().to_string()).collect::<Vec<_>>().join(" or ")
     }
 }
 
-/// A directory of values that is followed.
+/// A directory of values that is read again as it changes.
 #[derive(Debug)]
 pub(super) struct SecretFiles {
     folder: Arc<Path>,
-    found: BTreeMap<SecretKey, Found>,
-    unlisted: Option<FileProblem>,
+    found: BTreeMap<SecretKey, ValueFile>,
+    not_listed: Option<FileProblem>,
 }
 
-/// A file at one moment.
-type Seen = Option<(PathBuf, Signature)>;
+/// A file and its version; `None` where there is no file.
+type FileVersion = Option<(PathBuf, Signature)>;
 
-/// The value of one key, between two looks.
+/// The value of one key, and the file that it came from.
 #[derive(Debug)]
-struct Found {
-    /// What the last look saw. As with manifests, a file is read when two looks saw the same.
-    seen: Seen,
-    /// What was read.
-    read: Seen,
+struct ValueFile {
+    /// The version that the last scan saw. As with manifests, a file is read once two scans saw the same.
+    seen: FileVersion,
+    /// The version that was read.
+    read: FileVersion,
     value: Option<Arc<SecretSlice<u8>>>,
     problem: Option<FileProblem>,
 }
 
 impl SecretFiles {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.into(), found: BTreeMap::new(), unlisted: None }
+        Self { folder: folder.into(), found: BTreeMap::new(), not_listed: None }
     }
 
-    /// Looks at the files of these keys; reads those that are new here, and those that changed and have come to rest (all that changed, if
-    /// `at_once`). Returns whether anything is different now.
-    pub(super) fn look(&mut self, wanted: &BTreeSet<SecretKey>, at_once: bool) -> bool {
-        let unlisted = match fs::read_dir(&self.folder) {
+    /// Scans for the files of these keys. Reads those of new keys, and those that changed and are stable since the last scan (with `at_once`
+    /// all that changed). Returns whether anything is different now.
+    pub(super) fn refresh(&mut self, wanted: &BTreeSet<SecretKey>, at_once: bool) -> bool {
+        let not_listed = match fs::read_dir(&self.folder) {
             Ok(_) => None,
             Err(error) => Some(FileProblem::of_file(&self.folder, format!("cannot be read: {error}"))),
         };
-        let mut news = unlisted != self.unlisted;
-        self.unlisted = unlisted;
-        if self.unlisted.is_some() {
-            return news; // what was read stays, until the directory is there again
+        let mut news = not_listed != self.not_listed;
+        self.not_listed = not_listed;
+        if self.not_listed.is_some() {
+            return news; // the values are kept until the directory is there again
         }
         let before = self.found.len();
         self.found.retain(|key, _| wanted.contains(key));
         news |= self.found.len() != before;
         for key in wanted {
-            let now = sight(&self.folder, key);
+            let now = find_file(&self.folder, key);
             match self.found.get_mut(key) {
                 None => {
-                    let mut found = Found { seen: None, read: None, value: None, problem: None };
-                    found.take(now);
+                    let mut found = ValueFile { seen: None, read: None, value: None, problem: None };
+                    found.load(now);
                     self.found.insert(key.clone(), found);
                     news = true;
                 }
                 Some(found) if found.read == now => found.seen = now,
                 Some(found) if at_once || found.seen == now => {
-                    found.take(now);
+                    found.load(now);
                     news = true;
                 }
                 Some(found) => found.seen = now,
@@ -137,11 +135,11 @@ impl SecretFiles {
         news
     }
 
-    /// What there is now.
+    /// The values as they are now.
     pub(super) fn values(&self) -> SecretValues {
-        let value = |(key, found): (&SecretKey, &Found)| Some((key.clone(), Arc::clone(found.value.as_ref()?)));
+        let value = |(key, found): (&SecretKey, &ValueFile)| Some((key.clone(), Arc::clone(found.value.as_ref()?)));
         let bad = self.found.iter().filter(|(_, found)| found.value.is_none());
-        let problem = |(key, found): (&SecretKey, &Found)| Some((key.clone(), found.problem.clone()?));
+        let problem = |(key, found): (&SecretKey, &ValueFile)| Some((key.clone(), found.problem.clone()?));
         SecretValues {
             folder: Arc::clone(&self.folder),
             values: self.found.iter().filter_map(value).collect(),
@@ -149,27 +147,28 @@ impl SecretFiles {
         }
     }
 
-    /// What is wrong. A file that is not there is no mistake here: the target that names it says so.
+    /// What is wrong. A file that does not exist is not listed: the target that refers to it reports that.
     pub(super) fn problems(&self) -> impl Iterator<Item = &FileProblem> {
-        self.unlisted.iter().chain(self.found.values().filter_map(|found| found.problem.as_ref()))
+        self.not_listed.iter().chain(self.found.values().filter_map(|found| found.problem.as_ref()))
     }
 }
 
-/// The file of a key, if there is one. One that cannot even be looked at counts as one.
-fn sight(folder: &Path, key: &SecretKey) -> Seen {
+/// The file of a key, if there is one. A file that exists and cannot be examined counts as one.
+fn find_file(folder: &Path, key: &SecretKey) -> FileVersion {
     use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, NotFound};
-    places(folder, key).into_iter().find_map(|place| match fs::metadata(&place) {
+    candidates(folder, key).into_iter().find_map(|candidate| match fs::metadata(&candidate) {
         Ok(data) if data.is_dir() => None,
         Err(error) if matches!(error.kind(), InvalidFilename | IsADirectory | NotADirectory | NotFound) => None,
-        _ => Some((place.clone(), signature(&place))),
+        _ => Some((candidate.clone(), signature(&candidate))),
     })
 }
 
-impl Found {
-    /// Reads what was seen. What cannot be read keeps its last good value.
-    fn take(&mut self, now: Seen) {
+impl ValueFile {
+    /// Reads the file in this version. If that fails, the last good value is kept.
+    fn load(&mut self, now: FileVersion) {
         self.problem = None;
-        match now.as_ref().map(|(file, _)| (file, read(file))) {
+        let too_large = "the most that a Secret can hold";
+        match now.as_ref().map(|(file, _)| (file, read_plain_file(file, LARGEST, too_large))) {
             None => self.value = None,
             Some((_, Ok(value))) => self.value = Some(Arc::new(value.into())),
             Some((file, Err(error))) => {
@@ -180,19 +179,6 @@ impl Found {
         self.seen.clone_from(&now);
         self.read = now;
     }
-}
-
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would block for ever, so only plain files are opened.
-    if !fs::metadata(file)?.is_file() {
-        return Err(io::Error::other("it is not a plain file"));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(file)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other("it is larger than 1 MiB, the most that a Secret can hold"));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -225,8 +211,8 @@ mod tests {
             fs::write(file, value).unwrap();
         }
 
-        fn look(&mut self) -> bool {
-            self.files.look(&self.wanted, false)
+        fn refresh(&mut self) -> bool {
+            self.files.refresh(&self.wanted, false)
         }
 
         fn value(&self, key: &SecretKey) -> Option<String> {
@@ -247,14 +233,14 @@ mod tests {
             let wanted = key("media", "agent", "token");
             let mut rig = Rig::new(std::slice::from_ref(&wanted));
             rig.write(file, "x");
-            rig.look();
+            rig.refresh();
             assert_eq!(rig.value(&wanted).is_some(), found, "{file}");
         }
         for file in ["agent/token", "default/agent/token", "default_agent_token"] {
             let wanted = key("default", "agent", "token");
             let mut rig = Rig::new(std::slice::from_ref(&wanted));
             rig.write(file, "x");
-            rig.look();
+            rig.refresh();
             assert_eq!(rig.value(&wanted).as_deref(), Some("x"), "{file}");
         }
     }
@@ -264,7 +250,7 @@ mod tests {
         for key in
             [key("..", "a", "b"), key("a", "..", "b"), key("a", "b", "../c"), key("a", "b", "..data"), key("", "", "")]
         {
-            assert_eq!(places(Path::new("/run/secrets"), &key), Vec::<PathBuf>::new(), "{key:?}");
+            assert_eq!(candidates(Path::new("/run/secrets"), &key), Vec::<PathBuf>::new(), "{key:?}");
         }
     }
 
@@ -272,18 +258,18 @@ mod tests {
     fn a_new_value_is_taken_when_it_has_come_to_rest_and_a_lost_one_is_gone() {
         let wanted = key("media", "agent", "token");
         let mut rig = Rig::new(std::slice::from_ref(&wanted));
-        assert!(rig.look() && rig.value(&wanted).is_none());
-        assert!(!rig.look());
+        assert!(rig.refresh() && rig.value(&wanted).is_none());
+        assert!(!rig.refresh());
         rig.write("media/agent/token", "one");
-        assert!(!rig.look(), "read before it came to rest");
-        assert!(rig.look());
+        assert!(!rig.refresh(), "read before it came to rest");
+        assert!(rig.refresh());
         assert_eq!(rig.value(&wanted).as_deref(), Some("one"));
         rig.write("media/agent/token", "second");
-        assert!(rig.files.look(&rig.wanted, true), "a server refused the one before");
+        assert!(rig.files.refresh(&rig.wanted, true), "a server refused the one before");
         assert_eq!(rig.value(&wanted).as_deref(), Some("second"));
         fs::remove_file(rig.folder.path().join("media/agent/token")).unwrap();
-        rig.look();
-        assert!(rig.look() && rig.value(&wanted).is_none());
+        rig.refresh();
+        assert!(rig.refresh() && rig.value(&wanted).is_none());
     }
 
     #[test]
@@ -291,22 +277,22 @@ mod tests {
         let wanted = key("media", "agent", "token");
         let mut rig = Rig::new(std::slice::from_ref(&wanted));
         rig.write("media_agent_token", "good");
-        rig.look();
+        rig.refresh();
         rig.write("media_agent_token", &"x".repeat(usize::try_from(LARGEST).unwrap() + 1));
-        rig.look();
-        rig.look();
+        rig.refresh();
+        rig.refresh();
         assert_eq!(rig.value(&wanted).as_deref(), Some("good"));
         let problems: Vec<_> = rig.files.problems().map(|problem| problem.message.clone()).collect();
         assert_eq!(problems, ["cannot be read: it is larger than 1 MiB, the most that a Secret can hold"]);
         let away = rig.folder.path().with_extension("away");
         fs::rename(rig.folder.path(), &away).unwrap();
-        assert!(rig.look() && !rig.look());
+        assert!(rig.refresh() && !rig.refresh());
         assert_eq!(rig.value(&wanted).as_deref(), Some("good"));
         assert!(rig.files.problems().next().unwrap().to_string().contains("cannot be read: No such file"));
         fs::rename(&away, rig.folder.path()).unwrap();
         rig.write("media_agent_token", "better");
-        rig.look();
-        rig.look();
+        rig.refresh();
+        rig.refresh();
         assert_eq!(rig.value(&wanted).as_deref(), Some("better"));
         assert_eq!(rig.files.problems().count(), 0);
         assert!(!format!("{:?}", rig.files).contains("better"));
@@ -318,8 +304,8 @@ mod tests {
         let mut rig = Rig::new(&keys);
         std::os::unix::fs::symlink("media_agent_loop", rig.folder.path().join("media_agent_loop")).unwrap();
         rig.write("media_agent_large", &"x".repeat(usize::try_from(LARGEST).unwrap() + 1));
-        rig.look();
-        let mut objects = crate::file::Objects::default();
+        rig.refresh();
+        let mut objects = crate::file::FileObjects::default();
         objects.add_values(rig.files.values());
         for (key, wanted) in [
             ("loop", "media_agent_loop: cannot be read: Too many levels of symbolic links"),
@@ -338,9 +324,9 @@ mod tests {
         let wanted = key("media", "agent", "token");
         let mut rig = Rig::new(std::slice::from_ref(&wanted));
         rig.write("media_agent_token", "good");
-        rig.look();
+        rig.refresh();
         rig.wanted.clear();
-        assert!(rig.look());
+        assert!(rig.refresh());
         assert_eq!(rig.value(&wanted), None);
     }
 }

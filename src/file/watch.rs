@@ -1,7 +1,7 @@
-//! Follows files and directories while they change, and says each time which targets there are now.
+//! Watches files and directories, and publishes the targets that they declare whenever these change.
 //!
-//! It polls: notifications of the kernel miss what network and overlay file systems do, and the symlink swap of a mounted ConfigMap
-//! is invisible to most watchers. A look at 10,000 files costs a few milliseconds.
+//! It polls: notifications of the kernel miss changes on network and overlay file systems, and most watchers miss the symlink swap of a
+//! mounted ConfigMap. A scan of 10,000 files costs a few milliseconds.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,65 +13,65 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::input::{Signature, files, signature};
-use super::load::{Content, FileProblem, Loaded, unlisted};
-use super::secrets::{SecretFiles, SecretKey, wanted};
-use crate::crd::ScrapeTarget;
-use crate::target::{Lookup, Refused, TargetId};
+use super::load::{FileContent, FileProblem, Loaded, not_listed};
+use super::secrets::{SecretFiles, SecretKey, secret_keys_of};
+use crate::crd::ParsedTarget;
+use crate::target::{Lookup, RefusedTarget, TargetId};
 
-/// The time between two looks. A change takes effect after the second look that sees it, so within about a second.
+/// The time between two scans. A change takes effect after the second scan that sees it, so within about a second.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// What there should be now.
+/// Everything that the files declare now.
 #[derive(Clone)]
-pub struct Desired {
-    /// Every good target, and the last good version of every target that is not good any more.
-    pub targets: BTreeMap<TargetId, Arc<ScrapeTarget>>,
+pub struct TargetSet {
+    /// Every valid target, and the last valid version of every target that has become invalid.
+    pub targets: BTreeMap<TargetId, Arc<ParsedTarget>>,
     /// Their Secrets and ConfigMaps.
     pub objects: Arc<dyn Lookup + Send + Sync>,
-    /// Why these may not be all: a path that was named has never been there, a file has never been read, or there is no target and
-    /// something is wrong. `None` once everything has been read.
-    pub unknown: Option<String>,
-    /// Targets that are declared badly, also those whose last good version goes on.
-    pub refused: Vec<Refused>,
+    /// Why there may be more targets: a given path has never existed, a file has never been read, or there is no target and something is
+    /// wrong. `None` once everything has been read.
+    pub incomplete: Option<String>,
+    /// Targets whose declaration is invalid, also those that are polled by their last valid version.
+    pub refused: Vec<RefusedTarget>,
     /// Everything that is wrong.
     pub problems: Vec<FileProblem>,
 }
 
-/// Files and directories that are followed.
+/// Watches files and directories.
 #[derive(Debug)]
-pub struct Source {
+pub struct FileWatcher {
     rescan: Arc<Notify>,
-    state: State,
+    state: WatchState,
 }
 
-impl Source {
-    /// Will follow `paths`, and the values of Secrets in the directory `secrets`; nothing is read yet.
+impl FileWatcher {
+    /// A watcher of `paths`, and of the values of Secrets in the directory `secrets`. Nothing is read yet.
     pub fn new(paths: Vec<PathBuf>, secrets: Option<&Path>) -> Self {
         let secrets = secrets.map(SecretFiles::new);
-        Self { rescan: Arc::default(), state: State { paths, secrets, ..State::default() } }
+        Self { rescan: Arc::default(), state: WatchState { paths, secrets, ..WatchState::default() } }
     }
 
-    /// Wakes the source: it looks at once, and takes what it sees without waiting for a second look.
+    /// Makes the watcher scan now, and read what has changed without waiting for a second scan.
     pub fn rescan(&self) -> Arc<Notify> {
         Arc::clone(&self.rescan)
     }
 
-    /// Follows the files until `stop`. The first version is sent as soon as all files are read, later ones whenever they change.
-    pub async fn run(self, desired: watch::Sender<Option<Desired>>, stop: CancellationToken) {
+    /// Watches until `stop`. The first set is sent as soon as all files are read, later ones whenever files change.
+    pub async fn run(self, desired: watch::Sender<Option<TargetSet>>, stop: CancellationToken) {
         let Self { rescan, mut state } = self;
         let mut at_once = true;
         loop {
-            // Files may lie on a slow disk: not on a thread that serves scrapes.
-            let look = tokio::task::spawn_blocking(move || {
-                let news = state.look(at_once);
+            // A disk may be slow, and the threads of the runtime serve scrapes.
+            let refreshed = tokio::task::spawn_blocking(move || {
+                let news = state.refresh(at_once);
                 (state, news)
             });
-            // One that hangs, as on a file system whose server is gone, is left behind by whoever stops.
-            let look = tokio::select! {
+            // A read may hang, as on a file system whose server is gone. It must not keep the process from ending.
+            let refreshed = tokio::select! {
                 () = stop.cancelled() => return,
-                look = look => look,
+                refreshed = refreshed => refreshed,
             };
-            let Ok((after, news)) = look else {
+            let Ok((after, news)) = refreshed else {
                 return tracing::error!("the thread that reads target files died");
             };
             state = after;
@@ -87,19 +87,19 @@ impl Source {
     }
 }
 
-/// What is known of the files, between two looks.
+/// What is known of the files between two scans.
 #[derive(Debug, Default)]
-struct State {
+struct WatchState {
     paths: Vec<PathBuf>,
-    /// What the last look saw. A file is read when two looks saw the same, so that a half-written one is left in peace.
-    seen: Seen,
+    /// What the last scan saw. A file is read once two scans saw the same, so that a half-written one is not read.
+    seen: Scan,
     /// What was read.
-    read: BTreeMap<Arc<Path>, Version>,
-    /// The order in which the files count.
+    read: BTreeMap<Arc<Path>, ReadFile>,
+    /// The files in their order of precedence.
     order: Vec<Arc<Path>>,
-    /// Values of Secrets that stand in files of their own.
+    /// Values of Secrets from files of their own.
     secrets: Option<SecretFiles>,
-    /// What targets want of these.
+    /// The keys of Secrets that targets refer to.
     wanted: BTreeSet<SecretKey>,
     /// Problems that were logged and still exist.
     logged: BTreeSet<FileProblem>,
@@ -108,14 +108,14 @@ struct State {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
+struct Scan {
     order: Vec<Arc<Path>>,
     files: BTreeMap<Arc<Path>, Signature>,
     /// Paths that could not be listed; their files are kept.
-    unlisted: Vec<FileProblem>,
+    not_listed: Vec<FileProblem>,
 }
 
-impl Seen {
+impl Scan {
     fn add(&mut self, file: &Arc<Path>, signature: impl FnOnce() -> Signature) {
         if !self.files.contains_key(file) {
             self.files.insert(Arc::clone(file), signature());
@@ -126,16 +126,16 @@ impl Seen {
 
 /// One file as it was last read.
 #[derive(Debug)]
-struct Version {
+struct ReadFile {
     signature: Signature,
-    content: Content,
-    /// What earlier versions said and this one says no more, although it may have meant to.
-    kept: Content,
+    content: FileContent,
+    /// What earlier versions declared, and this one does not although it may have been meant to.
+    kept: FileContent,
 }
 
-impl State {
-    /// Looks at all files, and reads those that changed and have come to rest (all that changed, if `at_once`).
-    fn look(&mut self, at_once: bool) -> Option<Desired> {
+impl WatchState {
+    /// Scans all files, and reads those that changed and are stable since the last scan (with `at_once` all that changed).
+    fn refresh(&mut self, at_once: bool) -> Option<TargetSet> {
         let now = self.scan();
         let changed: Vec<Arc<Path>> = now
             .order
@@ -154,19 +154,19 @@ impl State {
             .cloned()
             .collect();
         let other_order = now.order.iter().filter(|file| self.read.contains_key(*file)).ne(self.order.iter());
-        let other_errors = now.unlisted != self.seen.unlisted;
+        let other_errors = now.not_listed != self.seen.not_listed;
         for file in &gone {
             self.read.remove(file);
         }
         for file in &changed {
-            let content = Content::read(file);
-            let kept = self.read.remove(file).map_or_else(Content::default, |before| before.outlived_by(&content));
+            let content = FileContent::read(file);
+            let kept = self.read.remove(file).map_or_else(FileContent::default, |before| before.kept_after(&content));
             if let Some(signature) = now.files.get(file) {
-                self.read.insert(Arc::clone(file), Version { signature: *signature, content, kept });
+                self.read.insert(Arc::clone(file), ReadFile { signature: *signature, content, kept });
             }
         }
         let is_read = |file: &Arc<Path>| self.read.get(file).is_some_and(|version| !version.content.unread);
-        self.complete |= now.unlisted.is_empty() && now.files.keys().all(is_read);
+        self.complete |= now.not_listed.is_empty() && now.files.keys().all(is_read);
         self.seen = now;
         self.order = self.seen.order.iter().filter(|file| self.read.contains_key(*file)).cloned().collect();
         let first = !std::mem::replace(&mut self.started, true);
@@ -177,22 +177,22 @@ impl State {
                 if fresh {
                     let contents = self.read.values().flat_map(|version| [&version.content, &version.kept]);
                     let targets = contents.flat_map(|content| &content.targets);
-                    self.wanted = targets.flat_map(|(id, target, _)| wanted(id, target)).collect();
+                    self.wanted = targets.flat_map(|(id, target, _)| secret_keys_of(id, target)).collect();
                 }
-                secrets.look(&self.wanted, at_once)
+                secrets.refresh(&self.wanted, at_once)
             }
         };
         (fresh || new_secrets).then(|| self.publish())
     }
 
-    fn scan(&self) -> Seen {
-        let mut now = Seen::default();
+    fn scan(&self) -> Scan {
+        let mut now = Scan::default();
         for path in &self.paths {
             match files(path) {
                 Ok(listed) => listed.into_iter().for_each(|file| now.add(&file, || signature(&file))),
                 Err(error) => {
-                    now.unlisted.push(unlisted(path, &error));
-                    // Whatever was there is kept, unread, until the path can be listed again.
+                    now.not_listed.push(not_listed(path, &error));
+                    // Its files stay as they were read until the path can be listed again.
                     let below = |file: &Path| file == path.as_path() || file.parent() == Some(path);
                     let known = self.read.iter().filter(|(file, _)| below(file));
                     known.for_each(|(file, version)| now.add(file, || version.signature));
@@ -202,59 +202,59 @@ impl State {
         now
     }
 
-    /// Puts together what all files say, and logs what is newly wrong.
-    fn publish(&mut self) -> Desired {
+    /// Merges what all files declare, and logs new problems.
+    fn publish(&mut self) -> TargetSet {
         let mut loaded = Loaded::default();
-        let mut places = BTreeMap::new();
-        loaded.problems.clone_from(&self.seen.unlisted);
+        let mut origins = BTreeMap::new();
+        loaded.problems.clone_from(&self.seen.not_listed);
         if let Some(secrets) = &self.secrets {
             loaded.problems.extend(secrets.problems().cloned());
             loaded.objects.add_values(secrets.values());
         }
-        let versions: Vec<&Version> = self.order.iter().filter_map(|file| self.read.get(file)).collect();
+        let versions: Vec<&ReadFile> = self.order.iter().filter_map(|file| self.read.get(file)).collect();
         for version in &versions {
-            loaded.add(&version.content, &mut places);
+            loaded.add(&version.content, &mut origins);
         }
-        // What is kept counts last: a target that moved to another file is there already.
+        // What is kept has the lowest precedence: a target that was moved to another file is declared there.
         let mut kept = BTreeSet::new();
         for version in &versions {
             for (id, target, origin) in &version.kept.targets {
-                if let Entry::Vacant(place) = loaded.targets.entry(id.clone()) {
-                    place.insert((Arc::clone(target), origin.clone()));
+                if let Entry::Vacant(entry) = loaded.targets.entry(id.clone()) {
+                    entry.insert((Arc::clone(target), origin.clone()));
                     kept.insert(id);
                 }
             }
             for (id, keys, origin) in &version.kept.objects {
-                if !places.contains_key(id) && loaded.objects.add(id.clone(), keys.clone()) {
-                    places.insert(id.clone(), origin.clone());
+                if !origins.contains_key(id) && loaded.objects.add(id.clone(), keys.clone()) {
+                    origins.insert(id.clone(), origin.clone());
                 }
             }
         }
         let mut refused = BTreeMap::new();
-        for (id, bad) in versions.iter().flat_map(|version| &version.content.bad_targets) {
+        for (id, invalid) in versions.iter().flat_map(|version| &version.content.invalid_targets) {
             refused.entry(id).or_insert_with(|| match loaded.targets.get(id) {
-                None => bad.clone(),
-                Some(_) if kept.contains(id) => bad.clone().and("; its last good version goes on"),
-                Some((_, origin)) => bad.clone().and(&format!("; the one at {origin} counts")),
+                None => invalid.clone(),
+                Some(_) if kept.contains(id) => invalid.clone().and("; its last good version goes on"),
+                Some((_, origin)) => invalid.clone().and(&format!("; the one at {origin} counts")),
             });
         }
         let refused = refused.into_values().collect();
         self.log(&loaded);
-        let unknown = self.unknown(&loaded);
+        let incomplete = self.why_incomplete(&loaded);
         let targets: BTreeMap<_, _> = loaded.targets.into_iter().map(|(id, (target, _))| (id, target)).collect();
-        Desired { targets, objects: Arc::new(loaded.objects), unknown, refused, problems: loaded.problems }
+        TargetSet { targets, objects: Arc::new(loaded.objects), incomplete, refused, problems: loaded.problems }
     }
 
-    /// Why there may be more targets than `loaded` has.
-    fn unknown(&self, loaded: &Loaded) -> Option<String> {
-        /// Who has mended these sees the others.
+    /// Why the files may declare more targets than `loaded` has.
+    fn why_incomplete(&self, loaded: &Loaded) -> Option<String> {
+        /// More are shown once these are corrected.
         const TOLD: usize = 3;
         let waiting = self.seen.order.iter().filter(|file| !self.read.contains_key(*file));
         let waiting = waiting.map(|file| format!("{}: not read yet", file.display()));
         let unread = self.order.iter().filter_map(|file| self.read.get(file)).filter(|version| version.content.unread);
-        let unread = self.seen.unlisted.iter().chain(unread.flat_map(|version| &version.content.problems));
+        let unread = self.seen.not_listed.iter().chain(unread.flat_map(|version| &version.content.problems));
         let mut why: Vec<String> = unread.map(ToString::to_string).chain(waiting).collect();
-        // Nothing at all, while something is wrong or not yet read: perhaps the only file is half-written.
+        // No target, while something is wrong or not read yet: perhaps the only file is half-written.
         let doubtful = loaded.targets.is_empty() && !(loaded.problems.is_empty() && why.is_empty());
         if self.complete && !doubtful {
             return None;
@@ -291,24 +291,21 @@ impl State {
     }
 }
 
-impl Version {
-    /// What of this version must be kept now that the file says `next`: the last good version of everything that `next` declares
-    /// badly, and, if a part of `next` cannot be understood at all, of everything that is missing in it.
-    fn outlived_by(self, next: &Content) -> Content {
+impl ReadFile {
+    /// What of this version is kept now that the file has the content `next`: the last valid version of everything that is invalid in
+    /// `next`, and, if a part of `next` cannot be read at all, of everything that is missing in it.
+    fn kept_after(self, next: &FileContent) -> FileContent {
         let targets_now: BTreeSet<&TargetId> = next.targets.iter().map(|(id, ..)| id).collect();
         let objects_now: BTreeSet<_> = next.objects.iter().map(|(id, ..)| id).collect();
-        let mut kept = Content::default();
+        let mut kept = FileContent::default();
         for version in [self.content, self.kept] {
-            kept.targets.extend(
-                version.targets.into_iter().filter(|(id, ..)| {
-                    !targets_now.contains(id) && (next.unclear || next.bad_targets.contains_key(id))
-                }),
-            );
+            kept.targets.extend(version.targets.into_iter().filter(|(id, ..)| {
+                !targets_now.contains(id) && (next.unclear || next.invalid_targets.contains_key(id))
+            }));
             kept.objects.extend(
-                version
-                    .objects
-                    .into_iter()
-                    .filter(|(id, ..)| !objects_now.contains(id) && (next.unclear || next.bad_objects.contains(id))),
+                version.objects.into_iter().filter(|(id, ..)| {
+                    !objects_now.contains(id) && (next.unclear || next.invalid_objects.contains(id))
+                }),
             );
         }
         kept

@@ -1,47 +1,53 @@
-//! Cuts a stream of YAML or JSON into documents and reads each on its own, so that a bad one does not hide the others.
+//! Splits a stream of YAML or JSON into documents and parses each on its own, so that an invalid one does not hide the others.
 //!
-//! Values are read as kubectl reads them: the booleans and octal numbers of YAML 1.1, and a key that is there twice is an error.
-//! Arbitrary bytes may come in; what goes out is values or errors, and an error never quotes a document that may be a Secret.
+//! Values are parsed as kubectl parses them: with the booleans and octal numbers of YAML 1.1, and a duplicate key is an error. The input
+//! may be arbitrary bytes. An error never quotes a document that may be a Secret.
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_saphyr::Spanned;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
-/// Deeper than any manifest, shallow enough for the stack of a small thread.
+/// More than any manifest has, and few enough for the stack of a small thread.
 const MAX_DEPTH: usize = 64;
 
 /// One document of a file.
 #[derive(Debug)]
-pub struct Document<'a> {
-    /// Its place in the file, counted from 1; documents without content do not count.
+pub struct YamlDocument<'a> {
+    /// Its number in the file, counted from 1 without documents that have no content.
     pub index: usize,
     /// The line of the file on which its content begins, counted from 1.
     pub line: usize,
     /// Its text.
     pub text: &'a str,
-    /// The line of the file on which `text` begins: before `line` if comments come first.
+    /// The line of the file on which `text` begins; it is before `line` if comments come first.
     pub offset: usize,
-    /// What it says.
+    /// Its content.
     pub value: Result<Value, SyntaxError>,
 }
 
-/// A document that is no YAML.
+/// Why a document cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SyntaxError {
     /// The line of the file, counted from 1.
     pub line: usize,
+    /// The field, if the error is about one.
+    pub path: String,
     /// What is wrong.
     pub message: String,
 }
 
 /// Reads every document of a file.
-pub fn documents(text: &str) -> Vec<Document<'_>> {
+pub fn documents(text: &str) -> Vec<YamlDocument<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = Vec::new();
-    for (offset, text) in split(text).into_iter().flat_map(|(offset, text)| rows(offset, text)) {
+    for (offset, text) in split(text).into_iter().flat_map(|(offset, text)| json_documents(offset, text)) {
         let Some(blank) = text.lines().position(has_content) else { continue };
         let index = found.len() + 1;
-        found.push(Document { index, line: offset + blank, text, offset, value: read(text, offset) });
+        found.push(YamlDocument { index, line: offset + blank, text, offset, value: read(text, offset) });
     }
     found
 }
@@ -72,9 +78,9 @@ fn split(text: &str) -> Vec<(usize, &str)> {
     parts
 }
 
-/// Cuts JSON documents that follow one another without a separator (JSON lines, the output of `jq`), each with the line on which its text
-/// begins. All else stays as it is, also what begins as JSON and goes on as YAML.
-fn rows(offset: usize, text: &str) -> Vec<(usize, &str)> {
+/// Splits JSON documents that follow one another without a separator (JSON lines, the output of `jq`), each with the line on which its
+/// text begins. Any other text is returned whole, also one that begins as JSON and continues as YAML.
+fn json_documents(offset: usize, text: &str) -> Vec<(usize, &str)> {
     let whole = || vec![(offset, text)];
     let start: usize = text.split_inclusive('\n').take_while(|line| !has_content(line)).map(str::len).sum();
     let body = text.get(start..).unwrap_or_default();
@@ -91,7 +97,7 @@ fn rows(offset: usize, text: &str) -> Vec<(usize, &str)> {
         if ends.is_empty() || !after.trim_start().starts_with('{') {
             return whole();
         }
-        ends.push(text.len()); // one that is cut off, for its own error
+        ends.push(text.len()); // an incomplete one, which gets an error of its own
     }
     let mut parts = Vec::with_capacity(ends.len());
     let (mut begin, mut line) = (0, offset);
@@ -104,40 +110,168 @@ fn rows(offset: usize, text: &str) -> Vec<(usize, &str)> {
 }
 
 fn read(text: &str, offset: usize) -> Result<Value, SyntaxError> {
-    serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
+    serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error)).map_err(|error| {
         let error = error.without_snippet();
-        let line = error.location().map_or(0, |place| usize::try_from(place.line()).unwrap_or(0).saturating_sub(1));
+        let line = error.location().map_or(0, |place| place.line());
+        let mut path = String::new();
         let message = if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error {
-            let key = key.as_ref().filter(|_| !may_be_secret(text)).map(|key| key.chars().take(64).collect::<String>());
-            format!("duplicate key{}: remove one of them", key.map(|key| format!(" {key:?}")).unwrap_or_default())
+            let key = key.as_deref().filter(|_| !may_be_secret(text));
+            path = key.and_then(|key| path_of(text, key, line)).unwrap_or_default();
+            let shown = key.map(|key| format!(" {:?}", key.chars().take(64).collect::<String>()));
+            format!("duplicate key{}: remove one of them", shown.unwrap_or_default())
         } else if may_be_secret(text) {
             "is not well-formed YAML (the details could show a secret)".to_owned()
         } else {
-            format!("is not well-formed YAML: {}", what(&error.to_string()))
+            format!("is not well-formed YAML: {}", message_of(&error.to_string()))
         };
-        SyntaxError { line: offset + line, message }
+        let line = offset + usize::try_from(line).unwrap_or(0).saturating_sub(1);
+        SyntaxError { line, path, message }
     })
 }
 
-/// The options that manifests are read with.
-pub(super) fn options() -> serde_saphyr::Options {
+fn options(duplicate_keys: DuplicateKeyPolicy) -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: 2 },
-        duplicate_keys: DuplicateKeyPolicy::Error,
+        duplicate_keys: duplicate_keys,
         legacy_octal_numbers: true,
         with_snippet: false,
     }
 }
 
-/// Whether a text that cannot be read could be that of a Secret. Said too often rather than too seldom.
+/// Whether a text that cannot be parsed could be a Secret. In doubt it is taken for one.
 fn may_be_secret(text: &str) -> bool {
     text.contains("Secret") || text.contains("stringData")
 }
 
-/// What is wrong, without the place: that counts from the beginning of the document, and the user's editor from that of the file.
-fn what(error: &str) -> &str {
+/// The message of an error without its place, which counts from the beginning of the document and not of the file.
+fn message_of(error: &str) -> &str {
     let line = error.lines().next().unwrap_or_default();
-    line.rsplit_once(" at line ").map_or(line, |(what, _)| what)
+    line.rsplit_once(" at line ").map_or(line, |(message, _)| message)
+}
+
+/// The structure of a document: its fields with their lines, without their values. It is only needed for error messages, so the text is
+/// parsed again for it.
+enum Shape {
+    Leaf,
+    List(Vec<(u64, Self)>),
+    Map(Vec<(String, u64, Self)>),
+}
+
+/// The line of the field at `path` (`spec.headers[2].name`) in `text`, counted from 0. A field that does not exist has the line of the
+/// innermost one around it. `None` if the text cannot be parsed.
+pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
+    let mut shape: Shape = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error)).ok()?;
+    let mut line = None;
+    let mut rest = path;
+    while !rest.is_empty() {
+        let step = take_step(&mut rest);
+        let next = match shape {
+            Shape::Leaf => None,
+            Shape::List(items) => step.parse().ok().and_then(|index| items.into_iter().nth(index)),
+            Shape::Map(fields) => {
+                fields.into_iter().find(|(key, ..)| key == step).map(|(_, line, inner)| (line, inner))
+            }
+        };
+        let Some((at, inner)) = next else { break };
+        (line, shape) = (Some(at), inner);
+    }
+    line.and_then(|line| usize::try_from(line).ok()).map(|line| line.saturating_sub(1))
+}
+
+/// Removes the first step of a path: `spec` of `spec.labels[a.b]`, then `labels`, then `a.b`.
+fn take_step<'a>(path: &mut &'a str) -> &'a str {
+    let text = path.trim_start_matches('.');
+    let (step, rest) = match text.strip_prefix('[') {
+        Some(inner) => inner.split_once(']').unwrap_or((inner, "")),
+        None => text.split_at(text.find(['.', '[']).unwrap_or(text.len())),
+    };
+    *path = rest;
+    step
+}
+
+/// The path of the duplicate `key` on this line, counted from 1, in a document that is no valid manifest because of it.
+fn path_of(text: &str, key: &str, line: u64) -> Option<String> {
+    /// Keys may have any length.
+    const LONGEST: usize = 256;
+    let shape: Shape = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::LastWins)).ok()?;
+    shape.path_of(key, line).filter(|path| path.len() <= LONGEST)
+}
+
+impl Shape {
+    fn path_of(&self, wanted: &str, wanted_line: u64) -> Option<String> {
+        match self {
+            Self::Leaf => None,
+            Self::List(items) => items.iter().enumerate().find_map(|(index, (_, item))| {
+                let path = item.path_of(wanted, wanted_line)?;
+                let dot = if path.starts_with('[') { "" } else { "." };
+                Some(format!("[{index}]{dot}{path}"))
+            }),
+            Self::Map(fields) => fields.iter().find_map(|(key, line, inner)| {
+                if key == wanted && *line == wanted_line {
+                    return Some(key.clone());
+                }
+                let path = inner.path_of(wanted, wanted_line)?;
+                let dot = if path.starts_with('[') { "" } else { "." };
+                Some(format!("{key}{dot}{path}"))
+            }),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+/// Scalars of any type are leaves.
+macro_rules! leaves {
+    ($($visit:ident: $type:ty),+) => {
+        $(fn $visit<E>(self, _: $type) -> Result<Shape, E> {
+            Ok(Shape::Leaf)
+        })+
+    };
+}
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    leaves!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_i128: i128, visit_u128: u128, visit_f64: f64, visit_str: &str);
+
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Leaf)
+    }
+
+    fn visit_none<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Leaf)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+        Shape::deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element::<Spanned<Shape>>()? {
+            items.push((item.referenced.line(), item.value));
+        }
+        Ok(Shape::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            fields.push((key.value, key.referenced.line(), map.next_value::<Shape>()?));
+        }
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Shape::Map(fields))
+    }
 }
 
 #[cfg(test)]
@@ -205,11 +339,20 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_there_twice_is_an_error_with_its_line() {
+    fn a_duplicate_key_is_an_error_with_its_line_and_its_path() {
         let error = documents("---\na: 1\nb: 2\na: 3\n")[0].value.clone().unwrap_err();
         assert_eq!(error.line, 4);
         assert_eq!(error.message, "duplicate key \"a\": remove one of them");
         assert!(!error.message.contains("line"), "{error}");
+        assert_eq!(error.path, "a");
+        for (text, path) in [
+            ("spec:\n  url: x\n  interval: 1s\n  interval: 2s\n", "spec.interval"),
+            ("items:\n- a: 1\n- spec:\n    headers: [{name: a, name: b}]\n", "items[1].spec.headers[0].name"),
+            ("a: 1\nspec: {a: 2, b: {a: 3,\n a: 4}}\n", "spec.b.a"),
+            ("kind: Secret\ndata:\n  a: x\n  a: y\n", ""),
+        ] {
+            assert_eq!(documents(text)[0].value.clone().unwrap_err().path, path, "{text}");
+        }
     }
 
     #[test]
@@ -234,6 +377,27 @@ mod tests {
             bomb = format!("{bomb}a{level}: &a{level} [{inner}]\n");
         }
         assert!(documents(&bomb)[0].value.is_err());
+    }
+
+    const TEXT: &str = "kind: x\nspec:\n  labels:\n    a.b: 1\n  headers:\n    - name: p\n    - name: q\n      value: 7\n  list: [1,\n    2]\n";
+
+    #[test]
+    fn fields_are_found_on_their_lines() {
+        for (path, line) in [
+            ("kind", Some(0)),
+            ("spec", Some(1)),
+            ("spec.labels[a.b]", Some(3)),
+            ("spec.headers[1]", Some(6)),
+            ("spec.headers[1].value", Some(7)),
+            ("spec.list[1]", Some(9)),
+            ("spec.headers[1].secret.name", Some(6)),
+            ("spec.url", Some(1)),
+            ("", None),
+            ("other", None),
+        ] {
+            assert_eq!(line_of(TEXT, path), line, "{path}");
+        }
+        assert_eq!(line_of("a: [", "a"), None);
     }
 
     proptest! {

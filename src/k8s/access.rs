@@ -12,6 +12,7 @@ use kube::{Client, Config};
 use tokio::time::Instant;
 
 use super::proxy;
+use crate::error_chain;
 
 /// No call takes longer, watches apart. An API server that is slower than this is as good as away. A webhook has 10 s by default, and what it
 /// is blamed for should still be heard.
@@ -75,9 +76,9 @@ impl Cluster {
         let mut config = match context {
             Some(context) => {
                 let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
-                let kubeconfig = kubeconfig.map_err(|error| AccessError::Kubeconfig(chain(&error)))?;
+                let kubeconfig = kubeconfig.map_err(|error| AccessError::Kubeconfig(error_chain::one_line(&error)))?;
                 let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-                config.map_err(|error| AccessError::Kubeconfig(chain(&error)))?
+                config.map_err(|error| AccessError::Kubeconfig(error_chain::one_line(&error)))?
             }
             None => Config::infer().await.map_err(|error| AccessError::NoConfig(error.to_string()))?,
         };
@@ -96,7 +97,7 @@ impl Cluster {
                 proxy::through(&proxy, &config)
             }
         };
-        let client = client.map_err(|error| AccessError::Client(chain(&error)))?;
+        let client = client.map_err(|error| AccessError::Client(error_chain::one_line(&error)))?;
         Ok(Self { client, namespace, denied: Arc::default() })
     }
 
@@ -239,7 +240,7 @@ impl ApiError {
     fn new(rule: &Rule, error: &kube::Error) -> Self {
         let kube::Error::Api(status) = error else {
             let way = proxy::WayError::behind(error).map(|error| Self::Unreachable(error.to_string()));
-            return way.unwrap_or_else(|| Self::silent(chain(error)));
+            return way.unwrap_or_else(|| Self::silent(error_chain::one_line(error)));
         };
         match status.code {
             403 => match denied_verb(&status.message) {
@@ -291,22 +292,6 @@ pub(super) fn asked(error: watcher::Error) -> (&'static str, kube::Error) {
         watcher::Error::WatchError(status) => ("watch", kube::Error::Api(status)),
         watcher::Error::NoResourceVersion => ("list", kube::Error::Service(error.into())),
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        // Some say their cause themselves.
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = cause.source();
-    }
-    text.replace('\n', " ")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::crd::{ConditionStatus, ScrapeTarget, ScrapeTargetStatus};
+use crate::crd::{ConditionStatus, ParsedTarget, ScrapeTargetStatus};
 use crate::target::{Problem, TargetId};
 
 /// A ScrapeTarget of the cluster.
@@ -14,7 +14,7 @@ pub(super) struct Object {
     pub(super) generation: i64,
     pub(super) resource_version: String,
     /// What the user wrote; or, where an older schema let something through that we cannot use, why not.
-    pub(super) declaration: Result<Arc<ScrapeTarget>, Problem>,
+    pub(super) declaration: Result<Arc<ParsedTarget>, Problem>,
     /// What is said of it in the cluster.
     pub(super) status: ScrapeTargetStatus,
 }

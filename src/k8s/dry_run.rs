@@ -11,9 +11,10 @@ use kube::core::Status;
 use serde_json::Value;
 
 use super::Cluster;
-use super::access::{Rule, chain};
+use super::access::Rule;
 use super::proxy::WayError;
 use crate::crd::{API_VERSION, ScrapeTarget};
+use crate::error_chain;
 
 /// How long the API server may take, its admission webhooks included: these have 10 s by default.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -62,7 +63,7 @@ pub async fn dry_run(cluster: &Cluster, manifest: &Value) -> Result<Verdict, NoV
         Ok(Err(kube::Error::Api(status))) => understand(&status, namespace),
         Ok(Err(error)) => Err(match WayError::behind(&error) {
             Some(error) => NoVerdict::Barred(error.to_string()),
-            None => NoVerdict::Away(format!("cannot be reached: {}", chain(&error))),
+            None => NoVerdict::Away(format!("cannot be reached: {}", error_chain::one_line(&error))),
         }),
     }
 }

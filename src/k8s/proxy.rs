@@ -14,6 +14,8 @@ use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
+use crate::error_chain::chain;
+
 /// A proxy that is asked for and cannot be used. Each says where it was written, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ProxyError {
@@ -50,16 +52,8 @@ pub(super) enum WayError {
 impl WayError {
     /// The one that an error of a client comes from.
     pub(super) fn behind<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
-        links(error).find_map(|link| link.downcast_ref())
+        chain(error).find_map(|link| link.downcast_ref())
     }
-}
-
-/// An error and its causes.
-fn links<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |link: &&'e (dyn Error + 'static)| {
-        let link: &'e (dyn Error + 'static) = *link;
-        link.source()
-    })
 }
 
 /// The proxy for the API server at `server`; `None`: straight to it.
@@ -208,7 +202,7 @@ pub(super) fn through(proxy: &Proxy, config: &Config) -> kube::Result<Client> {
 
 /// The cause of all causes.
 fn root(error: &(dyn Error + 'static)) -> String {
-    links(error).last().map(ToString::to_string).unwrap_or_default()
+    chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// What a tunnel that did not come about is in plain words. Its type cannot be named.

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use crate::target::{Refused, TargetId};
+use crate::target::{RefusedTarget, TargetId};
 
 /// What is wrong with declarations.
 #[derive(Debug, Default)]
 pub struct Mistakes {
     /// Targets that are declared in a way that cannot be used, each since when it is so. One that also has a poller is polled as it was
     /// declared before.
-    pub refused: BTreeMap<TargetId, (Refused, SystemTime)>,
+    pub refused: BTreeMap<TargetId, (RefusedTarget, SystemTime)>,
     /// Everything that is wrong, in sentences, as far as it is told.
     pub sentences: Vec<String>,
     /// How many more sentences there are.
@@ -50,10 +50,10 @@ impl Declarations {
         Arc::clone(&self.mistakes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn put_mistakes(&self, refused: Vec<Refused>, sentences: Vec<String>, untold: usize) {
+    pub(super) fn put_mistakes(&self, refused: Vec<RefusedTarget>, sentences: Vec<String>, untold: usize) {
         let before = self.mistakes();
         let now = SystemTime::now();
-        let since = |refused: &Refused| before.refused.get(&refused.id).map_or(now, |(_, since)| *since);
+        let since = |refused: &RefusedTarget| before.refused.get(&refused.id).map_or(now, |(_, since)| *since);
         let refused = refused.into_iter().map(|refused| (refused.id.clone(), (since(&refused), refused)));
         let refused = refused.map(|(id, (since, refused))| (id, (refused, since))).collect();
         let mistakes = Arc::new(Mistakes { refused, sentences, untold });

@@ -7,7 +7,6 @@ mod aside;
 mod cpu;
 mod declarations;
 mod first;
-mod gzip;
 mod lateness;
 mod pace;
 mod pieces;
@@ -33,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use declarations::Mistakes;
-pub use gzip::gzip;
 pub use lateness::Late;
 pub use pieces::Pieces;
 pub use poller::{Poller, State, Status};
@@ -48,7 +46,7 @@ use self::threads::Threads;
 use self::turns::Turns;
 use crate::fetch::{Clients, Limits};
 use crate::self_metrics::PollMetrics;
-use crate::target::{Refused, Target, TargetId};
+use crate::target::{RefusedTarget, Target, TargetId};
 
 /// What all pollers share.
 #[derive(Debug)]
@@ -311,7 +309,7 @@ impl Pollers {
     }
 
     /// Replaces what is wrong with declarations: targets that cannot be used, sentences about everything, and how many more there are.
-    pub fn set_mistakes(&self, refused: Vec<Refused>, sentences: Vec<String>, untold: usize) {
+    pub fn set_mistakes(&self, refused: Vec<RefusedTarget>, sentences: Vec<String>, untold: usize) {
         self.declarations.put_mistakes(refused, sentences, untold);
     }
 

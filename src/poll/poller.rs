@@ -206,9 +206,7 @@ impl Poller {
     /// Takes a new version of the target. Returns whether it differs from the one before.
     pub(super) fn change(&self, target: Target) -> bool {
         let mut current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        let same_data = current.gives_same_data(&target);
-        let pace = |target: &Target| (target.interval, target.timeout, target.max_age);
-        let same = same_data && pace(&current) == pace(&target) && current.declaration.spec == target.declaration.spec;
+        let (same, same_data) = (**current == target, current.gives_same_data(&target));
         *current = Arc::new(target);
         if !same_data {
             self.newest.send_replace(None); // data of another server must not be served as this one's
@@ -276,7 +274,7 @@ impl Drop for WaitsForItsTurn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::{Lookup, LookupError, ObjectKind};
+    use crate::target::{Lookup, LookupError, ObjectKind, ParsedTarget};
 
     struct Nothing;
 
@@ -293,8 +291,8 @@ mod tests {
             "metadata": { "name": "a" },
             "spec": { "type": "Sora", "url": url },
         });
-        let declaration = serde_json::from_value(declaration).unwrap();
-        Target::declare(TargetId::new("team", "a"), Arc::new(declaration), &Nothing)
+        let declaration = ParsedTarget::parse(serde_json::from_value(declaration).unwrap()).unwrap();
+        Target::resolve(TargetId::new("team", "a"), Arc::new(declaration), &Nothing)
     }
 
     fn failed() -> Snapshot {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Shared;
+use crate::error_chain;
 use crate::fetch::{Client, Redactor};
 use crate::kind::{Call, Kind};
 use crate::target::{Source, Target};
@@ -63,21 +64,9 @@ pub(super) fn prepare<'p>(
     if prepared.as_ref().is_none_or(|prepared| prepared.source != target.source) {
         let source = &target.source;
         let client = shared.clients.client(&source.url, &source.connection, &target.id.namespace);
-        let client = client.map_err(|error| chain(&error))?;
+        let client = client.map_err(|error| error_chain::one_line(&error))?;
         let before = prepared.take();
         *prepared = Some(Prepared::new(target, before, client));
     }
     prepared.as_mut().ok_or_else(String::new)
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -1,14 +1,14 @@
-//! Where the values of Secrets and ConfigMaps come from: files, or the cluster. A target never sees which.
+//! The values of Secrets and ConfigMaps, from files or from the cluster. A target does not know which.
 
 use crate::crd::ObjectKind;
 
 /// Reads values of Secrets and ConfigMaps of one namespace.
 pub trait Lookup {
-    /// The value of `key`, as it is stored: base64 is decoded, a trailing newline is still there.
+    /// The value of `key` as it is stored: decoded from base64, and with a trailing newline if there is one.
     fn value(&self, kind: ObjectKind, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, LookupError>;
 }
 
-/// A reference that leads nowhere: the user must create the object or the key.
+/// A reference that cannot be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// No such object in files.
@@ -33,7 +33,7 @@ pub enum LookupError {
         /// The missing key.
         key: String,
     },
-    /// Neither an object that is declared nor a file has it.
+    /// Neither a manifest nor a file has the value.
     #[error("{kind} {namespace}/{name} has no key {key:?}: no manifest has it, and {}", no_file(.places))]
     NoFile {
         /// Secret or ConfigMap.
@@ -47,7 +47,7 @@ pub enum LookupError {
         /// Where the file could be; empty if there can be none.
         places: String,
     },
-    /// No object that is declared has it, and the file that should have it cannot be used.
+    /// No manifest has the value, and its file cannot be used.
     #[error("{kind} {namespace}/{name} has no key {key:?}: no manifest has it, and {why}")]
     BadFile {
         /// Secret or ConfigMap.
@@ -61,8 +61,8 @@ pub enum LookupError {
         /// The file, and what is wrong with it.
         why: String,
     },
-    /// There is no such value that targets may use. Which of it is missing is not told: who may declare targets need not be allowed to know
-    /// which objects there are, nor which keys and labels they have.
+    /// There is no such value that targets may use. What of it is missing is not said: users who may declare targets need not be allowed to
+    /// know which objects exist, nor which keys and labels these have.
     #[error("there is no {kind} {namespace}/{name} with the key {key:?}{condition}")]
     NotFound {
         /// Secret or ConfigMap.
@@ -73,10 +73,10 @@ pub enum LookupError {
         name: String,
         /// The key.
         key: String,
-        /// What else the object must have, whether it has it or not: ` and the label …`.
+        /// What else is required of the object, whether it has it or not: ` and the label …`.
         condition: String,
     },
-    /// We may not read it: whoever installed the exporter must allow it.
+    /// The exporter has no permission to read it, which its administrator can grant.
     #[error("{kind} {namespace}/{name} may not be read: {why}")]
     Forbidden {
         /// Secret or ConfigMap.
@@ -88,7 +88,7 @@ pub enum LookupError {
         /// The permission that is missing.
         why: String,
     },
-    /// It has never been read, since nobody answers; this ends by itself.
+    /// It has not been read yet because the API server does not answer. This resolves itself.
     #[error("{kind} {namespace}/{name} could not be read yet: {why}")]
     Unread {
         /// Secret or ConfigMap.
@@ -102,7 +102,7 @@ pub enum LookupError {
     },
 }
 
-/// What else one can do about a missing object of files.
+/// What else helps where an object is missing in files.
 const fn or_values(kind: ObjectKind) -> &'static str {
     match kind {
         ObjectKind::Secret => ", or give its values by --secrets-directory",
@@ -110,7 +110,7 @@ const fn or_values(kind: ObjectKind) -> &'static str {
     }
 }
 
-/// What is said where no file has a value.
+/// The end of the message of [`LookupError::NoFile`].
 fn no_file(places: &str) -> String {
     if places.is_empty() {
         return "no file can stand for it: write it into a manifest, or rename the key".to_owned();
@@ -119,7 +119,15 @@ fn no_file(places: &str) -> String {
 }
 
 impl LookupError {
-    /// One word in CamelCase that says what must be done: the reason of the condition `Accepted`.
+    /// Whether the value does not exist, as opposed to one that only could not be read.
+    pub const fn is_not_found(&self) -> bool {
+        match self {
+            Self::NoObject { .. } | Self::NoKey { .. } | Self::NoFile { .. } | Self::NotFound { .. } => true,
+            Self::BadFile { .. } | Self::Forbidden { .. } | Self::Unread { .. } => false,
+        }
+    }
+
+    /// The reason of the condition `Accepted`.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::NoObject { kind, .. }

@@ -1,50 +1,87 @@
-//! A target as the pollers need it: everything that was written is parsed, every default is filled in, every reference is resolved.
+//! A target as pollers need it: its spec is parsed, every default is filled in, every reference to a Secret or ConfigMap is resolved.
 
-mod declare;
-mod id;
 mod lookup;
-mod refused;
+mod resolve;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
-pub use id::{TargetId, TargetIdError};
 pub use lookup::{Lookup, LookupError};
-pub use refused::Refused;
 
-pub use crate::crd::ObjectKind;
+pub use crate::crd::{ObjectKind, ParsedTarget};
 
-use crate::crd::ScrapeTarget;
 use crate::fetch::Connection;
 use crate::kind::{Blocks, Type};
 use crate::metric::Filter;
 
+/// `namespace/name` of a ScrapeTarget. Cheap to clone; orders by namespace, then name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetId {
+    /// The namespace; `default` where a manifest names none.
+    pub namespace: Arc<str>,
+    /// The name, unique in its namespace.
+    pub name: Arc<str>,
+}
+
+impl TargetId {
+    /// The target `name` in `namespace`.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A text that is no `namespace/name`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not of the form namespace/name")]
+pub struct TargetIdError(String);
+
+impl FromStr for TargetId {
+    type Err = TargetIdError;
+
+    fn from_str(text: &str) -> Result<Self, TargetIdError> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::new(namespace, name))
+            }
+            _ => Err(TargetIdError(text.to_owned())),
+        }
+    }
+}
+
 /// One declared server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Its name.
     pub id: TargetId,
-    /// What is polled, and how: a change of any of it makes older data worthless.
+    /// What is polled, and how. After a change of any of it older data must not be served.
     pub source: Source,
     /// From the start of one poll to the start of the next.
     pub interval: Duration,
     /// For all calls of one poll together.
     pub timeout: Duration,
-    /// A scrape never gets data older than this without a new poll.
+    /// The greatest age of data that a scrape gets without a new poll.
     pub max_age: Duration,
-    /// No polls.
+    /// Whether polling is suspended.
     pub suspend: bool,
     /// Series of the target itself that one answer may hold.
     pub sample_limit: usize,
-    /// How Prometheus should scrape it: `spec.monitor`.
+    /// How Prometheus should scrape it, by `spec.monitor`.
     pub scrape: Scrape,
-    /// What the user wrote, shared with whoever read it.
-    pub declaration: Arc<ScrapeTarget>,
-    /// Why it cannot be polled, for the one who wrote it: a Secret is missing, a pattern is not understood.
+    /// What the user declared, shared with whoever read it.
+    pub declaration: Arc<ParsedTarget>,
+    /// Why it cannot be polled, for the user who wrote it: a Secret is missing, or the cluster holds a spec that this version refuses.
     pub problem: Option<Problem>,
 }
 
@@ -53,20 +90,14 @@ pub struct Target {
 pub struct Problem {
     /// One word in CamelCase: `InvalidSpec`, or that of a [`LookupError`].
     pub reason: &'static str,
-    /// The sentence.
+    /// What is wrong and what to do about it.
     pub message: String,
 }
 
 impl Problem {
-    /// The spec itself is wrong.
+    /// The spec itself is invalid.
     pub fn invalid_spec(message: impl Into<String>) -> Self {
         Self { reason: "InvalidSpec", message: message.into() }
-    }
-}
-
-impl From<LookupError> for Problem {
-    fn from(error: LookupError) -> Self {
-        Self { reason: error.reason(), message: error.to_string() }
     }
 }
 
@@ -97,7 +128,7 @@ pub struct Scrape {
 }
 
 impl Target {
-    /// Whether a poll of `other` would bring the same: if not, what is known of one is worth nothing for the other.
+    /// Whether a poll of `other` would give the same data. If not, the data of one must not be served for the other.
     pub fn gives_same_data(&self, other: &Self) -> bool {
         self.source == other.source
             && self.suspend == other.suspend
@@ -105,23 +136,80 @@ impl Target {
             && self.sample_limit == other.sample_limit
     }
 
-    /// Why it cannot be polled, as far as that can be told without knowing where it may point to: its [`problem`](Self::problem), or TLS
-    /// settings that cannot be used. The field comes first, where it is known.
-    pub fn fault(&self) -> Option<(Option<String>, String)> {
-        if let Some(Problem { message, .. }) = &self.problem {
-            let field =
-                message.split_once(": ").filter(|(field, _)| field.starts_with("spec.") && !field.contains(' '));
-            return Some(field.map_or_else(
-                || (None, message.clone()),
-                |(field, message)| (Some(field.to_owned()), message.to_owned()),
-            ));
-        }
-        let error = self.source.connection.check(&self.source.url).err()?;
-        Some((error.field().map(|field| format!("spec.{field}")), error.to_string()))
-    }
-
     /// Labels that discovery joins to every series, sorted by name; never in the body.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.declaration.spec.labels
+    }
+}
+
+/// A declared target that nothing can be polled by. It is kept so that it is shown as invalid instead of missing silently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedTarget {
+    /// Its name.
+    pub id: TargetId,
+    /// The kind of server, if that is readable.
+    pub kind: Option<Type>,
+    /// Where it is, as it was written.
+    pub url: Option<Arc<str>>,
+    /// Its place, what is wrong with it, and what to write instead, in one line.
+    pub message: Arc<str>,
+}
+
+impl RefusedTarget {
+    /// The longest text that is kept of each, in characters: a declaration may contain texts of any length.
+    const LONGEST: usize = 512;
+
+    /// A target that cannot be used. The url is kept without user and password.
+    pub fn new(id: TargetId, kind: Option<Type>, url: Option<String>, message: &str) -> Self {
+        Self { id, kind, url: url.map(|url| cut(&without_user(&url))), message: cut(message) }
+    }
+
+    /// The same with more text, which is never cut off.
+    #[must_use]
+    pub fn and(self, more: &str) -> Self {
+        Self { message: format!("{}{more}", self.message).into(), ..self }
+    }
+}
+
+/// A url without user and password, which pages must not show.
+fn without_user(url: &str) -> String {
+    let Some(at) = url.rfind('@') else { return url.to_owned() };
+    let (before, host) = url.split_at(at);
+    let scheme = before.find("//").map_or("", |slashes| &before[..slashes + 2]);
+    format!("{scheme}***{host}")
+}
+
+fn cut(text: &str) -> Arc<str> {
+    let mut line: String =
+        text.chars().take(RefusedTarget::LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() < text.len() {
+        line.push('…');
+    }
+    line.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_and_a_password_in_a_url_are_not_kept() {
+        for (written, kept) in [
+            ("http://user:s3cret@host:3000/", "http://***@host:3000/"),
+            ("http://user:s3/c@ret@host", "http://***@host"),
+            ("user:s3cret@host", "***@host"),
+            ("http://host:3000/", "http://host:3000/"),
+        ] {
+            let refused = RefusedTarget::new(TargetId::new("a", "b"), None, Some(written.to_owned()), "wrong");
+            assert_eq!(refused.url.as_deref(), Some(kept));
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_stay_one_line() {
+        let long = "a\nb".to_owned() + &"c".repeat(2000);
+        let refused = RefusedTarget::new(TargetId::new("a", "b"), None, Some(long.clone()), &long).and("; the end");
+        assert!(refused.message.starts_with("a bc") && refused.message.ends_with("c…; the end"), "{}", refused.message);
+        assert_eq!(refused.url.unwrap().chars().count(), RefusedTarget::LONGEST + 1);
     }
 }

@@ -92,7 +92,7 @@ pub fn render_case(file: &str) -> Vec<Value> {
 
 /// The manifests of a text.
 pub fn parse(text: &str) -> Vec<Value> {
-    let read = |document: scrapetarget_exporter::file::Document<'_>| {
+    let read = |document: scrapetarget_exporter::file::YamlDocument<'_>| {
         document.value.unwrap_or_else(|error| panic!("{}\n{}", error.message, document.text))
     };
     documents(text).into_iter().map(read).collect()

@@ -23,7 +23,7 @@ pub mod tools;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use scrapetarget_exporter::crd::{ScrapeTarget, ScrapeTargetSpec};
+use scrapetarget_exporter::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::metric::{Encoding, Format};
@@ -47,8 +47,8 @@ impl Lookup for NoObjects {
 
 /// A target with everything at its default.
 pub fn target(name: &str, kind: Type, url: &str) -> Target {
-    let declaration = ScrapeTarget::new(name, ScrapeTargetSpec::new(kind, url));
-    Target::declare(TargetId::new("media", name), Arc::new(declaration), &NoObjects)
+    let declaration = ParsedTarget::parse(ScrapeTarget::new(name, ScrapeTargetSpec::new(kind, url))).unwrap();
+    Target::resolve(TargetId::new("media", name), Arc::new(declaration), &NoObjects)
 }
 
 /// Pollers that poll in the background, with small limits.

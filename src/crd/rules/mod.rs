@@ -1,7 +1,7 @@
-//! The rules that no structural schema can say, each declared once: where it stands, its CEL text for the API server, its sentence
-//! for the user, and its twin in Rust for `check` and file mode. A test evaluates both sides and compares.
+//! The rules that a structural schema cannot express, each declared once: its place, its CEL expression for the API server, its message
+//! for the user, and its twin in Rust for `check` and file mode. A test evaluates both and compares the results.
 //!
-//! Names of maxima, patterns and types are not here but in the types themselves; what CEL cannot express is in `invalid`.
+//! Limits and types are not here but in the types themselves; what CEL cannot express is in [`ParsedTarget::parse`](super::ParsedTarget::parse).
 
 mod table;
 
@@ -11,25 +11,25 @@ use regex::Regex;
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use super::Problem;
+use super::FieldError;
 use super::pattern::BEYOND_ASCII;
 pub(crate) use table::is_duration;
 pub use table::{all, relabeling_problem, reserved_labels};
 
 /// One rule.
 pub struct Rule {
-    /// The places of the schema it is attached to: `spec.headers[].name`; `[]` are the items of a list, `{}` the values of a map.
+    /// The places in the schema that it is attached to: `spec.headers[].name`; `[]` are the items of a list, `{}` the values of a map.
     pub paths: Vec<&'static str>,
-    /// The field below the place that is to blame, or nothing if it is the place itself.
+    /// The field below the place that the message is about; empty if it is the place itself.
     pub field: String,
-    /// Whether `cel` speaks of each key of a map, called `key`, instead of the value `self`.
+    /// Whether `cel` is about each key of a map, called `key`, instead of the value `self`.
     pub keys: bool,
     /// The condition that must hold, in CEL.
     pub cel: String,
     /// What is wrong and what to write instead.
     pub message: String,
     holds: Box<dyn Fn(&Value) -> bool + Send + Sync>,
-    /// What is to be said of this very text besides: only we can say that, not the API server.
+    /// More about a certain text, which the API server cannot say.
     more: fn(&str) -> Option<String>,
 }
 
@@ -46,13 +46,13 @@ impl Rule {
         }
     }
 
-    /// A rule on texts that must match a pattern.
+    /// A rule that a text must match a pattern.
     fn matches(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
         Self::new(path, format!("self.matches({})", raw(regex.as_str())), message)
             .twin_text(|text| regex.is_match(text))
     }
 
-    /// The same, but for texts with letters beyond ASCII: a rule of their own says what to do about them.
+    /// The same, except for texts with characters beyond ASCII, which have a rule of their own.
     fn matches_in_ascii(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
         let cel = format!("self.matches({}) || self.matches({})", raw(regex.as_str()), raw(BEYOND_ASCII.as_str()));
         Self::new(path, cel, message).twin_text(|text| regex.is_match(text) || BEYOND_ASCII.is_match(text))
@@ -78,7 +78,7 @@ impl Rule {
         self
     }
 
-    /// The twin of a rule on texts; what is no text was refused before.
+    /// The twin of a rule about a text. The schema has refused any other type before.
     fn twin_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.twin(move |value| value.as_str().is_none_or(&holds))
     }
@@ -88,15 +88,15 @@ impl Rule {
         self
     }
 
-    /// The sentence about this value.
-    fn sentence(&self, value: &Value) -> String {
+    /// The message about this value.
+    fn message_for(&self, value: &Value) -> String {
         match value.as_str().and_then(self.more) {
             Some(more) => format!("{}: {more}", self.message),
             None => self.message.clone(),
         }
     }
 
-    /// The condition as it stands in the schema.
+    /// The condition as it is written in the schema.
     pub fn expression(&self) -> String {
         if self.keys { format!("self.all(key, {})", self.cel) } else { self.cel.clone() }
     }
@@ -114,7 +114,7 @@ impl Rule {
     }
 }
 
-/// A CEL text in which a backslash is a backslash.
+/// A raw string of CEL, in which a backslash is a backslash.
 fn raw(text: &str) -> String {
     format!("r\"{text}\"")
 }
@@ -151,28 +151,28 @@ fn descend<'a>(spec: &'a mut Map<String, Value>, path: &str) -> Option<&'a mut M
     Some(node)
 }
 
-/// Judges a whole target by every rule. What has a problem of its schema already is not judged again at the same place, nor for the lack of
-/// what an unknown field was to be.
-pub(crate) fn check(target: &Value, problems: &mut Vec<Problem>) {
-    let structural = problems.len();
+/// Checks a whole target by every rule. A field that has an error of the schema already gets no second one, nor does the lack of a field
+/// that was probably meant by an unknown one.
+pub(crate) fn check(target: &Value, errors: &mut Vec<FieldError>) {
+    let of_schema = errors.len();
     for rule in all() {
         for path in &rule.paths {
             let mut steps: Vec<&str> = path.split('.').collect();
             steps.reverse();
             visit(target, &mut steps, String::new(), &mut |value, at| {
-                let mut blame = |at: String| {
+                let mut report = |at: String| {
                     let is_below = |path: &str| path.strip_prefix(&at).is_some_and(|rest| rest.starts_with('.'));
-                    let known = |problem: &Problem| {
-                        problem.path == at || is_below(&problem.path) && problem.message.starts_with("unknown field")
+                    let known = |error: &FieldError| {
+                        error.path == at || is_below(&error.path) && error.message.starts_with("unknown field")
                     };
-                    if !problems.iter().take(structural).any(known) {
-                        problems.push(Problem::new(&at, rule.sentence(value)));
+                    if !errors.iter().take(of_schema).any(known) {
+                        errors.push(FieldError::new(&at, rule.message_for(value)));
                     }
                 };
                 if let Some(map) = value.as_object().filter(|_| rule.keys) {
-                    map.keys().filter(|key| !rule.accepts_key(key)).for_each(|key| blame(format!("{at}[{key}]")));
+                    map.keys().filter(|key| !rule.accepts_key(key)).for_each(|key| report(format!("{at}[{key}]")));
                 } else if !rule.accepts(value) {
-                    blame(if rule.field.is_empty() { at } else { format!("{at}.{}", rule.field) });
+                    report(if rule.field.is_empty() { at } else { format!("{at}.{}", rule.field) });
                 }
             });
         }

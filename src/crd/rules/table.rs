@@ -6,12 +6,12 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use super::{Rule, raw};
-use crate::crd::duration::{self, Duration};
 use crate::crd::pattern::{
     self, BEYOND_ASCII, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN, URL,
 };
 use crate::crd::regex_syntax;
 use crate::kind;
+use crate::time::{self, PromDuration};
 
 /// Every rule. The order is that of the fields.
 pub fn all() -> &'static [Rule] {
@@ -147,7 +147,7 @@ fn durations() -> Vec<Rule> {
             "must be a duration in whole hours, minutes, seconds and milliseconds, for instance 15s, 1m30s or 500ms",
         )
         .also(&DURATIONS)
-        .twin_text(|text| text.parse::<Duration>().is_ok()),
+        .twin_text(|text| text.parse::<PromDuration>().is_ok()),
         Rule::new(
             "spec.interval",
             format!("!{} || (duration(self) >= duration('1s') && duration(self) <= duration('1h'))", readable("self")),
@@ -155,8 +155,8 @@ fn durations() -> Vec<Rule> {
         )
         .also(&["spec.monitor.interval"])
         .twin_text(|text| {
-            let range = Duration::from_secs(1)..=Duration::from_secs(3600);
-            text.parse().map_or(true, |span: Duration| range.contains(&span))
+            let range = PromDuration::from_secs(1)..=PromDuration::from_secs(3600);
+            text.parse().map_or(true, |span: PromDuration| range.contains(&span))
         }),
         Rule::new(
             "spec.timeout",
@@ -164,7 +164,7 @@ fn durations() -> Vec<Rule> {
             "must be longer than 0s",
         )
         .also(&["spec.monitor.scrapeTimeout"])
-        .twin_text(|text| text.parse().map_or(true, |span: Duration| span > Duration::from_secs(0))),
+        .twin_text(|text| text.parse().map_or(true, |span: PromDuration| span > PromDuration::from_secs(0))),
     ]
 }
 
@@ -332,7 +332,7 @@ fn monitor() -> Vec<Rule> {
         .field("monitor.scrapeTimeout")
         .twin(|spec| {
             let Some(monitor) = spec.get("monitor") else { return true };
-            let interval = span(spec, "interval").map(|interval| interval.min(Duration::from_secs(120)));
+            let interval = span(spec, "interval").map(|interval| interval.min(PromDuration::from_secs(120)));
             let most = if monitor.get("interval").is_some() {
                 interval.and_then(|_| span(monitor, "interval"))
             } else {
@@ -464,7 +464,7 @@ fn quoted(texts: &[&str]) -> String {
     texts.iter().map(|text| format!("'{text}'")).collect::<Vec<_>>().join(", ")
 }
 
-fn span(value: &Value, field: &str) -> Option<Duration> {
+fn span(value: &Value, field: &str) -> Option<PromDuration> {
     value.get(field)?.as_str()?.parse().ok()
 }
 
@@ -474,5 +474,5 @@ fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
 
 /// CEL: a duration that cannot be read must not be an error of this rule too; another rule speaks of it.
 fn readable(field: &str) -> String {
-    format!("({field} != '' && {field}.matches({}))", raw(duration::PATTERN))
+    format!("({field} != '' && {field}.matches({}))", raw(time::DURATION_PATTERN))
 }

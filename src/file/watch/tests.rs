@@ -15,19 +15,19 @@ fn target(name: &str, interval: &str) -> String {
 /// A source on one directory, looked at by hand instead of by the clock.
 struct Rig {
     folder: TempDir,
-    state: State,
-    now: Option<Desired>,
+    state: WatchState,
+    now: Option<TargetSet>,
 }
 
 impl Rig {
     fn new(files: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
-        let state = State { paths: vec![folder.path().to_owned()], ..State::default() };
+        let state = WatchState { paths: vec![folder.path().to_owned()], ..WatchState::default() };
         let mut rig = Self { folder, state, now: None };
         for (name, text) in files {
             rig.write(name, text);
         }
-        rig.look();
+        rig.refresh();
         rig
     }
 
@@ -41,9 +41,9 @@ impl Rig {
         fs::rename(self.path(".new"), self.path(name)).unwrap();
     }
 
-    fn look(&mut self) -> bool {
+    fn refresh(&mut self) -> bool {
         let first = !self.state.started;
-        let news = self.state.look(first);
+        let news = self.state.refresh(first);
         let any = news.is_some();
         if news.is_some() {
             self.now = news;
@@ -53,8 +53,8 @@ impl Rig {
 
     /// Two looks: what is at rest is taken.
     fn settle(&mut self) -> String {
-        self.look();
-        self.look();
+        self.refresh();
+        self.refresh();
         self.shown()
     }
 
@@ -73,12 +73,12 @@ impl Rig {
 fn a_file_renamed_over_another_takes_effect_after_the_second_look() {
     let mut rig = Rig::new(&[("a.yaml", &target("a", "10s"))]);
     assert_eq!(rig.shown(), "a=10s");
-    assert!(!rig.look());
+    assert!(!rig.refresh());
     rig.write("a.yaml", &target("a", "20s"));
-    assert!(!rig.look(), "read before it came to rest");
-    assert!(rig.look());
+    assert!(!rig.refresh(), "read before it came to rest");
+    assert!(rig.refresh());
     assert_eq!(rig.shown(), "a=20s");
-    assert!(!rig.look());
+    assert!(!rig.refresh());
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_file_that_is_still_being_written_is_left_in_peace() {
     let text = target("a", "20s") + &target("b", "20s");
     for end in [20, 60, 100] {
         fs::write(rig.path("a.yaml"), &text[..end]).unwrap();
-        assert!(!rig.look());
+        assert!(!rig.refresh());
     }
     fs::write(rig.path("a.yaml"), &text).unwrap();
     assert_eq!(rig.settle(), "a=20s b=20s");
@@ -147,7 +147,7 @@ fn a_file_that_cannot_be_read_keeps_its_targets_and_is_logged_once() {
     fs::create_dir(rig.path("a.yaml")).unwrap();
     assert_eq!(rig.settle(), "a=10s");
     assert_eq!(rig.problems(), ["cannot be read: it is not a plain file"]);
-    assert!(!rig.look());
+    assert!(!rig.refresh());
     fs::remove_dir(rig.path("a.yaml")).unwrap();
     rig.write("a.yaml", &target("a", "20s"));
     assert_eq!(rig.settle(), "a=20s");
@@ -237,47 +237,47 @@ fn targets_are_not_known_while_one_of_several_files_was_never_read() {
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name);
     fs::write(path("a.yaml"), target("a", "10s")).unwrap();
-    let mut state = State { paths: vec![path("a.yaml"), path("more")], ..State::default() };
-    let unknown = |desired: Option<Desired>| {
+    let mut state = WatchState { paths: vec![path("a.yaml"), path("more")], ..WatchState::default() };
+    let unknown = |desired: Option<TargetSet>| {
         let desired = desired.unwrap();
-        (desired.targets.len(), desired.unknown.unwrap_or_default())
+        (desired.targets.len(), desired.incomplete.unwrap_or_default())
     };
-    let (targets, why) = unknown(state.look(true));
+    let (targets, why) = unknown(state.refresh(true));
     assert!(targets == 1 && why.contains("more: cannot be read"), "{targets} {why}");
     // A mount comes with what is in it. One of its files cannot be read.
     fs::create_dir(path("staged")).unwrap();
     fs::write(path("staged").join("b.yaml"), target("b", "10s")).unwrap();
     fs::write(path("staged").join("c.yaml"), [0xff]).unwrap();
     fs::rename(path("staged"), path("more")).unwrap();
-    let (targets, why) = unknown(state.look(false));
+    let (targets, why) = unknown(state.refresh(false));
     assert!(targets == 1 && why.contains("b.yaml: not read yet"), "{targets} {why}");
-    let (targets, why) = unknown(state.look(false));
+    let (targets, why) = unknown(state.refresh(false));
     assert!(targets == 2 && why.contains("c.yaml: cannot be read: it is not UTF-8"), "{targets} {why}");
     fs::write(path("more").join("c.yaml"), target("c", "10s")).unwrap();
-    state.look(false);
-    assert_eq!(unknown(state.look(false)), (3, String::new()));
+    state.refresh(false);
+    assert_eq!(unknown(state.refresh(false)), (3, String::new()));
     fs::remove_dir_all(path("more")).unwrap();
-    state.look(false);
-    let after = state.look(false).or_else(|| state.look(true));
+    state.refresh(false);
+    let after = state.refresh(false).or_else(|| state.refresh(true));
     assert!(
-        after.is_none_or(|desired| desired.unknown.is_none() && desired.targets.len() == 3),
+        after.is_none_or(|desired| desired.incomplete.is_none() && desired.targets.len() == 3),
         "known once, and kept"
     );
 }
 
 // The clock of these stands still while files are read: they show how often the source looks, however busy the machine is. The lengths
-// differ because two writes within a tick of the file system's clock look the same.
+// differ because two writes within a tick of the file system's clock refresh the same.
 
 #[tokio::test(start_paused = true)]
 async fn a_running_source_takes_an_edit_within_two_seconds() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.yaml");
     fs::write(&file, target("a", "10s")).unwrap();
-    let source = Source::new(vec![file.clone()], None);
+    let source = FileWatcher::new(vec![file.clone()], None);
     let (sender, mut receiver) = watch::channel(None);
     let stop = CancellationToken::new();
     let task = tokio::spawn(source.run(sender, stop.clone()));
-    let interval = |desired: &Option<Desired>| {
+    let interval = |desired: &Option<TargetSet>| {
         desired.as_ref().map(|d| d.targets.values().next().unwrap().spec.interval.to_string())
     };
     receiver.wait_for(|desired| interval(desired).as_deref() == Some("10s")).await.unwrap();
@@ -293,7 +293,7 @@ async fn a_rescan_does_not_wait() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.yaml");
     fs::write(&file, target("a", "10s")).unwrap();
-    let source = Source::new(vec![file.clone()], None);
+    let source = FileWatcher::new(vec![file.clone()], None);
     let rescan = source.rescan();
     let (sender, mut receiver) = watch::channel(None);
     let stop = CancellationToken::new();
@@ -312,18 +312,18 @@ async fn a_path_that_was_never_there_leaves_the_list_incomplete_until_it_appears
     let path = folder.path().join("later.yaml");
     let (sender, mut receiver) = watch::channel(None);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(Source::new(vec![path.clone()], None).run(sender, stop.clone()));
+    let task = tokio::spawn(FileWatcher::new(vec![path.clone()], None).run(sender, stop.clone()));
     receiver.changed().await.unwrap();
-    let why = receiver.borrow_and_update().as_ref().unwrap().unknown.clone().unwrap();
+    let why = receiver.borrow_and_update().as_ref().unwrap().incomplete.clone().unwrap();
     assert!(why.contains("later.yaml: cannot be read"), "{why}");
     std::fs::write(&path, "a: [").unwrap();
-    let nothing = |desired: &Option<Desired>| desired.as_ref().is_some_and(|desired| desired.unknown.is_some());
+    let nothing = |desired: &Option<TargetSet>| desired.as_ref().is_some_and(|desired| desired.incomplete.is_some());
     tokio::time::timeout(Duration::from_secs(2), receiver.changed()).await.unwrap().unwrap();
     assert!(nothing(&receiver.borrow_and_update()), "not even read");
     tokio::time::timeout(Duration::from_secs(2), receiver.changed()).await.unwrap().unwrap();
     assert!(nothing(&receiver.borrow_and_update()), "the only file is no YAML");
     std::fs::write(&path, "# no targets, on purpose").unwrap();
-    let complete = receiver.wait_for(|desired| desired.as_ref().is_some_and(|desired| desired.unknown.is_none()));
+    let complete = receiver.wait_for(|desired| desired.as_ref().is_some_and(|desired| desired.incomplete.is_none()));
     tokio::time::timeout(Duration::from_secs(3), complete).await.unwrap().unwrap();
     stop.cancel();
     task.await.unwrap();

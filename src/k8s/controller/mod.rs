@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::secrets::Secrets;
 use super::watch::{self, News, Observed, Report};
-use crate::crd::ScrapeTarget;
+use crate::crd::ParsedTarget;
 use crate::target::{Problem, Target, TargetId};
 use health::Health;
 use journal::{Event, Journal};
@@ -80,7 +80,7 @@ enum Due {
     /// Declare it as it is in the catalog.
     Declare,
     /// It cannot be used as it is: this answers for it, or nobody.
-    Refuse(Option<Arc<ScrapeTarget>>),
+    Refuse(Option<Arc<ParsedTarget>>),
 }
 
 impl Follower {
@@ -259,14 +259,14 @@ impl Follower {
                     if !self.is_ready(&id) {
                         continue;
                     }
-                    let target = Target::declare(id.clone(), Arc::clone(declaration), &*self.secrets);
+                    let target = Target::resolve(id.clone(), Arc::clone(declaration), &*self.secrets);
                     let problem = target.problem.clone();
                     targets.push(target);
                     problem
                 }
                 (Err(problem), Due::Refuse(stand_in)) => {
                     if let Some(stand_in) = stand_in {
-                        let target = Target::declare(id.clone(), stand_in, &*self.secrets);
+                        let target = Target::resolve(id.clone(), stand_in, &*self.secrets);
                         targets.push(Target { problem: Some(problem.clone()), ..target });
                     } else {
                         self.shared.pollers.remove(&id);

@@ -2,7 +2,7 @@
 
 use super::super::catalog::Object;
 use super::*;
-use crate::crd::{ScrapeTargetSpec, ScrapeTargetStatus};
+use crate::crd::{ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
 use crate::kind::Type;
 
 fn id(name: &str) -> TargetId {
@@ -17,7 +17,7 @@ fn object(name: &str) -> Object {
         uid: "first".into(),
         generation: 1,
         resource_version: "1".to_owned(),
-        declaration: Ok(Arc::new(ScrapeTarget::new(name, spec))),
+        declaration: Ok(Arc::new(ParsedTarget::parse(ScrapeTarget::new(name, spec)).unwrap())),
         status: ScrapeTargetStatus::default(),
     }
 }
@@ -25,7 +25,7 @@ fn object(name: &str) -> Object {
 /// The same with another url.
 fn moved(name: &str) -> Object {
     let spec = ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:10/");
-    let declaration = Ok(Arc::new(ScrapeTarget::new(name, spec)));
+    let declaration = Ok(Arc::new(ParsedTarget::parse(ScrapeTarget::new(name, spec)).unwrap()));
     Object { declaration, generation: 2, resource_version: "2".to_owned(), ..object(name) }
 }
 
@@ -182,7 +182,7 @@ async fn a_spoilt_object_is_answered_for_by_a_stand_in_and_heals() {
     let mut lab = Lab::new(&[None]);
     lab.applied(object("a"));
     lab.woken();
-    let stand_in = Arc::new(ScrapeTarget::new("a", ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/")));
+    let stand_in = Arc::new(ParsedTarget::stand_in("a", Type::Sora, "http://127.0.0.1:9/"));
     lab.take([News::Applied(Box::new(Observed { object: spoilt("a"), stand_in: Some(stand_in), unknown: None }))]);
     let problem = lab.shared.pollers.get(&id("a")).unwrap().target().problem.clone().unwrap();
     assert_eq!((problem.reason, &*problem.message), ("InvalidSpec", "spec.interval: too odd"));
@@ -228,7 +228,10 @@ async fn a_target_whose_secrets_are_not_read_is_declared_without_them_after_two_
     let mut spec = ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/");
     let authorization = serde_json::json!({ "credentials": { "name": "sora", "key": "token" } });
     spec.authorization = Some(serde_json::from_value(authorization).unwrap());
-    lab.applied(Object { declaration: Ok(Arc::new(ScrapeTarget::new("a", spec))), ..object("a") });
+    lab.applied(Object {
+        declaration: Ok(Arc::new(ParsedTarget::parse(ScrapeTarget::new("a", spec)).unwrap())),
+        ..object("a")
+    });
     lab.applied(object("b"));
     lab.follower.lose_patience();
     assert!(!lab.follower.declare());

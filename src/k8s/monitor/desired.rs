@@ -15,6 +15,7 @@ use super::trust::{refuse_forgery, scrape_class};
 use super::unwritten::Unwritten;
 use super::{API_VERSION, KIND, labels};
 use crate::crd::{self, Monitor, ScrapeTargetSpec};
+use crate::time::PromDuration;
 
 /// The part of a ServiceMonitor that is ours: `metadata.labels`, `.annotations`, `.ownerReferences`, and `spec`.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,8 +135,8 @@ fn spec_of(
         "port": "http",
         "path": "/probe",
         "params": { "target": [object.id.to_string()] },
-        "interval": crd::Duration::from(spec.effective_scrape_interval()),
-        "scrapeTimeout": crd::Duration::from(spec.effective_scrape_timeout()),
+        "interval": PromDuration::from(spec.effective_scrape_interval()),
+        "scrapeTimeout": PromDuration::from(spec.effective_scrape_timeout()),
         "scheme": settings.discovery.scheme.as_str(),
         "relabelings": relabelings(&object.id, spec, settings),
     });

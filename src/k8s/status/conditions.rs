@@ -6,15 +6,13 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
-
 use super::super::catalog::MonitorState;
 use super::super::settings::DiscoveryMode;
 use crate::crd::{Condition, ConditionStatus, ScrapeTargetStatus};
 use crate::kind::Reason;
 use crate::poll::{State, Status};
 use crate::target::Problem;
+use crate::time::{PromDuration, rfc3339};
 
 const READY: &str = "Ready";
 const ACCEPTED: &str = "Accepted";
@@ -236,7 +234,7 @@ impl Facts<'_> {
         let ever = scrapes.last.is_some() || find(self.observed, SCRAPED).is_some_and(before);
         let (reason, since) = if ever { (NOT_SCRAPED, "any more") } else { ("NeverScraped", "yet") };
         let advice = self.advice(&scrapes);
-        let patience = crate::crd::Duration::from(patience);
+        let patience = PromDuration::from(patience);
         let message = format!("no Prometheus scrapes it {since}, at least not within {patience}: {advice}");
         Some(Finding::new(ConditionStatus::False, reason, message))
     }
@@ -306,13 +304,6 @@ fn bounded(mut message: String) -> String {
         message.truncate(end);
     }
     message
-}
-
-/// In whole seconds, as `metav1.Time` has it.
-fn rfc3339(at: SystemTime) -> String {
-    // A clock outside jiff's nine thousand years is no clock.
-    let at = Timestamp::try_from(at).unwrap_or_default().to_zoned(TimeZone::UTC);
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ impl Fleet for Cluster {
             Err(problem) => return conditions::status(&Facts { accepted: Some(Err(problem)), ..facts }),
         };
         // Until the poller has this very declaration, both its polls and the judgement are of the one before.
-        let current = poller.as_ref().is_none_or(|poller| poller.target().declaration.spec == declared.spec);
+        let current = poller.as_ref().is_none_or(|poller| poller.target().declaration == *declared);
         let poll = poller.as_ref().filter(|poller| current && is_fresh(poller)).map(|poller| poller.status());
         let accepted = accepted.as_ref().filter(|_| current).map(|accepted| accepted.as_ref().map(|&()| ()));
         facts.accepted = accepted
@@ -170,14 +170,15 @@ fn patch(object: &Object, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Va
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::ScrapeTargetSpec;
+    use crate::crd::{ParsedTarget, ScrapeTargetSpec};
     use crate::kind::Type;
     use crate::target::{Problem, TargetId};
 
     #[test]
     fn a_patch_names_the_version_of_the_object_that_was_judged() {
         let spec = ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/");
-        for declaration in [Ok(Arc::new(ScrapeTarget::new("a", spec))), Err(Problem::invalid_spec("too odd"))] {
+        let good = ParsedTarget::parse(ScrapeTarget::new("a", spec)).unwrap();
+        for declaration in [Ok(Arc::new(good)), Err(Problem::invalid_spec("too odd"))] {
             let object = Object {
                 id: TargetId::new("team", "a"),
                 uid: "uid".into(),

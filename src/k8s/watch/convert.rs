@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::catalog::Object;
 use super::super::object::Shown;
-use crate::crd::{self, ScrapeTarget, ScrapeTargetSpec};
+use crate::crd::{self, ParsedTarget};
 use crate::kind::Type;
 use crate::target::{Problem, TargetId};
 
@@ -16,7 +16,7 @@ use crate::target::{Problem, TargetId};
 pub(in crate::k8s) struct Observed {
     pub(in crate::k8s) object: Object,
     /// For one that cannot be used as it is: as much of it as a poller needs to say so. `None` if even type or url are not readable.
-    pub(in crate::k8s) stand_in: Option<Arc<ScrapeTarget>>,
+    pub(in crate::k8s) stand_in: Option<Arc<ParsedTarget>>,
     /// A field that we do not know, and have left out: the CRD is a newer one than ours, which may even have filled it in by itself.
     pub(in crate::k8s) unknown: Option<String>,
 }
@@ -65,7 +65,7 @@ pub(super) fn convert(shown: Shown) -> Option<Observed> {
 const TOLD: usize = 10;
 
 /// All problems in one line.
-fn sentence(problems: &[crd::Problem]) -> String {
+fn sentence(problems: &[crd::FieldError]) -> String {
     let mut told: Vec<String> = problems.iter().take(TOLD).map(ToString::to_string).collect();
     if problems.len() > TOLD {
         told.push(format!("and {} more", problems.len() - TOLD));
@@ -74,16 +74,16 @@ fn sentence(problems: &[crd::Problem]) -> String {
 }
 
 /// A target of the same type and url, with nothing else: it is never polled, but its name answers.
-fn stand_in(manifest: &Value, name: &str) -> Option<ScrapeTarget> {
+fn stand_in(manifest: &Value, name: &str) -> Option<ParsedTarget> {
     let spec = manifest.get("spec")?;
     let kind = Type::deserialize(spec.get("type")?).ok()?;
-    Some(ScrapeTarget::new(name, ScrapeTargetSpec::new(kind, spec.get("url")?.as_str()?)))
+    Some(ParsedTarget::stand_in(name, kind, spec.get("url")?.as_str()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::ConditionStatus;
+    use crate::crd::{ConditionStatus, ScrapeTargetSpec};
 
     fn shown(spec: &Value, status: &Value) -> Observed {
         let object = json!({

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
+use crate::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetStatus};
 use crate::k8s::{Discovery, Election, Scheme};
 use crate::target::TargetId;
 
@@ -27,8 +27,9 @@ pub(in crate::k8s::monitor) fn settings(discovery: Discovery) -> Settings {
     }
 }
 
-fn object(namespace: &str, name: &str, spec: Value) -> (Object, Arc<ScrapeTarget>) {
-    let declaration = Arc::new(ScrapeTarget::new(name, serde_json::from_value(spec).unwrap()));
+fn object(namespace: &str, name: &str, spec: Value) -> (Object, Arc<ParsedTarget>) {
+    let declaration = ScrapeTarget::new(name, serde_json::from_value(spec).unwrap());
+    let declaration = Arc::new(ParsedTarget::parse(declaration).unwrap());
     let object = Object {
         id: TargetId::new(namespace, name),
         uid: "6a1f".into(),

@@ -12,7 +12,7 @@ use super::super::observed::Observed;
 use super::super::requests::Trouble;
 use super::outcome::What;
 use super::*;
-use crate::crd::{ConditionStatus, Monitor, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
+use crate::crd::{ConditionStatus, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
 use crate::kind::Type;
 use crate::target::Problem;
 
@@ -35,7 +35,7 @@ fn declare(writer: &Writer, namespace: &str, spec: Result<ScrapeTargetSpec, Prob
         uid: "first".into(),
         generation: 1,
         resource_version: "1".to_owned(),
-        declaration: spec.map(|spec| Arc::new(ScrapeTarget::new("target", spec))),
+        declaration: spec.map(|spec| Arc::new(ParsedTarget::parse(ScrapeTarget::new("target", spec)).unwrap())),
         status: ScrapeTargetStatus::default(),
     }));
     id
@@ -209,7 +209,7 @@ fn declare_as(writer: &Writer, namespace: &str, name: &str) -> TargetId {
         uid: name.into(),
         generation: 1,
         resource_version: "1".to_owned(),
-        declaration: Ok(Arc::new(ScrapeTarget::new(name, good()))),
+        declaration: Ok(Arc::new(ParsedTarget::parse(ScrapeTarget::new(name, good())).unwrap())),
         status: ScrapeTargetStatus::default(),
     }));
     id

@@ -1,20 +1,24 @@
-//! The text of a duration, as a user writes it: `15s`, `1m30s`, `500ms`.
-//!
-//! Narrower than Go's: whole numbers, the units h, m, s and ms in this order, each at most once. Both CEL's `duration()` and the
-//! ServiceMonitor CRD read all of these alike.
+//! Durations and points in time as text: what users write in manifests and flags, and what Kubernetes and Prometheus read.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A time span that reads and writes itself as text.
+/// A duration that is written as Prometheus writes it: `15s`, `1m30s`, `500ms`.
+///
+/// Narrower than Go's format: whole numbers, the units h, m, s and ms in this order, each at most once. CEL's `duration()` and the
+/// ServiceMonitor CRD read all of these alike.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Duration(std::time::Duration);
+pub struct PromDuration(Duration);
 
-/// What a duration must match; it must besides not be empty.
-pub(crate) const PATTERN: &str = "^(0s|([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?([0-9]{1,8}ms)?)$";
+/// What the text of a duration must match, and it must not be empty.
+pub(crate) const DURATION_PATTERN: &str = "^(0s|([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?([0-9]{1,8}ms)?)$";
 
 /// The longest text of a duration, in characters.
 pub(crate) const MAX_LENGTH: usize = 16;
@@ -27,31 +31,31 @@ const UNITS: [(&str, u64, usize); 4] = [("h", 3_600_000, 4), ("m", 60_000, 5), (
 #[error("{0:?} is no duration, write for instance 15s, 1m30s or 500ms")]
 pub struct DurationError(String);
 
-impl Duration {
+impl PromDuration {
     /// A number of whole seconds.
     pub const fn from_secs(seconds: u64) -> Self {
-        Self(std::time::Duration::from_secs(seconds))
+        Self(Duration::from_secs(seconds))
     }
 
-    /// The span as the standard library has it.
-    pub const fn get(self) -> std::time::Duration {
+    /// The duration as the standard library has it.
+    pub const fn get(self) -> Duration {
         self.0
     }
 }
 
-impl From<std::time::Duration> for Duration {
-    fn from(span: std::time::Duration) -> Self {
-        Self(span)
+impl From<Duration> for PromDuration {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
     }
 }
 
-impl From<Duration> for std::time::Duration {
-    fn from(span: Duration) -> Self {
-        span.0
+impl From<PromDuration> for Duration {
+    fn from(duration: PromDuration) -> Self {
+        duration.0
     }
 }
 
-impl FromStr for Duration {
+impl FromStr for PromDuration {
     type Err = DurationError;
 
     fn from_str(text: &str) -> Result<Self, DurationError> {
@@ -74,11 +78,11 @@ impl FromStr for Duration {
         if text.is_empty() || !rest.is_empty() {
             return Err(error());
         }
-        Ok(Self(std::time::Duration::from_millis(millis)))
+        Ok(Self(Duration::from_millis(millis)))
     }
 }
 
-impl fmt::Display for Duration {
+impl fmt::Display for PromDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
         if millis == 0 {
@@ -95,26 +99,26 @@ impl fmt::Display for Duration {
     }
 }
 
-impl fmt::Debug for Duration {
+impl fmt::Debug for PromDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl Serialize for Duration {
+impl Serialize for PromDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Duration {
+impl<'de> Deserialize<'de> for PromDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
 }
 
-impl JsonSchema for Duration {
+impl JsonSchema for PromDuration {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Duration".into()
     }
@@ -129,6 +133,22 @@ impl JsonSchema for Duration {
     }
 }
 
+/// `2026-11-21T06:53:01Z`: whole seconds, as `metav1.Time` has them.
+pub fn rfc3339(at: SystemTime) -> String {
+    utc(at, "%Y-%m-%dT%H:%M:%SZ")
+}
+
+/// `2026-11-21T06:53:01.123Z`.
+pub fn rfc3339_millis(at: SystemTime) -> String {
+    utc(at, "%Y-%m-%dT%H:%M:%S.%3fZ")
+}
+
+/// A point in time in UTC, in a format of `strftime`.
+pub fn utc(at: SystemTime, format: &str) -> String {
+    // jiff knows nine thousand years. What a clock says outside these is of no use: it becomes 1970.
+    Timestamp::try_from(at).unwrap_or_default().to_zoned(TimeZone::UTC).strftime(format).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +156,7 @@ mod tests {
 
     #[test]
     fn units_add_up() {
-        let read = |text: &str| text.parse::<Duration>().unwrap().get().as_millis();
+        let read = |text: &str| text.parse::<PromDuration>().unwrap().get().as_millis();
         assert_eq!(read("1h2m3s4ms"), 3_723_004);
         assert_eq!(read("90m"), 5_400_000);
         assert_eq!(read("5ms"), 5);
@@ -144,17 +164,33 @@ mod tests {
         assert_eq!(read("0s"), 0);
     }
 
+    #[test]
+    fn a_duration_is_written_as_prometheus_reads_it() {
+        for (milliseconds, text) in
+            [(15_000, "15s"), (90_000, "1m30s"), (500, "500ms"), (3_600_000, "1h"), (0, "0s"), (3_661_001, "1h1m1s1ms")]
+        {
+            assert_eq!(PromDuration(Duration::from_millis(milliseconds)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn times_are_utc_in_seconds_or_milliseconds() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_780_000_000_123);
+        assert_eq!(rfc3339(at), "2026-05-28T20:26:40Z");
+        assert_eq!(rfc3339_millis(at), "2026-05-28T20:26:40.123Z");
+    }
+
     proptest! {
         #[test]
         fn what_the_pattern_matches_is_what_is_read(text in "([0-9]{0,9}(h|m|s|ms|d|us|)){0,5}|[ -~]{0,6}") {
-            let matches = !text.is_empty() && regex::Regex::new(PATTERN).unwrap().is_match(&text);
-            prop_assert_eq!(text.parse::<Duration>().is_ok(), matches);
+            let matches = !text.is_empty() && regex::Regex::new(DURATION_PATTERN).unwrap().is_match(&text);
+            prop_assert_eq!(text.parse::<PromDuration>().is_ok(), matches);
         }
 
         #[test]
         fn writing_and_reading_gives_the_same_span(millis in 0_u64..9_999 * 3_600_000) {
-            let span = Duration(std::time::Duration::from_millis(millis));
-            prop_assert_eq!(span.to_string().parse::<Duration>().unwrap(), span);
+            let span = PromDuration(Duration::from_millis(millis));
+            prop_assert_eq!(span.to_string().parse::<PromDuration>().unwrap(), span);
         }
     }
 }

@@ -1,0 +1,206 @@
+//! A ScrapeTarget that was judged, with its URLs, headers and patterns parsed. Whoever has one never parses a field of its spec again.
+
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
+
+use reqwest::Url;
+use reqwest::header::{HeaderName, HeaderValue};
+
+use super::{FieldError, Header, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, regex_problem};
+use crate::kind::Type;
+use crate::metric::Filter;
+
+/// A ScrapeTarget and what its spec means. Nothing changes it once it is made.
+#[derive(Clone, Debug)]
+pub struct ParsedTarget {
+    written: ScrapeTarget,
+    url: Url,
+    proxy_url: Option<Url>,
+    headers: Vec<ParsedHeader>,
+    filter: Option<Arc<Filter>>,
+}
+
+/// One of `spec.headers`.
+#[derive(Clone, Debug)]
+pub struct ParsedHeader {
+    /// Its name.
+    pub name: HeaderName,
+    /// Where its value comes from.
+    pub value: HeaderSource,
+}
+
+/// Where the value of a header comes from.
+#[derive(Clone, Debug)]
+pub enum HeaderSource {
+    /// From the spec. It is marked sensitive: people write credentials there although they should not.
+    Plain(HeaderValue),
+    /// From a Secret.
+    Secret(SecretKeyRef),
+}
+
+impl ParsedTarget {
+    /// Parses a ScrapeTarget that satisfies schema and rules. What is found here is what neither schema nor CEL can express, so that the API
+    /// server admits it: in Kubernetes the reason `InvalidSpec` of `Accepted=False`.
+    pub fn parse(written: ScrapeTarget) -> Result<Self, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let spec = &written.spec;
+        let url = parse_url("spec.url", &spec.url, &mut errors);
+        let proxy_url = spec.proxy_url.as_ref().map(|url| parse_url("spec.proxyUrl", url, &mut errors));
+        let headers: Vec<Option<ParsedHeader>> =
+            spec.headers.iter().enumerate().map(|(index, header)| parse_header(index, header, &mut errors)).collect();
+        let filter = parse_filter(spec, &mut errors);
+        match (url, proxy_url.map_or(Some(None), |url| url.map(Some)), headers.into_iter().collect()) {
+            (Some(url), Some(proxy_url), Some(headers)) if errors.is_empty() => {
+                Ok(Self { written, url, proxy_url, headers, filter })
+            }
+            _ => Err(errors),
+        }
+    }
+
+    /// Stands for a ScrapeTarget that cannot be used, of which no more than type and url were readable: it must never be polled, but its name
+    /// can be asked for. A url that is none is kept as text, beside one that leads nowhere.
+    pub fn stand_in(name: &str, kind: Type, url: &str) -> Self {
+        static NOWHERE: LazyLock<Url> =
+            LazyLock::new(|| Url::parse("http://invalid.invalid/").expect("a constant that is a URL"));
+        let parsed = Url::parse(url).unwrap_or_else(|_| NOWHERE.clone());
+        let written = ScrapeTarget::new(name, ScrapeTargetSpec::new(kind, url));
+        Self { written, url: parsed, proxy_url: None, headers: Vec::new(), filter: None }
+    }
+
+    /// Where the server is.
+    pub const fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The proxy that it is reached through.
+    pub const fn proxy_url(&self) -> Option<&Url> {
+        self.proxy_url.as_ref()
+    }
+
+    /// `spec.headers`, in their order.
+    pub fn headers(&self) -> &[ParsedHeader] {
+        &self.headers
+    }
+
+    /// `spec.metrics`; `None` if every family is exported. Targets with the same patterns share one.
+    pub const fn filter(&self) -> Option<&Arc<Filter>> {
+        self.filter.as_ref()
+    }
+}
+
+/// What the user wrote, with the defaults of the schema.
+impl Deref for ParsedTarget {
+    type Target = ScrapeTarget;
+
+    fn deref(&self) -> &ScrapeTarget {
+        &self.written
+    }
+}
+
+/// Equal specs mean the same, and nothing else of the object has a meaning here.
+impl PartialEq for ParsedTarget {
+    fn eq(&self, other: &Self) -> bool {
+        self.spec == other.spec
+    }
+}
+
+// With it, an `Arc` of the same target is equal without a look at its spec.
+impl Eq for ParsedTarget {}
+
+fn parse_url(path: &str, text: &str, errors: &mut Vec<FieldError>) -> Option<Url> {
+    let parsed = Url::parse(text);
+    parsed.map_err(|error| errors.push(FieldError::new(path, format!("is no URL: {error}, correct it")))).ok()
+}
+
+fn parse_header(index: usize, header: &Header, errors: &mut Vec<FieldError>) -> Option<ParsedHeader> {
+    let mut error =
+        |field: &str, message: &str| errors.push(FieldError::new(&format!("spec.headers[{index}]{field}"), message));
+    let Ok(name) = HeaderName::from_bytes(header.name.as_bytes()) else {
+        error(".name", "is no name of a header, correct it");
+        return None;
+    };
+    let value = match (&header.value, &header.secret_key_ref) {
+        (Some(text), _) => HeaderValue::from_str(text).map(|mut value| {
+            value.set_sensitive(true);
+            HeaderSource::Plain(value)
+        }),
+        (None, Some(reference)) => Ok(HeaderSource::Secret(reference.clone())),
+        (None, None) => {
+            error("", "a header needs either value or secretKeyRef, write one of them");
+            return None;
+        }
+    };
+    let value =
+        value.map_err(|_| error(".value", "holds characters that no HTTP header can carry, correct it")).ok()?;
+    Some(ParsedHeader { name, value })
+}
+
+fn parse_filter(spec: &ScrapeTargetSpec, errors: &mut Vec<FieldError>) -> Option<Arc<Filter>> {
+    let metrics = spec.metrics.as_ref()?;
+    let before = errors.len();
+    for (name, patterns) in [("keep", &metrics.keep), ("drop", &metrics.drop)] {
+        for (index, pattern) in patterns.iter().enumerate() {
+            if let Some(problem) = regex_problem(pattern) {
+                errors.push(FieldError::new(&format!("spec.metrics.{name}[{index}]"), problem));
+            }
+        }
+    }
+    if errors.len() > before {
+        return None;
+    }
+    let filter = Filter::shared(&metrics.keep, &metrics.drop);
+    filter.map_err(|error| errors.push(FieldError::new("spec.metrics", error.to_string()))).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(spec: &serde_json::Value) -> Result<ParsedTarget, Vec<FieldError>> {
+        ParsedTarget::parse(ScrapeTarget::new("a", serde_json::from_value(spec.clone()).unwrap()))
+    }
+
+    #[test]
+    fn every_field_that_cannot_be_parsed_is_named() {
+        let errors = parse(&serde_json::json!({
+            "type": "Sora", "url": "http://[::1", "proxyUrl": "proxy",
+            "headers": [{ "name": "a b", "value": "x" }, { "name": "a", "value": "\n" }, { "name": "a" }],
+            "metrics": { "keep": ["ok", "a("], "drop": ["(?=x)"] },
+        }));
+        let paths: Vec<String> = errors.unwrap_err().into_iter().map(|error| error.path).collect();
+        assert_eq!(
+            paths,
+            [
+                "spec.url",
+                "spec.proxyUrl",
+                "spec.headers[0].name",
+                "spec.headers[1].value",
+                "spec.headers[2]",
+                "spec.metrics.keep[1]",
+                "spec.metrics.drop[0]",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_can_be_parsed_is_parsed_and_what_was_written_stays() {
+        let target = parse(&serde_json::json!({
+            "type": "Sora", "url": "http://SORA:80",
+            "headers": [{ "name": "X-Key", "secretKeyRef": { "name": "s", "key": "k" } }, { "name": "b", "value": "c" }],
+            "metrics": { "keep": ["sora_.*"] },
+        }));
+        let target = target.unwrap();
+        assert_eq!((target.spec.url.as_str(), target.url().as_str()), ("http://SORA:80", "http://sora/"));
+        let [key, plain] = target.headers() else { panic!("{:?}", target.headers()) };
+        assert!(key.name == "x-key" && matches!(&key.value, HeaderSource::Secret(secret) if secret.name == "s"));
+        assert!(matches!(&plain.value, HeaderSource::Plain(value) if value == "c" && value.is_sensitive()));
+        assert!(target.filter().is_some_and(|filter| filter.wants("sora_up") && !filter.wants("orion_up")));
+    }
+
+    #[test]
+    fn a_stand_in_keeps_the_text_of_a_url_that_is_none() {
+        let target = ParsedTarget::stand_in("a", Type::Orion, "orion:1026 ?");
+        assert_eq!((target.spec.url.as_str(), target.spec.kind), ("orion:1026 ?", Type::Orion));
+        assert_eq!(ParsedTarget::stand_in("a", Type::Orion, "no url").url().as_str(), "http://invalid.invalid/");
+    }
+}

@@ -1,0 +1,309 @@
+//! From a declaration to a target that can be polled: the values that its spec refers to are looked up. Nothing else can fail here, since
+//! everything that the spec itself says was parsed before.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::Url;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+
+use super::{Lookup, LookupError, Problem, Scrape, Source, Target, TargetId};
+use crate::crd::{FieldError, HeaderSource, ParsedTarget, Reference, SecretKeyRef};
+use crate::fetch::{Connection, Identity};
+
+impl Target {
+    /// The target that `declaration` describes, with what its references hold in `objects`.
+    ///
+    /// It never fails: a target whose values cannot be used is one with a [`problem`](Target::problem).
+    pub fn resolve(id: TargetId, declaration: Arc<ParsedTarget>, objects: &dyn Lookup) -> Self {
+        let resolver = Resolver { objects, namespace: &id.namespace };
+        let (connection, headers) = (resolver.connection(&declaration), resolver.headers(&declaration));
+        let problem = connection.as_ref().err().or(headers.as_ref().err()).map(ResolveError::problem);
+        let spec = &declaration.spec;
+        Self {
+            source: Source {
+                kind: spec.kind,
+                url: declaration.url().clone(),
+                options: spec.blocks.clone(),
+                connection: connection.unwrap_or_default(),
+                headers: headers.unwrap_or_default(),
+                filter: declaration.filter().cloned(),
+            },
+            id,
+            interval: spec.effective_interval(),
+            timeout: spec.effective_timeout(),
+            max_age: spec.effective_max_age(),
+            suspend: spec.suspend,
+            sample_limit: usize::try_from(spec.sample_limit).unwrap_or(usize::MAX),
+            scrape: Scrape { interval: spec.effective_scrape_interval(), timeout: spec.effective_scrape_timeout() },
+            declaration,
+            problem,
+        }
+    }
+
+    /// Why a target with these values cannot be polled, as far as that can be told without knowing which addresses are allowed; for `check`.
+    /// A missing value has no field: whoever asks has looked for those before.
+    pub fn check_values(namespace: &str, declaration: &ParsedTarget, objects: &dyn Lookup) -> Result<(), FieldError> {
+        let resolver = Resolver { objects, namespace };
+        let connection = resolver.connection(declaration).map_err(ResolveError::into_field_error)?;
+        resolver.headers(declaration).map_err(ResolveError::into_field_error)?;
+        connection.check(declaration.url()).map_err(|error| {
+            let field = error.field().map(|field| format!("spec.{field}")).unwrap_or_default();
+            FieldError::new(&field, error.to_string())
+        })
+    }
+
+    /// The declaration with every default filled in and every value that may be a secret masked, as YAML for people.
+    pub fn effective(&self) -> String {
+        let mut spec = self.declaration.spec.clone();
+        spec.timeout = Some(self.timeout.into());
+        spec.max_age = Some(self.max_age.into());
+        spec.sample_limit = u32::try_from(self.sample_limit).unwrap_or(spec.sample_limit);
+        let monitor = spec.monitor.get_or_insert_default();
+        monitor.interval = Some(self.scrape.interval.into());
+        monitor.scrape_timeout = Some(self.scrape.timeout.into());
+        for header in &mut spec.headers {
+            if let Some(value) = &mut header.value {
+                "<masked>".clone_into(value);
+            }
+        }
+        if let Some(url) = self.declaration.proxy_url().filter(|url| url.password().is_some()) {
+            let mut url = Url::clone(url);
+            // A url with a password can have another one.
+            let _ = url.set_password(Some("masked"));
+            spec.proxy_url = Some(url.into());
+        }
+        spec.blocks.fill(spec.kind);
+        serde_saphyr::to_string(&spec).unwrap_or_else(|error| format!("cannot be shown: {error}\n"))
+    }
+}
+
+/// Why a value that the spec refers to cannot be used.
+enum ResolveError {
+    /// It is not there, or cannot be read.
+    Missing(LookupError),
+    /// It is there, and nothing can be done with it.
+    Unusable {
+        /// The field that refers to it: `spec.basicAuth.username`.
+        field: String,
+        reason: &'static str,
+        message: String,
+    },
+}
+
+impl ResolveError {
+    fn problem(&self) -> Problem {
+        match self {
+            Self::Missing(error) => Problem { reason: error.reason(), message: error.to_string() },
+            Self::Unusable { field, reason, message } => Problem { reason, message: format!("{field}: {message}") },
+        }
+    }
+
+    fn into_field_error(self) -> FieldError {
+        match self {
+            Self::Missing(error) => FieldError::new("", error.to_string()),
+            Self::Unusable { field, message, .. } => FieldError { path: field, message },
+        }
+    }
+}
+
+/// Follows the references of one target, in its own namespace only.
+struct Resolver<'r> {
+    objects: &'r dyn Lookup,
+    namespace: &'r str,
+}
+
+impl Resolver<'_> {
+    fn value(&self, reference: &Reference<'_>) -> Result<Option<Vec<u8>>, ResolveError> {
+        match self.objects.value(reference.kind, self.namespace, reference.name, reference.key) {
+            Ok(mut value) => {
+                // A file made by an editor ends with a newline; a credential does not.
+                if value.ends_with(b"\n") {
+                    value.pop();
+                    if value.ends_with(b"\r") {
+                        value.pop();
+                    }
+                }
+                Ok(Some(value))
+            }
+            // A value that only could not be read may exist: a request must not be sent without the credentials that the server expects.
+            Err(error) if reference.optional && error.is_not_found() => Ok(None),
+            Err(error) => Err(ResolveError::Missing(error)),
+        }
+    }
+
+    /// The value of a Secret that must not be empty: `Bearer ` alone says nothing.
+    fn credential(&self, reference: &Reference<'_>) -> Result<Option<Vec<u8>>, ResolveError> {
+        let value = self.value(reference)?;
+        if value.as_ref().is_some_and(|value| value.trim_ascii().is_empty()) {
+            return Err(self.empty(reference));
+        }
+        Ok(value)
+    }
+
+    fn empty(&self, Reference { path, name, key, .. }: &Reference<'_>) -> ResolveError {
+        let namespace = self.namespace;
+        let message = format!(
+            "the key {key:?} of Secret {namespace}/{name} is empty: write its value into the Secret, or remove the field"
+        );
+        ResolveError::Unusable { field: path.clone(), reason: "SecretEmpty", message }
+    }
+
+    fn connection(&self, declaration: &ParsedTarget) -> Result<Connection, ResolveError> {
+        let proxy = declaration.proxy_url().cloned();
+        let Some(tls) = &declaration.spec.tls_config else {
+            return Ok(Connection { proxy, ..Connection::default() });
+        };
+        let value = |reference: Option<Reference<'_>>| {
+            Ok(reference.map(|reference| self.value(&reference)).transpose()?.flatten())
+        };
+        let ca = value(tls.ca.as_ref().and_then(|ca| ca.reference("spec.tlsConfig.ca")))?;
+        let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference("spec.tlsConfig.cert")))?;
+        let key = value(tls.key_secret.as_ref().map(|key| key.reference("spec.tlsConfig.keySecret")))?;
+        let identity = certificates.zip(key);
+        Ok(Connection {
+            ca: ca.map(Arc::from),
+            identity: identity
+                .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),
+            server_name: tls.server_name.clone(),
+            insecure_skip_verify: tls.insecure_skip_verify,
+            proxy,
+        })
+    }
+
+    fn headers(&self, declaration: &ParsedTarget) -> Result<HeaderMap, ResolveError> {
+        let spec = &declaration.spec;
+        let mut headers = HeaderMap::new();
+        for (i, (header, written)) in declaration.headers().iter().zip(&spec.headers).enumerate() {
+            let value = match &header.value {
+                HeaderSource::Plain(value) => Some(value.clone()),
+                HeaderSource::Secret(secret) => {
+                    let reference = secret.reference(&format!("spec.headers[{i}].secretKeyRef"));
+                    let value = self.credential(&reference)?;
+                    let what = || format!("the value of header {:?}", written.name);
+                    value.map(|value| sensitive(&value, &reference.path, what)).transpose()?
+                }
+            };
+            if let Some(value) = value {
+                headers.append(header.name.clone(), value);
+            }
+        }
+        let its_header = || "the value of its header".to_owned();
+        if let Some(basic) = &spec.basic_auth {
+            let user = basic.username.reference("spec.basicAuth.username");
+            let username = self.value(&user)?.unwrap_or_default();
+            let password = basic.password.as_ref().map(|key: &SecretKeyRef| key.reference("spec.basicAuth.password"));
+            let password = password.map(|password| self.value(&password)).transpose()?.flatten().unwrap_or_default();
+            // One of them may be empty: some servers take a token as either.
+            if username.is_empty() && password.is_empty() {
+                return Err(self.empty(&user));
+            }
+            let pair = STANDARD.encode([username.as_slice(), b":", password.as_slice()].concat());
+            headers.insert(AUTHORIZATION, sensitive(format!("Basic {pair}").as_bytes(), "spec.basicAuth", its_header)?);
+        }
+        if let Some(authorization) = &spec.authorization {
+            let reference = authorization.credentials.reference("spec.authorization.credentials");
+            if let Some(credentials) = self.credential(&reference)? {
+                let value = [authorization.scheme.as_bytes(), b" ", &credentials].concat();
+                headers.insert(AUTHORIZATION, sensitive(&value, &reference.path, its_header)?);
+            }
+        }
+        Ok(headers)
+    }
+}
+
+/// The most bytes that one header may carry. Servers accept 8 KiB; a Secret may hold a hundred times more, and every target would keep a copy.
+const LARGEST_HEADER: usize = 16 * 1024;
+
+/// The value of a header that is never shown. `field` refers to it, `what` names it.
+fn sensitive(value: &[u8], field: &str, what: impl Fn() -> String) -> Result<HeaderValue, ResolveError> {
+    let unusable = |message: String| ResolveError::Unusable { field: field.to_owned(), reason: "InvalidSpec", message };
+    if value.len() > LARGEST_HEADER {
+        let (what, len) = (what(), value.len());
+        return Err(unusable(format!("{what} has {len} bytes, a header carries at most {LARGEST_HEADER}")));
+    }
+    let mut value = HeaderValue::from_bytes(value)
+        .map_err(|_| unusable(format!("{} holds characters that no HTTP header can carry", what())))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::{ObjectKind, ScrapeTarget, ScrapeTargetSpec};
+    use crate::kind::Type;
+
+    /// Answers everything with this.
+    struct Always(LookupError);
+
+    impl Lookup for Always {
+        fn value(&self, _: ObjectKind, _: &str, _: &str, _: &str) -> Result<Vec<u8>, LookupError> {
+            Err(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn an_optional_credential_may_be_missing_but_not_merely_unread() {
+        let kind = ObjectKind::Secret;
+        let (namespace, name, key, why) = ("a".to_owned(), "b".to_owned(), "c".to_owned(), "d".to_owned());
+        let of = |error: LookupError| {
+            let mut spec = ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/");
+            let credentials = serde_json::json!({ "credentials": { "name": "b", "key": "c", "optional": true } });
+            spec.authorization = Some(serde_json::from_value(credentials).unwrap());
+            let declaration = ParsedTarget::parse(ScrapeTarget::new("t", spec)).unwrap();
+            let target = Target::resolve(TargetId::new("a", "t"), Arc::new(declaration), &Always(error));
+            target.problem.map(|problem| problem.reason)
+        };
+        let (n, o, w) = (namespace.clone(), name.clone(), why.clone());
+        assert_eq!(of(LookupError::Unread { kind, namespace: n, name: o, why: w }), Some("SecretUnread"));
+        let (n, o) = (namespace.clone(), name.clone());
+        assert_eq!(of(LookupError::Forbidden { kind, namespace: n, name: o, why }), Some("SecretForbidden"));
+        let (n, o) = (namespace.clone(), name.clone());
+        let (k, condition) = (key.clone(), String::new());
+        assert_eq!(of(LookupError::NotFound { kind, namespace: n, name: o, key: k, condition }), None);
+        assert_eq!(of(LookupError::NoObject { kind, namespace: namespace.clone(), name: name.clone() }), None);
+        assert_eq!(of(LookupError::NoKey { kind, namespace, name, key }), None);
+    }
+
+    /// Has an empty value for everything.
+    struct Empty(&'static [u8]);
+
+    impl Lookup for Empty {
+        fn value(&self, _: ObjectKind, _: &str, _: &str, _: &str) -> Result<Vec<u8>, LookupError> {
+            Ok(self.0.to_vec())
+        }
+    }
+
+    #[test]
+    fn an_empty_credential_is_a_problem_that_names_the_field_and_the_secret() {
+        let key = |name: &str| serde_json::json!({ "name": "s", "key": name });
+        for (field, block, wanted) in [
+            ("authorization", serde_json::json!({ "credentials": key("token") }), "spec.authorization.credentials: "),
+            (
+                "headers",
+                serde_json::json!([{ "name": "x-key", "secretKeyRef": key("token") }]),
+                "spec.headers[0].secretKeyRef: ",
+            ),
+            (
+                "basicAuth",
+                serde_json::json!({ "username": key("token"), "password": key("p") }),
+                "spec.basicAuth.username: ",
+            ),
+        ] {
+            for value in [&b""[..], b"\n"] {
+                let mut spec = serde_json::json!({ "type": "Sora", "url": "http://127.0.0.1:9/" });
+                spec[field] = block.clone();
+                let declaration = ScrapeTarget::new("t", serde_json::from_value(spec).unwrap());
+                let declaration = ParsedTarget::parse(declaration).unwrap();
+                let target = Target::resolve(TargetId::new("a", "t"), Arc::new(declaration), &Empty(value));
+                let problem = target.problem.unwrap();
+                assert_eq!(problem.reason, "SecretEmpty");
+                assert!(problem.message.starts_with(wanted), "{}", problem.message);
+                assert!(problem.message.contains("the key \"token\" of Secret a/s is empty"), "{}", problem.message);
+                assert!(target.source.headers.is_empty(), "{field}");
+            }
+        }
+    }
+}
