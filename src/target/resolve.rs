@@ -19,7 +19,7 @@ impl Target {
     pub fn resolve(id: TargetId, declaration: Arc<ParsedTarget>, objects: &dyn Lookup) -> Self {
         let resolver = Resolver { objects, namespace: &id.namespace };
         let (connection, headers) = (resolver.connection(&declaration), resolver.headers(&declaration));
-        let problem = connection.as_ref().err().or(headers.as_ref().err()).map(ResolveError::problem);
+        let problem = connection.as_ref().err().or_else(|| headers.as_ref().err()).map(ResolveError::problem);
         let spec = &declaration.spec;
         Self {
             source: Source {
