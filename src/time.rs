@@ -127,7 +127,7 @@ impl JsonSchema for PromDuration {
         true
     }
 
-    // The pattern is a CEL rule, not a `pattern`: only a rule can carry a sentence of ours.
+    // The pattern is a CEL rule and not a `pattern`, because only a rule can have a message of its own.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX_LENGTH })
     }

@@ -100,7 +100,7 @@ fn defaults_that_depend_on_other_fields_are_those_of_the_documentation() {
     let spec = |more: Value| {
         let mut spec = json!({"type": "Sora", "url": "http://sora/"});
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        crd::judge(&target(&spec)).unwrap().spec
+        crd::judge(&target(&spec)).unwrap().spec.clone()
     };
     let all = |spec: crd::ScrapeTargetSpec| {
         [

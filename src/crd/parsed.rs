@@ -1,4 +1,4 @@
-//! A ScrapeTarget that was judged, with its URLs, headers and patterns parsed. Whoever has one never parses a field of its spec again.
+//! A valid ScrapeTarget with its URLs, headers and patterns parsed, so that no other module parses a field of the spec again.
 
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};

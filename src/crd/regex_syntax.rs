@@ -19,7 +19,7 @@ pub fn regex_problem(pattern: &str) -> Option<String> {
     dialect(pattern).or_else(|| compile(pattern).err().map(|error| error.advice))
 }
 
-/// Whether RE2 can read `pattern`, as far as can be told here: the counterpart of the rule in CEL. Syntax that only RE2 has is accepted, and
+/// Whether RE2 can read `pattern`, as far as can be known here: the counterpart of the rule in CEL. Syntax that only RE2 has is accepted, and
 /// so is a pattern that is only too large for the exporter.
 pub(super) fn is_readable(pattern: &str) -> bool {
     !pattern.is_ascii()

@@ -157,7 +157,7 @@ fn line_in(document: &YamlDocument<'_>, problem: &TargetProblem<'_>) -> Option<u
     line_of(document.text, &path).map(|line| document.offset + line)
 }
 
-/// The manifest of a ScrapeTarget as it is written, for the API server to judge.
+/// The manifest of a ScrapeTarget as it is written, to be validated by the API server.
 #[derive(Clone, Debug)]
 pub struct UncheckedTarget {
     /// Its place.

@@ -111,7 +111,7 @@ fn read_one(value: &Value) -> Manifest {
             Manifest::Unreadable(FieldError::new("items", "Required value: write the list of manifests"))
         }
         ("", _) => Manifest::Unreadable(FieldError::new("apiVersion", WRITE)),
-        // Who writes our API group means us: an object that is ignored in silence would be missed only when it is needed.
+        // Objects of our API group are meant for the exporter. One that is ignored silently would only be missed when it is needed.
         _ if is_ours(version) => {
             let words = ["ScrapeTarget", "ScrapeTargetList"];
             Manifest::Target(id(value), Err(InvalidTarget::new(value, vec![unknown_kind(kind, crd::GROUP, &words)])))
@@ -123,7 +123,7 @@ fn read_one(value: &Value) -> Manifest {
     }
 }
 
-/// Whether an apiVersion has our API group, in any version, or a slip of the pen in it.
+/// Whether an apiVersion has our API group in any version, also with a typing error.
 fn is_ours(version: &str) -> bool {
     let group = version.split_once('/').map_or(version, |(group, _)| group);
     nearest(group, std::iter::once(crd::GROUP)).is_some()

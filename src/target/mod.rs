@@ -79,7 +79,7 @@ pub struct Target {
     pub sample_limit: usize,
     /// How Prometheus should scrape it, by `spec.monitor`.
     pub scrape: Scrape,
-    /// What the user declared, shared with whoever read it.
+    /// What the user declared. It is shared with the watcher of files, or with the controller.
     pub declaration: Arc<ParsedTarget>,
     /// Why it cannot be polled, for the user who wrote it: a Secret is missing, or the cluster holds a spec that this version refuses.
     pub problem: Option<Problem>,

@@ -19,7 +19,7 @@ impl Target {
     pub fn resolve(id: TargetId, declaration: Arc<ParsedTarget>, objects: &dyn Lookup) -> Self {
         let resolver = Resolver { objects, namespace: &id.namespace };
         let (connection, headers) = (resolver.connection(&declaration), resolver.headers(&declaration));
-        let problem = connection.as_ref().err().or(headers.as_ref().err()).map(ResolveError::problem);
+        let problem = connection.as_ref().err().or_else(|| headers.as_ref().err()).map(ResolveError::problem);
         let spec = &declaration.spec;
         Self {
             source: Source {
@@ -42,8 +42,8 @@ impl Target {
         }
     }
 
-    /// Why a target with these values cannot be polled, as far as that can be told without knowing which addresses are allowed; for `check`.
-    /// A missing value has no field: whoever asks has looked for those before.
+    /// Checks whether a target with these values can be polled, except for its address; for `check`. The error about a missing value has no
+    /// field: `check` looks for those itself.
     pub fn check_values(namespace: &str, declaration: &ParsedTarget, objects: &dyn Lookup) -> Result<(), FieldError> {
         let resolver = Resolver { objects, namespace };
         let connection = resolver.connection(declaration).map_err(ResolveError::into_field_error)?;
