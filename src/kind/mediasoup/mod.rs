@@ -109,6 +109,10 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
+    const URL_USAGE: &'static str = "stats is appended for the agent; the URL is used as it stands, with a query if need be, for source \
+                                     Prometheus";
+    const URL_QUERY_WITH: Option<(&'static str, &'static str)> = Some(("source", "Prometheus"));
+
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         match self.source {
             Source::Agent => Box::new(agent::Agent::new(url, self)),

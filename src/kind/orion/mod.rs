@@ -70,6 +70,9 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
+    const URL_USAGE: &'static str = "admin/metrics, statistics, cache/statistics and version are appended";
+    const OWN_HEADERS: &'static [&'static str] = &[SERVICE_HEADER];
+
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         Box::new(Orion { options: self.clone(), url: url.clone(), service_times: ServiceTimes::default() })
     }
@@ -79,6 +82,9 @@ impl super::Options for Options {
 pub fn families() -> Vec<&'static Desc> {
     metrics::FAMILIES.to_vec()
 }
+
+/// The header under whose value Orion counts a request.
+const SERVICE_HEADER: &str = "fiware-service";
 
 /// A call that can be made.
 #[derive(Clone, Copy, PartialEq)]
@@ -158,7 +164,7 @@ impl Orion {
         url.set_query(None);
         let headers = vec![
             ("accept", "application/json".to_owned()),
-            ("fiware-service", self.options.fiware_service.clone()),
+            (SERVICE_HEADER, self.options.fiware_service.clone()),
             ("fiware-servicepath", "/".to_owned()),
         ];
         Call { name: asked.name(), method: Method::Get, url, headers }

@@ -53,6 +53,9 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
+    const URL_USAGE: &'static str = "every call goes to it";
+    const OWN_HEADERS: &'static [&'static str] = &[TARGET_HEADER];
+
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         Box::new(Sora { options: self.clone(), url: url.clone() })
     }
@@ -91,6 +94,9 @@ struct Sora {
     url: Url,
 }
 
+/// The header that names the operation of the API.
+const TARGET_HEADER: &str = "x-sora-target";
+
 const STATS_REPORT: (&str, &str) = ("GetStatsReport", "Sora_20171010.GetStatsReport");
 const LICENSE: (&str, &str) = ("GetLicense", "Sora_20171218.GetLicense");
 const CLUSTER_NODES: (&str, &str) = ("ListClusterNodes", "Sora_20211215.ListClusterNodes");
@@ -117,7 +123,7 @@ impl Kind for Sora {
                 name,
                 method: Method::Post,
                 url: self.url.clone(),
-                headers: vec![("x-sora-target", target.to_owned())],
+                headers: vec![(TARGET_HEADER, target.to_owned())],
             })
             .collect()
     }
