@@ -135,11 +135,8 @@ const fn sample_limit() -> u32 {
 
 /// The description of `spec.url`, with a sentence of each kind.
 fn url_description() -> String {
-    let mut text = "Where the server is: http or https, host, port and path, with one process behind it.".to_owned();
-    for kind in kind::Type::ALL {
-        text += &format!(" {kind}: {}.", kind.url_usage());
-    }
-    text
+    let usages: Vec<_> = kind::Type::ALL.iter().map(|kind| format!("{kind}: {}.", kind.url_usage())).collect();
+    format!("Where the server is: http or https, host, port and path, with one process behind it. {}", usages.join(" "))
 }
 
 impl ScrapeTargetSpec {

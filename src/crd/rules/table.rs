@@ -123,17 +123,18 @@ fn url() -> Vec<Rule> {
 /// A url has a query only where the options of a kind allow it.
 fn url_query() -> Rule {
     let allowed = || kind::Type::ALL.iter().filter_map(|kind| Some((*kind, kind.url_query_with()?)));
-    let mut cel = "!self.url.contains('?')".to_owned();
+    let mut cel = vec!["!self.url.contains('?')".to_owned()];
     let mut except = Vec::new();
     for (kind, (option, value)) in allowed() {
         let block = kind.block();
-        cel += &format!(" || (self.type == '{kind}' && has(self.{block}) && self.{block}.{option} == '{value}')");
+        cel.push(format!("(self.type == '{kind}' && has(self.{block}) && self.{block}.{option} == '{value}')"));
         except.push(format!("{block}.{option}: {value}"));
     }
+    let (cel, except) = (cel.join(" || "), except.join(" or "));
     let message = if except.is_empty() {
         "url must not have a query, remove it".to_owned()
     } else {
-        format!("url must not have a query except with {}, remove it", except.join(" or "))
+        format!("url must not have a query except with {except}, remove it")
     };
     Rule::new("spec", cel, message).field("url").twin(move |spec| {
         let is_allowed = allowed().any(|(kind, (option, value))| {
