@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, CallError, Reason, Response};
-pub use json::{Number, Text};
+pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
 
 use crate::metric::{Desc, Families, Filter};
 
