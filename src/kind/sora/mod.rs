@@ -138,10 +138,10 @@ impl Kind for Sora {
             write_cluster(report.as_ref().ok(), nodes.as_ref().ok(), cx, out);
         }
 
-        let mut verdicts = vec![report.map(drop), license.map(drop)];
-        verdicts.extend(nodes.map(|nodes| nodes.map(drop)));
-        verdicts.extend(mode.map(|mode| mode.map(drop)));
-        verdicts
+        let mut results = vec![report.map(drop), license.map(drop)];
+        results.extend(nodes.map(|nodes| nodes.map(drop)));
+        results.extend(mode.map(|mode| mode.map(drop)));
+        results
     }
 }
 
