@@ -3,8 +3,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::kind;
-
 /// One key of a Secret in the namespace of the ScrapeTarget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
@@ -40,7 +38,7 @@ fn header_description() -> String {
     let mut own = vec!["Host", "Connection", "Content-*", "Transfer-Encoding", "Accept*"]
         .into_iter()
         .map(str::to_owned)
-        .chain(kind::Type::ALL.iter().flat_map(|kind| kind.own_headers()).map(|name| capitalized(name)))
+        .chain(crate::kind::Type::ALL.iter().flat_map(|kind| kind.own_headers()).map(|name| capitalized(name)))
         .collect::<Vec<_>>();
     let last = own.pop().unwrap_or_default();
     format!("The name of the header. The exporter sets {} and {last} itself and refuses them here.", own.join(", "))

@@ -12,7 +12,7 @@ pub fn openmetrics_to_text(openmetrics: &str, plain_counters: &PlainCounters) ->
     out
 }
 
-/// Rewrites an exposition piece by piece, so that a large one need not be in memory as a whole.
+/// Rewrites an exposition piece by piece, so that nobody has to hold a large one.
 #[derive(Debug, Default)]
 pub struct TextWriter {
     /// Name and help of a family whose type is still to come.
