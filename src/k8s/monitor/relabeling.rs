@@ -7,8 +7,8 @@ use super::unwritten::Unwritten;
 use crate::crd::ScrapeTargetSpec;
 use crate::target::TargetId;
 
-/// What the Operator adds of the pod that answers. It would make new series of all targets whenever another pod leads, and Orion's
-/// families have a label `service` of their own.
+/// What the Operator adds of the pod that answers. It would make new series of all targets whenever another pod leads, and families of
+/// targets may have a label `service` of their own.
 const OF_THE_POD: &str = "service|pod|container|endpoint";
 
 /// Where the labels of a target's series come from: ours, then those that the user wrote, then ours that say whose series these are once
