@@ -64,7 +64,11 @@ const SORA: &[Part] = &[
         "Names and units are those of sora_exporter.",
         &["sora_erlang_vm_"],
     ),
-    Part("Server mode: `sora.serverMode`", "Needs one more request, `GetMode`. Enabled by default.", &["sora_server_mode"]),
+    Part(
+        "Server mode: `sora.serverMode`",
+        "Needs one more request, `GetMode`. Enabled by default.",
+        &["sora_server_mode"],
+    ),
     Part("Licence", "From `GetLicense`.", &["sora_license_"]),
     Part(
         "Always there",

@@ -77,7 +77,10 @@ fn the_notes_say_where_the_authority_is_and_which_name_the_certificate_must_have
         assert!(said.contains(words), "{said}");
     }
     let said = notes("webConfig.enabled=true,webConfig.tlsSecret=exporter-tls");
-    assert!(said.contains("NOTE: Prometheus connects to the exporter with https, and must trust the certificate authority"), "{said}");
+    assert!(
+        said.contains("NOTE: Prometheus connects to the exporter with https, and must trust the certificate authority"),
+        "{said}"
+    );
     let said = notes("webConfig.enabled=true,webConfig.tlsSecret=exporter-tls,discovery.scrapeClass=exporter");
     assert!(!said.contains("must trust the certificate authority"), "{said}");
 }
