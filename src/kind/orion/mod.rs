@@ -28,13 +28,13 @@ use crate::metric::{Desc, Families, Filter};
 pub struct Options {
     /// Series per subservice, per service, or for the whole broker.
     pub level: Level,
-    /// Ask `/statistics`.
+    /// Request `/statistics`.
     pub statistics: bool,
-    /// Ask `/cache/statistics`.
+    /// Request `/cache/statistics`.
     pub cache_statistics: bool,
-    /// Ask `/version`.
+    /// Request `/version`.
     pub version: bool,
-    /// The `Fiware-Service` of the exporter's own requests, so that Orion counts them apart.
+    /// The `Fiware-Service` of the exporter's own requests, so that Orion counts them separately.
     #[schemars(regex(pattern = r"^[a-z0-9_]{1,50}$"))]
     pub fiware_service: String,
     /// Export the exporter's own requests as well.
