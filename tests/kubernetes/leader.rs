@@ -396,7 +396,9 @@ async fn an_address_that_the_api_server_refuses_is_told_once() {
     let stage = Stage::new(Cluster::shared(), "loopback");
     let mut replica = stage.replica(1, &["--advertise-address", "127.0.0.1"]).await;
     replica.until_leads(true).await;
-    replica.running.wait("the reason", |running| running.log().contains("--advertise-address must be").then_some(()));
+    replica
+        .running
+        .wait("the reason", |running| running.log().contains("the API server refuses the Endpoints").then_some(()));
     replica.until_polled().await;
     assert_eq!(replica.running.logged("the API server refuses the Endpoints"), 1);
 }
