@@ -165,9 +165,9 @@ pub(super) fn watch<K: WatchedObject>(
     };
     let mut run = Box::pin(watch.run());
     stream::poll_fn(move |cx| {
-        let received = receiver.poll_recv(cx);
-        if received.is_ready() {
-            return received;
+        let event = receiver.poll_recv(cx);
+        if event.is_ready() {
+            return event;
         }
         let _ = run.as_mut().poll(cx);
         receiver.poll_recv(cx)
