@@ -25,13 +25,14 @@ mod outage;
 mod pages;
 mod pause;
 mod proxy;
+mod queue;
 mod rate_limiter;
 mod secrets;
 mod settings;
 mod status;
 mod tally;
 mod watch;
-#[cfg_attr(not(test), expect(dead_code, reason = "the writers are about to use it"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "the writer of ServiceMonitors is about to use the rest of it"))]
 mod workqueue;
 
 use std::sync::Arc;
@@ -47,12 +48,14 @@ pub use settings::{
     Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,
 };
 
-use crate::poll::{Pollers, Queue};
+use crate::poll::Pollers;
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
 use catalog::Catalog;
 use outage::Outage;
+use queue::Queue;
 use rate_limiter::RateLimiter;
+use workqueue::WorkQueue;
 
 /// What all parts share.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ struct Shared {
     metrics: SourceMetrics,
     catalog: Catalog,
     /// Targets whose status may differ from the one in the cluster.
-    statuses: Arc<Queue>,
+    statuses: WorkQueue<TargetId>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
     monitors: Queue,
     /// Of all writes of this process together.
@@ -96,7 +99,7 @@ impl Shared {
             pollers: Arc::new(Pollers::idle()),
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
             catalog: Catalog::default(),
-            statuses: Arc::default(),
+            statuses: WorkQueue::new(status::LIMITS),
             monitors: Queue::default(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
@@ -123,8 +126,9 @@ impl Controller {
         tasks: &mut JoinSet<&'static str>,
         stop: &CancellationToken,
     ) -> Self {
-        let statuses = Arc::new(Queue::default());
-        pollers.tell_of_changes(Arc::clone(&statuses));
+        let statuses = WorkQueue::new(status::LIMITS);
+        let changed = statuses.clone();
+        pollers.on_state_change(move |id| changed.add(id.clone()));
         let shared = Arc::new(Shared {
             cluster,
             settings,

@@ -197,7 +197,7 @@ impl Follower {
             self.shared.catalog.put(Arc::new(object));
             self.saw("status", &id);
             if news {
-                self.shared.statuses.mark([id]);
+                self.shared.statuses.add(id);
             }
             return;
         }
@@ -225,7 +225,7 @@ impl Follower {
         self.secrets.forget(id);
         if self.shared.catalog.remove(id).is_some() {
             self.shared.pollers.remove(id);
-            self.shared.statuses.mark([id.clone()]);
+            self.shared.statuses.add(id.clone());
             self.shared.monitors.mark([id.clone()]);
             self.journal.note(id, Event::Removed);
             self.saw("deleted", id);
@@ -307,7 +307,7 @@ impl Follower {
             self.shared.catalog.put_accepted(&id, problem.map_or(Ok(()), Err));
             ids.push(id);
         }
-        self.shared.statuses.mark(ids.iter().cloned());
+        self.shared.statuses.add_all(ids.iter().cloned());
         self.shared.monitors.mark(ids);
     }
 

@@ -80,7 +80,7 @@ impl Lab {
 
     /// Names that the writer of statuses, and that of monitors, must look at.
     fn woken(&self) -> (Vec<TargetId>, Vec<TargetId>) {
-        (self.shared.statuses.take(99), self.shared.monitors.take(99))
+        (self.shared.statuses.drain(), self.shared.monitors.take(99))
     }
 }
 
