@@ -20,7 +20,7 @@ use super::client::{ApiError, PolicyRule};
 use super::labels;
 use super::leader::LONGEST_LEASE;
 use super::monitor::{GROUP, Ours, PLURAL, Scope, monitors, only, page, scopes};
-use super::pace::Pace;
+use super::rate_limiter::RateLimiter;
 use super::{ApiClient, DiscoveryMode, Settings, WRITES_PER_SECOND};
 
 /// How long the Lease is ours at a time: long enough to be renewed between two [`CHUNK`]s, and a release that is installed right
@@ -116,7 +116,7 @@ pub async fn cleanup_monitors(
         }
     };
     found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.place.namespace));
-    let monitors = delete(cluster, &Pace::new(WRITES_PER_SECOND), &found).await?;
+    let monitors = delete(cluster, &RateLimiter::new(WRITES_PER_SECOND), &found).await?;
     Ok(Removed { monitors, endpoints: 0 })
 }
 
@@ -205,17 +205,17 @@ async fn delete_monitors(cluster: &ApiClient, settings: &Settings, lock: &Lock<'
     // The other modes need no permission on monitors, and write none.
     let must_list = settings.discovery.mode == DiscoveryMode::ServiceMonitor;
     let found = find(cluster, settings, &scopes(settings), must_list).await?;
-    let pace = Pace::new(WRITES_PER_SECOND);
+    let limiter = RateLimiter::new(WRITES_PER_SECOND);
     let mut removed = 0;
     for chunk in found.chunks(CHUNK) {
         lock.renew().await?;
-        removed += delete(cluster, &pace, chunk).await?;
+        removed += delete(cluster, &limiter, chunk).await?;
     }
     Ok(removed)
 }
 
-async fn delete(cluster: &ApiClient, pace: &Pace, found: &[Ours]) -> Result<usize, CleanupError> {
-    let deletions = futures::stream::iter(found).map(|ours| delete_monitor(cluster, pace, ours));
+async fn delete(cluster: &ApiClient, limiter: &RateLimiter, found: &[Ours]) -> Result<usize, CleanupError> {
+    let deletions = futures::stream::iter(found).map(|ours| delete_monitor(cluster, limiter, ours));
     let deleted: Vec<bool> = deletions.buffer_unordered(IN_FLIGHT).try_collect().await?;
     Ok(deleted.into_iter().filter(|deleted| *deleted).count())
 }
@@ -253,8 +253,8 @@ async fn find(
 }
 
 /// Returns whether it was there.
-async fn delete_monitor(cluster: &ApiClient, pace: &Pace, ours: &Ours) -> Result<bool, CleanupError> {
-    pace.turn().await;
+async fn delete_monitor(cluster: &ApiClient, limiter: &RateLimiter, ours: &Ours) -> Result<bool, CleanupError> {
+    limiter.acquire().await;
     let namespace = Some(&*ours.place.namespace);
     let rule = PolicyRule::new("delete", GROUP, PLURAL, namespace);
     let api = monitors(cluster, namespace);

@@ -21,15 +21,18 @@ mod leader;
 mod monitor;
 mod observed;
 mod outage;
-mod pace;
 mod pause;
 mod proxy;
+mod queue;
+mod rate_limiter;
 mod secrets;
 mod settings;
 mod status;
 mod tally;
 mod target_store;
 mod watch;
+#[cfg_attr(not(test), expect(dead_code, reason = "the writer of ServiceMonitors is about to use the rest of it"))]
+mod workqueue;
 
 use std::sync::Arc;
 
@@ -44,12 +47,14 @@ pub use settings::{
     Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,
 };
 
-use crate::poll::{Pollers, Queue};
+use crate::poll::Pollers;
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
 use outage::Outage;
-use pace::Pace;
+use queue::Queue;
+use rate_limiter::RateLimiter;
 use target_store::TargetStore;
+use workqueue::WorkQueue;
 
 // Names that `status` and `monitor` still use.
 use {client as access, observed as object, target_store as catalog};
@@ -63,11 +68,11 @@ struct Shared {
     metrics: SourceMetrics,
     catalog: TargetStore,
     /// Targets whose status may differ from the one in the cluster.
-    statuses: Arc<Queue>,
+    statuses: WorkQueue<TargetId>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
     monitors: Queue,
-    /// Of all writes together.
-    pace: Pace,
+    /// Of all writes of this process together.
+    write_limiter: RateLimiter,
     outage: Outage,
 }
 
@@ -96,9 +101,9 @@ impl Shared {
             pollers: Arc::new(Pollers::idle()),
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
             catalog: TargetStore::default(),
-            statuses: Arc::default(),
+            statuses: WorkQueue::new(status::LIMITS),
             monitors: Queue::default(),
-            pace: Pace::new(WRITES_PER_SECOND),
+            write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         })
     }
@@ -123,8 +128,9 @@ impl Controller {
         tasks: &mut JoinSet<&'static str>,
         stop: &CancellationToken,
     ) -> Self {
-        let statuses = Arc::new(Queue::default());
-        pollers.tell_of_changes(Arc::clone(&statuses));
+        let statuses = WorkQueue::new(status::LIMITS);
+        let changed = statuses.clone();
+        pollers.on_state_change(move |id| changed.add(id.clone()));
         let shared = Arc::new(Shared {
             cluster,
             settings,
@@ -133,7 +139,7 @@ impl Controller {
             catalog: TargetStore::default(),
             statuses,
             monitors: Queue::default(),
-            pace: Pace::new(WRITES_PER_SECOND),
+            write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         });
         let resign = CancellationToken::new();

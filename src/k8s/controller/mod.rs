@@ -145,7 +145,7 @@ impl Reconciler {
                 count = events.recv_many(&mut batch, BATCH) => if count == 0 {
                     return std::future::pending().await; // the watches were told to stop, and so are we
                 },
-                () = self.secrets.changed().marked() => self.declare_changed_secrets(),
+                () = self.secrets.changed() => self.declare_changed_secrets(),
                 Some(id) = rejected.recv() => self.secrets.credentials_rejected(&id),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
@@ -242,7 +242,7 @@ impl Reconciler {
             self.shared.catalog.put(Arc::new(target));
             self.count_event("status", &id);
             if has_changed {
-                self.shared.statuses.mark([id]);
+                self.shared.statuses.add(id);
             }
             return;
         }
@@ -271,7 +271,7 @@ impl Reconciler {
         self.secrets.remove_target(id);
         if self.shared.catalog.remove(id).is_some() {
             self.shared.pollers.remove(id);
-            self.shared.statuses.mark([id.clone()]);
+            self.shared.statuses.add(id.clone());
             self.shared.monitors.mark([id.clone()]);
             self.change_log.note(id, TargetChange::Removed);
             self.count_event("deleted", id);
@@ -280,7 +280,7 @@ impl Reconciler {
 
     /// Declares targets whose Secrets were read for the first time, or have changed.
     fn declare_changed_secrets(&mut self) {
-        for id in self.secrets.changed().take(BATCH) {
+        for id in self.secrets.take_changed() {
             self.pending.entry(id).or_insert(Action::Declare);
         }
     }
@@ -352,7 +352,7 @@ impl Reconciler {
             self.shared.catalog.put_accepted(&id, problem.map_or(Ok(()), Err));
             ids.push(id);
         }
-        self.shared.statuses.mark(ids.iter().cloned());
+        self.shared.statuses.add_all(ids.iter().cloned());
         self.shared.monitors.mark(ids);
     }
 

@@ -80,7 +80,7 @@ impl Bench {
 
     /// Names that the writer of statuses, and that of monitors, must look at.
     fn marked(&self) -> (Vec<TargetId>, Vec<TargetId>) {
-        (self.shared.statuses.take(99), self.shared.monitors.take(99))
+        (self.shared.statuses.drain(), self.shared.monitors.take(99))
     }
 }
 

@@ -259,7 +259,7 @@ impl<'a> EndpointsWriter<'a> {
         let Settings { namespace, discovery, .. } = &self.shared.settings;
         let api = Api::<K>::namespaced(self.shared.cluster.client(), namespace);
         let (params, patch) = (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(desired));
-        self.shared.pace.turn().await;
+        self.shared.write_limiter.acquire().await;
         if !self.leadership.may_write() {
             return RETRY;
         }

@@ -51,7 +51,7 @@ fn tell(shared: &Shared, id: &TargetId) {
     };
     let state = MonitorState { status: ConditionStatus::True, reason: "Disabled", message: message.to_owned() };
     if shared.catalog.put_monitor(id, Some(state)) {
-        shared.statuses.mark([id.clone()]);
+        shared.statuses.add(id.clone());
     }
 }
 

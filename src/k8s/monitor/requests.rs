@@ -48,7 +48,7 @@ impl Writes {
         desired: &Desired,
         mut uid: Option<String>,
     ) -> Result<Observed, Trouble> {
-        self.shared.pace.turn().await;
+        self.shared.write_limiter.acquire().await;
         if uid.is_none() {
             match self.get(place).await {
                 Ok(found) if !found.is_ours(&self.shared.settings) => return Err(Trouble::Taken(found.owner())),
@@ -73,7 +73,7 @@ impl Writes {
 
     /// Removes the monitor that was seen at `place`, unless it is another by now.
     pub(super) async fn remove(&self, place: &Place, uid: String) -> Result<(), Trouble> {
-        self.shared.pace.turn().await;
+        self.shared.write_limiter.acquire().await;
         if !self.leadership.may_write() {
             return Err(Trouble::NotLeader);
         }

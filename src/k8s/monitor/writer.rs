@@ -280,7 +280,7 @@ impl Writer {
 
     fn say(&self, id: &TargetId, state: MonitorState) {
         if self.shared().catalog.put_monitor(id, Some(state)) {
-            self.shared().statuses.mark([id.clone()]);
+            self.shared().statuses.add(id.clone());
         }
     }
 

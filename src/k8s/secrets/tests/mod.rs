@@ -137,8 +137,8 @@ impl Running {
 
     /// The next target whose values have changed, waited for at most `limit`.
     async fn news(&self, limit: Duration) -> Option<TargetId> {
-        tokio::time::timeout(limit, self.secrets.changed().marked()).await.ok()?;
-        self.secrets.changed().take(1).pop()
+        tokio::time::timeout(limit, self.secrets.changed()).await.ok()?;
+        self.secrets.state().changed.pop_first()
     }
 }
 
