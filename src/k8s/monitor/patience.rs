@@ -6,18 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::catalog::MonitorState;
-use super::place::Place;
+use crate::k8s::catalog::MonitorState;
 use crate::target::TargetId;
 
 /// How long a name that is taken, a refused object or a namespace without permission is left alone.
 pub(super) const REST: Duration = Duration::from_mins(1);
-
-/// A fight that rested for this long is over.
-const PEACE: Duration = Duration::from_mins(5);
-
-/// So many rounds are no accident.
-const SERIOUS: u32 = 3;
 
 /// What must not be tried before its time.
 #[derive(Debug, Default)]
@@ -26,15 +19,6 @@ pub(super) struct Patience {
     waits: HashMap<TargetId, (Instant, u64)>,
     /// By namespace: until when, and what is to be said of its targets.
     resting: HashMap<Arc<str>, (Instant, Option<MonitorState>)>,
-    /// By monitor: somebody else changes what we write.
-    fights: HashMap<Place, Fight>,
-}
-
-#[derive(Debug)]
-struct Fight {
-    wanted: u64,
-    rounds: u32,
-    last: Instant,
 }
 
 impl Patience {
@@ -69,38 +53,9 @@ impl Patience {
         self.resting.get(namespace).filter(|(until, _)| *until > Instant::now()).cloned()
     }
 
-    /// Notes that `wanted` was written at `place`.
-    pub(super) fn wrote(&mut self, place: &Place, wanted: u64) {
-        let now = Instant::now();
-        let rounds = match self.fights.get(place) {
-            Some(fight) if fight.wanted == wanted && now.duration_since(fight.last) < PEACE => fight.rounds + 1,
-            _ => 0,
-        };
-        self.fights.insert(place.clone(), Fight { wanted, rounds, last: now });
-    }
-
-    /// When `wanted` may be written at `place` again; `None`: now. The first time at once, then later and later: whoever changes it
-    /// each time would else keep us both busy for ever.
-    pub(super) fn truce(&self, place: &Place, wanted: u64) -> Option<Instant> {
-        let fight = self.fights.get(place).filter(|fight| fight.wanted == wanted && fight.rounds > 0)?;
-        let pause = Duration::from_secs(1 << fight.rounds.min(6)).min(REST);
-        Some(fight.last + pause).filter(|until| *until > Instant::now())
-    }
-
-    /// Whether somebody else fights for what we want at `place`, and has not given up yet.
-    pub(super) fn is_fought_for(&self, place: &Place, wanted: u64) -> bool {
-        self.fights.get(place).is_some_and(|fight| fight.wanted == wanted && fight.rounds >= SERIOUS)
-    }
-
-    /// There is nothing to fight for any more: the user wants no monitor at `place`. When she wants it again, it is no answer to somebody.
-    pub(super) fn make_peace(&mut self, place: &Place) {
-        self.fights.remove(place);
-    }
-
     /// Forgets what is long past.
     pub(super) fn tidy(&mut self) {
         let now = Instant::now();
-        self.fights.retain(|_, fight| now.duration_since(fight.last) < PEACE);
         self.resting.retain(|_, (until, _)| *until > now);
     }
 }
@@ -108,54 +63,6 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn place() -> Place {
-        Place { namespace: "a".into(), name: "b".into() }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_change_of_somebody_else_is_put_back_at_once_and_further_ones_later_and_later() {
-        let mut patience = Patience::default();
-        patience.wrote(&place(), 7);
-        assert_eq!(patience.truce(&place(), 7), None);
-        let mut pauses = Vec::new();
-        for _ in 0..7 {
-            patience.wrote(&place(), 7);
-            let until = patience.truce(&place(), 7).unwrap();
-            pauses.push((until - Instant::now()).as_secs());
-            tokio::time::sleep_until(until).await;
-            assert_eq!(patience.truce(&place(), 7), None);
-        }
-        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(patience.truce(&place(), 8), None, "what the user changes is written at once");
-        tokio::time::sleep(PEACE).await;
-        patience.wrote(&place(), 7);
-        assert_eq!(patience.truce(&place(), 7), None, "the fight was over");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_fight_is_serious_after_some_rounds_and_until_it_has_rested() {
-        let mut patience = Patience::default();
-        for _ in 0..3 {
-            patience.wrote(&place(), 7);
-            assert!(!patience.is_fought_for(&place(), 7));
-        }
-        patience.wrote(&place(), 7);
-        assert!(patience.is_fought_for(&place(), 7) && !patience.is_fought_for(&place(), 8));
-        tokio::time::sleep(PEACE).await;
-        patience.tidy();
-        assert!(!patience.is_fought_for(&place(), 7));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_user_who_changes_her_mind_five_times_does_not_fight_with_us() {
-        let mut patience = Patience::default();
-        for _ in 0..5 {
-            assert_eq!(patience.truce(&place(), 7), None);
-            patience.wrote(&place(), 7);
-            patience.make_peace(&place());
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_target_waits_for_its_time_unless_it_changes() {
