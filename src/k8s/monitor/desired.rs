@@ -112,13 +112,13 @@ pub(super) fn hash(fields: &Value) -> u64 {
     hasher.finish()
 }
 
-/// Labels and annotations of the ScrapeTarget itself are not copied: GitOps tools that track objects by them would take the monitor for
-/// one of theirs and prune it.
+/// Labels and annotations of the ScrapeTarget itself are not copied: tools such as Argo CD track objects by them, and would take the monitor
+/// for one of theirs and prune it.
 fn metadata(object: &Object, monitor: &Monitor, settings: &Settings) -> Value {
     let (id, discovery) = (&object.id, &settings.discovery);
     let in_release = discovery.monitor_namespace == MonitorNamespace::Release;
     // Our own labels say which monitors are ours and whose targets they are, so users cannot set them. In our namespace they cannot set
-    // either what a GitOps tool would take for a part of our installation.
+    // either what such a tool would take for a part of our installation.
     let reserved = |key: &str| key.starts_with(labels::DOMAIN) || in_release && labels::is_tracking(key);
     let from_user = |texts| pairs(texts).filter(|(key, _)| !reserved(key));
     let mut labels: BTreeMap<&str, &str> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! Whether the Prometheus Operator's ServiceMonitor CRD is installed, and which optional fields it knows: the API server refuses to apply
 //! a field that the CRD does not have.
 //!
-//! It is read from the OpenAPI documents, which every account may read, so that no right on CRDs is needed.
+//! It is read from the documents under `/openapi/v3`, which every account may read, so that no right on CRDs is needed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -143,7 +143,7 @@ impl CrdChecker {
         }
     }
 
-    /// The state of the CRD by its OpenAPI document.
+    /// The state of the CRD by its document.
     async fn schema(&mut self) -> Result<OperatorCrd, SchemaError> {
         let mut revision = self.read_revision().await?;
         // The index and the document do not change at the same moment. Only between two equal revisions it is clear what was read.
