@@ -20,7 +20,7 @@ use super::access::{ApiError, Rule};
 use super::labels;
 use super::leader::LONGEST;
 use super::monitor::{GROUP, OwnedMonitor, PLURAL, Scope, list_page, monitors, scopes, with_uid};
-use super::pace::Pace;
+use super::rate_limiter::RateLimiter;
 use super::{Cluster, DiscoveryMode, Settings, WRITES_PER_SECOND};
 
 /// How long the Lease is ours at a time: long enough to be renewed between two [`CHUNK`]s, and a release that is installed right
@@ -116,7 +116,7 @@ pub async fn cleanup_monitors(
         }
     };
     found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.monitor.namespace));
-    let monitors = delete(cluster, &Pace::new(WRITES_PER_SECOND), &found).await?;
+    let monitors = delete(cluster, &RateLimiter::new(WRITES_PER_SECOND), &found).await?;
     Ok(Removed { monitors, endpoints: 0 })
 }
 
@@ -205,17 +205,17 @@ async fn delete_monitors(cluster: &Cluster, settings: &Settings, lock: &Lock<'_>
     // The other modes need no permission on monitors, and write none.
     let must_list = settings.discovery.mode == DiscoveryMode::ServiceMonitor;
     let found = find(cluster, settings, &scopes(settings), must_list).await?;
-    let pace = Pace::new(WRITES_PER_SECOND);
+    let limiter = RateLimiter::new(WRITES_PER_SECOND);
     let mut removed = 0;
     for chunk in found.chunks(CHUNK) {
         lock.renew().await?;
-        removed += delete(cluster, &pace, chunk).await?;
+        removed += delete(cluster, &limiter, chunk).await?;
     }
     Ok(removed)
 }
 
-async fn delete(cluster: &Cluster, pace: &Pace, found: &[OwnedMonitor]) -> Result<usize, CleanupError> {
-    let deletions = futures::stream::iter(found).map(|ours| delete_monitor(cluster, pace, ours));
+async fn delete(cluster: &Cluster, limiter: &RateLimiter, found: &[OwnedMonitor]) -> Result<usize, CleanupError> {
+    let deletions = futures::stream::iter(found).map(|ours| delete_monitor(cluster, limiter, ours));
     let deleted: Vec<bool> = deletions.buffer_unordered(IN_FLIGHT).try_collect().await?;
     Ok(deleted.into_iter().filter(|deleted| *deleted).count())
 }
@@ -253,8 +253,8 @@ async fn find(
 }
 
 /// Returns whether it was there.
-async fn delete_monitor(cluster: &Cluster, pace: &Pace, ours: &OwnedMonitor) -> Result<bool, CleanupError> {
-    pace.turn().await;
+async fn delete_monitor(cluster: &Cluster, limiter: &RateLimiter, ours: &OwnedMonitor) -> Result<bool, CleanupError> {
+    limiter.acquire().await;
     let namespace = Some(&*ours.monitor.namespace);
     let rule = Rule::new("delete", GROUP, PLURAL, namespace);
     let api = monitors(cluster, namespace);

@@ -22,15 +22,17 @@ mod leader;
 mod monitor;
 mod object;
 mod outage;
-mod pace;
 mod pages;
 mod pause;
 mod proxy;
+mod rate_limiter;
 mod secrets;
 mod settings;
 mod status;
 mod tally;
 mod watch;
+#[cfg_attr(not(test), expect(dead_code, reason = "the writers are about to use it"))]
+mod workqueue;
 
 use std::sync::Arc;
 
@@ -50,7 +52,7 @@ use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
 use catalog::Catalog;
 use outage::Outage;
-use pace::Pace;
+use rate_limiter::RateLimiter;
 
 /// What all parts share.
 #[derive(Debug)]
@@ -64,8 +66,8 @@ struct Shared {
     statuses: Arc<Queue>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
     monitors: Queue,
-    /// Of all writes together.
-    pace: Pace,
+    /// Of all writes of this process together.
+    write_limiter: RateLimiter,
     outage: Outage,
 }
 
@@ -96,7 +98,7 @@ impl Shared {
             catalog: Catalog::default(),
             statuses: Arc::default(),
             monitors: Queue::default(),
-            pace: Pace::new(WRITES_PER_SECOND),
+            write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         })
     }
@@ -131,7 +133,7 @@ impl Controller {
             catalog: Catalog::default(),
             statuses,
             monitors: Queue::default(),
-            pace: Pace::new(WRITES_PER_SECOND),
+            write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         });
         let resign = CancellationToken::new();

@@ -216,7 +216,7 @@ impl<'a, K: Form> Writer<'a, K> {
         let Settings { namespace, discovery, .. } = &self.shared.settings;
         let api = Api::<K>::namespaced(self.shared.cluster.client(), namespace);
         let (how, patch) = (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(&self.wanted));
-        self.shared.pace.turn().await;
+        self.shared.write_limiter.acquire().await;
         if !self.leadership.may_write() {
             return RETRY;
         }

@@ -49,7 +49,7 @@ impl MonitorClient {
         desired: &DesiredMonitor,
         mut uid: Option<String>,
     ) -> Result<ObservedMonitor, MonitorError> {
-        self.shared.pace.turn().await;
+        self.shared.write_limiter.acquire().await;
         if uid.is_none() {
             match self.get(monitor).await {
                 Ok(found) if !found.is_ours(&self.shared.settings) => {
@@ -76,7 +76,7 @@ impl MonitorClient {
 
     /// Deletes the monitor with this `uid`. That there is none, or another one of the same name, is fine.
     pub(super) async fn delete(&self, monitor: &MonitorRef, uid: String) -> Result<(), MonitorError> {
-        self.shared.pace.turn().await;
+        self.shared.write_limiter.acquire().await;
         if !self.leadership.may_write() {
             return Err(MonitorError::NotLeader);
         }

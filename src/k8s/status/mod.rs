@@ -26,7 +26,7 @@ use super::labels;
 use super::leader::Leadership;
 use super::object::Shown;
 use super::outage::Part;
-use super::pace::Pace;
+use super::rate_limiter::RateLimiter;
 use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
 use crate::poll::{Poller, Queue};
 
@@ -71,8 +71,8 @@ impl Fleet for Cluster {
         &self.shared.statuses
     }
 
-    fn pace(&self) -> &Pace {
-        &self.shared.pace
+    fn write_limiter(&self) -> &RateLimiter {
+        &self.shared.write_limiter
     }
 
     fn may_write(&self) -> bool {

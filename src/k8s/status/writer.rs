@@ -12,8 +12,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::super::access::ApiError;
 use super::super::catalog::{Catalog, Object, Record};
-use super::super::pace::Pace;
 use super::super::pause::Pause;
+use super::super::rate_limiter::RateLimiter;
 use super::super::tally::Tally;
 use super::agenda::Agenda;
 use super::conditions::{gist, is_crowded, says};
@@ -38,7 +38,7 @@ pub(super) trait Fleet: Send + Sync + 'static {
     /// Targets whose status may differ.
     fn marked(&self) -> &Queue;
 
-    fn pace(&self) -> &Pace;
+    fn write_limiter(&self) -> &RateLimiter;
 
     fn may_write(&self) -> bool;
 
@@ -215,7 +215,7 @@ impl<F: Fleet> Writer<F> {
 
 /// Writes what should be said of a target when its turn comes, which need not be what should have been said before.
 async fn write<F: Fleet>(fleet: Arc<F>, id: TargetId, before: Arc<Object>, since: Instant) -> Write {
-    fleet.pace().turn().await;
+    fleet.write_limiter().acquire().await;
     let same = |object: &Object| object.uid == before.uid && object.generation == before.generation;
     let Some(record) = fleet.catalog().get(&id).filter(|record| same(&record.object)) else { return Write(id, None) };
     let wanted = fleet.wanted(&record, since.elapsed());

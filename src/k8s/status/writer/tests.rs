@@ -16,7 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Pretended {
     catalog: Catalog,
     marked: Queue,
-    pace: Pace,
+    write_limiter: RateLimiter,
     may_write: watch::Sender<bool>,
     truth: Mutex<HashMap<TargetId, String>>,
     /// What writes are answered, by namespace.
@@ -33,7 +33,7 @@ impl Pretended {
         let fleet = Arc::new(Self {
             catalog: Catalog::default(),
             marked: Queue::default(),
-            pace: Pace::new(50),
+            write_limiter: RateLimiter::new(50),
             may_write: watch::Sender::new(true),
             truth: Mutex::default(),
             errors: Mutex::default(),
@@ -120,8 +120,8 @@ impl Fleet for Pretended {
         &self.marked
     }
 
-    fn pace(&self) -> &Pace {
-        &self.pace
+    fn write_limiter(&self) -> &RateLimiter {
+        &self.write_limiter
     }
 
     fn may_write(&self) -> bool {
