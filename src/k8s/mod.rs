@@ -31,7 +31,6 @@ mod settings;
 mod status;
 mod tally;
 mod watch;
-#[cfg_attr(not(test), expect(dead_code, reason = "the writers are about to use it"))]
 mod workqueue;
 
 use std::sync::Arc;
@@ -51,8 +50,10 @@ use crate::poll::{Pollers, Queue};
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
 use catalog::Catalog;
+use monitor::MonitorKey;
 use outage::Outage;
 use rate_limiter::RateLimiter;
+use workqueue::WorkQueue;
 
 /// What all parts share.
 #[derive(Debug)]
@@ -65,10 +66,17 @@ struct Shared {
     /// Targets whose status may differ from the one in the cluster.
     statuses: Arc<Queue>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
-    monitors: Queue,
+    monitors: WorkQueue<MonitorKey>,
     /// Of all writes of this process together.
     write_limiter: RateLimiter,
     outage: Outage,
+}
+
+impl Shared {
+    /// Has the ServiceMonitors of these targets compared with what they should be.
+    fn enqueue_monitors(&self, ids: impl IntoIterator<Item = TargetId>) {
+        self.monitors.add_all(ids.into_iter().map(|id| MonitorKey::of_target(&id, &self.settings)));
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +105,7 @@ impl Shared {
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
             catalog: Catalog::default(),
             statuses: Arc::default(),
-            monitors: Queue::default(),
+            monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         })
@@ -132,7 +140,7 @@ impl Controller {
             metrics,
             catalog: Catalog::default(),
             statuses,
-            monitors: Queue::default(),
+            monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         });

@@ -226,7 +226,7 @@ impl Follower {
         if self.shared.catalog.remove(id).is_some() {
             self.shared.pollers.remove(id);
             self.shared.statuses.mark([id.clone()]);
-            self.shared.monitors.mark([id.clone()]);
+            self.shared.enqueue_monitors([id.clone()]);
             self.journal.note(id, Event::Removed);
             self.saw("deleted", id);
         }
@@ -308,7 +308,7 @@ impl Follower {
             ids.push(id);
         }
         self.shared.statuses.mark(ids.iter().cloned());
-        self.shared.monitors.mark(ids);
+        self.shared.enqueue_monitors(ids);
     }
 
     fn saw(&self, event: &str, id: &TargetId) {

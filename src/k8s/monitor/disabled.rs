@@ -13,9 +13,6 @@ use crate::k8s::access::{ApiError, BELIEVED_DENIALS};
 use crate::k8s::backoff::Backoff;
 use crate::target::TargetId;
 
-/// Targets that are handled before other tasks get a turn.
-const BATCH: usize = 256;
-
 /// Deletions in flight.
 const IN_FLIGHT: usize = 8;
 
@@ -25,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Runs until another replica leads.
 pub(super) async fn run(client: MonitorClient) {
     let shared = &client.shared;
-    shared.monitors.mark(shared.catalog.ids());
+    shared.enqueue_monitors(shared.catalog.ids());
     let mut removal = pin!(remove_all(|| remove_found(client.clone())));
     let mut removed = false;
     let mut leadership = client.leadership.clone();
@@ -33,11 +30,10 @@ pub(super) async fn run(client: MonitorClient) {
         tokio::select! {
             () = leadership.lost() => return,
             () = &mut removal, if !removed => removed = true,
-            () = shared.monitors.marked() => {
-                for id in shared.monitors.take(BATCH) {
-                    set_condition(shared, &id);
+            item = shared.monitors.next() => {
+                if let Some(id) = item.key().target() {
+                    set_condition(shared, id);
                 }
-                tokio::task::yield_now().await;
             }
         }
     }

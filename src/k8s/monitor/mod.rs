@@ -18,7 +18,6 @@ mod desired;
 mod disabled;
 mod observed;
 mod operator;
-mod patience;
 mod policy;
 mod reconciler;
 mod watch;
@@ -31,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use client::{OwnedMonitor, list_page, monitors, with_uid};
+pub(super) use reconciler::{MonitorKey, work_queue};
 pub(super) use watch::{Scope, scopes};
 
 use super::leader::Leadership;
@@ -73,6 +73,7 @@ async fn run(shared: Arc<Shared>, mut leadership: Leadership) -> Infallible {
             shared.monitors.clear();
             continue;
         }
+        shared.monitors.clear();
         let client = MonitorClient { shared: Arc::clone(&shared), leadership: leadership.clone() };
         match shared.settings.discovery.mode {
             DiscoveryMode::ServiceMonitor => MonitorReconciler::new(client).run().await,

@@ -1,7 +1,10 @@
 //! Makes the ServiceMonitors in the cluster agree with the targets, for as long as this replica leads. A steady fleet costs one watch
 //! for each scope and one small request every half a minute.
+//!
+//! When a monitor may be written, and when again after a failure, is decided by the [`WorkQueue`](crate::k8s::workqueue::WorkQueue), and by
+//! [`FieldConflicts`] where somebody else changes what we write.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,30 +21,21 @@ use super::conflict::FieldConflicts;
 use super::desired::{DesiredMonitor, MonitorRef};
 use super::observed::{MonitorStore, ObservedMonitor, ServiceMonitor, SyncStatus};
 use super::operator::{OperatorCrd, OperatorFeatures, watch_crd};
-use super::patience::{Patience, REST};
 use super::watch::{Scope, ScopeEvent, scopes, watch};
 use crate::k8s::access::{ApiError, Rule};
 use crate::k8s::catalog::MonitorState;
-use crate::k8s::failing::Failing;
-use crate::k8s::pause::Pause;
-use crate::k8s::tally::Tally;
-use crate::k8s::{MonitorNamespace, Shared};
+use crate::k8s::workqueue::{Deferred, QueueKey, QueueLimits, WorkItem, WorkQueue};
+use crate::k8s::{MonitorNamespace, Settings, Shared, WRITES_PER_SECOND};
 use crate::target::TargetId;
 
 /// How often every target is reconciled. That costs no request unless something differs.
 pub(super) const RESYNC: Duration = Duration::from_mins(1);
 
-/// How often what had to wait is looked at.
-const DUE_CHECK: Duration = Duration::from_secs(1);
+/// How soon a write is tried again that was refused, or whose name is taken. Only people can change that.
+const REFUSED_RETRY: Duration = Duration::from_mins(1);
 
-/// Writes in flight.
-const IN_FLIGHT: usize = 8;
-
-/// Targets that are reconciled before other tasks get a turn.
-const BATCH: usize = 64;
-
-/// How soon a monitor is reconciled again that somebody else changed in the same moment.
-const CONFLICT_RETRY: Duration = Duration::from_secs(1);
+/// How soon a monitor is looked at again that is being written under another key.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 /// From this number of targets on, one object and one scrape job for each is a burden to Prometheus and the Operator.
 const MANY_TARGETS: usize = 300;
@@ -49,9 +43,39 @@ const MANY_TARGETS: usize = 300;
 /// Stands for the hash of what is desired where no monitor is.
 const DELETION: u64 = 0;
 
+/// What is reconciled: a monitor, for the target that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::k8s) struct MonitorKey {
+    monitor: MonitorRef,
+    /// `None`: a monitor of ours without a target.
+    target: Option<TargetId>,
+}
+
+impl MonitorKey {
+    pub(in crate::k8s) fn of_target(id: &TargetId, settings: &Settings) -> Self {
+        Self { monitor: MonitorRef::of_target(id, settings), target: Some(id.clone()) }
+    }
+
+    pub(in crate::k8s) const fn target(&self) -> Option<&TargetId> {
+        self.target.as_ref()
+    }
+}
+
+impl QueueKey for MonitorKey {
+    fn namespace(&self) -> &Arc<str> {
+        &self.monitor.namespace
+    }
+}
+
+/// The queue of monitors that may differ from what is desired.
+pub(in crate::k8s) fn work_queue() -> WorkQueue<MonitorKey> {
+    WorkQueue::new(QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused: REFUSED_RETRY })
+}
+
 /// One term as the leader.
 pub(super) struct MonitorReconciler {
     client: MonitorClient,
+    queue: WorkQueue<MonitorKey>,
     /// `None`: not known yet.
     crd: Option<OperatorCrd>,
     /// The namespaces that are watched, one watch for each.
@@ -62,31 +86,21 @@ pub(super) struct MonitorReconciler {
     store: MonitorStore,
     /// The targets of monitors in our namespace, whose names do not say it.
     targets: HashMap<MonitorRef, TargetId>,
-    /// Monitors of this release without a target.
-    orphans: VecDeque<MonitorRef>,
+    conflicts: FieldConflicts,
     writes: FuturesUnordered<BoxFuture<'static, FinishedWrite>>,
     in_flight: HashMap<MonitorRef, InFlightWrite>,
-    patience: Patience,
-    conflicts: FieldConflicts,
-    failing: Failing<MonitorRef>,
-    pause: Pause,
-    failures: Tally,
     warned_of_many: bool,
 }
 
-/// What has happened to a monitor since a write to it began.
-#[derive(Debug, Default)]
+/// A write whose answer is awaited.
 struct InFlightWrite {
-    /// Its target must be reconciled again.
-    dirty: bool,
-    /// The watch has shown it, so that the answer to the write may be out of date.
+    item: WorkItem<MonitorKey>,
+    /// The watch has shown the monitor since, so that the answer may be out of date.
     seen: bool,
 }
 
 struct FinishedWrite {
     monitor: MonitorRef,
-    /// `None` for an orphan.
-    target: Option<TargetId>,
     outcome: WriteOutcome,
 }
 
@@ -98,24 +112,20 @@ enum WriteOutcome {
 
 impl MonitorReconciler {
     pub(super) fn new(client: MonitorClient) -> Self {
-        let Shared { catalog, settings, .. } = &*client.shared;
+        let Shared { catalog, settings, monitors, .. } = &*client.shared;
         let in_release = settings.discovery.monitor_namespace == MonitorNamespace::Release;
         let ids = if in_release { catalog.ids() } else { Vec::new() };
         Self {
+            queue: monitors.clone(),
             crd: None,
             scopes: scopes(settings),
             watches: SelectAll::new(),
             denied: HashMap::new(),
             store: MonitorStore::default(),
             targets: ids.into_iter().map(|id| (MonitorRef::of_target(&id, settings), id)).collect(),
-            orphans: VecDeque::new(),
+            conflicts: FieldConflicts::default(),
             writes: FuturesUnordered::new(),
             in_flight: HashMap::new(),
-            patience: Patience::default(),
-            conflicts: FieldConflicts::default(),
-            failing: Failing::default(),
-            pause: Pause::new(),
-            failures: Tally::default(),
             warned_of_many: false,
             client,
         }
@@ -123,37 +133,25 @@ impl MonitorReconciler {
 
     /// Runs until another replica leads. Writes in flight are dropped then.
     pub(super) async fn run(mut self) {
+        let queue = self.queue.clone();
         let mut crd = pin!(watch_crd(self.shared().cluster.clone()));
         let mut leadership = self.client.leadership.clone();
-        let mut due_check = tokio::time::interval(DUE_CHECK);
         let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
-        for interval in [&mut due_check, &mut resync] {
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        }
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let may_start = self.may_start_writes();
             tokio::select! {
                 () = leadership.lost() => return,
-                _ = due_check.tick() => self.check_due(),
                 _ = resync.tick() => self.resync(),
                 Some(crd) = crd.next() => self.set_crd(crd),
                 Some((scope, event)) = self.watches.next() => self.handle_event(scope, event),
                 Some(write) = self.writes.next() => self.finish(write),
-                () = self.client.shared.monitors.marked(), if may_start => {}
-            }
-            if self.may_start_writes() {
-                self.reconcile_batch();
-                tokio::task::yield_now().await;
+                item = queue.next(), if self.crd.is_some() => self.reconcile(item),
             }
         }
     }
 
     fn shared(&self) -> &Shared {
         &self.client.shared
-    }
-
-    fn may_start_writes(&self) -> bool {
-        self.crd.is_some() && self.writes.len() < IN_FLIGHT && self.pause.until(Instant::now()).is_none()
     }
 
     // What is learned: from the CRD, from the watches, and by looking at everything once a minute.
@@ -163,12 +161,11 @@ impl MonitorReconciler {
         match (before, crd) {
             (_, OperatorCrd::Missing) => {
                 tracing::warn!("{}", condition::crd_missing().message);
+                self.queue.clear();
                 self.watches = SelectAll::new();
                 self.denied.clear();
                 self.store = MonitorStore::default();
-                self.patience = Patience::default();
                 self.conflicts = FieldConflicts::default();
-                self.failing = Failing::default();
             }
             (Some(OperatorCrd::Installed(_)), OperatorCrd::Installed(features)) => {
                 tracing::info!(%features, "the fields of ServiceMonitors have changed");
@@ -193,19 +190,19 @@ impl MonitorReconciler {
                 }
                 self.denied.remove(&scope);
                 self.enqueue_scope(scope);
-                self.find_orphans();
+                self.enqueue_orphans();
             }
             Ok(Event::Apply(object)) => {
                 self.count("applied");
                 let target = self.observe(scope, object);
-                self.shared().monitors.mark(target);
+                self.shared().enqueue_monitors(target);
             }
             Ok(Event::Delete(object)) => {
                 self.count("deleted");
                 let monitor = ObservedMonitor::from(object).monitor;
                 self.store.remove(&monitor);
                 self.note_seen(&monitor);
-                self.shared().monitors.mark(self.target_of(&monitor));
+                self.shared().enqueue_monitors(self.target_of(&monitor));
             }
             Err(ApiError::Forbidden(rule)) => {
                 if self.denied.insert(scope, rule).is_none() {
@@ -231,34 +228,28 @@ impl MonitorReconciler {
         target
     }
 
+    /// Notes that a watch has shown `monitor`. If it is being written, it is looked at once more afterwards.
     fn note_seen(&mut self, monitor: &MonitorRef) {
         if let Some(write) = self.in_flight.get_mut(monitor) {
-            *write = InFlightWrite { dirty: true, seen: true };
+            write.seen = true;
+            self.queue.add(write.item.key().clone());
         }
-    }
-
-    /// Reconciles again what had to wait until now.
-    fn check_due(&mut self) {
-        let waited = self.patience.due();
-        let failed: Vec<TargetId> =
-            self.failing.due(Instant::now()).filter_map(|monitor| self.target_of(monitor)).collect();
-        self.shared().monitors.mark(waited.into_iter().chain(failed));
     }
 
     fn resync(&mut self) {
-        self.patience.tidy();
         self.conflicts.remove_ended();
-        let mut failing = std::mem::take(&mut self.failing);
-        failing.retain(|monitor| self.store.uid(monitor).is_some() || self.has_target(monitor));
-        self.failing = failing;
-        if let Some(monitors) = self.failures.more() {
+        self.queue.retain(|MonitorKey { monitor, target }| {
+            let has_target = target.as_ref().is_some_and(|id| self.shared().catalog.get(id).is_some());
+            has_target || self.store.uid(monitor).is_some()
+        });
+        if let Some(monitors) = self.queue.not_logged() {
             tracing::warn!(monitors, "more ServiceMonitors cannot be written");
         }
         if self.crd.is_none() {
-            self.shared().monitors.clear(); // nothing takes from it yet
+            self.queue.clear(); // nothing takes from it yet
         }
         self.enqueue_all();
-        self.find_orphans();
+        self.enqueue_orphans();
     }
 
     fn enqueue_all(&mut self) {
@@ -270,26 +261,27 @@ impl MonitorReconciler {
                 "each ServiceMonitor is a job of its own in Prometheus; for so many targets discovery.mode=httpSD is made"
             );
         }
-        self.shared().monitors.mark(ids);
+        self.shared().enqueue_monitors(ids);
     }
 
-    /// Reconciles the targets whose monitors the watch `scope` covers.
+    /// Enqueues the targets whose monitors the watch `scope` covers.
     fn enqueue_scope(&self, scope: usize) {
-        let Shared { catalog, monitors, settings, .. } = self.shared();
-        let mut ids = catalog.ids();
-        ids.retain(|id| self.scope_of(&MonitorRef::of_target(id, settings)) == Some(scope));
-        monitors.mark(ids);
+        let Shared { catalog, settings, .. } = self.shared();
+        let keys = catalog.ids().into_iter().map(|id| MonitorKey::of_target(&id, settings));
+        self.queue.add_all(keys.filter(|key| self.scope_of(&key.monitor) == Some(scope)));
     }
 
-    /// Finds monitors that an earlier mode left, and those of targets that were deleted while no replica led.
-    fn find_orphans(&mut self) {
-        self.orphans = self.store.iter().filter(|monitor| self.is_orphan(monitor)).cloned().collect();
+    /// Enqueues monitors that an earlier mode left, and those of targets that were deleted while no replica led.
+    fn enqueue_orphans(&self) {
+        let orphans = self.store.iter().filter(|monitor| self.is_orphan(monitor));
+        self.queue.add_all(orphans.map(|monitor| MonitorKey { monitor: monitor.clone(), target: None }));
     }
 
     /// Whether `monitor` is ours and its target certainly does not exist.
     fn is_orphan(&self, monitor: &MonitorRef) -> bool {
         let Shared { catalog, settings, .. } = self.shared();
-        if self.in_flight.contains_key(monitor) || self.store.uid(monitor).is_none() || self.has_target(monitor) {
+        let has_target = self.target_of(monitor).is_some_and(|id| catalog.get(&id).is_some());
+        if self.store.uid(monitor).is_none() || has_target {
             return false;
         }
         // A namespace whose targets we may not list looks as if it had none.
@@ -304,69 +296,48 @@ impl MonitorReconciler {
         if let Some(labelled) = self.store.target_namespace(monitor) {
             return Arc::clone(labelled);
         }
-        let settings = &self.shared().settings;
-        let in_release = settings.discovery.monitor_namespace == MonitorNamespace::Release;
         match monitor.name.split_once('.') {
-            Some((namespace, _)) if in_release && *monitor.namespace == *settings.namespace => namespace.into(),
+            Some((namespace, _)) if self.in_release() && *monitor.namespace == *self.shared().settings.namespace => {
+                namespace.into()
+            }
             _ => Arc::clone(&monitor.namespace),
         }
     }
 
-    /// The target that a monitor of this name would have.
-    fn target_of(&self, monitor: &MonitorRef) -> Option<TargetId> {
-        match self.shared().settings.discovery.monitor_namespace {
-            MonitorNamespace::Target => {
-                Some(TargetId { namespace: Arc::clone(&monitor.namespace), name: Arc::clone(&monitor.name) })
-            }
-            MonitorNamespace::Release => self.targets.get(monitor).cloned(),
-        }
+    /// Whether monitors are in our namespace rather than beside their targets.
+    fn in_release(&self) -> bool {
+        self.shared().settings.discovery.monitor_namespace == MonitorNamespace::Release
     }
 
-    fn has_target(&self, monitor: &MonitorRef) -> bool {
-        self.target_of(monitor).is_some_and(|id| self.shared().catalog.get(&id).is_some())
+    /// The target that a monitor of this name would have.
+    fn target_of(&self, monitor: &MonitorRef) -> Option<TargetId> {
+        if self.in_release() {
+            self.targets.get(monitor).cloned()
+        } else {
+            Some(TargetId { namespace: Arc::clone(&monitor.namespace), name: Arc::clone(&monitor.name) })
+        }
     }
 
     fn scope_of(&self, monitor: &MonitorRef) -> Option<usize> {
         self.scopes.iter().position(|scope| scope.as_ref().is_none_or(|name| *name == monitor.namespace))
     }
 
-    // What is decided: for each target, whether its monitor is written, deleted or left.
+    // What is decided: whether a monitor is written, deleted or left.
 
-    fn reconcile_batch(&mut self) {
-        while self.writes.len() < IN_FLIGHT
-            && let Some(monitor) = self.orphans.pop_front()
-        {
-            if self.is_orphan(&monitor)
-                && self.patience.resting(&monitor.namespace).is_none()
-                && self.failing.until(&monitor, &monitor.namespace, DELETION, Instant::now()).is_none()
-            {
-                self.delete(monitor, None, None);
-            }
+    fn reconcile(&mut self, item: WorkItem<MonitorKey>) {
+        let MonitorKey { monitor, target } = item.key().clone();
+        if self.in_flight.contains_key(&monitor) {
+            return item.defer(Instant::now() + BUSY_RETRY);
         }
-        for _ in 0..BATCH {
-            if self.writes.len() == IN_FLIGHT {
-                break;
-            }
-            let Some(id) = self.shared().monitors.take(1).pop() else { break };
-            self.reconcile(id);
-        }
-    }
-
-    fn reconcile(&mut self, id: TargetId) {
-        let monitor = MonitorRef::of_target(&id, &self.shared().settings);
-        if let Some(write) = self.in_flight.get_mut(&monitor) {
-            write.dirty = true;
-            return;
-        }
+        let Some(id) = target else { return self.reconcile_orphan(item, monitor) };
         if self.shared().catalog.get(&id).is_none() {
-            self.patience.forget(&id);
-            // In the namespace of its target it is garbage-collected. If it is not, it is found as an orphan.
-            if self.targets.remove(&monitor).is_some() && self.store.uid(&monitor).is_some() {
-                self.delete(monitor, None, None);
+            // Beside its target it is garbage-collected. If it is not, the next resync finds it.
+            if self.targets.remove(&monitor).is_some() {
+                self.reconcile_orphan(item, monitor);
             }
             return;
         }
-        if self.shared().settings.discovery.monitor_namespace == MonitorNamespace::Release {
+        if self.in_release() {
             self.targets.insert(monitor.clone(), id.clone());
         }
         let desired = match self.desired(&id) {
@@ -389,29 +360,35 @@ impl MonitorReconciler {
             Ok(desired) => {
                 let uid = match self.store.sync_status(&monitor, desired.hash) {
                     SyncStatus::InSync => {
-                        self.patience.forget(&id);
-                        self.failing.forget(&monitor);
-                        let state = self.condition_in_sync(&monitor, desired.hash);
-                        return self.set_condition(&id, state);
+                        self.queue.forget(item.key());
+                        return self.set_condition(&id, self.condition_in_sync(&monitor, desired.hash));
                     }
                     SyncStatus::OutOfSync { uid } => Some(uid),
                     SyncStatus::Missing => None,
                 };
-                if self.may_write(&id, &monitor, desired.hash) {
-                    self.apply(id, monitor, desired, uid);
+                if let Some(item) = self.attempt(item, &id, desired.hash) {
+                    self.apply(item, desired, uid);
                 }
-            }
-            Err(state) if self.store.uid(&monitor).is_none() => {
-                self.patience.forget(&id);
-                self.conflicts.forget(&monitor);
-                self.failing.forget(&monitor);
-                self.set_condition(&id, state);
             }
             Err(state) => {
-                if self.may_write(&id, &monitor, DELETION) {
-                    self.delete(monitor, Some(id), Some(state));
+                let Some(uid) = self.store.uid(&monitor).map(str::to_owned) else {
+                    self.conflicts.forget(&monitor);
+                    self.queue.forget(item.key());
+                    return self.set_condition(&id, state);
+                };
+                if let Some(item) = self.attempt(item, &id, DELETION) {
+                    self.delete(item, uid, Some(state));
                 }
             }
+        }
+    }
+
+    fn reconcile_orphan(&mut self, item: WorkItem<MonitorKey>, monitor: MonitorRef) {
+        if self.is_orphan(&monitor)
+            && let Some(uid) = self.store.uid(&monitor).map(str::to_owned)
+            && item.attempt(DELETION).is_ok()
+        {
+            self.delete(item, uid, None);
         }
     }
 
@@ -427,33 +404,24 @@ impl MonitorReconciler {
         Some(desired.map_err(MonitorState::from))
     }
 
-    /// Whether `desired` may be written now. If not, the target is reconciled again when it may.
-    fn may_write(&mut self, id: &TargetId, monitor: &MonitorRef, desired: u64) -> bool {
-        if self.patience.is_waiting(id, desired) {
-            return false;
-        }
-        if let Some((until, state)) = self.patience.resting(&monitor.namespace) {
-            if let Some(state) = state {
-                self.set_condition(id, state);
-            }
-            self.patience.wait(id.clone(), desired, until);
-            return false;
-        }
-        if let Some(until) = self.conflicts.retry_at(monitor, desired) {
+    /// Returns the item if `desired` may be written now. Otherwise it comes again when it may, and the condition says what it waits for.
+    fn attempt(&self, item: WorkItem<MonitorKey>, id: &TargetId, desired: u64) -> Option<WorkItem<MonitorKey>> {
+        let monitor = &item.key().monitor;
+        if let Some(retry_at) = self.conflicts.retry_at(monitor, desired) {
             // One change is put back within seconds, and is not worth two writes of the status.
             if self.conflicts.is_lasting(monitor, desired) || !self.is_written(id) {
                 self.set_condition(id, condition::contested(monitor));
             }
-            self.patience.wait(id.clone(), desired, until);
-            return false;
+            item.defer(retry_at);
+            return None;
         }
-        let failing = self.failing.until(monitor, &monitor.namespace, desired, Instant::now());
-        if failing.is_some()
-            && let Some(why) = self.failing.why(&monitor.namespace)
-        {
-            self.set_condition(id, condition::failed(why));
+        match item.attempt(desired) {
+            Ok(()) => return Some(item),
+            Err(Deferred::Namespace(ApiError::Forbidden(rule))) => self.set_condition(id, condition::forbidden(&rule)),
+            Err(Deferred::FailingNamespace(why)) => self.set_condition(id, condition::failed(&why)),
+            Err(Deferred::Waiting | Deferred::Retry | Deferred::Namespace(_)) => {}
         }
-        failing.is_none()
+        None
     }
 
     /// Whether the condition of `id` says that its monitor is written.
@@ -478,118 +446,88 @@ impl MonitorReconciler {
 
     // What is done, and what follows from how it ended.
 
-    fn apply(&mut self, target: TargetId, monitor: MonitorRef, desired: DesiredMonitor, uid: Option<String>) {
-        self.in_flight.insert(monitor.clone(), InFlightWrite::default());
-        self.failing.begin(&monitor);
-        let client = self.client.clone();
+    fn apply(&mut self, item: WorkItem<MonitorKey>, desired: DesiredMonitor, uid: Option<String>) {
+        let (client, monitor) = (self.client.clone(), item.key().monitor.clone());
+        self.in_flight.insert(monitor.clone(), InFlightWrite { item, seen: false });
         self.writes.push(Box::pin(async move {
             let result = client.apply(&monitor, &desired, uid).await;
-            FinishedWrite { monitor, target: Some(target), outcome: WriteOutcome::Applied(desired, result) }
+            FinishedWrite { monitor, outcome: WriteOutcome::Applied(desired, result) }
         }));
     }
 
-    /// Deletes our monitor, and then sets the condition of its target to `state`.
-    fn delete(&mut self, monitor: MonitorRef, target: Option<TargetId>, state: Option<MonitorState>) {
-        let Some(uid) = self.store.uid(&monitor).map(str::to_owned) else { return };
-        self.in_flight.insert(monitor.clone(), InFlightWrite::default());
-        self.failing.begin(&monitor);
-        let client = self.client.clone();
+    /// Deletes a monitor, and then sets the condition of its target to `state`.
+    fn delete(&mut self, item: WorkItem<MonitorKey>, uid: String, state: Option<MonitorState>) {
+        let (client, monitor) = (self.client.clone(), item.key().monitor.clone());
+        self.in_flight.insert(monitor.clone(), InFlightWrite { item, seen: false });
         self.writes.push(Box::pin(async move {
             let result = client.delete(&monitor, uid).await;
-            FinishedWrite { monitor, target, outcome: WriteOutcome::Deleted(state, result) }
+            FinishedWrite { monitor, outcome: WriteOutcome::Deleted(state, result) }
         }));
     }
 
-    fn finish(&mut self, FinishedWrite { monitor, target, outcome }: FinishedWrite) {
-        let in_flight = self.in_flight.remove(&monitor).unwrap_or_default();
-        let (desired, result) = match outcome {
-            WriteOutcome::Applied(desired, result) => {
-                let result = result.map(|found| {
-                    self.conflicts.wrote(&monitor, desired.hash);
-                    self.store.wrote(found, &desired, in_flight.seen);
-                    Some(self.condition_in_sync(&monitor, desired.hash))
-                });
-                (desired.hash, result)
+    fn finish(&mut self, FinishedWrite { monitor, outcome }: FinishedWrite) {
+        let Some(InFlightWrite { item, seen }) = self.in_flight.remove(&monitor) else { return };
+        let result = match outcome {
+            WriteOutcome::Applied(desired, Ok(found)) => {
+                self.conflicts.wrote(&monitor, desired.hash);
+                self.store.wrote(found, &desired, seen);
+                Ok(Some(self.condition_in_sync(&monitor, desired.hash)))
             }
-            WriteOutcome::Deleted(state, result) => {
-                let result = result.map(|()| {
-                    self.conflicts.forget(&monitor);
-                    if !in_flight.seen {
-                        self.store.remove(&monitor);
-                    }
-                    state
-                });
-                (DELETION, result)
-            }
-        };
-        match result {
-            Ok(state) => {
-                self.pause.succeed();
-                self.failing.succeed(&monitor, &monitor.namespace);
-                if let Some(id) = &target {
-                    self.patience.forget(id);
-                    if let Some(state) = state {
-                        self.set_condition(id, state);
-                    }
+            WriteOutcome::Deleted(state, Ok(())) => {
+                self.conflicts.forget(&monitor);
+                if !seen {
+                    self.store.remove(&monitor);
                 }
+                Ok(state)
             }
-            Err(error) => self.handle_error(error, &monitor, target.as_ref(), desired),
-        }
-        if in_flight.dirty {
-            let target = target.or_else(|| self.target_of(&monitor));
-            self.shared().monitors.mark(target);
-        }
-    }
-
-    fn handle_error(&mut self, error: MonitorError, monitor: &MonitorRef, target: Option<&TargetId>, desired: u64) {
-        if matches!(error, MonitorError::Api(ApiError::Unreachable(_)) | MonitorError::NotLeader) {
-            self.failing.give_up(monitor);
-        } else if !matches!(error, MonitorError::Api(ApiError::Failed(_))) {
-            self.failing.forget(monitor);
-        }
-        let (state, delay) = match error {
-            MonitorError::NameTaken { owner } => (Some(condition::name_taken(monitor, &owner)), REST),
-            MonitorError::Api(ApiError::Forbidden(rule)) => {
-                let state = condition::forbidden(&rule);
-                self.patience.rest(&monitor.namespace, Some(state.clone()));
-                (Some(state), REST)
-            }
-            MonitorError::Api(ApiError::Refused(why)) => (Some(condition::refused(&why)), REST),
-            // The CRD or the namespace is gone. The CRD is checked for; with the namespace, the target goes too.
-            MonitorError::Api(ApiError::NotFound) => {
-                self.store.remove(monitor);
-                self.patience.rest(&monitor.namespace, None);
-                (None, REST)
-            }
-            MonitorError::Api(ApiError::Conflict(_)) => {
-                self.store.remove(monitor);
-                (None, CONFLICT_RETRY)
-            }
-            MonitorError::Api(ApiError::Failed(why)) => return self.handle_failure(&why, monitor, target, desired),
-            MonitorError::Api(ApiError::Unreachable(_)) => {
-                self.pause.fail(Instant::now());
-                (None, Duration::ZERO)
-            }
-            MonitorError::NotLeader => (None, Duration::ZERO),
+            WriteOutcome::Applied(_, Err(error)) | WriteOutcome::Deleted(_, Err(error)) => Err(error),
         };
-        let Some(id) = target else { return };
-        if let Some(state) = state {
-            self.set_condition(id, state);
+        let target = item.key().target.clone();
+        let state = match result {
+            Ok(state) => {
+                item.finish(Ok(()));
+                state
+            }
+            Err(error) => self.handle_error(item, error),
+        };
+        if let (Some(id), Some(state)) = (target, state) {
+            self.set_condition(&id, state);
         }
-        self.patience.wait(id.clone(), desired, Instant::now() + delay);
     }
 
-    /// The API server, or a webhook that it calls, fails at this monitor.
-    fn handle_failure(&mut self, why: &str, monitor: &MonitorRef, target: Option<&TargetId>, desired: u64) {
-        let (failures, _) = self.failing.fail(monitor, &monitor.namespace, desired, why, Instant::now());
-        if failures == 1 && self.failures.note(Instant::now()) {
-            tracing::warn!(%monitor, error = why, "a ServiceMonitor cannot be written");
+    /// Has the write tried again when that makes sense, and returns the condition if there is something to say.
+    fn handle_error(&mut self, item: WorkItem<MonitorKey>, error: MonitorError) -> Option<MonitorState> {
+        let monitor = item.key().monitor.clone();
+        let error = match error {
+            MonitorError::NameTaken { owner } => {
+                item.retry_in(REFUSED_RETRY);
+                return Some(condition::name_taken(&monitor, &owner));
+            }
+            MonitorError::NotLeader => {
+                item.retry_in(Duration::ZERO);
+                return None;
+            }
+            MonitorError::Api(error) => error,
+        };
+        if let ApiError::NotFound | ApiError::Conflict(_) = error {
+            self.store.remove(&monitor);
         }
-        // A webhook that restarts is away for a moment: one failure is not reported.
-        if let Some(id) = target
-            && (failures > 1 || self.failing.why(&monitor.namespace).is_some())
-        {
-            self.set_condition(id, condition::failed(why));
+        // The CRD or the namespace is gone. The CRD is checked for; with the namespace, the target goes too.
+        if error == ApiError::NotFound {
+            item.rest_namespace(&error);
+        }
+        let failure = item.finish(Err(&error));
+        match error {
+            ApiError::Forbidden(rule) => Some(condition::forbidden(&rule)),
+            ApiError::Refused(why) => Some(condition::refused(&why)),
+            ApiError::Failed(why) => {
+                if failure.is_new && self.queue.may_log() {
+                    tracing::warn!(%monitor, error = why, "a ServiceMonitor cannot be written");
+                }
+                // A webhook that restarts is away for a moment: one failure is not reported.
+                failure.is_lasting.then(|| condition::failed(&why))
+            }
+            ApiError::NotFound | ApiError::Conflict(_) | ApiError::Unreachable(_) => None,
         }
     }
 }

@@ -88,7 +88,7 @@ async fn the_end_of_a_list_has_only_its_own_targets_looked_at() {
     let scope = reconciler.scope_of(&MonitorRef { namespace: "b".into(), name: "any".into() }).unwrap();
     reconciler.handle_event(scope, Ok(Event::Init));
     reconciler.handle_event(scope, Ok(Event::InitDone));
-    assert_eq!(reconciler.shared().monitors.take(9), [other]);
+    assert_eq!(queued(&reconciler), [other]);
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_spec_that_is_not_understood_keeps_its_monitor_and_says_so() {
     let mut reconciler = reconciler(&["a"], MonitorNamespace::Target);
     let id = declare(&reconciler, "a", Err(Problem::invalid_spec("spec.interval: too odd")));
     let monitor = show(&mut reconciler, "a", "target", None);
-    reconciler.reconcile(id.clone());
+    reconcile(&mut reconciler, &id);
     let said = reconciler.shared().catalog.get(&id).unwrap().monitor.unwrap();
     assert_eq!((said.status, said.reason), (ConditionStatus::False, "InvalidSpec"));
     assert!(reconciler.writes.is_empty() && !reconciler.is_orphan(&monitor));
@@ -116,13 +116,10 @@ async fn what_an_earlier_version_wrote_goes_if_none_may_do_it_whatever_the_spec_
         let mut reconciler = reconciler_of_two();
         let id = declare(&reconciler, "a", Err(Problem::invalid_spec("spec.interval: too odd")));
         let monitor = show_spec(&mut reconciler, &spec);
-        reconciler.reconcile(id.clone());
+        reconcile(&mut reconciler, &id);
         assert!(reconciler.writes.len() == 1 && reconciler.in_flight.contains_key(&monitor), "it is being removed");
-        reconciler.finish(FinishedWrite {
-            monitor,
-            target: Some(id.clone()),
-            outcome: WriteOutcome::Deleted(Some(condition::invalid_spec()), Ok(())),
-        });
+        reconciler
+            .finish(FinishedWrite { monitor, outcome: WriteOutcome::Deleted(Some(condition::invalid_spec()), Ok(())) });
         assert_eq!(said(&reconciler, &id), Some((ConditionStatus::False, "InvalidSpec")));
         reconciler.writes.clear();
         assert!(!starts(&mut reconciler, &id), "and not written again");
@@ -134,7 +131,7 @@ async fn a_class_that_is_not_allowed_takes_the_monitor_away() {
     let mut reconciler = reconciler_of_two();
     let monitor = Monitor { scrape_class: Some("cluster".to_owned()), ..Monitor::default() };
     let id = declare(&reconciler, "a", Ok(ScrapeTargetSpec { monitor: Some(monitor), ..good() }));
-    reconciler.reconcile(id.clone());
+    reconcile(&mut reconciler, &id);
     assert_eq!(said(&reconciler, &id), Some((ConditionStatus::False, "ScrapeClassNotAllowed")));
     assert!(reconciler.writes.is_empty(), "nothing is written");
     show_spec(&mut reconciler, &json!({ "scrapeClass": "cluster", "endpoints": [{}] }));
@@ -147,7 +144,7 @@ async fn a_class_that_is_not_allowed_takes_the_monitor_away() {
 async fn nothing_piles_up_where_nobody_leads() {
     let shared = Shared::idle();
     let run = crate::k8s::monitor::run(Arc::clone(&shared), Leadership::never());
-    shared.monitors.mark([TargetId::new("a", "target")]);
+    shared.enqueue_monitors([TargetId::new("a", "target")]);
     assert!(tokio::time::timeout(RESYNC * 2, run).await.is_err());
     assert!(shared.monitors.is_empty());
 }
@@ -159,21 +156,32 @@ fn said(reconciler: &MonitorReconciler, id: &TargetId) -> Option<(ConditionStatu
 
 /// Whether reconciling `id` starts a write, which is dropped.
 fn starts(reconciler: &mut MonitorReconciler, id: &TargetId) -> bool {
-    reconciler.reconcile(id.clone());
+    reconcile(reconciler, id);
     let started = !reconciler.writes.is_empty();
     reconciler.writes.clear();
     started
+}
+
+/// Reconciles `id` now. Other keys stay in the queue.
+fn reconcile(reconciler: &mut MonitorReconciler, id: &TargetId) {
+    reconciler.shared().enqueue_monitors([id.clone()]);
+    let mut others = Vec::new();
+    while let Some(item) = reconciler.queue.try_next() {
+        if item.key().target() == Some(id) {
+            reconciler.reconcile(item);
+            break;
+        }
+        others.push(item.key().clone());
+    }
+    reconciler.queue.add_all(others);
 }
 
 /// Ends the write for `id` with this error.
 fn fail(reconciler: &mut MonitorReconciler, id: &TargetId, error: ApiError) {
     let monitor = MonitorRef::of_target(id, &reconciler.shared().settings);
     let desired = reconciler.desired(id).unwrap().unwrap();
-    reconciler.finish(FinishedWrite {
-        monitor,
-        target: Some(id.clone()),
-        outcome: WriteOutcome::Applied(desired, Err(MonitorError::Api(error))),
-    });
+    reconciler
+        .finish(FinishedWrite { monitor, outcome: WriteOutcome::Applied(desired, Err(MonitorError::Api(error))) });
 }
 
 /// Ends the write for `id` with success.
@@ -188,7 +196,12 @@ fn succeed(reconciler: &mut MonitorReconciler, id: &TargetId) {
         }
         Err(state) => WriteOutcome::Deleted(Some(state), Ok(())),
     };
-    reconciler.finish(FinishedWrite { monitor, target: Some(id.clone()), outcome });
+    reconciler.finish(FinishedWrite { monitor, outcome });
+}
+
+/// The targets whose keys are due, which are taken from the queue.
+fn queued(reconciler: &MonitorReconciler) -> Vec<TargetId> {
+    reconciler.queue.drain().iter().filter_map(|key| key.target().cloned()).collect()
 }
 
 fn webhook_is_away() -> ApiError {
@@ -227,11 +240,13 @@ async fn what_fails_in_one_namespace_is_said_and_waits_and_others_go_on() {
     assert!(starts(&mut reconciler, &bad));
     fail(&mut reconciler, &bad, webhook_is_away());
     assert_eq!(said(&reconciler, &bad), None, "a webhook that restarts is no news");
-    assert!(reconciler.may_start_writes() && starts(&mut reconciler, &good) && !starts(&mut reconciler, &bad));
+    assert!(starts(&mut reconciler, &good) && !starts(&mut reconciler, &bad));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    reconciler.check_due();
-    assert_eq!(reconciler.shared().monitors.take(9), std::slice::from_ref(&bad));
-    assert!(starts(&mut reconciler, &bad));
+    let item = reconciler.queue.try_next().expect("it comes again by itself");
+    assert_eq!(item.key().target(), Some(&bad));
+    reconciler.reconcile(item);
+    assert_eq!(reconciler.writes.len(), 1);
+    reconciler.writes.clear();
     fail(&mut reconciler, &bad, webhook_is_away());
     assert_eq!(said(&reconciler, &bad), Some((ConditionStatus::False, "Failed")));
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -254,7 +269,7 @@ async fn where_everything_fails_what_is_new_is_told_so_and_waits_for_its_turn() 
     reconciler.shared().catalog.remove(&new);
     reconciler.resync();
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(reconciler.failing.due(Instant::now()).all(|monitor| *monitor.name != *"new"), "it is gone");
+    assert!(!queued(&reconciler).contains(&new), "it is gone");
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,7 +278,9 @@ async fn an_api_server_that_does_not_answer_is_left_alone_by_all() {
     let id = declare(&reconciler, "a", Ok(good()));
     assert!(starts(&mut reconciler, &id));
     fail(&mut reconciler, &id, ApiError::Unreachable("no answer".to_owned()));
-    assert!(!reconciler.may_start_writes());
+    assert!(reconciler.queue.is_paused());
+    let other = declare(&reconciler, "b", Ok(good()));
+    assert!(!starts(&mut reconciler, &other));
     assert_eq!(said(&reconciler, &id), None);
 }
 
@@ -296,20 +313,18 @@ async fn a_conflict_is_reported_once_for_as_long_as_it_lasts() {
         }
         words.extend(said(&reconciler, &id));
         tokio::time::sleep(Duration::from_secs(1)).await;
-        reconciler.check_due();
     }
     words.dedup();
     assert_eq!(words, [(ConditionStatus::True, "Written"), (ConditionStatus::Unknown, "Pending")]);
     // The other one has stopped.
     while !starts(&mut reconciler, &id) {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        reconciler.check_due();
     }
     succeed(&mut reconciler, &id);
     for _ in 0..6 {
         tokio::time::sleep(RESYNC).await;
         reconciler.resync();
-        reconciler.reconcile(id.clone());
+        reconcile(&mut reconciler, &id);
     }
     assert_eq!(said(&reconciler, &id), Some((ConditionStatus::True, "Written")));
 }
