@@ -10,19 +10,17 @@
 //! Each part computes from what is known and writes only what differs, so that a steady fleet causes no writes at all and a lost write
 //! is made good by the next look. Nothing here polls a target or answers a scrape: pollers go on when the API server is away.
 
-mod access;
 mod backoff;
-mod catalog;
 mod cleanup;
+mod client;
 mod controller;
 mod dry_run;
 mod failing;
 mod labels;
 mod leader;
 mod monitor;
-mod object;
+mod observed;
 mod outage;
-mod pages;
 mod pause;
 mod proxy;
 mod rate_limiter;
@@ -30,6 +28,7 @@ mod secrets;
 mod settings;
 mod status;
 mod tally;
+mod target_store;
 mod watch;
 mod workqueue;
 
@@ -39,8 +38,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use access::{AccessError, Cluster};
 pub use cleanup::{CleanupError, Removed, cleanup, cleanup_monitors};
+pub use client::{AccessError, ApiClient};
 pub use dry_run::{NoVerdict, Verdict, dry_run};
 pub use settings::{
     Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,
@@ -49,20 +48,23 @@ pub use settings::{
 use crate::poll::{Pollers, Queue};
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
-use catalog::Catalog;
 use monitor::MonitorKey;
 use outage::Outage;
 use rate_limiter::RateLimiter;
+use target_store::TargetStore;
 use workqueue::WorkQueue;
+
+// Names that `status` and `monitor` still use.
+use {client as access, observed as object, target_store as catalog};
 
 /// What all parts share.
 #[derive(Debug)]
 struct Shared {
-    cluster: Cluster,
+    cluster: ApiClient,
     settings: Settings,
     pollers: Arc<Pollers>,
     metrics: SourceMetrics,
-    catalog: Catalog,
+    catalog: TargetStore,
     /// Targets whose status may differ from the one in the cluster.
     statuses: Arc<Queue>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
@@ -99,11 +101,11 @@ impl Shared {
             advertise: None,
         };
         Arc::new(Self {
-            cluster: Cluster::unreachable(),
+            cluster: ApiClient::unreachable(),
             settings,
             pollers: Arc::new(Pollers::idle()),
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
-            catalog: Catalog::default(),
+            catalog: TargetStore::default(),
             statuses: Arc::default(),
             monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
@@ -123,7 +125,7 @@ impl Controller {
     ///
     /// `refusals` are the targets that answered 401 or 403: their Secrets are read again.
     pub fn start(
-        cluster: Cluster,
+        cluster: ApiClient,
         settings: Settings,
         pollers: Arc<Pollers>,
         refusals: mpsc::Receiver<TargetId>,
@@ -138,7 +140,7 @@ impl Controller {
             settings,
             pollers,
             metrics,
-            catalog: Catalog::default(),
+            catalog: TargetStore::default(),
             statuses,
             monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),

@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use super::desired::{DesiredMonitor, MonitorRef};
 use super::observed::{ObservedMonitor, ServiceMonitor};
 use super::{GROUP, PLURAL, Scope, labels};
-use crate::k8s::access::{ApiError, Cluster, Rule};
+use crate::k8s::client::{ApiClient, ApiError, PolicyRule};
 use crate::k8s::leader::Leadership;
 use crate::k8s::{Settings, Shared};
 
@@ -96,14 +96,14 @@ impl MonitorClient {
         Ok(self.shared.cluster.call(rule, api.get(&monitor.name)).await?.into())
     }
 
-    fn api(&self, monitor: &MonitorRef, verb: &'static str) -> (Api<ServiceMonitor>, Rule) {
+    fn api(&self, monitor: &MonitorRef, verb: &'static str) -> (Api<ServiceMonitor>, PolicyRule) {
         let namespace = Some(&*monitor.namespace);
-        (monitors(&self.shared.cluster, namespace), Rule::new(verb, GROUP, PLURAL, namespace))
+        (monitors(&self.shared.cluster, namespace), PolicyRule::new(verb, GROUP, PLURAL, namespace))
     }
 }
 
 /// The ServiceMonitors of one namespace, or of all.
-pub(in crate::k8s) fn monitors(cluster: &Cluster, namespace: Option<&str>) -> Api<ServiceMonitor> {
+pub(in crate::k8s) fn monitors(cluster: &ApiClient, namespace: Option<&str>) -> Api<ServiceMonitor> {
     match namespace {
         Some(namespace) => Api::namespaced(cluster.client(), namespace),
         None => Api::all(cluster.client()),
@@ -127,7 +127,7 @@ pub(in crate::k8s) struct OwnedMonitor {
 
 /// Lists one page of the monitors that this release wrote, and returns the token of the next page.
 pub(in crate::k8s) async fn list_page(
-    cluster: &Cluster,
+    cluster: &ApiClient,
     scope: &Scope,
     settings: &Settings,
     token: Option<String>,

@@ -3,8 +3,8 @@
 use super::desired::MonitorRef;
 use crate::crd::ConditionStatus;
 use crate::k8s::DiscoveryMode;
-use crate::k8s::access::Rule;
-use crate::k8s::catalog::MonitorState;
+use crate::k8s::client::PolicyRule;
+use crate::k8s::target_store::MonitorState;
 
 /// Why a target with a valid spec has no ServiceMonitor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(super) fn name_taken(monitor: &MonitorRef, owner: &str) -> MonitorState {
     not_ready("NameTaken", message)
 }
 
-pub(super) fn forbidden(rule: &Rule) -> MonitorState {
+pub(super) fn forbidden(rule: &PolicyRule) -> MonitorState {
     not_ready("Forbidden", rule.to_string())
 }
 

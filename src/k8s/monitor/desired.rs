@@ -12,7 +12,7 @@ use super::operator::OperatorFeatures;
 use super::policy::{check_relabelings, check_variables, scrape_class};
 use super::{API_VERSION, KIND, labels};
 use crate::crd::{self, Monitor, ScrapeTargetSpec};
-use crate::k8s::catalog::Object;
+use crate::k8s::observed::ObservedTarget;
 use crate::k8s::{Discovery, MonitorNamespace, Scheme, Settings};
 use crate::target::TargetId;
 
@@ -69,7 +69,7 @@ pub(super) struct DesiredMonitor {
 impl DesiredMonitor {
     /// The ServiceMonitor of the target `object` with the spec `spec`, without fields that the installed Operator does not know.
     pub(super) fn new(
-        object: &Object,
+        object: &ObservedTarget,
         spec: &ScrapeTargetSpec,
         settings: &Settings,
         features: OperatorFeatures,
@@ -114,7 +114,7 @@ pub(super) fn hash(fields: &Value) -> u64 {
 
 /// Labels and annotations of the ScrapeTarget itself are not copied: tools such as Argo CD track objects by them, and would take the monitor
 /// for one of theirs and prune it.
-fn metadata(object: &Object, monitor: &Monitor, settings: &Settings) -> Value {
+fn metadata(object: &ObservedTarget, monitor: &Monitor, settings: &Settings) -> Value {
     let (id, discovery) = (&object.id, &settings.discovery);
     let in_release = discovery.monitor_namespace == MonitorNamespace::Release;
     // Our own labels say which monitors are ours and whose targets they are, so users cannot set them. In our namespace they cannot set

@@ -9,8 +9,8 @@ use super::client::{MonitorClient, MonitorError, OwnedMonitor, list_page};
 use super::condition::disabled_by_mode;
 use super::scopes;
 use crate::k8s::Shared;
-use crate::k8s::access::{ApiError, BELIEVED_DENIALS};
 use crate::k8s::backoff::Backoff;
+use crate::k8s::client::{ApiError, BELIEVED_DENIALS};
 use crate::target::TargetId;
 
 /// Deletions in flight.

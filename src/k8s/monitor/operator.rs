@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{GROUP, PLURAL, monitors};
-use crate::k8s::access::{ApiError, Cluster, Rule};
+use crate::k8s::client::{ApiClient, ApiError, PolicyRule};
 
 /// Fields of a ServiceMonitor's spec that are used where the CRD knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ const ATTEMPTS: u32 = 3;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Yields the state of the CRD, and again whenever it changes.
-pub(super) fn watch_crd(cluster: Cluster) -> impl Stream<Item = OperatorCrd> + Send {
+pub(super) fn watch_crd(cluster: ApiClient) -> impl Stream<Item = OperatorCrd> + Send {
     stream::unfold(CrdChecker::new(cluster), |mut checker| async {
         let crd = checker.changed().await;
         Some((crd, checker))
@@ -76,7 +76,7 @@ pub(super) fn watch_crd(cluster: Cluster) -> impl Stream<Item = OperatorCrd> + S
 }
 
 struct CrdChecker {
-    cluster: Cluster,
+    cluster: ApiClient,
     known: Option<OperatorCrd>,
     /// The revision of the document that `known` was read from.
     revision: Option<String>,
@@ -89,7 +89,7 @@ struct CrdChecker {
 }
 
 impl CrdChecker {
-    const fn new(cluster: Cluster) -> Self {
+    const fn new(cluster: ApiClient) -> Self {
         Self { cluster, known: None, revision: None, confirmed: false, absent_once: false, delay: Duration::ZERO }
     }
 
@@ -177,7 +177,7 @@ impl CrdChecker {
 
     /// `None`: the API server does not answer.
     async fn list(&self) -> Option<ListAnswer> {
-        let rule = Rule::new("list", GROUP, PLURAL, None);
+        let rule = PolicyRule::new("list", GROUP, PLURAL, None);
         let one = ListParams::default().limit(1);
         match self.cluster.call(rule, monitors(&self.cluster, None).list(&one)).await {
             Ok(_) => Some(ListAnswer::Listed),
@@ -221,7 +221,7 @@ impl From<serde_json::Error> for SchemaError {
 }
 
 /// Reads a document of the API server. It is not a resource, so there is no RBAC rule to report if it is denied.
-async fn read_document(folder: &str, name: &str, cluster: &Cluster) -> Result<String, SchemaError> {
+async fn read_document(folder: &str, name: &str, cluster: &ApiClient) -> Result<String, SchemaError> {
     let request = Request::new(folder).get(name, &GetParams::default()).map_err(|_| SchemaError::Unreadable)?;
     match tokio::time::timeout(DEADLINE, cluster.client().request_text(request)).await {
         Ok(Ok(text)) => Ok(text),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     fn checker(known: Option<OperatorCrd>) -> CrdChecker {
-        CrdChecker { known, ..CrdChecker::new(Cluster::unreachable()) }
+        CrdChecker { known, ..CrdChecker::new(ApiClient::unreachable()) }
     }
 
     #[tokio::test]

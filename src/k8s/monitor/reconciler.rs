@@ -22,8 +22,8 @@ use super::desired::{DesiredMonitor, MonitorRef};
 use super::observed::{MonitorStore, ObservedMonitor, ServiceMonitor, SyncStatus};
 use super::operator::{OperatorCrd, OperatorFeatures, watch_crd};
 use super::watch::{Scope, ScopeEvent, scopes, watch};
-use crate::k8s::access::{ApiError, Rule};
-use crate::k8s::catalog::MonitorState;
+use crate::k8s::client::{ApiError, PolicyRule};
+use crate::k8s::target_store::MonitorState;
 use crate::k8s::workqueue::{Deferred, QueueKey, QueueLimits, WorkItem, WorkQueue};
 use crate::k8s::{MonitorNamespace, Settings, Shared, WRITES_PER_SECOND};
 use crate::target::TargetId;
@@ -82,7 +82,7 @@ pub(super) struct MonitorReconciler {
     scopes: Vec<Scope>,
     watches: SelectAll<BoxStream<'static, ScopeEvent>>,
     /// The scopes that we may not watch, and the rule that is missing.
-    denied: HashMap<usize, Rule>,
+    denied: HashMap<usize, PolicyRule>,
     store: MonitorStore,
     /// The targets of monitors in our namespace, whose names do not say it.
     targets: HashMap<MonitorRef, TargetId>,

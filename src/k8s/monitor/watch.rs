@@ -12,8 +12,8 @@ use super::client::PAGE;
 use super::observed::ServiceMonitor;
 use super::{GROUP, PLURAL, labels, monitors};
 use crate::k8s::Settings;
-use crate::k8s::access::{ApiError, Cluster, Rule, asked};
 use crate::k8s::backoff::Backoff;
+use crate::k8s::client::{ApiClient, ApiError, PolicyRule, asked};
 
 /// A namespace; `None`: all.
 pub(in crate::k8s) type Scope = Option<Arc<str>>;
@@ -42,7 +42,7 @@ pub(super) type ScopeEvent = (usize, Result<MonitorEvent, ApiError>);
 
 /// Watches `scopes`. After an error it goes on by itself, with growing pauses.
 pub(super) fn watch(
-    cluster: &Cluster,
+    cluster: &ApiClient,
     settings: &Settings,
     scopes: &[Scope],
 ) -> SelectAll<BoxStream<'static, ScopeEvent>> {
@@ -142,7 +142,7 @@ impl<S: Fn() -> Raw, J: Fn(watcher::Result<MonitorEvent>) -> Result<MonitorEvent
 
 /// Whose fault an error is. A list or a change that comes tells that it is permitted by now.
 fn judge(
-    cluster: &Cluster,
+    cluster: &ApiClient,
     scope: Option<&str>,
     event: watcher::Result<MonitorEvent>,
 ) -> Result<MonitorEvent, ApiError> {
@@ -155,7 +155,7 @@ fn judge(
             (verb, Err(error))
         }
     };
-    cluster.judge(Rule::new(verb, GROUP, PLURAL, scope), result)
+    cluster.judge(PolicyRule::new(verb, GROUP, PLURAL, scope), result)
 }
 
 #[cfg(test)]
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     fn understand(event: watcher::Result<MonitorEvent>) -> Result<MonitorEvent, ApiError> {
-        judge(&Cluster::unreachable(), None, event)
+        judge(&ApiClient::unreachable(), None, event)
     }
 
     #[tokio::test(start_paused = true)]

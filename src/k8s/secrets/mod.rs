@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, Label};
+use super::{ApiClient, Label};
 use crate::crd::ScrapeTargetSpec;
 use crate::poll::Queue;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
@@ -67,7 +67,7 @@ impl<R> fmt::Debug for Secrets<R> {
 
 impl Secrets {
     /// Nothing is wanted yet. With a label, only Secrets that have it may be used; ConfigMaps are no secrets.
-    pub(super) fn new(cluster: Cluster, label: Option<Label>) -> Arc<Self> {
+    pub(super) fn new(cluster: ApiClient, label: Option<Label>) -> Arc<Self> {
         let condition = label.as_ref().map(|label| format!(" and the label {label}")).unwrap_or_default();
         Self::with(ApiReader::new(cluster, label), condition)
     }

@@ -26,9 +26,9 @@ pub(in crate::k8s::monitor) fn settings(discovery: Discovery) -> Settings {
     }
 }
 
-fn object(namespace: &str, name: &str, spec: Value) -> (Object, Arc<ScrapeTarget>) {
+fn object(namespace: &str, name: &str, spec: Value) -> (ObservedTarget, Arc<ScrapeTarget>) {
     let declaration = Arc::new(ScrapeTarget::new(name, serde_json::from_value(spec).unwrap()));
-    let object = Object {
+    let object = ObservedTarget {
         id: TargetId::new(namespace, name),
         uid: "6a1f".into(),
         generation: 1,

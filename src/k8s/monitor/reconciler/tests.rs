@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::crd::{ConditionStatus, Monitor, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
-use crate::k8s::catalog::Object;
 use crate::k8s::leader::Leadership;
+use crate::k8s::observed::ObservedTarget;
 use crate::kind::Type;
 use crate::target::Problem;
 
@@ -26,7 +26,7 @@ fn reconciler(namespaces: &[&str], namespace: MonitorNamespace) -> MonitorReconc
 
 fn declare(reconciler: &MonitorReconciler, namespace: &str, spec: Result<ScrapeTargetSpec, Problem>) -> TargetId {
     let id = TargetId::new(namespace, "target");
-    reconciler.shared().catalog.put(Arc::new(Object {
+    reconciler.shared().catalog.put(Arc::new(ObservedTarget {
         id: id.clone(),
         uid: "first".into(),
         generation: 1,
@@ -222,7 +222,7 @@ fn reconciler_of_two() -> MonitorReconciler {
 /// As [`declare`], under another name.
 fn declare_as(reconciler: &MonitorReconciler, namespace: &str, name: &str) -> TargetId {
     let id = TargetId::new(namespace, name);
-    reconciler.shared().catalog.put(Arc::new(Object {
+    reconciler.shared().catalog.put(Arc::new(ObservedTarget {
         id: id.clone(),
         uid: name.into(),
         generation: 1,
