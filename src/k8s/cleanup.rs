@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use super::client::{ApiError, PolicyRule};
 use super::labels;
 use super::leader::LONGEST;
-use super::monitor::{GROUP, OwnedMonitor, PLURAL, Scope, list_page, monitors, scopes, with_uid};
+use super::monitor::{GROUP, OwnedMonitor, PLURAL, list_page, monitors, scopes, with_uid};
 use super::rate_limiter::RateLimiter;
+use super::settings::Scope;
 use super::{ApiClient, DiscoveryMode, Settings, WRITES_PER_SECOND};
 
 /// How long the Lease is ours at a time: long enough to be renewed between two [`CHUNK`]s, and a release that is installed right

@@ -129,6 +129,7 @@ impl<K: Clone + Eq + Hash> Failing<K> {
     }
 
     /// What may be tried by now.
+    #[cfg(test)]
     pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = &K> {
         let is_due = move |(key, wait): &(&K, &Wait)| wait.until <= now && !self.tried.contains(*key);
         self.waits.iter().filter(is_due).map(|(key, _)| key)

@@ -30,6 +30,7 @@ mod status;
 mod tally;
 mod target_store;
 mod watch;
+#[cfg_attr(not(test), expect(dead_code, reason = "the writers are about to use it"))]
 mod workqueue;
 
 use std::sync::Arc;
