@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use super::client::{ApiError, PolicyRule};
 use super::labels;
 use super::leader::LONGEST_LEASE;
-use super::monitor::{GROUP, Ours, PLURAL, Scope, monitors, only, page, scopes};
+use super::monitor::{GROUP, OwnedMonitor, PLURAL, list_page, monitors, scopes, with_uid};
 use super::rate_limiter::RateLimiter;
+use super::settings::Scope;
 use super::{ApiClient, DiscoveryMode, Settings, WRITES_PER_SECOND};
 
 /// How long the Lease is ours at a time: long enough to be renewed between two [`CHUNK`]s, and a release that is installed right
@@ -115,7 +116,7 @@ pub async fn cleanup_monitors(
             found => break found?,
         }
     };
-    found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.place.namespace));
+    found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.monitor.namespace));
     let monitors = delete(cluster, &RateLimiter::new(WRITES_PER_SECOND), &found).await?;
     Ok(Removed { monitors, endpoints: 0 })
 }
@@ -214,7 +215,7 @@ async fn delete_monitors(cluster: &ApiClient, settings: &Settings, lock: &Lock<'
     Ok(removed)
 }
 
-async fn delete(cluster: &ApiClient, limiter: &RateLimiter, found: &[Ours]) -> Result<usize, CleanupError> {
+async fn delete(cluster: &ApiClient, limiter: &RateLimiter, found: &[OwnedMonitor]) -> Result<usize, CleanupError> {
     let deletions = futures::stream::iter(found).map(|ours| delete_monitor(cluster, limiter, ours));
     let deleted: Vec<bool> = deletions.buffer_unordered(IN_FLIGHT).try_collect().await?;
     Ok(deleted.into_iter().filter(|deleted| *deleted).count())
@@ -226,13 +227,13 @@ async fn find(
     settings: &Settings,
     scopes: &[Scope],
     must_list: bool,
-) -> Result<Vec<Ours>, CleanupError> {
+) -> Result<Vec<OwnedMonitor>, CleanupError> {
     let mut found = Vec::new();
     for scope in scopes {
         let mut token = None;
         loop {
             let rule = PolicyRule::new("list", GROUP, PLURAL, scope.as_deref());
-            match cluster.call(rule, page(cluster, scope, settings, token.take())).await {
+            match cluster.call(rule, list_page(cluster, scope, settings, token.take())).await {
                 Ok((ours, next)) => {
                     found.extend(ours);
                     token = next;
@@ -253,12 +254,12 @@ async fn find(
 }
 
 /// Returns whether it was there.
-async fn delete_monitor(cluster: &ApiClient, limiter: &RateLimiter, ours: &Ours) -> Result<bool, CleanupError> {
+async fn delete_monitor(cluster: &ApiClient, limiter: &RateLimiter, ours: &OwnedMonitor) -> Result<bool, CleanupError> {
     limiter.acquire().await;
-    let namespace = Some(&*ours.place.namespace);
+    let namespace = Some(&*ours.monitor.namespace);
     let rule = PolicyRule::new("delete", GROUP, PLURAL, namespace);
     let api = monitors(cluster, namespace);
-    match cluster.call(rule, api.delete(&ours.place.name, &only(ours.uid.clone()))).await {
+    match cluster.call(rule, api.delete(&ours.monitor.name, &with_uid(ours.uid.clone()))).await {
         Ok(_) => Ok(true),
         // Another one of that name is not the one that was found.
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
@@ -289,7 +290,7 @@ where
     let ours =
         labels::of_release(settings).into_iter().all(|(key, value)| labels.get(key).is_some_and(|is| is == value));
     let Some(uid) = found.uid.filter(|_| ours) else { return Ok(false) };
-    match cluster.call(rule("delete"), api.delete(name, &only(uid))).await {
+    match cluster.call(rule("delete"), api.delete(name, &with_uid(uid))).await {
         Ok(_) => Ok(true),
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
         Err(error) => Err(CleanupError::new(remove)(error)),

@@ -15,20 +15,16 @@ mod cleanup;
 mod client;
 mod controller;
 mod dry_run;
-mod failing;
 mod labels;
 mod leader;
 mod monitor;
 mod observed;
 mod outage;
-mod pause;
 mod proxy;
-mod queue;
 mod rate_limiter;
 mod secrets;
 mod settings;
 mod status;
-mod tally;
 mod target_store;
 mod watch;
 #[cfg_attr(not(test), expect(dead_code, reason = "the writer of ServiceMonitors is about to use the rest of it"))]
@@ -50,14 +46,11 @@ pub use settings::{
 use crate::poll::Pollers;
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
+use monitor::MonitorKey;
 use outage::Outage;
-use queue::Queue;
 use rate_limiter::RateLimiter;
 use target_store::TargetStore;
 use workqueue::WorkQueue;
-
-// Names that `status` and `monitor` still use.
-use {client as access, observed as object, target_store as catalog};
 
 /// What all parts share.
 #[derive(Debug)]
@@ -70,10 +63,17 @@ struct Shared {
     /// Targets whose status may differ from the one in the cluster.
     statuses: WorkQueue<TargetId>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
-    monitors: Queue,
+    monitors: WorkQueue<MonitorKey>,
     /// Of all writes of this process together.
     write_limiter: RateLimiter,
     outage: Outage,
+}
+
+impl Shared {
+    /// Has the ServiceMonitors of these targets compared with what they should be.
+    fn enqueue_monitors(&self, ids: impl IntoIterator<Item = TargetId>) {
+        self.monitors.add_all(ids.into_iter().map(|id| MonitorKey::of_target(&id, &self.settings)));
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ impl Shared {
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
             catalog: TargetStore::default(),
             statuses: WorkQueue::new(status::LIMITS),
-            monitors: Queue::default(),
+            monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         })
@@ -138,7 +138,7 @@ impl Controller {
             metrics,
             catalog: TargetStore::default(),
             statuses,
-            monitors: Queue::default(),
+            monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         });

@@ -272,7 +272,7 @@ impl Reconciler {
         if self.shared.catalog.remove(id).is_some() {
             self.shared.pollers.remove(id);
             self.shared.statuses.add(id.clone());
-            self.shared.monitors.mark([id.clone()]);
+            self.shared.enqueue_monitors([id.clone()]);
             self.change_log.note(id, TargetChange::Removed);
             self.count_event("deleted", id);
         }
@@ -353,7 +353,7 @@ impl Reconciler {
             ids.push(id);
         }
         self.shared.statuses.add_all(ids.iter().cloned());
-        self.shared.monitors.mark(ids);
+        self.shared.enqueue_monitors(ids);
     }
 
     fn count_event(&self, event: &str, id: &TargetId) {

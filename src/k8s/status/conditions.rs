@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::super::catalog::MonitorState;
 use super::super::settings::DiscoveryMode;
+use super::super::target_store::MonitorState;
 use crate::crd::{Condition, ConditionStatus, ScrapeTargetStatus};
 use crate::kind::Reason;
 use crate::poll::{State, Status};

@@ -20,13 +20,13 @@ pub(super) use self::writer::LIMITS;
 use self::conditions::{ScrapeFacts, StatusFacts};
 use self::writer::{StatusBackend, StatusWriter};
 use super::Shared;
-use super::access::{ApiError, Rule};
-use super::catalog::{Catalog, Object, Record};
+use super::client::{ApiError, PolicyRule};
 use super::labels;
 use super::leader::Leadership;
-use super::object::Shown;
+use super::observed::{ObservedTarget, RawTarget};
 use super::outage::Part;
 use super::rate_limiter::RateLimiter;
+use super::target_store::{TargetRecord, TargetStore};
 use super::workqueue::WorkQueue;
 use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
 use crate::poll::Poller;
@@ -66,7 +66,7 @@ struct ClusterStatuses {
 }
 
 impl StatusBackend for ClusterStatuses {
-    fn catalog(&self) -> &Catalog {
+    fn catalog(&self) -> &TargetStore {
         &self.shared.catalog
     }
 
@@ -86,8 +86,8 @@ impl StatusBackend for ClusterStatuses {
         self.leadership.clone().lost().await;
     }
 
-    fn desired(&self, record: &Record, watched_for: Duration) -> ScrapeTargetStatus {
-        let Record { object, accepted, monitor } = record;
+    fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus {
+        let TargetRecord { object, accepted, monitor } = record;
         let poller = self.shared.pollers.get(&object.id);
         let mut facts = StatusFacts {
             now: SystemTime::now(),
@@ -122,12 +122,12 @@ impl StatusBackend for ClusterStatuses {
         conditions::status(&facts)
     }
 
-    async fn write(&self, object: &Object, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
+    async fn write(&self, object: &ObservedTarget, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
         let (namespace, name) = (&*object.id.namespace, &*object.id.name);
         // Permission for all namespaces is one rule, and its lack is one line in the log.
         let scope = (!self.shared.settings.watch_namespaces.is_empty()).then_some(namespace);
-        let rule = Rule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
-        let api: Api<Shown> = Api::namespaced(self.shared.cluster.client(), namespace);
+        let rule = PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
+        let api: Api<RawTarget> = Api::namespaced(self.shared.cluster.client(), namespace);
         let (params, patch) = patch(object, status);
         let answer = self.shared.cluster.call(rule, api.patch_status(name, &params, &patch)).await;
         match &answer {
@@ -150,7 +150,7 @@ fn is_fresh(poller: &Poller) -> bool {
 
 /// By its version, nothing is said of an object that has changed since it was judged, or was made anew under the same name. (Its uid
 /// would not do: for a status the API server does not look at it.)
-fn patch(object: &Object, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Value>) {
+fn patch(object: &ObservedTarget, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Value>) {
     let mut body = json!({
         "apiVersion": ScrapeTarget::api_version(&()),
         "kind": ScrapeTarget::kind(&()),
@@ -182,7 +182,7 @@ mod tests {
     fn a_patch_names_the_version_of_the_object_that_was_judged() {
         let spec = ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/");
         for declaration in [Ok(Arc::new(ScrapeTarget::new("a", spec))), Err(Problem::invalid_spec("too odd"))] {
-            let object = Object {
+            let object = ObservedTarget {
                 id: TargetId::new("team", "a"),
                 uid: "uid".into(),
                 generation: 1,

@@ -24,8 +24,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::access::ApiError;
 use super::backoff::{Backoff, exponential};
+use super::client::ApiError;
 use crate::target::TargetId;
 
 #[cfg(test)]
