@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::WrongValue;
 use crate::cli::{CleanupArgs, CleanupOnly, KubernetesArgs, ReleaseArgs};
 use crate::http::WebConfig;
-use crate::k8s::{self, AccessError, Cluster, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
+use crate::k8s::{self, AccessError, ApiClient, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
 use crate::{file, telemetry};
 
 /// Loopback addresses lead into the pod of the exporter: to itself, or to a sidecar that trusts it. So does the unspecified address.
@@ -20,7 +20,7 @@ pub(super) fn denied_loopback(args: &KubernetesArgs) -> Vec<IpNet> {
 }
 
 /// The cluster and its settings by the flags, without the port of the advertised address: it is known once the listener is bound.
-pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(Cluster, Settings)> {
+pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(ApiClient, Settings)> {
     let KubernetesArgs {
         release,
         target_selector,
@@ -115,7 +115,7 @@ pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyho
     Ok(if taken == asked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(Cluster, Settings)> {
+async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(ApiClient, Settings)> {
     let service = args.service();
     let ReleaseArgs {
         kube_context,
@@ -145,8 +145,8 @@ async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(Cluster,
 }
 
 /// The cluster of the kubeconfig or of the pod. The error where there is none says what to do `otherwise`.
-async fn find(context: Option<&str>, otherwise: &str) -> Result<Cluster, WrongValue> {
-    Cluster::connect(context).await.map_err(|error| match error {
+async fn find(context: Option<&str>, otherwise: &str) -> Result<ApiClient, WrongValue> {
+    ApiClient::connect(context).await.map_err(|error| match error {
         AccessError::NoConfig(why) => WrongValue(format!("no cluster: {why}; set KUBECONFIG, or {otherwise}")),
         other => WrongValue(other.to_string()),
     })
