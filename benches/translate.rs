@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Url;
 use scrapetarget_exporter::kind::sora::api;
-use scrapetarget_exporter::kind::{Answer, Blocks, Context, Kind, Response, Type, sora};
+use scrapetarget_exporter::kind::{Answer, Blocks, Context, JsonField, JsonList, Kind, Response, Type, sora};
 use scrapetarget_exporter::metric::{Families, Format, encode};
 
 /// Polls in a batch, and batches of which the median counts.
@@ -90,10 +90,10 @@ fn sora() -> Case {
             answered(include_bytes!("../tests/fixtures/sora/maximum/GetMode.json")),
         ],
         parse: |answers| {
-            black_box(serde_json::from_slice::<api::Object<api::StatsReport>>(body(&answers[0])).is_ok());
-            black_box(serde_json::from_slice::<api::Object<api::License>>(body(&answers[1])).is_ok());
-            black_box(serde_json::from_slice::<api::List<api::Object<api::ClusterNode>>>(body(&answers[2])).is_ok());
-            black_box(serde_json::from_slice::<api::Object<api::ServerMode>>(body(&answers[3])).is_ok());
+            black_box(serde_json::from_slice::<JsonField<api::StatsReport>>(body(&answers[0])).is_ok());
+            black_box(serde_json::from_slice::<JsonField<api::License>>(body(&answers[1])).is_ok());
+            black_box(serde_json::from_slice::<JsonList<api::ClusterNode>>(body(&answers[2])).is_ok());
+            black_box(serde_json::from_slice::<JsonField<api::ServerMode>>(body(&answers[3])).is_ok());
         },
         kind: blocks.build(Type::Sora, &url),
         goal: 5.0,

@@ -30,7 +30,7 @@ fn sora(url: &str) -> Target {
 fn rooms(server: &Scripted) -> Target {
     let mut target = target("rooms", Type::Mediasoup, &server.url());
     target.source.options.mediasoup =
-        Some(mediasoup::Options { source: mediasoup::Source::Prometheus, ..mediasoup::Options::default() });
+        Some(mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() });
     target.source.connection.ca = server.ca.as_ref().map(|pem| pem.as_bytes().into());
     (target.interval, target.timeout, target.max_age) = (PATIENCE, PATIENCE, Duration::ZERO);
     target

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use regex::Regex;
-use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, Source, families};
+use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, StatsSource, families};
 use scrapetarget_exporter::kind::{Answer, CallError, Context, Kind, Options as _, Reason, Response};
 use scrapetarget_exporter::metric::{Families, Filter, Finished, Format, Passage, encode, read_exposition};
 use serde::Deserialize;
@@ -170,7 +170,7 @@ fn a_status_that_is_no_success_says_so() {
 
 #[test]
 fn a_page_for_people_is_no_exposition() {
-    let mut kind = build(&Options { source: Source::Prometheus, ..Options::default() });
+    let mut kind = build(&Options { source: StatsSource::Prometheus, ..Options::default() });
     for body in ["<html></html>", "", "Cannot GET /", "{\"error\": 1}"] {
         let (finished, report) = poll(&mut *kind, answer(200, body), 100);
         assert_eq!(report.unwrap_err().reason, Reason::Parse, "{body}");
@@ -180,7 +180,7 @@ fn a_page_for_people_is_no_exposition() {
 
 #[test]
 fn too_many_foreign_samples_are_an_error_of_the_limit_and_leave_nothing() {
-    let mut kind = build(&Options { source: Source::Prometheus, ..Options::default() });
+    let mut kind = build(&Options { source: StatsSource::Prometheus, ..Options::default() });
     let (finished, report) = poll(&mut *kind, answer(200, fixture("edumeet.txt")), 7);
     assert_eq!(report.unwrap_err().reason, Reason::Limit);
     assert_eq!(finished.len(), 1);
@@ -554,14 +554,14 @@ fn the_options_read_as_the_contract_writes_them() {
     assert_eq!(options, Options { compatibility, ..Options::default() });
     let call = build(&options).calls(None).remove(0);
     assert_eq!((call.name, call.url.as_str()), ("stats", "http://target:9851/stats?detail=all"));
-    let options = Options { source: Source::Prometheus, ..options };
+    let options = Options { source: StatsSource::Prometheus, ..options };
     let call = options.build(&"http://edumeet:8889/?a=b".parse().unwrap()).calls(None).remove(0);
     assert_eq!((call.name, call.url.as_str()), ("metrics", "http://edumeet:8889/?a=b"));
 }
 
 fn everything() -> Options {
     Options {
-        source: Source::Agent,
+        source: StatsSource::Agent,
         per_object: vec![PerObject::Producers, PerObject::Consumers, PerObject::Transports],
         room_labels: true,
         addresses: Addresses::Deidentify,
@@ -666,7 +666,7 @@ proptest! {
         let at = cut.index(edumeet.len());
         edumeet.splice(at..at, bytes.clone());
         for addresses in [Addresses::Drop, Addresses::Deidentify, Addresses::Hash, Addresses::Plain] {
-            let options = Options { source: Source::Prometheus, addresses, ..Options::default() };
+            let options = Options { source: StatsSource::Prometheus, addresses, ..Options::default() };
             assert_well_formed(&poll(&mut *build(&options), answer(200, edumeet.clone()), 100).0);
             assert_well_formed(&poll(&mut *build(&options), answer(200, bytes.clone()), 100).0);
         }

@@ -222,7 +222,7 @@ async fn an_exporter_of_the_application_s_own_has_the_same_reasons() {
         let mut target = target("edumeet", Type::Mediasoup, url);
         target.timeout = allowed(Duration::from_millis(500));
         target.source.options.mediasoup =
-            Some(mediasoup::Options { source: mediasoup::Source::Prometheus, ..mediasoup::Options::default() });
+            Some(mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() });
         target
     };
     let server = Edumeet::new(7);

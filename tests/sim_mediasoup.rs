@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use bytes::Bytes;
-use scrapetarget_exporter::kind::mediasoup::{Compatibility, Options, PerObject, Source, families};
+use scrapetarget_exporter::kind::mediasoup::{Compatibility, Options, PerObject, StatsSource, families};
 use scrapetarget_exporter::kind::{Answer, Context, Kind, Options as _, Response};
 use scrapetarget_exporter::metric::{Families, Finished};
 use scrapetarget_exporter::sim::edumeet::Edumeet;
@@ -142,7 +142,7 @@ async fn edumeet_writes_its_families_in_the_order_and_shape_of_the_recorded_one(
 #[tokio::test]
 async fn edumeet_s_numbers_move_and_are_read_without_a_loss() {
     let edumeet = Edumeet::new(5);
-    let mut kind = build(&Options { source: Source::Prometheus, ..Options::default() });
+    let mut kind = build(&Options { source: StatsSource::Prometheus, ..Options::default() });
     let before = counters(&poll(&mut *kind, edumeet.routes(), "/").await);
     edumeet.pass(Duration::from_secs(30));
     let now = counters(&poll(&mut *kind, edumeet.routes(), "/").await);
@@ -153,7 +153,7 @@ async fn edumeet_s_numbers_move_and_are_read_without_a_loss() {
 
 #[tokio::test]
 async fn our_aggregated_families_are_the_ones_that_edumeet_has() {
-    let mut kind = build(&Options { source: Source::Prometheus, ..Options::default() });
+    let mut kind = build(&Options { source: StatsSource::Prometheus, ..Options::default() });
     let theirs = poll(&mut *kind, Edumeet::new(5).routes(), "/metrics").await;
     let theirs: Vec<String> = theirs
         .samples()

@@ -4,7 +4,7 @@
 use invariants::{bodies, never_fall, polls};
 use libfuzzer_sys::fuzz_target;
 use scrapetarget_exporter::kind::Options as _;
-use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, Source};
+use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, StatsSource};
 use url::Url;
 
 /// What the exporter adds up itself, over streams and transports that come and go.
@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
     let on = |bit: u8| first & (1 << bit) != 0;
     let objects = [PerObject::Producers, PerObject::Consumers, PerObject::Transports];
     let options = Options {
-        source: if on(0) { Source::Prometheus } else { Source::Agent },
+        source: if on(0) { StatsSource::Prometheus } else { StatsSource::Agent },
         per_object: objects.into_iter().zip(1..).filter(|(_, bit)| !on(*bit)).map(|(object, _)| object).collect(),
         room_labels: !on(4),
         addresses: match second & 3 {
@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
     let limit = if on(7) { 20 } else { 10_000 };
     let url = Url::parse("http://media:9851/").expect("a url");
     let expositions = polls(&mut *options.build(&url), bodies(input), limit);
-    if options.source == Source::Agent {
+    if options.source == StatsSource::Agent {
         never_fall(&expositions, is_accumulated);
     }
 });

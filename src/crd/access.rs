@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ScrapeTargetSpec;
+use crate::kind;
 
 /// One key of a Secret in the namespace of the ScrapeTarget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
@@ -39,13 +40,32 @@ pub struct ConfigMapKeyRef {
     pub optional: Option<bool>,
 }
 
+/// The description of `spec.headers[].name`, with the headers of each kind.
+fn header_description() -> String {
+    let mut own = vec!["Host", "Connection", "Content-*", "Transfer-Encoding", "Accept*"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(kind::Type::ALL.iter().flat_map(|kind| kind.own_headers()).map(|name| capitalized(name)))
+        .collect::<Vec<_>>();
+    let last = own.pop().unwrap_or_default();
+    format!("The name of the header. The exporter sets {} and {last} itself and refuses them here.", own.join(", "))
+}
+
+/// `X-Own-Header` of `x-own-header`.
+fn capitalized(header: &str) -> String {
+    let words = header.split('-').map(|word| {
+        let (first, rest) = word.split_at(word.len().min(1));
+        first.to_ascii_uppercase() + rest
+    });
+    words.collect::<Vec<_>>().join("-")
+}
+
 /// A header that is sent with every call to the target.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Header {
-    /// The name of the header. The exporter sets Host, Connection, Content-*, Transfer-Encoding, Accept*, X-Sora-Target and
-    /// Fiware-Service itself and refuses them here.
-    #[schemars(length(min = 1, max = 128))]
+    /// The name of the header. The schema also lists those that the exporter sets itself.
+    #[schemars(length(min = 1, max = 128), description = header_description())]
     pub name: String,
     /// The value, in plain text. Use secretKeyRef for anything that must stay secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -56,10 +56,8 @@ pub struct ScrapeTargetSpec {
     /// What kind of server it is. It decides which of the blocks below may be present.
     #[serde(rename = "type")]
     pub kind: kind::Type,
-    /// Where the server is: http or https, host, port and path, with one process behind it. Sora: every call goes to it. Orion:
-    /// admin/metrics, statistics, cache/statistics and version are appended. Mediasoup: stats is appended for the agent; the URL
-    /// is used as it stands, with a query if need be, for source Prometheus.
-    #[schemars(length(min = 1, max = 2048))]
+    /// Where the server is. The schema also tells how each kind uses it.
+    #[schemars(length(min = 1, max = 2048), description = url_description())]
     pub url: String,
     /// How often the target is polled, from 1s to 1h.
     #[serde(default = "interval")]
@@ -133,6 +131,12 @@ const fn interval() -> PromDuration {
 
 const fn sample_limit() -> u32 {
     10_000
+}
+
+/// The description of `spec.url`, with a sentence of each kind.
+fn url_description() -> String {
+    let usages: Vec<_> = kind::Type::ALL.iter().map(|kind| format!("{kind}: {}.", kind.url_usage())).collect();
+    format!("Where the server is: http or https, host, port and path, with one process behind it. {}", usages.join(" "))
 }
 
 impl ScrapeTargetSpec {

@@ -38,7 +38,7 @@ impl Index {
             }
         };
         let named = table.by_text.get(text).cloned();
-        // A url is compared as it is understood: `http://sora:3000` is `http://sora:3000/`.
+        // A url is compared as it is understood: `http://host:3000` is `http://host:3000/`.
         named
             .or_else(|| Url::parse(text).ok().and_then(|url| table.by_text.get(url.as_str()).cloned()))
             .unwrap_or_default()

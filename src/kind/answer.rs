@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::json::{TOO_MANY_ITEMS, begin_document, without_huge_numbers, without_lone_surrogates};
+use super::json;
 
 /// Why a poll or one of its calls failed: the closed set of the label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,23 +159,11 @@ impl Answer {
 
     /// The JSON document of an answer with a 2xx status.
     ///
-    /// `parse` when it is no JSON, `schema` when it is JSON of another shape, `limit` when it is nested too deep or has too many
-    /// items. Bytes that
-    /// are no UTF-8 become U+FFFD, as do halves of surrogate pairs, and numbers that no double can hold cost their field, not the
-    /// document. A byte order mark is passed over.
+    /// `parse` when it is not JSON, `schema` when it is JSON of another shape, `limit` when it is nested too deep or has too many
+    /// items. Bytes that are not UTF-8 become U+FFFD, as do halves of surrogate pairs, and numbers that no double can hold cost their
+    /// field, not the document. A byte order mark is passed over.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, CallError> {
-        let body = self.success()?;
-        let text = self.text()?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        begin_document();
-        match serde_json::from_str(text) {
-            Err(error) if is_repairable(&error.to_string()) => {
-                begin_document();
-                serde_json::from_str(&without_lone_surrogates(&without_huge_numbers(text)))
-            }
-            result => result,
-        }
-        .map_err(|error| json_error(body, &error))
+        json::parse(&self.text()?)
     }
 }
 
@@ -202,56 +190,7 @@ fn named(status: u16) -> String {
     name.map_or_else(|| status.to_string(), |name| format!("{status} {name}"))
 }
 
-/// Whether a document fails for something that costs one value of it, by what `serde_json` says.
-fn is_repairable(error: &str) -> bool {
-    ["number out of range", "lone leading surrogate", "unexpected end of hex escape"]
-        .iter()
-        .any(|e| error.starts_with(e))
-}
-
-/// Says where the document is wrong, and what would be right there, but never what the server has written.
-fn json_error(body: &[u8], error: &serde_json::Error) -> CallError {
-    use serde_json::error::Category;
-    let text = error.to_string();
-    if text.starts_with("recursion limit exceeded") {
-        return CallError::new(Reason::Limit, "the JSON is nested deeper than 128 levels");
-    }
-    if text.starts_with(TOO_MANY_ITEMS) {
-        return CallError::new(Reason::Limit, format!("the JSON has {TOO_MANY_ITEMS}"));
-    }
-    let (line, column) = (error.line(), error.column());
-    match error.classify() {
-        _ if body.is_empty() => CallError::new(Reason::Parse, "the body is empty"),
-        _ if looks_like_html(body) => CallError::new(Reason::Parse, "the body is HTML, not JSON; is the url right?"),
-        Category::Data => {
-            let message = format!("the JSON has another shape: {} at line {line} column {column}", mismatch(&text));
-            CallError::new(Reason::Schema, message)
-        }
-        // serde_json has a fixed sentence for each fault of the syntax.
-        Category::Eof => CallError::new(Reason::Parse, format!("the JSON ends too early: {text}")),
-        Category::Syntax | Category::Io => CallError::new(Reason::Parse, format!("the body is not JSON: {text}")),
-    }
-}
-
-/// What serde says of a value that does not fit, without the value: `invalid type: string "…", expected a number` becomes
-/// `invalid type: string, expected a number`.
-fn mismatch(text: &str) -> String {
-    const FAULTS: [&str; 6] =
-        ["invalid type", "invalid value", "invalid length", "unknown variant", "unknown field", "duplicate field"];
-    const TYPES: [&str; 8] = ["null", "boolean", "integer", "floating point", "string", "character", "sequence", "map"];
-    let place = text.rfind(" at line ").unwrap_or(text.len());
-    let text = text.get(..place).unwrap_or_default();
-    if text.starts_with("missing field `") {
-        return text.to_owned(); // the name is ours
-    }
-    let fault = FAULTS.into_iter().find(|fault| text.starts_with(fault)).unwrap_or("a value that does not fit");
-    let found = text.split_once(": ").and_then(|(_, rest)| TYPES.into_iter().find(|word| rest.starts_with(word)));
-    // What is expected is said last, and by our own types.
-    let expected = text.rsplit_once(", expected ").map(|(_, expected)| format!(", expected {expected}"));
-    format!("{fault}{}{}", found.map(|word| format!(": {word}")).unwrap_or_default(), expected.unwrap_or_default())
-}
-
-fn looks_like_html(body: &[u8]) -> bool {
+pub(super) fn looks_like_html(body: &[u8]) -> bool {
     let start = body[..body.len().min(256)].trim_ascii_start();
     let begins = |tag: &[u8]| start.len() >= tag.len() && start[..tag.len()].eq_ignore_ascii_case(tag);
     begins(b"<!doctype html") || begins(b"<html") || begins(b"<head") || begins(b"<body")
@@ -260,21 +199,6 @@ fn looks_like_html(body: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
-
-    fn read(body: &str) -> Result<Value, CallError> {
-        Answer(Ok(Response { status: 200, body: Bytes::from(body.to_owned()) })).json()
-    }
-
-    #[test]
-    fn half_an_emoji_costs_its_character_and_not_the_document() {
-        for half in [r"\ud83d", r"\ude00", r"\ud83d\u0041", r"\ud83dx", r"\ud83d\n"] {
-            let document = read(&format!(r#"{{"name":"{half}","huge":1e999,"one":1}}"#)).unwrap();
-            assert_eq!(document["one"], 1, "{half}");
-            assert!(document["name"].as_str().unwrap().starts_with('\u{fffd}'), "{half}");
-        }
-        assert_eq!(read(r#"["\ud83d\ude00"]"#).unwrap(), json!(["\u{1f600}"]));
-    }
 
     #[test]
     fn a_refusal_is_told_without_a_word_of_the_server() {
@@ -289,43 +213,5 @@ mod tests {
         assert_eq!(told(599, b""), "answered 599, without a body");
         let redirect = "answered 302 Found; redirects are not followed, write the final url";
         assert_eq!(told(302, b"hunter2"), redirect);
-    }
-
-    #[test]
-    fn an_error_of_the_json_tells_the_place_and_what_is_expected_but_not_what_was_written() {
-        #[derive(Debug, serde::Deserialize)]
-        #[expect(dead_code, reason = "only read")]
-        struct Shape {
-            number: u8,
-            word: Word,
-        }
-        #[derive(Debug, serde::Deserialize)]
-        enum Word {
-            One,
-        }
-        let told = |body: &'static str| {
-            let answer = Answer(Ok(Response { status: 200, body: Bytes::from_static(body.as_bytes()) }));
-            answer.json::<Shape>().unwrap_err().message
-        };
-        for (body, sentence) in [
-            (
-                r#"{"number":"hunter2, expected hunter2 at line 7"}"#,
-                "invalid type: string, expected u8 at line 1 column 47",
-            ),
-            (r#"{"number":1234567}"#, "invalid value: integer, expected u8 at line 1 column 17"),
-            (r#"{"number":1,"word":"hunter2"}"#, "unknown variant, expected `One` at line 1 column 28"),
-            (r#"{"number":1}"#, "missing field `word` at line 1 column 12"),
-            (r#"["hunter2"]"#, "invalid type: string, expected u8 at line 1 column 10"),
-        ] {
-            assert_eq!(told(body), format!("the JSON has another shape: {sentence}"));
-        }
-        for body in [r#"{"number":hunter2}"#, r#"{"hunter2""#, "hunter2"] {
-            assert!(!told(body).contains("hunter2"), "{body}");
-        }
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_passed_over() {
-        assert_eq!(read("\u{feff}[1]").unwrap(), json!([1]));
     }
 }

@@ -15,14 +15,25 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, CallError, Reason, Response};
-pub use json::{Number, Text};
+pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
 
 use crate::metric::{Desc, Families, Filter};
 
 /// The options block of a kind: `spec.sora`, `spec.orion`, … Its doc comments are what `kubectl explain` prints.
+///
+/// The constants are what the schema of the other fields says about this kind, so that it need not name one.
 pub trait Options:
     Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + JsonSchema + Send + Sync
 {
+    /// How `spec.url` is used: follows the name of the kind in the description of that field.
+    const URL_USAGE: &'static str;
+
+    /// The option and its value with which `spec.url` may have a query. By default it may not.
+    const URL_QUERY_WITH: Option<(&'static str, &'static str)> = None;
+
+    /// Headers, in lower case, that the calls set to protocol words or to an option: `spec.headers` may not name them.
+    const OWN_HEADERS: &'static [&'static str] = &[];
+
     /// Makes the translator of one target. `url` is the target's own, already validated.
     fn build(&self, url: &Url) -> Box<dyn Kind>;
 }
@@ -106,6 +117,21 @@ macro_rules! kinds {
             /// What the kind is for, in a sentence or two.
             pub const fn about(self) -> &'static str {
                 match self { $(Self::$kind => concat!($($doc),+)),+ }
+            }
+
+            /// How `spec.url` is used.
+            pub const fn url_usage(self) -> &'static str {
+                match self { $(Self::$kind => <$module::Options as Options>::URL_USAGE),+ }
+            }
+
+            /// The option and its value with which `spec.url` may have a query.
+            pub const fn url_query_with(self) -> Option<(&'static str, &'static str)> {
+                match self { $(Self::$kind => <$module::Options as Options>::URL_QUERY_WITH),+ }
+            }
+
+            /// Headers, in lower case, that only the kind may set.
+            pub const fn own_headers(self) -> &'static [&'static str] {
+                match self { $(Self::$kind => <$module::Options as Options>::OWN_HEADERS),+ }
             }
 
             /// Every family that the kind can export.

@@ -28,7 +28,7 @@ impl PlainCounters {
 
 /// Writes `parts`, one after the other, in `format`. Ends an OpenMetrics text with `# EOF`.
 pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> PlainCounters {
-    // About right for Sora and Orion: a header is 100 bytes or so, a sample 45 and its labels.
+    // An estimate: about 100 bytes per header, and 45 per sample beside its labels.
     out.reserve(parts.iter().map(|part| part.text.len() + 45 * part.samples.len() + 100 * part.families.len()).sum());
     let mut plain_counters = Vec::new();
     let mut place = 0_u32;

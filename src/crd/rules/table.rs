@@ -111,24 +111,38 @@ fn url() -> Vec<Rule> {
         )
         .also(&["spec.proxyUrl"])
         .twin_text(pattern::ipv6_host_is_address),
-        Rule::new(
-            "spec",
-            "!self.url.contains('?') || \
-             (self.type == 'Mediasoup' && has(self.mediasoup) && self.mediasoup.source == 'Prometheus')",
-            "url must not have a query except with mediasoup.source: Prometheus, remove it",
-        )
-        .field("url")
-        .twin(|spec| {
-            let own_exporter = text(spec, "type") == Some("Mediasoup")
-                && spec.get("mediasoup").is_some_and(|block| text(block, "source") == Some("Prometheus"));
-            own_exporter || !text(spec, "url").is_some_and(|url| url.contains('?'))
-        }),
+        url_query(),
         Rule::matches_in_ascii(
             "spec.proxyUrl",
             &PROXY,
             "proxyUrl must be http://HOST:PORT or https://HOST:PORT, without user, password, path, query or fragment",
         ),
     ]
+}
+
+/// A url has a query only where the options of a kind allow it.
+fn url_query() -> Rule {
+    let allowed = || kind::Type::ALL.iter().filter_map(|kind| Some((*kind, kind.url_query_with()?)));
+    let mut cel = vec!["!self.url.contains('?')".to_owned()];
+    let mut except = Vec::new();
+    for (kind, (option, value)) in allowed() {
+        let block = kind.block();
+        cel.push(format!("(self.type == '{kind}' && has(self.{block}) && self.{block}.{option} == '{value}')"));
+        except.push(format!("{block}.{option}: {value}"));
+    }
+    let (cel, except) = (cel.join(" || "), except.join(" or "));
+    let message = if except.is_empty() {
+        "url must not have a query, remove it".to_owned()
+    } else {
+        format!("url must not have a query except with {except}, remove it")
+    };
+    Rule::new("spec", cel, message).field("url").twin(move |spec| {
+        let is_allowed = allowed().any(|(kind, (option, value))| {
+            text(spec, "type") == Some(kind.as_str())
+                && spec.get(kind.block()).is_some_and(|block| text(block, option) == Some(value))
+        });
+        is_allowed || !text(spec, "url").is_some_and(|url| url.contains('?'))
+    })
 }
 
 /// The durations, beside `spec.interval`.
@@ -224,14 +238,19 @@ fn no_variable(path: &'static str) -> Rule {
     .twin_text(|text| !text.contains("$("))
 }
 
-/// Headers that belong to the exporter, in small letters.
-const OWN_HEADERS: [&str; 5] = ["host", "connection", "transfer-encoding", "x-sora-target", "fiware-service"];
+/// Headers that belong to the exporter whatever the kind, in lower case.
+const HTTP_HEADERS: [&str; 3] = ["host", "connection", "transfer-encoding"];
 
 /// What names of the exporter's headers begin with.
 const OWN_PREFIXES: [&str; 2] = ["content-", "accept"];
 
+/// Every header that belongs to the exporter by its whole name.
+fn own_headers() -> impl Iterator<Item = &'static str> {
+    HTTP_HEADERS.into_iter().chain(kind::Type::ALL.iter().flat_map(|kind| kind.own_headers().iter().copied()))
+}
+
 fn headers() -> Vec<Rule> {
-    let own = OWN_HEADERS.map(|name| format!("'{name}'")).join(", ");
+    let own = quoted(&own_headers().collect::<Vec<_>>());
     let prefixes = OWN_PREFIXES.map(|prefix| format!(" && !self.lowerAscii().startsWith('{prefix}')")).concat();
     vec![
         Rule::new(
@@ -252,7 +271,7 @@ fn headers() -> Vec<Rule> {
         )
         .twin_text(|name| {
             let name = name.to_ascii_lowercase();
-            !OWN_HEADERS.contains(&name.as_str()) && !OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            !own_headers().any(|own| own == name) && !OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         }),
         Rule::matches(
             "spec.headers[].value",

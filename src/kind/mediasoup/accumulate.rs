@@ -1,7 +1,7 @@
 //! Totals that never fall, made of counters that vanish with the streams and transports which they belong to.
 //!
-//! A sum over what lives drops whenever something closes, and Prometheus would take that for a restart. So the growth of each
-//! object between two polls is added up. What is remembered of an object is a hash and its last values: there may be many.
+//! A sum over live objects drops whenever one closes, and Prometheus would take that for a restart. So the growth of each object
+//! between two polls is added up. Only a hash and the last values are remembered of an object, since there may be many.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ const MAX_TOTALS: usize = 64;
 /// thousands.
 const MAX_OBJECTS: usize = 50_000;
 /// How many polls an object may be missing, because its statistics failed, before it is forgotten.
-const PATIENCE: u8 = 3;
+const MAX_MISSED: u8 = 3;
 
 /// How a total grows with its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Growth {
+pub(super) enum GrowthRule {
     /// A smaller value is a new counter that began at 0.
     Counter,
     /// A smaller value is a correction: an estimate that went too high adds nothing.
@@ -25,7 +25,7 @@ pub(super) enum Growth {
 }
 
 #[derive(Clone, Debug)]
-struct Entry<const N: usize> {
+struct TrackedObject<const N: usize> {
     key: u64,
     last: [f64; N],
     missed: u8,
@@ -33,16 +33,16 @@ struct Entry<const N: usize> {
 
 /// The last values of each object, in the order of their keys: nothing is smaller, and a poll looks each up once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger<const N: usize> {
-    entries: Box<[Entry<N>]>,
+pub(super) struct LastValues<const N: usize> {
+    entries: Box<[TrackedObject<N>]>,
     /// Whether the last poll had more objects than are remembered: one that is new now may have been there before.
     overflowed: bool,
 }
 
-impl<const N: usize> Ledger<N> {
-    /// Takes up the values of one poll.
-    pub(super) fn poll(&mut self) -> Round<'_, N> {
-        Round { next: Vec::with_capacity(self.entries.len()), overflows: false, ledger: self }
+impl<const N: usize> LastValues<N> {
+    /// Begins to take the values of one poll.
+    pub(super) fn begin_poll(&mut self) -> PollValues<'_, N> {
+        PollValues { next: Vec::with_capacity(self.entries.len()), overflows: false, last: self }
     }
 
     /// Whether every object of the last poll is remembered.
@@ -56,67 +56,67 @@ impl<const N: usize> Ledger<N> {
     }
 }
 
-/// One poll of a [`Ledger`]; what is not seen in it is forgotten after a while.
+/// The values of one poll; objects that are missing in it are forgotten after some polls.
 #[derive(Debug)]
-pub(super) struct Round<'l, const N: usize> {
-    ledger: &'l mut Ledger<N>,
-    next: Vec<Entry<N>>,
+pub(super) struct PollValues<'l, const N: usize> {
+    last: &'l mut LastValues<N>,
+    next: Vec<TrackedObject<N>>,
     overflows: bool,
 }
 
-impl<const N: usize> Round<'_, N> {
+impl<const N: usize> PollValues<'_, N> {
     /// How far the counters of an object grew. One that is new grew by all it has if `newcomer_counts`, else by nothing.
     pub(super) fn growth(
         &mut self,
         key: u64,
         values: [Number; N],
-        rules: [Growth; N],
+        rules: [GrowthRule; N],
         newcomer_counts: bool,
     ) -> [f64; N] {
         if self.next.len() >= MAX_OBJECTS {
             self.overflows = true;
             return [0.0; N];
         }
-        let known = self.ledger.entries.binary_search_by_key(&key, |entry| entry.key).ok();
-        let old = known.and_then(|at| self.ledger.entries.get_mut(at));
+        let known = self.last.entries.binary_search_by_key(&key, |entry| entry.key).ok();
+        let old = known.and_then(|at| self.last.entries.get_mut(at));
         let before = old.as_ref().map(|entry| entry.last);
         if let Some(old) = old {
             old.missed = u8::MAX; // seen: not to be carried over
         }
-        let mut last = before.unwrap_or([0.0; N]);
+        let mut latest = before.unwrap_or([0.0; N]);
         let mut growth = [0.0; N];
-        for (((value, rule), last), growth) in values.iter().zip(rules).zip(&mut last).zip(&mut growth) {
+        for (((value, rule), last), growth) in values.iter().zip(rules).zip(&mut latest).zip(&mut growth) {
             let Some(value) = value.value() else { continue };
             *growth = match rule {
                 _ if before.is_none() && !newcomer_counts => 0.0,
                 _ if value >= *last => value - *last,
-                Growth::Counter => value,
-                Growth::Estimate => 0.0,
+                GrowthRule::Counter => value,
+                GrowthRule::Estimate => 0.0,
             };
             *last = value;
         }
-        self.next.push(Entry { key, last, missed: 0 });
+        self.next.push(TrackedObject { key, last: latest, missed: 0 });
         growth
     }
 
     /// Ends the poll.
     pub(super) fn finish(mut self) {
         let room = MAX_OBJECTS.saturating_sub(self.next.len());
-        let missing = self.ledger.entries.iter().filter(|entry| entry.missed < PATIENCE).take(room);
-        self.next.extend(missing.map(|entry| Entry { missed: entry.missed + 1, ..entry.clone() }));
+        let missing = self.last.entries.iter().filter(|entry| entry.missed < MAX_MISSED).take(room);
+        self.next.extend(missing.map(|entry| TrackedObject { missed: entry.missed + 1, ..entry.clone() }));
         self.next.sort_unstable_by_key(|entry| entry.key);
-        self.ledger.entries = self.next.into_boxed_slice();
-        self.ledger.overflowed = self.overflows;
+        self.last.entries = self.next.into_boxed_slice();
+        self.last.overflowed = self.overflows;
     }
 }
 
 /// Totals by a pair of labels.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Totals<const N: usize>(BTreeMap<(Box<str>, Box<str>), Total<N>>);
+pub(super) struct Totals<const N: usize>(BTreeMap<(Box<str>, Box<str>), TotalGrowth<N>>);
 
 /// What grew together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Total<const N: usize> {
+pub(super) struct TotalGrowth<const N: usize> {
     sums: [f64; N],
     reported: [bool; N],
 }
@@ -129,7 +129,7 @@ impl<const N: usize> Totals<N> {
         if full && !self.0.contains_key(&key) {
             key = ("other".into(), "other".into());
         }
-        let total = self.0.entry(key).or_insert(Total { sums: [0.0; N], reported: [false; N] });
+        let total = self.0.entry(key).or_insert(TotalGrowth { sums: [0.0; N], reported: [false; N] });
         for (i, (sum, reported)) in total.sums.iter_mut().zip(&mut total.reported).enumerate() {
             *sum += growth.get(i).copied().unwrap_or_default();
             *reported |= values.get(i).is_some_and(|value| value.value().is_some());
@@ -151,69 +151,69 @@ impl<const N: usize> Totals<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Growth::{Counter, Estimate};
+    use GrowthRule::{Counter, Estimate};
 
-    const BOTH: [Growth; 2] = [Counter, Estimate];
+    const BOTH: [GrowthRule; 2] = [Counter, Estimate];
 
-    fn poll(ledger: &mut Ledger<2>, newcomer_counts: bool, objects: &[(u64, f64, f64)]) -> Vec<[f64; 2]> {
-        let mut round = ledger.poll();
+    fn poll(values: &mut LastValues<2>, newcomer_counts: bool, objects: &[(u64, f64, f64)]) -> Vec<[f64; 2]> {
+        let mut poll = values.begin_poll();
         let growth = objects
             .iter()
-            .map(|&(key, a, b)| round.growth(key, [Number::Value(a), Number::Value(b)], BOTH, newcomer_counts))
+            .map(|&(key, a, b)| poll.growth(key, [Number::Value(a), Number::Value(b)], BOTH, newcomer_counts))
             .collect();
-        round.finish();
+        poll.finish();
         growth
     }
 
     #[test]
     fn an_object_counts_from_where_it_was_first_seen_or_from_nothing() {
-        let mut ledger = Ledger::default();
-        assert_eq!(poll(&mut ledger, false, &[(1, 100.0, 3.0)]), [[0.0, 0.0]]);
-        assert_eq!(poll(&mut ledger, true, &[(2, 7.0, 1.0), (1, 150.0, 4.0)]), [[7.0, 1.0], [50.0, 1.0]]);
-        assert_eq!(poll(&mut ledger, true, &[(1, 150.0, 4.0), (2, 8.0, 1.0)]), [[0.0, 0.0], [1.0, 0.0]]);
+        let mut values = LastValues::default();
+        assert_eq!(poll(&mut values, false, &[(1, 100.0, 3.0)]), [[0.0, 0.0]]);
+        assert_eq!(poll(&mut values, true, &[(2, 7.0, 1.0), (1, 150.0, 4.0)]), [[7.0, 1.0], [50.0, 1.0]]);
+        assert_eq!(poll(&mut values, true, &[(1, 150.0, 4.0), (2, 8.0, 1.0)]), [[0.0, 0.0], [1.0, 0.0]]);
     }
 
     #[test]
     fn a_counter_that_falls_began_anew_and_an_estimate_that_falls_was_corrected() {
-        let mut ledger = Ledger::default();
-        poll(&mut ledger, false, &[(1, 100.0, 10.0)]);
-        assert_eq!(poll(&mut ledger, false, &[(1, 30.0, 8.0)]), [[30.0, 0.0]]);
-        assert_eq!(poll(&mut ledger, false, &[(1, 31.0, 9.0)]), [[1.0, 1.0]]);
+        let mut values = LastValues::default();
+        poll(&mut values, false, &[(1, 100.0, 10.0)]);
+        assert_eq!(poll(&mut values, false, &[(1, 30.0, 8.0)]), [[30.0, 0.0]]);
+        assert_eq!(poll(&mut values, false, &[(1, 31.0, 9.0)]), [[1.0, 1.0]]);
     }
 
     #[test]
     fn an_object_that_is_missing_for_a_moment_goes_on_where_it_was() {
-        let mut ledger = Ledger::default();
-        poll(&mut ledger, false, &[(1, 100.0, 0.0), (2, 5.0, 0.0)]);
+        let mut values = LastValues::default();
+        poll(&mut values, false, &[(1, 100.0, 0.0), (2, 5.0, 0.0)]);
         for _ in 0..3 {
-            poll(&mut ledger, true, &[(2, 5.0, 0.0)]);
+            poll(&mut values, true, &[(2, 5.0, 0.0)]);
         }
-        assert_eq!(poll(&mut ledger, true, &[(1, 101.0, 0.0), (2, 5.0, 0.0)]), [[1.0, 0.0], [0.0, 0.0]]);
+        assert_eq!(poll(&mut values, true, &[(1, 101.0, 0.0), (2, 5.0, 0.0)]), [[1.0, 0.0], [0.0, 0.0]]);
     }
 
     #[test]
     fn an_object_that_stays_away_is_forgotten() {
-        let mut ledger = Ledger::default();
-        poll(&mut ledger, false, &[(1, 100.0, 0.0)]);
+        let mut values = LastValues::default();
+        poll(&mut values, false, &[(1, 100.0, 0.0)]);
         for _ in 0..4 {
-            poll(&mut ledger, true, &[]);
+            poll(&mut values, true, &[]);
         }
-        assert!(ledger.entries.is_empty());
+        assert!(values.entries.is_empty());
     }
 
     #[test]
     fn of_too_many_objects_some_are_remembered_and_the_others_add_nothing() {
-        let mut ledger = Ledger::default();
+        let mut values = LastValues::default();
         let objects = |value: f64| (0..2 * MAX_OBJECTS as u64).map(|key| (key, value, 0.0)).collect::<Vec<_>>();
-        poll(&mut ledger, false, &objects(1.0));
-        assert!(ledger.entries.len() == MAX_OBJECTS && !ledger.is_complete());
-        let complete = ledger.is_complete();
-        let growth: f64 = poll(&mut ledger, complete, &objects(2.0)).iter().map(|[a, _]| a).sum();
+        poll(&mut values, false, &objects(1.0));
+        assert!(values.entries.len() == MAX_OBJECTS && !values.is_complete());
+        let complete = values.is_complete();
+        let growth: f64 = poll(&mut values, complete, &objects(2.0)).iter().map(|[a, _]| a).sum();
         assert_eq!(growth, 50_000.0);
         for start in 1..4 {
             let others: Vec<_> = (0..40_000).map(|key| (start * 1_000_000 + key, 1.0, 0.0)).collect();
-            poll(&mut ledger, false, &others);
-            assert!(ledger.entries.len() <= MAX_OBJECTS && ledger.is_complete());
+            poll(&mut values, false, &others);
+            assert!(values.entries.len() <= MAX_OBJECTS && values.is_complete());
         }
     }
 

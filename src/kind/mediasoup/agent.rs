@@ -2,24 +2,22 @@
 
 use reqwest::Url;
 
-use super::aggregated::Aggregated;
-use super::compatibility::{self, Objects, Rooms};
-use super::coverage::Coverage;
-use super::detail::Detail;
-use super::document::Document;
-use super::streams::Streams;
-use super::traffic::{self, Traffic};
-use super::{Options, PerObject, UP, metrics};
-use crate::kind::{Answer, Call, CallError, Context, Kind, Method, Reason};
-use crate::metric::{Families, Filter};
+use super::aggregated::AggregatedGauges;
+use super::compatibility::{self, EdumeetSeries, Rooms};
+use super::document::StatsDocument;
+use super::objects::ObjectSeries;
+use super::traffic::{self, TrafficTotals};
+use super::{Options, PerObject, UP, aggregated, objects, summary};
+use crate::kind::{Answer, Call, CallError, Context, JsonField, Kind, Method, Reason};
+use crate::metric::{Desc, Families, Filter};
 
 /// The translator of a target with source `Agent`.
 #[derive(Debug)]
 pub(super) struct Agent {
     url: Url,
     options: Options,
-    traffic: Traffic,
-    aggregated: Aggregated,
+    traffic: TrafficTotals,
+    aggregated: AggregatedGauges,
 }
 
 impl Agent {
@@ -27,17 +25,17 @@ impl Agent {
         Self {
             url: stats_url(url),
             options: options.clone(),
-            traffic: Traffic::default(),
-            aggregated: Aggregated::default(),
+            traffic: TrafficTotals::default(),
+            aggregated: AggregatedGauges::default(),
         }
     }
 
-    fn write(&mut self, document: &mut Document, limit: usize, out: &mut Families) -> Result<(), CallError> {
-        document.check()?;
-        let skipped = document.clean();
+    fn write(&mut self, document: &mut StatsDocument, limit: usize, out: &mut Families) -> Result<(), CallError> {
+        document.check_schema()?;
+        let skipped = document.normalize();
         self.traffic.poll(document);
-        metrics::write(document, out);
-        let coverage = Coverage::of(document);
+        summary::write(document, out);
+        let coverage = document.coverage();
         self.traffic.write(coverage, out);
         traffic::write_quality(document, out);
         if let Some(compatibility) = &self.options.compatibility {
@@ -56,25 +54,25 @@ impl Agent {
         Ok(())
     }
 
-    /// Writes the series of single objects, the most precious first. The first sort that does not fit is shed, and all after it.
-    fn write_objects(&self, document: &Document, limit: usize, out: &mut Families) {
+    /// Writes the series of single objects, the most useful first. The first sort that does not fit is shed, and all after it.
+    fn write_objects(&self, document: &StatsDocument, limit: usize, out: &mut Families) {
         let wants = |object| self.options.per_object.contains(&object);
-        let streams = Streams { room_labels: self.options.room_labels };
-        let objects = Objects { addresses: self.options.addresses };
-        let mut room = Room { limit, full: false };
+        let series = ObjectSeries { room_labels: self.options.room_labels };
+        let edumeet = EdumeetSeries { addresses: self.options.addresses };
+        let mut budget = SampleBudget { limit, full: false };
         if wants(PerObject::Transports) {
-            room.fill(document.transports(), out, |place, out| streams.transport(place, out));
+            budget.fill(document.transports(), out, |located, out| series.transport(located, out));
         }
         if wants(PerObject::Producers) {
             let producers = document.transports().flat_map(|p| p.transport.producers.items.iter().map(move |x| (p, x)));
-            room.fill(producers, out, |(place, producer), out| streams.producer(place, producer, out));
+            budget.fill(producers, out, |(located, producer), out| series.producer(located, producer, out));
         }
         if self.options.compatibility.is_some() {
-            room.fill(document.transports(), out, |place, out| objects.write(place, out));
+            budget.fill(document.transports(), out, |located, out| edumeet.write(located, out));
         }
         if wants(PerObject::Consumers) {
             let consumers = document.transports().flat_map(|p| p.transport.consumers.items.iter().map(move |x| (p, x)));
-            room.fill(consumers, out, |(place, consumer), out| streams.consumer(place, consumer, out));
+            budget.fill(consumers, out, |(located, consumer), out| series.consumer(located, consumer, out));
         }
     }
 }
@@ -82,7 +80,7 @@ impl Agent {
 impl Kind for Agent {
     fn calls(&self, filter: Option<&Filter>) -> Vec<Call> {
         let mut url = self.url.clone();
-        url.set_query(Some(&format!("detail={}", Detail::of(&self.options, filter).as_str())));
+        url.set_query(Some(&format!("detail={}", DetailLevel::of(&self.options, filter).as_str())));
         vec![Call { name: "stats", method: Method::Get, url, headers: vec![] }]
     }
 
@@ -90,8 +88,14 @@ impl Kind for Agent {
         let start = out.mark();
         let limit = cx.sample_limit.saturating_sub(1); // one is mediasoup_up
         let report = super::only(answers)
-            .and_then(Answer::json::<Document>)
-            .and_then(|mut document| self.write(&mut document, limit, out));
+            .and_then(Answer::json::<JsonField<StatsDocument>>)
+            .and_then(|document| match document {
+                JsonField::Value(mut document) => self.write(&mut document, limit, out),
+                JsonField::Absent | JsonField::Invalid => Err(CallError::new(
+                    Reason::Schema,
+                    "the JSON has another shape: it is not an object, so it has no schema",
+                )),
+            });
         if report.is_err() {
             out.rewind(start);
         }
@@ -100,7 +104,7 @@ impl Kind for Agent {
     }
 }
 
-/// The agent's address: `stats` below the path, unless that is what it ends with.
+/// The agent's URL: `stats` below the path, unless that is what it ends with.
 fn stats_url(url: &Url) -> Url {
     let mut url = url.clone();
     let ends_so = url.path().trim_end_matches('/').rsplit('/').next() == Some("stats");
@@ -110,13 +114,68 @@ fn stats_url(url: &Url) -> Url {
     url
 }
 
+/// How much an agent is asked for, each level more than the one before: what is not shown need not be collected, and in large rooms
+/// consumers are expensive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum DetailLevel {
+    /// Which objects there are, without statistics.
+    Counts,
+    /// Also the statistics of transports and producers.
+    Producers,
+    /// Also those of consumers.
+    All,
+}
+
+impl DetailLevel {
+    /// No more than what a target shows may need, with these options and this filter.
+    pub(super) fn of(options: &Options, filter: Option<&Filter>) -> Self {
+        let _compiled = filter.map(Filter::compiled); // once for all names
+        let shown = |families: &[&'static Desc]| -> Vec<&'static Desc> {
+            families.iter().copied().filter(|desc| filter.is_none_or(|filter| filter.wants(desc.name))).collect()
+        };
+        let compatible = options.compatibility.as_ref();
+        if compatible.is_some_and(|also| also.aggregated) && !shown(&aggregated::families()).is_empty() {
+            return Self::All;
+        }
+        let single = shown(objects::FAMILIES).into_iter().filter(|desc| is_of_any(desc, &options.per_object));
+        let of_edumeet = compatible.into_iter().flat_map(|_| shown(compatibility::FAMILIES));
+        // Peers are told apart by their addresses, and their family has a name of the user's own.
+        let least = if compatible.is_some() { Self::Producers } else { Self::Counts };
+        shown(traffic::FAMILIES).into_iter().chain(single).chain(of_edumeet).map(Self::for_family).fold(least, Self::max)
+    }
+
+    /// What a family may be made from, by its name: statistics of the objects it is about. A few would need less.
+    fn for_family(desc: &Desc) -> Self {
+        if desc.name.starts_with("mediasoup_consumer") { Self::All } else { Self::Producers }
+    }
+
+    /// The word in the query.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counts => "counts",
+            Self::Producers => "producers",
+            Self::All => "all",
+        }
+    }
+}
+
+fn is_of_any(desc: &Desc, objects: &[PerObject]) -> bool {
+    objects.iter().any(|object| {
+        desc.name.starts_with(match object {
+            PerObject::Producers => "mediasoup_producer_",
+            PerObject::Consumers => "mediasoup_consumer_",
+            PerObject::Transports => "mediasoup_transport_",
+        })
+    })
+}
+
 /// How many samples there may be, and whether they are too many already.
-struct Room {
+struct SampleBudget {
     limit: usize,
     full: bool,
 }
 
-impl Room {
+impl SampleBudget {
     /// Writes `items`; as soon as they turn out to be too many, none of them, and only counts how many series they are.
     fn fill<T>(&mut self, items: impl Iterator<Item = T>, out: &mut Families, write: impl Fn(T, &mut Families)) {
         let start = out.mark();

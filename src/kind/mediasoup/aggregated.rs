@@ -6,12 +6,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use super::compatibility::Rooms;
-use super::coverage::Coverage;
-use super::document::{Consumer, Document, Producer, Stream};
-use super::metrics::count;
-use super::walk::Place;
+use super::document::{Consumer, Coverage, StatsDocument, LocatedTransport, Producer, StreamStats};
+use super::summary::count;
 use crate::kind::Number;
-use crate::metric::{Desc, Families};
+use crate::metric::{Desc, Families, Type};
 
 crate::descs! {
     WORKERS_COUNT = gauge "mediasoup_workers_count" []
@@ -26,166 +24,81 @@ crate::descs! {
         "Peers in all rooms.";
     AUDIO_IN_COUNT = gauge "mediasoup_audio_in_count" []
         "Received audio streams.";
-    AUDIO_BITRATES_IN_SUM = gauge "mediasoup_audio_bitrates_in_sum" []
-        "Sum of the bitrates of received audio streams, in bit/s.";
-    AUDIO_BITRATES_IN_MEAN = gauge "mediasoup_audio_bitrates_in_mean" []
-        "Mean of the bitrates of received audio streams, in bit/s.";
-    AUDIO_BITRATES_IN_MIN = gauge "mediasoup_audio_bitrates_in_min" []
-        "Smallest of the bitrates of received audio streams, in bit/s.";
-    AUDIO_BITRATES_IN_MAX = gauge "mediasoup_audio_bitrates_in_max" []
-        "Largest of the bitrates of received audio streams, in bit/s.";
-    AUDIO_BITRATES_IN_P25 = gauge "mediasoup_audio_bitrates_in_p25" []
-        "Lower quartile of the bitrates of received audio streams, in bit/s.";
-    AUDIO_SCORES_IN_MEAN = gauge "mediasoup_audio_scores_in_mean" []
-        "Mean of the scores of received audio streams.";
-    AUDIO_SCORES_IN_MIN = gauge "mediasoup_audio_scores_in_min" []
-        "Smallest of the scores of received audio streams.";
-    AUDIO_SCORES_IN_MAX = gauge "mediasoup_audio_scores_in_max" []
-        "Largest of the scores of received audio streams.";
-    AUDIO_SCORES_IN_P25 = gauge "mediasoup_audio_scores_in_p25" []
-        "Lower quartile of the scores of received audio streams.";
     VIDEO_IN_COUNT = gauge "mediasoup_video_in_count" []
         "Received video streams.";
-    VIDEO_BITRATES_IN_SUM = gauge "mediasoup_video_bitrates_in_sum" []
-        "Sum of the bitrates of received video streams, in bit/s.";
-    VIDEO_BITRATES_IN_MEAN = gauge "mediasoup_video_bitrates_in_mean" []
-        "Mean of the bitrates of received video streams, in bit/s.";
-    VIDEO_BITRATES_IN_MIN = gauge "mediasoup_video_bitrates_in_min" []
-        "Smallest of the bitrates of received video streams, in bit/s.";
-    VIDEO_BITRATES_IN_MAX = gauge "mediasoup_video_bitrates_in_max" []
-        "Largest of the bitrates of received video streams, in bit/s.";
-    VIDEO_BITRATES_IN_P25 = gauge "mediasoup_video_bitrates_in_p25" []
-        "Lower quartile of the bitrates of received video streams, in bit/s.";
-    VIDEO_SCORES_IN_MEAN = gauge "mediasoup_video_scores_in_mean" []
-        "Mean of the scores of received video streams.";
-    VIDEO_SCORES_IN_MIN = gauge "mediasoup_video_scores_in_min" []
-        "Smallest of the scores of received video streams.";
-    VIDEO_SCORES_IN_MAX = gauge "mediasoup_video_scores_in_max" []
-        "Largest of the scores of received video streams.";
-    VIDEO_SCORES_IN_P25 = gauge "mediasoup_video_scores_in_p25" []
-        "Lower quartile of the scores of received video streams.";
-    PACKETS_COUNTS_IN_SUM = gauge "mediasoup_packets_counts_in_sum" []
-        "Sum of the packets received so far by each live stream.";
-    PACKETS_COUNTS_IN_MEAN = gauge "mediasoup_packets_counts_in_mean" []
-        "Mean of the packets received so far by each live stream.";
-    PACKETS_COUNTS_IN_MIN = gauge "mediasoup_packets_counts_in_min" []
-        "Smallest of the packets received so far by each live stream.";
-    PACKETS_COUNTS_IN_MAX = gauge "mediasoup_packets_counts_in_max" []
-        "Largest of the packets received so far by each live stream.";
-    PACKETS_COUNTS_IN_P25 = gauge "mediasoup_packets_counts_in_p25" []
-        "Lower quartile of the packets received so far by each live stream.";
-    PACKETS_LOSTS_IN_SUM = gauge "mediasoup_packets_losts_in_sum" []
-        "Sum of the packets lost so far by each live received stream.";
-    PACKETS_LOSTS_IN_MEAN = gauge "mediasoup_packets_losts_in_mean" []
-        "Mean of the packets lost so far by each live received stream.";
-    PACKETS_LOSTS_IN_MIN = gauge "mediasoup_packets_losts_in_min" []
-        "Smallest of the packets lost so far by each live received stream.";
-    PACKETS_LOSTS_IN_MAX = gauge "mediasoup_packets_losts_in_max" []
-        "Largest of the packets lost so far by each live received stream.";
-    PACKETS_LOSTS_IN_P25 = gauge "mediasoup_packets_losts_in_p25" []
-        "Lower quartile of the packets lost so far by each live received stream.";
-    PACKETS_RETRANSMITTED_IN_SUM = gauge "mediasoup_packets_retransmitted_in_sum" []
-        "Sum of the retransmitted packets received so far by each live stream.";
-    PACKETS_RETRANSMITTED_IN_MEAN = gauge "mediasoup_packets_retransmitted_in_mean" []
-        "Mean of the retransmitted packets received so far by each live stream.";
-    PACKETS_RETRANSMITTED_IN_MIN = gauge "mediasoup_packets_retransmitted_in_min" []
-        "Smallest of the retransmitted packets received so far by each live stream.";
-    PACKETS_RETRANSMITTED_IN_MAX = gauge "mediasoup_packets_retransmitted_in_max" []
-        "Largest of the retransmitted packets received so far by each live stream.";
-    PACKETS_RETRANSMITTED_IN_P25 = gauge "mediasoup_packets_retransmitted_in_p25" []
-        "Lower quartile of the retransmitted packets received so far by each live stream.";
     AUDIO_OUT_COUNT = gauge "mediasoup_audio_out_count" []
         "Sent audio streams, those of pipes left out.";
-    AUDIO_BITRATES_OUT_SUM = gauge "mediasoup_audio_bitrates_out_sum" []
-        "Sum of the bitrates of sent audio streams, in bit/s.";
-    AUDIO_BITRATES_OUT_MEAN = gauge "mediasoup_audio_bitrates_out_mean" []
-        "Mean of the bitrates of sent audio streams, in bit/s.";
-    AUDIO_BITRATES_OUT_MIN = gauge "mediasoup_audio_bitrates_out_min" []
-        "Smallest of the bitrates of sent audio streams, in bit/s.";
-    AUDIO_BITRATES_OUT_MAX = gauge "mediasoup_audio_bitrates_out_max" []
-        "Largest of the bitrates of sent audio streams, in bit/s.";
-    AUDIO_BITRATES_OUT_P25 = gauge "mediasoup_audio_bitrates_out_p25" []
-        "Lower quartile of the bitrates of sent audio streams, in bit/s.";
     VIDEO_OUT_COUNT = gauge "mediasoup_video_out_count" []
         "Sent video streams, those of pipes left out.";
-    VIDEO_BITRATES_OUT_SUM = gauge "mediasoup_video_bitrates_out_sum" []
-        "Sum of the bitrates of sent video streams, in bit/s.";
-    VIDEO_BITRATES_OUT_MEAN = gauge "mediasoup_video_bitrates_out_mean" []
-        "Mean of the bitrates of sent video streams, in bit/s.";
-    VIDEO_BITRATES_OUT_MIN = gauge "mediasoup_video_bitrates_out_min" []
-        "Smallest of the bitrates of sent video streams, in bit/s.";
-    VIDEO_BITRATES_OUT_MAX = gauge "mediasoup_video_bitrates_out_max" []
-        "Largest of the bitrates of sent video streams, in bit/s.";
-    VIDEO_BITRATES_OUT_P25 = gauge "mediasoup_video_bitrates_out_p25" []
-        "Lower quartile of the bitrates of sent video streams, in bit/s.";
-    SPATIAL_LAYERS_OUT_MEAN = gauge "mediasoup_spatial_layers_out_mean" []
-        "Mean of the spatial layers that video consumers get.";
-    SPATIAL_LAYERS_OUT_MIN = gauge "mediasoup_spatial_layers_out_min" []
-        "Smallest of the spatial layers that video consumers get.";
-    SPATIAL_LAYERS_OUT_MAX = gauge "mediasoup_spatial_layers_out_max" []
-        "Largest of the spatial layers that video consumers get.";
-    SPATIAL_LAYERS_OUT_P25 = gauge "mediasoup_spatial_layers_out_p25" []
-        "Lower quartile of the spatial layers that video consumers get.";
-    TEMPORAL_LAYERS_OUT_MEAN = gauge "mediasoup_temporal_layers_out_mean" []
-        "Mean of the temporal layers that video consumers get.";
-    TEMPORAL_LAYERS_OUT_MIN = gauge "mediasoup_temporal_layers_out_min" []
-        "Smallest of the temporal layers that video consumers get.";
-    TEMPORAL_LAYERS_OUT_MAX = gauge "mediasoup_temporal_layers_out_max" []
-        "Largest of the temporal layers that video consumers get.";
-    TEMPORAL_LAYERS_OUT_P25 = gauge "mediasoup_temporal_layers_out_p25" []
-        "Lower quartile of the temporal layers that video consumers get.";
-    ROUND_TRIP_TIMES_OUT_MEAN = gauge "mediasoup_round_trip_times_out_mean" []
-        "Mean of the round-trip times of sent streams, in milliseconds, 0 where it is not known.";
-    ROUND_TRIP_TIMES_OUT_MIN = gauge "mediasoup_round_trip_times_out_min" []
-        "Smallest of the round-trip times of sent streams, in milliseconds, 0 where it is not known.";
-    ROUND_TRIP_TIMES_OUT_MAX = gauge "mediasoup_round_trip_times_out_max" []
-        "Largest of the round-trip times of sent streams, in milliseconds, 0 where it is not known.";
-    ROUND_TRIP_TIMES_OUT_P25 = gauge "mediasoup_round_trip_times_out_p25" []
-        "Lower quartile of the round-trip times of sent streams, in milliseconds, 0 where it is not known.";
 }
 
-/// Sum, mean, smallest, largest, lower quartile: what a set of values is reduced to. Some families lack the sum.
-type Reduced = (Option<&'static Desc>, [&'static Desc; 4]);
+/// What a set of values is reduced to, each a family of its own.
+struct ReducedFamilies {
+    /// Some sets have none.
+    sum: Option<Desc>,
+    mean: Desc,
+    min: Desc,
+    max: Desc,
+    p25: Desc,
+}
 
-const AUDIO_BITRATES_IN: Reduced =
-    (Some(&AUDIO_BITRATES_IN_SUM), [&AUDIO_BITRATES_IN_MEAN, &AUDIO_BITRATES_IN_MIN, &AUDIO_BITRATES_IN_MAX, &AUDIO_BITRATES_IN_P25]);
-const AUDIO_SCORES_IN: Reduced =
-    (None, [&AUDIO_SCORES_IN_MEAN, &AUDIO_SCORES_IN_MIN, &AUDIO_SCORES_IN_MAX, &AUDIO_SCORES_IN_P25]);
-const VIDEO_BITRATES_IN: Reduced =
-    (Some(&VIDEO_BITRATES_IN_SUM), [&VIDEO_BITRATES_IN_MEAN, &VIDEO_BITRATES_IN_MIN, &VIDEO_BITRATES_IN_MAX, &VIDEO_BITRATES_IN_P25]);
-const VIDEO_SCORES_IN: Reduced =
-    (None, [&VIDEO_SCORES_IN_MEAN, &VIDEO_SCORES_IN_MIN, &VIDEO_SCORES_IN_MAX, &VIDEO_SCORES_IN_P25]);
-const PACKETS_COUNTS_IN: Reduced =
-    (Some(&PACKETS_COUNTS_IN_SUM), [&PACKETS_COUNTS_IN_MEAN, &PACKETS_COUNTS_IN_MIN, &PACKETS_COUNTS_IN_MAX, &PACKETS_COUNTS_IN_P25]);
-const PACKETS_LOSTS_IN: Reduced =
-    (Some(&PACKETS_LOSTS_IN_SUM), [&PACKETS_LOSTS_IN_MEAN, &PACKETS_LOSTS_IN_MIN, &PACKETS_LOSTS_IN_MAX, &PACKETS_LOSTS_IN_P25]);
-const PACKETS_RETRANSMITTED_IN: Reduced =
-    (Some(&PACKETS_RETRANSMITTED_IN_SUM), [&PACKETS_RETRANSMITTED_IN_MEAN, &PACKETS_RETRANSMITTED_IN_MIN, &PACKETS_RETRANSMITTED_IN_MAX, &PACKETS_RETRANSMITTED_IN_P25]);
-const AUDIO_BITRATES_OUT: Reduced =
-    (Some(&AUDIO_BITRATES_OUT_SUM), [&AUDIO_BITRATES_OUT_MEAN, &AUDIO_BITRATES_OUT_MIN, &AUDIO_BITRATES_OUT_MAX, &AUDIO_BITRATES_OUT_P25]);
-const VIDEO_BITRATES_OUT: Reduced =
-    (Some(&VIDEO_BITRATES_OUT_SUM), [&VIDEO_BITRATES_OUT_MEAN, &VIDEO_BITRATES_OUT_MIN, &VIDEO_BITRATES_OUT_MAX, &VIDEO_BITRATES_OUT_P25]);
-const SPATIAL_LAYERS_OUT: Reduced =
-    (None, [&SPATIAL_LAYERS_OUT_MEAN, &SPATIAL_LAYERS_OUT_MIN, &SPATIAL_LAYERS_OUT_MAX, &SPATIAL_LAYERS_OUT_P25]);
-const TEMPORAL_LAYERS_OUT: Reduced =
-    (None, [&TEMPORAL_LAYERS_OUT_MEAN, &TEMPORAL_LAYERS_OUT_MIN, &TEMPORAL_LAYERS_OUT_MAX, &TEMPORAL_LAYERS_OUT_P25]);
-const ROUND_TRIP_TIMES_OUT: Reduced =
-    (None, [&ROUND_TRIP_TIMES_OUT_MEAN, &ROUND_TRIP_TIMES_OUT_MIN, &ROUND_TRIP_TIMES_OUT_MAX, &ROUND_TRIP_TIMES_OUT_P25]);
+/// Declares reduced sets of values, and `REDUCED`, the list of all of them.
+macro_rules! reduced_families {
+    ($($set:ident = $name:literal $what:literal $(, $sum:ident)?;)+) => {
+        $(static $set: ReducedFamilies = ReducedFamilies {
+            sum: reduced_families!(@sum $name $what $($sum)?),
+            mean: gauge(concat!("mediasoup_", $name, "_mean"), concat!("Mean of ", $what, ".")),
+            min: gauge(concat!("mediasoup_", $name, "_min"), concat!("Smallest of ", $what, ".")),
+            max: gauge(concat!("mediasoup_", $name, "_max"), concat!("Largest of ", $what, ".")),
+            p25: gauge(concat!("mediasoup_", $name, "_p25"), concat!("Lower quartile of ", $what, ".")),
+        };)+
+        static REDUCED: &[&ReducedFamilies] = &[$(&$set),+];
+    };
+    (@sum $name:literal $what:literal) => { None };
+    (@sum $name:literal $what:literal sum) => {
+        Some(gauge(concat!("mediasoup_", $name, "_sum"), concat!("Sum of ", $what, ".")))
+    };
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Desc {
+    Desc { name, kind: Type::Gauge, help, labels: &[] }
+}
+
+reduced_families! {
+    AUDIO_BITRATES_IN = "audio_bitrates_in" "the bitrates of received audio streams, in bit/s", sum;
+    AUDIO_SCORES_IN = "audio_scores_in" "the scores of received audio streams";
+    VIDEO_BITRATES_IN = "video_bitrates_in" "the bitrates of received video streams, in bit/s", sum;
+    VIDEO_SCORES_IN = "video_scores_in" "the scores of received video streams";
+    PACKETS_COUNTS_IN = "packets_counts_in" "the packets received so far by each live stream", sum;
+    PACKETS_LOSTS_IN = "packets_losts_in" "the packets lost so far by each live received stream", sum;
+    PACKETS_RETRANSMITTED_IN = "packets_retransmitted_in" "the retransmitted packets received so far by each live stream", sum;
+    AUDIO_BITRATES_OUT = "audio_bitrates_out" "the bitrates of sent audio streams, in bit/s", sum;
+    VIDEO_BITRATES_OUT = "video_bitrates_out" "the bitrates of sent video streams, in bit/s", sum;
+    SPATIAL_LAYERS_OUT = "spatial_layers_out" "the spatial layers that video consumers get";
+    TEMPORAL_LAYERS_OUT = "temporal_layers_out" "the temporal layers that video consumers get";
+    ROUND_TRIP_TIMES_OUT = "round_trip_times_out" "the round-trip times of sent streams, in milliseconds, 0 where it is not known";
+}
+
+/// Every family of this module.
+pub(super) fn families() -> Vec<&'static Desc> {
+    let reduced = REDUCED.iter().flat_map(|set| set.sum.iter().chain([&set.mean, &set.min, &set.max, &set.p25]));
+    FAMILIES.iter().copied().chain(reduced).collect()
+}
 
 /// Most workers whose CPU time is remembered; an application has as many as the machine has cores.
 const MAX_WORKERS: usize = 4096;
 
 /// Remembers the workers' CPU time, which is exported as its growth.
 #[derive(Debug, Default)]
-pub(super) struct Aggregated {
+pub(super) struct AggregatedGauges {
     /// When the last poll was, in ms, and each worker's CPU time then.
     previous: Option<(f64, HashMap<u64, f64>)>,
     hasher: RandomState,
 }
 
-impl Aggregated {
+impl AggregatedGauges {
     /// Writes the gauges.
-    pub(super) fn write(&mut self, document: &Document, rooms: &Rooms<'_>, coverage: Coverage, out: &mut Families) {
+    pub(super) fn write(&mut self, document: &StatsDocument, rooms: &Rooms<'_>, coverage: Coverage, out: &mut Families) {
         let workers = &document.workers.items;
         out.set(&WORKERS_COUNT, &[], count(workers.len()));
         if let Some(cores) = self.cores(document) {
@@ -196,8 +109,8 @@ impl Aggregated {
         if let Some(peers) = rooms.peers() {
             out.set(&PEERS, &[], peers);
         }
-        let (mut received, mut sent) = (Received::default(), Sent::default());
-        for Place { transport, .. } in document.transports() {
+        let (mut received, mut sent) = (ReceivedStreams::default(), SentStreams::default());
+        for LocatedTransport { transport, .. } in document.transports() {
             transport.producers.items.iter().for_each(|producer| received.add(producer));
             transport.consumers.items.iter().for_each(|consumer| sent.add(consumer));
         }
@@ -210,9 +123,9 @@ impl Aggregated {
     }
 
     /// CPU seconds per second of the workers that were there at the last poll.
-    fn cores(&mut self, document: &Document) -> Option<f64> {
+    fn cores(&mut self, document: &StatsDocument) -> Option<f64> {
         let used = document.workers.items.iter().filter_map(|worker| {
-            let usage = worker.resource_usage.get()?;
+            let usage = worker.resource_usage.as_ref()?;
             let created = worker.created_ms.value().map(f64::to_bits);
             let key = self.hasher.hash_one((worker.pid.as_str(), created));
             Some((key, usage.ru_utime.value()? + usage.ru_stime.value()?))
@@ -231,7 +144,7 @@ impl Aggregated {
 
 /// What received streams have.
 #[derive(Default)]
-struct Received {
+struct ReceivedStreams {
     audio_bitrates: Vec<f64>,
     video_bitrates: Vec<f64>,
     audio_scores: Vec<f64>,
@@ -241,7 +154,7 @@ struct Received {
     retransmitted: Vec<f64>,
 }
 
-impl Received {
+impl ReceivedStreams {
     fn add(&mut self, producer: &Producer) {
         for stream in &producer.streams.items {
             match producer.kind.as_str() {
@@ -276,7 +189,7 @@ impl Received {
 
 /// What sent streams have.
 #[derive(Default)]
-struct Sent {
+struct SentStreams {
     audio_bitrates: Vec<f64>,
     video_bitrates: Vec<f64>,
     spatial_layers: Vec<f64>,
@@ -284,16 +197,16 @@ struct Sent {
     round_trip_times: Vec<f64>,
 }
 
-impl Sent {
+impl SentStreams {
     fn add(&mut self, consumer: &Consumer) {
         if consumer.class.as_str() == "pipe" {
             return;
         }
-        for Stream { bitrate, round_trip_time, .. } in &consumer.streams.items {
+        for StreamStats { bitrate, round_trip_time, .. } in &consumer.streams.items {
             match consumer.kind.as_str() {
                 "audio" => self.audio_bitrates.push(or_zero(*bitrate)),
                 "video" => {
-                    let layers = consumer.current_layers.get();
+                    let layers = consumer.current_layers.as_ref();
                     self.video_bitrates.push(or_zero(*bitrate));
                     self.spatial_layers.push(layers.map_or(0.0, |layers| or_zero(layers.spatial_layer)));
                     self.temporal_layers.push(layers.map_or(0.0, |layers| or_zero(layers.temporal_layer)));
@@ -319,18 +232,18 @@ fn or_zero(number: Number) -> f64 {
     number.value().unwrap_or_default()
 }
 
-fn reduce(mut values: Vec<f64>, (total, [mean, min, max, p25]): &Reduced, out: &mut Families) {
+fn reduce(mut values: Vec<f64>, to: &'static ReducedFamilies, out: &mut Families) {
     values.sort_by(f64::total_cmp);
     let sum: f64 = values.iter().sum();
     // The quartile between two values is their mean, whatever the distance: edumeet's library does it so.
     let at = values.len().saturating_sub(1);
     let (below, above) = (values.get(at / 4), values.get(at.div_ceil(4)));
     let quartile = below.zip(above).map_or(0.0, |(below, above)| (below + above) / 2.0);
-    if let Some(total) = total {
+    if let Some(total) = &to.sum {
         out.set(total, &[], sum);
     }
-    out.set(mean, &[], if values.is_empty() { 0.0 } else { sum / count(values.len()) });
-    out.set(min, &[], values.first().copied().unwrap_or_default());
-    out.set(max, &[], values.last().copied().unwrap_or_default());
-    out.set(p25, &[], quartile);
+    out.set(&to.mean, &[], if values.is_empty() { 0.0 } else { sum / count(values.len()) });
+    out.set(&to.min, &[], values.first().copied().unwrap_or_default());
+    out.set(&to.max, &[], values.last().copied().unwrap_or_default());
+    out.set(&to.p25, &[], quartile);
 }

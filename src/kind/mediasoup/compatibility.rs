@@ -4,12 +4,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::document::{App, Consumer, Document, Producer, Stream, Tuple};
-use super::lenient::{Object, Word};
-use super::metrics::count;
-use super::walk::Place;
+use super::document::{AppData, Consumer, StatsDocument, LocatedTransport, Producer, StreamStats, TransportTuple, ShortText};
+use super::summary::count;
 use super::{Addresses, codec, short};
-use crate::kind::Number;
+use crate::kind::{JsonField, Number};
 use crate::metric::{Desc, Families, Suffix, Type};
 
 crate::descs! {
@@ -35,25 +33,25 @@ crate::descs! {
     ] "Score of a producer's last stream, for dashboards of edumeet.";
 }
 
-/// Rooms and how many peers each has, if anybody could tell.
+/// Rooms and how many peers each has, if that is known.
 #[derive(Debug)]
 pub(super) struct Rooms<'d>(BTreeMap<&'d str, Option<f64>>);
 
 impl<'d> Rooms<'d> {
-    /// From what the application tells its agent; else a room is what routers have in common, or a router.
-    pub(super) fn of(document: &'d Document) -> Self {
-        if document.rooms.given {
+    /// From what the application reports to its agent; else a room is what routers have in common, or a router.
+    pub(super) fn of(document: &'d StatsDocument) -> Self {
+        if document.rooms.is_given {
             let rooms = document.rooms.items.iter();
             return Self(rooms.map(|room| (room.id.as_str(), room.peers.value())).collect());
         }
-        let mut peers: BTreeMap<&str, Seen<'_>> = BTreeMap::new();
+        let mut peers: BTreeMap<&str, PeerIdentities<'_>> = BTreeMap::new();
         for (_, router) in document.routers() {
             peers.entry(room_of(&router.app, &router.id)).or_default();
         }
-        for place in document.transports() {
-            peers.entry(room_of(&place.router.app, &place.router.id)).or_default().add(place);
+        for located in document.transports() {
+            peers.entry(room_of(&located.router.app, &located.router.id)).or_default().add(located);
         }
-        Self(peers.into_iter().map(|(room, seen)| (room, seen.peers())).collect())
+        Self(peers.into_iter().map(|(room, identities)| (room, identities.peers())).collect())
     }
 
     pub(super) fn count(&self) -> f64 {
@@ -66,28 +64,28 @@ impl<'d> Rooms<'d> {
     }
 }
 
-fn room_of<'d>(app: &'d Object<App>, router: &'d Word) -> &'d str {
-    app.get().and_then(|app| app.room_id.get()).unwrap_or(router.as_str())
+fn room_of<'d>(app: &'d JsonField<AppData>, router: &'d ShortText) -> &'d str {
+    app.as_ref().and_then(|app| app.room_id.get()).unwrap_or(router.as_str())
 }
 
-/// What tells peers of one room apart: the ids that the application gives them, else where they connect from.
+/// What distinguishes peers of one room: the ids that the application gives them, else the addresses they connect from.
 #[derive(Default)]
-struct Seen<'d> {
+struct PeerIdentities<'d> {
     ids: BTreeSet<&'d str>,
     addresses: BTreeSet<&'d str>,
-    /// Somebody is connected from an address that the agent does not tell.
+    /// A peer is connected from an address that the agent does not report.
     is_withheld: bool,
 }
 
-impl<'d> Seen<'d> {
-    fn add(&mut self, place: Place<'d>) {
-        let transport = place.transport;
+impl<'d> PeerIdentities<'d> {
+    fn add(&mut self, located: LocatedTransport<'d>) {
+        let transport = located.transport;
         let producers = transport.producers.items.iter().map(|producer| &producer.app);
         let consumers = transport.consumers.items.iter().map(|consumer| &consumer.app);
         let apps = std::iter::once(&transport.app).chain(producers).chain(consumers);
-        self.ids.extend(apps.filter_map(|app| app.get()?.peer_id.get()));
+        self.ids.extend(apps.filter_map(|app| app.as_ref()?.peer_id.get()));
         if transport.class.as_str() == "webrtc" {
-            let address = tuple(place).map(|tuple| tuple.remote_ip.get());
+            let address = tuple(located).map(|tuple| tuple.remote_ip.get());
             self.is_withheld |= address == Some(None);
             self.addresses.extend(address.flatten());
         }
@@ -119,49 +117,49 @@ pub(super) fn write_rooms(prefix: &str, rooms: &Rooms<'_>, out: &mut Families) {
 
 /// Writes the four families of single objects.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Objects {
+pub(super) struct EdumeetSeries {
     /// What becomes of `local_addr` and `remote_addr`.
     pub(super) addresses: Addresses,
 }
 
-impl Objects {
+impl EdumeetSeries {
     /// Writes the objects of one transport, if it is one that edumeet shows: WebRTC, connected for good.
-    pub(super) fn write(self, place: Place<'_>, out: &mut Families) {
-        let stats = place.transport.stats.get();
+    pub(super) fn write(self, located: LocatedTransport<'_>, out: &mut Families) {
+        let stats = located.transport.stats.as_ref();
         let completed = stats.is_some_and(|stats| stats.ice_state.as_str() == "completed");
-        if place.transport.class.as_str() != "webrtc" || !completed {
+        if located.transport.class.as_str() != "webrtc" || !completed {
             return;
         }
-        for Consumer { id, kind, codec, app, streams, .. } in &place.transport.consumers.items {
-            let object = Object13 { app, id, kind, codec, class: "outbound-rtp", streams: &streams.items };
-            self.write_object(place, &object, [&CONSUMER_BYTES, &CONSUMER_SCORE], out);
+        for Consumer { id, kind, codec, app, streams, .. } in &located.transport.consumers.items {
+            let object = MediaObject { app, id, kind, codec, class: "outbound-rtp", streams: &streams.items };
+            self.write_object(located, &object, [&CONSUMER_BYTES, &CONSUMER_SCORE], out);
         }
-        for Producer { id, kind, codec, app, streams, .. } in &place.transport.producers.items {
-            let object = Object13 { app, id, kind, codec, class: "inbound-rtp", streams: &streams.items };
-            self.write_object(place, &object, [&PRODUCER_BYTES, &PRODUCER_SCORE], out);
+        for Producer { id, kind, codec, app, streams, .. } in &located.transport.producers.items {
+            let object = MediaObject { app, id, kind, codec, class: "inbound-rtp", streams: &streams.items };
+            self.write_object(located, &object, [&PRODUCER_BYTES, &PRODUCER_SCORE], out);
         }
     }
 
     fn write_object(
         self,
-        place: Place<'_>,
-        object: &Object13<'_>,
+        located: LocatedTransport<'_>,
+        object: &MediaObject<'_>,
         [bytes, score]: [&'static Desc; 2],
         out: &mut Families,
     ) {
-        let tuple = tuple(place);
-        let address = |ip: fn(&Tuple) -> &Word, port: fn(&Tuple) -> &Word| {
+        let tuple = tuple(located);
+        let address = |ip: fn(&TransportTuple) -> &ShortText, port: fn(&TransportTuple) -> &ShortText| {
             self.addresses.label(tuple.map_or(Cow::Borrowed(""), |tuple| joined(ip(tuple), port(tuple))))
         };
-        let local = |tuple: &Tuple| tuple.local_address.get().is_some();
-        let local_ip: fn(&Tuple) -> &Word = if tuple.is_some_and(local) { |t| &t.local_address } else { |t| &t.local_ip };
+        let local = |tuple: &TransportTuple| tuple.local_address.get().is_some();
+        let local_ip: fn(&TransportTuple) -> &ShortText = if tuple.is_some_and(local) { |t| &t.local_address } else { |t| &t.local_ip };
         let labels = [
-            place.worker.pid.as_str(),
-            place.app(object.app, |app| &app.room_id),
-            place.app(object.app, |app| &app.peer_id),
-            place.app(object.app, |app| &app.display_name),
-            place.app(object.app, |app| &app.user_agent),
-            place.transport.id.as_str(),
+            located.worker.pid.as_str(),
+            located.app(object.app, |app| &app.room_id),
+            located.app(object.app, |app| &app.peer_id),
+            located.app(object.app, |app| &app.display_name),
+            located.app(object.app, |app| &app.user_agent),
+            located.transport.id.as_str(),
             tuple.map_or("", |tuple| short(tuple.protocol.as_str())),
             &address(local_ip, |tuple| &tuple.local_port),
             &address(|tuple| &tuple.remote_ip, |tuple| &tuple.remote_port),
@@ -178,21 +176,21 @@ impl Objects {
 }
 
 /// A producer or a consumer.
-struct Object13<'d> {
-    app: &'d Object<App>,
-    id: &'d Word,
-    kind: &'d Word,
-    codec: &'d Word,
+struct MediaObject<'d> {
+    app: &'d JsonField<AppData>,
+    id: &'d ShortText,
+    kind: &'d ShortText,
+    codec: &'d ShortText,
     class: &'static str,
-    streams: &'d [Stream],
+    streams: &'d [StreamStats],
 }
 
-fn tuple(place: Place<'_>) -> Option<&Tuple> {
-    place.transport.stats.get()?.ice_selected_tuple.get()
+fn tuple(located: LocatedTransport<'_>) -> Option<&TransportTuple> {
+    located.transport.stats.as_ref()?.ice_selected_tuple.as_ref()
 }
 
 /// `host:port`, as edumeet writes it; nothing without a host.
-fn joined<'d>(ip: &'d Word, port: &'d Word) -> Cow<'d, str> {
+fn joined<'d>(ip: &'d ShortText, port: &'d ShortText) -> Cow<'d, str> {
     match (ip.get(), port.get()) {
         (Some(ip), Some(port)) => Cow::Owned(format!("{ip}:{port}")),
         (Some(ip), None) => Cow::Borrowed(ip),

@@ -1,120 +1,264 @@
 //! The document `mediasoup-stats/v1` as an agent writes it: only the fields that are used, all of them optional, and the
-//! statistics of mediasoup in their raw form, whatever its version. [`clean`](super::clean) makes one meaning of them.
+//! statistics of mediasoup in their raw form, whatever its version. [`normalize`](super::normalize) makes one meaning of them.
 
-use std::fmt;
+use serde::de::{Deserialize, Deserializer, MapAccess};
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
-use super::lenient::{List, Map, Object, Word};
-use crate::kind::Number;
+use crate::kind::json::json_objects;
+use crate::kind::{CallError, Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Reason};
 
 /// The only schema that is understood.
-pub(super) const SCHEMA: &str = "mediasoup-stats/v1";
+const SCHEMA: &str = "mediasoup-stats/v1";
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Document {
-    pub(super) schema: Word,
-    pub(super) mediasoup_version: Word,
-    /// Unix time in ms at the start of the walk.
-    pub(super) timestamp_ms: Number,
-    pub(super) started_ms: Number,
-    pub(super) collection_ms: Number,
-    pub(super) lifetime: Object<Map<Number>>,
-    pub(super) rooms: List<Room>,
-    pub(super) workers: List<Worker>,
-    pub(super) errors: List<Failure>,
+/// Longest id or name that is kept, in bytes.
+const MAX_TEXT: usize = 256;
+
+json_objects! {
+    #[derive(Debug, Default)]
+    pub(super) struct StatsDocument {
+        pub(super) schema: ShortText,
+        pub(super) mediasoup_version: ShortText,
+        /// Unix time in ms at the start of the walk.
+        pub(super) timestamp_ms: Number,
+        pub(super) started_ms: Number,
+        pub(super) collection_ms: Number,
+        pub(super) lifetime: JsonField<JsonEntries<Number>>,
+        pub(super) rooms: JsonList<Room>,
+        pub(super) workers: JsonList<Worker>,
+        pub(super) errors: JsonList<ObjectError>,
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct Room {
+        pub(super) id: ShortText,
+        pub(super) peers: Number,
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct ObjectError {
+        pub(super) object: ShortText,
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct Worker {
+        pub(super) pid: ShortText,
+        pub(super) created_ms: Number,
+        pub(super) rss_bytes: Number,
+        pub(super) resource_usage: JsonField<ResourceUsage>,
+        pub(super) routers: JsonList<Router>,
+    }
+
+    #[derive(Debug, Default)]
+    #[expect(clippy::struct_field_names, reason = "getrusage calls them so")]
+    pub(super) struct ResourceUsage {
+        pub(super) ru_utime: Number,
+        pub(super) ru_stime: Number,
+        pub(super) ru_maxrss: Number,
+        pub(super) ru_minflt: Number,
+        pub(super) ru_majflt: Number,
+        pub(super) ru_nvcsw: Number,
+        pub(super) ru_nivcsw: Number,
+    }
+
+    /// What the application attached to an object, as far as the agent is told to pass it on.
+    #[derive(Debug, Default)]
+    pub(super) struct AppData {
+        pub(super) room_id: ShortText as "roomId",
+        pub(super) peer_id: ShortText as "peerId",
+        pub(super) display_name: ShortText as "displayName",
+        pub(super) user_agent: ShortText as "userAgent",
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct Router {
+        pub(super) id: ShortText,
+        pub(super) app: JsonField<AppData>,
+        pub(super) transports: JsonList<Transport>,
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct Transport {
+        pub(super) id: ShortText,
+        pub(super) class: ShortText as "type",
+        pub(super) created_ms: Number,
+        pub(super) app: JsonField<AppData>,
+        pub(super) stats: JsonField<TransportStats>,
+        pub(super) producers: JsonList<Producer>,
+        pub(super) consumers: JsonList<Consumer>,
+        pub(super) data_producers: JsonList<DataObject>,
+        pub(super) data_consumers: JsonList<DataObject>,
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct TransportStats {
+        pub(super) bytes_received: Number as "bytesReceived",
+        pub(super) bytes_sent: Number as "bytesSent",
+        pub(super) rtp_bytes_received: Number as "rtpBytesReceived",
+        pub(super) rtp_bytes_sent: Number as "rtpBytesSent",
+        pub(super) rtx_bytes_received: Number as "rtxBytesReceived",
+        pub(super) rtx_bytes_sent: Number as "rtxBytesSent",
+        pub(super) probation_bytes_sent: Number as "probationBytesSent",
+        pub(super) available_outgoing_bitrate: Number as "availableOutgoingBitrate",
+        pub(super) available_incoming_bitrate: Number as "availableIncomingBitrate",
+        pub(super) max_outgoing_bitrate: Number as "maxOutgoingBitrate",
+        pub(super) max_incoming_bitrate: Number as "maxIncomingBitrate",
+        pub(super) rtp_packet_loss_received: Number as "rtpPacketLossReceived",
+        pub(super) rtp_packet_loss_sent: Number as "rtpPacketLossSent",
+        pub(super) ice_state: ShortText as "iceState",
+        pub(super) dtls_state: ShortText as "dtlsState",
+        pub(super) ice_selected_tuple: JsonField<TransportTuple> as "iceSelectedTuple",
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct TransportTuple {
+        pub(super) protocol: ShortText,
+        /// Since 3.13.18; the older name stays beside it.
+        pub(super) local_address: ShortText as "localAddress",
+        pub(super) local_ip: ShortText as "localIp",
+        pub(super) local_port: ShortText as "localPort",
+        pub(super) remote_ip: ShortText as "remoteIp",
+        pub(super) remote_port: ShortText as "remotePort",
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct Producer {
+        pub(super) id: ShortText,
+        pub(super) kind: ShortText,
+        pub(super) class: ShortText as "type",
+        pub(super) codec: ShortText,
+        pub(super) clock_rate: Number,
+        pub(super) created_ms: Number,
+        pub(super) paused: Flag,
+        pub(super) app: JsonField<AppData>,
+        pub(super) streams: JsonList<StreamStats>,
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct Consumer {
+        pub(super) id: ShortText,
+        pub(super) producer_id: ShortText,
+        pub(super) kind: ShortText,
+        pub(super) class: ShortText as "type",
+        pub(super) codec: ShortText,
+        pub(super) clock_rate: Number,
+        pub(super) created_ms: Number,
+        pub(super) paused: Flag,
+        pub(super) app: JsonField<AppData>,
+        pub(super) score: Score,
+        pub(super) current_layers: JsonField<Layers>,
+        pub(super) streams: JsonList<StreamStats>,
+    }
+
+    #[derive(Debug, Default)]
+    pub(super) struct Layers {
+        pub(super) spatial_layer: Number as "spatialLayer",
+        pub(super) temporal_layer: Number as "temporalLayer",
+    }
+
+    /// A data producer or a data consumer.
+    #[derive(Debug, Default)]
+    pub(super) struct DataObject {
+        pub(super) class: ShortText as "type",
+    }
+
+    /// One entry of `producer.getStats()` or `consumer.getStats()`.
+    #[derive(Clone, Debug, Default)]
+    pub(super) struct StreamStats {
+        pub(super) class: ShortText as "type",
+        pub(super) ssrc: ShortText,
+        pub(super) byte_count: Number as "byteCount",
+        pub(super) packet_count: Number as "packetCount",
+        pub(super) bitrate: Number,
+        pub(super) packets_lost: Number as "packetsLost",
+        pub(super) fraction_lost: Number as "fractionLost",
+        pub(super) jitter: Number,
+        pub(super) packets_discarded: Number as "packetsDiscarded",
+        pub(super) packets_retransmitted: Number as "packetsRetransmitted",
+        pub(super) packets_repaired: Number as "packetsRepaired",
+        pub(super) rtx_packets_discarded: Number as "rtxPacketsDiscarded",
+        pub(super) nack_count: Number as "nackCount",
+        pub(super) nack_packet_count: Number as "nackPacketCount",
+        pub(super) pli_count: Number as "pliCount",
+        pub(super) fir_count: Number as "firCount",
+        pub(super) round_trip_time: Number as "roundTripTime",
+        pub(super) score: Score,
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Room {
-    pub(super) id: Word,
-    pub(super) peers: Number,
+impl StatsDocument {
+    /// Whether this is a document that we can read.
+    pub(super) fn check_schema(&self) -> Result<(), CallError> {
+        let wrong = |message: String| Err(CallError::new(Reason::Schema, message));
+        match self.schema.get() {
+            Some(SCHEMA) if self.mediasoup_version.get().is_some() => Ok(()),
+            Some(SCHEMA) => wrong("the document does not say its mediasoup_version".to_owned()),
+            Some(other) => match schema_version(other) {
+                Some(version) => wrong(format!("the document's schema is \"mediasoup-stats/v{version}\", not {SCHEMA:?}")),
+                None => wrong(format!("the document's schema is not {SCHEMA:?}; is this the agent?")),
+            },
+            None => wrong(format!("the document has no schema; is this the {SCHEMA} of an agent?")),
+        }
+    }
+
+    /// Every router with its worker, in the order of the document.
+    pub(super) fn routers(&self) -> impl Iterator<Item = (&Worker, &Router)> {
+        self.workers.items.iter().flat_map(|worker| worker.routers.items.iter().map(move |router| (worker, router)))
+    }
+
+    /// Every transport, in the order of the document.
+    pub(super) fn transports(&self) -> impl Iterator<Item = LocatedTransport<'_>> {
+        self.routers().flat_map(|(worker, router)| {
+            router.transports.items.iter().map(move |transport| LocatedTransport { worker, router, transport })
+        })
+    }
+
+    /// Which statistics the document has. An agent can be asked for less than it knows, and a worker may not answer it: unknown must not
+    /// look like none.
+    pub(super) fn coverage(&self) -> Coverage {
+        let transports = || self.transports().map(|place| place.transport);
+        Coverage {
+            transports: none_or_any(transports().map(|t| t.stats.as_ref().is_some_and(TransportStats::has_counters))),
+            received: none_or_any(transports().flat_map(|t| &t.producers.items).map(|p| p.streams.is_given)),
+            sent: none_or_any(transports().flat_map(|t| &t.consumers.items).map(|c| c.streams.is_given)),
+        }
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Failure {
-    pub(super) object: Word,
+/// The version of a schema that an agent may have one day. Anything else was chosen by the server, and is not quoted.
+fn schema_version(schema: &str) -> Option<&str> {
+    let version = schema.strip_prefix("mediasoup-stats/v")?;
+    let is_version = (1..=8).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    is_version.then_some(version)
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Worker {
-    pub(super) pid: Word,
-    pub(super) created_ms: Number,
-    pub(super) rss_bytes: Number,
-    pub(super) resource_usage: Object<ResourceUsage>,
-    pub(super) routers: List<Router>,
+/// Whether there are statistics of at least one object of each sort, or no object at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Coverage {
+    pub(super) transports: bool,
+    pub(super) received: bool,
+    pub(super) sent: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[expect(clippy::struct_field_names, reason = "getrusage calls them so")]
-pub(super) struct ResourceUsage {
-    pub(super) ru_utime: Number,
-    pub(super) ru_stime: Number,
-    pub(super) ru_maxrss: Number,
-    pub(super) ru_minflt: Number,
-    pub(super) ru_majflt: Number,
-    pub(super) ru_nvcsw: Number,
-    pub(super) ru_nivcsw: Number,
+fn none_or_any(given: impl Iterator<Item = bool>) -> bool {
+    let mut given = given.peekable();
+    given.peek().is_none() || given.any(|given| given)
 }
 
-/// What the application attached to an object, as far as the agent is told to pass it on.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct App {
-    pub(super) room_id: Word,
-    pub(super) peer_id: Word,
-    pub(super) display_name: Word,
-    pub(super) user_agent: Word,
+/// A transport with the router and the worker that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocatedTransport<'d> {
+    pub(super) worker: &'d Worker,
+    pub(super) router: &'d Router,
+    pub(super) transport: &'d Transport,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Router {
-    pub(super) id: Word,
-    pub(super) app: Object<App>,
-    pub(super) transports: List<Transport>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Transport {
-    pub(super) id: Word,
-    #[serde(rename = "type")]
-    pub(super) class: Word,
-    pub(super) created_ms: Number,
-    pub(super) app: Object<App>,
-    pub(super) stats: Object<TransportStats>,
-    pub(super) producers: List<Producer>,
-    pub(super) consumers: List<Consumer>,
-    pub(super) data_producers: List<DataObject>,
-    pub(super) data_consumers: List<DataObject>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct TransportStats {
-    pub(super) bytes_received: Number,
-    pub(super) bytes_sent: Number,
-    pub(super) rtp_bytes_received: Number,
-    pub(super) rtp_bytes_sent: Number,
-    pub(super) rtx_bytes_received: Number,
-    pub(super) rtx_bytes_sent: Number,
-    pub(super) probation_bytes_sent: Number,
-    pub(super) available_outgoing_bitrate: Number,
-    pub(super) available_incoming_bitrate: Number,
-    pub(super) max_outgoing_bitrate: Number,
-    pub(super) max_incoming_bitrate: Number,
-    pub(super) rtp_packet_loss_received: Number,
-    pub(super) rtp_packet_loss_sent: Number,
-    pub(super) ice_state: Word,
-    pub(super) dtls_state: Word,
-    pub(super) ice_selected_tuple: Object<Tuple>,
+impl<'d> LocatedTransport<'d> {
+    /// What the application attached to an object of this transport, else to the transport, else to its router.
+    pub(super) fn app(self, own: &'d JsonField<AppData>, field: fn(&AppData) -> &ShortText) -> &'d str {
+        [own, &self.transport.app, &self.router.app]
+            .into_iter()
+            .find_map(|app| field(app.as_ref()?).get())
+            .unwrap_or_default()
+    }
 }
 
 impl TransportStats {
@@ -132,110 +276,55 @@ impl TransportStats {
     }
 
     /// Whether the worker was asked: the states of a transport are known without it.
-    pub(super) fn counted(&self) -> bool {
+    pub(super) fn has_counters(&self) -> bool {
         self.bytes().iter().any(|number| number.value().is_some())
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct Tuple {
-    pub(super) protocol: Word,
-    /// Since 3.13.18; the older name stays beside it.
-    pub(super) local_address: Word,
-    pub(super) local_ip: Word,
-    pub(super) local_port: Word,
-    pub(super) remote_ip: Word,
-    pub(super) remote_port: Word,
+/// `true` or `false` as the value of a label; a flag that is missing or wrong is `false`.
+pub(super) fn flag_label(flag: Flag) -> &'static str {
+    if flag == Flag::Value(true) { "true" } else { "false" }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Producer {
-    pub(super) id: Word,
-    pub(super) kind: Word,
-    #[serde(rename = "type")]
-    pub(super) class: Word,
-    pub(super) codec: Word,
-    pub(super) clock_rate: Number,
-    pub(super) created_ms: Number,
-    pub(super) paused: Flag,
-    pub(super) app: Object<App>,
-    pub(super) streams: List<Stream>,
-}
+/// An id or a name, cut to 256 bytes: a string, or a number, which some applications use as ids. Anything else is as good as none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct ShortText(Option<Box<str>>);
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Consumer {
-    pub(super) id: Word,
-    pub(super) producer_id: Word,
-    pub(super) kind: Word,
-    #[serde(rename = "type")]
-    pub(super) class: Word,
-    pub(super) codec: Word,
-    pub(super) clock_rate: Number,
-    pub(super) created_ms: Number,
-    pub(super) paused: Flag,
-    pub(super) app: Object<App>,
-    pub(super) score: Score,
-    pub(super) current_layers: Object<Layers>,
-    pub(super) streams: List<Stream>,
-}
+impl ShortText {
+    pub(super) fn get(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct Layers {
-    pub(super) spatial_layer: Number,
-    pub(super) temporal_layer: Number,
-}
-
-/// A data producer or a data consumer.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct DataObject {
-    #[serde(rename = "type")]
-    pub(super) class: Word,
-}
-
-/// One entry of `producer.getStats()` or `consumer.getStats()`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct Stream {
-    #[serde(rename = "type")]
-    pub(super) class: Word,
-    pub(super) ssrc: Word,
-    pub(super) byte_count: Number,
-    pub(super) packet_count: Number,
-    pub(super) bitrate: Number,
-    pub(super) packets_lost: Number,
-    pub(super) fraction_lost: Number,
-    pub(super) jitter: Number,
-    pub(super) packets_discarded: Number,
-    pub(super) packets_retransmitted: Number,
-    pub(super) packets_repaired: Number,
-    pub(super) rtx_packets_discarded: Number,
-    pub(super) nack_count: Number,
-    pub(super) nack_packet_count: Number,
-    pub(super) pli_count: Number,
-    pub(super) fir_count: Number,
-    pub(super) round_trip_time: Number,
-    pub(super) score: Score,
-}
-
-/// `true` or `false`; anything else is `false`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flag(pub(super) bool);
-
-impl Flag {
-    pub(super) const fn as_str(self) -> &'static str {
-        if self.0 { "true" } else { "false" }
+    /// The text, empty if there is none.
+    pub(super) fn as_str(&self) -> &str {
+        self.get().unwrap_or_default()
     }
 }
 
-impl<'de> Deserialize<'de> for Flag {
+impl FromJson for ShortText {
+    fn string(text: &str) -> Option<Self> {
+        Some(Self(Some(text[..text.floor_char_boundary(MAX_TEXT)].into())))
+    }
+
+    fn unsigned(number: u64) -> Option<Self> {
+        Self::string(itoa::Buffer::new().format(number))
+    }
+
+    fn signed(number: i64) -> Option<Self> {
+        Self::string(itoa::Buffer::new().format(number))
+    }
+
+    fn float(number: f64) -> Option<Self> {
+        Self::string(&number.to_string()) // 12.0 is written as 12
+    }
+}
+
+impl<'de> Deserialize<'de> for ShortText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        Ok(Self(value.as_bool().unwrap_or_default()))
+        Ok(match JsonField::deserialize(deserializer)? {
+            JsonField::Value(text) => text,
+            JsonField::Absent | JsonField::Invalid => Self::default(),
+        })
     }
 }
 
@@ -247,69 +336,68 @@ pub(super) struct Score {
     pub(super) producer: Number,
 }
 
+json_objects! {
+    #[derive(Default)]
+    struct ConsumerScore {
+        score: Number,
+        producer: Number as "producerScore",
+    }
+}
+
+impl FromJson for Score {
+    fn float(score: f64) -> Option<Self> {
+        Some(Self { own: Number::Value(score), producer: Number::Absent })
+    }
+
+    fn object<'de, A: MapAccess<'de>>(entries: A) -> Result<Option<Self>, A::Error> {
+        let score = ConsumerScore::object(entries)?;
+        Ok(score.map(|ConsumerScore { score: own, producer }| Self { own, producer }))
+    }
+}
+
 impl<'de> Deserialize<'de> for Score {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScoreVisitor)
+        Ok(match JsonField::deserialize(deserializer)? {
+            JsonField::Value(score) => score,
+            JsonField::Absent => Self::default(),
+            JsonField::Invalid => Self { own: Number::Invalid, producer: Number::Absent },
+        })
     }
 }
 
-struct ScoreVisitor;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl ScoreVisitor {
-    const INVALID: Score = Score { own: Number::Invalid, producer: Number::Absent };
-
-    const fn number(value: f64) -> Score {
-        Score { own: Number::Value(value), producer: Number::Absent }
-    }
-}
-
-impl<'de> Visitor<'de> for ScoreVisitor {
-    type Value = Score;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a score")
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "a score is at most 10; what is larger is refused later")]
-    fn visit_u64<E>(self, value: u64) -> Result<Score, E> {
-        Ok(Self::number(value as f64))
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "a score is at most 10; what is smaller than 0 is refused later")]
-    fn visit_i64<E>(self, value: i64) -> Result<Score, E> {
-        Ok(Self::number(value as f64))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Score, E> {
-        Ok(Self::number(value))
-    }
-
-    fn visit_unit<E>(self) -> Result<Score, E> {
-        Ok(Score::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Score, E> {
-        Ok(Self::INVALID)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Score, E> {
-        Ok(Self::INVALID)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Score, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Self::INVALID)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Score, A::Error> {
-        let mut score = Score::default();
-        while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
-            match &*key {
-                "score" => score.own = map.next_value()?,
-                "producerScore" => score.producer = map.next_value()?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
+    #[test]
+    fn an_id_may_be_a_number_but_nothing_else() {
+        for (json, text) in [
+            ("\"a\\n\"", Some("a\n")),
+            ("7", Some("7")),
+            ("18446744073709551615", Some("18446744073709551615")),
+            ("-7", Some("-7")),
+            ("7.0", Some("7")),
+            ("null", None),
+            ("[7]", None),
+            ("{}", None),
+            ("true", None),
+        ] {
+            assert_eq!(serde_json::from_str::<ShortText>(json).unwrap().get(), text, "{json}");
         }
-        Ok(score)
+        let long: ShortText = serde_json::from_str(&format!("\"{}\"", "é".repeat(999))).unwrap();
+        assert_eq!(long.as_str().len(), 256);
+    }
+
+    #[test]
+    fn a_score_is_a_number_or_an_object() {
+        for (json, own, producer) in [
+            ("7", Number::Value(7.0), Number::Absent),
+            (r#"{"score": 8, "producerScore": 9, "producerScores": [9]}"#, Number::Value(8.0), Number::Value(9.0)),
+            ("null", Number::Absent, Number::Absent),
+            ("\"7\"", Number::Invalid, Number::Absent),
+            ("[7]", Number::Invalid, Number::Absent),
+        ] {
+            assert_eq!(serde_json::from_str::<Score>(json).unwrap(), Score { own, producer }, "{json}");
+        }
     }
 }

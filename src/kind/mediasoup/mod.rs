@@ -1,21 +1,17 @@
-//! Applications on mediasoup. It is a library without an API of its own, so somebody in the application must speak for it:
-//! our agent, or an exporter that the application has.
+//! Applications on mediasoup. It is a library without an API of its own, so the application must serve its statistics: by our agent, or
+//! by an exporter of its own.
 
 mod accumulate;
 mod addresses;
 mod agent;
 mod aggregated;
-mod clean;
 mod compatibility;
-mod coverage;
-mod detail;
 mod document;
-mod lenient;
-mod metrics;
+mod normalize;
+mod objects;
 mod passthrough;
-mod streams;
+mod summary;
 mod traffic;
-mod walk;
 
 use reqwest::Url;
 use schemars::JsonSchema;
@@ -23,14 +19,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, CallError, Kind, Reason};
 use crate::metric::Desc;
-use lenient::Word;
+use document::ShortText;
 
 /// Where the statistics of a mediasoup application come from, and what becomes series.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Options {
     /// `Agent`: the document `mediasoup-stats/v1`; `Prometheus`: the text of an exporter that the application has itself.
-    pub source: Source,
+    pub source: StatsSource,
     /// Objects that get series of their own.
     #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
     pub per_object: Vec<PerObject>,
@@ -46,7 +42,7 @@ pub struct Options {
 
 /// Where the statistics come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-pub enum Source {
+pub enum StatsSource {
     /// The agent of this project.
     #[default]
     Agent,
@@ -99,7 +95,7 @@ fn edumeet() -> String {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            source: Source::Agent,
+            source: StatsSource::Agent,
             per_object: vec![PerObject::Producers],
             room_labels: false,
             addresses: Addresses::Drop,
@@ -109,10 +105,14 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
+    const URL_USAGE: &'static str = "stats is appended for the agent; the URL is used as it stands, with a query if need be, for source \
+                                     Prometheus";
+    const URL_QUERY_WITH: Option<(&'static str, &'static str)> = Some(("source", "Prometheus"));
+
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         match self.source {
-            Source::Agent => Box::new(agent::Agent::new(url, self)),
-            Source::Prometheus => {
+            StatsSource::Agent => Box::new(agent::Agent::new(url, self)),
+            StatsSource::Prometheus => {
                 Box::new(passthrough::Passthrough { url: url.clone(), addresses: self.addresses })
             }
         }
@@ -127,11 +127,11 @@ crate::descs! {
 pub fn families() -> Vec<&'static Desc> {
     [
         FAMILIES,
-        metrics::FAMILIES,
+        summary::FAMILIES,
         traffic::FAMILIES,
-        streams::FAMILIES,
+        objects::FAMILIES,
         compatibility::FAMILIES,
-        aggregated::FAMILIES,
+        &aggregated::families(),
     ]
     .concat()
 }
@@ -141,7 +141,7 @@ fn only(answers: &[Answer]) -> Result<&Answer, CallError> {
     answers.first().ok_or_else(|| CallError::new(Reason::Internal, "the call was not made"))
 }
 
-/// A value of a label that is one of a few: a server that makes up longer ones is cut short.
+/// The value of a label that should be one of a few, cut to a length that bounds what a server can make of it.
 fn short(value: &str) -> &str {
     const LONGEST: usize = 64;
     &value[..value.floor_char_boundary(LONGEST)]
@@ -168,7 +168,7 @@ const CODECS: [&str; 16] = [
 ];
 
 /// `VP8` of `video/VP8`, and of `video/vp8`: clients write it as they like.
-fn codec(mime_type: &Word) -> &str {
+fn codec(mime_type: &ShortText) -> &str {
     let name = mime_type.as_str().rsplit('/').next().unwrap_or_default();
     CODECS.into_iter().find(|known| known.eq_ignore_ascii_case(name)).unwrap_or_else(|| short(name))
 }

@@ -29,7 +29,7 @@ impl Kind for Passthrough {
         let report = super::only(answers).and_then(|answer| {
             let text = answer.text()?;
             let limit = cx.sample_limit.saturating_sub(1); // one is mediasoup_up
-            read_exposition(&text, &Privacy(self.addresses), limit, out).map_err(|error| refused(&error))
+            read_exposition(&text, &AddressRedactor(self.addresses), limit, out).map_err(|error| refused(&error))
         });
         if report.is_err() {
             out.rewind(start);
@@ -47,10 +47,10 @@ fn refused(error: &ExpositionError) -> CallError {
     CallError::new(reason, error.to_string())
 }
 
-/// What may not leave as it came.
-struct Privacy(Addresses);
+/// Keeps reserved names out, and replaces client addresses in labels.
+struct AddressRedactor(Addresses);
 
-impl Passage for Privacy {
+impl Passage for AddressRedactor {
     fn admits(&self, name: &str) -> bool {
         name != UP.name && !is_reserved(Type::Mediasoup, name)
     }

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
-use super::accumulate::{Growth, Ledger, Totals};
-use super::coverage::Coverage;
-use super::document::{Document, Stream};
-use super::walk::Place;
+use super::accumulate::{GrowthRule, LastValues, Totals};
+use super::document::{Coverage, StatsDocument, LocatedTransport, StreamStats};
 use super::{codec, short};
 use crate::kind::Number;
 use crate::metric::{Desc, Families};
@@ -88,13 +86,13 @@ const SENT: [&Desc; STREAM] = [
     &SENT_FIRS,
     &SENT_LOST,
 ];
-const STREAM_GROWTH: [Growth; STREAM] = {
-    let mut rules = [Growth::Counter; STREAM];
-    rules[STREAM - 1] = Growth::Estimate; // packets lost
+const STREAM_GROWTH: [GrowthRule; STREAM] = {
+    let mut rules = [GrowthRule::Counter; STREAM];
+    rules[STREAM - 1] = GrowthRule::Estimate; // packets lost
     rules
 };
 
-fn counters(stream: &Stream) -> [Number; STREAM] {
+fn counters(stream: &StreamStats) -> [Number; STREAM] {
     [
         stream.byte_count,
         stream.packet_count,
@@ -120,10 +118,10 @@ const TRANSPORT: [(&str, &str); 7] = [
     ("sent", "probation"),
 ];
 
-/// Objects of one sort and what they moved.
+/// The traffic of the objects of one sort.
 #[derive(Debug, Default)]
-struct Flow<const N: usize> {
-    ledger: Ledger<N>,
+struct AccumulatedTraffic<const N: usize> {
+    last: LastValues<N>,
     totals: Totals<N>,
     /// Whether the last poll had the statistics of every such object, so that whatever is new now began since.
     complete: bool,
@@ -131,26 +129,26 @@ struct Flow<const N: usize> {
 
 /// When the last poll was.
 #[derive(Clone, Copy, Debug)]
-struct Previous {
+struct PollTimes {
     timestamp_ms: Option<f64>,
     started_ms: Option<f64>,
 }
 
 /// What must be remembered from poll to poll.
 #[derive(Debug, Default)]
-pub(super) struct Traffic {
-    previous: Option<Previous>,
-    received: Flow<STREAM>,
-    sent: Flow<STREAM>,
-    transports: Flow<{ TRANSPORT.len() }>,
+pub(super) struct TrafficTotals {
+    previous: Option<PollTimes>,
+    received: AccumulatedTraffic<STREAM>,
+    sent: AccumulatedTraffic<STREAM>,
+    transports: AccumulatedTraffic<{ TRANSPORT.len() }>,
     hasher: RandomState,
 }
 
-impl Traffic {
-    /// Adds what happened since the last poll; the first one is where everything begins.
-    pub(super) fn poll(&mut self, document: &Document) {
-        let now = Previous { timestamp_ms: document.timestamp_ms.value(), started_ms: document.started_ms.value() };
-        if let Some(Previous { started_ms: Some(before), .. }) = self.previous
+impl TrafficTotals {
+    /// Adds the growth since the last poll; the first poll adds nothing.
+    pub(super) fn poll(&mut self, document: &StatsDocument) {
+        let now = PollTimes { timestamp_ms: document.timestamp_ms.value(), started_ms: document.started_ms.value() };
+        if let Some(PollTimes { started_ms: Some(before), .. }) = self.previous
             && now.started_ms.is_some_and(|started| started.to_bits() != before.to_bits())
         {
             self.forget_objects();
@@ -164,58 +162,58 @@ impl Traffic {
         let counts_as_new = |created: [Number; 2], complete: bool| {
             began && (created.into_iter().any(|created| born_since(created) == Some(true)) || complete)
         };
-        let (mut received_round, mut sent_round) = (received.ledger.poll(), sent.ledger.poll());
-        let mut transports_round = transports.ledger.poll();
+        let (mut received_poll, mut sent_poll) = (received.last.begin_poll(), sent.last.begin_poll());
+        let mut transports_poll = transports.last.begin_poll();
         let (mut all_received, mut all_sent, mut all_transports) = (true, true, true);
-        for place in document.transports() {
-            let transport = place.transport;
-            let key = |id: &str, ssrc: &str| key(hasher, place, id, ssrc);
+        for located in document.transports() {
+            let transport = located.transport;
+            let key = |id: &str, ssrc: &str| key(hasher, located, id, ssrc);
             // Counters that were not read are not counters at 0: the next poll would take all they have for growth.
-            match transport.stats.get().filter(|stats| stats.counted()) {
+            match transport.stats.as_ref().filter(|stats| stats.has_counters()) {
                 Some(stats) => {
                     let values = stats.bytes();
                     let new = began && born_since(transport.created_ms).unwrap_or(transports.complete);
-                    let rules = [Growth::Counter; TRANSPORT.len()];
-                    let growth = transports_round.growth(key(transport.id.as_str(), ""), values, rules, new);
+                    let rules = [GrowthRule::Counter; TRANSPORT.len()];
+                    let growth = transports_poll.growth(key(transport.id.as_str(), ""), values, rules, new);
                     transports.totals.add((short(transport.class.as_str()), ""), &values, &growth);
                 }
                 None => all_transports = false,
             }
             for producer in &transport.producers.items {
-                all_received &= producer.streams.given;
+                all_received &= producer.streams.is_given;
                 let new = counts_as_new([producer.created_ms, transport.created_ms], received.complete);
                 let labels = (short(producer.kind.as_str()), codec(&producer.codec));
                 for stream in &producer.streams.items {
                     let (key, values) = (key(producer.id.as_str(), stream.ssrc.as_str()), counters(stream));
-                    let growth = received_round.growth(key, values, STREAM_GROWTH, new);
+                    let growth = received_poll.growth(key, values, STREAM_GROWTH, new);
                     received.totals.add(labels, &values, &growth);
                 }
             }
             for consumer in &transport.consumers.items {
-                all_sent &= consumer.streams.given;
+                all_sent &= consumer.streams.is_given;
                 let new = counts_as_new([consumer.created_ms, transport.created_ms], sent.complete);
                 let labels = (short(consumer.kind.as_str()), codec(&consumer.codec));
                 for stream in &consumer.streams.items {
                     let (key, values) = (key(consumer.id.as_str(), stream.ssrc.as_str()), counters(stream));
-                    let growth = sent_round.growth(key, values, STREAM_GROWTH, new);
+                    let growth = sent_poll.growth(key, values, STREAM_GROWTH, new);
                     sent.totals.add(labels, &values, &growth);
                 }
             }
         }
-        received_round.finish();
-        sent_round.finish();
-        transports_round.finish();
-        received.complete = all_received && received.ledger.is_complete();
-        sent.complete = all_sent && sent.ledger.is_complete();
-        transports.complete = all_transports && transports.ledger.is_complete();
+        received_poll.finish();
+        sent_poll.finish();
+        transports_poll.finish();
+        received.complete = all_received && received.last.is_complete();
+        sent.complete = all_sent && sent.last.is_complete();
+        transports.complete = all_transports && transports.last.is_complete();
         *previous = Some(now);
     }
 
-    /// The application began anew: none of its objects is one that we know.
+    /// The application was restarted: none of its objects is known.
     fn forget_objects(&mut self) {
-        self.received.ledger.clear();
-        self.sent.ledger.clear();
-        self.transports.ledger.clear();
+        self.received.last.clear();
+        self.sent.last.clear();
+        self.transports.last.clear();
         (self.received.complete, self.sent.complete, self.transports.complete) = (false, false, false);
     }
 
@@ -244,16 +242,16 @@ impl Traffic {
 }
 
 /// Ids are not unique: a producer that is piped to another router keeps its own there.
-fn key(hasher: &RandomState, place: Place<'_>, id: &str, ssrc: &str) -> u64 {
-    let created = place.worker.created_ms.value().map(f64::to_bits);
-    hasher.hash_one((place.worker.pid.as_str(), created, place.router.id.as_str(), id, ssrc))
+fn key(hasher: &RandomState, located: LocatedTransport<'_>, id: &str, ssrc: &str) -> u64 {
+    let created = located.worker.created_ms.value().map(f64::to_bits);
+    hasher.hash_one((located.worker.pid.as_str(), created, located.router.id.as_str(), id, ssrc))
 }
 
 /// Writes how good the live streams are.
-pub(super) fn write_quality(document: &Document, out: &mut Families) {
+pub(super) fn write_quality(document: &StatsDocument, out: &mut Families) {
     let (mut received, mut sent) = (Scores::default(), Scores::default());
     let mut round_trips: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for Place { transport, .. } in document.transports() {
+    for LocatedTransport { transport, .. } in document.transports() {
         for producer in &transport.producers.items {
             producer.streams.items.iter().for_each(|stream| received.add(short(producer.kind.as_str()), stream));
         }
@@ -282,7 +280,7 @@ pub(super) fn write_quality(document: &Document, out: &mut Families) {
 struct Scores<'d>(BTreeMap<&'d str, [u32; 11]>);
 
 impl<'d> Scores<'d> {
-    fn add(&mut self, kind: &'d str, stream: &Stream) {
+    fn add(&mut self, kind: &'d str, stream: &StreamStats) {
         let counts = self.0.entry(kind).or_default();
         let Some(score) = stream.score.own.value() else { return };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "cleaned: 0 to 10")]

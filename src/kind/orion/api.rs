@@ -1,232 +1,189 @@
-//! The documents of Orion's monitoring API, as far as they are used. What they mean is decided elsewhere.
+//! The documents of Orion's monitoring API, as far as they are used. What they mean is decided in the modules that write families.
 
-use serde::Deserialize;
-use serde::de::{IgnoredAny, MapAccess};
+use serde::de::{Deserialize, Deserializer};
 
-use super::object::{Amount, Entries, Fields, Object, fields};
-use crate::kind::{Number, Text};
+use crate::kind::json::json_objects;
+use crate::kind::{JsonEntries, JsonField, Number, Text};
 
-/// `GET /admin/metrics`: the traffic of every service and subservice, and its sums.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Tree {
-    /// By service. Other FIWARE components that copied the document call it `service`.
-    pub(super) services: Object<Entries<Object<Service>>>,
-    /// Over all services.
-    pub(super) sum: Object<Grand>,
-}
-fields!(Tree { "services" | "service" => services, "sum" => sum });
-
-/// One service of the [`Tree`].
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Service {
-    /// By subservice, as a flat list: `gardens/north` is one key.
-    pub(super) subservices: Object<Entries<Object<Block>>>,
-    /// Over all subservices.
-    pub(super) sum: Object<Block>,
-}
-fields!(Service { "subservs" => subservices, "sum" => sum });
-
-/// The top-level `sum`. It has `subservs` as well, which add up services that only share a path: never used.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Grand {
-    /// Over everything.
-    pub(super) sum: Object<Block>,
-}
-fields!(Grand { "sum" => sum });
-
-/// The keys of a [`Block`]'s counters. A counter of 0 is left out of the document.
-pub(super) const COUNTERS: [&str; 8] = [
-    "incomingTransactions",
-    "incomingTransactionErrors",
-    "incomingTransactionRequestSize",
-    "incomingTransactionResponseSize",
-    "outgoingTransactions",
-    "outgoingTransactionErrors",
-    "outgoingTransactionRequestSize",
-    "outgoingTransactionResponseSize",
-];
-
-/// The traffic of one subservice, of one service, or of all.
+/// A number that cannot be below 0: every one that Orion reports. A negative one is the trace of an overflow, and invalid.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Block {
-    /// In the order of [`COUNTERS`].
-    pub(super) counters: [Amount; COUNTERS.len()],
-    /// Mean seconds per incoming transaction, over the whole time since the last reset.
-    pub(super) service_time: Amount,
-}
+pub(super) struct Amount(pub(super) Number);
 
-impl Fields for Block {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        if name == "serviceTime" {
-            self.service_time = map.next_value()?;
-        } else if let Some((_, counter)) = COUNTERS.iter().zip(&mut self.counters).find(|(key, _)| **key == name) {
-            *counter = map.next_value()?;
-        } else {
-            map.next_value::<IgnoredAny>()?;
-        }
-        Ok(())
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(match Number::deserialize(deserializer)? {
+            Number::Value(value) if value < 0.0 => Number::Invalid,
+            number => number,
+        }))
     }
 }
 
-impl Block {
-    /// `incomingTransactions`, 0 where it is left out.
-    pub(super) fn transactions(&self) -> Number {
-        let [transactions, ..] = self.counters;
-        zero_if_absent(transactions)
-    }
-}
-
-/// A counter of a block that is there: what is left out is 0.
-pub(super) fn zero_if_absent(counter: Amount) -> Number {
-    match counter.0 {
-        Number::Absent => Number::Value(0.0),
-        number => number,
-    }
-}
-
-/// An answer that says why there is no other.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Refusal {
-    /// The reason, in words.
-    pub(super) description: Text,
-}
-
-/// `GET /statistics`. Each block is there only if the broker was started with its flag.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Statistics {
-    pub(super) counters: Object<Counters>,
-    /// Seconds waited, by semaphore.
-    pub(super) semaphore_wait: Object<Entries<Amount>>,
-    pub(super) timing: Object<Timing>,
-    pub(super) queue: Object<Queue>,
-    pub(super) uptime: Amount,
-    pub(super) measuring_interval: Amount,
-    pub(super) simulated_notifications: Amount,
-}
-fields!(Statistics {
-    "counters" => counters,
-    "semWait" => semaphore_wait,
-    "timing" => timing,
-    "notifQueue" => queue,
-    "uptime_in_secs" => uptime,
-    "measuring_interval_in_secs" => measuring_interval,
-    "simulatedNotifications" => simulated_notifications,
-});
+/// Amounts by a name that only the broker knows.
+pub(super) type Amounts = JsonField<JsonEntries<Amount>>;
 
 /// Requests by URL, then by method. The URL is a template (`/v2/entities/{id}`), in 3.1 to 3.7 a word (`EntitiesRequest`).
-pub(super) type Requests = Object<Entries<Object<Entries<Amount>>>>;
+pub(super) type RequestCounts = JsonField<JsonEntries<Amounts>>;
 
-/// `counters` of [`Statistics`]. Up to 3.0 it also has dozens of flat counters of requests by kind, which are passed over.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Counters {
-    pub(super) json_requests: Amount,
-    pub(super) text_requests: Amount,
-    pub(super) no_payload_requests: Amount,
-    pub(super) requests: Requests,
-    pub(super) requests_legacy: Requests,
-    pub(super) missed_verb: Amount,
-    pub(super) invalid_requests: Amount,
-    pub(super) registration_update_errors: Amount,
-    pub(super) discovery_errors: Amount,
-    pub(super) notifications_sent: Amount,
-    pub(super) deprecated_features: Object<Entries<Amount>>,
-}
-fields!(Counters {
-    "jsonRequests" => json_requests,
-    "textRequests" => text_requests,
-    "noPayloadRequests" => no_payload_requests,
-    "requests" => requests,
-    "requestsLegacy" => requests_legacy,
-    "missedVerb" => missed_verb,
-    "invalidRequests" => invalid_requests,
-    "registrationUpdateErrors" => registration_update_errors,
-    "discoveryErrors" => discovery_errors,
-    "notificationsSent" => notifications_sent,
-    "deprecatedFeatures" => deprecated_features,
-});
+json_objects! {
+    /// `GET /admin/metrics`: the traffic of every service and subservice, and its sums.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct AdminMetrics {
+        /// By service. Other FIWARE components that copied the document call it `service`.
+        pub(super) services: JsonField<JsonEntries<JsonField<ServiceTraffic>>> as "services" | "service",
+        /// Over all services.
+        pub(super) sum: JsonField<TotalTraffic>,
+    }
 
-/// `timing` of [`Statistics`]. Its `last` is the timing of one request that happened to be the last one: not used.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Timing {
-    /// Seconds by module, and `total`.
-    pub(super) accumulated: Object<Entries<Amount>>,
-}
-fields!(Timing { "accumulated" => accumulated });
+    /// The traffic of one service.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct ServiceTraffic {
+        /// By subservice, as a flat list: `gardens/north` is one key.
+        pub(super) subservices: JsonField<JsonEntries<JsonField<Transactions>>> as "subservs",
+        /// Over all subservices.
+        pub(super) sum: JsonField<Transactions>,
+    }
 
-/// `notifQueue` of [`Statistics`]. Its `avgTimeInQueue` is `timeInQueue` by `out`: not used.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Queue {
-    pub(super) entered: Amount,
-    pub(super) left: Amount,
-    pub(super) rejected: Amount,
-    pub(super) sent_ok: Amount,
-    pub(super) sent_error: Amount,
-    pub(super) wait: Amount,
-    pub(super) size: Amount,
-}
-fields!(Queue {
-    "in" => entered,
-    "out" => left,
-    "reject" => rejected,
-    "sentOk" => sent_ok,
-    "sentError" => sent_error,
-    "timeInQueue" => wait,
-    "size" => size,
-});
+    /// The top-level `sum`. It has `subservs` as well, which add up services that only share a path: never used.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct TotalTraffic {
+        /// Over everything.
+        pub(super) sum: JsonField<Transactions>,
+    }
 
-/// `GET /cache/statistics`. Its `ids` are subscription identifiers: never read.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Cache {
-    /// What brokers write; the manual calls it `refreshs`.
-    pub(super) refreshes: Amount,
-    pub(super) inserts: Amount,
-    pub(super) removes: Amount,
-    pub(super) updates: Amount,
-    pub(super) items: Amount,
-}
-fields!(Cache {
-    "refresh" | "refreshs" => refreshes,
-    "inserts" => inserts,
-    "removes" => removes,
-    "updates" => updates,
-    "items" => items,
-});
+    /// The traffic of one subservice, of one service, or of all. A counter of 0 is left out of the document.
+    #[derive(Clone, Copy, Debug, Default, PartialEq)]
+    pub(super) struct Transactions {
+        pub(super) incoming: Amount as "incomingTransactions",
+        pub(super) incoming_errors: Amount as "incomingTransactionErrors",
+        pub(super) incoming_request_size: Amount as "incomingTransactionRequestSize",
+        pub(super) incoming_response_size: Amount as "incomingTransactionResponseSize",
+        pub(super) outgoing: Amount as "outgoingTransactions",
+        pub(super) outgoing_errors: Amount as "outgoingTransactionErrors",
+        pub(super) outgoing_request_size: Amount as "outgoingTransactionRequestSize",
+        pub(super) outgoing_response_size: Amount as "outgoingTransactionResponseSize",
+        /// Mean seconds per incoming transaction, over the whole time since the last reset.
+        pub(super) service_time: Amount as "serviceTime",
+    }
 
-/// `GET /version`: Orion puts everything below `orion`, Orion-LD at the top.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Version {
-    pub(super) orion: Object<Build>,
-    pub(super) flat: Build,
-}
+    /// The body of an error.
+    #[derive(Debug, Default)]
+    pub(super) struct ErrorBody {
+        /// The reason, in words.
+        pub(super) description: Text,
+    }
 
-impl Fields for Version {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        match name {
-            "orion" => self.orion = map.next_value()?,
-            "version" => drop(map.next_value::<IgnoredAny>()?), // at the top it is some other program's
-            name => self.flat.field(name, map)?,
-        }
-        Ok(())
+    /// `GET /statistics`. Each block is there only if the broker was started with its flag.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct BrokerStatistics {
+        pub(super) counters: JsonField<RequestCounters>,
+        /// Seconds waited, by semaphore.
+        pub(super) semaphore_wait: Amounts as "semWait",
+        pub(super) timing: JsonField<ModuleTiming>,
+        pub(super) queue: JsonField<NotificationQueue> as "notifQueue",
+        pub(super) uptime: Amount as "uptime_in_secs",
+        pub(super) measuring_interval: Amount as "measuring_interval_in_secs",
+        pub(super) simulated_notifications: Amount as "simulatedNotifications",
+    }
+
+    /// `counters` of [`BrokerStatistics`]. Up to 3.0 it also has dozens of flat counters of requests by kind, which are skipped.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct RequestCounters {
+        pub(super) json_requests: Amount as "jsonRequests",
+        pub(super) text_requests: Amount as "textRequests",
+        pub(super) no_payload_requests: Amount as "noPayloadRequests",
+        pub(super) requests: RequestCounts,
+        pub(super) requests_legacy: RequestCounts as "requestsLegacy",
+        pub(super) missed_verb: Amount as "missedVerb",
+        pub(super) invalid_requests: Amount as "invalidRequests",
+        pub(super) registration_update_errors: Amount as "registrationUpdateErrors",
+        pub(super) discovery_errors: Amount as "discoveryErrors",
+        pub(super) notifications_sent: Amount as "notificationsSent",
+        pub(super) deprecated_features: Amounts as "deprecatedFeatures",
+    }
+
+    /// `timing` of [`BrokerStatistics`]. Its `last` is the timing of one request that happened to be the last one: not used.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct ModuleTiming {
+        /// Seconds by module, and `total`.
+        pub(super) accumulated: Amounts,
+    }
+
+    /// `notifQueue` of [`BrokerStatistics`]. Its `avgTimeInQueue` is `timeInQueue` by `out`: not used.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct NotificationQueue {
+        pub(super) entered: Amount as "in",
+        pub(super) left: Amount as "out",
+        pub(super) rejected: Amount as "reject",
+        pub(super) sent_ok: Amount as "sentOk",
+        pub(super) sent_error: Amount as "sentError",
+        pub(super) wait: Amount as "timeInQueue",
+        pub(super) size: Amount,
+    }
+
+    /// `GET /cache/statistics`. Its `ids` are subscription identifiers: never read.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct CacheStatistics {
+        /// Brokers write `refresh`; the manual calls it `refreshs`.
+        pub(super) refreshes: Amount as "refresh" | "refreshs",
+        pub(super) inserts: Amount,
+        pub(super) removes: Amount,
+        pub(super) updates: Amount,
+        pub(super) items: Amount,
+    }
+
+    /// `GET /version`: Orion puts everything below `orion`, Orion-LD at the top, where `version` is some other program's.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct VersionDocument {
+        pub(super) orion: JsonField<BrokerBuild>,
+        orion_version: Text as "orion version",
+        orionld_version: Text as "orionld version",
+        git_hash: Text,
+        machine: Text,
+        uptime: Text,
+    }
+
+    /// Which program answers, and since when it runs.
+    #[derive(Debug, Default, PartialEq)]
+    pub(super) struct BrokerBuild {
+        /// Orion's version, in both forms of the document.
+        pub(super) version: Text as "version" | "orion version",
+        /// Orion-LD's own version; the one above is that of the Orion it was made from.
+        pub(super) orionld_version: Text as "orionld version",
+        pub(super) git_hash: Text,
+        pub(super) machine: Text,
+        /// `1 d, 2 h, 3 m, 4 s`.
+        pub(super) uptime: Text,
     }
 }
 
-/// Which program answers, and since when it runs.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Build {
-    /// Orion's version, in both forms of the document.
-    pub(super) version: Text,
-    /// Orion-LD's own version; the one above is that of the Orion it was made from.
-    pub(super) orionld_version: Text,
-    pub(super) git_hash: Text,
-    pub(super) machine: Text,
-    /// `1 d, 2 h, 3 m, 4 s`.
-    pub(super) uptime: Text,
+impl Transactions {
+    /// The counters, in the order of the families that show them.
+    pub(super) const COUNTERS: [fn(&Self) -> Amount; 8] = [
+        |traffic| traffic.incoming,
+        |traffic| traffic.incoming_errors,
+        |traffic| traffic.incoming_request_size,
+        |traffic| traffic.incoming_response_size,
+        |traffic| traffic.outgoing,
+        |traffic| traffic.outgoing_errors,
+        |traffic| traffic.outgoing_request_size,
+        |traffic| traffic.outgoing_response_size,
+    ];
 }
-fields!(Build {
-    "version" | "orion version" => version,
-    "orionld version" => orionld_version,
-    "git_hash" => git_hash,
-    "machine" => machine,
-    "uptime" => uptime,
-});
+
+impl Amount {
+    /// A counter of an object that is there: what is left out of the document is 0.
+    pub(super) const fn or_zero(self) -> Number {
+        match self.0 {
+            Number::Absent => Number::Value(0.0),
+            number => number,
+        }
+    }
+}
+
+impl VersionDocument {
+    /// What stands at the top.
+    pub(super) fn top_level(self) -> BrokerBuild {
+        let Self { orion: _, orion_version: version, orionld_version, git_hash, machine, uptime } = self;
+        BrokerBuild { version, orionld_version, git_hash, machine, uptime }
+    }
+}

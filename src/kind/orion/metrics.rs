@@ -1,5 +1,5 @@
-//! Every family of this kind. What fills them: `traffic` (`/admin/metrics`), `statistics` (`/statistics`, `/cache/statistics`)
-//! and `version` (`/version`).
+//! Every family of this kind. They are written by `traffic` (`/admin/metrics`) and `broker` (`/statistics`, `/cache/statistics`,
+//! `/version`).
 
 crate::descs! {
     UP = gauge "orion_up" [] "Whether the broker answered /admin/metrics in the last poll, be it that its metrics are switched off.";

@@ -8,21 +8,18 @@
 //! They never carry `content-type` (Orion refuses a GET with one) and never ask for a reset (it would take the numbers from others).
 
 mod api;
-pub mod metrics;
-mod object;
+mod broker;
+mod metrics;
 mod service_time;
-mod statistics;
 mod traffic;
-mod version;
 
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::api::{Refusal, Tree};
-use self::object::Object;
+use self::api::{AdminMetrics, ErrorBody};
 use self::service_time::ServiceTimes;
-use super::{Answer, Call, CallError, Context, Kind, Method, Number, Reason};
+use super::{Answer, Call, CallError, Context, JsonField, Kind, Method, Number, Reason};
 use crate::metric::{Desc, Families, Filter};
 
 /// What is asked of an Orion broker, and how finely its traffic is told apart.
@@ -70,6 +67,9 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
+    const URL_USAGE: &'static str = "admin/metrics, statistics, cache/statistics and version are appended";
+    const OWN_HEADERS: &'static [&'static str] = &[SERVICE_HEADER];
+
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         Box::new(Orion { options: self.clone(), url: url.clone(), service_times: ServiceTimes::default() })
     }
@@ -80,16 +80,19 @@ pub fn families() -> Vec<&'static Desc> {
     metrics::FAMILIES.to_vec()
 }
 
-/// A call that can be made.
+/// The header under whose value Orion counts a request.
+const SERVICE_HEADER: &str = "fiware-service";
+
+/// An endpoint of the monitoring API: one call.
 #[derive(Clone, Copy, PartialEq)]
-enum Asked {
+enum Endpoint {
     AdminMetrics,
     Statistics,
     CacheStatistics,
     Version,
 }
 
-impl Asked {
+impl Endpoint {
     const fn name(self) -> &'static str {
         match self {
             Self::AdminMetrics => "admin_metrics",
@@ -111,15 +114,15 @@ impl Asked {
 
 impl Options {
     /// The calls in their order.
-    fn asked(&self) -> impl Iterator<Item = Asked> {
+    fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
         [
-            (Asked::AdminMetrics, true),
-            (Asked::Statistics, self.statistics),
-            (Asked::CacheStatistics, self.cache_statistics),
-            (Asked::Version, self.version),
+            (Endpoint::AdminMetrics, true),
+            (Endpoint::Statistics, self.statistics),
+            (Endpoint::CacheStatistics, self.cache_statistics),
+            (Endpoint::Version, self.version),
         ]
         .into_iter()
-        .filter_map(|(asked, wanted)| wanted.then_some(asked))
+        .filter_map(|(endpoint, is_wanted)| is_wanted.then_some(endpoint))
     }
 }
 
@@ -131,17 +134,17 @@ struct Orion {
 
 impl Kind for Orion {
     fn calls(&self, _: Option<&Filter>) -> Vec<Call> {
-        self.options.asked().map(|asked| self.call(asked)).collect()
+        self.options.endpoints().map(|endpoint| self.call(endpoint)).collect()
     }
 
     fn translate(&mut self, answers: &[Answer], cx: &Context, out: &mut Families) -> Vec<Result<(), CallError>> {
-        let answer = |wanted| self.options.asked().zip(answers).find(|(asked, _)| *asked == wanted).map(|(_, answer)| answer);
-        let statistics = answer(Asked::Statistics).map(|answer| statistics::write(answer, out));
-        let cache = answer(Asked::CacheStatistics).map(|answer| statistics::write_cache(answer, out));
-        let version = answer(Asked::Version).map(|answer| version::write(answer, out));
+        let answer = |wanted| self.options.endpoints().zip(answers).find(|(endpoint, _)| *endpoint == wanted).map(|(_, answer)| answer);
+        let statistics = answer(Endpoint::Statistics).map(|answer| broker::write_statistics(answer, out));
+        let cache = answer(Endpoint::CacheStatistics).map(|answer| broker::write_cache(answer, out));
+        let version = answer(Endpoint::Version).map(|answer| broker::write_version(answer, out));
         let uptimes = [&statistics, &version].map(|call| call.as_ref().and_then(|call| call.as_ref().ok()).copied());
         write_uptime(uptimes, out);
-        let metrics = answer(Asked::AdminMetrics).map(|answer| self.write_metrics(answer, cx, out));
+        let metrics = answer(Endpoint::AdminMetrics).map(|answer| self.write_metrics(answer, cx, out));
         [metrics, statistics.map(|call| call.map(drop)), cache, version.map(|call| call.map(drop))]
             .into_iter()
             .flatten()
@@ -150,29 +153,29 @@ impl Kind for Orion {
 }
 
 impl Orion {
-    fn call(&self, asked: Asked) -> Call {
+    fn call(&self, endpoint: Endpoint) -> Call {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(asked.path());
+            segments.pop_if_empty().extend(endpoint.path());
         }
         url.set_query(None);
         let headers = vec![
             ("accept", "application/json".to_owned()),
-            ("fiware-service", self.options.fiware_service.clone()),
+            (SERVICE_HEADER, self.options.fiware_service.clone()),
             ("fiware-servicepath", "/".to_owned()),
         ];
-        Call { name: asked.name(), method: Method::Get, url, headers }
+        Call { name: endpoint.name(), method: Method::Get, url, headers }
     }
 
     fn write_metrics(&mut self, answer: &Answer, cx: &Context, out: &mut Families) -> Result<(), CallError> {
-        let monitoring = Monitoring::read(answer);
-        out.set(&metrics::UP, &[], if monitoring.is_ok() { 1.0 } else { 0.0 });
-        match monitoring? {
-            Monitoring::On(tree) => {
+        let metrics = read_metrics(answer);
+        out.set(&metrics::UP, &[], if metrics.is_ok() { 1.0 } else { 0.0 });
+        match metrics? {
+            Some(metrics) => {
                 out.set(&metrics::METRICS_ENABLED, &[], 1.0);
-                traffic::write(&tree, &self.options, &mut self.service_times, cx.sample_limit, out);
+                traffic::write(&metrics, &self.options, &mut self.service_times, cx.sample_limit, out);
             }
-            Monitoring::Off => {
+            None => {
                 out.set(&metrics::METRICS_ENABLED, &[], 0.0);
                 self.service_times.forget();
             }
@@ -181,7 +184,7 @@ impl Orion {
     }
 }
 
-/// Two documents tell the uptime; it is exported once, from the first one that is good.
+/// Two documents report the uptime; it is exported once, from the first one that is good.
 fn write_uptime(uptimes: [Option<Number>; 2], out: &mut Families) {
     let mut uptimes = uptimes.into_iter().flatten().filter(|uptime| *uptime != Number::Absent);
     for uptime in uptimes.by_ref() {
@@ -192,32 +195,36 @@ fn write_uptime(uptimes: [Option<Number>; 2], out: &mut Families) {
     }
 }
 
-/// The two good answers to `/admin/metrics`.
-enum Monitoring {
-    On(Tree),
-    Off,
+/// The document of `/admin/metrics`; none where the broker was started without metrics, which is a good answer, too.
+fn read_metrics(answer: &Answer) -> Result<Option<AdminMetrics>, CallError> {
+    if let Answer(Ok(response)) = answer
+        && response.status == 400
+    {
+        let body: JsonField<ErrorBody> = serde_json::from_slice(&response.body).unwrap_or_default();
+        match body.as_ref().and_then(|body| body.description.value()) {
+            Some("metrics desactivated" | "metrics deactivated") => return Ok(None), // the first is what brokers write
+            Some(description) if description.starts_with("Service not found") => {
+                let message = "answered 400, service not found: the url is not that of an Orion of 1.7.0 or newer";
+                return Err(CallError::new(Reason::HttpStatus, message));
+            }
+            _ => {}
+        }
+    }
+    let metrics: AdminMetrics = require(answer.json()?, "the document")?;
+    match metrics.services {
+        JsonField::Value(_) => Ok(Some(metrics)),
+        JsonField::Absent => {
+            Err(CallError::new(Reason::Schema, "the JSON has no \"services\": it is not Orion's /admin/metrics"))
+        }
+        JsonField::Invalid => Err(CallError::new(Reason::Schema, "\"services\" is no object")),
+    }
 }
 
-impl Monitoring {
-    fn read(answer: &Answer) -> Result<Self, CallError> {
-        if let Answer(Ok(response)) = answer
-            && response.status == 400
-        {
-            let refusal: Refusal = serde_json::from_slice(&response.body).unwrap_or_default();
-            match refusal.description.value() {
-                Some("metrics desactivated" | "metrics deactivated") => return Ok(Self::Off), // the first is what brokers write
-                Some(description) if description.starts_with("Service not found") => {
-                    let message = "answered 400, service not found: the url is not that of an Orion of 1.7.0 or newer";
-                    return Err(CallError::new(Reason::HttpStatus, message));
-                }
-                _ => {}
-            }
-        }
-        let tree = answer.json::<Object<Tree>>()?.require("the document")?;
-        match tree.services {
-            Object::Present(_) => Ok(Self::On(tree)),
-            Object::Absent => Err(CallError::new(Reason::Schema, "the JSON has no \"services\": it is not Orion's /admin/metrics")),
-            Object::Invalid => Err(CallError::new(Reason::Schema, "\"services\" is no object")),
-        }
+/// The object, for the parts without which a document is not what was asked for.
+fn require<T>(object: JsonField<T>, what: &str) -> Result<T, CallError> {
+    match object {
+        JsonField::Value(object) => Ok(object),
+        JsonField::Absent => Err(CallError::new(Reason::Schema, format!("{what} is missing"))),
+        JsonField::Invalid => Err(CallError::new(Reason::Schema, format!("{what} is no object"))),
     }
 }

@@ -1,10 +1,10 @@
 //! The counter that Orion does not have: seconds spent on requests, from the lifetime mean that it reports.
 //!
 //! T = serviceTime × incomingTransactions is that time, but as a product of a 32-bit float it is noisy: it may fall by some parts
-//! in ten million between two polls, which Prometheus would take for a reset and add all of T. So each series remembers a little:
+//! in ten million between two polls, which Prometheus would take for a reset and add all of T. So a little is remembered of each series:
 //!
-//! * Seen in the first good poll: its counter begins at 0, and T is the point it counts from. A new process or replica has a
-//!   memory of its own, so Prometheus sees a plain reset and no invented increase.
+//! * Seen in the first good poll: its counter begins at 0, and T is the point it counts from. A new process or replica remembers nothing,
+//!   so Prometheus sees a plain reset and no invented increase.
 //! * Seen first in a later poll: its counter begins with T. The poll before knew of no such traffic, so T is what was spent since
 //!   then, and it stands for the same requests as the incomingTransactions that appear with it.
 //! * Seen again with no fewer transactions: T counts on from the highest T so far. A fall is noise and never shown.
@@ -22,9 +22,9 @@ use super::Level;
 /// Bytes of a series' name, at most: Orion's own take 562. Longer ones are not remembered, so that a broken server cannot fill memory.
 pub(super) const MAX_NAME: usize = 1024;
 
-/// What a poll says of T.
+/// What a poll says of T, the time spent.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Spent {
+pub(super) enum TimeSpent {
     /// Transactions, and the seconds they took.
     Seconds { transactions: f64, seconds: f64 },
     /// Transactions without their time: right after a reset, one is counted a moment before the other.
@@ -33,9 +33,9 @@ pub(super) enum Spent {
     Invalid,
 }
 
-/// The memory of one series.
+/// What is remembered of one series.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Running {
+struct SeriesState {
     transactions: f64,
     /// The highest T since the last reset.
     seconds: f64,
@@ -45,15 +45,15 @@ struct Running {
 
 /// The next state of a series and the value to export; made for every series before it is known which level will be exported.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Step(Option<Running>);
+pub(super) struct CounterStep(Option<SeriesState>);
 
-impl Step {
+impl CounterStep {
     /// Of a series that is not remembered.
     pub(super) const NONE: Self = Self(None);
 
     /// The counter's value; none where the document is wrong.
     pub(super) fn value(self) -> Option<f64> {
-        self.0.map(|running| running.offset + running.seconds)
+        self.0.map(|state| state.offset + state.seconds)
     }
 }
 
@@ -62,34 +62,34 @@ impl Step {
 pub(super) struct ServiceTimes {
     /// The level of the last good poll; none before the first.
     level: Option<Level>,
-    running: HashMap<Box<str>, (Running, u32)>,
+    series: HashMap<Box<str>, (SeriesState, u32)>,
     poll: u32,
 }
 
 impl ServiceTimes {
-    /// What becomes of the series `name` at `level`. Nothing is remembered yet.
-    pub(super) fn step(&self, level: Level, name: &str, spent: Spent) -> Step {
-        let before = if self.level == Some(level) { self.running.get(name) } else { None };
+    /// The next state of the series `name` at `level`; nothing is remembered yet.
+    pub(super) fn step(&self, level: Level, name: &str, spent: TimeSpent) -> CounterStep {
+        let before = if self.level == Some(level) { self.series.get(name) } else { None };
         let (transactions, seconds) = match spent {
-            Spent::Seconds { transactions, seconds } => (transactions, Some(seconds)),
-            Spent::Unknown { transactions } => (transactions, None),
-            Spent::Invalid => return Step(None),
+            TimeSpent::Seconds { transactions, seconds } => (transactions, Some(seconds)),
+            TimeSpent::Unknown { transactions } => (transactions, None),
+            TimeSpent::Invalid => return CounterStep(None),
         };
         if name.len() > MAX_NAME {
-            return Step(None);
+            return CounterStep(None);
         }
-        Step(Some(match before {
+        CounterStep(Some(match before {
             None => {
                 let seconds = seconds.unwrap_or(0.0);
                 let offset = if self.level == Some(level) { 0.0 } else { -seconds };
-                Running { transactions, seconds, offset }
+                SeriesState { transactions, seconds, offset }
             }
-            Some((before, _)) if transactions < before.transactions => Running {
+            Some((before, _)) if transactions < before.transactions => SeriesState {
                 transactions,
                 seconds: seconds.unwrap_or(0.0),
                 offset: before.offset + before.seconds,
             },
-            Some((before, _)) => Running {
+            Some((before, _)) => SeriesState {
                 transactions,
                 seconds: seconds.map_or(before.seconds, |seconds| seconds.max(before.seconds)),
                 offset: before.offset,
@@ -98,26 +98,26 @@ impl ServiceTimes {
     }
 
     /// Remembers a good poll: `level` was exported, with these series and no others.
-    pub(super) fn remember<'n>(&mut self, level: Level, series: impl Iterator<Item = (Cow<'n, str>, Step)>) {
+    pub(super) fn remember<'n>(&mut self, level: Level, series: impl Iterator<Item = (Cow<'n, str>, CounterStep)>) {
         if self.level != Some(level) {
-            self.running.clear();
+            self.series.clear();
             self.level = Some(level);
         }
         self.poll = self.poll.wrapping_add(1);
         for (name, step) in series {
-            match (self.running.get_mut(&*name), step.0) {
-                (Some(kept), Some(running)) => *kept = (running, self.poll),
+            match (self.series.get_mut(&*name), step.0) {
+                (Some(kept), Some(state)) => *kept = (state, self.poll),
                 (Some(kept), None) => kept.1 = self.poll,
-                (None, Some(running)) => drop(self.running.insert(name.into_owned().into_boxed_str(), (running, self.poll))),
+                (None, Some(state)) => drop(self.series.insert(name.into_owned().into_boxed_str(), (state, self.poll))),
                 (None, None) => {}
             }
         }
-        self.running.retain(|_, (_, poll)| *poll == self.poll);
+        self.series.retain(|_, (_, poll)| *poll == self.poll);
     }
 
     /// The broker said that it counts nothing: whatever it reports one day will have begun at 0.
     pub(super) fn forget(&mut self) {
-        self.running.clear();
+        self.series.clear();
     }
 }
 
@@ -126,18 +126,18 @@ mod tests {
     use super::*;
 
     /// A poll of one series at level Subservice; returns what is exported.
-    fn poll(times: &mut ServiceTimes, name: &str, spent: Spent) -> Option<f64> {
+    fn poll(times: &mut ServiceTimes, name: &str, spent: TimeSpent) -> Option<f64> {
         poll_at(times, Level::Subservice, name, spent)
     }
 
-    fn poll_at(times: &mut ServiceTimes, level: Level, name: &str, spent: Spent) -> Option<f64> {
+    fn poll_at(times: &mut ServiceTimes, level: Level, name: &str, spent: TimeSpent) -> Option<f64> {
         let step = times.step(level, name, spent);
         times.remember(level, std::iter::once((Cow::Borrowed(name), step)));
         step.value()
     }
 
-    fn spent(transactions: f64, seconds: f64) -> Spent {
-        Spent::Seconds { transactions, seconds }
+    fn spent(transactions: f64, seconds: f64) -> TimeSpent {
+        TimeSpent::Seconds { transactions, seconds }
     }
 
     fn started() -> ServiceTimes {
@@ -184,7 +184,7 @@ mod tests {
         let mut times = started();
         poll(&mut times, "a", spent(100.0, 9.0));
         times.remember(Level::Subservice, std::iter::empty());
-        assert!(times.running.is_empty());
+        assert!(times.series.is_empty());
         assert_eq!(poll(&mut times, "a", spent(200.0, 0.5)), Some(0.5));
     }
 
@@ -193,8 +193,8 @@ mod tests {
         let mut times = ServiceTimes::default();
         poll(&mut times, "a", spent(10.0, 5.0));
         poll(&mut times, "a", spent(20.0, 6.0));
-        assert_eq!(poll(&mut times, "a", Spent::Unknown { transactions: 20.0 }), Some(1.0));
-        assert_eq!(poll(&mut times, "a", Spent::Unknown { transactions: 1.0 }), Some(1.0), "reset, its time not known yet");
+        assert_eq!(poll(&mut times, "a", TimeSpent::Unknown { transactions: 20.0 }), Some(1.0));
+        assert_eq!(poll(&mut times, "a", TimeSpent::Unknown { transactions: 1.0 }), Some(1.0), "reset, its time not known yet");
         assert_eq!(poll(&mut times, "a", spent(2.0, 0.25)), Some(1.25));
     }
 
@@ -202,7 +202,7 @@ mod tests {
     fn a_wrong_document_gives_no_sample_and_harms_no_later_one() {
         let mut times = ServiceTimes::default();
         poll(&mut times, "a", spent(10.0, 5.0));
-        assert_eq!(poll(&mut times, "a", Spent::Invalid), None);
+        assert_eq!(poll(&mut times, "a", TimeSpent::Invalid), None);
         assert_eq!(poll(&mut times, "a", spent(12.0, 6.0)), Some(1.0));
     }
 
@@ -227,6 +227,6 @@ mod tests {
     fn an_endless_name_is_not_remembered() {
         let mut times = started();
         assert_eq!(poll(&mut times, &"x".repeat(MAX_NAME + 1), spent(1.0, 1.0)), None);
-        assert!(times.running.is_empty());
+        assert!(times.series.is_empty());
     }
 }

@@ -7,26 +7,24 @@
 
 use std::borrow::Cow;
 
-use super::api::{Block, COUNTERS, Tree, zero_if_absent};
-use super::metrics as m;
-use super::object::{Amount, Object};
-use super::service_time::{MAX_NAME, ServiceTimes, Spent, Step};
-use super::{Level, Options};
-use crate::kind::Number;
+use super::api::{AdminMetrics, Amount, Transactions};
+use super::service_time::{CounterStep, MAX_NAME, ServiceTimes, TimeSpent};
+use super::{Level, Options, metrics as m};
+use crate::kind::{JsonField, Number};
 use crate::metric::{Desc, Families};
 
-/// The families of one level: [`COUNTERS`] in their order, then the mean and the accumulated service time.
-struct Descs {
-    counters: [Desc; COUNTERS.len()],
+/// The families of one level: those of [`Transactions::counters`], then the mean and the accumulated service time.
+struct LevelFamilies {
+    counters: [Desc; 8],
     average: Desc,
     accumulated: Desc,
 }
 
-static BY_SUBSERVICE: Descs = Descs::with(&["service", "subservice"]);
-static BY_SERVICE: Descs = Descs::with(&["service"]);
-static IN_TOTAL: Descs = Descs::with(&[]);
+static BY_SUBSERVICE: LevelFamilies = LevelFamilies::with(&["service", "subservice"]);
+static BY_SERVICE: LevelFamilies = LevelFamilies::with(&["service"]);
+static IN_TOTAL: LevelFamilies = LevelFamilies::with(&[]);
 
-impl Descs {
+impl LevelFamilies {
     /// The families as declared, but with these labels only: an empty label is no label to Prometheus, but still one in the text.
     const fn with(labels: &'static [&'static str]) -> Self {
         const fn narrow(desc: &Desc, labels: &'static [&'static str]) -> Desc {
@@ -50,7 +48,7 @@ impl Descs {
 }
 
 impl Level {
-    fn descs(self) -> &'static Descs {
+    fn descs(self) -> &'static LevelFamilies {
         match self {
             Self::Subservice => &BY_SUBSERVICE,
             Self::Service => &BY_SERVICE,
@@ -71,14 +69,14 @@ impl Level {
 /// Writes the traffic at the level that the options want, or at the next coarser one that keeps `out` within `limit`.
 ///
 /// To be called last, since it makes room for what is there already. The last level is written even if it does not fit.
-pub(super) fn write(tree: &Tree, options: &Options, times: &mut ServiceTimes, limit: usize, out: &mut Families) {
+pub(super) fn write(metrics: &AdminMetrics, options: &Options, times: &mut ServiceTimes, limit: usize, out: &mut Families) {
     let start = out.mark();
     let before = out.len();
     let mut wanted = 0;
     for &level in options.level.and_coarser() {
-        let rows = rows(tree, level, options, out);
-        let step = |row: &Row<'_>| row.name().map_or(Step::NONE, |name| times.step(level, &name, row.block.spent()));
-        let steps: Vec<Step> = rows.iter().map(step).collect();
+        let rows = rows(metrics, level, options, out);
+        let step = |row: &TrafficRow<'_>| row.name().map_or(CounterStep::NONE, |name| times.step(level, &name, row.traffic.spent()));
+        let steps: Vec<CounterStep> = rows.iter().map(step).collect();
         write_rows(level.descs(), &rows, &steps, out);
         let series = out.len() - before;
         wanted = wanted.max(series);
@@ -91,15 +89,15 @@ pub(super) fn write(tree: &Tree, options: &Options, times: &mut ServiceTimes, li
     }
 }
 
-/// The traffic behind one set of labels.
-struct Row<'t> {
+/// The traffic of one set of labels.
+struct TrafficRow<'t> {
     service: &'t str,
     /// With the slash that it begins with for users; empty at the other levels.
     subservice: String,
-    block: Block,
+    traffic: Transactions,
 }
 
-impl Row<'_> {
+impl TrafficRow<'_> {
     /// Service and subservice as one word. No legal service has a slash, so no two rows share one. None where it is too long to be
     /// remembered; not kept in the row, since one endless service may have a hundred thousand subservices.
     fn name(&self) -> Option<Cow<'_, str>> {
@@ -111,34 +109,34 @@ impl Row<'_> {
     }
 }
 
-fn rows<'t>(tree: &'t Tree, level: Level, options: &Options, out: &mut Families) -> Vec<Row<'t>> {
+fn rows<'t>(metrics: &'t AdminMetrics, level: Level, options: &Options, out: &mut Families) -> Vec<TrafficRow<'t>> {
     let own = |service: &str| service.eq_ignore_ascii_case(&options.fiware_service) && !options.include_own_traffic;
     let mut rows = Vec::new();
     if level == Level::Total {
-        if let Some(total) = needed(&tree.sum, out).and_then(|grand| needed(&grand.sum, out)) {
-            let own = tree.services.open(out).and_then(|services| {
+        if let Some(total) = needed(&metrics.sum, out).and_then(|grand| needed(&grand.sum, out)) {
+            let own = metrics.services.read(out).and_then(|services| {
                 let service = services.iter().find(|(service, _)| own(service))?.1;
-                needed(&service.open(out)?.sum, out)
+                needed(&service.read(out)?.sum, out)
             });
-            let block = own.map_or(*total, |own| total.without(own));
-            rows.push(Row { service: "", subservice: String::new(), block });
+            let traffic = own.map_or(*total, |own| total.without(own));
+            rows.push(TrafficRow { service: "", subservice: String::new(), traffic });
         }
         return rows;
     }
-    let Some(services) = tree.services.open(out) else { return rows };
+    let Some(services) = metrics.services.read(out) else { return rows };
     for (name, service) in services.iter().filter(|(service, _)| !own(service)) {
         let Some(service) = needed(service, out) else { continue };
         if level == Level::Service {
-            if let Some(&block) = needed(&service.sum, out) {
-                rows.push(Row { service: name, subservice: String::new(), block });
+            if let Some(&traffic) = needed(&service.sum, out) {
+                rows.push(TrafficRow { service: name, subservice: String::new(), traffic });
             }
         } else if let Some(subservices) = needed(&service.subservices, out) {
-            for (subservice, block) in subservices.iter() {
-                let Some(&block) = needed(block, out) else { continue };
+            for (subservice, traffic) in subservices.iter() {
+                let Some(&traffic) = needed(traffic, out) else { continue };
                 let subservice = if subservice == "root-subserv" { "" } else { subservice };
                 // Other components that copied the document write the slash themselves.
                 let subservice = format!("/{}", subservice.trim_start_matches('/'));
-                rows.push(Row { service: name, subservice, block });
+                rows.push(TrafficRow { service: name, subservice, traffic });
             }
         }
     }
@@ -146,23 +144,22 @@ fn rows<'t>(tree: &'t Tree, level: Level, options: &Options, out: &mut Families)
 }
 
 /// A part that every broker writes: where it is missing, something is lost, and counted.
-fn needed<'t, T>(part: &'t Object<T>, out: &mut Families) -> Option<&'t T> {
-    if matches!(part, Object::Absent) {
+fn needed<'t, T>(part: &'t JsonField<T>, out: &mut Families) -> Option<&'t T> {
+    if matches!(part, JsonField::Absent) {
         out.skip();
     }
-    part.open(out)
+    part.read(out)
 }
 
 /// One family after the other, so that each is looked up once.
-fn write_rows(descs: &'static Descs, rows: &[Row<'_>], steps: &[Step], out: &mut Families) {
-    for (i, desc) in descs.counters.iter().enumerate() {
+fn write_rows(descs: &'static LevelFamilies, rows: &[TrafficRow<'_>], steps: &[CounterStep], out: &mut Families) {
+    for (desc, counter) in descs.counters.iter().zip(Transactions::COUNTERS) {
         for row in rows {
-            let counter = row.block.counters.get(i).copied().unwrap_or_default();
-            row.write(desc, zero_if_absent(counter), out);
+            row.write(desc, counter(&row.traffic).or_zero(), out);
         }
     }
     for row in rows {
-        row.write(&descs.average, row.block.service_time.0, out);
+        row.write(&descs.average, row.traffic.service_time.0, out);
     }
     for (row, step) in rows.iter().zip(steps) {
         if let Some(seconds) = step.value() {
@@ -171,41 +168,53 @@ fn write_rows(descs: &'static Descs, rows: &[Row<'_>], steps: &[Step], out: &mut
     }
 }
 
-impl Row<'_> {
+impl TrafficRow<'_> {
     fn write(&self, desc: &'static Desc, number: Number, out: &mut Families) {
         let labels = [self.service, self.subservice.as_str()];
         out.number(desc, labels.get(..desc.labels.len()).unwrap_or(&labels), number);
     }
 }
 
-impl Block {
-    /// What the block says of the time spent.
-    fn spent(&self) -> Spent {
-        match (self.transactions(), self.service_time.0) {
+impl Transactions {
+    /// The time spent on them.
+    fn spent(&self) -> TimeSpent {
+        match (self.incoming.or_zero(), self.service_time.0) {
             (Number::Value(transactions), Number::Value(average)) if (average * transactions).is_finite() => {
-                Spent::Seconds { transactions, seconds: average * transactions }
+                TimeSpent::Seconds { transactions, seconds: average * transactions }
             }
-            (Number::Value(0.0), Number::Absent) => Spent::Seconds { transactions: 0.0, seconds: 0.0 },
-            (Number::Value(transactions), Number::Absent) => Spent::Unknown { transactions },
-            _ => Spent::Invalid,
+            (Number::Value(0.0), Number::Absent) => TimeSpent::Seconds { transactions: 0.0, seconds: 0.0 },
+            (Number::Value(transactions), Number::Absent) => TimeSpent::Unknown { transactions },
+            _ => TimeSpent::Invalid,
         }
     }
 
     /// This traffic without a part of it.
     fn without(&self, part: &Self) -> Self {
-        let mut rest = *self;
-        for (all, part) in rest.counters.iter_mut().zip(&part.counters) {
-            if let (Number::Value(a), Number::Value(b)) = (all.0, part.0) {
-                all.0 = Number::Value((a - b).max(0.0)); // above 2^53 both are rounded
-            }
-        }
-        if let (Spent::Seconds { seconds: all, .. }, Spent::Seconds { seconds: part, .. }) = (self.spent(), part.spent()) {
-            rest.service_time = Amount(match rest.transactions() {
+        let mut rest = Self {
+            incoming: minus(self.incoming, part.incoming),
+            incoming_errors: minus(self.incoming_errors, part.incoming_errors),
+            incoming_request_size: minus(self.incoming_request_size, part.incoming_request_size),
+            incoming_response_size: minus(self.incoming_response_size, part.incoming_response_size),
+            outgoing: minus(self.outgoing, part.outgoing),
+            outgoing_errors: minus(self.outgoing_errors, part.outgoing_errors),
+            outgoing_request_size: minus(self.outgoing_request_size, part.outgoing_request_size),
+            outgoing_response_size: minus(self.outgoing_response_size, part.outgoing_response_size),
+            service_time: self.service_time,
+        };
+        if let (TimeSpent::Seconds { seconds: all, .. }, TimeSpent::Seconds { seconds: part, .. }) = (self.spent(), part.spent()) {
+            rest.service_time = Amount(match rest.incoming.or_zero() {
                 Number::Value(transactions) if transactions > 0.0 => Number::Value((all - part).max(0.0) / transactions),
                 Number::Value(_) => Number::Absent,
                 unknown => unknown,
             });
         }
         rest
+    }
+}
+
+fn minus(all: Amount, part: Amount) -> Amount {
+    match (all.0, part.0) {
+        (Number::Value(all), Number::Value(part)) => Amount(Number::Value((all - part).max(0.0))), // above 2^53 both are rounded
+        _ => all,
     }
 }

@@ -1,8 +1,8 @@
 //! The cluster that a Sora belongs to: consensus, members, and the traffic between them.
 
-use super::Row;
-use super::api::{ClusterNode, Flag, List, Object, Raft, Relay, StatsReport};
-use crate::kind::Text;
+use super::FieldSample;
+use super::api::{ClusterNode, RaftState, RelayTraffic, StatsReport};
+use crate::kind::{Flag, JsonList};
 use crate::metric::Families;
 
 crate::descs! {
@@ -30,13 +30,13 @@ crate::descs! {
     SKIPPED_SEND = counter "sora_cluster_relay_plumtree_skipped_send_total" ["node_name"] "Messages of Plumtree that were not sent.";
 }
 
-static RAFT: &[Row<Raft>] = &[
+static RAFT: &[FieldSample<RaftState>] = &[
     (&RAFT_TERM, &[], |raft| raft.raft_term),
     (&RAFT_COMMIT_INDEX, &[], |raft| raft.raft_commit_index),
 ];
 
 /// The labels are those of the relay, so the rows have none.
-static RELAY: &[Row<Relay>] = &[
+static RELAY: &[FieldSample<RelayTraffic>] = &[
     (&RELAY_RECEIVED_BYTES, &[], |relay| relay.total_received_byte_size),
     (&RELAY_RECEIVED_PACKETS, &[], |relay| relay.total_received),
     (&RELAY_SENT_BYTES, &[], |relay| relay.total_sent_byte_size),
@@ -59,53 +59,36 @@ static RELAY: &[Row<Relay>] = &[
 /// This node's part in the consensus.
 pub(super) fn write_raft(report: &StatsReport, out: &mut Families) {
     let Some(raft) = report.cluster.read(out) else { return };
-    match &raft.raft_state {
-        Text::Value(state) => out.set(&RAFT_STATE, &[state], 1.0),
-        Text::Absent => {}
-        Text::Invalid => out.skip(),
+    if let Some(state) = raft.raft_state.read(out) {
+        out.set(&RAFT_STATE, &[state], 1.0);
     }
     super::write_rows(RAFT, raft, out);
 }
 
 /// The members of the cluster: one series each.
-pub(super) fn write_nodes(nodes: &[Object<ClusterNode>], out: &mut Families) {
-    for node in nodes {
-        let Some(node) = node.read(out) else { continue };
-        let connected = match node.connected {
-            Flag::Value(connected) => f64::from(u8::from(connected)),
-            Flag::Absent => continue,
-            Flag::Invalid => {
-                out.skip();
-                continue;
-            }
-        };
+pub(super) fn write_nodes(nodes: &JsonList<ClusterNode>, out: &mut Families) {
+    for node in nodes.read(out) {
+        let Some(connected) = node.connected.read(out) else { continue };
         // Sora 2021.2 called the field `cluster_node_name`.
-        let name = match super::text(&node.cluster_node_name, out) {
-            "" => super::text(&node.node_name, out),
+        let name = match node.cluster_node_name.label(out) {
+            "" => node.node_name.label(out),
             name => name,
         };
-        let mode = super::text(&node.mode, out);
-        let node_type = match node.temporary_node {
-            Flag::Value(true) => "temporary",
-            Flag::Value(false) | Flag::Absent => "regular",
-            Flag::Invalid => {
-                out.skip();
-                "regular"
-            }
-        };
-        out.set(&NODE, &[mode, name, node_type], connected);
+        let mode = node.mode.label(out);
+        node.temporary_node.count_invalid(out);
+        let node_type = if node.temporary_node == Flag::Value(true) { "temporary" } else { "regular" };
+        out.set(&NODE, &[mode, name, node_type], f64::from(u8::from(*connected)));
     }
 }
 
 /// Traffic to and from the other nodes: 17 series for each of them.
-pub(super) fn write_relays(relays: &List<Object<Relay>>, out: &mut Families) {
-    let relays: Vec<(&Relay, &str)> = relays
+pub(super) fn write_relays(relays: &JsonList<RelayTraffic>, out: &mut Families) {
+    let relays: Vec<(&RelayTraffic, &str)> = relays
         .read(out)
         .iter()
-        .filter_map(|relay| {
-            let relay = relay.read(out)?;
-            relay.plumtree.check(out);
-            Some((relay, super::text(&relay.node_name, out)))
+        .map(|relay| {
+            relay.plumtree.count_invalid(out);
+            (relay, relay.node_name.label(out))
         })
         .collect();
     for (desc, _, field) in RELAY {

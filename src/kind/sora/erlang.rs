@@ -1,9 +1,9 @@
 //! The Erlang virtual machine that Sora runs on.
 //!
 //! Names and units are those that dashboards know; types follow what Erlang's own manual says of each value. "Since the previous
-//! call" means a call by anybody: with two who ask, those gauges say little, and the cumulative families are the ones to use.
+//! call" means a call by anybody: with more than one client those gauges say little, use the cumulative families.
 
-use super::Row;
+use super::FieldSample;
 use super::api::{ErlangVm, StatsReport};
 use crate::metric::Families;
 
@@ -37,7 +37,7 @@ crate::descs! {
     WALL_CLOCK_SINCE_LAST_CALL = gauge "sora_erlang_vm_wall_clock_wallclock_time_since_last_call" [] "Milliseconds of real time since anybody last asked.";
 }
 
-static ROWS: &[Row<ErlangVm>] = &[
+static ROWS: &[FieldSample<ErlangVm>] = &[
     (&CONTEXT_SWITCHES, &[], |vm| vm.statistics.fields().context_switches),
     (&EXACT_REDUCTIONS_SINCE_LAST_CALL, &[], |vm| {
         vm.statistics.fields().exact_reductions.fields().exact_reductions_since_last_call
@@ -72,14 +72,14 @@ static ROWS: &[Row<ErlangVm>] = &[
 /// The families of the virtual machine.
 pub(super) fn write(report: &StatsReport, out: &mut Families) {
     let Some(vm) = report.erlang_vm.read(out) else { return };
-    vm.memory.check(out);
+    vm.memory.count_invalid(out);
     if let Some(statistics) = vm.statistics.read(out) {
-        statistics.exact_reductions.check(out);
-        statistics.garbage_collection.check(out);
-        statistics.io.check(out);
-        statistics.reductions.check(out);
-        statistics.runtime.check(out);
-        statistics.wall_clock.check(out);
+        statistics.exact_reductions.count_invalid(out);
+        statistics.garbage_collection.count_invalid(out);
+        statistics.io.count_invalid(out);
+        statistics.reductions.count_invalid(out);
+        statistics.runtime.count_invalid(out);
+        statistics.wall_clock.count_invalid(out);
     }
     super::write_rows(ROWS, vm, out);
 }

@@ -3,7 +3,6 @@
 use jiff::civil::{Date, DateTime};
 
 use super::api::License;
-use crate::kind::Text;
 use crate::metric::Families;
 
 crate::descs! {
@@ -15,15 +14,11 @@ crate::descs! {
 
 /// The families of the licence.
 pub(super) fn write(license: &License, out: &mut Families) {
-    let labels = [&license.expired_at, &license.product_name, &license.serial_code, &license.r#type];
+    let labels = [&license.expired_at, &license.product_name, &license.serial_code, &license.kind];
     if labels.iter().any(|label| label.value().is_some()) {
         out.set(&INFO, &labels.map(|label| label.value().unwrap_or_default()), 1.0);
     }
-    for label in labels {
-        if *label == Text::Invalid {
-            out.skip();
-        }
-    }
+    labels.iter().for_each(|label| label.count_invalid(out));
     if let Some(month) = license.expired_at.value() {
         match last_second(month) {
             Some(timestamp) => out.set(&EXPIRED_AT, &[], timestamp),

@@ -4,23 +4,18 @@
 //! every one of them only reads.
 
 pub mod api;
-mod base;
 mod cluster;
 mod erlang;
-mod lenient;
 mod license;
-mod webhook;
-
-use std::fmt::Debug;
+mod report;
 
 use reqwest::Url;
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Call, CallError, Context, Kind, Method, Number, Reason, Text};
+use super::{Answer, Call, CallError, Context, FromJson, JsonField, JsonList, Kind, Method, Number, Reason, Text};
 use crate::metric::{Desc, Families, Filter};
-use api::{ClusterNode, License, List, Object, ServerMode, StatsReport};
+use api::{ClusterNode, License, ServerMode, StatsReport};
 
 /// What is asked of a Sora server beyond its base statistics and its licence.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -53,6 +48,9 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
+    const URL_USAGE: &'static str = "every call goes to it";
+    const OWN_HEADERS: &'static [&'static str] = &[TARGET_HEADER];
+
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         Box::new(Sora { options: self.clone(), url: url.clone() })
     }
@@ -66,30 +64,25 @@ crate::descs! {
 
 /// Every family of this kind.
 pub fn families() -> Vec<&'static Desc> {
-    [FAMILIES, base::FAMILIES, webhook::FAMILIES, erlang::FAMILIES, license::FAMILIES, cluster::FAMILIES].concat()
+    [FAMILIES, report::FAMILIES, erlang::FAMILIES, license::FAMILIES, cluster::FAMILIES].concat()
 }
 
 /// A sample that is one field: its family, the values of its labels, and where the field is.
-type Row<T> = (&'static Desc, &'static [&'static str], fn(&T) -> Number);
+type FieldSample<T> = (&'static Desc, &'static [&'static str], fn(&T) -> Number);
 
-fn write_rows<T>(rows: &[Row<T>], from: &T, out: &mut Families) {
+fn write_rows<T>(rows: &[FieldSample<T>], from: &T, out: &mut Families) {
     for (desc, labels, field) in rows {
         out.number(desc, labels, field(from));
     }
-}
-
-/// A field that becomes a label: empty if it is absent, and counted if it is no string.
-fn text<'t>(text: &'t Text, out: &mut Families) -> &'t str {
-    if *text == Text::Invalid {
-        out.skip();
-    }
-    text.value().unwrap_or_default()
 }
 
 struct Sora {
     options: Options,
     url: Url,
 }
+
+/// The header that names the operation of the API.
+const TARGET_HEADER: &str = "x-sora-target";
 
 const STATS_REPORT: (&str, &str) = ("GetStatsReport", "Sora_20171010.GetStatsReport");
 const LICENSE: (&str, &str) = ("GetLicense", "Sora_20171218.GetLicense");
@@ -117,7 +110,7 @@ impl Kind for Sora {
                 name,
                 method: Method::Post,
                 url: self.url.clone(),
-                headers: vec![("x-sora-target", target.to_owned())],
+                headers: vec![(TARGET_HEADER, target.to_owned())],
             })
             .collect()
     }
@@ -142,7 +135,7 @@ impl Kind for Sora {
         }
         if let Some(nodes) = &nodes {
             out.set(&cluster::UP, &[], flag(nodes.is_ok()));
-            write_cluster(report.as_ref().ok(), nodes.as_deref().unwrap_or_default(), cx, out);
+            write_cluster(report.as_ref().ok(), nodes.as_ref().ok(), cx, out);
         }
 
         let mut verdicts = vec![report.map(drop), license.map(drop)];
@@ -154,13 +147,12 @@ impl Kind for Sora {
 
 impl Sora {
     fn write_report(&self, report: &StatsReport, out: &mut Families) {
-        base::write(report, out);
-        webhook::write(report, out);
+        report::write(report, out);
         if self.options.client_metrics {
-            base::write_clients(report, out);
+            report::write_clients(report, out);
         }
         if self.options.connection_error_metrics {
-            base::write_errors(report, out);
+            report::write_errors(report, out);
         }
         if self.options.erlang_vm_metrics {
             erlang::write(report, out);
@@ -169,12 +161,14 @@ impl Sora {
 }
 
 /// Writes the cluster's families, those that grow with it last: over the limit the relays go first, then the nodes.
-fn write_cluster(report: Option<&StatsReport>, nodes: &[Object<ClusterNode>], cx: &Context, out: &mut Families) {
+fn write_cluster(report: Option<&StatsReport>, nodes: Option<&JsonList<ClusterNode>>, cx: &Context, out: &mut Families) {
     if let Some(report) = report {
         cluster::write_raft(report, out);
     }
     let before_nodes = out.mark();
-    cluster::write_nodes(nodes, out);
+    if let Some(nodes) = nodes {
+        cluster::write_nodes(nodes, out);
+    }
     let before_relays = out.mark();
     if let Some(report) = report {
         cluster::write_relays(&report.cluster_relay, out);
@@ -198,12 +192,12 @@ fn answer(answer: Option<&Answer>) -> Result<&Answer, CallError> {
 /// An object of which at least one field is known: another server's JSON has none of them, and is no idle Sora.
 fn object<T>(from: Option<&Answer>, what: &str) -> Result<T, CallError>
 where
-    T: Debug + Default + DeserializeOwned + PartialEq,
+    T: Default + FromJson + PartialEq,
 {
     match answer(from)?.json()? {
-        Object::Value(value) if value != T::default() => Ok(value),
-        Object::Value(_) => Err(CallError::new(Reason::Schema, format!("the JSON has no field of {what}"))),
-        Object::Absent | Object::Invalid => {
+        JsonField::Value(value) if value != T::default() => Ok(value),
+        JsonField::Value(_) => Err(CallError::new(Reason::Schema, format!("the JSON has no field of {what}"))),
+        JsonField::Absent | JsonField::Invalid => {
             Err(CallError::new(Reason::Schema, format!("the JSON is not an object, so it is not {what}")))
         }
     }
@@ -217,13 +211,12 @@ fn license(from: Option<&Answer>) -> Result<License, CallError> {
     object(from, "a licence")
 }
 
-fn nodes(from: Option<&Answer>) -> Result<Vec<Object<ClusterNode>>, CallError> {
-    match answer(from)?.json()? {
-        List::Value(nodes) => Ok(nodes),
-        List::Absent | List::Invalid => {
-            Err(CallError::new(Reason::Schema, "the JSON is not an array, so it is not a list of nodes"))
-        }
+fn nodes(from: Option<&Answer>) -> Result<JsonList<ClusterNode>, CallError> {
+    let nodes: JsonList<_> = answer(from)?.json()?;
+    if !nodes.is_given {
+        return Err(CallError::new(Reason::Schema, "the JSON is not an array, so it is not a list of nodes"));
     }
+    Ok(nodes)
 }
 
 fn mode(from: Option<&Answer>) -> Result<String, CallError> {

@@ -1,9 +1,9 @@
-//! What every stats report tells: connections, sessions, webhooks, packets; and clients and errors where they are asked for.
+//! The families of GetStatsReport: connections, sessions, webhooks, packets; and clients and errors where they are asked for.
 
-use super::Row;
-use super::api::{Clients, Errors, Object, StatsReport};
-use crate::kind::Text;
-use crate::metric::Families;
+use super::FieldSample;
+use super::api::{ConnectionErrors, ResponseTimeBucket, StatsReport};
+use crate::kind::{JsonEntries, JsonField, JsonList, Number};
+use crate::metric::{Desc, Families};
 
 crate::descs! {
     VERSION_INFO = gauge "sora_version_info" ["version"] "Always 1; the version of Sora is in the label.";
@@ -33,9 +33,13 @@ crate::descs! {
     SCTP_SENT_BYTES = counter "sora_sctp_sent_bytes_total" [] "Bytes of the SCTP packets that went to clients.";
     CLIENT_TYPE = counter "sora_client_type_total" ["client", "state"] "Connections that succeeded and that failed, by the software of the client.";
     CONNECTION_ERROR = counter "sora_connection_error_total" ["reason"] "Connections that failed because no SDP could be made or because of signaling.";
+    AUTH_RESPONSE_TIME = histogram "sora_auth_webhook_response_time_seconds" [] "How long calls of the auth webhook took, those that failed included.";
+    SESSION_RESPONSE_TIME = histogram "sora_session_webhook_response_time_seconds" [] "How long calls of the session webhook took, those that failed included.";
+    EVENT_RESPONSE_TIME = histogram "sora_event_webhook_response_time_seconds" [] "How long calls of the event webhook took, those that failed included.";
+    STATS_RESPONSE_TIME = histogram "sora_stats_webhook_response_time_seconds" [] "How long calls of the stats webhook took, those that failed included.";
 }
 
-static REPORT: &[Row<StatsReport>] = &[
+static REPORT: &[FieldSample<StatsReport>] = &[
     (&CONNECTIONS, &["created"], |r| r.total_connection_created),
     (&CONNECTIONS, &["destroyed"], |r| r.total_connection_destroyed),
     (&CONNECTIONS, &["failed"], |r| r.total_failed_connections),
@@ -76,32 +80,48 @@ static REPORT: &[Row<StatsReport>] = &[
     (&SCTP_SENT_BYTES, &[], |r| r.total_sent_sctp_byte_size),
 ];
 
-static ERRORS: &[Row<Errors>] = &[
+static ERRORS: &[FieldSample<ConnectionErrors>] = &[
     (&CONNECTION_ERROR, &["sdp"], |e| e.sdp_generation_error),
     (&CONNECTION_ERROR, &["signaling"], |e| e.signaling_error),
 ];
 
 /// The families that every Sora has.
 pub(super) fn write(report: &StatsReport, out: &mut Families) {
-    match &report.version {
-        Text::Value(version) => out.set(&VERSION_INFO, &[version], 1.0),
-        Text::Absent => {}
-        Text::Invalid => out.skip(),
+    if let Some(version) = report.version.read(out) {
+        out.set(&VERSION_INFO, &[version], 1.0);
     }
     super::write_rows(REPORT, report, out);
+    write_response_times(report, out);
 }
 
 /// Connections by client software.
 pub(super) fn write_clients(report: &StatsReport, out: &mut Families) {
     let Some(types) = report.sora_client.read(out) else { return };
-    let mut write = |clients: &Object<Clients>, state: &str| {
-        let Some(Clients(clients)) = clients.read(out) else { return };
-        for (client, connections) in clients {
-            out.number(&CLIENT_TYPE, &[&client.0, state], *connections);
+    let mut write = |clients: &JsonField<JsonEntries<Number>>, state: &str| {
+        let Some(clients) = clients.read(out) else { return };
+        for (key, connections) in clients.in_document_order() {
+            out.number(&CLIENT_TYPE, &[client(key), state], *connections);
         }
     };
     write(&types.total_failed_sora_client_type, "failed");
     write(&types.total_successful_sora_client_type, "successful");
+}
+
+/// The value of the label `client`: our name for a key of Sora's, or the key itself if it is a new one.
+fn client(key: &str) -> &str {
+    match key {
+        "sora_android_sdk" => "android_sdk",
+        "sora_c_sdk" => "c_sdk",
+        "sora_cpp_sdk" => "cpp_sdk",
+        "sora_flutter_sdk" => "flutter_sdk",
+        "sora_ios_sdk" => "ios_sdk",
+        "sora_js_sdk" => "js_sdk",
+        "sora_python_sdk" => "python_sdk",
+        "sora_unity_sdk" => "unity_sdk",
+        "webrtc_load_testing_tool_zakuro" => "zakuro",
+        "webrtc_native_client_momo" => "momo",
+        other => other,
+    }
 }
 
 /// Connection errors by reason.
@@ -109,4 +129,74 @@ pub(super) fn write_errors(report: &StatsReport, out: &mut Families) {
     if let Some(errors) = report.error.read(out) {
         super::write_rows(ERRORS, errors, out);
     }
+}
+
+/// The histograms of the webhooks that the report has buckets for. They are new in Sora and its names for the fields are not documented,
+/// so whatever would make a broken histogram is left out and counted.
+fn write_response_times(r: &StatsReport, out: &mut Families) {
+    for (desc, buckets, sum, calls) in [
+        (
+            &AUTH_RESPONSE_TIME,
+            &r.auth_webhook_response_time_ms_buckets,
+            r.total_auth_webhook_response_time_ms,
+            [r.total_successful_auth_webhook, r.total_failed_auth_webhook],
+        ),
+        (
+            &SESSION_RESPONSE_TIME,
+            &r.session_webhook_response_time_ms_buckets,
+            r.total_session_webhook_response_time_ms,
+            [r.total_successful_session_webhook, r.total_failed_session_webhook],
+        ),
+        (
+            &EVENT_RESPONSE_TIME,
+            &r.event_webhook_response_time_ms_buckets,
+            r.total_event_webhook_response_time_ms,
+            [r.total_successful_event_webhook, r.total_failed_event_webhook],
+        ),
+        (
+            &STATS_RESPONSE_TIME,
+            &r.stats_webhook_response_time_ms_buckets,
+            r.total_stats_webhook_response_time_ms,
+            [r.total_successful_stats_webhook, r.total_failed_stats_webhook],
+        ),
+    ] {
+        write_histogram(desc, buckets, sum, calls, out);
+    }
+}
+
+fn write_histogram(
+    desc: &'static Desc,
+    buckets: &JsonList<ResponseTimeBucket>,
+    sum: Number,
+    calls: [Number; 2],
+    out: &mut Families,
+) {
+    if buckets.items.is_empty() && buckets.invalid == 0 {
+        return;
+    }
+    let Some((buckets, sum)) = cumulative(buckets).zip(sum.value().filter(|ms| *ms >= 0.0)) else {
+        out.skip();
+        return;
+    };
+    let calls: f64 = calls.into_iter().filter_map(Number::value).filter(|calls| *calls >= 0.0).sum();
+    // Sora reads its counters one after the other, so the last bucket may be ahead of them. Both only rise, so does the larger.
+    let count = buckets.last().map_or(calls, |(_, last)| calls.max(*last));
+    out.histogram(desc, buckets, sum / 1e3, count);
+}
+
+/// The buckets as (bound in seconds, calls up to it); none unless bounds rise and counts never fall.
+fn cumulative(buckets: &JsonList<ResponseTimeBucket>) -> Option<Vec<(f64, f64)>> {
+    if buckets.invalid > 0 {
+        return None;
+    }
+    let mut read: Vec<(f64, f64)> = Vec::with_capacity(buckets.items.len());
+    for bucket in &buckets.items {
+        let (bound, count) = (bucket.upper_bound.value()? / 1e3, bucket.count.value()?);
+        let (bound_before, count_before) = read.last().copied().unwrap_or((f64::NEG_INFINITY, 0.0));
+        if bound <= bound_before || count < count_before {
+            return None;
+        }
+        read.push((bound, count));
+    }
+    Some(read)
 }

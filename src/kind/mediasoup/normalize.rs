@@ -1,19 +1,18 @@
 //! From raw statistics of any mediasoup version to one meaning: equal units, absent where nothing is known, every object once.
 //!
-//! After [`Document::clean`] no number is negative or of a wrong type, so nobody else has to look.
+//! After [`StatsDocument::normalize`] no number is negative or of a wrong type, so nothing else has to check.
 
 use std::collections::HashMap;
 
-use super::document::{Consumer, Document, Producer, SCHEMA, Score, Stream, Transport, TransportStats, Worker};
-use super::lenient::{List, Object, Word};
-use crate::kind::{CallError, Number, Reason};
+use super::document::{Consumer, Producer, Score, ShortText, StatsDocument, StreamStats, Transport, TransportStats, Worker};
+use crate::kind::{JsonField, JsonList, Number};
 
 /// A version of mediasoup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version(u32, u32, u32);
+struct MediasoupVersion(u32, u32, u32);
 
-impl Version {
-    /// The newest that there may ever be: what cannot be read is taken for it.
+impl MediasoupVersion {
+    /// Newer than all others: what cannot be read is taken for it.
     const NEWEST: Self = Self(u32::MAX, 0, 0);
 
     fn parse(text: &str) -> Option<Self> {
@@ -25,9 +24,9 @@ impl Version {
     }
 }
 
-/// How a version of mediasoup says things.
+/// What differs between versions of mediasoup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Dialect {
+struct VersionQuirks {
     /// Later: in units of the RTP clock.
     jitter_in_ms: bool,
     /// A bitrate that is not known was written as 0 for a few releases.
@@ -36,56 +35,35 @@ struct Dialect {
     knows_rtx_discarded: bool,
 }
 
-impl Dialect {
-    fn of(version: Version) -> Self {
+impl VersionQuirks {
+    fn of(version: MediasoupVersion) -> Self {
         Self {
-            jitter_in_ms: version < Version(3, 12, 6),
-            zero_bitrate_is_absent: (Version(3, 13, 0)..=Version(3, 14, 0)).contains(&version),
-            knows_rtx_discarded: version >= Version(3, 6, 36),
+            jitter_in_ms: version < MediasoupVersion(3, 12, 6),
+            zero_bitrate_is_absent: (MediasoupVersion(3, 13, 0)..=MediasoupVersion(3, 14, 0)).contains(&version),
+            knows_rtx_discarded: version >= MediasoupVersion(3, 6, 36),
         }
     }
 }
 
-impl Document {
-    /// Whether this is a document that we can read.
-    pub(super) fn check(&self) -> Result<(), CallError> {
-        let wrong = |message: String| Err(CallError::new(Reason::Schema, message));
-        match self.schema.get() {
-            Some(SCHEMA) if self.mediasoup_version.get().is_some() => Ok(()),
-            Some(SCHEMA) => wrong("the document does not say its mediasoup_version".to_owned()),
-            Some(other) => match version_of_schema(other) {
-                Some(version) => wrong(format!("the document's schema is \"mediasoup-stats/v{version}\", not {SCHEMA:?}")),
-                None => wrong(format!("the document's schema is not {SCHEMA:?}; is this the agent?")),
-            },
-            None => wrong(format!("the document has no schema; is this the {SCHEMA} of an agent?")),
-        }
-    }
-
-    /// Brings everything to one meaning, and says how many values are good for nothing.
-    pub(super) fn clean(&mut self) -> usize {
-        let version = Version::parse(self.mediasoup_version.as_str()).unwrap_or(Version::NEWEST);
-        let mut broom = Broom { dialect: Dialect::of(version), skipped: 0 };
-        broom.document(self);
-        broom.skipped
+impl StatsDocument {
+    /// Brings everything to one meaning, and returns how many values were unusable.
+    pub(super) fn normalize(&mut self) -> usize {
+        let version = MediasoupVersion::parse(self.mediasoup_version.as_str()).unwrap_or(MediasoupVersion::NEWEST);
+        let mut normalizer = Normalizer { quirks: VersionQuirks::of(version), skipped: 0 };
+        normalizer.document(self);
+        normalizer.skipped
     }
 }
 
-/// The version of a schema that an agent may have one day. Anything else is words of a stranger, which no sentence repeats.
-fn version_of_schema(schema: &str) -> Option<&str> {
-    let version = schema.strip_prefix("mediasoup-stats/v")?;
-    let is_version = (1..=8).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    is_version.then_some(version)
-}
-
-struct Broom {
-    dialect: Dialect,
+struct Normalizer {
+    quirks: VersionQuirks,
     skipped: usize,
 }
 
 /// What a number of JavaScript counts exactly. A counter beyond it is a mistake that its total would never get rid of.
 const LARGEST: f64 = 9_007_199_254_740_992.0;
 
-impl Broom {
+impl Normalizer {
     fn number(&mut self, number: &mut Number) {
         let good = match *number {
             Number::Absent => true,
@@ -102,19 +80,19 @@ impl Broom {
         numbers.into_iter().for_each(|number| self.number(number));
     }
 
-    fn list<T>(&mut self, list: &List<T>) {
+    fn list<T>(&mut self, list: &JsonList<T>) {
         self.skipped += list.invalid;
     }
 
-    fn object<T>(&mut self, object: &Object<T>) {
-        self.skipped += usize::from(matches!(object, Object::Invalid));
+    fn object<T>(&mut self, object: &JsonField<T>) {
+        self.skipped += usize::from(matches!(object, JsonField::Invalid));
     }
 
-    fn document(&mut self, document: &mut Document) {
+    fn document(&mut self, document: &mut StatsDocument) {
         self.numbers([&mut document.timestamp_ms, &mut document.started_ms, &mut document.collection_ms]);
         self.object(&document.lifetime);
-        if let Some(lifetime) = document.lifetime.get_mut() {
-            self.numbers(lifetime.0.values_mut());
+        if let Some(lifetime) = document.lifetime.as_mut() {
+            self.numbers(lifetime.values_mut());
         }
         self.list(&document.rooms);
         self.list(&document.errors);
@@ -130,7 +108,7 @@ impl Broom {
     fn worker(&mut self, worker: &mut Worker) {
         self.numbers([&mut worker.created_ms, &mut worker.rss_bytes]);
         self.object(&worker.resource_usage);
-        if let Some(usage) = worker.resource_usage.get_mut() {
+        if let Some(usage) = worker.resource_usage.as_mut() {
             self.numbers([
                 &mut usage.ru_utime,
                 &mut usage.ru_stime,
@@ -153,7 +131,7 @@ impl Broom {
     fn transport(&mut self, transport: &mut Transport) {
         self.number(&mut transport.created_ms);
         self.object(&transport.stats);
-        if let Some(stats) = transport.stats.get_mut() {
+        if let Some(stats) = transport.stats.as_mut() {
             self.transport_stats(stats);
         }
         self.list(&transport.producers);
@@ -188,7 +166,7 @@ impl Broom {
             &mut stats.max_incoming_bitrate,
         ] {
             self.number(bitrate);
-            if self.dialect.zero_bitrate_is_absent && *bitrate == Number::Value(0.0) {
+            if self.quirks.zero_bitrate_is_absent && *bitrate == Number::Value(0.0) {
                 *bitrate = Number::Absent;
             }
         }
@@ -203,7 +181,7 @@ impl Broom {
     fn consumer(&mut self, consumer: &mut Consumer) {
         self.numbers([&mut consumer.created_ms, &mut consumer.clock_rate]);
         self.score(&mut consumer.score);
-        if let Some(layers) = consumer.current_layers.get_mut() {
+        if let Some(layers) = consumer.current_layers.as_mut() {
             self.numbers([&mut layers.spatial_layer, &mut layers.temporal_layer]);
         }
         // Beside its own entry a consumer repeats that of its producer.
@@ -220,7 +198,7 @@ impl Broom {
         }
     }
 
-    fn streams(&mut self, streams: &mut List<Stream>, clock_rate: Number) {
+    fn streams(&mut self, streams: &mut JsonList<StreamStats>, clock_rate: Number) {
         self.list(streams);
         for stream in &mut streams.items {
             self.stream(stream, clock_rate);
@@ -228,7 +206,7 @@ impl Broom {
         merge_equal(&mut streams.items);
     }
 
-    fn stream(&mut self, stream: &mut Stream, clock_rate: Number) {
+    fn stream(&mut self, stream: &mut StreamStats, clock_rate: Number) {
         // A negative loss was written as an unsigned number until 3.19.9.
         stream.packets_lost = stream.packets_lost.map(|lost| if (0.0..2_147_483_648.0).contains(&lost) { lost } else { 0.0 });
         self.numbers([
@@ -250,7 +228,7 @@ impl Broom {
         ]);
         self.score(&mut stream.score);
         stream.fraction_lost = stream.fraction_lost.map(|of_256| of_256 / 256.0);
-        stream.jitter = match (self.dialect.jitter_in_ms, clock_rate) {
+        stream.jitter = match (self.quirks.jitter_in_ms, clock_rate) {
             (true, _) => stream.jitter.map(|ms| ms / 1000.0),
             (false, Number::Value(rate)) if rate > 0.0 => stream.jitter.map(|units| units / rate),
             _ => Number::Absent,
@@ -258,19 +236,19 @@ impl Broom {
         if stream.round_trip_time == Number::Value(0.0) {
             stream.round_trip_time = Number::Absent; // since 3.13 the way to say that it is not known
         }
-        if self.dialect.knows_rtx_discarded && stream.rtx_packets_discarded == Number::Absent {
+        if self.quirks.knows_rtx_discarded && stream.rtx_packets_discarded == Number::Absent {
             stream.rtx_packets_discarded = Number::Value(0.0);
         }
     }
 }
 
 /// Entries with the same SSRC would become the same series: counters are added up, of the others the last one stays.
-fn merge_equal(streams: &mut Vec<Stream>) {
+fn merge_equal(streams: &mut Vec<StreamStats>) {
     if streams.len() < 2 {
         return;
     }
-    let mut first: HashMap<Word, usize> = HashMap::with_capacity(streams.len());
-    let mut merged: Vec<Stream> = Vec::with_capacity(streams.len());
+    let mut first: HashMap<ShortText, usize> = HashMap::with_capacity(streams.len());
+    let mut merged: Vec<StreamStats> = Vec::with_capacity(streams.len());
     for stream in streams.drain(..) {
         let place = *first.entry(stream.ssrc.clone()).or_insert(merged.len());
         match merged.get_mut(place) {
@@ -281,7 +259,7 @@ fn merge_equal(streams: &mut Vec<Stream>) {
     *streams = merged;
 }
 
-fn add(to: &mut Stream, mut later: Stream) {
+fn add(to: &mut StreamStats, mut later: StreamStats) {
     for (sum, number) in [
         (&to.byte_count, &mut later.byte_count),
         (&to.packet_count, &mut later.packet_count),
@@ -308,45 +286,46 @@ fn add(to: &mut Stream, mut later: Stream) {
 mod tests {
     use super::*;
 
-    fn cleaned(version: &str, streams: &str) -> (Vec<Stream>, usize) {
-        let mut document: Document = serde_json::from_str(&format!(
+    fn normalized(version: &str, streams: &str) -> (Vec<StreamStats>, usize) {
+        let document: JsonField<StatsDocument> = serde_json::from_str(&format!(
             r#"{{"schema": "mediasoup-stats/v1", "mediasoup_version": "{version}", "workers": [{{"routers": [{{"transports": [{{
                 "producers": [{{"clock_rate": 48000, "streams": {streams}}}]}}]}}]}}]}}"#
         ))
         .unwrap();
-        document.check().unwrap();
-        let skipped = document.clean();
+        let JsonField::Value(mut document) = document else { panic!("no object") };
+        document.check_schema().unwrap();
+        let skipped = document.normalize();
         let router = &document.workers.items[0].routers.items[0];
         (router.transports.items[0].producers.items[0].streams.items.clone(), skipped)
     }
 
     #[test]
     fn versions_compare_by_their_numbers() {
-        assert!(Version::parse("3.9.10").unwrap() < Version::parse("3.12.0").unwrap());
-        assert_eq!(Version::parse("3.13.0-rc.1"), Some(Version(3, 13, 0)));
+        assert!(MediasoupVersion::parse("3.9.10").unwrap() < MediasoupVersion::parse("3.12.0").unwrap());
+        assert_eq!(MediasoupVersion::parse("3.13.0-rc.1"), Some(MediasoupVersion(3, 13, 0)));
         for odd in ["", "3", "3.1", "x.y.z", "3..1", "99999999999.0.0"] {
-            assert_eq!(Version::parse(odd), None, "{odd}");
+            assert_eq!(MediasoupVersion::parse(odd), None, "{odd}");
         }
     }
 
     #[test]
     fn jitter_is_in_seconds_whatever_the_version_says_it_in() {
         for (version, seconds) in [("3.8.4", 0.048), ("3.12.5", 0.048), ("3.12.6", 0.001), ("3.27.1", 0.001), ("next", 0.001)] {
-            assert_eq!(cleaned(version, r#"[{"jitter": 48}]"#).0[0].jitter, Number::Value(seconds), "{version}");
+            assert_eq!(normalized(version, r#"[{"jitter": 48}]"#).0[0].jitter, Number::Value(seconds), "{version}");
         }
     }
 
     #[test]
     fn a_loss_that_cannot_be_is_none() {
         for (lost, kept) in [("-5", 0.0), ("4294967295", 0.0), ("2147483648", 0.0), ("2147483647", 2_147_483_647.0), ("7", 7.0)] {
-            let (streams, skipped) = cleaned("3.27.1", &format!(r#"[{{"packetsLost": {lost}}}]"#));
+            let (streams, skipped) = normalized("3.27.1", &format!(r#"[{{"packetsLost": {lost}}}]"#));
             assert_eq!((streams[0].packets_lost, skipped), (Number::Value(kept), 0), "{lost}");
         }
     }
 
     #[test]
     fn a_negative_number_or_another_type_is_absent_and_counted() {
-        let (streams, skipped) = cleaned("3.27.1", r#"[{"byteCount": -1, "packetCount": "7", "score": 11, "pliCount": null}]"#);
+        let (streams, skipped) = normalized("3.27.1", r#"[{"byteCount": -1, "packetCount": "7", "score": 11, "pliCount": null}]"#);
         let stream = &streams[0];
         assert_eq!([stream.byte_count, stream.packet_count, stream.score.own, stream.pli_count], [Number::Absent; 4]);
         assert_eq!(skipped, 3);
@@ -354,23 +333,23 @@ mod tests {
 
     #[test]
     fn entries_of_one_ssrc_are_one_stream() {
-        let (streams, _) = cleaned(
+        let (streams, _) = normalized(
             "3.27.1",
             r#"[{"ssrc": 1, "byteCount": 2, "score": 3}, {"ssrc": 2, "byteCount": 5}, {"ssrc": 1, "byteCount": 4, "score": {"score": 8}}]"#,
         );
-        let seen: Vec<_> = streams.iter().map(|s| (s.ssrc.as_str(), s.byte_count.value(), s.score.own.value())).collect();
-        assert_eq!(seen, [("1", Some(6.0), Some(8.0)), ("2", Some(5.0), None)]);
+        let found: Vec<_> = streams.iter().map(|s| (s.ssrc.as_str(), s.byte_count.value(), s.score.own.value())).collect();
+        assert_eq!(found, [("1", Some(6.0), Some(8.0)), ("2", Some(5.0), None)]);
     }
 
     #[test]
     fn rtx_discards_are_none_only_where_they_are_known() {
         for (version, discards) in [("3.6.35", Number::Absent), ("3.6.36", Number::Value(0.0)), ("3.27.1", Number::Value(0.0))] {
-            assert_eq!(cleaned(version, "[{}]").0[0].rtx_packets_discarded, discards, "{version}");
+            assert_eq!(normalized(version, "[{}]").0[0].rtx_packets_discarded, discards, "{version}");
         }
     }
 
     #[test]
     fn entries_of_another_direction_are_left_out() {
-        assert_eq!(cleaned("3.27.1", r#"[{"type": "outbound-rtp"}, {"type": "inbound-rtp"}, 3]"#).0.len(), 1);
+        assert_eq!(normalized("3.27.1", r#"[{"type": "outbound-rtp"}, {"type": "inbound-rtp"}, 3]"#).0.len(), 1);
     }
 }

@@ -1,8 +1,7 @@
 //! Series of single transports and streams: the options' `perObject`. The labels `room_id` and `peer_id` come last, since they are
 //! there only with `roomLabels`.
 
-use super::document::{Consumer, Producer, Stream};
-use super::walk::Place;
+use super::document::{Consumer, LocatedTransport, Producer, StreamStats};
 use super::{codec, short};
 use crate::kind::Number;
 use crate::metric::{Desc, Families};
@@ -122,7 +121,7 @@ const CONSUMER: [&Desc; 15] = [
     &CONSUMER_SCORE,
 ];
 
-fn values(stream: &Stream) -> [Number; 15] {
+fn values(stream: &StreamStats) -> [Number; 15] {
     [
         stream.byte_count,
         stream.packet_count,
@@ -144,12 +143,12 @@ fn values(stream: &Stream) -> [Number; 15] {
 
 /// Writes series of single objects.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Streams {
+pub(super) struct ObjectSeries {
     /// Whether series say which room and which peer they are of.
     pub(super) room_labels: bool,
 }
 
-impl Streams {
+impl ObjectSeries {
     /// How many of `N` label values are written: the last two are room and peer.
     const fn labels<const N: usize>(self) -> usize {
         if self.room_labels { N } else { N - 2 }
@@ -160,13 +159,13 @@ impl Streams {
     }
 
     /// Writes the series of one transport.
-    pub(super) fn transport(self, place: Place<'_>, out: &mut Families) {
-        let Place { worker, router, transport } = place;
-        let Some(stats) = transport.stats.get() else { return };
+    pub(super) fn transport(self, located: LocatedTransport<'_>, out: &mut Families) {
+        let LocatedTransport { worker, router, transport } = located;
+        let Some(stats) = transport.stats.as_ref() else { return };
         let (pid, router_id, id) = (worker.pid.as_str(), router.id.as_str(), transport.id.as_str());
         let class = short(transport.class.as_str());
-        let room = place.app(&transport.app, |app| &app.room_id);
-        let peer = place.app(&transport.app, |app| &app.peer_id);
+        let room = located.app(&transport.app, |app| &app.room_id);
+        let peer = located.app(&transport.app, |app| &app.peer_id);
         for (desc, bits) in [
             (&TRANSPORT_AVAILABLE_OUTGOING, stats.available_outgoing_bitrate),
             (&TRANSPORT_AVAILABLE_INCOMING, stats.available_incoming_bitrate),
@@ -183,14 +182,14 @@ impl Streams {
     }
 
     /// Writes the series of one producer.
-    pub(super) fn producer(self, place: Place<'_>, producer: &Producer, out: &mut Families) {
-        let room = place.app(&producer.app, |app| &app.room_id);
-        let peer = place.app(&producer.app, |app| &app.peer_id);
+    pub(super) fn producer(self, located: LocatedTransport<'_>, producer: &Producer, out: &mut Families) {
+        let room = located.app(&producer.app, |app| &app.room_id);
+        let peer = located.app(&producer.app, |app| &app.peer_id);
         for stream in &producer.streams.items {
             let labels = [
-                place.worker.pid.as_str(),
-                place.router.id.as_str(),
-                place.transport.id.as_str(),
+                located.worker.pid.as_str(),
+                located.router.id.as_str(),
+                located.transport.id.as_str(),
                 producer.id.as_str(),
                 short(producer.kind.as_str()),
                 codec(&producer.codec),
@@ -205,10 +204,10 @@ impl Streams {
     }
 
     /// Writes the series of one consumer.
-    pub(super) fn consumer(self, place: Place<'_>, consumer: &Consumer, out: &mut Families) {
-        let room = place.app(&consumer.app, |app| &app.room_id);
-        let peer = place.app(&consumer.app, |app| &app.peer_id);
-        let (pid, router_id, id) = (place.worker.pid.as_str(), place.router.id.as_str(), place.transport.id.as_str());
+    pub(super) fn consumer(self, located: LocatedTransport<'_>, consumer: &Consumer, out: &mut Families) {
+        let room = located.app(&consumer.app, |app| &app.room_id);
+        let peer = located.app(&consumer.app, |app| &app.peer_id);
+        let (pid, router_id, id) = (located.worker.pid.as_str(), located.router.id.as_str(), located.transport.id.as_str());
         let (producer_id, consumer_id) = (consumer.producer_id.as_str(), consumer.id.as_str());
         let (kind, codec) = (short(consumer.kind.as_str()), codec(&consumer.codec));
         for stream in &consumer.streams.items {
@@ -219,7 +218,7 @@ impl Streams {
             }
         }
         let labels = [pid, router_id, id, producer_id, consumer_id, kind, codec, room, peer];
-        if let Some(layers) = consumer.current_layers.get() {
+        if let Some(layers) = consumer.current_layers.as_ref() {
             self.write(&CONSUMER_SPATIAL_LAYER, &labels, layers.spatial_layer, out);
             self.write(&CONSUMER_TEMPORAL_LAYER, &labels, layers.temporal_layer, out);
         }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::document::{Document, ResourceUsage, Worker};
+use super::document::{StatsDocument, ResourceUsage, Worker, flag_label};
 use super::short;
-use crate::kind::Number;
+use crate::kind::{JsonEntries, Number};
 use crate::metric::{Desc, Families};
 
 crate::descs! {
@@ -58,10 +58,10 @@ crate::descs! {
         "When the worker process was created, as Unix time.";
 }
 
-// What is counted is shown also when there is none of it: an alert cannot see a series that is missing.
+// Counts are exported also where they are 0: an alert cannot see a series that is missing.
 const OBJECTS: [&str; 7] =
     ["worker", "router", "transport", "producer", "consumer", "data_producer", "data_consumer"];
-/// The application's own list, which an agent can fail to tell of as well.
+/// The application's own list, which an agent can fail to report as well.
 const ROOMS: &str = "rooms";
 const TRANSPORT_TYPES: [&str; 4] = ["webrtc", "plain", "pipe", "direct"];
 const ICE_STATES: [&str; 5] = ["new", "connected", "completed", "disconnected", "closed"];
@@ -76,11 +76,11 @@ const PAUSED: [&str; 2] = ["false", "true"];
 const MAX_STATES: usize = 16;
 
 /// Writes health, counts and workers.
-pub(super) fn write(document: &Document, out: &mut Families) {
+pub(super) fn write(document: &StatsDocument, out: &mut Families) {
     write_health(document, out);
     write_counts(document, out);
-    if let Some(lifetime) = document.lifetime.get() {
-        write_lifetime(&lifetime.0, out);
+    if let Some(lifetime) = document.lifetime.as_ref() {
+        write_lifetime(lifetime, out);
     }
     for worker in &document.workers.items {
         write_worker(worker, out);
@@ -91,12 +91,12 @@ fn seconds(milliseconds: Number) -> Number {
     milliseconds.map(|ms| ms / 1000.0)
 }
 
-fn write_health(document: &Document, out: &mut Families) {
+fn write_health(document: &StatsDocument, out: &mut Families) {
     out.number(&COLLECTION, &[], seconds(document.collection_ms));
     out.number(&TIMESTAMP, &[], seconds(document.timestamp_ms));
     out.number(&AGENT_START, &[], seconds(document.started_ms));
     out.set(&BUILD_INFO, &[short(document.mediasoup_version.as_str())], 1.0);
-    let mut errors = Counts::new(OBJECTS.into_iter().chain([ROOMS]).map(|object| [object]));
+    let mut errors = LabelCounts::new(OBJECTS.into_iter().chain([ROOMS]).map(|object| [object]));
     for failure in &document.errors.items {
         let object = failure.object.as_str();
         errors.add([if object == ROOMS || OBJECTS.contains(&object) { object } else { "other" }]);
@@ -104,34 +104,34 @@ fn write_health(document: &Document, out: &mut Families) {
     errors.write(&OBJECT_ERRORS, out);
 }
 
-fn write_counts(document: &Document, out: &mut Families) {
+fn write_counts(document: &StatsDocument, out: &mut Families) {
     out.set(&WORKERS, &[], count(document.workers.items.len()));
     for worker in &document.workers.items {
         out.set(&ROUTERS, &[worker.pid.as_str()], count(worker.routers.items.len()));
     }
-    let mut transports = Counts::new(TRANSPORT_TYPES.map(|class| [class]));
-    let mut webrtc = Counts::new(ICE_STATES.iter().flat_map(|ice| DTLS_STATES.map(|dtls| [*ice, dtls])));
+    let mut transports = LabelCounts::new(TRANSPORT_TYPES.map(|class| [class]));
+    let mut webrtc = LabelCounts::new(ICE_STATES.iter().flat_map(|ice| DTLS_STATES.map(|dtls| [*ice, dtls])));
     let media = |classes: &'static [&'static str]| {
         let of_kind = move |kind| classes.iter().flat_map(move |class| PAUSED.map(|paused| [kind, *class, paused]));
-        Counts::new(KINDS.into_iter().flat_map(of_kind))
+        LabelCounts::new(KINDS.into_iter().flat_map(of_kind))
     };
     let (mut producers, mut consumers) = (media(&PRODUCER_TYPES), media(&CONSUMER_TYPES));
-    let data = || Counts::new(DATA_TYPES.map(|class| [class]));
+    let data = || LabelCounts::new(DATA_TYPES.map(|class| [class]));
     let (mut data_producers, mut data_consumers) = (data(), data());
-    for place in document.transports() {
-        let transport = place.transport;
+    for located in document.transports() {
+        let transport = located.transport;
         transports.add([transport.class.as_str()]);
         if transport.class.as_str() == "webrtc" {
-            let stats = transport.stats.get();
+            let stats = transport.stats.as_ref();
             let ice = stats.and_then(|stats| stats.ice_state.get());
             let dtls = stats.and_then(|stats| stats.dtls_state.get());
             webrtc.add([ice.unwrap_or("unknown"), dtls.unwrap_or("unknown")]);
         }
         for p in &transport.producers.items {
-            producers.add([p.kind.as_str(), p.class.as_str(), p.paused.as_str()]);
+            producers.add([p.kind.as_str(), p.class.as_str(), flag_label(p.paused)]);
         }
         for c in &transport.consumers.items {
-            consumers.add([c.kind.as_str(), c.class.as_str(), c.paused.as_str()]);
+            consumers.add([c.kind.as_str(), c.class.as_str(), flag_label(c.paused)]);
         }
         transport.data_producers.items.iter().for_each(|d| data_producers.add([d.class.as_str()]));
         transport.data_consumers.items.iter().for_each(|d| data_consumers.add([d.class.as_str()]));
@@ -144,7 +144,7 @@ fn write_counts(document: &Document, out: &mut Families) {
     data_consumers.write(&DATA_CONSUMERS, out);
 }
 
-fn write_lifetime(lifetime: &BTreeMap<String, Number>, out: &mut Families) {
+fn write_lifetime(lifetime: &JsonEntries<Number>, out: &mut Families) {
     // An agent writes only what has happened.
     let so_far = |name: &str| lifetime.get(name).and_then(|number| number.value());
     for object in OBJECTS {
@@ -173,7 +173,7 @@ fn write_worker(worker: &Worker, out: &mut Families) {
     let pid = worker.pid.as_str();
     out.number(&WORKER_START, &[pid], seconds(worker.created_ms));
     out.number(&MEMORY, &[pid], worker.rss_bytes);
-    let Some(usage) = worker.resource_usage.get() else { return };
+    let Some(usage) = worker.resource_usage.as_ref() else { return };
     let ResourceUsage { ru_utime, ru_stime, ru_maxrss, ru_minflt, ru_majflt, ru_nvcsw, ru_nivcsw } = *usage;
     out.number(&CPU, &[pid, "user"], seconds(ru_utime));
     out.number(&CPU, &[pid, "system"], seconds(ru_stime));
@@ -190,13 +190,13 @@ pub(super) fn count(number: usize) -> f64 {
 }
 
 /// How many objects there are by their labels, the known ones also when there is none.
-struct Counts<const N: usize> {
+struct LabelCounts<const N: usize> {
     known: Vec<([&'static str; N], u32)>,
     /// Values that a newer version may bring.
     others: BTreeMap<[String; N], u32>,
 }
 
-impl<const N: usize> Counts<N> {
+impl<const N: usize> LabelCounts<N> {
     fn new(known: impl IntoIterator<Item = [&'static str; N]>) -> Self {
         Self { known: known.into_iter().map(|labels| (labels, 0)).collect(), others: BTreeMap::new() }
     }
