@@ -22,7 +22,7 @@ use bytes::Bytes;
 use scrapetarget_exporter::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
 use scrapetarget_exporter::file::FileObjects;
-use scrapetarget_exporter::http::{self, Limits, Settings};
+use scrapetarget_exporter::http::{self, RouterOptions, ServerLimits};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::metric::{Encoding, Format};
 use scrapetarget_exporter::poll::Pollers;
@@ -101,7 +101,7 @@ async fn start(encoding: Encoding) -> (SocketAddr, SocketAddr, usize) {
     let snapshot = poller.answer(Duration::from_secs(5)).await;
     let body = snapshot.body(Format::OpenMetrics, encoding);
     let length = body.len();
-    let probe = listen(http::router(pollers, self_metrics, Settings::default())).await;
+    let probe = listen(http::router(pollers, self_metrics, RouterOptions::default())).await;
     let bare =
         listen(Router::new().route("/probe", get(move || std::future::ready(bare(encoding, body.clone()))))).await;
     (probe, bare, length)
@@ -116,7 +116,7 @@ fn bare(encoding: Encoding, body: Bytes) -> ([(HeaderName, HeaderValue); 2], Byt
 async fn listen(router: Router) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(http::serve(vec![listener], router, None, Limits::default(), CancellationToken::new()));
+    tokio::spawn(http::serve(vec![listener], router, None, ServerLimits::default(), CancellationToken::new()));
     address
 }
 

@@ -17,7 +17,7 @@ pub use variables::strangers;
 
 use crate::fetch::AllowedHost;
 use crate::file;
-use crate::http::HostPattern;
+use crate::http::AllowedWebHost;
 use crate::kind::Type;
 use value::{bytes, cidr, duration, external_url, health_url, interval, sample_limit};
 
@@ -100,7 +100,7 @@ pub struct RunArgs {
         value_delimiter = ',',
         value_name = "HOST"
     )]
-    pub web_allowed_hosts: Vec<HostPattern>,
+    pub web_allowed_hosts: Vec<AllowedWebHost>,
     /// Answer /-/healthy and /-/ready without a password where --web.config.file asks for one, so that a probe needs none. A client
     /// certificate that it asks for is needed all the same
     #[arg(long = "web.open-health", env = "SCRAPETARGET_WEB_OPEN_HEALTH")]

@@ -13,6 +13,7 @@ pub mod crd;
 pub mod error_chain;
 pub mod fetch;
 pub mod file;
+pub mod host_pattern;
 pub mod http;
 pub mod k8s;
 pub mod kind;

@@ -1,4 +1,4 @@
-//! What the exporter says of itself on `/metrics`, by the `prometheus` crate. It knows no target and no server: others count here.
+//! The exporter's own metrics on `/metrics`, by the `prometheus` crate. This module knows no target and no server: others count here.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,9 +6,9 @@ use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::metric::{Families, Suffix, Type};
+use crate::metric::{Families, FamilyId, Suffix, Type};
 
-/// Everything that is counted, in one registry.
+/// Every metric of the exporter, in one registry.
 #[derive(Debug)]
 pub struct SelfMetrics {
     registry: Registry,
@@ -20,7 +20,7 @@ pub struct SelfMetrics {
     pub sources: SourceMetrics,
 }
 
-/// What polls cost.
+/// The number and duration of polls.
 #[derive(Clone, Debug)]
 pub struct PollMetrics {
     total: IntCounterVec,
@@ -30,25 +30,25 @@ pub struct PollMetrics {
     pub delay: Histogram,
 }
 
-/// What scrapes cost.
+/// The number and duration of requests to `/probe`.
 #[derive(Clone, Debug)]
 pub struct ProbeMetrics {
     total: IntCounterVec,
     duration: Histogram,
 }
 
-/// What is heard of targets.
+/// Changes of declared targets, and the role of this replica.
 #[derive(Clone, Debug)]
 pub struct SourceMetrics {
-    /// Objects that were seen: by `kind` of object and `event` (applied, deleted).
+    /// Changes of objects, by `kind` of object and `event` (applied, deleted).
     pub events: IntCounterVec,
-    /// Times that targets and pollers were made to agree: by `outcome`.
+    /// Reconciliations of pollers with the declared targets, by `outcome`.
     pub reconciles: IntCounterVec,
     /// 1 on the replica that polls in the background and answers scrapes.
     pub leader: Gauge,
 }
 
-/// What became of the last look at files of targets.
+/// The last reload of the files of targets.
 #[derive(Clone, Debug)]
 pub struct FileMetrics {
     successful: IntGauge,
@@ -59,23 +59,21 @@ pub struct FileMetrics {
 const POLL_BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// The time that a scrape takes: mostly far below a millisecond.
-const SHORT_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Durations of scrapes: mostly far below a millisecond.
+const PROBE_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Lateness of polls: as short, or minutes where there is far more to poll than the CPU carries.
+/// Delays of polls: as short, or minutes where there is far more to poll than the CPU can.
 const DELAY_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
 impl SelfMetrics {
-    /// Makes and registers everything. Fails only if two families had one name.
+    /// Makes and registers every metric. Fails only if two had one name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let build = IntGaugeVec::new(
-            Opts::new("scrapetarget_build_info", "What was built: version, source revision and compiler."),
-            &["version", "revision", "rustversion"],
-        )?;
-        build.with_label_values(&[crate::VERSION, crate::REVISION, crate::RUST_VERSION]).set(1);
-        registry.register(Box::new(build))?;
+        let build = Opts::new("scrapetarget_build_info", "What was built: version, source revision and compiler.");
+        register(&registry, IntGaugeVec::new(build, &["version", "revision", "rustversion"]))?
+            .with_label_values(&[crate::VERSION, crate::REVISION, crate::RUST_VERSION])
+            .set(1);
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let polls = PollMetrics {
             total: counter(
@@ -85,19 +83,14 @@ impl SelfMetrics {
                 &["type", "outcome"],
             )?,
             duration: {
-                let opts = HistogramOpts::new(
-                    "scrapetarget_poll_duration_seconds",
-                    "How long polls took, all their calls together.",
-                );
-                let histogram = HistogramVec::new(opts.buckets(POLL_BUCKETS.to_vec()), &["type"])?;
-                registry.register(Box::new(histogram.clone()))?;
-                histogram
+                let help = "How long polls took, all their calls together.";
+                let opts = HistogramOpts::new("scrapetarget_poll_duration_seconds", help);
+                register(&registry, HistogramVec::new(opts.buckets(POLL_BUCKETS.to_vec()), &["type"]))?
             },
-            in_flight: {
-                let gauge = IntGauge::new("scrapetarget_polls_in_flight", "Polls that are running now.")?;
-                registry.register(Box::new(gauge.clone()))?;
-                gauge
-            },
+            in_flight: register(
+                &registry,
+                IntGauge::new("scrapetarget_polls_in_flight", "Polls that are running now."),
+            )?,
             delay: histogram(
                 &registry,
                 "scrapetarget_poll_delay_seconds",
@@ -116,7 +109,7 @@ impl SelfMetrics {
                 &registry,
                 "scrapetarget_probe_request_duration_seconds",
                 "How long requests to /probe took until their answer was ready.",
-                SHORT_BUCKETS,
+                PROBE_BUCKETS,
             )?,
         };
         let sources = SourceMetrics {
@@ -132,39 +125,39 @@ impl SelfMetrics {
                 "Times that pollers were made to agree with the declared targets, by outcome.",
                 &["outcome"],
             )?,
-            leader: {
-                let gauge = Gauge::new(
+            leader: register(
+                &registry,
+                Gauge::new(
                     "scrapetarget_leader",
                     "Whether this replica is the one that polls in the background and answers scrapes.",
-                )?;
-                registry.register(Box::new(gauge.clone()))?;
-                gauge
-            },
+                ),
+            )?,
         };
         Ok(Self { registry, polls, probes, sources })
     }
 
-    /// Registers what is counted where targets come from files. Fails if that is done twice.
+    /// Registers the metrics of file mode. Fails if that is done twice.
     pub fn files(&self) -> Result<FileMetrics, prometheus::Error> {
         let successful = IntGauge::new(
             "scrapetarget_files_last_reload_successful",
             "Whether everything in the files of targets could be used when they were last read. Only with --targets.",
-        )?;
+        );
         let success_time = Gauge::new(
             "scrapetarget_files_last_reload_success_timestamp_seconds",
             "When the files of targets were last read and everything in them could be used, as Unix time. Only with --targets.",
-        )?;
-        self.registry.register(Box::new(successful.clone()))?;
-        self.registry.register(Box::new(success_time.clone()))?;
-        Ok(FileMetrics { successful, success_time })
+        );
+        Ok(FileMetrics {
+            successful: register(&self.registry, successful)?,
+            success_time: register(&self.registry, success_time)?,
+        })
     }
 
-    /// Registers a collector that is asked at each scrape.
+    /// Registers a collector that is asked at each scrape of `/metrics`.
     pub fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
         self.registry.register(collector)
     }
 
-    /// Everything as it stands now, for the same encoder that writes `/probe`.
+    /// All metrics now, for the same encoder that writes `/probe`.
     pub fn gather(&self) -> Families {
         let mut families = Families::default();
         for family in self.registry.gather() {
@@ -199,7 +192,7 @@ impl Drop for InFlight {
 }
 
 impl FileMetrics {
-    /// Says whether everything could be used, now that the files have been read.
+    /// Records a reload, and whether everything in the files could be used.
     pub fn read(&self, successful: bool) {
         self.successful.set(i64::from(successful));
         if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH).map(|now| now.as_millis())
@@ -219,16 +212,21 @@ impl ProbeMetrics {
     }
 }
 
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: Result<C, prometheus::Error>,
+) -> Result<C, prometheus::Error> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
 fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-    let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
 fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-    let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-    registry.register(Box::new(histogram.clone()))?;
-    Ok(histogram)
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
 }
 
 fn add_family(families: &mut Families, family: &MetricFamily) {
@@ -253,7 +251,7 @@ fn add_family(families: &mut Families, family: &MetricFamily) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus values are doubles")]
-fn add_histogram(families: &mut Families, id: crate::metric::FamilyId, metric: &Metric, labels: &[(&str, &str)]) {
+fn add_histogram(families: &mut Families, id: FamilyId, metric: &Metric, labels: &[(&str, &str)]) {
     let histogram = metric.get_histogram();
     let mut bucket = |bound: &str, count: u64| {
         let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", bound)]).collect();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::routing::any;
-use scrapetarget_exporter::http::{Settings, TARGET_FAMILIES};
+use scrapetarget_exporter::http::{RouterOptions, TARGET_FAMILIES};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::sim::Simulated;
 use serde_json::json;
@@ -21,12 +21,12 @@ const PROMETHEUS_3: &str = "application/openmetrics-text;version=1.0.0;escaping=
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-fn loose() -> Settings {
-    Settings { loose_targets: true, ..Settings::default() }
+fn loose() -> RouterOptions {
+    RouterOptions { loose_targets: true, ..RouterOptions::default() }
 }
 
-fn external(url: &str) -> Settings {
-    Settings { external_url: Some(url.parse().unwrap()), ..Settings::default() }
+fn external(url: &str) -> RouterOptions {
+    RouterOptions { external_url: Some(url.parse().unwrap()), ..RouterOptions::default() }
 }
 
 fn gunzip(bytes: &[u8]) -> String {
@@ -38,7 +38,7 @@ fn gunzip(bytes: &[u8]) -> String {
 #[tokio::test]
 async fn a_scrape_of_prometheus_gets_openmetrics_in_gzip() {
     let sora = server(StatusCode::OK).await;
-    let service = Service::start(vec![target("webrtc", "sora", &sora.url())], Settings::default()).await;
+    let service = Service::start(vec![target("webrtc", "sora", &sora.url())], RouterOptions::default()).await;
     let request = service.get("/probe?target=webrtc%2Fsora").header("accept", PROMETHEUS_3);
     let response = request.header("accept-encoding", "gzip").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -55,7 +55,7 @@ async fn a_scrape_of_prometheus_gets_openmetrics_in_gzip() {
 #[tokio::test]
 async fn a_person_gets_text_that_is_not_compressed() {
     let sora = server(StatusCode::OK).await;
-    let service = Service::start(vec![target("webrtc", "sora", &sora.url())], Settings::default()).await;
+    let service = Service::start(vec![target("webrtc", "sora", &sora.url())], RouterOptions::default()).await;
     let response = service.get("/probe?target=webrtc/sora").send().await.unwrap();
     assert_eq!(response.headers()["content-type"], TEXT);
     assert!(!response.headers().contains_key("content-encoding"));
@@ -65,7 +65,7 @@ async fn a_person_gets_text_that_is_not_compressed() {
 
 #[tokio::test]
 async fn a_target_that_is_down_is_a_good_answer_with_its_reason() {
-    let service = Service::start(vec![target("webrtc", "sora", &nobody())], Settings::default()).await;
+    let service = Service::start(vec![target("webrtc", "sora", &nobody())], RouterOptions::default()).await;
     let (status, text) = service.text("/probe?target=webrtc/sora").await;
     assert_eq!(status, StatusCode::OK);
     assert!(
@@ -78,7 +78,7 @@ async fn a_target_that_is_down_is_a_good_answer_with_its_reason() {
 async fn a_suspended_target_has_its_reason_and_no_success() {
     let mut suspended = target("webrtc", "sora", "http://sora.invalid/");
     suspended.suspend = true;
-    let service = Service::start(vec![suspended], Settings::default()).await;
+    let service = Service::start(vec![suspended], RouterOptions::default()).await;
     let (status, text) = service.text("/probe?target=webrtc/sora").await;
     assert_eq!(status, StatusCode::OK);
     assert!(text.contains("probe_failure_info{reason=\"suspended\"} 1\n") && !text.contains("probe_success"), "{text}");
@@ -87,7 +87,7 @@ async fn a_suspended_target_has_its_reason_and_no_success() {
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_said_in_words() {
     let targets = vec![target("webrtc", "sora", "http://sora.invalid/")];
-    let service = Service::start(targets, Settings::default()).await;
+    let service = Service::start(targets, RouterOptions::default()).await;
     for (path, status, words) in [
         ("/probe", 400, "/probe?target=namespace/name"),
         ("/probe?target=", 400, "/probe?target=namespace/name"),
@@ -106,7 +106,7 @@ async fn what_is_wrong_with_a_request_is_said_in_words() {
 #[tokio::test]
 async fn a_module_is_the_type_in_any_case() {
     let sora = server(StatusCode::OK).await;
-    let service = Service::start(vec![target("webrtc", "sora", &sora.url())], Settings::default()).await;
+    let service = Service::start(vec![target("webrtc", "sora", &sora.url())], RouterOptions::default()).await;
     // Empty, as a template writes it that has no module.
     for module in ["sora", "Sora", "SORA", ""] {
         assert_eq!(service.text(&format!("/probe?target=webrtc/sora&module={module}")).await.0, StatusCode::OK);
@@ -139,7 +139,7 @@ async fn a_loose_target_is_a_name_or_a_url_that_is_unique() {
 
 #[tokio::test]
 async fn nothing_is_denied_before_the_targets_are_known() {
-    let service = Service::unknown(vec![], Settings::default()).await;
+    let service = Service::unknown(vec![], RouterOptions::default()).await;
     for path in ["/probe?target=webrtc/sora", "/sd", "/api/v1/targets", "/-/ready"] {
         let (status, text) = service.text(path).await;
         assert!(status == StatusCode::SERVICE_UNAVAILABLE && text.contains("not known yet"), "{path}: {status} {text}");
@@ -153,9 +153,9 @@ async fn nothing_is_denied_before_the_targets_are_known() {
 
 #[tokio::test]
 async fn readiness_ends_before_service_does() {
-    let settings = Settings::default();
-    let draining = settings.draining.clone();
-    let service = Service::start(vec![], settings).await;
+    let options = RouterOptions::default();
+    let draining = options.draining.clone();
+    let service = Service::start(vec![], options).await;
     draining.cancel();
     assert_eq!(service.text("/-/ready").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(service.text("/sd").await.0, StatusCode::OK);
@@ -170,7 +170,7 @@ async fn hanging() -> Simulated {
 #[tokio::test]
 async fn a_scrape_does_not_wait_longer_than_its_timeout_leaves() {
     let sora = hanging().await;
-    let service = Service::start(vec![pending("webrtc", "sora", &sora.url())], Settings::default()).await;
+    let service = Service::start(vec![pending("webrtc", "sora", &sora.url())], RouterOptions::default()).await;
     for debug in ["", "&debug=true"] {
         let start = Instant::now();
         let request = service.get(&format!("/probe?target=webrtc/sora{debug}"));
@@ -186,7 +186,7 @@ async fn a_scrape_does_not_wait_longer_than_its_timeout_leaves() {
 
 #[tokio::test]
 async fn a_timeout_header_that_is_no_time_is_refused() {
-    let service = Service::start(vec![target("webrtc", "sora", &nobody())], Settings::default()).await;
+    let service = Service::start(vec![target("webrtc", "sora", &nobody())], RouterOptions::default()).await;
     for bad in ["soon", "", "-1", "nan", "inf", "10s"] {
         let request = service.get("/probe?target=webrtc/sora").header("x-prometheus-scrape-timeout-seconds", bad);
         let response = request.send().await.unwrap();
@@ -200,7 +200,7 @@ async fn debug_tells_the_calls_and_keeps_the_secrets() {
     let sora = server(StatusCode::SERVICE_UNAVAILABLE).await;
     let mut watched = target("webrtc", "sora", &sora.url());
     watched.source.headers.insert("x-channel", HeaderValue::from_static("stable"));
-    let service = Service::start(vec![watched], Settings::default()).await;
+    let service = Service::start(vec![watched], RouterOptions::default()).await;
     let response = service.get("/probe?target=webrtc/sora&debug=true").send().await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
     let text = response.text().await.unwrap();
@@ -231,7 +231,7 @@ async fn debug_tells_the_calls_and_keeps_the_secrets() {
 #[tokio::test]
 async fn head_has_the_headers_of_get_and_no_body() {
     let sora = server(StatusCode::OK).await;
-    let service = Service::start(vec![target("webrtc", "sora", &sora.url())], Settings::default()).await;
+    let service = Service::start(vec![target("webrtc", "sora", &sora.url())], RouterOptions::default()).await;
     for path in ["/", "/probe?target=webrtc/sora", "/metrics", "/sd", "/api/v1/targets", "/-/healthy", "/-/ready"] {
         let head = client().head(service.url(path)).send().await.unwrap();
         assert_eq!(head.status(), StatusCode::OK, "{path}");
@@ -242,7 +242,7 @@ async fn head_has_the_headers_of_get_and_no_body() {
 
 #[tokio::test]
 async fn other_methods_are_told_which_there_are() {
-    let service = Service::start(vec![], Settings::default()).await;
+    let service = Service::start(vec![], RouterOptions::default()).await;
     for path in ["/", "/probe", "/metrics", "/sd", "/api/v1/targets", "/-/healthy", "/-/ready"] {
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
             let response = client().request(method.clone(), service.url(path)).send().await.unwrap();
@@ -255,7 +255,7 @@ async fn other_methods_are_told_which_there_are() {
 
 #[tokio::test]
 async fn an_unknown_path_is_told_the_known_ones() {
-    let service = Service::start(vec![], Settings::default()).await;
+    let service = Service::start(vec![], RouterOptions::default()).await;
     for path in ["/nothing", "/probe/", "/-/reload", "/../etc/passwd", "/sd%00"] {
         let (status, text) = service.text(path).await;
         assert!(status == StatusCode::NOT_FOUND && text.contains("/api/v1/targets"), "{path}: {status} {text}");
@@ -268,7 +268,7 @@ async fn metrics_tell_of_every_target_and_of_every_combination_of_type_and_state
     let mut suspended = target("webrtc", "later", "http://later.invalid/");
     suspended.suspend = true;
     let targets = vec![target("webrtc", "up", &sora.url()), target("webrtc", "down", &nobody()), suspended];
-    let service = Service::start(targets, Settings::default()).await;
+    let service = Service::start(targets, RouterOptions::default()).await;
     service.settle().await;
     assert_eq!(service.text("/probe?target=webrtc/up").await.0, StatusCode::OK);
     let response = service.get("/metrics").send().await.unwrap();
@@ -300,7 +300,7 @@ async fn metrics_tell_of_every_target_and_of_every_combination_of_type_and_state
 
 #[tokio::test]
 async fn refused_scrapes_are_counted_by_their_status() {
-    let service = Service::start(vec![], Settings::default()).await;
+    let service = Service::start(vec![], RouterOptions::default()).await;
     for path in ["/probe", "/probe", "/probe?target=a/b"] {
         service.text(path).await;
     }
@@ -317,7 +317,7 @@ async fn discovery_has_one_group_each_with_all_that_a_scrape_needs() {
     let mut suspended = target("webrtc", "later", "http://later.invalid/");
     suspended.suspend = true;
     let service =
-        Service::start(vec![tokyo, suspended, target("a", "z", "http://z.invalid/")], Settings::default()).await;
+        Service::start(vec![tokyo, suspended, target("a", "z", "http://z.invalid/")], RouterOptions::default()).await;
     let host = service.address.to_string();
     let group = |namespace: &str, name: &str| {
         json!({ "targets": [host], "labels": {
@@ -339,7 +339,7 @@ async fn discovery_has_one_group_each_with_all_that_a_scrape_needs() {
 
 #[tokio::test]
 async fn a_host_that_is_no_address_does_not_become_a_target_of_prometheus() {
-    let service = Service::start(vec![target("a", "z", "http://z.invalid/")], Settings::default()).await;
+    let service = Service::start(vec![target("a", "z", "http://z.invalid/")], RouterOptions::default()).await;
     for host in ["a b", "x\"y", "user@host", "h/../..", "<script>", &"x".repeat(5000)] {
         let response = service.get("/sd").header("host", host).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{host}");
@@ -378,7 +378,7 @@ async fn discovery_is_narrowed_by_namespace_type_and_labels() {
         labelled("a", "two", Type::Orion, &[("region", "west")]),
         labelled("b", "three", Type::Orion, &[("region", "east")]),
     ];
-    let service = Service::start(targets, Settings::default()).await;
+    let service = Service::start(targets, RouterOptions::default()).await;
     for (query, expected) in [
         ("", vec!["one", "two", "three"]),
         ("?namespace=a", vec!["one", "two"]),
@@ -407,7 +407,7 @@ async fn the_api_tells_the_state_of_every_target() {
     });
     let mut invalid = target("webrtc", "broken", "http://x.invalid/");
     invalid.problem = Some(scrapetarget_exporter::target::Problem::invalid_spec("Secret webrtc/key does not exist"));
-    let service = Service::start(vec![up, invalid], Settings::default()).await;
+    let service = Service::start(vec![up, invalid], RouterOptions::default()).await;
     service.settle().await;
     let answer = service.json("/api/v1/targets").await;
     assert_eq!(answer["status"], "success");
@@ -447,7 +447,7 @@ async fn the_api_is_narrowed_as_discovery_is_and_by_state() {
     };
     let targets =
         vec![labelled("a", "up", &sora.url()), labelled("a", "down", &nobody()), labelled("b", "up", &sora.url())];
-    let service = Service::start(targets, Settings::default()).await;
+    let service = Service::start(targets, RouterOptions::default()).await;
     service.settle().await;
     for (query, names) in [
         ("?state=down", &["a/down"][..]),
@@ -502,7 +502,7 @@ async fn the_page_shows_what_is_wanted() {
         })
         .collect();
     targets.push(target("webrtc", "up", &sora.url()));
-    let service = Service::start(targets, Settings::default()).await;
+    let service = Service::start(targets, RouterOptions::default()).await;
     service.settle().await;
     let rows = |page: &str| page.matches("<tr role=\"row\"").count();
     let (_, page) = service.text("/").await;
@@ -532,7 +532,7 @@ async fn the_page_shows_the_labels_that_it_filters_by() {
     });
     let mut other = target("webrtc", "b", "http://x.invalid/");
     other.suspend = true;
-    let service = Service::start(vec![labelled, other], Settings::default()).await;
+    let service = Service::start(vec![labelled, other], RouterOptions::default()).await;
     let (_, page) = service.text("/?refresh=off").await;
     assert!(
         page.contains("<a href=\"?q=region%3D%3Ctokyo%3E&amp;refresh=off\"><bdi>region=&lt;tokyo&gt;</bdi></a>"),
@@ -546,7 +546,7 @@ async fn the_page_shows_the_labels_that_it_filters_by() {
 
 #[tokio::test]
 async fn the_page_keeps_strangers_out() {
-    let service = Service::start(vec![], Settings::default()).await;
+    let service = Service::start(vec![], RouterOptions::default()).await;
     let response = service.get("/?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").send().await.unwrap();
     let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(policy.starts_with("default-src 'none'; style-src 'nonce-") && !policy.contains("unsafe"), "{policy}");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::any;
-use scrapetarget_exporter::http::Settings;
+use scrapetarget_exporter::http::RouterOptions;
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::sim::Simulated;
 use service::eventually::PATIENCE;
@@ -93,7 +93,7 @@ async fn service() -> (Service, Vec<Simulated>) {
         target("webrtc", "refused", &nobody()),
         invalid,
     ];
-    let service = Service::start(targets, Settings::default()).await;
+    let service = Service::start(targets, RouterOptions::default()).await;
     for poller in service.pollers.list().iter().filter(|poller| &*poller.id().name != "pending") {
         poller.answer(PATIENCE).await;
     }

@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use reqwest::{Certificate, Identity};
-use scrapetarget_exporter::http::{Limits, WebConfig};
+use scrapetarget_exporter::http::{ServerLimits, WebConfig};
 use service::Service;
 use service::eventually::PATIENCE;
 use service::load::allowed;
@@ -27,10 +27,16 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 /// What an answer takes that is slow.
 const SLOW: Duration = Duration::from_millis(400);
 
-fn limits() -> Limits {
+fn limits() -> ServerLimits {
     let far = Duration::from_mins(1);
-    let drain = far;
-    Limits { connections: 100, header: far, idle: far, stall: far, drain, ..Limits::default() }
+    ServerLimits {
+        max_connections: 100,
+        header_timeout: far,
+        idle_timeout: far,
+        stall_timeout: far,
+        drain_timeout: far,
+        ..ServerLimits::default()
+    }
 }
 
 fn routes() -> Router {
@@ -44,7 +50,7 @@ fn routes() -> Router {
     routes.route("/probe", get(slow)).route("/large", get(large)).route("/hanging/probe", get(hanging))
 }
 
-async fn plain(limits: Limits) -> Service {
+async fn plain(limits: ServerLimits) -> Service {
     service::serve(routes(), None, limits).await
 }
 
@@ -78,7 +84,7 @@ async fn closed_after(stream: &mut TcpStream) -> Duration {
 
 #[tokio::test]
 async fn a_client_that_never_ends_its_header_is_dropped() {
-    let service = plain(Limits { header: Duration::from_millis(300), ..limits() }).await;
+    let service = plain(ServerLimits { header_timeout: Duration::from_millis(300), ..limits() }).await;
     let mut stream = connect(&service).await;
     stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     let start = Instant::now();
@@ -94,7 +100,7 @@ async fn a_client_that_never_ends_its_header_is_dropped() {
 
 #[tokio::test]
 async fn a_client_that_never_begins_is_dropped() {
-    let service = plain(Limits { header: Duration::from_millis(200), ..limits() }).await;
+    let service = plain(ServerLimits { header_timeout: Duration::from_millis(200), ..limits() }).await;
     let mut stream = connect(&service).await;
     assert!(closed_after(&mut stream).await >= Duration::from_millis(150));
 }
@@ -102,7 +108,7 @@ async fn a_client_that_never_begins_is_dropped() {
 #[tokio::test]
 async fn an_idle_connection_outlives_the_limit_on_headers_and_ends_at_its_own() {
     let header = allowed(Duration::from_millis(100));
-    let service = plain(Limits { header, idle: 6 * header, ..limits() }).await;
+    let service = plain(ServerLimits { header_timeout: header, idle_timeout: 6 * header, ..limits() }).await;
     let mut stream = connect(&service).await;
     assert!(ask(&mut stream).await);
     tokio::time::sleep(3 * header).await;
@@ -113,14 +119,16 @@ async fn an_idle_connection_outlives_the_limit_on_headers_and_ends_at_its_own() 
 #[tokio::test]
 async fn a_slow_answer_is_not_an_idle_connection() {
     let shortest = allowed(Duration::from_millis(50)).min(SLOW / 2);
-    let service = plain(Limits { header: shortest, idle: shortest, stall: shortest, ..limits() }).await;
+    let service =
+        plain(ServerLimits { header_timeout: shortest, idle_timeout: shortest, stall_timeout: shortest, ..limits() })
+            .await;
     let response = service.get("/probe").send().await.unwrap();
     assert_eq!(response.text().await.unwrap(), "slow");
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_dropped() {
-    let service = plain(Limits { stall: Duration::from_millis(300), ..limits() }).await;
+    let service = plain(ServerLimits { stall_timeout: Duration::from_millis(300), ..limits() }).await;
     let mut stream = connect(&service).await;
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     // From when the answer begins, for much longer than the limit.
@@ -136,7 +144,7 @@ async fn a_client_that_does_not_read_is_dropped() {
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_but_steadily_gets_everything() {
-    let service = plain(Limits { stall: allowed(Duration::from_millis(500)), ..limits() }).await;
+    let service = plain(ServerLimits { stall_timeout: allowed(Duration::from_millis(500)), ..limits() }).await;
     let mut stream = connect(&service).await;
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
     let (mut got, mut chunk) = (0, vec![0; 4 << 20]);
@@ -152,7 +160,7 @@ async fn a_client_that_reads_slowly_but_steadily_gets_everything() {
 
 #[tokio::test]
 async fn one_connection_too_many_closes_the_one_that_has_been_idle_longest() {
-    let service = plain(Limits { connections: 3, ..limits() }).await;
+    let service = plain(ServerLimits { max_connections: 3, ..limits() }).await;
     let mut old = Vec::new();
     for _ in 0..3 {
         let mut stream = connect(&service).await;
@@ -170,7 +178,7 @@ async fn one_connection_too_many_closes_the_one_that_has_been_idle_longest() {
 
 #[tokio::test]
 async fn connections_that_are_being_answered_are_not_closed_for_a_new_one() {
-    let service = plain(Limits { connections: 2, ..limits() }).await;
+    let service = plain(ServerLimits { max_connections: 2, ..limits() }).await;
     let slow = (0..2).map(|_| tokio::spawn(service.get("/probe").send()));
     let slow: Vec<_> = slow.collect();
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -204,7 +212,9 @@ fn open(streams: &[TcpStream]) -> usize {
 
 #[tokio::test]
 async fn a_request_that_has_waited_too_long_makes_room_for_another() {
-    let service = plain(Limits { connections: 2, patience: allowed(Duration::from_secs(3)), ..limits() }).await;
+    let service =
+        plain(ServerLimits { max_connections: 2, poll_slot_timeout: allowed(Duration::from_secs(3)), ..limits() })
+            .await;
     let old = hanging(&service, [127, 0, 0, 1], 2).await;
     let new = hanging(&service, [127, 0, 0, 1], 1).await;
     assert_eq!((open(&old), open(&new)), (2, 1), "they have their time first");
@@ -219,7 +229,8 @@ async fn a_request_that_has_waited_too_long_makes_room_for_another() {
 
 #[tokio::test]
 async fn of_two_addresses_the_one_with_more_connections_makes_room() {
-    let service = plain(Limits { connections: 8, patience: Duration::from_mins(1), ..limits() }).await;
+    let service =
+        plain(ServerLimits { max_connections: 8, poll_slot_timeout: Duration::from_mins(1), ..limits() }).await;
     let few = hanging(&service, [127, 0, 0, 2], 2).await;
     let many = hanging(&service, [127, 0, 0, 3], 6).await;
     let other = hanging(&service, [127, 0, 0, 4], 2).await;
@@ -233,7 +244,7 @@ async fn of_two_addresses_the_one_with_more_connections_makes_room() {
 #[tokio::test]
 async fn one_address_cannot_have_all_requests_in_flight() {
     let patience = Duration::from_secs(20);
-    let service = plain(Limits { connections: 8, patience, ..limits() }).await;
+    let service = plain(ServerLimits { max_connections: 8, poll_slot_timeout: patience, ..limits() }).await;
     let _many = hanging(&service, [127, 0, 0, 3], 8).await;
     let start = Instant::now();
     let response = service.get("/probe").send().await.unwrap();
@@ -243,7 +254,7 @@ async fn one_address_cannot_have_all_requests_in_flight() {
 
 #[tokio::test]
 async fn a_client_that_reads_a_little_now_and_then_is_dropped() {
-    let short = Limits { answer: Duration::from_millis(500), ..limits() };
+    let short = ServerLimits { response_timeout: Duration::from_millis(500), ..limits() };
     let service = plain(short).await;
     let mut stream = connect(&service).await;
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -289,7 +300,7 @@ async fn a_stop_answers_what_is_in_flight_and_closes_what_is_idle() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_ever() {
-    let mut service = plain(Limits { drain: Duration::from_millis(200), ..limits() }).await;
+    let mut service = plain(ServerLimits { drain_timeout: Duration::from_millis(200), ..limits() }).await;
     let mut stream = connect(&service).await;
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     stream.readable().await.unwrap();
@@ -391,7 +402,7 @@ async fn connections_that_send_nothing_make_room_where_there_is_tls_too() {
     write(directory.path(), "web.yml", TLS);
     let web = WebConfig::load(&directory.path().join("web.yml")).unwrap();
     // No time ends them here.
-    let service = service::serve(routes(), Some(Arc::new(web)), Limits { connections: 3, ..limits() }).await;
+    let service = service::serve(routes(), Some(Arc::new(web)), ServerLimits { max_connections: 3, ..limits() }).await;
     let mut silent = Vec::new();
     for _ in 0..3 {
         silent.push(connect(&service).await);
@@ -510,7 +521,7 @@ async fn a_handshake_that_stands_still_does_not_hold_up_others() {
     authority.write_server(directory.path());
     write(directory.path(), "web.yml", TLS);
     let web = Arc::new(WebConfig::load(&directory.path().join("web.yml")).unwrap());
-    let short = Limits { header: allowed(Duration::from_millis(400)), ..limits() };
+    let short = ServerLimits { header_timeout: allowed(Duration::from_millis(400)), ..limits() };
     let service = service::serve(routes(), Some(web), short).await;
     let mut silent = connect(&service).await;
     let mut half = connect(&service).await;

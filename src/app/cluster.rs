@@ -40,7 +40,7 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
     } = args;
     let listener = web.map_or_else(Listener::default, |web| Listener {
         tls: web.is_tls(),
-        client_certificates: web.wants_client_certificates(),
+        client_certificates: web.requires_client_certificates(),
         users: web.has_users(),
     });
     let scheme = discovery_scheme.unwrap_or(if listener.tls { Scheme::Https } else { Scheme::Http });

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
-use crate::http::{self, HostPattern, Hosts, WebConfig};
+use crate::http::{self, AllowedWebHost, HostAllowlist, WebConfig};
 use crate::k8s::{self, ApiClient, Controller};
 use crate::poll::Pollers;
 use crate::self_metrics::{FileMetrics, SelfMetrics, SourceMetrics};
@@ -29,7 +29,7 @@ pub(super) struct ServiceOptions {
     pub(super) source: TargetSource,
     pub(super) polling: PollingArgs,
     pub(super) external_url: Option<Url>,
-    pub(super) allowed_hosts: Vec<HostPattern>,
+    pub(super) allowed_hosts: Vec<AllowedWebHost>,
     pub(super) loose_targets: bool,
     pub(super) connections: usize,
 }
@@ -153,10 +153,10 @@ impl Service {
         };
 
         let own = external_url.as_ref().and_then(Url::host_str);
-        let hosts = Hosts::new(allowed_hosts, own, listeners.iter().all(is_on_loopback));
-        let settings = http::Settings { external_url, loose_targets, hosts, draining: draining.clone() };
-        let router = http::router(Arc::clone(&pollers), metrics, settings);
-        let limits = http::Limits { connections, ..http::Limits::default() };
+        let hosts = HostAllowlist::new(allowed_hosts, own, listeners.iter().all(is_on_loopback));
+        let options = http::RouterOptions { external_url, loose_targets, hosts, draining: draining.clone() };
+        let router = http::router(Arc::clone(&pollers), metrics, options);
+        let limits = http::ServerLimits { max_connections: connections, ..http::ServerLimits::default() };
         let serving = http::serve(listeners, router, web, limits, stop.clone());
         tasks.spawn(async move {
             serving.await;

@@ -1,40 +1,111 @@
-//! `/api/v1/targets`: the targets as JSON, or those that the query asks for, in the manner of Prometheus' own API, for scripts.
+//! The targets as JSON: `/api/v1/targets` for scripts, in the manner of Prometheus' own API, and `/sd` for Prometheus' `http_sd_configs`,
+//! with the same labels that a ServiceMonitor would set.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use reqwest::Url;
 use serde::Serialize;
 
-use super::filter::{Filter, States};
-use super::reply::Audience;
-use super::view::{self, View};
-use super::{App, reply, time};
+use super::host::RequestHost;
+use super::response::{self, DocumentRequest, ErrorResponse};
+use super::targets::TargetView;
+use super::{AppState, path_prefix, time};
+use crate::kind::Type;
+use crate::poll;
+use crate::target::{Target, TargetId};
+use crate::time::PromDuration;
 
-#[derive(Serialize)]
-struct Answer<'a> {
-    status: &'static str,
-    data: Data<'a>,
+/// Which targets a query asks for. Several of `namespace`, `type` or `state` mean any of them, several of `label` mean all of them.
+#[derive(Debug, Default)]
+struct TargetFilter {
+    namespaces: Vec<String>,
+    kinds: Vec<Type>,
+    states: Vec<poll::State>,
+    labels: Vec<(String, String)>,
+}
+
+impl TargetFilter {
+    /// Parses a query. The error is a sentence that says what to write: an unknown parameter is refused, so that a misspelt filter does not
+    /// return every target. With `allows_state` false, the parameter `state` is one of these.
+    fn parse(uri: &Uri, allows_state: bool) -> Result<Self, String> {
+        /// Every target is compared with every parameter.
+        const MAX_PARAMETERS: usize = 100;
+        let mut filter = Self::default();
+        for (at, (key, value)) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).enumerate() {
+            if at >= MAX_PARAMETERS {
+                return Err(format!("more than {MAX_PARAMETERS} parameters: write fewer, or ask twice"));
+            }
+            match &*key {
+                "namespace" => filter.namespaces.push(value.into_owned()),
+                "type" => filter.kinds.push(value.parse()?),
+                "label" => match value.split_once('=') {
+                    Some((name, value)) if !name.is_empty() => {
+                        filter.labels.push((name.to_owned(), value.to_owned()));
+                    }
+                    _ => return Err(format!("label={value:?} is not of the form name=value")),
+                },
+                "state" if allows_state => filter.states.push(parse_state(&value)?),
+                other => {
+                    let known =
+                        if allows_state { "namespace, type, state and label" } else { "namespace, type and label" };
+                    return Err(format!("unknown parameter {other:?}: there are {known}"));
+                }
+            }
+        }
+        Ok(filter)
+    }
+
+    fn matches<'l>(
+        &self,
+        id: &TargetId,
+        kind: Option<Type>,
+        labels: &(impl Iterator<Item = (&'l str, &'l str)> + Clone),
+        state: poll::State,
+    ) -> bool {
+        (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| **namespace == *id.namespace))
+            && (self.kinds.is_empty() || kind.is_some_and(|kind| self.kinds.contains(&kind)))
+            && (self.states.is_empty() || self.states.contains(&state))
+            && self
+                .labels
+                .iter()
+                .all(|wanted| labels.clone().any(|(name, value)| name == wanted.0 && value == wanted.1))
+    }
+}
+
+fn parse_state(text: &str) -> Result<poll::State, String> {
+    poll::State::ALL.iter().find(|state| state.as_str() == text).copied().ok_or_else(|| {
+        let known: Vec<&str> = poll::State::ALL.iter().map(|state| state.as_str()).collect();
+        format!("state={text:?} is none: write one of {}", known.join(", "))
+    })
 }
 
 #[derive(Serialize)]
-struct Data<'a> {
-    targets: Vec<Entry<'a>>,
-    /// What is wrong where targets are declared, beside what the targets themselves say; the log has it all.
+struct TargetsResponse<'a> {
+    status: &'static str,
+    data: TargetsData<'a>,
+}
+
+#[derive(Serialize)]
+struct TargetsData<'a> {
+    targets: Vec<TargetEntry<'a>>,
+    /// What is wrong with declarations, beside what the targets themselves say; the log has all of it.
     mistakes: &'a [String],
 }
 
+/// Absent values are `null`, so that every entry has the same keys.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry<'a> {
+struct TargetEntry<'a> {
     namespace: &'a str,
     name: &'a str,
     r#type: &'static str,
     url: &'a str,
     state: &'static str,
-    /// Absent values are `null`, so that every entry has the same keys.
     reason: Option<&'static str>,
     message: Option<&'a str>,
     since: String,
@@ -46,45 +117,40 @@ struct Entry<'a> {
     labels: BTreeMap<&'a str, &'a str>,
 }
 
-pub(super) async fn targets(State(app): State<Arc<App>>, request: Request) -> Response {
-    let filter = match Filter::parse(request.uri(), States::Wanted) {
+/// `/api/v1/targets`.
+pub(super) async fn targets(State(app): State<Arc<AppState>>, request: Request) -> Response {
+    let filter = match TargetFilter::parse(request.uri(), true) {
         Ok(filter) => filter,
-        Err(error) => return refusal(StatusCode::BAD_REQUEST, "bad_data", &error),
+        Err(error) => return api_error(StatusCode::BAD_REQUEST, "bad_data", &error),
     };
     if let Some(why) = app.pollers.unknown() {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &reply::unknown_yet(&why));
+        return api_error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &response::targets_unknown(&why));
     }
-    let (mut parts, _) = request.into_parts();
-    let (client, headers) = (parts.extensions.remove(), parts.headers);
-    reply::aside(client, move |audience| document(&app, &filter, &headers, audience)).await
+    response::render_document(request, move |document| targets_response(&app, &filter, document)).await
 }
 
-fn document(app: &App, filter: &Filter, headers: &HeaderMap, audience: &Audience) -> Response {
-    let (views, mistakes) = (view::all(&app.pollers, audience), app.pollers.mistakes());
-    let views = views.iter().take_while(|_| audience.is_there());
-    let wanted = views.filter(|view| filter.wants(&view.id, view.kind(), &view.labels(), view.status.state));
-    let data = Data { targets: wanted.map(Entry::new).collect(), mistakes: &mistakes.sentences };
-    let answer = Answer { status: "success", data };
-    match serde_json::to_vec(&answer) {
-        Ok(body) => reply::document(headers, audience, "application/json", body),
-        Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-    }
+fn targets_response(app: &AppState, filter: &TargetFilter, document: &DocumentRequest) -> Response {
+    let (views, mistakes) = (TargetView::all(&app.pollers, &document.cancelled), app.pollers.mistakes());
+    let views = views.iter().take_while(|_| !document.cancelled.is_cancelled());
+    let matching = views.filter(|view| filter.matches(&view.id, view.kind(), &view.labels(), view.status.state));
+    let data = TargetsData { targets: matching.map(TargetEntry::new).collect(), mistakes: &mistakes.sentences };
+    document.respond_json(&TargetsResponse { status: "success", data })
 }
 
-fn refusal(status: StatusCode, kind: &str, error: &str) -> Response {
+fn api_error(status: StatusCode, kind: &str, error: &str) -> Response {
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
     let body = serde_json::json!({ "status": "error", "errorType": kind, "error": error });
     (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
 }
 
-impl<'a> Entry<'a> {
-    fn new(view: &'a View) -> Self {
+impl<'a> TargetEntry<'a> {
+    fn new(view: &'a TargetView) -> Self {
         let (status, poll) = (&view.status, view.last_poll());
         let failure = status.failure.as_ref();
         Self {
             namespace: &view.id.namespace,
             name: &view.id.name,
-            r#type: view.kind_word(),
+            r#type: view.kind_name(),
             url: view.url(),
             state: status.state.as_str(),
             reason: failure.map(|failure| failure.reason.as_str()),
@@ -97,5 +163,86 @@ impl<'a> Entry<'a> {
             interval_seconds: view.target().map(|target| target.interval.as_secs_f64()),
             labels: view.labels().collect(),
         }
+    }
+}
+
+/// One group per target: Prometheus tells the groups of a document apart by their position.
+#[derive(Serialize)]
+struct SdGroup<'g> {
+    targets: [&'g str; 1],
+    labels: BTreeMap<&'g str, Cow<'g, str>>,
+}
+
+/// Where Prometheus is to scrape.
+struct ScrapeAddress {
+    host: String,
+    scheme: Option<String>,
+    path: String,
+}
+
+/// `/sd`.
+pub(super) async fn service_discovery(State(app): State<Arc<AppState>>, request: Request) -> Response {
+    // Without `state`: states change with every poll, and what Prometheus discovers would come and go with them.
+    let parsed = TargetFilter::parse(request.uri(), false)
+        .map_err(ErrorResponse::bad_request)
+        .and_then(|filter| Ok((filter, ScrapeAddress::new(app.options.external_url.as_ref(), &request)?)));
+    let (filter, address) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return error.into_response(),
+    };
+    if let Some(why) = app.pollers.unknown() {
+        return ErrorResponse::targets_unknown(&why).into_response();
+    }
+    response::render_document(request, move |document| sd_response(&app, &filter, &address, document)).await
+}
+
+fn sd_response(app: &AppState, filter: &TargetFilter, address: &ScrapeAddress, document: &DocumentRequest) -> Response {
+    let pollers = app.pollers.list();
+    let targets = pollers.iter().map(|poller| (poller.target(), poller.status().state));
+    let matching = targets.filter(|(target, state)| {
+        let labels = target.labels().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        !target.suspend && filter.matches(&target.id, Some(target.source.kind), &labels, *state)
+    });
+    let targets: Vec<Arc<Target>> = matching.map(|(target, _)| target).collect();
+    let targets = targets.iter().take_while(|_| !document.cancelled.is_cancelled());
+    document.respond_json(&targets.map(|target| address.group(target)).collect::<Vec<SdGroup<'_>>>())
+}
+
+impl ScrapeAddress {
+    fn new(external_url: Option<&Url>, request: &Request) -> Result<Self, ErrorResponse> {
+        let path = path_prefix(external_url) + "/probe";
+        if let Some(url) = external_url {
+            let host = url.host_str().unwrap_or_default();
+            let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+            return Ok(Self { host, scheme: Some(url.scheme().to_owned()), path });
+        }
+        match request.extensions().get::<RequestHost>() {
+            Some(RequestHost(host)) => Ok(Self { host: host.to_string(), scheme: None, path }),
+            None => {
+                Err(ErrorResponse::bad_request("the request has no Host header, and --web.external-url is not set"))
+            }
+        }
+    }
+
+    fn group<'g>(&'g self, target: &'g Target) -> SdGroup<'g> {
+        let id = target.id.to_string();
+        let mut labels: BTreeMap<&str, Cow<'_, str>> =
+            target.labels().iter().map(|(name, value)| (name.as_str(), Cow::from(value))).collect();
+        labels.extend([
+            ("__metrics_path__", Cow::from(&self.path)),
+            ("__param_target", Cow::from(id.clone())),
+            ("__scrape_interval__", Cow::from(PromDuration::from(target.scrape.interval).to_string())),
+            ("__scrape_timeout__", Cow::from(PromDuration::from(target.scrape.timeout).to_string())),
+            // All targets have one address: without a hash of its own, each would be on the same shard of Prometheus.
+            ("__tmp_hash", Cow::from(id.clone())),
+            ("instance", Cow::from(id)),
+            ("namespace", Cow::from(&*target.id.namespace)),
+            ("target_namespace", Cow::from(&*target.id.namespace)),
+            ("target_name", Cow::from(&*target.id.name)),
+        ]);
+        if let Some(scheme) = &self.scheme {
+            labels.insert("__scheme__", Cow::from(scheme));
+        }
+        SdGroup { targets: [&self.host], labels }
     }
 }

@@ -1,4 +1,4 @@
-//! `/metrics`: the exporter itself, and in one series each whether its targets are well.
+//! `/metrics`: the exporter itself, and for each target one series that tells whether it is up.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -6,11 +6,11 @@ use std::time::UNIX_EPOCH;
 use axum::extract::{Request, State};
 use axum::response::Response;
 
-use super::view::{self, UNKNOWN_TYPE, View};
-use super::{App, probe, reply};
+use super::targets::{TargetView, UNKNOWN_TYPE};
+use super::{AppState, response};
 use crate::kind::Type;
-use crate::metric::{Desc, Encoding, Families, encode};
-use crate::poll::{State as TargetState, gzip};
+use crate::metric::{Desc, Encoding, Families, encode, gzip};
+use crate::poll::State as TargetState;
 
 crate::descs! {
     UP = gauge "scrapetarget_up" ["target_namespace", "target_name", "type"] "Whether the last poll of the target succeeded; absent while it is pending or suspended.";
@@ -21,24 +21,23 @@ crate::descs! {
 /// The families about targets that `/metrics` has beside those of [`SelfMetrics`](crate::self_metrics::SelfMetrics).
 pub static TARGET_FAMILIES: &[&Desc] = FAMILIES;
 
-pub(super) async fn metrics(State(app): State<Arc<App>>, mut request: Request) -> Response {
-    let format = reply::format(request.headers());
-    let encoding = reply::encoding(request.headers());
-    reply::aside(request.extensions_mut().remove(), move |audience| {
+pub(super) async fn metrics(State(app): State<Arc<AppState>>, request: Request) -> Response {
+    response::render_document(request, move |document| {
+        let (format, encoding) = (response::format(&document.headers), response::encoding(&document.headers));
         let mut families = app.self_metrics.gather();
-        add_targets(&mut families, &view::all(&app.pollers, audience));
+        add_targets(&mut families, &TargetView::all(&app.pollers, &document.cancelled));
         let mut body = Vec::with_capacity(16 * 1024 + 128 * families.len());
         encode(&[&families.finish()], format, &mut body);
-        let body = if encoding == Encoding::Gzip && audience.is_there() { gzip(&body) } else { body };
-        probe::exposition(body, format, encoding)
+        let compress = encoding == Encoding::Gzip && !document.cancelled.is_cancelled();
+        response::exposition(if compress { gzip(&body) } else { body }, format, encoding)
     })
     .await
 }
 
-fn add_targets(families: &mut Families, targets: &[View]) {
+fn add_targets(families: &mut Families, targets: &[TargetView]) {
     for view in targets {
-        let labels = [&*view.id.namespace, &*view.id.name, view.kind_word()];
-        // What polls say, also of a target whose declaration became unusable meanwhile.
+        let labels = [&*view.id.namespace, &*view.id.name, view.kind_name()];
+        // By its polls, also where the declaration has become unusable since.
         match view.polled.unwrap_or(view.status.state) {
             TargetState::Up => families.set(&UP, &labels, 1.0),
             TargetState::Down | TargetState::Invalid => families.set(&UP, &labels, 0.0),
@@ -52,8 +51,8 @@ fn add_targets(families: &mut Families, targets: &[View]) {
         targets.iter().filter(|view| view.kind() == kind && view.status.state == state).count()
     };
     #[expect(clippy::cast_precision_loss, reason = "a count of targets")]
-    let mut set = |word: &str, state: TargetState, count: usize| {
-        families.set(&TARGETS, &[word, state.as_str()], count as f64);
+    let mut set = |kind: &str, state: TargetState, count: usize| {
+        families.set(&TARGETS, &[kind, state.as_str()], count as f64);
     };
     for &kind in Type::ALL {
         for &state in TargetState::ALL {

@@ -1,28 +1,20 @@
 //! The HTTP side: what pollers know, for Prometheus, for people and for scripts.
 //!
-//! It reads; it never polls by itself, contacts no server, and knows nothing of where targets come from.
+//! It only reads: it never polls by itself, contacts no server, and does not know where targets come from.
 
 mod api;
-mod auth;
 mod connection;
-mod debug;
-mod discovery;
-mod filter;
+mod connection_limiter;
+mod fair_semaphore;
 mod handshake;
-mod hosts;
-mod limits;
-mod lookup;
+mod host;
 mod metrics;
 mod page;
-mod peer;
 mod probe;
-mod rate;
-mod reply;
-mod serve;
+mod response;
+mod server;
+mod targets;
 mod time;
-mod tls;
-mod turns;
-mod view;
 mod web_config;
 
 use std::fmt::Write;
@@ -37,40 +29,39 @@ use axum::routing::get;
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
-pub use debug::debug_text;
-pub use hosts::{HostPattern, Hosts};
-pub use limits::Limits;
+pub use host::{AllowedWebHost, HostAllowlist};
 pub use metrics::TARGET_FAMILIES;
-pub use serve::serve;
+pub use probe::debug_text;
+pub use server::{ServerLimits, serve};
 pub use web_config::{WebConfig, WebConfigError};
 
 use crate::poll::Pollers;
 use crate::self_metrics::SelfMetrics;
-use lookup::Index;
-use web_config::Stranger;
+use targets::TargetIndex;
+use web_config::Unauthenticated;
 
 /// What can be set about the answers.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct RouterOptions {
     /// Where Prometheus reaches us, if it is not the host that it asks `/sd` at; its path is a prefix of every path.
     pub external_url: Option<Url>,
     /// Whether `/probe` also takes a name without its namespace, or the declared url, where it is unique.
     pub loose_targets: bool,
-    /// The names under which it answers.
-    pub hosts: Hosts,
-    /// From its cancellation on, `/-/ready` says no; everything else is answered as before.
+    /// The host names that requests may be for.
+    pub hosts: HostAllowlist,
+    /// Once cancelled, `/-/ready` says no; everything else is answered as before.
     pub draining: CancellationToken,
 }
 
 /// What every handler may use.
-struct App {
+struct AppState {
     pollers: Arc<Pollers>,
     self_metrics: Arc<SelfMetrics>,
-    settings: Settings,
-    index: Index,
+    options: RouterOptions,
+    index: TargetIndex,
 }
 
-/// Every path, and what it is for: the answer to a path that does not exist.
+/// Every path and what it is for, as told in the answer to an unknown path.
 const PATHS: &[(&str, &str)] = &[
     ("/", "the targets, for people"),
     ("/probe?target=NAMESPACE/NAME", "the metrics of one target; with &debug=true how they came about"),
@@ -81,12 +72,12 @@ const PATHS: &[(&str, &str)] = &[
     ("/-/ready", "whether the targets are known"),
 ];
 
-/// All paths. Where the external url has a path, they are there as well: a proxy may cut it off or leave it.
-pub fn router(pollers: Arc<Pollers>, self_metrics: Arc<SelfMetrics>, settings: Settings) -> Router {
-    let external = path_prefix(settings.external_url.as_ref());
-    let hosts = Arc::new(settings.hosts.clone());
-    let app = Arc::new(App { pollers, self_metrics, settings, index: Index::default() });
-    // Without the check that refuses paths of older routers: a prefix may begin with anything.
+/// All paths. If the external URL has a path, they are served below it as well: a proxy may strip it or leave it.
+pub fn router(pollers: Arc<Pollers>, self_metrics: Arc<SelfMetrics>, options: RouterOptions) -> Router {
+    let external = path_prefix(options.external_url.as_ref());
+    let hosts = Arc::new(options.hosts.clone());
+    let app = Arc::new(AppState { pollers, self_metrics, options, index: TargetIndex::default() });
+    // The check refuses the path syntax of older versions of axum, but a prefix may begin with anything.
     let mut router = Router::new().without_v07_checks();
     let prefixes: &[&str] = if external.is_empty() { &[""] } else { &["", &external] };
     for prefix in prefixes {
@@ -94,46 +85,50 @@ pub fn router(pollers: Arc<Pollers>, self_metrics: Arc<SelfMetrics>, settings: S
             .route(&format!("{prefix}/"), get(page::page))
             .route(&format!("{prefix}/probe"), get(probe::probe))
             .route(&format!("{prefix}/metrics"), get(metrics::metrics))
-            .route(&format!("{prefix}/sd"), get(discovery::discovery))
+            .route(&format!("{prefix}/sd"), get(api::service_discovery))
             .route(&format!("{prefix}/api/v1/targets"), get(api::targets))
             .route(&format!("{prefix}/-/healthy"), get(healthy))
             .route(&format!("{prefix}/-/ready"), get(ready));
     }
     let router = router.method_not_allowed_fallback(wrong_method).fallback(unknown_path).with_state(app);
-    router.layer(middleware::from_fn_with_state(hosts, hosts::check))
+    router.layer(middleware::from_fn_with_state(hosts, host::check_host))
 }
 
-/// Whether a path is one of those that health checks ask for, behind whatever prefix.
+/// Whether a path is one of the health checks, behind whatever prefix.
 fn is_health(path: &str) -> bool {
     path.ends_with("/-/healthy") || path.ends_with("/-/ready")
 }
 
-/// The path of the external url without its last slash; empty if there is none.
+/// The path of the external URL without its last slash; empty if there is none.
 fn path_prefix(external_url: Option<&Url>) -> String {
     external_url.map(|url| url.path().trim_end_matches('/').to_owned()).unwrap_or_default()
 }
 
 async fn healthy() -> Response {
-    reply::text(StatusCode::OK, "healthy\n")
+    response::text(StatusCode::OK, "healthy\n")
 }
 
-async fn ready(State(app): State<Arc<App>>, request: Request) -> Response {
-    let is_stranger = request.extensions().get::<Stranger>().is_some();
-    if app.settings.draining.is_cancelled() {
-        reply::text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+async fn ready(State(app): State<Arc<AppState>>, request: Request) -> Response {
+    let is_unauthenticated = request.extensions().get::<Unauthenticated>().is_some();
+    if app.options.draining.is_cancelled() {
+        response::text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
     } else if let Some(why) = app.pollers.unknown() {
-        // The reason names files of ours.
-        let text = if is_stranger { "the targets are not known yet".to_owned() } else { reply::unknown_yet(&why) };
-        reply::text(StatusCode::SERVICE_UNAVAILABLE, text + "\n")
+        // The reason may name files, which is not for everybody.
+        let text = if is_unauthenticated {
+            "the targets are not known yet".to_owned()
+        } else {
+            response::targets_unknown(&why)
+        };
+        response::text(StatusCode::SERVICE_UNAVAILABLE, text + "\n")
     } else {
-        reply::text(StatusCode::OK, "ready\n")
+        response::text(StatusCode::OK, "ready\n")
     }
 }
 
 async fn wrong_method() -> Response {
     const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD");
     let text = "everything here is read by GET or HEAD\n";
-    ([(header::ALLOW, ALLOWED)], reply::text(StatusCode::METHOD_NOT_ALLOWED, text)).into_response()
+    ([(header::ALLOW, ALLOWED)], response::text(StatusCode::METHOD_NOT_ALLOWED, text)).into_response()
 }
 
 async fn unknown_path() -> Response {
@@ -141,5 +136,5 @@ async fn unknown_path() -> Response {
     for (path, what) in PATHS {
         let _ = writeln!(text, "  {path:<30} {what}"); // a String takes everything
     }
-    reply::text(StatusCode::NOT_FOUND, text)
+    response::text(StatusCode::NOT_FOUND, text)
 }

@@ -1,41 +1,43 @@
-//! `/probe`: the newest data of one target. Everything here runs once a scrape, so it looks up, and copies a pointer to the bytes.
+//! `/probe`: the newest data of one target. The plain answer is made once per scrape, so it only looks up and copies a pointer to the bytes;
+//! `debug=true` is for the person who must find out how that data came about.
 
 use std::borrow::Cow;
+use std::fmt::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
-use super::reply::{self, Client, HoldsTurn, Refusal};
-use super::turns::{Full, Turn};
-use super::{App, debug, lookup};
+use super::fair_semaphore::{FairPermit, QueueFull};
+use super::response::{self, ErrorResponse, RequestClient, ResponsePermit, exposition};
+use super::{AppState, targets, time};
 use crate::metric::{Encoding, Format};
-use crate::poll::{Pieces, Poller};
+use crate::poll::{Pieces, Poller, Snapshot, Status};
 use crate::target::Target;
 
 /// How long Prometheus waits for this scrape, in seconds.
 const SCRAPE_TIMEOUT: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
 
-/// Kept for the way of the answer.
-const OFFSET: Duration = Duration::from_millis(500);
+/// Subtracted from it, so that the response arrives in time.
+const TIMEOUT_OFFSET: Duration = Duration::from_millis(500);
 
-/// The shortest wait, however little time the scrape leaves.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// The shortest wait for a poll, however little time the scrape leaves.
+const MIN_WAIT: Duration = Duration::from_millis(100);
 
-/// What a request asks for.
+/// The parameters of a request.
 #[derive(Debug, Default)]
-struct Query<'q> {
+struct ProbeQuery<'q> {
     target: Option<Cow<'q, str>>,
     module: Option<Cow<'q, str>>,
     debug: bool,
 }
 
-/// A request that is understood.
-struct Order {
+/// A valid request, without what it was parsed from.
+struct ProbeRequest {
     poller: Arc<Poller>,
     wait: Duration,
     debug: bool,
@@ -43,116 +45,99 @@ struct Order {
     encoding: Encoding,
 }
 
-pub(super) async fn probe(State(app): State<Arc<App>>, mut request: Request) -> Response {
+pub(super) async fn probe(State(app): State<Arc<AppState>>, mut request: Request) -> Response {
     let start = Instant::now();
-    // The request is gone before the wait: nothing of it has to be kept.
-    let response = match Order::new(&app, &request) {
-        Ok(order) => {
+    let response = match ProbeRequest::parse(&app, &request) {
+        Ok(probe) => {
             let client = request.extensions_mut().remove();
-            drop(request);
-            order.answer(client).await
+            drop(request); // thousands may wait for polls: keep as little as possible
+            probe.respond(client).await
         }
-        Err(refusal) => refusal.into_response(),
+        Err(error) => error.into_response(),
     };
     app.self_metrics.probes.end(response.status().as_u16(), start.elapsed());
     response
 }
 
-impl Order {
-    fn new(app: &App, request: &Request) -> Result<Self, Refusal> {
-        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+impl ProbeRequest {
+    fn parse(app: &AppState, request: &Request) -> Result<Self, ErrorResponse> {
+        let query = ProbeQuery::parse(request.uri().query().unwrap_or_default())?;
         let Some(text) = query.target else {
-            return Err(Refusal::bad_request("no target is named: write /probe?target=namespace/name"));
+            return Err(ErrorResponse::bad_request("no target is named: write /probe?target=namespace/name"));
         };
-        let poller = lookup::find(app, &text)?;
+        let poller = targets::find_poller(app, &text)?;
         if let Some(module) = query.module {
-            fits(&module, &poller.target())?;
+            check_module(&module, &poller.target())?;
         }
         let headers = request.headers();
-        let wait = wait(headers, &poller)?;
+        let wait = max_wait(headers, &poller)?;
         Ok(Self {
             poller,
             wait,
             debug: query.debug,
-            format: reply::format(headers),
-            encoding: reply::encoding(headers),
+            format: response::format(headers),
+            encoding: response::encoding(headers),
         })
     }
 
-    async fn answer(self, client: Option<Client>) -> Response {
-        if self.debug {
-            // People look at this: it must not hide that no Prometheus scrapes the target.
-            let snapshot = self.poller.show(self.wait).await;
-            let poller = self.poller;
-            return reply::aside(client, move |_| reply::text(StatusCode::OK, debug::debug_text(&poller, &snapshot)))
-                .await;
+    async fn respond(self, client: Option<RequestClient>) -> Response {
+        let Self { poller, wait, debug, format, encoding } = self;
+        if debug {
+            // Not `answer`: a person who looks at this must not hide that no Prometheus scrapes the target.
+            let snapshot = poller.show(wait).await;
+            let render = move |_| response::text(StatusCode::OK, debug_text(&poller, &snapshot));
+            return response::render_in_background(client, render).await;
         }
-        let snapshot = self.poller.answer(self.wait).await;
-        let (format, encoding) = (self.format, self.encoding);
+        let snapshot = poller.answer(wait).await;
         if !snapshot.is_costly(format, encoding) {
             return exposition(snapshot.body(format, encoding), format, encoding);
         }
-        let turn = match client {
+        let permit = match client {
             None => None,
-            Some(client) => match client.streams.take(client.peer).await {
-                Ok(turn) => Some(Arc::new(turn)),
-                Err(Full) => return reply::busy(),
+            Some(client) => match client.streams.acquire(client.network).await {
+                Ok(permit) => Some(Arc::new(permit)),
+                Err(QueueFull) => return response::too_many_responses(),
             },
         };
-        let sent = turn.as_ref().map(|turn| HoldsTurn::Stream(Arc::downgrade(turn)));
-        let mut response = exposition(in_pieces(snapshot.pieces(format, encoding), turn), format, encoding);
-        if let Some(sent) = sent {
-            response.extensions_mut().insert(sent);
+        let held = permit.as_ref().map(|permit| ResponsePermit::Stream(Arc::downgrade(permit)));
+        let mut response = exposition(stream(snapshot.pieces(format, encoding), permit), format, encoding);
+        if let Some(held) = held {
+            response.extensions_mut().insert(held);
         }
         response
     }
 }
 
-/// The body that `pieces` are together; it holds `turn`, so that few are on their way at once, however many clients do not read. Each piece
-/// is made when the client has taken those before it: elsewhere, so that nobody waits for it, and few at a time.
-fn in_pieces(pieces: Pieces, turn: Option<Arc<Turn>>) -> Body {
-    const AT_A_TIME: usize = 2;
-    static WORKING: Semaphore = Semaphore::const_new(AT_A_TIME);
-    Body::from_stream(futures::stream::unfold((Some(pieces), turn), |(pieces, turn)| async {
+/// A body of `pieces`, each made on a blocking thread once the client has taken those before it. It holds `permit`, so that few responses are
+/// in progress at once, however many clients do not read.
+fn stream(pieces: Pieces, permit: Option<Arc<FairPermit>>) -> Body {
+    /// Pieces that are made at the same time, of all responses.
+    const CONCURRENT_PIECES: usize = 2;
+    static WORKING: Semaphore = Semaphore::const_new(CONCURRENT_PIECES);
+    Body::from_stream(futures::stream::unfold((Some(pieces), permit), |(pieces, permit)| async {
         let mut pieces = pieces?;
         let working = WORKING.acquire().await;
         let made = tokio::task::spawn_blocking(move || {
             let _working = working;
-            pieces.next().map(|piece| (Ok(piece), (Some(pieces), turn)))
+            pieces.next().map(|piece| (Ok(piece), (Some(pieces), permit)))
         });
         let made = made.await;
-        // An answer that just ended would look whole.
+        // A stream that merely ended would look complete.
         made.unwrap_or_else(|error| Some((Err(std::io::Error::other(error)), (None, None))))
     }))
 }
 
-/// An answer with the headers of an exposition.
-pub(super) fn exposition(body: impl Into<Body>, format: Format, encoding: Encoding) -> Response {
-    const TEXT: HeaderValue = HeaderValue::from_static(Format::Text.content_type());
-    const OPENMETRICS: HeaderValue = HeaderValue::from_static(Format::OpenMetrics.content_type());
-    const VARY: HeaderValue = HeaderValue::from_static("Accept, Accept-Encoding");
-    let mut response = Response::new(body.into());
-    let headers = response.headers_mut();
-    let content_type = if format == Format::Text { TEXT } else { OPENMETRICS };
-    headers.insert(header::CONTENT_TYPE, content_type);
-    headers.insert(header::VARY, VARY);
-    if encoding == Encoding::Gzip {
-        headers.insert(header::CONTENT_ENCODING, reply::GZIP);
-    }
-    response
-}
-
-impl<'q> Query<'q> {
-    /// Reads a query. What is not ours is passed over: a job's `params` may hold more.
-    fn parse(query: &'q str) -> Result<Self, Refusal> {
+impl<'q> ProbeQuery<'q> {
+    /// Parses a query. Other parameters are ignored: a job's `params` may hold more.
+    fn parse(query: &'q str) -> Result<Self, ErrorResponse> {
         let mut parsed = Self::default();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match &*key {
                 "target" if parsed.target.is_some() => {
-                    return Err(Refusal::bad_request("several targets are named: write one"));
+                    return Err(ErrorResponse::bad_request("several targets are named: write one"));
                 }
                 "target" if !value.is_empty() => parsed.target = Some(value),
-                // A template whose value is empty writes it like this.
+                // Templates write an empty value where there is none.
                 "module" if !value.is_empty() => parsed.module = Some(value),
                 "debug" => parsed.debug = value == "true",
                 _ => {}
@@ -162,20 +147,20 @@ impl<'q> Query<'q> {
     }
 }
 
-/// Whether `module` is the target's type; a scrape that expects another kind of metrics must fail.
-fn fits(module: &str, target: &Target) -> Result<(), Refusal> {
+/// Refuses a `module` that is not the target's type: a scrape that expects another kind of metrics must fail.
+fn check_module(module: &str, target: &Target) -> Result<(), ErrorResponse> {
     let kind = target.source.kind.as_str();
     if module.eq_ignore_ascii_case(kind) {
         return Ok(());
     }
     let id = &target.id;
-    Err(Refusal::bad_request(format!(
+    Err(ErrorResponse::bad_request(format!(
         "target {id} is of type {kind}: write module={kind} or no module, not {module:?}"
     )))
 }
 
-/// How long the answer may take: what the scrape leaves, but no longer than one poll may take, whatever the client claims.
-fn wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, Refusal> {
+/// How long the response may wait for a poll: what the scrape leaves, but no longer than one poll may take, whatever the client says.
+fn max_wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, ErrorResponse> {
     let longest = poller.target().timeout + Duration::from_secs(1);
     let Some(value) = headers.get(SCRAPE_TIMEOUT) else {
         return Ok(longest);
@@ -183,13 +168,115 @@ fn wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, Refusal> {
     let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
     match seconds {
         Some(seconds) if seconds.is_finite() && seconds >= 0.0 => {
-            let left = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).saturating_sub(OFFSET);
-            Ok(left.clamp(SHORTEST, longest))
+            let left = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).saturating_sub(TIMEOUT_OFFSET);
+            Ok(left.clamp(MIN_WAIT, longest))
         }
         _ => {
             let text = String::from_utf8_lossy(value.as_bytes());
             let name = "X-Prometheus-Scrape-Timeout-Seconds";
-            Err(Refusal::bad_request(format!("the header {name} must be a number of seconds such as 10, not {text:?}")))
+            Err(ErrorResponse::bad_request(format!(
+                "the header {name} must be a number of seconds such as 10, not {text:?}"
+            )))
         }
+    }
+}
+
+/// The text of `debug=true` about `snapshot`, a result of `poller`.
+///
+/// It holds nothing that came from a Secret, as far as we can recognise what a server has made of it, and nothing that a server wrote beside
+/// series, unless `--debug-bodies` is set.
+pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
+    /// Why samples are left out although they can be read.
+    const WITHHELD: &str = "Their names are those of Prometheus, of this exporter, of another type, or of recording rules; or a \
+        credential of this target stands in them.";
+    let target = poller.target();
+    let mut out = String::with_capacity(16 * 1024);
+    // Writing to a String cannot fail.
+    let _ = write_summary(&mut out, &target, &poller.status(), snapshot);
+    let _ = write_calls(&mut out, &target, snapshot);
+    if snapshot.withheld > 0 {
+        let _ = writeln!(out, "\nSamples left out: {}. {WITHHELD}", snapshot.withheld);
+    }
+    let samples = snapshot.samples;
+    let _ = write!(out, "\nThe metrics of this answer ({samples} samples, text 0.0.4)\n\n");
+    write_metrics(&mut out, snapshot);
+    let _ = write!(out, "\nThe effective configuration (secrets masked)\n\n{}\n", target.effective().trim_end());
+    out
+}
+
+fn write_summary(out: &mut String, target: &Target, status: &Status, snapshot: &Snapshot) -> fmt::Result {
+    let now = SystemTime::now();
+    writeln!(out, "Target {}\n", target.id)?;
+    writeln!(out, "  type          {}", target.source.kind)?;
+    writeln!(out, "  url           {}", target.source.url)?;
+    let state = status.state.as_str();
+    writeln!(out, "  state         {state} since {}", time::utc_and_ago(status.since, now))?;
+    if let Some(failure) = &status.failure {
+        writeln!(out, "  reason        {}: {}", failure.reason.as_str(), failure.message)?;
+    }
+    match status.last_success {
+        Some(at) => writeln!(out, "  last success  {}", time::utc_and_ago(at, now))?,
+        None => writeln!(out, "  last success  never")?,
+    }
+    if snapshot.calls.is_empty() {
+        match &snapshot.failure {
+            Some(failure) => writeln!(out, "  this answer   no poll: {}: {}", failure.reason.as_str(), failure.message),
+            None => writeln!(out, "  this answer   no poll"),
+        }
+    } else {
+        let ended = time::utc_and_ago(snapshot.ended_at, now);
+        writeln!(out, "  last poll     ended {ended}, took {}", time::duration(snapshot.duration()))
+    }
+}
+
+fn write_calls(out: &mut String, target: &Target, snapshot: &Snapshot) -> fmt::Result {
+    writeln!(out, "\nThe calls of the poll\n")?;
+    if snapshot.calls.is_empty() {
+        return writeln!(out, "  none");
+    }
+    let source = &target.source;
+    let requests = &snapshot.requests;
+    for (i, record) in snapshot.calls.iter().enumerate() {
+        writeln!(out, "  {}. {}", i + 1, record.call)?;
+        if let Some(request) = requests.iter().find(|request| request.name == record.call) {
+            writeln!(out, "     {} {}", request.method.as_str(), request.url)?;
+            for (name, value) in &request.headers {
+                writeln!(out, "     {name}: {value}")?;
+            }
+        }
+        for (name, value) in &source.headers {
+            let value =
+                if value.is_sensitive() { "<secret>".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+            writeln!(out, "     {name}: {value}")?;
+        }
+        let took = time::duration(record.duration);
+        match record.status {
+            Some(status) => writeln!(out, "     → {status}, {} bytes, {took}", record.bytes)?,
+            None => writeln!(out, "     → no answer, {took}")?,
+        }
+        if let Some(error) = &record.error {
+            writeln!(out, "     error: {error}")?;
+            match &record.beginning {
+                Some(beginning) if beginning.is_empty() => writeln!(out, "     body:  empty")?,
+                Some(beginning) => writeln!(out, "     body:  {beginning}")?,
+                None if record.bytes > 0 => writeln!(out, "     body:  not shown, --debug-bodies shows its beginning")?,
+                None => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The exposition; of a large one only the beginning.
+fn write_metrics(out: &mut String, snapshot: &Snapshot) {
+    const MAX_BYTES: usize = 256 << 10;
+    let end = out.len() + MAX_BYTES;
+    let mut pieces = snapshot.pieces(Format::Text, Encoding::Identity);
+    while out.len() < end {
+        let Some(piece) = pieces.next() else { return };
+        out.push_str(&String::from_utf8_lossy(&piece));
+    }
+    if pieces.next().is_some() {
+        out.push_str("\nThe rest is left out here: ask without debug=true\n");
     }
 }

@@ -10,8 +10,8 @@ pub(super) fn utc(at: SystemTime) -> String {
     time::utc(at, "%Y-%m-%d %H:%M:%S UTC")
 }
 
-/// `06:53:01 UTC`; with the date, if it is not today's.
-pub(super) fn utc_on_the_day(at: SystemTime, now: SystemTime) -> String {
+/// `06:53:01 UTC`; with the date unless it is today's.
+pub(super) fn utc_short(at: SystemTime, now: SystemTime) -> String {
     let day = "%Y-%m-%d";
     if time::utc(at, day) == time::utc(now, day) { time::utc(at, "%H:%M:%S UTC") } else { utc(at) }
 }
@@ -33,7 +33,7 @@ pub(super) fn utc_and_ago(at: SystemTime, now: SystemTime) -> String {
     format!("{} ({})", utc(at), ago(at, now))
 }
 
-/// A measured duration in three digits or so: `0.42 ms`, `12 ms`, `1.53 s`.
+/// A measured duration in about three digits: `0.42 ms`, `12 ms`, `1.53 s`.
 pub(super) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 0.000_995 {
@@ -51,7 +51,7 @@ pub(super) fn duration(duration: Duration) -> String {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use super::{ago, duration, utc, utc_on_the_day};
+    use super::{ago, duration, utc, utc_short};
 
     #[test]
     fn measured_durations_have_few_digits() {
@@ -72,8 +72,8 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_780_000_000_123);
         assert_eq!(utc(at), "2026-05-28 20:26:40 UTC");
         let later = |hours| at + Duration::from_hours(hours);
-        assert_eq!(utc_on_the_day(at, later(3)), "20:26:40 UTC");
-        assert_eq!(utc_on_the_day(at, later(4)), "2026-05-28 20:26:40 UTC");
+        assert_eq!(utc_short(at, later(3)), "20:26:40 UTC");
+        assert_eq!(utc_short(at, later(4)), "2026-05-28 20:26:40 UTC");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod exposition;
 mod families;
 mod filter;
 mod finished;
+mod gzip;
 mod negotiate;
 
 pub use allowance::{Allowance, Excess, Stop};
@@ -19,6 +20,7 @@ pub use exposition::{ExpositionError, Passage, read_exposition};
 pub use families::{Families, FamilyId, Mark, Suffix};
 pub use filter::{Compiled, Filter, FilterError};
 pub use finished::Finished;
+pub use gzip::{gunzip, gzip};
 pub use negotiate::{Encoding, Format, negotiate_encoding, negotiate_format};
 
 /// What a family measures, as Prometheus names it.

@@ -7,7 +7,6 @@ mod aside;
 mod cpu;
 mod declarations;
 mod first;
-mod gzip;
 mod lateness;
 mod pace;
 mod pieces;
@@ -33,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use declarations::Mistakes;
-pub use gzip::gzip;
 pub use lateness::Late;
 pub use pieces::Pieces;
 pub use poller::{Poller, State, Status};

@@ -103,8 +103,7 @@ impl Iterator for Pieces {
 mod tests {
     use super::*;
     use crate::kind::Reason;
-    use crate::metric::{Families, Suffix, Type};
-    use crate::poll::gzip::gunzip;
+    use crate::metric::{Families, Suffix, Type, gunzip};
     use crate::poll::render;
 
     #[test]

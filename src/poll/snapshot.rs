@@ -7,10 +7,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::gzip::{gunzip, gzip};
 use super::pieces::Pieces;
 use crate::kind::{Call, Reason};
-use crate::metric::{Encoding, Format, PlainCounters, openmetrics_to_text};
+use crate::metric::{Encoding, Format, PlainCounters, gunzip, gzip, openmetrics_to_text};
 
 /// What a poll, or its absence, says of a target.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use reqwest::RequestBuilder;
 use scrapetarget_exporter::crd::{Header, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
 use scrapetarget_exporter::file::FileObjects;
-use scrapetarget_exporter::http::{self, Limits, Settings, WebConfig};
+use scrapetarget_exporter::http::{self, RouterOptions, ServerLimits, WebConfig};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::poll::Pollers;
 use scrapetarget_exporter::self_metrics::SelfMetrics;
@@ -44,14 +44,14 @@ impl Drop for Service {
 
 impl Service {
     /// Serves `targets`, which are known.
-    pub(crate) async fn start(targets: Vec<Target>, settings: Settings) -> Self {
-        let service = Self::unknown(targets, settings).await;
+    pub(crate) async fn start(targets: Vec<Target>, options: RouterOptions) -> Self {
+        let service = Self::unknown(targets, options).await;
         service.pollers.set_known();
         service
     }
 
     /// Serves `targets` while it is not known whether they are all.
-    pub(crate) async fn unknown(targets: Vec<Target>, settings: Settings) -> Self {
+    pub(crate) async fn unknown(targets: Vec<Target>, options: RouterOptions) -> Self {
         install_crypto();
         let self_metrics = Arc::new(SelfMetrics::new().unwrap());
         let clients = Clients::new(AddressRules::default());
@@ -59,8 +59,8 @@ impl Service {
         let (pollers, _) = Pollers::new(clients, limits, self_metrics.polls.clone(), true);
         let pollers = Arc::new(pollers);
         pollers.replace(targets);
-        let router = http::router(Arc::clone(&pollers), self_metrics, settings);
-        let mut service = serve(router, None, Limits::default()).await;
+        let router = http::router(Arc::clone(&pollers), self_metrics, options);
+        let mut service = serve(router, None, ServerLimits::default()).await;
         service.pollers = pollers;
         service
     }
@@ -97,7 +97,7 @@ impl Service {
 }
 
 /// Serves `router` with these limits.
-pub(crate) async fn serve(router: Router, web: Option<Arc<WebConfig>>, limits: Limits) -> Service {
+pub(crate) async fn serve(router: Router, web: Option<Arc<WebConfig>>, limits: ServerLimits) -> Service {
     install_crypto();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -203,7 +203,7 @@ fn monitor_spec(
 }
 
 /// Labels that the Operator takes from the pod that is scraped. They would start new series for all targets whenever another replica
-/// leads, and Orion's families have a label `service` of their own.
+/// leads, and families of targets may have a label `service` of their own.
 const POD_LABELS: &str = "service|pod|container|endpoint";
 
 /// The steps that give a target's series the same labels as `/sd` does: ours, then the user's, then the target's identity once more, so

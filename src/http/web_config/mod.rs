@@ -1,4 +1,8 @@
-//! `--web.config.file`, in the format of Prometheus' exporter-toolkit: TLS, users, headers, a rate limit; re-read when it changes.
+//! `--web.config.file`, in the format of Prometheus' exporter-toolkit: TLS, users, headers, a rate limit; reloaded when it changes.
+
+mod basic_auth;
+mod rate_limit;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,32 +21,32 @@ use serde::Deserialize;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use super::auth::{Checks, Users, Verdict};
-use super::peer::Peer;
-use super::rate::{RateBlock, RateLimit};
-use super::tls::TlsBlock;
-use super::{is_health, reply};
+use super::fair_semaphore::ClientNetwork;
+use super::{is_health, response};
+use basic_auth::{Authentication, BasicAuthUsers, PasswordChecker};
+use rate_limit::{RateLimitConfig, RequestRateLimiter};
+use tls::TlsServerConfig;
 
-/// The file as it is written.
+/// The content of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct File {
-    tls_server_config: Option<TlsBlock>,
-    http_server_config: Option<HttpBlock>,
+struct WebConfigFile {
+    tls_server_config: Option<TlsServerConfig>,
+    http_server_config: Option<HttpServerConfig>,
     basic_auth_users: Option<BTreeMap<String, String>>,
-    rate_limit: Option<RateBlock>,
+    rate_limit: Option<RateLimitConfig>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct HttpBlock {
-    /// Taken and passed over: HTTP/1.1 is all there is, and all that Prometheus needs.
+struct HttpServerConfig {
+    /// Accepted and ignored: HTTP/1.1 is all that Prometheus needs, and all that is served.
     #[serde(rename = "http2")]
     _http2: Option<bool>,
     headers: BTreeMap<String, String>,
 }
 
-/// A web config that cannot be used, with its path.
+/// A web config file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("--web.config.file {}: {problem}", path.display())]
 pub struct WebConfigError {
@@ -50,48 +54,48 @@ pub struct WebConfigError {
     problem: String,
 }
 
-/// A web config file, and what it said when it was last good.
+/// A web config file, and the last valid version of it.
 #[derive(Debug)]
 pub struct WebConfig {
     path: PathBuf,
     open_health: bool,
-    gate: ArcSwap<Gate>,
-    checks: Arc<Checks>,
-    seen: Mutex<Seen>,
+    current: ArcSwap<ActiveConfig>,
+    passwords: Arc<PasswordChecker>,
+    files: Mutex<FileStamps>,
 }
 
-/// What is done with every connection and request.
-struct Gate {
+/// One version of the file, ready to be applied to connections and requests.
+struct ActiveConfig {
     tls: Option<TlsAcceptor>,
-    client_certificates: bool,
-    users: Option<Users>,
+    requires_client_certificates: bool,
+    users: Option<BasicAuthUsers>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    rate: Option<RateLimit>,
-    /// What cannot be had of what the file asks for, and is done without.
-    lacking: Vec<String>,
+    rate_limiter: Option<RequestRateLimiter>,
+    /// A sentence for each setting that is not supported and left out.
+    unsupported: Vec<String>,
 }
 
-impl std::fmt::Debug for Gate {
+impl std::fmt::Debug for ActiveConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate")
+        f.debug_struct("ActiveConfig")
             .field("tls", &self.tls.is_some())
             .field("users", &self.users.is_some())
             .finish_non_exhaustive()
     }
 }
 
-/// The files at the last look, to notice a change without reading them.
+/// The metadata of the files when they were last read, to notice a change without reading them.
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct FileStamps {
     files: Vec<PathBuf>,
-    stamps: Vec<Option<Stamp>>,
+    stamps: Vec<Option<FileStamp>>,
 }
 
-/// Device, inode, size, time of change: something differs after a write, a rename, or the swap of a mounted Secret.
-type Stamp = (u64, u64, u64, i64, i64);
+/// Device, inode, size, time of change: one of them differs after a write, a rename, or the swap of a mounted Secret.
+type FileStamp = (u64, u64, u64, i64, i64);
 
-impl Seen {
-    fn look(files: Vec<PathBuf>) -> Self {
+impl FileStamps {
+    fn take(files: Vec<PathBuf>) -> Self {
         let stamp = |file: &PathBuf| {
             let data = fs::metadata(file).ok()?;
             Some((data.dev(), data.ino(), data.size(), data.ctime(), data.ctime_nsec()))
@@ -104,56 +108,56 @@ impl Seen {
 impl WebConfig {
     /// Reads the file and everything that it names.
     pub fn load(path: &Path) -> Result<Self, WebConfigError> {
-        let (seen, gate) = read_whole(path);
-        let gate = gate.map_err(|problem| WebConfigError { path: path.to_owned(), problem })?;
-        gate.tell_lacking(path, None);
+        let (files, config) = read_with_stamps(path);
+        let config = config.map_err(|problem| WebConfigError { path: path.to_owned(), problem })?;
+        config.log_unsupported(path, None);
         Ok(Self {
             path: path.to_owned(),
             open_health: false,
-            gate: ArcSwap::from_pointee(gate),
-            checks: Arc::default(),
-            seen: Mutex::new(seen),
+            current: ArcSwap::from_pointee(config),
+            passwords: Arc::default(),
+            files: Mutex::new(files),
         })
     }
 
-    /// The same, and `/-/healthy` and `/-/ready` are answered without a password if `open`: the kubelet has none.
+    /// With `open`, `/-/healthy` and `/-/ready` need no password: the kubelet has none.
     #[must_use]
     pub fn with_open_health(self, open: bool) -> Self {
         Self { open_health: open, ..self }
     }
 
-    /// Whether connections are TLS: this does not change while the process lives.
+    /// Whether connections are TLS; a reload does not change this.
     pub fn is_tls(&self) -> bool {
-        self.gate.load().tls.is_some()
+        self.current.load().tls.is_some()
     }
 
     /// Whether connections need a client certificate.
-    pub fn wants_client_certificates(&self) -> bool {
-        self.gate.load().client_certificates
+    pub fn requires_client_certificates(&self) -> bool {
+        self.current.load().requires_client_certificates
     }
 
     /// Whether requests need a user.
     pub fn has_users(&self) -> bool {
-        self.gate.load().users.is_some()
+        self.current.load().users.is_some()
     }
 
     pub(super) fn acceptor(&self) -> Option<TlsAcceptor> {
-        self.gate.load().tls.clone()
+        self.current.load().tls.clone()
     }
 
-    /// Reads the file again if it, or a file that it names, has changed. A broken one is logged, once; the last good one stays.
+    /// Reads the file again if it, or a file that it names, has changed. An invalid version is logged once, and the last valid one stays.
     pub fn reload_if_changed(&self) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if Seen::look(seen.files.clone()) == *seen {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if FileStamps::take(files.files.clone()) == *files {
             return;
         }
-        let (now, gate) = read_whole(&self.path);
-        *seen = now;
+        let (now, config) = read_with_stamps(&self.path);
+        *files = now;
         let file = self.path.display();
-        match gate.and_then(|gate| self.may_follow(gate)) {
-            Ok(gate) => {
-                gate.tell_lacking(&self.path, Some(&self.gate.load()));
-                self.gate.store(Arc::new(gate));
+        match config.and_then(|config| self.check_downgrade(config)) {
+            Ok(config) => {
+                config.log_unsupported(&self.path, Some(&self.current.load()));
+                self.current.store(Arc::new(config));
                 tracing::info!(%file, "web config has changed and is in use");
             }
             Err(problem) => {
@@ -162,134 +166,138 @@ impl WebConfig {
         }
     }
 
-    /// A file that is cut off half way may look like one without protection: that is never taken without a restart.
-    fn may_follow(&self, gate: Gate) -> Result<Gate, String> {
-        let current = self.gate.load();
-        if current.tls.is_some() != gate.tls.is_some() {
+    /// Refuses to drop TLS or passwords without a restart: a file that is half written may look like one without them.
+    fn check_downgrade(&self, config: ActiveConfig) -> Result<ActiveConfig, String> {
+        let current = self.current.load();
+        if current.tls.is_some() != config.tls.is_some() {
             return Err("tls_server_config has come or gone: restart to switch TLS on or off".to_owned());
         }
-        if current.users.is_some() && gate.users.is_none() {
+        if current.users.is_some() && config.users.is_none() {
             return Err("basic_auth_users has gone: restart to serve without passwords".to_owned());
         }
-        Ok(gate)
+        Ok(config)
     }
 
-    /// Answers a request of `peer` by `router`, or refuses it.
-    pub(super) async fn answer(
+    /// Passes a request of `client` to `router`, or refuses it.
+    pub(super) async fn handle(
         &self,
         mut request: Request,
-        peer: Peer,
+        client: ClientNetwork,
         mut router: Router,
     ) -> Result<Response, Infallible> {
-        let gate = self.gate.load_full();
+        let config = self.current.load_full();
         let authorization = request.headers().get(header::AUTHORIZATION).cloned();
         let health = is_health(request.uri().path());
         let refusal = if health && self.open_health {
             // No password is compared here, so that none can be guessed.
-            if gate.users.is_some() {
-                request.extensions_mut().insert(Stranger);
+            if config.users.is_some() {
+                request.extensions_mut().insert(Unauthenticated);
             }
             None
         } else {
-            gate.refusal(&self.checks, peer, authorization, health).await
+            config.refusal(&self.passwords, client, authorization, health).await
         };
         let mut response = match refusal {
             Some(refusal) => refusal,
             None => router.call(request).await?,
         };
-        for (name, value) in &gate.headers {
+        for (name, value) in &config.headers {
             response.headers_mut().insert(name.clone(), value.clone());
         }
         Ok(response)
     }
 }
 
-/// Marks a request that was let through without the password that others need: it is told nothing but whether we are well.
+/// Marks a health check that was admitted without the password that other requests need: the answer tells nothing but the health.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stranger;
+pub(super) struct Unauthenticated;
 
-impl Gate {
-    /// Logs what is done without, unless it was the same `before`.
-    fn tell_lacking(&self, path: &Path, before: Option<&Self>) {
-        if before.is_some_and(|before| before.lacking == self.lacking) {
+impl ActiveConfig {
+    /// Logs the settings that are not supported, unless they were the same `before`.
+    fn log_unsupported(&self, path: &Path, before: Option<&Self>) {
+        if before.is_some_and(|before| before.unsupported == self.unsupported) {
             return;
         }
-        for problem in &self.lacking {
+        for problem in &self.unsupported {
             tracing::warn!(file = %path.display(), %problem, "the web config names what is not supported; the rest of the list is in use");
         }
     }
 
     async fn refusal(
         &self,
-        checks: &Arc<Checks>,
-        peer: Peer,
+        passwords: &Arc<PasswordChecker>,
+        client: ClientNetwork,
         authorization: Option<HeaderValue>,
         health: bool,
     ) -> Option<Response> {
         const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"scrapetarget-exporter\"");
-        // Whoever uses up the rate must not make us look dead. A password that is not known yet counts, so that none is guessed here.
-        let exempt = || health && self.users.as_ref().is_none_or(|users| users.know(checks, authorization.as_ref()));
-        if self.rate.as_ref().is_some_and(|rate| !exempt() && !rate.allows(Instant::now())) {
-            return Some(reply::come_again(StatusCode::TOO_MANY_REQUESTS, "too many requests\n"));
+        let authorization = authorization.as_ref();
+        // Health checks are exempt: a client that uses up the rate must not make us look dead. Those with a password that is not known yet
+        // are not, or passwords could be guessed here.
+        let is_exempt =
+            || health && self.users.as_ref().is_none_or(|users| users.is_cached_valid(passwords, authorization));
+        if self.rate_limiter.as_ref().is_some_and(|limiter| !is_exempt() && !limiter.allows(Instant::now())) {
+            return Some(response::retry_later(StatusCode::TOO_MANY_REQUESTS, "too many requests\n"));
         }
-        let users = self.users.as_ref()?;
-        match users.judge(checks, peer, authorization.as_ref()).await {
-            Verdict::Admitted => return None,
-            Verdict::Busy => {
-                return Some(reply::come_again(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "too many passwords to compare, come again\n",
-                ));
+        match self.users.as_ref()?.authenticate(passwords, client, authorization).await {
+            Authentication::Succeeded => None,
+            Authentication::Busy => {
+                let text = "too many passwords to compare, come again\n";
+                Some(response::retry_later(StatusCode::TOO_MANY_REQUESTS, text))
             }
-            Verdict::Refused => {}
+            Authentication::Failed => {
+                let refusal = response::text(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
+                Some(([(header::WWW_AUTHENTICATE, BASIC)], refusal).into_response())
+            }
         }
-        let refusal = reply::text(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
-        Some(([(header::WWW_AUTHENTICATE, BASIC)], refusal).into_response())
     }
 }
 
-/// Reads and builds everything, and notes the files as they were before: what changes meanwhile is noticed at the next look.
-fn read_whole(path: &Path) -> (Seen, Result<Gate, String>) {
+/// Reads the file and all that it names. The stamps are taken before, so that a change in the meantime is noticed at the next check.
+fn read_with_stamps(path: &Path) -> (FileStamps, Result<ActiveConfig, String>) {
     let mut files = vec![path.to_owned()];
-    let _ = read(path, &mut files); // only to learn which files there are
-    let seen = Seen::look(files);
-    (seen, read(path, &mut Vec::new()))
+    let _ = read(path, &mut files); // only to learn which files it names
+    let stamps = FileStamps::take(files);
+    (stamps, read(path, &mut Vec::new()))
 }
 
-/// Reads and builds everything; adds the files that `path` names to `files`, as far as it can be read.
-fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<Gate, String> {
+/// Reads the file and all that it names. Adds the named files to `files`, even if they cannot be read.
+fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<ActiveConfig, String> {
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
     if text.trim().is_empty() {
         return Err("it is empty".to_owned());
     }
-    let file: File = serde_saphyr::from_str(&text).map_err(|error| one_line(&error.to_string()))?;
+    let file: WebConfigFile = serde_saphyr::from_str(&text).map_err(|error| one_line(&error.to_string()))?;
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
-    let (tls, lacking) = match &file.tls_server_config {
+    let (tls, unsupported) = match &file.tls_server_config {
         None => (None, Vec::new()),
         Some(block) => {
             files.extend(block.files(directory));
-            let (tls, lacking) = block.build(directory)?;
-            (Some(TlsAcceptor::from(Arc::new(tls))), lacking)
+            let (tls, unsupported) = block.build(directory)?;
+            (Some(TlsAcceptor::from(Arc::new(tls))), unsupported)
         }
     };
-    Ok(Gate {
+    Ok(ActiveConfig {
         tls,
-        client_certificates: file.tls_server_config.as_ref().is_some_and(TlsBlock::wants_certificates),
-        users: Users::new(file.basic_auth_users.unwrap_or_default())?,
+        requires_client_certificates: file
+            .tls_server_config
+            .as_ref()
+            .is_some_and(TlsServerConfig::requires_certificates),
+        users: BasicAuthUsers::new(file.basic_auth_users.unwrap_or_default())?,
         headers: headers(&file.http_server_config.unwrap_or_default().headers)?,
-        rate: file.rate_limit.map(|block| RateLimit::new(&block)).transpose()?.flatten(),
-        lacking,
+        rate_limiter: file.rate_limit.map(|config| RequestRateLimiter::new(&config)).transpose()?.flatten(),
+        unsupported,
     })
 }
 
-/// A parser's report without its picture of the place.
+/// The message of a YAML error without the excerpt of the file.
 fn one_line(report: &str) -> String {
     let line = report.lines().next().unwrap_or_default().trim();
     line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
-/// The headers that the format allows, each with the values that it may have; none: any value.
-const HEADERS: &[(&str, &[&str])] = &[
+/// The headers that the format allows, and the values of each; no values: any.
+const ALLOWED_HEADERS: &[(&str, &[&str])] = &[
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),
     ("X-Content-Type-Options", &["nosniff"]),
@@ -301,8 +309,8 @@ fn headers(wanted: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderV
     let mut headers = Vec::new();
     for (name, value) in wanted {
         let field = format!("http_server_config.headers.{name}");
-        let Some((_, values)) = HEADERS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
-            let known: Vec<&str> = HEADERS.iter().map(|(known, _)| *known).collect();
+        let Some((_, values)) = ALLOWED_HEADERS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
+            let known: Vec<&str> = ALLOWED_HEADERS.iter().map(|(known, _)| *known).collect();
             return Err(format!("{field} cannot be set, only {}", known.join(", ")));
         };
         if value.is_empty() {
@@ -325,7 +333,7 @@ mod tests {
     use super::{one_line, read};
 
     #[test]
-    fn what_is_wrong_is_said_in_one_line_that_names_the_field() {
+    fn an_error_is_one_line_that_names_the_field() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.yml");
         for (yaml, words) in [
@@ -357,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_line_of_a_report_is_kept() {
+    fn the_excerpt_of_a_yaml_error_is_cut_off() {
         assert_eq!(one_line("error: unknown field\n --> line 3\n"), "unknown field");
     }
 }

@@ -1,4 +1,4 @@
-//! gzip of an exposition, with one compressor a thread: making one costs more than using it.
+//! gzip of expositions and documents, with one compressor per thread: to make one costs more than to use it.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use flate2::bufread::GzDecoder;
 use flate2::{Compress, Crc, FlushCompress, Status};
 
 thread_local! {
-    /// Raw deflate at the fastest level: expositions shrink to a seventh at it, and to an eighth at six times the price.
+    /// Raw deflate at the fastest level: it shrinks expositions to a seventh; the best level to an eighth, at six times the cost.
     static DEFLATE: RefCell<Compress> = RefCell::new(Compress::new(Compression::fast(), false));
 }
 
@@ -35,10 +35,10 @@ pub fn gzip(plain: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What [`gzip`] compressed, `length` bytes of it.
-pub(super) fn gunzip(gzipped: &[u8], length: usize) -> Vec<u8> {
+/// Decompresses what [`gzip`] has made of `length` bytes.
+pub fn gunzip(gzipped: &[u8], length: usize) -> Vec<u8> {
     let mut plain = Vec::with_capacity(length);
-    // It was made by the function above and kept in memory: it cannot be damaged.
+    // It was made by `gzip` and kept in memory: it cannot be damaged.
     let read = GzDecoder::new(gzipped).read_to_end(&mut plain);
     debug_assert!(read.is_ok());
     let _ = plain.flush();
@@ -53,14 +53,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_compressed_comes_back(plain in proptest::collection::vec(any::<u8>(), 0..100_000)) {
+        fn compression_is_reversible(plain in proptest::collection::vec(any::<u8>(), 0..100_000)) {
             prop_assert_eq!(gunzip(&gzip(&plain), plain.len()), plain);
         }
     }
 
     #[test]
-    fn a_repetitive_text_is_compressed_well_and_wholly() {
-        let plain = "sora_connections_total{state=\"created\"} 12\n".repeat(50_000).into_bytes();
+    fn a_repetitive_text_is_compressed_well_and_completely() {
+        let plain = "some_connections_total{state=\"created\"} 12\n".repeat(50_000).into_bytes();
         let small = gzip(&plain);
         assert!(small.len() * 20 < plain.len());
         assert_eq!(gunzip(&small, plain.len()), plain);

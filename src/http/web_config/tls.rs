@@ -1,4 +1,5 @@
-//! `tls_server_config` of exporter-toolkit, by rustls. What rustls does not have is an error that says so.
+//! `tls_server_config` of exporter-toolkit, as a configuration of rustls. A setting that rustls cannot fulfil is an error or a warning, never
+//! ignored.
 
 use std::fs;
 use std::net::IpAddr;
@@ -19,10 +20,10 @@ use x509_parser::extensions::GeneralName;
 
 use crate::tls::{self, Anchors, Peer, Proof, Usage};
 
-/// The block as it is written.
+/// The block of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct TlsBlock {
+pub(super) struct TlsServerConfig {
     #[serde(deserialize_with = "unless_empty")]
     cert: Option<String>,
     #[serde(deserialize_with = "unless_empty")]
@@ -35,24 +36,24 @@ pub(super) struct TlsBlock {
     key_file: Option<PathBuf>,
     #[serde(deserialize_with = "unless_empty")]
     client_ca_file: Option<PathBuf>,
-    client_auth_type: ClientAuth,
+    client_auth_type: ClientAuthType,
     client_allowed_sans: Vec<String>,
-    min_version: Option<Version>,
-    max_version: Option<Version>,
+    min_version: Option<TlsVersion>,
+    max_version: Option<TlsVersion>,
     cipher_suites: Vec<String>,
     curve_preferences: Vec<String>,
     prefer_server_cipher_suites: Option<bool>,
 }
 
-/// Templates write every field, those that nobody has set as the empty text.
+/// An empty text is an absent field: templates write every field.
 fn unless_empty<'de, D: Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     Ok(text.filter(|text| !text.trim().is_empty()).map(T::from))
 }
 
-/// Go's names of what is asked of clients.
+/// What clients must present, by Go's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-enum ClientAuth {
+enum ClientAuthType {
     #[default]
     #[serde(rename = "NoClientCert", alias = "")]
     No,
@@ -68,15 +69,15 @@ enum ClientAuth {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-enum Version {
+enum TlsVersion {
     Tls10,
     Tls11,
     Tls12,
     Tls13,
 }
 
-impl TlsBlock {
-    /// The files that it names, relative to `directory`.
+impl TlsServerConfig {
+    /// The files that it names; relative paths are relative to `directory`.
     pub(super) fn files(&self, directory: &Path) -> Vec<PathBuf> {
         [&self.cert_file, &self.key_file, &self.client_ca_file]
             .into_iter()
@@ -85,14 +86,14 @@ impl TlsBlock {
             .collect()
     }
 
-    /// Whether nobody gets in without a certificate.
-    pub(super) fn wants_certificates(&self) -> bool {
-        matches!(self.client_auth_type, ClientAuth::RequireAny | ClientAuth::RequireAndVerify)
+    /// Whether every client needs a certificate.
+    pub(super) fn requires_certificates(&self) -> bool {
+        matches!(self.client_auth_type, ClientAuthType::RequireAny | ClientAuthType::RequireAndVerify)
     }
 
-    /// What rustls needs, and what cannot be had of what is asked for. Files are relative to `directory`, where the web config lies.
+    /// The configuration, and a sentence for each setting that is not supported and left out.
     pub(super) fn build(&self, directory: &Path) -> Result<(ServerConfig, Vec<String>), String> {
-        let (provider, lacking) = self.provider()?;
+        let (provider, unsupported) = self.provider()?;
         let provider = Arc::new(provider);
         let chain = pem("cert", self.cert.as_deref(), self.cert_file.as_deref(), directory)?
             .ok_or("tls_server_config needs cert_file (or cert)")?;
@@ -109,27 +110,34 @@ impl TlsBlock {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&self.versions()?)
             .map_err(|error| format!("tls_server_config: {error}"))?;
-        let builder = match self.client_rule(directory)? {
+        let builder = match self.client_cert_policy(directory)? {
             None => builder.with_no_client_auth(),
-            Some(rule) => builder.with_client_cert_verifier(Arc::new(rule)),
+            Some(policy) => builder.with_client_cert_verifier(Arc::new(policy)),
         };
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ignore_client_order = self.prefer_server_cipher_suites.unwrap_or(true);
-        Ok((config, lacking))
+        Ok((config, unsupported))
     }
 
-    /// The cryptography, narrowed to what is named, and the names of what is not to be had. As in Go, TLS 1.3 has no choice of suites.
+    /// The cryptography with the cipher suites and curves that are named, and sentences about those that are not supported. As in Go, the
+    /// suites of TLS 1.3 cannot be chosen.
     fn provider(&self) -> Result<(CryptoProvider, Vec<String>), String> {
         let mut provider = CryptoProvider::clone(tls::provider());
-        let mut lacking = Vec::new();
+        let mut unsupported = Vec::new();
         if !self.cipher_suites.is_empty() {
             let name = |suite: &SupportedCipherSuite| format!("{:?}", suite.suite());
             let have: Vec<String> = provider.cipher_suites.iter().map(name).collect();
             let known = have.join(", ").replace("TLS13_", "TLS_");
-            let is_there = |wanted: &String| have.iter().any(|name| is_go_name(wanted, name));
+            let is_supported = |wanted: &String| have.iter().any(|name| is_go_name(wanted, name));
             let field = "cipher_suites";
-            lacking.extend(sorted_out(field, &self.cipher_suites, is_there, &SUITES_OF_GO, &known)?);
+            unsupported.extend(unsupported_names(
+                field,
+                &self.cipher_suites,
+                is_supported,
+                &UNSUPPORTED_SUITES,
+                &known,
+            )?);
             provider.cipher_suites.retain(|suite| {
                 suite.tls13().is_some() || self.cipher_suites.iter().any(|wanted| is_go_name(wanted, &name(suite)))
             });
@@ -143,23 +151,30 @@ impl TlsBlock {
                 };
                 tls::provider().kx_groups.iter().find(|group| format!("{:?}", group.name()) == name).copied()
             };
-            let is_there = |wanted: &String| group(wanted).is_some();
+            let is_supported = |wanted: &String| group(wanted).is_some();
             let (field, known) = ("curve_preferences", "X25519, CurveP256, CurveP384, X25519MLKEM768");
-            lacking.extend(sorted_out(field, &self.curve_preferences, is_there, &CURVES_OF_GO, known)?);
+            unsupported.extend(unsupported_names(
+                field,
+                &self.curve_preferences,
+                is_supported,
+                &UNSUPPORTED_CURVES,
+                known,
+            )?);
             provider.kx_groups = self.curve_preferences.iter().filter_map(group).collect();
         }
-        Ok((provider, lacking))
+        Ok((provider, unsupported))
     }
 
-    /// TLS 1.2 and 1.3 are all there is; an older `min_version` means them both.
+    /// TLS 1.2 and 1.3 are supported; an older `min_version` means both.
     fn versions(&self) -> Result<Vec<&'static SupportedProtocolVersion>, String> {
-        let min = self.min_version.unwrap_or(Version::Tls12);
-        let max = self.max_version.unwrap_or(Version::Tls13);
-        let versions: Vec<_> = [(Version::Tls12, &rustls::version::TLS12), (Version::Tls13, &rustls::version::TLS13)]
-            .into_iter()
-            .filter(|(version, _)| (min..=max).contains(version))
-            .map(|(_, version)| version)
-            .collect();
+        let min = self.min_version.unwrap_or(TlsVersion::Tls12);
+        let max = self.max_version.unwrap_or(TlsVersion::Tls13);
+        let versions: Vec<_> =
+            [(TlsVersion::Tls12, &rustls::version::TLS12), (TlsVersion::Tls13, &rustls::version::TLS13)]
+                .into_iter()
+                .filter(|(version, _)| (min..=max).contains(version))
+                .map(|(_, version)| version)
+                .collect();
         if versions.is_empty() {
             return Err(
                 "tls_server_config: no TLS version lies between min_version and max_version; there are TLS12 and TLS13"
@@ -169,10 +184,11 @@ impl TlsBlock {
         Ok(versions)
     }
 
-    fn client_rule(&self, directory: &Path) -> Result<Option<ClientRule>, String> {
+    fn client_cert_policy(&self, directory: &Path) -> Result<Option<ClientCertPolicy>, String> {
         let roots = pem("client_ca", self.client_ca.as_deref(), self.client_ca_file.as_deref(), directory)?;
-        let verifies = matches!(self.client_auth_type, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
-        if self.client_auth_type == ClientAuth::No {
+        let verifies =
+            matches!(self.client_auth_type, ClientAuthType::VerifyIfGiven | ClientAuthType::RequireAndVerify);
+        if self.client_auth_type == ClientAuthType::No {
             return match roots {
                 Some(_) => Err(
                     "tls_server_config has a client_ca: write a client_auth_type such as RequireAndVerifyClientCert"
@@ -185,28 +201,28 @@ impl TlsBlock {
         if !verifies && !self.client_allowed_sans.is_empty() {
             return Err(SANS_WITHOUT_VERIFICATION.to_owned());
         }
-        let believed = if verifies {
+        let anchors = if verifies {
             let roots = roots.ok_or("tls_server_config verifies clients: it needs client_ca_file (or client_ca)")?;
             let field = if self.client_ca_file.is_some() { "client_ca_file" } else { "client_ca" };
-            let (believed, unread) = Anchors::given(certificates(field, &roots)?);
+            let (anchors, unread) = Anchors::given(certificates(field, &roots)?);
             if unread > 0 {
                 return Err(format!("tls_server_config.{field} holds {unread} certificates that cannot be read"));
             }
-            Some(believed)
+            Some(anchors)
         } else {
             None
         };
-        Ok(Some(ClientRule {
-            subjects: believed.as_ref().map(Anchors::subjects).unwrap_or_default(),
-            believed,
-            mandatory: self.wants_certificates(),
+        Ok(Some(ClientCertPolicy {
+            subjects: anchors.as_ref().map(Anchors::subjects).unwrap_or_default(),
+            anchors,
+            mandatory: self.requires_certificates(),
             allowed_sans: self.client_allowed_sans.clone(),
         }))
     }
 }
 
-/// What Go has, and rustls has not: they count as long as there is another.
-const SUITES_OF_GO: [&str; 17] = [
+/// Cipher suites of Go that rustls lacks. Naming one is a warning as long as another one is supported.
+const UNSUPPORTED_SUITES: [&str; 17] = [
     "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
     "TLS_RSA_WITH_AES_128_CBC_SHA",
     "TLS_RSA_WITH_AES_256_CBC_SHA",
@@ -226,35 +242,37 @@ const SUITES_OF_GO: [&str; 17] = [
     "TLS_FALLBACK_SCSV",
 ];
 
-/// The same of curves.
-const CURVES_OF_GO: [&str; 3] = ["CurveP521", "SecP256r1MLKEM768", "SecP384r1MLKEM1024"];
+/// The same for curves.
+const UNSUPPORTED_CURVES: [&str; 3] = ["CurveP521", "SecP256r1MLKEM768", "SecP384r1MLKEM1024"];
 
-/// The names of a list that are not to be had, each as a sentence. An error for one that nobody knows, and where none is left.
-fn sorted_out(
+/// A sentence for each of the `wanted` names that is not supported. An error if Go does not know it either, or if none is supported.
+fn unsupported_names(
     field: &str,
     wanted: &[String],
-    is_there: impl Fn(&String) -> bool,
-    of_go: &[&str],
+    is_supported: impl Fn(&String) -> bool,
+    known_to_go: &[&str],
     known: &str,
 ) -> Result<Vec<String>, String> {
-    let lacking: Vec<&String> = wanted.iter().filter(|wanted| !is_there(wanted)).collect();
-    let unknown = lacking.iter().find(|name| !of_go.contains(&name.as_str()));
-    let refused = unknown.or_else(|| lacking.first().filter(|_| lacking.len() == wanted.len()));
+    let unsupported: Vec<&String> = wanted.iter().filter(|wanted| !is_supported(wanted)).collect();
+    let unknown = unsupported.iter().find(|name| !known_to_go.contains(&name.as_str()));
+    let refused = unknown.or_else(|| unsupported.first().filter(|_| unsupported.len() == wanted.len()));
     match refused {
         Some(name) => Err(format!("tls_server_config.{field}: {name} is not supported, write one of {known}")),
-        None => Ok(lacking.iter().map(|name| format!("tls_server_config.{field}: {name} is not supported")).collect()),
+        None => {
+            Ok(unsupported.iter().map(|name| format!("tls_server_config.{field}: {name} is not supported")).collect())
+        }
     }
 }
 
 const SANS_WITHOUT_VERIFICATION: &str = "tls_server_config.client_allowed_sans needs client_auth_type VerifyClientCertIfGiven or RequireAndVerifyClientCert";
 
-/// Whether `wanted`, a name of Go's, means the suite that rustls calls `name`.
+/// Whether `wanted`, a name of Go's, is the suite that rustls calls `name`.
 fn is_go_name(wanted: &str, name: &str) -> bool {
     let name = name.replacen("TLS13_", "TLS_", 1);
     wanted == name || name.strip_suffix("_SHA256") == Some(wanted) && wanted.ends_with("CHACHA20_POLY1305")
 }
 
-/// The PEM text of one of the three pairs of fields, inline or in a file; both is one too many.
+/// The PEM text of one of the three pairs of fields: inline or in a file, but not both.
 fn pem(field: &str, inline: Option<&str>, file: Option<&Path>, directory: &Path) -> Result<Option<Vec<u8>>, String> {
     match (inline, file) {
         (Some(_), Some(_)) => Err(format!("tls_server_config has both {field} and {field}_file: write one")),
@@ -273,19 +291,19 @@ fn certificates(field: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     tls::certificates(pem).ok_or_else(|| format!("tls_server_config.{field} holds no PEM certificate"))
 }
 
-/// What a client must show.
+/// Which client certificates are accepted.
 #[derive(Debug)]
-struct ClientRule {
-    /// Who is believed; `None`: any certificate will do.
-    believed: Option<Anchors>,
+struct ClientCertPolicy {
+    /// The authorities; `None`: any certificate is accepted.
+    anchors: Option<Anchors>,
     subjects: Vec<DistinguishedName>,
     mandatory: bool,
     /// Empty: any name.
     allowed_sans: Vec<String>,
 }
 
-impl ClientRule {
-    /// Whoever shows a certificate must have its key, also where any certificate will do.
+impl ClientCertPolicy {
+    /// A client must have the key of its certificate, also where any certificate is accepted.
     fn signature(
         version: ProtocolVersion,
         message: &[u8],
@@ -299,7 +317,7 @@ impl ClientRule {
     }
 }
 
-impl ClientCertVerifier for ClientRule {
+impl ClientCertVerifier for ClientCertPolicy {
     fn client_auth_mandatory(&self) -> bool {
         self.mandatory
     }
@@ -314,8 +332,8 @@ impl ClientCertVerifier for ClientRule {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        if let Some(believed) = &self.believed {
-            believed.verify(end_entity, intermediates, Usage::Client, now)?;
+        if let Some(anchors) = &self.anchors {
+            anchors.verify(end_entity, intermediates, Usage::Client, now)?;
         }
         if !self.allowed_sans.is_empty() && !has_san(end_entity, &self.allowed_sans) {
             return Err(CertificateError::ApplicationVerificationFailure.into());

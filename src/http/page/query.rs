@@ -1,21 +1,21 @@
-//! Which rows the page shows, in which order: what its query asks for.
+//! The query of the page, and the rows that it selects.
 
 use std::cmp::Reverse;
 
-use super::super::view::View;
-use super::{STATES, html};
+use super::STATES;
+use crate::http::targets::TargetView;
 use crate::kind::Type;
 use crate::poll::State as TargetState;
 
-/// Rows of one page: more make a phone's browser slow, and nobody reads them.
-const ROWS: usize = 500;
+/// Rows of one page: more would make a phone's browser slow.
+const ROWS_PER_PAGE: usize = 500;
 
-/// The longest filter text; a name and a url are shorter.
-const LONGEST: usize = 2048;
+/// The longest filter text. Names and URLs are no longer.
+const MAX_TEXT_CHARS: usize = 2048;
 
-/// What the query asks for. What it does not understand is passed over: a page is no API.
+/// The parameters of the page. Unknown ones and invalid values are ignored: a page is no API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct PageQuery {
     pub(super) text: String,
     pub(super) state: Option<TargetState>,
     pub(super) kind: Option<Type>,
@@ -24,34 +24,34 @@ pub(super) struct Wanted {
     pub(super) refreshes: bool,
 }
 
-impl Default for Wanted {
+impl Default for PageQuery {
     fn default() -> Self {
         Self { text: String::new(), state: None, kind: None, page: 1, refreshes: true }
     }
 }
 
-impl Wanted {
+impl PageQuery {
     pub(super) fn parse(query: &str) -> Self {
-        let mut wanted = Self::default();
+        let mut parsed = Self::default();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match &*key {
-                "q" => wanted.text = value.trim().chars().take(LONGEST).collect(),
-                "state" => wanted.state = STATES.into_iter().find(|state| state.as_str() == value),
-                "type" => wanted.kind = value.parse().ok(),
-                "page" => wanted.page = value.parse().unwrap_or(1).max(1),
-                "refresh" => wanted.refreshes = value != "off",
+                "q" => parsed.text = value.trim().chars().take(MAX_TEXT_CHARS).collect(),
+                "state" => parsed.state = STATES.into_iter().find(|state| state.as_str() == value),
+                "type" => parsed.kind = value.parse().ok(),
+                "page" => parsed.page = value.parse().unwrap_or(1).max(1),
+                "refresh" => parsed.refreshes = value != "off",
                 _ => {}
             }
         }
-        wanted
+        parsed
     }
 
-    /// Whether it may leave targets out.
-    pub(super) fn narrows(&self) -> bool {
+    /// Whether it may exclude targets.
+    pub(super) fn is_filtered(&self) -> bool {
         !self.text.is_empty() || self.state.is_some() || self.kind.is_some()
     }
 
-    /// The query of a page that differs from this one by `change`, not yet escaped for HTML.
+    /// The query string of the page that differs from this one by `change`.
     pub(super) fn link(&self, change: impl FnOnce(&mut Self)) -> String {
         let mut link = self.clone();
         change(&mut link);
@@ -63,10 +63,10 @@ impl Wanted {
             ("page", if link.page > 1 { &page } else { "" }),
             ("refresh", if link.refreshes { "" } else { "off" }),
         ];
-        html::query(pairs.into_iter().filter(|(_, value)| !value.is_empty()))
+        query_string(pairs.into_iter().filter(|(_, value)| !value.is_empty()))
     }
 
-    fn matches(&self, view: &View) -> bool {
+    fn matches(&self, view: &TargetView) -> bool {
         if self.state.is_some_and(|state| state != view.status.state)
             || self.kind.is_some_and(|kind| Some(kind) != view.kind())
         {
@@ -82,9 +82,16 @@ impl Wanted {
     }
 }
 
+/// `?a=b&c=d`, percent-encoded.
+pub(super) fn query_string<'p>(pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> String {
+    let mut query = url::form_urlencoded::Serializer::for_suffix("?".to_owned(), 1);
+    query.extend_pairs(pairs);
+    query.finish()
+}
+
 /// The rows of one page.
-pub(super) struct Selection<'v> {
-    pub(super) rows: Vec<&'v View>,
+pub(super) struct PageRows<'v> {
+    pub(super) views: Vec<&'v TargetView>,
     /// Targets that match, on all pages.
     pub(super) matching: usize,
     pub(super) page: usize,
@@ -93,20 +100,30 @@ pub(super) struct Selection<'v> {
     pub(super) before: usize,
 }
 
-impl<'v> Selection<'v> {
-    pub(super) fn new(views: &'v [View], wanted: &Wanted) -> Self {
-        let mut rows: Vec<&View> = views.iter().filter(|view| wanted.matches(view)).collect();
-        // Of what is broken, the newest is most likely what somebody was woken up for. Others keep the order of names.
+impl<'v> PageRows<'v> {
+    pub(super) fn new(views: &'v [TargetView], query: &PageQuery) -> Self {
+        let mut rows: Vec<&TargetView> = views.iter().filter(|view| query.matches(view)).collect();
+        // Among broken targets the newest comes first: it is most likely why somebody looks. Others keep the order of names.
         rows.sort_by_cached_key(|view| {
             let broken = matches!(view.status.state, TargetState::Down | TargetState::Invalid);
             let rank = STATES.iter().position(|state| *state == view.status.state);
             (rank, broken.then_some(Reverse(view.status.since)))
         });
         let matching = rows.len();
-        let pages = matching.div_ceil(ROWS).max(1);
-        let page = wanted.page.min(pages);
-        let before = (page - 1) * ROWS;
-        let rows = rows.into_iter().skip(before).take(ROWS).collect();
-        Self { rows, matching, page, pages, before }
+        let pages = matching.div_ceil(ROWS_PER_PAGE).max(1);
+        let page = query.page.min(pages);
+        let before = (page - 1) * ROWS_PER_PAGE;
+        let views = rows.into_iter().skip(before).take(ROWS_PER_PAGE).collect();
+        Self { views, matching, page, pages, before }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::query_string;
+
+    #[test]
+    fn a_query_string_is_percent_encoded() {
+        assert_eq!(query_string([("target", "a/b&c=d"), ("x", "<")]), "?target=a%2Fb%26c%3Dd&x=%3C");
     }
 }

@@ -1,30 +1,30 @@
-//! `rate_limit` of exporter-toolkit: a bucket for all requests together.
+//! `rate_limit` of exporter-toolkit: one token bucket for all requests.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-/// The block as it is written.
+/// The block of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct RateBlock {
+pub(super) struct RateLimitConfig {
     interval: String,
     burst: u32,
 }
 
-/// A bucket that holds `burst` requests and gains one each `interval`.
+/// A bucket that holds `burst` tokens and gains one each `interval`; a request takes one.
 #[derive(Debug)]
-pub(super) struct RateLimit {
+pub(super) struct RequestRateLimiter {
     interval: Duration,
     burst: u32,
-    /// When the bucket would be empty if no request came from then on: it fills from there.
+    /// The time at which the bucket counts as empty; its tokens are the intervals that have passed since.
     empty_at: Mutex<Option<Instant>>,
 }
 
-impl RateLimit {
+impl RequestRateLimiter {
     /// `None` for an interval of 0: no limit.
-    pub(super) fn new(block: &RateBlock) -> Result<Option<Self>, String> {
+    pub(super) fn new(block: &RateLimitConfig) -> Result<Option<Self>, String> {
         let interval = go_duration(&block.interval).ok_or_else(|| {
             format!("rate_limit.interval {:?} is no duration such as 500us, 100ms or 0.5s", block.interval)
         })?;
@@ -49,7 +49,7 @@ impl RateLimit {
     }
 }
 
-/// A duration as Go reads it: `1m30s`, `0.5s`, `500us`; the empty text is 0.
+/// Parses a duration as Go does: `1m30s`, `0.5s`, `500us`; the empty text is 0.
 fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     rest = rest.strip_prefix('+').unwrap_or(rest);
@@ -76,7 +76,7 @@ fn go_duration(text: &str) -> Option<Duration> {
         }
         let number =
             |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u64>().ok().map(u128::from) };
-        let fraction = fraction.get(..FRACTION.min(fraction.len()))?; // what is finer than a nanosecond is nothing
+        let fraction = fraction.get(..MAX_FRACTION_DIGITS.min(fraction.len()))?;
         let parts = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
         nanoseconds += number(whole)? * unit + number(fraction)? * unit / parts;
         rest = after;
@@ -84,10 +84,10 @@ fn go_duration(text: &str) -> Option<Duration> {
     u64::try_from(nanoseconds).ok().map(Duration::from_nanos)
 }
 
-/// Digits after the point that can matter: an hour has so many nanoseconds.
-const FRACTION: usize = 13;
+/// Digits after the point that can matter: so many digits has an hour in nanoseconds.
+const MAX_FRACTION_DIGITS: usize = 13;
 
-/// The digits that a text begins with, and the rest.
+/// Splits off the digits that a text begins with.
 fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
@@ -96,10 +96,10 @@ fn digits(text: &str) -> (&str, &str) {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{RateBlock, RateLimit, go_duration};
+    use super::{RateLimitConfig, RequestRateLimiter, go_duration};
 
     #[test]
-    fn durations_of_go_are_read() {
+    fn durations_are_parsed_as_in_go() {
         assert_eq!(go_duration("1m30s"), Some(Duration::from_secs(90)));
         assert_eq!(go_duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(go_duration(""), Some(Duration::ZERO));
@@ -115,12 +115,12 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_one_each_interval() {
-        let block = RateBlock { interval: "1s".to_owned(), burst: 2 };
-        let rate = RateLimit::new(&block).unwrap().unwrap();
+        let block = RateLimitConfig { interval: "1s".to_owned(), burst: 2 };
+        let limiter = RequestRateLimiter::new(&block).unwrap().unwrap();
         let start = Instant::now() + Duration::from_mins(1);
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         assert_eq!(
-            [0, 0, 0, 900, 1000, 1000, 9000, 9000, 9000].map(|ms| rate.allows(at(ms))),
+            [0, 0, 0, 900, 1000, 1000, 9000, 9000, 9000].map(|ms| limiter.allows(at(ms))),
             [true, true, false, false, true, false, true, true, false]
         );
     }
