@@ -83,22 +83,22 @@ KUBERNETES_THREADS ?= 8
 test: tools browser format lint docs unit kubernetes test-agent image-test e2e
 
 format:
-	cargo fmt --check
+	cargo fmt --all --check
 
 # Of the tests that `cargo test` leaves out, --all-targets knows nothing; and the fuzz targets are a package of their own.
 lint:
-	cargo clippy --locked --all-targets -- -Dwarnings
+	cargo clippy --locked --workspace --all-targets -- -Dwarnings
 	cargo clippy --locked --test kubernetes --test image --test e2e -- -Dwarnings
 	cp Cargo.lock fuzz/
 	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target) -- -Dwarnings
 
 docs:
-	cargo doc --locked --no-deps --document-private-items
+	cargo doc --locked --workspace --no-deps --document-private-items
 
 # Unit, property, golden, HTTP, command, licence and drift tests; the exposition is judged by promtool, the page by Chromium. TESTS
 # chooses some of them.
 unit:
-	cargo test --locked $(TESTS)
+	cargo test --locked --workspace $(TESTS)
 
 # The CRD and the controller, against a Kubernetes API server, the Prometheus Operator and Prometheus. These tests wait more than they
 # compute: more of them than cores run together. TESTS chooses some of them, by a part of the name.

@@ -27,8 +27,8 @@ use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::metric::{Encoding, Format};
 use scrapetarget_exporter::poll::Pollers;
 use scrapetarget_exporter::self_metrics::SelfMetrics;
-use scrapetarget_exporter::sim::Simulated;
 use scrapetarget_exporter::target::{Target, TargetId};
+use simulators::Simulated;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

@@ -33,11 +33,11 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// The service: polls the declared targets and serves their results at /probe
+    /// Runs the service: polls the declared targets and serves their results at /probe
     Run(Box<RunArgs>),
-    /// Everything on one machine: simulated servers whose numbers move, targets for them, and the service
+    /// Runs simulated servers with changing values, targets for them, and the service, all on this machine
     Demo(DemoArgs),
-    /// One simulated server, for trying an installation where no real one is at hand
+    /// Runs one simulated server, to try out an installation without a real server
     Simulate(SimulateArgs),
     /// Polls one target once and prints its exposition
     Probe(ProbeArgs),
@@ -45,16 +45,16 @@ pub enum Command {
     Check(CheckArgs),
     /// Prints the CustomResourceDefinition of ScrapeTarget
     Crd,
-    /// Removes the ServiceMonitors and the Endpoints that a release wrote, before it is uninstalled
+    /// Deletes the ServiceMonitors and the Endpoints that a release created, before it is uninstalled
     Cleanup(CleanupArgs),
-    /// Asks a running service whether it is healthy, and exits 0 if it is: for containers without a shell
+    /// Checks the health of a running service and exits with code 0 if it is healthy; for containers without a shell
     Healthcheck(HealthcheckArgs),
 }
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Where the service listens; repeatable. `:9850` is every address of the host
+    /// Address to listen on; repeatable. `:9850` listens on all addresses of the host
     #[arg(
         long,
         visible_alias = "web.listen-address",
@@ -64,15 +64,15 @@ pub struct RunArgs {
         value_name = "ADDRESS"
     )]
     pub listen_address: Vec<ListenAddress>,
-    /// TLS, client certificates and users of the listener, in the format of the Prometheus exporter toolkit
+    /// File that configures TLS, client certificates and users of the listener, in the format of the Prometheus exporter toolkit
     #[arg(long = "web.config.file", env = "SCRAPETARGET_WEB_CONFIG_FILE", value_name = "FILE")]
     pub web_config_file: Option<PathBuf>,
-    /// Manifests of ScrapeTargets, Secrets and ConfigMaps: a file, or a directory of them; repeatable, read again when they change.
-    /// If not set, targets come from Kubernetes
+    /// Manifests of ScrapeTargets, Secrets and ConfigMaps: a file, or a directory of files; repeatable, reloaded on change. If not set,
+    /// targets are read from Kubernetes
     #[arg(long, env = "SCRAPETARGET_TARGETS", value_delimiter = ',', value_name = "FILE_OR_DIRECTORY")]
     pub targets: Vec<PathBuf>,
-    /// With --targets: values of Secrets as files, so that no manifest need hold them: `NAMESPACE/NAME/KEY`, or `NAMESPACE_NAME_KEY` as systemd
-    /// and Docker hand over credentials; in the namespace default also `NAME/KEY`. Read again when they change
+    /// With --targets: directory with the values of Secrets as files, so that no manifest has to contain them: `NAMESPACE/NAME/KEY`, or
+    /// `NAMESPACE_NAME_KEY` as systemd and Docker pass credentials; in the namespace default also `NAME/KEY`. Reloaded on change
     #[arg(long, env = "SCRAPETARGET_SECRETS_DIRECTORY", value_name = "DIRECTORY")]
     pub secrets_directory: Option<PathBuf>,
     /// Flags about Kubernetes.
@@ -81,19 +81,19 @@ pub struct RunArgs {
     /// Flags about polls.
     #[command(flatten)]
     pub polling: PollingArgs,
-    /// The URL under which Prometheus reaches this service; if not set, /sd answers with the Host of each request
+    /// URL under which Prometheus reaches this service; if not set, /sd uses the Host header of each request
     #[arg(long = "web.external-url", env = "SCRAPETARGET_WEB_EXTERNAL_URL", value_name = "URL", value_parser = external_url)]
     pub web_external_url: Option<Url>,
-    /// Let /probe also take a name without its namespace, or the declared url, where it is unique; always so with --targets
+    /// Let /probe also accept a name without its namespace, or the declared url, if it is unique; always enabled with --targets
     #[arg(long = "web.loose-targets", env = "SCRAPETARGET_WEB_LOOSE_TARGETS")]
     pub web_loose_targets: bool,
-    /// Connections that may be open at once, and requests that may wait for a poll. One connection more closes the one that has been idle
-    /// longest; if none is idle, that of the address with the most connections which has stood still longest
+    /// Maximum number of open connections, and of requests that wait for a poll. A connection beyond the limit closes the one that has
+    /// been idle longest; if none is idle, the longest inactive connection of the address that has the most connections
     #[arg(long = "web.max-connections", env = "SCRAPETARGET_WEB_MAX_CONNECTIONS", default_value_t = 4096, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub web_max_connections: u32,
-    /// Host names under which pages, metrics and APIs are served: NAME, *.SUFFIX, or * for any; repeatable. Addresses, localhost and the
-    /// host of --web.external-url always are, and health checks may use any name. If not set, any name; but none where every
-    /// --listen-address is loopback
+    /// Host names under which pages, metrics and APIs are served: NAME, *.SUFFIX, or * for any; repeatable. IP addresses, localhost and
+    /// the host of --web.external-url are always allowed, and health checks may use any name. If not set, any name is allowed, but none
+    /// if every --listen-address is loopback
     #[arg(
         long = "web.allowed-hosts",
         env = "SCRAPETARGET_WEB_ALLOWED_HOSTS",
@@ -101,12 +101,12 @@ pub struct RunArgs {
         value_name = "HOST"
     )]
     pub web_allowed_hosts: Vec<AllowedWebHost>,
-    /// Answer /-/healthy and /-/ready without a password where --web.config.file asks for one, so that a probe needs none. A client
-    /// certificate that it asks for is needed all the same
+    /// Serve /-/healthy and /-/ready without a password even if --web.config.file requires one, so that probes need none. A client
+    /// certificate is still required if it is configured
     #[arg(long = "web.open-health", env = "SCRAPETARGET_WEB_OPEN_HEALTH")]
     pub web_open_health: bool,
-    /// How long the service goes on serving after a signal to stop, before it closes its listener: time for Prometheus to find the
-    /// replica that takes over. If not set, 10s in Kubernetes, 0s with --targets
+    /// How long to keep serving after a termination signal, before the listener is closed, so that Prometheus can discover the replica
+    /// that takes over. If not set, 10s in Kubernetes, 0s with --targets
     #[arg(long, env = "SCRAPETARGET_SHUTDOWN_DELAY", value_name = "DURATION", value_parser = duration)]
     pub shutdown_delay: Option<Duration>,
     /// Flags about the log.
@@ -117,31 +117,31 @@ pub struct RunArgs {
 /// Flags about polls, shared by `run`, `demo` and `probe`.
 #[derive(Clone, Debug, Args)]
 pub struct PollingArgs {
-    /// Addresses that are never contacted, beside link-local ones and the metadata services of clouds; also where they are written into an
-    /// IPv6 address (mapped, NAT64, 6to4, Teredo, SIIT); repeatable
+    /// Addresses that are never contacted, in addition to link-local addresses and the metadata services of clouds; also if they are
+    /// embedded in an IPv6 address (mapped, NAT64, 6to4, Teredo, SIIT); repeatable
     #[arg(long, env = "SCRAPETARGET_TARGET_DENY_CIDR", value_delimiter = ',', value_name = "CIDR", value_parser = cidr)]
     pub target_deny_cidr: Vec<IpNet>,
-    /// The only addresses that targets and their proxies may have, beside the hosts of --target-allow-host; repeatable. If neither is set,
-    /// any that is not denied
+    /// The only addresses allowed for targets and their proxies, in addition to the hosts of --target-allow-host; repeatable. If
+    /// neither is set, every address that is not denied is allowed
     #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_CIDR", value_delimiter = ',', value_name = "CIDR", value_parser = cidr)]
     pub target_allow_cidr: Vec<IpNet>,
-    /// The only hosts that targets and their proxies may name, beside the addresses of --target-allow-cidr: a name, *.SUFFIX, or either with
-    /// {namespace} in the place of a label, as in *.{namespace}.svc for Services of the target's own namespace; repeatable. NAME.svc also
-    /// stands for NAME.svc.cluster.local. If neither is set, any that is not denied
+    /// The only hosts allowed for targets and their proxies, in addition to the addresses of --target-allow-cidr: a name, *.SUFFIX, or
+    /// either with {namespace} in place of a label, as in *.{namespace}.svc for Services in the target's own namespace; repeatable.
+    /// NAME.svc also matches NAME.svc.cluster.local. If neither is set, every host that is not denied is allowed
     #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
     pub target_allow_host: Vec<AllowedHost>,
-    /// The largest body of an answer, decompressed
+    /// Maximum size of a response body, after decompression
     #[arg(long, env = "SCRAPETARGET_MAX_BODY_BYTES", default_value = "16MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_body_bytes: usize,
-    /// Memory for all answers that are being read, buffers included; what hangs is driven out of it first
+    /// Memory for all responses that are being read, including buffers; when it is full, stalled responses are dropped first
     #[arg(long, env = "SCRAPETARGET_MAX_INFLIGHT_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_inflight_bytes: usize,
-    /// The most series that one target may have, whatever its sampleLimit says. It also bounds what a target can keep in memory: an
-    /// exposition takes at most 1 KiB for each series, and 32 MiB
+    /// Maximum number of series of one target, regardless of its sampleLimit. This also limits the memory per target: an exposition
+    /// takes at most 1 KiB per series, and at most 32 MiB
     #[arg(long, env = "SCRAPETARGET_MAX_SAMPLE_LIMIT", default_value = "100000", value_name = "COUNT", value_parser = sample_limit)]
     pub max_sample_limit: u32,
-    /// Show the beginning of what a server wrote to a call that failed, on the debug page and in the debug output of probe, and nowhere
-    /// else. It may be anything that the server knows, and whoever reaches the port reads it
+    /// Show the beginning of the response body of a failed request, on the debug page and in the debug output of probe only. It may
+    /// contain anything that the server knows, and everyone who can reach the port can read it
     #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]
     pub debug_bodies: bool,
 }
@@ -149,7 +149,7 @@ pub struct PollingArgs {
 /// Flags about the log, on stderr.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct LogArgs {
-    /// The least severe messages that are logged
+    /// Minimum level of the messages that are logged
     #[arg(
         long,
         visible_alias = "log.level",
@@ -158,7 +158,7 @@ pub struct LogArgs {
         value_name = "LEVEL"
     )]
     pub log_level: LogLevel,
-    /// One line of key=value pairs, or of JSON, for each message
+    /// Format of a log line: key=value pairs, or JSON
     #[arg(
         long,
         visible_alias = "log.format",
@@ -172,13 +172,13 @@ pub struct LogArgs {
 /// How severe a message must be to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// Only what needs somebody.
+    /// Errors that need attention.
     Error,
-    /// Also what may need somebody soon.
+    /// Also conditions that may soon need attention.
     Warn,
     /// Also changes of state.
     Info,
-    /// Also what led to them.
+    /// Also what led to these changes.
     Debug,
     /// Everything.
     Trace,
@@ -196,7 +196,7 @@ pub enum LogFormat {
 /// Flags of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Where the service listens; port 0 takes one that is free
+    /// Address to listen on; port 0 selects a free port
     #[arg(
         long,
         visible_alias = "web.listen-address",
@@ -205,7 +205,7 @@ pub struct DemoArgs {
         value_name = "ADDRESS"
     )]
     pub listen_address: ListenAddress,
-    /// Poll every target once, print one line for each, and exit: 0 if every target is as the demo intends
+    /// Poll every target once, print one line for each, and exit; the exit code is 0 if every result is as the demo intends
     #[arg(long)]
     pub once: bool,
     /// Time between two polls of a target, from 1s to 1h
@@ -219,14 +219,14 @@ pub struct DemoArgs {
 /// Flags of `simulate`.
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
-    /// Which server
+    /// Which server to simulate
     #[arg(value_name = "SERVER")]
     pub server: SimulatedServer,
-    /// Where it listens. Three addresses make a cluster of three Sora servers. If not set, the port that such a server has: 3000, 1026,
-    /// 9851 or 8889
+    /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
+    /// 3000, 1026, 9851 or 8889
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
-    /// For Mediasoup and Edumeet: the bearer token without which it answers 401
+    /// For Mediasoup and Edumeet: bearer token; requests without it are answered with 401
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
 }
@@ -248,28 +248,28 @@ pub enum SimulatedServer {
 /// Flags of `probe`.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
-    /// A file with the manifest of one ScrapeTarget, and of what it refers to; - is standard input
+    /// File with the manifest of a ScrapeTarget and of the objects that it refers to; - is standard input
     #[arg(value_name = "FILE", conflicts_with_all = ["kind", "url"])]
     pub file: Option<PathBuf>,
-    /// Values of Secrets as files, as for run
+    /// Directory with the values of Secrets as files, as for run
     #[arg(long, value_name = "DIRECTORY", requires = "file")]
     pub secrets_directory: Option<PathBuf>,
-    /// The target's name where the file holds several
+    /// Name of the target, if the file contains several
     #[arg(long, value_name = "NAME")]
     pub target: Option<String>,
-    /// The type of the target
+    /// Type of the target
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<Type>,
-    /// The url of the target
+    /// URL of the target
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// A field of the spec as YAML, such as sora.clusterMetrics=true or mediasoup.source=Prometheus; repeatable
+    /// Field of the spec, with its value as YAML, such as sora.clusterMetrics=true or mediasoup.source=Prometheus; repeatable
     #[arg(long, value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
-    /// How long the poll may take, all its calls together
+    /// Timeout of the poll, for all its requests together
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// Print each call, its status, its time and its error as well; secrets are masked
+    /// Also print each request with its status, duration and error; secrets are masked
     #[arg(long)]
     pub debug: bool,
     /// Flags about polls.
@@ -280,19 +280,20 @@ pub struct ProbeArgs {
 /// Flags of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Manifests: files, or directories of them; - is standard input
+    /// Files with manifests, or directories of such files; - is standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Take a Secret or ConfigMap that a target names and no file has for a problem, and not for one that is in the cluster
+    /// Report a Secret or ConfigMap that a target refers to and no file contains as a problem, instead of assuming that it exists in
+    /// the cluster
     #[arg(long)]
     pub require_secrets: bool,
-    /// Values of Secrets as files, as for run
+    /// Directory with the values of Secrets as files, as for run
     #[arg(long, value_name = "DIRECTORY")]
     pub secrets_directory: Option<PathBuf>,
-    /// Ask the API server as well what it would say, by a dry run
+    /// Also validate the targets with a dry run on the API server
     #[arg(long)]
     pub server_side: bool,
-    /// The context of the kubeconfig for --server-side; if not set, its current one
+    /// Context of the kubeconfig for --server-side; if not set, the current context
     #[arg(long, env = "SCRAPETARGET_KUBE_CONTEXT", value_name = "CONTEXT")]
     pub kube_context: Option<String>,
 }
@@ -300,7 +301,7 @@ pub struct CheckArgs {
 /// Flags of `healthcheck`. A password or a key comes from a file: every user of the machine reads command lines.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
-    /// The URL that must answer with status 200
+    /// URL that must answer with status 200
     #[arg(
         value_name = "URL",
         env = "SCRAPETARGET_HEALTHCHECK_URL",
@@ -308,16 +309,16 @@ pub struct HealthcheckArgs {
         value_parser = health_url
     )]
     pub url: Url,
-    /// The user, where the service wants one
+    /// User name, if the service requires one
     #[arg(long, env = "SCRAPETARGET_HEALTHCHECK_USERNAME", value_name = "NAME", requires = "password_file")]
     pub username: Option<String>,
-    /// A file that holds the user's password; a newline at its end is no part of it
+    /// File with the password of the user; a newline at its end is ignored
     #[arg(long, env = "SCRAPETARGET_HEALTHCHECK_PASSWORD_FILE", value_name = "FILE", requires = "username")]
     pub password_file: Option<PathBuf>,
-    /// A PEM file with our certificate, where the service wants one
+    /// PEM file with the client certificate, if the service requires one
     #[arg(long, env = "SCRAPETARGET_HEALTHCHECK_CERT_FILE", value_name = "FILE", requires = "key_file")]
     pub cert_file: Option<PathBuf>,
-    /// A PEM file with the key of that certificate
+    /// PEM file with the private key of that certificate
     #[arg(long, env = "SCRAPETARGET_HEALTHCHECK_KEY_FILE", value_name = "FILE", requires = "cert_file")]
     pub key_file: Option<PathBuf>,
 }

@@ -20,7 +20,6 @@ pub mod kind;
 pub mod metric;
 pub mod poll;
 pub mod self_metrics;
-pub mod sim;
 pub mod target;
 pub mod telemetry;
 pub mod time;

@@ -319,7 +319,7 @@ fn page() -> String {
         for rule in group["rules"].as_array().unwrap() {
             let name = rule["alert"].as_str().unwrap();
             let severity = rule["labels"]["severity"].as_str().unwrap();
-            let after = rule["for"].as_str().unwrap_or("at once");
+            let after = rule["for"].as_str().unwrap_or("immediately");
             let _ = writeln!(out, "| [{name}](runbooks/{name}.md) | {severity} | {after} | {} |", meaning(name));
         }
     }
@@ -329,18 +329,18 @@ fn page() -> String {
 const BEFORE: &str = "\
 # Alerts
 
-This page is generated from the rules (`make generate`). Each alert has a page that says what users feel, what to look at, and what to
-do.
+This page is generated from the rules (`make generate`). Each alert has a runbook: how it affects users, what to look at, and what to do.
 
-* **With the Helm chart**: `prometheusRule.enabled: true` makes a PrometheusRule of them. The alerts about the exporter itself need its
-  own series: `serviceMonitor.selfMonitor.enabled: true`.
-* **Without it**: name [rules.yaml](../charts/scrapetarget-exporter/files/rules.yaml) in `rule_files` of Prometheus. Jobs that do not
-  begin with `scrapetarget` have to be put in.
-* **Not this one**: `prometheusRule.disabled.NAME: true`.
-* **Another threshold**: disable it, and put your version into `prometheusRule.rules`.
+* **With the Helm chart**: `prometheusRule.enabled: true` creates a PrometheusRule. The alerts about the exporter itself need the
+  exporter's own metrics: `serviceMonitor.selfMonitor.enabled: true`.
+* **Without the chart**: add [rules.yaml](../charts/scrapetarget-exporter/files/rules.yaml) to `rule_files` of Prometheus. If the names of
+  your jobs do not begin with `scrapetarget`, replace them in the file.
+* **To disable an alert**: `prometheusRule.disabled.NAME: true`.
+* **To change a threshold**: disable the alert, and add your version to `prometheusRule.rules`.
 
-A suspended target fires nothing; an alert that fires ends within three minutes after it was suspended. A change of the leader neither
-fires an alert nor ends one. `critical`: users feel it, or nobody would notice if they did. `warning`: they will. `info`: data is missing.
+No alert fires for a suspended target; a firing alert ends within three minutes after the target is suspended. A change of the leader
+neither fires an alert nor ends one. `critical`: users are affected, or nobody would notice if they were. `warning`: users will be affected.
+`info`: data is missing.
 ";
 
 #[test]

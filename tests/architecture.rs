@@ -22,7 +22,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("poll", &["error_chain", "fetch", "kind", "metric", "self_metrics", "target"]),
     ("http", &["host_pattern", "kind", "metric", "poll", "self_metrics", "target", "time", "tls"]),
     ("k8s", &["crd", "error_chain", "kind", "poll", "self_metrics", "target", "time"]),
-    ("sim", &[]),
     ("cli", &["crd", "fetch", "file", "http", "k8s", "kind", "time"]),
     ("telemetry", &["cli"]),
     (
@@ -40,7 +39,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metric",
             "poll",
             "self_metrics",
-            "sim",
             "target",
             "telemetry",
             "time",
@@ -51,14 +49,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Crates that only these modules may name: I/O and frameworks stay at the rim.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("axum", &["http", "sim"]),
+    ("axum", &["http"]),
     ("hyper", &["fetch", "http"]),
     ("kube", &["crd", "k8s"]),
     ("k8s_openapi", &["crd", "k8s"]),
     ("clap", &["cli"]),
     ("prometheus", &["self_metrics"]),
+    ("simulators", &["app"]),
     ("serde_saphyr", &["cli", "crd", "file", "http", "target", "app"]),
-    ("tokio", &["app", "fetch", "file", "http", "k8s", "poll", "sim"]),
+    ("tokio", &["app", "fetch", "file", "http", "k8s", "poll"]),
 ];
 
 /// Names of a crate's own root that are no modules.
@@ -200,7 +199,7 @@ fn a_kind_is_named_in_its_folder_only() {
     let mut excepted: BTreeSet<&str> = BTreeSet::new();
     for file in rust_files(&source()) {
         let relative = file.strip_prefix(source()).unwrap();
-        if relative.starts_with("kind") || relative.starts_with("sim") || is_test(relative) {
+        if relative.starts_with("kind") || is_test(relative) {
             continue;
         }
         let text = without_tests(&file).to_lowercase();

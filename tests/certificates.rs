@@ -257,7 +257,7 @@ async fn a_server_that_wants_a_client_certificate_is_told_as_such_whenever_its_a
     let polls = (0..100).map(|_| tokio::spawn(polled(https(address, Some(&leaf.pem())))));
     for poll in polls.collect::<Vec<_>>() {
         let (reason, sentence, ..) = poll.await.unwrap();
-        let wanted = "the server wants a client certificate: write tlsConfig.cert and tlsConfig.keySecret";
+        let wanted = "the server requires a client certificate: write tlsConfig.cert and tlsConfig.keySecret";
         assert!(reason == Reason::Tls && sentence.ends_with(wanted), "{reason:?} {sentence}");
     }
 }
@@ -282,7 +282,7 @@ async fn a_client_certificate_of_version_1_can_be_shown() {
     target.source.connection.identity = identity(&own);
     let (reason, sentence, ..) = polled(target).await;
     assert_eq!(reason, Reason::Config);
-    assert!(sentence.contains("do not belong together"), "{sentence}");
+    assert!(sentence.contains("the private key does not match the certificate"), "{sentence}");
 }
 
 #[tokio::test]

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData};
-use scrapetarget_exporter::sim::edumeet::Edumeet;
-use scrapetarget_exporter::sim::mediasoup::Agent;
-use scrapetarget_exporter::sim::orion::Broker;
-use scrapetarget_exporter::sim::sora::Node;
-use scrapetarget_exporter::sim::{Mode, Simulated};
+use simulators::edumeet::Edumeet;
+use simulators::mediasoup::Agent;
+use simulators::orion::Broker;
+use simulators::sora::Node;
+use simulators::{Mode, Simulated};
 use support::faults::closed_port;
 use support::old::{pem_of, version_1};
 use support::program::{PATIENCE, Running, Said, command, run, said, said_to, signal};
@@ -734,7 +734,7 @@ async fn a_simulated_agent_with_a_token_wants_it() {
 async fn healthcheck_tells_a_healthy_service_from_none() {
     let down = run(["healthcheck", &closed_port()]);
     assert_eq!(down.code, Some(1));
-    assert!(one_line(&down).starts_with("error: nobody listens at 127.0.0.1:"), "{}", down.stderr);
+    assert!(one_line(&down).starts_with("error: nothing listens at 127.0.0.1:"), "{}", down.stderr);
     let red =
         axum::Router::new().route("/red", axum::routing::get(|| async { axum::http::StatusCode::SERVICE_UNAVAILABLE }));
     let server =
@@ -817,7 +817,7 @@ fn healthcheck_shows_a_certificate_where_one_is_wanted() {
     let url = format!("{}/-/healthy", service.base.replace("http://", "https://"));
     let bare = run(["healthcheck", &url]);
     assert_eq!(bare.code, Some(1));
-    let wanted = "error: the service wants a client certificate: give --cert-file and --key-file";
+    let wanted = "error: the service requires a client certificate: set --cert-file and --key-file";
     assert_eq!(one_line(&bare), wanted);
     let shown = run(["healthcheck", &url, "--cert-file", &client, "--key-file", &client_key]);
     assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""));
@@ -827,7 +827,7 @@ fn healthcheck_shows_a_certificate_where_one_is_wanted() {
     let stranger = stranger.self_signed(&key).unwrap();
     let (stranger, key) = (write("stranger.crt", stranger.pem()), write("stranger.key", key.serialize_pem()));
     let unknown = run(["healthcheck", &url, "--cert-file", &stranger, "--key-file", &key]);
-    let words = format!("error: --cert-file {stranger}: the service does not know its authority");
+    let words = format!("error: --cert-file {stranger}: the service does not trust its authority");
     assert_eq!((unknown.code, one_line(&unknown)), (Some(1), words.as_str()));
     let alone = run(["healthcheck", &url, "--cert-file", &client]);
     assert_eq!(alone.code, Some(2));
@@ -868,14 +868,14 @@ fn healthcheck_names_the_file_and_its_fault_before_it_asks() {
     let strange = file("strange.key", &of_kind("PRIVATE KEY"));
     let missing = folder.path().join("missing").to_str().unwrap().to_owned();
     for (certificate, key, words) in [
-        (&key, &key, format!("--cert-file {key}: holds no PEM certificate")),
+        (&key, &key, format!("--cert-file {key}: contains no PEM certificate")),
         (&missing, &key, format!("--cert-file {missing}: cannot be read: No such file")),
         (&certificate, &missing, format!("--key-file {missing}: cannot be read: No such file")),
-        (&certificate, &certificate, format!("--key-file {certificate}: holds no PEM private key")),
+        (&certificate, &certificate, format!("--key-file {certificate}: contains no PEM private key")),
         (
             &certificate,
             &encrypted,
-            format!("--key-file {encrypted}: holds an encrypted private key: write one without"),
+            format!("--key-file {encrypted}: contains an encrypted private key: write one without"),
         ),
         (&certificate, &strange, format!("--key-file {strange}: cannot be used: write a key of RSA of 2048")),
         (&certificate, &other, format!("--key-file {other}: is not the key of --cert-file {certificate}")),

@@ -54,22 +54,26 @@ struct Part(&'static str, &'static str, &'static [&'static str]);
 const SORA: &[Part] = &[
     Part(
         "Cluster: `sora.clusterMetrics`",
-        "One call more, `ListClusterNodes`. On a Sora that is in no cluster, this call fails and `sora_cluster_up` is 0.",
+        "Needs one more request, `ListClusterNodes`. On a Sora that is not part of a cluster, it fails and `sora_cluster_up` is 0.",
         &["sora_cluster_"],
     ),
     Part("Client software: `sora.clientMetrics`", "", &["sora_client_type_"]),
     Part("Connection errors: `sora.connectionErrorMetrics`", "", &["sora_connection_error_"]),
     Part(
         "The Erlang virtual machine: `sora.erlangVMMetrics`",
-        "Names and units are those that sora_exporter gave them.",
+        "Names and units are those of sora_exporter.",
         &["sora_erlang_vm_"],
     ),
-    Part("Server mode: `sora.serverMode`", "One call more, `GetMode`. On unless switched off.", &["sora_server_mode"]),
+    Part(
+        "Server mode: `sora.serverMode`",
+        "Needs one more request, `GetMode`. Enabled by default.",
+        &["sora_server_mode"],
+    ),
     Part("Licence", "From `GetLicense`.", &["sora_license_"]),
     Part(
         "Always there",
-        "From `GetStatsReport`; `sora_up` also from `GetLicense`. An older Sora does not report all of them: what it does not report \
-         is absent.",
+        "From `GetStatsReport`; `sora_up` also from `GetLicense`. An older Sora does not report all of these values; those that it does \
+         not report are absent.",
         &[""],
     ),
 ];
@@ -77,8 +81,8 @@ const SORA: &[Part] = &[
 const ORION: &[Part] = &[
     Part(
         "Traffic, from `/admin/metrics`",
-        "The labels follow `orion.level`: `Subservice` gives both, `Service` gives `service` alone, `Total` gives none. Orion \
-         adds services and subservices up itself; exactly one level is exported, so nothing is counted twice.",
+        "The labels depend on `orion.level`: both with `Subservice`, only `service` with `Service`, none with `Total`. Orion itself \
+         reports the sums of services and subservices; exactly one level is exported, so nothing is counted twice.",
         &["orion_incoming_", "orion_outgoing_", "orion_service_time_"],
     ),
     Part(
@@ -88,13 +92,13 @@ const ORION: &[Part] = &[
     ),
     Part(
         "The broker",
-        "From `/version`, from `/statistics`, or from whether there was an answer.",
+        "From `/version`, from `/statistics`, or from whether Orion answered at all.",
         &["orion_up", "orion_metrics_enabled", "orion_build_info", "orion_uptime_"],
     ),
     Part(
         "Counters, semaphores, timing, queue, from `/statistics`",
-        "Unless `orion.statistics` is false. Orion tells of each block only if it was started with the flag for it: \
-         `-statCounters`, `-statSemWait`, `-statTiming`, `-statNotifQueue`. What was not asked for is absent.",
+        "Unless `orion.statistics` is false. Orion reports each block only if it was started with the corresponding flag: \
+         `-statCounters`, `-statSemWait`, `-statTiming`, `-statNotifQueue`. Blocks that are not enabled are absent.",
         &[""],
     ),
 ];
@@ -102,15 +106,15 @@ const ORION: &[Part] = &[
 const MEDIASOUP: &[Part] = &[
     Part(
         "Received streams, one by one: `mediasoup.perObject: [Producers]`",
-        "`room_id` and `peer_id` are there with `mediasoup.roomLabels: true`. They have a value if the application has `roomId` \
-         and `peerId` in `appData` of the producer or consumer, its transport or its router, and the agent is set to tell them:\n\
-         `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`. Over `sampleLimit` these are left out first.",
+        "`room_id` and `peer_id` require `mediasoup.roomLabels: true`. They have a value if the application sets `roomId` and \
+         `peerId` in `appData` of the producer or consumer, its transport or its router, and the agent is configured to report them:\n\
+         `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`. If there are more series than `sampleLimit`, these are dropped first.",
         &["mediasoup_producer_stream_"],
     ),
     Part(
         "Sent streams, one by one: `mediasoup.perObject: [Consumers]`",
-        "If `metrics.drop` hides all of these and all `mediasoup_consumers_…`, the agent does not ask for consumers: in large rooms \
-         that saves most of the work.",
+        "If `metrics.drop` drops all of these and all `mediasoup_consumers_…`, the agent does not query consumers: in large rooms \
+         this saves most of the work.",
         &["mediasoup_consumer_stream_", "mediasoup_consumer_current_", "mediasoup_consumer_producer_"],
     ),
     Part(
@@ -120,10 +124,10 @@ const MEDIASOUP: &[Part] = &[
     ),
     Part(
         "For dashboards of edumeet: `mediasoup.compatibility`",
-        "Made from the document of the agent, with the names and labels of edumeet's own exporter. `edumeet` is what \
-         `compatibility.prefix` says. Rooms and peers are what the application tells the agent by `setRooms()`, else \
-         what `roomId` and `peerId` tell.\nElse a router is a room, and its peers are the addresses of its clients, which the agent \
-         tells only with `SCRAPETARGET_AGENT_ADDRESSES=hash` or `plain`: without, peers are absent.",
+        "Derived from the document of the agent, with the names and labels of edumeet's own exporter. The prefix `edumeet` is the \
+         value of `compatibility.prefix`. Rooms and peers are those that the application passes to the agent with `setRooms()`, \
+         otherwise those of `roomId` and `peerId`.\nOtherwise each router is a room, and its peers are the addresses of its clients, \
+         which the agent reports only with `SCRAPETARGET_AGENT_ADDRESSES=hash` or `plain`: without it, peers are absent.",
         &[
             "edumeet_",
             "mediasoup_consumer_byte_count_",
@@ -134,7 +138,7 @@ const MEDIASOUP: &[Part] = &[
     ),
     Part(
         "Aggregated, for dashboards of edumeet: `mediasoup.compatibility.aggregated`",
-        "64 families with the names and units of edumeet's `/metrics`. All are gauges: a sum falls when a stream ends.",
+        "64 families with the names and units of edumeet's `/metrics`. All are gauges: a sum decreases when a stream ends.",
         &[
             "mediasoup_audio_",
             "mediasoup_video_",
@@ -147,11 +151,11 @@ const MEDIASOUP: &[Part] = &[
             "mediasoup_peers",
         ],
     ),
-    Part("Workers", "Processes of mediasoup, told apart by `pid`.", &["mediasoup_worker"]),
+    Part("Workers", "Worker processes of mediasoup, identified by `pid`.", &["mediasoup_worker"]),
     Part(
         "Totals",
-        "There whatever is chosen. Counters are accumulated by the exporter from poll to poll, so they keep what ended \
-         streams have carried; they begin at 0 when the exporter starts.",
+        "Always exported. The exporter accumulates the counters from poll to poll, so they include streams that have ended; they \
+         start at 0 when the exporter starts.",
         &[
             "mediasoup_producers",
             "mediasoup_consumers",
@@ -212,13 +216,13 @@ fn kept_names() -> Vec<&'static str> {
 fn metrics_page() -> String {
     let mut out = String::from(
         "# Metrics\n\nThis page is generated from the code (`make generate`).\n\n\
-         Every answer of `/probe?target=namespace/name` holds the families of the target's kind, sorted by name, and then the \
-         families `probe_*` that say how the poll went. Labels that identify the target (`instance`, `namespace`, \
-         `target_namespace`, `target_name` and those of `spec.labels`) are joined by discovery, never by the exporter.\n\n\
-         A value that a server does not report is absent, never 0. Polls run in the background: `probe_timestamp_seconds` tells \
-         when the numbers were taken. Which families are exported at all can be narrowed by `spec.metrics`.\n\n",
+         Every response of `/probe?target=namespace/name` contains the families of the target's kind, sorted by name, followed by \
+         the families `probe_*` that describe the poll. Labels that identify the target (`instance`, `namespace`, \
+         `target_namespace`, `target_name` and those of `spec.labels`) are added by discovery, never by the exporter.\n\n\
+         A value that a server does not report is absent, never 0. Polls run in the background: `probe_timestamp_seconds` is the \
+         time at which the values were collected. Use `spec.metrics` to select the families that are exported.\n\n",
     );
-    out.push_str("## How the poll went: `probe_*`\n\n");
+    out.push_str("## The poll: `probe_*`\n\n");
     table(&mut out, PROBE_FAMILIES);
     out.push_str("The values of `reason` are a closed set: ");
     let reasons: Vec<String> = Reason::ALL.iter().map(|reason| format!("`{}`", reason.as_str())).collect();
@@ -229,9 +233,9 @@ fn metrics_page() -> String {
     }
     out.push_str(PASSED_ON);
     out.push_str(
-        "## Names kept for compatibility\n\nThese follow an older exporter, so that dashboards and alerts that were made for it \
-         go on working. `promtool check metrics` complains about them and about no others. A counter of this list is typed \
-         `unknown` in OpenMetrics, since that format has no counter without `_total`.\n\n",
+        "## Names kept for compatibility\n\nThese names are those of an older exporter, so that its dashboards and alerts keep \
+         working. `promtool check metrics` reports these names and no others. A counter in this list has the type `unknown` in \
+         OpenMetrics, because that format has no counter without `_total`.\n\n",
     );
     for name in kept_names() {
         let _ = writeln!(out, "* `{name}`");
@@ -249,15 +253,15 @@ fn metrics_page() -> String {
 
 /// What no table can list.
 const PASSED_ON: &str = "### Source `Prometheus`\n\n\
-    With `mediasoup.source: Prometheus` the families are those of the application's own exporter, under their own names; \
-    `mediasoup_up` is added. Labels that hold client addresses are treated as `mediasoup.addresses` says.\n\n";
+    With `mediasoup.source: Prometheus` the families are those of the application's own exporter, with their original names; \
+    `mediasoup_up` is added. `mediasoup.addresses` controls labels that contain client addresses.\n\n";
 
 fn flags_page() -> String {
     let mut out = String::from(
         "# Commands and flags\n\nThis page is generated from the code (`make generate`).\n\n\
-         A flag that names a variable can be set by it as well; the flag wins. A list in a variable is separated by commas. \
-         A duration is written as in a ScrapeTarget: `90s`, `1m30s`, `250ms`. A number of bytes may end with `KiB`, `MiB` or \
-         `GiB`. A wrong flag or value is one line on stderr and exit code 2.\n\n",
+         Where a variable is listed, it sets the flag as well; the flag takes precedence. Separate the items of a list in a variable \
+         with commas. Durations are written as in a ScrapeTarget: `90s`, `1m30s`, `250ms`. A number of bytes may end with `KiB`, \
+         `MiB` or `GiB`. An invalid flag or value prints one line on stderr, and the exit code is 2.\n\n",
     );
     for command in Cli::command().get_subcommands() {
         let _ = writeln!(out, "## `{}`\n\n{}.\n", command.get_name(), command.get_about().unwrap());

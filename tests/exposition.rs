@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use proptest::prelude::*;
 use scrapetarget_exporter::metric::{
-    ExpositionError, Families, Finished, Format, Passage, Suffix, Type, encode, read_exposition,
+    ExpositionError, ExpositionPolicy, Families, Finished, Format, Suffix, Type, encode, read_exposition,
 };
 
 /// Lets everything through as it is.
 struct Everything;
 
-impl Passage for Everything {
+impl ExpositionPolicy for Everything {
     fn admits(&self, _: &str) -> bool {
         true
     }
@@ -23,7 +23,7 @@ impl Passage for Everything {
 /// Refuses `up`, empties every label `secret`.
 struct Guard;
 
-impl Passage for Guard {
+impl ExpositionPolicy for Guard {
     fn admits(&self, name: &str) -> bool {
         name != "up"
     }
@@ -39,7 +39,7 @@ fn write(finished: &Finished, format: Format) -> String {
     String::from_utf8(text).unwrap()
 }
 
-fn through(text: &str, passage: &impl Passage) -> (String, u64) {
+fn through(text: &str, passage: &impl ExpositionPolicy) -> (String, u64) {
     let mut out = Families::default();
     read_exposition(text, passage, usize::MAX, &mut out).unwrap();
     let finished = out.finish();

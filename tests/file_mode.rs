@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
-use scrapetarget_exporter::sim::Simulated;
+use simulators::Simulated;
 use support::program::Running;
 use tempfile::TempDir;
 

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use regex::Regex;
 use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, StatsSource, families};
 use scrapetarget_exporter::kind::{Answer, CallError, Context, Kind, Options as _, Reason, Response};
-use scrapetarget_exporter::metric::{Families, Filter, Finished, Format, Passage, encode, read_exposition};
+use scrapetarget_exporter::metric::{ExpositionPolicy, Families, Filter, Finished, Format, encode, read_exposition};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -62,7 +62,7 @@ fn text(finished: &Finished, format: Format) -> String {
 
 struct Everything;
 
-impl Passage for Everything {
+impl ExpositionPolicy for Everything {
     fn admits(&self, _: &str) -> bool {
         true
     }

@@ -12,10 +12,10 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::routing::any;
 use scrapetarget_exporter::http::{RouterOptions, TARGET_FAMILIES};
 use scrapetarget_exporter::kind::Type;
-use scrapetarget_exporter::sim::Simulated;
 use serde_json::json;
 use service::load::allowed;
 use service::{Service, client, declared, nobody, pending, server, target};
+use simulators::Simulated;
 
 const PROMETHEUS_3: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

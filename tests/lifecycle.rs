@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use scrapetarget_exporter::sim::Simulated;
+use simulators::Simulated;
 use support::load::allowed;
 use support::program::{Running, command, said, signal};
 use tempfile::TempDir;

@@ -54,12 +54,12 @@ fn renamed(text: &str) -> String {
     text.replace("name = \"scrapetarget-exporter\"", "name = \"scrapetarget-exporter-with-example\"")
 }
 
-/// The manifest without tests and benchmarks, whose files are not copied, and as a workspace of its own.
+/// The manifest without tests and benchmarks, whose files are not copied.
 fn manifest() -> String {
     let text = renamed(&fs::read_to_string(root().join("Cargo.toml")).unwrap());
     let sections =
         text.split("\n[").filter(|section| !section.starts_with("[bench]]") && !section.starts_with("[test]]"));
-    format!("{}\n[workspace]\n", sections.collect::<Vec<_>>().join("\n["))
+    sections.collect::<Vec<_>>().join("\n[")
 }
 
 #[test]
@@ -74,6 +74,7 @@ fn a_kind_is_one_folder_and_one_line() {
         format!("{before}\nkinds! {{\n{line}{after}")
     };
     mirror(&root().join("src"), &copy().join("src"), &add_line);
+    mirror(&root().join("simulators"), &copy().join("simulators"), &|_, text| text);
     write(&copy().join("src/kind/example/mod.rs"), block(&page, "src/kind/example/mod.rs"));
     for file in ["build.rs", "Cargo.lock"] {
         write(&copy().join(file), &renamed(&fs::read_to_string(root().join(file)).unwrap()));

@@ -9,8 +9,8 @@ use reqwest::Url;
 use scrapetarget_exporter::kind::orion::{Level, Options};
 use scrapetarget_exporter::kind::{Answer, CallError, Context, Kind, Method, Options as _, Reason, Response};
 use scrapetarget_exporter::metric::{Families, Finished};
-use scrapetarget_exporter::sim::orion::Broker;
 use serde_json::json;
+use simulators::orion::Broker;
 use tower::ServiceExt;
 
 const TIME: &str = "orion_service_time_seconds_total";

@@ -14,9 +14,9 @@ use axum::http::StatusCode;
 use axum::routing::any;
 use scrapetarget_exporter::http::RouterOptions;
 use scrapetarget_exporter::kind::Type;
-use scrapetarget_exporter::sim::Simulated;
 use service::eventually::PATIENCE;
 use service::{Service, nobody, pending, server, target};
+use simulators::Simulated;
 
 const HOSTILE: &str = "</th><script>document.title='owned'</script><img src=x onerror=\"alert(1)\">'&amp;\u{202e}";
 

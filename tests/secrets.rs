@@ -11,7 +11,7 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use scrapetarget_exporter::sim::Simulated;
+use simulators::Simulated;
 use support::faults::closed_port;
 use support::program::{Running, command, said};
 use tempfile::TempDir;
@@ -33,7 +33,7 @@ async fn server(status: u16) -> (Simulated, Arc<Mutex<Vec<HeaderMap>>>) {
 fn manifest(name: &str, url: &str, more: &str) -> String {
     format!(
         "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: media }}\nspec:\n  \
-         type: Mediasoup\n  url: {url}\n  interval: 1s\n  mediasoup: {{ source: Prometheus }}\n{more}---\n"
+         type: Mediasoup\n  url: {url}\n  interval: 30s\n  timeout: 30s\n  mediasoup: {{ source: Prometheus }}\n{more}---\n"
     )
 }
 

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use scrapetarget_exporter::kind::mediasoup::{Compatibility, Options, PerObject, StatsSource, families};
 use scrapetarget_exporter::kind::{Answer, Context, Kind, Options as _, Response};
 use scrapetarget_exporter::metric::{Families, Finished};
-use scrapetarget_exporter::sim::edumeet::Edumeet;
-use scrapetarget_exporter::sim::mediasoup::Agent;
+use simulators::edumeet::Edumeet;
+use simulators::mediasoup::Agent;
 use tower::ServiceExt;
 
 async fn get(routes: Router, path: &str, token: Option<&str>) -> (StatusCode, Bytes) {

@@ -10,8 +10,8 @@ use axum::http::{Request, StatusCode};
 use reqwest::Url;
 use scrapetarget_exporter::kind::{Answer, Blocks, CallError, Context, Method, Response, Type, sora};
 use scrapetarget_exporter::metric::Families;
-use scrapetarget_exporter::sim::sora::{Cluster, Node};
-use scrapetarget_exporter::sim::{Mode, Simulated};
+use simulators::sora::{Cluster, Node};
+use simulators::{Mode, Simulated};
 use tower::ServiceExt;
 
 fn everything() -> sora::Options {

@@ -5,11 +5,11 @@ use std::borrow::Cow;
 
 use invariants::judge;
 use libfuzzer_sys::fuzz_target;
-use scrapetarget_exporter::metric::{Families, Finished, Format, Passage, encode, read_exposition};
+use scrapetarget_exporter::metric::{Families, Finished, Format, ExpositionPolicy, encode, read_exposition};
 
 struct Everything;
 
-impl Passage for Everything {
+impl ExpositionPolicy for Everything {
     fn admits(&self, _: &str) -> bool {
         true
     }

@@ -16,9 +16,9 @@ use super::service::{Service, ServiceOptions, TargetSource, listen, signal};
 use super::{print, simulated};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::poll::{Pollers, State};
-use crate::sim::{Mode, Simulated, Switch};
 use crate::telemetry;
 use crate::time::PromDuration;
+use simulators::{Mode, Simulated, Switch};
 
 /// The bearer token of the simulated agent; it opens nothing else.
 const AGENT_TOKEN: &str = "demo-token";

@@ -39,7 +39,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let mut request = client.get(url.clone());
     if let (Some(username), Some(file)) = (username, password_file) {
         let password = String::from_utf8(read("--password-file", &file)?)
-            .map_err(|_| anyhow!("--password-file {}: is no text (UTF-8)", file.display()))?;
+            .map_err(|_| anyhow!("--password-file {}: is not UTF-8 text", file.display()))?;
         let password = password.strip_suffix('\n').unwrap_or(&password);
         request = request.basic_auth(username, Some(password.strip_suffix('\r').unwrap_or(password)));
     }
@@ -70,9 +70,9 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
 /// The client certificate.
 fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     let chain = tls::certificates(&read("--cert-file", certificate)?)
-        .ok_or_else(|| anyhow!("--cert-file {}: holds no PEM certificate", certificate.display()))?;
+        .ok_or_else(|| anyhow!("--cert-file {}: contains no PEM certificate", certificate.display()))?;
     let pem = read("--key-file", key)?;
-    let private = tls::private_key(&pem).map_err(|error| anyhow!("--key-file {}: holds {error}", key.display()))?;
+    let private = tls::private_key(&pem).map_err(|error| anyhow!("--key-file {}: contains {error}", key.display()))?;
     tls::identity(chain, private).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             anyhow!("--key-file {}: is not the key of --cert-file {}", key.display(), certificate.display())
@@ -132,11 +132,11 @@ fn unanswered(error: &reqwest::Error, asked: &Url) -> String {
     if error.is_timeout() {
         format!("{place} does not answer within {TIMEOUT:?}")
     } else if system.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-        format!("nobody listens at {place}: {cause}")
+        format!("nothing listens at {place}: {cause}")
     } else if links.iter().any(|link| link.to_string() == "dns error") {
         format!("the name {host} cannot be resolved: {cause}")
     } else if error.is_connect() && cause == "tls handshake eof" {
-        format!("{place} closes the connection instead of answering by TLS: if it speaks http, write http://")
+        format!("{place} closes the connection instead of starting TLS: if it speaks http, write http://")
     } else if error.is_connect() {
         format!("no connection to {place}: {cause}")
     } else {
@@ -150,34 +150,34 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
     let alert = match error {
         rustls::Error::AlertReceived(alert) => alert,
         rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
-            return "what answers is no TLS: if the service speaks http, write http:// instead of https://".to_owned();
+            return "the response is not TLS: if the service speaks http, write http:// instead of https://".to_owned();
         }
         other => return tls::sentence(other, Peer::Server),
     };
     let Some(file) = shown.map(Path::display) else {
         return match alert {
             A::CertificateRequired | A::NoCertificate | A::BadCertificate => {
-                "the service wants a client certificate: give --cert-file and --key-file".to_owned()
+                "the service requires a client certificate: set --cert-file and --key-file".to_owned()
             }
             A::HandshakeFailure => {
-                "the service ends the handshake: if it wants a client certificate, give --cert-file and --key-file"
+                "the service aborted the handshake: if it requires a client certificate, set --cert-file and --key-file"
                     .to_owned()
             }
             _ => tls::sentence(error, Peer::Server),
         };
     };
     match alert {
-        A::UnknownCA => format!("--cert-file {file}: the service does not know its authority"),
+        A::UnknownCA => format!("--cert-file {file}: the service does not trust its authority"),
         A::DecryptError => format!(
-            "--cert-file {file}: the service knows another authority of the same name as the one that has signed it"
+            "--cert-file {file}: the service trusts a different authority of the same name as the one that has signed it"
         ),
         A::CertificateExpired => format!("--cert-file {file}: the service says that it has expired"),
         A::CertificateRevoked => format!("--cert-file {file}: the service says that it is revoked"),
         A::CertificateRequired | A::NoCertificate => {
-            format!("--cert-file {file}: the service wants a certificate with a key of another kind")
+            format!("--cert-file {file}: the service requires a certificate with another type of key")
         }
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
-            format!("--cert-file {file}: the service does not take it")
+            format!("--cert-file {file}: the service rejects it")
         }
         _ => tls::sentence(error, Peer::Server),
     }

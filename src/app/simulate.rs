@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 use super::service::{listen, signal};
 use super::{print, simulated};
 use crate::cli::{SimulateArgs, SimulatedServer};
-use crate::sim::Simulated;
-use crate::sim::sora::Node;
+use simulators::Simulated;
+use simulators::sora::Node;
 
 /// Serves until a signal comes.
 pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {

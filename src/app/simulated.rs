@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::sim::edumeet::Edumeet;
-use crate::sim::mediasoup::Agent;
-use crate::sim::orion::Broker;
-use crate::sim::sora::{Cluster, Node};
+use simulators::edumeet::Edumeet;
+use simulators::mediasoup::Agent;
+use simulators::orion::Broker;
+use simulators::sora::{Cluster, Node};
 
 const SEED: u64 = 20_261_121;
 

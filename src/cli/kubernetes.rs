@@ -18,20 +18,20 @@ pub struct KubernetesArgs {
     /// Which cluster, and which release in it.
     #[command(flatten)]
     pub release: ReleaseArgs,
-    /// Only ScrapeTargets with these labels, as kubectl -l takes them
+    /// Watch only ScrapeTargets with these labels, in the syntax of kubectl -l
     #[arg(long, env = "SCRAPETARGET_TARGET_SELECTOR", value_name = "SELECTOR")]
     pub target_selector: Option<Selector>,
-    /// Only Secrets with this label may be used by targets: KEY or KEY=VALUE
+    /// Let targets use only Secrets with this label: KEY or KEY=VALUE
     #[arg(long, env = "SCRAPETARGET_SECRET_LABEL", value_name = "LABEL")]
     pub secret_label: Option<Label>,
-    /// Let targets be on loopback addresses, which belong to this pod and its sidecars; always so with --targets
+    /// Allow targets on loopback addresses, which are those of this pod and its sidecars; always enabled with --targets
     #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_LOOPBACK")]
     pub target_allow_loopback: bool,
-    /// The address under which Prometheus reaches this replica, its pod's IP: the leader writes it to the Endpoints
-    /// and their newer form
+    /// Address under which Prometheus reaches this replica, usually the IP of its pod: the leader writes it into the Endpoints and the
+    /// EndpointSlice
     #[arg(long, env = "SCRAPETARGET_ADVERTISE_ADDRESS", value_name = "IP")]
     pub advertise_address: Option<IpAddr>,
-    /// Where ServiceMonitors are written: target (beside their target) or release (all in our namespace)
+    /// Where ServiceMonitors are created: target (in the namespace of the target) or release (all in the namespace of the exporter)
     #[arg(
         long = "discovery.monitor-namespace",
         env = "SCRAPETARGET_DISCOVERY_MONITOR_NAMESPACE",
@@ -39,32 +39,32 @@ pub struct KubernetesArgs {
         value_name = "WHERE"
     )]
     pub discovery_monitor_namespace: MonitorNamespace,
-    /// How Prometheus speaks to the service: http or https; if not set, as --web.config.file says
+    /// Scheme that Prometheus uses to connect to the service: http or https; if not set, it follows --web.config.file
     #[arg(long = "discovery.scheme", env = "SCRAPETARGET_DISCOVERY_SCHEME", value_name = "SCHEME")]
     pub discovery_scheme: Option<Scheme>,
-    /// The tlsConfig of every ServiceMonitor's endpoint, as JSON; references need --discovery.monitor-namespace=release
+    /// tlsConfig of the endpoint of every ServiceMonitor, as JSON; references require --discovery.monitor-namespace=release
     #[arg(long = "discovery.tls", env = "SCRAPETARGET_DISCOVERY_TLS", value_name = "JSON", value_parser = json_object)]
     pub discovery_tls: Option<JsonObject>,
-    /// The basicAuth of every ServiceMonitor's endpoint, as JSON; it needs --discovery.monitor-namespace=release
+    /// basicAuth of the endpoint of every ServiceMonitor, as JSON; requires --discovery.monitor-namespace=release
     #[arg(long = "discovery.basic-auth", env = "SCRAPETARGET_DISCOVERY_BASIC_AUTH", value_name = "JSON", value_parser = json_object)]
     pub discovery_basic_auth: Option<JsonObject>,
-    /// The scrape class of every ServiceMonitor whose target names none
+    /// Scrape class of the ServiceMonitors whose target does not name one
     #[arg(long = "discovery.scrape-class", env = "SCRAPETARGET_DISCOVERY_SCRAPE_CLASS", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub discovery_scrape_class: Option<String>,
-    /// A scrape class that targets may name in monitor.scrapeClass, besides that of --discovery.scrape-class; repeatable. If not set,
-    /// none: a class may hold a token, which Prometheus sends along
+    /// Scrape class that targets may name in monitor.scrapeClass, in addition to that of --discovery.scrape-class; repeatable. If not
+    /// set, targets may name no other class, because a class may contain a token that Prometheus sends
     #[arg(long = "discovery.allowed-scrape-class", env = "SCRAPETARGET_DISCOVERY_ALLOWED_SCRAPE_CLASS", value_delimiter = ',', value_name = "NAME", value_parser = scrape_class)]
     pub discovery_allowed_scrape_class: Vec<String>,
-    /// A label of every ServiceMonitor, for the selector of your Prometheus; repeatable
+    /// Label to add to every ServiceMonitor, for the selector of your Prometheus; repeatable
     #[arg(long = "discovery.monitor-label", env = "SCRAPETARGET_DISCOVERY_MONITOR_LABEL", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = label_pair)]
     pub discovery_monitor_label: Vec<(String, String)>,
-    /// An annotation of every ServiceMonitor; repeatable, in the environment variable one a line
+    /// Annotation to add to every ServiceMonitor; repeatable, one per line in the environment variable
     #[arg(long = "discovery.monitor-annotation", env = "SCRAPETARGET_DISCOVERY_MONITOR_ANNOTATION", value_delimiter = '\n', value_name = "KEY=VALUE", value_parser = annotation_pair)]
     pub discovery_monitor_annotation: Vec<(String, String)>,
-    /// This replica's name in the Lease, different for each; if not set, the host's name and the process id
+    /// Name of this replica in the Lease, which must be unique; if not set, the host name and the process ID
     #[arg(long = "leader-election.identity", env = "SCRAPETARGET_LEADER_ELECTION_IDENTITY", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub leader_election_identity: Option<String>,
-    /// How long a leader that is not heard of stays the leader, from 5s to 5m, in whole seconds
+    /// How long a leader that does not renew its Lease remains the leader, from 5s to 5m, in whole seconds
     #[arg(
         long = "leader-election.lease-duration",
         env = "SCRAPETARGET_LEADER_ELECTION_LEASE_DURATION",
@@ -78,19 +78,19 @@ pub struct KubernetesArgs {
 /// Flags that say which cluster is meant, and which objects in it are those of this release.
 #[derive(Clone, Debug, Args)]
 pub struct ReleaseArgs {
-    /// The context of the kubeconfig; if not set, its current one, or in a pod the pod's own cluster
+    /// Context of the kubeconfig; if not set, the current context, or in a pod the pod's own cluster
     #[arg(long, env = "SCRAPETARGET_KUBE_CONTEXT", value_name = "CONTEXT", value_parser = NonEmptyStringValueParser::new())]
     pub kube_context: Option<String>,
-    /// Where ScrapeTargets are watched; repeatable; if not set, in all namespaces
+    /// Namespace in which ScrapeTargets are watched; repeatable; if not set, all namespaces
     #[arg(long, env = "SCRAPETARGET_WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACE", value_parser = namespace)]
     pub watch_namespace: Vec<String>,
-    /// The namespace of this installation: of its Lease and its Service; if not set, that of the pod or of the kubeconfig's context
+    /// Namespace of this installation, with its Lease and its Service; if not set, that of the pod or of the kubeconfig's context
     #[arg(long, env = "SCRAPETARGET_NAMESPACE", value_name = "NAMESPACE", value_parser = namespace)]
     pub namespace: Option<String>,
-    /// The name of this installation: two in one cluster leave each other's objects alone
+    /// Name of this installation; it tells apart the objects of several installations in one cluster
     #[arg(long, env = "SCRAPETARGET_RELEASE_NAME", default_value = "scrapetarget-exporter", value_name = "NAME", value_parser = namespace)]
     pub release_name: String,
-    /// How Prometheus finds targets: serviceMonitor (one for each target), httpSD (it reads /sd) or none
+    /// How Prometheus discovers targets: serviceMonitor (one for each target), httpSD (Prometheus reads /sd) or none
     #[arg(
         long = "discovery.mode",
         env = "SCRAPETARGET_DISCOVERY_MODE",
@@ -98,10 +98,10 @@ pub struct ReleaseArgs {
         value_name = "MODE"
     )]
     pub discovery_mode: DiscoveryMode,
-    /// The Service without selector that only the leader is behind; if not set, the release's name and -probe
+    /// Name of the Service without selector whose only endpoint is the leader; if not set, the name of the release followed by -probe
     #[arg(long = "discovery.service", env = "SCRAPETARGET_DISCOVERY_SERVICE", value_name = "NAME", value_parser = namespace)]
     pub discovery_service: Option<String>,
-    /// The Lease that the leader holds; if not set, the release's name
+    /// Name of the Lease that the leader holds; if not set, the name of the release
     #[arg(long = "leader-election.lease-name", env = "SCRAPETARGET_LEADER_ELECTION_LEASE_NAME", value_name = "NAME", value_parser = namespace)]
     pub leader_election_lease_name: Option<String>,
 }
@@ -115,11 +115,11 @@ pub struct CleanupArgs {
     /// Which cluster, and which release in it.
     #[command(flatten)]
     pub release: ReleaseArgs,
-    /// Remove ServiceMonitors only, while the release goes on: for namespaces where it may not write them any more. The Endpoints and
-    /// the Lease are left alone
+    /// Delete ServiceMonitors only, while the release keeps running: for namespaces in which it may no longer create them. The
+    /// Endpoints and the Lease are kept
     #[arg(long, value_name = "WHAT")]
     pub only: Option<CleanupOnly>,
-    /// With --only: a namespace whose ServiceMonitors stay; repeatable
+    /// With --only: namespace whose ServiceMonitors are kept; repeatable
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', value_parser = namespace, requires = "only")]
     pub except_namespace: Vec<String>,
     /// Flags about the log.

@@ -8,7 +8,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ScrapeTargetSpec;
-use crate::kind;
 
 /// One key of a Secret in the namespace of the ScrapeTarget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
@@ -17,10 +16,10 @@ pub struct SecretKeyRef {
     /// The name of the Secret.
     #[schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// The key in the Secret. A trailing newline of its value is cut.
+    /// The key in the Secret. A trailing newline of its value is removed.
     #[schemars(length(max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
-    /// Whether the Secret or its key may be missing. What it would have given is then left out.
+    /// Whether the Secret or its key may be missing. The setting is then left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
@@ -35,7 +34,7 @@ pub struct ConfigMapKeyRef {
     /// The key in the ConfigMap.
     #[schemars(length(max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
-    /// Whether the ConfigMap or its key may be missing. What it would have given is then left out.
+    /// Whether the ConfigMap or its key may be missing. The setting is then left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
@@ -45,7 +44,7 @@ fn header_description() -> String {
     let mut own = vec!["Host", "Connection", "Content-*", "Transfer-Encoding", "Accept*"]
         .into_iter()
         .map(str::to_owned)
-        .chain(kind::Type::ALL.iter().flat_map(|kind| kind.own_headers()).map(|name| capitalized(name)))
+        .chain(crate::kind::Type::ALL.iter().flat_map(|kind| kind.own_headers()).map(|name| capitalized(name)))
         .collect::<Vec<_>>();
     let last = own.pop().unwrap_or_default();
     format!("The name of the header. The exporter sets {} and {last} itself and refuses them here.", own.join(", "))
@@ -105,20 +104,20 @@ fn bearer() -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsConfig {
-    /// The certificate authorities that the target's certificate is verified with, instead of the system's.
+    /// The certificate authorities that verify the target's certificate, in place of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretOrConfigMap>,
-    /// The client certificate that is shown to the target; keySecret belongs to it.
+    /// The client certificate for the target; it requires keySecret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert: Option<SecretOrConfigMap>,
     /// The key of a Secret that holds the private key of the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_secret: Option<SecretKeyRef>,
-    /// The name that is asked for (SNI) and that the target's certificate must bear, instead of the host in url.
+    /// The name that is sent as SNI and that the target's certificate must contain, in place of the host in url.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub server_name: Option<String>,
-    /// Do not verify the target's certificate. Whoever sits between can then read and change everything.
+    /// Do not verify the target's certificate. Anyone between the exporter and the target can then read and change everything.
     #[serde(default)]
     pub insecure_skip_verify: bool,
 }

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::schema::texts;
 use crate::time::PromDuration;
 
-/// The ServiceMonitor that the exporter writes for this target.
+/// The ServiceMonitor that the exporter creates for this target.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Monitor {
-    /// Whether the exporter writes a ServiceMonitor for this target.
+    /// Whether the exporter creates a ServiceMonitor for this target.
     #[serde(default = "yes")]
     pub enabled: bool,
     /// Labels of the ServiceMonitor, for the selectors of Prometheus.
@@ -32,15 +32,16 @@ pub struct Monitor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrape_timeout: Option<PromDuration>,
     /// Relabelings of the target. They may read the labels that the exporter sets. They may not write labels that begin with __, nor
-    /// those that tell the series of one target from another's, such as instance, job and namespace.
+    /// those that identify the series of a target, such as instance, job and namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub relabelings: Vec<Relabeling>,
-    /// Relabelings of the samples before they are stored. They may not write the labels that relabelings may not write.
+    /// Relabelings of the samples before they are stored. The same labels as in relabelings may not be written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub metric_relabelings: Vec<Relabeling>,
-    /// The scrape class of the ServiceMonitor, one that the installation allows. If not set or empty, it is that of the installation.
+    /// The scrape class of the ServiceMonitor, one that the installation allows. If not set or empty, it is the default of the
+    /// installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub scrape_class: Option<String>,
@@ -73,27 +74,27 @@ pub struct Relabeling {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
     pub source_labels: Vec<String>,
-    /// What stands between the joined values. If not set, Prometheus uses a semicolon.
+    /// The separator between the joined values. If not set, Prometheus uses a semicolon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub separator: Option<String>,
-    /// The label that the result is written to, by its name.
+    /// The name of the label to which the result is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub target_label: Option<String>,
-    /// The regular expression that the joined values are matched with. If not set, Prometheus matches everything. With labeldrop, the
-    /// names of labels, or beginnings of names with .* behind them, with | in between.
+    /// The regular expression that the joined values are matched with. If not set, Prometheus matches everything. With labeldrop, names
+    /// of labels, or beginnings of names followed by .*, separated by |.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub regex: Option<String>,
     /// The modulus of the action hashmod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modulus: Option<u64>,
-    /// What is written; $1 stands for the first group of the regular expression.
+    /// The value that is written; $1 stands for the first group of the regular expression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub replacement: Option<String>,
-    /// What is done. The actions labelmap and labelkeep are refused.
+    /// The action. The actions labelmap and labelkeep are rejected.
     #[serde(default)]
     pub action: Action,
 }

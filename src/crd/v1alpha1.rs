@@ -73,36 +73,37 @@ pub struct ScrapeTargetSpec {
     /// Stop polling. The target keeps its place, but has no ServiceMonitor and no entry in /sd.
     #[serde(default)]
     pub suspend: bool,
-    /// Labels that discovery joins to every series of this target.
+    /// Labels that discovery adds to every series of this target.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::texts::<32, 256>")]
     pub labels: BTreeMap<String, String>,
-    /// Headers that are sent with every call.
+    /// Headers that are sent with every request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers: Vec<Header>,
-    /// HTTP basic authentication at the target. It excludes authorization.
+    /// HTTP basic authentication for the target. Mutually exclusive with authorization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<BasicAuth>,
-    /// Authentication at the target by the header Authorization. It excludes basicAuth.
+    /// Authentication for the target with the header Authorization. Mutually exclusive with basicAuth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
-    /// How an https target is verified, and the client certificate that it is shown.
+    /// Verification of an https target, and the client certificate for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_config: Option<TlsConfig>,
-    /// The HTTP proxy that the target is reached through, for instance `http://proxy:3128`. If not set, there is none; the
-    /// environment of the exporter is not asked.
+    /// HTTP proxy for the requests to the target, for instance `http://proxy:3128`. If not set, there is none; the environment of the
+    /// exporter is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub proxy_url: Option<String>,
-    /// The greatest number of series of one poll. Detail is shed before anything is refused. Whoever runs the exporter may allow fewer.
+    /// Maximum number of series of one poll. Detail is dropped first, before the poll fails. The administrator of the exporter may set
+    /// a lower limit.
     #[serde(default = "sample_limit")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub sample_limit: u32,
     /// Which families are exported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
-    /// The ServiceMonitor that the exporter writes for this target.
+    /// The ServiceMonitor that the exporter creates for this target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<Monitor>,
     /// The block of the target's type.
@@ -191,40 +192,40 @@ impl ScrapeTargetSpec {
     }
 }
 
-/// What the exporter says about a target.
+/// The state of a target, as reported by the exporter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(transform = schema::tidy)]
 pub struct ScrapeTargetStatus {
-    /// The generation of the spec that the conditions speak of.
+    /// The generation of the spec that the conditions describe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Accepted`, `MonitorReady`, `Up` and `Scraped`. They move only when the state changes.
+    /// `Ready`, `Accepted`, `MonitorReady`, `Up` and `Scraped`. They change only when the state changes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// One aspect of the state of a target, in the shape of `metav1.Condition`.
+/// One aspect of the state of a target, in the format of `metav1.Condition`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// The aspect.
+    /// The type of the condition.
     #[serde(rename = "type")]
     #[schemars(length(min = 1, max = 316))]
     pub kind: String,
     /// True, False or Unknown.
     pub status: ConditionStatus,
-    /// The generation of the spec that the condition speaks of.
+    /// The generation of the spec that the condition describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// When the status last changed.
     #[schemars(extend("format" = "date-time"))]
     pub last_transition_time: String,
-    /// One word in CamelCase that says why.
+    /// The reason of the status, one word in CamelCase.
     #[schemars(length(min = 1, max = 1024))]
     pub reason: String,
-    /// A sentence for people.
+    /// A message for humans.
     #[schemars(length(max = 32768))]
     pub message: String,
 }

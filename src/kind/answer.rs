@@ -1,4 +1,4 @@
-//! What came back of a call, and why it may be worth nothing.
+//! The answer to a call, or the reason why there is none.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ pub enum Reason {
     Suspended,
     /// The target's own declaration cannot be used: a Secret is missing, it points where it may not, …
     Config,
-    /// The host's name has no address, or nobody says which.
+    /// The host's name has no address, or the name servers did not answer.
     Dns,
     /// No TCP connection, or it broke before there was an answer.
     Connect,
@@ -131,17 +131,17 @@ pub struct Response {
 pub struct Answer(pub Result<Response, CallError>);
 
 impl Answer {
-    /// The body of an answer with a 2xx status; otherwise why not, 401 and 403 told apart.
+    /// The body of an answer with a 2xx status; otherwise the reason: `auth` for 401 and 403, else `http_status`.
     pub fn success(&self) -> Result<&Bytes, CallError> {
         let response = self.0.as_ref().map_err(Clone::clone)?;
         match response.status {
             200..=299 => Ok(&response.body),
-            401 | 403 => Err(CallError::new(Reason::Auth, format!("answered {}", response.told()))),
+            401 | 403 => Err(CallError::new(Reason::Auth, format!("answered {}", response.summary()))),
             300..=399 => Err(CallError::new(
                 Reason::HttpStatus,
                 format!("answered {}; redirects are not followed, write the final url", named(response.status)),
             )),
-            _ => Err(CallError::new(Reason::HttpStatus, format!("answered {}", response.told()))),
+            _ => Err(CallError::new(Reason::HttpStatus, format!("answered {}", response.summary()))),
         }
     }
 
@@ -168,9 +168,9 @@ impl Answer {
 }
 
 impl Response {
-    /// The answer without a word of the server's: `403 Forbidden, 42 bytes of JSON`. What a server writes may be for others' eyes only,
-    /// or what we sent to it, and whoever may look at targets reads the sentences about them.
-    fn told(&self) -> String {
+    /// The answer in words, without its content: `403 Forbidden, 42 bytes of JSON`. The content may be confidential or repeat the
+    /// credentials of the request, and everybody who may see the target reads this.
+    fn summary(&self) -> String {
         let status = named(self.status);
         let class = match self.body.trim_ascii_start().first() {
             None if self.body.is_empty() => return format!("{status}, without a body"),
@@ -201,17 +201,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_without_a_word_of_the_server() {
-        let told = |status, body: &'static [u8]| {
+    fn a_refusal_is_described_without_the_content_of_the_server() {
+        let message = |status, body: &'static [u8]| {
             Answer(Ok(Response { status, body: Bytes::from_static(body) })).success().unwrap_err().message
         };
-        assert_eq!(told(403, b" {\"token\":\"hunter2\"}"), "answered 403 Forbidden, 20 bytes of JSON");
-        assert_eq!(told(401, b"hunter2"), "answered 401 Unauthorized, 7 bytes of text");
-        assert_eq!(told(502, b"<!DOCTYPE html>hunter2"), "answered 502 Bad Gateway, 22 bytes of HTML");
-        assert_eq!(told(500, b"<?xml?>"), "answered 500 Internal Server Error, 7 bytes of XML");
-        assert_eq!(told(500, b"\xff\xfe"), "answered 500 Internal Server Error, 2 bytes");
-        assert_eq!(told(599, b""), "answered 599, without a body");
+        assert_eq!(message(403, b" {\"token\":\"hunter2\"}"), "answered 403 Forbidden, 20 bytes of JSON");
+        assert_eq!(message(401, b"hunter2"), "answered 401 Unauthorized, 7 bytes of text");
+        assert_eq!(message(502, b"<!DOCTYPE html>hunter2"), "answered 502 Bad Gateway, 22 bytes of HTML");
+        assert_eq!(message(500, b"<?xml?>"), "answered 500 Internal Server Error, 7 bytes of XML");
+        assert_eq!(message(500, b"\xff\xfe"), "answered 500 Internal Server Error, 2 bytes");
+        assert_eq!(message(599, b""), "answered 599, without a body");
         let redirect = "answered 302 Found; redirects are not followed, write the final url";
-        assert_eq!(told(302, b"hunter2"), redirect);
+        assert_eq!(message(302, b"hunter2"), redirect);
     }
 }

@@ -181,7 +181,7 @@ kinds! {
     Sora => sora;
     /// FIWARE Orion Context Broker, by its monitoring endpoints.
     Orion => orion;
-    /// An application on mediasoup, by the agent of this project or by an exporter of its own.
+    /// A mediasoup application, with the agent of this project or with its own exporter.
     Mediasoup => mediasoup;
 }
 

@@ -1,4 +1,4 @@
-//! Names that a server may not give to what it sends, where a kind passes its text on. One list for all such kinds.
+//! Metric names that a passed-on exposition may not use. One list for all kinds that pass text on.
 //!
 //! Labels need none: those that discovery sets win over a server's, which Prometheus then calls `exported_…`.
 
@@ -20,7 +20,7 @@ pub const OF_A_SCRAPE: [&str; 8] = [
 /// them.
 pub const OF_RULES: [&str; 2] = ["ALERTS", "ALERTS_FOR_STATE"];
 
-/// What is told of polls, and of the exporter itself.
+/// Prefixes of the families about polls and about the exporter itself.
 pub const OUR_PREFIXES: [&str; 2] = ["probe_", "scrapetarget_"];
 
 /// Whether an application of type `own` has no business with metrics called `name`: they are of Prometheus, of this exporter, or of

@@ -1,14 +1,14 @@
-//! What the translation of one answer may cost: whoever starts it says so, and [`Families`](super::Families) holds it to that.
+//! The limits of one translation: set by its caller, kept by [`Families`](super::Families).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tells a translation that its time is over. There is no clock here: whoever has one says so from another thread.
+/// Stops a translation whose time is over. There is no clock here: another thread sets it.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// What is added from now on is thrown away.
+    /// From now on nothing is added any more.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -24,9 +24,9 @@ impl Stop {
 pub struct Allowance {
     /// Bytes of the exposition that is made, about.
     pub bytes: usize,
-    /// Whether names may be compared with patterns, which may be slow; else only verdicts count that are known already.
+    /// Whether names may be compared with patterns, which may be slow; otherwise only remembered verdicts are used.
     pub compares: bool,
-    /// The end of its time.
+    /// Set when its time is over.
     pub stop: Stop,
 }
 
@@ -37,7 +37,7 @@ impl Default for Allowance {
     }
 }
 
-/// Why the families of a translation are worth nothing as a whole.
+/// Which limit a translation exceeded: its families are then useless as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excess {
     /// Its time was over.

@@ -13,31 +13,31 @@ use super::families::{Families, FamilyId, Suffix};
 use super::{Type, is_metric_name};
 use line::{SampleLine, comment};
 
-/// Longest name of a metric that is read; longer ones are nobody's.
+/// Longest name of a metric that is read.
 const MAX_NAME: usize = 512;
-/// Most labels of one sample; Prometheus' own servers are usually told 30 to 64.
+/// Most labels of one sample; Prometheus servers are usually limited to 30 to 64.
 const MAX_LABELS: usize = 64;
 /// Most names that comments may tell about; a server of Prometheus' own has a few hundred.
 const MAX_DECLARED: usize = 100_000;
 /// Longest help text that is kept, in bytes.
 const MAX_HELP: usize = 2048;
 
-/// What happens to an exposition on its way through.
-pub trait Passage {
-    /// Whether a family, or a sample, may be called `name`; samples that may not pass are counted as skipped and withheld.
+/// Decides which samples of a passed-on exposition are kept, and what their labels say.
+pub trait ExpositionPolicy {
+    /// Whether a family, or a sample, may be called `name`; other samples are counted as skipped and withheld.
     fn admits(&self, name: &str) -> bool;
 
-    /// What the label `name` says in place of `value`.
+    /// The value that the label `name` gets in place of `value`.
     fn rewrite<'v>(&self, name: &str, value: Cow<'v, str>) -> Cow<'v, str>;
 }
 
-/// A text that gave nothing.
+/// Why a text gave nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExpositionError {
-    /// Not a byte of text.
+    /// There is no text.
     #[error("the body is empty")]
     Empty,
-    /// A page for people.
+    /// A web page.
     #[error("the body is HTML, not Prometheus text; is the url right?")]
     Html,
     /// No line is a sample or a comment.
@@ -46,7 +46,7 @@ pub enum ExpositionError {
     /// More samples than wanted.
     #[error("more than {0} samples, which is what spec.sampleLimit allows")]
     TooMany(usize),
-    /// Comments about more names than anybody has.
+    /// Comments about more names than any server has.
     #[error("more than {MAX_DECLARED} names with HELP or TYPE")]
     TooManyNames,
 }
@@ -56,7 +56,7 @@ pub enum ExpositionError {
 /// On an error `out` may hold a part: [`Families::rewind`] takes it back.
 pub fn read_exposition(
     text: &str,
-    passage: &impl Passage,
+    policy: &impl ExpositionPolicy,
     limit: usize,
     out: &mut Families,
 ) -> Result<(), ExpositionError> {
@@ -67,7 +67,7 @@ pub fn read_exposition(
     if text.starts_with('<') {
         return Err(ExpositionError::Html);
     }
-    let mut reader = Reader::new(passage, text.ends_with("# EOF"), out);
+    let mut reader = ExpositionReader::new(policy, text.ends_with("# EOF"), out);
     for line in text.lines() {
         reader.read(line);
         if reader.out.len() > limit {
@@ -76,7 +76,7 @@ pub fn read_exposition(
         if reader.declared.len() > MAX_DECLARED {
             return Err(ExpositionError::TooManyNames);
         }
-        // What there was no room for, or no time, makes all of it worthless: whoever said so asks for it.
+        // Out of time or of space: all of it is worthless, and the caller asks `excess` why.
         if reader.out.is_stopped() || reader.out.excess().is_some() {
             break;
         }
@@ -86,13 +86,13 @@ pub fn read_exposition(
 
 /// The word of a `# TYPE` line, those of OpenMetrics included that [`Type`] has no place for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Declared {
+enum DeclaredType {
     Simple(Type),
     Info,
     GaugeHistogram,
 }
 
-impl Declared {
+impl DeclaredType {
     fn parse(word: &str) -> Option<Self> {
         Some(match word {
             "counter" => Self::Simple(Type::Counter),
@@ -107,56 +107,56 @@ impl Declared {
     }
 }
 
-/// What comments said of a name.
+/// What the comments say about a name.
 #[derive(Clone, Copy, Debug, Default)]
-struct Declaration<'t> {
-    kind: Option<Declared>,
+struct FamilyMetadata<'t> {
+    kind: Option<DeclaredType>,
     help: &'t str,
 }
 
 /// The family that a sample belongs to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Place<'t> {
+struct SampleFamily<'t> {
     family: &'t str,
     kind: Type,
     suffix: Suffix,
     help: &'t str,
 }
 
-/// Whether samples of a name become samples of ours.
+/// What to do with the samples of a name.
 #[derive(Clone, Copy, Debug)]
-enum Fate {
-    /// They are added to this family.
+enum SampleAction {
+    /// Add them to this family.
     Added(FamilyId, Type, Suffix),
-    /// They carry nothing that we keep.
+    /// Ignore them: they hold nothing that is kept.
     Ignored,
-    /// They cannot be written again.
+    /// Skip them: they could not be written again.
     Skipped,
-    /// They may not pass.
+    /// Withhold them: the policy does not admit them.
     Withheld,
 }
 
-struct Reader<'t, 'o, P> {
-    passage: &'o P,
+struct ExpositionReader<'t, 'o, P> {
+    policy: &'o P,
     openmetrics: bool,
     out: &'o mut Families,
-    declared: HashMap<&'t str, Declaration<'t>>,
+    declared: HashMap<&'t str, FamilyMetadata<'t>>,
     /// The name of the newest comment: samples below it belong to it where they can.
     current: &'t str,
     /// Families that got samples.
     made: HashMap<&'t str, Type>,
     /// Samples of one name come in runs.
-    last: Option<(&'t str, Fate)>,
+    last: Option<(&'t str, SampleAction)>,
     /// Series so far, whatever the order of their labels.
     seen: HashSet<u64>,
     hasher: RandomState,
     understood: bool,
 }
 
-impl<'t, 'o, P: Passage> Reader<'t, 'o, P> {
-    fn new(passage: &'o P, openmetrics: bool, out: &'o mut Families) -> Self {
+impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
+    fn new(policy: &'o P, openmetrics: bool, out: &'o mut Families) -> Self {
         Self {
-            passage,
+            policy,
             openmetrics,
             out,
             declared: HashMap::new(),
@@ -195,7 +195,7 @@ impl<'t, 'o, P: Passage> Reader<'t, 'o, P> {
         match keyword {
             "HELP" => self.declared.entry(name).or_default().help = rest,
             "TYPE" => {
-                let kind = Declared::parse(rest.trim_end());
+                let kind = DeclaredType::parse(rest.trim_end());
                 if kind.is_none() {
                     self.out.skip();
                 }
@@ -209,19 +209,19 @@ impl<'t, 'o, P: Passage> Reader<'t, 'o, P> {
     }
 
     fn add(&mut self, sample: SampleLine<'t>) {
-        let fate = match self.last {
-            Some((name, fate)) if name == sample.name => fate,
+        let action = match self.last {
+            Some((name, action)) if name == sample.name => action,
             _ => {
-                let fate = self.decide(sample.name);
-                self.last = Some((sample.name, fate));
-                fate
+                let action = self.decide(sample.name);
+                self.last = Some((sample.name, action));
+                action
             }
         };
-        match fate {
-            Fate::Added(family, kind, suffix) => self.push(family, kind, suffix, sample),
-            Fate::Ignored => {}
-            Fate::Skipped => self.out.skip(),
-            Fate::Withheld => self.out.withhold(),
+        match action {
+            SampleAction::Added(family, kind, suffix) => self.push(family, kind, suffix, sample),
+            SampleAction::Ignored => {}
+            SampleAction::Skipped => self.out.skip(),
+            SampleAction::Withheld => self.out.withhold(),
         }
     }
 
@@ -238,7 +238,7 @@ impl<'t, 'o, P: Passage> Reader<'t, 'o, P> {
                 self.out.skip();
                 return;
             }
-            *value = self.passage.rewrite(name, std::mem::take(value));
+            *value = self.policy.rewrite(name, std::mem::take(value));
         }
         if bound == Some("le") && !labels.iter().any(|(name, _)| *name == "le") {
             self.out.skip();
@@ -261,85 +261,88 @@ impl<'t, 'o, P: Passage> Reader<'t, 'o, P> {
         self.hasher.hash_one((family, suffix, pairs))
     }
 
-    fn decide(&mut self, name: &'t str) -> Fate {
-        let Some(place) = self.place(name) else { return Fate::Ignored };
+    fn decide(&mut self, name: &'t str) -> SampleAction {
+        let Some(target) = self.family_of(name) else { return SampleAction::Ignored };
         // A histogram `a` has samples called `a_count`.
-        if !(self.passage.admits(place.family) && self.passage.admits(name)) {
-            return Fate::Withheld;
+        if !(self.policy.admits(target.family) && self.policy.admits(name)) {
+            return SampleAction::Withheld;
         }
-        if self.clashes(&place) {
-            return Fate::Skipped;
+        if self.clashes(&target) {
+            return SampleAction::Skipped;
         }
-        let help = unescape_help(place.help, self.openmetrics);
-        let Some(family) = self.out.family(place.family, place.kind, &help) else { return Fate::Skipped };
+        let help = unescape_help(target.help, self.openmetrics);
+        let Some(family) = self.out.family(target.family, target.kind, &help) else { return SampleAction::Skipped };
         let kind = self.out.kind_of(family);
-        if kind != place.kind && (place.suffix != Suffix::None || kind == Type::Histogram) {
-            return Fate::Skipped; // its type came after its first sample, or it is no part of a histogram
+        if kind != target.kind && (target.suffix != Suffix::None || kind == Type::Histogram) {
+            return SampleAction::Skipped; // its type came after its first sample, or it is no part of a histogram
         }
-        self.made.insert(place.family, kind);
-        Fate::Added(family, kind, place.suffix)
+        self.made.insert(target.family, kind);
+        SampleAction::Added(family, kind, target.suffix)
     }
 
     /// None: the sample says when something was created, nothing else.
-    fn place(&self, name: &'t str) -> Option<Place<'t>> {
+    fn family_of(&self, name: &'t str) -> Option<SampleFamily<'t>> {
         const SUFFIXES: [&str; 8] = ["", "_total", "_bucket", "_sum", "_count", "_info", "_gsum", "_gcount"];
         let near = std::iter::once(self.current).filter(|current| !current.is_empty());
         let far = SUFFIXES.iter().chain(&["_created"]).filter_map(|suffix| name.strip_suffix(suffix));
         for declared in near.chain(far) {
             let Some((&declared, declaration)) = self.declared.get_key_value(declared) else { continue };
             match fit(declared, declaration, name) {
-                Fit::Place(place) => return Some(place),
-                Fit::Created => return None,
-                Fit::Not => {}
+                NameMatch::Family(family) => return Some(family),
+                NameMatch::Created => return None,
+                NameMatch::Not => {}
             }
         }
-        Some(Place { family: name, kind: Type::Unknown, suffix: Suffix::None, help: "" })
+        Some(SampleFamily { family: name, kind: Type::Unknown, suffix: Suffix::None, help: "" })
     }
 
     /// Whether a family `x_count` stands beside a histogram `x`: promtool takes the one for a part of the other.
-    fn clashes(&self, place: &Place<'_>) -> bool {
+    fn clashes(&self, target: &SampleFamily<'_>) -> bool {
         const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
         let composed = |kind: Type| matches!(kind, Type::Histogram | Type::Summary);
-        if composed(place.kind) {
-            !self.made.contains_key(place.family)
-                && PARTS.iter().any(|part| self.made.contains_key(format!("{}{part}", place.family).as_str()))
+        if composed(target.kind) {
+            !self.made.contains_key(target.family)
+                && PARTS.iter().any(|part| self.made.contains_key(format!("{}{part}", target.family).as_str()))
         } else {
             PARTS
                 .iter()
-                .filter_map(|part| place.family.strip_suffix(part))
+                .filter_map(|part| target.family.strip_suffix(part))
                 .any(|base| self.made.get(base).is_some_and(|kind| composed(*kind)))
         }
     }
 }
 
-enum Fit<'t> {
-    Place(Place<'t>),
+enum NameMatch<'t> {
+    Family(SampleFamily<'t>),
     Created,
     Not,
 }
 
 /// Whether a sample called `name` belongs to what was declared as `declared`.
-fn fit<'t>(declared: &'t str, declaration: &Declaration<'t>, name: &'t str) -> Fit<'t> {
-    let Some(rest) = name.strip_prefix(declared) else { return Fit::Not };
-    let place = |family, kind, suffix| Fit::Place(Place { family, kind, suffix, help: declaration.help });
+fn fit<'t>(declared: &'t str, declaration: &FamilyMetadata<'t>, name: &'t str) -> NameMatch<'t> {
+    let Some(rest) = name.strip_prefix(declared) else { return NameMatch::Not };
+    let part_of =
+        |family, kind, suffix| NameMatch::Family(SampleFamily { family, kind, suffix, help: declaration.help });
     let simple = match declaration.kind {
         None => Type::Unknown,
-        Some(Declared::Simple(kind)) => kind,
-        Some(Declared::Info) => return if rest == "_info" { place(name, Type::Gauge, Suffix::None) } else { Fit::Not },
-        Some(Declared::GaugeHistogram) => {
+        Some(DeclaredType::Simple(kind)) => kind,
+        Some(DeclaredType::Info) => {
+            return if rest == "_info" { part_of(name, Type::Gauge, Suffix::None) } else { NameMatch::Not };
+        }
+        Some(DeclaredType::GaugeHistogram) => {
             let part = matches!(rest, "_bucket" | "_gsum" | "_gcount");
-            return if part { place(name, Type::Unknown, Suffix::None) } else { Fit::Not };
+            return if part { part_of(name, Type::Unknown, Suffix::None) } else { NameMatch::Not };
         }
     };
     match (simple, rest) {
-        (Type::Histogram, "") => Fit::Not,
-        (kind, "") => place(declared, kind, Suffix::None),
-        (Type::Counter, "_total") => place(name, Type::Counter, Suffix::None),
-        (Type::Histogram, "_bucket") => place(declared, simple, Suffix::Bucket),
-        (Type::Histogram | Type::Summary, "_sum") => place(declared, simple, Suffix::Sum),
-        (Type::Histogram | Type::Summary, "_count") => place(declared, simple, Suffix::Count),
-        (Type::Counter | Type::Histogram | Type::Summary, "_created") => Fit::Created,
-        _ => Fit::Not,
+        (Type::Histogram, "") => NameMatch::Not,
+        (kind, "") => part_of(declared, kind, Suffix::None),
+        (Type::Counter, "_total") => part_of(name, Type::Counter, Suffix::None),
+        (Type::Histogram, "_bucket") => part_of(declared, simple, Suffix::Bucket),
+        (Type::Histogram | Type::Summary, "_sum") => part_of(declared, simple, Suffix::Sum),
+        (Type::Histogram | Type::Summary, "_count") => part_of(declared, simple, Suffix::Count),
+        (Type::Counter | Type::Histogram | Type::Summary, "_created") => NameMatch::Created,
+        _ => NameMatch::Not,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Allowance, Compiled, Desc, Excess, Filter, Finished, Type, is_label_
 
 /// Longest label value that is passed on, in bytes; a longer one is cut at a character.
 ///
-/// Servers report names that strangers choose; Prometheus' own limit is off by default.
+/// Users of a server choose some names that it reports; Prometheus' own limit is off by default.
 const MAX_LABEL_VALUE: usize = 1024;
 
 /// Longest name of a label that is passed on, in bytes; a sample with a longer one is skipped.
@@ -98,7 +98,7 @@ pub struct Families {
     refused: usize,
     /// Families beyond [`MAX_FAMILIES`], or beyond the allowance, were described.
     overflowed: bool,
-    /// A verdict of the filter was missing that could not be found out.
+    /// A name had no verdict yet and must not be compared.
     undecided: bool,
     stopped: bool,
     compiled: Option<Arc<Compiled>>,
@@ -115,7 +115,7 @@ impl Families {
         Self { filter, allowance, ..Self::default() }
     }
 
-    /// Why all of this is worth nothing, if it is.
+    /// Which limit was exceeded, if any: then all of this is useless.
     pub fn excess(&self) -> Option<Excess> {
         if self.stopped {
             Some(Excess::Time)
@@ -128,7 +128,7 @@ impl Families {
         }
     }
 
-    /// Whether what has been added is more than `limit` samples, or more than the allowance has room for: something must be shed.
+    /// Whether what was added is more than `limit` samples or than the allowance permits: something must be shed.
     pub fn exceeds(&self, limit: usize) -> bool {
         self.len() > limit || self.refused > 0
     }
@@ -241,7 +241,7 @@ impl Families {
             self.undecided = true;
             return false;
         }
-        // Kept until all names are through: they are compiled once.
+        // Kept until the end of the translation, so that they are compiled once.
         let compiled = self.compiled.get_or_insert_with(|| filter.compiled());
         filter.decide(name, compiled)
     }
@@ -344,7 +344,7 @@ impl Families {
         self.skipped += 1;
     }
 
-    /// Counts a sample that can be read, and that is not for this server to write.
+    /// Counts a sample that can be read, but that this server may not export.
     pub fn withhold(&mut self) {
         self.skipped += 1;
         self.withheld += 1;
@@ -403,7 +403,7 @@ const LINE: usize = 32;
 /// Bytes of a family's comments beside its name and help.
 const HEADER: usize = 24;
 
-/// Hashes the address of a description. Addresses are ours, so nobody can choose them to collide.
+/// Hashes the address of a description. Servers cannot choose addresses, so they cannot make them collide.
 #[derive(Debug, Default)]
 struct AddressHasher(u64);
 

@@ -1,24 +1,24 @@
 //! Which metric names a target exports: `spec.metrics.keep` and `spec.metrics.drop`.
 //!
-//! Patterns come from whoever may write a ScrapeTarget, names from servers. So both are bounded, which bounds the product: a pattern may
-//! take 8 KiB when it is compiled, and a long name reaches none. Compiled patterns live only as long as somebody asks for names that
-//! are new; what is kept are the verdicts.
+//! Patterns come from users who may write a ScrapeTarget, names from servers. So both are bounded, which bounds their product: a pattern may
+//! take 8 KiB when it is compiled, and a long name is compared with none. Compiled patterns live only while new names are compared; only
+//! the verdicts are kept.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock, Weak};
 
 use regex::bytes::{RegexBuilder, RegexSet, RegexSetBuilder};
 
-/// What one pattern may take when it is compiled, its anchors included.
+/// The bytes that one compiled pattern may take, its anchors included.
 const MAX_COMPILED: usize = 8 << 10;
 
-/// What the states of one list of patterns may take, that are made while names are compared.
+/// The bytes that the states of one list of patterns may take, which are made while names are compared.
 const MAX_STATES: usize = 256 << 10;
 
 /// Longest name that is compared with patterns, in bytes. Longer ones match none.
 const MAX_NAME: usize = 128;
 
-/// How many verdicts a filter remembers; a server may have names without end.
+/// How many verdicts a filter remembers; a server may make up names.
 const MAX_VERDICTS: usize = 1024;
 
 /// A name passes if it matches one of `keep` (or there is none) and none of `drop`. Every pattern is anchored at both ends.
@@ -26,15 +26,15 @@ const MAX_VERDICTS: usize = 1024;
 /// A name over 128 bytes matches nothing: it passes only where `keep` is empty.
 #[derive(Debug)]
 pub struct Filter {
-    keep: List,
-    drop: List,
+    keep: PatternList,
+    drop: PatternList,
     verdicts: RwLock<HashMap<Box<str>, bool>>,
     compiled: Mutex<Weak<Compiled>>,
 }
 
 /// One of the two lists.
 #[derive(Debug, PartialEq, Eq)]
-struct List {
+struct PatternList {
     /// As the user wrote them.
     patterns: Box<[String]>,
     /// What patterns of nothing but names and `|` stand for.
@@ -105,25 +105,25 @@ impl FilterError {
 }
 
 impl Filter {
-    /// Judges both lists; `None` if both are empty and there is nothing to ask.
+    /// Checks both lists; `None` if both are empty.
     pub fn new(keep: &[String], drop: &[String]) -> Result<Option<Self>, FilterError> {
         if keep.is_empty() && drop.is_empty() {
             return Ok(None);
         }
-        let (keep, drop) = (List::new(keep)?, List::new(drop)?);
+        let (keep, drop) = (PatternList::new(keep)?, PatternList::new(drop)?);
         Ok(Some(Self { keep, drop, verdicts: RwLock::default(), compiled: Mutex::default() }))
     }
 
-    /// The same, but one filter for all who have the same lists: targets are made from templates.
+    /// The same, but equal lists share one filter: targets are often made from templates.
     pub fn shared(keep: &[String], drop: &[String]) -> Result<Option<Arc<Self>>, FilterError> {
-        static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+        static CACHE: LazyLock<Mutex<FilterCache>> = LazyLock::new(Mutex::default);
         let lists = (keep.to_vec(), drop.to_vec());
-        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(filter) = known().filters.get(&lists).and_then(Weak::upgrade) {
+        let cache = || CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(filter) = cache().filters.get(&lists).and_then(Weak::upgrade) {
             return Ok(Some(filter));
         }
         let Some(filter) = Self::new(keep, drop)?.map(Arc::new) else { return Ok(None) };
-        known().add(lists, &filter);
+        cache().add(lists, &filter);
         Ok(Some(filter))
     }
 
@@ -144,9 +144,9 @@ impl Filter {
         self.verdicts.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 
-    /// The compiled patterns. While somebody holds them, nobody compiles them again.
+    /// The compiled patterns, shared with all who hold them now.
     pub fn compiled(&self) -> Arc<Compiled> {
-        // Compiled under the lock: whoever else wants them would do the same at the same time.
+        // Compiled under the lock, so that two threads do not both compile them.
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         compiled.upgrade().unwrap_or_else(|| {
             let new = Arc::new(Compiled { keep: self.keep.compile(), drop: self.drop.compile() });
@@ -157,7 +157,7 @@ impl Filter {
 
     /// Compares a name with all patterns, and remembers the verdict.
     pub(super) fn decide(&self, name: &str, compiled: &Compiled) -> bool {
-        let matches = |list: &List, set: &Option<RegexSet>| {
+        let matches = |list: &PatternList, set: &Option<RegexSet>| {
             list.names.contains(name) || set.as_ref().is_some_and(|set| set.is_match(name.as_bytes()))
         };
         let wanted =
@@ -172,15 +172,15 @@ impl Filter {
 
 /// The filters that are in use, by their lists.
 #[derive(Default)]
-struct Known {
+struct FilterCache {
     filters: HashMap<(Vec<String>, Vec<String>), Weak<Filter>>,
-    /// How many were left when those were last looked for that are not used any more.
+    /// How many were left when unused ones were last removed.
     used: usize,
 }
 
-impl Known {
+impl FilterCache {
     fn add(&mut self, lists: (Vec<String>, Vec<String>), filter: &Arc<Filter>) {
-        /// Up to here nobody looks for them.
+        /// Up to here unused ones are not looked for.
         const FEW: usize = 64;
         if self.filters.len() >= FEW.max(2 * self.used) {
             self.filters.retain(|_, filter| filter.strong_count() > 0);
@@ -190,7 +190,7 @@ impl Known {
     }
 }
 
-impl List {
+impl PatternList {
     fn new(patterns: &[String]) -> Result<Self, FilterError> {
         let mut list = Self { patterns: patterns.into(), names: BTreeSet::new(), anchored: Box::default() };
         let mut anchored = Vec::new();

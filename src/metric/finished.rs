@@ -145,7 +145,7 @@ impl Finished {
         !group.iter().all(|sample| seen.insert(self.series(sample)))
     }
 
-    /// What tells a sample from the others of its family: equal for labels of equal meaning.
+    /// The identity of a sample within its family: equal for labels of equal meaning.
     fn series(&self, sample: &Sample) -> (Suffix, Cow<'_, str>) {
         let labels = sample.labels(&self.text);
         let irregular = self.families[sample.family as usize].irregular;

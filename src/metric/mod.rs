@@ -16,7 +16,7 @@ mod negotiate;
 pub use allowance::{Allowance, Excess, Stop};
 pub use convert::{TextWriter, openmetrics_to_text};
 pub use encode::{PlainCounters, encode, write_value};
-pub use exposition::{ExpositionError, Passage, read_exposition};
+pub use exposition::{ExpositionError, ExpositionPolicy, read_exposition};
 pub use families::{Families, FamilyId, Mark, Suffix};
 pub use filter::{Compiled, Filter, FilterError};
 pub use finished::Finished;

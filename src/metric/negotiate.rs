@@ -64,9 +64,9 @@ fn best<T>(header: &str, mut choose: impl FnMut(&str, &[(&str, &str)]) -> Option
 }
 
 /// One item of an `Accept`-like header: its name, its parameters, its quality.
-type Item<'h> = (&'h str, Vec<(&'h str, &'h str)>, f32);
+type HeaderItem<'h> = (&'h str, Vec<(&'h str, &'h str)>, f32);
 
-fn items(header: &str) -> impl Iterator<Item = Item<'_>> {
+fn items(header: &str) -> impl Iterator<Item = HeaderItem<'_>> {
     header.split(',').filter_map(|item| {
         let mut parts = item.split(';').map(str::trim);
         let name = parts.next().filter(|name| !name.is_empty())?;

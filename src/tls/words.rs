@@ -50,19 +50,21 @@ pub fn sentence(error: &rustls::Error, peer: Peer) -> String {
         rustls::Error::AlertReceived(alert) => alerted(*alert, peer),
         rustls::Error::PeerIncompatible(why) => incompatible(why, peer),
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) if peer == Peer::Server => {
-            "what answers is no TLS: if the server speaks http, write http:// instead of https://".to_owned()
+            "the response is not TLS: if the server speaks http, write http:// instead of https://".to_owned()
         }
-        rustls::Error::InvalidMessage(why) => format!("what the {who} sends is no TLS, or broken ({})", split(why)),
-        rustls::Error::PeerMisbehaved(why) => format!("the {who} breaks the rules of TLS ({})", split(why)),
+        rustls::Error::InvalidMessage(why) => {
+            format!("the {who} sends data that is not TLS, or malformed TLS ({})", split(why))
+        }
+        rustls::Error::PeerMisbehaved(why) => format!("the {who} violates the TLS protocol ({})", split(why)),
         rustls::Error::InappropriateMessage { .. } | rustls::Error::InappropriateHandshakeMessage { .. } => {
-            format!("the {who} sends messages of TLS in a wrong order")
+            format!("the {who} sends TLS messages in the wrong order")
         }
-        rustls::Error::NoCertificatesPresented => format!("the {who} shows no certificate"),
-        rustls::Error::UnsupportedNameType => "the name is none that a certificate could be made out to".to_owned(),
-        rustls::Error::DecryptError => format!("what the {who} sends cannot be decrypted"),
+        rustls::Error::NoCertificatesPresented => format!("the {who} presents no certificate"),
+        rustls::Error::UnsupportedNameType => "no certificate can be issued for a name of this form".to_owned(),
+        rustls::Error::DecryptError => format!("the data from the {who} cannot be decrypted"),
         rustls::Error::PeerSentOversizedRecord => format!("the {who} sends records that are too large for TLS"),
         rustls::Error::NoApplicationProtocol => format!("the {who} does not speak HTTP/1.1 over TLS (ALPN)"),
-        rustls::Error::InconsistentKeys(_) => "certificate and private key do not belong together".to_owned(),
+        rustls::Error::InconsistentKeys(_) => "the private key does not match the certificate".to_owned(),
         rustls::Error::General(words) => words.clone(),
         other => other.to_string(),
     }
@@ -74,54 +76,54 @@ fn certificate(error: &CertificateError, peer: Peer) -> String {
     match error {
         E::BadEncoding => format!("the {who}'s certificate cannot be read"),
         E::ExpiredContext { not_after, .. } => {
-            format!("the {who}'s certificate, or one that stands behind it, has expired{}", date(*not_after))
+            format!("the {who}'s certificate, or another one in its chain, has expired{}", date(*not_after))
         }
-        E::Expired => format!("the {who}'s certificate, or one that stands behind it, has expired"),
+        E::Expired => format!("the {who}'s certificate, or another one in its chain, has expired"),
         E::NotValidYetContext { not_before, .. } => {
             let date = date(*not_before);
-            format!("the {who}'s certificate, or one that stands behind it, is not valid yet{date}: compare the clocks")
+            format!("the {who}'s certificate, or another one in its chain, is not valid yet{date}: compare the clocks")
         }
-        E::NotValidYet => format!("the {who}'s certificate, or one that stands behind it, is not valid yet"),
+        E::NotValidYet => format!("the {who}'s certificate, or another one in its chain, is not valid yet"),
         E::Revoked => format!("the {who}'s certificate is revoked"),
         E::UnknownIssuer => format!(
-            "the {who}'s certificate is of an unknown authority: write the one that has signed it into {}, or have the {who} send the \
-             certificates between them",
+            "the {who}'s certificate is signed by an unknown authority: add this authority to {}, or configure the {who} to send its \
+             intermediate certificates",
             peer.authorities()
         ),
         E::BadSignature => format!(
-            "a signature is wrong: the {who} does not have the key of its certificate, or another authority of the same name has \
-             signed that"
+            "a signature is wrong: the {who} does not have the key of its certificate, or a different authority of the same name has \
+             signed the certificate"
         ),
         E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. } => format!(
-            "the {who}'s certificate, or one that stands behind it, is signed by {}, which is not supported: have it signed by \
+            "the {who}'s certificate, or another one in its chain, is signed by {}, which is not supported: have it signed by \
              RSA or ECDSA with SHA-256, SHA-384 or SHA-512",
             algorithm(signature_algorithm_id)
         ),
         E::UnsupportedSignatureAlgorithmForPublicKeyContext { signature_algorithm_id, public_key_algorithm_id } => {
             format!(
-                "the {who}'s certificate, or one that stands behind it, is signed by {} with a key of {}, which is not supported: use \
+                "the {who}'s certificate, or another one in its chain, is signed by {} with a key of {}, which is not supported: use \
              RSA of 2048 to 8192 bits, P-256, P-384, P-521 or Ed25519",
                 algorithm(signature_algorithm_id),
                 algorithm(public_key_algorithm_id)
             )
         }
         E::NotValidForNameContext { expected, .. } => format!(
-            "the {who}'s certificate is not made out to {:?}: write a name that it has as subject alternative name into url or \
+            "the {who}'s certificate is not valid for {:?}: write one of its subject alternative names into url or \
              tlsConfig.serverName",
             expected.to_str()
         ),
-        E::NotValidForName => format!("the {who}'s certificate is not made out to this name"),
+        E::NotValidForName => format!("the {who}'s certificate is not valid for this name"),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => format!(
             "the {who}'s certificate may not be used for this: if it has a keyUsage, it needs digitalSignature, if an \
              extendedKeyUsage, {}",
             if peer == Peer::Server { "serverAuth" } else { "clientAuth" }
         ),
-        E::ApplicationVerificationFailure => format!("the {who}'s certificate has none of the names that are allowed"),
+        E::ApplicationVerificationFailure => format!("the {who}'s certificate has none of the allowed names"),
         E::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
             Some(error) => unusual(error, peer),
             None => other.0.to_string(),
         },
-        other => format!("the {who}'s certificate cannot be taken ({})", split(other)),
+        other => format!("the {who}'s certificate is rejected ({})", split(other)),
     }
 }
 
@@ -131,34 +133,40 @@ fn unusual(error: &webpki::Error, peer: Peer) -> String {
     let who = peer.name();
     match error {
         E::CaUsedAsEndEntity => format!(
-            "the {who} shows the certificate of an authority as its own (CA:TRUE): write exactly this one into {}, or have one made \
+            "the {who} presents the certificate of an authority as its own (CA:TRUE): add exactly this certificate to {}, or issue one \
              with CA:FALSE",
             peer.authorities()
         ),
-        E::EndEntityUsedAsCa => format!("a certificate that is no authority's (CA:FALSE) has signed the {who}'s"),
+        E::EndEntityUsedAsCa => {
+            format!("the {who}'s certificate is signed by a certificate that is not an authority (CA:FALSE)")
+        }
         E::UnsupportedCertVersion => format!(
-            "the {who}'s certificate is not of X.509 version 3: have one made that has subject alternative names{}",
+            "the {who}'s certificate is not of X.509 version 3: issue one with subject alternative names{}",
             if peer == Peer::Server { ", or set tlsConfig.insecureSkipVerify" } else { "" }
         ),
         E::UnsupportedCriticalExtension => {
-            format!("the {who}'s certificate, or one that stands behind it, has a critical extension that is not known")
+            format!("the {who}'s certificate, or another one in its chain, has an unknown critical extension")
         }
         E::NameConstraintViolation => {
-            format!("an authority has signed the {who}'s certificate that may not sign for its name")
+            format!("the {who}'s certificate is signed by an authority that may not sign for its name")
         }
         E::PathLenConstraintViolated => {
-            format!("there are more authorities between the {who}'s certificate and the trusted one than that allows")
+            format!(
+                "there are more authorities between the {who}'s certificate and the trusted one than the latter allows"
+            )
         }
         E::MaximumSignatureChecksExceeded
         | E::MaximumPathBuildCallsExceeded
         | E::MaximumPathDepthExceeded
         | E::MaximumNameConstraintComparisonsExceeded => {
-            format!("the {who} sends more certificates than can be tried: have it send only those that it needs")
+            format!(
+                "the {who} sends more certificates than can be tried: configure it to send only those that it needs"
+            )
         }
         E::SignatureAlgorithmMismatch => {
             format!("the {who}'s certificate names two different algorithms for its signature")
         }
-        other => format!("the {who}'s certificate cannot be taken ({})", split(other)),
+        other => format!("the {who}'s certificate is rejected ({})", split(other)),
     }
 }
 
@@ -167,20 +175,20 @@ fn alerted(alert: AlertDescription, peer: Peer) -> String {
     let (who, ours) = (peer.name(), peer.ours());
     match alert {
         A::CertificateRequired | A::NoCertificate if peer == Peer::Server => {
-            "the server wants a client certificate: write tlsConfig.cert and tlsConfig.keySecret".to_owned()
+            "the server requires a client certificate: write tlsConfig.cert and tlsConfig.keySecret".to_owned()
         }
-        A::UnknownCA => format!("the {who} does not know the authority of our {ours}"),
+        A::UnknownCA => format!("the {who} does not trust the authority of our {ours}"),
         A::CertificateExpired => format!("the {who} says that our {ours} has expired"),
         A::CertificateRevoked => format!("the {who} says that our {ours} is revoked"),
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown => {
-            format!("the {who} does not take our {ours} ({})", split(&alert))
+            format!("the {who} rejects our {ours} ({})", split(&alert))
         }
-        A::AccessDenied => format!("the {who} lets nobody in with our {ours}"),
+        A::AccessDenied => format!("the {who} denies access with our {ours}"),
         A::ProtocolVersion => format!("the {who} speaks neither TLS 1.2 nor TLS 1.3"),
         A::HandshakeFailure | A::InsufficientSecurity if peer == Peer::Server => {
-            "the server has no cipher suite, curve or signature in common with us, or wants a client certificate (tlsConfig.cert)".to_owned()
+            "the server has no cipher suite, curve or signature in common with us, or requires a client certificate (tlsConfig.cert)".to_owned()
         }
-        A::UnrecognisedName => format!("the {who} does not know the name that was asked for: write one of its own into url or tlsConfig.serverName"),
+        A::UnrecognisedName => format!("the {who} does not know the requested name: write one of its own names into url or tlsConfig.serverName"),
         A::NoApplicationProtocol => format!("the {who} does not speak HTTP/1.1 over TLS (ALPN)"),
         A::Unknown(number) => format!("the {who} has ended the handshake (alert {number})"),
         other => format!("the {who} has ended the handshake ({})", split(&other)),
@@ -201,9 +209,9 @@ fn incompatible(why: &PeerIncompatible, peer: Peer) -> String {
             format!("the {who} has no curve in common with us")
         }
         P::NoSignatureSchemesInCommon | P::NoCertificateRequestSignatureSchemesInCommon => {
-            format!("the {who} takes no signature that our key can make")
+            format!("the {who} accepts no signature that our key can create")
         }
-        other => format!("the {who} lacks what we need of TLS ({})", split(other)),
+        other => format!("the {who} lacks a required feature of TLS ({})", split(other)),
     }
 }
 

@@ -76,7 +76,7 @@ fn rows() -> Vec<Row> {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut out = String::from("| value | default | what it is |\n|---|---|---|\n");
+    let mut out = String::from("| value | default | description |\n|---|---|---|\n");
     for Row { place, default, text } in rows {
         let _ = writeln!(out, "| `{place}` | `{}` | {} |", default.replace('|', "\\|"), text.replace('|', "\\|"));
     }

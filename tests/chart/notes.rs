@@ -70,14 +70,17 @@ fn a_prometheus_that_is_configured_by_hand_is_given_what_it_needs_to_reach_a_lis
 fn the_notes_say_where_the_authority_is_and_which_name_the_certificate_must_have() {
     let said = notes("discovery.mode=none,webConfig.enabled=true,webConfig.tlsSecret=exporter-tls");
     for words in [
-        "it stands as ca.crt in the Secret exporter-tls of namespace prometheus",
+        "it is the key ca.crt of the Secret exporter-tls in namespace prometheus",
         "The certificate must be for scrapetarget-exporter-probe.prometheus.svc,",
         "server_name",
     ] {
         assert!(said.contains(words), "{said}");
     }
     let said = notes("webConfig.enabled=true,webConfig.tlsSecret=exporter-tls");
-    assert!(said.contains("NOTE: Prometheus asks the exporter by https, and must know the authority"), "{said}");
+    assert!(
+        said.contains("NOTE: Prometheus connects to the exporter with https, and must trust the certificate authority"),
+        "{said}"
+    );
     let said = notes("webConfig.enabled=true,webConfig.tlsSecret=exporter-tls,discovery.scrapeClass=exporter");
-    assert!(!said.contains("must know the authority"), "{said}");
+    assert!(!said.contains("must trust the certificate authority"), "{said}");
 }

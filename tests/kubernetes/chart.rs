@@ -363,7 +363,7 @@ fn the_notes_warn_of_what_prometheus_will_not_find() {
     let admin = Admin::new();
     let notes = |set: &str| admin.notes(set);
     let missing = notes("replicas=1");
-    assert!(missing.len() == 1 && missing[0].contains("the cluster knows no ServiceMonitors"), "{missing:?}");
+    assert!(missing.len() == 1 && missing[0].contains("the cluster has no CRD for ServiceMonitors"), "{missing:?}");
     assert_eq!(notes("discovery.mode=none"), [""; 0]);
 
     admin.cluster.install_operator_crds(&["servicemonitors", "scrapeconfigs", "prometheuses", "prometheusrules"]);
@@ -379,12 +379,12 @@ fn the_notes_warn_of_what_prometheus_will_not_find() {
     assert!(other.len() == 1 && other[0].ends_with("set discovery.monitorLabels to {release: stack}"), "{other:?}");
     assert_eq!(notes("discovery.monitorLabels.release=stack"), [""; 0]);
     let other = notes("discovery.mode=httpSD");
-    assert!(other.len() == 1 && other[0].contains("will find the ScrapeConfig"), "{other:?}");
+    assert!(other.len() == 1 && other[0].contains("selects the ScrapeConfig"), "{other:?}");
     let fitting = "discovery.mode=httpSD,scrapeConfig.labels.team=media,scrapeConfig.namespace=default";
     assert_eq!(notes(fitting), [""; 0]);
 
     let cases = [
-        ("{ serviceMonitorSelector: {} }", "discovery.monitorNamespace=target", "looks into its own namespace only"),
+        ("{ serviceMonitorSelector: {} }", "discovery.monitorNamespace=target", "selects its own namespace only"),
         (
             "{ serviceMonitorSelector: {}, serviceMonitorNamespaceSelector: {}, ignoreNamespaceSelectors: true }",
             "discovery.monitorNamespace=target",
@@ -401,7 +401,7 @@ fn the_notes_warn_of_what_prometheus_will_not_find() {
 }
 
 #[test]
-fn the_notes_warn_of_namespaces_that_no_prometheus_looks_into() {
+fn the_notes_warn_of_namespaces_that_no_prometheus_selects() {
     let admin = Admin::new();
     admin.cluster.install_operator_crds(&["servicemonitors", "scrapeconfigs", "prometheuses", "prometheusrules"]);
     let by_label = "{ matchLabels: { team: media } }";
@@ -415,15 +415,15 @@ fn the_notes_warn_of_namespaces_that_no_prometheus_looks_into() {
     );
     let rules = "discovery.mode=none,prometheusRule.enabled=true,serviceMonitor.selfMonitor.enabled=true";
     let modes = [
-        ("discovery.monitorNamespace=release", "will find the ServiceMonitors"),
-        ("discovery.mode=httpSD", "will find the ScrapeConfig"),
-        (rules, "will find the PrometheusRule"),
+        ("discovery.monitorNamespace=release", "selects the ServiceMonitors"),
+        ("discovery.mode=httpSD", "selects the ScrapeConfig"),
+        (rules, "selects the PrometheusRule"),
     ];
     for (set, words) in modes {
         let said = admin.notes(set);
         assert!(said.len() == 1 && said[0].contains(words), "{said:?}");
         let why = format!(
-            r#"looks into namespaces with {{"matchLabels":{{"team":"media"}}}}, and {NAMESPACE} is none of them"#
+            r#"selects namespaces with {{"matchLabels":{{"team":"media"}}}}, which {NAMESPACE} does not match"#
         );
         assert!(said[0].starts_with("WARNING: ") && said[0].contains(&why), "{said:?}");
         assert_eq!(admin.notes(&format!("{set},inspectPrometheus=false")), [""; 0]);
@@ -431,7 +431,7 @@ fn the_notes_warn_of_namespaces_that_no_prometheus_looks_into() {
     }
     // Targets may be anywhere: some are found.
     let said = admin.notes("discovery.monitorNamespace=target");
-    let what = r#"Prometheus default/main looks into those with {"matchLabels":{"team":"media"}} Targets elsewhere"#;
+    let what = r#"Prometheus default/main selects namespaces with {"matchLabels":{"team":"media"}} Targets in other namespaces"#;
     assert!(said.len() == 1 && said[0].starts_with("NOTE: ") && said[0].contains(what), "{said:?}");
     assert_eq!(admin.notes("inspectPrometheus=false"), [""; 0]);
 
@@ -492,7 +492,7 @@ fn an_agent_that_selects_is_enough_for_targets() {
         assert_eq!(admin.notes(set), [""; 0], "{set}");
     }
     let rules = admin.notes("prometheusRule.enabled=true,serviceMonitor.selfMonitor.enabled=true");
-    assert!(rules.len() == 1 && rules[0].contains("will find the PrometheusRule"), "{rules:?}");
+    assert!(rules.len() == 1 && rules[0].contains("selects the PrometheusRule"), "{rules:?}");
 }
 
 #[test]

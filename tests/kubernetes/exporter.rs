@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject, PostParams};
 use scrapetarget_exporter::crd::ScrapeTarget;
-use scrapetarget_exporter::sim::Simulated;
-use scrapetarget_exporter::sim::mediasoup::Agent;
 use serde_json::Value;
+use simulators::Simulated;
+use simulators::mediasoup::Agent;
 
 use crate::support::cluster::{AuditLine, Cluster};
 pub(crate) use crate::support::eventually::eventually as until;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
-use scrapetarget_exporter::sim::Simulated;
+use simulators::Simulated;
 
 use crate::support::cluster::Cluster;
 use crate::support::load::allowed;

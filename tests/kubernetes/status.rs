@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{CustomResourceExt, ResourceExt};
 use scrapetarget_exporter::crd::{self, Condition, ConditionStatus, ScrapeTarget};
-use scrapetarget_exporter::sim::Simulated;
-use scrapetarget_exporter::sim::mediasoup::Agent;
 use serde_json::{Value, json};
+use simulators::Simulated;
+use simulators::mediasoup::Agent;
 
 use crate::support::cluster::{AuditLine, Cluster};
 use crate::support::listener::port_of_nobody_else;

@@ -23,8 +23,8 @@ use scrapetarget_exporter::http::{self, RouterOptions, ServerLimits, WebConfig};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::poll::Pollers;
 use scrapetarget_exporter::self_metrics::SelfMetrics;
-use scrapetarget_exporter::sim::Simulated;
 use scrapetarget_exporter::target::{Target, TargetId};
+use simulators::Simulated;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 

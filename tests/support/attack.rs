@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::Uri;
 use bytes::Bytes;
-use scrapetarget_exporter::sim::Simulated;
+use simulators::Simulated;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

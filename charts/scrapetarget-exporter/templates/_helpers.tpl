@@ -1,4 +1,4 @@
-{{/* The name of the chart, or what was given for it. */}}
+{{/* The name of the chart, or nameOverride. */}}
 {{- define "scrapetarget-exporter.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 46 | trimAll "-" }}
 {{- end }}
@@ -30,7 +30,7 @@ characters. A release may have dots in its name, a Service may not.
 {{- end }}
 {{- end }}
 
-{{/* The Service that only the leader is behind. */}}
+{{/* The Service whose only endpoint is the leader. */}}
 {{- define "scrapetarget-exporter.probeService" -}}
 {{- printf "%s-probe" (include "scrapetarget-exporter.fullname" .) }}
 {{- end }}
@@ -39,19 +39,19 @@ characters. A release may have dots in its name, a Service may not.
 {{- default (include "scrapetarget-exporter.fullname" .) .Values.leaderElection.leaseName }}
 {{- end }}
 
-{{/* What tells the objects of this release from others: no version, it cannot be changed in selectors. */}}
+{{/* Selector labels of this release. They contain no version, because selectors cannot be changed. */}}
 {{- define "scrapetarget-exporter.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "scrapetarget-exporter.name" . | toYaml }}
 app.kubernetes.io/instance: {{ .Release.Name | toYaml }}
 {{- end }}
 
-{{/* Only the exporter's own pods: those of Jobs and of tests must not be behind a Service. */}}
+{{/* Selects only the exporter's own pods: those of Jobs and of tests must not be endpoints of a Service. */}}
 {{- define "scrapetarget-exporter.podSelectorLabels" -}}
 {{ include "scrapetarget-exporter.selectorLabels" . }}
 app.kubernetes.io/component: exporter
 {{- end }}
 
-{{/* Labels of every object. commonLabels may change what is said here of the whole, but not what selects. */}}
+{{/* Labels of every object. commonLabels may override them, except for the selector labels. */}}
 {{- define "scrapetarget-exporter.labels" -}}
 {{- $fixed := include "scrapetarget-exporter.selectorLabels" . | fromYaml }}
 {{- $_ := set $fixed "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimAll "-._") }}
@@ -60,7 +60,7 @@ app.kubernetes.io/component: exporter
 {{- toYaml (merge $fixed (.Values.commonLabels | default dict) $whole) }}
 {{- end }}
 
-{{/* Those and more: a list of the root and of maps. */}}
+{{/* These labels and others: takes a list of the root and of maps. */}}
 {{- define "scrapetarget-exporter.labelsWith" -}}
 {{- $labels := include "scrapetarget-exporter.labels" (first .) | fromYaml }}
 {{- range rest . }}
@@ -93,7 +93,7 @@ app.kubernetes.io/component: exporter
 {{- end }}
 {{- end }}
 
-{{/* "true" or nothing, of a value that is true, false or auto: a list of it and of what auto stands for. */}}
+{{/* "true" or nothing, for a value that is true, false or auto: takes a list of the value and of what auto means. */}}
 {{- define "scrapetarget-exporter.decide" -}}
 {{- $value := toString (first .) }}
 {{- if or (eq $value "true") (and (eq $value "auto") (last .)) }}true{{ end }}
@@ -103,7 +103,7 @@ app.kubernetes.io/component: exporter
 {{- include "scrapetarget-exporter.decide" (list .Values.openshift.enabled (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}
 {{- end }}
 
-{{/* OpenShift gives each namespace a range of users, and refuses others. */}}
+{{/* OpenShift assigns a range of users to each namespace, and rejects others. */}}
 {{- define "scrapetarget-exporter.podSecurityContext" -}}
 {{- $context := .Values.podSecurityContext }}
 {{- if include "scrapetarget-exporter.openshift" . }}
@@ -112,7 +112,7 @@ app.kubernetes.io/component: exporter
 {{- toYaml $context }}
 {{- end }}
 
-{{/* http or https: what the listener speaks. */}}
+{{/* The scheme of the listener: http or https. */}}
 {{- define "scrapetarget-exporter.scheme" -}}
 {{- $web := .Values.webConfig }}
 {{- if not $web.enabled }}http
@@ -143,7 +143,7 @@ app.kubernetes.io/component: exporter
 {{- end }}
 {{- end }}
 
-{{/* "true" if whoever has neither a certificate nor a password, as the kubelet, cannot ask whether the exporter is ready. */}}
+{{/* "true" if a client without certificate and password, such as the kubelet, cannot request /-/ready. */}}
 {{- define "scrapetarget-exporter.healthClosed" -}}
 {{- if include "scrapetarget-exporter.authenticated" . }}
 {{- if or (not .Values.web.openHealth) (include "scrapetarget-exporter.clientCertificates" .) }}true{{ end }}
@@ -158,24 +158,24 @@ app.kubernetes.io/component: exporter
 {{- ternary .Values.webConfig.existingSecretKey "web-config.yml" (ne .Values.webConfig.existingSecret "") }}
 {{- end }}
 
-{{/* Where Prometheus asks: the leader. */}}
+{{/* The host that Prometheus connects to: the leader. */}}
 {{- define "scrapetarget-exporter.probeHost" -}}
 {{- printf "%s.%s.svc:%v" (include "scrapetarget-exporter.probeService" .) (include "scrapetarget-exporter.namespace" .) .Values.service.port }}
 {{- end }}
 
-{{/* What Prometheus speaks: perhaps to a proxy in front of the listener. */}}
+{{/* The scheme that Prometheus uses, which may be that of a proxy in front of the listener. */}}
 {{- define "scrapetarget-exporter.discoveryScheme" -}}
 {{- default (include "scrapetarget-exporter.scheme" .) .Values.discovery.scheme }}
 {{- end }}
 
-{{/* One argument, of a list of the flag and its value; none of null. The kubelet would replace $(NAME). */}}
+{{/* One argument, from a list of the flag and its value; none if the value is null. The kubelet would replace $(NAME). */}}
 {{- define "scrapetarget-exporter.arg" -}}
 {{- if not (kindIs "invalid" (last .)) -}}
 - {{ printf "--%s=%v" (first .) (last .) | replace "$" "$$" | quote }}
 {{- end }}
 {{- end }}
 
-{{/* A list of hosts that targets may name, as YAML; an empty one if the profile looks at none. */}}
+{{/* The hosts that targets may name, as a YAML list; empty if the profile ignores hosts. */}}
 {{- define "scrapetarget-exporter.targetHosts" -}}
 {{- $hosts := list }}
 {{- $access := .Values.targetAccess }}
@@ -211,8 +211,8 @@ app.kubernetes.io/component: exporter
 {{- end }}
 
 {{/*
-What the exporter never contacts: link-local addresses, and the metadata services of clouds that are elsewhere. A NetworkPolicy knows no
-addresses inside others (mapped, NAT64, 6to4): those only the exporter judges.
+Addresses that the exporter never contacts: link-local addresses, and the other metadata services of clouds. A NetworkPolicy does not match
+addresses inside others (mapped, NAT64, 6to4): only the exporter checks those.
 */}}
 {{- define "scrapetarget-exporter.neverContacted" -}}
 - 169.254.0.0/16
@@ -225,7 +225,7 @@ addresses inside others (mapped, NAT64, 6to4): those only the exporter judges.
 - fd00:42::42/128
 {{- end }}
 
-{{/* An `ipBlock` of a NetworkPolicy: a list of the root and of the range. Of the whole Internet, what is denied is left out. */}}
+{{/* An `ipBlock` of a NetworkPolicy: takes a list of the root and of the range. For the whole Internet, denied ranges are excepted. */}}
 {{- define "scrapetarget-exporter.ipBlock" -}}
 {{- $range := last . }}
 {{- $block := dict "cidr" $range }}
@@ -239,15 +239,15 @@ addresses inside others (mapped, NAT64, 6to4): those only the exporter judges.
 {{- end }}
 {{- $_ := set $block "except" $except }}
 {{- end }}
-{{- /* What is denied as a whole is no part of what it is left out of. */}}
+{{- /* A range that is denied as a whole cannot be an exception of itself. */}}
 {{- if not (has $range ($block.except | default list)) }}
 {{- toYaml (list (dict "ipBlock" $block)) }}
 {{- end }}
 {{- end }}
 
 {{/*
-Where targets may be, as the rules of a NetworkPolicy's egress. Addresses do not stand for pods everywhere, so pods are named by
-themselves. No rule: nothing may be a target that a NetworkPolicy could tell.
+The addresses of targets, as egress rules of a NetworkPolicy. Not every plugin matches pods by address, so pods have rules of their own.
+No rule: no target is allowed that a NetworkPolicy could match.
 */}}
 {{- define "scrapetarget-exporter.targetRules" -}}
 {{- $access := .Values.targetAccess }}
@@ -267,7 +267,7 @@ themselves. No rule: nothing may be a target that a NetworkPolicy could tell.
 {{- end }}
 {{- $peers := list }}
 {{- if $pods }}
-{{- /* A target that may only be in its own namespace is where targets are watched. */}}
+{{- /* A target that may only be in its own namespace is in a watched namespace. */}}
 {{- $watched := .Values.watchNamespaces }}
 {{- if and $watched (eq $access.profile "OwnNamespace") (not $access.hosts) }}
 {{- $names := dict "key" "kubernetes.io/metadata.name" "operator" "In" "values" (uniq $watched) }}
@@ -288,7 +288,7 @@ themselves. No rule: nothing may be a target that a NetworkPolicy could tell.
 {{- end }}
 {{- end }}
 
-{{/* Names under which the exporter may be asked, as YAML; an empty list if any will do. */}}
+{{/* Host names under which the exporter is served, as a YAML list; empty if any name is allowed. */}}
 {{- define "scrapetarget-exporter.allowedHosts" -}}
 {{- $hosts := .Values.web.allowedHosts | default list }}
 {{- if $hosts }}
@@ -314,9 +314,9 @@ themselves. No rule: nothing may be a target that a NetworkPolicy could tell.
 {{- end }}
 
 {{/*
-The resources of every container of the image. How much memory it takes: docs/operating.md, section Size, tells where the figures come
-from. At rest that is what it starts with and what each target keeps (its poller, its last answer, and where it has TLS, a connection);
-beside that, answers that are being read, which take more than their bytes once they are decoded.
+The resources of every container of the image. docs/operating.md, section Size, explains the figures. The request covers the memory at
+startup and the memory of each target (its poller, its last response, and with TLS a connection); the limit also covers responses that are
+being read, which take more memory than their size when they are decoded.
 */}}
 {{- define "scrapetarget-exporter.resources" -}}
 {{- $atStart := 64 }}{{/* MiB */}}
@@ -340,7 +340,7 @@ beside that, answers that are being read, which take more than their bytes once 
 {{- end }}
 {{- end }}
 
-{{/* The arguments that `run` and `cleanup` share: which cluster objects are those of this release. */}}
+{{/* The arguments that `run` and `cleanup` share: they identify the objects of this release. */}}
 {{- define "scrapetarget-exporter.releaseArgs" -}}
 {{ include "scrapetarget-exporter.arg" (list "namespace" (include "scrapetarget-exporter.namespace" .)) }}
 {{ include "scrapetarget-exporter.arg" (list "release-name" (include "scrapetarget-exporter.fullname" .)) }}
@@ -358,7 +358,7 @@ beside that, answers that are being read, which take more than their bytes once 
 {{ include "scrapetarget-exporter.arg" (list "log-format" .Values.log.format) }}
 {{- end }}
 
-{{/* Where the exporter writes ServiceMonitors: nothing, * or namespaces with commas between. */}}
+{{/* Where the exporter creates ServiceMonitors: nothing, * or namespaces separated by commas. */}}
 {{- define "scrapetarget-exporter.monitorNamespaces" -}}
 {{- if eq .Values.discovery.mode "serviceMonitor" }}
 {{- if .Values.watchNamespaces }}
@@ -380,7 +380,7 @@ beside that, answers that are being read, which take more than their bytes once 
 {{- $seconds }}
 {{- end }}
 
-{{/* What a label selector matches, as a text. */}}
+{{/* The pattern of a label selector. */}}
 {{- define "scrapetarget-exporter.selectorPattern" -}}
 {{- $domain := "[a-z0-9]([-a-z0-9]*[a-z0-9])?" }}
 {{- $name := "[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?" }}
@@ -390,7 +390,7 @@ beside that, answers that are being read, which take more than their bytes once 
 {{- printf "^%s(,%s)*$" $one $one }}
 {{- end }}
 
-{{/* Flags that values of the chart stand for, aliases among them, and these values. */}}
+{{/* Flags for which the chart has a value, including aliases, with the names of these values. */}}
 {{- define "scrapetarget-exporter.ownFlags" -}}
 debug-bodies: web.debugBodies
 discovery.allowed-scrape-class: discovery.allowedScrapeClasses
@@ -433,7 +433,7 @@ web.max-connections: limits.maxConnections
 web.open-health: web.openHealth
 {{- end }}
 
-{{/* Arguments and variables for what values stand for: the program refuses most flags given twice, and no variable counts beside its flag. */}}
+{{/* Arguments and variables for which there are values: the program rejects most flags that are given twice, and a flag overrides its variable. */}}
 {{- define "scrapetarget-exporter.validateExtra" -}}
 {{- $own := include "scrapetarget-exporter.ownFlags" . | fromYaml }}
 {{- $variables := dict }}
@@ -470,7 +470,7 @@ web.open-health: web.openHealth
 {{- end }}
 {{- end }}
 
-{{/* Faults that the schema cannot see. */}}
+{{/* Mistakes that the schema cannot detect. */}}
 {{- define "scrapetarget-exporter.validate" -}}
 {{- $name := include "scrapetarget-exporter.fullname" . }}
 {{- if not (regexMatch "^[a-z]" $name) }}
@@ -486,7 +486,7 @@ web.open-health: web.openHealth
 {{- if and $references (ne $discovery.monitorNamespace "release") }}
 {{- fail "discovery.tls with ca, cert or keySecret needs discovery.monitorNamespace: release, or use discovery.scrapeClass" }}
 {{- end }}
-{{- /* Only the exporter sees what a Secret of somebody else says. */}}
+{{- /* Only the exporter knows the content of an existing Secret. */}}
 {{- $unknown := and $web.enabled $web.existingSecret (eq $web.scheme "auto") (not $discovery.scheme) }}
 {{- if and $tls (ne (include "scrapetarget-exporter.discoveryScheme" .) "https") (not $unknown) }}
 {{- fail "discovery.tls needs https: set discovery.scheme: https" }}
@@ -599,7 +599,7 @@ and a RoleBinding in each), `bindings` (a ClusterRole, and a RoleBinding in each
 {{- end }}
 {{- end }}
 
-{{/* What every container of the image has. */}}
+{{/* Fields of every container of the image. */}}
 {{- define "scrapetarget-exporter.container" -}}
 image: {{ include "scrapetarget-exporter.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -627,7 +627,7 @@ ask is the whole probe; without that, it is put over the defaults.
 {{- toYaml $value }}
 {{- end }}
 
-{{/* What every pod has: who may run it, and where. */}}
+{{/* Fields of every pod: security context and scheduling. */}}
 {{- define "scrapetarget-exporter.pod" -}}
 enableServiceLinks: false
 {{- with include "scrapetarget-exporter.imagePullSecrets" . }}
@@ -652,7 +652,7 @@ tolerations:
 {{- end }}
 {{- end }}
 
-{{/* What selects the pods of a Job or a test: a list of the root and of the component. They are behind no Service. */}}
+{{/* Selector labels for the pods of a Job or a test: takes a list of the root and of the component. They are no endpoints of a Service. */}}
 {{- define "scrapetarget-exporter.helperSelectorLabels" -}}
 {{ include "scrapetarget-exporter.selectorLabels" (first .) }}
 app.kubernetes.io/component: {{ last . }}
@@ -664,7 +664,7 @@ app.kubernetes.io/component: {{ last . }}
 {{- toYaml (merge $labels ((first .).Values.commonLabels | default dict)) }}
 {{- end }}
 
-{{/* The spec of a Job that cleans up: a dict of `root`, `account` and `args`, which is YAML. */}}
+{{/* The spec of a clean-up Job: takes a dict of `root`, `account` and `args`, which is YAML. */}}
 {{- define "scrapetarget-exporter.cleanupJob" -}}
 {{- $ := .root }}
 {{- with $.Values.cleanup -}}

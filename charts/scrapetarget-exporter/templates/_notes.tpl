@@ -14,12 +14,12 @@
 {{- if $fits }}true{{ end }}
 {{- end }}
 
-{{/* Where the notes have a Prometheus without the Operator look for what it needs to reach the exporter. */}}
+{{/* The directory in which a Prometheus without the Operator has the files that it needs to connect to the exporter, as the notes show. */}}
 {{- define "scrapetarget-exporter.plainPrometheusFolder" -}}
 /etc/prometheus/{{ include "scrapetarget-exporter.fullname" . }}
 {{- end }}
 
-{{/* What a client must have, as a list of words: ca, certificate, password. */}}
+{{/* What a client needs, as a list of words: ca, certificate, password. */}}
 {{- define "scrapetarget-exporter.plainPrometheusNeeds" -}}
 {{- $web := .Values.webConfig }}
 {{- $config := $web.config | default dict }}
@@ -32,7 +32,7 @@
 {{- if has $wanted (list "RequireAnyClientCert" "RequireAndVerifyClientCert") }}
 {{- $needs = append $needs "certificate" }}
 {{- end }}
-{{- /* What a Secret of somebody else says is not known: mostly it is users. */}}
+{{- /* The content of an existing Secret is not known: usually it configures users. */}}
 {{- if or $web.existingSecret $config.basic_auth_users (not (has "certificate" $needs)) }}
 {{- $needs = append $needs "password" }}
 {{- end }}
@@ -40,7 +40,7 @@
 {{- toYaml $needs }}
 {{- end }}
 
-{{/* The lines by which a Prometheus without the Operator reaches the exporter, for scrapes and for the list of targets alike. */}}
+{{/* The lines with which a Prometheus without the Operator connects to the exporter, both for scrapes and for discovery. */}}
 {{- define "scrapetarget-exporter.plainPrometheusAccess" -}}
 {{- $folder := include "scrapetarget-exporter.plainPrometheusFolder" . }}
 {{- $needs := include "scrapetarget-exporter.plainPrometheusNeeds" . | fromYamlArray }}
@@ -59,22 +59,22 @@ basic_auth:
 {{- end }}
 {{- end }}
 
-{{/* What these files are, in a sentence or two. */}}
+{{/* Explains these files in a sentence or two. */}}
 {{- define "scrapetarget-exporter.plainPrometheusFiles" -}}
 {{- $needs := include "scrapetarget-exporter.plainPrometheusNeeds" . | fromYamlArray }}
 {{- $web := .Values.webConfig }}
 {{- $host := regexReplaceAll ":[0-9]+$" (include "scrapetarget-exporter.probeHost" .) "" }}
 {{- $texts := list }}
 {{- if has "ca" $needs }}
-{{- $texts = append $texts "ca.crt is the authority of the exporter's certificate. Copy it to where Prometheus runs." }}
+{{- $texts = append $texts "ca.crt is the certificate authority of the exporter's certificate. Copy it to the host or pod of Prometheus." }}
 {{- with $web.tlsSecret }}
-{{- $texts = append $texts (printf "Where the issuer writes one, it stands as ca.crt in the Secret %s of namespace %s." . (include "scrapetarget-exporter.namespace" $)) }}
+{{- $texts = append $texts (printf "If the issuer provides it, it is the key ca.crt of the Secret %s in namespace %s." . (include "scrapetarget-exporter.namespace" $)) }}
 {{- end }}
 {{- $texts = append $texts (printf "The certificate must be for %s," $host) }}
-{{- $texts = append $texts "or write the name that it is for as server_name into both tls_config." }}
+{{- $texts = append $texts "or set server_name in both tls_config to the name in the certificate." }}
 {{- end }}
 {{- if has "certificate" $needs }}
-{{- $texts = append $texts "client.crt and client.key are a certificate of Prometheus that client_ca_file of the web configuration has signed." }}
+{{- $texts = append $texts "client.crt and client.key are a client certificate for Prometheus, signed by client_ca_file of the web configuration." }}
 {{- end }}
 {{- if has "password" $needs }}
 {{- $texts = append $texts "USER and the password are those of basic_auth_users in the web configuration." }}
@@ -82,15 +82,15 @@ basic_auth:
 {{- join "\n   " $texts }}
 {{- end }}
 
-{{/* What will not work as it is set, one paragraph each. */}}
+{{/* Warnings about settings that will not work, one paragraph each. */}}
 {{- define "scrapetarget-exporter.warnings" -}}
 {{- $discovery := .Values.discovery }}
 {{- $monitors := eq $discovery.mode "serviceMonitor" }}
 {{- $has := .Capabilities.APIVersions }}
 {{- if and $monitors (not ($has.Has "monitoring.coreos.com/v1/ServiceMonitor")) }}
 
-WARNING: the cluster knows no ServiceMonitors, so Prometheus will not find the targets. Install the Prometheus Operator's CRDs, which
-the exporter will notice by itself, or set discovery.mode to httpSD or none.
+WARNING: the cluster has no CRD for ServiceMonitors, so Prometheus will not discover the targets. Install the CRDs of the Prometheus
+Operator, which the exporter will detect by itself, or set discovery.mode to httpSD or none.
 {{- end }}
 {{- if and .Values.inspectPrometheus (not .Values.watchNamespaces) ($has.Has "monitoring.coreos.com/v1/Prometheus") }}
 {{- include "scrapetarget-exporter.selectorWarnings" . }}
@@ -101,30 +101,30 @@ WARNING: OpenShift's user workload monitoring ignores namespace selectors. Set d
 {{- end }}
 {{- if and $monitors (include "scrapetarget-exporter.authenticated" .) (not (or $discovery.scrapeClass $discovery.basicAuth $discovery.tls)) }}
 
-WARNING: the exporter wants a certificate or a password, and ServiceMonitors cannot carry any. Set discovery.scrapeClass, or
+WARNING: the exporter requires a certificate or a password, which ServiceMonitors do not have. Set discovery.scrapeClass, or
 discovery.monitorNamespace to release together with discovery.tls or discovery.basicAuth.
 {{- else if and $monitors (eq (include "scrapetarget-exporter.discoveryScheme" .) "https") (not (or $discovery.scrapeClass $discovery.tls)) }}
 
-NOTE: Prometheus asks the exporter by https, and must know the authority of its certificate. If that is one of your own, set
+NOTE: Prometheus connects to the exporter with https, and must trust the certificate authority of the exporter. If that is your own, set
 discovery.scrapeClass, or discovery.monitorNamespace to release together with discovery.tls.
 {{- end }}
 {{- if not (or .Values.crds.enabled ($has.Has "scrapetarget.dev/v1alpha1/ScrapeTarget")) }}
 
-WARNING: the cluster knows no ScrapeTargets, and crds.enabled is false. The exporter waits until somebody installs the
-CustomResourceDefinition.
+WARNING: the cluster has no CRD for ScrapeTargets, and crds.enabled is false. The exporter waits until the CustomResourceDefinition is
+installed.
 {{- end }}
 {{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.selfMonitor.enabled) }}
 
-WARNING: the alerts about the exporter itself (nobody leads, polls are late) have no series without
+WARNING: the alerts about the exporter itself (no leader, late polls) have no series without
 serviceMonitor.selfMonitor.enabled.
 {{- end }}
 {{- if not .Values.rbac.create }}
 
-WARNING: rbac.create is false. What the exporter must be permitted is in docs/kubernetes.md; its log says what is missing.
+WARNING: rbac.create is false. See docs/kubernetes.md for the permissions that the exporter needs; its log says which are missing.
 {{- end }}
 {{- if and .Values.ingress.enabled (not (include "scrapetarget-exporter.authenticated" .)) }}
 
-WARNING: whoever reaches the Ingress can read all metrics and the addresses of all targets: see webConfig.
+WARNING: everyone who can reach the Ingress can read all metrics and the addresses of all targets: see webConfig.
 {{- end }}
 {{- if and .Values.watchNamespaces (not .Values.crds.keep) .Values.crds.enabled }}
 
@@ -132,14 +132,14 @@ WARNING: crds.keep is false. Uninstalling this release deletes the ScrapeTargets
 {{- end }}
 {{- end }}
 
-{{/* The labels of a namespace. One that is not there yet is about to be made by Helm, with these. */}}
+{{/* The labels of a namespace. If it does not exist yet, Helm will create it with these. */}}
 {{- define "scrapetarget-exporter.namespaceLabels" -}}
 {{- $made := dict "name" . }}
 {{- $labels := dig "metadata" "labels" $made (lookup "v1" "Namespace" "" .) }}
 {{- toYaml (merge (dict "kubernetes.io/metadata.name" .) $labels) }}
 {{- end }}
 
-{{/* Which Prometheus would not find what is written for it. */}}
+{{/* Warns if no Prometheus selects the objects that are created for it. */}}
 {{- define "scrapetarget-exporter.selectorWarnings" -}}
 {{- $discovery := .Values.discovery }}
 {{- $namespace := include "scrapetarget-exporter.namespace" . }}
@@ -174,9 +174,10 @@ WARNING: crds.keep is false. Uninstalling this release deletes the ScrapeTargets
 {{- end }}
 
 {{/*
-Which Prometheus would not find one kind of objects: a dict of `root`; of `what` they are; of the `field` of selectors; of `also`, a kind
-that selects them as Prometheus does; of their `labels` and the `value` that sets these; and of their `namespace`, which is empty if they
-are beside their targets. The other kind is asked for only if no Prometheus selects them: whoever may not list it could not install.
+Warns if no Prometheus selects one kind of objects. Takes a dict: `root`; `what` they are; the `field` of selectors; `also`, another kind
+that selects them as Prometheus does; their `labels` and the `value` that sets these; and their `namespace`, which is empty if they are in
+the namespaces of their targets. The other kind is listed only if no Prometheus selects the objects, because the installation fails if the
+user may not list it.
 */}}
 {{- define "scrapetarget-exporter.selectorWarning" -}}
 {{- $root := .root }}
@@ -209,13 +210,13 @@ are beside their targets. The other kind is asked for only if no Prometheus sele
 {{- end }}
 {{- $reasons = append $reasons $reason }}
 {{- else if and (not (hasKey .spec $namespaceField)) (ne .metadata.namespace $namespace) }}
-{{- $reasons = append $reasons (printf "%s looks into its own namespace only: its %s is not set" $who $namespaceField) }}
+{{- $reasons = append $reasons (printf "%s selects its own namespace only: its %s is not set" $who $namespaceField) }}
 {{- else if and (not $namespace) .spec.ignoreNamespaceSelectors }}
 {{- $reasons = append $reasons (printf "%s has ignoreNamespaceSelectors: set discovery.monitorNamespace to release" $who) }}
 {{- else if and (not $namespace) $namespaces }}
-{{- $narrow = append $narrow (printf "%s looks into those with %s" $who (toJson $namespaces)) }}
+{{- $narrow = append $narrow (printf "%s selects namespaces with %s" $who (toJson $namespaces)) }}
 {{- else if and $namespaces (not (include "scrapetarget-exporter.selects" (dict "selector" $namespaces "labels" (include "scrapetarget-exporter.namespaceLabels" $namespace | fromYaml)))) }}
-{{- $reasons = append $reasons (printf "%s looks into namespaces with %s, and %s is none of them: label it" $who (toJson $namespaces) $namespace) }}
+{{- $reasons = append $reasons (printf "%s selects namespaces with %s, which %s does not match: label it" $who (toJson $namespaces) $namespace) }}
 {{- else }}
 {{- $selected = true }}
 {{- end }}
@@ -225,14 +226,14 @@ are beside their targets. The other kind is asked for only if no Prometheus sele
 {{- if $selected }}
 {{- else if $narrow }}
 
-NOTE: ServiceMonitors stand beside their targets, and no Prometheus of this cluster looks into all namespaces:
+NOTE: ServiceMonitors are created in the namespaces of their targets, and no Prometheus in this cluster selects all namespaces:
 {{- range $narrow }}
   {{ . }}
 {{- end }}
-Targets elsewhere are not scraped. If they must be, set discovery.monitorNamespace to release.
+Targets in other namespaces are not scraped. To scrape them, set discovery.monitorNamespace to release.
 {{- else if $reasons }}
 
-WARNING: no Prometheus of this cluster will find the {{ .what }}:
+WARNING: no Prometheus in this cluster selects the {{ .what }}:
 {{- range $reasons }}
   {{ . }}
 {{- end }}

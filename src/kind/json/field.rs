@@ -8,6 +8,7 @@ use serde::de::{
 };
 
 use super::keep_item;
+use crate::kind::{CallError, Reason};
 use crate::metric::{Desc, Families};
 
 /// A field of a document. A missing one gets the default by `#[serde(default)]` or [`json_objects!`].
@@ -58,6 +59,14 @@ impl<T> JsonField<T> {
     pub fn count_invalid(&self, out: &mut Families) {
         if matches!(self, Self::Invalid) {
             out.skip();
+        }
+    }
+
+    /// The value, for a document or a part of it that is useless without; `problem` says what is wrong.
+    pub fn require(self, problem: &str) -> Result<T, CallError> {
+        match self {
+            Self::Value(value) => Ok(value),
+            Self::Absent | Self::Invalid => Err(CallError::new(Reason::Schema, problem)),
         }
     }
 }

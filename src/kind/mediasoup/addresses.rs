@@ -1,4 +1,4 @@
-//! What becomes of client addresses before they are labels. Never asks a name server: that would tell it who is connected.
+//! Replaces client addresses before they become labels. Never asks a name server, which would learn who is connected.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
@@ -93,7 +93,7 @@ fn deidentified(host: &Host<'_>) -> String {
             format!("xx.xx.{c}.{d}")
         }
         Host::V6(v6) => format!("xx::{:x}", v6.segments()[7]),
-        // Anything with a colon is an address that nobody can read, not a name.
+        // A host with a colon is a malformed address, not a name.
         Host::Name(name) if name.contains(':') => "xx".to_owned(),
         Host::Name(name) => {
             let labels: Vec<&str> = name.split('.').collect();

@@ -89,13 +89,8 @@ impl Kind for Agent {
         let limit = cx.sample_limit.saturating_sub(1); // one is mediasoup_up
         let report = super::only(answers)
             .and_then(Answer::json::<JsonField<StatsDocument>>)
-            .and_then(|document| match document {
-                JsonField::Value(mut document) => self.write(&mut document, limit, out),
-                JsonField::Absent | JsonField::Invalid => Err(CallError::new(
-                    Reason::Schema,
-                    "the JSON has another shape: it is not an object, so it has no schema",
-                )),
-            });
+            .and_then(|document| document.require("the JSON has another shape: it is not an object, so it has no schema"))
+            .and_then(|mut document| self.write(&mut document, limit, out));
         if report.is_err() {
             out.rewind(start);
         }

@@ -21,7 +21,7 @@ use super::{Answer, CallError, Kind, Reason};
 use crate::metric::Desc;
 use document::ShortText;
 
-/// Where the statistics of a mediasoup application come from, and what becomes series.
+/// The source of the statistics of a mediasoup application, and which series are exported.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Options {
@@ -30,12 +30,13 @@ pub struct Options {
     /// Objects that get series of their own.
     #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
     pub per_object: Vec<PerObject>,
-    /// Add the labels `room_id` and `peer_id` to series of single objects: what the application attached to them as `roomId` and
-    /// `peerId`. The agent tells them only if it is started with `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`.
+    /// Add the labels `room_id` and `peer_id` to series of single objects: the `roomId` and `peerId` that the application has attached
+    /// to them. The agent reports them only if it is started with `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`.
     pub room_labels: bool,
-    /// What becomes of client addresses in labels, which only the families of `compatibility` and those of source `Prometheus` have.
+    /// How client addresses in labels are treated. Only the families of `compatibility` and those of source `Prometheus` have such
+    /// labels.
     pub addresses: Addresses,
-    /// Families with the names of an older exporter, besides our own.
+    /// Additional families with the names of an older exporter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compatibility: Option<Compatibility>,
 }
@@ -50,7 +51,7 @@ pub enum StatsSource {
     Prometheus,
 }
 
-/// A kind of object that can have series of its own.
+/// A kind of object for which one series per object can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum PerObject {
     /// Streams that the server receives.
@@ -79,7 +80,7 @@ pub enum Addresses {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Compatibility {
-    /// What `<prefix>_rooms` and `<prefix>_peers` begin with: `edumeet`, `Ejtimaa`, …
+    /// The prefix of `<prefix>_rooms` and `<prefix>_peers`: `edumeet`, `Ejtimaa`, …
     #[schemars(regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_]{0,63}$"))]
     #[serde(default = "edumeet")]
     pub prefix: String,

@@ -8,7 +8,7 @@ use super::addresses::is_address_label;
 use super::{Addresses, UP};
 use crate::kind::reserved::is_reserved;
 use crate::kind::{Answer, Call, CallError, Context, Kind, Method, Reason, Type};
-use crate::metric::{ExpositionError, Families, Filter, Passage, read_exposition};
+use crate::metric::{ExpositionError, Families, Filter, ExpositionPolicy, read_exposition};
 
 /// The translator of a target with source `Prometheus`.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ fn refused(error: &ExpositionError) -> CallError {
 /// Keeps reserved names out, and replaces client addresses in labels.
 struct AddressRedactor(Addresses);
 
-impl Passage for AddressRedactor {
+impl ExpositionPolicy for AddressRedactor {
     fn admits(&self, name: &str) -> bool {
         name != UP.name && !is_reserved(Type::Mediasoup, name)
     }

@@ -1,10 +1,10 @@
 //! FIWARE Orion Context Broker, by the four documents of its monitoring API.
 //!
 //! `admin_metrics` is the primary call. A broker started with `-disableMetrics` answers it with 400 and a sentence of its own: that
-//! is a broker which works and has nothing to tell, so the call counts as good, `orion_up` stays 1 and `orion_metrics_enabled` is
+//! is a broker that works and counts nothing, so the call counts as good, `orion_up` stays 1 and `orion_metrics_enabled` is
 //! 0. Any other 400 (a wrong URL gives one, too) is a failure.
 //!
-//! The exporter's requests carry a `fiware-service` of their own, under which Orion counts them: so they can be told from the users'.
+//! The exporter's requests carry a `fiware-service` of their own, under which Orion counts them, apart from those of users.
 //! They never carry `content-type` (Orion refuses a GET with one) and never ask for a reset (it would take the numbers from others).
 
 mod api;
@@ -28,13 +28,13 @@ use crate::metric::{Desc, Families, Filter};
 pub struct Options {
     /// Series per subservice, per service, or for the whole broker.
     pub level: Level,
-    /// Ask `/statistics`.
+    /// Request `/statistics`.
     pub statistics: bool,
-    /// Ask `/cache/statistics`.
+    /// Request `/cache/statistics`.
     pub cache_statistics: bool,
-    /// Ask `/version`.
+    /// Request `/version`.
     pub version: bool,
-    /// The `Fiware-Service` of the exporter's own requests, so that Orion counts them apart.
+    /// The `Fiware-Service` of the exporter's own requests, so that Orion counts them separately.
     #[schemars(regex(pattern = r"^[a-z0-9_]{1,50}$"))]
     pub fiware_service: String,
     /// Export the exporter's own requests as well.
@@ -170,15 +170,12 @@ impl Orion {
     fn write_metrics(&mut self, answer: &Answer, cx: &Context, out: &mut Families) -> Result<(), CallError> {
         let metrics = read_metrics(answer);
         out.set(&metrics::UP, &[], if metrics.is_ok() { 1.0 } else { 0.0 });
-        match metrics? {
-            Some(metrics) => {
-                out.set(&metrics::METRICS_ENABLED, &[], 1.0);
-                traffic::write(&metrics, &self.options, &mut self.service_times, cx.sample_limit, out);
-            }
-            None => {
-                out.set(&metrics::METRICS_ENABLED, &[], 0.0);
-                self.service_times.forget();
-            }
+        if let Some(metrics) = metrics? {
+            out.set(&metrics::METRICS_ENABLED, &[], 1.0);
+            traffic::write(&metrics, &self.options, &mut self.service_times, cx.sample_limit, out);
+        } else {
+            out.set(&metrics::METRICS_ENABLED, &[], 0.0);
+            self.service_times.forget();
         }
         Ok(())
     }

@@ -18,7 +18,9 @@ pub(super) fn write(license: &License, out: &mut Families) {
     if labels.iter().any(|label| label.value().is_some()) {
         out.set(&INFO, &labels.map(|label| label.value().unwrap_or_default()), 1.0);
     }
-    labels.iter().for_each(|label| label.count_invalid(out));
+    for label in labels {
+        label.count_invalid(out);
+    }
     if let Some(month) = license.expired_at.value() {
         match last_second(month) {
             Some(timestamp) => out.set(&EXPIRED_AT, &[], timestamp),

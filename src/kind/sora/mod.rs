@@ -21,7 +21,7 @@ use api::{ClusterNode, License, ServerMode, StatsReport};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Options {
-    /// Cluster nodes (one call more), Raft state and relay traffic: `sora_cluster_*`.
+    /// Cluster nodes (one more request), Raft state and relay traffic: `sora_cluster_*`.
     pub cluster_metrics: bool,
     /// Connections by client software: `sora_client_type_total`.
     pub client_metrics: bool,
@@ -30,8 +30,8 @@ pub struct Options {
     /// The Erlang virtual machine: `sora_erlang_vm_*`.
     #[serde(rename = "erlangVMMetrics")]
     pub erlang_vm_metrics: bool,
-    /// Whether the server accepts new sessions and connections (one call more): `sora_server_mode`. Sora before 2021.2 cannot
-    /// tell; there this call fails and nothing else.
+    /// Whether the server accepts new sessions and connections (one more request): `sora_server_mode`. Sora before 2021.2 does not
+    /// support this request; there only this request fails.
     pub server_mode: bool,
 }
 
@@ -138,10 +138,10 @@ impl Kind for Sora {
             write_cluster(report.as_ref().ok(), nodes.as_ref().ok(), cx, out);
         }
 
-        let mut verdicts = vec![report.map(drop), license.map(drop)];
-        verdicts.extend(nodes.map(|nodes| nodes.map(drop)));
-        verdicts.extend(mode.map(|mode| mode.map(drop)));
-        verdicts
+        let mut results = vec![report.map(drop), license.map(drop)];
+        results.extend(nodes.map(|nodes| nodes.map(drop)));
+        results.extend(mode.map(|mode| mode.map(drop)));
+        results
     }
 }
 

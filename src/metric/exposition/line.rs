@@ -49,10 +49,10 @@ fn number(text: &str) -> Option<f64> {
     text.parse().ok()
 }
 
-type Labels<'t> = Vec<(&'t str, Cow<'t, str>)>;
+type LabelPairs<'t> = Vec<(&'t str, Cow<'t, str>)>;
 
 /// Reads labels up to and including the closing brace; returns what follows it.
-fn labels(mut rest: &str, max: usize) -> Option<(Labels<'_>, &str)> {
+fn labels(mut rest: &str, max: usize) -> Option<(LabelPairs<'_>, &str)> {
     let mut labels = Vec::new();
     loop {
         rest = rest.trim_start_matches(BLANK);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use scrapetarget_exporter::sim::Noise;
 use serde_json::{Value, json};
+use simulators::Noise;
 
 use crate::exporter::{Release, Replica, create, targets, told};
 use crate::support::cluster::Cluster;

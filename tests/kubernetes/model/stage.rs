@@ -9,9 +9,9 @@ use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use scrapetarget_exporter::crd::ScrapeTarget;
-use scrapetarget_exporter::sim::mediasoup::Agent;
-use scrapetarget_exporter::sim::{Mode, Simulated};
 use serde_json::json;
+use simulators::mediasoup::Agent;
+use simulators::{Mode, Simulated};
 
 use super::operation::{End, Operation, Place, SERVERS, Spec};
 use super::world::{Names, Picture, World, name};

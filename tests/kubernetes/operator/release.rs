@@ -6,11 +6,11 @@ use std::time::Duration;
 use kube::api::{Api, DeleteParams};
 use scrapetarget_exporter::crd::ScrapeTarget;
 use scrapetarget_exporter::file::documents;
-use scrapetarget_exporter::sim::Simulated;
-use scrapetarget_exporter::sim::mediasoup::Agent;
-use scrapetarget_exporter::sim::orion::Broker;
-use scrapetarget_exporter::sim::sora::Node;
 use serde_json::Value;
+use simulators::Simulated;
+use simulators::mediasoup::Agent;
+use simulators::orion::Broker;
+use simulators::sora::Node;
 
 use super::server::until;
 use super::stage::{Stage, own_address};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::sim::Noise;
+use crate::Noise;
 
 /// How long the application has run when the simulation begins.
 const AGE: Duration = Duration::from_hours(1);
@@ -15,80 +15,80 @@ const MOST: usize = 5;
 
 /// An application on mediasoup.
 #[derive(Debug)]
-pub(in crate::sim) struct World {
+pub(crate) struct World {
     noise: Noise,
     elapsed: Duration,
     started_ms: u64,
-    pub(in crate::sim) workers: Vec<Worker>,
-    pub(in crate::sim) rooms: Vec<Room>,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) rooms: Vec<Room>,
     /// What happened since the start, by the names of the agent's document.
-    pub(in crate::sim) lifetime: BTreeMap<&'static str, u64>,
+    pub(crate) lifetime: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug)]
-pub(in crate::sim) struct Worker {
-    pub(in crate::sim) pid: u32,
-    pub(in crate::sim) created_ms: u64,
-    pub(in crate::sim) cpu_ms: f64,
-    pub(in crate::sim) rss_bytes: u64,
+pub(crate) struct Worker {
+    pub(crate) pid: u32,
+    pub(crate) created_ms: u64,
+    pub(crate) cpu_ms: f64,
+    pub(crate) rss_bytes: u64,
 }
 
 #[derive(Debug)]
-pub(in crate::sim) struct Room {
-    pub(in crate::sim) id: String,
-    pub(in crate::sim) router_id: String,
-    pub(in crate::sim) worker: usize,
-    pub(in crate::sim) created_ms: u64,
-    pub(in crate::sim) peers: Vec<Peer>,
+pub(crate) struct Room {
+    pub(crate) id: String,
+    pub(crate) router_id: String,
+    pub(crate) worker: usize,
+    pub(crate) created_ms: u64,
+    pub(crate) peers: Vec<Peer>,
 }
 
 #[derive(Debug)]
-pub(in crate::sim) struct Peer {
-    pub(in crate::sim) id: String,
-    pub(in crate::sim) remote_ip: String,
-    pub(in crate::sim) send: Transport,
-    pub(in crate::sim) receive: Transport,
-    pub(in crate::sim) producers: Vec<Producer>,
-    pub(in crate::sim) consumers: Vec<Consumer>,
+pub(crate) struct Peer {
+    pub(crate) id: String,
+    pub(crate) remote_ip: String,
+    pub(crate) send: Transport,
+    pub(crate) receive: Transport,
+    pub(crate) producers: Vec<Producer>,
+    pub(crate) consumers: Vec<Consumer>,
 }
 
 #[derive(Debug)]
-pub(in crate::sim) struct Transport {
-    pub(in crate::sim) id: String,
-    pub(in crate::sim) created_ms: u64,
-    pub(in crate::sim) local_port: u64,
-    pub(in crate::sim) remote_port: u64,
-    pub(in crate::sim) rtp_bytes: u64,
+pub(crate) struct Transport {
+    pub(crate) id: String,
+    pub(crate) created_ms: u64,
+    pub(crate) local_port: u64,
+    pub(crate) remote_port: u64,
+    pub(crate) rtp_bytes: u64,
 }
 
 #[derive(Debug)]
-pub(in crate::sim) struct Producer {
-    pub(in crate::sim) id: String,
-    pub(in crate::sim) video: bool,
-    pub(in crate::sim) streams: Vec<Stream>,
+pub(crate) struct Producer {
+    pub(crate) id: String,
+    pub(crate) video: bool,
+    pub(crate) streams: Vec<Stream>,
 }
 
 #[derive(Debug)]
-pub(in crate::sim) struct Consumer {
-    pub(in crate::sim) id: String,
-    pub(in crate::sim) producer_id: String,
-    pub(in crate::sim) video: bool,
+pub(crate) struct Consumer {
+    pub(crate) id: String,
+    pub(crate) producer_id: String,
+    pub(crate) video: bool,
     /// Which of the producer's encodings it gets.
-    pub(in crate::sim) layer: usize,
-    pub(in crate::sim) stream: Stream,
+    pub(crate) layer: usize,
+    pub(crate) stream: Stream,
 }
 
 #[derive(Debug)]
-pub(in crate::sim) struct Stream {
-    pub(in crate::sim) ssrc: u64,
-    pub(in crate::sim) bitrate: u64,
-    pub(in crate::sim) bytes: u64,
-    pub(in crate::sim) packets: u64,
-    pub(in crate::sim) lost: u64,
-    pub(in crate::sim) nacks: u64,
-    pub(in crate::sim) plis: u64,
-    pub(in crate::sim) score: u64,
-    pub(in crate::sim) round_trip_ms: f64,
+pub(crate) struct Stream {
+    pub(crate) ssrc: u64,
+    pub(crate) bitrate: u64,
+    pub(crate) bytes: u64,
+    pub(crate) packets: u64,
+    pub(crate) lost: u64,
+    pub(crate) nacks: u64,
+    pub(crate) plis: u64,
+    pub(crate) score: u64,
+    pub(crate) round_trip_ms: f64,
 }
 
 impl Stream {
@@ -133,7 +133,7 @@ const VIDEO_BITRATES: [u64; 3] = [150_000, 500_000, 1_500_000];
 const NAMES: [&str; 8] = ["alice", "bob", "chika", "dolores", "emeka", "fatima", "goro", "hanna"];
 
 impl World {
-    pub(in crate::sim) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started_ms = millis(now.saturating_sub(AGE));
         let mut world = Self {
@@ -166,16 +166,16 @@ impl World {
     }
 
     /// Unix time of this world in ms.
-    pub(in crate::sim) fn now_ms(&self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         self.started_ms + millis(self.elapsed)
     }
 
-    pub(in crate::sim) const fn started_ms(&self) -> u64 {
+    pub(crate) const fn started_ms(&self) -> u64 {
         self.started_ms
     }
 
     /// Lives on until `uptime` of the simulator.
-    pub(in crate::sim) fn advance(&mut self, uptime: Duration) {
+    pub(crate) fn advance(&mut self, uptime: Duration) {
         let gap = (AGE + uptime).saturating_sub(self.elapsed);
         let step = Duration::from_secs(1).max(gap / MOST_STEPS);
         while self.elapsed + step <= AGE + uptime {

@@ -2,7 +2,7 @@
 
 use super::books::{Books, Traffic};
 use super::statistics::Statistics;
-use crate::sim::Noise;
+use crate::Noise;
 
 /// What the users of one subservice do.
 #[derive(Debug)]

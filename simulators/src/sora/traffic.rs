@@ -1,6 +1,6 @@
 //! What happens on a simulated Sora, second by second: clients come, talk and go, and every counter follows from that.
 
-use crate::sim::Noise;
+use crate::Noise;
 
 /// The upper bounds of the webhooks' response times, in milliseconds.
 pub(super) const BOUNDS_MS: [u64; 4] = [100, 500, 1000, 5000];
