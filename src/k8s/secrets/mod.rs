@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiClient, Label};
+use super::{ApiClient, RequiredLabel};
 use crate::crd::ScrapeTargetSpec;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
 use read::{ApiReader, ReadResult, SecretReader};
@@ -68,7 +68,7 @@ impl<R> fmt::Debug for SecretCache<R> {
 
 impl SecretCache {
     /// An empty cache. With a label, only Secrets that have it may be used; ConfigMaps need none.
-    pub(super) fn new(client: ApiClient, label: Option<Label>) -> Arc<Self> {
+    pub(super) fn new(client: ApiClient, label: Option<RequiredLabel>) -> Arc<Self> {
         let condition = label.as_ref().map(|label| format!(" and the label {label}")).unwrap_or_default();
         Self::with_reader(ApiReader::new(client, label), condition)
     }
