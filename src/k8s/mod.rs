@@ -23,6 +23,7 @@ mod observed;
 mod outage;
 mod pause;
 mod proxy;
+mod queue;
 mod rate_limiter;
 mod secrets;
 mod settings;
@@ -30,7 +31,7 @@ mod status;
 mod tally;
 mod target_store;
 mod watch;
-#[cfg_attr(not(test), expect(dead_code, reason = "the writers are about to use it"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "the writer of ServiceMonitors is about to use the rest of it"))]
 mod workqueue;
 
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub use settings::{
     Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,
 };
 
-use crate::poll::{Pollers, Queue};
+use crate::poll::Pollers;
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
 use monitor::MonitorKey;
@@ -67,7 +68,7 @@ struct Shared {
     metrics: SourceMetrics,
     catalog: TargetStore,
     /// Targets whose status may differ from the one in the cluster.
-    statuses: Arc<Queue>,
+    statuses: WorkQueue<TargetId>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
     monitors: WorkQueue<MonitorKey>,
     /// Of all writes of this process together.
@@ -107,7 +108,7 @@ impl Shared {
             pollers: Arc::new(Pollers::idle()),
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
             catalog: TargetStore::default(),
-            statuses: Arc::default(),
+            statuses: WorkQueue::new(status::LIMITS),
             monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
@@ -134,8 +135,9 @@ impl Controller {
         tasks: &mut JoinSet<&'static str>,
         stop: &CancellationToken,
     ) -> Self {
-        let statuses = Arc::new(Queue::default());
-        pollers.tell_of_changes(Arc::clone(&statuses));
+        let statuses = WorkQueue::new(status::LIMITS);
+        let changed = statuses.clone();
+        pollers.on_state_change(move |id| changed.add(id.clone()));
         let shared = Arc::new(Shared {
             cluster,
             settings,

@@ -242,7 +242,7 @@ impl Reconciler {
             self.shared.catalog.put(Arc::new(target));
             self.count_event("status", &id);
             if has_changed {
-                self.shared.statuses.mark([id]);
+                self.shared.statuses.add(id);
             }
             return;
         }
@@ -271,7 +271,7 @@ impl Reconciler {
         self.secrets.forget(id);
         if self.shared.catalog.remove(id).is_some() {
             self.shared.pollers.remove(id);
-            self.shared.statuses.mark([id.clone()]);
+            self.shared.statuses.add(id.clone());
             self.shared.enqueue_monitors([id.clone()]);
             self.change_log.note(id, TargetChange::Removed);
             self.count_event("deleted", id);
@@ -352,7 +352,7 @@ impl Reconciler {
             self.shared.catalog.put_accepted(&id, problem.map_or(Ok(()), Err));
             ids.push(id);
         }
-        self.shared.statuses.mark(ids.iter().cloned());
+        self.shared.statuses.add_all(ids.iter().cloned());
         self.shared.enqueue_monitors(ids);
     }
 

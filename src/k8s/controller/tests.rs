@@ -81,7 +81,7 @@ impl Bench {
     /// Names that the writer of statuses, and that of monitors, must look at.
     fn marked(&self) -> (Vec<TargetId>, Vec<TargetId>) {
         let monitors = self.shared.monitors.drain().iter().filter_map(|key| key.target().cloned()).collect();
-        (self.shared.statuses.take(99), monitors)
+        (self.shared.statuses.drain(), monitors)
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn run(client: MonitorClient) {
 fn set_condition(shared: &Shared, id: &TargetId) {
     let state = disabled_by_mode(shared.settings.discovery.mode);
     if shared.catalog.put_monitor(id, Some(state)) {
-        shared.statuses.mark([id.clone()]);
+        shared.statuses.add(id.clone());
     }
 }
 

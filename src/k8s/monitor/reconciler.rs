@@ -445,7 +445,7 @@ impl MonitorReconciler {
 
     fn set_condition(&self, id: &TargetId, state: MonitorState) {
         if self.shared().catalog.put_monitor(id, Some(state)) {
-            self.shared().statuses.mark([id.clone()]);
+            self.shared().statuses.add(id.clone());
         }
     }
 

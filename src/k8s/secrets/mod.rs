@@ -16,9 +16,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::queue::Queue;
 use super::{ApiClient, Label};
 use crate::crd::ScrapeTargetSpec;
-use crate::poll::Queue;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
 use book::Book;
 use read::{ApiReader, Reader};

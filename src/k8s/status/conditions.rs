@@ -22,7 +22,7 @@ const MONITOR_READY: &str = "MonitorReady";
 const UP: &str = "Up";
 const SCRAPED: &str = "Scraped";
 
-/// What will soon be known of a new target. Scrapes take their time, they do not count.
+/// What will soon be known of a new target. ScrapeFacts take their time, they do not count.
 const AWAITED: [&str; 3] = [ACCEPTED, MONITOR_READY, UP];
 
 /// The reason of what is not known yet.
@@ -32,20 +32,20 @@ const CONFIG: &str = Reason::Config.condition();
 const NOT_SCRAPED: &str = "NotScraped";
 
 /// A server may answer with a page of text, and each status lies in the API server's memory.
-const LONGEST_MESSAGE: usize = 1024;
+const MAX_MESSAGE: usize = 1024;
 
 /// As the schema has it, those of others included.
-const MOST_CONDITIONS: usize = 16;
+const MAX_CONDITIONS: usize = 16;
 
 /// So long a Secret that nobody could read yet counts as not known yet: a restart of an API server is no news.
-const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
+const UNREAD_GRACE: Duration = Duration::from_secs(30);
 
-/// Scrapes that may be missing before we say that there are none.
-const PATIENCE: u32 = 5;
+/// ScrapeFacts that may be missing before we say that there are none.
+const MISSED_SCRAPES: u32 = 5;
 
 /// Everything that a status depends on.
 #[derive(Clone, Debug)]
-pub(super) struct Facts<'f> {
+pub(super) struct StatusFacts<'f> {
     pub(super) now: SystemTime,
     pub(super) generation: i64,
     /// What the cluster says already.
@@ -57,12 +57,12 @@ pub(super) struct Facts<'f> {
     /// What polls of this very declaration brought; `None`: there was none yet.
     pub(super) poll: Option<&'f Status>,
     /// `None`: nobody can scrape it, since the declaration is not understood.
-    pub(super) scrapes: Option<Scrapes>,
+    pub(super) scrapes: Option<ScrapeFacts>,
 }
 
 /// What is known of scrapes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scrapes {
+pub(super) struct ScrapeFacts {
     /// How often they should come.
     pub(super) interval: Duration,
     /// How long ago the last one came.
@@ -75,31 +75,31 @@ pub(super) struct Scrapes {
 }
 
 /// The whole status: all five conditions, in the order in which people read them.
-pub(super) fn status(facts: &Facts<'_>) -> ScrapeTargetStatus {
-    let pending = |message| move || Finding::pending(message);
-    let accepted = facts.accepted().or_else(|| facts.kept(ACCEPTED));
+pub(super) fn status(facts: &StatusFacts<'_>) -> ScrapeTargetStatus {
+    let pending = |message| move || ConditionContent::pending(message);
+    let accepted = facts.accepted().or_else(|| facts.observed_content(ACCEPTED));
     let accepted = accepted.unwrap_or_else(pending("what the spec refers to is not read yet"));
-    let monitor = facts.monitor().or_else(|| facts.kept(MONITOR_READY));
+    let monitor = facts.monitor().or_else(|| facts.observed_content(MONITOR_READY));
     let monitor = monitor.unwrap_or_else(pending("its ServiceMonitor is not looked at yet"));
-    let ready = Finding::ready(&accepted, &monitor);
-    let up = facts.up().or_else(|| facts.kept(UP)).unwrap_or_else(pending("not polled yet"));
-    let scraped = facts.scraped().or_else(|| facts.kept_scraped());
+    let ready = ConditionContent::ready(&accepted, &monitor);
+    let up = facts.up().or_else(|| facts.observed_content(UP)).unwrap_or_else(pending("not polled yet"));
+    let scraped = facts.scraped().or_else(|| facts.observed_scraped());
     let scraped = scraped.unwrap_or_else(pending("not watched long enough to tell whether scrapes come"));
-    let findings = [(READY, ready), (ACCEPTED, accepted), (MONITOR_READY, monitor), (UP, up), (SCRAPED, scraped)];
+    let contents = [(READY, ready), (ACCEPTED, accepted), (MONITOR_READY, monitor), (UP, up), (SCRAPED, scraped)];
     ScrapeTargetStatus {
         observed_generation: Some(facts.generation),
-        conditions: findings.into_iter().map(|(kind, finding)| facts.condition(kind, finding)).collect(),
+        conditions: contents.into_iter().map(|(kind, content)| facts.condition(kind, content)).collect(),
     }
 }
 
 /// Whether `observed` says all that `wanted` says. What others added to it is theirs.
-pub(super) fn says(observed: &ScrapeTargetStatus, wanted: &ScrapeTargetStatus) -> bool {
+pub(super) fn is_up_to_date(observed: &ScrapeTargetStatus, wanted: &ScrapeTargetStatus) -> bool {
     observed.observed_generation == wanted.observed_generation
         && wanted.conditions.iter().all(|condition| find(observed, &condition.kind) == Some(condition))
 }
 
 /// A number for what a status says. Times do not count, nor does the sentence of `Up`, which differs from poll to poll.
-pub(super) fn gist(status: &ScrapeTargetStatus) -> u64 {
+pub(super) fn fingerprint(status: &ScrapeTargetStatus) -> u64 {
     let mut hasher = DefaultHasher::new();
     for Condition { kind, status, reason, message, .. } in &status.conditions {
         let message = if kind == UP { "" } else { message };
@@ -109,7 +109,7 @@ pub(super) fn gist(status: &ScrapeTargetStatus) -> u64 {
 }
 
 /// The conditions that others have added to `observed`.
-pub(super) fn of_others<'s>(
+pub(super) fn foreign_conditions<'s>(
     observed: &'s ScrapeTargetStatus,
     wanted: &'s ScrapeTargetStatus,
 ) -> impl Iterator<Item = &'s Condition> {
@@ -117,8 +117,8 @@ pub(super) fn of_others<'s>(
 }
 
 /// Whether a problem is worth saying of a target that is watched for so long: what is merely not read yet ends by itself, mostly soon.
-pub(super) fn is_certain(problem: &Problem, watched_for: Duration) -> bool {
-    watched_for >= UNREAD_PATIENCE || !matches!(problem.reason, "SecretUnread" | "ConfigMapUnread")
+pub(super) fn is_worth_reporting(problem: &Problem, watched_for: Duration) -> bool {
+    watched_for >= UNREAD_GRACE || !matches!(problem.reason, "SecretUnread" | "ConfigMapUnread")
 }
 
 /// Whether something will soon be known that is not known yet.
@@ -128,14 +128,14 @@ pub(super) fn is_pending(status: &ScrapeTargetStatus) -> bool {
 }
 
 /// Whether `wanted` knows something for which a user waits, and `observed` does not know it yet.
-pub(super) fn tells_more(wanted: &ScrapeTargetStatus, observed: &ScrapeTargetStatus) -> bool {
+pub(super) fn resolves_pending(wanted: &ScrapeTargetStatus, observed: &ScrapeTargetStatus) -> bool {
     let open = |status, kind| find(status, kind).is_none_or(|condition| condition.reason == PENDING);
     AWAITED.into_iter().any(|kind| open(observed, kind) && !open(wanted, kind))
 }
 
 /// Whether others have added so many conditions that ours do not fit.
-pub(super) fn is_crowded(observed: &ScrapeTargetStatus, wanted: &ScrapeTargetStatus) -> bool {
-    of_others(observed, wanted).count() + wanted.conditions.len() > MOST_CONDITIONS
+pub(super) fn exceeds_limit(observed: &ScrapeTargetStatus, wanted: &ScrapeTargetStatus) -> bool {
+    foreign_conditions(observed, wanted).count() + wanted.conditions.len() > MAX_CONDITIONS
 }
 
 fn find<'s>(status: &'s ScrapeTargetStatus, kind: &str) -> Option<&'s Condition> {
@@ -143,13 +143,13 @@ fn find<'s>(status: &'s ScrapeTargetStatus, kind: &str) -> Option<&'s Condition>
 }
 
 /// What a condition says, but for its times.
-struct Finding {
+struct ConditionContent {
     status: ConditionStatus,
     reason: String,
     message: String,
 }
 
-impl Finding {
+impl ConditionContent {
     fn new(status: ConditionStatus, reason: &str, message: impl Into<String>) -> Self {
         Self { status, reason: reason.to_owned(), message: message.into() }
     }
@@ -165,40 +165,42 @@ impl Finding {
     /// The exporter does what the spec says; whether the target answers is another matter.
     fn ready(accepted: &Self, monitor: &Self) -> Self {
         let both = [accepted, monitor];
-        if let Some(not) = both.into_iter().find(|finding| finding.status == ConditionStatus::False) {
+        if let Some(not) = both.into_iter().find(|content| content.status == ConditionStatus::False) {
             return Self::new(ConditionStatus::False, &not.reason, not.message.clone());
         }
-        if both.into_iter().all(|finding| finding.status == ConditionStatus::True) {
+        if both.into_iter().all(|content| content.status == ConditionStatus::True) {
             return Self::new(ConditionStatus::True, READY, "the exporter does what the spec says");
         }
         Self::pending("not all is known yet, see Accepted and MonitorReady")
     }
 }
 
-impl Facts<'_> {
-    fn accepted(&self) -> Option<Finding> {
+impl StatusFacts<'_> {
+    fn accepted(&self) -> Option<ConditionContent> {
         Some(match self.accepted? {
-            Ok(()) => Finding::new(ConditionStatus::True, ACCEPTED, "the target can be polled as it is declared"),
-            Err(problem) => Finding::new(ConditionStatus::False, problem.reason, problem.message.as_str()),
+            Ok(()) => {
+                ConditionContent::new(ConditionStatus::True, ACCEPTED, "the target can be polled as it is declared")
+            }
+            Err(problem) => ConditionContent::new(ConditionStatus::False, problem.reason, problem.message.as_str()),
         })
     }
 
-    fn monitor(&self) -> Option<Finding> {
+    fn monitor(&self) -> Option<ConditionContent> {
         let state = self.monitor?;
         let mut message = state.message.as_str();
         // A webhook may put an id of the request into its words: the first ones stand for all.
         if state.is_quoted() {
-            message = self.said_before(MONITOR_READY, state.status, state.reason).unwrap_or(message);
+            message = self.same_message(MONITOR_READY, state.status, state.reason).unwrap_or(message);
         }
-        Some(Finding::new(state.status, state.reason, message))
+        Some(ConditionContent::new(state.status, state.reason, message))
     }
 
-    fn up(&self) -> Option<Finding> {
+    fn up(&self) -> Option<ConditionContent> {
         if self.suspended {
-            return Some(Finding::new(ConditionStatus::Unknown, SUSPENDED, "spec.suspend is true"));
+            return Some(ConditionContent::new(ConditionStatus::Unknown, SUSPENDED, "spec.suspend is true"));
         }
         if let Some(Err(problem)) = self.accepted {
-            return Some(Finding::new(ConditionStatus::Unknown, CONFIG, problem.message.as_str()));
+            return Some(ConditionContent::new(ConditionStatus::Unknown, CONFIG, problem.message.as_str()));
         }
         let poll = self.poll?;
         let status = match poll.state {
@@ -213,20 +215,24 @@ impl Facts<'_> {
             .as_ref()
             .map_or(("Succeeded", "the last poll succeeded"), |failure| (failure.reason.condition(), &failure.message));
         // Such a message has times and sizes in it that differ from poll to poll: the first one stands for all.
-        let message = self.said_before(UP, status, reason).unwrap_or(message);
-        Some(Finding::new(status, reason, message))
+        let message = self.same_message(UP, status, reason).unwrap_or(message);
+        Some(ConditionContent::new(status, reason, message))
     }
 
-    fn scraped(&self) -> Option<Finding> {
+    fn scraped(&self) -> Option<ConditionContent> {
         let Some(scrapes) = self.scrapes else {
-            return Some(Finding::new(ConditionStatus::Unknown, CONFIG, "the spec is not understood, see Accepted"));
+            return Some(ConditionContent::new(
+                ConditionStatus::Unknown,
+                CONFIG,
+                "the spec is not understood, see Accepted",
+            ));
         };
         if self.suspended {
-            return Some(Finding::new(ConditionStatus::Unknown, SUSPENDED, "spec.suspend is true"));
+            return Some(ConditionContent::new(ConditionStatus::Unknown, SUSPENDED, "spec.suspend is true"));
         }
-        let patience = scrapes.interval.saturating_mul(PATIENCE);
+        let patience = scrapes.interval.saturating_mul(MISSED_SCRAPES);
         if scrapes.last.is_some_and(|last| last <= patience) {
-            return Some(Finding::new(ConditionStatus::True, SCRAPED, "scrapes come"));
+            return Some(ConditionContent::new(ConditionStatus::True, SCRAPED, "scrapes come"));
         }
         if scrapes.watched_for <= patience {
             return None;
@@ -238,11 +244,11 @@ impl Facts<'_> {
         let advice = self.advice(&scrapes);
         let patience = crate::crd::Duration::from(patience);
         let message = format!("no Prometheus scrapes it {since}, at least not within {patience}: {advice}");
-        Some(Finding::new(ConditionStatus::False, reason, message))
+        Some(ConditionContent::new(ConditionStatus::False, reason, message))
     }
 
     /// What the user can look at where no scrape comes.
-    fn advice(&self, scrapes: &Scrapes) -> &'static str {
+    fn advice(&self, scrapes: &ScrapeFacts) -> &'static str {
         match scrapes.mode {
             DiscoveryMode::ServiceMonitor if !scrapes.monitor => {
                 "spec.monitor.enabled is false, so a scrape configuration of your own must ask for it at /probe"
@@ -265,29 +271,29 @@ impl Facts<'_> {
     }
 
     /// The sentence with which the cluster says the same already.
-    fn said_before(&self, kind: &str, status: ConditionStatus, reason: &str) -> Option<&str> {
+    fn same_message(&self, kind: &str, status: ConditionStatus, reason: &str) -> Option<&str> {
         let observed = find(self.observed, kind)?;
         let generation = observed.observed_generation == Some(self.generation);
         (generation && observed.status == status && observed.reason == reason).then_some(observed.message.as_str())
     }
 
     /// What the cluster says of this generation. Of another it is worth nothing.
-    fn kept(&self, kind: &str) -> Option<Finding> {
+    fn observed_content(&self, kind: &str) -> Option<ConditionContent> {
         let observed = find(self.observed, kind)?;
         // That nothing could be told is worth nothing either, once the cause may be gone.
         let told = observed.status != ConditionStatus::Unknown || self.accepted.is_none();
         let same = observed.observed_generation == Some(self.generation);
-        (told && same).then(|| Finding::of(observed))
+        (told && same).then(|| ConditionContent::of(observed))
     }
 
-    /// Scrapes do not ask for the generation.
-    fn kept_scraped(&self) -> Option<Finding> {
+    /// ScrapeFacts do not ask for the generation.
+    fn observed_scraped(&self) -> Option<ConditionContent> {
         let told = |observed: &&Condition| observed.status != ConditionStatus::Unknown;
-        find(self.observed, SCRAPED).filter(told).map(Finding::of)
+        find(self.observed, SCRAPED).filter(told).map(ConditionContent::of)
     }
 
-    fn condition(&self, kind: &str, finding: Finding) -> Condition {
-        let Finding { status, reason, message } = finding;
+    fn condition(&self, kind: &str, content: ConditionContent) -> Condition {
+        let ConditionContent { status, reason, message } = content;
         let since = find(self.observed, kind).filter(|observed| observed.status == status);
         Condition {
             kind: kind.to_owned(),
@@ -296,13 +302,13 @@ impl Facts<'_> {
             last_transition_time: since
                 .map_or_else(|| rfc3339(self.now), |observed| observed.last_transition_time.clone()),
             reason,
-            message: bounded(message),
+            message: truncated(message),
         }
     }
 }
 
-fn bounded(mut message: String) -> String {
-    if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
+fn truncated(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
         message.truncate(end);
     }
     message

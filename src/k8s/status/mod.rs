@@ -1,10 +1,8 @@
-//! What the cluster is told of each target: its five conditions, written by the leader, and only where they differ.
+//! The status of each ScrapeTarget: five conditions, written by the leader, and only where they differ from what the cluster holds.
 //!
-//! Facts are gathered here, judged by `conditions`, and written in the order and at the times that `writer` chooses.
+//! The facts are gathered here, `conditions` turns them into a status, and `writer` decides when it is written.
 
-mod agenda;
 mod conditions;
-mod ledger;
 mod writer;
 
 use std::sync::Arc;
@@ -17,8 +15,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::conditions::{Facts, Scrapes};
-use self::writer::{Fleet, Writer};
+pub(super) use self::writer::LIMITS;
+
+use self::conditions::{ScrapeFacts, StatusFacts};
+use self::writer::{StatusBackend, StatusWriter};
 use super::Shared;
 use super::access::{ApiError, Rule};
 use super::catalog::{Catalog, Object, Record};
@@ -27,8 +27,10 @@ use super::leader::Leadership;
 use super::object::Shown;
 use super::outage::Part;
 use super::rate_limiter::RateLimiter;
+use super::workqueue::WorkQueue;
 use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
-use crate::poll::{Poller, Queue};
+use crate::poll::Poller;
+use crate::target::TargetId;
 
 pub(super) fn start(
     shared: &Arc<Shared>,
@@ -36,38 +38,39 @@ pub(super) fn start(
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) {
-    let fleet = Cluster { shared: Arc::clone(shared), leadership: leadership.clone() };
-    let (fleet, stop) = (Arc::new(fleet), stop.clone());
+    let backend = ClusterStatuses { shared: Arc::clone(shared), leadership: leadership.clone() };
+    let (backend, stop) = (Arc::new(backend), stop.clone());
     tasks.spawn(async move {
-        stop.run_until_cancelled(run(fleet, leadership)).await;
+        stop.run_until_cancelled(run(backend, leadership)).await;
         "status"
     });
 }
 
 /// Writes while this replica may, and rests while it may not.
-async fn run(fleet: Arc<Cluster>, mut leadership: Leadership) {
+async fn run(backend: Arc<ClusterStatuses>, mut leadership: Leadership) {
     loop {
-        // A leader looks at every target when it begins: what is marked before that is worth nothing.
-        while tokio::time::timeout(writer::HEAL, leadership.granted()).await.is_err() {
-            fleet.marked().clear();
+        // A leader compares every target when it begins: what the queue holds before that is worth nothing.
+        while tokio::time::timeout(writer::RESYNC, leadership.granted()).await.is_err() {
+            backend.queue().clear();
         }
-        Writer::new(Arc::clone(&fleet)).lead().await;
-        fleet.shared.outage.over(Part::Statuses);
+        backend.queue().clear();
+        StatusWriter::new(Arc::clone(&backend)).run().await;
+        backend.shared.outage.over(Part::Statuses);
     }
 }
 
-/// The targets of the cluster.
-struct Cluster {
+/// The statuses of the cluster, as the leader writes them.
+struct ClusterStatuses {
     shared: Arc<Shared>,
     leadership: Leadership,
 }
 
-impl Fleet for Cluster {
+impl StatusBackend for ClusterStatuses {
     fn catalog(&self) -> &Catalog {
         &self.shared.catalog
     }
 
-    fn marked(&self) -> &Queue {
+    fn queue(&self) -> &WorkQueue<TargetId> {
         &self.shared.statuses
     }
 
@@ -83,10 +86,10 @@ impl Fleet for Cluster {
         self.leadership.clone().lost().await;
     }
 
-    fn wanted(&self, record: &Record, watched_for: Duration) -> ScrapeTargetStatus {
+    fn desired(&self, record: &Record, watched_for: Duration) -> ScrapeTargetStatus {
         let Record { object, accepted, monitor } = record;
         let poller = self.shared.pollers.get(&object.id);
-        let mut facts = Facts {
+        let mut facts = StatusFacts {
             now: SystemTime::now(),
             generation: object.generation,
             observed: &object.status,
@@ -98,17 +101,18 @@ impl Fleet for Cluster {
         };
         let declared = match &object.declaration {
             Ok(declared) => declared,
-            Err(problem) => return conditions::status(&Facts { accepted: Some(Err(problem)), ..facts }),
+            Err(problem) => return conditions::status(&StatusFacts { accepted: Some(Err(problem)), ..facts }),
         };
         // Until the poller has this very declaration, both its polls and the judgement are of the one before.
         let current = poller.as_ref().is_none_or(|poller| poller.target().declaration.spec == declared.spec);
         let poll = poller.as_ref().filter(|poller| current && is_fresh(poller)).map(|poller| poller.status());
         let accepted = accepted.as_ref().filter(|_| current).map(|accepted| accepted.as_ref().map(|&()| ()));
-        facts.accepted = accepted
-            .filter(|accepted| accepted.err().is_none_or(|problem| conditions::is_certain(problem, watched_for)));
+        facts.accepted = accepted.filter(|accepted| {
+            accepted.err().is_none_or(|problem| conditions::is_worth_reporting(problem, watched_for))
+        });
         facts.poll = poll.as_ref();
         facts.suspended = declared.spec.suspend;
-        facts.scrapes = Some(Scrapes {
+        facts.scrapes = Some(ScrapeFacts {
             interval: declared.spec.effective_scrape_interval(),
             last: poller.as_ref().and_then(|poller| poller.since_last_scrape()),
             watched_for,
@@ -161,7 +165,7 @@ fn patch(object: &Object, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Va
         return (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(body));
     }
     // The API server answers 500 to server-side apply on an object with a field of the wrong type. This replaces the whole list.
-    let conditions = status.conditions.iter().chain(conditions::of_others(&object.status, status));
+    let conditions = status.conditions.iter().chain(conditions::foreign_conditions(&object.status, status));
     body["status"]["conditions"] = json!(conditions.collect::<Vec<_>>());
     let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
     (params, Patch::Merge(body))
@@ -172,7 +176,7 @@ mod tests {
     use super::*;
     use crate::crd::ScrapeTargetSpec;
     use crate::kind::Type;
-    use crate::target::{Problem, TargetId};
+    use crate::target::Problem;
 
     #[test]
     fn a_patch_names_the_version_of_the_object_that_was_judged() {

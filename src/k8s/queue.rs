@@ -10,7 +10,7 @@ use crate::target::TargetId;
 /// Names of targets about which something has changed. Each stands in it once, however often it was marked: what happens to a target
 /// while it waits is worked on together, and the queue is never longer than there are targets.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     marked: Notify,
 }
@@ -23,7 +23,7 @@ struct Waiting {
 
 impl Queue {
     /// Puts targets at the end; those that wait already keep their place.
-    pub fn mark(&self, ids: impl IntoIterator<Item = TargetId>) {
+    pub(super) fn mark(&self, ids: impl IntoIterator<Item = TargetId>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for id in ids {
             if waiting.members.insert(id.clone()) {
@@ -38,7 +38,7 @@ impl Queue {
     }
 
     /// Takes up to `most` targets, those first that have waited longest.
-    pub fn take(&self, most: usize) -> Vec<TargetId> {
+    pub(super) fn take(&self, most: usize) -> Vec<TargetId> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let count = most.min(waiting.order.len());
         let taken: Vec<TargetId> = waiting.order.drain(..count).collect();
@@ -49,24 +49,24 @@ impl Queue {
     }
 
     /// Waits until there is a target to take. One task may wait at a time.
-    pub async fn marked(&self) {
+    pub(super) async fn marked(&self) {
         while self.is_empty() {
             self.marked.notified().await;
         }
     }
 
     /// How many wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).order.len()
     }
 
     /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Forgets all of them.
-    pub fn clear(&self) {
+    pub(super) fn clear(&self) {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Waiting::default();
     }
 }
