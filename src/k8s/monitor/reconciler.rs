@@ -334,11 +334,11 @@ impl MonitorReconciler {
         if self.in_flight.contains_key(&monitor) {
             return item.defer(Instant::now() + BUSY_RETRY);
         }
-        let Some(id) = target else { return self.reconcile_orphan(item, monitor) };
+        let Some(id) = target else { return self.reconcile_orphan(item, &monitor) };
         if self.shared().catalog.get(&id).is_none() {
             // Beside its target it is garbage-collected. If it is not, the next resync finds it.
             if self.targets.remove(&monitor).is_some() {
-                self.reconcile_orphan(item, monitor);
+                self.reconcile_orphan(item, &monitor);
             }
             return;
         }
@@ -388,9 +388,9 @@ impl MonitorReconciler {
         }
     }
 
-    fn reconcile_orphan(&mut self, item: WorkItem<MonitorKey>, monitor: MonitorRef) {
-        if self.is_orphan(&monitor)
-            && let Some(uid) = self.store.uid(&monitor).map(str::to_owned)
+    fn reconcile_orphan(&mut self, item: WorkItem<MonitorKey>, monitor: &MonitorRef) {
+        if self.is_orphan(monitor)
+            && let Some(uid) = self.store.uid(monitor).map(str::to_owned)
             && item.attempt(DELETION).is_ok()
         {
             self.delete(item, uid, None);
