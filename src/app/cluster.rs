@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::WrongValue;
 use crate::cli::{CleanupArgs, CleanupOnly, KubernetesArgs, ReleaseArgs};
 use crate::http::WebConfig;
-use crate::k8s::{self, AccessError, Cluster, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
+use crate::k8s::{self, AccessError, ApiClient, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
 use crate::{file, telemetry};
 
 /// Loopback belongs to our own pod: a target there would be us, or a sidecar that trusts us. The unspecified address leads there too.
@@ -21,7 +21,7 @@ pub(super) fn denied_loopback(args: &KubernetesArgs) -> Vec<IpNet> {
 
 /// The cluster and everything that the flags say about it, but for the port of the address where Prometheus reaches us: that is known
 /// when we listen.
-pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(Cluster, Settings)> {
+pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(ApiClient, Settings)> {
     let KubernetesArgs {
         release,
         target_selector,
@@ -116,7 +116,7 @@ pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyho
     Ok(if taken == asked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(Cluster, Settings)> {
+async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(ApiClient, Settings)> {
     let service = args.service();
     let ReleaseArgs {
         kube_context,
@@ -146,8 +146,8 @@ async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(Cluster,
 }
 
 /// The cluster of the kubeconfig or of the pod. Where there is none, the user hears what she may do `otherwise`.
-async fn find(context: Option<&str>, otherwise: &str) -> Result<Cluster, WrongValue> {
-    Cluster::connect(context).await.map_err(|error| match error {
+async fn find(context: Option<&str>, otherwise: &str) -> Result<ApiClient, WrongValue> {
+    ApiClient::connect(context).await.map_err(|error| match error {
         AccessError::NoConfig(why) => WrongValue(format!("no cluster: {why}; set KUBECONFIG, or {otherwise}")),
         other => WrongValue(other.to_string()),
     })

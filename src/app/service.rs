@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
 use crate::http::{self, HostPattern, Hosts, WebConfig};
-use crate::k8s::{self, Cluster, Controller};
+use crate::k8s::{self, ApiClient, Controller};
 use crate::poll::Pollers;
 use crate::self_metrics::{FileMetrics, SelfMetrics, SourceMetrics};
 use crate::target::{Target, TargetId};
@@ -44,7 +44,7 @@ pub(super) enum Source {
         secrets: Option<PathBuf>,
     },
     /// A cluster, by replicas of which one leads.
-    Cluster(Box<(Cluster, k8s::Settings)>),
+    Cluster(Box<(ApiClient, k8s::Settings)>),
 }
 
 /// Everything has ended by then, requests in flight among it, or is left behind: whoever stops us would kill us a moment later.

@@ -16,12 +16,12 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::access::{ApiError, Rule};
+use super::client::{ApiError, PolicyRule};
 use super::labels;
 use super::leader::LONGEST;
-use super::monitor::{GROUP, Ours, PLURAL, Scope, monitors, only, page, scopes};
+use super::monitor::{GROUP, OwnedMonitor, PLURAL, Scope, list_page, monitors, scopes, with_uid};
 use super::rate_limiter::RateLimiter;
-use super::{Cluster, DiscoveryMode, Settings, WRITES_PER_SECOND};
+use super::{ApiClient, DiscoveryMode, Settings, WRITES_PER_SECOND};
 
 /// How long the Lease is ours at a time: long enough to be renewed between two [`CHUNK`]s, and a release that is installed right
 /// afterwards does not wait longer for it.
@@ -87,7 +87,7 @@ impl CleanupError {
 /// Removes every ServiceMonitor, the Endpoints and the slice that the release of `settings` wrote.
 ///
 /// It takes the Lease first, so that the pods that still run do not write it all again.
-pub async fn cleanup(cluster: &Cluster, settings: &Settings) -> Result<Removed, CleanupError> {
+pub async fn cleanup(cluster: &ApiClient, settings: &Settings) -> Result<Removed, CleanupError> {
     let lock = Lock { cluster, settings, api: Api::namespaced(cluster.client(), &settings.namespace) };
     lock.win().await?;
     // A permission on monitors that is missing keeps nobody from the Endpoints.
@@ -104,7 +104,7 @@ pub async fn cleanup(cluster: &Cluster, settings: &Settings) -> Result<Removed, 
 /// this is for namespaces where it may write none any more, so that its pods need not be stopped. The Endpoints and the Lease are left
 /// alone.
 pub async fn cleanup_monitors(
-    cluster: &Cluster,
+    cluster: &ApiClient,
     settings: &Settings,
     kept: &[String],
 ) -> Result<Removed, CleanupError> {
@@ -115,14 +115,14 @@ pub async fn cleanup_monitors(
             found => break found?,
         }
     };
-    found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.place.namespace));
+    found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.monitor.namespace));
     let monitors = delete(cluster, &RateLimiter::new(WRITES_PER_SECOND), &found).await?;
     Ok(Removed { monitors, endpoints: 0 })
 }
 
 /// The Lease of the release.
 struct Lock<'a> {
-    cluster: &'a Cluster,
+    cluster: &'a ApiClient,
     settings: &'a Settings,
     api: Api<Lease>,
 }
@@ -187,8 +187,8 @@ impl Lock<'_> {
         Ok(remaining(&before))
     }
 
-    fn rule(&self, verb: &'static str) -> Rule {
-        Rule::new(verb, "coordination.k8s.io", "leases", Some(&self.settings.namespace))
+    fn rule(&self, verb: &'static str) -> PolicyRule {
+        PolicyRule::new(verb, "coordination.k8s.io", "leases", Some(&self.settings.namespace))
     }
 }
 
@@ -201,7 +201,7 @@ fn remaining(lease: &LeaseSpec) -> Duration {
 }
 
 /// Returns how many there were.
-async fn delete_monitors(cluster: &Cluster, settings: &Settings, lock: &Lock<'_>) -> Result<usize, CleanupError> {
+async fn delete_monitors(cluster: &ApiClient, settings: &Settings, lock: &Lock<'_>) -> Result<usize, CleanupError> {
     // The other modes need no permission on monitors, and write none.
     let must_list = settings.discovery.mode == DiscoveryMode::ServiceMonitor;
     let found = find(cluster, settings, &scopes(settings), must_list).await?;
@@ -214,7 +214,7 @@ async fn delete_monitors(cluster: &Cluster, settings: &Settings, lock: &Lock<'_>
     Ok(removed)
 }
 
-async fn delete(cluster: &Cluster, limiter: &RateLimiter, found: &[Ours]) -> Result<usize, CleanupError> {
+async fn delete(cluster: &ApiClient, limiter: &RateLimiter, found: &[OwnedMonitor]) -> Result<usize, CleanupError> {
     let deletions = futures::stream::iter(found).map(|ours| delete_monitor(cluster, limiter, ours));
     let deleted: Vec<bool> = deletions.buffer_unordered(IN_FLIGHT).try_collect().await?;
     Ok(deleted.into_iter().filter(|deleted| *deleted).count())
@@ -222,17 +222,17 @@ async fn delete(cluster: &Cluster, limiter: &RateLimiter, found: &[Ours]) -> Res
 
 /// Lists what the release wrote in `scopes`. Where it may not, that is an error only if it must.
 async fn find(
-    cluster: &Cluster,
+    cluster: &ApiClient,
     settings: &Settings,
     scopes: &[Scope],
     must_list: bool,
-) -> Result<Vec<Ours>, CleanupError> {
+) -> Result<Vec<OwnedMonitor>, CleanupError> {
     let mut found = Vec::new();
     for scope in scopes {
         let mut token = None;
         loop {
-            let rule = Rule::new("list", GROUP, PLURAL, scope.as_deref());
-            match cluster.call(rule, page(cluster, scope, settings, token.take())).await {
+            let rule = PolicyRule::new("list", GROUP, PLURAL, scope.as_deref());
+            match cluster.call(rule, list_page(cluster, scope, settings, token.take())).await {
                 Ok((ours, next)) => {
                     found.extend(ours);
                     token = next;
@@ -253,12 +253,12 @@ async fn find(
 }
 
 /// Returns whether it was there.
-async fn delete_monitor(cluster: &Cluster, limiter: &RateLimiter, ours: &Ours) -> Result<bool, CleanupError> {
+async fn delete_monitor(cluster: &ApiClient, limiter: &RateLimiter, ours: &OwnedMonitor) -> Result<bool, CleanupError> {
     limiter.acquire().await;
-    let namespace = Some(&*ours.place.namespace);
-    let rule = Rule::new("delete", GROUP, PLURAL, namespace);
+    let namespace = Some(&*ours.monitor.namespace);
+    let rule = PolicyRule::new("delete", GROUP, PLURAL, namespace);
     let api = monitors(cluster, namespace);
-    match cluster.call(rule, api.delete(&ours.place.name, &only(ours.uid.clone()))).await {
+    match cluster.call(rule, api.delete(&ours.monitor.name, &with_uid(ours.uid.clone()))).await {
         Ok(_) => Ok(true),
         // Another one of that name is not the one that was found.
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
@@ -268,7 +268,7 @@ async fn delete_monitor(cluster: &Cluster, limiter: &RateLimiter, ours: &Ours) -
 
 /// Deletes what says that a replica is behind the Service. Returns whether it was there, and ours.
 async fn delete_behind<K>(
-    cluster: &Cluster,
+    cluster: &ApiClient,
     settings: &Settings,
     read: &'static str,
     remove: &'static str,
@@ -279,7 +279,7 @@ where
 {
     let api: Api<K> = Api::namespaced(cluster.client(), &settings.namespace);
     let name = &settings.discovery.service;
-    let rule = |verb| Rule::new(verb, K::GROUP, K::URL_PATH_SEGMENT, Some(&settings.namespace));
+    let rule = |verb| PolicyRule::new(verb, K::GROUP, K::URL_PATH_SEGMENT, Some(&settings.namespace));
     let found = match cluster.call(rule("get"), api.get(name)).await {
         Ok(found) => found.meta().clone(),
         Err(ApiError::NotFound) => return Ok(false),
@@ -289,7 +289,7 @@ where
     let ours =
         labels::of_release(settings).into_iter().all(|(key, value)| labels.get(key).is_some_and(|is| is == value));
     let Some(uid) = found.uid.filter(|_| ours) else { return Ok(false) };
-    match cluster.call(rule("delete"), api.delete(name, &only(uid))).await {
+    match cluster.call(rule("delete"), api.delete(name, &with_uid(uid))).await {
         Ok(_) => Ok(true),
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
         Err(error) => Err(CleanupError::new(remove)(error)),

@@ -10,8 +10,8 @@ use kube::api::{PostParams, Request};
 use kube::core::Status;
 use serde_json::Value;
 
-use super::Cluster;
-use super::access::{Rule, chain};
+use super::ApiClient;
+use super::client::{PolicyRule, chain};
 use super::proxy::WayError;
 use crate::crd::{API_VERSION, ScrapeTarget};
 
@@ -52,7 +52,7 @@ pub enum NoVerdict {
 
 /// Asks the API server what it would say if the ScrapeTarget `manifest` were created. Without a namespace it goes where kubectl would
 /// put it. Its names must be well-formed: they become a part of the URL.
-pub async fn dry_run(cluster: &Cluster, manifest: &Value) -> Result<Verdict, NoVerdict> {
+pub async fn dry_run(cluster: &ApiClient, manifest: &Value) -> Result<Verdict, NoVerdict> {
     let namespace = manifest.pointer("/metadata/namespace").and_then(Value::as_str).filter(|name| !name.is_empty());
     let namespace = namespace.unwrap_or_else(|| cluster.namespace());
     let asked = tokio::time::timeout(DEADLINE, ask(cluster, namespace, manifest)).await;
@@ -67,7 +67,7 @@ pub async fn dry_run(cluster: &Cluster, manifest: &Value) -> Result<Verdict, NoV
     }
 }
 
-async fn ask(cluster: &Cluster, namespace: &str, manifest: &Value) -> kube::Result<()> {
+async fn ask(cluster: &ApiClient, namespace: &str, manifest: &Value) -> kube::Result<()> {
     let how = PostParams { dry_run: true, field_manager: Some("scrapetarget-exporter-check".to_owned()) };
     let path = <ScrapeTarget as kube::Resource>::url_path(&(), Some(namespace));
     let body = serde_json::to_vec(manifest).map_err(kube::Error::SerdeError)?;
@@ -87,7 +87,7 @@ fn understand(status: &Status, namespace: &str) -> Result<Verdict, NoVerdict> {
         401 => Err(NoVerdict::Unauthorized(words)),
         // Quotas, policies and a namespace that is being deleted answer 403 as well, and those speak of the manifest.
         403 if words.contains(" cannot create resource ") => {
-            let rule = Rule::new("create", "scrapetarget.dev", "scrapetargets", Some(namespace));
+            let rule = PolicyRule::new("create", "scrapetarget.dev", "scrapetargets", Some(namespace));
             Err(NoVerdict::Forbidden(rule.to_string()))
         }
         // It may also be the namespace that is not there, and then the answer names it.

@@ -10,29 +10,23 @@
 //! Each part computes from what is known and writes only what differs, so that a steady fleet causes no writes at all and a lost write
 //! is made good by the next look. Nothing here polls a target or answers a scrape: pollers go on when the API server is away.
 
-mod access;
 mod backoff;
-mod catalog;
 mod cleanup;
+mod client;
 mod controller;
 mod dry_run;
-mod failing;
 mod labels;
 mod leader;
 mod monitor;
-mod object;
+mod observed;
 mod outage;
-mod pages;
-mod pause;
 mod proxy;
-mod queue;
 mod rate_limiter;
 mod secrets;
 mod settings;
 mod status;
-mod tally;
+mod target_store;
 mod watch;
-#[cfg_attr(not(test), expect(dead_code, reason = "the writer of ServiceMonitors is about to use the rest of it"))]
 mod workqueue;
 
 use std::sync::Arc;
@@ -41,8 +35,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use access::{AccessError, Cluster};
 pub use cleanup::{CleanupError, Removed, cleanup, cleanup_monitors};
+pub use client::{AccessError, ApiClient};
 pub use dry_run::{NoVerdict, Verdict, dry_run};
 pub use settings::{
     Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,
@@ -51,27 +45,34 @@ pub use settings::{
 use crate::poll::Pollers;
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
-use catalog::Catalog;
+use monitor::MonitorKey;
 use outage::Outage;
-use queue::Queue;
 use rate_limiter::RateLimiter;
+use target_store::TargetStore;
 use workqueue::WorkQueue;
 
 /// What all parts share.
 #[derive(Debug)]
 struct Shared {
-    cluster: Cluster,
+    cluster: ApiClient,
     settings: Settings,
     pollers: Arc<Pollers>,
     metrics: SourceMetrics,
-    catalog: Catalog,
+    catalog: TargetStore,
     /// Targets whose status may differ from the one in the cluster.
     statuses: WorkQueue<TargetId>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
-    monitors: Queue,
+    monitors: WorkQueue<MonitorKey>,
     /// Of all writes of this process together.
     write_limiter: RateLimiter,
     outage: Outage,
+}
+
+impl Shared {
+    /// Has the ServiceMonitors of these targets compared with what they should be.
+    fn enqueue_monitors(&self, ids: impl IntoIterator<Item = TargetId>) {
+        self.monitors.add_all(ids.into_iter().map(|id| MonitorKey::of_target(&id, &self.settings)));
+    }
 }
 
 #[cfg(test)]
@@ -94,13 +95,13 @@ impl Shared {
             advertise: None,
         };
         Arc::new(Self {
-            cluster: Cluster::unreachable(),
+            cluster: ApiClient::unreachable(),
             settings,
             pollers: Arc::new(Pollers::idle()),
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
-            catalog: Catalog::default(),
+            catalog: TargetStore::default(),
             statuses: WorkQueue::new(status::LIMITS),
-            monitors: Queue::default(),
+            monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         })
@@ -118,7 +119,7 @@ impl Controller {
     ///
     /// `refusals` are the targets that answered 401 or 403: their Secrets are read again.
     pub fn start(
-        cluster: Cluster,
+        cluster: ApiClient,
         settings: Settings,
         pollers: Arc<Pollers>,
         refusals: mpsc::Receiver<TargetId>,
@@ -134,9 +135,9 @@ impl Controller {
             settings,
             pollers,
             metrics,
-            catalog: Catalog::default(),
+            catalog: TargetStore::default(),
             statuses,
-            monitors: Queue::default(),
+            monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         });

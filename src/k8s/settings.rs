@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::crd::{is_label_key, is_label_value};
 
+/// A namespace that is listed and watched; `None`: all of them together.
+pub(super) type Scope = Option<Arc<str>>;
+
 /// Everything that the flags say.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -30,8 +33,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Where ScrapeTargets are watched: each namespace once, or all of them together (`None`).
-    pub(super) fn watched(&self) -> Vec<Option<Arc<str>>> {
+    /// Where ScrapeTargets are watched: each namespace once, or all of them together.
+    pub(super) fn watched(&self) -> Vec<Scope> {
         let named: BTreeSet<&String> = self.watch_namespaces.iter().collect();
         if named.is_empty() { vec![None] } else { named.into_iter().map(|name| Some(name.as_str().into())).collect() }
     }

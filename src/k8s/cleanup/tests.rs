@@ -92,7 +92,7 @@ async fn cleaned(server: Server, mode: DiscoveryMode) -> (Result<Removed, Cleanu
             answer.map_err(|error| kube::Error::Service(Box::new(error)))
         }
     });
-    let cluster = Cluster::behind(Client::new(service, "monitoring"));
+    let cluster = ApiClient::answered_by(Client::new(service, "monitoring"));
     let mut settings = settings();
     settings.discovery.mode = mode;
     let result = cleanup(&cluster, &settings).await;

@@ -8,7 +8,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::super::access::{ApiError, Cluster, Rule};
+use super::super::client::{ApiClient, ApiError, PolicyRule};
 use super::super::labels;
 use super::super::settings::{Election, Settings};
 use super::lease::{Record, Timing, renewed};
@@ -36,14 +36,14 @@ pub(super) enum Answer {
 /// One who wants to hold the Lease.
 #[derive(Clone)]
 pub(super) struct Candidate {
-    cluster: Cluster,
+    cluster: ApiClient,
     namespace: String,
     election: Election,
     timing: Timing,
 }
 
 impl Candidate {
-    pub(super) fn new(cluster: &Cluster, settings: &Settings) -> Self {
+    pub(super) fn new(cluster: &ApiClient, settings: &Settings) -> Self {
         let Settings { namespace, election, .. } = settings;
         let timing = Timing::new(election.duration);
         Self { cluster: cluster.clone(), namespace: namespace.clone(), election: election.clone(), timing }
@@ -99,7 +99,7 @@ impl Candidate {
     }
 
     async fn call<T>(&self, verb: &'static str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
-        let rule = Rule::new(verb, "coordination.k8s.io", "leases", Some(&self.namespace));
+        let rule = PolicyRule::new(verb, "coordination.k8s.io", "leases", Some(&self.namespace));
         let call = timeout(self.timing.call, self.cluster.call(rule, request));
         call.await.unwrap_or_else(|_| Err(ApiError::silent(format_args!("none within {:?}", self.timing.call))))
     }

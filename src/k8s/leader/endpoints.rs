@@ -4,27 +4,26 @@
 //! They stay when the lead is lost: the next leader writes its own address over ours, and no scrape falls between the two.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints};
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
-use super::super::access::{ApiError, BELIEVED_DENIALS, Rule};
+use super::super::client::{ApiError, BELIEVED_DENIALS, PolicyRule};
 use super::super::labels;
 use super::super::settings::Settings;
+use super::super::watch::{DENIED_RETRY, ObjectEvent, WatchedObject, watch_object};
 use super::Leadership;
-use super::follow::{DENIED_RETRY, Look, follow};
 
 /// The port that ServiceMonitors name.
 pub(super) const PORT: &str = "http";
@@ -108,13 +107,9 @@ fn wanted(settings: &Settings, address: SocketAddr, is_sliced: bool) -> Endpoint
 pub(super) trait Form:
     kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
     + k8s_openapi::Resource
-    + Clone
-    + Debug
-    + DeserializeOwned
+    + WatchedObject
     + Serialize
-    + Send
     + Sync
-    + 'static
 {
     /// Whether the same addresses are behind the Service.
     fn leads_where(&self, wanted: &Self) -> bool;
@@ -173,22 +168,22 @@ impl<'a, K: Form> Writer<'a, K> {
         let (found, looks) = watch::channel(Found::Right);
         let Settings { namespace, discovery, .. } = &self.shared.settings;
         let (wanted, tell) = (self.wanted.clone(), self.tell);
-        let show = |look: Look<K>| match look {
-            Look::Seen(seen) => {
-                let right = seen.is_some_and(|seen| is_as_wanted(&seen, &wanted));
+        let show = async |event| match event {
+            ObjectEvent::Observed(seen) => {
+                let right = seen.is_some_and(|seen: K| is_as_wanted(&seen, &wanted));
                 if right {
                     tell(true);
                 }
                 found.send_replace(if right { Found::Right } else { Found::Wrong });
             }
-            Look::Denied => {
+            ObjectEvent::Denied => {
                 found.send_replace(Found::Unseen);
             }
             // What was seen last holds until more is known.
-            Look::Away(_) => {}
+            ObjectEvent::Failed(_) => {}
         };
         tokio::select! {
-            _ = follow(&self.shared.cluster, namespace, &discovery.service, SILENCE, show) => {}
+            () = watch_object(&self.shared.cluster, namespace, &discovery.service, SILENCE).for_each(show) => {}
             () = self.correct(looks) => {}
         }
     }
@@ -220,7 +215,7 @@ impl<'a, K: Form> Writer<'a, K> {
         if !self.leadership.may_write() {
             return RETRY;
         }
-        let rule = Rule::new("patch", K::GROUP, K::URL_PATH_SEGMENT, Some(namespace));
+        let rule = PolicyRule::new("patch", K::GROUP, K::URL_PATH_SEGMENT, Some(namespace));
         let written = api.patch(&discovery.service, &how, &patch);
         match self.shared.cluster.call(rule, written).await {
             Ok(_) => {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -15,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
 use super::super::outage::Part;
-use super::follow::{Look, follow};
+use super::super::settings::Settings;
+use super::super::watch::{ObjectEvent, watch_object};
 
 /// No Lease can be set to be good for longer. One that says so was edited, and would keep everybody from leading if its holder is gone.
 pub(in super::super) const LONGEST: Duration = Duration::from_mins(5);
@@ -149,47 +151,45 @@ pub(super) struct View {
     pub(super) away: bool,
 }
 
-/// Looks at the Lease, and does nothing else.
-pub(super) struct Eye {
+/// Publishes what the API server shows of the Lease, and does nothing else.
+pub(super) struct LeaseWatcher {
     shared: Arc<Shared>,
     views: watch::Sender<View>,
 }
 
-impl Eye {
+impl LeaseWatcher {
     pub(super) fn new(shared: &Arc<Shared>) -> (Self, watch::Receiver<View>) {
         let (views, receiver) = watch::channel(View { sight: Sight::Unknown, back: None, away: false });
         (Self { shared: Arc::clone(shared), views }, receiver)
     }
 
-    /// Looks until told to stop.
+    /// Runs until it is told to stop.
     pub(super) async fn run(self, stop: CancellationToken) -> &'static str {
-        let settings = &self.shared.settings;
-        let silence = Timing::new(settings.election.duration).silence;
-        let show = |look| self.see(look);
-        let following = follow(&self.shared.cluster, &settings.namespace, &settings.election.lease, silence, show);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = following => {}
+        let Settings { namespace, election, .. } = &self.shared.settings;
+        let silence = Timing::new(election.duration).silence;
+        let mut events = watch_object(&self.shared.cluster, namespace, &election.lease, silence);
+        while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
+            self.observe(event);
         }
         "the watch of the Lease"
     }
 
-    fn see(&self, look: Look<Lease>) {
+    fn observe(&self, event: ObjectEvent<Lease>) {
         let now = Instant::now();
         let before = self.views.borrow().clone();
-        let view = match look {
-            Look::Seen(lease) => {
+        let view = match event {
+            ObjectEvent::Observed(lease) => {
                 self.shared.outage.over(Part::Lease);
                 let back = if before.away { Some(now) } else { before.back };
                 View { sight: before.sight.next(lease, now), back, away: false }
             }
             // What was seen before is more than nothing.
-            Look::Denied => {
+            ObjectEvent::Denied => {
                 self.shared.outage.over(Part::Lease);
                 let sight = if before.sight == Sight::Unknown { Sight::Hidden } else { before.sight.clone() };
                 View { sight, away: false, ..before.clone() }
             }
-            Look::Away(error) => {
+            ObjectEvent::Failed(error) => {
                 self.shared.outage.lasts(Part::Lease, &error, self.shared.pollers.known());
                 View { away: true, ..before.clone() }
             }

@@ -9,7 +9,6 @@ mod candidate;
 mod election;
 mod endpoint_slice;
 mod endpoints;
-mod follow;
 mod lease;
 mod state;
 
@@ -108,8 +107,8 @@ pub(super) fn start(
 ) -> Leadership {
     let (terms, receiver) = watch::channel(Term { role: Role::Standby, right: None });
     let leadership = Leadership(receiver);
-    let (eye, views) = lease::Eye::new(shared);
-    tasks.spawn(eye.run(stop.clone()));
+    let (watcher, views) = lease::LeaseWatcher::new(shared);
+    tasks.spawn(watcher.run(stop.clone()));
     tasks.spawn(election::Election::new(shared, views, terms).run(stop.clone(), resign.clone()));
     if let Some(address) = shared.settings.advertise.filter(|_| !shared.settings.discovery.service.is_empty()) {
         // Until it is known better: whoever may write the one may write the other.

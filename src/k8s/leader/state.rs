@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use tokio::time::Instant;
 
-use super::super::access::BELIEVED_DENIALS;
 use super::super::backoff::{Backoff, chance};
+use super::super::client::BELIEVED_DENIALS;
+use super::super::watch::DENIED_RETRY;
 use super::candidate::Answer;
-use super::follow::DENIED_RETRY;
 use super::lease::{Record, Sight, Timing, View};
 use super::{Right, Role, Term};
 

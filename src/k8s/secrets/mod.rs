@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::Queue;
-use super::{Cluster, Label};
+use super::workqueue::WorkQueue;
+use super::{ApiClient, Label};
 use crate::crd::ScrapeTargetSpec;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
 use book::Book;
@@ -44,7 +44,7 @@ pub(super) struct Secrets<R = ApiReader> {
     /// What a Secret must have to be used, in words; empty: nothing.
     condition: String,
     desk: Mutex<Desk>,
-    changed: Queue,
+    changed: WorkQueue<TargetId>,
     /// Something is due earlier than was known.
     woken: Notify,
 }
@@ -67,7 +67,7 @@ impl<R> fmt::Debug for Secrets<R> {
 
 impl Secrets {
     /// Nothing is wanted yet. With a label, only Secrets that have it may be used; ConfigMaps are no secrets.
-    pub(super) fn new(cluster: Cluster, label: Option<Label>) -> Arc<Self> {
+    pub(super) fn new(cluster: ApiClient, label: Option<Label>) -> Arc<Self> {
         let condition = label.as_ref().map(|label| format!(" and the label {label}")).unwrap_or_default();
         Self::with(ApiReader::new(cluster, label), condition)
     }
@@ -75,7 +75,13 @@ impl Secrets {
 
 impl<R: Reader> Secrets<R> {
     fn with(reader: R, condition: String) -> Arc<Self> {
-        Arc::new(Self { reader, condition, desk: Mutex::default(), changed: Queue::default(), woken: Notify::new() })
+        Arc::new(Self {
+            reader,
+            condition,
+            desk: Mutex::default(),
+            changed: WorkQueue::default(),
+            woken: Notify::new(),
+        })
     }
 
     /// Notes what a target refers to, instead of what it referred to before. What was never read is read at once.
@@ -118,7 +124,7 @@ impl<R: Reader> Secrets<R> {
     }
 
     /// The targets whose values changed, or of which all has been read now.
-    pub(super) fn changed(&self) -> &Queue {
+    pub(super) fn changed(&self) -> &WorkQueue<TargetId> {
         &self.changed
     }
 
@@ -166,7 +172,7 @@ impl<R: Reader> Secrets<R> {
         schedule.again(ticket, verdict, Instant::now());
         if !changed.is_empty() {
             tracing::debug!(object = %ticket.object, targets = changed.len(), "what was read is news");
-            self.changed.mark(changed);
+            self.changed.add_all(changed);
         }
     }
 

@@ -13,8 +13,8 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
 
 use super::ObjectId;
-use crate::k8s::access::{ApiError, Rule};
-use crate::k8s::{Cluster, Label};
+use crate::k8s::client::{ApiError, PolicyRule};
+use crate::k8s::{ApiClient, Label};
 use crate::target::ObjectKind;
 
 /// Values by key. Those of a ConfigMap are kept as secrets too: a ConfigMap with a password in it is a mistake that happens.
@@ -44,12 +44,12 @@ pub(in crate::k8s) trait Reader: Send + Sync {
 
 /// Reads from the API server.
 pub(in crate::k8s) struct ApiReader {
-    cluster: Cluster,
+    cluster: ApiClient,
     label: Option<Label>,
 }
 
 impl ApiReader {
-    pub(super) fn new(cluster: Cluster, label: Option<Label>) -> Self {
+    pub(super) fn new(cluster: ApiClient, label: Option<Label>) -> Self {
         Self { cluster, label }
     }
 }
@@ -70,7 +70,7 @@ impl Reader for ApiReader {
             let request = Request::new(path).get(&object.name, &GetParams::default());
             client.request_text(request.map_err(kube::Error::BuildRequest)?).await
         };
-        match self.cluster.call(Rule::new("get", "", resource, namespace), request).await {
+        match self.cluster.call(PolicyRule::new("get", "", resource, namespace), request).await {
             Ok(text) => parse(object.kind, &Zeroizing::new(text), keys, self.label.as_ref()),
             Err(ApiError::NotFound) => Err(Trouble::NoObject),
             Err(ApiError::Forbidden(rule)) => Err(Trouble::Forbidden(rule.to_string().into())),

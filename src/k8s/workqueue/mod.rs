@@ -24,8 +24,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::access::ApiError;
+use super::WRITES_PER_SECOND;
 use super::backoff::{Backoff, exponential};
+use super::client::ApiError;
 use crate::target::TargetId;
 
 #[cfg(test)]
@@ -82,6 +83,12 @@ pub(super) struct QueueLimits {
     pub(super) refused: Duration,
 }
 
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused: MISSING }
+    }
+}
+
 /// A keyed, delayed, paced work queue. Cheap to clone; all clones are the same queue.
 pub(super) struct WorkQueue<K> {
     shared: Arc<SharedQueue<K>>,
@@ -131,7 +138,8 @@ impl<K: QueueKey> WorkQueue<K> {
         self.change(|schedule, now| keys.into_iter().for_each(|key| schedule.add(key, now, now)));
     }
 
-    /// Has a key processed at `at`, unless it comes earlier anyway.
+    /// Has a key processed at `at`, unless it comes earlier anyway. (Others put a key off by [`WorkItem::defer`].)
+    #[cfg(test)]
     pub(super) fn add_at(&self, key: K, at: Instant) {
         self.change(|schedule, now| schedule.add(key, at, now));
     }
@@ -171,6 +179,7 @@ impl<K: QueueKey> WorkQueue<K> {
     }
 
     /// Whether the queue pauses because the API server does not answer.
+    #[cfg(test)]
     pub(super) fn is_paused(&self) -> bool {
         self.lock().paused(Instant::now()).is_some()
     }
@@ -223,6 +232,12 @@ impl<K: QueueKey> WorkQueue<K> {
 
     fn lock(&self) -> MutexGuard<'_, Schedule<K>> {
         self.shared.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: QueueKey> Default for WorkQueue<K> {
+    fn default() -> Self {
+        Self::new(QueueLimits::default())
     }
 }
 

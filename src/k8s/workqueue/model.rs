@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::k8s::access::Rule;
+use crate::k8s::client::PolicyRule;
 
 const KEYS: u8 = 24;
 const LIMITS: QueueLimits = QueueLimits { in_flight: 4, writes_per_second: 50, refused: Duration::from_secs(300) };
@@ -32,7 +32,7 @@ impl Answer {
             Self::Written => return Ok(()),
             Self::Failed => ApiError::Failed("webhook".to_owned()),
             Self::Unreachable => ApiError::Unreachable("no answer".to_owned()),
-            Self::Forbidden => ApiError::Forbidden(Rule::new("patch", "g", "p", Some(&id(key).namespace))),
+            Self::Forbidden => ApiError::Forbidden(PolicyRule::new("patch", "g", "p", Some(&id(key).namespace))),
             Self::Refused => ApiError::Refused("no".to_owned()),
             Self::NotFound => ApiError::NotFound,
             Self::Conflict => ApiError::Conflict("modified".to_owned()),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::k8s::access::Rule;
+use crate::k8s::client::PolicyRule;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMITS: QueueLimits = QueueLimits { in_flight: 8, writes_per_second: 50, refused: Duration::from_secs(300) };
@@ -233,7 +233,7 @@ async fn an_answer_ends_the_pause() {
 #[tokio::test(start_paused = true)]
 async fn a_namespace_without_permission_is_left_alone_for_a_minute_and_others_go_on() {
     let queue = queue();
-    let denied = ApiError::Forbidden(Rule::new("patch", "scrapetarget.dev", "scrapetargets/status", Some("a")));
+    let denied = ApiError::Forbidden(PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", Some("a")));
     queue.add(id("a", 1));
     try_next(&queue, 1, Err(&denied)).await;
     let now = Instant::now();

@@ -137,8 +137,8 @@ impl Running {
 
     /// The next target that the controller would look at, waited for at most `limit`.
     async fn news(&self, limit: Duration) -> Option<TargetId> {
-        tokio::time::timeout(limit, self.secrets.changed().marked()).await.ok()?;
-        self.secrets.changed().take(1).pop()
+        let item = tokio::time::timeout(limit, self.secrets.changed().next()).await.ok()?;
+        Some(item.key().clone())
     }
 }
 

@@ -8,11 +8,12 @@ use futures::{Stream, StreamExt};
 use kube::runtime::watcher::{self, Event, watcher};
 use tokio::time::Instant;
 
-use super::super::Settings;
-use super::super::access::{ApiError, Cluster, Rule, asked};
-use super::super::backoff::Backoff;
-use super::object::Shown;
+use super::client::PAGE;
+use super::observed::ServiceMonitor;
 use super::{GROUP, PLURAL, labels, monitors};
+use crate::k8s::Settings;
+use crate::k8s::backoff::Backoff;
+use crate::k8s::client::{ApiClient, ApiError, PolicyRule, asked};
 
 /// A namespace; `None`: all.
 pub(in crate::k8s) type Scope = Option<Arc<str>>;
@@ -30,24 +31,21 @@ pub(in crate::k8s) fn scopes(settings: &Settings) -> Vec<Scope> {
 /// How long the next page of a list may take. A watch that runs has a limit of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Objects in one answer. Anybody who may write ServiceMonitors may give them our labels, and 1.5 MiB each.
-pub(super) const PAGE: u32 = 25;
-
 /// The longest pause after a denial: permissions come seldom.
 const LONGEST_DENIED: Duration = Duration::from_mins(1);
 
 /// What a watch shows.
-pub(super) type Seen = Event<Shown>;
+pub(super) type MonitorEvent = Event<ServiceMonitor>;
 
 /// What was seen, and in which of the [`scopes`].
-pub(super) type Sighting = (usize, Result<Seen, ApiError>);
+pub(super) type ScopeEvent = (usize, Result<MonitorEvent, ApiError>);
 
 /// Watches `scopes`. After an error it goes on by itself, with growing pauses.
 pub(super) fn watch(
-    cluster: &Cluster,
+    cluster: &ApiClient,
     settings: &Settings,
     scopes: &[Scope],
-) -> SelectAll<BoxStream<'static, Sighting>> {
+) -> SelectAll<BoxStream<'static, ScopeEvent>> {
     let config = watcher::Config::default().labels(&labels::selector(settings)).page_size(PAGE);
     let watches = scopes.iter().enumerate().map(|(index, scope)| {
         let (cluster, scope, config) = (cluster.clone(), scope.clone(), config.clone());
@@ -59,7 +57,7 @@ pub(super) fn watch(
     stream::select_all(watches)
 }
 
-type Raw = BoxStream<'static, watcher::Result<Seen>>;
+type Raw = BoxStream<'static, watcher::Result<MonitorEvent>>;
 
 /// A watch that is begun anew as often as it must be.
 struct Calm<S, J> {
@@ -78,10 +76,10 @@ struct Calm<S, J> {
 
 /// What the stream of `start` brings, as `judge` understands it. One that is silent in the middle of a list is given up for a new one, and
 /// after an error there is a pause, which grows until it has worked for a while.
-fn calm<S, J>(start: S, judge: J) -> impl Stream<Item = Result<Seen, ApiError>> + Send
+fn calm<S, J>(start: S, judge: J) -> impl Stream<Item = Result<MonitorEvent, ApiError>> + Send
 where
     S: Fn() -> Raw + Send + 'static,
-    J: Fn(watcher::Result<Seen>) -> Result<Seen, ApiError> + Send + 'static,
+    J: Fn(watcher::Result<MonitorEvent>) -> Result<MonitorEvent, ApiError> + Send + 'static,
 {
     let events = start();
     let calm = Calm {
@@ -97,8 +95,8 @@ where
     stream::unfold(calm, async |mut calm| Some((calm.next().await, calm)))
 }
 
-impl<S: Fn() -> Raw, J: Fn(watcher::Result<Seen>) -> Result<Seen, ApiError>> Calm<S, J> {
-    async fn next(&mut self) -> Result<Seen, ApiError> {
+impl<S: Fn() -> Raw, J: Fn(watcher::Result<MonitorEvent>) -> Result<MonitorEvent, ApiError>> Calm<S, J> {
+    async fn next(&mut self) -> Result<MonitorEvent, ApiError> {
         if let Some(pause) = self.pause.take() {
             tokio::time::sleep(pause).await;
         }
@@ -120,7 +118,7 @@ impl<S: Fn() -> Raw, J: Fn(watcher::Result<Seen>) -> Result<Seen, ApiError>> Cal
         }
     }
 
-    fn take_heed(&mut self, event: &Result<Seen, ApiError>) {
+    fn take_heed(&mut self, event: &Result<MonitorEvent, ApiError>) {
         match event {
             // A list alone is no success: the watch that follows it may fail, and the next list is as dear as the first.
             Ok(Event::Apply(_) | Event::Delete(_)) => self.reset(),
@@ -143,7 +141,11 @@ impl<S: Fn() -> Raw, J: Fn(watcher::Result<Seen>) -> Result<Seen, ApiError>> Cal
 }
 
 /// Whose fault an error is. A list or a change that comes tells that it is permitted by now.
-fn judge(cluster: &Cluster, scope: Option<&str>, event: watcher::Result<Seen>) -> Result<Seen, ApiError> {
+fn judge(
+    cluster: &ApiClient,
+    scope: Option<&str>,
+    event: watcher::Result<MonitorEvent>,
+) -> Result<MonitorEvent, ApiError> {
     let (verb, result) = match event {
         Ok(event @ Event::InitDone) => ("list", Ok(event)),
         Ok(event @ (Event::Apply(_) | Event::Delete(_))) => ("watch", Ok(event)),
@@ -153,7 +155,7 @@ fn judge(cluster: &Cluster, scope: Option<&str>, event: watcher::Result<Seen>) -
             (verb, Err(error))
         }
     };
-    cluster.judge(Rule::new(verb, GROUP, PLURAL, scope), result)
+    cluster.judge(PolicyRule::new(verb, GROUP, PLURAL, scope), result)
 }
 
 #[cfg(test)]
@@ -164,8 +166,8 @@ mod tests {
 
     use super::*;
 
-    fn understand(event: watcher::Result<Seen>) -> Result<Seen, ApiError> {
-        judge(&Cluster::unreachable(), None, event)
+    fn understand(event: watcher::Result<MonitorEvent>) -> Result<MonitorEvent, ApiError> {
+        judge(&ApiClient::unreachable(), None, event)
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,7 +189,7 @@ mod tests {
     }
 
     /// How often a watch is tried in ten minutes that fails in this way each time.
-    async fn tries(fail: fn() -> Vec<watcher::Result<Seen>>) -> usize {
+    async fn tries(fail: fn() -> Vec<watcher::Result<MonitorEvent>>) -> usize {
         let tried = AtomicUsize::new(0);
         let start = move || stream::iter(std::iter::repeat_with(fail).flatten()).boxed();
         let events = calm(start, understand).for_each(|event| {
