@@ -18,9 +18,10 @@ use tokio::time::Instant;
 
 use super::client::{ApiError, PolicyRule};
 use super::labels;
-use super::leader::LONGEST;
-use super::monitor::{GROUP, OwnedMonitor, PLURAL, Scope, list_page, monitors, scopes, with_uid};
+use super::leader::LONGEST_LEASE;
+use super::monitor::{GROUP, OwnedMonitor, PLURAL, list_page, monitors, scopes, with_uid};
 use super::rate_limiter::RateLimiter;
+use super::settings::Scope;
 use super::{ApiClient, DiscoveryMode, Settings, WRITES_PER_SECOND};
 
 /// How long the Lease is ours at a time: long enough to be renewed between two [`CHUNK`]s, and a release that is installed right
@@ -197,7 +198,7 @@ fn remaining(lease: &LeaseSpec) -> Duration {
     // Nobody, or another cleanup: that writes nothing that would have to be removed.
     let holder = lease.holder_identity.as_ref().filter(|holder| !holder.starts_with(CLEANUP));
     let seconds = holder.and(lease.renew_time.as_ref()).and(lease.lease_duration_seconds);
-    Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default()).min(LONGEST)
+    Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default()).min(LONGEST_LEASE)
 }
 
 /// Returns how many there were.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
-use kube::runtime::watcher;
 use kube::{Client, Config};
 use tokio::time::Instant;
 
@@ -291,16 +290,6 @@ fn denied_verb(message: &str) -> Option<&'static str> {
     let mut words = denial.split_once(r#"" cannot "#)?.1.split_whitespace();
     let verb = words.next()?;
     VERBS.into_iter().find(|known| *known == verb).filter(|_| words.next() == Some("resource") && !what.contains(": "))
-}
-
-/// What was asked for when a watch went wrong, and how it did.
-pub(super) fn asked(error: watcher::Error) -> (&'static str, kube::Error) {
-    match error {
-        watcher::Error::InitialListFailed(error) => ("list", error),
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => ("watch", error),
-        watcher::Error::WatchError(status) => ("watch", kube::Error::Api(status)),
-        watcher::Error::NoResourceVersion => ("list", kube::Error::Service(error.into())),
-    }
 }
 
 /// An error with its causes, in one line.

@@ -21,10 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::observed::{ParsedTarget, WatchedTarget};
-use super::secrets::Secrets;
+use super::secrets::SecretCache;
 use super::settings::Scope;
 use super::watch::{Collection, WatchConfig, WatchEvent, watch};
-use super::workqueue::WorkItem;
 use crate::crd::ScrapeTarget;
 use crate::target::{Problem, Target, TargetId};
 use change_log::{ChangeLog, TargetChange};
@@ -46,7 +45,7 @@ pub(super) fn start(
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) {
-    let secrets = Secrets::new(shared.cluster.clone(), shared.settings.secret_label.clone());
+    let secrets = SecretCache::new(shared.cluster.clone(), shared.settings.secret_label.clone());
     let scopes = shared.settings.watched();
     let (sender, events) = mpsc::channel(EVENTS);
     for (index, scope) in scopes.iter().enumerate() {
@@ -94,7 +93,7 @@ fn forward(
 
 struct Reconciler {
     shared: Arc<Shared>,
-    secrets: Arc<Secrets>,
+    secrets: Arc<SecretCache>,
     scopes: Vec<WatchedScope>,
     /// What must be done about targets, at the end of the batch.
     pending: BTreeMap<TargetId, Action>,
@@ -122,7 +121,7 @@ enum Action {
 }
 
 impl Reconciler {
-    fn new(shared: Arc<Shared>, secrets: Arc<Secrets>, scopes: Vec<Scope>) -> Self {
+    fn new(shared: Arc<Shared>, secrets: Arc<SecretCache>, scopes: Vec<Scope>) -> Self {
         let (readiness, health) = (Readiness::new(scopes.len()), WatchHealth::new(scopes.len()));
         Self {
             shared,
@@ -146,8 +145,8 @@ impl Reconciler {
                 count = events.recv_many(&mut batch, BATCH) => if count == 0 {
                     return std::future::pending().await; // the watches were told to stop, and so are we
                 },
-                item = self.secrets.changed().next() => self.declare_changed_secrets(item),
-                Some(id) = rejected.recv() => self.secrets.refused(&id),
+                () = self.secrets.changed() => self.declare_changed_secrets(),
+                Some(id) = rejected.recv() => self.secrets.credentials_rejected(&id),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
             for (scope, event) in batch.drain(..) {
@@ -248,11 +247,11 @@ impl Reconciler {
             return;
         }
         let action = if let Ok(declaration) = &target.declaration {
-            self.secrets.want(&id, &declaration.spec);
+            self.secrets.set_references(&id, &declaration.spec);
             self.count_event("applied", &id);
             Action::Declare
         } else {
-            self.secrets.forget(&id);
+            self.secrets.remove_target(&id);
             self.awaiting_secrets.remove(&id);
             self.count_event("malformed", &id);
             Action::Refuse(stand_in)
@@ -269,7 +268,7 @@ impl Reconciler {
     fn deleted(&mut self, id: &TargetId) {
         self.pending.remove(id);
         self.awaiting_secrets.remove(id);
-        self.secrets.forget(id);
+        self.secrets.remove_target(id);
         if self.shared.catalog.remove(id).is_some() {
             self.shared.pollers.remove(id);
             self.shared.statuses.add(id.clone());
@@ -280,12 +279,9 @@ impl Reconciler {
     }
 
     /// Declares targets whose Secrets were read for the first time, or have changed.
-    fn declare_changed_secrets(&mut self, first: WorkItem<TargetId>) {
-        let mut next = Some(first);
-        for _ in 0..BATCH {
-            let Some(item) = next.or_else(|| self.secrets.changed().try_next()) else { break };
-            self.pending.entry(item.key().clone()).or_insert(Action::Declare);
-            next = None;
+    fn declare_changed_secrets(&mut self) {
+        for id in self.secrets.take_changed() {
+            self.pending.entry(id).or_insert(Action::Declare);
         }
     }
 
@@ -338,7 +334,7 @@ impl Reconciler {
     fn must_wait_for_secrets(&mut self, id: &TargetId) -> bool {
         let now = Instant::now();
         let mut deadline = || *self.awaiting_secrets.entry(id.clone()).or_insert_with(|| now + SECRETS_TIMEOUT);
-        let must_wait = !self.secrets.settled(id) && deadline() > now;
+        let must_wait = !self.secrets.is_read(id) && deadline() > now;
         if !must_wait {
             self.awaiting_secrets.remove(id);
         }

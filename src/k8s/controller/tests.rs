@@ -47,7 +47,7 @@ struct Bench {
 impl Bench {
     fn new(namespaces: &[Option<&str>]) -> Self {
         let shared = Shared::idle();
-        let secrets = Secrets::new(shared.cluster.clone(), None);
+        let secrets = SecretCache::new(shared.cluster.clone(), None);
         let namespaces = namespaces.iter().map(|namespace| namespace.map(Arc::from)).collect();
         Self { reconciler: Reconciler::new(Arc::clone(&shared), secrets, namespaces), shared }
     }

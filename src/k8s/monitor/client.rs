@@ -1,19 +1,24 @@
 //! Requests about ServiceMonitors. A write waits for the limiter of all writes, and is not sent by a replica that does not lead any more.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll, select_all};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 
 use super::desired::{DesiredMonitor, MonitorRef};
 use super::observed::{ObservedMonitor, ServiceMonitor};
-use super::{GROUP, PLURAL, Scope, labels};
+use super::{GROUP, PLURAL, VERSION, labels};
 use crate::k8s::client::{ApiClient, ApiError, PolicyRule};
 use crate::k8s::leader::Leadership;
+use crate::k8s::settings::Scope;
+use crate::k8s::watch::{Collection, WatchConfig, WatchEvent, watch};
 use crate::k8s::{Settings, Shared};
 
 /// Objects in one page of a list. Anybody who may write ServiceMonitors may give them our labels, and 1.5 MiB each.
-pub(super) const PAGE: u32 = 25;
+const PAGE: u32 = 25;
 
 /// Why a monitor was not written or deleted.
 #[derive(Debug, PartialEq)]
@@ -110,6 +115,43 @@ pub(in crate::k8s) fn monitors(cluster: &ApiClient, namespace: Option<&str>) -> 
     }
 }
 
+/// Where monitors of ours can be: everywhere, or in each watched namespace and in our own.
+pub(in crate::k8s) fn scopes(settings: &Settings) -> Vec<Scope> {
+    let mut scopes = settings.watched();
+    let own = Some(Arc::from(settings.namespace.as_str()));
+    if !scopes.contains(&None) && !scopes.contains(&own) {
+        scopes.push(own);
+    }
+    scopes
+}
+
+/// What the watch of one scope shows, with the index of the scope.
+pub(super) type ScopeEvent = (usize, WatchEvent<ServiceMonitor>);
+
+/// Watches the monitors of this release in `scopes`.
+///
+/// A monitor that was changed or deleted is seen within a minute, whatever the API server answers to the watch, as long as it lists.
+pub(super) fn watch_monitors(
+    cluster: &ApiClient,
+    settings: &Settings,
+    scopes: &[Scope],
+) -> SelectAll<BoxStream<'static, ScopeEvent>> {
+    let config = WatchConfig {
+        label_selector: Some(labels::selector(settings)),
+        page_size: PAGE,
+        watch_timeout: Duration::from_secs(50),
+        relist_after_silent_watch: true,
+        failures_before_relist: 2,
+        list_instead_of_watch: Duration::from_secs(30),
+        longest_denied_backoff: Duration::from_mins(1),
+        ..WatchConfig::default()
+    };
+    select_all(scopes.iter().enumerate().map(|(index, scope)| {
+        let collection = Collection { group: GROUP, version: VERSION, resource: PLURAL, scope: scope.clone() };
+        watch(cluster, collection, config.clone()).map(move |event| (index, event)).boxed()
+    }))
+}
+
 /// Deletes the object with this `uid` and no other.
 pub(in crate::k8s) fn with_uid(uid: String) -> DeleteParams {
     DeleteParams {
@@ -144,4 +186,42 @@ pub(in crate::k8s) async fn list_page(
         uid: metadata.uid.unwrap_or_default(),
     });
     Ok((owned.collect(), next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::k8s::leader::tests::settings;
+    use crate::k8s::watch::tests::{Answer, Requests, bookmark, scripted};
+
+    /// The requests of the watch in ten minutes, if lists and watches are answered in this way.
+    async fn in_ten_minutes(list: fn() -> Answer, watch: fn() -> Answer) -> Requests {
+        let (client, requests) = scripted(move |_, asked| if asked.is_list() { list() } else { watch() });
+        let events = watch_monitors(&client, &settings(), &[None]);
+        let all = events.for_each(|_| std::future::ready(()));
+        assert!(tokio::time::timeout(Duration::from_mins(10), all).await.is_err());
+        requests
+    }
+
+    fn empty() -> Answer {
+        Answer::Page(Vec::new(), "7", None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_watch_is_trusted_if_it_ends_with_a_bookmark() {
+        let quiet = || Answer::Later(Duration::from_secs(50), vec![bookmark("8")]);
+        let requests = in_ten_minutes(empty, quiet).await;
+        assert_eq!((requests.lists(), requests.watches()), (1, 12));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_not_be_listed_or_watched_is_asked_for_about_once_a_minute() {
+        let denied = || Answer::Status(403);
+        let listed = in_ten_minutes(denied, denied).await.lists();
+        assert!((8..=24).contains(&listed), "{listed}");
+        let watched = in_ten_minutes(empty, denied).await.watches();
+        assert!((8..=24).contains(&watched), "{watched}");
+        let away = in_ten_minutes(|| Answer::Status(500), denied).await.lists();
+        assert!((30..=90).contains(&away), "{away}");
+    }
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 
-use super::client::{MonitorClient, MonitorError, OwnedMonitor, list_page};
+use super::client::{MonitorClient, MonitorError, OwnedMonitor, list_page, scopes};
 use super::condition::disabled_by_mode;
-use super::scopes;
 use crate::k8s::Shared;
 use crate::k8s::backoff::Backoff;
 use crate::k8s::client::{ApiError, BELIEVED_DENIALS};

@@ -3,7 +3,7 @@
 //! ```text
 //! catalog ───► desired ◄── policy     the object that a target should have, or why it has none
 //! operator ───────┤
-//! watch ───► observed                 what is in the cluster, compared with it
+//! client ──► observed                 what a watch shows, compared with it
 //!                 ▼
 //!            reconciler ◄── conflict  when to write what differs
 //!                 ├───► client        the writes
@@ -20,7 +20,6 @@ mod observed;
 mod operator;
 mod policy;
 mod reconciler;
-mod watch;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,9 +28,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use client::{OwnedMonitor, list_page, monitors, with_uid};
+pub(super) use client::{OwnedMonitor, list_page, monitors, scopes, with_uid};
 pub(super) use reconciler::{MonitorKey, work_queue};
-pub(super) use watch::{Scope, scopes};
 
 use super::leader::Leadership;
 use super::{DiscoveryMode, Shared, labels};

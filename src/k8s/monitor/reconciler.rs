@@ -12,18 +12,18 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
-use kube::runtime::watcher::Event;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::client::{MonitorClient, MonitorError};
+use super::client::{MonitorClient, MonitorError, ScopeEvent, scopes, watch_monitors};
 use super::condition::{self, WRITTEN};
 use super::conflict::FieldConflicts;
 use super::desired::{DesiredMonitor, MonitorRef};
 use super::observed::{MonitorStore, ObservedMonitor, ServiceMonitor, SyncStatus};
 use super::operator::{OperatorCrd, OperatorFeatures, watch_crd};
-use super::watch::{Scope, ScopeEvent, scopes, watch};
 use crate::k8s::client::{ApiError, PolicyRule};
+use crate::k8s::settings::Scope;
 use crate::k8s::target_store::MonitorState;
+use crate::k8s::watch::WatchEvent;
 use crate::k8s::workqueue::{Deferred, QueueKey, QueueLimits, WorkItem, WorkQueue};
 use crate::k8s::{MonitorNamespace, Settings, Shared, WRITES_PER_SECOND};
 use crate::target::TargetId;
@@ -172,17 +172,21 @@ impl MonitorReconciler {
             }
             (_, OperatorCrd::Installed(features)) => {
                 tracing::info!(%features, "the Prometheus Operator is installed, ServiceMonitors are written");
-                self.watches = watch(&self.shared().cluster, &self.shared().settings, &self.scopes);
+                self.watches = watch_monitors(&self.shared().cluster, &self.shared().settings, &self.scopes);
             }
         }
         self.enqueue_all();
     }
 
-    fn handle_event(&mut self, scope: usize, event: Result<Event<ServiceMonitor>, ApiError>) {
+    fn handle_event(&mut self, scope: usize, event: WatchEvent<ServiceMonitor>) {
         match event {
-            Ok(Event::Init) => self.store.begin_list(scope),
-            Ok(Event::InitApply(object)) => drop(self.observe(scope, object)),
-            Ok(Event::InitDone) => {
+            WatchEvent::ListStarted => self.store.begin_list(scope),
+            WatchEvent::ListPage(page) => {
+                for object in page {
+                    self.observe(scope, object);
+                }
+            }
+            WatchEvent::ListFinished => {
                 let covered = self.scopes[scope].clone();
                 let covers = |monitor: &MonitorRef| covered.as_ref().is_none_or(|name| *name == monitor.namespace);
                 for monitor in self.store.end_list(scope, covers) {
@@ -192,24 +196,25 @@ impl MonitorReconciler {
                 self.enqueue_scope(scope);
                 self.enqueue_orphans();
             }
-            Ok(Event::Apply(object)) => {
+            WatchEvent::Applied(object) => {
                 self.count("applied");
                 let target = self.observe(scope, object);
                 self.shared().enqueue_monitors(target);
             }
-            Ok(Event::Delete(object)) => {
+            WatchEvent::Deleted(object) => {
                 self.count("deleted");
                 let monitor = ObservedMonitor::from(object).monitor;
                 self.store.remove(&monitor);
                 self.note_seen(&monitor);
                 self.shared().enqueue_monitors(self.target_of(&monitor));
             }
-            Err(ApiError::Forbidden(rule)) => {
+            WatchEvent::Failed(ApiError::Forbidden(rule)) => {
                 if self.denied.insert(scope, rule).is_none() {
                     self.enqueue_scope(scope);
                 }
             }
-            Err(error) => tracing::debug!(%error, "the watch of ServiceMonitors is interrupted"),
+            WatchEvent::Failed(error) => tracing::debug!(%error, "the watch of ServiceMonitors is interrupted"),
+            WatchEvent::Denied | WatchEvent::Recovered => {}
         }
     }
 

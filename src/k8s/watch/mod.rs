@@ -27,9 +27,6 @@ use super::client::{ApiClient, ApiError, BELIEVED_DENIALS, PolicyRule};
 use super::settings::Scope;
 use pager::{Page, Pager};
 
-/// The API server ends each watch after this, and the next one begins where it ended: a cheap request, by which a dead connection is
-/// noticed.
-const WATCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// A watch that the API server has not ended this long after its timeout runs over a dead connection.
 const WATCH_GRACE: Duration = Duration::from_secs(5);
 /// A watch that ends sooner than this counts as failed.
@@ -94,6 +91,12 @@ pub(super) struct WatchConfig {
     pub(super) relist_interval: Option<Duration>,
     /// Everything is listed again when the watch has shown nothing for this long.
     pub(super) relist_after_silence: Option<Duration>,
+    /// The API server ends each watch after this, and the next one begins where it ended: a cheap request, by which a dead connection is
+    /// noticed.
+    pub(super) watch_timeout: Duration,
+    /// Everything is listed again after a watch that has shown nothing at all, not even the bookmark that the API server sends shortly
+    /// before it ends one: what was changed meanwhile may never be shown.
+    pub(super) relist_after_silent_watch: bool,
     /// How often everything is listed where listing is permitted and watching is not.
     pub(super) list_instead_of_watch: Duration,
     /// After this many failures in a row, the resource version that the watch resumes from may be what is wrong.
@@ -114,6 +117,8 @@ impl Default for WatchConfig {
             page_size: 200,
             relist_interval: None,
             relist_after_silence: None,
+            watch_timeout: Duration::from_secs(60),
+            relist_after_silent_watch: false,
             list_instead_of_watch: Duration::from_mins(3),
             failures_before_relist: 5,
             longest_backoff: Duration::from_secs(15),
@@ -295,7 +300,7 @@ impl<K: WatchedObject> Watch<K> {
         let params = WatchParams {
             label_selector: self.config.label_selector.clone(),
             field_selector: self.config.field_selector.clone(),
-            timeout: u32::try_from(WATCH_TIMEOUT.as_secs()).ok(),
+            timeout: u32::try_from(self.config.watch_timeout.as_secs()).ok(),
             ..WatchParams::default()
         };
         let request = async {
@@ -316,15 +321,18 @@ impl<K: WatchedObject> Watch<K> {
         version: &mut String,
         relist_at: Option<Instant>,
     ) -> Result<WatchEnd, ApiError> {
-        let deadline = Instant::now() + WATCH_TIMEOUT + WATCH_GRACE;
+        let started = Instant::now();
+        let deadline = started + self.config.watch_timeout + WATCH_GRACE;
+        let mut distrusts_silence = self.config.relist_after_silent_watch;
         let mut events = pin!(events);
         loop {
             let silent_at = self.config.relist_after_silence.map(|silence| Instant::now() + silence);
             let until = [relist_at, silent_at].into_iter().flatten().fold(deadline, Instant::min);
             let event = match timeout_at(until, events.next()).await {
                 Ok(Some(event)) => event,
+                Ok(None) if distrusts_silence && started.elapsed() >= SHORTEST_WATCH => return Ok(WatchEnd::Relist),
                 Ok(None) => return Ok(WatchEnd::Closed),
-                Err(_) if until < deadline => return Ok(WatchEnd::Relist),
+                Err(_) if until < deadline || distrusts_silence => return Ok(WatchEnd::Relist),
                 Err(_) => return Err(ApiError::silent("it did not end a watch in time")),
             };
             let event = match event {
@@ -333,7 +341,9 @@ impl<K: WatchedObject> Watch<K> {
                 Err(kube::Error::Api(status)) if status.code == 410 => return Ok(WatchEnd::Expired),
                 event => event,
             };
-            let (seen, event) = match self.client.judge(self.collection.rule("watch"), event)? {
+            let event = self.client.judge(self.collection.rule("watch"), event)?;
+            distrusts_silence = false;
+            let (seen, event) = match event {
                 RawEvent::Added(object) | RawEvent::Modified(object) => {
                     (object.resource_version().map(str::to_owned), Some(WatchEvent::Applied(object)))
                 }

@@ -25,6 +25,8 @@ pub(in crate::k8s) enum Answer {
     Events(Vec<Value>),
     /// These events; then nothing, for ever.
     Open(Vec<Value>),
+    /// These events after this time; then the watch ends.
+    Later(Duration, Vec<Value>),
     /// A failure with this code.
     Status(u16),
     /// Nothing, for ever.
@@ -104,6 +106,10 @@ pub(in crate::k8s) fn scripted(
                 Answer::Open(events) => {
                     Response::new(StreamBody::new(lines_of(events).chain(stream::pending())).boxed_unsync())
                 }
+                Answer::Later(delay, events) => {
+                    let lines = stream::once(tokio::time::sleep(delay)).flat_map(move |()| lines_of(events.clone()));
+                    Response::new(StreamBody::new(lines).boxed_unsync())
+                }
                 Answer::Status(code) => {
                     let status = serde_json::to_value(status(code)).unwrap();
                     Response::builder().status(code).body(body(status)).unwrap()
@@ -128,12 +134,12 @@ fn event(kind: &str, name: &str, version: &str) -> Value {
     json!({ "type": kind, "object": object(name, version) })
 }
 
-fn bookmark(version: &str) -> Value {
+pub(in crate::k8s) fn bookmark(version: &str) -> Value {
     let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "resourceVersion": version } });
     json!({ "type": "BOOKMARK", "object": object })
 }
 
-fn expired() -> Value {
+pub(in crate::k8s) fn expired() -> Value {
     json!({ "type": "ERROR", "object": status(410) })
 }
 

@@ -1,14 +1,15 @@
 //! The reconciler without an API server: the tests hand it events and answers, and look at what it starts and says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::crd::{ConditionStatus, Monitor, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
 use crate::k8s::leader::Leadership;
 use crate::k8s::observed::ObservedTarget;
+use crate::k8s::watch::tests::{Answer, expired, scripted};
 use crate::kind::Type;
 use crate::target::Problem;
 
@@ -53,7 +54,7 @@ fn show_object(reconciler: &mut MonitorReconciler, object: Value) -> MonitorRef 
     let object: ServiceMonitor = serde_json::from_value(object).unwrap();
     let monitor = ObservedMonitor::from(object.clone()).monitor;
     let scope = reconciler.scope_of(&monitor).unwrap();
-    reconciler.handle_event(scope, Ok(Event::Apply(object)));
+    reconciler.handle_event(scope, WatchEvent::Applied(object));
     monitor
 }
 
@@ -86,8 +87,8 @@ async fn the_end_of_a_list_has_only_its_own_targets_looked_at() {
     let mut reconciler = reconciler(&["a", "b"], MonitorNamespace::Target);
     let (_, other) = (declare(&reconciler, "a", Ok(good())), declare(&reconciler, "b", Ok(good())));
     let scope = reconciler.scope_of(&MonitorRef { namespace: "b".into(), name: "any".into() }).unwrap();
-    reconciler.handle_event(scope, Ok(Event::Init));
-    reconciler.handle_event(scope, Ok(Event::InitDone));
+    reconciler.handle_event(scope, WatchEvent::ListStarted);
+    reconciler.handle_event(scope, WatchEvent::ListFinished);
     assert_eq!(queued(&reconciler), [other]);
 }
 
@@ -212,8 +213,8 @@ fn webhook_is_away() -> ApiError {
 fn reconciler_of_two() -> MonitorReconciler {
     let mut reconciler = reconciler(&["a", "b"], MonitorNamespace::Target);
     for scope in 0..reconciler.scopes.len() {
-        reconciler.handle_event(scope, Ok(Event::Init));
-        reconciler.handle_event(scope, Ok(Event::InitDone));
+        reconciler.handle_event(scope, WatchEvent::ListStarted);
+        reconciler.handle_event(scope, WatchEvent::ListFinished);
     }
     reconciler.shared().monitors.clear();
     reconciler
@@ -327,4 +328,55 @@ async fn a_conflict_is_reported_once_for_as_long_as_it_lasts() {
         reconcile(&mut reconciler, &id);
     }
     assert_eq!(said(&reconciler, &id), Some((ConditionStatus::True, "Written")));
+}
+
+/// The next event of the watches, within this time.
+async fn handle_next(reconciler: &mut MonitorReconciler, within: Duration) {
+    let event = tokio::time::timeout(within, reconciler.watches.next()).await.expect("an event in time");
+    let (scope, event) = event.expect("a watch never ends");
+    reconciler.handle_event(scope, event);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_that_drifted_is_healed_within_a_minute_whatever_the_watch_answers() {
+    let error =
+        |code: u16| json!({ "type": "ERROR", "object": { "kind": "Status", "status": "Failure", "code": code } });
+    let answers: [(&str, Arc<dyn Fn() -> Answer + Send + Sync>); 9] = [
+        ("nothing", Arc::new(|| Answer::Hang)),
+        ("no event", Arc::new(|| Answer::Open(Vec::new()))),
+        ("no event and its end in time", Arc::new(|| Answer::Later(Duration::from_secs(50), Vec::new()))),
+        ("its end at once", Arc::new(|| Answer::Events(Vec::new()))),
+        ("a failure", Arc::new(|| Answer::Status(500))),
+        ("a missing permission", Arc::new(|| Answer::Status(403))),
+        ("an expired version", Arc::new(|| Answer::Status(410))),
+        ("an expired version, as an event", Arc::new(|| Answer::Events(vec![expired()]))),
+        ("a failure, as an event", Arc::new(move || Answer::Events(vec![error(500)]))),
+    ];
+    for (what, answer) in answers {
+        let mut reconciler = reconciler(&["a"], MonitorNamespace::Target);
+        let id = declare(&reconciler, "a", Ok(good()));
+        let monitor = MonitorRef::of_target(&id, &reconciler.shared().settings);
+        let desired = reconciler.desired(&id).unwrap().unwrap();
+        let in_sync = desired.manifest(&monitor, Some("uid"));
+        let mut drifted = in_sync.clone();
+        drifted["spec"]["endpoints"][0]["interval"] = json!("1h");
+        let first_list = Arc::new(AtomicBool::new(true));
+        let (client, _) = scripted(move |_, asked| match asked.is_list() {
+            true if first_list.swap(false, Ordering::Relaxed) => Answer::Page(vec![in_sync.clone()], "7", None),
+            true => Answer::Page(vec![drifted.clone()], "8", None),
+            false => answer(),
+        });
+        reconciler.scopes = vec![Some("a".into())];
+        reconciler.watches = watch_monitors(&client, &reconciler.shared().settings, &reconciler.scopes);
+        while said(&reconciler, &id).is_none() {
+            handle_next(&mut reconciler, RESYNC).await;
+            assert!(!starts(&mut reconciler, &id), "{what}");
+        }
+        assert_eq!(said(&reconciler, &id), Some((ConditionStatus::True, "Written")), "{what}");
+        let drifted_at = Instant::now();
+        while !starts(&mut reconciler, &id) {
+            handle_next(&mut reconciler, RESYNC).await;
+        }
+        assert!(drifted_at.elapsed() <= RESYNC, "after {what}: {:?}", drifted_at.elapsed());
+    }
 }
