@@ -27,7 +27,6 @@ mod settings;
 mod status;
 mod target_store;
 mod watch;
-#[cfg_attr(not(test), expect(dead_code, reason = "the writer of ServiceMonitors is about to use the rest of it"))]
 mod workqueue;
 
 use std::sync::Arc;
