@@ -115,7 +115,7 @@ pub async fn cleanup_monitors(
     let mut found = loop {
         match find(cluster, settings, &settings.watched(), true).await {
             Err(CleanupError::Forbidden(_)) if begun.elapsed() < ROLE_TIMEOUT => {
-                tokio::time::sleep(ROLE_TIMEOUT / 10).await
+                tokio::time::sleep(ROLE_TIMEOUT / 10).await;
             }
             found => break found?,
         }

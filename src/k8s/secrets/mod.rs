@@ -60,6 +60,9 @@ struct CacheState {
     changed: BTreeSet<TargetId>,
 }
 
+/// The keys to read, and the ticket that names the object.
+type DueRead = (Vec<Arc<str>>, ReadTicket);
+
 impl<R> fmt::Debug for SecretCache<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecretCache").finish_non_exhaustive()
@@ -161,8 +164,8 @@ impl<R: SecretReader> SecretCache<R> {
         }
     }
 
-    /// The reads that are due now, each with the keys to read, and when the next one is due.
-    fn due(&self) -> (Vec<(Vec<Arc<str>>, ReadTicket)>, Option<Instant>) {
+    /// The reads that are due now, and when the next one is due.
+    fn due(&self) -> (Vec<DueRead>, Option<Instant>) {
         let now = Instant::now();
         let CacheState { values, schedule, .. } = &mut *self.state();
         let tickets = std::iter::from_fn(|| schedule.next(now));
