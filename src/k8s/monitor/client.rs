@@ -126,7 +126,7 @@ pub(in crate::k8s) fn scopes(settings: &Settings) -> Vec<Scope> {
 }
 
 /// What the watch of one scope shows, with the index of the scope.
-pub(super) type ScopeEvent = (usize, WatchEvent<ServiceMonitor>);
+pub(super) type MonitorEvent = (usize, WatchEvent<ServiceMonitor>);
 
 /// Watches the monitors of this release in `scopes`.
 ///
@@ -135,7 +135,7 @@ pub(super) fn watch_monitors(
     cluster: &ApiClient,
     settings: &Settings,
     scopes: &[Scope],
-) -> SelectAll<BoxStream<'static, ScopeEvent>> {
+) -> SelectAll<BoxStream<'static, MonitorEvent>> {
     let config = WatchConfig {
         label_selector: Some(labels::selector(settings)),
         page_size: PAGE,

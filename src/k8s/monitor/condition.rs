@@ -1,34 +1,10 @@
-//! Everything that the condition `MonitorReady` of a target can say, apart from the answers of the API server.
+//! Everything that the condition `MonitorReady` of a target can say.
 
 use super::desired::MonitorRef;
 use crate::crd::ConditionStatus;
 use crate::k8s::DiscoveryMode;
 use crate::k8s::client::PolicyRule;
 use crate::k8s::target_store::MonitorState;
-
-/// Why a target with a valid spec has no ServiceMonitor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NotWritten {
-    /// Its user wants none.
-    Disabled(String),
-    /// Prometheus could not authenticate to us with it.
-    NotPortable(String),
-    /// It would break the configuration of Prometheus, or reach beyond its own target.
-    Unsupported(String),
-    /// It names a scrape class that targets may not name.
-    ScrapeClassNotAllowed(String),
-}
-
-impl From<NotWritten> for MonitorState {
-    fn from(why: NotWritten) -> Self {
-        match why {
-            NotWritten::Disabled(message) => disabled(message),
-            NotWritten::NotPortable(message) => not_ready("NotPortable", message),
-            NotWritten::Unsupported(message) => not_ready("Unsupported", message),
-            NotWritten::ScrapeClassNotAllowed(message) => not_ready("ScrapeClassNotAllowed", message),
-        }
-    }
-}
 
 /// The reason of [`written`].
 pub(super) const WRITTEN: &str = "Written";
@@ -81,15 +57,30 @@ pub(super) fn crd_missing() -> MonitorState {
 
 /// In a mode that writes no ServiceMonitors.
 pub(super) fn disabled_by_mode(mode: DiscoveryMode) -> MonitorState {
-    let message = match mode {
+    disabled(match mode {
         DiscoveryMode::HttpSd => "discovery.mode is httpSD: Prometheus finds the target by /sd",
         _ => "discovery.mode is none: no ServiceMonitor is written",
-    };
-    disabled(message.to_owned())
+    })
 }
 
-fn disabled(message: String) -> MonitorState {
-    MonitorState { status: ConditionStatus::True, reason: "Disabled", message }
+/// Its user, or the installation, wants none.
+pub(super) fn disabled(message: &str) -> MonitorState {
+    MonitorState { status: ConditionStatus::True, reason: "Disabled", message: message.to_owned() }
+}
+
+/// Prometheus could not authenticate to us with it.
+pub(super) fn not_portable(message: String) -> MonitorState {
+    not_ready("NotPortable", message)
+}
+
+/// It would break the configuration of Prometheus, or reach beyond its own target.
+pub(super) fn unsupported(message: String) -> MonitorState {
+    not_ready("Unsupported", message)
+}
+
+/// It names a scrape class that targets may not name.
+pub(super) fn scrape_class_not_allowed(message: String) -> MonitorState {
+    not_ready("ScrapeClassNotAllowed", message)
 }
 
 fn not_ready(reason: &'static str, message: String) -> MonitorState {

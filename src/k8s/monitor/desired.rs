@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::condition::NotWritten;
+use super::condition;
 use super::operator::OperatorFeatures;
 use super::policy::{check_relabelings, check_variables, scrape_class};
 use super::{API_VERSION, KIND, labels};
 use crate::crd::{self, Monitor, ScrapeTargetSpec};
 use crate::k8s::observed::ObservedTarget;
+use crate::k8s::target_store::MonitorState;
 use crate::k8s::{Discovery, MonitorNamespace, Scheme, Settings};
 use crate::target::TargetId;
 use crate::time::PromDuration;
@@ -68,20 +69,21 @@ pub(super) struct DesiredMonitor {
 }
 
 impl DesiredMonitor {
-    /// The ServiceMonitor of the target `object` with the spec `spec`, without fields that the installed Operator does not know.
+    /// The ServiceMonitor of the target `object` with the spec `spec`, without fields that the installed Operator does not know; or the
+    /// condition that says why it has none.
     pub(super) fn new(
         object: &ObservedTarget,
         spec: &ScrapeTargetSpec,
         settings: &Settings,
         features: OperatorFeatures,
-    ) -> Result<Self, NotWritten> {
+    ) -> Result<Self, MonitorState> {
         let default = Monitor::default();
         let monitor = spec.monitor.as_ref().unwrap_or(&default);
         if !monitor.enabled {
-            return Err(NotWritten::Disabled("spec.monitor.enabled is false".to_owned()));
+            return Err(condition::disabled("spec.monitor.enabled is false"));
         }
         if spec.suspend {
-            return Err(NotWritten::Disabled("spec.suspend is true".to_owned()));
+            return Err(condition::disabled("spec.suspend is true"));
         }
         check_variables(spec)?;
         check_relabelings(monitor)?;
@@ -162,7 +164,7 @@ fn monitor_spec(
     monitor: &Monitor,
     settings: &Settings,
     features: OperatorFeatures,
-) -> Result<Value, NotWritten> {
+) -> Result<Value, MonitorState> {
     let class = scrape_class(monitor, &settings.discovery)?.filter(|_| features.scrape_class);
     let EndpointAuth { tls, basic_auth } = EndpointAuth::new(&settings.discovery, class.is_some())?;
     let mut endpoint = json!({
@@ -272,7 +274,7 @@ struct EndpointAuth {
 
 impl EndpointAuth {
     /// `has_class`: a scrape class of the Operator may add what the endpoint cannot say.
-    fn new(discovery: &Discovery, has_class: bool) -> Result<Self, NotWritten> {
+    fn new(discovery: &Discovery, has_class: bool) -> Result<Self, MonitorState> {
         let Discovery { monitor_namespace, scheme, tls, basic_auth, listener, .. } = discovery;
         let tls = tls.as_ref().filter(|_| *scheme == Scheme::Https);
         let has_tls = |fields: &[&str]| tls.is_some_and(|tls| fields.iter().any(|field| tls.contains_key(*field)));
@@ -291,7 +293,7 @@ impl EndpointAuth {
                     return Ok(Self { tls: tls.cloned(), basic_auth: basic_auth.clone() });
                 }
                 let needs = missing.join("; ");
-                Err(NotWritten::NotPortable(format!(
+                Err(condition::not_portable(format!(
                     "our listener asks for {needs}: set it, or for certificates discovery.scrapeClass"
                 )))
             }
@@ -309,7 +311,7 @@ impl EndpointAuth {
                     tls.retain(|field, _| !TLS_REFERENCES.contains(&field.as_str()));
                     return Ok(Self { tls: Some(tls).filter(|tls| !tls.is_empty()), basic_auth: None });
                 }
-                Err(NotWritten::NotPortable(format!(
+                Err(condition::not_portable(format!(
                     "Prometheus needs {} to scrape us, and a ServiceMonitor beside its target cannot refer to Secrets and ConfigMaps of \
                      another namespace: set discovery.monitorNamespace to release, or for certificates discovery.scrapeClass to a \
                      scrape class of Prometheus that has them",

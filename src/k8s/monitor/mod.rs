@@ -1,14 +1,14 @@
 //! The ServiceMonitors by which the Prometheus Operator finds the targets: one for each target, written by the leader only.
 //!
 //! ```text
-//! catalog ───► desired ◄── policy     the object that a target should have, or why it has none
-//! operator ───────┤
-//! client ──► observed                 what a watch shows, compared with it
-//!                 ▼
-//!            reconciler ◄── conflict  when to write what differs
-//!                 ├───► client        the writes
-//!                 └───► condition     MonitorReady, which `status` writes
-//! disabled                            in place of the reconciler where discovery.mode writes no ServiceMonitors
+//! target_store ─► desired ◄── policy   the object that a target should have, or why it has none
+//! operator ──────────┤
+//! client ───────► observed             what a watch shows, compared with it
+//!                    ▼
+//!               reconciler ◄─ conflict when to write what differs
+//!                    ├─────► client    the writes
+//!                    └─────► condition MonitorReady, which `status` writes
+//! disabled                             in place of the reconciler where discovery.mode writes no ServiceMonitors
 //! ```
 
 mod client;

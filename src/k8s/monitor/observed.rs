@@ -232,20 +232,20 @@ struct StoredMonitor {
     /// From its label.
     target_namespace: Option<Arc<str>>,
     /// At the time of the last event.
-    observed: Option<Comparison>,
+    observed: Option<SyncHashes>,
     /// After our own last write. Where the API server or a webhook changes what we write, writing it again would not help.
-    written: Option<Comparison>,
+    written: Option<SyncHashes>,
     violates_policy: bool,
 }
 
 /// The hashes of what was desired and of what was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Comparison {
+struct SyncHashes {
     desired: u64,
     observed: u64,
 }
 
-impl Comparison {
+impl SyncHashes {
     fn new(observed: &ObservedMonitor, desired: &DesiredMonitor) -> Self {
         Self { desired: desired.hash, observed: observed.hash(desired) }
     }
@@ -293,7 +293,7 @@ impl MonitorStore {
         if let Some(listed) = self.listing.get_mut(&scope) {
             listed.insert(found.monitor.clone());
         }
-        let observed = desired.map(|desired| Comparison::new(&found, desired));
+        let observed = desired.map(|desired| SyncHashes::new(&found, desired));
         let stored = self.entry(found);
         stored.observed = observed;
         stored.violates_policy = violates_policy;
@@ -301,7 +301,7 @@ impl MonitorStore {
 
     /// Stores the answer to our own write. If the watch has shown the monitor since the write began, it may know something newer.
     pub(super) fn wrote(&mut self, found: ObservedMonitor, desired: &DesiredMonitor, seen_since: bool) {
-        let comparison = Comparison::new(&found, desired);
+        let comparison = SyncHashes::new(&found, desired);
         let is_known = self.uid(&found.monitor) == Some(found.uid.as_str());
         if seen_since && !is_known {
             return;

@@ -6,16 +6,17 @@
 
 use serde_json::{Value, json};
 
-use super::condition::NotWritten;
+use super::condition;
 use super::desired::is_own_step;
 use crate::crd::rules::relabeling_problem;
 use crate::crd::{Monitor, Relabeling, ScrapeTargetSpec};
+use crate::k8s::target_store::MonitorState;
 use crate::k8s::{Discovery, Settings};
 use crate::target::TargetId;
 
 /// Refuses `$(…)`, which the Operator's config reloader expands as an environment variable; an unknown one breaks the configuration for
 /// every target.
-pub(super) fn check_variables(spec: &ScrapeTargetSpec) -> Result<(), NotWritten> {
+pub(super) fn check_variables(spec: &ScrapeTargetSpec) -> Result<(), MonitorState> {
     let label = spec.labels.iter().find(|(_, value)| value.contains("$("));
     let path = label.map(|(label, _)| format!("spec.labels.{label}")).or_else(|| {
         let monitor = spec.monitor.as_ref()?;
@@ -23,7 +24,7 @@ pub(super) fn check_variables(spec: &ScrapeTargetSpec) -> Result<(), NotWritten>
             .or_else(|| variable_path(&json!(monitor.metric_relabelings), "spec.monitor.metricRelabelings"))
     });
     path.map_or(Ok(()), |path| {
-        Err(NotWritten::Unsupported(format!(
+        Err(condition::unsupported(format!(
             "{path} holds \"$(\", which the Prometheus Operator would replace by a variable of its environment: write it another way"
         )))
     })
@@ -44,21 +45,24 @@ fn variable_path(value: &Value, path: &str) -> Option<String> {
 }
 
 /// Refuses steps that write labels which identify a target or choose what is scraped.
-pub(super) fn check_relabelings(monitor: &Monitor) -> Result<(), NotWritten> {
+pub(super) fn check_relabelings(monitor: &Monitor) -> Result<(), MonitorState> {
     let lists = [("relabelings", &monitor.relabelings), ("metricRelabelings", &monitor.metric_relabelings)];
     let problem = |(list, steps): (&str, &Vec<Relabeling>)| {
         steps.iter().enumerate().find_map(|(index, step)| {
             let (field, why) = relabeling_problem(&json!(step))?;
-            Some(NotWritten::Unsupported(format!("spec.monitor.{list}[{index}].{field}: {why}")))
+            Some(condition::unsupported(format!("spec.monitor.{list}[{index}].{field}: {why}")))
         })
     };
     lists.into_iter().find_map(problem).map_or(Ok(()), Err)
 }
 
 /// The scrape class of a target's monitor. A class can hold a token, so the installation says which ones targets may name.
-pub(super) fn scrape_class<'s>(monitor: &'s Monitor, discovery: &'s Discovery) -> Result<Option<&'s str>, NotWritten> {
+pub(super) fn scrape_class<'s>(
+    monitor: &'s Monitor,
+    discovery: &'s Discovery,
+) -> Result<Option<&'s str>, MonitorState> {
     match monitor.scrape_class.as_deref().filter(|class| !class.is_empty()) {
-        Some(class) if !is_class_allowed(class, discovery) => Err(NotWritten::ScrapeClassNotAllowed(format!(
+        Some(class) if !is_class_allowed(class, discovery) => Err(condition::scrape_class_not_allowed(format!(
             "spec.monitor.scrapeClass: targets may not name the class {class:?}, which could hold a token: leave it out, or let whoever \
              runs the exporter allow it by --discovery.allowed-scrape-class"
         ))),

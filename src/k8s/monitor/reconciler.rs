@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::client::{MonitorClient, MonitorError, ScopeEvent, scopes, watch_monitors};
+use super::client::{MonitorClient, MonitorError, MonitorEvent, scopes, watch_monitors};
 use super::condition::{self, WRITTEN};
 use super::conflict::FieldConflicts;
 use super::desired::{DesiredMonitor, MonitorRef};
@@ -80,7 +80,7 @@ pub(super) struct MonitorReconciler {
     crd: Option<OperatorCrd>,
     /// The namespaces that are watched, one watch for each.
     scopes: Vec<Scope>,
-    watches: SelectAll<BoxStream<'static, ScopeEvent>>,
+    watches: SelectAll<BoxStream<'static, MonitorEvent>>,
     /// The scopes that we may not watch, and the rule that is missing.
     denied: HashMap<usize, PolicyRule>,
     store: MonitorStore,
@@ -334,11 +334,11 @@ impl MonitorReconciler {
         if self.in_flight.contains_key(&monitor) {
             return item.defer(Instant::now() + BUSY_RETRY);
         }
-        let Some(id) = target else { return self.reconcile_orphan(item, monitor) };
+        let Some(id) = target else { return self.reconcile_orphan(item, &monitor) };
         if self.shared().catalog.get(&id).is_none() {
             // Beside its target it is garbage-collected. If it is not, the next resync finds it.
             if self.targets.remove(&monitor).is_some() {
-                self.reconcile_orphan(item, monitor);
+                self.reconcile_orphan(item, &monitor);
             }
             return;
         }
@@ -388,9 +388,9 @@ impl MonitorReconciler {
         }
     }
 
-    fn reconcile_orphan(&mut self, item: WorkItem<MonitorKey>, monitor: MonitorRef) {
-        if self.is_orphan(&monitor)
-            && let Some(uid) = self.store.uid(&monitor).map(str::to_owned)
+    fn reconcile_orphan(&mut self, item: WorkItem<MonitorKey>, monitor: &MonitorRef) {
+        if self.is_orphan(monitor)
+            && let Some(uid) = self.store.uid(monitor).map(str::to_owned)
             && item.attempt(DELETION).is_ok()
         {
             self.delete(item, uid, None);
@@ -405,8 +405,7 @@ impl MonitorReconciler {
             Some(OperatorCrd::Installed(features)) => features,
             _ => OperatorFeatures::OLDEST,
         };
-        let desired = DesiredMonitor::new(&record.object, &declaration.spec, &self.shared().settings, features);
-        Some(desired.map_err(MonitorState::from))
+        Some(DesiredMonitor::new(&record.object, &declaration.spec, &self.shared().settings, features))
     }
 
     /// Returns the item if `desired` may be written now. Otherwise it comes again when it may, and the condition says what it waits for.

@@ -56,7 +56,7 @@ const LONGEST_SETTLE: Duration = Duration::from_secs(240);
 
 /// The targets, the status that each should have, and the API server that is told.
 pub(super) trait StatusBackend: Send + Sync + 'static {
-    fn catalog(&self) -> &TargetStore;
+    fn store(&self) -> &TargetStore;
 
     /// Targets whose status may differ.
     fn queue(&self) -> &WorkQueue<TargetId>;
@@ -71,7 +71,7 @@ pub(super) trait StatusBackend: Send + Sync + 'static {
     /// The status that `record` should have. `watched_for`: how long this replica has led and known this generation.
     fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus;
 
-    /// Writes it, and notes in the catalog what the cluster holds then.
+    /// Writes it, and notes in the store what the cluster holds then.
     fn write(
         &self,
         object: &ObservedTarget,
@@ -101,12 +101,12 @@ impl<B: StatusBackend> StatusWriter<B> {
 
     /// Has every target compared, at once and then regularly.
     async fn resync(&self) {
-        let (catalog, queue) = (self.backend.catalog(), self.backend.queue());
+        let (store, queue) = (self.backend.store(), self.backend.queue());
         let mut interval = tokio::time::interval(RESYNC);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let ids = catalog.ids();
+            let ids = store.ids();
             self.history().retain(&ids);
             queue.retain(|id| ids.binary_search(id).is_ok());
             if let Some(targets) = queue.not_logged() {
@@ -115,7 +115,7 @@ impl<B: StatusBackend> StatusWriter<B> {
             for chunk in ids.chunks(CHUNK) {
                 let now = Instant::now();
                 let differs =
-                    |id: &&TargetId| catalog.get(id).is_some_and(|record| self.difference(&record, now).is_some());
+                    |id: &&TargetId| store.get(id).is_some_and(|record| self.difference(&record, now).is_some());
                 let differing: Vec<TargetId> = chunk.iter().filter(differs).cloned().collect();
                 queue.add_all(differing);
                 tokio::task::yield_now().await;
@@ -132,8 +132,8 @@ impl<B: StatusBackend> StatusWriter<B> {
 
     /// Writes the status of one target if it differs and may be written now.
     async fn reconcile(&self, item: WorkItem<TargetId>) {
-        let (catalog, queue, now) = (self.backend.catalog(), self.backend.queue(), Instant::now());
-        let Some(record) = catalog.get(item.key()) else {
+        let (store, queue, now) = (self.backend.store(), self.backend.queue(), Instant::now());
+        let Some(record) = store.get(item.key()) else {
             self.history().remove(item.key());
             return queue.forget(item.key());
         };
@@ -148,7 +148,7 @@ impl<B: StatusBackend> StatusWriter<B> {
         self.backend.write_limiter().acquire().await;
         // Much may have happened meanwhile.
         let same = |object: &ObservedTarget| version(object) == version(&record.object);
-        let Some(record) = catalog.get(item.key()).filter(|record| same(&record.object)) else {
+        let Some(record) = store.get(item.key()).filter(|record| same(&record.object)) else {
             return queue.add(item.key().clone());
         };
         let Some(desired) = self.difference(&record, Instant::now()) else { return };
@@ -190,7 +190,7 @@ impl<B: StatusBackend> StatusWriter<B> {
     }
 
     fn log(&self, target: &TargetId, error: &ApiError) {
-        let exceeds = self.backend.catalog().get(target).is_some_and(|record| {
+        let exceeds = self.backend.store().get(target).is_some_and(|record| {
             let desired = self.backend.desired(&record, Duration::ZERO);
             exceeds_limit(&record.object.status, &desired)
         });

@@ -1,3 +1,4 @@
+use super::scheduler::LOG_WINDOW;
 use super::*;
 use crate::k8s::client::PolicyRule;
 
@@ -301,8 +302,8 @@ async fn objects_that_are_gone_are_forgotten() {
     let queue = failing(20).await;
     queue.retain(|_| false);
     assert!(queue.is_empty());
-    let schedule = queue.lock();
-    assert!(schedule.keys.is_empty() && schedule.failing.is_empty());
+    let scheduler = queue.lock();
+    assert!(scheduler.keys.is_empty() && scheduler.failing.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A cluster in memory. What a target's status should say is the reason of its condition `Up`.
 struct FakeCluster {
-    catalog: TargetStore,
+    store: TargetStore,
     queue: WorkQueue<TargetId>,
     write_limiter: RateLimiter,
     may_write: watch::Sender<bool>,
@@ -31,7 +31,7 @@ struct FakeCluster {
 impl FakeCluster {
     fn start() -> (Arc<Self>, JoinHandle<()>) {
         let cluster = Arc::new(Self {
-            catalog: TargetStore::default(),
+            store: TargetStore::default(),
             queue: WorkQueue::new(LIMITS),
             write_limiter: RateLimiter::new(50),
             may_write: watch::Sender::new(true),
@@ -47,7 +47,7 @@ impl FakeCluster {
 
     /// Puts an object as a watch would.
     fn apply(&self, id: &TargetId, uid: &str, generation: i64, status: ScrapeTargetStatus) {
-        self.catalog.put(Arc::new(ObservedTarget {
+        self.store.put(Arc::new(ObservedTarget {
             id: id.clone(),
             uid: uid.into(),
             generation,
@@ -89,7 +89,7 @@ impl FakeCluster {
 
     /// What the cluster holds of `Up`.
     fn held(&self, id: &TargetId) -> Option<String> {
-        let status = &self.catalog.get(id)?.object.status;
+        let status = &self.store.get(id)?.object.status;
         status.conditions.iter().find(|condition| condition.kind == "Up").map(|condition| condition.reason.clone())
     }
 }
@@ -112,8 +112,8 @@ fn up(status: &ScrapeTargetStatus) -> String {
 }
 
 impl StatusBackend for FakeCluster {
-    fn catalog(&self) -> &TargetStore {
-        &self.catalog
+    fn store(&self) -> &TargetStore {
+        &self.store
     }
 
     fn queue(&self) -> &WorkQueue<TargetId> {
@@ -147,7 +147,7 @@ impl StatusBackend for FakeCluster {
             return Err(error.clone());
         }
         let version = self.version.fetch_add(1, Ordering::SeqCst).to_string();
-        self.catalog.put_status(object, version, status.clone());
+        self.store.put_status(object, version, status.clone());
         Ok(())
     }
 }
@@ -416,7 +416,7 @@ async fn an_object_that_is_gone_is_forgotten_and_one_of_the_same_name_is_a_new_o
     let id = cluster.create("a", "1", "Succeeded");
     pass(SECOND).await;
     cluster.answer("a", None);
-    cluster.catalog.remove(&id);
+    cluster.store.remove(&id);
     cluster.queue.add(id.clone());
     pass(SECOND).await;
     cluster.apply(&id, "another", 1, ScrapeTargetStatus::default());
