@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use super::WrongValue;
 use crate::cli::{CleanupArgs, CleanupOnly, KubernetesArgs, ReleaseArgs};
 use crate::http::WebConfig;
-use crate::k8s::{self, AccessError, Cluster, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
+use crate::k8s::{
+    self, AccessError, ApiClient, Discovery, DryRunError, DryRunOutcome, Election, Listener, Scheme, Settings,
+};
 use crate::{file, telemetry};
 
 /// Loopback addresses lead into the pod of the exporter: to itself, or to a sidecar that trusts it. So does the unspecified address.
@@ -20,7 +22,7 @@ pub(super) fn denied_loopback(args: &KubernetesArgs) -> Vec<IpNet> {
 }
 
 /// The cluster and its settings by the flags, without the port of the advertised address: it is known once the listener is bound.
-pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(Cluster, Settings)> {
+pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(ApiClient, Settings)> {
     let KubernetesArgs {
         release,
         target_selector,
@@ -100,13 +102,13 @@ pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyho
     let mut answers = answers.buffered(AT_A_TIME);
     while let Some((target, answer)) = answers.next().await {
         let message = match answer {
-            Ok(Verdict::Taken) => {
+            Ok(DryRunOutcome::Accepted) => {
                 taken += 1;
                 continue;
             }
-            Ok(Verdict::Refused(words)) => format!("the API server refuses it: {words}"),
+            Ok(DryRunOutcome::Refused(words)) => format!("the API server refuses it: {words}"),
             // In another namespace it may be allowed.
-            Err(error @ NoVerdict::Forbidden(_)) => format!("the API server was not asked: {error}"),
+            Err(error @ DryRunError::Forbidden(_)) => format!("the API server was not asked: {error}"),
             Err(error) => return Err(error.into()),
         };
         super::print(&format!("{}\n", target.problem(message)));
@@ -115,7 +117,7 @@ pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyho
     Ok(if taken == asked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(Cluster, Settings)> {
+async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(ApiClient, Settings)> {
     let service = args.service();
     let ReleaseArgs {
         kube_context,
@@ -145,8 +147,8 @@ async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(Cluster,
 }
 
 /// The cluster of the kubeconfig or of the pod. The error where there is none says what to do `otherwise`.
-async fn find(context: Option<&str>, otherwise: &str) -> Result<Cluster, WrongValue> {
-    Cluster::connect(context).await.map_err(|error| match error {
+async fn find(context: Option<&str>, otherwise: &str) -> Result<ApiClient, WrongValue> {
+    ApiClient::connect(context).await.map_err(|error| match error {
         AccessError::NoConfig(why) => WrongValue(format!("no cluster: {why}; set KUBECONFIG, or {otherwise}")),
         other => WrongValue(other.to_string()),
     })

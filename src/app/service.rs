@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
 use crate::http::{self, AllowedWebHost, HostAllowlist, WebConfig};
-use crate::k8s::{self, Cluster, Controller};
+use crate::k8s::{self, ApiClient, Controller};
 use crate::poll::Pollers;
 use crate::self_metrics::{FileMetrics, SelfMetrics, SourceMetrics};
 use crate::target::{Target, TargetId};
@@ -44,7 +44,7 @@ pub(super) enum TargetSource {
         secrets: Option<PathBuf>,
     },
     /// A cluster, watched by any number of replicas, one of which leads.
-    Cluster(Box<(Cluster, k8s::Settings)>),
+    Cluster(Box<(ApiClient, k8s::Settings)>),
 }
 
 /// The longest time for tasks and requests in flight to end. Kubernetes would kill the process soon afterwards.

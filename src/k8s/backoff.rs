@@ -1,17 +1,23 @@
-//! How long to wait before what failed is tried again.
+//! How long to wait before what failed is tried again. Every such wait in `k8s` is counted here.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-/// Pauses that double, each cut by chance by up to a half, so that replicas that failed together do not come back together.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    next: Duration,
-    longest: Duration,
-}
-
 const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(15);
+
+/// The pause after so many failures before this one: `shortest`, then twice as long each time, up to `longest`.
+pub(super) fn exponential(shortest: Duration, longest: Duration, failures: u32) -> Duration {
+    shortest.saturating_mul(2_u32.saturating_pow(failures)).min(longest)
+}
+
+/// Exponential backoff with jitter: each pause is cut by chance by up to a half, so that replicas that failed together do not come back
+/// together.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    failures: u32,
+    longest: Duration,
+}
 
 impl Backoff {
     pub(super) const fn new() -> Self {
@@ -20,19 +26,19 @@ impl Backoff {
 
     /// With pauses that do not grow beyond this one.
     pub(super) const fn up_to(longest: Duration) -> Self {
-        Self { next: SHORTEST, longest }
+        Self { failures: 0, longest }
     }
 
     /// The next pause.
     pub(super) fn next(&mut self) -> Duration {
-        let whole = self.next;
-        self.next = (whole * 2).min(self.longest);
+        let whole = exponential(SHORTEST, self.longest, self.failures);
+        self.failures = self.failures.saturating_add(1);
         whole.mul_f64(1.0 - chance() / 2.0)
     }
 
     /// It worked: the next pause is a short one.
     pub(super) const fn reset(&mut self) {
-        self.next = SHORTEST;
+        self.failures = 0;
     }
 }
 

@@ -1,36 +1,33 @@
-//! A cluster as the source of targets, and everything that is written into it.
+//! A Kubernetes cluster as the source of targets, and everything that is written into it.
 //!
 //! ```text
 //! watch ──► controller ──► pollers              every replica reads
 //! secrets ─────┘  │
-//!              catalog ──► status, monitor      only the leader writes, at a bounded pace
+//!          target store ──► status, monitor     only the leader writes, at a bounded rate
 //! leader ──► endpoints
 //! ```
 //!
-//! Each part computes from what is known and writes only what differs, so that a steady fleet causes no writes at all and a lost write
-//! is made good by the next look. Nothing here polls a target or answers a scrape: pollers go on when the API server is away.
+//! Each part compares the desired state with the observed one and writes only the difference: a fleet that does not change causes no writes,
+//! and a lost write is repeated. Nothing here polls a target or answers a scrape; both go on while the API server is unreachable.
 
-mod access;
 mod backoff;
-mod catalog;
 mod cleanup;
+mod client;
 mod controller;
 mod dry_run;
-mod failing;
 mod labels;
 mod leader;
 mod monitor;
-mod object;
+mod observed;
 mod outage;
-mod pace;
-mod pages;
-mod pause;
 mod proxy;
+mod rate_limiter;
 mod secrets;
 mod settings;
 mod status;
-mod tally;
+mod target_store;
 mod watch;
+mod workqueue;
 
 use std::sync::Arc;
 
@@ -38,40 +35,50 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use access::{AccessError, Cluster};
 pub use cleanup::{CleanupError, Removed, cleanup, cleanup_monitors};
-pub use dry_run::{NoVerdict, Verdict, dry_run};
+pub use client::{AccessError, ApiClient};
+pub use dry_run::{DryRunError, DryRunOutcome, dry_run};
 pub use settings::{
-    Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,
+    Discovery, DiscoveryMode, Election, Listener, MonitorNamespace, RequiredLabel, Scheme, Selector, Settings,
+    SettingsError,
 };
 
-use crate::poll::{Pollers, Queue};
+use crate::poll::Pollers;
 use crate::self_metrics::SourceMetrics;
 use crate::target::TargetId;
-use catalog::Catalog;
+use monitor::MonitorKey;
 use outage::Outage;
-use pace::Pace;
+use rate_limiter::RateLimiter;
+use target_store::TargetStore;
+use workqueue::WorkQueue;
 
-/// What all parts share.
+/// What all parts of the controller share.
 #[derive(Debug)]
 struct Shared {
-    cluster: Cluster,
+    cluster: ApiClient,
     settings: Settings,
     pollers: Arc<Pollers>,
     metrics: SourceMetrics,
-    catalog: Catalog,
+    catalog: TargetStore,
     /// Targets whose status may differ from the one in the cluster.
-    statuses: Arc<Queue>,
+    statuses: WorkQueue<TargetId>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
-    monitors: Queue,
-    /// Of all writes together.
-    pace: Pace,
+    monitors: WorkQueue<MonitorKey>,
+    /// Of all writes of this process together.
+    write_limiter: RateLimiter,
     outage: Outage,
+}
+
+impl Shared {
+    /// Has the ServiceMonitors of these targets compared with what they should be.
+    fn enqueue_monitors(&self, ids: impl IntoIterator<Item = TargetId>) {
+        self.monitors.add_all(ids.into_iter().map(|id| MonitorKey::of_target(&id, &self.settings)));
+    }
 }
 
 #[cfg(test)]
 impl Shared {
-    /// For one part alone: nobody answers for the cluster, and nothing polls by itself.
+    /// For a test of one part: the API server is unreachable, and nothing polls by itself.
     fn idle() -> Arc<Self> {
         let election = Election {
             lease: "release".to_owned(),
@@ -89,64 +96,65 @@ impl Shared {
             advertise: None,
         };
         Arc::new(Self {
-            cluster: Cluster::unreachable(),
+            cluster: ApiClient::unreachable(),
             settings,
             pollers: Arc::new(Pollers::idle()),
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
-            catalog: Catalog::default(),
-            statuses: Arc::default(),
-            monitors: Queue::default(),
-            pace: Pace::new(WRITES_PER_SECOND),
+            catalog: TargetStore::default(),
+            statuses: WorkQueue::new(status::LIMITS),
+            monitors: monitor::work_queue(),
+            write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         })
     }
 }
 
-/// A running controller: it follows the cluster until it is told to stop.
+/// A running controller.
 #[derive(Debug)]
 pub struct Controller {
     resign: CancellationToken,
 }
 
 impl Controller {
-    /// Starts everything in `tasks`; each returns its name when `stop` is cancelled, and none before.
+    /// Starts everything in `tasks`. Each task returns its name when `stop` is cancelled, and none before.
     ///
-    /// `refusals` are the targets that answered 401 or 403: their Secrets are read again.
+    /// `rejected` are the targets that answered 401 or 403: their Secrets are read again.
     pub fn start(
-        cluster: Cluster,
+        cluster: ApiClient,
         settings: Settings,
         pollers: Arc<Pollers>,
-        refusals: mpsc::Receiver<TargetId>,
+        rejected: mpsc::Receiver<TargetId>,
         metrics: SourceMetrics,
         tasks: &mut JoinSet<&'static str>,
         stop: &CancellationToken,
     ) -> Self {
-        let statuses = Arc::new(Queue::default());
-        pollers.tell_of_changes(Arc::clone(&statuses));
+        let statuses = WorkQueue::new(status::LIMITS);
+        let changed = statuses.clone();
+        pollers.on_state_change(move |id| changed.add(id.clone()));
         let shared = Arc::new(Shared {
             cluster,
             settings,
             pollers,
             metrics,
-            catalog: Catalog::default(),
+            catalog: TargetStore::default(),
             statuses,
-            monitors: Queue::default(),
-            pace: Pace::new(WRITES_PER_SECOND),
+            monitors: monitor::work_queue(),
+            write_limiter: RateLimiter::new(WRITES_PER_SECOND),
             outage: Outage::default(),
         });
         let resign = CancellationToken::new();
         let leadership = leader::start(&shared, tasks, stop, &resign);
-        controller::start(&shared, refusals, tasks, stop);
+        controller::start(&shared, rejected, tasks, stop);
         status::start(&shared, leadership.clone(), tasks, stop);
         monitor::start(&shared, leadership, tasks, stop);
         Self { resign }
     }
 
-    /// Gives the Lease back, so that another replica takes over at once. Polls and answers go on; nothing is written any more.
+    /// Releases the Lease, so that another replica takes over at once. Polls and answers go on; nothing is written any more.
     pub fn resign(&self) {
         self.resign.cancel();
     }
 }
 
-/// Statuses and ServiceMonitors together: what a small API server bears without being felt by others.
+/// The rate of all writes together, which a small API server bears without an effect on its other clients.
 const WRITES_PER_SECOND: u32 = 50;

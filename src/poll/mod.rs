@@ -12,7 +12,6 @@ mod pace;
 mod pieces;
 mod poller;
 mod prepared;
-mod queue;
 mod render;
 mod snapshot;
 mod threads;
@@ -21,6 +20,7 @@ mod turns;
 mod worker;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,7 +35,6 @@ pub use declarations::Mistakes;
 pub use lateness::Late;
 pub use pieces::Pieces;
 pub use poller::{Poller, State, Status};
-pub use queue::Queue;
 pub use render::PROBE_FAMILIES;
 pub use snapshot::{CallRecord, Failure, Snapshot};
 
@@ -67,16 +66,32 @@ pub struct Shared {
     refused: mpsc::Sender<TargetId>,
     /// What is told together of targets that were there when polls began.
     first: FirstResults,
-    /// Who wants to know of targets that went up or down; nobody in file mode.
-    moved: OnceLock<Arc<Queue>>,
+    /// Told of targets that went up or down; nobody in file mode.
+    listener: OnceLock<StateListener>,
     /// `--debug-bodies`.
     bodies: AtomicBool,
 }
 
 impl Shared {
+    /// Tells whoever listens to changes of state.
+    fn tell_of_change(&self, id: &TargetId) {
+        if let Some(StateListener(tell)) = self.listener.get() {
+            tell(id);
+        }
+    }
+
     /// Whether the debug page has what servers wrote to calls that failed.
     fn shows_bodies(&self) -> bool {
         self.bodies.load(Ordering::Relaxed)
+    }
+}
+
+/// Whoever wants to know of changes of state.
+struct StateListener(Box<dyn Fn(&TargetId) + Send + Sync>);
+
+impl fmt::Debug for StateListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateListener").finish_non_exhaustive()
     }
 }
 
@@ -131,10 +146,10 @@ impl Pollers {
         let (refused, refusals) = mpsc::channel(REFUSED_QUEUE);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (large, small) = (Turns::large(cores), Turns::small());
-        let (moved, bodies, admission) = (OnceLock::new(), AtomicBool::new(false), Arc::default());
+        let (listener, bodies, admission) = (OnceLock::new(), AtomicBool::new(false), Arc::default());
         let stop = CancellationToken::new();
         let first = FirstResults::new(stop.clone());
-        let shared = Shared { clients, limits, metrics, admission, large, small, refused, first, moved, bodies };
+        let shared = Shared { clients, limits, metrics, admission, large, small, refused, first, listener, bodies };
         let pollers = Self {
             shared: Arc::new(shared),
             table: RwLock::default(),
@@ -171,10 +186,10 @@ impl Pollers {
         Self::new(clients, Limits::new(1 << 20, 8 << 20), metrics.polls, false).0
     }
 
-    /// From now on, each target whose state or reason changes, or that has its first result since it was changed, is marked in `queue`.
-    /// Only the first call counts.
-    pub fn tell_of_changes(&self, queue: Arc<Queue>) {
-        let _ = self.shared.moved.set(queue);
+    /// From now on, `listener` is called for each target whose state or reason changes, or that has its first result since it was changed.
+    /// It must return at once, since a poll waits for it. Only the first call counts.
+    pub fn on_state_change(&self, listener: impl Fn(&TargetId) + Send + Sync + 'static) {
+        let _ = self.shared.listener.set(StateListener(Box::new(listener)));
     }
 
     /// From the next polls on, the debug page has the beginnings of what servers wrote to calls that failed, or has them no more.

@@ -221,9 +221,7 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
 /// that was there when polls began is told together with the others.
 fn announce(poller: &Poller, target: &Target, shared: &Shared, first: &mut Option<Expected>, snapshot: Snapshot) {
     let Some((before, after)) = poller.publish(target, snapshot) else { return };
-    if let Some(moved) = shared.moved.get() {
-        moved.mark([poller.id().clone()]);
-    }
+    shared.tell_of_change(poller.id());
     if before.says_the_same(&after) {
         return;
     }

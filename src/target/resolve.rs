@@ -17,7 +17,7 @@ impl Target {
     ///
     /// It never fails: a target whose values cannot be used is one with a [`problem`](Target::problem).
     pub fn resolve(id: TargetId, declaration: Arc<ParsedTarget>, objects: &dyn Lookup) -> Self {
-        let resolver = Resolver { objects, namespace: &id.namespace };
+        let resolver = ReferenceResolver { objects, namespace: &id.namespace };
         let (connection, headers) = (resolver.connection(&declaration), resolver.headers(&declaration));
         let problem = connection.as_ref().err().or_else(|| headers.as_ref().err()).map(ResolveError::problem);
         let spec = &declaration.spec;
@@ -45,7 +45,7 @@ impl Target {
     /// Checks whether a target with these values can be polled, except for its address; for `check`. The error about a missing value has no
     /// field: `check` looks for those itself.
     pub fn check_values(namespace: &str, declaration: &ParsedTarget, objects: &dyn Lookup) -> Result<(), FieldError> {
-        let resolver = Resolver { objects, namespace };
+        let resolver = ReferenceResolver { objects, namespace };
         let connection = resolver.connection(declaration).map_err(ResolveError::into_field_error)?;
         resolver.headers(declaration).map_err(ResolveError::into_field_error)?;
         connection.check(declaration.url()).map_err(|error| {
@@ -109,12 +109,12 @@ impl ResolveError {
 }
 
 /// Follows the references of one target, in its own namespace only.
-struct Resolver<'r> {
+struct ReferenceResolver<'r> {
     objects: &'r dyn Lookup,
     namespace: &'r str,
 }
 
-impl Resolver<'_> {
+impl ReferenceResolver<'_> {
     fn value(&self, reference: &Reference<'_>) -> Result<Option<Vec<u8>>, ResolveError> {
         match self.objects.value(reference.kind, self.namespace, reference.name, reference.key) {
             Ok(mut value) => {

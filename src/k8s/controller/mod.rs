@@ -1,10 +1,9 @@
-//! Makes the pollers agree with the cluster. One task owns all that is decided here, so that nothing happens in two orders.
+//! Reconciles the pollers with the ScrapeTargets of the cluster. A single task makes every decision, so that changes have one order.
 //!
-//! It writes nothing: whoever writes is told by queues which targets to look at.
+//! It writes nothing into the cluster: it marks the targets whose status or ServiceMonitor may have to be written.
 
-mod health;
-mod journal;
-mod known;
+mod change_log;
+mod readiness;
 
 #[cfg(test)]
 mod tests;
@@ -13,250 +12,297 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use kube::Resource;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::secrets::Secrets;
-use super::watch::{self, News, Observed, Report};
-use crate::crd::ParsedTarget;
+use super::observed::{ConvertedTarget, WatchedTarget};
+use super::secrets::SecretCache;
+use super::settings::Scope;
+use super::watch::{Collection, WatchConfig, WatchEvent, watch};
+use crate::crd::{ParsedTarget, ScrapeTarget};
 use crate::target::{Problem, Target, TargetId};
-use health::Health;
-use journal::{Event, Journal};
-use known::Known;
+use change_log::{ChangeLog, TargetChange};
+use readiness::{Readiness, WatchHealth};
 
-/// Starts what follows the cluster: the watch, the reader of Secrets, and the task that makes targets of what these bring.
+/// Events that may wait for the reconciler. A page of a list is one event, so this bounds memory as well.
+const EVENTS: usize = 64;
+/// The most events that are taken, and targets that are declared, before other tasks get a turn.
+const BATCH: usize = 500;
+/// A target whose Secrets are not read after this is declared without them, and reports that.
+const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
+/// While the CRD is missing somebody is probably installing it.
+const CRD_RETRY: Duration = Duration::from_secs(4);
+
+/// Starts the watch of each scope, the reader of Secrets, and the reconciler that makes targets of what these bring.
 pub(super) fn start(
     shared: &Arc<Shared>,
-    refusals: mpsc::Receiver<TargetId>,
+    rejected: mpsc::Receiver<TargetId>,
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) {
-    let secrets = Secrets::new(shared.cluster.clone(), shared.settings.secret_label.clone());
-    let (namespaces, reports) = watch::start(shared, tasks, stop);
+    let secrets = SecretCache::new(shared.cluster.clone(), shared.settings.secret_label.clone());
+    let scopes = shared.settings.watched();
+    let (sender, events) = mpsc::channel(EVENTS);
+    for (index, scope) in scopes.iter().enumerate() {
+        let (watch, stop) = (forward(shared, index, scope.clone(), sender.clone()), stop.clone());
+        tasks.spawn(async move {
+            stop.run_until_cancelled(watch).await;
+            "the watch of ScrapeTargets"
+        });
+    }
     tasks.spawn(Arc::clone(&secrets).run(stop.clone()));
-    let follower = Follower::new(Arc::clone(shared), secrets, namespaces);
+    let reconciler = Reconciler::new(Arc::clone(shared), secrets, scopes);
     let stop = stop.clone();
     tasks.spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = follower.run(reports, refusals) => {}
-        }
+        stop.run_until_cancelled(reconciler.run(events, rejected)).await;
         "the controller"
     });
 }
 
-/// What is taken together: reports of changes, and targets that are declared before anybody else may run again.
-const BATCH: usize = 500;
-/// A target whose Secrets are not read after this is declared without them, and says so.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// An event of the watch of a scope, by its index.
+type TargetEvent = (usize, WatchEvent<WatchedTarget>);
 
-struct Follower {
-    shared: Arc<Shared>,
-    secrets: Arc<Secrets>,
-    scopes: Vec<Scope>,
-    /// What must be done about targets, at the end of the batch.
-    due: BTreeMap<TargetId, Due>,
-    /// Targets whose Secrets are being read, and when that has lasted long enough.
-    waiting: BTreeMap<TargetId, Instant>,
-    known: Known,
-    health: Health,
-    journal: Journal,
-    /// Whether it was said that there are fields we do not know.
-    told_of_newer: bool,
+/// Sends the events of a scope until nobody takes them.
+fn forward(
+    shared: &Shared,
+    index: usize,
+    scope: Scope,
+    events: mpsc::Sender<TargetEvent>,
+) -> impl Future<Output = ()> + use<> {
+    let collection = Collection { group: "scrapetarget.dev", version: "v1alpha1", resource: "scrapetargets", scope };
+    debug_assert_eq!(collection.path(), ScrapeTarget::url_path(&(), collection.scope.as_deref()));
+    let config = WatchConfig {
+        label_selector: shared.settings.target_selector.as_ref().map(|selector| selector.as_str().to_owned()),
+        longest_missing_backoff: CRD_RETRY,
+        ..WatchConfig::default()
+    };
+    let mut watch = watch(&shared.cluster, collection, config);
+    async move {
+        while let Some(event) = watch.next().await {
+            if events.send((index, event)).await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
-/// Namespaces that are listed and watched together.
-struct Scope {
-    namespace: Option<Arc<str>>,
-    /// What a list has shown so far, while it goes on.
+struct Reconciler {
+    shared: Arc<Shared>,
+    secrets: Arc<SecretCache>,
+    scopes: Vec<WatchedScope>,
+    /// What must be done about targets, at the end of the batch.
+    pending: BTreeMap<TargetId, PendingAction>,
+    /// Targets whose Secrets are being read, and until when they wait for that.
+    awaiting_secrets: BTreeMap<TargetId, Instant>,
+    readiness: Readiness,
+    health: WatchHealth,
+    change_log: ChangeLog,
+    /// Whether it was logged that the CRD has fields that we do not know.
+    unknown_field_logged: bool,
+}
+
+struct WatchedScope {
+    scope: Scope,
+    /// The targets that a list has shown so far, while it is read.
     listing: Option<HashSet<TargetId>>,
 }
 
 /// What must be done about a target.
-enum Due {
-    /// Declare it as it is in the catalog.
+enum PendingAction {
+    /// Declare it as it is in the store.
     Declare,
-    /// It cannot be used as it is: this answers for it, or nobody.
+    /// It cannot be used as it is declared. Scrapes of it are answered by this stand-in, if there is one.
     Refuse(Option<Arc<ParsedTarget>>),
 }
 
-impl Follower {
-    fn new(shared: Arc<Shared>, secrets: Arc<Secrets>, namespaces: Vec<Option<Arc<str>>>) -> Self {
-        let (known, health) = (Known::new(namespaces.len()), Health::new(namespaces.len()));
-        let scopes = namespaces.into_iter().map(|namespace| Scope { namespace, listing: None }).collect();
+impl Reconciler {
+    fn new(shared: Arc<Shared>, secrets: Arc<SecretCache>, scopes: Vec<Scope>) -> Self {
+        let (readiness, health) = (Readiness::new(scopes.len()), WatchHealth::new(scopes.len()));
         Self {
             shared,
             secrets,
-            scopes,
-            due: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            known,
+            scopes: scopes.into_iter().map(|scope| WatchedScope { scope, listing: None }).collect(),
+            pending: BTreeMap::new(),
+            awaiting_secrets: BTreeMap::new(),
+            readiness,
             health,
-            journal: Journal::default(),
-            told_of_newer: false,
+            change_log: ChangeLog::default(),
+            unknown_field_logged: false,
         }
     }
 
-    async fn run(mut self, mut reports: mpsc::Receiver<Report>, mut refusals: mpsc::Receiver<TargetId>) {
+    /// Runs until it is dropped. `rejected` are the targets whose server did not accept their credentials.
+    async fn run(mut self, mut events: mpsc::Receiver<TargetEvent>, mut rejected: mpsc::Receiver<TargetId>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let wake = self.wake();
+            let wake_at = self.wake_at();
             tokio::select! {
-                count = reports.recv_many(&mut batch, BATCH) => if count == 0 {
-                    return std::future::pending().await; // the watch is told to stop, and so are we
+                count = events.recv_many(&mut batch, BATCH) => if count == 0 {
+                    return std::future::pending().await; // the watches were told to stop, and so are we
                 },
-                () = self.secrets.changed().marked() => self.values_changed(),
-                Some(id) = refusals.recv() => self.secrets.refused(&id),
-                () = tokio::time::sleep_until(wake) => {}
+                () = self.secrets.changed() => self.declare_changed_secrets(),
+                Some(id) = rejected.recv() => self.secrets.credentials_rejected(&id),
+                () = tokio::time::sleep_until(wake_at) => {}
             }
-            for report in batch.drain(..) {
-                self.take(report);
+            for (scope, event) in batch.drain(..) {
+                self.handle(scope, event);
             }
-            self.lose_patience();
-            while self.declare() {
+            self.declare_overdue();
+            while self.reconcile_batch() {
                 tokio::task::yield_now().await; // scrapes come first
             }
-            if self.known.becomes(self.waiting.is_empty()) {
+            if self.readiness.becomes_known(self.awaiting_secrets.is_empty()) {
                 self.shared.pollers.set_known();
                 tracing::info!(targets = self.shared.catalog.ids().len(), "targets are known");
             }
-            self.journal.close(|| self.shared.catalog.ids().len());
+            self.change_log.close(|| self.shared.catalog.ids().len());
         }
     }
 
-    /// When to look around although nothing has happened.
-    fn wake(&self) -> Instant {
+    /// When the next deadline is, if nothing happens before.
+    fn wake_at(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
-        let patience = self.waiting.values().min().copied();
-        [patience, self.known.latest(), self.journal.closes()].into_iter().flatten().fold(far, Instant::min)
+        let secrets = self.awaiting_secrets.values().min().copied();
+        [secrets, self.readiness.deadline(), self.change_log.closes()].into_iter().flatten().fold(far, Instant::min)
     }
 
-    fn take(&mut self, Report { scope, news }: Report) {
-        match news {
-            News::Listing => self.listing(scope),
-            News::Page(page) => page.into_iter().for_each(|observed| self.shown(scope, observed)),
-            News::Listed => self.listed(scope),
-            News::Applied(observed) => self.shown(scope, *observed),
-            News::Deleted(id) => self.gone(&id),
-            News::Denied => self.known.denied(scope),
-            News::Failing(error) => {
-                self.health.failing(scope, &error, &self.shared.outage, self.shared.pollers.known());
+    fn handle(&mut self, scope: usize, event: WatchEvent<WatchedTarget>) {
+        match event {
+            WatchEvent::ListStarted => {
+                if let Some(scope) = self.scopes.get_mut(scope) {
+                    scope.listing = Some(HashSet::new());
+                }
             }
-            News::Works => self.health.works(scope, &self.shared.outage),
+            WatchEvent::ListPage(page) => {
+                page.into_iter()
+                    .filter_map(|WatchedTarget(parsed)| parsed)
+                    .for_each(|parsed| self.applied(scope, parsed));
+            }
+            WatchEvent::ListFinished => self.list_finished(scope),
+            WatchEvent::Applied(WatchedTarget(Some(parsed))) => self.applied(scope, parsed),
+            WatchEvent::Deleted(WatchedTarget(Some(parsed))) => self.deleted(&parsed.target.id),
+            WatchEvent::Applied(WatchedTarget(None)) | WatchEvent::Deleted(WatchedTarget(None)) => {}
+            WatchEvent::Denied => {
+                self.readiness.denied(scope);
+                self.health.works(scope, &self.shared.outage);
+            }
+            WatchEvent::Failed(error) => {
+                self.health.failed(scope, &error, &self.shared.outage, self.shared.pollers.known());
+            }
+            WatchEvent::Recovered => self.health.works(scope, &self.shared.outage),
         }
     }
 
-    fn listing(&mut self, scope: usize) {
-        if let Some(scope) = self.scopes.get_mut(scope) {
-            scope.listing = Some(HashSet::new());
+    /// Removes the targets that the list did not show.
+    fn list_finished(&mut self, index: usize) {
+        let Some(WatchedScope { scope, listing }) = self.scopes.get_mut(index) else { return };
+        let Some(listed) = listing.take() else { return };
+        let covers = |id: &TargetId| scope.as_ref().is_none_or(|namespace| *namespace == id.namespace);
+        let mut deleted = self.shared.catalog.ids();
+        deleted.retain(|id| covers(id) && !listed.contains(id));
+        self.shared.catalog.set_listed(scope.clone());
+        for id in &deleted {
+            self.deleted(id);
         }
-    }
-
-    fn listed(&mut self, index: usize) {
-        let Some(Scope { namespace, listing }) = self.scopes.get_mut(index) else { return };
-        let Some(shown) = listing.take() else { return };
-        let covers = |id: &TargetId| namespace.as_ref().is_none_or(|namespace| *namespace == id.namespace);
-        let mut gone = self.shared.catalog.ids();
-        gone.retain(|id| covers(id) && !shown.contains(id));
-        self.shared.catalog.set_listed(namespace.clone());
-        for id in &gone {
-            self.gone(id);
-        }
-        if self.known.listed(index) {
+        if self.readiness.listed(index) {
             self.count("relisted");
         }
-        tracing::debug!(shown = shown.len(), gone = gone.len(), "the list of ScrapeTargets is read");
+        tracing::debug!(listed = listed.len(), deleted = deleted.len(), "ScrapeTargets are listed");
     }
 
-    /// An object is there. What differs from what was known of it decides who must look at it.
-    fn shown(&mut self, scope: usize, Observed { mut object, stand_in, unknown }: Observed) {
-        let id = object.id.clone();
-        if let Some(field) = unknown.filter(|_| !std::mem::replace(&mut self.told_of_newer, true)) {
-            tracing::warn!(target = %id, field, "the CRD in the cluster is newer than this program: what this does not know is ignored");
+    /// An object exists. What has changed of it decides what must be done about it.
+    fn applied(&mut self, scope: usize, parsed: ConvertedTarget) {
+        let ConvertedTarget { mut target, stand_in, unknown_field } = parsed;
+        let id = target.id.clone();
+        if let Some(field) = unknown_field.filter(|_| !std::mem::replace(&mut self.unknown_field_logged, true)) {
+            tracing::warn!(target = %id, field, "the CRD in the cluster is newer than this program: fields that it does not know are ignored");
         }
-        if let Some(shown) = self.scopes.get_mut(scope).and_then(|scope| scope.listing.as_mut()) {
-            shown.insert(id.clone());
+        if let Some(listed) = self.scopes.get_mut(scope).and_then(|scope| scope.listing.as_mut()) {
+            listed.insert(id.clone());
         }
         let mut before = self.shared.catalog.get(&id).map(|record| record.object);
-        if before.as_ref().is_some_and(|before| before.uid != object.uid) {
-            self.gone(&id); // another one of the same name: nothing of the first is its own
+        if before.as_ref().is_some_and(|before| before.uid != target.uid) {
+            self.deleted(&id); // another object of the same name: nothing that is known about the first holds for it
             before = None;
         }
         if let Some(before) = &before
-            && before.declaration == object.declaration
+            && before.declaration == target.declaration
         {
-            if before.resource_version == object.resource_version {
+            if before.resource_version == target.resource_version {
                 return;
             }
-            // The pollers hold this one already.
-            object.declaration.clone_from(&before.declaration);
-            let news = before.generation != object.generation || before.status != object.status;
-            self.shared.catalog.put(Arc::new(object));
-            self.saw("status", &id);
-            if news {
-                self.shared.statuses.mark([id]);
+            // The pollers share this allocation already.
+            target.declaration.clone_from(&before.declaration);
+            let has_changed = before.generation != target.generation || before.status != target.status;
+            self.shared.catalog.put(Arc::new(target));
+            self.count_event("status", &id);
+            if has_changed {
+                self.shared.statuses.add(id);
             }
             return;
         }
-        let due = if let Ok(declaration) = &object.declaration {
-            self.secrets.want(&id, &declaration.spec);
-            self.saw("applied", &id);
-            Due::Declare
+        let action = if let Ok(declaration) = &target.declaration {
+            self.secrets.set_references(&id, &declaration.spec);
+            self.count_event("applied", &id);
+            PendingAction::Declare
         } else {
-            self.secrets.forget(&id);
-            self.waiting.remove(&id);
-            self.saw("malformed", &id);
-            Due::Refuse(stand_in)
+            self.secrets.remove_target(&id);
+            self.awaiting_secrets.remove(&id);
+            self.count_event("malformed", &id);
+            PendingAction::Refuse(stand_in)
         };
-        if self.known.is_known() {
-            self.journal.note(&id, if before.is_none() { Event::Added } else { Event::Changed });
+        if self.readiness.is_known() {
+            let change = if before.is_none() { TargetChange::Added } else { TargetChange::Changed };
+            self.change_log.note(&id, change);
         }
-        self.shared.catalog.put(Arc::new(object));
-        self.due.insert(id, due);
+        self.shared.catalog.put(Arc::new(target));
+        self.pending.insert(id, action);
     }
 
-    /// An object is gone: nothing of it is left at once.
-    fn gone(&mut self, id: &TargetId) {
-        self.due.remove(id);
-        self.waiting.remove(id);
-        self.secrets.forget(id);
+    /// An object does not exist any more: its poller is removed at once.
+    fn deleted(&mut self, id: &TargetId) {
+        self.pending.remove(id);
+        self.awaiting_secrets.remove(id);
+        self.secrets.remove_target(id);
         if self.shared.catalog.remove(id).is_some() {
             self.shared.pollers.remove(id);
-            self.shared.statuses.mark([id.clone()]);
-            self.shared.monitors.mark([id.clone()]);
-            self.journal.note(id, Event::Removed);
-            self.saw("deleted", id);
+            self.shared.statuses.add(id.clone());
+            self.shared.enqueue_monitors([id.clone()]);
+            self.change_log.note(id, TargetChange::Removed);
+            self.count_event("deleted", id);
         }
     }
 
-    /// Values that targets refer to were read, or have changed.
-    fn values_changed(&mut self) {
-        for id in self.secrets.changed().take(BATCH) {
-            self.due.entry(id).or_insert(Due::Declare);
+    /// Declares targets whose Secrets were read for the first time, or have changed.
+    fn declare_changed_secrets(&mut self) {
+        for id in self.secrets.take_changed() {
+            self.pending.entry(id).or_insert(PendingAction::Declare);
         }
     }
 
-    /// Targets that have waited long enough are declared as they are.
-    fn lose_patience(&mut self) {
+    /// Declares targets that have waited for their Secrets long enough.
+    fn declare_overdue(&mut self) {
         let now = Instant::now();
-        for (id, _) in self.waiting.iter().filter(|(_, until)| **until <= now) {
-            self.due.entry(id.clone()).or_insert(Due::Declare);
+        for (id, _) in self.awaiting_secrets.iter().filter(|(_, deadline)| **deadline <= now) {
+            self.pending.entry(id.clone()).or_insert(PendingAction::Declare);
         }
     }
 
-    /// Gives the pollers what is due, in one step. Returns whether some is left.
-    fn declare(&mut self) -> bool {
+    /// Does what is pending about a batch of targets, and hands them to the pollers in one step. Returns whether more is pending.
+    fn reconcile_batch(&mut self) -> bool {
         let mut targets = Vec::new();
-        let mut verdicts = Vec::new();
+        let mut reconciled = Vec::new();
         for _ in 0..BATCH {
-            let Some((id, due)) = self.due.pop_first() else { break };
+            let Some((id, action)) = self.pending.pop_first() else { break };
             let Some(record) = self.shared.catalog.get(&id) else { continue };
-            let problem = match (&record.object.declaration, due) {
-                (Ok(declaration), Due::Declare) => {
-                    if !self.is_ready(&id) {
+            let problem = match (&record.object.declaration, action) {
+                (Ok(declaration), PendingAction::Declare) => {
+                    if self.must_wait_for_secrets(&id) {
                         continue;
                     }
                     let target = Target::resolve(id.clone(), Arc::clone(declaration), &*self.secrets);
@@ -264,42 +310,41 @@ impl Follower {
                     targets.push(target);
                     problem
                 }
-                (Err(problem), Due::Refuse(stand_in)) => {
+                (Err(problem), PendingAction::Refuse(stand_in)) => {
                     if let Some(stand_in) = stand_in {
                         let target = Target::resolve(id.clone(), stand_in, &*self.secrets);
                         targets.push(Target { problem: Some(problem.clone()), ..target });
                     } else {
                         self.shared.pollers.remove(&id);
-                        self.journal.note(&id, Event::Refused(problem));
+                        self.change_log.note(&id, TargetChange::Refused(problem));
                     }
                     Some(problem.clone())
                 }
-                _ => continue, // a value came for what cannot use it any more
+                _ => continue, // a Secret was read for a target that cannot be used any more
             };
-            verdicts.push((id, problem));
+            reconciled.push((id, problem));
         }
-        if !verdicts.is_empty() {
+        if !reconciled.is_empty() {
             self.shared.pollers.apply(targets);
-            self.judged(verdicts);
+            self.publish(reconciled);
         }
-        !self.due.is_empty()
+        !self.pending.is_empty()
     }
 
-    /// Whether a target can be declared: its Secrets are read, or have been waited for.
-    fn is_ready(&mut self, id: &TargetId) -> bool {
+    fn must_wait_for_secrets(&mut self, id: &TargetId) -> bool {
         let now = Instant::now();
-        let ready =
-            self.secrets.settled(id) || *self.waiting.entry(id.clone()).or_insert_with(|| now + PATIENCE) <= now;
-        if ready {
-            self.waiting.remove(id);
+        let mut deadline = || *self.awaiting_secrets.entry(id.clone()).or_insert_with(|| now + SECRETS_TIMEOUT);
+        let must_wait = !self.secrets.is_read(id) && deadline() > now;
+        if !must_wait {
+            self.awaiting_secrets.remove(id);
         }
-        ready
+        must_wait
     }
 
-    /// Notes what the pollers were given, and tells those who write.
-    fn judged(&mut self, verdicts: Vec<(TargetId, Option<Problem>)>) {
-        let mut ids = Vec::with_capacity(verdicts.len());
-        for (id, problem) in verdicts {
+    /// Notes whether the targets were accepted, and marks them for the writers.
+    fn publish(&self, reconciled: Vec<(TargetId, Option<Problem>)>) {
+        let mut ids = Vec::with_capacity(reconciled.len());
+        for (id, problem) in reconciled {
             let outcome = if problem.is_none() { "success" } else { "failure" };
             self.shared.metrics.reconciles.with_label_values(&[outcome]).inc();
             let error = problem.as_ref().map(|problem| problem.message.as_str());
@@ -307,13 +352,13 @@ impl Follower {
             self.shared.catalog.put_accepted(&id, problem.map_or(Ok(()), Err));
             ids.push(id);
         }
-        self.shared.statuses.mark(ids.iter().cloned());
-        self.shared.monitors.mark(ids);
+        self.shared.statuses.add_all(ids.iter().cloned());
+        self.shared.enqueue_monitors(ids);
     }
 
-    fn saw(&self, event: &str, id: &TargetId) {
+    fn count_event(&self, event: &str, id: &TargetId) {
         self.count(event);
-        tracing::debug!(target = %id, event, "the watch tells of a ScrapeTarget");
+        tracing::debug!(target = %id, event, "watch event of a ScrapeTarget");
     }
 
     fn count(&self, event: &str) {

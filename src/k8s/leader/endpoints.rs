@@ -1,87 +1,108 @@
-//! The Endpoints that make the leader the only one behind the Service that Prometheus scrapes: the older of two forms, which the
-//! Prometheus Operator still reads by default. The newer one is in [`super::endpoint_slice`].
+//! The Endpoints and the slice that make the leader the only endpoint of the Service that Prometheus scrapes.
 //!
-//! They stay when the lead is lost: the next leader writes its own address over ours, and no scrape falls between the two.
+//! Both are written, since the Prometheus Operator still reads the Endpoints by default, and kube-proxy and newer discovery read the slice.
+//! Where the slice cannot be written, Kubernetes mirrors the Endpoints, so that there is always exactly one slice. Neither is removed when
+//! the lead is lost: the next leader writes its own address over ours, and no scrape falls between the two.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice};
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::super::Shared;
-use super::super::access::{ApiError, BELIEVED_DENIALS, Rule};
-use super::super::labels;
-use super::super::settings::Settings;
 use super::Leadership;
-use super::follow::{DENIED_RETRY, Look, follow};
+use crate::k8s::client::{ApiError, BELIEVED_DENIALS, PolicyRule};
+use crate::k8s::watch::{DENIED_RETRY, ObjectEvent, WatchedObject, watch_object};
+use crate::k8s::{Settings, Shared, labels};
 
-/// The port that ServiceMonitors name.
-pub(super) const PORT: &str = "http";
-
-/// On Endpoints that Kubernetes must not mirror, since the slice is there already.
+/// The name of the port, to which ServiceMonitors refer.
+const PORT: &str = "http";
+/// On Endpoints that Kubernetes must not mirror, since we write the slice.
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
+/// On a slice: the name of its Service.
+const SERVICE: &str = "kubernetes.io/service-name";
+/// On a slice: who writes it. The controllers of Kubernetes only touch slices with their own names.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
-/// A watch is ended by the server, or given up by the client, before this: only one that died without a word is begun anew by a list.
+/// The watch shows no change for long. Endpoints that were not heard of for this time are read again.
 const SILENCE: Duration = Duration::from_mins(5);
-/// Between two writes. It doubles while somebody else writes them too, so that no fight is fast.
-const GAP: Duration = Duration::from_secs(1);
-const LONGEST_GAP: Duration = Duration::from_secs(30);
-/// From this gap on it is a fight, which somebody must end.
-const FIGHT: Duration = Duration::from_secs(8);
+/// The interval between two writes, which doubles while somebody else writes the object too.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
+/// At this interval it is logged that somebody else writes the object too.
+const CONFLICT_INTERVAL: Duration = Duration::from_secs(8);
 /// After a write that failed but may succeed next time.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Writes `address` into the Endpoints whenever this replica leads, until told to stop. `sliced`: whether the slice is written as well.
-pub(super) async fn run(
+/// Writes `address` into the Endpoints while this replica leads, until it is told to stop. `has_slice`: whether the slice is written.
+pub(super) async fn keep_endpoints(
     shared: Arc<Shared>,
     address: SocketAddr,
     mut leadership: Leadership,
-    mut sliced: watch::Receiver<bool>,
+    mut has_slice: watch::Receiver<bool>,
     stop: CancellationToken,
 ) -> &'static str {
-    let is_sliced = *sliced.borrow_and_update();
-    let wanted = |is_sliced| wanted(&shared.settings, address, is_sliced);
-    let mut writer = Writer::new(&shared, wanted(is_sliced), leadership.clone(), &|_| {});
+    let mut writer = EndpointsWriter::new(&shared, leadership.clone(), &|_| {});
+    let work = async {
+        loop {
+            let desired = desired_endpoints(&shared.settings, address, *has_slice.borrow_and_update());
+            leadership.granted().await;
+            tokio::select! {
+                () = leadership.lost() => {}
+                () = writer.keep(&desired) => {}
+                Ok(()) = has_slice.changed() => {}
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+    "the writer of Endpoints"
+}
+
+/// Writes `address` into the slice while this replica leads, until it is told to stop. `written` is told whether it is there.
+pub(super) async fn keep_slice(
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    mut leadership: Leadership,
+    written: watch::Sender<bool>,
+    stop: CancellationToken,
+) -> &'static str {
+    let report = |is_written: bool| {
+        written.send_if_modified(|before| std::mem::replace(before, is_written) != is_written);
+    };
+    let mut writer = EndpointsWriter::new(&shared, leadership.clone(), &report);
+    let desired = desired_slice(&shared.settings, address);
     let work = async {
         loop {
             leadership.granted().await;
             tokio::select! {
                 () = leadership.lost() => {}
-                () = writer.keep() => {}
-                Ok(()) = sliced.changed() => {}
+                () = writer.keep(&desired) => {}
             }
-            let is_sliced = *sliced.borrow_and_update();
-            writer.wanted = wanted(is_sliced);
         }
     };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
-    }
-    "the writer of Endpoints"
+    stop.run_until_cancelled(work).await;
+    "the writer of the EndpointSlice"
 }
 
-/// The labels of both forms.
-pub(super) fn labelled(settings: &Settings) -> BTreeMap<String, String> {
+/// The labels of both objects.
+fn common_labels(settings: &Settings) -> BTreeMap<String, String> {
     let labels = labels::of_release(settings).into_iter().chain([(labels::PROBE, settings.release.as_str())]);
     labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// What they must be.
-fn wanted(settings: &Settings, address: SocketAddr, is_sliced: bool) -> Endpoints {
-    let mut labels = labelled(settings);
-    if is_sliced {
+fn desired_endpoints(settings: &Settings, address: SocketAddr, has_slice: bool) -> Endpoints {
+    let mut labels = common_labels(settings);
+    if has_slice {
         labels.insert(SKIP_MIRROR.to_owned(), "true".to_owned());
     }
     let port = EndpointPort {
@@ -93,163 +114,185 @@ fn wanted(settings: &Settings, address: SocketAddr, is_sliced: bool) -> Endpoint
     let address = EndpointAddress { ip: address.ip().to_string(), ..EndpointAddress::default() };
     let subset =
         EndpointSubset { addresses: Some(vec![address]), ports: Some(vec![port]), ..EndpointSubset::default() };
-    Endpoints {
-        metadata: ObjectMeta {
-            name: Some(settings.discovery.service.clone()),
-            namespace: Some(settings.namespace.clone()),
-            labels: Some(labels),
-            ..ObjectMeta::default()
-        },
-        subsets: Some(vec![subset]),
+    Endpoints { metadata: metadata(settings, labels), subsets: Some(vec![subset]) }
+}
+
+fn desired_slice(settings: &Settings, address: SocketAddr) -> EndpointSlice {
+    let mut labels = common_labels(settings);
+    labels.insert(SERVICE.to_owned(), settings.discovery.service.clone());
+    labels.insert(MANAGED_BY.to_owned(), labels::MANAGER.to_owned());
+    let conditions = EndpointConditions { ready: Some(true), serving: Some(true), terminating: Some(false) };
+    let port = SlicePort {
+        name: Some(PORT.to_owned()),
+        port: Some(address.port().into()),
+        protocol: Some("TCP".to_owned()),
+        ..SlicePort::default()
+    };
+    EndpointSlice {
+        metadata: metadata(settings, labels),
+        address_type: if address.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned(),
+        endpoints: vec![Endpoint {
+            addresses: vec![address.ip().to_string()],
+            conditions: Some(conditions),
+            ..Endpoint::default()
+        }],
+        ports: Some(vec![port]),
     }
 }
 
-/// One of the two forms in which Kubernetes is told what is behind a Service.
-pub(super) trait Form:
-    kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + k8s_openapi::Resource
-    + Clone
-    + Debug
-    + DeserializeOwned
-    + Serialize
-    + Send
-    + Sync
-    + 'static
-{
-    /// Whether the same addresses are behind the Service.
-    fn leads_where(&self, wanted: &Self) -> bool;
+/// Both objects have the name of the Service. The slices that Kubernetes creates have a suffix.
+fn metadata(settings: &Settings, labels: BTreeMap<String, String>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(settings.discovery.service.clone()),
+        namespace: Some(settings.namespace.clone()),
+        labels: Some(labels),
+        ..ObjectMeta::default()
+    }
 }
 
-impl Form for Endpoints {
-    fn leads_where(&self, wanted: &Self) -> bool {
-        self.subsets == wanted.subsets
+/// One of the two objects.
+trait ServiceEndpoints:
+    kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + k8s_openapi::Resource
+    + WatchedObject
+    + Serialize
+    + Sync
+{
+    /// Whether the Service has the same endpoints.
+    fn has_same_endpoints(&self, desired: &Self) -> bool;
+}
+
+impl ServiceEndpoints for Endpoints {
+    fn has_same_endpoints(&self, desired: &Self) -> bool {
+        self.subsets == desired.subsets
+    }
+}
+
+impl ServiceEndpoints for EndpointSlice {
+    fn has_same_endpoints(&self, desired: &Self) -> bool {
+        (&self.address_type, &self.endpoints, &self.ports)
+            == (&desired.address_type, &desired.endpoints, &desired.ports)
     }
 }
 
 /// Whether nothing of ours is missing or different. Others may add labels and annotations, but no address.
-pub(super) fn is_as_wanted<K: Form>(seen: &K, wanted: &K) -> bool {
+fn is_as_desired<K: ServiceEndpoints>(observed: &K, desired: &K) -> bool {
     let label = |of: &K, key: &str| of.meta().labels.as_ref().and_then(|labels| labels.get(key)).cloned();
-    let ours = wanted.meta().labels.iter().flatten().map(|(key, _)| key.as_str()).chain([SKIP_MIRROR]);
-    seen.leads_where(wanted) && ours.into_iter().all(|key| label(seen, key) == label(wanted, key))
+    let ours = desired.meta().labels.iter().flatten().map(|(key, _)| key.as_str()).chain([SKIP_MIRROR]);
+    observed.has_same_endpoints(desired) && ours.into_iter().all(|key| label(observed, key) == label(desired, key))
 }
 
-/// What is known about the Endpoints.
+/// What the watch says about the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    Right,
+enum EndpointsState {
+    Correct,
     Wrong,
-    /// We may not look. They are written blindly: an apply that changes nothing is no write.
-    Unseen,
+    /// It may not be read. It is written all the same: an apply that changes nothing is no write.
+    Unreadable,
 }
 
-/// Keeps one form while we lead.
-pub(super) struct Writer<'a, K> {
+/// Keeps one of the two objects as desired while we lead.
+struct EndpointsWriter<'a> {
     shared: &'a Shared,
-    wanted: K,
     leadership: Leadership,
-    /// Told whether it is written, or why ever not taken.
-    tell: &'a (dyn Fn(bool) + Send + Sync),
-    gap: Duration,
+    /// Told whether the object is as desired, or cannot be written.
+    report: &'a (dyn Fn(bool) + Send + Sync),
+    interval: Duration,
     /// Denials in a row.
     denials: u32,
-    /// Why the API server did not take them, once that is told.
-    refused: Option<String>,
+    /// The last refusal of the API server that was logged.
+    refusal: Option<String>,
 }
 
-impl<'a, K: Form> Writer<'a, K> {
-    pub(super) fn new(
-        shared: &'a Shared,
-        wanted: K,
-        leadership: Leadership,
-        tell: &'a (dyn Fn(bool) + Send + Sync),
-    ) -> Self {
-        Self { shared, wanted, leadership, tell, gap: GAP, denials: 0, refused: None }
+impl<'a> EndpointsWriter<'a> {
+    fn new(shared: &'a Shared, leadership: Leadership, report: &'a (dyn Fn(bool) + Send + Sync)) -> Self {
+        Self { shared, leadership, report, interval: SHORTEST_INTERVAL, denials: 0, refusal: None }
     }
 
-    /// Puts it right whenever it is not, until it is dropped.
-    pub(super) async fn keep(&mut self) {
-        // The write with which a term begins goes over the address of the one who led before, and is no fight.
-        self.gap = GAP;
-        let (found, looks) = watch::channel(Found::Right);
+    /// Writes the object whenever it is not as desired, until it is dropped.
+    async fn keep<K: ServiceEndpoints>(&mut self, desired: &K) {
+        // The first write of a term replaces the address of the former leader, which is no conflict.
+        self.interval = SHORTEST_INTERVAL;
+        let (state, states) = watch::channel(EndpointsState::Correct);
         let Settings { namespace, discovery, .. } = &self.shared.settings;
-        let (wanted, tell) = (self.wanted.clone(), self.tell);
-        let show = |look: Look<K>| match look {
-            Look::Seen(seen) => {
-                let right = seen.is_some_and(|seen| is_as_wanted(&seen, &wanted));
-                if right {
-                    tell(true);
+        let report = self.report;
+        let observe = async |event| match event {
+            ObjectEvent::Observed(observed) => {
+                let is_correct = observed.is_some_and(|observed: K| is_as_desired(&observed, desired));
+                if is_correct {
+                    report(true);
                 }
-                found.send_replace(if right { Found::Right } else { Found::Wrong });
+                state.send_replace(if is_correct { EndpointsState::Correct } else { EndpointsState::Wrong });
             }
-            Look::Denied => {
-                found.send_replace(Found::Unseen);
+            ObjectEvent::Denied => {
+                state.send_replace(EndpointsState::Unreadable);
             }
-            // What was seen last holds until more is known.
-            Look::Away(_) => {}
+            // What was observed last holds until more is known.
+            ObjectEvent::Failed(_) => {}
         };
         tokio::select! {
-            _ = follow(&self.shared.cluster, namespace, &discovery.service, SILENCE, show) => {}
-            () = self.correct(looks) => {}
+            () = watch_object(&self.shared.cluster, namespace, &discovery.service, SILENCE).for_each(observe) => {}
+            () = self.correct(desired, states) => {}
         }
     }
 
-    async fn correct(&mut self, mut looks: watch::Receiver<Found>) {
-        let mut quiet = Instant::now();
+    async fn correct<K: ServiceEndpoints>(&mut self, desired: &K, mut states: watch::Receiver<EndpointsState>) {
+        let mut last_write = Instant::now();
         loop {
-            let found = *looks.borrow_and_update();
-            if found == Found::Right {
-                if looks.changed().await.is_err() {
+            let state = *states.borrow_and_update();
+            if state == EndpointsState::Correct {
+                if states.changed().await.is_err() {
                     return;
                 }
                 continue;
             }
-            if quiet.elapsed() > LONGEST_GAP {
-                self.gap = GAP;
+            if last_write.elapsed() > LONGEST_INTERVAL {
+                self.interval = SHORTEST_INTERVAL;
             }
-            sleep(self.write(found).await).await;
-            quiet = Instant::now();
+            sleep(self.write(desired, state).await).await;
+            last_write = Instant::now();
         }
     }
 
-    /// Writes once. Returns how long to wait before the next time.
-    async fn write(&mut self, found: Found) -> Duration {
+    /// Writes once. Returns how long to wait before the next write.
+    async fn write<K: ServiceEndpoints>(&mut self, desired: &K, state: EndpointsState) -> Duration {
         let Settings { namespace, discovery, .. } = &self.shared.settings;
         let api = Api::<K>::namespaced(self.shared.cluster.client(), namespace);
-        let (how, patch) = (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(&self.wanted));
-        self.shared.pace.turn().await;
+        let (params, patch) = (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(desired));
+        self.shared.write_limiter.acquire().await;
         if !self.leadership.may_write() {
             return RETRY;
         }
-        let rule = Rule::new("patch", K::GROUP, K::URL_PATH_SEGMENT, Some(namespace));
-        let written = api.patch(&discovery.service, &how, &patch);
+        let rule = PolicyRule::new("patch", K::GROUP, K::URL_PATH_SEGMENT, Some(namespace));
+        let written = api.patch(&discovery.service, &params, &patch);
         match self.shared.cluster.call(rule, written).await {
             Ok(_) => {
                 tracing::debug!(endpoints = discovery.service, "{} written", K::KIND);
-                (self.tell)(true);
-                self.refused = None;
+                (self.report)(true);
+                self.refusal = None;
                 self.denials = 0;
-                if found == Found::Unseen {
+                if state == EndpointsState::Unreadable {
                     return DENIED_RETRY;
                 }
-                let gap = self.gap;
-                self.gap = (gap * 2).min(LONGEST_GAP);
-                if gap == FIGHT {
+                let interval = self.interval;
+                self.interval = (interval * 2).min(LONGEST_INTERVAL);
+                if interval == CONFLICT_INTERVAL {
                     tracing::warn!(
                         endpoints = discovery.service,
                         "somebody else writes the {} too: a Service of this name with a selector, or another release",
                         K::KIND
                     );
                 }
-                gap
+                interval
             }
             Err(ApiError::Forbidden(_)) => {
-                (self.tell)(false);
+                (self.report)(false);
                 self.denials += 1;
                 if self.denials < BELIEVED_DENIALS { RETRY } else { DENIED_RETRY }
             }
             Err(ApiError::Refused(error)) => {
-                (self.tell)(false);
-                if self.refused.as_ref() != Some(&error) {
+                (self.report)(false);
+                if self.refusal.as_ref() != Some(&error) {
                     tracing::warn!(
                         endpoints = discovery.service,
                         error,
@@ -257,7 +300,7 @@ impl<'a, K: Form> Writer<'a, K> {
                          replica, not loopback",
                         K::KIND
                     );
-                    self.refused = Some(error);
+                    self.refusal = Some(error);
                 }
                 DENIED_RETRY
             }
@@ -273,44 +316,67 @@ impl<'a, K: Form> Writer<'a, K> {
 mod tests {
     use super::*;
 
-    fn seen() -> Endpoints {
-        let mut seen = desired();
-        seen.metadata.resource_version = Some("7".to_owned());
-        seen.metadata.labels.as_mut().unwrap().insert("team".to_owned(), "media".to_owned());
-        seen
+    fn observed() -> Endpoints {
+        let mut observed = desired();
+        observed.metadata.resource_version = Some("7".to_owned());
+        observed.metadata.labels.as_mut().unwrap().insert("team".to_owned(), "media".to_owned());
+        observed
     }
 
     fn desired() -> Endpoints {
         let settings = crate::k8s::leader::tests::settings();
-        wanted(&settings, "10.0.0.7:9850".parse().unwrap(), true)
+        desired_endpoints(&settings, "10.0.0.7:9850".parse().unwrap(), true)
     }
 
     #[test]
-    fn what_others_add_beside_ours_is_left_alone() {
-        assert!(is_as_wanted(&seen(), &desired()));
+    fn what_others_add_to_ours_is_left_alone() {
+        assert!(is_as_desired(&observed(), &desired()));
     }
 
     #[test]
-    fn a_missing_label_and_any_other_address_are_put_right() {
-        let mut unlabelled = seen();
+    fn a_missing_label_and_any_other_address_are_corrected() {
+        let mut unlabelled = observed();
         unlabelled.metadata.labels.as_mut().unwrap().remove(labels::PROBE);
-        assert!(!is_as_wanted(&unlabelled, &desired()));
+        assert!(!is_as_desired(&unlabelled, &desired()));
 
-        let mut more = seen();
+        let mut more = observed();
         let addresses = more.subsets.as_mut().unwrap()[0].addresses.as_mut().unwrap();
         addresses.push(EndpointAddress { ip: "10.0.0.8".to_owned(), ..EndpointAddress::default() });
-        assert!(!is_as_wanted(&more, &desired()));
+        assert!(!is_as_desired(&more, &desired()));
 
-        let none = Endpoints { subsets: None, ..seen() };
-        assert!(!is_as_wanted(&none, &desired()));
+        let none = Endpoints { subsets: None, ..observed() };
+        assert!(!is_as_desired(&none, &desired()));
     }
 
     #[test]
     fn kubernetes_mirrors_them_exactly_where_there_is_no_slice_of_ours() {
         let settings = crate::k8s::leader::tests::settings();
-        let alone = wanted(&settings, "10.0.0.7:9850".parse().unwrap(), false);
+        let alone = desired_endpoints(&settings, "10.0.0.7:9850".parse().unwrap(), false);
         assert!(!alone.metadata.labels.as_ref().unwrap().contains_key(SKIP_MIRROR));
         assert_eq!(desired().metadata.labels.unwrap()[SKIP_MIRROR], "true");
-        assert!(!is_as_wanted(&alone, &desired()) && !is_as_wanted(&desired(), &alone));
+        assert!(!is_as_desired(&alone, &desired()) && !is_as_desired(&desired(), &alone));
+    }
+
+    fn slice(address: &str) -> EndpointSlice {
+        desired_slice(&crate::k8s::leader::tests::settings(), address.parse().unwrap())
+    }
+
+    #[test]
+    fn the_slice_belongs_to_the_service_and_to_no_controller_of_kubernetes() {
+        let slice = slice("[fd00::7]:9850");
+        let labels = slice.metadata.labels.as_ref().unwrap();
+        assert_eq!([&labels[SERVICE], &labels[MANAGED_BY]], ["st-probe", "scrapetarget-exporter"]);
+        assert_eq!((slice.address_type.as_str(), &*slice.endpoints[0].addresses[0]), ("IPv6", "fd00::7"));
+    }
+
+    #[test]
+    fn another_address_or_owner_of_the_slice_is_corrected_and_what_others_add_is_left_alone() {
+        let desired = slice("10.0.0.7:9850");
+        let mut observed = desired.clone();
+        observed.metadata.labels.as_mut().unwrap().insert("team".to_owned(), "media".to_owned());
+        assert!(is_as_desired(&observed, &desired));
+        assert!(!is_as_desired(&slice("10.0.0.8:9850"), &desired));
+        observed.metadata.labels.as_mut().unwrap().insert(MANAGED_BY.to_owned(), "somebody".to_owned());
+        assert!(!is_as_desired(&observed, &desired));
     }
 }

@@ -1,11 +1,12 @@
-//! The Lease as the API server shows it. Only this counts: what we believe to have written may be lost, late, or overtaken.
+//! The Lease as the API server shows it, which is all that counts: a write of our own may be lost, late, or overtaken.
 //!
-//! Nothing here reads a clock of another machine. How long a Lease is still good follows from when we saw its record change, on our own
-//! clock that never jumps; the times that stand in it are only something that differs after each renewal.
+//! The clock of another machine is never read. How long a Lease is valid is counted from when its record was observed to change, on our own
+//! monotonic clock, as client-go does; the times in the record only differ from one renewal to the next.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -13,185 +14,186 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::super::Shared;
-use super::super::outage::Part;
-use super::follow::{Look, follow};
+use crate::k8s::outage::Part;
+use crate::k8s::watch::{ObjectEvent, watch_object};
+use crate::k8s::{Settings, Shared};
 
-/// No Lease can be set to be good for longer. One that says so was edited, and would keep everybody from leading if its holder is gone.
-pub(in super::super) const LONGEST: Duration = Duration::from_mins(5);
+/// The longest duration that can be configured. A Lease with a longer one was edited, and would keep every replica from leading after its
+/// holder has died.
+pub(in crate::k8s) const LONGEST_LEASE: Duration = Duration::from_mins(5);
 
-/// The Lease at a moment.
+/// The record of the Lease.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Record {
+pub(super) struct LeaseRecord {
     pub(super) spec: LeaseSpec,
-    /// For a write that must meet it unchanged.
+    /// The resource version, for a write that fails if the record has changed.
     pub(super) version: Option<String>,
-    /// When we first saw this spec.
+    /// When this spec was first observed.
     pub(super) since: Instant,
 }
 
-impl Record {
-    /// What is seen now, after `before`. Who writes labels or annotations renews nothing.
+impl LeaseRecord {
+    /// The record after `before`. A change of labels or annotations is no renewal.
     pub(super) fn next(lease: Lease, before: Option<&Self>, now: Instant) -> Self {
         let spec = lease.spec.unwrap_or_default();
         let same = before.filter(|before| before.spec == spec);
         Self { since: same.map_or(now, |before| before.since), version: lease.metadata.resource_version, spec }
     }
 
-    /// Who holds it.
     pub(super) fn holder(&self) -> Option<&str> {
         self.spec.holder_identity.as_deref().filter(|holder| !holder.is_empty())
     }
 
-    /// How long it is good after each renewal. One that was never renewed is not held by anybody who lives.
+    /// How long it is valid after each renewal. A Lease that was never renewed is not valid.
     pub(super) fn duration(&self) -> Duration {
         let seconds = self.spec.lease_duration_seconds.filter(|_| self.spec.renew_time.is_some());
         let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
-        Duration::from_secs(seconds).min(LONGEST)
+        Duration::from_secs(seconds).min(LONGEST_LEASE)
     }
 
-    /// When others may take it.
+    /// When others may acquire it.
     pub(super) fn ends(&self) -> Instant {
         self.since + self.duration()
     }
 }
 
-/// What is seen.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Sight {
+/// What is known of the Lease.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum ObservedLease {
     /// Nothing yet.
+    #[default]
     Unknown,
-    /// We may not look, and never could.
-    Hidden,
-    /// There is none, since then.
+    /// It may not be read, and was never read before.
+    Denied,
+    /// It does not exist, since then.
     Absent(Instant),
-    /// There is one.
-    There(Record),
+    /// It exists.
+    Present(LeaseRecord),
 }
 
-impl Sight {
-    /// What is seen now, after this.
+impl ObservedLease {
+    /// What is known after the API server has shown `lease`.
     pub(super) fn next(&self, lease: Option<Lease>, now: Instant) -> Self {
         match (self, lease) {
-            (Self::There(before), Some(lease)) => Self::There(Record::next(lease, Some(before), now)),
-            (_, Some(lease)) => Self::There(Record::next(lease, None, now)),
+            (Self::Present(before), Some(lease)) => Self::Present(LeaseRecord::next(lease, Some(before), now)),
+            (_, Some(lease)) => Self::Present(LeaseRecord::next(lease, None, now)),
             (Self::Absent(since), None) => Self::Absent(*since),
             (_, None) => Self::Absent(now),
         }
     }
 
     /// The record, if somebody holds the Lease.
-    pub(super) fn held(&self) -> Option<&Record> {
+    pub(super) fn held(&self) -> Option<&LeaseRecord> {
         match self {
-            Self::There(record) if record.holder().is_some() => Some(record),
+            Self::Present(record) if record.holder().is_some() => Some(record),
             _ => None,
         }
     }
 
-    pub(super) fn is_held_by(&self, me: &str) -> bool {
-        self.held().and_then(Record::holder) == Some(me)
+    pub(super) fn is_held_by(&self, identity: &str) -> bool {
+        self.held().and_then(LeaseRecord::holder) == Some(identity)
     }
 }
 
-/// What the Lease says after `before`, once `me` has taken or renewed it.
-pub(super) fn renewed(before: Option<&LeaseSpec>, me: &str, timing: &Timing) -> LeaseSpec {
+/// The record that follows `before` when `identity` acquires or renews the Lease.
+pub(super) fn renewed(before: Option<&LeaseSpec>, identity: &str, timing: &LeaseTiming) -> LeaseSpec {
     let now = Some(MicroTime(Timestamp::now()));
     let holder = |spec: &LeaseSpec| spec.holder_identity.clone().filter(|holder| !holder.is_empty());
-    let was_mine = before.is_some_and(|spec| holder(spec).as_deref() == Some(me));
+    let is_renewal = before.is_some_and(|spec| holder(spec).as_deref() == Some(identity));
     let transitions = before.map_or(0, |spec| spec.lease_transitions.unwrap_or_default());
     LeaseSpec {
-        holder_identity: Some(me.to_owned()),
+        holder_identity: Some(identity.to_owned()),
         lease_duration_seconds: i32::try_from(timing.duration.as_secs()).ok(),
-        acquire_time: before.filter(|_| was_mine).and_then(|spec| spec.acquire_time.clone()).or_else(|| now.clone()),
+        acquire_time: before.filter(|_| is_renewal).and_then(|spec| spec.acquire_time.clone()).or_else(|| now.clone()),
         renew_time: now,
-        lease_transitions: Some(transitions.saturating_add(i32::from(before.is_some() && !was_mine))),
+        lease_transitions: Some(transitions.saturating_add(i32::from(before.is_some() && !is_renewal))),
         ..LeaseSpec::default()
     }
 }
 
-/// Times that follow from how long a Lease is good.
+/// The times that follow from the duration of the Lease.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
-    /// How long it is good after each renewal.
+pub(super) struct LeaseTiming {
+    /// How long the Lease is valid after each renewal.
     pub(super) duration: Duration,
-    /// From one renewal to the next. Early: one may fail, and another come too late.
-    pub(super) renewal: Duration,
-    /// How long before its end we stop writing: clocks do not run equally fast, and a write takes a moment.
-    pub(super) margin: Duration,
-    /// No single request takes longer: there must be time for another before the Lease ends.
-    pub(super) call: Duration,
-    /// How long there can be no news of it while all is well.
+    /// From one renewal to the next: there is time for another one if one fails.
+    pub(super) renewal_interval: Duration,
+    /// Nothing is written this long before the end: clocks differ in speed, and a write takes a moment.
+    pub(super) write_margin: Duration,
+    /// The deadline of a request, so that there is time for another before the Lease ends.
+    pub(super) request_timeout: Duration,
+    /// A watch that shows no change for this long may be dead.
     silence: Duration,
 }
 
-impl Timing {
+impl LeaseTiming {
     pub(super) fn new(duration: Duration) -> Self {
         const SECOND: Duration = Duration::from_secs(1);
-        let duration = Duration::from_secs(duration.as_secs()).clamp(2 * SECOND, LONGEST);
-        let renewal = duration / 3;
+        let duration = Duration::from_secs(duration.as_secs()).clamp(2 * SECOND, LONGEST_LEASE);
+        let renewal_interval = duration / 3;
         Self {
             duration,
-            renewal,
-            margin: (2 * SECOND).min(duration / 5),
-            call: renewal.clamp(SECOND, 4 * SECOND),
-            silence: renewal + 5 * SECOND,
+            renewal_interval,
+            write_margin: (2 * SECOND).min(duration / 5),
+            request_timeout: renewal_interval.clamp(SECOND, 4 * SECOND),
+            silence: renewal_interval + 5 * SECOND,
         }
     }
 }
 
-/// What is seen, and how well.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct View {
-    pub(super) sight: Sight,
-    /// When the API server was back after it had been away, if ever it was.
-    pub(super) back: Option<Instant>,
-    /// Whether it is away now.
-    pub(super) away: bool,
+/// What the watch shows, and whether it works.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct LeaseView {
+    pub(super) lease: ObservedLease,
+    /// When the API server could be reached again, if it was ever unreachable.
+    pub(super) recovered_at: Option<Instant>,
+    pub(super) is_unreachable: bool,
 }
 
-/// Looks at the Lease, and does nothing else.
-pub(super) struct Eye {
+/// Publishes what the API server shows of the Lease, and does nothing else.
+pub(super) struct LeaseWatcher {
     shared: Arc<Shared>,
-    views: watch::Sender<View>,
+    views: watch::Sender<LeaseView>,
 }
 
-impl Eye {
-    pub(super) fn new(shared: &Arc<Shared>) -> (Self, watch::Receiver<View>) {
-        let (views, receiver) = watch::channel(View { sight: Sight::Unknown, back: None, away: false });
+impl LeaseWatcher {
+    pub(super) fn new(shared: &Arc<Shared>) -> (Self, watch::Receiver<LeaseView>) {
+        let (views, receiver) = watch::channel(LeaseView::default());
         (Self { shared: Arc::clone(shared), views }, receiver)
     }
 
-    /// Looks until told to stop.
+    /// Runs until it is told to stop.
     pub(super) async fn run(self, stop: CancellationToken) -> &'static str {
-        let settings = &self.shared.settings;
-        let silence = Timing::new(settings.election.duration).silence;
-        let show = |look| self.see(look);
-        let following = follow(&self.shared.cluster, &settings.namespace, &settings.election.lease, silence, show);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = following => {}
+        let Settings { namespace, election, .. } = &self.shared.settings;
+        let silence = LeaseTiming::new(election.duration).silence;
+        let mut events = watch_object(&self.shared.cluster, namespace, &election.lease, silence);
+        while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
+            self.publish(event);
         }
         "the watch of the Lease"
     }
 
-    fn see(&self, look: Look<Lease>) {
+    fn publish(&self, event: ObjectEvent<Lease>) {
         let now = Instant::now();
         let before = self.views.borrow().clone();
-        let view = match look {
-            Look::Seen(lease) => {
-                self.shared.outage.over(Part::Lease);
-                let back = if before.away { Some(now) } else { before.back };
-                View { sight: before.sight.next(lease, now), back, away: false }
+        let view = match event {
+            ObjectEvent::Observed(lease) => {
+                self.shared.outage.works(Part::Lease);
+                let recovered_at = if before.is_unreachable { Some(now) } else { before.recovered_at };
+                LeaseView { lease: before.lease.next(lease, now), recovered_at, is_unreachable: false }
             }
-            // What was seen before is more than nothing.
-            Look::Denied => {
-                self.shared.outage.over(Part::Lease);
-                let sight = if before.sight == Sight::Unknown { Sight::Hidden } else { before.sight.clone() };
-                View { sight, away: false, ..before.clone() }
+            ObjectEvent::Denied => {
+                self.shared.outage.works(Part::Lease);
+                // What was observed before is still better than nothing.
+                let lease = match &before.lease {
+                    ObservedLease::Unknown => ObservedLease::Denied,
+                    known => known.clone(),
+                };
+                LeaseView { lease, is_unreachable: false, ..before.clone() }
             }
-            Look::Away(error) => {
-                self.shared.outage.lasts(Part::Lease, &error, self.shared.pollers.known());
-                View { away: true, ..before.clone() }
+            ObjectEvent::Failed(error) => {
+                self.shared.outage.failed(Part::Lease, &error, self.shared.pollers.known());
+                LeaseView { is_unreachable: true, ..before.clone() }
             }
         };
         if view != before {
@@ -213,37 +215,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_good_from_when_it_was_seen_to_change_whatever_time_stands_in_it() {
+    async fn a_lease_is_valid_from_when_it_was_observed_to_change_whatever_time_is_in_it() {
         for renewed in ["1970-01-01T00:01:40.000000Z", "2999-01-01T00:00:00.000000Z"] {
-            let first = Record::next(held(renewed), None, Instant::now());
+            let first = LeaseRecord::next(held(renewed), None, Instant::now());
             assert_eq!(first.ends() - Instant::now(), Duration::from_secs(15));
             tokio::time::advance(Duration::from_secs(10)).await;
-            let same = Record::next(held(renewed), Some(&first), Instant::now());
+            let same = LeaseRecord::next(held(renewed), Some(&first), Instant::now());
             assert_eq!(same.ends() - Instant::now(), Duration::from_secs(5), "nobody has renewed it");
-            let earlier = Record::next(held("1960-01-01T00:00:00.000000Z"), Some(&same), Instant::now());
+            let earlier = LeaseRecord::next(held("1960-01-01T00:00:00.000000Z"), Some(&same), Instant::now());
             assert_eq!(earlier.ends() - Instant::now(), Duration::from_secs(15), "its clock went back");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_annotation_renews_nothing() {
-        let first = Record::next(held("1970-01-01T00:01:40.000000Z"), None, Instant::now());
+        let first = LeaseRecord::next(held("1970-01-01T00:01:40.000000Z"), None, Instant::now());
         tokio::time::advance(Duration::from_secs(10)).await;
         let mut annotated = held("1970-01-01T00:01:40.000000Z");
         annotated.metadata.resource_version = Some("8".to_owned());
-        let next = Record::next(annotated, Some(&first), Instant::now());
+        let next = LeaseRecord::next(annotated, Some(&first), Instant::now());
         assert_eq!((next.since, next.version.as_deref()), (first.since, Some("8")));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_not_named_or_never_renewed_it_holds_nothing_and_nobody_holds_it_for_hours() {
+    async fn a_lease_without_holder_or_renewal_is_not_held_and_none_is_valid_for_hours() {
         let now = Instant::now();
-        let seen = |spec: serde_json::Value| Sight::Unknown.next(Some(lease(&spec)), now);
-        assert_eq!(Sight::Unknown.next(None, now).held(), None);
+        let observed = |spec: serde_json::Value| ObservedLease::Unknown.next(Some(lease(&spec)), now);
+        assert_eq!(ObservedLease::Unknown.next(None, now).held(), None);
         for spec in [serde_json::json!({}), serde_json::json!({ "holderIdentity": "" })] {
-            assert_eq!(seen(spec).held(), None);
+            assert_eq!(observed(spec).held(), None);
         }
-        let ends = |spec| seen(spec).held().unwrap().ends() - now;
+        let ends = |spec| observed(spec).held().unwrap().ends() - now;
         assert_eq!(ends(serde_json::json!({ "holderIdentity": "a", "leaseDurationSeconds": 15 })), Duration::ZERO);
         let renewed = "1970-01-01T00:01:40.000000Z";
         for (seconds, wanted) in [(-1, 0), (15, 15), (1_000_000, 300)] {
@@ -255,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn who_renews_keeps_what_stands_there_and_who_takes_counts_one_more_holder() {
-        let timing = Timing::new(Duration::from_secs(15));
+    fn a_renewal_keeps_the_acquire_time_and_a_new_holder_counts_one_more_transition() {
+        let timing = LeaseTiming::new(Duration::from_secs(15));
         let first = renewed(None, "a", &timing);
         assert_eq!((first.lease_transitions, first.lease_duration_seconds), (Some(0), Some(15)));
         let again = renewed(Some(&first), "a", &timing);
@@ -269,10 +271,11 @@ mod tests {
     #[test]
     fn there_is_time_for_a_second_renewal_at_every_duration_that_can_be_set() {
         for seconds in 5..=300 {
-            let Timing { duration, renewal, margin, call, silence } = Timing::new(Duration::from_secs(seconds));
+            let LeaseTiming { duration, renewal_interval, write_margin, request_timeout, silence } =
+                LeaseTiming::new(Duration::from_secs(seconds));
             assert_eq!(duration.as_secs(), seconds);
-            assert!(renewal + call + margin < duration, "{seconds}");
-            assert!(silence > renewal, "{seconds}");
+            assert!(renewal_interval + request_timeout + write_margin < duration, "{seconds}");
+            assert!(silence > renewal_interval, "{seconds}");
         }
     }
 }

@@ -1,15 +1,12 @@
 //! Which replica leads: the one that holds the Lease. It polls in the background, writes into the cluster, and is the only endpoint of
 //! the Service that Prometheus scrapes.
 //!
-//! Two things are kept apart. The role says who polls; a leader keeps it while it knows of no other, also when the API server is away.
-//! The right to write ends by itself when the Lease could have passed to another, and comes only from the Lease as the API server shows
-//! it.
+//! Two things are kept apart. The role says who polls: a leader keeps it while it knows of no other, also while the API server is
+//! unreachable. The permit to write comes only from the Lease as the API server shows it, and ends by itself when another replica could
+//! have acquired the Lease.
 
-mod candidate;
-mod election;
-mod endpoint_slice;
+mod elector;
 mod endpoints;
-mod follow;
 mod lease;
 mod state;
 
@@ -21,41 +18,44 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use lease::LONGEST;
+pub(super) use lease::LONGEST_LEASE;
 
 use super::Shared;
+use elector::LeaderElector;
+use endpoints::{keep_endpoints, keep_slice};
+use lease::LeaseWatcher;
 
-/// What this replica is.
+/// The role of this replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Another answers scrapes; this one polls only when asked.
+    /// Another replica answers scrapes. This one polls only when it is scraped.
     Standby,
-    /// This one polls and answers scrapes.
+    /// This replica polls in the background and answers scrapes.
     Leader,
 }
 
-/// What is known of the election.
+/// What follows from the election for this replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Term {
+struct LeaderStatus {
     role: Role,
     /// `None`: nothing may be written.
-    right: Option<Right>,
+    permit: Option<WritePermit>,
 }
 
-/// Until when nobody else can hold the Lease, on two clocks. The one that never jumps stands still while the machine is suspended; the
-/// other does not, and where it jumps ahead the right is only lost until the next renewal.
+/// Until when no other replica can hold the Lease, on two clocks. The monotonic clock stands still while the machine is suspended. The wall
+/// clock does not; when it jumps ahead, the permit is only lost until the next renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Right {
+struct WritePermit {
     until: Instant,
     wall: SystemTime,
 }
 
-/// What this replica may do now. Cheap to clone.
+/// What this replica may do. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Leadership(watch::Receiver<Term>);
+pub(super) struct Leadership(watch::Receiver<LeaderStatus>);
 
 impl Leadership {
-    /// Whether the cluster may be written to: asked before every single write, since a process that was paused wakes up in the past.
+    /// Whether the cluster may be written to. Checked before every single write, since a process may be paused at any moment.
     pub(super) fn may_write(&self) -> bool {
         self.left().is_some()
     }
@@ -79,19 +79,19 @@ impl Leadership {
 
     /// How long the cluster may still be written to.
     fn left(&self) -> Option<Duration> {
-        let Right { until, wall } = self.0.borrow().right?;
+        let WritePermit { until, wall } = self.0.borrow().permit?;
         let left = until.saturating_duration_since(Instant::now());
         let left = left.min(wall.duration_since(SystemTime::now()).unwrap_or_default());
         (!left.is_zero()).then_some(left)
     }
 
-    /// Of a replica that never leads.
+    /// The leadership of a replica that never leads.
     #[cfg(test)]
     pub(super) fn never() -> Self {
-        Self(watch::channel(Term { role: Role::Standby, right: None }).1)
+        Self(watch::channel(LeaderStatus { role: Role::Standby, permit: None }).1)
     }
 
-    /// Waits for news. There are none after the election has ended, which it does when the process does.
+    /// Waits for a change. The election ends only with the process.
     async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -99,23 +99,23 @@ impl Leadership {
     }
 }
 
-/// Takes part in the election until `stop`. After `resign` the Lease is given back and not taken again.
+/// Takes part in the election until `stop`. After `resign` the Lease is released and not acquired again.
 pub(super) fn start(
     shared: &Arc<Shared>,
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
     resign: &CancellationToken,
 ) -> Leadership {
-    let (terms, receiver) = watch::channel(Term { role: Role::Standby, right: None });
+    let (statuses, receiver) = watch::channel(LeaderStatus { role: Role::Standby, permit: None });
     let leadership = Leadership(receiver);
-    let (eye, views) = lease::Eye::new(shared);
-    tasks.spawn(eye.run(stop.clone()));
-    tasks.spawn(election::Election::new(shared, views, terms).run(stop.clone(), resign.clone()));
+    let (watcher, views) = LeaseWatcher::new(shared);
+    tasks.spawn(watcher.run(stop.clone()));
+    tasks.spawn(LeaderElector::new(shared, views, statuses).run(stop.clone(), resign.clone()));
     if let Some(address) = shared.settings.advertise.filter(|_| !shared.settings.discovery.service.is_empty()) {
-        // Until it is known better: whoever may write the one may write the other.
-        let (tell, sliced) = watch::channel(true);
-        tasks.spawn(endpoint_slice::run(Arc::clone(shared), address, leadership.clone(), tell, stop.clone()));
-        tasks.spawn(endpoints::run(Arc::clone(shared), address, leadership.clone(), sliced, stop.clone()));
+        // Until its first write the slice counts as written, since the permissions of both come together.
+        let (slice_written, has_slice) = watch::channel(true);
+        tasks.spawn(keep_slice(Arc::clone(shared), address, leadership.clone(), slice_written, stop.clone()));
+        tasks.spawn(keep_endpoints(Arc::clone(shared), address, leadership.clone(), has_slice, stop.clone()));
     }
     leadership
 }
@@ -139,12 +139,12 @@ pub(super) mod tests {
         }
     }
 
-    fn right(left: Duration) -> Right {
-        Right { until: Instant::now() + left, wall: SystemTime::now() + left }
+    fn permit(left: Duration) -> WritePermit {
+        WritePermit { until: Instant::now() + left, wall: SystemTime::now() + left }
     }
 
-    fn leadership(right: Right) -> (watch::Sender<Term>, Leadership) {
-        let (sender, receiver) = watch::channel(Term { role: Role::Leader, right: Some(right) });
+    fn leadership(permit: WritePermit) -> (watch::Sender<LeaderStatus>, Leadership) {
+        let (sender, receiver) = watch::channel(LeaderStatus { role: Role::Leader, permit: Some(permit) });
         (sender, Leadership(receiver))
     }
 
@@ -152,26 +152,26 @@ pub(super) mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn the_right_to_write_ends_by_itself() {
-        let (_sender, mut leadership) = leadership(right(Duration::from_secs(2)));
+    async fn the_permit_to_write_ends_by_itself() {
+        let (_sender, mut leadership) = leadership(permit(Duration::from_secs(2)));
         assert!(leadership.may_write());
         tokio::time::timeout(PATIENCE, leadership.lost()).await.expect("an end in time");
         assert!(!leadership.may_write());
     }
 
     #[tokio::test]
-    async fn the_right_to_write_has_ended_for_a_machine_that_was_suspended() {
-        let woken = Right { wall: SystemTime::now() - Duration::from_secs(1), ..right(Duration::from_secs(60)) };
+    async fn the_permit_to_write_has_ended_for_a_machine_that_was_suspended() {
+        let woken = WritePermit { wall: SystemTime::now() - Duration::from_secs(1), ..permit(Duration::from_secs(60)) };
         let (_sender, leadership) = leadership(woken);
         assert!(!leadership.may_write());
     }
 
     #[tokio::test]
-    async fn the_right_to_write_is_lost_and_granted_with_the_lease() {
-        let (sender, mut leadership) = leadership(right(2 * PATIENCE));
-        sender.send_modify(|term| term.right = None);
+    async fn the_permit_to_write_is_lost_and_granted_with_the_lease() {
+        let (sender, mut leadership) = leadership(permit(2 * PATIENCE));
+        sender.send_modify(|status| status.permit = None);
         tokio::time::timeout(PATIENCE, leadership.lost()).await.expect("an end in time");
-        sender.send_modify(|term| term.right = Some(right(2 * PATIENCE)));
+        sender.send_modify(|status| status.permit = Some(permit(2 * PATIENCE)));
         tokio::time::timeout(PATIENCE, leadership.granted()).await.expect("a beginning in time");
     }
 }

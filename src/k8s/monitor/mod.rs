@@ -1,45 +1,40 @@
-//! The ServiceMonitors by which the Prometheus Operator finds the targets. Every replica knows what they should be; only the leader writes.
+//! The ServiceMonitors by which the Prometheus Operator finds the targets: one for each target, written by the leader only.
 //!
 //! ```text
-//! catalog ──► desired ──┐
-//! features ─────┘       ├──► writer ──► requests
-//! sight ──► observed ──► ledger        patience
+//! target_store ─► desired ◄── policy   the object that a target should have, or why it has none
+//! operator ──────────┤
+//! client ───────► observed             what a watch shows, compared with it
+//!                    ▼
+//!               reconciler ◄─ conflict when to write what differs
+//!                    ├─────► client    the writes
+//!                    └─────► condition MonitorReady, which `status` writes
+//! disabled                             in place of the reconciler where discovery.mode writes no ServiceMonitors
 //! ```
 
-mod clearing;
+mod client;
+mod condition;
+mod conflict;
 mod desired;
-mod features;
-use super::labels;
-mod ledger;
-mod object;
+mod disabled;
 mod observed;
-mod patience;
-mod place;
-mod relabeling;
-mod requests;
-mod security;
-mod sight;
-mod trust;
-mod unwritten;
-mod writer;
+mod operator;
+mod policy;
+mod reconciler;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Api;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use clearing::{Ours, page};
-pub(super) use requests::only;
-pub(super) use sight::{Scope, scopes};
+pub(super) use client::{OwnedMonitor, list_page, monitors, scopes, with_uid};
+pub(super) use reconciler::{MonitorKey, work_queue};
 
-use super::access::Cluster;
 use super::leader::Leadership;
-use super::{DiscoveryMode, Shared};
-use object::Shown;
-use requests::Writes;
-use writer::Writer;
+use super::{DiscoveryMode, Shared, labels};
+use client::MonitorClient;
+use reconciler::{MonitorReconciler, RESYNC};
 
 pub(super) const GROUP: &str = "monitoring.coreos.com";
 pub(super) const PLURAL: &str = "servicemonitors";
@@ -47,11 +42,8 @@ const VERSION: &str = "v1";
 const API_VERSION: &str = "monitoring.coreos.com/v1";
 const KIND: &str = "ServiceMonitor";
 
-/// The name of the task.
-const NAME: &str = "monitors";
-
-/// How soon it is noticed that another leads, or that the targets are known: neither is told to us.
-const GLANCE: Duration = Duration::from_secs(1);
+/// How often a leader checks whether the targets are known by now.
+const TARGETS_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) fn start(
     shared: &Arc<Shared>,
@@ -62,38 +54,32 @@ pub(super) fn start(
     let shared = Arc::clone(shared);
     let stop = stop.clone();
     tasks.spawn(async move {
-        stop.run_until_cancelled(follow(shared, leadership)).await;
-        NAME
+        stop.run_until_cancelled(run(shared, leadership)).await;
+        "monitors"
     });
 }
 
-async fn follow(shared: Arc<Shared>, mut leadership: Leadership) -> std::convert::Infallible {
+/// Reconciles while this replica leads, and discards what is queued while it does not: a new leader looks at every target.
+async fn run(shared: Arc<Shared>, mut leadership: Leadership) -> Infallible {
     loop {
-        // A leader looks at every target when it begins: what is marked before that is worth nothing.
-        while tokio::time::timeout(writer::HEAL, leadership.granted()).await.is_err() {
+        while tokio::time::timeout(RESYNC, leadership.granted()).await.is_err() {
             shared.monitors.clear();
         }
+        // Targets that are not known yet must not look deleted.
         if !shared.pollers.known() {
-            tokio::time::sleep(GLANCE).await; // what is not known yet must not look deleted
+            tokio::time::sleep(TARGETS_RETRY).await;
             shared.monitors.clear();
             continue;
         }
-        let writes = Writes { shared: Arc::clone(&shared), leadership: leadership.clone() };
+        shared.monitors.clear();
+        let client = MonitorClient { shared: Arc::clone(&shared), leadership: leadership.clone() };
         match shared.settings.discovery.mode {
-            DiscoveryMode::ServiceMonitor => Writer::new(writes).run().await,
-            DiscoveryMode::HttpSd | DiscoveryMode::None => clearing::run(writes).await,
+            DiscoveryMode::ServiceMonitor => MonitorReconciler::new(client).run().await,
+            DiscoveryMode::HttpSd | DiscoveryMode::None => disabled::run(client).await,
         }
-        // The next leader finds out for itself, and so do we in our next term.
+        // While another replica leads, this one does not know what becomes of the monitors.
         for id in shared.catalog.ids() {
             shared.catalog.put_monitor(&id, None);
         }
-    }
-}
-
-/// ServiceMonitors of one namespace, or of all.
-pub(super) fn monitors(cluster: &Cluster, namespace: Option<&str>) -> Api<Shown> {
-    match namespace {
-        Some(namespace) => Api::namespaced(cluster.client(), namespace),
-        None => Api::all(cluster.client()),
     }
 }

@@ -1,12 +1,14 @@
-//! Secrets and ConfigMaps that targets refer to: each is read by name, in the target's own namespace, and again from time to time.
+//! Caches the keys of Secrets and ConfigMaps that targets refer to. Each object is read by name, in the target's own namespace, and again
+//! from time to time.
 //!
-//! Nothing is listed or watched, so that whoever grants us one Secret grants no other. Nothing that was read is in a log, an error or a
-//! Debug; only the keys that some target names are kept.
+//! Nothing is listed or watched, so that a permission for one Secret suffices to use it. No value is in a log, an error or a `Debug`, and
+//! only the keys that some target refers to are kept.
 
-mod book;
 mod read;
 mod schedule;
+mod values;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,170 +18,186 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, Label};
+use super::{ApiClient, RequiredLabel};
 use crate::crd::ScrapeTargetSpec;
-use crate::poll::Queue;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
-use book::Book;
-use read::{ApiReader, Reader};
-use schedule::{Schedule, Ticket};
+use read::{ApiReader, ReadResult, SecretReader};
+use schedule::{ReadTicket, RefreshSchedule};
+use values::ValueStore;
 
 /// Names a Secret or ConfigMap. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ObjectId {
+pub(super) struct SecretRef {
     kind: ObjectKind,
     namespace: Arc<str>,
     name: Arc<str>,
 }
 
-impl fmt::Display for ObjectId {
+impl fmt::Display for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
     }
 }
 
 /// The values that targets refer to, kept up to date by [`run`](Self::run).
-pub(super) struct Secrets<R = ApiReader> {
+pub(super) struct SecretCache<R = ApiReader> {
     reader: R,
-    /// What a Secret must have to be used, in words; empty: nothing.
+    /// The condition for the use of a Secret, for messages: ` and the label …`, or empty.
     condition: String,
-    desk: Mutex<Desk>,
-    changed: Queue,
-    /// Something is due earlier than was known.
-    woken: Notify,
+    state: Mutex<CacheState>,
+    /// Wakes [`changed`](Self::changed).
+    has_changed: Notify,
+    /// Wakes [`run`](Self::run) when a read is due earlier than it was.
+    rescheduled: Notify,
 }
 
-/// What belongs together: an object stands in the schedule as long as it stands in the book.
+/// An object is in the schedule as long as it is in the store.
 #[derive(Debug, Default)]
-struct Desk {
-    book: Book,
-    schedule: Schedule,
+struct CacheState {
+    values: ValueStore,
+    schedule: RefreshSchedule,
+    /// The targets whose values have changed and were not taken yet.
+    changed: BTreeSet<TargetId>,
 }
 
-/// What to read, and of it which keys.
-type Errand = (Vec<Arc<str>>, Ticket);
+/// The keys to read, and the ticket that names the object.
+type DueRead = (Vec<Arc<str>>, ReadTicket);
 
-impl<R> fmt::Debug for Secrets<R> {
+impl<R> fmt::Debug for SecretCache<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Secrets").finish_non_exhaustive()
+        f.debug_struct("SecretCache").finish_non_exhaustive()
     }
 }
 
-impl Secrets {
-    /// Nothing is wanted yet. With a label, only Secrets that have it may be used; ConfigMaps are no secrets.
-    pub(super) fn new(cluster: Cluster, label: Option<Label>) -> Arc<Self> {
+impl SecretCache {
+    /// An empty cache. With a label, only Secrets that have it may be used; ConfigMaps need none.
+    pub(super) fn new(client: ApiClient, label: Option<RequiredLabel>) -> Arc<Self> {
         let condition = label.as_ref().map(|label| format!(" and the label {label}")).unwrap_or_default();
-        Self::with(ApiReader::new(cluster, label), condition)
+        Self::with_reader(ApiReader::new(client, label), condition)
     }
 }
 
-impl<R: Reader> Secrets<R> {
-    fn with(reader: R, condition: String) -> Arc<Self> {
-        Arc::new(Self { reader, condition, desk: Mutex::default(), changed: Queue::default(), woken: Notify::new() })
+impl<R: SecretReader> SecretCache<R> {
+    fn with_reader(reader: R, condition: String) -> Arc<Self> {
+        Arc::new(Self {
+            reader,
+            condition,
+            state: Mutex::default(),
+            has_changed: Notify::new(),
+            rescheduled: Notify::new(),
+        })
     }
 
-    /// Notes what a target refers to, instead of what it referred to before. What was never read is read at once.
-    pub(super) fn want(&self, id: &TargetId, spec: &ScrapeTargetSpec) {
+    /// Replaces the references of a target. Keys that were never read are read at once.
+    pub(super) fn set_references(&self, id: &TargetId, spec: &ScrapeTargetSpec) {
         let now = Instant::now();
-        let Desk { book, schedule } = &mut *self.desk();
-        let difference = book.want(id, &spec.references());
-        for object in &difference.gone {
+        let CacheState { values, schedule, .. } = &mut *self.state();
+        let changes = values.set_references(id, &spec.references());
+        for object in &changes.removed {
             schedule.remove(object);
         }
-        for object in &difference.unread {
-            schedule.read_first(object, now);
+        for object in &changes.unread {
+            schedule.schedule_first(object, now);
         }
-        if !difference.unread.is_empty() {
-            self.woken.notify_one();
+        if !changes.unread.is_empty() {
+            self.rescheduled.notify_one();
         }
     }
 
-    /// The target is gone. What no other target refers to is forgotten with it.
-    pub(super) fn forget(&self, id: &TargetId) {
-        let Desk { book, schedule } = &mut *self.desk();
-        for object in &book.want(id, &[]).gone {
+    /// Removes the references of a target, and the objects to which no other target refers.
+    pub(super) fn remove_target(&self, id: &TargetId) {
+        let CacheState { values, schedule, .. } = &mut *self.state();
+        for object in &values.set_references(id, &[]).removed {
             schedule.remove(object);
         }
     }
 
-    /// Whether everything that the target refers to has been read, or cannot be read.
-    pub(super) fn settled(&self, id: &TargetId) -> bool {
-        self.desk().book.settled(id)
+    /// Whether every reference of the target was read, with or without success.
+    pub(super) fn is_read(&self, id: &TargetId) -> bool {
+        self.state().values.is_read(id)
     }
 
-    /// The server did not take what the target sent: reads again what it refers to, but each object at most every 30 s.
-    pub(super) fn refused(&self, id: &TargetId) {
+    /// The target's server did not accept its credentials: its objects are read again soon, but each at most every 30 s.
+    pub(super) fn credentials_rejected(&self, id: &TargetId) {
         let now = Instant::now();
-        let Desk { book, schedule } = &mut *self.desk();
-        for object in book.objects_of(id) {
-            schedule.read_refused(object, now);
+        let CacheState { values, schedule, .. } = &mut *self.state();
+        for object in values.objects_of(id) {
+            schedule.schedule_rejected(object, now);
         }
-        self.woken.notify_one();
+        self.rescheduled.notify_one();
     }
 
-    /// The targets whose values changed, or of which all has been read now.
-    pub(super) fn changed(&self) -> &Queue {
-        &self.changed
+    /// Waits until the values of a target have changed, or were all read for the first time. One task may wait at a time.
+    pub(super) async fn changed(&self) {
+        while self.state().changed.is_empty() {
+            self.has_changed.notified().await;
+        }
     }
 
-    /// Reads what is due until told to stop.
+    /// Takes the targets whose values have changed.
+    pub(super) fn take_changed(&self) -> BTreeSet<TargetId> {
+        std::mem::take(&mut self.state().changed)
+    }
+
+    /// Reads what is due until it is told to stop.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) -> &'static str {
         let this = &*self;
         let mut reads = FuturesUnordered::new();
         loop {
-            let (due, wake) = this.due();
+            let (due, wake_at) = this.due();
             reads.extend(due.into_iter().map(|(keys, ticket)| async move {
-                let outcome = this.reader.read(&ticket.object, &keys).await;
-                (ticket, keys, outcome)
+                let result = this.reader.read(&ticket.object, &keys).await;
+                (ticket, keys, result)
             }));
             let next_due = async {
-                match wake {
+                match wake_at {
                     Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => return "the reader of Secrets",
-                () = this.woken.notified() => {}
+                () = this.rescheduled.notified() => {}
                 () = next_due => {}
-                Some((ticket, keys, outcome)) = reads.next() => this.take(&ticket, &keys, outcome),
+                Some((ticket, keys, result)) = reads.next() => this.finish(&ticket, &keys, result),
             }
         }
     }
 
-    /// What must be read now, and when to ask again at the latest.
-    fn due(&self) -> (Vec<Errand>, Option<Instant>) {
+    /// The reads that are due now, and when the next one is due.
+    fn due(&self) -> (Vec<DueRead>, Option<Instant>) {
         let now = Instant::now();
-        let Desk { book, schedule } = &mut *self.desk();
+        let CacheState { values, schedule, .. } = &mut *self.state();
         let tickets = std::iter::from_fn(|| schedule.next(now));
-        let due = tickets.map(|ticket| (book.keys(&ticket.object), ticket)).collect();
-        (due, schedule.wake())
+        let due = tickets.map(|ticket| (values.keys(&ticket.object), ticket)).collect();
+        (due, schedule.wake_at())
     }
 
-    /// Takes what a read has brought. What was forgotten meanwhile is dropped.
-    fn take(&self, ticket: &Ticket, keys: &[Arc<str>], outcome: read::Outcome) {
-        let Desk { book, schedule } = &mut *self.desk();
-        if !schedule.ends(ticket) {
+    /// Takes the result of a read, unless its object was removed meanwhile.
+    fn finish(&self, ticket: &ReadTicket, keys: &[Arc<str>], result: ReadResult) {
+        let CacheState { values, schedule, changed } = &mut *self.state();
+        if !schedule.finish(ticket) {
             return;
         }
-        let (verdict, changed) = book.note(&ticket.object, keys, outcome);
-        schedule.again(ticket, verdict, Instant::now());
-        if !changed.is_empty() {
-            tracing::debug!(object = %ticket.object, targets = changed.len(), "what was read is news");
-            self.changed.mark(changed);
+        let (outcome, targets) = values.store(&ticket.object, keys, result);
+        schedule.reschedule(ticket, outcome, Instant::now());
+        if !targets.is_empty() {
+            tracing::debug!(object = %ticket.object, targets = targets.len(), "values have changed");
+            changed.extend(targets);
+            self.has_changed.notify_one();
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, CacheState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<R: Reader> Lookup for Secrets<R> {
+impl<R: SecretReader> Lookup for SecretCache<R> {
     fn value(&self, kind: ObjectKind, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, LookupError> {
-        let object = ObjectId { kind, namespace: namespace.into(), name: name.into() };
+        let object = SecretRef { kind, namespace: namespace.into(), name: name.into() };
         let condition = if kind == ObjectKind::Secret { self.condition.as_str() } else { "" };
-        self.desk().book.value(&object, key, condition)
+        self.state().values.value(&object, key, condition)
     }
 }
 

@@ -1,4 +1,4 @@
-//! One read of one object: from the API server's answer to the values of the wanted keys, or to whose fault it is.
+//! Reads one object: from the answer of the API server to the values of the requested keys, or to the reason why there are none.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,120 +12,120 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
 
-use super::ObjectId;
-use crate::k8s::access::{ApiError, Rule};
-use crate::k8s::{Cluster, Label};
+use super::SecretRef;
+use crate::k8s::client::{ApiError, PolicyRule};
+use crate::k8s::{ApiClient, RequiredLabel};
 use crate::target::ObjectKind;
 
-/// Values by key. Those of a ConfigMap are kept as secrets too: a ConfigMap with a password in it is a mistake that happens.
+/// Values by key. Those of a ConfigMap are protected too: a password in a ConfigMap is a mistake that happens.
 pub(in crate::k8s) type Values = HashMap<Arc<str>, SecretSlice<u8>>;
 
-/// The values of those wanted keys that the object has.
-pub(in crate::k8s) type Outcome = Result<Values, Trouble>;
+/// The values of those requested keys that the object has.
+pub(in crate::k8s) type ReadResult = Result<Values, ReadError>;
 
-/// Why an object was not read.
+/// Why an object cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::k8s) enum Trouble {
+pub(in crate::k8s) enum ReadError {
     /// It does not exist.
-    NoObject,
-    /// We may not read it; the rule that would let us.
+    NotFound,
+    /// It may not be read; the rule that is missing.
     Forbidden(Arc<str>),
     /// It lacks the label without which targets may not use it.
-    NotAllowed,
-    /// There was no answer, or none that says anything about the object; why.
-    Unread(Arc<str>),
+    LabelMissing,
+    /// The API server did not answer, or its answer says nothing about the object; why.
+    Unavailable(Arc<str>),
 }
 
-/// Reads objects. Its own deadline ends each read.
-pub(in crate::k8s) trait Reader: Send + Sync {
+/// Reads objects. Each read has a deadline of its own.
+pub(in crate::k8s) trait SecretReader: Send + Sync {
     /// The values of `keys` in `object`.
-    fn read(&self, object: &ObjectId, keys: &[Arc<str>]) -> impl Future<Output = Outcome> + Send;
+    fn read(&self, object: &SecretRef, keys: &[Arc<str>]) -> impl Future<Output = ReadResult> + Send;
 }
 
 /// Reads from the API server.
 pub(in crate::k8s) struct ApiReader {
-    cluster: Cluster,
-    label: Option<Label>,
+    client: ApiClient,
+    label: Option<RequiredLabel>,
 }
 
 impl ApiReader {
-    pub(super) fn new(cluster: Cluster, label: Option<Label>) -> Self {
-        Self { cluster, label }
+    pub(super) fn new(client: ApiClient, label: Option<RequiredLabel>) -> Self {
+        Self { client, label }
     }
 }
 
-impl Reader for ApiReader {
-    async fn read(&self, object: &ObjectId, keys: &[Arc<str>]) -> Outcome {
+impl SecretReader for ApiReader {
+    async fn read(&self, object: &SecretRef, keys: &[Arc<str>]) -> ReadResult {
         if !is_name(&object.name) {
-            return Err(Trouble::NoObject);
+            return Err(ReadError::NotFound);
         }
         let namespace = Some(&*object.namespace);
         let (resource, path) = match object.kind {
             ObjectKind::Secret => ("secrets", Secret::url_path(&(), namespace)),
             ObjectKind::ConfigMap => ("configmaps", ConfigMap::url_path(&(), namespace)),
         };
-        let client = self.cluster.client();
-        // As text: an answer that the client itself cannot parse is logged by it as a whole.
+        let client = self.client.client();
+        // As text: kube logs an answer that it cannot parse, with all values.
         let request = async {
             let request = Request::new(path).get(&object.name, &GetParams::default());
             client.request_text(request.map_err(kube::Error::BuildRequest)?).await
         };
-        match self.cluster.call(Rule::new("get", "", resource, namespace), request).await {
+        match self.client.call(PolicyRule::new("get", "", resource, namespace), request).await {
             Ok(text) => parse(object.kind, &Zeroizing::new(text), keys, self.label.as_ref()),
-            Err(ApiError::NotFound) => Err(Trouble::NoObject),
-            Err(ApiError::Forbidden(rule)) => Err(Trouble::Forbidden(rule.to_string().into())),
-            Err(error) => Err(Trouble::Unread(error.to_string().into())),
+            Err(ApiError::NotFound) => Err(ReadError::NotFound),
+            Err(ApiError::Forbidden(rule)) => Err(ReadError::Forbidden(rule.to_string().into())),
+            Err(error) => Err(ReadError::Unavailable(error.to_string().into())),
         }
     }
 }
 
-/// Whether an object can have this name. Another would lead to another object, or to a list: the client does not escape it.
+/// Whether an object can have this name. The client does not escape it, so that another name would lead to another object, or to a list.
 fn is_name(name: &str) -> bool {
     let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
     name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(is_inner)
 }
 
-/// A Secret or ConfigMap as the API server sends it, as far as we need it.
+/// The parts of a Secret or ConfigMap that are used.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Object {
+struct ObjectBody {
     #[serde(default)]
-    metadata: Metadata,
+    metadata: LabelledMetadata,
     #[serde(default)]
-    data: Option<HashMap<String, Text>>,
+    data: Option<HashMap<String, SecretText>>,
     #[serde(default)]
-    binary_data: Option<HashMap<String, Text>>,
+    binary_data: Option<HashMap<String, SecretText>>,
 }
 
 #[derive(Default, Deserialize)]
-struct Metadata {
+struct LabelledMetadata {
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// Its memory is overwritten when it is dropped, also that of keys that nobody wants.
+/// Overwritten in memory when it is dropped, also for keys that nobody refers to.
 #[derive(Deserialize)]
 #[serde(from = "String")]
-struct Text(SecretString);
+struct SecretText(SecretString);
 
-impl From<String> for Text {
+impl From<String> for SecretText {
     fn from(text: String) -> Self {
         Self(text.into())
     }
 }
 
-fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&Label>) -> Outcome {
-    // Only the place of the error is told: its words can be those of the content.
-    let object: Object = serde_json::from_str(text).map_err(|error| {
-        unread(format!("the answer is no {kind}, at line {} column {}", error.line(), error.column()))
+fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&RequiredLabel>) -> ReadResult {
+    // Only the position of the error: its message may quote the content.
+    let object: ObjectBody = serde_json::from_str(text).map_err(|error| {
+        unavailable(format!("the answer is no {kind}, at line {} column {}", error.line(), error.column()))
     })?;
     if let Some(label) = label.filter(|_| kind == ObjectKind::Secret)
         && !has(&object.metadata, label)
     {
-        return Err(Trouble::NotAllowed);
+        return Err(ReadError::LabelMissing);
     }
-    let field = |values: &Option<HashMap<String, Text>>, key: &str| -> Option<SecretString> {
-        values.as_ref().and_then(|values| values.get(key)).map(|Text(text)| text.clone())
+    let field = |values: &Option<HashMap<String, SecretText>>, key: &str| -> Option<SecretString> {
+        values.as_ref().and_then(|values| values.get(key)).map(|SecretText(text)| text.clone())
     };
     let mut values = Values::new();
     for key in keys {
@@ -137,7 +137,7 @@ fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&Label>)
             (Some(plain), _) => plain.expose_secret().as_bytes().to_vec(),
             (None, Some(encoded)) => STANDARD
                 .decode(encoded.expose_secret())
-                .map_err(|_| unread(format!("the answer has no base64 in key {key:?}")))?,
+                .map_err(|_| unavailable(format!("the answer has no base64 in key {key:?}")))?,
             (None, None) => continue,
         };
         values.insert(Arc::clone(key), value.into());
@@ -145,11 +145,11 @@ fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&Label>)
     Ok(values)
 }
 
-fn unread(why: String) -> Trouble {
-    Trouble::Unread(why.into())
+fn unavailable(why: String) -> ReadError {
+    ReadError::Unavailable(why.into())
 }
 
-fn has(metadata: &Metadata, label: &Label) -> bool {
+fn has(metadata: &LabelledMetadata, label: &RequiredLabel) -> bool {
     let value = metadata.labels.as_ref().and_then(|labels| labels.get(&label.key));
     value.is_some_and(|value| label.value.as_ref().is_none_or(|wanted| wanted == value))
 }
@@ -164,7 +164,7 @@ mod tests {
         names.iter().map(|name| Arc::from(*name)).collect()
     }
 
-    fn shown(outcome: &Outcome) -> BTreeMap<String, Vec<u8>> {
+    fn shown(outcome: &ReadResult) -> BTreeMap<String, Vec<u8>> {
         let values = outcome.as_ref().unwrap().iter();
         values.map(|(key, value)| (key.to_string(), value.expose_secret().to_vec())).collect()
     }
@@ -198,7 +198,7 @@ mod tests {
         let allowed = |label: &str| parse(ObjectKind::Secret, SECRET, &keys(&["token"]), Some(&label.parse().unwrap()));
         assert!(allowed("use").is_ok() && allowed("use=yes").is_ok());
         for label in ["use=no", "usage"] {
-            assert!(matches!(allowed(label), Err(Trouble::NotAllowed)), "{label}");
+            assert!(matches!(allowed(label), Err(ReadError::LabelMissing)), "{label}");
         }
     }
 
@@ -206,7 +206,7 @@ mod tests {
     fn an_answer_that_is_not_understood_is_not_quoted() {
         for text in [r#"{"data":{"token":["hunter2"]}}"#, r#"{"data":{"token":"hunter2!"}}"#, r#"{"data":"hunter2"}"#] {
             let outcome = parse(ObjectKind::Secret, text, &keys(&["token"]), None);
-            assert!(matches!(outcome, Err(Trouble::Unread(_))), "{text}");
+            assert!(matches!(outcome, Err(ReadError::Unavailable(_))), "{text}");
             assert!(!format!("{outcome:?}").contains("hunter2"), "{outcome:?}");
         }
     }

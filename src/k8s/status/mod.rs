@@ -1,10 +1,8 @@
-//! What the cluster is told of each target: its five conditions, written by the leader, and only where they differ.
+//! The status of each ScrapeTarget: five conditions, written by the leader, and only where they differ from what the cluster holds.
 //!
-//! Facts are gathered here, judged by `conditions`, and written in the order and at the times that `writer` chooses.
+//! The facts are gathered here, `conditions` turns them into a status, and `writer` decides when it is written.
 
-mod agenda;
 mod conditions;
-mod ledger;
 mod writer;
 
 use std::sync::Arc;
@@ -17,18 +15,22 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::conditions::{Facts, Scrapes};
-use self::writer::{Fleet, Writer};
+pub(super) use self::writer::LIMITS;
+
+use self::conditions::{ScrapeFacts, StatusFacts};
+use self::writer::{StatusBackend, StatusWriter};
 use super::Shared;
-use super::access::{ApiError, Rule};
-use super::catalog::{Catalog, Object, Record};
+use super::client::{ApiError, PolicyRule};
 use super::labels;
 use super::leader::Leadership;
-use super::object::Shown;
+use super::observed::{ObservedTarget, RawTarget};
 use super::outage::Part;
-use super::pace::Pace;
+use super::rate_limiter::RateLimiter;
+use super::target_store::{TargetRecord, TargetStore};
+use super::workqueue::WorkQueue;
 use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
-use crate::poll::{Poller, Queue};
+use crate::poll::Poller;
+use crate::target::TargetId;
 
 pub(super) fn start(
     shared: &Arc<Shared>,
@@ -36,43 +38,44 @@ pub(super) fn start(
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) {
-    let fleet = Cluster { shared: Arc::clone(shared), leadership: leadership.clone() };
-    let (fleet, stop) = (Arc::new(fleet), stop.clone());
+    let backend = ClusterStatuses { shared: Arc::clone(shared), leadership: leadership.clone() };
+    let (backend, stop) = (Arc::new(backend), stop.clone());
     tasks.spawn(async move {
-        stop.run_until_cancelled(run(fleet, leadership)).await;
+        stop.run_until_cancelled(run(backend, leadership)).await;
         "status"
     });
 }
 
-/// Writes while this replica may, and rests while it may not.
-async fn run(fleet: Arc<Cluster>, mut leadership: Leadership) {
+/// Writes while this replica leads.
+async fn run(backend: Arc<ClusterStatuses>, mut leadership: Leadership) {
     loop {
-        // A leader looks at every target when it begins: what is marked before that is worth nothing.
-        while tokio::time::timeout(writer::HEAL, leadership.granted()).await.is_err() {
-            fleet.marked().clear();
+        // A leader compares every target when it begins: what the queue holds before that is worth nothing.
+        while tokio::time::timeout(writer::RESYNC, leadership.granted()).await.is_err() {
+            backend.queue().clear();
         }
-        Writer::new(Arc::clone(&fleet)).lead().await;
-        fleet.shared.outage.over(Part::Statuses);
+        backend.queue().clear();
+        StatusWriter::new(Arc::clone(&backend)).run().await;
+        backend.shared.outage.works(Part::Statuses);
     }
 }
 
-/// The targets of the cluster.
-struct Cluster {
+/// The statuses of the cluster, as the leader writes them.
+struct ClusterStatuses {
     shared: Arc<Shared>,
     leadership: Leadership,
 }
 
-impl Fleet for Cluster {
-    fn catalog(&self) -> &Catalog {
+impl StatusBackend for ClusterStatuses {
+    fn store(&self) -> &TargetStore {
         &self.shared.catalog
     }
 
-    fn marked(&self) -> &Queue {
+    fn queue(&self) -> &WorkQueue<TargetId> {
         &self.shared.statuses
     }
 
-    fn pace(&self) -> &Pace {
-        &self.shared.pace
+    fn write_limiter(&self) -> &RateLimiter {
+        &self.shared.write_limiter
     }
 
     fn may_write(&self) -> bool {
@@ -83,10 +86,10 @@ impl Fleet for Cluster {
         self.leadership.clone().lost().await;
     }
 
-    fn wanted(&self, record: &Record, watched_for: Duration) -> ScrapeTargetStatus {
-        let Record { object, accepted, monitor } = record;
+    fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus {
+        let TargetRecord { object, accepted, monitor } = record;
         let poller = self.shared.pollers.get(&object.id);
-        let mut facts = Facts {
+        let mut facts = StatusFacts {
             now: SystemTime::now(),
             generation: object.generation,
             observed: &object.status,
@@ -98,17 +101,18 @@ impl Fleet for Cluster {
         };
         let declared = match &object.declaration {
             Ok(declared) => declared,
-            Err(problem) => return conditions::status(&Facts { accepted: Some(Err(problem)), ..facts }),
+            Err(problem) => return conditions::status(&StatusFacts { accepted: Some(Err(problem)), ..facts }),
         };
-        // Until the poller has this very declaration, both its polls and the judgement are of the one before.
+        // Until the poller has this very declaration, its polls and `accepted` belong to the one before.
         let current = poller.as_ref().is_none_or(|poller| poller.target().declaration == *declared);
         let poll = poller.as_ref().filter(|poller| current && is_fresh(poller)).map(|poller| poller.status());
         let accepted = accepted.as_ref().filter(|_| current).map(|accepted| accepted.as_ref().map(|&()| ()));
-        facts.accepted = accepted
-            .filter(|accepted| accepted.err().is_none_or(|problem| conditions::is_certain(problem, watched_for)));
+        facts.accepted = accepted.filter(|accepted| {
+            accepted.err().is_none_or(|problem| conditions::is_worth_reporting(problem, watched_for))
+        });
         facts.poll = poll.as_ref();
         facts.suspended = declared.spec.suspend;
-        facts.scrapes = Some(Scrapes {
+        facts.scrapes = Some(ScrapeFacts {
             interval: declared.spec.effective_scrape_interval(),
             last: poller.as_ref().and_then(|poller| poller.since_last_scrape()),
             watched_for,
@@ -118,17 +122,17 @@ impl Fleet for Cluster {
         conditions::status(&facts)
     }
 
-    async fn write(&self, object: &Object, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
+    async fn write(&self, object: &ObservedTarget, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
         let (namespace, name) = (&*object.id.namespace, &*object.id.name);
-        // Permission for all namespaces is one rule, and its lack is one line in the log.
+        // A ClusterRole is one rule for all namespaces: if it is missing, that is logged once.
         let scope = (!self.shared.settings.watch_namespaces.is_empty()).then_some(namespace);
-        let rule = Rule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
-        let api: Api<Shown> = Api::namespaced(self.shared.cluster.client(), namespace);
+        let rule = PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
+        let api: Api<RawTarget> = Api::namespaced(self.shared.cluster.client(), namespace);
         let (params, patch) = patch(object, status);
         let answer = self.shared.cluster.call(rule, api.patch_status(name, &params, &patch)).await;
         match &answer {
-            Err(error @ ApiError::Unreachable(_)) => self.shared.outage.lasts(Part::Statuses, error, true),
-            _ => self.shared.outage.over(Part::Statuses),
+            Err(error @ ApiError::Unreachable(_)) => self.shared.outage.failed(Part::Statuses, error, true),
+            _ => self.shared.outage.works(Part::Statuses),
         }
         let answer = answer?;
         let held = ScrapeTargetStatus::deserialize(&answer.status).unwrap_or_default();
@@ -137,16 +141,16 @@ impl Fleet for Cluster {
     }
 }
 
-/// Whether what is known of a target is of now: a standby may have polled it long ago, when somebody asked.
+/// Whether the last poll is recent. A standby polls only when it is scraped, which may be long ago.
 fn is_fresh(poller: &Poller) -> bool {
     let target = poller.target();
     let oldest = target.interval * 2 + target.timeout;
     poller.newest().is_some_and(|snapshot| snapshot.stands || snapshot.ended.elapsed() <= oldest)
 }
 
-/// By its version, nothing is said of an object that has changed since it was judged, or was made anew under the same name. (Its uid
-/// would not do: for a status the API server does not look at it.)
-fn patch(object: &Object, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Value>) {
+/// With the resource version, the write fails if the object has changed since, or was deleted and created again. (The uid would not do: the
+/// API server does not compare it when a status is written.)
+fn patch(object: &ObservedTarget, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Value>) {
     let mut body = json!({
         "apiVersion": ScrapeTarget::api_version(&()),
         "kind": ScrapeTarget::kind(&()),
@@ -160,8 +164,9 @@ fn patch(object: &Object, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Va
     if object.declaration.is_ok() {
         return (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(body));
     }
-    // The API server answers 500 to server-side apply on an object with a field of the wrong type. This replaces the whole list.
-    let conditions = status.conditions.iter().chain(conditions::of_others(&object.status, status));
+    // For an object with a field of the wrong type, the API server answers 500 to server-side apply. A merge replaces the whole list, so
+    // the conditions of others are sent along.
+    let conditions = status.conditions.iter().chain(conditions::foreign_conditions(&object.status, status));
     body["status"]["conditions"] = json!(conditions.collect::<Vec<_>>());
     let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
     (params, Patch::Merge(body))
@@ -172,14 +177,14 @@ mod tests {
     use super::*;
     use crate::crd::{ParsedTarget, ScrapeTargetSpec};
     use crate::kind::Type;
-    use crate::target::{Problem, TargetId};
+    use crate::target::Problem;
 
     #[test]
     fn a_patch_names_the_version_of_the_object_that_was_judged() {
         let spec = ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/");
-        let good = ParsedTarget::parse(ScrapeTarget::new("a", spec)).unwrap();
-        for declaration in [Ok(Arc::new(good)), Err(Problem::invalid_spec("too odd"))] {
-            let object = Object {
+        let valid = ParsedTarget::parse(ScrapeTarget::new("a", spec)).unwrap();
+        for declaration in [Ok(Arc::new(valid)), Err(Problem::invalid_spec("too odd"))] {
+            let object = ObservedTarget {
                 id: TargetId::new("team", "a"),
                 uid: "uid".into(),
                 generation: 1,

@@ -1,206 +1,200 @@
-//! Which status is written when: at once where it is news, calmly where a server flaps, and never twice. It knows nothing of what
-//! a status says.
+//! Which status is written when: at once where it is news, rarely where a target flaps, and never twice. It knows nothing of what a
+//! status says.
+//!
+//! Workers take targets from the work queue, which decides when a write that failed is tried again. What is decided here is when a status
+//! that *differs* is worth a write.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
+use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::super::access::ApiError;
-use super::super::catalog::{Catalog, Object, Record};
-use super::super::pace::Pace;
-use super::super::pause::Pause;
-use super::super::tally::Tally;
-use super::agenda::Agenda;
-use super::conditions::{gist, is_crowded, says};
-use super::ledger::{Ledger, Trouble};
+use super::conditions::{exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending};
 use crate::crd::ScrapeTargetStatus;
-use crate::poll::Queue;
+use crate::k8s::WRITES_PER_SECOND;
+use crate::k8s::backoff::exponential;
+use crate::k8s::client::ApiError;
+use crate::k8s::observed::ObservedTarget;
+use crate::k8s::rate_limiter::RateLimiter;
+use crate::k8s::target_store::{TargetRecord, TargetStore};
+use crate::k8s::workqueue::{QueueLimits, WorkItem, WorkQueue};
 use crate::target::TargetId;
 
-/// How often every target is looked at, whether it was marked or not. Scrapes that come or stay away are noticed by this alone.
-pub(super) const HEAL: Duration = Duration::from_secs(30);
+/// How often every target is compared, whether anything was heard of it or not. Scrapes that begin or stop are noticed by this alone.
+pub(super) const RESYNC: Duration = Duration::from_secs(30);
 
-/// Writes that may be under way together: more do not help, since their number in a second is bounded.
-const IN_FLIGHT: usize = 8;
-
-/// Targets that are looked at in one go: well below a millisecond, then others get their turn.
+/// Targets that are compared before other tasks get a turn: well below a millisecond.
 const CHUNK: usize = 64;
 
-/// The targets, what should be said of them, and the one who is told.
-pub(super) trait Fleet: Send + Sync + 'static {
-    fn catalog(&self) -> &Catalog;
+/// More writes at a time do not help, since the writes a second are bounded. A refused status would be refused again.
+pub(in crate::k8s) const LIMITS: QueueLimits =
+    QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused: Duration::from_secs(300) };
+
+/// A flapping target is worth one write in this time.
+const FLAPPING: Duration = Duration::from_secs(10);
+
+/// What a user waits for comes sooner: the answer to a change of the spec, and what was still pending.
+const NEWS: Duration = Duration::from_secs(1);
+
+/// Where somebody else overwrites a status, it is written again after twice as long each time, up to this.
+const LONGEST_REWRITE: Duration = Duration::from_secs(600);
+
+/// Whoever edits a status by hand does so once or twice. More is another exporter.
+const CONTESTED: u32 = 3;
+
+/// Two exporters for the same targets are one mistake: some of the targets are enough to show it.
+const MAX_CONTESTED_LOGGED: usize = 10;
+
+/// The first poll and the first ServiceMonitor are waited for, so that one write says everything: so long, and longer where many targets
+/// appear together, since each waits for the two writes of all others. But the user must see before long that something is done.
+const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE_PER_TARGET: Duration = Duration::from_millis(2_000 / WRITES_PER_SECOND as u64);
+const LONGEST_SETTLE: Duration = Duration::from_secs(240);
+
+/// The targets, the status that each should have, and the API server that is told.
+pub(super) trait StatusBackend: Send + Sync + 'static {
+    fn store(&self) -> &TargetStore;
 
     /// Targets whose status may differ.
-    fn marked(&self) -> &Queue;
+    fn queue(&self) -> &WorkQueue<TargetId>;
 
-    fn pace(&self) -> &Pace;
+    fn write_limiter(&self) -> &RateLimiter;
 
     fn may_write(&self) -> bool;
 
     /// Waits until nothing may be written any more.
     fn lost(&self) -> impl Future<Output = ()> + Send;
 
-    /// The status that `record` should have. `watched_for`: how long we have been the one who knows.
-    fn wanted(&self, record: &Record, watched_for: Duration) -> ScrapeTargetStatus;
+    /// The status that `record` should have. `watched_for`: how long this replica has led and known this generation.
+    fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus;
 
-    /// Writes it, and notes in the catalog what the cluster holds then.
-    fn write(&self, object: &Object, status: &ScrapeTargetStatus) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// Writes it, and notes in the store what the cluster holds then.
+    fn write(
+        &self,
+        object: &ObservedTarget,
+        status: &ScrapeTargetStatus,
+    ) -> impl Future<Output = Result<(), ApiError>> + Send;
 }
 
-/// One term of a leader.
-pub(super) struct Writer<F> {
-    fleet: Arc<F>,
-    ledger: Ledger,
-    agenda: Agenda,
-    pause: Pause,
-    /// Statuses that the API server does not take.
-    lost: Tally,
-    /// What the present look at all targets has not come to yet.
-    rest: std::vec::IntoIter<TargetId>,
-    writes: FuturesUnordered<BoxFuture<'static, Write>>,
+/// The writer of one term of a leader.
+pub(super) struct StatusWriter<B> {
+    backend: Arc<B>,
+    history: Mutex<History>,
 }
 
-/// A write that has ended, with the gist of what was sent; no result: there was nothing to write any more, or it was not permitted any more.
-struct Write(TargetId, Option<(u64, Result<(), ApiError>)>);
+impl<B: StatusBackend> StatusWriter<B> {
+    pub(super) fn new(backend: Arc<B>) -> Self {
+        Self { backend, history: Mutex::default() }
+    }
 
-impl<F: Fleet> Writer<F> {
-    pub(super) fn new(fleet: Arc<F>) -> Self {
-        Self {
-            fleet,
-            ledger: Ledger::default(),
-            agenda: Agenda::default(),
-            pause: Pause::new(),
-            lost: Tally::default(),
-            rest: Vec::new().into_iter(),
-            writes: FuturesUnordered::new(),
+    /// Writes until that is not permitted any more. What is in flight then is dropped.
+    pub(super) async fn run(&self) {
+        tokio::select! {
+            () = self.backend.lost() => {}
+            () = self.resync() => {}
+            _ = join_all((0..LIMITS.in_flight).map(|_| self.work())) => {}
         }
     }
 
-    /// Writes until that is not permitted any more.
-    pub(super) async fn lead(&mut self) {
-        let fleet = Arc::clone(&self.fleet);
-        let mut lost = pin!(fleet.lost());
-        let mut heal = tokio::time::interval(HEAL);
-        heal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while fleet.may_write() {
-            let now = Instant::now();
-            let pause = self.pause.until(now);
-            let free = if pause.is_some() { 0 } else { IN_FLIGHT - self.writes.len() };
-            let due = self.agenda.next().unwrap_or(now);
-            tokio::select! {
-                () = &mut lost => return,
-                Some(write) = self.writes.next() => self.finish(write),
-                () = fleet.marked().marked(), if free > 0 => {
-                    let ids = fleet.marked().take(free);
-                    self.look(ids);
-                }
-                () = tokio::time::sleep_until(due), if free > 0 && self.agenda.next().is_some() => {
-                    let ids = self.agenda.take(Instant::now(), free);
-                    self.look(ids);
-                }
-                () = tokio::time::sleep_until(pause.unwrap_or(now)), if pause.is_some() => {}
-                () = tokio::task::yield_now(), if !self.rest.as_slice().is_empty() => self.look_at_all(),
-                _ = heal.tick() => {
-                    let ids = fleet.catalog().ids();
-                    self.ledger.retain(&ids, Instant::now());
-                    self.rest = ids.into_iter();
-                    if let Some(targets) = self.lost.more() {
-                        tracing::warn!(targets, "the statuses of more targets cannot be written");
-                    }
-                }
+    /// Has every target compared, at once and then regularly.
+    async fn resync(&self) {
+        let (store, queue) = (self.backend.store(), self.backend.queue());
+        let mut interval = tokio::time::interval(RESYNC);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let ids = store.ids();
+            self.history().retain(&ids);
+            queue.retain(|id| ids.binary_search(id).is_ok());
+            if let Some(targets) = queue.not_logged() {
+                tracing::warn!(targets, "the statuses of more targets cannot be written");
+            }
+            for chunk in ids.chunks(CHUNK) {
+                let now = Instant::now();
+                let differs =
+                    |id: &&TargetId| store.get(id).is_some_and(|record| self.difference(&record, now).is_some());
+                let differing: Vec<TargetId> = chunk.iter().filter(differs).cloned().collect();
+                queue.add_all(differing);
+                tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Marks those of the next targets of all whose status differs.
-    fn look_at_all(&mut self) {
-        let now = Instant::now();
-        let ids: Vec<TargetId> = self.rest.by_ref().take(CHUNK).collect();
-        let fleet = Arc::clone(&self.fleet);
-        fleet.marked().mark(
-            ids.into_iter()
-                .filter(|id| fleet.catalog().get(id).is_some_and(|record| self.differs(&record, now).is_some())),
-        );
+    async fn work(&self) {
+        loop {
+            let item = self.backend.queue().next().await;
+            self.reconcile(item).await;
+        }
+    }
+
+    /// Writes the status of one target if it differs and may be written now.
+    async fn reconcile(&self, item: WorkItem<TargetId>) {
+        let (store, queue, now) = (self.backend.store(), self.backend.queue(), Instant::now());
+        let Some(record) = store.get(item.key()) else {
+            self.history().remove(item.key());
+            return queue.forget(item.key());
+        };
+        let Some(desired) = self.difference(&record, now) else { return };
+        let at = self.history().not_before(&record.object, &desired, queue.delayed(), now);
+        if at > now {
+            return item.defer(at);
+        }
+        if item.attempt(version(&record.object)).is_err() {
+            return;
+        }
+        self.backend.write_limiter().acquire().await;
+        // Much may have happened meanwhile.
+        let same = |object: &ObservedTarget| version(object) == version(&record.object);
+        let Some(record) = store.get(item.key()).filter(|record| same(&record.object)) else {
+            return queue.add(item.key().clone());
+        };
+        let Some(desired) = self.difference(&record, Instant::now()) else { return };
+        if !self.backend.may_write() {
+            return;
+        }
+        let result = self.backend.write(&record.object, &desired).await;
+        self.finish(item, &desired, &result);
     }
 
     /// The status that `record` should have, if it has another.
-    fn differs(&mut self, record: &Record, now: Instant) -> Option<ScrapeTargetStatus> {
-        let since = self.ledger.since(&record.object, now);
-        let wanted = self.fleet.wanted(record, now.saturating_duration_since(since));
-        (!says(&record.object.status, &wanted)).then_some(wanted)
+    fn difference(&self, record: &TargetRecord, now: Instant) -> Option<ScrapeTargetStatus> {
+        let since = self.history().of(&record.object, now).since;
+        let desired = self.backend.desired(record, now.saturating_duration_since(since));
+        (!is_up_to_date(&record.object.status, &desired)).then_some(desired)
     }
 
-    /// Writes what differs, or notes when it may be written. There are never more `ids` than writes may begin.
-    fn look(&mut self, ids: Vec<TargetId>) {
-        let now = Instant::now();
-        for id in ids {
-            let Some(record) = self.fleet.catalog().get(&id) else {
-                self.ledger.forget(&id);
-                continue;
-            };
-            let Some(wanted) = self.differs(&record, now) else {
-                self.ledger.settle(&id);
-                continue;
-            };
-            match self.ledger.earliest(&record.object, &wanted, self.agenda.len(), now) {
-                Some(at) if at > now => self.agenda.put(id, at),
-                Some(_) => {
-                    let since = self.ledger.since(&record.object, now);
-                    self.ledger.begin(&id);
-                    self.writes.push(Box::pin(write(Arc::clone(&self.fleet), id, Arc::clone(&record.object), since)));
+    fn finish(&self, item: WorkItem<TargetId>, desired: &ScrapeTargetStatus, result: &Result<(), ApiError>) {
+        let target = item.key().clone();
+        let contested = self.history().sent(&target, fingerprint(desired), result.is_ok(), Instant::now());
+        if result.is_ok() {
+            self.backend.queue().add(target.clone()); // what changed during the write
+        }
+        let failure = item.finish(result.as_ref().map(|&()| ()));
+        match result {
+            Ok(()) if contested => tracing::warn!(
+                %target,
+                "somebody else writes the status of this target, perhaps another release of the exporter: let each look \
+                 after its own targets, by --watch-namespace or --target-selector"
+            ),
+            Ok(()) | Err(ApiError::Unreachable(_)) => {}
+            Err(error @ (ApiError::Refused(_) | ApiError::Failed(_))) if failure.is_new => {
+                if self.backend.queue().may_log() {
+                    self.log(&target, error);
                 }
-                None => {}
             }
+            Err(error) => tracing::debug!(%target, %error, "a status was not written"),
         }
     }
 
-    /// Draws the conclusions, and has another look: much may have happened meanwhile.
-    fn finish(&mut self, Write(target, result): Write) {
-        let now = Instant::now();
-        match &result {
-            None => self.ledger.give_up(&target),
-            Some((gist, result)) => {
-                let trouble = self.ledger.end(&target, *gist, result, now);
-                match result {
-                    Err(ApiError::Unreachable(_)) => {
-                        self.pause.fail(now);
-                    }
-                    Err(error) if matches!(trouble, Some(Trouble::Refused | Trouble::Failed)) => {
-                        if self.lost.note(now) {
-                            self.complain(&target, error);
-                        }
-                    }
-                    Err(error) => tracing::debug!(%target, %error, "a status was not written"),
-                    Ok(()) if trouble == Some(Trouble::Contested) => {
-                        tracing::warn!(
-                            %target,
-                            "somebody else writes the status of this target, perhaps another release of the exporter: let each look \
-                             after its own targets, by --watch-namespace or --target-selector"
-                        );
-                    }
-                    Ok(()) => {}
-                }
-                // A failure is no sign that it can write again.
-                let answered = !matches!(result, Err(ApiError::Unreachable(_) | ApiError::Failed(_)));
-                if answered {
-                    self.pause.succeed();
-                }
-            }
-        }
-        self.fleet.marked().mark([target]);
-    }
-
-    fn complain(&self, target: &TargetId, error: &ApiError) {
-        let crowded = self.fleet.catalog().get(target).is_some_and(|record| {
-            let wanted = self.fleet.wanted(&record, Duration::ZERO);
-            is_crowded(&record.object.status, &wanted)
+    fn log(&self, target: &TargetId, error: &ApiError) {
+        let exceeds = self.backend.store().get(target).is_some_and(|record| {
+            let desired = self.backend.desired(&record, Duration::ZERO);
+            exceeds_limit(&record.object.status, &desired)
         });
-        if crowded {
+        if exceeds {
             tracing::warn!(
                 %target,
                 %error,
@@ -211,19 +205,109 @@ impl<F: Fleet> Writer<F> {
             tracing::warn!(%target, %error, "the status of a target cannot be written");
         }
     }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Writes what should be said of a target when its turn comes, which need not be what should have been said before.
-async fn write<F: Fleet>(fleet: Arc<F>, id: TargetId, before: Arc<Object>, since: Instant) -> Write {
-    fleet.pace().turn().await;
-    let same = |object: &Object| object.uid == before.uid && object.generation == before.generation;
-    let Some(record) = fleet.catalog().get(&id).filter(|record| same(&record.object)) else { return Write(id, None) };
-    let wanted = fleet.wanted(&record, since.elapsed());
-    if says(&record.object.status, &wanted) || !fleet.may_write() {
-        return Write(id, None);
+/// What the work queue tells apart: a write that failed says nothing of another generation, nor of another object of the same name.
+fn version(object: &ObservedTarget) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&object.uid, object.generation).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What a leader remembers of the statuses that it writes.
+#[derive(Debug, Default)]
+struct History {
+    targets: HashMap<TargetId, StatusHistory>,
+    /// Targets of which it was logged that somebody else writes their status.
+    contested: HashSet<TargetId>,
+}
+
+#[derive(Debug)]
+struct StatusHistory {
+    uid: Arc<str>,
+    generation: i64,
+    /// Since when this generation is known.
+    since: Instant,
+    /// Since when something is pending that should be known soon.
+    pending_since: Option<Instant>,
+    /// When a status was last sent, and the fingerprint of the one that was last written.
+    sent: Option<Instant>,
+    written: Option<u64>,
+    /// How often that had to be written again, in a row.
+    rewrites: u32,
+}
+
+impl History {
+    /// What is known of an object as it stands now.
+    fn of(&mut self, object: &ObservedTarget, now: Instant) -> &mut StatusHistory {
+        let new = |sent| StatusHistory {
+            uid: Arc::clone(&object.uid),
+            generation: object.generation,
+            since: now,
+            pending_since: None,
+            sent,
+            written: None,
+            rewrites: 0,
+        };
+        let entry = self.targets.entry(object.id.clone()).or_insert_with(|| new(None));
+        if entry.uid != object.uid || entry.generation != object.generation {
+            *entry = new(entry.sent);
+        }
+        entry
     }
-    let result = fleet.write(&record.object, &wanted).await;
-    Write(id, Some((gist(&wanted), result)))
+
+    /// When `desired` is worth a write, while so many other targets wait.
+    fn not_before(
+        &mut self,
+        object: &ObservedTarget,
+        desired: &ScrapeTargetStatus,
+        others: usize,
+        now: Instant,
+    ) -> Instant {
+        let observed = &object.status;
+        let entry = self.of(object, now);
+        let gap = if entry.written == Some(fingerprint(desired)) {
+            exponential(FLAPPING, LONGEST_REWRITE, entry.rewrites)
+        } else if observed.observed_generation != desired.observed_generation || resolves_pending(desired, observed) {
+            NEWS
+        } else {
+            FLAPPING
+        };
+        entry.pending_since = is_pending(desired).then(|| entry.pending_since.unwrap_or(now));
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let settle = SETTLE_PER_TARGET.saturating_mul(others).saturating_add(SETTLE).min(LONGEST_SETTLE);
+        let settled = entry.pending_since.map(|since| since + settle);
+        [entry.sent.map(|sent| sent + gap), settled].into_iter().flatten().fold(now, Instant::max)
+    }
+
+    /// Notes that a status was sent. Returns whether somebody else seems to write it as well, once for each of some targets.
+    fn sent(&mut self, id: &TargetId, fingerprint: u64, is_written: bool, now: Instant) -> bool {
+        let Some(entry) = self.targets.get_mut(id) else { return false };
+        let before = entry.sent.replace(now);
+        if !is_written {
+            return false;
+        }
+        let rested = before.is_none_or(|before| now - before > 2 * LONGEST_REWRITE);
+        if entry.written.replace(fingerprint) == Some(fingerprint) {
+            entry.rewrites = if rested { 1 } else { entry.rewrites.saturating_add(1) };
+        } else if rested {
+            entry.rewrites = 0;
+        }
+        entry.rewrites >= CONTESTED && self.contested.len() < MAX_CONTESTED_LOGGED && self.contested.insert(id.clone())
+    }
+
+    fn remove(&mut self, id: &TargetId) {
+        self.targets.remove(id);
+    }
+
+    /// Forgets the targets that are not among `ids`, which are in order.
+    fn retain(&mut self, ids: &[TargetId]) {
+        self.targets.retain(|id, _| ids.binary_search(id).is_ok());
+    }
 }
 
 #[cfg(test)]

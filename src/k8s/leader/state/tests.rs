@@ -1,20 +1,20 @@
-//! Replicas that compete for one Lease, in a world where time passes by hand.
+//! Replicas that compete for one Lease, with a clock that is advanced by hand.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::json;
 
-use super::super::lease::renewed;
 use super::*;
+use crate::k8s::leader::lease::renewed;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DURATION: Duration = Duration::from_secs(15);
 
-fn timing() -> Timing {
-    Timing::new(DURATION)
+fn timing() -> LeaseTiming {
+    LeaseTiming::new(DURATION)
 }
 
-fn now() -> Now {
-    Now { instant: Instant::now(), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) }
+fn moment() -> Moment {
+    Moment { instant: Instant::now(), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) }
 }
 
 /// A Lease with this spec, in this version.
@@ -24,291 +24,297 @@ fn lease(spec: LeaseSpec, version: u64) -> Lease {
     lease
 }
 
-/// What `holder` has written, renewed for the n-th time, by a clock that shows anything.
+/// The record of `holder` after its n-th renewal, by an arbitrary clock.
 fn held(holder: &str, renewal: u32) -> LeaseSpec {
     let time = format!("1970-01-01T00:00:{:02}.000000Z", renewal % 60);
     serde_json::from_value(json!({ "holderIdentity": holder, "renewTime": time, "leaseDurationSeconds": 15 })).unwrap()
 }
 
 /// The API server has this Lease, and the watch of `state` shows it.
-fn show(state: &mut State, lease: Option<Lease>) {
-    let sight = state.sight().next(lease, Instant::now());
-    state.see(View { sight, away: false, ..state.view.clone() });
+fn show(state: &mut ElectionState, lease: Option<Lease>) {
+    let lease = state.lease().next(lease, Instant::now());
+    state.watched(LeaseView { lease, is_unreachable: false, ..state.view.clone() });
 }
 
-/// A replica `a` that knows its targets.
-fn knowing() -> State {
-    let mut state = State::new("a", timing());
-    state.know();
+/// The state of a replica `a` that knows its targets.
+fn knowing() -> ElectionState {
+    let mut state = ElectionState::new("a", timing());
+    state.targets_known();
     state
 }
 
-/// The moment until which `state` rests.
-fn rest(state: &State) -> Duration {
+/// How long `state` waits.
+fn wait(state: &ElectionState) -> Duration {
     match state.step(Instant::now()) {
-        Step::Rest(Some(until)) => until - Instant::now(),
+        ElectionStep::Wait(Some(until)) => until - Instant::now(),
         step => panic!("{step:?}"),
     }
 }
 
-fn role(state: &mut State) -> Role {
-    state.term(Instant::now()).role
+fn role(state: &mut ElectionState) -> Role {
+    state.status(Instant::now()).role
 }
 
-/// Has its look, which shows what the watch shows.
-fn look(state: &mut State) {
-    assert_eq!(state.step(Instant::now()), Step::Look);
-    let shown = match state.sight() {
-        Sight::There(record) => Some(lease(record.spec.clone(), record.version.as_ref().unwrap().parse().unwrap())),
+/// Reads the Lease, which is as the watch shows it.
+fn observe(state: &mut ElectionState) {
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
+    let shown = match state.lease() {
+        ObservedLease::Present(record) => {
+            Some(lease(record.spec.clone(), record.version.as_ref().unwrap().parse().unwrap()))
+        }
         _ => None,
     };
-    state.answered(Answer::Shown(shown.map(Box::new)), now(), Instant::now());
+    state.finished(LeaseOutcome::Observed(shown.map(Box::new)), moment(), Instant::now());
 }
 
-/// Takes the Lease as it is seen, and sees it.
-fn hold(state: &mut State, version: u64) -> LeaseSpec {
-    if state.step(Instant::now()) == Step::Look {
-        look(state);
+/// Acquires or renews the Lease, and has the watch show it.
+fn acquire(state: &mut ElectionState, version: u64) -> LeaseSpec {
+    if state.step(Instant::now()) == ElectionStep::Observe {
+        observe(state);
     }
-    let Step::Hold(seen) = state.step(Instant::now()) else { panic!("{:?}", state.step(Instant::now())) };
-    let sent = now();
+    let ElectionStep::Acquire(seen) = state.step(Instant::now()) else { panic!("{:?}", state.step(Instant::now())) };
+    let sent = moment();
     let spec = renewed(seen.as_ref().map(|record| &record.spec), "a", &timing());
-    state.answered(Answer::Written(spec.clone()), sent, Instant::now());
+    state.finished(LeaseOutcome::Written(spec.clone()), sent, Instant::now());
     show(state, Some(lease(spec.clone(), version)));
     spec
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_renewed_is_never_taken_whatever_its_times_say() {
+async fn a_lease_that_is_renewed_is_never_acquired_whatever_its_times_say() {
     let mut state = knowing();
     for renewal in 0..100 {
         show(&mut state, Some(lease(held("b", renewal), renewal.into())));
         assert_eq!(role(&mut state), Role::Standby);
         tokio::time::advance(5 * SECOND).await;
-        assert!(matches!(state.step(Instant::now()), Step::Rest(Some(_))), "after renewal {renewal}");
+        assert!(matches!(state.step(Instant::now()), ElectionStep::Wait(Some(_))), "after renewal {renewal}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_not_renewed_is_taken_after_its_duration_and_after_a_look() {
+async fn a_lease_that_is_not_renewed_is_acquired_after_its_duration_and_after_it_was_read_again() {
     let mut state = knowing();
     show(&mut state, Some(lease(held("b", 1), 1)));
-    // What is written beside it is no renewal.
+    // A change of its metadata is no renewal.
     tokio::time::advance(10 * SECOND).await;
     show(&mut state, Some(lease(held("b", 1), 2)));
-    assert!(rest(&state) <= 5 * SECOND);
-    tokio::time::advance(5 * SECOND + SPREAD).await;
-    assert_eq!(state.step(Instant::now()), Step::Look);
-    state.answered(Answer::Shown(Some(Box::new(lease(held("b", 1), 3)))), now(), Instant::now());
-    let Step::Hold(Some(record)) = state.step(Instant::now()) else { panic!("it is not taken") };
+    assert!(wait(&state) <= 5 * SECOND);
+    tokio::time::advance(5 * SECOND + JITTER).await;
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
+    state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 3)))), moment(), Instant::now());
+    let ElectionStep::Acquire(Some(record)) = state.step(Instant::now()) else { panic!("it is not acquired") };
     assert_eq!(record.version.as_deref(), Some("3"), "only if it is still the one that was seen");
-    hold(&mut state, 4);
+    acquire(&mut state, 4);
     assert_eq!(role(&mut state), Role::Leader);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_dead_makes_nobody_take_a_lease_that_is_renewed() {
+async fn a_watch_that_is_dead_makes_nobody_acquire_a_lease_that_is_renewed() {
     let mut state = knowing();
     show(&mut state, Some(lease(held("b", 1), 1)));
-    tokio::time::advance(DURATION + SPREAD).await;
-    assert_eq!(state.step(Instant::now()), Step::Look);
-    state.answered(Answer::Shown(Some(Box::new(lease(held("b", 3), 3)))), now(), Instant::now());
-    assert!(rest(&state) >= DURATION);
+    tokio::time::advance(DURATION + JITTER).await;
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
+    state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 3), 3)))), moment(), Instant::now());
+    assert!(wait(&state) >= DURATION);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_was_outrun_looks_before_it_tries_again() {
+async fn after_a_conflict_the_lease_is_read_before_it_is_acquired() {
     let mut state = knowing();
     show(&mut state, None);
-    tokio::time::advance(SPREAD).await;
-    look(&mut state);
-    assert_eq!(state.step(Instant::now()), Step::Hold(None));
-    state.answered(Answer::Outrun, now(), Instant::now());
+    tokio::time::advance(JITTER).await;
+    observe(&mut state);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Acquire(None));
+    state.finished(LeaseOutcome::Conflict, moment(), Instant::now());
     tokio::time::advance(SECOND).await;
-    assert_eq!(state.step(Instant::now()), Step::Look);
-    state.answered(Answer::Shown(Some(Box::new(lease(held("b", 1), 1)))), now(), Instant::now());
-    assert!(rest(&state) >= DURATION);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
+    state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 1)))), moment(), Instant::now());
+    assert!(wait(&state) >= DURATION);
     assert_eq!(role(&mut state), Role::Standby);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_right_to_write_ends_before_another_could_take_the_lease() {
+async fn the_permit_to_write_ends_before_another_could_acquire_the_lease() {
     let mut state = knowing();
     show(&mut state, None);
-    tokio::time::advance(SPREAD).await;
-    // The request takes two seconds; the Lease may have been taken at once.
-    let sent = now();
+    tokio::time::advance(JITTER).await;
+    // The request takes two seconds; the API server may have taken it at once.
+    let sent = moment();
     tokio::time::advance(2 * SECOND).await;
     let spec = renewed(None, "a", &timing());
-    state.answered(Answer::Written(spec.clone()), sent, Instant::now());
-    assert_eq!(state.term(Instant::now()).right, None, "the API server does not show it yet");
+    state.finished(LeaseOutcome::Written(spec.clone()), sent, Instant::now());
+    assert_eq!(state.status(Instant::now()).permit, None, "the API server does not show it yet");
     show(&mut state, Some(lease(spec.clone(), 1)));
-    let right = state.term(Instant::now()).right.unwrap();
-    assert_eq!(right.until, sent.instant + DURATION - 2 * SECOND);
-    assert_eq!(right.wall, sent.wall + DURATION - 2 * SECOND);
-    assert!(rest(&state) <= 3 * SECOND, "it is renewed every five seconds");
+    let permit = state.status(Instant::now()).permit.unwrap();
+    assert_eq!(permit.until, sent.instant + DURATION - 2 * SECOND);
+    assert_eq!(permit.wall, sent.wall + DURATION - 2 * SECOND);
+    assert!(wait(&state) <= 3 * SECOND, "it is renewed every five seconds");
 
-    // Somebody makes it good for three seconds only: so do others judge it.
+    // Somebody edits its duration to three seconds, by which other replicas judge it.
     let shorter = LeaseSpec { lease_duration_seconds: Some(3), ..spec };
     show(&mut state, Some(lease(shorter, 2)));
-    assert!(state.term(Instant::now()).right.unwrap().until <= Instant::now());
-    hold(&mut state, 3);
-    assert!(state.term(Instant::now()).right.unwrap().until > Instant::now());
+    assert!(state.status(Instant::now()).permit.unwrap().until <= Instant::now());
+    acquire(&mut state, 3);
+    assert!(state.status(Instant::now()).permit.unwrap().until > Instant::now());
 
-    // The watch may show what was written before the answer comes, which ends no right.
-    let Step::Rest(Some(next)) = state.step(Instant::now()) else { panic!("no renewal") };
+    // The watch may show what was written before the answer comes, which ends no permit.
+    let ElectionStep::Wait(Some(next)) = state.step(Instant::now()) else { panic!("no renewal") };
     tokio::time::advance(next - Instant::now()).await;
-    let right = state.term(Instant::now()).right;
+    let permit = state.status(Instant::now()).permit;
     show(&mut state, Some(lease(renewed(None, "a", &timing()), 4)));
-    assert_eq!(state.term(Instant::now()).right, right);
+    assert_eq!(state.status(Instant::now()).permit, permit);
 
-    // The role stays while no other leads; the right needs a Lease.
+    // The role stays while no other leads; the permit needs a Lease.
     show(&mut state, None);
-    assert_eq!(state.term(Instant::now()), Term { role: Role::Leader, right: None });
+    assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Leader, permit: None });
     show(&mut state, Some(lease(held("b", 1), 5)));
-    assert_eq!(state.term(Instant::now()), Term { role: Role::Standby, right: None });
+    assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Standby, permit: None });
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_was_paused_for_too_long_looks_before_it_writes_anything() {
+async fn a_leader_that_was_paused_for_too_long_reads_the_lease_before_it_writes_anything() {
     let mut state = knowing();
     show(&mut state, None);
-    tokio::time::advance(SPREAD).await;
-    hold(&mut state, 1);
+    tokio::time::advance(JITTER).await;
+    acquire(&mut state, 1);
     tokio::time::advance(60 * SECOND).await;
-    assert!(state.term(Instant::now()).right.unwrap().until < Instant::now());
-    assert_eq!(state.step(Instant::now()), Step::Look);
-    state.answered(Answer::Shown(Some(Box::new(lease(held("b", 1), 2)))), now(), Instant::now());
-    assert_eq!(state.term(Instant::now()), Term { role: Role::Standby, right: None });
+    assert!(state.status(Instant::now()).permit.unwrap().until < Instant::now());
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
+    state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 2)))), moment(), Instant::now());
+    assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Standby, permit: None });
 
-    // Where nobody has taken it, it goes on.
+    // Where nobody else has acquired it, it goes on.
     let mut state = knowing();
     show(&mut state, None);
-    tokio::time::advance(SPREAD).await;
-    let spec = hold(&mut state, 1);
+    tokio::time::advance(JITTER).await;
+    let spec = acquire(&mut state, 1);
     tokio::time::advance(60 * SECOND).await;
-    state.answered(Answer::Shown(Some(Box::new(lease(spec, 1)))), now(), Instant::now());
-    hold(&mut state, 2);
-    assert!(state.term(Instant::now()).right.unwrap().until > Instant::now());
+    state.finished(LeaseOutcome::Observed(Some(Box::new(lease(spec, 1)))), moment(), Instant::now());
+    acquire(&mut state, 2);
+    assert!(state.status(Instant::now()).permit.unwrap().until > Instant::now());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_of_an_earlier_process_renews_at_once_and_writes_only_then() {
     let mut state = knowing();
     show(&mut state, Some(lease(held("a", 7), 1)));
-    assert_eq!(state.term(Instant::now()), Term { role: Role::Leader, right: None });
-    hold(&mut state, 2);
-    assert!(state.term(Instant::now()).right.is_some());
+    assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Leader, permit: None });
+    acquire(&mut state, 2);
+    assert!(state.status(Instant::now()).permit.is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_knows_no_targets_neither_leads_nor_takes_nor_keeps_the_lease() {
-    let mut state = State::new("a", timing());
+async fn a_replica_that_knows_no_targets_neither_leads_nor_acquires_nor_keeps_the_lease() {
+    let mut state = ElectionState::new("a", timing());
     show(&mut state, Some(lease(held("a", 7), 1)));
     assert_eq!(role(&mut state), Role::Standby, "it leads by name alone");
-    assert!(rest(&state) <= MOMENT);
-    tokio::time::advance(MOMENT).await;
-    assert_eq!(state.step(Instant::now()), Step::GiveBack);
-    state.answered(Answer::GivenBack, now(), Instant::now());
+    assert!(wait(&state) <= STARTUP_GRACE);
+    tokio::time::advance(STARTUP_GRACE).await;
+    assert_eq!(state.step(Instant::now()), ElectionStep::Release);
+    state.finished(LeaseOutcome::Released, moment(), Instant::now());
     show(&mut state, Some(lease(LeaseSpec::default(), 2)));
     for _ in 0..100 {
-        assert_eq!((role(&mut state), state.step(Instant::now())), (Role::Standby, Step::Rest(None)));
+        assert_eq!((role(&mut state), state.step(Instant::now())), (Role::Standby, ElectionStep::Wait(None)));
         tokio::time::advance(SECOND).await;
     }
-    let mut hidden = State::new("a", timing());
-    hidden.see(View { sight: Sight::Hidden, back: None, away: false });
-    assert_eq!(role(&mut hidden), Role::Standby);
+    let mut denied = ElectionState::new("a", timing());
+    denied.watched(LeaseView { lease: ObservedLease::Denied, recovered_at: None, is_unreachable: false });
+    assert_eq!(role(&mut denied), Role::Standby);
 
-    state.know();
-    hold(&mut state, 3);
+    state.targets_known();
+    acquire(&mut state, 3);
     assert_eq!(role(&mut state), Role::Leader);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_learns_its_targets_within_a_moment_keeps_the_lease_of_its_earlier_process() {
-    let mut state = State::new("a", timing());
+async fn a_replica_that_learns_its_targets_in_time_keeps_the_lease_of_its_earlier_process() {
+    let mut state = ElectionState::new("a", timing());
     show(&mut state, Some(lease(held("a", 7), 1)));
-    tokio::time::advance(MOMENT / 2).await;
-    state.know();
+    tokio::time::advance(STARTUP_GRACE / 2).await;
+    state.targets_known();
     assert_eq!(role(&mut state), Role::Leader);
-    hold(&mut state, 2);
+    acquire(&mut state, 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_an_outage_the_leader_has_some_seconds_before_others_take_a_lease_that_has_ended() {
+async fn after_an_outage_the_leader_has_some_seconds_before_others_acquire_a_lease_that_has_ended() {
     let mut state = knowing();
     show(&mut state, Some(lease(held("b", 1), 1)));
-    state.see(View { away: true, ..state.view.clone() });
+    state.watched(LeaseView { is_unreachable: true, ..state.view.clone() });
     tokio::time::advance(60 * SECOND).await;
-    assert_eq!(state.step(Instant::now()), Step::Rest(None), "nobody is replaced while nothing is seen");
-    state.see(View { away: false, back: Some(Instant::now()), ..state.view.clone() });
-    assert!(rest(&state) > COURTESY);
+    assert_eq!(
+        state.step(Instant::now()),
+        ElectionStep::Wait(None),
+        "no leader is replaced while it cannot be observed"
+    );
+    state.watched(LeaseView { is_unreachable: false, recovered_at: Some(Instant::now()), ..state.view.clone() });
+    assert!(wait(&state) > LEADER_GRACE);
 
-    // The same where the watch was silent and only a look of our own found out.
+    // The same where the watch was silent and only a request of our own found out.
     let mut state = knowing();
     show(&mut state, Some(lease(held("b", 1), 1)));
-    tokio::time::advance(DURATION + SPREAD).await;
-    assert_eq!(state.step(Instant::now()), Step::Look);
-    state.answered(Answer::Failed("no answer".to_owned()), now(), Instant::now());
-    tokio::time::advance(LONGEST_PAUSE).await;
-    assert_eq!(state.step(Instant::now()), Step::Look);
-    state.answered(Answer::Shown(Some(Box::new(lease(held("b", 1), 1)))), now(), Instant::now());
-    assert!(rest(&state) > COURTESY);
+    tokio::time::advance(DURATION + JITTER).await;
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
+    state.finished(LeaseOutcome::Failed("no answer".to_owned()), moment(), Instant::now());
+    tokio::time::advance(LONGEST_RETRY).await;
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
+    state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 1)))), moment(), Instant::now());
+    assert!(wait(&state) > LEADER_GRACE);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_has_resigned_polls_until_another_leads_writes_nothing_and_takes_nothing() {
+async fn a_replica_that_has_resigned_polls_until_another_leads_writes_nothing_and_acquires_nothing() {
     let mut state = knowing();
     show(&mut state, None);
-    tokio::time::advance(SPREAD).await;
-    hold(&mut state, 1);
-    state.answered(Answer::Outrun, now(), Instant::now());
+    tokio::time::advance(JITTER).await;
+    acquire(&mut state, 1);
+    state.finished(LeaseOutcome::Conflict, moment(), Instant::now());
     state.resign();
-    assert_eq!(state.term(Instant::now()), Term { role: Role::Leader, right: None });
-    assert_eq!(state.step(Instant::now()), Step::GiveBack);
-    state.answered(Answer::GivenBack, now(), Instant::now());
+    assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Leader, permit: None });
+    assert_eq!(state.step(Instant::now()), ElectionStep::Release);
+    state.finished(LeaseOutcome::Released, moment(), Instant::now());
     show(&mut state, Some(lease(LeaseSpec::default(), 2)));
-    assert_eq!((role(&mut state), state.step(Instant::now())), (Role::Leader, Step::Rest(None)));
+    assert_eq!((role(&mut state), state.step(Instant::now())), (Role::Leader, ElectionStep::Wait(None)));
     show(&mut state, Some(lease(held("b", 1), 3)));
     assert_eq!(role(&mut state), Role::Standby);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_without_rights_polls_unless_another_leads_and_writes_nothing() {
-    let mut hidden = knowing();
-    hidden.see(View { sight: Sight::Hidden, back: None, away: false });
-    assert_eq!(hidden.term(Instant::now()), Term { role: Role::Leader, right: None });
+async fn a_replica_without_permissions_polls_unless_another_leads_and_writes_nothing() {
+    let mut denied = knowing();
+    denied.watched(LeaseView { lease: ObservedLease::Denied, recovered_at: None, is_unreachable: false });
+    assert_eq!(denied.status(Instant::now()), LeaderStatus { role: Role::Leader, permit: None });
 
     let mut state = knowing();
     show(&mut state, None);
     for _ in 0..BELIEVED_DENIALS {
         assert_eq!(role(&mut state), Role::Standby);
-        state.answered(Answer::Denied, now(), Instant::now());
+        state.finished(LeaseOutcome::Denied, moment(), Instant::now());
     }
-    assert_eq!(state.term(Instant::now()), Term { role: Role::Leader, right: None });
+    assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Leader, permit: None });
     show(&mut state, Some(lease(held("b", 1), 1)));
     assert_eq!(role(&mut state), Role::Standby);
-    assert!(rest(&state) <= DURATION, "what it is changes when the other's Lease ends");
-    let (seen, away) = (state.view.clone(), View { away: true, ..state.view.clone() });
-    state.see(away);
+    assert!(wait(&state) <= DURATION, "what it is changes when the other's Lease ends");
+    let (seen, unreachable) = (state.view.clone(), LeaseView { is_unreachable: true, ..state.view.clone() });
+    state.watched(unreachable);
     tokio::time::advance(DURATION).await;
     assert_eq!(role(&mut state), Role::Standby, "the other may have renewed it");
-    state.see(seen);
+    state.watched(seen);
     assert_eq!(role(&mut state), Role::Leader);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_watch_showed_before_our_own_look_counts_no_more_when_it_tells_only_that_it_is_away() {
+async fn what_a_watch_showed_before_a_newer_read_does_not_count_again_when_only_its_health_changes() {
     let mut state = knowing();
     show(&mut state, Some(lease(held("a", 1), 1)));
     assert_eq!(role(&mut state), Role::Leader);
     let (shown_last, newer) = (state.view.clone(), lease(held("b", 2), 2));
-    state.answered(Answer::Shown(Some(Box::new(newer))), now(), Instant::now());
+    state.finished(LeaseOutcome::Observed(Some(Box::new(newer))), moment(), Instant::now());
     assert_eq!(role(&mut state), Role::Standby);
-    state.see(View { away: true, ..shown_last.clone() });
-    assert_eq!(role(&mut state), Role::Standby, "another leads, as we have seen");
-    state.see(shown_last);
+    state.watched(LeaseView { is_unreachable: true, ..shown_last.clone() });
+    assert_eq!(role(&mut state), Role::Standby, "another leads, as was read");
+    state.watched(shown_last);
     assert_eq!(role(&mut state), Role::Standby);
     show(&mut state, Some(lease(held("a", 3), 3)));
-    assert_eq!(role(&mut state), Role::Leader, "news of the watch counts");
+    assert_eq!(role(&mut state), Role::Leader, "a newer record of the watch counts");
 }

@@ -4,11 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetStatus};
-use crate::k8s::{Discovery, Election, Scheme};
-use crate::target::TargetId;
+use crate::k8s::{Election, Listener};
 
-pub(in crate::k8s::monitor) const ALL: Features =
-    Features { scrape_class: true, keep_dropped_targets: true, selector_mechanism: true };
+pub(in crate::k8s::monitor) const ALL: OperatorFeatures =
+    OperatorFeatures { scrape_class: true, keep_dropped_targets: true, selector_mechanism: true };
 
 pub(in crate::k8s::monitor) fn settings(discovery: Discovery) -> Settings {
     Settings {
@@ -27,10 +26,10 @@ pub(in crate::k8s::monitor) fn settings(discovery: Discovery) -> Settings {
     }
 }
 
-fn object(namespace: &str, name: &str, spec: Value) -> (Object, Arc<ParsedTarget>) {
+fn object(namespace: &str, name: &str, spec: Value) -> (ObservedTarget, Arc<ParsedTarget>) {
     let declaration = ScrapeTarget::new(name, serde_json::from_value(spec).unwrap());
     let declaration = Arc::new(ParsedTarget::parse(declaration).unwrap());
-    let object = Object {
+    let object = ObservedTarget {
         id: TargetId::new(namespace, name),
         uid: "6a1f".into(),
         generation: 1,
@@ -42,13 +41,13 @@ fn object(namespace: &str, name: &str, spec: Value) -> (Object, Arc<ParsedTarget
 }
 
 /// The ServiceMonitor of `webrtc/sora-tokyo`.
-pub(in crate::k8s::monitor) fn made(
+pub(in crate::k8s::monitor) fn monitor_of(
     spec: Value,
     discovery: Discovery,
-    features: Features,
-) -> Result<Desired, Unwritten> {
+    features: OperatorFeatures,
+) -> Result<DesiredMonitor, MonitorState> {
     let (object, declaration) = object("webrtc", "sora-tokyo", spec);
-    desired(&object, &declaration.spec, &settings(discovery), features)
+    DesiredMonitor::new(&object, &declaration.spec, &settings(discovery), features)
 }
 
 fn two_lines() -> Value {
@@ -61,10 +60,10 @@ fn text(texts: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 #[test]
 fn a_target_in_two_lines_gives_a_whole_monitor() {
-    let place = Place { namespace: "webrtc".into(), name: "sora-tokyo".into() };
-    let monitor = made(two_lines(), Discovery::default(), ALL).unwrap();
+    let monitor_ref = MonitorRef { namespace: "webrtc".into(), name: "sora-tokyo".into() };
+    let monitor = monitor_of(two_lines(), Discovery::default(), ALL).unwrap();
     assert_eq!(
-        monitor.manifest(&place, None),
+        monitor.manifest(&monitor_ref, None),
         json!({
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "ServiceMonitor",
@@ -141,7 +140,7 @@ fn what_the_user_writes_about_the_monitor_is_in_it() {
         allowed_scrape_classes: ["mtls".to_owned()].into(),
         ..Discovery::default()
     };
-    let monitor = made(spec, discovery, ALL).unwrap().part;
+    let monitor = monitor_of(spec, discovery, ALL).unwrap().fields;
     let labels = json!({
         "release": "kube-prometheus-stack",
         "team": "platform",
@@ -168,9 +167,9 @@ fn what_the_user_writes_about_the_monitor_is_in_it() {
 
 #[test]
 fn what_the_operator_does_not_know_is_left_out() {
-    let none = Features { scrape_class: false, keep_dropped_targets: false, selector_mechanism: false };
+    let none = OperatorFeatures { scrape_class: false, keep_dropped_targets: false, selector_mechanism: false };
     let discovery = Discovery { scrape_class: Some("default".to_owned()), ..Discovery::default() };
-    let spec = made(two_lines(), discovery, none).unwrap().part["spec"].take();
+    let spec = monitor_of(two_lines(), discovery, none).unwrap().fields["spec"].take();
     let fields: Vec<_> = spec.as_object().unwrap().keys().cloned().collect();
     assert_eq!(fields, ["endpoints", "namespaceSelector", "selector"]);
 }
@@ -178,13 +177,14 @@ fn what_the_operator_does_not_know_is_left_out() {
 #[test]
 fn in_our_namespace_labels_tell_the_target_and_nobody_owns_the_monitor() {
     let discovery = Discovery { monitor_namespace: MonitorNamespace::Release, ..Discovery::default() };
-    let metadata = made(two_lines(), discovery.clone(), ALL).unwrap().part["metadata"].take();
+    let metadata = monitor_of(two_lines(), discovery.clone(), ALL).unwrap().fields["metadata"].take();
     assert_eq!(metadata["labels"]["scrapetarget.dev/target-namespace"], "webrtc");
     assert_eq!(metadata["labels"]["scrapetarget.dev/target-name"], "sora-tokyo");
     assert!(metadata.get("ownerReferences").is_none());
     let long = "x".repeat(64);
     let (object, declaration) = object("webrtc", &long, two_lines());
-    let metadata = desired(&object, &declaration.spec, &settings(discovery), ALL).unwrap().part["metadata"].take();
+    let metadata =
+        DesiredMonitor::new(&object, &declaration.spec, &settings(discovery), ALL).unwrap().fields["metadata"].take();
     assert_eq!(metadata["annotations"], json!({ "scrapetarget.dev/target-name": long }));
     assert!(metadata["labels"].get("scrapetarget.dev/target-name").is_none());
 }
@@ -196,9 +196,9 @@ fn in_our_namespace_no_target_makes_its_monitor_look_like_a_part_of_our_installa
         "labels": { "app.kubernetes.io/instance": "monitoring", "team": "media" },
         "annotations": { "argocd.argoproj.io/tracking-id": "monitoring:a", "meta.helm.sh/release-name": "ste", "note": "x" },
     });
-    let keys = |place| {
-        let discovery = Discovery { monitor_namespace: place, ..Discovery::default() };
-        let metadata = made(spec.clone(), discovery, ALL).unwrap().part["metadata"].take();
+    let keys = |monitor_ref| {
+        let discovery = Discovery { monitor_namespace: monitor_ref, ..Discovery::default() };
+        let metadata = monitor_of(spec.clone(), discovery, ALL).unwrap().fields["metadata"].take();
         let own = ["app.kubernetes.io/managed-by", "scrapetarget.dev/"];
         let all =
             [&metadata["labels"], &metadata["annotations"]].into_iter().flat_map(|map| map.as_object().unwrap().keys());
@@ -212,7 +212,7 @@ fn in_our_namespace_no_target_makes_its_monitor_look_like_a_part_of_our_installa
 fn a_monitor_over_https_carries_how_we_are_verified() {
     let tls = json!({ "serverName": "probe.example.com" });
     let discovery = Discovery { scheme: Scheme::Https, tls: tls.as_object().cloned(), ..Discovery::default() };
-    let spec = made(two_lines(), discovery, ALL).unwrap().part["spec"].take();
+    let spec = monitor_of(two_lines(), discovery, ALL).unwrap().fields["spec"].take();
     assert_eq!((&spec["endpoints"][0]["scheme"], &spec["endpoints"][0]["tlsConfig"]), (&json!("https"), &tls));
 }
 
@@ -221,10 +221,11 @@ fn a_target_that_nobody_should_scrape_has_none() {
     let with = |extra: Value| {
         let mut spec = two_lines();
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        made(spec, Discovery::default(), ALL)
+        monitor_of(spec, Discovery::default(), ALL)
     };
-    assert!(matches!(with(json!({ "suspend": true })), Err(Unwritten::Disabled(why)) if why.contains("suspend")));
-    assert!(matches!(with(json!({ "monitor": { "enabled": false } })), Err(Unwritten::Disabled(_))));
+    let suspended = with(json!({ "suspend": true })).unwrap_err();
+    assert!(suspended.reason == "Disabled" && suspended.message.contains("suspend"), "{suspended:?}");
+    assert_eq!(with(json!({ "monitor": { "enabled": false } })).unwrap_err().reason, "Disabled");
 }
 
 #[test]
@@ -232,7 +233,7 @@ fn no_relabeling_leads_a_scrape_elsewhere_or_makes_series_look_like_anothers() {
     let with = |list: &str, step: &Value| {
         let mut spec = two_lines();
         spec["monitor"] = json!({ list: [{ "targetLabel": "a", "replacement": "b" }, step] });
-        made(spec, Discovery::default(), ALL)
+        monitor_of(spec, Discovery::default(), ALL)
     };
     for list in ["relabelings", "metricRelabelings"] {
         for (step, field) in [
@@ -247,7 +248,7 @@ fn no_relabeling_leads_a_scrape_elsewhere_or_makes_series_look_like_anothers() {
         ] {
             let refused = with(list, &step).unwrap_err();
             let path = format!("spec.monitor.{list}[1].{field}: ");
-            assert!(matches!(&refused, Unwritten::Unsupported(why) if why.starts_with(&path)), "{refused:?}");
+            assert!(refused.reason == "Unsupported" && refused.message.starts_with(&path), "{refused:?}");
         }
         assert!(with(list, &json!({ "action": "drop", "regex": "x", "sourceLabels": ["__name__"] })).is_ok());
         assert!(with(list, &json!({ "action": "labeldrop", "regex": "rack_.*|region" })).is_ok());
@@ -261,19 +262,19 @@ fn a_target_may_name_the_scrape_classes_that_are_allowed_and_that_of_the_install
         allowed_scrape_classes: ["video".to_owned()].into(),
         ..Discovery::default()
     };
-    let with = |class: &str, features: Features| {
+    let with = |class: &str, features: OperatorFeatures| {
         let mut spec = two_lines();
         spec["monitor"] = json!({ "scrapeClass": class });
-        made(spec, discovery.clone(), features)
+        monitor_of(spec, discovery.clone(), features)
     };
     for (named, written) in [("video", "video"), ("default", "default"), ("", "default")] {
-        assert_eq!(with(named, ALL).unwrap().part["spec"]["scrapeClass"], written, "{named}");
+        assert_eq!(with(named, ALL).unwrap().fields["spec"]["scrapeClass"], written, "{named}");
     }
     // Also where the Operator knows no classes yet: it may learn of them at any time.
-    for features in [ALL, Features::OLDEST] {
+    for features in [ALL, OperatorFeatures::OLDEST] {
         let refused = with("cluster", features).unwrap_err();
         assert!(
-            matches!(&refused, Unwritten::ScrapeClassNotAllowed(why) if why.contains("--discovery.allowed-scrape-class")),
+            refused.reason == "ScrapeClassNotAllowed" && refused.message.contains("--discovery.allowed-scrape-class"),
             "{refused:?}"
         );
     }
@@ -289,8 +290,8 @@ fn a_variable_of_the_operator_is_refused_wherever_it_is() {
     ] {
         let mut spec = two_lines();
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let refused = made(spec, Discovery::default(), ALL).unwrap_err();
-        assert!(matches!(&refused, Unwritten::Unsupported(why) if why.starts_with(path)), "{refused:?}");
+        let refused = monitor_of(spec, Discovery::default(), ALL).unwrap_err();
+        assert!(refused.reason == "Unsupported" && refused.message.starts_with(path), "{refused:?}");
     }
 }
 
@@ -302,13 +303,104 @@ proptest! {
         let mut spec = two_lines();
         spec["labels"] = json!(labels);
         let variable = labels.values().any(|value| value.contains("$("));
-        let (one, other) = (made(spec.clone(), Discovery::default(), ALL), made(spec, Discovery::default(), ALL));
+        let (one, other) = (monitor_of(spec.clone(), Discovery::default(), ALL), monitor_of(spec, Discovery::default(), ALL));
         prop_assert_eq!(&one, &other);
         prop_assert_eq!(one.is_err(), variable);
-        for step in one.iter().flat_map(|one| one.part["spec"]["endpoints"][0]["relabelings"].as_array().unwrap()) {
+        for step in one.iter().flat_map(|one| one.fields["spec"]["endpoints"][0]["relabelings"].as_array().unwrap()) {
             if let Some(value) = step["targetLabel"].as_str().and_then(|label| labels.get(label)) {
                 prop_assert_eq!(step["replacement"].as_str().unwrap().replace("$$", "$"), value.as_str());
             }
         }
     }
+}
+
+#[test]
+fn the_name_in_our_namespace_shows_the_target_and_never_changes() {
+    let name = |namespace, name| name_in_release(&TargetId::new(namespace, name));
+    assert_eq!(name("webrtc", "sora-tokyo"), "webrtc.sora-tokyo-de7361d35ee3ef55");
+    assert_ne!(name("a-b", "c"), name("a", "b-c"));
+}
+
+#[test]
+fn the_hash_is_the_published_one() {
+    assert_eq!(fnv1a(""), 0xcbf2_9ce4_8422_2325);
+    assert_eq!(fnv1a("a"), 0xaf63_dc4c_8601_ec8c);
+    assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
+}
+
+proptest! {
+    #[test]
+    fn every_target_gives_a_name_that_kubernetes_takes(
+        namespace in "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+        name in "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?){0,5}",
+    ) {
+        let made = name_in_release(&TargetId::new(&namespace, &name));
+        let labels = made.split('.').all(|label| {
+            let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+            label.as_bytes().first().is_some_and(alphanumeric) && label.as_bytes().last().is_some_and(alphanumeric)
+        });
+        prop_assert!(labels && made.len() <= 253, "{}", made);
+        prop_assert_eq!(made.split_once('.').unwrap().0, namespace);
+    }
+}
+
+fn object_fields(value: &Value) -> Option<Map<String, Value>> {
+    value.as_object().cloned()
+}
+
+fn https(monitor_namespace: MonitorNamespace, tls: &Value) -> Discovery {
+    Discovery { monitor_namespace, scheme: Scheme::Https, tls: object_fields(tls), ..Discovery::default() }
+}
+
+#[test]
+fn what_names_no_object_goes_along_into_any_namespace() {
+    let tls = json!({ "serverName": "probe", "insecureSkipVerify": false, "minVersion": "TLS13" });
+    let discovery = https(MonitorNamespace::Target, &tls);
+    assert_eq!(
+        EndpointAuth::new(&discovery, false).unwrap(),
+        EndpointAuth { tls: object_fields(&tls), basic_auth: None }
+    );
+    let roots = https(MonitorNamespace::Target, &Value::Null);
+    assert_eq!(EndpointAuth::new(&roots, false).unwrap(), EndpointAuth::default());
+}
+
+#[test]
+fn references_go_along_only_where_the_objects_are() {
+    let tls = json!({ "serverName": "probe", "ca": { "secret": { "name": "ca", "key": "ca.crt" } } });
+    let basic = json!({ "username": { "name": "u", "key": "user" } });
+    let beside = Discovery { basic_auth: object_fields(&basic), ..https(MonitorNamespace::Target, &tls) };
+    let refused = EndpointAuth::new(&beside, false).unwrap_err();
+    assert!(refused.reason == "NotPortable" && refused.message.contains("monitorNamespace to release"), "{refused:?}");
+    let rest = EndpointAuth { tls: object_fields(&json!({ "serverName": "probe" })), basic_auth: None };
+    assert!(EndpointAuth::new(&beside, true).is_err(), "a scrape class has no user and password");
+    let certified = Discovery { basic_auth: None, ..beside.clone() };
+    assert_eq!(EndpointAuth::new(&certified, true).unwrap(), rest, "the scrape class has the authority");
+    let with_us = Discovery { monitor_namespace: MonitorNamespace::Release, ..beside.clone() };
+    let all = EndpointAuth { tls: object_fields(&tls), basic_auth: beside.basic_auth };
+    assert_eq!(EndpointAuth::new(&with_us, false).unwrap(), all);
+}
+
+#[test]
+fn what_our_listener_asks_for_must_come_from_somewhere() {
+    let listeners = [
+        Listener { tls: true, client_certificates: true, users: false },
+        Listener { tls: true, client_certificates: false, users: true },
+    ];
+    for listener in listeners {
+        for monitor_namespace in [MonitorNamespace::Target, MonitorNamespace::Release] {
+            let discovery = Discovery { listener, ..https(monitor_namespace, &json!({ "serverName": "probe" })) };
+            assert_eq!(EndpointAuth::new(&discovery, false).unwrap_err().reason, "NotPortable", "{discovery:?}");
+            assert_eq!(EndpointAuth::new(&discovery, true).is_ok(), !listener.users, "{discovery:?}");
+        }
+    }
+    let files = json!({ "certFile": "/etc/prometheus/tls.crt", "keyFile": "/etc/prometheus/tls.key" });
+    let discovery = Discovery { listener: listeners[0], ..https(MonitorNamespace::Target, &files) };
+    assert!(EndpointAuth::new(&discovery, false).is_ok(), "files are those of Prometheus, in any namespace");
+}
+
+#[test]
+fn tls_is_not_spoken_of_where_we_are_scraped_in_clear() {
+    let tls = json!({ "ca": { "secret": { "name": "ca", "key": "ca.crt" } } });
+    let discovery = Discovery { scheme: Scheme::Http, ..https(MonitorNamespace::Target, &tls) };
+    assert_eq!(EndpointAuth::new(&discovery, false).unwrap(), EndpointAuth::default());
 }

@@ -1,21 +1,22 @@
+use kube::api::{ObjectList, WatchEvent};
 use serde_json::{Value, json};
 
-use super::super::desired::tests::{ALL, made, settings};
+use super::super::desired::tests::{ALL, monitor_of, settings};
 use super::super::labels::{RELEASE, RELEASE_NAMESPACE};
 use super::*;
 use crate::k8s::Discovery;
 
-fn wanted(extra: &Value) -> Desired {
+fn wanted(extra: &Value) -> DesiredMonitor {
     let mut spec = json!({ "type": "Sora", "url": "http://sora:3000/" });
     spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     let discovery = Discovery { allowed_scrape_classes: ["e".to_owned()].into(), ..Discovery::default() };
-    made(spec, discovery, ALL).unwrap()
+    monitor_of(spec, discovery, ALL).unwrap()
 }
 
 /// What the API server makes of `desired`.
-fn stored(desired: &Desired) -> Value {
-    let place = Place { namespace: "webrtc".into(), name: "sora-tokyo".into() };
-    let mut object = desired.manifest(&place, Some("0815"));
+fn stored(desired: &DesiredMonitor) -> Value {
+    let monitor = MonitorRef { namespace: "webrtc".into(), name: "sora-tokyo".into() };
+    let mut object = desired.manifest(&monitor, Some("0815"));
     let labels: Map<String, Value> =
         fields(&object["metadata"]["labels"]).chain([(".".to_owned(), json!({}))]).collect();
     let spec: Map<String, Value> = fields(&object["spec"]).collect();
@@ -46,16 +47,16 @@ fn fields(value: &Value) -> impl Iterator<Item = (String, Value)> {
     value.as_object().into_iter().flatten().map(|(field, _)| (format!("f:{field}"), json!({})))
 }
 
-fn observed(object: Value) -> Observed {
-    Observed::new(serde_json::from_value::<Shown>(object).unwrap())
+fn observed(object: Value) -> ObservedMonitor {
+    serde_json::from_value::<ServiceMonitor>(object).unwrap().into()
 }
 
 #[test]
 fn what_was_written_is_as_it_should_be() {
     let desired = wanted(&json!({}));
     let found = observed(stored(&desired));
-    assert_eq!(found.mark(&desired), desired.mark);
-    assert_eq!((found.place.to_string().as_str(), found.uid.as_str()), ("webrtc/sora-tokyo", "0815"));
+    assert_eq!(found.hash(&desired), desired.hash);
+    assert_eq!((found.monitor.to_string().as_str(), found.uid.as_str()), ("webrtc/sora-tokyo", "0815"));
 }
 
 #[test]
@@ -70,7 +71,7 @@ fn what_others_add_is_not_looked_at() {
     object["metadata"]["ownerReferences"].as_array_mut().unwrap().insert(0, other);
     object["spec"]["sampleLimit"] = json!(5);
     object["status"] = json!({ "bindings": [] });
-    assert_eq!(observed(object).mark(&desired), desired.mark);
+    assert_eq!(observed(object).hash(&desired), desired.hash);
 }
 
 #[test]
@@ -88,7 +89,7 @@ fn what_others_change_of_ours_is_seen() {
     for (index, change) in changes.iter().enumerate() {
         let mut object = stored(&desired);
         change(&mut object);
-        assert_ne!(observed(object).mark(&desired), desired.mark, "change {index}");
+        assert_ne!(observed(object).hash(&desired), desired.hash, "change {index}");
     }
 }
 
@@ -98,10 +99,10 @@ fn what_we_wrote_once_and_do_not_want_any_more_is_seen() {
         wanted(&json!({ "monitor": { "annotations": { "a": "b" }, "labels": { "c": "d" }, "scrapeClass": "e" } }));
     let now = wanted(&json!({}));
     let found = observed(stored(&before));
-    assert_ne!(found.mark(&now), now.mark);
+    assert_ne!(found.hash(&now), now.hash);
     let mut object = stored(&now);
     object["spec"]["scrapeClass"] = json!("e");
-    assert_eq!(observed(object).mark(&now), now.mark, "another's field");
+    assert_eq!(observed(object).hash(&now), now.hash, "another's field");
 }
 
 #[test]
@@ -133,4 +134,39 @@ fn a_label_that_somebody_took_from_us_leaves_the_monitor_ours() {
     let owned = &mut object["metadata"]["managedFields"][1]["fieldsV1"]["f:metadata"]["f:labels"];
     owned.as_object_mut().unwrap().remove(&format!("f:{RELEASE}"));
     assert!(observed(object).is_ours(&settings(Discovery::default())));
+}
+
+fn text_of(name: &str, time: &str, fields: &str) -> String {
+    let managed = |manager: &str| {
+        format!(r#"{{ "manager": "{manager}", "operation": "Apply", "time": "{time}", "fieldsV1": {fields} }}"#)
+    };
+    format!(
+        r#"{{ "metadata": {{ "name": "{name}", "namespace": "team", "creationTimestamp": "{time}",
+        "labels": {{ "a": "b" }}, "managedFields": [{}, {}] }}, "spec": {{ "sampleLimit": 1 }} }}"#,
+        managed("somebody"),
+        managed(labels::MANAGER)
+    )
+}
+
+#[test]
+fn nothing_that_others_can_write_into_the_metadata_hides_a_monitor() {
+    let deep = format!("{}{}", r#"{"f:a":"#.repeat(500), format_args!("1{}", "}".repeat(500)));
+    let objects =
+        [text_of("a", "9999-12-31T23:59:59Z", r#"{ "f:spec": {} }"#), text_of("b", "2026-01-01T00:00:00Z", &deep)];
+    let list = format!(
+        r#"{{ "kind": "ServiceMonitorList", "apiVersion": "v1", "metadata": {{}}, "items": [{}] }}"#,
+        objects.join(",")
+    );
+    let list: ObjectList<ServiceMonitor> = serde_json::from_str(&list).unwrap();
+    let [a, b] = list.items.as_slice() else { panic!("{list:?}") };
+    let owned = |found: &ServiceMonitor| found.metadata.managed_fields.as_ref().unwrap()[0].fields_v1.clone();
+    assert_eq!(owned(a), Some(FieldsV1(json!({ "f:spec": {} }))));
+    assert_eq!(owned(b), None);
+    assert_eq!(a.metadata.managed_fields.as_ref().unwrap().len(), 1, "the others' are left out");
+    for object in objects {
+        let event = format!(r#"{{ "type": "MODIFIED", "object": {object} }}"#);
+        let event: WatchEvent<ServiceMonitor> = serde_json::from_str(&event).unwrap();
+        let WatchEvent::Modified(found) = event else { panic!("{event:?}") };
+        assert_eq!(ObservedMonitor::from(found).fields["spec"], json!({ "sampleLimit": 1 }));
+    }
 }

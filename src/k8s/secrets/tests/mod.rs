@@ -1,4 +1,4 @@
-//! Secrets on a clock that the test moves, with a reader that answers what the test says.
+//! The cache with a paused clock and a reader whose answers are scripted.
 
 mod pace;
 mod values;
@@ -9,36 +9,36 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use super::read::{Outcome, Trouble, Values};
+use super::read::{ReadError, ReadResult, Values};
 use super::*;
 
-/// Objects of the cluster, as the test has them, and when each was read.
+/// The objects of the cluster, and when each was read.
 #[derive(Default)]
-struct Shelf {
-    state: Mutex<ShelfState>,
+struct FakeReader {
+    state: Mutex<FakeState>,
     /// How long an answer takes.
     delay: Duration,
 }
 
 /// Values by key.
-type Content = Vec<(&'static str, &'static str)>;
+type FakeContent = Vec<(&'static str, &'static str)>;
 
 #[derive(Default)]
-struct ShelfState {
-    objects: HashMap<String, Result<Content, Trouble>>,
-    /// What objects have of which nothing is said.
-    others: Option<Trouble>,
+struct FakeState {
+    objects: HashMap<String, Result<FakeContent, ReadError>>,
+    /// The answer for all other objects; `None`: they have the key `k`.
+    others: Option<ReadError>,
     reads: Vec<(Instant, String)>,
     running: usize,
     most: usize,
 }
 
-impl Shelf {
+impl FakeReader {
     fn put(&self, name: &str, keys: &[(&'static str, &'static str)]) {
         self.state.lock().unwrap().objects.insert(name.to_owned(), Ok(keys.to_vec()));
     }
 
-    fn fail(&self, name: &str, trouble: Trouble) {
+    fn fail(&self, name: &str, trouble: ReadError) {
         self.state.lock().unwrap().objects.insert(name.to_owned(), Err(trouble));
     }
 
@@ -47,7 +47,7 @@ impl Shelf {
     }
 
     /// Every object that the test did not put here answers so; `None`: it has the key `k`.
-    fn others(&self, trouble: Option<Trouble>) {
+    fn others(&self, trouble: Option<ReadError>) {
         self.state.lock().unwrap().others = trouble;
     }
 
@@ -71,8 +71,8 @@ impl Shelf {
     }
 }
 
-impl Reader for Arc<Shelf> {
-    async fn read(&self, object: &ObjectId, keys: &[Arc<str>]) -> Outcome {
+impl SecretReader for Arc<FakeReader> {
+    async fn read(&self, object: &SecretRef, keys: &[Arc<str>]) -> ReadResult {
         let outcome = {
             let mut state = self.state.lock().unwrap();
             state.reads.push((Instant::now(), object.name.to_string()));
@@ -92,38 +92,38 @@ impl Reader for Arc<Shelf> {
     }
 }
 
-/// A book that is being read, until it is dropped.
-struct Running {
-    shelf: Arc<Shelf>,
-    secrets: Arc<Secrets<Arc<Shelf>>>,
+/// A cache that runs until it is dropped.
+struct RunningCache {
+    reader: Arc<FakeReader>,
+    secrets: Arc<SecretCache<Arc<FakeReader>>>,
     task: JoinHandle<&'static str>,
     stop: CancellationToken,
     start: Instant,
 }
 
-impl Drop for Running {
+impl Drop for RunningCache {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-fn running(delay: Duration) -> Running {
-    let shelf = Arc::new(Shelf { delay, ..Shelf::default() });
-    shelf.others(Some(Trouble::NoObject));
-    let secrets = Secrets::with(Arc::clone(&shelf), " and the label use".to_owned());
+fn running(delay: Duration) -> RunningCache {
+    let reader = Arc::new(FakeReader { delay, ..FakeReader::default() });
+    reader.others(Some(ReadError::NotFound));
+    let secrets = SecretCache::with_reader(Arc::clone(&reader), " and the label use".to_owned());
     let stop = CancellationToken::new();
     let task = tokio::spawn(Arc::clone(&secrets).run(stop.clone()));
-    Running { shelf, secrets, task, stop, start: Instant::now() }
+    RunningCache { reader, secrets, task, stop, start: Instant::now() }
 }
 
-impl Running {
+impl RunningCache {
     /// Has target `id` refer to `secrets`, each a name, a key, and whether it may be missing.
-    fn want(&self, id: &str, secrets: &[(&str, &str, bool)]) {
+    fn set_references(&self, id: &str, secrets: &[(&str, &str, bool)]) {
         let headers = secrets.iter().enumerate().map(|(index, (name, key, optional))| {
             json!({"name": format!("x-{index}"), "secretKeyRef": {"name": name, "key": key, "optional": optional}})
         });
         let spec = json!({"type": "Sora", "url": "http://sora:3000", "headers": headers.collect::<Vec<_>>()});
-        self.secrets.want(&target(id), &serde_json::from_value(spec).unwrap());
+        self.secrets.set_references(&target(id), &serde_json::from_value(spec).unwrap());
     }
 
     fn value(&self, name: &str, key: &str) -> Result<String, LookupError> {
@@ -135,10 +135,10 @@ impl Running {
         self.value(name, key).unwrap_err().reason()
     }
 
-    /// The next target that the controller would look at, waited for at most `limit`.
+    /// The next target whose values have changed, waited for at most `limit`.
     async fn news(&self, limit: Duration) -> Option<TargetId> {
-        tokio::time::timeout(limit, self.secrets.changed().marked()).await.ok()?;
-        self.secrets.changed().take(1).pop()
+        tokio::time::timeout(limit, self.secrets.changed()).await.ok()?;
+        self.secrets.state().changed.pop_first()
     }
 }
 
@@ -150,10 +150,10 @@ const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn away() -> Trouble {
-    Trouble::Unread("connection refused".into())
+fn away() -> ReadError {
+    ReadError::Unavailable("connection refused".into())
 }
 
-fn denied() -> Trouble {
-    Trouble::Forbidden("a Role must have the rule".into())
+fn denied() -> ReadError {
+    ReadError::Forbidden("a Role must have the rule".into())
 }

@@ -5,54 +5,54 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn what_may_be_missing_is_not_looked_for_every_ten_seconds() {
     let run = running(Duration::ZERO);
-    run.want("t", &[("s", "k", true)]);
+    run.set_references("t", &[("s", "k", true)]);
     tokio::time::sleep(seconds(600)).await;
-    let reads = run.shelf.read_at("s", run.start).len();
+    let reads = run.reader.read_at("s", run.start).len();
     assert!((10..=12).contains(&reads), "{reads}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_has_a_secret_read_at_once_but_at_most_every_thirty_seconds() {
     let run = running(Duration::ZERO);
-    run.shelf.put("s", &[("k", "1")]);
-    run.want("t", &[("s", "k", false)]);
+    run.reader.put("s", &[("k", "1")]);
+    run.set_references("t", &[("s", "k", false)]);
     run.news(seconds(1)).await.unwrap();
     tokio::time::sleep(seconds(61)).await;
     let refusals = Instant::now();
     for _ in 0..60 {
-        run.secrets.refused(&target("t"));
+        run.secrets.credentials_rejected(&target("t"));
         tokio::time::sleep(seconds(1)).await;
     }
-    let reads = run.shelf.read_at("s", refusals);
+    let reads = run.reader.read_at("s", refusals);
     assert!(reads[0] < 0.1, "{reads:?}");
     assert_eq!(reads.len(), 2, "{reads:?}");
-    run.secrets.refused(&target("unknown"));
+    run.secrets.credentials_rejected(&target("unknown"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn first_reads_are_bounded_by_how_many_run_at_a_time_and_not_by_the_pace() {
     let run = running(Duration::from_millis(100));
-    run.shelf.others(None);
+    run.reader.others(None);
     for index in 0..1600 {
-        run.want(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
+        run.set_references(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(11)).await;
-    assert!((0..1600).all(|index| run.secrets.settled(&target(&index.to_string()))));
-    let most = run.shelf.state.lock().unwrap().most;
-    assert!((schedule::AT_ONCE..=2 * schedule::AT_ONCE).contains(&most), "{most}");
+    assert!((0..1600).all(|index| run.secrets.is_read(&target(&index.to_string()))));
+    let most = run.reader.state.lock().unwrap().most;
+    assert!((schedule::IN_FLIGHT..=2 * schedule::IN_FLIGHT).contains(&most), "{most}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn rereads_are_spread_over_the_minute() {
     let run = running(Duration::ZERO);
-    run.shelf.others(None);
+    run.reader.others(None);
     for index in 0..120 {
-        run.want(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
+        run.set_references(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(61)).await;
     let steady = Instant::now();
     tokio::time::sleep(seconds(600)).await;
-    let counts = run.shelf.per_second(steady);
+    let counts = run.reader.per_second(steady);
     assert!(counts.iter().all(|count| *count <= 14), "{counts:?}");
     let all: usize = counts.iter().sum();
     assert!((1180..=1220).contains(&all), "each object ten times in ten minutes: {all}");
@@ -61,17 +61,17 @@ async fn rereads_are_spread_over_the_minute() {
 #[tokio::test(start_paused = true)]
 async fn of_too_many_objects_twenty_a_second_are_read_and_each_gets_its_turn() {
     let run = running(Duration::from_millis(5));
-    run.shelf.others(None);
+    run.reader.others(None);
     for index in 0..4000 {
-        run.want(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
+        run.set_references(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(120)).await;
     let steady = Instant::now();
     tokio::time::sleep(seconds(400)).await;
-    let counts = run.shelf.per_second(steady);
+    let counts = run.reader.per_second(steady);
     assert!(counts.iter().all(|count| (18..=20).contains(count)), "{counts:?}");
     let read: std::collections::HashSet<String> = {
-        let state = run.shelf.state.lock().unwrap();
+        let state = run.reader.state.lock().unwrap();
         state.reads.iter().filter(|(at, _)| *at >= steady - seconds(20)).map(|(_, name)| name.clone()).collect()
     };
     assert!(read.len() >= 4000 * 99 / 100, "{}", read.len());
@@ -80,54 +80,54 @@ async fn of_too_many_objects_twenty_a_second_are_read_and_each_gets_its_turn() {
 #[tokio::test(start_paused = true)]
 async fn a_thousand_missing_secrets_do_not_keep_a_refused_one_waiting() {
     let run = running(Duration::ZERO);
-    run.shelf.put("s", &[("k", "old")]);
-    run.want("t", &[("s", "k", false)]);
+    run.reader.put("s", &[("k", "old")]);
+    run.set_references("t", &[("s", "k", false)]);
     for index in 0..1000 {
-        run.want(&format!("m{index}"), &[(&format!("missing{index}"), "k", false)]);
+        run.set_references(&format!("m{index}"), &[(&format!("missing{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(100)).await;
-    run.secrets.changed().clear();
-    run.shelf.put("s", &[("k", "new")]);
-    run.secrets.refused(&target("t"));
+    run.secrets.take_changed();
+    run.reader.put("s", &[("k", "new")]);
+    run.secrets.credentials_rejected(&target("t"));
     assert_eq!(run.news(seconds(1)).await, Some(target("t")));
-    run.shelf.put("s", &[("k", "newer")]);
+    run.reader.put("s", &[("k", "newer")]);
     assert_eq!(run.news(seconds(61)).await, Some(target("t")), "nor one that nobody refused");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_was_away_for_an_hour_meets_no_burst() {
     let run = running(Duration::ZERO);
-    run.shelf.others(None);
+    run.reader.others(None);
     for index in 0..3000 {
-        run.want(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
+        run.set_references(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(60)).await;
-    run.secrets.changed().clear();
-    run.shelf.others(Some(away()));
+    run.secrets.take_changed();
+    run.reader.others(Some(away()));
     let gone = Instant::now();
     tokio::time::sleep(seconds(3600)).await;
-    assert!(run.shelf.per_second(gone)[10..].iter().all(|count| *count <= 1), "one who asks is enough");
-    run.shelf.others(None);
+    assert!(run.reader.per_second(gone)[10..].iter().all(|count| *count <= 1), "one who asks is enough");
+    run.reader.others(None);
     let back = Instant::now();
     tokio::time::sleep(seconds(300)).await;
-    let counts = run.shelf.per_second(back);
+    let counts = run.reader.per_second(back);
     assert!(counts.iter().all(|count| *count <= 20), "{counts:?}");
     assert!(counts[3..].iter().all(|count| *count >= 18), "{counts:?}");
-    assert!(run.secrets.changed().is_empty(), "nothing has changed");
+    assert!(run.secrets.state().changed.is_empty(), "nothing has changed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn many_objects_that_hang_do_not_keep_a_new_one_waiting() {
     let run = running(seconds(10));
-    run.shelf.others(Some(away()));
+    run.reader.others(Some(away()));
     for index in 0..100 {
-        run.want(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
+        run.set_references(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(600)).await;
     let asked = Instant::now();
-    run.shelf.put("new", &[("k", "1")]);
-    run.want("new", &[("new", "k", false)]);
+    run.reader.put("new", &[("k", "1")]);
+    run.set_references("new", &[("new", "k", false)]);
     tokio::time::sleep(seconds(11)).await;
-    assert_eq!(run.shelf.read_at("new", asked), [0.0]);
+    assert_eq!(run.reader.read_at("new", asked), [0.0]);
     assert_eq!(run.value("new", "k").unwrap(), "1");
 }

@@ -5,26 +5,26 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_target_is_settled_when_all_it_refers_to_was_read_and_not_before() {
     let run = running(seconds(1));
-    run.shelf.put("one", &[("k", "1")]);
-    run.shelf.put("two", &[("k", "2")]);
-    run.want("t", &[("one", "k", false), ("two", "k", false), ("two", "other", true)]);
-    assert!(!run.secrets.settled(&target("t")));
+    run.reader.put("one", &[("k", "1")]);
+    run.reader.put("two", &[("k", "2")]);
+    run.set_references("t", &[("one", "k", false), ("two", "k", false), ("two", "other", true)]);
+    assert!(!run.secrets.is_read(&target("t")));
     assert_eq!(run.reason("one", "k"), "SecretUnread");
     assert_eq!(run.news(seconds(2)).await, Some(target("t")));
-    assert!(run.secrets.settled(&target("t")) && run.secrets.changed().is_empty());
+    assert!(run.secrets.is_read(&target("t")) && run.secrets.state().changed.is_empty());
     assert_eq!(run.start.elapsed(), seconds(1), "both are read at the same time");
     assert_eq!((run.value("one", "k").unwrap(), run.value("two", "k").unwrap()), ("1".into(), "2".into()));
     assert_eq!(run.reason("two", "other"), "SecretNotFound");
-    run.want("none", &[]);
-    assert!(run.secrets.settled(&target("none")));
+    run.set_references("none", &[]);
+    assert!(run.secrets.is_read(&target("none")));
 }
 
 #[tokio::test(start_paused = true)]
 async fn half_of_what_a_target_refers_to_is_no_news() {
     let run = running(seconds(1));
-    run.want("t", &[("one", "k", true)]);
+    run.set_references("t", &[("one", "k", true)]);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    run.want("t", &[("one", "k", true), ("two", "k", true)]);
+    run.set_references("t", &[("one", "k", true), ("two", "k", true)]);
     assert_eq!(run.news(seconds(2)).await, Some(target("t")));
     assert_eq!(run.start.elapsed(), Duration::from_millis(1500));
 }
@@ -32,12 +32,12 @@ async fn half_of_what_a_target_refers_to_is_no_news() {
 #[tokio::test(start_paused = true)]
 async fn what_was_read_for_a_target_that_is_gone_is_not_taken_for_its_successor() {
     let run = running(seconds(1));
-    run.shelf.put("s", &[("k", "old")]);
-    run.want("t", &[("s", "k", false)]);
+    run.reader.put("s", &[("k", "old")]);
+    run.set_references("t", &[("s", "k", false)]);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    run.secrets.forget(&target("t"));
-    run.shelf.put("s", &[("k", "new")]);
-    run.want("t", &[("s", "k", false)]);
+    run.secrets.remove_target(&target("t"));
+    run.reader.put("s", &[("k", "new")]);
+    run.set_references("t", &[("s", "k", false)]);
     assert_eq!(run.news(seconds(2)).await, Some(target("t")));
     assert_eq!(run.value("s", "k").unwrap(), "new");
 }
@@ -45,13 +45,13 @@ async fn what_was_read_for_a_target_that_is_gone_is_not_taken_for_its_successor(
 #[tokio::test(start_paused = true)]
 async fn a_missing_secret_heals_by_itself_and_so_does_a_missing_key() {
     let run = running(Duration::ZERO);
-    run.want("t", &[("s", "k", false)]);
+    run.set_references("t", &[("s", "k", false)]);
     run.news(seconds(1)).await.unwrap();
     assert_eq!(run.reason("s", "k"), "SecretNotFound");
-    run.shelf.put("s", &[("other", "1")]);
+    run.reader.put("s", &[("other", "1")]);
     assert_eq!(run.news(seconds(11)).await, Some(target("t")));
     assert_eq!(run.reason("s", "k"), "SecretNotFound");
-    run.shelf.put("s", &[("k", "1")]);
+    run.reader.put("s", &[("k", "1")]);
     assert_eq!(run.news(seconds(11)).await, Some(target("t")));
     assert_eq!(run.value("s", "k").unwrap(), "1");
 }
@@ -59,17 +59,17 @@ async fn a_missing_secret_heals_by_itself_and_so_does_a_missing_key() {
 #[tokio::test(start_paused = true)]
 async fn a_rotated_secret_is_noticed_within_a_minute_and_an_unchanged_one_is_no_news() {
     let run = running(Duration::ZERO);
-    run.shelf.put("s", &[("k", "old"), ("unwanted", "1")]);
-    run.want("t", &[("s", "k", false)]);
-    run.want("u", &[("s", "k", false)]);
+    run.reader.put("s", &[("k", "old"), ("unwanted", "1")]);
+    run.set_references("t", &[("s", "k", false)]);
+    run.set_references("u", &[("s", "k", false)]);
     assert!(run.news(seconds(1)).await.is_some() && run.news(seconds(1)).await.is_some());
-    assert_eq!(run.shelf.read_at("s", run.start).len(), 1, "two targets share one read");
-    run.shelf.put("s", &[("k", "old"), ("unwanted", "2")]);
+    assert_eq!(run.reader.read_at("s", run.start).len(), 1, "two targets share one read");
+    run.reader.put("s", &[("k", "old"), ("unwanted", "2")]);
     assert_eq!(run.news(seconds(300)).await, None);
-    run.shelf.put("s", &[("k", "new")]);
+    run.reader.put("s", &[("k", "new")]);
     assert!(run.news(seconds(61)).await.is_some() && run.news(seconds(1)).await.is_some());
     assert_eq!(run.value("s", "k").unwrap(), "new");
-    run.shelf.remove("s");
+    run.reader.remove("s");
     assert!(run.news(seconds(61)).await.is_some());
     assert_eq!(run.reason("s", "k"), "SecretNotFound");
 }
@@ -77,14 +77,14 @@ async fn a_rotated_secret_is_noticed_within_a_minute_and_an_unchanged_one_is_no_
 #[tokio::test(start_paused = true)]
 async fn another_key_of_a_known_object_is_read_at_once_even_while_the_object_is_being_read() {
     let run = running(seconds(1));
-    run.shelf.put("s", &[("a", "1"), ("b", "2"), ("c", "3")]);
-    run.want("t", &[("s", "a", false)]);
+    run.reader.put("s", &[("a", "1"), ("b", "2"), ("c", "3")]);
+    run.set_references("t", &[("s", "a", false)]);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    run.want("u", &[("s", "b", false)]);
+    run.set_references("u", &[("s", "b", false)]);
     assert_eq!(run.news(seconds(1)).await, Some(target("t")));
-    assert!(!run.secrets.settled(&target("u")));
+    assert!(!run.secrets.is_read(&target("u")));
     assert_eq!(run.news(seconds(2)).await, Some(target("u")));
-    run.want("t", &[("s", "c", false)]);
+    run.set_references("t", &[("s", "c", false)]);
     assert_eq!(run.news(seconds(2)).await, Some(target("t")));
     assert_eq!(run.value("s", "c").unwrap(), "3");
     assert_eq!(run.reason("s", "a"), "SecretUnread", "what nobody refers to is not kept");
@@ -93,46 +93,46 @@ async fn another_key_of_a_known_object_is_read_at_once_even_while_the_object_is_
 #[tokio::test(start_paused = true)]
 async fn what_no_target_refers_to_is_neither_kept_nor_read() {
     let run = running(seconds(1));
-    run.shelf.put("s", &[("k", "1")]);
-    run.want("t", &[("s", "k", false)]);
-    run.want("u", &[("s", "k", false)]);
+    run.reader.put("s", &[("k", "1")]);
+    run.set_references("t", &[("s", "k", false)]);
+    run.set_references("u", &[("s", "k", false)]);
     run.news(seconds(2)).await.unwrap();
-    run.secrets.forget(&target("t"));
+    run.secrets.remove_target(&target("t"));
     assert_eq!(run.value("s", "k").unwrap(), "1");
-    run.want("u", &[]);
+    run.set_references("u", &[]);
     assert_eq!(run.reason("s", "k"), "SecretUnread");
-    let reads = run.shelf.read_at("s", run.start).len();
-    run.want("v", &[("gone", "k", false)]);
+    let reads = run.reader.read_at("s", run.start).len();
+    run.set_references("v", &[("gone", "k", false)]);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    run.secrets.forget(&target("v"));
+    run.secrets.remove_target(&target("v"));
     tokio::time::sleep(seconds(600)).await;
-    assert_eq!(run.shelf.read_at("s", run.start).len(), reads);
-    assert_eq!(run.shelf.read_at("gone", run.start).len(), 1);
-    let desk = run.secrets.desk();
-    assert_eq!(format!("{:?}", desk.book), format!("{:?}", Book::default()));
-    assert_eq!(desk.schedule.wake(), None);
+    assert_eq!(run.reader.read_at("s", run.start).len(), reads);
+    assert_eq!(run.reader.read_at("gone", run.start).len(), 1);
+    let state = run.secrets.state();
+    assert_eq!(format!("{:?}", state.values), format!("{:?}", ValueStore::default()));
+    assert_eq!(state.schedule.wake_at(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn old_values_stay_while_the_api_server_is_away_and_what_was_never_read_says_why() {
     let run = running(Duration::ZERO);
-    run.shelf.put("s", &[("k", "1")]);
-    run.want("t", &[("s", "k", false)]);
+    run.reader.put("s", &[("k", "1")]);
+    run.set_references("t", &[("s", "k", false)]);
     run.news(seconds(1)).await.unwrap();
-    run.shelf.fail("s", away());
-    run.shelf.fail("new", away());
-    run.want("u", &[("new", "k", false)]);
+    run.reader.fail("s", away());
+    run.reader.fail("new", away());
+    run.set_references("u", &[("new", "k", false)]);
     assert_eq!(run.news(seconds(1)).await, Some(target("u")));
     assert!(run.value("new", "k").unwrap_err().to_string().contains("connection refused"));
     assert_eq!(run.news(seconds(3600)).await, None);
     assert_eq!(run.value("s", "k").unwrap(), "1");
-    let reads = run.shelf.read_at("new", run.start);
+    let reads = run.reader.read_at("new", run.start);
     let waits: Vec<f64> = reads.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(waits[0] >= 1.0 && waits[0] <= 2.1, "{waits:?}");
     assert!(waits.iter().all(|wait| (1.0..=33.0).contains(wait)), "{waits:?}");
     assert!(waits[10..].iter().all(|wait| *wait >= 15.0), "{waits:?}");
-    run.shelf.put("new", &[("k", "2")]);
-    run.shelf.put("s", &[("k", "3")]);
+    run.reader.put("new", &[("k", "2")]);
+    run.reader.put("s", &[("k", "3")]);
     assert!(run.news(seconds(35)).await.is_some() && run.news(seconds(35)).await.is_some());
     assert_eq!((run.value("s", "k").unwrap(), run.value("new", "k").unwrap()), ("3".into(), "2".into()));
 }
@@ -140,19 +140,19 @@ async fn old_values_stay_while_the_api_server_is_away_and_what_was_never_read_sa
 #[tokio::test(start_paused = true)]
 async fn one_refusal_of_the_api_server_is_doubted_and_the_second_counts() {
     let run = running(Duration::ZERO);
-    run.shelf.put("s", &[("k", "1")]);
-    run.want("t", &[("s", "k", false)]);
+    run.reader.put("s", &[("k", "1")]);
+    run.set_references("t", &[("s", "k", false)]);
     run.news(seconds(1)).await.unwrap();
-    run.shelf.fail("s", denied());
-    let before = run.shelf.read_at("s", run.start).len();
-    while run.shelf.read_at("s", run.start).len() == before {
+    run.reader.fail("s", denied());
+    let before = run.reader.read_at("s", run.start).len();
+    while run.reader.read_at("s", run.start).len() == before {
         assert!(run.start.elapsed() < seconds(70));
         tokio::time::sleep(seconds(1)).await;
     }
     assert_eq!(run.value("s", "k").unwrap(), "1");
     assert_eq!(run.news(seconds(11)).await, Some(target("t")));
     assert_eq!(run.reason("s", "k"), "SecretForbidden");
-    run.shelf.put("s", &[("k", "1")]);
+    run.reader.put("s", &[("k", "1")]);
     assert_eq!(run.news(seconds(61)).await, Some(target("t")));
     assert_eq!(run.value("s", "k").unwrap(), "1");
 }
@@ -160,13 +160,13 @@ async fn one_refusal_of_the_api_server_is_doubted_and_the_second_counts() {
 #[tokio::test(start_paused = true)]
 async fn what_is_denied_is_asked_for_every_minute_and_what_lacks_its_label_every_ten_seconds() {
     let run = running(Duration::ZERO);
-    run.shelf.fail("denied", denied());
-    run.shelf.fail("unlabelled", Trouble::NotAllowed);
-    run.want("t", &[("denied", "k", false), ("unlabelled", "k", false)]);
+    run.reader.fail("denied", denied());
+    run.reader.fail("unlabelled", ReadError::LabelMissing);
+    run.set_references("t", &[("denied", "k", false), ("unlabelled", "k", false)]);
     assert!(run.news(seconds(1)).await.is_some());
     assert_eq!((run.reason("denied", "k"), run.reason("unlabelled", "k")), ("SecretForbidden", "SecretNotFound"));
     tokio::time::sleep(seconds(600)).await;
-    let reads = |name| run.shelf.read_at(name, run.start).len();
+    let reads = |name| run.reader.read_at(name, run.start).len();
     assert!((10..=12).contains(&reads("denied")), "{}", reads("denied"));
     assert!((58..=61).contains(&reads("unlabelled")), "{}", reads("unlabelled"));
 }
@@ -175,9 +175,9 @@ async fn what_is_denied_is_asked_for_every_minute_and_what_lacks_its_label_every
 async fn whether_the_object_the_key_or_the_label_is_missing_is_not_told() {
     let run = running(Duration::ZERO);
     let told = |name| run.value(name, "k").unwrap_err();
-    run.shelf.put("keyless", &[("other", "1")]);
-    run.shelf.fail("unlabelled", Trouble::NotAllowed);
-    run.want("t", &[("nowhere", "k", false), ("keyless", "k", false), ("unlabelled", "k", false)]);
+    run.reader.put("keyless", &[("other", "1")]);
+    run.reader.fail("unlabelled", ReadError::LabelMissing);
+    run.set_references("t", &[("nowhere", "k", false), ("keyless", "k", false), ("unlabelled", "k", false)]);
     assert!(run.news(seconds(1)).await.is_some());
     for name in ["nowhere", "keyless", "unlabelled"] {
         let sentence = format!("there is no Secret media/{name} with the key \"k\" and the label use");
@@ -188,7 +188,7 @@ async fn whether_the_object_the_key_or_the_label_is_missing_is_not_told() {
 #[tokio::test(start_paused = true)]
 async fn it_ends_when_told_to_whatever_is_being_read() {
     let mut run = running(seconds(3600));
-    run.want("t", &[("s", "k", false)]);
+    run.set_references("t", &[("s", "k", false)]);
     tokio::time::sleep(seconds(1)).await;
     run.stop.cancel();
     let ended = tokio::time::timeout(seconds(1), &mut run.task).await.unwrap();
@@ -198,9 +198,9 @@ async fn it_ends_when_told_to_whatever_is_being_read() {
 #[tokio::test(start_paused = true)]
 async fn debug_shows_no_value() {
     let run = running(Duration::ZERO);
-    run.shelf.put("s", &[("k", "hunter2")]);
-    run.want("t", &[("s", "k", false)]);
+    run.reader.put("s", &[("k", "hunter2")]);
+    run.set_references("t", &[("s", "k", false)]);
     run.news(seconds(1)).await.unwrap();
-    let shown = format!("{:?} {:?}", run.secrets, run.secrets.desk());
+    let shown = format!("{:?} {:?}", run.secrets, run.secrets.state());
     assert!(shown.contains("\"s\"") && !shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
 }

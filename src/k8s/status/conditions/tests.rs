@@ -4,7 +4,7 @@ use super::*;
 use crate::crd::ScrapeTarget;
 use crate::poll::Failure;
 
-/// What a [`Facts`] borrows from.
+/// What a [`StatusFacts`] borrows from.
 #[derive(Clone, Debug)]
 struct World {
     observed: ScrapeTargetStatus,
@@ -12,7 +12,7 @@ struct World {
     suspended: bool,
     monitor: Option<MonitorState>,
     poll: Option<Status>,
-    scrapes: Option<Scrapes>,
+    scrapes: Option<ScrapeFacts>,
     generation: i64,
     now: SystemTime,
 }
@@ -26,7 +26,7 @@ impl World {
             suspended: false,
             monitor: None,
             poll: None,
-            scrapes: Some(Scrapes {
+            scrapes: Some(ScrapeFacts {
                 interval: Duration::from_secs(15),
                 last: None,
                 watched_for: Duration::ZERO,
@@ -46,12 +46,12 @@ impl World {
         world
     }
 
-    fn scrapes(&mut self) -> &mut Scrapes {
+    fn scrapes(&mut self) -> &mut ScrapeFacts {
         self.scrapes.as_mut().unwrap()
     }
 
     fn status(&self) -> ScrapeTargetStatus {
-        status(&Facts {
+        status(&StatusFacts {
             now: self.now,
             generation: self.generation,
             observed: &self.observed,
@@ -169,7 +169,7 @@ fn a_suspended_target_is_neither_up_nor_down_nor_missed() {
     assert_eq!(world.told(SCRAPED), "Unknown/Suspended");
     world.write();
     (world.suspended, world.generation) = (false, 2);
-    *world.scrapes() = Scrapes { last: None, watched_for: Duration::ZERO, ..*world.scrapes() };
+    *world.scrapes() = ScrapeFacts { last: None, watched_for: Duration::ZERO, ..*world.scrapes() };
     assert_eq!(world.told(SCRAPED), "Unknown/Pending", "what was said of the suspended one does not stay");
 }
 
@@ -199,8 +199,8 @@ fn a_restarted_exporter_says_what_was_said_until_it_knows_better() {
 fn a_restart_while_the_api_server_is_slow_with_secrets_writes_nothing_and_after_half_a_minute_it_is_said() {
     let unread = Problem { reason: "SecretUnread", message: "Secret a/b could not be read yet".to_owned() };
     let second = Duration::from_secs(1);
-    assert!(!is_certain(&unread, 29 * second) && is_certain(&unread, 30 * second));
-    assert!(is_certain(&missing_secret(), Duration::ZERO));
+    assert!(!is_worth_reporting(&unread, 29 * second) && is_worth_reporting(&unread, 30 * second));
+    assert!(is_worth_reporting(&missing_secret(), Duration::ZERO));
     let mut before = World::good();
     before.write();
     let invalid = Some(poll(Some((Reason::Config, "Secret a/b could not be read yet"))));
@@ -250,7 +250,7 @@ fn another_message_of_the_same_failure_is_not_written_but_another_reason_is() {
     world.write();
     world.poll = Some(poll(Some((Reason::Timeout, "after 5.02s"))));
     assert_eq!(world.message(UP), "after 5.01s");
-    assert!(says(&world.observed, &world.status()));
+    assert!(is_up_to_date(&world.observed, &world.status()));
     world.generation = 2;
     assert_eq!(world.message(UP), "after 5.02s");
     (world.generation, world.poll) = (1, Some(poll(Some((Reason::Body, "after 5.03s")))));
@@ -264,7 +264,7 @@ fn the_words_of_a_webhook_may_differ_each_time_and_are_written_once_for_each_gen
         let mut world = World { monitor: refused("request 1: no"), ..World::good() };
         world.write();
         world.monitor = refused("request 2: no");
-        assert!(says(&world.observed, &world.status()));
+        assert!(is_up_to_date(&world.observed, &world.status()));
         assert_eq!(
             (world.message(MONITOR_READY), world.message(READY)),
             ("request 1: no".into(), "request 1: no".into())
@@ -281,7 +281,7 @@ fn our_own_words_about_a_monitor_are_written_when_they_change() {
     let mut world = World { monitor: Some(state(ConditionStatus::False, "NameTaken", "it is of a")), ..World::good() };
     world.write();
     world.monitor = Some(state(ConditionStatus::False, "NameTaken", "it is of b"));
-    assert!(!says(&world.observed, &world.status()));
+    assert!(!is_up_to_date(&world.observed, &world.status()));
 }
 
 #[test]
@@ -295,23 +295,23 @@ fn a_monitor_that_is_fought_for_leaves_open_whether_the_target_is_ready() {
 fn what_becomes_known_is_news_and_what_stays_open_is_none() {
     let open = World { monitor: Some(state(ConditionStatus::Unknown, "Pending", "fought for")), ..World::good() };
     let down = World { poll: Some(poll(Some((Reason::Dns, "no such name")))), ..open.clone() };
-    assert!(!tells_more(&down.status(), &open.status()));
-    assert!(tells_more(&World::good().status(), &open.status()));
-    assert!(tells_more(&open.status(), &ScrapeTargetStatus::default()));
+    assert!(!resolves_pending(&down.status(), &open.status()));
+    assert!(resolves_pending(&World::good().status(), &open.status()));
+    assert!(resolves_pending(&open.status(), &ScrapeTargetStatus::default()));
 }
 
 #[test]
 fn conditions_of_others_leave_room_for_ours_or_not() {
     let crd = serde_json::to_value(<ScrapeTarget as kube::CustomResourceExt>::crd()).unwrap();
     let conditions = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions/maxItems";
-    assert_eq!(crd.pointer(conditions).unwrap(), MOST_CONDITIONS);
-    let wanted = World::good().status();
+    assert_eq!(crd.pointer(conditions).unwrap(), MAX_CONDITIONS);
+    let desired = World::good().status();
     let others = |count| {
-        let of = |n| Condition { kind: format!("Theirs{n}"), ..wanted.conditions[0].clone() };
+        let of = |n| Condition { kind: format!("Theirs{n}"), ..desired.conditions[0].clone() };
         let theirs = (0..count).map(of);
-        ScrapeTargetStatus { conditions: wanted.conditions.iter().cloned().chain(theirs).collect(), ..wanted.clone() }
+        ScrapeTargetStatus { conditions: desired.conditions.iter().cloned().chain(theirs).collect(), ..desired.clone() }
     };
-    assert!(!is_crowded(&others(11), &wanted) && is_crowded(&others(12), &wanted));
+    assert!(!exceeds_limit(&others(11), &desired) && exceeds_limit(&others(12), &desired));
 }
 
 #[test]
@@ -319,13 +319,13 @@ fn another_message_of_a_problem_is_written() {
     let mut world = World { accepted: Some(Err(missing_secret())), ..World::good() };
     world.write();
     world.accepted = Some(Err(Problem { reason: "SecretNotFound", message: "Secret a/c does not exist".to_owned() }));
-    assert!(!says(&world.observed, &world.status()));
+    assert!(!is_up_to_date(&world.observed, &world.status()));
 }
 
 #[test]
 fn no_scrape_is_said_only_after_five_intervals_and_whether_there_ever_was_one() {
     let mut world = World::good();
-    *world.scrapes() = Scrapes { last: None, watched_for: Duration::from_secs(75), ..*world.scrapes() };
+    *world.scrapes() = ScrapeFacts { last: None, watched_for: Duration::from_secs(75), ..*world.scrapes() };
     assert_eq!(world.told(SCRAPED), "Unknown/Pending");
     world.scrapes().watched_for = Duration::from_secs(76);
     assert_eq!(world.told(SCRAPED), "False/NeverScraped");
@@ -346,7 +346,7 @@ fn no_scrape_is_said_only_after_five_intervals_and_whether_there_ever_was_one() 
 fn a_new_leader_believes_the_old_one_about_scrapes_until_it_has_watched_long_enough() {
     let mut world = World::good();
     world.write();
-    *world.scrapes() = Scrapes { last: None, watched_for: Duration::from_secs(70), ..*world.scrapes() };
+    *world.scrapes() = ScrapeFacts { last: None, watched_for: Duration::from_secs(70), ..*world.scrapes() };
     assert_eq!(world.told(SCRAPED), "True/Scraped");
     world.scrapes().watched_for = Duration::from_secs(80);
     assert_eq!(world.told(SCRAPED), "False/NotScraped");
@@ -357,7 +357,7 @@ fn whoever_is_not_scraped_is_told_what_to_look_at() {
     let advice = |mode, enabled, ready| {
         let mut world = World { monitor: Some(monitor(ready)), ..World::good() };
         let watched_for = Duration::from_secs(900);
-        *world.scrapes() = Scrapes { last: None, watched_for, mode, monitor: enabled, ..*world.scrapes() };
+        *world.scrapes() = ScrapeFacts { last: None, watched_for, mode, monitor: enabled, ..*world.scrapes() };
         world.message(SCRAPED)
     };
     assert!(advice(DiscoveryMode::ServiceMonitor, true, true).contains("serviceMonitorNamespaceSelector"));
@@ -379,9 +379,9 @@ fn conditions_of_others_are_left_alone() {
     world.write();
     let theirs = Condition { kind: "Audited".to_owned(), ..world.observed.conditions[0].clone() };
     world.observed.conditions.insert(0, theirs);
-    assert!(says(&world.observed, &world.status()));
+    assert!(is_up_to_date(&world.observed, &world.status()));
     world.observed.conditions[1].reason.push('!');
-    assert!(!says(&world.observed, &world.status()));
+    assert!(!is_up_to_date(&world.observed, &world.status()));
 }
 
 fn any_status() -> impl Strategy<Value = ConditionStatus> {
@@ -442,7 +442,7 @@ fn any_world() -> impl Strategy<Value = World> {
     let modes = [DiscoveryMode::ServiceMonitor, DiscoveryMode::HttpSd, DiscoveryMode::None];
     let scrapes =
         (proptest::option::of(0_u64..200), 0_u64..200, proptest::sample::select(modes.to_vec()), any::<bool>());
-    let scrapes = proptest::option::of(scrapes.prop_map(|(last, watched_for, mode, monitor)| Scrapes {
+    let scrapes = proptest::option::of(scrapes.prop_map(|(last, watched_for, mode, monitor)| ScrapeFacts {
         interval: Duration::from_secs(15),
         last: last.map(Duration::from_secs),
         watched_for: Duration::from_secs(watched_for),
@@ -470,7 +470,7 @@ proptest! {
         world.observed = first.clone();
         world.now += Duration::from_secs(later);
         let second = world.status();
-        prop_assert!(says(&first, &second));
+        prop_assert!(is_up_to_date(&first, &second));
         prop_assert_eq!(serde_json::to_vec(&second).unwrap(), serde_json::to_vec(&first).unwrap());
     }
 

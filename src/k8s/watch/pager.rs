@@ -1,7 +1,7 @@
-//! Lists in pages that are bounded by bytes as well as by count: whoever may write an object decides how large it is, and a hundred that
-//! are as large as they can be make a page of 150 MB.
+//! Lists in pages that are bounded by bytes as well as by count: whoever may write an object decides how large it is, and a page of a
+//! hundred objects of the largest size has 150 MB.
 //!
-//! Of an object only what `T` keeps of it is ever in memory beside the text of one page.
+//! Only the text of one page, and what `T` keeps of each object, is in memory at a time.
 
 use futures::AsyncReadExt;
 use kube::Client;
@@ -9,121 +9,124 @@ use kube::api::{ListParams, Request};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::access::{ApiError, Cluster, Rule};
+use crate::k8s::client::{ApiClient, ApiError, PolicyRule};
 
-/// A page of more bytes is not read to its end, but asked for again with fewer objects.
-const LARGEST: usize = 8 << 20;
+/// A larger page is not read to its end, but asked for again with fewer objects.
+const LARGEST_PAGE: usize = 8 << 20;
 
-/// What a single object may have. The API server takes requests of 3 MiB, and its store 1.5 MiB by default.
+/// The largest page with a single object. The API server takes requests of 3 MiB, and its store 1.5 MiB by default.
 const LARGEST_OBJECT: usize = 32 << 20;
 
-/// How much less is asked for after a page that was too large.
-const FEWER: u32 = 4;
+/// A page that was too large is asked for again with this part of its objects.
+const SHRINK: u32 = 4;
 
 /// A part of a list.
 #[derive(Debug)]
-pub(super) struct Page<T> {
+pub(super) struct ListPage<T> {
     pub(super) items: Vec<T>,
-    /// How to go on; `None`: this was the last one.
+    /// The token of the next page; `None`: this was the last one.
     pub(super) next: Option<String>,
-    /// The version that a watch can go on from.
+    /// The resource version that a watch resumes from.
     pub(super) version: Option<String>,
 }
 
-/// The pages of one list: as many objects as there may be, and fewer while these are large.
-#[derive(Debug)]
-pub(super) struct Pages {
-    most: u32,
+/// Reads the pages of one list, with fewer objects in each while these are large.
+pub(super) struct Pager<'a> {
+    client: &'a ApiClient,
+    rule: PolicyRule,
+    path: String,
+    params: ListParams,
+    page_size: u32,
     limit: u32,
-    largest: usize,
+    largest_page: usize,
     largest_object: usize,
 }
 
-/// What became of one request.
-enum Got<T> {
-    Page(Page<T>, usize),
+/// What a request for a page brought.
+enum FetchedPage<T> {
+    Page(ListPage<T>, usize),
     TooLarge,
-    /// The server does not know any more what is asked for.
+    /// The API server does not know the token any more.
     Expired,
 }
 
-impl Pages {
-    /// Of at most so many objects each.
-    pub(super) const fn of(most: u32) -> Self {
-        Self { most, limit: most, largest: LARGEST, largest_object: LARGEST_OBJECT }
+impl<'a> Pager<'a> {
+    /// `params` select the objects; `page_size` is the most that are in one page.
+    pub(super) const fn new(
+        client: &'a ApiClient,
+        rule: PolicyRule,
+        path: String,
+        params: ListParams,
+        page_size: u32,
+    ) -> Self {
+        let (largest_page, largest_object) = (LARGEST_PAGE, LARGEST_OBJECT);
+        Self { client, rule, path, params, page_size, limit: page_size, largest_page, largest_object }
     }
 
-    /// The page after `token`, the first one without it, of what is at `path`; `None` if the list has expired.
+    /// The page of `token`, or the first one; `None`: the list has expired.
     pub(super) async fn page<T: DeserializeOwned + Send + 'static>(
         &mut self,
-        cluster: &Cluster,
-        rule: &Rule,
-        path: &str,
-        selector: Option<&str>,
-        token: Option<&str>,
-    ) -> Result<Option<Page<T>>, ApiError> {
+        token: Option<String>,
+    ) -> Result<Option<ListPage<T>>, ApiError> {
+        self.params.continue_token = token;
         loop {
-            let params = ListParams {
-                label_selector: selector.map(str::to_owned),
-                continue_token: token.map(str::to_owned),
-                limit: Some(self.limit),
-                ..ListParams::default()
-            };
-            let largest = if self.limit == 1 { self.largest_object } else { self.largest };
-            match cluster.call(rule.clone(), get(&cluster.client(), path, &params, largest)).await? {
-                Got::Page(page, bytes) => {
+            self.params.limit = Some(self.limit);
+            let largest = if self.limit == 1 { self.largest_object } else { self.largest_page };
+            let page = fetch(self.client.client(), &self.path, &self.params, largest);
+            match self.client.call(self.rule.clone(), page).await? {
+                FetchedPage::Page(page, bytes) => {
                     if bytes < largest / 4 {
-                        self.limit = self.limit.saturating_mul(2).min(self.most);
+                        self.limit = self.limit.saturating_mul(2).min(self.page_size);
                     }
                     return Ok(Some(page));
                 }
-                Got::Expired => return Ok(None),
-                Got::TooLarge if self.limit == 1 => {
+                FetchedPage::Expired => return Ok(None),
+                FetchedPage::TooLarge if self.limit == 1 => {
                     return Err(ApiError::Failed(format!("an object is larger than {largest} bytes")));
                 }
-                Got::TooLarge => self.limit = (self.limit / FEWER).max(1),
+                FetchedPage::TooLarge => self.limit = (self.limit / SHRINK).max(1),
             }
         }
     }
 }
 
-async fn get<T: DeserializeOwned + Send + 'static>(
-    client: &Client,
+async fn fetch<T: DeserializeOwned + Send + 'static>(
+    client: Client,
     path: &str,
     params: &ListParams,
     largest: usize,
-) -> kube::Result<Got<T>> {
+) -> kube::Result<FetchedPage<T>> {
     let request = Request::new(path).list(params).map_err(kube::Error::BuildRequest)?;
     let body = match client.request_stream(request).await {
-        Err(kube::Error::Api(status)) if status.code == 410 => return Ok(Got::Expired),
+        Err(kube::Error::Api(status)) if status.code == 410 => return Ok(FetchedPage::Expired),
         body => body?,
     };
     let mut text = Vec::new();
     let mut body = std::pin::pin!(body.take(u64::try_from(largest).unwrap_or(u64::MAX).saturating_add(1)));
     body.read_to_end(&mut text).await.map_err(|error| kube::Error::Service(error.into()))?;
     if text.len() > largest {
-        return Ok(Got::TooLarge);
+        return Ok(FetchedPage::TooLarge);
     }
     // Some milliseconds for each MiB, most of them for what nobody keeps.
     let parsed =
         tokio::task::spawn_blocking(move || Ok::<_, serde_json::Error>((serde_json::from_slice(&text)?, text.len())));
-    let (List { metadata, items }, bytes) =
+    let (ListBody { metadata, items }, bytes) =
         parsed.await.map_err(|error| kube::Error::Service(error.into()))?.map_err(kube::Error::SerdeError)?;
     let present = |text: Option<String>| text.filter(|text| !text.is_empty());
     let (next, version) = (present(metadata.next), present(metadata.resource_version));
-    Ok(Got::Page(Page { items: items.unwrap_or_default(), next, version }, bytes))
+    Ok(FetchedPage::Page(ListPage { items: items.unwrap_or_default(), next, version }, bytes))
 }
 
 #[derive(Deserialize)]
-struct List<T> {
+struct ListBody<T> {
     #[serde(default)]
-    metadata: Metadata,
+    metadata: ListMetadata,
     items: Option<Vec<T>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
+struct ListMetadata {
     #[serde(rename = "continue")]
     next: Option<String>,
     resource_version: Option<String>,
@@ -151,7 +154,7 @@ mod tests {
     }
 
     /// A hundredth of what it is, to be quick.
-    const PAGE: usize = LARGEST / 100;
+    const PAGE: usize = LARGEST_PAGE / 100;
     const OBJECT: usize = LARGEST_OBJECT / 100;
 
     fn asked(uri: &Uri) -> HashMap<String, String> {
@@ -159,7 +162,7 @@ mod tests {
     }
 
     /// An API server with objects of these sizes, the number of each its name, and the limits that it was asked with.
-    fn server(sizes: Vec<usize>) -> (Cluster, Arc<Mutex<Vec<usize>>>) {
+    fn server(sizes: Vec<usize>) -> (ApiClient, Arc<Mutex<Vec<usize>>>) {
         let limits = Arc::<Mutex<Vec<usize>>>::default();
         let seen = Arc::clone(&limits);
         let sizes: Arc<[usize]> = sizes.into();
@@ -178,15 +181,16 @@ mod tests {
                 Ok::<_, kube::Error>(answer)
             }
         });
-        (Cluster::behind(Client::new(service, "default")), limits)
+        (ApiClient::answered_by(Client::new(service, "default")), limits)
     }
 
-    async fn list(cluster: &Cluster) -> Result<Vec<usize>, ApiError> {
+    async fn list(client: &ApiClient) -> Result<Vec<usize>, ApiError> {
         let (mut token, mut names) = (None, Vec::new());
-        let mut pages = Pages { largest: PAGE, largest_object: OBJECT, ..Pages::of(200) };
-        let rule = Rule::new("list", "", "x", None);
+        let rule = PolicyRule::new("list", "", "x", None);
+        let pager = Pager::new(client, rule, "/x".to_owned(), ListParams::default(), 200);
+        let mut pager = Pager { largest_page: PAGE, largest_object: OBJECT, ..pager };
         loop {
-            let page = pages.page::<Name>(cluster, &rule, "/x", None, token.as_deref()).await?.unwrap();
+            let page = pager.page::<Name>(token).await?.unwrap();
             names.extend(page.items.iter().map(|object| object.metadata.name.parse::<usize>().unwrap()));
             token = page.next;
             if token.is_none() {
@@ -199,8 +203,8 @@ mod tests {
     #[tokio::test]
     async fn large_objects_come_in_small_pages_and_small_ones_in_large_pages_again() {
         let sizes = [vec![10; 300], vec![6760; 30], vec![10; 1000]].concat();
-        let (cluster, limits) = server(sizes);
-        assert_eq!(list(&cluster).await.unwrap(), (0..1330).collect::<Vec<_>>());
+        let (client, limits) = server(sizes);
+        assert_eq!(list(&client).await.unwrap(), (0..1330).collect::<Vec<_>>());
         let limits = limits.lock().unwrap();
         assert!(limits.contains(&12) && limits.last() == Some(&200), "{limits:?}");
         assert!(limits.len() < 30, "{limits:?}");
@@ -208,10 +212,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_object_that_is_larger_than_a_page_is_read_alone_and_no_object_is_read_without_a_bound() {
-        let (cluster, _) = server(vec![100, PAGE + 1, 100]);
-        assert_eq!(list(&cluster).await.unwrap(), [0, 1, 2]);
-        let (cluster, _) = server(vec![100, OBJECT]);
-        let error = list(&cluster).await.unwrap_err();
+        let (client, _) = server(vec![100, PAGE + 1, 100]);
+        assert_eq!(list(&client).await.unwrap(), [0, 1, 2]);
+        let (client, _) = server(vec![100, OBJECT]);
+        let error = list(&client).await.unwrap_err();
         assert!(error.to_string().contains("an object is larger than"), "{error}");
     }
 }

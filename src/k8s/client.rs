@@ -1,4 +1,5 @@
-//! How the API server is reached, and what its answers mean: whose fault an error is, and which permission is missing.
+//! The client of the API server. Every call has its deadline here, and every answer gets its meaning: whose fault an error is, and which
+//! permission is missing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,28 +8,25 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
-use kube::runtime::watcher;
 use kube::{Client, Config};
 use tokio::time::Instant;
 
 use super::proxy;
 use crate::error_chain;
 
-/// No call takes longer, watches apart. An API server that is slower than this is as good as away. A webhook has 10 s by default, and what it
-/// is blamed for should still be heard.
+/// The deadline of a call. An admission webhook has 10 s by default, and the API server's error about one that hangs should still be heard.
 const DEADLINE: Duration = Duration::from_secs(12);
 
-/// No connection that waits for an answer is silent for longer: kube starts its watches without a deadline, and the API server ends each after
-/// five minutes.
-const SILENCE: Duration = Duration::from_mins(6);
+/// A connection that waits for an answer and receives nothing for this long is closed, whoever uses it.
+const READ_TIMEOUT: Duration = Duration::from_mins(6);
 
-/// As many denials in a row are believed: an API server that has just started denies everything for a moment.
+/// A permission counts as missing after this many denials in a row: an API server that has just started denies everything for a moment.
 pub(super) const BELIEVED_DENIALS: u32 = 3;
 
-/// A missing permission is told when it is denied again after this, for the same reason.
-const TOLD_DENIAL: Duration = Duration::from_secs(3);
+/// A missing permission is logged when it is denied again after this, for the same reason.
+const DENIAL_LOG_DELAY: Duration = Duration::from_secs(3);
 
-/// The cluster cannot be reached at all, and waiting would not help: nobody said where it is, or who we are.
+/// There is no usable configuration of a client, so that waiting would not help.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// Neither a kubeconfig nor a pod's own token.
@@ -42,32 +40,32 @@ pub enum AccessError {
     Client(String),
 }
 
-/// A cluster, and who we are in it. Cheap to clone.
+/// A client with an address and credentials. Cheap to clone.
 #[derive(Clone)]
-pub struct Cluster {
+pub struct ApiClient {
     client: Client,
     /// The namespace of our pod, or of the kubeconfig's context.
     namespace: Arc<str>,
-    denied: Arc<Mutex<HashMap<Rule, Denial>>>,
+    denials: Arc<Mutex<HashMap<PolicyRule, Denial>>>,
 }
 
 /// A permission that is missing, or seems to be.
 #[derive(Clone, Copy, Debug)]
 struct Denial {
     since: Instant,
-    told: bool,
+    is_logged: bool,
 }
 
-impl fmt::Debug for Cluster {
+impl fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("ApiClient").field("namespace", &self.namespace).finish_non_exhaustive()
     }
 }
 
-impl Cluster {
-    /// The cluster of `context` in the kubeconfig; without one, that of its current context or of the pod that we run in.
+impl ApiClient {
+    /// A client for `context` of the kubeconfig; without one, for its current context or for the cluster of our own pod.
     ///
-    /// Nothing is asked of it yet. A pod's token is read again when it is rotated.
+    /// It sends nothing yet. A pod's token is read again when it is rotated.
     pub async fn connect(context: Option<&str>) -> Result<Self, AccessError> {
         let variable = |name: &str| std::env::var(name).ok();
         proxy::check(variable).map_err(|error| AccessError::Client(error.to_string()))?;
@@ -85,8 +83,8 @@ impl Cluster {
         let proxy = proxy::choose(&config.cluster_url, proxy_url.as_deref(), variable);
         let proxy = proxy.map_err(|error| AccessError::Client(error.to_string()))?;
         config.connect_timeout = Some(Duration::from_secs(5));
-        config.read_timeout = Some(SILENCE);
-        // Whoever calls knows better when to try again, and what became worthless meanwhile.
+        config.read_timeout = Some(READ_TIMEOUT);
+        // The caller decides when to retry, and whether the request is still of use then.
         config.default_retry = false;
         let namespace = config.default_namespace.clone().into();
         config.proxy_url = None;
@@ -98,22 +96,22 @@ impl Cluster {
             }
         };
         let client = client.map_err(|error| AccessError::Client(error_chain::one_line(&error)))?;
-        Ok(Self { client, namespace, denied: Arc::default() })
+        Ok(Self { client, namespace, denials: Arc::default() })
     }
 
-    /// A cluster that nobody answers for.
+    /// A client of an API server that cannot be reached.
     #[cfg(test)]
     pub(super) fn unreachable() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut config = Config::new("http://127.0.0.1:1".parse().unwrap());
         config.default_retry = false;
-        Self::behind(Client::try_from(config).unwrap())
+        Self::answered_by(Client::try_from(config).unwrap())
     }
 
-    /// A cluster that `client` answers for.
+    /// A client whose requests are answered by `client`.
     #[cfg(test)]
-    pub(super) fn behind(client: Client) -> Self {
-        Self { client, namespace: "default".into(), denied: Arc::default() }
+    pub(super) fn answered_by(client: Client) -> Self {
+        Self { client, namespace: "default".into(), denials: Arc::default() }
     }
 
     /// The namespace of our pod, or of the kubeconfig's context.
@@ -121,40 +119,51 @@ impl Cluster {
         &self.namespace
     }
 
-    /// For typed calls. Each goes through [`call`](Self::call), watches apart.
+    /// For the request of a [`call`](Self::call).
     pub(super) fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// Waits for an answer, but not for long. A permission that stays missing is logged once, and again only
-    /// after it was there.
+    /// Sends `request`, which needs the permission `rule`, and waits for the answer until the deadline.
     pub(super) async fn call<T>(
         &self,
-        rule: Rule,
+        rule: PolicyRule,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, ApiError> {
-        let result = tokio::time::timeout(DEADLINE, request).await;
+        self.call_within(DEADLINE, rule, request).await
+    }
+
+    /// The same with another deadline, for who cannot wait so long.
+    pub(super) async fn call_within<T>(
+        &self,
+        deadline: Duration,
+        rule: PolicyRule,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, ApiError> {
+        let result = tokio::time::timeout(deadline, request).await;
         let result =
-            result.unwrap_or_else(|_| Err(kube::Error::Service(format!("no answer within {DEADLINE:?}").into())));
+            result.unwrap_or_else(|_| Err(kube::Error::Service(format!("no answer within {deadline:?}").into())));
         self.judge(rule, result)
     }
 
-    /// What the answer to a call or a watch means. For those that do not go through [`call`](Self::call).
-    pub(super) fn judge<T>(&self, rule: Rule, result: kube::Result<T>) -> Result<T, ApiError> {
-        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What an answer to a call, or an event of a watch, means. A permission that stays missing is logged once, and again only after it
+    /// was granted meanwhile.
+    pub(super) fn judge<T>(&self, rule: PolicyRule, result: kube::Result<T>) -> Result<T, ApiError> {
+        let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
         let result = result.map_err(|error| ApiError::new(&rule, &error));
         match &result {
-            // Permission is asked for before the object is looked for, or compared with what it should be.
+            // The API server checks the permission before it looks for the object.
             Ok(_) | Err(ApiError::NotFound | ApiError::Conflict(_)) => {
-                if !denied.is_empty() && denied.remove(&rule).is_some_and(|denial| denial.told) {
+                if !denials.is_empty() && denials.remove(&rule).is_some_and(|denial| denial.is_logged) {
                     tracing::info!(verb = rule.verb, resource = rule.resource, "permission is granted now");
                 }
             }
-            // What was asked is noted, since its success will end this; what is missing is told, which may be another verb.
+            // The denial is kept by the rule of the call, whose success ends it. Logged is the rule that is missing, which may have another
+            // verb: an apply that has to create its object needs more than `patch`.
             Err(ApiError::Forbidden(missing)) => {
-                let denial = denied.entry(rule).or_insert_with(|| Denial { since: Instant::now(), told: false });
-                if !denial.told && denial.since.elapsed() >= TOLD_DENIAL {
-                    denial.told = true;
+                let denial = denials.entry(rule).or_insert_with(|| Denial { since: Instant::now(), is_logged: false });
+                if !denial.is_logged && denial.since.elapsed() >= DENIAL_LOG_DELAY {
+                    denial.is_logged = true;
                     tracing::warn!(
                         verb = missing.verb,
                         resource = missing.resource,
@@ -178,9 +187,9 @@ fn proxy_url(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
     cluster.cluster.as_ref()?.proxy_url.clone()
 }
 
-/// The permission that a call needs, as it stands in a Role.
+/// The permission that a call needs: one rule of a Role.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Rule {
+pub(super) struct PolicyRule {
     pub(super) verb: &'static str,
     pub(super) group: &'static str,
     /// Plural, with the subresource: `scrapetargets/status`.
@@ -189,7 +198,7 @@ pub(super) struct Rule {
     pub(super) namespace: Option<Arc<str>>,
 }
 
-impl Rule {
+impl PolicyRule {
     pub(super) fn new(
         verb: &'static str,
         group: &'static str,
@@ -200,7 +209,7 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for PolicyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verb, group, resource, namespace } = self;
         match namespace {
@@ -213,40 +222,40 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Why a call brought nothing, by whose fault it is.
+/// Why a call failed, by whose fault it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApiError {
-    /// Of whoever installed us: a permission is missing.
+    /// A permission is missing: the fault of whoever installed us.
     #[error("{0}")]
-    Forbidden(Rule),
-    /// Nobody's: the object, or its whole kind, is not there.
+    Forbidden(PolicyRule),
+    /// The object, or its whole kind, does not exist.
     #[error("it does not exist")]
     NotFound,
-    /// Nobody's: somebody else was faster, or has other ideas.
+    /// Somebody else has changed the object meanwhile, or owns what we write.
     #[error("conflict: {0}")]
     Conflict(String),
-    /// Ours, or of an admission webhook: what we wrote is not taken, and would not be next time.
+    /// The API server or an admission webhook does not accept what we wrote, and would not accept it next time.
     #[error("refused: {0}")]
     Refused(String),
-    /// Of the API server or of a webhook that it must ask, about what was sent: another object may fare better.
+    /// The API server, or a webhook that it calls, failed at this object. Another object may succeed.
     #[error("{0}")]
     Failed(String),
-    /// Of the API server, the way to it or our credentials; it passes.
+    /// The API server, the way to it or our credentials do not work. It passes.
     #[error("{0}")]
     Unreachable(String),
 }
 
 impl ApiError {
-    fn new(rule: &Rule, error: &kube::Error) -> Self {
+    fn new(rule: &PolicyRule, error: &kube::Error) -> Self {
         let kube::Error::Api(status) = error else {
-            let way = proxy::WayError::behind(error).map(|error| Self::Unreachable(error.to_string()));
-            return way.unwrap_or_else(|| Self::silent(error_chain::one_line(error)));
+            let proxy = proxy::TunnelError::behind(error).map(|error| Self::Unreachable(error.to_string()));
+            return proxy.unwrap_or_else(|| Self::silent(error_chain::one_line(error)));
         };
         match status.code {
             403 => match denied_verb(&status.message) {
-                Some(verb) => Self::Forbidden(Rule { verb, ..rule.clone() }),
+                Some(verb) => Self::Forbidden(PolicyRule { verb, ..rule.clone() }),
                 None if status.message.is_empty() => Self::Forbidden(rule.clone()),
-                // A quota, a webhook or a namespace that is being deleted forbids as well, and no permission would help.
+                // A quota, a webhook or a namespace that is being deleted answers 403 as well, and no permission would help.
                 None => Self::Refused(status.message.clone()),
             },
             404 => Self::NotFound,
@@ -254,7 +263,7 @@ impl ApiError {
             400 | 405 | 413 | 415 | 422 => Self::Refused(status.message.clone()),
             401 => Self::Unreachable(format!("the API server does not take our credentials: {}", status.message)),
             429 => Self::Unreachable(format!("the API server has no time for us: {}", status.message)),
-            500 if is_of_the_object(status) => {
+            500 if is_about_the_object(status) => {
                 Self::Failed(format!("the API server fails with status 500: {}", status.message))
             }
             code => Self::Unreachable(format!("the API server fails with status {code}: {}", status.message)),
@@ -267,31 +276,21 @@ impl ApiError {
     }
 }
 
-/// Whether a failure may be about the object alone. It is not where the API server says that it has no time, where its own store fails,
-/// nor where something in front of it answers, which has no `Status` to send.
-fn is_of_the_object(status: &Status) -> bool {
-    let of_a_server = ["ServerTimeout", "Failed to parse error data"].contains(&status.reason.as_str());
-    !of_a_server && !status.message.starts_with("etcdserver: ")
+/// Whether a status 500 may be about the object alone. It is not where the API server is overloaded or its store fails, nor where
+/// something in front of it answers, whose answer has no `Status`.
+fn is_about_the_object(status: &Status) -> bool {
+    let is_server = ["ServerTimeout", "Failed to parse error data"].contains(&status.reason.as_str());
+    !is_server && !status.message.starts_with("etcdserver: ")
 }
 
-/// The verb of a denial, which always reads `r.g "n" is forbidden: User "u" cannot create resource "r" in API group "g"`: an apply that
-/// has to create its object needs more than `patch`. A webhook may use the same words, after `… denied the request: `.
+/// The verb of a denial by RBAC, which always reads `r.g "n" is forbidden: User "u" cannot create resource "r" in API group "g"`. A webhook
+/// may use the same words, after `… denied the request: `.
 fn denied_verb(message: &str) -> Option<&'static str> {
     const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
     let (what, denial) = message.split_once(r#" is forbidden: User ""#)?;
     let mut words = denial.split_once(r#"" cannot "#)?.1.split_whitespace();
     let verb = words.next()?;
     VERBS.into_iter().find(|known| *known == verb).filter(|_| words.next() == Some("resource") && !what.contains(": "))
-}
-
-/// What was asked for when a watch went wrong, and how it did.
-pub(super) fn asked(error: watcher::Error) -> (&'static str, kube::Error) {
-    match error {
-        watcher::Error::InitialListFailed(error) => ("list", error),
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => ("watch", error),
-        watcher::Error::WatchError(status) => ("watch", kube::Error::Api(status)),
-        watcher::Error::NoResourceVersion => ("list", kube::Error::Service(error.into())),
-    }
 }
 
 #[cfg(test)]
@@ -310,9 +309,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_denial_that_passes_within_seconds_is_not_told_and_one_that_stays_is_told_once() {
-        let (log, _guard) = super::super::outage::tests::Log::begin();
-        let cluster = Cluster::unreachable();
-        let rule = || Rule::new("list", "", "leases", Some("n"));
+        let (log, _guard) = crate::k8s::outage::tests::Log::begin();
+        let cluster = ApiClient::unreachable();
+        let rule = || PolicyRule::new("list", "", "leases", Some("n"));
         let judge = |denied: bool| {
             let message = r#"leases is forbidden: User "u" cannot list resource "leases" in API group """#;
             let denial = || Status::failure(message, "Forbidden").with_code(403);
@@ -320,13 +319,13 @@ mod tests {
             assert_eq!(cluster.judge(rule(), result).is_err(), denied);
         };
         judge(true);
-        tokio::time::advance(TOLD_DENIAL / 2).await;
+        tokio::time::advance(DENIAL_LOG_DELAY / 2).await;
         judge(true);
         judge(false);
         assert_eq!((log.count("must have the rule"), log.count("is granted now")), (0, 0), "it had only just started");
         for _ in 0..4 {
             judge(true);
-            tokio::time::advance(TOLD_DENIAL).await;
+            tokio::time::advance(DENIAL_LOG_DELAY).await;
         }
         judge(false);
         assert_eq!((log.count("must have the rule"), log.count("is granted now")), (1, 1));
@@ -348,7 +347,7 @@ mod tests {
     fn a_failure_is_of_the_object_unless_it_is_of_the_api_server_or_of_something_before_it() {
         let judge = |code, reason: &str, message: &str| {
             let status = Status::failure(message, reason).with_code(code);
-            ApiError::new(&Rule::new("patch", "", "x", None), &kube::Error::Api(Box::new(status)))
+            ApiError::new(&PolicyRule::new("patch", "", "x", None), &kube::Error::Api(Box::new(status)))
         };
         let webhook = "Internal error occurred: failed calling webhook \"w.example.com\": connection refused";
         let failed = format!("the API server fails with status 500: {webhook}");

@@ -1,0 +1,88 @@
+//! Everything that the condition `MonitorReady` of a target can say.
+
+use super::desired::MonitorRef;
+use crate::crd::ConditionStatus;
+use crate::k8s::DiscoveryMode;
+use crate::k8s::client::PolicyRule;
+use crate::k8s::target_store::MonitorState;
+
+/// The reason of [`written`].
+pub(super) const WRITTEN: &str = "Written";
+
+pub(super) fn written(monitor: &MonitorRef) -> MonitorState {
+    let message = format!("ServiceMonitor {monitor} is as it should be");
+    MonitorState { status: ConditionStatus::True, reason: WRITTEN, message }
+}
+
+/// Said for as long as the conflict lasts. Alternating with [`written`] would cost a write of the status for each round.
+pub(super) fn contested(monitor: &MonitorRef) -> MonitorState {
+    let message = format!(
+        "somebody else changes or removes the ServiceMonitor {monitor} again and again: it is put back ever more seldom, at last once a \
+         minute"
+    );
+    MonitorState { status: ConditionStatus::Unknown, reason: "Pending", message }
+}
+
+/// A target whose spec is not understood keeps the monitor that it has, unless that one violates the policy.
+pub(super) fn invalid_spec() -> MonitorState {
+    let message = "the spec is not understood, see Accepted; its ServiceMonitor is left as it is, and removed if it breaks a rule";
+    not_ready("InvalidSpec", message.to_owned())
+}
+
+pub(super) fn name_taken(monitor: &MonitorRef, owner: &str) -> MonitorState {
+    let message =
+        format!("a ServiceMonitor {monitor} of {owner} is there already: rename it or the target; it is not touched");
+    not_ready("NameTaken", message)
+}
+
+pub(super) fn forbidden(rule: &PolicyRule) -> MonitorState {
+    not_ready("Forbidden", rule.to_string())
+}
+
+/// The API server will not accept it however often it is sent.
+pub(super) fn refused(why: &str) -> MonitorState {
+    not_ready("Refused", format!("the API server refused it: {why}"))
+}
+
+/// The API server, or a webhook that it calls, fails at it.
+pub(super) fn failed(why: &str) -> MonitorState {
+    not_ready("Failed", why.to_owned())
+}
+
+pub(super) fn crd_missing() -> MonitorState {
+    let message = "the API server knows no ServiceMonitors (monitoring.coreos.com/v1), so Prometheus does not find the target; polls and \
+         /probe go on: install the Prometheus Operator's CRDs, or set discovery.mode to httpSD or none";
+    not_ready("CRDMissing", message.to_owned())
+}
+
+/// In a mode that writes no ServiceMonitors.
+pub(super) fn disabled_by_mode(mode: DiscoveryMode) -> MonitorState {
+    disabled(match mode {
+        DiscoveryMode::HttpSd => "discovery.mode is httpSD: Prometheus finds the target by /sd",
+        _ => "discovery.mode is none: no ServiceMonitor is written",
+    })
+}
+
+/// Its user, or the installation, wants none.
+pub(super) fn disabled(message: &str) -> MonitorState {
+    MonitorState { status: ConditionStatus::True, reason: "Disabled", message: message.to_owned() }
+}
+
+/// Prometheus could not authenticate to us with it.
+pub(super) fn not_portable(message: String) -> MonitorState {
+    not_ready("NotPortable", message)
+}
+
+/// It would break the configuration of Prometheus, or reach beyond its own target.
+pub(super) fn unsupported(message: String) -> MonitorState {
+    not_ready("Unsupported", message)
+}
+
+/// It names a scrape class that targets may not name.
+pub(super) fn scrape_class_not_allowed(message: String) -> MonitorState {
+    not_ready("ScrapeClassNotAllowed", message)
+}
+
+fn not_ready(reason: &'static str, message: String) -> MonitorState {
+    MonitorState { status: ConditionStatus::False, reason, message }
+}

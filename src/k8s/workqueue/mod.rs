@@ -1,0 +1,265 @@
+//! A work queue of keys: each key is the name of an object that must be compared with the cluster and, where it differs, written.
+//!
+//! A queue holds names, not work: whoever takes a key looks at the newest state. The queue decides *when* that happens. The rules and their
+//! numbers are in `scheduler`, those for trying a write again included:
+//!
+//! * A key waits at most once, for the earliest of its times. One that is added while it is processed comes again afterwards.
+//! * Taking a key and finding nothing to write costs nothing. Before a write, [`WorkItem::attempt`] asks whether this *version* of the
+//!   object may be tried now; another version of it need not wait for what went wrong with the one before.
+//! * What follows from the answer to a write is in [`WorkItem::finish`]: per-object backoff, a namespace that is left alone, or, while the
+//!   API server does not answer at all, a pause of the whole queue.
+//! * Objects that the API server fails at are retried with a share of the writes only, so that they cannot keep others waiting.
+//! * At most [`QueueLimits::in_flight`] keys are processed at a time, and [`WorkQueue::may_log`] bounds what is logged one by one.
+//!
+//! It knows nothing of what is written, and writes nothing itself. Writes a second are bounded by the
+//! [`RateLimiter`](super::rate_limiter::RateLimiter) that all parts share.
+
+use std::fmt;
+use std::hash::Hash;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::client::ApiError;
+use crate::target::TargetId;
+use scheduler::{Cause, Scheduler};
+
+#[cfg(test)]
+mod model;
+mod scheduler;
+#[cfg(test)]
+mod tests;
+
+/// The name of an object.
+pub(super) trait QueueKey: Clone + Eq + Hash {
+    /// Failures are counted by namespace: a webhook, a quota or a role usually covers one.
+    fn namespace(&self) -> &Arc<str>;
+}
+
+impl QueueKey for TargetId {
+    fn namespace(&self) -> &Arc<str> {
+        &self.namespace
+    }
+}
+
+/// What a queue may use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueLimits {
+    /// Keys that are processed at the same time.
+    pub(super) in_flight: usize,
+    /// Of all parts together; retries get a share of it.
+    pub(super) writes_per_second: u32,
+    /// How long a version that was refused is not tried again. Only an admission webhook or the CRD can change the answer.
+    pub(super) refused: Duration,
+}
+
+/// A keyed, delayed, paced work queue. Cheap to clone; all clones are the same queue.
+pub(super) struct WorkQueue<K> {
+    shared: Arc<SharedQueue<K>>,
+}
+
+struct SharedQueue<K> {
+    scheduler: Mutex<Scheduler<K>>,
+    /// There may be something to take earlier than was known.
+    changed: Notify,
+}
+
+/// Why a version may not be tried now. The key comes again by itself when it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Deferred {
+    /// This version did not work a moment ago.
+    Waiting,
+    /// Nothing is tried in the namespace, because of this answer.
+    Namespace(ApiError),
+    /// The API server failed at this object, and it waits for its turn among the retries.
+    Retry,
+    /// The same, and the API server fails at everything in the namespace: with these words.
+    FailingNamespace(String),
+}
+
+/// What is worth telling of a write that failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct WriteFailure {
+    /// It has not failed in this way before: the first failure in a row, or the first refusal of this version.
+    pub(super) is_new: bool,
+    /// It failed more than once in a row, or everything in its namespace fails.
+    pub(super) is_lasting: bool,
+}
+
+impl<K: QueueKey> WorkQueue<K> {
+    /// An empty queue.
+    pub(super) fn new(limits: QueueLimits) -> Self {
+        Self { shared: Arc::new(SharedQueue { scheduler: Mutex::new(Scheduler::new(limits)), changed: Notify::new() }) }
+    }
+
+    /// Has a key processed as soon as there is a place. A key that waits already keeps its turn.
+    pub(super) fn add(&self, key: K) {
+        self.add_all([key]);
+    }
+
+    /// The same for many.
+    pub(super) fn add_all(&self, keys: impl IntoIterator<Item = K>) {
+        self.change(|scheduler, now| keys.into_iter().for_each(|key| scheduler.add(key, now, now)));
+    }
+
+    /// Has a key processed at `at`, unless it comes earlier anyway. (Others put a key off by [`WorkItem::defer`].)
+    #[cfg(test)]
+    pub(super) fn add_at(&self, key: K, at: Instant) {
+        self.change(|scheduler, now| scheduler.add(key, at, now));
+    }
+
+    /// Waits for the next key. Any number of tasks may wait.
+    pub(super) async fn next(&self) -> WorkItem<K> {
+        // A long queue must not keep other tasks of this thread from their turn.
+        tokio::task::coop::consume_budget().await;
+        loop {
+            let mut changed = pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
+            match self.take() {
+                Ok(item) => return item,
+                Err(None) => changed.await,
+                Err(Some(at)) => {
+                    let _ = tokio::time::timeout_at(at, changed).await;
+                }
+            }
+        }
+    }
+
+    /// The next key, if there is one now.
+    #[cfg(test)]
+    pub(super) fn try_next(&self) -> Option<WorkItem<K>> {
+        self.take().ok()
+    }
+
+    /// Takes a key, or tells when that may work if nothing happens before.
+    fn take(&self) -> Result<WorkItem<K>, Option<Instant>> {
+        let (key, ticket) = self.lock().take(Instant::now())?;
+        Ok(WorkItem { queue: self.clone(), key, ticket })
+    }
+
+    /// Keys that were put off to a later time. A key that merely waits for a place does not count.
+    pub(super) fn delayed(&self) -> usize {
+        let scheduler = self.lock();
+        scheduler.delayed + scheduler.retries.len()
+    }
+
+    /// Whether the queue pauses because the API server does not answer.
+    #[cfg(test)]
+    pub(super) fn is_paused(&self) -> bool {
+        self.lock().paused(Instant::now()).is_some()
+    }
+
+    /// Whether another failure may be logged by itself; if not, it is counted.
+    pub(super) fn may_log(&self) -> bool {
+        self.lock().log.note(Instant::now())
+    }
+
+    /// How many failures were not logged since this was asked for the last time; `None`: none.
+    pub(super) fn not_logged(&self) -> Option<usize> {
+        self.lock().log.not_logged()
+    }
+
+    /// Forgets what went wrong with a key: it need not wait any more.
+    pub(super) fn forget(&self, key: &K) {
+        self.change(|scheduler, _| scheduler.forget(key));
+    }
+
+    /// Forgets what went wrong with objects that are gone, and what is over.
+    pub(super) fn retain(&self, exists: impl FnMut(&K) -> bool) {
+        self.change(|scheduler, now| scheduler.retain(exists, now));
+    }
+
+    /// Forgets everything. Items that were taken before are worth nothing any more.
+    pub(super) fn clear(&self) {
+        self.change(|scheduler, _| scheduler.clear());
+    }
+
+    /// Whether no key waits or is processed.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let scheduler = self.lock();
+        scheduler.queued.is_empty() && scheduler.retries.is_empty() && scheduler.processing == 0
+    }
+
+    /// The keys that are due, in their order. None of them waits any more.
+    #[cfg(test)]
+    pub(super) fn drain(&self) -> Vec<K> {
+        std::iter::from_fn(|| self.try_next()).map(|item| item.key.clone()).collect()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Scheduler<K>, Instant) -> T) -> T {
+        let result = change(&mut self.lock(), Instant::now());
+        self.shared.changed.notify_waiters();
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scheduler<K>> {
+        self.shared.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K> Clone for WorkQueue<K> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<K> fmt::Debug for WorkQueue<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkQueue").finish_non_exhaustive()
+    }
+}
+
+/// A key that is being processed, until this is dropped.
+#[derive(Debug)]
+pub(super) struct WorkItem<K: QueueKey> {
+    queue: WorkQueue<K>,
+    key: K,
+    ticket: u64,
+}
+
+impl<K: QueueKey> WorkItem<K> {
+    /// What is to be looked at.
+    pub(super) fn key(&self) -> &K {
+        &self.key
+    }
+
+    /// Puts the key off to `at`: there is something to write, but not yet.
+    pub(super) fn defer(self, at: Instant) {
+        self.queue.change(|scheduler, _| scheduler.defer(&self.key, self.ticket, at));
+    }
+
+    /// Asks whether `version` of the object may be written now. Whoever gets it tells how that ended, by [`finish`](Self::finish); an item
+    /// that is dropped instead tells that nothing was sent.
+    pub(super) fn attempt(&self, version: u64) -> Result<(), Deferred> {
+        self.queue.change(|scheduler, now| scheduler.attempt(&self.key, self.ticket, version, now))
+    }
+
+    /// Draws the conclusions from the answer to the attempt. After a failure, the key comes again when it may be tried.
+    pub(super) fn finish(self, result: Result<(), &ApiError>) -> WriteFailure {
+        self.queue.change(|scheduler, now| scheduler.finish(&self.key, self.ticket, result, now))
+    }
+
+    /// The attempt did not work for a reason of the caller's: the same version is not tried again for `pause`.
+    pub(super) fn retry_in(self, pause: Duration) {
+        self.queue.change(|scheduler, now| {
+            let version = scheduler.attempted(&self.key, self.ticket);
+            scheduler.hold(&self.key, version, Cause::Caller, pause, now);
+        });
+    }
+
+    /// Leaves the whole namespace of the key alone for a minute, because of this answer. [`finish`](Self::finish) does so by itself where
+    /// a permission is missing.
+    pub(super) fn rest_namespace(&self, error: &ApiError) {
+        self.queue.change(|scheduler, now| scheduler.rest(self.key.namespace(), error, now));
+    }
+}
+
+impl<K: QueueKey> Drop for WorkItem<K> {
+    fn drop(&mut self) {
+        self.queue.change(|scheduler, now| scheduler.release(&self.key, self.ticket, now));
+    }
+}
