@@ -308,8 +308,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text.replace('\n', " ")
 }
 
-pub(super) use PolicyRule as Rule;
-
 #[cfg(test)]
 mod tests {
     use super::*;

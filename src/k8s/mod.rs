@@ -27,7 +27,6 @@ mod settings;
 mod status;
 mod target_store;
 mod watch;
-#[cfg_attr(not(test), expect(dead_code, reason = "the writer of ServiceMonitors is about to use the rest of it"))]
 mod workqueue;
 
 use std::sync::Arc;
@@ -51,9 +50,6 @@ use outage::Outage;
 use rate_limiter::RateLimiter;
 use target_store::TargetStore;
 use workqueue::WorkQueue;
-
-// Names that `status` and `monitor` still use.
-use {client as access, observed as object, target_store as catalog};
 
 /// What all parts share.
 #[derive(Debug)]

@@ -130,8 +130,6 @@ fn stand_in(manifest: &Value, name: &str) -> Option<ScrapeTarget> {
     Some(ScrapeTarget::new(name, ScrapeTargetSpec::new(kind, spec.get("url")?.as_str()?)))
 }
 
-pub(super) use RawTarget as Shown;
-
 #[cfg(test)]
 mod tests {
     use kube::api::ObjectList;

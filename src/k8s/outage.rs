@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::access::ApiError;
+use super::client::ApiError;
 
 /// A restart of the API server is no news.
 const PATIENCE: Duration = Duration::from_secs(5);

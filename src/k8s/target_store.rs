@@ -111,7 +111,3 @@ fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
     *place = value;
     changed
 }
-
-pub(super) use super::observed::ObservedTarget as Object;
-pub(super) use TargetRecord as Record;
-pub(super) use TargetStore as Catalog;

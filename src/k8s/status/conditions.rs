@@ -1,7 +1,7 @@
-//! What a status must say: from facts to conditions. Pure: no clock, no cluster.
+//! The five conditions of a ScrapeTarget, computed from facts. Pure: no clock, no cluster. What each reason means is decided here.
 //!
-//! A condition moves only with its state. Where nothing is known yet, what the cluster says already stays, so that a restarted
-//! exporter and a new leader write nothing.
+//! `lastTransitionTime` changes with the status of a condition only. While a fact is not known yet, the observed condition is kept, so that
+//! a restarted exporter and a new leader write nothing.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::super::catalog::MonitorState;
-use super::super::settings::DiscoveryMode;
 use crate::crd::{Condition, ConditionStatus, ScrapeTargetStatus};
+use crate::k8s::settings::DiscoveryMode;
+use crate::k8s::target_store::MonitorState;
 use crate::kind::Reason;
 use crate::poll::{State, Status};
 use crate::target::Problem;
@@ -22,25 +22,25 @@ const MONITOR_READY: &str = "MonitorReady";
 const UP: &str = "Up";
 const SCRAPED: &str = "Scraped";
 
-/// What will soon be known of a new target. ScrapeFacts take their time, they do not count.
+/// Conditions that become known soon after a target is new. `Scraped` takes several scrape intervals, so nothing waits for it.
 const AWAITED: [&str; 3] = [ACCEPTED, MONITOR_READY, UP];
 
-/// The reason of what is not known yet.
+/// The reason of a condition that is not known yet.
 const PENDING: &str = Reason::Pending.condition();
 const SUSPENDED: &str = Reason::Suspended.condition();
 const CONFIG: &str = Reason::Config.condition();
 const NOT_SCRAPED: &str = "NotScraped";
 
-/// A server may answer with a page of text, and each status lies in the API server's memory.
+/// In characters. A server may answer with a page of text, and the API server keeps every status in memory.
 const MAX_MESSAGE: usize = 1024;
 
-/// As the schema has it, those of others included.
+/// `maxItems` of the schema. Conditions of other writers count as well.
 const MAX_CONDITIONS: usize = 16;
 
-/// So long a Secret that nobody could read yet counts as not known yet: a restart of an API server is no news.
+/// A Secret that could not be read yet is reported after this time only: an API server that restarts is not worth a status.
 const UNREAD_GRACE: Duration = Duration::from_secs(30);
 
-/// ScrapeFacts that may be missing before we say that there are none.
+/// After so many scrape intervals without a scrape, `Scraped` becomes `False`.
 const MISSED_SCRAPES: u32 = 5;
 
 /// Everything that a status depends on.
@@ -48,57 +48,57 @@ const MISSED_SCRAPES: u32 = 5;
 pub(super) struct StatusFacts<'f> {
     pub(super) now: SystemTime,
     pub(super) generation: i64,
-    /// What the cluster says already.
+    /// The status in the cluster.
     pub(super) observed: &'f ScrapeTargetStatus,
     /// Whether the target can be polled as it is declared; `None`: not known yet.
     pub(super) accepted: Option<Result<(), &'f Problem>>,
     pub(super) suspended: bool,
     pub(super) monitor: Option<&'f MonitorState>,
-    /// What polls of this very declaration brought; `None`: there was none yet.
+    /// The state after polls of this very declaration; `None`: there was none yet.
     pub(super) poll: Option<&'f Status>,
-    /// `None`: nobody can scrape it, since the declaration is not understood.
+    /// `None`: it cannot be scraped, since the declaration is invalid.
     pub(super) scrapes: Option<ScrapeFacts>,
 }
 
 /// What is known of scrapes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ScrapeFacts {
-    /// How often they should come.
+    /// The scrape interval.
     pub(super) interval: Duration,
-    /// How long ago the last one came.
+    /// Time since the last scrape.
     pub(super) last: Option<Duration>,
-    /// How long we have been the one to whom they would have come.
+    /// For how long this replica, as the leader, would have been scraped.
     pub(super) watched_for: Duration,
     pub(super) mode: DiscoveryMode,
     /// `spec.monitor.enabled`.
     pub(super) monitor: bool,
 }
 
-/// The whole status: all five conditions, in the order in which people read them.
+/// The status: all five conditions, the summary first.
 pub(super) fn status(facts: &StatusFacts<'_>) -> ScrapeTargetStatus {
-    let pending = |message| move || ConditionContent::pending(message);
-    let accepted = facts.accepted().or_else(|| facts.observed_content(ACCEPTED));
+    let pending = |message| move || ConditionState::pending(message);
+    let accepted = facts.accepted().or_else(|| facts.observed_state(ACCEPTED));
     let accepted = accepted.unwrap_or_else(pending("what the spec refers to is not read yet"));
-    let monitor = facts.monitor().or_else(|| facts.observed_content(MONITOR_READY));
+    let monitor = facts.monitor().or_else(|| facts.observed_state(MONITOR_READY));
     let monitor = monitor.unwrap_or_else(pending("its ServiceMonitor is not looked at yet"));
-    let ready = ConditionContent::ready(&accepted, &monitor);
-    let up = facts.up().or_else(|| facts.observed_content(UP)).unwrap_or_else(pending("not polled yet"));
+    let ready = ConditionState::ready(&accepted, &monitor);
+    let up = facts.up().or_else(|| facts.observed_state(UP)).unwrap_or_else(pending("not polled yet"));
     let scraped = facts.scraped().or_else(|| facts.observed_scraped());
     let scraped = scraped.unwrap_or_else(pending("not watched long enough to tell whether scrapes come"));
-    let contents = [(READY, ready), (ACCEPTED, accepted), (MONITOR_READY, monitor), (UP, up), (SCRAPED, scraped)];
+    let states = [(READY, ready), (ACCEPTED, accepted), (MONITOR_READY, monitor), (UP, up), (SCRAPED, scraped)];
     ScrapeTargetStatus {
         observed_generation: Some(facts.generation),
-        conditions: contents.into_iter().map(|(kind, content)| facts.condition(kind, content)).collect(),
+        conditions: states.into_iter().map(|(kind, state)| facts.condition(kind, state)).collect(),
     }
 }
 
-/// Whether `observed` says all that `wanted` says. What others added to it is theirs.
-pub(super) fn is_up_to_date(observed: &ScrapeTargetStatus, wanted: &ScrapeTargetStatus) -> bool {
-    observed.observed_generation == wanted.observed_generation
-        && wanted.conditions.iter().all(|condition| find(observed, &condition.kind) == Some(condition))
+/// Whether `observed` has everything of `desired`. Conditions of other writers do not count.
+pub(super) fn is_up_to_date(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> bool {
+    observed.observed_generation == desired.observed_generation
+        && desired.conditions.iter().all(|condition| find(observed, &condition.kind) == Some(condition))
 }
 
-/// A number for what a status says. Times do not count, nor does the sentence of `Up`, which differs from poll to poll.
+/// A hash of a status. It leaves out times, and the message of `Up`, which differs from poll to poll.
 pub(super) fn fingerprint(status: &ScrapeTargetStatus) -> u64 {
     let mut hasher = DefaultHasher::new();
     for Condition { kind, status, reason, message, .. } in &status.conditions {
@@ -108,133 +108,139 @@ pub(super) fn fingerprint(status: &ScrapeTargetStatus) -> u64 {
     hasher.finish()
 }
 
-/// The conditions that others have added to `observed`.
+/// The conditions that other writers have added to `observed`.
 pub(super) fn foreign_conditions<'s>(
     observed: &'s ScrapeTargetStatus,
-    wanted: &'s ScrapeTargetStatus,
+    desired: &'s ScrapeTargetStatus,
 ) -> impl Iterator<Item = &'s Condition> {
-    observed.conditions.iter().filter(|condition| find(wanted, &condition.kind).is_none())
+    observed.conditions.iter().filter(|condition| find(desired, &condition.kind).is_none())
 }
 
-/// Whether a problem is worth saying of a target that is watched for so long: what is merely not read yet ends by itself, mostly soon.
+/// Whether a problem is reported: a Secret or ConfigMap that is merely not read yet will be, mostly soon.
 pub(super) fn is_worth_reporting(problem: &Problem, watched_for: Duration) -> bool {
     watched_for >= UNREAD_GRACE || !matches!(problem.reason, "SecretUnread" | "ConfigMapUnread")
 }
 
-/// Whether something will soon be known that is not known yet.
+/// Whether a condition is pending that should become known soon.
 pub(super) fn is_pending(status: &ScrapeTargetStatus) -> bool {
     let open = |kind| find(status, kind).is_none_or(|condition| condition.reason == PENDING);
     AWAITED.into_iter().any(open)
 }
 
-/// Whether `wanted` knows something for which a user waits, and `observed` does not know it yet.
-pub(super) fn resolves_pending(wanted: &ScrapeTargetStatus, observed: &ScrapeTargetStatus) -> bool {
+/// Whether a condition that is pending in `observed`, for which a user waits, is known in `desired`.
+pub(super) fn resolves_pending(desired: &ScrapeTargetStatus, observed: &ScrapeTargetStatus) -> bool {
     let open = |status, kind| find(status, kind).is_none_or(|condition| condition.reason == PENDING);
-    AWAITED.into_iter().any(|kind| open(observed, kind) && !open(wanted, kind))
+    AWAITED.into_iter().any(|kind| open(observed, kind) && !open(desired, kind))
 }
 
-/// Whether others have added so many conditions that ours do not fit.
-pub(super) fn exceeds_limit(observed: &ScrapeTargetStatus, wanted: &ScrapeTargetStatus) -> bool {
-    foreign_conditions(observed, wanted).count() + wanted.conditions.len() > MAX_CONDITIONS
+/// Whether other writers have added so many conditions that ours do not fit beside them.
+pub(super) fn exceeds_limit(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> bool {
+    foreign_conditions(observed, desired).count() + desired.conditions.len() > MAX_CONDITIONS
 }
 
 fn find<'s>(status: &'s ScrapeTargetStatus, kind: &str) -> Option<&'s Condition> {
     status.conditions.iter().find(|condition| condition.kind == kind)
 }
 
-/// What a condition says, but for its times.
-struct ConditionContent {
+/// A condition without its generation and time.
+struct ConditionState {
     status: ConditionStatus,
     reason: String,
     message: String,
 }
 
-impl ConditionContent {
+impl ConditionState {
     fn new(status: ConditionStatus, reason: &str, message: impl Into<String>) -> Self {
         Self { status, reason: reason.to_owned(), message: message.into() }
     }
 
-    fn of(observed: &Condition) -> Self {
+    fn new_true(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(ConditionStatus::True, reason, message)
+    }
+
+    fn new_false(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(ConditionStatus::False, reason, message)
+    }
+
+    fn new_unknown(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(ConditionStatus::Unknown, reason, message)
+    }
+
+    fn observed(observed: &Condition) -> Self {
         Self::new(observed.status, &observed.reason, observed.message.as_str())
     }
 
     fn pending(message: &str) -> Self {
-        Self::new(ConditionStatus::Unknown, PENDING, message)
+        Self::new_unknown(PENDING, message)
     }
 
-    /// The exporter does what the spec says; whether the target answers is another matter.
+    /// `Ready` summarizes what the exporter does with the spec. Whether the target answers is left to `Up`.
     fn ready(accepted: &Self, monitor: &Self) -> Self {
         let both = [accepted, monitor];
-        if let Some(not) = both.into_iter().find(|content| content.status == ConditionStatus::False) {
-            return Self::new(ConditionStatus::False, &not.reason, not.message.clone());
+        if let Some(not) = both.into_iter().find(|state| state.status == ConditionStatus::False) {
+            return Self::new_false(&not.reason, not.message.clone());
         }
-        if both.into_iter().all(|content| content.status == ConditionStatus::True) {
-            return Self::new(ConditionStatus::True, READY, "the exporter does what the spec says");
+        if both.into_iter().all(|state| state.status == ConditionStatus::True) {
+            return Self::new_true(READY, "the exporter does what the spec says");
         }
         Self::pending("not all is known yet, see Accepted and MonitorReady")
     }
 }
 
 impl StatusFacts<'_> {
-    fn accepted(&self) -> Option<ConditionContent> {
+    fn accepted(&self) -> Option<ConditionState> {
         Some(match self.accepted? {
-            Ok(()) => {
-                ConditionContent::new(ConditionStatus::True, ACCEPTED, "the target can be polled as it is declared")
-            }
-            Err(problem) => ConditionContent::new(ConditionStatus::False, problem.reason, problem.message.as_str()),
+            Ok(()) => ConditionState::new_true(ACCEPTED, "the target can be polled as it is declared"),
+            Err(problem) => ConditionState::new_false(problem.reason, problem.message.as_str()),
         })
     }
 
-    fn monitor(&self) -> Option<ConditionContent> {
+    fn monitor(&self) -> Option<ConditionState> {
         let state = self.monitor?;
         let mut message = state.message.as_str();
-        // A webhook may put an id of the request into its words: the first ones stand for all.
+        // A webhook may put the id of the request into its message: keep the first one, or every attempt would be a write.
         if state.is_quoted() {
             message = self.same_message(MONITOR_READY, state.status, state.reason).unwrap_or(message);
         }
-        Some(ConditionContent::new(state.status, state.reason, message))
+        Some(ConditionState::new(state.status, state.reason, message))
     }
 
-    fn up(&self) -> Option<ConditionContent> {
+    fn up(&self) -> Option<ConditionState> {
         if self.suspended {
-            return Some(ConditionContent::new(ConditionStatus::Unknown, SUSPENDED, "spec.suspend is true"));
+            return Some(ConditionState::new_unknown(SUSPENDED, "spec.suspend is true"));
         }
         if let Some(Err(problem)) = self.accepted {
-            return Some(ConditionContent::new(ConditionStatus::Unknown, CONFIG, problem.message.as_str()));
+            return Some(ConditionState::new_unknown(CONFIG, problem.message.as_str()));
         }
         let poll = self.poll?;
         let status = match poll.state {
             State::Up => ConditionStatus::True,
             State::Down => ConditionStatus::False,
             State::Pending => return None,
-            State::Invalid if self.accepted.is_none() => return None, // for a reason that may end in a moment
+            State::Invalid if self.accepted.is_none() => return None, // a Secret that is not read yet
             State::Suspended | State::Invalid => ConditionStatus::Unknown,
         };
         let (reason, message) = poll
             .failure
             .as_ref()
             .map_or(("Succeeded", "the last poll succeeded"), |failure| (failure.reason.condition(), &failure.message));
-        // Such a message has times and sizes in it that differ from poll to poll: the first one stands for all.
+        // The message of a failure has durations and sizes in it: keep the first one, or every poll would be a write.
         let message = self.same_message(UP, status, reason).unwrap_or(message);
-        Some(ConditionContent::new(status, reason, message))
+        Some(ConditionState::new(status, reason, message))
     }
 
-    fn scraped(&self) -> Option<ConditionContent> {
+    fn scraped(&self) -> Option<ConditionState> {
         let Some(scrapes) = self.scrapes else {
-            return Some(ConditionContent::new(
-                ConditionStatus::Unknown,
-                CONFIG,
-                "the spec is not understood, see Accepted",
-            ));
+            return Some(ConditionState::new_unknown(CONFIG, "the spec is not understood, see Accepted"));
         };
         if self.suspended {
-            return Some(ConditionContent::new(ConditionStatus::Unknown, SUSPENDED, "spec.suspend is true"));
+            return Some(ConditionState::new_unknown(SUSPENDED, "spec.suspend is true"));
         }
-        let patience = scrapes.interval.saturating_mul(MISSED_SCRAPES);
-        if scrapes.last.is_some_and(|last| last <= patience) {
-            return Some(ConditionContent::new(ConditionStatus::True, SCRAPED, "scrapes come"));
+        let allowed = scrapes.interval.saturating_mul(MISSED_SCRAPES);
+        if scrapes.last.is_some_and(|last| last <= allowed) {
+            return Some(ConditionState::new_true(SCRAPED, "scrapes come"));
         }
-        if scrapes.watched_for <= patience {
+        if scrapes.watched_for <= allowed {
             return None;
         }
         let before =
@@ -242,12 +248,12 @@ impl StatusFacts<'_> {
         let ever = scrapes.last.is_some() || find(self.observed, SCRAPED).is_some_and(before);
         let (reason, since) = if ever { (NOT_SCRAPED, "any more") } else { ("NeverScraped", "yet") };
         let advice = self.advice(&scrapes);
-        let patience = crate::crd::Duration::from(patience);
-        let message = format!("no Prometheus scrapes it {since}, at least not within {patience}: {advice}");
-        Some(ConditionContent::new(ConditionStatus::False, reason, message))
+        let within = crate::crd::Duration::from(allowed);
+        let message = format!("no Prometheus scrapes it {since}, at least not within {within}: {advice}");
+        Some(ConditionState::new_false(reason, message))
     }
 
-    /// What the user can look at where no scrape comes.
+    /// What the user can check when no scrape comes.
     fn advice(&self, scrapes: &ScrapeFacts) -> &'static str {
         match scrapes.mode {
             DiscoveryMode::ServiceMonitor if !scrapes.monitor => {
@@ -270,30 +276,30 @@ impl StatusFacts<'_> {
         }
     }
 
-    /// The sentence with which the cluster says the same already.
+    /// The observed message, if the condition is otherwise the same and of this generation.
     fn same_message(&self, kind: &str, status: ConditionStatus, reason: &str) -> Option<&str> {
         let observed = find(self.observed, kind)?;
         let generation = observed.observed_generation == Some(self.generation);
         (generation && observed.status == status && observed.reason == reason).then_some(observed.message.as_str())
     }
 
-    /// What the cluster says of this generation. Of another it is worth nothing.
-    fn observed_content(&self, kind: &str) -> Option<ConditionContent> {
+    /// The observed condition, if it is of this generation.
+    fn observed_state(&self, kind: &str) -> Option<ConditionState> {
         let observed = find(self.observed, kind)?;
-        // That nothing could be told is worth nothing either, once the cause may be gone.
+        // `Unknown` is not kept once the target is judged again: its cause may be gone.
         let told = observed.status != ConditionStatus::Unknown || self.accepted.is_none();
         let same = observed.observed_generation == Some(self.generation);
-        (told && same).then(|| ConditionContent::of(observed))
+        (told && same).then(|| ConditionState::observed(observed))
     }
 
-    /// ScrapeFacts do not ask for the generation.
-    fn observed_scraped(&self) -> Option<ConditionContent> {
+    /// The observed `Scraped`, of any generation: a change of the spec does not interrupt scrapes.
+    fn observed_scraped(&self) -> Option<ConditionState> {
         let told = |observed: &&Condition| observed.status != ConditionStatus::Unknown;
-        find(self.observed, SCRAPED).filter(told).map(ConditionContent::of)
+        find(self.observed, SCRAPED).filter(told).map(ConditionState::observed)
     }
 
-    fn condition(&self, kind: &str, content: ConditionContent) -> Condition {
-        let ConditionContent { status, reason, message } = content;
+    fn condition(&self, kind: &str, state: ConditionState) -> Condition {
+        let ConditionState { status, reason, message } = state;
         let since = find(self.observed, kind).filter(|observed| observed.status == status);
         Condition {
             kind: kind.to_owned(),
@@ -316,7 +322,7 @@ fn truncated(mut message: String) -> String {
 
 /// In whole seconds, as `metav1.Time` has it.
 fn rfc3339(at: SystemTime) -> String {
-    // A clock outside jiff's nine thousand years is no clock.
+    // jiff knows nine thousand years. Beyond them the clock is wrong anyway.
     let at = Timestamp::try_from(at).unwrap_or_default().to_zoned(TimeZone::UTC);
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

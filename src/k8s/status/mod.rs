@@ -20,13 +20,13 @@ pub(super) use self::writer::LIMITS;
 use self::conditions::{ScrapeFacts, StatusFacts};
 use self::writer::{StatusBackend, StatusWriter};
 use super::Shared;
-use super::access::{ApiError, Rule};
-use super::catalog::{Catalog, Object, Record};
+use super::client::{ApiError, PolicyRule};
 use super::labels;
 use super::leader::Leadership;
-use super::object::Shown;
+use super::observed::{ObservedTarget, RawTarget};
 use super::outage::Part;
 use super::rate_limiter::RateLimiter;
+use super::target_store::{TargetRecord, TargetStore};
 use super::workqueue::WorkQueue;
 use crate::crd::{ScrapeTarget, ScrapeTargetStatus};
 use crate::poll::Poller;
@@ -46,7 +46,7 @@ pub(super) fn start(
     });
 }
 
-/// Writes while this replica may, and rests while it may not.
+/// Writes while this replica leads.
 async fn run(backend: Arc<ClusterStatuses>, mut leadership: Leadership) {
     loop {
         // A leader compares every target when it begins: what the queue holds before that is worth nothing.
@@ -66,7 +66,7 @@ struct ClusterStatuses {
 }
 
 impl StatusBackend for ClusterStatuses {
-    fn catalog(&self) -> &Catalog {
+    fn store(&self) -> &TargetStore {
         &self.shared.catalog
     }
 
@@ -86,8 +86,8 @@ impl StatusBackend for ClusterStatuses {
         self.leadership.clone().lost().await;
     }
 
-    fn desired(&self, record: &Record, watched_for: Duration) -> ScrapeTargetStatus {
-        let Record { object, accepted, monitor } = record;
+    fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus {
+        let TargetRecord { object, accepted, monitor } = record;
         let poller = self.shared.pollers.get(&object.id);
         let mut facts = StatusFacts {
             now: SystemTime::now(),
@@ -103,7 +103,7 @@ impl StatusBackend for ClusterStatuses {
             Ok(declared) => declared,
             Err(problem) => return conditions::status(&StatusFacts { accepted: Some(Err(problem)), ..facts }),
         };
-        // Until the poller has this very declaration, both its polls and the judgement are of the one before.
+        // Until the poller has this very declaration, its polls and `accepted` belong to the one before.
         let current = poller.as_ref().is_none_or(|poller| poller.target().declaration.spec == declared.spec);
         let poll = poller.as_ref().filter(|poller| current && is_fresh(poller)).map(|poller| poller.status());
         let accepted = accepted.as_ref().filter(|_| current).map(|accepted| accepted.as_ref().map(|&()| ()));
@@ -122,12 +122,12 @@ impl StatusBackend for ClusterStatuses {
         conditions::status(&facts)
     }
 
-    async fn write(&self, object: &Object, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
+    async fn write(&self, object: &ObservedTarget, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
         let (namespace, name) = (&*object.id.namespace, &*object.id.name);
-        // Permission for all namespaces is one rule, and its lack is one line in the log.
+        // A ClusterRole is one rule for all namespaces: if it is missing, that is logged once.
         let scope = (!self.shared.settings.watch_namespaces.is_empty()).then_some(namespace);
-        let rule = Rule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
-        let api: Api<Shown> = Api::namespaced(self.shared.cluster.client(), namespace);
+        let rule = PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
+        let api: Api<RawTarget> = Api::namespaced(self.shared.cluster.client(), namespace);
         let (params, patch) = patch(object, status);
         let answer = self.shared.cluster.call(rule, api.patch_status(name, &params, &patch)).await;
         match &answer {
@@ -141,16 +141,16 @@ impl StatusBackend for ClusterStatuses {
     }
 }
 
-/// Whether what is known of a target is of now: a standby may have polled it long ago, when somebody asked.
+/// Whether the last poll is recent. A standby polls only when it is scraped, which may be long ago.
 fn is_fresh(poller: &Poller) -> bool {
     let target = poller.target();
     let oldest = target.interval * 2 + target.timeout;
     poller.newest().is_some_and(|snapshot| snapshot.stands || snapshot.ended.elapsed() <= oldest)
 }
 
-/// By its version, nothing is said of an object that has changed since it was judged, or was made anew under the same name. (Its uid
-/// would not do: for a status the API server does not look at it.)
-fn patch(object: &Object, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Value>) {
+/// With the resource version, the write fails if the object has changed since, or was deleted and created again. (The uid would not do: the
+/// API server does not compare it when a status is written.)
+fn patch(object: &ObservedTarget, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Value>) {
     let mut body = json!({
         "apiVersion": ScrapeTarget::api_version(&()),
         "kind": ScrapeTarget::kind(&()),
@@ -164,7 +164,8 @@ fn patch(object: &Object, status: &ScrapeTargetStatus) -> (PatchParams, Patch<Va
     if object.declaration.is_ok() {
         return (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(body));
     }
-    // The API server answers 500 to server-side apply on an object with a field of the wrong type. This replaces the whole list.
+    // For an object with a field of the wrong type, the API server answers 500 to server-side apply. A merge replaces the whole list, so
+    // the conditions of others are sent along.
     let conditions = status.conditions.iter().chain(conditions::foreign_conditions(&object.status, status));
     body["status"]["conditions"] = json!(conditions.collect::<Vec<_>>());
     let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
@@ -182,7 +183,7 @@ mod tests {
     fn a_patch_names_the_version_of_the_object_that_was_judged() {
         let spec = ScrapeTargetSpec::new(Type::Sora, "http://127.0.0.1:9/");
         for declaration in [Ok(Arc::new(ScrapeTarget::new("a", spec))), Err(Problem::invalid_spec("too odd"))] {
-            let object = Object {
+            let object = ObservedTarget {
                 id: TargetId::new("team", "a"),
                 uid: "uid".into(),
                 generation: 1,

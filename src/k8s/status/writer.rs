@@ -15,10 +15,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::conditions::{exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending};
 use crate::crd::ScrapeTargetStatus;
 use crate::k8s::WRITES_PER_SECOND;
-use crate::k8s::access::ApiError;
 use crate::k8s::backoff::exponential;
-use crate::k8s::catalog::{Catalog, Object, Record};
+use crate::k8s::client::ApiError;
+use crate::k8s::observed::ObservedTarget;
 use crate::k8s::rate_limiter::RateLimiter;
+use crate::k8s::target_store::{TargetRecord, TargetStore};
 use crate::k8s::workqueue::{QueueLimits, WorkItem, WorkQueue};
 use crate::target::TargetId;
 
@@ -55,7 +56,7 @@ const LONGEST_SETTLE: Duration = Duration::from_secs(240);
 
 /// The targets, the status that each should have, and the API server that is told.
 pub(super) trait StatusBackend: Send + Sync + 'static {
-    fn catalog(&self) -> &Catalog;
+    fn store(&self) -> &TargetStore;
 
     /// Targets whose status may differ.
     fn queue(&self) -> &WorkQueue<TargetId>;
@@ -68,10 +69,14 @@ pub(super) trait StatusBackend: Send + Sync + 'static {
     fn lost(&self) -> impl Future<Output = ()> + Send;
 
     /// The status that `record` should have. `watched_for`: how long this replica has led and known this generation.
-    fn desired(&self, record: &Record, watched_for: Duration) -> ScrapeTargetStatus;
+    fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus;
 
-    /// Writes it, and notes in the catalog what the cluster holds then.
-    fn write(&self, object: &Object, status: &ScrapeTargetStatus) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// Writes it, and notes in the store what the cluster holds then.
+    fn write(
+        &self,
+        object: &ObservedTarget,
+        status: &ScrapeTargetStatus,
+    ) -> impl Future<Output = Result<(), ApiError>> + Send;
 }
 
 /// The writer of one term of a leader.
@@ -96,12 +101,12 @@ impl<B: StatusBackend> StatusWriter<B> {
 
     /// Has every target compared, at once and then regularly.
     async fn resync(&self) {
-        let (catalog, queue) = (self.backend.catalog(), self.backend.queue());
+        let (store, queue) = (self.backend.store(), self.backend.queue());
         let mut interval = tokio::time::interval(RESYNC);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let ids = catalog.ids();
+            let ids = store.ids();
             self.history().retain(&ids);
             queue.retain(|id| ids.binary_search(id).is_ok());
             if let Some(targets) = queue.not_logged() {
@@ -110,7 +115,7 @@ impl<B: StatusBackend> StatusWriter<B> {
             for chunk in ids.chunks(CHUNK) {
                 let now = Instant::now();
                 let differs =
-                    |id: &&TargetId| catalog.get(id).is_some_and(|record| self.difference(&record, now).is_some());
+                    |id: &&TargetId| store.get(id).is_some_and(|record| self.difference(&record, now).is_some());
                 let differing: Vec<TargetId> = chunk.iter().filter(differs).cloned().collect();
                 queue.add_all(differing);
                 tokio::task::yield_now().await;
@@ -127,8 +132,8 @@ impl<B: StatusBackend> StatusWriter<B> {
 
     /// Writes the status of one target if it differs and may be written now.
     async fn reconcile(&self, item: WorkItem<TargetId>) {
-        let (catalog, queue, now) = (self.backend.catalog(), self.backend.queue(), Instant::now());
-        let Some(record) = catalog.get(item.key()) else {
+        let (store, queue, now) = (self.backend.store(), self.backend.queue(), Instant::now());
+        let Some(record) = store.get(item.key()) else {
             self.history().remove(item.key());
             return queue.forget(item.key());
         };
@@ -142,8 +147,8 @@ impl<B: StatusBackend> StatusWriter<B> {
         }
         self.backend.write_limiter().acquire().await;
         // Much may have happened meanwhile.
-        let same = |object: &Object| version(object) == version(&record.object);
-        let Some(record) = catalog.get(item.key()).filter(|record| same(&record.object)) else {
+        let same = |object: &ObservedTarget| version(object) == version(&record.object);
+        let Some(record) = store.get(item.key()).filter(|record| same(&record.object)) else {
             return queue.add(item.key().clone());
         };
         let Some(desired) = self.difference(&record, Instant::now()) else { return };
@@ -155,7 +160,7 @@ impl<B: StatusBackend> StatusWriter<B> {
     }
 
     /// The status that `record` should have, if it has another.
-    fn difference(&self, record: &Record, now: Instant) -> Option<ScrapeTargetStatus> {
+    fn difference(&self, record: &TargetRecord, now: Instant) -> Option<ScrapeTargetStatus> {
         let since = self.history().of(&record.object, now).since;
         let desired = self.backend.desired(record, now.saturating_duration_since(since));
         (!is_up_to_date(&record.object.status, &desired)).then_some(desired)
@@ -185,7 +190,7 @@ impl<B: StatusBackend> StatusWriter<B> {
     }
 
     fn log(&self, target: &TargetId, error: &ApiError) {
-        let exceeds = self.backend.catalog().get(target).is_some_and(|record| {
+        let exceeds = self.backend.store().get(target).is_some_and(|record| {
             let desired = self.backend.desired(&record, Duration::ZERO);
             exceeds_limit(&record.object.status, &desired)
         });
@@ -207,7 +212,7 @@ impl<B: StatusBackend> StatusWriter<B> {
 }
 
 /// What the work queue tells apart: a write that failed says nothing of another generation, nor of another object of the same name.
-fn version(object: &Object) -> u64 {
+fn version(object: &ObservedTarget) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&object.uid, object.generation).hash(&mut hasher);
     hasher.finish()
@@ -238,7 +243,7 @@ struct StatusHistory {
 
 impl History {
     /// What is known of an object as it stands now.
-    fn of(&mut self, object: &Object, now: Instant) -> &mut StatusHistory {
+    fn of(&mut self, object: &ObservedTarget, now: Instant) -> &mut StatusHistory {
         let new = |sent| StatusHistory {
             uid: Arc::clone(&object.uid),
             generation: object.generation,
@@ -256,7 +261,13 @@ impl History {
     }
 
     /// When `desired` is worth a write, while so many other targets wait.
-    fn not_before(&mut self, object: &Object, desired: &ScrapeTargetStatus, others: usize, now: Instant) -> Instant {
+    fn not_before(
+        &mut self,
+        object: &ObservedTarget,
+        desired: &ScrapeTargetStatus,
+        others: usize,
+        now: Instant,
+    ) -> Instant {
         let observed = &object.status;
         let entry = self.of(object, now);
         let gap = if entry.written == Some(fingerprint(desired)) {

@@ -3,8 +3,9 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::scheduler::{Cause, MAX_RETRIES_IN_FLIGHT};
 use super::*;
-use crate::k8s::access::Rule;
+use crate::k8s::client::PolicyRule;
 
 const KEYS: u8 = 24;
 const LIMITS: QueueLimits = QueueLimits { in_flight: 4, writes_per_second: 50, refused: Duration::from_secs(300) };
@@ -32,7 +33,7 @@ impl Answer {
             Self::Written => return Ok(()),
             Self::Failed => ApiError::Failed("webhook".to_owned()),
             Self::Unreachable => ApiError::Unreachable("no answer".to_owned()),
-            Self::Forbidden => ApiError::Forbidden(Rule::new("patch", "g", "p", Some(&id(key).namespace))),
+            Self::Forbidden => ApiError::Forbidden(PolicyRule::new("patch", "g", "p", Some(&id(key).namespace))),
             Self::Refused => ApiError::Refused("no".to_owned()),
             Self::NotFound => ApiError::NotFound,
             Self::Conflict => ApiError::Conflict("modified".to_owned()),
@@ -402,16 +403,16 @@ impl Pair {
 
     /// The indexes of the queue agree with each other.
     fn check(&self) {
-        let schedule = self.queue.lock();
-        let states = || schedule.keys.values();
-        assert_eq!(schedule.processing, self.items.len());
-        assert_eq!(states().filter(|state| state.queued.is_some()).count(), schedule.queued.len());
-        assert_eq!(states().filter(|state| matches!(state.queued, Some((_, true)))).count(), schedule.delayed);
+        let scheduler = self.queue.lock();
+        let states = || scheduler.keys.values();
+        assert_eq!(scheduler.processing, self.items.len());
+        assert_eq!(states().filter(|state| state.queued.is_some()).count(), scheduler.queued.len());
+        assert_eq!(states().filter(|state| matches!(state.queued, Some((_, true)))).count(), scheduler.delayed);
         let retries = states().filter(|state| {
             state.processing.is_none() && state.hold.as_ref().is_some_and(|hold| hold.cause.is_retry())
         });
-        assert_eq!(retries.count(), schedule.retries.len());
-        assert!(schedule.retrying <= MAX_RETRIES_IN_FLIGHT && schedule.processing <= LIMITS.in_flight);
+        assert_eq!(retries.count(), scheduler.retries.len());
+        assert!(scheduler.retrying <= MAX_RETRIES_IN_FLIGHT && scheduler.processing <= LIMITS.in_flight);
         assert!(
             states().all(|state| state.queued.is_some() || state.processing.is_some() || state.hold.is_some()),
             "nothing is kept of a key with which nothing is the matter"

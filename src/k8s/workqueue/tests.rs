@@ -1,5 +1,6 @@
+use super::scheduler::LOG_WINDOW;
 use super::*;
-use crate::k8s::access::Rule;
+use crate::k8s::client::PolicyRule;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMITS: QueueLimits = QueueLimits { in_flight: 8, writes_per_second: 50, refused: Duration::from_secs(300) };
@@ -233,7 +234,7 @@ async fn an_answer_ends_the_pause() {
 #[tokio::test(start_paused = true)]
 async fn a_namespace_without_permission_is_left_alone_for_a_minute_and_others_go_on() {
     let queue = queue();
-    let denied = ApiError::Forbidden(Rule::new("patch", "scrapetarget.dev", "scrapetargets/status", Some("a")));
+    let denied = ApiError::Forbidden(PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", Some("a")));
     queue.add(id("a", 1));
     try_next(&queue, 1, Err(&denied)).await;
     let now = Instant::now();
@@ -301,8 +302,8 @@ async fn objects_that_are_gone_are_forgotten() {
     let queue = failing(20).await;
     queue.retain(|_| false);
     assert!(queue.is_empty());
-    let schedule = queue.lock();
-    assert!(schedule.keys.is_empty() && schedule.failing.is_empty());
+    let scheduler = queue.lock();
+    assert!(scheduler.keys.is_empty() && scheduler.failing.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -305,13 +305,13 @@ fn conditions_of_others_leave_room_for_ours_or_not() {
     let crd = serde_json::to_value(<ScrapeTarget as kube::CustomResourceExt>::crd()).unwrap();
     let conditions = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions/maxItems";
     assert_eq!(crd.pointer(conditions).unwrap(), MAX_CONDITIONS);
-    let wanted = World::good().status();
+    let desired = World::good().status();
     let others = |count| {
-        let of = |n| Condition { kind: format!("Theirs{n}"), ..wanted.conditions[0].clone() };
+        let of = |n| Condition { kind: format!("Theirs{n}"), ..desired.conditions[0].clone() };
         let theirs = (0..count).map(of);
-        ScrapeTargetStatus { conditions: wanted.conditions.iter().cloned().chain(theirs).collect(), ..wanted.clone() }
+        ScrapeTargetStatus { conditions: desired.conditions.iter().cloned().chain(theirs).collect(), ..desired.clone() }
     };
-    assert!(!exceeds_limit(&others(11), &wanted) && exceeds_limit(&others(12), &wanted));
+    assert!(!exceeds_limit(&others(11), &desired) && exceeds_limit(&others(12), &desired));
 }
 
 #[test]

@@ -7,14 +7,14 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::crd::{Condition, ConditionStatus};
-use crate::k8s::access::Rule;
+use crate::k8s::client::PolicyRule;
 use crate::target::Problem;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A cluster in memory. What a target's status should say is the reason of its condition `Up`.
 struct FakeCluster {
-    catalog: Catalog,
+    store: TargetStore,
     queue: WorkQueue<TargetId>,
     write_limiter: RateLimiter,
     may_write: watch::Sender<bool>,
@@ -31,7 +31,7 @@ struct FakeCluster {
 impl FakeCluster {
     fn start() -> (Arc<Self>, JoinHandle<()>) {
         let cluster = Arc::new(Self {
-            catalog: Catalog::default(),
+            store: TargetStore::default(),
             queue: WorkQueue::new(LIMITS),
             write_limiter: RateLimiter::new(50),
             may_write: watch::Sender::new(true),
@@ -47,7 +47,7 @@ impl FakeCluster {
 
     /// Puts an object as a watch would.
     fn apply(&self, id: &TargetId, uid: &str, generation: i64, status: ScrapeTargetStatus) {
-        self.catalog.put(Arc::new(Object {
+        self.store.put(Arc::new(ObservedTarget {
             id: id.clone(),
             uid: uid.into(),
             generation,
@@ -89,7 +89,7 @@ impl FakeCluster {
 
     /// What the cluster holds of `Up`.
     fn held(&self, id: &TargetId) -> Option<String> {
-        let status = &self.catalog.get(id)?.object.status;
+        let status = &self.store.get(id)?.object.status;
         status.conditions.iter().find(|condition| condition.kind == "Up").map(|condition| condition.reason.clone())
     }
 }
@@ -112,8 +112,8 @@ fn up(status: &ScrapeTargetStatus) -> String {
 }
 
 impl StatusBackend for FakeCluster {
-    fn catalog(&self) -> &Catalog {
-        &self.catalog
+    fn store(&self) -> &TargetStore {
+        &self.store
     }
 
     fn queue(&self) -> &WorkQueue<TargetId> {
@@ -133,13 +133,13 @@ impl StatusBackend for FakeCluster {
     }
 
     /// `Late` becomes true after a hundred seconds, and nobody adds it to the queue then.
-    fn desired(&self, record: &Record, watched_for: Duration) -> ScrapeTargetStatus {
+    fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus {
         let reason = self.truth.lock().unwrap()[&record.object.id].clone();
         let late = reason == "Late" && watched_for < 100 * SECOND;
         status(record.object.generation, if late { "Early" } else { &reason })
     }
 
-    async fn write(&self, object: &Object, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
+    async fn write(&self, object: &ObservedTarget, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
         self.attempts.lock().unwrap().push((Instant::now(), object.id.clone(), up(status)));
         let slow = self.slow.lock().unwrap().clone().filter(|(namespace, _)| **namespace == *object.id.namespace);
         tokio::time::sleep(slow.map_or(Duration::from_millis(10), |(_, time)| time)).await;
@@ -147,7 +147,7 @@ impl StatusBackend for FakeCluster {
             return Err(error.clone());
         }
         let version = self.version.fetch_add(1, Ordering::SeqCst).to_string();
-        self.catalog.put_status(object, version, status.clone());
+        self.store.put_status(object, version, status.clone());
         Ok(())
     }
 }
@@ -380,7 +380,7 @@ async fn another_generation_of_a_target_that_fails_is_tried_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_namespace_that_is_forbidden_rests_and_others_go_on() {
     let (cluster, _writer) = FakeCluster::start();
-    let rule = Rule::new("patch", "scrapetarget.dev", "scrapetargets/status", Some("denied"));
+    let rule = PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", Some("denied"));
     cluster.answer("denied", Some(ApiError::Forbidden(rule)));
     let denied: Vec<TargetId> = (0..100).map(|n| cluster.create("denied", &n.to_string(), "Succeeded")).collect();
     let open = cluster.create("open", "1", "Succeeded");
@@ -416,7 +416,7 @@ async fn an_object_that_is_gone_is_forgotten_and_one_of_the_same_name_is_a_new_o
     let id = cluster.create("a", "1", "Succeeded");
     pass(SECOND).await;
     cluster.answer("a", None);
-    cluster.catalog.remove(&id);
+    cluster.store.remove(&id);
     cluster.queue.add(id.clone());
     pass(SECOND).await;
     cluster.apply(&id, "another", 1, ScrapeTargetStatus::default());
