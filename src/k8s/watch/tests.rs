@@ -91,7 +91,7 @@ pub(in crate::k8s) fn scripted(
         let answer = answer(before, &asked);
         async move {
             let lines_of = |events: Vec<Value>| {
-                let lines: String = events.into_iter().map(|event| format!("{event}\n")).collect();
+                let lines = events.iter().map(|event| format!("{event}\n")).collect::<Vec<_>>().concat();
                 BodyStream::new(Full::new(Bytes::from(lines)))
             };
             let body = |value: Value| StreamBody::new(lines_of(vec![value])).boxed_unsync();
