@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use super::WrongValue;
 use crate::cli::{CleanupArgs, CleanupOnly, KubernetesArgs, ReleaseArgs};
 use crate::http::WebConfig;
-use crate::k8s::{self, AccessError, ApiClient, Discovery, Election, Listener, NoVerdict, Scheme, Settings, Verdict};
+use crate::k8s::{
+    self, AccessError, ApiClient, Discovery, DryRunError, DryRunOutcome, Election, Listener, Scheme, Settings,
+};
 use crate::{file, telemetry};
 
 /// Loopback belongs to our own pod: a target there would be us, or a sidecar that trusts us. The unspecified address leads there too.
@@ -101,13 +103,13 @@ pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyho
     let mut answers = answers.buffered(AT_A_TIME);
     while let Some((target, answer)) = answers.next().await {
         let message = match answer {
-            Ok(Verdict::Taken) => {
+            Ok(DryRunOutcome::Accepted) => {
                 taken += 1;
                 continue;
             }
-            Ok(Verdict::Refused(words)) => format!("the API server refuses it: {words}"),
+            Ok(DryRunOutcome::Refused(words)) => format!("the API server refuses it: {words}"),
             // In another namespace it may be permitted.
-            Err(error @ NoVerdict::Forbidden(_)) => format!("the API server was not asked: {error}"),
+            Err(error @ DryRunError::Forbidden(_)) => format!("the API server was not asked: {error}"),
             Err(error) => return Err(error.into()),
         };
         super::print(&format!("{}\n", target.problem(message)));

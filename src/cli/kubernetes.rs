@@ -10,7 +10,7 @@ use clap::{Arg, ArgMatches, Args, Command, ValueEnum};
 use super::LogArgs;
 use super::value::duration;
 use crate::crd::is_dns_label;
-use crate::k8s::{DiscoveryMode, Label, MonitorNamespace, Scheme, Selector};
+use crate::k8s::{DiscoveryMode, MonitorNamespace, RequiredLabel, Scheme, Selector};
 
 /// Flags of `run` about Kubernetes.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub struct KubernetesArgs {
     pub target_selector: Option<Selector>,
     /// Only Secrets with this label may be used by targets: KEY or KEY=VALUE
     #[arg(long, env = "SCRAPETARGET_SECRET_LABEL", value_name = "LABEL")]
-    pub secret_label: Option<Label>,
+    pub secret_label: Option<RequiredLabel>,
     /// Let targets be on loopback addresses, which belong to this pod and its sidecars; always so with --targets
     #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_LOOPBACK")]
     pub target_allow_loopback: bool,
@@ -201,14 +201,14 @@ fn json_object(text: &str) -> Result<JsonObject, String> {
 }
 
 fn label_pair(text: &str) -> Result<(String, String), String> {
-    match text.parse::<Label>() {
-        Ok(Label { key, value: Some(value) }) => Ok((key, value)),
+    match text.parse::<RequiredLabel>() {
+        Ok(RequiredLabel { key, value: Some(value) }) => Ok((key, value)),
         _ => Err("write a label as KEY=VALUE, for instance release=kube-prometheus-stack".to_owned()),
     }
 }
 
 fn annotation_pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=').map(|(key, value)| (key.parse::<Label>(), key, value)) {
+    match text.split_once('=').map(|(key, value)| (key.parse::<RequiredLabel>(), key, value)) {
         Some((Ok(_), key, value)) => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write an annotation as KEY=VALUE".to_owned()),
     }

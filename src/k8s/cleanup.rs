@@ -1,5 +1,5 @@
-//! Removes what a release wrote, before it is uninstalled or where it may not write any more. Monitors are owned by targets, and targets
-//! survive the release.
+//! Removes what a release wrote, before it is uninstalled or where it may not write any more. Owner references do not do that: monitors are
+//! owned by targets, which survive the release.
 
 use std::time::Duration;
 
@@ -24,26 +24,26 @@ use super::rate_limiter::RateLimiter;
 use super::settings::Scope;
 use super::{ApiClient, DiscoveryMode, Settings, WRITES_PER_SECOND};
 
-/// How long the Lease is ours at a time: long enough to be renewed between two [`CHUNK`]s, and a release that is installed right
-/// afterwards does not wait longer for it.
-const TERM: Duration = Duration::from_secs(60);
+/// The duration of the Lease: long enough to be renewed between two [`CHUNK`]s, and not longer, since a release that is installed right
+/// afterwards waits for it.
+const DURATION: Duration = Duration::from_secs(60);
 
-/// How long it stays ours in the end: until the pods of the release are gone.
-const LAST_TERM: Duration = Duration::from_secs(30);
+/// The duration of the Lease after its last renewal: until the pods of the release are gone.
+const LAST_DURATION: Duration = Duration::from_secs(30);
 
-/// Our name in the Lease begins like this.
-const CLEANUP: &str = "cleanup-";
+/// The prefix of the holder identity of a cleanup.
+const IDENTITY_PREFIX: &str = "cleanup-";
 
-/// Deletions between two renewals of the Lease: ten seconds' worth.
+/// Deletions between two renewals of the Lease, which take ten seconds.
 const CHUNK: usize = 500;
 
-/// A permission that was given a moment ago is not known to the API server at once.
-const NEW_ROLE: Duration = Duration::from_secs(10);
+/// The API server does not know a new Role at once.
+const ROLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// So many others may take the Lease while we wait for it.
-const MOST_RIVALS: u32 = 3;
+/// The cleanup fails when pods of the release have acquired the Lease more often than this.
+const MOST_LOSSES: u32 = 3;
 
-/// Deletions under way at the same time.
+/// Deletions in flight.
 const IN_FLIGHT: usize = 8;
 
 /// What was removed.
@@ -55,13 +55,13 @@ pub struct Removed {
     pub endpoints: usize,
 }
 
-/// Why not all was removed. It may be tried again.
+/// Why not everything was removed. It may be tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
-    /// Of whoever installed us: a permission is missing.
+    /// A permission is missing.
     #[error("{0}")]
     Forbidden(String),
-    /// Of the API server, or of the way to it.
+    /// The API server, or the way to it, does not work.
     #[error("cannot {what}: {why}")]
     Unfinished {
         /// What was tried.
@@ -79,7 +79,7 @@ impl CleanupError {
         }
     }
 
-    fn outrun() -> Self {
+    fn lease_lost() -> Self {
         let why = "a pod of the release takes it again: stop the pods first".to_owned();
         Self::Unfinished { what: "keep the Lease", why }
     }
@@ -87,17 +87,19 @@ impl CleanupError {
 
 /// Removes every ServiceMonitor, the Endpoints and the slice that the release of `settings` wrote.
 ///
-/// It takes the Lease first, so that the pods that still run do not write it all again.
+/// It acquires the Lease first, so that the pods that still run do not write everything again.
 pub async fn cleanup(cluster: &ApiClient, settings: &Settings) -> Result<Removed, CleanupError> {
-    let lock = Lock { cluster, settings, api: Api::namespaced(cluster.client(), &settings.namespace) };
-    lock.win().await?;
-    // A permission on monitors that is missing keeps nobody from the Endpoints.
-    let monitors = delete_monitors(cluster, settings, &lock).await;
-    let endpoints = delete_behind::<Endpoints>(cluster, settings, "read the Endpoints", "delete the Endpoints").await;
+    let lease = ReleaseLease { cluster, settings, api: Api::namespaced(cluster.client(), &settings.namespace) };
+    lease.acquire().await?;
+    // Without the permission for monitors the Endpoints are removed all the same.
+    let monitors = delete_monitors(cluster, settings, &lease).await;
+    let endpoints =
+        delete_endpoints::<Endpoints>(cluster, settings, "read the Endpoints", "delete the Endpoints").await;
     let slice =
-        delete_behind::<EndpointSlice>(cluster, settings, "read the EndpointSlice", "delete the EndpointSlice").await;
+        delete_endpoints::<EndpointSlice>(cluster, settings, "read the EndpointSlice", "delete the EndpointSlice")
+            .await;
     let removed = Removed { monitors: monitors?, endpoints: usize::from(endpoints? | slice?) };
-    lock.take(LAST_TERM).await?;
+    lease.write(LAST_DURATION).await?;
     Ok(removed)
 }
 
@@ -112,7 +114,9 @@ pub async fn cleanup_monitors(
     let begun = Instant::now();
     let mut found = loop {
         match find(cluster, settings, &settings.watched(), true).await {
-            Err(CleanupError::Forbidden(_)) if begun.elapsed() < NEW_ROLE => tokio::time::sleep(NEW_ROLE / 10).await,
+            Err(CleanupError::Forbidden(_)) if begun.elapsed() < ROLE_TIMEOUT => {
+                tokio::time::sleep(ROLE_TIMEOUT / 10).await;
+            }
             found => break found?,
         }
     };
@@ -121,45 +125,45 @@ pub async fn cleanup_monitors(
     Ok(Removed { monitors, endpoints: 0 })
 }
 
-/// The Lease of the release.
-struct Lock<'a> {
+/// The Lease of the release, held by the cleanup.
+struct ReleaseLease<'a> {
     cluster: &'a ApiClient,
     settings: &'a Settings,
     api: Api<Lease>,
 }
 
-impl Lock<'_> {
-    /// Takes the Lease, and keeps it until nobody else can believe to have it.
-    async fn win(&self) -> Result<(), CleanupError> {
-        let mut rivals = 0;
-        let mut rest = self.take(TERM).await?;
-        if !rest.is_zero() {
-            tracing::info!(seconds = rest.as_secs(), "the leader may write until its Lease would have ended, waiting");
+impl ReleaseLease<'_> {
+    /// Acquires the Lease, and renews it until no pod of the release can still consider itself the leader.
+    async fn acquire(&self) -> Result<(), CleanupError> {
+        let mut losses = 0;
+        let mut wait = self.write(DURATION).await?;
+        if !wait.is_zero() {
+            tracing::info!(seconds = wait.as_secs(), "the leader may write until its Lease would have ended, waiting");
         }
-        while !rest.is_zero() {
-            let slice = rest.min(TERM / 2);
-            tokio::time::sleep(slice).await;
-            let rival = self.take(TERM).await?;
-            if !rival.is_zero() {
-                rivals += 1;
-                if rivals > MOST_RIVALS {
-                    return Err(CleanupError::outrun());
+        while !wait.is_zero() {
+            let pause = wait.min(DURATION / 2);
+            tokio::time::sleep(pause).await;
+            let new_holder = self.write(DURATION).await?;
+            if !new_holder.is_zero() {
+                losses += 1;
+                if losses > MOST_LOSSES {
+                    return Err(CleanupError::lease_lost());
                 }
             }
-            rest = rest.saturating_sub(slice).max(rival);
+            wait = wait.saturating_sub(pause).max(new_holder);
         }
         Ok(())
     }
 
-    /// Renews the Lease. Who took it meanwhile may have written what was not found.
+    /// Renews the Lease. A pod that has acquired it meanwhile may have written monitors that were not found.
     async fn renew(&self) -> Result<(), CleanupError> {
-        if self.take(TERM).await?.is_zero() { Ok(()) } else { Err(CleanupError::outrun()) }
+        if self.write(DURATION).await?.is_zero() { Ok(()) } else { Err(CleanupError::lease_lost()) }
     }
 
-    /// Takes the Lease, whoever holds it. Returns how long the one who held it may still believe so.
-    async fn take(&self, term: Duration) -> Result<Duration, CleanupError> {
+    /// Acquires or renews the Lease, whoever holds it. Returns how long its holder before may still consider itself the leader.
+    async fn write(&self, duration: Duration) -> Result<Duration, CleanupError> {
         let name = &self.settings.election.lease;
-        let holder = format!("{CLEANUP}{}", self.settings.election.identity);
+        let holder = format!("{IDENTITY_PREFIX}{}", self.settings.election.identity);
         let before = match self.cluster.call(self.rule("get"), self.api.get(name)).await {
             Ok(lease) => Some(lease.spec.unwrap_or_default()),
             Err(ApiError::NotFound) => None,
@@ -168,7 +172,7 @@ impl Lock<'_> {
         let now = Timestamp::now();
         let ours = LeaseSpec {
             holder_identity: Some(holder),
-            lease_duration_seconds: i32::try_from(term.as_secs()).ok(),
+            lease_duration_seconds: i32::try_from(duration.as_secs()).ok(),
             acquire_time: Some(MicroTime(now)),
             renew_time: Some(MicroTime(now)),
             ..LeaseSpec::default()
@@ -193,23 +197,27 @@ impl Lock<'_> {
     }
 }
 
-/// How long the one who holds a Lease may write: as long as if it had renewed it this moment, since clocks differ.
+/// How long the holder of a Lease may still write: its whole duration, since the clocks of two machines cannot be compared.
 fn remaining(lease: &LeaseSpec) -> Duration {
-    // Nobody, or another cleanup: that writes nothing that would have to be removed.
-    let holder = lease.holder_identity.as_ref().filter(|holder| !holder.starts_with(CLEANUP));
+    // Another cleanup writes nothing that would have to be removed.
+    let holder = lease.holder_identity.as_ref().filter(|holder| !holder.starts_with(IDENTITY_PREFIX));
     let seconds = holder.and(lease.renew_time.as_ref()).and(lease.lease_duration_seconds);
     Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default()).min(LONGEST_LEASE)
 }
 
 /// Returns how many there were.
-async fn delete_monitors(cluster: &ApiClient, settings: &Settings, lock: &Lock<'_>) -> Result<usize, CleanupError> {
-    // The other modes need no permission on monitors, and write none.
+async fn delete_monitors(
+    cluster: &ApiClient,
+    settings: &Settings,
+    lease: &ReleaseLease<'_>,
+) -> Result<usize, CleanupError> {
+    // The other modes have no permission for monitors, and write none.
     let must_list = settings.discovery.mode == DiscoveryMode::ServiceMonitor;
     let found = find(cluster, settings, &scopes(settings), must_list).await?;
     let limiter = RateLimiter::new(WRITES_PER_SECOND);
     let mut removed = 0;
     for chunk in found.chunks(CHUNK) {
-        lock.renew().await?;
+        lease.renew().await?;
         removed += delete(cluster, &limiter, chunk).await?;
     }
     Ok(removed)
@@ -221,7 +229,7 @@ async fn delete(cluster: &ApiClient, limiter: &RateLimiter, found: &[OwnedMonito
     Ok(deleted.into_iter().filter(|deleted| *deleted).count())
 }
 
-/// Lists what the release wrote in `scopes`. Where it may not, that is an error only if it must.
+/// Lists the monitors of the release in `scopes`. A missing permission is an error only with `must_list`.
 async fn find(
     cluster: &ApiClient,
     settings: &Settings,
@@ -253,7 +261,7 @@ async fn find(
     Ok(found)
 }
 
-/// Returns whether it was there.
+/// Returns whether it existed.
 async fn delete_monitor(cluster: &ApiClient, limiter: &RateLimiter, ours: &OwnedMonitor) -> Result<bool, CleanupError> {
     limiter.acquire().await;
     let namespace = Some(&*ours.monitor.namespace);
@@ -261,14 +269,14 @@ async fn delete_monitor(cluster: &ApiClient, limiter: &RateLimiter, ours: &Owned
     let api = monitors(cluster, namespace);
     match cluster.call(rule, api.delete(&ours.monitor.name, &with_uid(ours.uid.clone()))).await {
         Ok(_) => Ok(true),
-        // Another one of that name is not the one that was found.
+        // An object with another uid is not the one that was found.
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
         Err(error) => Err(CleanupError::new("delete a ServiceMonitor")(error)),
     }
 }
 
-/// Deletes what says that a replica is behind the Service. Returns whether it was there, and ours.
-async fn delete_behind<K>(
+/// Deletes the Endpoints or the slice of the Service. Returns whether it existed and was ours.
+async fn delete_endpoints<K>(
     cluster: &ApiClient,
     settings: &Settings,
     read: &'static str,

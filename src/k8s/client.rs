@@ -247,7 +247,7 @@ pub(super) enum ApiError {
 impl ApiError {
     fn new(rule: &PolicyRule, error: &kube::Error) -> Self {
         let kube::Error::Api(status) = error else {
-            let proxy = proxy::WayError::behind(error).map(|error| Self::Unreachable(error.to_string()));
+            let proxy = proxy::TunnelError::behind(error).map(|error| Self::Unreachable(error.to_string()));
             return proxy.unwrap_or_else(|| Self::silent(chain(error)));
         };
         match status.code {

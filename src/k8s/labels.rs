@@ -1,11 +1,11 @@
-//! What marks an object as written by this release: two releases in one cluster never touch each other's.
+//! The labels that mark an object as written by this release, so that two releases in a cluster never touch each other's objects.
 
 use super::Settings;
 
 /// The field manager of every server-side apply, and the value of [`MANAGED_BY`].
 pub(super) const MANAGER: &str = "scrapetarget-exporter";
 
-/// Who takes care of the object.
+/// The tool that manages the object.
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// What the keys of our own labels and annotations begin with.
@@ -17,7 +17,7 @@ pub(super) const RELEASE: &str = "scrapetarget.dev/release";
 /// The namespace of that release.
 pub(super) const RELEASE_NAMESPACE: &str = "scrapetarget.dev/release-namespace";
 
-/// On the Service that only the leader is behind, with the name of the release: what monitors select.
+/// On the Service of which only the leader is an endpoint, with the name of the release: monitors select by it.
 pub(super) const PROBE: &str = "scrapetarget.dev/probe";
 
 /// On a monitor that is not beside its target: the target's namespace.
@@ -26,7 +26,7 @@ pub(super) const TARGET_NAMESPACE: &str = "scrapetarget.dev/target-namespace";
 /// On a monitor that is not beside its target: the target's name; an annotation if it is too long for a label.
 pub(super) const TARGET_NAME: &str = "scrapetarget.dev/target-name";
 
-/// Whether Argo CD, Flux or Helm finds by this label or annotation what it looks after, and deletes what it did not make.
+/// Whether Argo CD, Flux or Helm tracks its objects by this label or annotation, and deletes those that it did not create.
 pub(super) fn is_tracking(key: &str) -> bool {
     const DOMAINS: [&str; 4] =
         ["argocd.argoproj.io/", "kustomize.toolkit.fluxcd.io/", "helm.toolkit.fluxcd.io/", "meta.helm.sh/"];

@@ -1,14 +1,14 @@
-//! A cluster as the source of targets, and everything that is written into it.
+//! A Kubernetes cluster as the source of targets, and everything that is written into it.
 //!
 //! ```text
 //! watch ──► controller ──► pollers              every replica reads
 //! secrets ─────┘  │
-//!              catalog ──► status, monitor      only the leader writes, at a bounded pace
+//!          target store ──► status, monitor     only the leader writes, at a bounded rate
 //! leader ──► endpoints
 //! ```
 //!
-//! Each part computes from what is known and writes only what differs, so that a steady fleet causes no writes at all and a lost write
-//! is made good by the next look. Nothing here polls a target or answers a scrape: pollers go on when the API server is away.
+//! Each part compares the desired state with the observed one and writes only the difference: a fleet that does not change causes no writes,
+//! and a lost write is repeated. Nothing here polls a target or answers a scrape; both go on while the API server is unreachable.
 
 mod backoff;
 mod cleanup;
@@ -37,9 +37,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use cleanup::{CleanupError, Removed, cleanup, cleanup_monitors};
 pub use client::{AccessError, ApiClient};
-pub use dry_run::{NoVerdict, Verdict, dry_run};
+pub use dry_run::{DryRunError, DryRunOutcome, dry_run};
 pub use settings::{
-    Discovery, DiscoveryMode, Election, Label, Listener, MonitorNamespace, Scheme, Selector, Settings, SettingsError,
+    Discovery, DiscoveryMode, Election, Listener, MonitorNamespace, RequiredLabel, Scheme, Selector, Settings,
+    SettingsError,
 };
 
 use crate::poll::Pollers;
@@ -51,7 +52,7 @@ use rate_limiter::RateLimiter;
 use target_store::TargetStore;
 use workqueue::WorkQueue;
 
-/// What all parts share.
+/// What all parts of the controller share.
 #[derive(Debug)]
 struct Shared {
     cluster: ApiClient,
@@ -77,7 +78,7 @@ impl Shared {
 
 #[cfg(test)]
 impl Shared {
-    /// For one part alone: nobody answers for the cluster, and nothing polls by itself.
+    /// For a test of one part: the API server is unreachable, and nothing polls by itself.
     fn idle() -> Arc<Self> {
         let election = Election {
             lease: "release".to_owned(),
@@ -108,21 +109,21 @@ impl Shared {
     }
 }
 
-/// A running controller: it follows the cluster until it is told to stop.
+/// A running controller.
 #[derive(Debug)]
 pub struct Controller {
     resign: CancellationToken,
 }
 
 impl Controller {
-    /// Starts everything in `tasks`; each returns its name when `stop` is cancelled, and none before.
+    /// Starts everything in `tasks`. Each task returns its name when `stop` is cancelled, and none before.
     ///
-    /// `refusals` are the targets that answered 401 or 403: their Secrets are read again.
+    /// `rejected` are the targets that answered 401 or 403: their Secrets are read again.
     pub fn start(
         cluster: ApiClient,
         settings: Settings,
         pollers: Arc<Pollers>,
-        refusals: mpsc::Receiver<TargetId>,
+        rejected: mpsc::Receiver<TargetId>,
         metrics: SourceMetrics,
         tasks: &mut JoinSet<&'static str>,
         stop: &CancellationToken,
@@ -143,17 +144,17 @@ impl Controller {
         });
         let resign = CancellationToken::new();
         let leadership = leader::start(&shared, tasks, stop, &resign);
-        controller::start(&shared, refusals, tasks, stop);
+        controller::start(&shared, rejected, tasks, stop);
         status::start(&shared, leadership.clone(), tasks, stop);
         monitor::start(&shared, leadership, tasks, stop);
         Self { resign }
     }
 
-    /// Gives the Lease back, so that another replica takes over at once. Polls and answers go on; nothing is written any more.
+    /// Releases the Lease, so that another replica takes over at once. Polls and answers go on; nothing is written any more.
     pub fn resign(&self) {
         self.resign.cancel();
     }
 }
 
-/// Statuses and ServiceMonitors together: what a small API server bears without being felt by others.
+/// The rate of all writes together, which a small API server bears without an effect on its other clients.
 const WRITES_PER_SECOND: u32 = 50;

@@ -31,14 +31,15 @@ pub(super) struct RawTarget {
 fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Identity {
+    struct IdentityFields {
         name: Option<String>,
         namespace: Option<String>,
         uid: Option<String>,
         generation: Option<i64>,
         resource_version: Option<String>,
     }
-    let Identity { name, namespace, uid, generation, resource_version } = Identity::deserialize(deserializer)?;
+    let IdentityFields { name, namespace, uid, generation, resource_version } =
+        IdentityFields::deserialize(deserializer)?;
     Ok(ObjectMeta { name, namespace, uid, generation, resource_version, ..ObjectMeta::default() })
 }
 

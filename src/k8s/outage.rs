@@ -1,4 +1,5 @@
-//! Whether the API server can be used: one line in the log when it cannot for a while, and one when it can again, whoever of us noticed.
+//! Logs that the API server cannot be used, once an outage has lasted for a while, and that it can be used again. Whatever parts of the
+//! controller notice it, an outage is logged once.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,37 +9,35 @@ use tokio::time::Instant;
 
 use super::client::ApiError;
 
-/// A restart of the API server is no news.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A shorter outage is not logged: it may be a restart of the API server.
+const LOG_DELAY: Duration = Duration::from_secs(5);
 
-/// One who needs the API server.
+/// A part of the controller that needs the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     /// The watch of the Lease.
     Lease,
     /// The watch of a scope of ScrapeTargets.
     Targets(usize),
-    /// Who writes statuses.
+    /// The writer of statuses.
     Statuses,
 }
 
-/// Who cannot use it, and what was said of that.
+/// The parts that cannot use the API server, and what was logged about it.
 #[derive(Debug, Default)]
-pub(super) struct Outage(Mutex<State>);
+pub(super) struct Outage(Mutex<OutageState>);
 
 #[derive(Debug, Default)]
-struct State {
-    /// Since when.
-    without: BTreeMap<Part, Instant>,
-    /// What was told.
-    told: Option<Told>,
+struct OutageState {
+    /// The parts that fail, and since when.
+    failing: BTreeMap<Part, Instant>,
+    logged: Option<LoggedOutage>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Told {
-    /// Since when it has been so.
+struct LoggedOutage {
     since: Instant,
-    /// It was that nothing can be watched, which says more than that no status is taken.
+    /// Whether the line was about watches, which says more than one about statuses.
     of_watches: bool,
 }
 
@@ -49,24 +48,24 @@ impl Part {
 }
 
 impl Outage {
-    /// It has failed a part once more. `known`: whether there are targets that can be polled on.
-    pub(super) fn lasts(&self, part: Part, error: &ApiError, known: bool) {
+    /// The API server has failed a part. `known`: whether the targets are known, so that polls go on.
+    pub(super) fn failed(&self, part: Part, error: &ApiError, known: bool) {
         let mut state = self.lock();
         let now = Instant::now();
-        state.without.entry(part).or_insert(now);
-        let alike = state.without.iter().filter(|(other, _)| other.is_watch() == part.is_watch());
+        state.failing.entry(part).or_insert(now);
+        let alike = state.failing.iter().filter(|(other, _)| other.is_watch() == part.is_watch());
         let since = alike.map(|(_, since)| *since).min().unwrap_or(now);
-        // Who writes statuses adds nothing to what the watches tell.
-        let is_told = if part.is_watch() {
-            state.told.is_some_and(|told| told.of_watches)
+        // A line about statuses adds nothing to one about watches.
+        let is_logged = if part.is_watch() {
+            state.logged.is_some_and(|logged| logged.of_watches)
         } else {
-            state.told.is_some() || state.without.keys().any(|part| part.is_watch())
+            state.logged.is_some() || state.failing.keys().any(|part| part.is_watch())
         };
-        if is_told || since.elapsed() < PATIENCE {
+        if is_logged || since.elapsed() < LOG_DELAY {
             return;
         }
-        let since = state.told.map_or(since, |told| told.since.min(since));
-        state.told = Some(Told { since, of_watches: part.is_watch() });
+        let since = state.logged.map_or(since, |logged| logged.since.min(since));
+        state.logged = Some(LoggedOutage { since, of_watches: part.is_watch() });
         match part {
             Part::Statuses => tracing::warn!(%error, "the API server takes no statuses, they are tried again"),
             Part::Lease | Part::Targets(_) if known => tracing::warn!(
@@ -80,22 +79,22 @@ impl Outage {
         }
     }
 
-    /// It has served a part, which may have been so all the time.
-    pub(super) fn over(&self, part: Part) {
+    /// The API server has served a part.
+    pub(super) fn works(&self, part: Part) {
         let mut state = self.lock();
-        state.without.remove(&part);
-        if part.is_watch() && !state.without.keys().any(|part| part.is_watch()) {
-            // Nothing may be left to write. If the next status fails, that is news.
-            state.without.remove(&Part::Statuses);
+        state.failing.remove(&part);
+        if part.is_watch() && !state.failing.keys().any(|part| part.is_watch()) {
+            // The failed status may not be written again soon. If the next one fails, that is another outage.
+            state.failing.remove(&Part::Statuses);
         }
-        if state.without.is_empty()
-            && let Some(Told { since, .. }) = state.told.take()
+        if state.failing.is_empty()
+            && let Some(LoggedOutage { since, .. }) = state.logged.take()
         {
             tracing::info!(after = ?Duration::from_secs(since.elapsed().as_secs()), "the API server is back");
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OutageState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,7 +108,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What this thread logs.
+    /// Captures what this thread logs.
     #[derive(Clone, Default)]
     pub(in crate::k8s) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -138,54 +137,54 @@ pub(super) mod tests {
         }
     }
 
-    fn away() -> ApiError {
+    fn unreachable() -> ApiError {
         ApiError::silent("refused")
     }
 
     #[tokio::test(start_paused = true)]
-    async fn however_many_notice_it_an_outage_has_one_beginning_and_one_end() {
+    async fn however_many_parts_notice_an_outage_its_beginning_and_its_end_are_logged_once() {
         let (log, _guard) = Log::begin();
         let outage = Outage::default();
         let parts = [Part::Statuses, Part::Lease, Part::Targets(0), Part::Targets(1)];
-        let all = || parts.map(|part| outage.lasts(part, &away(), true));
+        let all = || parts.map(|part| outage.failed(part, &unreachable(), true));
         all();
-        assert_eq!(log.count("WARN"), 0, "a restart is no news");
-        tokio::time::advance(PATIENCE).await;
+        assert_eq!(log.count("WARN"), 0, "a restart is not logged");
+        tokio::time::advance(LOG_DELAY).await;
         all();
         all();
         assert_eq!((log.count("WARN"), log.count("are polled on")), (1, 1));
         for part in parts {
             assert_eq!(log.count("is back"), 0);
-            outage.over(part);
+            outage.works(part);
         }
         assert_eq!(log.count("is back after=5s"), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outage_of_the_watches_is_told_after_one_of_statuses_and_ends_although_nothing_is_left_to_write() {
+    async fn an_outage_of_the_watches_is_logged_after_one_of_statuses_and_ends_although_nothing_is_left_to_write() {
         let (log, _guard) = Log::begin();
         let outage = Outage::default();
-        outage.lasts(Part::Statuses, &away(), true);
-        tokio::time::advance(PATIENCE).await;
-        outage.lasts(Part::Statuses, &away(), true);
-        outage.lasts(Part::Lease, &away(), true);
+        outage.failed(Part::Statuses, &unreachable(), true);
+        tokio::time::advance(LOG_DELAY).await;
+        outage.failed(Part::Statuses, &unreachable(), true);
+        outage.failed(Part::Lease, &unreachable(), true);
         assert_eq!((log.count("takes no statuses"), log.count("cannot be watched")), (1, 0));
-        tokio::time::advance(PATIENCE).await;
-        outage.lasts(Part::Lease, &away(), true);
+        tokio::time::advance(LOG_DELAY).await;
+        outage.failed(Part::Lease, &unreachable(), true);
         assert_eq!((log.count("takes no statuses"), log.count("cannot be watched")), (1, 1));
-        outage.over(Part::Lease);
+        outage.works(Part::Lease);
         assert_eq!(log.count("is back after=10s"), 1);
-        outage.lasts(Part::Lease, &away(), true);
-        assert_eq!(log.count("WARN"), 2, "a single failure after that is no news");
+        outage.failed(Part::Lease, &unreachable(), true);
+        assert_eq!(log.count("WARN"), 2, "a single failure after that is not logged");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_no_target_is_known_none_is_said_to_be_polled_on() {
+    async fn where_no_target_is_known_the_line_does_not_say_that_polls_go_on() {
         let (log, _guard) = Log::begin();
         let outage = Outage::default();
-        outage.lasts(Part::Targets(0), &away(), false);
-        tokio::time::advance(PATIENCE).await;
-        outage.lasts(Part::Targets(0), &away(), false);
+        outage.failed(Part::Targets(0), &unreachable(), false);
+        tokio::time::advance(LOG_DELAY).await;
+        outage.failed(Part::Targets(0), &unreachable(), false);
         assert_eq!((log.count("no target is known yet"), log.count("polled on")), (1, 0));
     }
 }

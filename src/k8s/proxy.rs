@@ -1,4 +1,4 @@
-//! Which proxy stands between us and the API server: as client-go decides it, so that who has a way for kubectl has one for us.
+//! Which proxy is used for the API server. It is chosen as client-go does, so that whatever works for kubectl works for us.
 
 use std::error::Error;
 
@@ -14,7 +14,7 @@ use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
-/// A proxy that is asked for and cannot be used. Each says where it was written, and what to write instead.
+/// A proxy is configured that cannot be used. Each message says where, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ProxyError {
     #[error("{origin} is not the URL of a proxy: write for instance http://proxy.example.com:3128")]
@@ -30,25 +30,25 @@ pub(super) enum ProxyError {
     PlainServer { origin: &'static str, server: String, instead: &'static str },
 }
 
-/// A proxy that is used.
+/// The proxy that is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Proxy {
     url: Uri,
-    /// Where it was written.
+    /// Where it is configured.
     origin: &'static str,
 }
 
-/// Why a connection to the API server failed at its proxy, which the API server has no part in.
+/// A connection to the API server failed at the proxy, which is not the fault of the API server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WayError {
+pub(super) enum TunnelError {
     #[error("the proxy {place} ({origin}) cannot be reached: {why}")]
-    Unreached { place: String, origin: &'static str, why: String },
+    ProxyUnreachable { place: String, origin: &'static str, why: String },
     #[error("the proxy {place} ({origin}) opens no way to the API server: {why}")]
-    Closed { place: String, origin: &'static str, why: String },
+    Refused { place: String, origin: &'static str, why: String },
 }
 
-impl WayError {
-    /// The one that an error of a client comes from.
+impl TunnelError {
+    /// The tunnel error among the causes of an error, if there is one.
     pub(super) fn behind<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
         links(error).find_map(|link| link.downcast_ref())
     }
@@ -62,11 +62,10 @@ fn links<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn 
     })
 }
 
-/// The proxy for the API server at `server`; `None`: straight to it.
+/// The proxy for the API server at `server`; `None`: it is connected to directly.
 ///
-/// What the kubeconfig says (`proxy_url`) is meant for this very server, so that `NO_PROXY` says nothing about it. What the environment
-/// says holds for every program in it, but for the hosts of `NO_PROXY` and for loopback; also in a pod, where a `NO_PROXY` without the
-/// API server leads to it by the proxy. `environment` gives the value of a variable.
+/// The `proxy_url` of the kubeconfig is meant for this server, so that `NO_PROXY` does not apply. The variables of the environment apply to
+/// all but loopback and the hosts of `NO_PROXY`, also in a pod. `environment` gives the value of a variable.
 pub(super) fn choose(
     server: &Uri,
     proxy_url: Option<&str>,
@@ -90,7 +89,7 @@ pub(super) fn choose(
     usable(origin, "add the API server's host to NO_PROXY", server, &text).map(Some)
 }
 
-/// Judges what every client that reads the environment would trip over, whatever it then makes of it.
+/// Checks the URLs in the environment, which kube parses too, also where the proxy is not used.
 pub(super) fn check(environment: impl Fn(&str) -> Option<String>) -> Result<(), ProxyError> {
     for (origin, small) in [("HTTPS_PROXY", "https_proxy"), ("HTTP_PROXY", "http_proxy")] {
         for text in [origin, small].into_iter().filter_map(&environment).filter(|text| !text.is_empty()) {
@@ -125,13 +124,13 @@ fn port(server: &Uri) -> u16 {
     server.port_u16().unwrap_or(usual)
 }
 
-/// Our own machine, which no proxy of the environment leads to.
+/// Whether a host is our own machine, for which the environment's proxy is not used.
 fn is_own(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether `NO_PROXY` lists a host, as Go reads it: names with all below them, `.suffix` and `*.suffix` for those below alone, addresses,
-/// ranges of them, and `*`; a name or an address may have a port. What it does not understand is passed over.
+/// Whether `NO_PROXY` lists a host, as Go reads it: names with their subdomains, `.suffix` and `*.suffix` for subdomains alone, addresses,
+/// ranges of addresses, and `*`; a name or an address may have a port. Other entries are ignored.
 fn is_listed(list: &str, host: &str, port: u16) -> bool {
     let host = host.to_lowercase();
     let address = host.parse::<std::net::IpAddr>().ok();
@@ -167,28 +166,28 @@ fn split_port(entry: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A client as kube makes it from `config`, each of whose connections is a tunnel through `proxy`.
+/// A client as kube builds it from `config`, with a tunnel through `proxy` for each connection.
 ///
-/// kube has this as well, but with a `NO_PROXY` of its own: it compares the list with the proxy, and fails at an empty entry.
+/// kube can do this itself, but compares `NO_PROXY` with the proxy instead of the server, and fails at an empty entry.
 pub(super) fn through(proxy: &Proxy, config: &Config) -> kube::Result<Client> {
     let Proxy { url, origin } = proxy.clone();
     let place = place(proxy);
     let mut way = HttpConnector::new();
     way.enforce_http(false);
-    // Before all that leads to the API server is given up: a proxy that is silent is told from an API server that is.
+    // Shorter than the timeout of the whole tunnel, so that an error names the proxy where that does not answer.
     way.set_connect_timeout(config.connect_timeout.map(|all| all * 4 / 5));
     let unreached = {
         let place = place.clone();
-        move |error: BoxError| WayError::Unreached { place: place.clone(), origin, why: root(&*error) }
+        move |error: BoxError| TunnelError::ProxyUnreachable { place: place.clone(), origin, why: root(&*error) }
     };
     let credentials = credentials(&url);
     let mut tunnel = Tunnel::new(url, ServiceExt::<Uri>::map_err(way, move |error| unreached(error.into())));
     if let Some(credentials) = credentials {
         tunnel = tunnel.with_auth(credentials);
     }
-    let closed = move |error: BoxError| match WayError::behind(&*error) {
+    let closed = move |error: BoxError| match TunnelError::behind(&*error) {
         Some(error) => error.clone(),
-        None => WayError::Closed { place: place.clone(), origin, why: refusal(&*error) },
+        None => TunnelError::Refused { place: place.clone(), origin, why: refusal(&*error) },
     };
     let tunnel = ServiceExt::<Uri>::map_err(tunnel, move |error| closed(error.into()));
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tunnel)?);
@@ -206,12 +205,12 @@ pub(super) fn through(proxy: &Proxy, config: &Config) -> kube::Result<Client> {
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }
 
-/// The cause of all causes.
+/// The innermost cause.
 fn root(error: &(dyn Error + 'static)) -> String {
     links(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-/// What a tunnel that did not come about is in plain words. Its type cannot be named.
+/// Why a tunnel was not opened, in plain words. The type of the error is private.
 fn refusal(error: &(dyn Error + 'static)) -> String {
     let why = root(error);
     match why.strip_prefix("tunnel error: ").unwrap_or(&why) {
@@ -231,7 +230,7 @@ fn credentials(proxy: &Uri) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(decoded))).ok()
 }
 
-/// A proxy as it may be logged: where it is, and not who may use it.
+/// A proxy for the log: its address, without credentials.
 pub(super) fn place(proxy: &Proxy) -> String {
     let authority = proxy.url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
     authority.rsplit_once('@').map_or(authority, |(_, place)| place).to_owned()
@@ -347,14 +346,14 @@ mod tests {
         assert!(error.to_string().contains("write its https:// address"), "{error}");
     }
 
-    /// What is said of a call by a proxy at `url`.
+    /// The error of a call through a proxy at `url`.
     async fn told(url: &str) -> String {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut config = Config::new(SERVER.parse().unwrap());
         config.default_retry = false;
         let proxy = Proxy { url: url.parse().unwrap(), origin: "HTTPS_PROXY" };
         let error = through(&proxy, &config).unwrap().apiserver_version().await.unwrap_err();
-        WayError::behind(&error).map_or_else(|| panic!("the API server is blamed: {error:?}"), ToString::to_string)
+        TunnelError::behind(&error).map_or_else(|| panic!("the API server is blamed: {error:?}"), ToString::to_string)
     }
 
     #[tokio::test]

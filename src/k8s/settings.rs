@@ -1,4 +1,4 @@
-//! What can be set about the cluster side. Every word is parsed here, so that a wrong one is refused before anything starts.
+//! The settings of the controller. Values are parsed here, so that a wrong one is refused before anything starts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use crate::crd::{is_label_key, is_label_value};
 /// A namespace that is listed and watched; `None`: all of them together.
 pub(super) type Scope = Option<Arc<str>>;
 
-/// Everything that the flags say.
+/// The settings, as the flags give them.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The namespace that we run in: of the Lease, of the Service, and of monitors in mode `release`.
@@ -20,15 +20,15 @@ pub struct Settings {
     pub release: String,
     /// Where ScrapeTargets are watched; none: everywhere.
     pub watch_namespaces: Vec<String>,
-    /// Which ScrapeTargets are ours.
+    /// Only ScrapeTargets with these labels are used.
     pub target_selector: Option<Selector>,
     /// Only Secrets with this label may be used by targets.
-    pub secret_label: Option<Label>,
+    pub secret_label: Option<RequiredLabel>,
     /// How Prometheus finds the targets.
     pub discovery: Discovery,
     /// Which replica leads.
     pub election: Election,
-    /// Where Prometheus reaches this replica; without it no Endpoints are written.
+    /// The address where Prometheus reaches this replica; without it no Endpoints are written.
     pub advertise: Option<SocketAddr>,
 }
 
@@ -47,9 +47,9 @@ pub struct Discovery {
     pub mode: DiscoveryMode,
     /// Where ServiceMonitors are written.
     pub monitor_namespace: MonitorNamespace,
-    /// The Service that only the leader is behind; its Endpoints have the same name.
+    /// The Service of which only the leader is an endpoint. Its Endpoints have the same name.
     pub service: String,
-    /// How Prometheus speaks to us.
+    /// The scheme of scrapes.
     pub scheme: Scheme,
     /// `tlsConfig` of the endpoint of every ServiceMonitor, as the Operator has it.
     pub tls: Option<serde_json::Map<String, serde_json::Value>>,
@@ -63,11 +63,11 @@ pub struct Discovery {
     pub monitor_labels: BTreeMap<String, String>,
     /// Annotations of every ServiceMonitor.
     pub monitor_annotations: BTreeMap<String, String>,
-    /// What our own listener asks of Prometheus.
+    /// What our own listener requires of Prometheus.
     pub listener: Listener,
 }
 
-/// What our listener asks of whoever scrapes.
+/// What our listener requires of its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
     /// https.
@@ -83,13 +83,13 @@ pub struct Listener {
 pub struct Election {
     /// The name of the Lease.
     pub lease: String,
-    /// Our name in it, different for each replica.
+    /// Our holder identity in it, different for each replica.
     pub identity: String,
-    /// How long a leader that is not heard of stays the leader.
+    /// How long the Lease is valid after each renewal.
     pub duration: Duration,
 }
 
-/// A word that is not among those that may be written.
+/// A value that cannot be used; what to write instead.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write {0}")]
 pub struct SettingsError(&'static str);
@@ -141,18 +141,18 @@ impl FromStr for MonitorNamespace {
     }
 }
 
-/// How Prometheus speaks to us.
+/// The scheme of scrapes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scheme {
-    /// In clear.
+    /// Without TLS.
     #[default]
     Http,
-    /// By TLS.
+    /// With TLS.
     Https,
 }
 
 impl Scheme {
-    /// The word in a ServiceMonitor.
+    /// As a ServiceMonitor has it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -175,14 +175,14 @@ impl FromStr for Scheme {
 
 /// A label that an object must have: `KEY`, or `KEY=VALUE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
+pub struct RequiredLabel {
     /// Its name.
     pub key: String,
     /// Its value; `None`: any.
     pub value: Option<String>,
 }
 
-impl FromStr for Label {
+impl FromStr for RequiredLabel {
     type Err = SettingsError;
 
     fn from_str(text: &str) -> Result<Self, SettingsError> {
@@ -193,7 +193,7 @@ impl FromStr for Label {
     }
 }
 
-impl std::fmt::Display for Label {
+impl std::fmt::Display for RequiredLabel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.value {
             Some(value) => write!(f, "{}={value}", self.key),
@@ -225,7 +225,7 @@ impl FromStr for Selector {
     }
 }
 
-/// What stands between the commas of a selector, other than those in parentheses.
+/// The requirements of a selector: split at commas, except for those in parentheses.
 fn requirements(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0;
     text.split(move |c| {
@@ -273,10 +273,10 @@ mod tests {
 
     #[test]
     fn a_label_has_a_key_and_perhaps_a_value() {
-        assert_eq!("a.dev/use=true".parse(), Ok(Label { key: "a.dev/use".into(), value: Some("true".into()) }));
-        assert_eq!("use".parse(), Ok(Label { key: "use".into(), value: None }));
+        assert_eq!("a.dev/use=true".parse(), Ok(RequiredLabel { key: "a.dev/use".into(), value: Some("true".into()) }));
+        assert_eq!("use".parse(), Ok(RequiredLabel { key: "use".into(), value: None }));
         for bad in ["", "=true", "a/b/c", "a=b c", "-a"] {
-            assert!(bad.parse::<Label>().is_err(), "{bad}");
+            assert!(bad.parse::<RequiredLabel>().is_err(), "{bad}");
         }
     }
 }

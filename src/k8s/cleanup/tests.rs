@@ -10,24 +10,24 @@ use super::*;
 
 /// An API server with a Lease and the Endpoints of the release, where ServiceMonitors are unknown or forbidden.
 #[derive(Default)]
-struct Server {
+struct FakeServer {
     lease: Option<Value>,
     /// When the Lease was written.
     taken: Vec<Instant>,
     /// A pod takes the Lease again before it is read for the n-th time.
-    rival_at: Vec<usize>,
+    lost_at: Vec<usize>,
     reads: usize,
     monitors_forbidden: bool,
     endpoints_deleted: bool,
     slice_deleted: bool,
 }
 
-impl Server {
+impl FakeServer {
     fn answer(&mut self, method: &str, path: &str, sent: &[u8]) -> (u16, Value) {
         let not_found = || (404, json!({ "kind": "Status", "status": "Failure", "code": 404, "message": "not found" }));
         if path.contains("/leases") && method == "GET" {
             self.reads += 1;
-            if self.rival_at.contains(&self.reads) {
+            if self.lost_at.contains(&self.reads) {
                 self.lease = Some(held_by_a_pod(15));
             }
             return self.lease.clone().map_or_else(not_found, |lease| (200, lease));
@@ -79,7 +79,7 @@ fn settings() -> Settings {
 }
 
 /// What `cleanup` says, and what became of the server.
-async fn cleaned(server: Server, mode: DiscoveryMode) -> (Result<Removed, CleanupError>, Server) {
+async fn cleaned(server: FakeServer, mode: DiscoveryMode) -> (Result<Removed, CleanupError>, FakeServer) {
     let server = Arc::new(Mutex::new(server));
     let behind = Arc::clone(&server);
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -102,7 +102,7 @@ async fn cleaned(server: Server, mode: DiscoveryMode) -> (Result<Removed, Cleanu
 
 #[tokio::test(start_paused = true)]
 async fn monitors_that_may_not_be_listed_are_an_error_only_in_their_own_mode_and_the_endpoints_go_all_the_same() {
-    let forbidden = || Server { monitors_forbidden: true, ..Server::default() };
+    let forbidden = || FakeServer { monitors_forbidden: true, ..FakeServer::default() };
     for mode in [DiscoveryMode::HttpSd, DiscoveryMode::None] {
         let (result, server) = cleaned(forbidden(), mode).await;
         assert_eq!(result.unwrap(), Removed { monitors: 0, endpoints: 1 });
@@ -116,22 +116,22 @@ async fn monitors_that_may_not_be_listed_are_an_error_only_in_their_own_mode_and
 #[tokio::test(start_paused = true)]
 async fn the_lease_is_kept_for_as_long_as_the_leader_may_write() {
     let started = Instant::now();
-    let server = Server { lease: Some(held_by_a_pod(300)), ..Server::default() };
+    let server = FakeServer { lease: Some(held_by_a_pod(300)), ..FakeServer::default() };
     let (result, server) = cleaned(server, DiscoveryMode::ServiceMonitor).await;
     assert_eq!(result.unwrap().endpoints, 1);
     assert!(started.elapsed() > Duration::from_secs(295), "{:?}", started.elapsed());
-    assert!(server.taken.windows(2).all(|pair| pair[1] - pair[0] <= TERM / 2), "{:?}", server.taken);
+    assert!(server.taken.windows(2).all(|pair| pair[1] - pair[0] <= DURATION / 2), "{:?}", server.taken);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_takes_the_lease_again_is_waited_for_but_not_for_ever() {
     let started = Instant::now();
-    let server = Server { lease: Some(held_by_a_pod(15)), rival_at: vec![2], ..Server::default() };
+    let server = FakeServer { lease: Some(held_by_a_pod(15)), lost_at: vec![2], ..FakeServer::default() };
     let (result, _) = cleaned(server, DiscoveryMode::ServiceMonitor).await;
     assert_eq!(result.unwrap().endpoints, 1);
     assert!(started.elapsed() > Duration::from_secs(28), "{:?}", started.elapsed());
 
-    let server = Server { lease: Some(held_by_a_pod(15)), rival_at: (2..99).collect(), ..Server::default() };
+    let server = FakeServer { lease: Some(held_by_a_pod(15)), lost_at: (2..99).collect(), ..FakeServer::default() };
     let (result, server) = cleaned(server, DiscoveryMode::ServiceMonitor).await;
     assert!(matches!(result, Err(CleanupError::Unfinished { what: "keep the Lease", .. })));
     assert!(!server.endpoints_deleted && !server.slice_deleted);

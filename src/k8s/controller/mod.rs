@@ -65,14 +65,14 @@ pub(super) fn start(
 }
 
 /// An event of the watch of a scope, by its index.
-type ScopeEvent = (usize, WatchEvent<WatchedTarget>);
+type TargetEvent = (usize, WatchEvent<WatchedTarget>);
 
 /// Sends the events of a scope until nobody takes them.
 fn forward(
     shared: &Shared,
     index: usize,
     scope: Scope,
-    events: mpsc::Sender<ScopeEvent>,
+    events: mpsc::Sender<TargetEvent>,
 ) -> impl Future<Output = ()> + use<> {
     let collection = Collection { group: "scrapetarget.dev", version: "v1alpha1", resource: "scrapetargets", scope };
     debug_assert_eq!(collection.path(), ScrapeTarget::url_path(&(), collection.scope.as_deref()));
@@ -96,7 +96,7 @@ struct Reconciler {
     secrets: Arc<SecretCache>,
     scopes: Vec<WatchedScope>,
     /// What must be done about targets, at the end of the batch.
-    pending: BTreeMap<TargetId, Action>,
+    pending: BTreeMap<TargetId, PendingAction>,
     /// Targets whose Secrets are being read, and until when they wait for that.
     awaiting_secrets: BTreeMap<TargetId, Instant>,
     readiness: Readiness,
@@ -113,7 +113,7 @@ struct WatchedScope {
 }
 
 /// What must be done about a target.
-enum Action {
+enum PendingAction {
     /// Declare it as it is in the store.
     Declare,
     /// It cannot be used as it is declared. Scrapes of it are answered by this stand-in, if there is one.
@@ -137,7 +137,7 @@ impl Reconciler {
     }
 
     /// Runs until it is dropped. `rejected` are the targets whose server did not accept their credentials.
-    async fn run(mut self, mut events: mpsc::Receiver<ScopeEvent>, mut rejected: mpsc::Receiver<TargetId>) {
+    async fn run(mut self, mut events: mpsc::Receiver<TargetEvent>, mut rejected: mpsc::Receiver<TargetId>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let wake_at = self.wake_at();
@@ -249,12 +249,12 @@ impl Reconciler {
         let action = if let Ok(declaration) = &target.declaration {
             self.secrets.set_references(&id, &declaration.spec);
             self.count_event("applied", &id);
-            Action::Declare
+            PendingAction::Declare
         } else {
             self.secrets.remove_target(&id);
             self.awaiting_secrets.remove(&id);
             self.count_event("malformed", &id);
-            Action::Refuse(stand_in)
+            PendingAction::Refuse(stand_in)
         };
         if self.readiness.is_known() {
             let change = if before.is_none() { TargetChange::Added } else { TargetChange::Changed };
@@ -281,7 +281,7 @@ impl Reconciler {
     /// Declares targets whose Secrets were read for the first time, or have changed.
     fn declare_changed_secrets(&mut self) {
         for id in self.secrets.take_changed() {
-            self.pending.entry(id).or_insert(Action::Declare);
+            self.pending.entry(id).or_insert(PendingAction::Declare);
         }
     }
 
@@ -289,7 +289,7 @@ impl Reconciler {
     fn declare_overdue(&mut self) {
         let now = Instant::now();
         for (id, _) in self.awaiting_secrets.iter().filter(|(_, deadline)| **deadline <= now) {
-            self.pending.entry(id.clone()).or_insert(Action::Declare);
+            self.pending.entry(id.clone()).or_insert(PendingAction::Declare);
         }
     }
 
@@ -301,7 +301,7 @@ impl Reconciler {
             let Some((id, action)) = self.pending.pop_first() else { break };
             let Some(record) = self.shared.catalog.get(&id) else { continue };
             let problem = match (&record.object.declaration, action) {
-                (Ok(declaration), Action::Declare) => {
+                (Ok(declaration), PendingAction::Declare) => {
                     if self.must_wait_for_secrets(&id) {
                         continue;
                     }
@@ -310,7 +310,7 @@ impl Reconciler {
                     targets.push(target);
                     problem
                 }
-                (Err(problem), Action::Refuse(stand_in)) => {
+                (Err(problem), PendingAction::Refuse(stand_in)) => {
                     if let Some(stand_in) = stand_in {
                         let target = Target::declare(id.clone(), stand_in, &*self.secrets);
                         targets.push(Target { problem: Some(problem.clone()), ..target });

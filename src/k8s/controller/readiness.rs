@@ -91,7 +91,7 @@ impl WatchHealth {
     pub(super) fn failed(&mut self, scope: usize, error: &ApiError, outage: &Outage, known: bool) {
         match error {
             ApiError::NotFound => {
-                outage.over(Part::Targets(scope));
+                outage.works(Part::Targets(scope));
                 self.set_lacks_crd(scope, true);
                 if !std::mem::replace(&mut self.is_logged, true) {
                     tracing::warn!(
@@ -104,7 +104,7 @@ impl WatchHealth {
             ApiError::Forbidden(_) => self.works(scope, outage),
             ApiError::Conflict(_) | ApiError::Refused(_) | ApiError::Failed(_) | ApiError::Unreachable(_) => {
                 self.set_lacks_crd(scope, false);
-                outage.lasts(Part::Targets(scope), error, known);
+                outage.failed(Part::Targets(scope), error, known);
             }
         }
     }
@@ -112,7 +112,7 @@ impl WatchHealth {
     /// The watch of a scope works, or is denied by an API server that works.
     pub(super) fn works(&mut self, scope: usize, outage: &Outage) {
         self.set_lacks_crd(scope, false);
-        outage.over(Part::Targets(scope));
+        outage.works(Part::Targets(scope));
     }
 
     fn set_lacks_crd(&mut self, scope: usize, lacks: bool) {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::lease::{LeaseRecord, LeaseTiming, LeaseView, renewed};
-use super::state::{ElectionState, Moment, Step};
+use super::state::{ElectionState, ElectionStep, Moment};
 use super::{LeaderStatus, Role};
 use crate::k8s::client::{ApiClient, ApiError, PolicyRule};
 use crate::k8s::{Election, Settings, Shared, labels};
@@ -105,10 +105,10 @@ impl LeaderElector {
         }
         let client = self.client.clone();
         let outcome: Pin<Box<dyn Future<Output = LeaseOutcome> + Send>> = match self.state.step(Instant::now()) {
-            Step::Wait(wake_at) => return wake_at,
-            Step::Observe => Box::pin(async move { client.observe().await }),
-            Step::Acquire(observed) => Box::pin(async move { client.acquire(observed).await }),
-            Step::Release => Box::pin(async move { client.release().await }),
+            ElectionStep::Wait(wake_at) => return wake_at,
+            ElectionStep::Observe => Box::pin(async move { client.observe().await }),
+            ElectionStep::Acquire(observed) => Box::pin(async move { client.acquire(observed).await }),
+            ElectionStep::Release => Box::pin(async move { client.release().await }),
         };
         self.request = Some(LeaseRequest { sent: Moment::now(), outcome });
         None

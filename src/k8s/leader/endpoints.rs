@@ -1,4 +1,4 @@
-//! The Endpoints and the EndpointSlice that make the leader the only endpoint of the Service that Prometheus scrapes.
+//! The Endpoints and the slice that make the leader the only endpoint of the Service that Prometheus scrapes.
 //!
 //! Both are written, since the Prometheus Operator still reads the Endpoints by default, and kube-proxy and newer discovery read the slice.
 //! Where the slice cannot be written, Kubernetes mirrors the Endpoints, so that there is always exactly one slice. Neither is removed when

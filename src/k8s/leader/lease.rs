@@ -178,12 +178,12 @@ impl LeaseWatcher {
         let before = self.views.borrow().clone();
         let view = match event {
             ObjectEvent::Observed(lease) => {
-                self.shared.outage.over(Part::Lease);
+                self.shared.outage.works(Part::Lease);
                 let recovered_at = if before.is_unreachable { Some(now) } else { before.recovered_at };
                 LeaseView { lease: before.lease.next(lease, now), recovered_at, is_unreachable: false }
             }
             ObjectEvent::Denied => {
-                self.shared.outage.over(Part::Lease);
+                self.shared.outage.works(Part::Lease);
                 // What was observed before is still better than nothing.
                 let lease = match &before.lease {
                     ObservedLease::Unknown => ObservedLease::Denied,
@@ -192,7 +192,7 @@ impl LeaseWatcher {
                 LeaseView { lease, is_unreachable: false, ..before.clone() }
             }
             ObjectEvent::Failed(error) => {
-                self.shared.outage.lasts(Part::Lease, &error, self.shared.pollers.known());
+                self.shared.outage.failed(Part::Lease, &error, self.shared.pollers.known());
                 LeaseView { is_unreachable: true, ..before.clone() }
             }
         };

@@ -43,7 +43,7 @@ impl Moment {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
+pub(super) enum ElectionStep {
     /// Wait until then, or until something happens.
     Wait(Option<Instant>),
     /// Read the Lease, beside the watch.
@@ -266,31 +266,31 @@ impl ElectionState {
     // The next request.
 
     /// What to do now.
-    pub(super) fn step(&self, now: Instant) -> Step {
+    pub(super) fn step(&self, now: Instant) -> ElectionStep {
         let (step, due) = self.plan(now);
-        let Some(due) = due.map(|due| due.max(self.not_before.unwrap_or(due))) else { return Step::Wait(None) };
+        let Some(due) = due.map(|due| due.max(self.not_before.unwrap_or(due))) else { return ElectionStep::Wait(None) };
         if due <= now {
             return step;
         }
         // The role may change by itself when the Lease of another replica ends.
         let ends = self.view.lease.held().map(LeaseRecord::ends).filter(|ends| *ends > now);
-        Step::Wait(Some(ends.map_or(due, |ends| due.min(ends))))
+        ElectionStep::Wait(Some(ends.map_or(due, |ends| due.min(ends))))
     }
 
     /// What to do, and when; without a time: never, as far as is known now.
-    fn plan(&self, now: Instant) -> (Step, Option<Instant>) {
-        const NEVER: (Step, Option<Instant>) = (Step::Wait(None), None);
+    fn plan(&self, now: Instant) -> (ElectionStep, Option<Instant>) {
+        const NEVER: (ElectionStep, Option<Instant>) = (ElectionStep::Wait(None), None);
         if self.must_verify {
-            return (Step::Observe, self.not_before);
+            return (ElectionStep::Observe, self.not_before);
         }
         match &self.view.lease {
             ObservedLease::Unknown | ObservedLease::Denied => NEVER,
             ObservedLease::Present(record) if self.is_holder() => {
                 if self.has_resigned {
-                    return (Step::Release, Some(record.since));
+                    return (ElectionStep::Release, Some(record.since));
                 }
                 if !self.knows_targets {
-                    return (Step::Release, Some(record.since + STARTUP_GRACE));
+                    return (ElectionStep::Release, Some(record.since + STARTUP_GRACE));
                 }
                 // Another record than our last one was written by an earlier process of this name, or by somebody who edits.
                 let last_write = self.last_write.as_ref().filter(|write| write.spec == record.spec);
@@ -298,7 +298,10 @@ impl ElectionState {
                 // After a long pause another replica may hold it: read it before it is renewed.
                 let ends = record.ends();
                 let must_observe = ends <= now && self.verified_at.is_none_or(|at| at < ends);
-                (if must_observe { Step::Observe } else { Step::Acquire(Some(record.clone())) }, Some(due))
+                (
+                    if must_observe { ElectionStep::Observe } else { ElectionStep::Acquire(Some(record.clone())) },
+                    Some(due),
+                )
             }
             _ if !self.knows_targets || self.has_resigned => NEVER,
             ObservedLease::Absent(since) => self.acquire(None, *since + self.jitter),
@@ -316,9 +319,9 @@ impl ElectionState {
     }
 
     /// Acquires a Lease that is not ours, after it was read once more: a watch that shows nothing may be dead.
-    fn acquire(&self, observed: Option<&LeaseRecord>, due: Instant) -> (Step, Option<Instant>) {
+    fn acquire(&self, observed: Option<&LeaseRecord>, due: Instant) -> (ElectionStep, Option<Instant>) {
         let is_verified = self.verified_at.is_some_and(|at| at >= due);
-        (if is_verified { Step::Acquire(observed.cloned()) } else { Step::Observe }, Some(due))
+        (if is_verified { ElectionStep::Acquire(observed.cloned()) } else { ElectionStep::Observe }, Some(due))
     }
 }
 

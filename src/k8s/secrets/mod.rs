@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiClient, Label};
+use super::{ApiClient, RequiredLabel};
 use crate::crd::ScrapeTargetSpec;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
 use read::{ApiReader, ReadResult, SecretReader};
@@ -60,6 +60,9 @@ struct CacheState {
     changed: BTreeSet<TargetId>,
 }
 
+/// The keys to read, and the ticket that names the object.
+type DueRead = (Vec<Arc<str>>, ReadTicket);
+
 impl<R> fmt::Debug for SecretCache<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecretCache").finish_non_exhaustive()
@@ -68,7 +71,7 @@ impl<R> fmt::Debug for SecretCache<R> {
 
 impl SecretCache {
     /// An empty cache. With a label, only Secrets that have it may be used; ConfigMaps need none.
-    pub(super) fn new(client: ApiClient, label: Option<Label>) -> Arc<Self> {
+    pub(super) fn new(client: ApiClient, label: Option<RequiredLabel>) -> Arc<Self> {
         let condition = label.as_ref().map(|label| format!(" and the label {label}")).unwrap_or_default();
         Self::with_reader(ApiReader::new(client, label), condition)
     }
@@ -161,8 +164,8 @@ impl<R: SecretReader> SecretCache<R> {
         }
     }
 
-    /// The reads that are due now, each with the keys to read, and when the next one is due.
-    fn due(&self) -> (Vec<(Vec<Arc<str>>, ReadTicket)>, Option<Instant>) {
+    /// The reads that are due now, and when the next one is due.
+    fn due(&self) -> (Vec<DueRead>, Option<Instant>) {
         let now = Instant::now();
         let CacheState { values, schedule, .. } = &mut *self.state();
         let tickets = std::iter::from_fn(|| schedule.next(now));

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::SecretRef;
 use crate::k8s::client::{ApiError, PolicyRule};
-use crate::k8s::{ApiClient, Label};
+use crate::k8s::{ApiClient, RequiredLabel};
 use crate::target::ObjectKind;
 
 /// Values by key. Those of a ConfigMap are protected too: a password in a ConfigMap is a mistake that happens.
@@ -45,11 +45,11 @@ pub(in crate::k8s) trait SecretReader: Send + Sync {
 /// Reads from the API server.
 pub(in crate::k8s) struct ApiReader {
     client: ApiClient,
-    label: Option<Label>,
+    label: Option<RequiredLabel>,
 }
 
 impl ApiReader {
-    pub(super) fn new(client: ApiClient, label: Option<Label>) -> Self {
+    pub(super) fn new(client: ApiClient, label: Option<RequiredLabel>) -> Self {
         Self { client, label }
     }
 }
@@ -114,7 +114,7 @@ impl From<String> for SecretText {
     }
 }
 
-fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&Label>) -> ReadResult {
+fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&RequiredLabel>) -> ReadResult {
     // Only the position of the error: its message may quote the content.
     let object: ObjectBody = serde_json::from_str(text).map_err(|error| {
         unavailable(format!("the answer is no {kind}, at line {} column {}", error.line(), error.column()))
@@ -149,7 +149,7 @@ fn unavailable(why: String) -> ReadError {
     ReadError::Unavailable(why.into())
 }
 
-fn has(metadata: &LabelledMetadata, label: &Label) -> bool {
+fn has(metadata: &LabelledMetadata, label: &RequiredLabel) -> bool {
     let value = metadata.labels.as_ref().and_then(|labels| labels.get(&label.key));
     value.is_some_and(|value| label.value.as_ref().is_none_or(|wanted| wanted == value))
 }

@@ -14,7 +14,7 @@ use crate::target::{LookupError, TargetId};
 
 /// What the last read says about a key.
 #[derive(Debug)]
-enum KeyState {
+enum CachedState {
     Value(SecretSlice<u8>),
     /// The object exists and lacks the key.
     Missing,
@@ -22,7 +22,7 @@ enum KeyState {
     Failed(ReadError),
 }
 
-impl KeyState {
+impl CachedState {
     /// What the owner of the object must change, for the log of the exporter.
     fn problem(&self) -> Option<&'static str> {
         match self {
@@ -49,7 +49,7 @@ struct CachedKey {
     /// The targets, each with whether its reference is optional.
     referrers: HashMap<TargetId, bool>,
     /// `None`: it was not read yet.
-    state: Option<KeyState>,
+    state: Option<CachedState>,
 }
 
 impl CachedKey {
@@ -61,7 +61,7 @@ impl CachedKey {
 
     /// Whether the last read said anything about the key.
     fn is_cached(&self) -> bool {
-        !matches!(self.state, None | Some(KeyState::Failed(ReadError::Unavailable(_))))
+        !matches!(self.state, None | Some(CachedState::Failed(ReadError::Unavailable(_))))
     }
 }
 
@@ -83,20 +83,20 @@ pub(super) struct ReferenceChanges {
 }
 
 /// The references of a target: keys, each with whether it is optional.
-type References = BTreeMap<(SecretRef, Arc<str>), bool>;
+type TargetReferences = BTreeMap<(SecretRef, Arc<str>), bool>;
 
 /// All objects that targets refer to.
 #[derive(Debug, Default)]
 pub(super) struct ValueStore {
     /// Only those that refer to something.
-    targets: HashMap<TargetId, References>,
+    targets: HashMap<TargetId, TargetReferences>,
     objects: HashMap<SecretRef, CachedObject>,
 }
 
 impl ValueStore {
     /// Replaces the references of a target.
     pub(super) fn set_references(&mut self, id: &TargetId, references: &[Reference<'_>]) -> ReferenceChanges {
-        let mut after = References::new();
+        let mut after = TargetReferences::new();
         for reference in references {
             let Reference { kind, name, key, optional, .. } = *reference;
             let object = SecretRef { kind, namespace: Arc::clone(&id.namespace), name: name.into() };
@@ -154,7 +154,7 @@ impl ValueStore {
         self.targets.get(id).into_iter().flatten().all(|((object, key), _)| self.key_state(object, key).is_some())
     }
 
-    fn key_state(&self, object: &SecretRef, key: &str) -> Option<&KeyState> {
+    fn key_state(&self, object: &SecretRef, key: &str) -> Option<&CachedState> {
         self.objects.get(object)?.keys.get(key)?.state.as_ref()
     }
 
@@ -167,7 +167,7 @@ impl ValueStore {
         mut result: ReadResult,
     ) -> (ReadOutcome, Vec<TargetId>) {
         let Some(object) = self.objects.get_mut(id) else { return (ReadOutcome::Complete, Vec::new()) };
-        let has_value = object.keys.values().any(|key| matches!(key.state, Some(KeyState::Value(_))));
+        let has_value = object.keys.values().any(|key| matches!(key.state, Some(CachedState::Value(_))));
         // An API server that has just started denies everything until it knows the Roles: a single denial does not replace a value.
         let is_doubtful = matches!(result, Err(ReadError::Forbidden(_))) && has_value && !object.denied_once;
         object.denied_once = is_doubtful;
@@ -182,8 +182,8 @@ impl ValueStore {
                 continue;
             }
             let state = match &mut result {
-                Ok(values) => values.remove(name).map_or(KeyState::Missing, KeyState::Value),
-                Err(error) => KeyState::Failed(error.clone()),
+                Ok(values) => values.remove(name).map_or(CachedState::Missing, CachedState::Value),
+                Err(error) => CachedState::Failed(error.clone()),
             };
             if !key.state.as_ref().is_some_and(|before| before.is_same(&state)) {
                 if let Some(problem) = state.problem() {
@@ -211,15 +211,15 @@ impl ValueStore {
     pub(super) fn value(&self, object: &SecretRef, key: &str, condition: &str) -> Result<Vec<u8>, LookupError> {
         let (kind, namespace, name) = (object.kind, object.namespace.to_string(), object.name.to_string());
         match self.key_state(object, key) {
-            Some(KeyState::Value(value)) => Ok(value.expose_secret().to_vec()),
-            Some(KeyState::Missing | KeyState::Failed(ReadError::NotFound | ReadError::LabelMissing)) => {
+            Some(CachedState::Value(value)) => Ok(value.expose_secret().to_vec()),
+            Some(CachedState::Missing | CachedState::Failed(ReadError::NotFound | ReadError::LabelMissing)) => {
                 let (key, condition) = (key.to_owned(), condition.to_owned());
                 Err(LookupError::NotFound { kind, namespace, name, key, condition })
             }
-            Some(KeyState::Failed(ReadError::Forbidden(why))) => {
+            Some(CachedState::Failed(ReadError::Forbidden(why))) => {
                 Err(LookupError::Forbidden { kind, namespace, name, why: why.to_string() })
             }
-            Some(KeyState::Failed(ReadError::Unavailable(why))) => {
+            Some(CachedState::Failed(ReadError::Unavailable(why))) => {
                 Err(LookupError::Unread { kind, namespace, name, why: why.to_string() })
             }
             None => {

@@ -55,7 +55,7 @@ async fn run(backend: Arc<ClusterStatuses>, mut leadership: Leadership) {
         }
         backend.queue().clear();
         StatusWriter::new(Arc::clone(&backend)).run().await;
-        backend.shared.outage.over(Part::Statuses);
+        backend.shared.outage.works(Part::Statuses);
     }
 }
 
@@ -131,8 +131,8 @@ impl StatusBackend for ClusterStatuses {
         let (params, patch) = patch(object, status);
         let answer = self.shared.cluster.call(rule, api.patch_status(name, &params, &patch)).await;
         match &answer {
-            Err(error @ ApiError::Unreachable(_)) => self.shared.outage.lasts(Part::Statuses, error, true),
-            _ => self.shared.outage.over(Part::Statuses),
+            Err(error @ ApiError::Unreachable(_)) => self.shared.outage.failed(Part::Statuses, error, true),
+            _ => self.shared.outage.works(Part::Statuses),
         }
         let answer = answer?;
         let held = ScrapeTargetStatus::deserialize(&answer.status).unwrap_or_default();

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::backoff::Backoff;
 use super::client::{ApiClient, ApiError, BELIEVED_DENIALS, PolicyRule};
 use super::settings::Scope;
-use pager::{Page, Pager};
+use pager::{ListPage, Pager};
 
 /// A watch that the API server has not ended this long after its timeout runs over a dead connection.
 const WATCH_GRACE: Duration = Duration::from_secs(5);
@@ -157,7 +157,7 @@ pub(super) fn watch<K: WatchedObject>(
 ) -> BoxStream<'static, WatchEvent<K>> {
     // One event may wait, so that the API server prepares the next page while somebody reads this one.
     let (sender, mut receiver) = mpsc::channel(1);
-    let watch = Watch {
+    let watch = ListWatch {
         client: client.clone(),
         failure_backoff: Backoff::up_to(config.longest_backoff),
         denied_backoff: Backoff::up_to(config.longest_denied_backoff),
@@ -180,7 +180,7 @@ pub(super) fn watch<K: WatchedObject>(
     .boxed()
 }
 
-struct Watch<K> {
+struct ListWatch<K> {
     client: ApiClient,
     collection: Collection,
     config: WatchConfig,
@@ -204,7 +204,7 @@ enum WatchEnd {
     Relist,
 }
 
-impl<K: WatchedObject> Watch<K> {
+impl<K: WatchedObject> ListWatch<K> {
     async fn run(mut self) {
         loop {
             match self.list().await {
@@ -234,7 +234,7 @@ impl<K: WatchedObject> Watch<K> {
         let mut pager = Pager::new(&self.client, rule, self.collection.path(), params, self.config.page_size);
         let mut token = None;
         loop {
-            let Some(Page { items, next, version }) = pager.page(token.take()).await? else { return Ok(None) };
+            let Some(ListPage { items, next, version }) = pager.page(token.take()).await? else { return Ok(None) };
             self.emit(WatchEvent::ListPage(items)).await;
             if next.is_none() {
                 self.emit(WatchEvent::ListFinished).await;

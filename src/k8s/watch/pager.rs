@@ -22,7 +22,7 @@ const SHRINK: u32 = 4;
 
 /// A part of a list.
 #[derive(Debug)]
-pub(super) struct Page<T> {
+pub(super) struct ListPage<T> {
     pub(super) items: Vec<T>,
     /// The token of the next page; `None`: this was the last one.
     pub(super) next: Option<String>,
@@ -43,8 +43,8 @@ pub(super) struct Pager<'a> {
 }
 
 /// What a request for a page brought.
-enum Fetched<T> {
-    Page(Page<T>, usize),
+enum FetchedPage<T> {
+    Page(ListPage<T>, usize),
     TooLarge,
     /// The API server does not know the token any more.
     Expired,
@@ -67,24 +67,24 @@ impl<'a> Pager<'a> {
     pub(super) async fn page<T: DeserializeOwned + Send + 'static>(
         &mut self,
         token: Option<String>,
-    ) -> Result<Option<Page<T>>, ApiError> {
+    ) -> Result<Option<ListPage<T>>, ApiError> {
         self.params.continue_token = token;
         loop {
             self.params.limit = Some(self.limit);
             let largest = if self.limit == 1 { self.largest_object } else { self.largest_page };
             let page = fetch(self.client.client(), &self.path, &self.params, largest);
             match self.client.call(self.rule.clone(), page).await? {
-                Fetched::Page(page, bytes) => {
+                FetchedPage::Page(page, bytes) => {
                     if bytes < largest / 4 {
                         self.limit = self.limit.saturating_mul(2).min(self.page_size);
                     }
                     return Ok(Some(page));
                 }
-                Fetched::Expired => return Ok(None),
-                Fetched::TooLarge if self.limit == 1 => {
+                FetchedPage::Expired => return Ok(None),
+                FetchedPage::TooLarge if self.limit == 1 => {
                     return Err(ApiError::Failed(format!("an object is larger than {largest} bytes")));
                 }
-                Fetched::TooLarge => self.limit = (self.limit / SHRINK).max(1),
+                FetchedPage::TooLarge => self.limit = (self.limit / SHRINK).max(1),
             }
         }
     }
@@ -95,38 +95,38 @@ async fn fetch<T: DeserializeOwned + Send + 'static>(
     path: &str,
     params: &ListParams,
     largest: usize,
-) -> kube::Result<Fetched<T>> {
+) -> kube::Result<FetchedPage<T>> {
     let request = Request::new(path).list(params).map_err(kube::Error::BuildRequest)?;
     let body = match client.request_stream(request).await {
-        Err(kube::Error::Api(status)) if status.code == 410 => return Ok(Fetched::Expired),
+        Err(kube::Error::Api(status)) if status.code == 410 => return Ok(FetchedPage::Expired),
         body => body?,
     };
     let mut text = Vec::new();
     let mut body = std::pin::pin!(body.take(u64::try_from(largest).unwrap_or(u64::MAX).saturating_add(1)));
     body.read_to_end(&mut text).await.map_err(|error| kube::Error::Service(error.into()))?;
     if text.len() > largest {
-        return Ok(Fetched::TooLarge);
+        return Ok(FetchedPage::TooLarge);
     }
     // Some milliseconds for each MiB, most of them for what nobody keeps.
     let parsed =
         tokio::task::spawn_blocking(move || Ok::<_, serde_json::Error>((serde_json::from_slice(&text)?, text.len())));
-    let (List { metadata, items }, bytes) =
+    let (ListBody { metadata, items }, bytes) =
         parsed.await.map_err(|error| kube::Error::Service(error.into()))?.map_err(kube::Error::SerdeError)?;
     let present = |text: Option<String>| text.filter(|text| !text.is_empty());
     let (next, version) = (present(metadata.next), present(metadata.resource_version));
-    Ok(Fetched::Page(Page { items: items.unwrap_or_default(), next, version }, bytes))
+    Ok(FetchedPage::Page(ListPage { items: items.unwrap_or_default(), next, version }, bytes))
 }
 
 #[derive(Deserialize)]
-struct List<T> {
+struct ListBody<T> {
     #[serde(default)]
-    metadata: Metadata,
+    metadata: ListMetadata,
     items: Option<Vec<T>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
+struct ListMetadata {
     #[serde(rename = "continue")]
     next: Option<String>,
     resource_version: Option<String>,

@@ -5,10 +5,8 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use http::{Request as HttpRequest, Response};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::client::Body;
@@ -93,8 +91,8 @@ pub(in crate::k8s) fn scripted(
         let answer = answer(before, &asked);
         async move {
             let lines_of = |events: Vec<Value>| {
-                let lines = events.into_iter().map(|event| Ok::<_, Infallible>(Bytes::from(format!("{event}\n"))));
-                stream::iter(lines.collect::<Vec<_>>()).map_ok(Frame::data)
+                let lines = events.iter().map(|event| format!("{event}\n")).collect::<Vec<_>>().concat();
+                BodyStream::new(Full::new(Bytes::from(lines)))
             };
             let body = |value: Value| StreamBody::new(lines_of(vec![value])).boxed_unsync();
             Ok::<_, Infallible>(match answer {

@@ -456,7 +456,9 @@ impl<K: QueueKey> Scheduler<K> {
             .filter(|(key, state)| state.hold.is_some() && !exists(key))
             .map(|(key, _)| key.clone())
             .collect();
-        gone.iter().for_each(|key| self.forget(key));
+        for key in &gone {
+            self.forget(key);
+        }
         self.resting.retain(|_, (until, _)| now < *until);
         let retried =
             self.keys.iter().filter(|(_, state)| state.hold.as_ref().is_some_and(|hold| hold.cause.is_retry()));

@@ -46,7 +46,7 @@ fn knowing() -> ElectionState {
 /// How long `state` waits.
 fn wait(state: &ElectionState) -> Duration {
     match state.step(Instant::now()) {
-        Step::Wait(Some(until)) => until - Instant::now(),
+        ElectionStep::Wait(Some(until)) => until - Instant::now(),
         step => panic!("{step:?}"),
     }
 }
@@ -57,7 +57,7 @@ fn role(state: &mut ElectionState) -> Role {
 
 /// Reads the Lease, which is as the watch shows it.
 fn observe(state: &mut ElectionState) {
-    assert_eq!(state.step(Instant::now()), Step::Observe);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
     let shown = match state.lease() {
         ObservedLease::Present(record) => {
             Some(lease(record.spec.clone(), record.version.as_ref().unwrap().parse().unwrap()))
@@ -69,10 +69,10 @@ fn observe(state: &mut ElectionState) {
 
 /// Acquires or renews the Lease, and has the watch show it.
 fn acquire(state: &mut ElectionState, version: u64) -> LeaseSpec {
-    if state.step(Instant::now()) == Step::Observe {
+    if state.step(Instant::now()) == ElectionStep::Observe {
         observe(state);
     }
-    let Step::Acquire(seen) = state.step(Instant::now()) else { panic!("{:?}", state.step(Instant::now())) };
+    let ElectionStep::Acquire(seen) = state.step(Instant::now()) else { panic!("{:?}", state.step(Instant::now())) };
     let sent = moment();
     let spec = renewed(seen.as_ref().map(|record| &record.spec), "a", &timing());
     state.finished(LeaseOutcome::Written(spec.clone()), sent, Instant::now());
@@ -87,7 +87,7 @@ async fn a_lease_that_is_renewed_is_never_acquired_whatever_its_times_say() {
         show(&mut state, Some(lease(held("b", renewal), renewal.into())));
         assert_eq!(role(&mut state), Role::Standby);
         tokio::time::advance(5 * SECOND).await;
-        assert!(matches!(state.step(Instant::now()), Step::Wait(Some(_))), "after renewal {renewal}");
+        assert!(matches!(state.step(Instant::now()), ElectionStep::Wait(Some(_))), "after renewal {renewal}");
     }
 }
 
@@ -100,9 +100,9 @@ async fn a_lease_that_is_not_renewed_is_acquired_after_its_duration_and_after_it
     show(&mut state, Some(lease(held("b", 1), 2)));
     assert!(wait(&state) <= 5 * SECOND);
     tokio::time::advance(5 * SECOND + JITTER).await;
-    assert_eq!(state.step(Instant::now()), Step::Observe);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
     state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 3)))), moment(), Instant::now());
-    let Step::Acquire(Some(record)) = state.step(Instant::now()) else { panic!("it is not acquired") };
+    let ElectionStep::Acquire(Some(record)) = state.step(Instant::now()) else { panic!("it is not acquired") };
     assert_eq!(record.version.as_deref(), Some("3"), "only if it is still the one that was seen");
     acquire(&mut state, 4);
     assert_eq!(role(&mut state), Role::Leader);
@@ -113,7 +113,7 @@ async fn a_watch_that_is_dead_makes_nobody_acquire_a_lease_that_is_renewed() {
     let mut state = knowing();
     show(&mut state, Some(lease(held("b", 1), 1)));
     tokio::time::advance(DURATION + JITTER).await;
-    assert_eq!(state.step(Instant::now()), Step::Observe);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
     state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 3), 3)))), moment(), Instant::now());
     assert!(wait(&state) >= DURATION);
 }
@@ -124,10 +124,10 @@ async fn after_a_conflict_the_lease_is_read_before_it_is_acquired() {
     show(&mut state, None);
     tokio::time::advance(JITTER).await;
     observe(&mut state);
-    assert_eq!(state.step(Instant::now()), Step::Acquire(None));
+    assert_eq!(state.step(Instant::now()), ElectionStep::Acquire(None));
     state.finished(LeaseOutcome::Conflict, moment(), Instant::now());
     tokio::time::advance(SECOND).await;
-    assert_eq!(state.step(Instant::now()), Step::Observe);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
     state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 1)))), moment(), Instant::now());
     assert!(wait(&state) >= DURATION);
     assert_eq!(role(&mut state), Role::Standby);
@@ -158,7 +158,7 @@ async fn the_permit_to_write_ends_before_another_could_acquire_the_lease() {
     assert!(state.status(Instant::now()).permit.unwrap().until > Instant::now());
 
     // The watch may show what was written before the answer comes, which ends no permit.
-    let Step::Wait(Some(next)) = state.step(Instant::now()) else { panic!("no renewal") };
+    let ElectionStep::Wait(Some(next)) = state.step(Instant::now()) else { panic!("no renewal") };
     tokio::time::advance(next - Instant::now()).await;
     let permit = state.status(Instant::now()).permit;
     show(&mut state, Some(lease(renewed(None, "a", &timing()), 4)));
@@ -179,7 +179,7 @@ async fn a_leader_that_was_paused_for_too_long_reads_the_lease_before_it_writes_
     acquire(&mut state, 1);
     tokio::time::advance(60 * SECOND).await;
     assert!(state.status(Instant::now()).permit.unwrap().until < Instant::now());
-    assert_eq!(state.step(Instant::now()), Step::Observe);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
     state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 2)))), moment(), Instant::now());
     assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Standby, permit: None });
 
@@ -210,11 +210,11 @@ async fn a_replica_that_knows_no_targets_neither_leads_nor_acquires_nor_keeps_th
     assert_eq!(role(&mut state), Role::Standby, "it leads by name alone");
     assert!(wait(&state) <= STARTUP_GRACE);
     tokio::time::advance(STARTUP_GRACE).await;
-    assert_eq!(state.step(Instant::now()), Step::Release);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Release);
     state.finished(LeaseOutcome::Released, moment(), Instant::now());
     show(&mut state, Some(lease(LeaseSpec::default(), 2)));
     for _ in 0..100 {
-        assert_eq!((role(&mut state), state.step(Instant::now())), (Role::Standby, Step::Wait(None)));
+        assert_eq!((role(&mut state), state.step(Instant::now())), (Role::Standby, ElectionStep::Wait(None)));
         tokio::time::advance(SECOND).await;
     }
     let mut denied = ElectionState::new("a", timing());
@@ -242,7 +242,11 @@ async fn after_an_outage_the_leader_has_some_seconds_before_others_acquire_a_lea
     show(&mut state, Some(lease(held("b", 1), 1)));
     state.watched(LeaseView { is_unreachable: true, ..state.view.clone() });
     tokio::time::advance(60 * SECOND).await;
-    assert_eq!(state.step(Instant::now()), Step::Wait(None), "no leader is replaced while it cannot be observed");
+    assert_eq!(
+        state.step(Instant::now()),
+        ElectionStep::Wait(None),
+        "no leader is replaced while it cannot be observed"
+    );
     state.watched(LeaseView { is_unreachable: false, recovered_at: Some(Instant::now()), ..state.view.clone() });
     assert!(wait(&state) > LEADER_GRACE);
 
@@ -250,10 +254,10 @@ async fn after_an_outage_the_leader_has_some_seconds_before_others_acquire_a_lea
     let mut state = knowing();
     show(&mut state, Some(lease(held("b", 1), 1)));
     tokio::time::advance(DURATION + JITTER).await;
-    assert_eq!(state.step(Instant::now()), Step::Observe);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
     state.finished(LeaseOutcome::Failed("no answer".to_owned()), moment(), Instant::now());
     tokio::time::advance(LONGEST_RETRY).await;
-    assert_eq!(state.step(Instant::now()), Step::Observe);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
     state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 1)))), moment(), Instant::now());
     assert!(wait(&state) > LEADER_GRACE);
 }
@@ -267,10 +271,10 @@ async fn a_replica_that_has_resigned_polls_until_another_leads_writes_nothing_an
     state.finished(LeaseOutcome::Conflict, moment(), Instant::now());
     state.resign();
     assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Leader, permit: None });
-    assert_eq!(state.step(Instant::now()), Step::Release);
+    assert_eq!(state.step(Instant::now()), ElectionStep::Release);
     state.finished(LeaseOutcome::Released, moment(), Instant::now());
     show(&mut state, Some(lease(LeaseSpec::default(), 2)));
-    assert_eq!((role(&mut state), state.step(Instant::now())), (Role::Leader, Step::Wait(None)));
+    assert_eq!((role(&mut state), state.step(Instant::now())), (Role::Leader, ElectionStep::Wait(None)));
     show(&mut state, Some(lease(held("b", 1), 3)));
     assert_eq!(role(&mut state), Role::Standby);
 }

@@ -21,11 +21,11 @@ struct FakeReader {
 }
 
 /// Values by key.
-type Content = Vec<(&'static str, &'static str)>;
+type FakeContent = Vec<(&'static str, &'static str)>;
 
 #[derive(Default)]
 struct FakeState {
-    objects: HashMap<String, Result<Content, ReadError>>,
+    objects: HashMap<String, Result<FakeContent, ReadError>>,
     /// The answer for all other objects; `None`: they have the key `k`.
     others: Option<ReadError>,
     reads: Vec<(Instant, String)>,
@@ -93,7 +93,7 @@ impl SecretReader for Arc<FakeReader> {
 }
 
 /// A cache that runs until it is dropped.
-struct Running {
+struct RunningCache {
     reader: Arc<FakeReader>,
     secrets: Arc<SecretCache<Arc<FakeReader>>>,
     task: JoinHandle<&'static str>,
@@ -101,22 +101,22 @@ struct Running {
     start: Instant,
 }
 
-impl Drop for Running {
+impl Drop for RunningCache {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-fn running(delay: Duration) -> Running {
+fn running(delay: Duration) -> RunningCache {
     let reader = Arc::new(FakeReader { delay, ..FakeReader::default() });
     reader.others(Some(ReadError::NotFound));
     let secrets = SecretCache::with_reader(Arc::clone(&reader), " and the label use".to_owned());
     let stop = CancellationToken::new();
     let task = tokio::spawn(Arc::clone(&secrets).run(stop.clone()));
-    Running { reader, secrets, task, stop, start: Instant::now() }
+    RunningCache { reader, secrets, task, stop, start: Instant::now() }
 }
 
-impl Running {
+impl RunningCache {
     /// Has target `id` refer to `secrets`, each a name, a key, and whether it may be missing.
     fn set_references(&self, id: &str, secrets: &[(&str, &str, bool)]) {
         let headers = secrets.iter().enumerate().map(|(index, (name, key, optional))| {
