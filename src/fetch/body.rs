@@ -8,7 +8,8 @@ use flate2::{Decompress, FlushDecompress, Status};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
 use super::budget::Share;
-use super::{Limits, Progress, error};
+use super::client::Response;
+use super::{Limits, Progress};
 use crate::kind::{CallError, Reason};
 
 /// The client reads a body in pieces that begin with this many bytes. They double each time that one is filled at once.
@@ -53,7 +54,7 @@ impl Read {
 
 /// Reads the body of `response`.
 pub(super) async fn read(
-    mut response: reqwest::Response,
+    response: &mut Response,
     limits: &Limits,
     progress: &mut Progress,
     read: &mut Read,
@@ -73,7 +74,7 @@ pub(super) async fn read(
     loop {
         body.besides = read.kept + read.buffers() + if gzip { DECOMPRESSOR } else { 0 };
         body.cover(body.bytes.capacity()).await;
-        let Some(chunk) = response.chunk().await.map_err(|error| error::body_error(&error))? else { break };
+        let Some(chunk) = response.chunk().await? else { break };
         let piece = read.piece();
         read.wire += chunk.len();
         body.share.came(chunk.len());

@@ -1,13 +1,15 @@
-//! HTTP clients, one for all targets of equal TLS and proxy settings: a client of its own costs 110 KiB. Where a target points is judged for
-//! each target, since targets of several namespaces share a client.
+//! HTTP clients. Targets over TLS or through a proxy share one if their settings are equal: a client of its own costs 110 KiB. Polls over plain
+//! TCP need none, see [`plain`](super::plain). Where a target points is judged for each target, since targets of several namespaces share a
+//! client.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use reqwest::Url;
-use reqwest::header::{self, HOST, HeaderValue};
+use bytes::Bytes;
+use reqwest::header::{self, HOST, HeaderMap, HeaderValue};
+use reqwest::{StatusCode, Url};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -21,11 +23,12 @@ use super::address::Grant;
 use super::certificate::{Expiries, Expiry, Handshakes, RecordingVerifier};
 use super::dial::{self, Attempt, Judged, Unconnected, Watch, Why};
 use super::error;
+use super::plain::{PlainConnection, PlainResponse};
 use super::refusal::refusal;
 use super::resolve::Resolver;
 use super::sessions::Sessions;
 use super::term::{Phase, Term};
-use super::{AddressRules, ClientError, Connection, Identity};
+use super::{AddressRules, ClientError, Connection, Identity, Request, USER_AGENT};
 use crate::kind::{CallError, Reason};
 use crate::tls::{self, Peer, certificates};
 
@@ -76,7 +79,11 @@ impl Clients {
             None => Contacted::Name(contacted.host_str().unwrap_or_default().into()),
         };
         Ok(Client {
-            shared: self.shared(url, connection, grant)?,
+            transport: if connection.proxy.is_none() && !is_secure(url, connection) {
+                Transport::Plain
+            } else {
+                Transport::Pooled(self.shared(url, connection, grant)?)
+            },
             rules: Arc::clone(&self.rules),
             resolver: Arc::clone(&self.resolver),
             namespace: Arc::clone(namespace),
@@ -202,7 +209,7 @@ impl Clients {
 /// What all our HTTP clients have in common.
 fn http(tls: &rustls::ClientConfig, proxy: Option<&Url>) -> reqwest::Result<reqwest::ClientBuilder> {
     let builder = reqwest::Client::builder()
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never()) // what is sent again is decided here
         .http1_only()
@@ -277,7 +284,7 @@ const IDLE_TLS: Duration = Term::LENGTH;
 /// A server that refuses us does so at once.
 const REFUSAL: Duration = Duration::from_secs(1);
 
-/// Plain connections are closed by the poll's last call; this is for polls that were cut off.
+/// Connections through a proxy without TLS are closed by the poll's last call; this is for polls that were cut off.
 const IDLE_PLAIN: Duration = Duration::from_secs(2);
 
 /// The address that is written into a url, in any spelling.
@@ -323,6 +330,35 @@ impl SharedClient {
         let build = || http(&self.tls, self.proxy.as_ref())?.pool_max_idle_per_host(0).build();
         self.once.get_or_init(build).as_ref().ok()
     }
+
+    /// Asks on a connection of its own why the server has ended one that was made: a certificate that it wants, or ours that it does not take.
+    async fn refusal(&self, url: &Url, address: Option<SocketAddr>, deadline: Instant) -> Option<CallError> {
+        let host = url.host_str().filter(|_| url.scheme() == "https" && self.proxy.is_none())?;
+        let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
+        let asked = async {
+            let stream = TcpStream::connect(address?).await.ok()?;
+            refusal(stream, Arc::clone(&self.tls), name).await
+        };
+        let error = timeout_at(deadline.min(Instant::now() + REFUSAL), asked).await.ok().flatten()?;
+        Some(CallError::new(Reason::Tls, tls::sentence(&error, Peer::Server)))
+    }
+
+    /// Puts the certificate's name in the place of the host where `serverName` is set: TLS takes its name from there, and the
+    /// resolver knows which host is meant. The server still reads its own name in `Host`.
+    fn name_server(&self, request: &mut reqwest::Request) {
+        let Some(server_name) = self.server_name.as_deref() else { return };
+        let url = request.url();
+        let host = match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => return,
+        };
+        if let Ok(value) = HeaderValue::from_str(&host) {
+            request.headers_mut().insert(HOST, value);
+        }
+        // A name that no url can hold was refused when the target was declared.
+        let _ = request.url_mut().set_host(Some(server_name));
+    }
 }
 
 /// Why a request has no answer.
@@ -332,25 +368,71 @@ enum Unanswered {
     Otherwise(CallError),
 }
 
-impl Unanswered {
-    fn told(self) -> CallError {
-        match self {
-            Self::Closed(error) => error::call_error(&error),
-            Self::Otherwise(error) => error,
-        }
-    }
-}
-
 impl From<CallError> for Unanswered {
     fn from(error: CallError) -> Self {
         Self::Otherwise(error)
     }
 }
 
+/// How requests travel.
+#[derive(Debug)]
+enum Transport {
+    /// Over TCP, to the server itself.
+    Plain,
+    /// Over TLS, or through a proxy.
+    Pooled(Arc<SharedClient>),
+}
+
+/// An answer whose body has not been read.
+pub(super) enum Response {
+    Plain(PlainResponse),
+    Pooled(reqwest::Response),
+}
+
+impl Response {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Plain(response) => response.head.status,
+            Self::Pooled(response) => response.status(),
+        }
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        match self {
+            Self::Plain(response) => &response.head.headers,
+            Self::Pooled(response) => response.headers(),
+        }
+    }
+
+    /// The length of the body, where it is known.
+    pub(super) fn content_length(&self) -> Option<u64> {
+        match self {
+            Self::Plain(response) => response.content_length(),
+            Self::Pooled(response) => response.content_length(),
+        }
+    }
+
+    /// The next piece of the body; none at its end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
+        match self {
+            Self::Plain(response) => response.chunk().await.map_err(|error| error::body_error(&error)),
+            Self::Pooled(response) => response.chunk().await.map_err(|error| error::body_error(&error)),
+        }
+    }
+
+    /// The connection, for the next request of the poll; none where a pool keeps it. The body must have been read to its end.
+    pub(super) fn into_connection(self) -> Option<PlainConnection> {
+        match self {
+            Self::Plain(response) => Some(response.into_connection()),
+            Self::Pooled(_) => None,
+        }
+    }
+}
+
 /// The client of one target.
 #[derive(Debug)]
 pub struct Client {
-    shared: Arc<SharedClient>,
+    transport: Transport,
     rules: Arc<AddressRules>,
     resolver: Arc<Resolver>,
     namespace: Arc<str>,
@@ -409,34 +491,105 @@ impl Client {
         self.phase.as_ref().map(Phase::term)
     }
 
-    /// Sends a request to one of these addresses, over a kept connection if there is one. If the server closes that instead of answering, as
-    /// servers do that were about to close it anyway, the request is sent once more, over a new one.
+    /// Sends a request to one of these addresses, over a kept connection if there is one: `kept` over plain TCP, else one of the pool. If the
+    /// server closes that instead of answering, as servers do that were about to close it anyway, the request is sent once more, over a new
+    /// one.
     pub(super) async fn send(
         &self,
-        request: reqwest::Request,
+        request: Request<'_>,
+        kept: &mut Option<PlainConnection>,
         addresses: &[SocketAddr],
         term: Option<Term>,
         deadline: Instant,
         unconnected: &mut Unconnected,
-    ) -> Result<reqwest::Response, CallError> {
+    ) -> Result<Response, CallError> {
+        let shared = match &self.transport {
+            Transport::Plain => {
+                let response = self.send_plain(request, kept, addresses, deadline, unconnected).await?;
+                return Ok(Response::Plain(response));
+            }
+            Transport::Pooled(shared) => shared,
+        };
+        let mut request = request.in_absolute_form();
+        shared.name_server(&mut request);
         let again = request.try_clone();
-        match self.send_by(&self.shared.http, request, addresses, term, deadline, unconnected).await {
+        match self.send_by(shared, &shared.http, request, addresses, term, deadline, unconnected).await {
+            Ok(response) => Ok(Response::Pooled(response)),
+            Err(Unanswered::Otherwise(error)) => Err(error),
             Err(Unanswered::Closed(error)) => {
-                let (Some(mut again), Some(once)) = (again, self.shared.once()) else {
-                    return Err(error::call_error(&error));
+                let (Some(mut again), Some(once)) = (again, shared.once()) else {
+                    return Err(error::call_error(&error, is_plain(error.url())));
                 };
                 again.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 *unconnected = Unconnected::default();
-                let answer = self.send_by(once, again, addresses, None, deadline, unconnected).await;
-                answer.map_err(Unanswered::told)
+                match self.send_by(shared, once, again, addresses, None, deadline, unconnected).await {
+                    Ok(response) => Ok(Response::Pooled(response)),
+                    Err(Unanswered::Otherwise(error)) => Err(error),
+                    Err(Unanswered::Closed(error)) => Err(error::call_error(&error, is_plain(error.url()))),
+                }
             }
-            other => other.map_err(Unanswered::told),
         }
     }
 
+    /// Sends a request over plain TCP.
+    async fn send_plain(
+        &self,
+        request: Request<'_>,
+        kept: &mut Option<PlainConnection>,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+        unconnected: &mut Unconnected,
+    ) -> Result<PlainResponse, CallError> {
+        let failed = |error: hyper::Error| error::call_error(&error, true);
+        let mut request = request.in_origin_form()?;
+        if let Some(mut connection) = kept.take()
+            && connection.is_ready().await
+        {
+            match connection.send(request.clone()).await {
+                Ok(response) => return Ok(response),
+                Err(error) if error::is_closed(&error) => {
+                    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let (stream, address) = self.connect(addresses, deadline, unconnected).await?;
+        let connection = PlainConnection::over(stream).await.map_err(failed)?;
+        let response = connection.send(request).await.map_err(failed)?;
+        *self.worked() = address;
+        Ok(response)
+    }
+
+    /// Connects over TCP to one of these addresses, to which one is told where there are several.
+    async fn connect(
+        &self,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+        unconnected: &mut Unconnected,
+    ) -> Result<(TcpStream, Option<IpAddr>), CallError> {
+        let attempts = dial::attempts(addresses, *self.worked());
+        let mut left = attempts.len();
+        for tried in attempts {
+            let until = dial::end_of_attempt(deadline, left);
+            left -= 1;
+            let attempt = Attempt::at(tried, until);
+            unconnected.begin(&attempt);
+            match attempt.connect().await {
+                Ok(stream) => {
+                    let address = if addresses.len() > 1 { stream.peer_addr().ok() } else { None };
+                    return Ok((stream, address.map(|address| address.ip())));
+                }
+                Err(why) => unconnected.failed(&why),
+            }
+        }
+        Err(unconnected.told(false))
+    }
+
     /// Sends a request, to the first of these addresses to which a connection comes about.
+    #[expect(clippy::too_many_arguments, reason = "all that a request needs")]
     async fn send_by(
         &self,
+        shared: &SharedClient,
         http: &reqwest::Client,
         request: reqwest::Request,
         addresses: &[SocketAddr],
@@ -453,11 +606,9 @@ impl Client {
             if let (Some(term), Some(address)) = (term, first) {
                 term.mark(request.url_mut(), address.ip());
             }
-            let now = Instant::now();
-            let part = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
+            let until = dial::end_of_attempt(deadline, left);
             left -= 1;
-            // The end of the last one's part is that of the poll.
-            let attempt = Attempt::at(addresses, (left > 0).then(|| now + part));
+            let attempt = Attempt::at(addresses, until);
             unconnected.begin(&attempt);
             match attempt.during(http.execute(request)).await {
                 Ok(response) => {
@@ -470,31 +621,19 @@ impl Client {
                     None if left > 0 && error::ended_in_handshake(&error) => {
                         unconnected.failed(&Why::Said("the server closes the connection in the handshake".to_owned()));
                     }
-                    None => return Err(error::call_error(&error).into()),
+                    None => return Err(error::call_error(&error, is_plain(Some(url))).into()),
                 },
                 Err(error) if !attempt.made_connection() && error::is_closed(&error) => {
                     return Err(Unanswered::Closed(error));
                 }
                 Err(error) => {
-                    let refusal =
-                        if error::is_unexplained(&error) { self.refusal(url, first, deadline).await } else { None };
-                    return Err(refusal.unwrap_or_else(|| error::call_error(&error)).into());
+                    let unexplained = error::is_unexplained(&error);
+                    let refusal = if unexplained { shared.refusal(url, first, deadline).await } else { None };
+                    return Err(refusal.unwrap_or_else(|| error::call_error(&error, is_plain(Some(url)))).into());
                 }
             }
         }
         Err(unconnected.told(self.is_proxied()).into())
-    }
-
-    /// Asks on a connection of its own why the server has ended one that was made: a certificate that it wants, or ours that it does not take.
-    async fn refusal(&self, url: &Url, address: Option<SocketAddr>, deadline: Instant) -> Option<CallError> {
-        let host = url.host_str().filter(|_| url.scheme() == "https" && !self.is_proxied())?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
-        let asked = async {
-            let stream = TcpStream::connect(address?).await.ok()?;
-            refusal(stream, Arc::clone(&self.shared.tls), name).await
-        };
-        let error = timeout_at(deadline.min(Instant::now() + REFUSAL), asked).await.ok().flatten()?;
-        Some(CallError::new(Reason::Tls, tls::sentence(&error, Peer::Server)))
     }
 
     fn worked(&self) -> MutexGuard<'_, Option<IpAddr>> {
@@ -503,45 +642,29 @@ impl Client {
 
     /// Whether connections lead to a proxy.
     pub(super) fn is_proxied(&self) -> bool {
-        self.shared.proxy.is_some()
-    }
-
-    /// Puts the certificate's name in the place of the host where `serverName` is set: TLS takes its name from there, and the
-    /// resolver knows which host is meant. The server still reads its own name in `Host`.
-    pub(super) fn address(&self, request: &mut reqwest::Request) {
-        let Some(server_name) = self.shared.server_name.as_deref() else { return };
-        let url = request.url();
-        let host = match (url.host_str(), url.port()) {
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (Some(host), None) => host.to_owned(),
-            (None, _) => return,
-        };
-        if let Ok(value) = HeaderValue::from_str(&host) {
-            request.headers_mut().insert(HOST, value);
-        }
-        // A name that no url can hold was refused when the target was declared.
-        let _ = request.url_mut().set_host(Some(server_name));
+        matches!(&self.transport, Transport::Pooled(shared) if shared.proxy.is_some())
     }
 
     /// When the certificates end that stand behind an answer to a call of `url`.
-    pub(super) fn certificate_expiry(
-        &self,
-        url: &Url,
-        response: &reqwest::Response,
-        handshakes: &Handshakes,
-    ) -> Option<Expiry> {
+    pub(super) fn certificate_expiry(&self, url: &Url, response: &Response, handshakes: &Handshakes) -> Option<Expiry> {
+        let (Transport::Pooled(shared), Response::Pooled(response)) = (&self.transport, response) else { return None };
         let authority = https_authority(url)?;
         let leaf =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
-        let SharedClient { expiries, tls_proxy, verifies, .. } = &*self.shared;
+        let SharedClient { expiries, tls_proxy, verifies, .. } = &**shared;
         expiries.of(&authority, leaf, handshakes, tls_proxy.as_deref(), *verifies)
     }
 
     /// The same for a call that was not answered, if the server came as far as to show its certificates.
     pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<Expiry> {
+        let Transport::Pooled(shared) = &self.transport else { return None };
         https_authority(url)?;
-        handshakes.last(self.shared.tls_proxy.as_deref())
+        handshakes.last(shared.tls_proxy.as_deref())
     }
+}
+
+fn is_plain(url: Option<&Url>) -> bool {
+    url.is_some_and(|url| url.scheme() == "http")
 }
 
 /// `host:port`; nothing for plain http: a certificate met on the way there is a proxy's.

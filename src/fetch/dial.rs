@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use super::plain;
 use crate::kind::{CallError, Reason};
 
 tokio::task_local! {
@@ -47,6 +49,19 @@ impl Attempt {
         ATTEMPT.scope(self.clone(), request).await
     }
 
+    /// Connects over TCP.
+    pub(super) async fn connect(&self) -> Result<TcpStream, Why> {
+        self.0.asked.store(true, Ordering::Relaxed);
+        let connecting = plain::connect(&self.0.addresses);
+        let connected = match self.0.until {
+            Some(until) => tokio::time::timeout_at(until, connecting).await.map_err(|_| Why::Silent)?,
+            None => connecting.await,
+        };
+        let stream = connected.map_err(|error| Why::Said(error.to_string()))?;
+        self.0.made.store(true, Ordering::Relaxed);
+        Ok(stream)
+    }
+
     /// Whether a connection was made for it, TLS and all. One that was begun but outrun by another that became free is none.
     pub(super) fn made_connection(&self) -> bool {
         self.0.made.load(Ordering::Relaxed)
@@ -58,9 +73,20 @@ impl Attempt {
     }
 }
 
+/// When an attempt ends, if it and those after it are `left` to share the time to `deadline`; nothing for the last one, which ends with the
+/// poll.
+pub(super) fn end_of_attempt(deadline: Instant, left: usize) -> Option<Instant> {
+    let now = Instant::now();
+    let part = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
+    (left > 1).then(|| now + part)
+}
+
 /// The addresses of a host in the order in which they are tried, the one that `worked` first. Two of different IP versions make one attempt,
 /// so that a network without IPv6 costs 0.3 s and not a part of the poll.
 pub(super) fn attempts(addresses: &[SocketAddr], worked: Option<IpAddr>) -> Vec<Vec<SocketAddr>> {
+    if let [only] = addresses {
+        return vec![vec![*only]];
+    }
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (leading, others): (Vec<_>, Vec<_>) =
         addresses.iter().copied().partition(|address| address.is_ipv6() == first_is_v6);

@@ -10,7 +10,7 @@ use crate::tls::{Peer, sentence};
 
 /// Why no connection came about, where another address of the host may do better. Nothing if the server was reached and it was found, by its
 /// certificate or its answer, that it is not to be spoken with.
-pub(super) fn no_connection(error: &reqwest::Error) -> Option<Why> {
+pub(super) fn no_connection(error: &(dyn Error + 'static)) -> Option<Why> {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     if links.iter().any(|link| link.is::<Silent>()) {
         return Some(Why::Silent);
@@ -22,14 +22,14 @@ pub(super) fn no_connection(error: &reqwest::Error) -> Option<Why> {
 }
 
 /// Whether the server closed the connection in the middle of the TLS handshake.
-pub(super) fn ended_in_handshake(error: &reqwest::Error) -> bool {
+pub(super) fn ended_in_handshake(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(|link| link.is::<io::Error>() && link.to_string() == HANDSHAKE_EOF)
 }
 
 /// Whether the server closed the connection instead of answering a request.
 ///
 /// Of an answer that broke off within its header the client says the same: it does not tell how many bytes came.
-pub(super) fn is_closed(error: &reqwest::Error) -> bool {
+pub(super) fn is_closed(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     chain(error).any(|link| {
         let hyper = link.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
@@ -39,7 +39,7 @@ pub(super) fn is_closed(error: &reqwest::Error) -> bool {
 }
 
 /// Whether a connection ended without a word about why, before the request was sent or while it was.
-pub(super) fn is_unexplained(error: &reqwest::Error) -> bool {
+pub(super) fn is_unexplained(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     chain(error).any(|link| {
         let gone = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected];
@@ -48,11 +48,10 @@ pub(super) fn is_unexplained(error: &reqwest::Error) -> bool {
     })
 }
 
-/// An error before the answer's header was complete.
-pub(super) fn call_error(error: &reqwest::Error) -> CallError {
+/// An error before the answer's header was complete; `plain`: of a call over http, not https.
+pub(super) fn call_error(error: &(dyn Error + 'static), plain: bool) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     let reason = links.iter().find_map(|link| reason_of(*link)).unwrap_or(Reason::Connect);
-    let plain = error.url().is_some_and(|url| url.scheme() == "http");
     if plain && links.iter().any(|link| is_no_http(*link)) {
         return CallError::new(
             reason,
@@ -69,7 +68,7 @@ pub(super) fn call_error(error: &reqwest::Error) -> CallError {
 }
 
 /// An error while the body was read.
-pub(super) fn body_error(error: &reqwest::Error) -> CallError {
+pub(super) fn body_error(error: &(dyn Error + 'static)) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     CallError::new(Reason::Body, describe(&links, "the body broke off"))
 }

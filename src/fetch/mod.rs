@@ -13,6 +13,7 @@ mod dial;
 mod error;
 mod host;
 mod mask;
+mod plain;
 mod refusal;
 mod resolve;
 mod sessions;
@@ -21,8 +22,13 @@ mod term;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::uri::{PathAndQuery, Uri};
+use http_body_util::Empty;
+use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
+use url::Position;
 
 pub use address::{AddressRules, Ground};
 use body::Read;
@@ -35,6 +41,7 @@ pub use connection::{ClientError, Connection, Identity};
 use dial::Unconnected;
 pub use host::{AllowedHost, AllowedHostError};
 pub use mask::Redactor;
+use plain::PlainConnection;
 pub use refusal::refusal;
 use term::Term;
 
@@ -95,6 +102,7 @@ pub async fn fetch(
     let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, held: None };
     let mut share = limits.inflight.share(client.namespace());
     let mut read = Read::default();
+    let mut kept = None;
     let evicted = share.evicted();
     let term = client.term();
     for (i, call) in calls.iter().enumerate() {
@@ -106,9 +114,9 @@ pub async fn fetch(
             // Not even tried: a timeout would poll it once, and that opens a connection.
             Err(CallError::new(Reason::Timeout, "not sent, the calls before it took all the time"))
         } else {
-            let request = request(client, call, headers, last, term);
+            let request = Request::new(call, headers, last, term);
             let exchange =
-                exchange(client, call, request, term, limits, deadline, &mut progress, &mut read, &mut share);
+                exchange(client, request, &mut kept, term, limits, deadline, &mut progress, &mut read, &mut share);
             let exchange = handshakes.during(exchange);
             let outcome = tokio::select! {
                 biased;
@@ -178,8 +186,8 @@ impl Progress {
 #[expect(clippy::too_many_arguments, reason = "all that a call needs, and it is called once")]
 async fn exchange(
     client: &Client,
-    call: &Call,
-    request: reqwest::Request,
+    request: Request<'_>,
+    kept: &mut Option<PlainConnection>,
     term: Option<Term>,
     limits: &Limits,
     deadline: Instant,
@@ -190,12 +198,14 @@ async fn exchange(
     progress.resolving = true;
     let addresses = client.addresses().await?;
     progress.resolving = false;
-    let response = client.send(request, &addresses, term, deadline, &mut progress.unconnected).await?;
+    let url = request.url;
+    let mut response = client.send(request, kept, &addresses, term, deadline, &mut progress.unconnected).await?;
     let status = response.status().as_u16();
     progress.status = Some(status);
-    progress.certificate_expiry = client.certificate_expiry(&call.url, &response, &progress.handshakes);
-    let body = body::read(response, limits, progress, read, share).await?;
-    if call.url.scheme() == "http"
+    progress.certificate_expiry = client.certificate_expiry(url, &response, &progress.handshakes);
+    let body = body::read(&mut response, limits, progress, read, share).await?;
+    *kept = response.into_connection();
+    if url.scheme() == "http"
         && let Some(error) = error::speaks_https(status, &body)
     {
         return Err(error);
@@ -203,27 +213,61 @@ async fn exchange(
     Ok(Response { status, body })
 }
 
-fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool, term: Option<Term>) -> reqwest::Request {
-    let method = match call.method {
-        Method::Get => reqwest::Method::GET,
-        Method::Post => reqwest::Method::POST,
-    };
-    let mut request = reqwest::Request::new(method, call.url.clone());
-    let own = request.headers_mut();
-    for (name, value) in &call.headers {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            own.insert(HeaderName::from_static(name), value);
+/// What our requests say who we are.
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+/// What is sent for a call.
+struct Request<'c> {
+    method: http::Method,
+    url: &'c Url,
+    headers: HeaderMap,
+}
+
+impl<'c> Request<'c> {
+    fn new(call: &'c Call, headers: &HeaderMap, last: bool, term: Option<Term>) -> Self {
+        let method = match call.method {
+            Method::Get => http::Method::GET,
+            Method::Post => http::Method::POST,
+        };
+        let mut own = HeaderMap::with_capacity(16);
+        for (name, value) in &call.headers {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                own.insert(HeaderName::from_static(name), value);
+            }
         }
+        own.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        own.extend(headers.clone());
+        if call.method == Method::Post {
+            own.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        // An idle connection costs 20 to 45 KiB, a new one over plain TCP next to nothing: only TLS is worth keeping, for as long as it is
+        // used.
+        if last && term.is_none_or(|term| term.ends) {
+            own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Self { method, url: &call.url, headers: own }
     }
-    own.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-    own.extend(headers.clone());
-    if call.method == Method::Post {
-        own.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+
+    /// For a client that looks into the url for where to connect to.
+    fn in_absolute_form(self) -> reqwest::Request {
+        let mut request = reqwest::Request::new(self.method, self.url.clone());
+        *request.headers_mut() = self.headers;
+        request
     }
-    // An idle connection costs 20 to 45 KiB, a new one over plain TCP next to nothing: only TLS is worth keeping, for as long as it is used.
-    if last && term.is_none_or(|term| term.ends) {
-        own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+
+    /// For the server itself: the path alone in the first line, and the server's name in a header.
+    fn in_origin_form(self) -> Result<http::Request<Empty<Bytes>>, CallError> {
+        let Self { method, url, mut headers } = self;
+        let unfit = |error: &dyn std::fmt::Display| CallError::new(Reason::Connect, error.to_string());
+        let path = PathAndQuery::try_from(&url[Position::BeforePath..Position::AfterQuery]);
+        let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]);
+        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        headers.insert(header::HOST, host.map_err(|error| unfit(&error))?);
+        let mut request = http::Request::new(Empty::new());
+        *request.method_mut() = method;
+        *request.uri_mut() = Uri::from(path.map_err(|error| unfit(&error))?);
+        *request.headers_mut() = headers;
+        Ok(request)
     }
-    client.address(&mut request);
-    request
 }
