@@ -87,6 +87,7 @@ impl Order {
             return reply::aside(client, move |_| reply::text(StatusCode::OK, debug::debug_text(&poller, &snapshot)))
                 .await;
         }
+        self.poller.prefer(self.format);
         let snapshot = self.poller.answer(self.wait).await;
         let (format, encoding) = (self.format, self.encoding);
         if !snapshot.is_costly(format, encoding) {

@@ -13,7 +13,7 @@ mod finished;
 mod negotiate;
 
 pub use allowance::{Allowance, Excess, Stop};
-pub use convert::{TextWriter, openmetrics_to_text};
+pub use convert::{Rewriter, openmetrics_to_text, text_to_openmetrics};
 pub use encode::{PlainCounters, encode, write_value};
 pub use exposition::{ExpositionError, Passage, read_exposition};
 pub use families::{Families, FamilyId, Mark, Suffix};

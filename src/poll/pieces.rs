@@ -10,17 +10,17 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 
-use crate::metric::{Encoding, Format, PlainCounters, TextWriter};
+use crate::metric::{Encoding, Format, PlainCounters, Rewriter};
 
-/// Bytes of OpenMetrics text that one piece is made of.
+/// Bytes of the form that is kept that one piece is made of.
 const PIECE: usize = 64 << 10;
 
 /// The pieces of one form. Each takes about a millisecond.
 #[derive(Debug)]
 pub struct Pieces {
-    openmetrics: GzDecoder<Reader<Bytes>>,
+    kept: GzDecoder<Reader<Bytes>>,
     plain_counters: Arc<PlainCounters>,
-    text: Option<TextWriter>,
+    rewriter: Option<Rewriter>,
     gzip: Option<GzEncoder<Vec<u8>>>,
     /// The line that the last piece broke off in.
     rest: Vec<u8>,
@@ -28,16 +28,18 @@ pub struct Pieces {
 }
 
 impl Pieces {
+    /// The pieces of `format` in `encoding`, of `gzip`, which holds an exposition in the format `kept`.
     pub(super) fn new(
-        openmetrics_gzip: Bytes,
+        gzip: Bytes,
+        kept: Format,
         plain_counters: Arc<PlainCounters>,
         format: Format,
         encoding: Encoding,
     ) -> Self {
         Self {
-            openmetrics: GzDecoder::new(openmetrics_gzip.reader()),
+            kept: GzDecoder::new(gzip.reader()),
             plain_counters,
-            text: (format == Format::Text).then(TextWriter::default),
+            rewriter: (format != kept).then(|| Rewriter::new(format)),
             gzip: (encoding == Encoding::Gzip).then(|| GzEncoder::new(Vec::new(), Compression::fast())),
             rest: Vec::new(),
             ended: false,
@@ -50,7 +52,7 @@ impl Pieces {
         loop {
             let before = lines.len();
             // It was made by us and kept in memory: it cannot be damaged.
-            let read = (&mut self.openmetrics).take(PIECE as u64).read_to_end(&mut lines);
+            let read = (&mut self.kept).take(PIECE as u64).read_to_end(&mut lines);
             debug_assert!(read.is_ok());
             if lines.len() == before {
                 return lines;
@@ -69,17 +71,20 @@ impl Pieces {
         }
         let mut piece = self.lines();
         self.ended = piece.is_empty();
-        if let Some(writer) = &mut self.text {
+        if let Some(rewriter) = &mut self.rewriter {
             let mut text = String::with_capacity(piece.len() + piece.len() / 16);
-            writer.write(&String::from_utf8_lossy(&piece), &self.plain_counters, &mut text);
+            rewriter.write(&String::from_utf8_lossy(&piece), &self.plain_counters, &mut text);
+            if self.ended {
+                rewriter.finish(&mut text);
+            }
             piece = text.into_bytes();
         }
         let Some(mut gzip) = self.gzip.take() else { return Some(piece) };
         // Writing to a Vec cannot fail.
+        let _ = gzip.write_all(&piece);
         if self.ended {
             return gzip.finish().ok();
         }
-        let _ = gzip.write_all(&piece);
         piece = std::mem::take(gzip.get_mut());
         self.gzip = Some(gzip);
         Some(piece)
@@ -116,9 +121,12 @@ mod tests {
             let value = "é".repeat(i % 97);
             families.set_dynamic(family, Suffix::None, &[("l", &value)], 1.5);
         }
-        let snapshot = render::test_snapshot(families.finish());
-        for format in [Format::OpenMetrics, Format::Text] {
+        let finished = families.finish();
+        let forms = [Format::OpenMetrics, Format::Text];
+        let snapshots = forms.map(|kept| render::test_snapshot(&finished, kept));
+        for (snapshot, format) in snapshots.iter().flat_map(|snapshot| forms.map(|format| (snapshot, format))) {
             let whole = snapshot.body(format, Encoding::Identity);
+            assert!(whole == snapshots[0].body(format, Encoding::Identity));
             assert!(whole.len() > 4 * PIECE && snapshot.is_costly(format, Encoding::Identity));
             let mut pieces: Vec<Bytes> = snapshot.pieces(format, Encoding::Identity).collect();
             assert!(pieces.len() > 4 && pieces.iter().all(|piece| piece.len() < 2 * PIECE));

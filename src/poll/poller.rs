@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::render;
 use super::snapshot::{Failure, Snapshot};
 use crate::kind::Reason;
+use crate::metric::Format;
 use crate::target::{Target, TargetId};
 
 /// What is known of a target, in one word.
@@ -82,6 +83,8 @@ pub struct Poller {
     asked: AtomicU64,
     scraped: AtomicU64,
     waits: AtomicBool,
+    /// The last scrape asked for text 0.0.4.
+    prefers_text: AtomicBool,
     pub(super) stop: CancellationToken,
 }
 
@@ -105,6 +108,7 @@ impl Poller {
             asked: AtomicU64::new(0),
             scraped: AtomicU64::new(0),
             waits: AtomicBool::new(false),
+            prefers_text: AtomicBool::new(false),
             stop,
         }
     }
@@ -135,6 +139,16 @@ impl Poller {
             0 => None,
             at => Some(Duration::from_nanos(ticks(Instant::now()).saturating_sub(at))),
         }
+    }
+
+    /// The format that the last scrape asked for: results are kept in it from the next poll on, so that nothing has to be rewritten.
+    pub fn prefer(&self, format: Format) {
+        self.prefers_text.store(format == Format::Text, Ordering::Relaxed);
+    }
+
+    /// The format in which the next result is kept.
+    pub(super) fn format(&self) -> Format {
+        if self.prefers_text.load(Ordering::Relaxed) { Format::Text } else { Format::OpenMetrics }
     }
 
     /// The answer to a scrape: the newest result if it is young enough, else the one of a poll that is started or joined now.

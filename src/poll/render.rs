@@ -36,6 +36,8 @@ pub(super) struct Polled {
     pub(super) calls: Vec<CallRecord>,
     pub(super) requests: Arc<[Call]>,
     pub(super) certificate_expiry: Option<Expiry>,
+    /// In which it is kept.
+    pub(super) format: Format,
 }
 
 /// Seconds since 1970.
@@ -98,7 +100,7 @@ pub(super) fn polled(mut polled: Polled) -> Snapshot {
         requests: polled.requests,
         stands: false,
     };
-    write(facts, &[&polled.target, &own.finish()])
+    write(facts, &[&polled.target, &own.finish()], polled.format)
 }
 
 /// The answer where no poll took place: suspended, not to be polled, or not ended in time.
@@ -121,14 +123,14 @@ pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
         requests: Arc::default(),
         stands: matches!(reason, Reason::Suspended | Reason::Config),
     };
-    write(facts, &[&own.finish()])
+    write(facts, &[&own.finish()], Format::OpenMetrics)
 }
 
-fn write(mut facts: Facts, parts: &[&Finished]) -> Snapshot {
+fn write(mut facts: Facts, parts: &[&Finished], format: Format) -> Snapshot {
     facts.samples = parts.iter().map(|part| part.len()).sum();
     let mut text = Vec::with_capacity(256 + 96 * facts.samples);
-    let plain_counters = encode(parts, Format::OpenMetrics, &mut text);
-    Snapshot::new(facts, &text, plain_counters)
+    let plain_counters = encode(parts, format, &mut text);
+    Snapshot::new(facts, &text, format, plain_counters)
 }
 
 /// The failure of a poll whose primary call failed.
@@ -138,10 +140,20 @@ pub(super) fn failure(error: &CallError, call: &str) -> Failure {
 
 /// A snapshot of nothing but these families.
 #[cfg(test)]
-pub(super) fn test_snapshot(target: Finished) -> Snapshot {
+pub(super) fn test_snapshot(families: &Finished, format: Format) -> Snapshot {
     let now = Instant::now();
-    let (failure, calls, requests) = (None, Vec::new(), Arc::default());
-    polled(Polled { started: now, ended: now, target, failure, calls, requests, certificate_expiry: None })
+    let facts = Facts {
+        started: now,
+        ended: now,
+        ended_at: SystemTime::now(),
+        failure: None,
+        samples: 0,
+        calls: Box::default(),
+        withheld: 0,
+        requests: Arc::default(),
+        stands: false,
+    };
+    write(facts, &[families], format)
 }
 
 #[cfg(test)]

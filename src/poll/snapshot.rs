@@ -1,5 +1,5 @@
-//! The result of one poll, as small as it can be kept: one compressed text. The rarer forms are made of it when somebody asks, and never
-//! kept: there may be ten thousand snapshots, and anybody may ask.
+//! The result of one poll, as small as it can be kept: one compressed text, in the format that the last scrape asked for. Other forms are made
+//! of it when somebody asks, and never kept: there may be ten thousand snapshots, and anybody may ask.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::gzip::{gunzip, gzip};
 use super::pieces::Pieces;
 use crate::kind::{Call, Reason};
-use crate::metric::{Encoding, Format, PlainCounters, openmetrics_to_text};
+use crate::metric::{Encoding, Format, PlainCounters, openmetrics_to_text, text_to_openmetrics};
 
 /// What a poll, or its absence, says of a target.
 #[derive(Debug)]
@@ -64,7 +64,8 @@ pub struct CallRecord {
 
 #[derive(Debug)]
 struct Body {
-    openmetrics_gzip: Bytes,
+    gzip: Bytes,
+    format: Format,
     /// Bytes before compression.
     length: usize,
     plain_counters: Arc<PlainCounters>,
@@ -88,14 +89,11 @@ pub(super) struct Facts {
 const SMALL: usize = 64 << 10;
 
 impl Snapshot {
-    /// Compresses `openmetrics`, the text that [`encode`](crate::metric::encode) wrote, and keeps that alone.
-    pub(super) fn new(facts: Facts, openmetrics: &[u8], plain_counters: PlainCounters) -> Self {
+    /// Compresses `text`, which [`encode`](crate::metric::encode) wrote in `format`, and keeps that alone.
+    pub(super) fn new(facts: Facts, text: &[u8], format: Format, plain_counters: PlainCounters) -> Self {
         let Facts { started, ended, ended_at, failure, samples, calls, withheld, requests, stands } = facts;
-        let body = Body {
-            openmetrics_gzip: gzip(openmetrics).into(),
-            length: openmetrics.len(),
-            plain_counters: Arc::new(plain_counters),
-        };
+        let body =
+            Body { gzip: gzip(text).into(), format, length: text.len(), plain_counters: Arc::new(plain_counters) };
         Self { started, ended, ended_at, failure, samples, calls, withheld, requests, stands, body }
     }
 
@@ -107,23 +105,30 @@ impl Snapshot {
     /// Whether [`body`](Self::body) takes so long that it must not be called on a thread that others wait for, and so much memory that many
     /// of them must not be held: ask for [`pieces`](Self::pieces). The form that is kept costs nothing.
     pub fn is_costly(&self, format: Format, encoding: Encoding) -> bool {
-        self.body.length > SMALL && (format, encoding) != (Format::OpenMetrics, Encoding::Gzip)
+        self.body.length > SMALL && (format, encoding) != (self.body.format, Encoding::Gzip)
     }
 
     /// The exposition in the wanted form. Only the common one is kept.
     pub fn body(&self, format: Format, encoding: Encoding) -> Bytes {
-        let openmetrics = || gunzip(&self.body.openmetrics_gzip, self.body.length);
-        let text = || openmetrics_to_text(&String::from_utf8_lossy(&openmetrics()), &self.body.plain_counters);
-        match (format, encoding) {
-            (Format::OpenMetrics, Encoding::Gzip) => self.body.openmetrics_gzip.clone(),
-            (Format::OpenMetrics, Encoding::Identity) => openmetrics().into(),
-            (Format::Text, Encoding::Identity) => text().into(),
-            (Format::Text, Encoding::Gzip) => gzip(text().as_bytes()).into(),
+        let Body { gzip: kept, format: kept_format, length, plain_counters } = &self.body;
+        if (format, encoding) == (*kept_format, Encoding::Gzip) {
+            return kept.clone();
+        }
+        let mut body = gunzip(kept, *length);
+        if format != *kept_format {
+            let text = String::from_utf8_lossy(&body);
+            let rewrite = if format == Format::Text { openmetrics_to_text } else { text_to_openmetrics };
+            body = rewrite(&text, plain_counters).into_bytes();
+        }
+        match encoding {
+            Encoding::Identity => body.into(),
+            Encoding::Gzip => gzip(&body).into(),
         }
     }
 
     /// The same in pieces of some 64 KiB, each made when it is asked for.
     pub fn pieces(&self, format: Format, encoding: Encoding) -> Pieces {
-        Pieces::new(self.body.openmetrics_gzip.clone(), Arc::clone(&self.body.plain_counters), format, encoding)
+        let Body { gzip, format: kept, plain_counters, .. } = &self.body;
+        Pieces::new(gzip.clone(), *kept, Arc::clone(plain_counters), format, encoding)
     }
 }

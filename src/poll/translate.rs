@@ -14,7 +14,7 @@ use super::snapshot::{CallRecord, Failure, Snapshot};
 use super::turns::{Turn, Turns};
 use crate::fetch::{Expiry, Fetched, Held, Redactor};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
-use crate::metric::{Allowance, Excess, Families, Filter, Finished, Stop};
+use crate::metric::{Allowance, Excess, Families, Filter, Finished, Format, Stop};
 use crate::target::Target;
 
 /// Answers up to here are translated where they were read, if what they become is small as well; all else by threads that may take their
@@ -41,10 +41,11 @@ pub(super) async fn translate(
     requests: Arc<[Call]>,
     fetched: Fetched,
     started: Instant,
+    format: Format,
 ) -> Snapshot {
     let deadline = started + target.timeout;
     let bytes: usize = fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
-    let mut job = Job::new(target, prepared, shared, requests, fetched, started);
+    let mut job = Job::new(target, prepared, shared, requests, fetched, started, format);
     let is_small = bytes <= SMALL_ANSWERS;
     if is_small && !prepared.is_large && !prepared.redactor.is_slow() {
         let allowance = Allowance { bytes: SMALL_EXPOSITION, compares: false, stop: Stop::default() };
@@ -118,6 +119,7 @@ struct Unfinished {
     requests: Arc<[Call]>,
     calls: Vec<CallRecord>,
     certificate_expiry: Option<Expiry>,
+    format: Format,
 }
 
 /// What came of a translation.
@@ -137,6 +139,7 @@ impl Job {
         requests: Arc<[Call]>,
         fetched: Fetched,
         started: Instant,
+        format: Format,
     ) -> Self {
         let Fetched { exchanges, certificate_expiry, held } = fetched;
         let (answers, calls): (Vec<Answer>, Vec<CallRecord>) = exchanges
@@ -153,7 +156,7 @@ impl Job {
                 (exchange.answer, record)
             })
             .unzip();
-        let poll = Unfinished { started, ended: Instant::now(), requests, calls, certificate_expiry };
+        let poll = Unfinished { started, ended: Instant::now(), requests, calls, certificate_expiry, format };
         Self {
             answers,
             held,
@@ -201,7 +204,7 @@ impl Job {
         // Last of all, over the whole sentence: whatever put it together, what we sent as a secret does not leave by it.
         families.withhold(|text| self.redactor.is_in(text));
         let answers = std::mem::take(&mut self.answers);
-        let Unfinished { started, ended, requests, mut calls, certificate_expiry } = self.poll.clone();
+        let Unfinished { started, ended, requests, mut calls, certificate_expiry, format } = self.poll.clone();
         let mut failure = None;
         for (i, ((record, answer), verdict)) in calls.iter_mut().zip(&answers).zip(verdicts).enumerate() {
             if let Err(error) = verdict {
@@ -221,7 +224,7 @@ impl Job {
         drop(answers);
         self.held = None;
         let target = self.limit.hold(families, &mut failure);
-        let polled = Polled { started, ended, target, failure, calls, requests, certificate_expiry };
+        let polled = Polled { started, ended, target, failure, calls, requests, certificate_expiry, format };
         Ok(Done { translator, snapshot: render::polled(polled), bytes })
     }
 }
@@ -229,7 +232,7 @@ impl Job {
 impl Unfinished {
     /// The result of a poll of `target` whose answers became nothing: as if there had been none.
     fn failed(self, error: &CallError, target: &Target) -> Snapshot {
-        let Self { started, ended, requests, mut calls, certificate_expiry } = self;
+        let Self { started, ended, requests, mut calls, certificate_expiry, format } = self;
         let source = &target.source;
         let answers: Vec<Answer> = requests.iter().map(|_| Answer(Err(error.clone()))).collect();
         let allowance = Allowance { bytes: SMALL_EXPOSITION, compares: false, stop: Stop::default() };
@@ -241,7 +244,7 @@ impl Unfinished {
             primary.error = Some(error.message.as_str().into());
         }
         let failure = Some(Failure { reason: error.reason, message: error.message.as_str().into() });
-        render::polled(Polled { started, ended, target, failure, calls, requests, certificate_expiry })
+        render::polled(Polled { started, ended, target, failure, calls, requests, certificate_expiry, format })
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) async fn run(
         due = None;
         shared.metrics.delay.observe(time.elapsed().as_secs_f64());
         let started = Instant::now();
-        let poll = Box::pin(poll(&target, prepared, &shared, started)); // boxed: an idle poller must stay small
+        let poll = Box::pin(poll(&poller, &target, prepared, &shared, started)); // boxed: an idle poller must stay small
         let snapshot = tokio::select! {
             () = poller.stop.cancelled() => return,
             () = became_another(&poller, &target) => {
@@ -146,14 +146,20 @@ async fn became_another(poller: &Poller, target: &Target) {
     }
 }
 
-async fn poll(target: &Target, prepared: &mut Prepared, shared: &Arc<Shared>, started: Instant) -> Snapshot {
+async fn poll(
+    poller: &Poller,
+    target: &Target,
+    prepared: &mut Prepared,
+    shared: &Arc<Shared>,
+    started: Instant,
+) -> Snapshot {
     let _in_flight = shared.metrics.start();
     let deadline = started + target.timeout;
     let snapshot = match calls(target, prepared, shared, deadline).await {
         Ok(calls) => {
             let headers = &prepared.source.headers;
             let fetched = fetch(&prepared.client, &calls, headers, &shared.limits, deadline).await;
-            translate(target, prepared, shared, calls, fetched, started).await
+            translate(target, prepared, shared, calls, fetched, started, poller.format()).await
         }
         Err(late) => {
             let message = match late {
