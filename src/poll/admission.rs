@@ -8,7 +8,7 @@
 //! * Where the process has a limit of CPU, the [pace](super::pace) keeps it below.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +33,11 @@ const READ_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Admission {
     waiting: Mutex<Waiting>,
     arrived: Notify,
+    /// Polls that have begun and not ended.
+    under_way: AtomicUsize,
     ended: AtomicU64,
+    /// There is no limit of CPU, as far as is known.
+    is_unlimited: AtomicBool,
     lateness: Mutex<Lateness>,
 }
 
@@ -60,6 +64,7 @@ pub(super) struct Turn(Arc<Admission>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -80,6 +85,9 @@ impl Admission {
     /// Waits until a poll may begin that is due since `due`. The place in the queue is given up with the future, and found again by the
     /// same `due`.
     pub(super) async fn turn(self: &Arc<Self>, due: Instant) -> Turn {
+        if let Some(turn) = self.turn_of_the_only_one(due) {
+            return turn;
+        }
         let (sender, granted) = oneshot::channel();
         let place = {
             let mut waiting = self.waiting();
@@ -94,7 +102,19 @@ impl Admission {
             // Nobody is there to grant it: the program ends.
             std::future::pending::<()>().await;
         }
+        self.under_way.fetch_add(1, Ordering::AcqRel);
         Turn(Arc::clone(self))
+    }
+
+    /// A poll begins without the queue where it is the only one, as on most scrapes of a small fleet: nobody is there who could have waited
+    /// longer, or whose work could be in its way.
+    fn turn_of_the_only_one(self: &Arc<Self>, due: Instant) -> Option<Turn> {
+        if !self.is_unlimited.load(Ordering::Relaxed) || !self.waiting().places.is_empty() {
+            return None;
+        }
+        self.under_way.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        self.lateness().begun(due.elapsed(), 0, None);
+        Some(Turn(Arc::clone(self)))
     }
 
     /// How late polls begin, while they do.
@@ -107,8 +127,11 @@ impl Admission {
     pub(super) async fn run(self: Arc<Self>) {
         let mut books = Books::open(&self);
         loop {
-            self.due().await;
+            let is_due = self.due().await;
             books.settle(&self);
+            if !is_due {
+                continue;
+            }
             if let Some(wait) = books.pace.wait() {
                 // Whoever is due by then goes first, if it has waited longer. The limit may be lifted meanwhile.
                 tokio::time::sleep(wait.clamp(GRAIN, MEASURE)).await;
@@ -123,13 +146,12 @@ impl Admission {
         }
     }
 
-    /// Waits until a poll is in the queue. Meanwhile none is late.
-    async fn due(&self) {
-        while self.waiting().places.is_empty() {
-            if tokio::time::timeout(MEASURE, self.arrived.notified()).await.is_err() {
-                self.lateness().idle();
-            }
+    /// Waits for a moment until a poll is in the queue. Returns whether one is; else none is late.
+    async fn due(&self) -> bool {
+        if self.waiting().places.is_empty() && tokio::time::timeout(MEASURE, self.arrived.notified()).await.is_err() {
+            self.lateness().idle();
         }
+        !self.waiting().places.is_empty()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -156,6 +178,7 @@ struct Books {
 impl Books {
     fn open(admission: &Admission) -> Self {
         let (now, limit) = (Instant::now(), cpu::limit());
+        admission.is_unlimited.store(limit.is_none(), Ordering::Relaxed);
         Self {
             pace: Pace::new(limit),
             limit,
@@ -176,6 +199,7 @@ impl Books {
             self.read_limit = now;
             let before = std::mem::replace(&mut self.limit, cpu::limit());
             self.pace.limit(self.limit);
+            admission.is_unlimited.store(self.limit.is_none(), Ordering::Relaxed);
             if before.is_none() && self.limit.is_some() {
                 // Nothing was measured up to now: what was used without a limit says nothing of it.
                 self.measured = now;
@@ -238,6 +262,18 @@ mod tests {
         run.abort();
         assert_eq!(*begun.lock().unwrap(), (0..50).rev().collect::<Vec<_>>());
         assert_eq!(polls.len(), 50, "none has ended");
+    }
+
+    #[tokio::test]
+    async fn the_only_poll_begins_at_once_and_no_second_one_beside_it() {
+        let admission = Arc::<Admission>::default();
+        let turn = || admission.turn(Instant::now()).now_or_never();
+        assert!(turn().is_none(), "before the limit is known");
+        admission.is_unlimited.store(true, Ordering::Relaxed);
+        let only = turn().unwrap();
+        assert!(turn().is_none(), "another is under way");
+        drop(only);
+        assert!(turn().is_some());
     }
 
     #[tokio::test(start_paused = true)]
