@@ -1,7 +1,7 @@
-//! The network side of a poll: makes the calls of a kind, one after the other over one connection, and brings back whole answers.
+//! The network side of a poll: makes the calls of a kind, one after the other over one connection, and returns complete answers.
 //!
-//! Everything is bounded here: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It does not know
-//! what an answer means, nor when to ask again.
+//! Everything is bounded here: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It knows neither what an answer
+//! means nor when to poll again.
 
 mod address;
 mod body;
@@ -14,10 +14,9 @@ mod error;
 mod host;
 mod mask;
 mod plain;
-mod refusal;
+mod renewal;
 mod resolve;
 mod sessions;
-mod term;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,19 +30,19 @@ use tokio::time::Instant;
 use url::Position;
 
 pub use address::{AddressRules, Ground};
-use body::Read;
-pub use budget::Held;
-use budget::{Budget, Share, driven_out};
+use body::ReadBytes;
+pub use budget::HeldMemory;
+use budget::{Budget, MemoryShare, eviction_error};
 pub use certificate::Expiry;
 use certificate::Handshakes;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
-use dial::Unconnected;
+use dial::ConnectFailures;
+pub use error::handshake_alert;
 pub use host::{AllowedHost, AllowedHostError};
 pub use mask::Redactor;
 use plain::PlainConnection;
-pub use refusal::refusal;
-use term::Term;
+use renewal::RenewalPeriod;
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
 
@@ -62,7 +61,7 @@ impl Limits {
     }
 }
 
-/// One call as it went, for the families `probe_call_*` and the debug page.
+/// The outcome of one call, for the families `probe_call_*` and the debug page.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     /// The call's name.
@@ -73,19 +72,19 @@ pub struct Exchange {
     pub status: Option<u16>,
     /// Decompressed bytes of the body that arrived.
     pub bytes: usize,
-    /// What the kind gets to see.
+    /// What the kind translates.
     pub answer: Answer,
 }
 
-/// Everything that one poll brought.
+/// The outcome of the calls of one poll.
 #[derive(Debug)]
 pub struct Fetched {
     /// One for each call, in order.
     pub exchanges: Vec<Exchange>,
-    /// When the server's certificates end; https only. Also of those that were refused.
+    /// When the server's certificates expire; https only. Also of those that were refused.
     pub certificate_expiry: Option<Expiry>,
     /// Keeps the bodies' share of the budget until they are translated.
-    pub held: Option<Held>,
+    pub memory: Option<HeldMemory>,
 }
 
 /// Makes `calls` one after the other, each with `headers` besides its own, until `deadline`.
@@ -99,12 +98,12 @@ pub async fn fetch(
     limits: &Limits,
     deadline: Instant,
 ) -> Fetched {
-    let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, held: None };
+    let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, memory: None };
     let mut share = limits.inflight.share(client.namespace());
-    let mut read = Read::default();
+    let mut read = ReadBytes::default();
     let mut kept = None;
     let evicted = share.evicted();
-    let term = client.term();
+    let period = client.begin_poll();
     for (i, call) in calls.iter().enumerate() {
         let last = i + 1 == calls.len();
         let start = Instant::now();
@@ -114,16 +113,16 @@ pub async fn fetch(
             // Not even tried: a timeout would poll it once, and that opens a connection.
             Err(CallError::new(Reason::Timeout, "not sent, the calls before it took all the time"))
         } else {
-            let request = Request::new(call, headers, last, term);
+            let request = Request::new(call, headers, last, period);
             let exchange =
-                exchange(client, request, &mut kept, term, limits, deadline, &mut progress, &mut read, &mut share);
+                exchange(client, request, &mut kept, period, limits, deadline, &mut progress, &mut read, &mut share);
             let exchange = handshakes.during(exchange);
             let outcome = tokio::select! {
                 biased;
-                () = evicted.cancelled() => Ok(Err(driven_out())),
+                () = evicted.cancelled() => Ok(Err(eviction_error())),
                 outcome = tokio::time::timeout_at(deadline, exchange) => outcome,
             };
-            outcome.unwrap_or_else(|_| Err(progress.cut_off(client)))
+            outcome.unwrap_or_else(|_| Err(progress.on_deadline(client)))
         };
         let expiry = progress.certificate_expiry.or_else(|| client.shown_expiry(&call.url, &handshakes));
         fetched.certificate_expiry = expiry.or(fetched.certificate_expiry);
@@ -135,19 +134,19 @@ pub async fn fetch(
             answer: Answer(result),
         });
     }
-    fetched.held = share.keep(read.kept);
-    if fetched.held.is_none() {
-        // What came before must go as well: it is what others need the memory for.
+    fetched.memory = share.keep(read.kept);
+    if fetched.memory.is_none() {
+        // The poll was evicted: its complete answers are dropped as well.
         for exchange in &mut fetched.exchanges {
             if exchange.bytes > 0 {
-                exchange.answer = Answer(Err(driven_out()));
+                exchange.answer = Answer(Err(eviction_error()));
             }
         }
     }
     fetched
 }
 
-/// How far a call has come: what is known of it even if it is cut off.
+/// What is known of a call even if it does not end in time.
 #[derive(Default)]
 struct Progress {
     /// The host's name is being resolved.
@@ -157,16 +156,16 @@ struct Progress {
     waits_for_memory: bool,
     certificate_expiry: Option<Expiry>,
     handshakes: Handshakes,
-    unconnected: Unconnected,
+    connect_failures: ConnectFailures,
 }
 
 impl Progress {
-    /// What is said of a call that did not end in time.
-    fn cut_off(&mut self, client: &Client) -> CallError {
+    /// The error of a call that did not end in time.
+    fn on_deadline(&mut self, client: &Client) -> CallError {
         if self.resolving {
             return client.unresolved();
         }
-        if let Some(error) = std::mem::take(&mut self.unconnected).cut_off(client.is_proxied()) {
+        if let Some(error) = std::mem::take(&mut self.connect_failures).on_deadline(client.is_proxied()) {
             return error;
         }
         if self.waits_for_memory {
@@ -188,18 +187,18 @@ async fn exchange(
     client: &Client,
     request: Request<'_>,
     kept: &mut Option<PlainConnection>,
-    term: Option<Term>,
+    period: Option<RenewalPeriod>,
     limits: &Limits,
     deadline: Instant,
     progress: &mut Progress,
-    read: &mut Read,
-    share: &mut Share,
+    read: &mut ReadBytes,
+    share: &mut MemoryShare,
 ) -> Result<Response, CallError> {
     progress.resolving = true;
     let addresses = client.addresses().await?;
     progress.resolving = false;
     let url = request.url;
-    let mut response = client.send(request, kept, &addresses, term, deadline, &mut progress.unconnected).await?;
+    let mut response = client.send(request, kept, &addresses, period, deadline, &mut progress.connect_failures).await?;
     let status = response.status().as_u16();
     progress.status = Some(status);
     progress.certificate_expiry = client.certificate_expiry(url, &response, &progress.handshakes);
@@ -213,10 +212,10 @@ async fn exchange(
     Ok(Response { status, body })
 }
 
-/// What our requests say who we are.
+/// The `User-Agent` of all requests.
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
-/// What is sent for a call.
+/// The request of a call.
 struct Request<'c> {
     method: http::Method,
     url: &'c Url,
@@ -224,7 +223,7 @@ struct Request<'c> {
 }
 
 impl<'c> Request<'c> {
-    fn new(call: &'c Call, headers: &HeaderMap, last: bool, term: Option<Term>) -> Self {
+    fn new(call: &'c Call, headers: &HeaderMap, last: bool, period: Option<RenewalPeriod>) -> Self {
         let method = match call.method {
             Method::Get => http::Method::GET,
             Method::Post => http::Method::POST,
@@ -242,20 +241,20 @@ impl<'c> Request<'c> {
         }
         // An idle connection costs 20 to 45 KiB, a new one over plain TCP next to nothing: only TLS is worth keeping, for as long as it is
         // used.
-        if last && term.is_none_or(|term| term.ends) {
+        if last && period.is_none_or(|period| period.is_last_poll) {
             own.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Self { method, url: &call.url, headers: own }
     }
 
-    /// For a client that looks into the url for where to connect to.
+    /// For the HTTP client, which takes from the url where to connect to.
     fn in_absolute_form(self) -> reqwest::Request {
         let mut request = reqwest::Request::new(self.method, self.url.clone());
         *request.headers_mut() = self.headers;
         request
     }
 
-    /// For the server itself: the path alone in the first line, and the server's name in a header.
+    /// For the server itself: the first line contains the path alone, and a header the server's name.
     fn in_origin_form(self) -> Result<http::Request<Empty<Bytes>>, CallError> {
         let Self { method, url, mut headers } = self;
         let unfit = |error: &dyn std::fmt::Display| CallError::new(Reason::Connect, error.to_string());

@@ -1,8 +1,7 @@
 //! HTTP/1.1 over plain TCP without a proxy: one connection for the calls of one poll, driven by the poll's own task.
 //!
 //! A pooled client spawns a task for each connection and hands every request and response over between tasks. For a connection that lives
-//! as long as one poll, that costs more CPU than HTTP itself. This module decides neither which addresses may be contacted nor what is sent
-//! again.
+//! as long as one poll, that costs more CPU than HTTP itself. It decides neither which addresses may be contacted nor what is sent again.
 
 use std::future::poll_fn;
 use std::io;
@@ -39,8 +38,14 @@ impl PlainConnection {
 
     /// Whether another request can be sent. The answer to the last one must have been read to its end.
     pub(super) async fn is_ready(&mut self) -> bool {
-        let Self { sender, connection, is_closed } = self;
-        drive(connection, is_closed, sender.ready()).await.is_ok()
+        poll_fn(|cx| {
+            if !self.is_closed && Pin::new(&mut self.connection).poll(cx).is_ready() {
+                self.is_closed = true;
+            }
+            // The sender learns that the connection is closed only when that is dropped.
+            if self.is_closed { Poll::Ready(false) } else { self.sender.poll_ready(cx).map(|ready| ready.is_ok()) }
+        })
+        .await
     }
 
     /// Sends a request and waits for the header of the answer.

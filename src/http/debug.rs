@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::time;
 use crate::metric::{Encoding, Format};
-use crate::poll::{Poller, Snapshot, Status};
+use crate::poll::{Poller, Snapshot, TargetStatus};
 use crate::target::Target;
 
 /// Why samples are left out although they can be read.
@@ -18,7 +18,7 @@ pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
     text(&poller.target(), &poller.status(), snapshot)
 }
 
-fn text(target: &Target, status: &Status, snapshot: &Snapshot) -> String {
+fn text(target: &Target, status: &TargetStatus, snapshot: &Snapshot) -> String {
     let mut out = String::with_capacity(16 * 1024);
     // Writing to a String cannot fail.
     let _ = head(&mut out, target, status, snapshot);
@@ -47,7 +47,7 @@ fn metrics(out: &mut String, snapshot: &Snapshot) {
     }
 }
 
-fn head(out: &mut String, target: &Target, status: &Status, snapshot: &Snapshot) -> std::fmt::Result {
+fn head(out: &mut String, target: &Target, status: &TargetStatus, snapshot: &Snapshot) -> std::fmt::Result {
     let now = SystemTime::now();
     writeln!(out, "Target {}\n", target.id)?;
     writeln!(out, "  type          {}", target.source.kind)?;

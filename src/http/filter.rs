@@ -3,7 +3,7 @@
 use axum::http::Uri;
 
 use crate::kind::Type;
-use crate::poll::State;
+use crate::poll::TargetState;
 use crate::target::TargetId;
 
 /// The most that a query may ask for: every target is held against every one of them.
@@ -14,7 +14,7 @@ const MOST_WANTED: usize = 100;
 pub(super) struct Filter {
     namespaces: Vec<String>,
     kinds: Vec<Type>,
-    states: Vec<State>,
+    states: Vec<TargetState>,
     labels: Vec<(String, String)>,
 }
 
@@ -61,7 +61,7 @@ impl Filter {
         id: &TargetId,
         kind: Option<Type>,
         labels: &(impl Iterator<Item = (&'l str, &'l str)> + Clone),
-        state: State,
+        state: TargetState,
     ) -> bool {
         (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| **namespace == *id.namespace))
             && (self.kinds.is_empty() || kind.is_some_and(|kind| self.kinds.contains(&kind)))
@@ -73,9 +73,9 @@ impl Filter {
     }
 }
 
-fn state(text: &str) -> Result<State, String> {
-    State::ALL.iter().find(|state| state.as_str() == text).copied().ok_or_else(|| {
-        let known: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).collect();
+fn state(text: &str) -> Result<TargetState, String> {
+    TargetState::ALL.iter().find(|state| state.as_str() == text).copied().ok_or_else(|| {
+        let known: Vec<&str> = TargetState::ALL.iter().map(|state| state.as_str()).collect();
         format!("state={text:?} is none: write one of {}", known.join(", "))
     })
 }

@@ -10,7 +10,7 @@ use super::view::{self, UNKNOWN_TYPE, View};
 use super::{App, probe, reply};
 use crate::kind::Type;
 use crate::metric::{Desc, Encoding, Families, encode};
-use crate::poll::{State as TargetState, gzip};
+use crate::poll::{TargetState, gzip};
 
 crate::descs! {
     UP = gauge "scrapetarget_up" ["target_namespace", "target_name", "type"] "Whether the last poll of the target succeeded; absent while it is pending or suspended.";

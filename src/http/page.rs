@@ -17,7 +17,7 @@ use axum::response::Response;
 use super::reply::Audience;
 use super::view::{self, View};
 use super::{App, reply, time};
-use crate::poll::{Late, Mistakes, State as TargetState};
+use crate::poll::{Mistakes, PollDelay, TargetState};
 use html::{Escaped, Thousands};
 use selection::{Selection, Wanted};
 
@@ -44,7 +44,7 @@ fn answer(app: &App, wanted: &Wanted, request: &HeaderMap, audience: &Audience) 
         views: &view::all(&app.pollers, audience),
         unknown: app.pollers.unknown(),
         mistakes: &app.pollers.mistakes(),
-        late: app.pollers.late(),
+        late: app.pollers.delay(),
         wanted,
         now: SystemTime::now(),
     };
@@ -67,7 +67,7 @@ struct Page<'p> {
     /// Why the targets are not known.
     unknown: Option<Arc<str>>,
     mistakes: &'p Mistakes,
-    late: Option<Late>,
+    late: Option<PollDelay>,
     wanted: &'p Wanted,
     now: SystemTime,
 }
@@ -441,7 +441,7 @@ mod tests {
             Page { views: &[], unknown: None, mistakes: &Mistakes::default(), late: None, wanted: &wanted, now };
         assert!(!page.write("nonce").contains("Polls begin"));
         let since = now - Duration::from_secs(180);
-        page.late = Some(Late { since, by: Duration::from_millis(4200), waiting: 12, cores: Some(0.2) });
+        page.late = Some(PollDelay { since, by: Duration::from_millis(4200), waiting: 12, cores: Some(0.2) });
         let text = page.write("nonce");
         for told in ["begin 4.20 s late", "It began 3 min ago", "wait for their turn: 12", "limit is 0.20 cores"] {
             assert!(text.contains(told), "{told}: {text}");

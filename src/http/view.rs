@@ -6,16 +6,16 @@ use std::time::SystemTime;
 
 use super::reply::Audience;
 use crate::kind::{Reason, Type};
-use crate::poll::{Failure, Poller, Pollers, Snapshot, State, Status};
+use crate::poll::{Failure, Poller, Pollers, Snapshot, TargetState, TargetStatus};
 use crate::target::{Refused, Target, TargetId};
 
 /// Everything about one target at one moment.
 pub(super) struct View {
     pub(super) id: TargetId,
     /// What is shown. A target whose declaration became unusable is `Invalid`, although it is polled as it was declared before.
-    pub(super) status: Status,
+    pub(super) status: TargetStatus,
     /// What polls say, where there are any.
-    pub(super) polled: Option<State>,
+    pub(super) polled: Option<TargetState>,
     declared: Declared,
     newest: Option<Arc<Snapshot>>,
 }
@@ -99,7 +99,7 @@ impl View {
 
     /// The newest result, if a poll took place.
     pub(super) fn last_poll(&self) -> Option<&Snapshot> {
-        self.newest.as_deref().filter(|snapshot| !snapshot.stands)
+        self.newest.as_deref().filter(|snapshot| !snapshot.is_permanent)
     }
 
     /// When the last poll ended.
@@ -108,9 +108,9 @@ impl View {
     }
 }
 
-fn invalid(message: &str, since: SystemTime, last_success: Option<SystemTime>) -> Status {
+fn invalid(message: &str, since: SystemTime, last_success: Option<SystemTime>) -> TargetStatus {
     let failure = Some(Failure { reason: Reason::Config, message: message.into() });
-    Status { state: State::Invalid, failure, since, last_success }
+    TargetStatus { state: TargetState::Invalid, failure, since, last_success }
 }
 
 /// All targets, in the order of names; some of them where nobody waits for them any more.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::super::view::View;
 use super::{STATES, html};
 use crate::kind::Type;
-use crate::poll::State as TargetState;
+use crate::poll::TargetState;
 
 /// Rows of one page: more make a phone's browser slow, and nobody reads them.
 const ROWS: usize = 500;

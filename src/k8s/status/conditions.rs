@@ -13,7 +13,7 @@ use super::super::catalog::MonitorState;
 use super::super::settings::DiscoveryMode;
 use crate::crd::{Condition, ConditionStatus, ScrapeTargetStatus};
 use crate::kind::Reason;
-use crate::poll::{State, Status};
+use crate::poll::{TargetState as State, TargetStatus as Status};
 use crate::target::Problem;
 
 const READY: &str = "Ready";

@@ -141,7 +141,7 @@ impl Fleet for Cluster {
 fn is_fresh(poller: &Poller) -> bool {
     let target = poller.target();
     let oldest = target.interval * 2 + target.timeout;
-    poller.newest().is_some_and(|snapshot| snapshot.stands || snapshot.ended.elapsed() <= oldest)
+    poller.newest().is_some_and(|snapshot| snapshot.is_permanent || snapshot.ended.elapsed() <= oldest)
 }
 
 /// By its version, nothing is said of an object that has changed since it was judged, or was made anew under the same name. (Its uid
