@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use url::Host;
 
-use super::address::Grant;
+use super::address::AllowedBy;
 use super::certificate::{Expiry, ExpiryCache, Handshakes, RecordingVerifier};
 use super::dial::{self, AttemptLayer, AttemptResolver, ConnectAttempt, ConnectFailure, ConnectFailures};
 use super::error::{self, handshake_alert};
@@ -52,8 +52,8 @@ struct ClientKey {
     secure: bool,
     /// The url's host; only where it stands behind another name.
     host: Option<String>,
-    /// A connection that was opened since its host may be named is not for those who may name only addresses.
-    grant: Grant,
+    /// A connection that was opened to an allowed host must not be used by a target for which only addresses are allowed.
+    grant: AllowedBy,
 }
 
 impl Clients {
@@ -94,19 +94,25 @@ impl Clients {
         })
     }
 
-    /// By which rule a target may name this url. What can be judged before any name is resolved is judged here.
-    fn grant(&self, field: &'static str, url: &Url, behind_proxy: bool, namespace: &str) -> Result<Grant, ClientError> {
+    /// What allows a target to use this url. Everything that can be checked before a name is resolved is checked here.
+    fn grant(
+        &self,
+        field: &'static str,
+        url: &Url,
+        behind_proxy: bool,
+        namespace: &str,
+    ) -> Result<AllowedBy, ClientError> {
         let literal = literal_address(url);
         let host = url.host_str().unwrap_or_default();
         let name = if literal.is_some() { None } else { Some(host) };
         let refused = || ClientError::HostNotAllowed { field, host: host.to_owned() };
-        let grant = self.rules.grant(name, namespace).ok_or_else(refused)?;
+        let grant = self.rules.allowed_by(name, namespace).ok_or_else(refused)?;
         let known = match name {
-            // Of the proxy: it has services for itself, as every host.
+            // The proxy's own localhost.
             Some(name) if behind_proxy && is_localhost(name) => {
                 vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
             }
-            Some(_) if behind_proxy && grant == Grant::Address => {
+            Some(_) if behind_proxy && grant == AllowedBy::Address => {
                 return Err(ClientError::ResolvedByProxy { host: host.to_owned() });
             }
             _ => literal.into_iter().collect(),
@@ -119,7 +125,7 @@ impl Clients {
         Ok(grant)
     }
 
-    fn shared(&self, url: &Url, connection: &Connection, grant: Grant) -> Result<Arc<SharedClient>, ClientError> {
+    fn shared(&self, url: &Url, connection: &Connection, grant: AllowedBy) -> Result<Arc<SharedClient>, ClientError> {
         let mut connection = connection.clone();
         let secure = is_secure(url, &connection);
         if !secure {
@@ -440,7 +446,7 @@ pub struct Client {
     namespace: Arc<str>,
     contacted: ContactedHost,
     port: u16,
-    grant: Grant,
+    grant: AllowedBy,
     /// Of https only: other connections are not kept.
     renewal: Option<RenewalSchedule>,
     /// The address that answered last. It is tried first, so that not every poll waits for a dead one.

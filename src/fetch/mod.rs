@@ -29,7 +29,7 @@ use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use url::Position;
 
-pub use address::{AddressRules, Ground};
+pub use address::{AddressRules, DenyReason};
 use body::ReadBytes;
 pub use budget::HeldMemory;
 use budget::{Budget, MemoryShare, eviction_error};

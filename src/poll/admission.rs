@@ -270,7 +270,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Polls that were due so many seconds ago; each tells when it was due, and runs for ever.
+    /// Starts polls that were due this number of seconds ago. Each records that when it begins, and runs for ever.
     fn polls(admission: &Arc<Admission>, now: Instant, due: &[u32], begun: &Arc<Mutex<Vec<u32>>>) -> JoinSet<()> {
         let mut polls = JoinSet::new();
         for &ago in due {

@@ -18,8 +18,8 @@ const NICENESS: i32 = 5;
 /// The name of each of these threads.
 const THREAD_NAME: &str = "polls";
 
-/// For each thread: translations and patterns, of which [`NamespaceShares`](super::blocking::NamespaceShares) lets twelve run at once, and for files of
-/// the name service.
+/// For each thread: translations and patterns, of which [`NamespaceShares`](super::blocking::NamespaceShares) lets twelve run at once, and
+/// files of the name service.
 const BLOCKING_THREADS: usize = 32;
 
 /// Threads for polls, each with a runtime of its own: workers of one runtime would wake each other for every answer, which costs more than the

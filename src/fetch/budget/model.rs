@@ -53,7 +53,7 @@ impl Model {
         let poll = self.polls.get_mut(&id).unwrap();
         if granted {
             poll.held = total.min(TOTAL);
-            // Who asked, waited and got it within the same call was told as well.
+            // A poll that waited and was granted its request within the same call was notified as well.
             let _ = told(&poll.signal);
         } else if !poll.evicted() {
             poll.wants = Some(total.min(TOTAL));
@@ -85,7 +85,7 @@ impl Model {
         self.look();
     }
 
-    /// Sees who was granted what he waits for, and that no more is held than there is.
+    /// Updates the polls that were granted their requests, and checks that no more is held than there is.
     fn look(&mut self) {
         for poll in self.polls.values_mut() {
             if poll.wants.is_some() && told(&poll.signal) {
@@ -112,7 +112,7 @@ impl Model {
     }
 }
 
-/// Whether a poll was told that it has got what it waits for; only the first to ask hears it.
+/// Whether a poll was notified that its request was granted; true only once.
 fn told(signal: &PollSignals) -> bool {
     let told = std::pin::pin!(signal.granted.notified());
     futures::FutureExt::now_or_never(told).is_some()
@@ -316,7 +316,7 @@ proptest! {
                 prop_assert!(for_its_own || over, "{namespace} held {} of a share of {share}", held[&**namespace]);
             }
         }
-        // Nobody starves: once those that were told to go have gone, and those that hang have had their time, a small one gets its part.
+        // No poll starves: when the evicted ones have ended, and those that hang have had their grace period, a small one gets its part.
         let blocked = world.polls.values().any(|poll| poll.done);
         let new = world.enter("honest");
         let mut granted = world.ask(new, 10);

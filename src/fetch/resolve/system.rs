@@ -1,5 +1,5 @@
-//! What this host knows of names: `/etc/hosts`, and the name servers and search domains of `/etc/resolv.conf`, as a pod has them. It keeps
-//! no answers and bounds nothing.
+//! The host's configuration of names: `/etc/hosts`, and the name servers and search domains of `/etc/resolv.conf`, as a pod has them. It has
+//! neither a cache nor limits.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,10 +25,10 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The next name server is asked as well when one has not answered for this long.
 const NEXT_SERVER: Duration = Duration::from_millis(300);
 
-/// Addresses of one IP version wait this long for those of the other: some servers answer for one only.
+/// How long addresses of one IP version wait for those of the other: some servers answer for one only.
 const OTHER_VERSION: Duration = Duration::from_millis(500);
 
-/// The files that say how names are resolved, as they were when they were last looked at.
+/// The files of the configuration, as they were when they were last checked.
 #[derive(Debug, Default)]
 pub(super) struct ConfigFiles {
     seen: Option<[Option<Fingerprint>; 2]>,
@@ -39,10 +39,10 @@ pub(super) struct ConfigFiles {
 type Fingerprint = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl ConfigFiles {
-    /// They are looked at this often.
+    /// How often they are checked.
     const EVERY: Duration = Duration::from_secs(2);
 
-    /// Whether they have changed since this last said so. True at first.
+    /// Whether they have changed since the last call that returned true. True at first.
     pub(super) fn have_changed(&mut self) -> bool {
         if self.looked.is_some_and(|looked| looked.elapsed() < Self::EVERY) {
             return false;
@@ -58,25 +58,25 @@ fn fingerprint(path: &str) -> Option<Fingerprint> {
     Some((data.dev(), data.ino(), data.len(), (data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec())))
 }
 
-/// Hosts and name servers of this host.
+/// The configuration as it was read.
 #[derive(Debug)]
 pub(super) struct SystemConfig {
     hosts: Hosts,
-    /// Each name server by itself: they are asked in their order, as by libc, so that the first one's word counts.
+    /// One resolver for each name server: they are asked in order, as by libc, so that the answer of the first counts.
     servers: Vec<TokioResolver>,
     names_of_servers: Arc<str>,
     search: Vec<Name>,
     ndots: usize,
 }
 
-/// Addresses, and how long they are good for as the name server sees it.
+/// Addresses, and how long they are valid according to the name server.
 pub(super) struct FoundAddresses {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) until: Option<Instant>,
 }
 
 impl SystemConfig {
-    /// Reads both files. A `resolv.conf` that cannot be used leaves those name servers that `before` had.
+    /// Reads both files. If `resolv.conf` cannot be used, the name servers of `before` are kept.
     pub(super) fn read(before: Option<&Self>) -> Self {
         let mut hosts = Hosts::default();
         if let Ok(file) = fs::File::open(HOSTS) {
@@ -110,7 +110,7 @@ impl SystemConfig {
         each.attempts = options.attempts.saturating_sub(1); // libc counts the first one
         each.cache_size = 0;
         each.use_hosts_file = ResolveHosts::Never;
-        each.max_active_requests = usize::from(u16::MAX); // it is bounded by whoever asks
+        each.max_active_requests = usize::from(u16::MAX); // the caller bounds it
         let servers = config.name_servers().iter().take(MAX_SERVERS);
         let names: Vec<String> = servers.clone().map(|server| server.ip.to_string()).collect();
         let servers = servers.filter_map(|server| {
@@ -118,7 +118,7 @@ impl SystemConfig {
             let builder = TokioResolver::builder_with_config(only, TokioRuntimeProvider::default());
             builder.with_options(each.clone()).build().ok()
         });
-        // The domain of the host's own name is searched only where the file has no word about it.
+        // The domain of the host's own name is searched only if the file has no search list.
         let search = match config.search() {
             [] => config.domain().cloned().into_iter().collect(),
             search => search.to_vec(),
@@ -139,7 +139,7 @@ impl SystemConfig {
         for candidate in self.candidates(&name) {
             match self.ask(&candidate).await {
                 Ok(found) => return Ok(found),
-                // Another name in its place could be another host's.
+                // To try another name instead could lead to another host.
                 Err(NameErrorCause::NoAnswer) => return Err(self.error(host, NameErrorCause::NoAnswer)),
                 Err(other) => why = why.max(other),
             }
@@ -151,7 +151,7 @@ impl SystemConfig {
         NameError { host: host.into(), servers: Arc::clone(&self.names_of_servers), cause }
     }
 
-    /// The addresses of a name that is in the file of hosts, or this host's own; all of them, so that no server is asked about it.
+    /// All addresses of a name that is in `/etc/hosts` or means this host: no server is asked about it.
     pub(super) fn without_query(&self, host: &str) -> Option<Vec<IpAddr>> {
         let name = Name::from_ascii(host).ok()?;
         let of = |record_type| self.hosts.lookup_static_host(&Query::query(name.clone(), record_type));
@@ -163,7 +163,7 @@ impl SystemConfig {
         (!in_hosts.is_empty()).then_some(in_hosts)
     }
 
-    /// What `name` may be short for, in the order in which it is tried.
+    /// The names for which `name` may be an abbreviation, in the order in which they are tried.
     fn candidates(&self, name: &Name) -> Vec<Name> {
         let mut as_it_stands = name.clone();
         as_it_stands.set_fqdn(true);
@@ -248,8 +248,7 @@ async fn both_versions(server: &TokioResolver, name: &Name) -> Result<FoundAddre
     }
 }
 
-/// The answer for the other version: not waited for where the first has said that there is no such name, and not for long where it
-/// brought addresses.
+/// The answer for the other version: not waited for if the first says that the name does not exist, and not for long if it has addresses.
 async fn rest_of(
     first: &Result<Lookup, NetError>,
     rest: impl Future<Output = Result<Lookup, NetError>>,
@@ -261,7 +260,7 @@ async fn rest_of(
     }
 }
 
-/// Addresses of one version that are taken from an answer, which can have thousands: each would be kept, and may be tried.
+/// The most addresses of one version that are taken from an answer: each is kept, and may be tried.
 const MOST_ADDRESSES: usize = 16;
 
 fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
