@@ -1,7 +1,7 @@
 //! Reads a body into memory: decompressed, bounded, and with everything counted that it takes meanwhile.
 //!
-//! Nothing is allocated before the [`MemoryShare`] covers it. Capacities are counted, not lengths, and the buffers of the HTTP client and the
-//! decompressor as well.
+//! Nothing is allocated before the [`MemoryShare`] covers it. Capacities are counted, not lengths, and the buffers of the HTTP client and
+//! the decompressor as well.
 
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};

@@ -1,8 +1,9 @@
 //! Verification of server certificates, with a note of when each chain ends: `probe_ssl_earliest_cert_expiry` and
 //! `probe_ssl_last_chain_expiry_timestamp_seconds`.
 //!
-//! The HTTP client provides only the leaf of a connection, and a leaf is public: another server can send it together with other certificates.
-//! So the certificates are recorded for the call that made the connection, and remembered for the server to which the connection leads.
+//! The HTTP client provides only the leaf of a connection, and a leaf is public: another server can send it together with other
+//! certificates. So the certificates are recorded for the call that made the connection, and remembered for the server to which the
+//! connection leads.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -117,7 +118,8 @@ const MAX_AUTHORITIES: usize = 1 << 16;
 const MAX_LEAVES: usize = 8;
 
 impl ExpiryCache {
-    /// The expiry for an answer from `authority` (`host:port`). Behind a proxy with a certificate the HTTP client does not provide the `leaf`.
+    /// The expiry for an answer from `authority` (`host:port`). Behind a proxy with a certificate the HTTP client does not provide the
+    /// `leaf`.
     /// `verified` matters where only the leaf is known.
     pub(super) fn of(
         &self,
@@ -189,8 +191,8 @@ static SYSTEM_ROOTS: LazyLock<Arc<Anchors>> = LazyLock::new(|| {
 });
 
 impl RecordingVerifier {
-    /// Verifies the signature of a handshake as rustls does. If certificates are not verified, signatures that cannot be verified are accepted
-    /// as well, but wrong ones are not: they come from a server with the certificate of another.
+    /// Verifies the signature of a handshake as rustls does. If certificates are not verified, signatures that cannot be verified are
+    /// accepted as well, but wrong ones are not: they come from a server with the certificate of another.
     fn signature(
         &self,
         version: ProtocolVersion,

@@ -1,6 +1,6 @@
-//! HTTP clients. Targets over TLS or through a proxy share one if their settings are equal: a client of its own costs 110 KiB. Polls over plain
-//! TCP need none, see [`plain`](super::plain). Where a target points is judged for each target, since targets of several namespaces share a
-//! client.
+//! HTTP clients. Targets over TLS or through a proxy share one if their settings are equal: a client of its own costs 110 KiB. Polls over
+//! plain TCP need none, see [`plain`](super::plain). Where a target points is judged for each target, since targets of several namespaces
+//! share a client.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -351,8 +351,8 @@ impl SharedClient {
         Some(CallError::new(Reason::Tls, tls::sentence(&error, Peer::Server)))
     }
 
-    /// Replaces the host in the url by `serverName`, if that is set: TLS takes the name from there, and the resolver knows the addresses. The
-    /// server still gets its own name in `Host`.
+    /// Replaces the host in the url by `serverName`, if that is set: TLS takes the name from there, and the resolver knows the addresses.
+    /// The server still gets its own name in `Host`.
     fn name_server(&self, request: &mut reqwest::Request) {
         let Some(server_name) = self.server_name.as_deref() else { return };
         let url = request.url();
@@ -499,8 +499,9 @@ impl Client {
         self.renewal.as_ref().map(RenewalSchedule::begin_poll)
     }
 
-    /// Sends a request to one of these addresses. It reuses a connection if there is one: `kept` over plain TCP, else one of the pool. If the
-    /// server closes that instead of answering, since it was about to close it anyway, the request is sent once more over a new connection.
+    /// Sends a request to one of these addresses. It reuses a connection if there is one: `kept` over plain TCP, else one of the pool. If
+    /// the server closes that instead of answering, since it was about to close it anyway, the request is sent once more over a new
+    /// connection.
     pub(super) async fn send(
         &self,
         request: Request<'_>,

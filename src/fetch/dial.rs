@@ -1,5 +1,5 @@
-//! Attempts to connect: to which addresses, one after the other and each within its part of the time, and whether a connection was made for a
-//! call or one was reused.
+//! Attempts to connect: to which addresses, one after the other and each within its part of the time, and whether a connection was made for
+//! a call or one was reused.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -115,7 +115,8 @@ pub(super) fn attempts(addresses: &[SocketAddr], last_good: Option<IpAddr>) -> V
     attempts
 }
 
-/// The resolver of the HTTP client. It returns the addresses of the attempt under way, which have been checked, whatever name is asked for: with
+/// The resolver of the HTTP client. It returns the addresses of the attempt under way, which have been checked, whatever name is asked for:
+/// with
 /// `serverName` that is not the host.
 #[derive(Debug)]
 pub(super) struct AttemptResolver;

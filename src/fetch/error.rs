@@ -14,8 +14,8 @@ use super::dial::{AttemptTimedOut, ConnectFailure};
 use crate::kind::{CallError, Reason};
 use crate::tls::{Peer, sentence};
 
-/// Why no connection was made, where another address of the host may do better. `None` if the server was reached, but is not to be talked to
-/// because of its certificate or answer.
+/// Why no connection was made, where another address of the host may do better. `None` if the server was reached, but is not to be talked
+/// to because of its certificate or answer.
 pub(super) fn no_connection(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     if links.iter().any(|link| link.is::<AttemptTimedOut>()) {
@@ -119,9 +119,9 @@ pub(super) fn speaks_https(status: u16, body: &[u8]) -> Option<CallError> {
     is_said.then(|| CallError::new(Reason::HttpStatus, message))
 }
 
-/// Why a server ends a connection right after the handshake. In TLS 1.3 it verifies our certificate when the handshake is over for us, and an
-/// HTTP client that has not sent its request by then reports only that the connection is gone. So this makes a handshake on a new connection,
-/// sends nothing, and waits for the alert.
+/// Why a server ends a connection right after the handshake. In TLS 1.3 it verifies our certificate when the handshake is over for us, and
+/// an HTTP client that has not sent its request by then reports only that the connection is gone. So this makes a handshake on a new
+/// connection, sends nothing, and waits for the alert.
 ///
 /// The caller must bound the time: a server that has no objection waits for a request.
 pub async fn handshake_alert<S>(
@@ -158,8 +158,8 @@ const HANDSHAKE_EOF: &str = "tls handshake eof";
 /// The same for people.
 const CLOSED: &str = "the server closes the connection instead of answering by TLS: if it speaks http, write http:// instead of https://";
 
-/// The causes of an error, from the general to the particular, each once. The message of the HTTP client itself is left out: it contains the
-/// url, which may hold a secret in its path.
+/// The causes of an error, from the general to the particular, each once. The message of the HTTP client itself is left out: it contains
+/// the url, which may hold a secret in its path.
 fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
     let mut text = String::new();
     // An `io::Error` around another error says what that says.

@@ -1,7 +1,7 @@
 //! Masks the secrets that we sent in texts that a server can influence: error messages, beginnings of bodies, series. Pure.
 //!
-//! It is a second defence besides the rule that no error message quotes a server, for servers that repeat what they received. A malicious server
-//! knows the credential, and can always disclose it in a spelling that is not searched for.
+//! It is a second defence besides the rule that no error message quotes a server, for servers that repeat what they received. A malicious
+//! server knows the credential, and can always disclose it in a spelling that is not searched for.
 
 use std::collections::BTreeSet;
 use std::fmt;

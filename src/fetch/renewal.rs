@@ -55,8 +55,8 @@ impl RenewalPeriod {
     /// A poll that begins at its end may take as long as ten seconds by default, and a connection is to be at most a minute old.
     pub(super) const LENGTH: Duration = Duration::from_secs(50);
 
-    /// Writes the period and the address of the connection into the url's user name. The pool keeps connections by scheme, user, host and port.
-    /// The user is not sent: requests over https have a path only, and the credentials of a target are in a header.
+    /// Writes the period and the address of the connection into the url's user name. The pool keeps connections by scheme, user, host and
+    /// port. The user is not sent: requests over https have a path only, and the credentials of a target are in a header.
     pub(super) fn tag_url(self, url: &mut Url, address: IpAddr) {
         let address = match address {
             IpAddr::V4(v4) => u128::from(v4.to_bits()),

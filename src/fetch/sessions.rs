@@ -1,5 +1,5 @@
-//! TLS sessions, so that a new connection to a known server costs a fraction of the first. The cache of rustls is for a few servers, and lets a
-//! session be renewed for ever, so that the certificate would never be verified again.
+//! TLS sessions, so that a new connection to a known server costs a fraction of the first. The cache of rustls is for a few servers, and
+//! lets a session be renewed for ever, so that the certificate would never be verified again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

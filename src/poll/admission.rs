@@ -1,5 +1,5 @@
-//! Which poll begins next on a thread, and when. Polls that are due wait in one queue, ordered by the time at which they were due. If there is more to
-//! poll than the CPU can do, all targets are delayed equally, and none is left out.
+//! Which poll begins next on a thread, and when. Polls that are due wait in one queue, ordered by the time at which they were due. If there
+//! is more to poll than the CPU can do, all targets are delayed equally, and none is left out.
 //!
 //! Only the CPU is limited: a poll that waits for its server does not keep others from beginning. Two things hold polls back:
 //!
@@ -106,8 +106,8 @@ impl Admission {
         }
     }
 
-    /// Waits until a poll may begin that was due at `due`. Dropping the future leaves the queue; a later call with the same `due` comes back
-    /// to the same place in it.
+    /// Waits until a poll may begin that was due at `due`. Dropping the future leaves the queue; a later call with the same `due` comes
+    /// back to the same place in it.
     pub(super) async fn acquire(self: &Arc<Self>, due: Instant) -> PollPermit {
         if let Some(permit) = self.acquire_alone(due) {
             return permit;
@@ -131,8 +131,8 @@ impl Admission {
         PollPermit(Arc::clone(self))
     }
 
-    /// Lets a poll begin without the queue if it is the only one, as on most scrapes of a small fleet: no other has waited longer, and no other
-    /// needs the CPU.
+    /// Lets a poll begin without the queue if it is the only one, as on most scrapes of a small fleet: no other has waited longer, and no
+    /// other needs the CPU.
     fn acquire_alone(self: &Arc<Self>, due: Instant) -> Option<PollPermit> {
         if !self.is_unlimited.load(Ordering::Relaxed) || !self.queue().entries.is_empty() {
             return None;
@@ -142,7 +142,8 @@ impl Admission {
         Some(PollPermit(Arc::clone(self)))
     }
 
-    /// Lets polls begin, until the future is dropped. It must run on the thread of the polls, since it waits until that has nothing else to do.
+    /// Lets polls begin, until the future is dropped. It must run on the thread of the polls, since it waits until that has nothing else to
+    /// do.
     pub(super) async fn run(self: Arc<Self>) {
         let mut usage = CpuUsage::new(&self);
         loop {

@@ -1,5 +1,5 @@
-//! Work that may take long, on blocking threads: a few pieces at a time, a share of them for each namespace, and each bounded by the deadline
-//! of its poll. It does not know what the work is.
+//! Work that may take long, on blocking threads: a few pieces at a time, a share of them for each namespace, and each bounded by the
+//! deadline of its poll. It does not know what the work is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -14,8 +14,8 @@ use crate::target::TargetId;
 /// Targets that are named in the line; the others are counted.
 const MAX_NAMED: usize = 3;
 
-/// How long after the first result the line is written, if other results are missing. It is more than the default interval, over which first
-/// polls are spread, and the default timeout. Later results are reported in another line.
+/// How long after the first result the line is written, if other results are missing. It is more than the default interval, over which
+/// first polls are spread, and the default timeout. Later results are reported in another line.
 const REPORT_AFTER: Duration = Duration::from_secs(30);
 
 /// Collects the first results of targets.

@@ -18,7 +18,8 @@ const HALF_LIFE: f64 = 4.0;
 /// The assumed cost of a poll in seconds of CPU, and the number of measured polls that have the same weight.
 const ASSUMED_COST: (f64, f64) = (0.001, 4.0);
 
-/// A token bucket of CPU time: it fills at the rate that is left for polls, and each poll that begins takes out what polls have cost lately.
+/// A token bucket of CPU time: it fills at the rate that is left for polls, and each poll that begins takes out what polls have cost
+/// lately.
 #[derive(Clone, Debug)]
 pub(super) struct CpuPacer {
     /// In cores; `None`: there is none, and polls begin at once.
@@ -98,8 +99,8 @@ impl CpuPacer {
 mod tests {
     use super::*;
 
-    /// A process with so many cores, in which a poll costs so many seconds of CPU and everything else so many cores: polls that begin in the
-    /// last of `seconds`, if as many want to as may.
+    /// A process with so many cores, in which a poll costs so many seconds of CPU and everything else so many cores: polls that begin in
+    /// the last of `seconds`, if as many want to as may.
     fn begun(pacer: &mut CpuPacer, seconds: u32, cost: f64, others: f64) -> f64 {
         let step = Duration::from_millis(1);
         let mut begun = 0.0;

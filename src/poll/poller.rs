@@ -247,8 +247,8 @@ impl Poller {
 
     /// Makes `snapshot`, the result of a poll of `target`, the newest one, unless the target has changed meanwhile.
     ///
-    /// Returns the status before and after if its state or reason has changed, or if this is the first result of the target as it is declared
-    /// now.
+    /// Returns the status before and after if its state or reason has changed, or if this is the first result of the target as it is
+    /// declared now.
     pub(super) fn publish(&self, target: &Target, snapshot: Snapshot) -> Option<(TargetStatus, TargetStatus)> {
         // Locked to the end, so that a change comes either before, and this snapshot is discarded, or after, and it is removed.
         let current = self.target.lock().unwrap_or_else(PoisonError::into_inner);

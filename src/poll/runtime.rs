@@ -1,7 +1,7 @@
 //! The threads that polls run on, and the CPU of the process: how much of it the kernel allows, and how much has been used.
 //!
-//! Polls have threads of their own, so that serving, watching and holding the Lease never wait behind polls. Limits of CPU are read from the
-//! control groups of Linux; elsewhere there are none.
+//! Polls have threads of their own, so that serving, watching and holding the Lease never wait behind polls. Limits of CPU are read from
+//! the control groups of Linux; elsewhere there are none.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,8 +22,8 @@ const THREAD_NAME: &str = "polls";
 /// files of the name service.
 const BLOCKING_THREADS: usize = 32;
 
-/// Threads for polls, each with a runtime of its own: workers of one runtime would wake each other for every answer, which costs more than the
-/// work on it. They end when this is dropped, without waiting for anything.
+/// Threads for polls, each with a runtime of its own: workers of one runtime would wake each other for every answer, which costs more than
+/// the work on it. They end when this is dropped, without waiting for anything.
 #[derive(Debug)]
 pub(super) struct PollThreads {
     runtimes: Vec<Handle>,

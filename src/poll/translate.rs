@@ -169,8 +169,8 @@ impl Translation {
         }
     }
 
-    /// Waits for a permit to translate on a blocking thread. Meanwhile the answers can be evicted from memory, so that one namespace with many
-    /// waiting polls does not keep it from others.
+    /// Waits for a permit to translate on a blocking thread. Meanwhile the answers can be evicted from memory, so that one namespace with
+    /// many waiting polls does not keep it from others.
     async fn acquire_permit(
         &self,
         target: &Target,

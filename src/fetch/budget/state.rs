@@ -1,5 +1,5 @@
-//! Which poll holds how much of the budget, which waits, and which is evicted: only the decisions. It has neither clock nor tasks, so that a
-//! test can play any order of events.
+//! Which poll holds how much of the budget, which waits, and which is evicted: only the decisions. It has neither clock nor tasks, so that
+//! a test can play any order of events.
 //!
 //! Three rules, in this order:
 //!
@@ -9,8 +9,8 @@
 //!   never loses anything, and a single one may use all that is free.
 //! * **In a namespace.** A request may evict polls that have been without progress for longer than its own, the longest first.
 //!
-//! A poll makes progress when an eighth of what it holds has been received since the last time. A server that sends single bytes makes none;
-//! one that wants to look busy must send ever more, until its body is too large.
+//! A poll makes progress when an eighth of what it holds has been received since the last time. A server that sends single bytes makes
+//! none; one that wants to look busy must send ever more, until its body is too large.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A poll without progress for less than this is not evicted, unless one of its own namespace requests very little: many honest targets that
-/// together need too much must take turns rather than evict each other.
+/// A poll without progress for less than this is not evicted, unless one of its own namespace requests very little: many honest targets
+/// that together need too much must take turns rather than evict each other.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// A request is very little for a poll that holds this many times as much.
@@ -33,8 +33,8 @@ pub(super) const PROGRESS: usize = 8;
 /// The number of waiting namespaces that are examined at an event; the others follow when these have been granted something.
 const MAX_NAMESPACES: usize = 16;
 
-/// The number of waiting polls of a namespace that are examined, until one can be granted its request. The first cannot if it is itself the one
-/// that has been without progress for longest.
+/// The number of waiting polls of a namespace that are examined, until one can be granted its request. The first cannot if it is itself the
+/// one that has been without progress for longest.
 const MAX_POLLS: usize = 4;
 
 /// A poll, numbered by its first request.

@@ -1,6 +1,6 @@
-//! From host names to addresses, without threads and within bounds: one query for a name at a time, a short cache, and a share of the queries
-//! for each namespace, so that names whose servers do not answer do not keep others from being resolved. It does not decide which addresses may
-//! be contacted.
+//! From host names to addresses, without threads and within bounds: one query for a name at a time, a short cache, and a share of the
+//! queries for each namespace, so that names whose servers do not answer do not keep others from being resolved. It does not decide which
+//! addresses may be contacted.
 
 mod system;
 
@@ -41,8 +41,9 @@ const MAX_NAMES: usize = 1 << 15;
 /// Up to this number of names, none is removed.
 const MIN_SWEEP: usize = 1024;
 
-/// Concurrent lookups of names that are expected to be answered, and of those that are not: of one namespace, and in total. The former wait for
-/// a permit, which takes little time; the latter fail. Each lookup is a socket for either IP version, and the same for each of three retries.
+/// Concurrent lookups of names that are expected to be answered, and of those that are not: of one namespace, and in total. The former wait
+/// for a permit, which takes little time; the latter fail. Each lookup is a socket for either IP version, and the same for each of three
+/// retries.
 const QUICK_PERMITS: (usize, usize) = (32, 128);
 const SLOW_PERMITS: (usize, usize) = (16, 128);
 
@@ -91,8 +92,8 @@ impl NameError {
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
     state: Mutex<ResolverState>,
-    /// One for each name that a namespace waits for: it holds the permit of the namespace. Not a part of the state, which is locked when such
-    /// a lookup ends.
+    /// One for each name that a namespace waits for: it holds the permit of the namespace. Not a part of the state, which is locked when
+    /// such a lookup ends.
     waited: Mutex<RunningLookups<(Arc<str>, Arc<str>)>>,
     permits: LookupPermits,
 }

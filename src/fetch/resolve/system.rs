@@ -1,5 +1,5 @@
-//! The host's configuration of names: `/etc/hosts`, and the name servers and search domains of `/etc/resolv.conf`, as a pod has them. It has
-//! neither a cache nor limits.
+//! The host's configuration of names: `/etc/hosts`, and the name servers and search domains of `/etc/resolv.conf`, as a pod has them. It
+//! has neither a cache nor limits.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
