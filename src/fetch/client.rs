@@ -393,7 +393,7 @@ enum Transport {
 
 /// An answer whose body has not been read.
 pub(super) enum Response {
-    Plain(PlainResponse),
+    Plain(Box<PlainResponse>),
     Pooled(reqwest::Response),
 }
 
@@ -514,7 +514,7 @@ impl Client {
         let shared = match &self.transport {
             Transport::Plain => {
                 let response = self.send_plain(request, kept, addresses, deadline, failures).await?;
-                return Ok(Response::Plain(response));
+                return Ok(Response::Plain(Box::new(response)));
             }
             Transport::Pooled(shared) => shared,
         };

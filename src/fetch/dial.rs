@@ -196,7 +196,7 @@ pub(super) struct ConnectFailures {
     attempt: Option<ConnectAttempt>,
 }
 
-/// ConnectFailure no connection was made.
+/// Why no connection was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ConnectFailure {
     TimedOut,

@@ -96,8 +96,7 @@ async fn connect_either(first: SocketAddr, second: SocketAddr) -> io::Result<Tcp
         };
     }
     match select(preferred, pin!(TcpStream::connect(second))).await {
-        Either::Left((Err(_), other)) => other.await,
-        Either::Right((Err(_), other)) => other.await,
+        Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
         Either::Left((connected, _)) | Either::Right((connected, _)) => connected,
     }
 }

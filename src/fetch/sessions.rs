@@ -15,7 +15,7 @@ const MAX_AGE: Duration = Duration::from_mins(10);
 /// Servers of clients with equal TLS settings; the same as the number of names that are resolved.
 const MAX_SERVERS: usize = 1 << 15;
 
-/// SessionCache by the name of the server.
+/// Sessions by the name of the server.
 #[derive(Default)]
 pub(super) struct SessionCache(Mutex<HashMap<ServerName<'static>, ServerSessions>>);
 

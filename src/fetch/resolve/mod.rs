@@ -52,7 +52,7 @@ pub(super) type Resolved = Result<Arc<[IpAddr]>, NameError>;
 
 type Lookup = Shared<BoxFuture<'static, Resolved>>;
 
-/// NameErrorCause a name has no addresses.
+/// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.sentence())]
 pub(super) struct NameError {
@@ -61,7 +61,7 @@ pub(super) struct NameError {
     cause: NameErrorCause,
 }
 
-/// NameErrorCause a name has no addresses. Ordered by how much it says where several servers were asked.
+/// Why a name has no addresses. Ordered by how much it says where several servers were asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum NameErrorCause {
     NotFound,
