@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench fleet` runs every scenario; `cargo bench --bench fleet -- start plain` runs those that are named.
 //! `FLEET_TARGETS` (10000), `FLEET_SECONDS` (60, after a warm-up of two intervals) and `FLEET_INTERVAL` (15) change its size.
+//! `FLEET_BASELINE` names another build of the program that `scrape` compares with this one.
 //! It prints what was measured and judges nothing.
 
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Exporter, Result, Scraper, Servers, runs, scrape_all, setting};
+use support::{ACCEPT, ACCEPT_TEXT, Exporter, PROGRAM, Result, Scraper, Servers, runs, scrape_all, setting};
 
 fn main() -> Result<()> {
     support::main(measure())
@@ -136,32 +137,51 @@ impl Fleet {
         Ok(())
     }
 
-    /// CPU of one scrape that has to poll: three calls of Sora, every family, gzip.
+    /// CPU of one scrape that has to poll: three calls of Sora, every family, gzip, in both formats. With `FLEET_BASELINE`, another build
+    /// of the program, that one takes turns with this one, and the ratio is printed.
     async fn polling_scrapes(&self) -> Result<()> {
         let options = "  maxAge: 0s\n  interval: 1h\n  sora: { clusterMetrics: true, clientMetrics: true, connectionErrorMetrics: true, \
                        erlangVMMetrics: true, serverMode: false }\n";
         let manifest = self.manifest(0, "Sora", "http", options).replacen("  interval: 15s\n", "", 1);
-        let exporter = Exporter::of_files(&manifest)?;
-        exporter.ready().await?;
-        let mut client = Scraper::connect(exporter.address).await?;
-        for _ in 0..500 {
-            client.scrape("fleet/t0").await?;
+        let baseline = std::env::var("FLEET_BASELINE").ok();
+        let mut measured = Vec::new();
+        for (name, program) in [("this", Some(PROGRAM)), ("baseline", baseline.as_deref())] {
+            let Some(program) = program else { continue };
+            let exporter = Exporter::of_program(program, &manifest)?;
+            exporter.ready().await?;
+            let client = Scraper::connect(exporter.address).await?;
+            measured.push((name, exporter, client));
         }
-        let mut costs = Vec::new();
-        let mut bytes = 0;
-        for _ in 0..7 {
-            const SCRAPES: u32 = 2_000;
-            let before = exporter.cpu()?;
-            for _ in 0..SCRAPES {
-                bytes = client.scrape("fleet/t0").await?;
+        for (format, accept) in [("OpenMetrics", ACCEPT), ("text 0.0.4", ACCEPT_TEXT)] {
+            let mut costs = vec![Vec::new(); measured.len()];
+            let mut bytes = 0;
+            for round in 0..8 {
+                const SCRAPES: u32 = 1_000;
+                for ((_, exporter, client), costs) in measured.iter_mut().zip(&mut costs) {
+                    let before = exporter.cpu()?;
+                    for _ in 0..SCRAPES {
+                        bytes = client.scrape_as("fleet/t0", accept).await?;
+                    }
+                    // The first round warms up.
+                    if round > 0 {
+                        costs.push((exporter.cpu()? - before) * 1e6 / f64::from(SCRAPES));
+                    }
+                }
             }
-            costs.push((exporter.cpu()? - before) * 1e3 / f64::from(SCRAPES));
+            let mut medians = Vec::new();
+            for ((name, ..), costs) in measured.iter().zip(&mut costs) {
+                costs.sort_by(f64::total_cmp);
+                medians.push(costs[3]);
+                println!(
+                    "a scrape that polls Sora (3 calls, everything on, {bytes} bytes of gzip), {format}, {name}: {:.0} µs CPU (median of 7; \
+                     least {:.0}, most {:.0})",
+                    costs[3], costs[0], costs[6]
+                );
+            }
+            if let [this, baseline] = medians[..] {
+                println!("{format}: the baseline takes {:.2} times as much", baseline / this);
+            }
         }
-        costs.sort_by(f64::total_cmp);
-        println!(
-            "a scrape that polls Sora (3 calls, everything on, {bytes} bytes of gzip): {:.3} ms CPU (median of 7; least {:.3}, most {:.3})",
-            costs[3], costs[0], costs[6]
-        );
         Ok(())
     }
 }

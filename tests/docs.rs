@@ -14,7 +14,7 @@ use scrapetarget_exporter::cli::Cli;
 use scrapetarget_exporter::file::documents;
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::metric::{Desc, Families, Format, Type as Kind, encode};
-use scrapetarget_exporter::poll::{PROBE_FAMILIES, State};
+use scrapetarget_exporter::poll::{PROBE_FAMILIES, TargetState};
 use serde_json::Value;
 use support::families::own_families;
 
@@ -246,7 +246,7 @@ fn metrics_page() -> String {
         let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
         let _ = writeln!(out, "| `{name}` | {kind} | {} | {} |", labels.join(", "), cell(&help));
     }
-    let states: Vec<String> = State::ALL.iter().map(|state| format!("`{}`", state.as_str())).collect();
+    let states: Vec<String> = TargetState::ALL.iter().map(|state| format!("`{}`", state.as_str())).collect();
     let _ = write!(out, "\nThe values of `state` are a closed set: {}.\n", states.join(", "));
     out
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use scrapetarget_exporter::metric::{
     Encoding, Families, Filter, Finished, Format, Suffix, Type, encode, negotiate_encoding, negotiate_format,
-    openmetrics_to_text, write_value,
+    openmetrics_to_text, text_to_openmetrics, write_value,
 };
 
 scrapetarget_exporter::descs! {
@@ -334,11 +334,14 @@ fn any_families() -> impl Strategy<Value = Finished> {
 
 proptest! {
     #[test]
-    fn text_made_from_openmetrics_is_the_text_itself(finished in any_families()) {
+    fn either_format_made_from_the_other_is_that_format_itself(finished in any_families()) {
         let mut openmetrics = Vec::new();
         let plain = encode(&[&finished], Format::OpenMetrics, &mut openmetrics);
+        prop_assert_eq!(&encode(&[&finished], Format::Text, &mut Vec::new()), &plain);
         let openmetrics = String::from_utf8(openmetrics).unwrap();
-        prop_assert_eq!(openmetrics_to_text(&openmetrics, &plain), written(&finished, Format::Text));
+        let text = written(&finished, Format::Text);
+        prop_assert_eq!(&openmetrics_to_text(&openmetrics, &plain), &text);
+        prop_assert_eq!(text_to_openmetrics(&text, &plain), openmetrics);
     }
 
     #[test]

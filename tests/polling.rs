@@ -12,7 +12,7 @@ use scrapetarget_exporter::crd::{Metrics, ParsedTarget, ScrapeTarget};
 use scrapetarget_exporter::fetch::Limits;
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::metric::Filter;
-use scrapetarget_exporter::poll::{Pollers, State};
+use scrapetarget_exporter::poll::{Pollers, TargetState};
 use scrapetarget_exporter::target::{Problem, Target, TargetId};
 use simulators::Simulated;
 use simulators::mediasoup::Agent;
@@ -256,10 +256,10 @@ async fn a_suspended_target_is_not_polled_and_says_so_without_probe_success() {
     let series = series(&text(&snapshot));
     assert_eq!(series.len(), 1);
     assert_eq!(series["probe_failure_info{reason=\"suspended\"}"], 1.0);
-    assert_eq!((server.total(), poller.status().state), (0, State::Suspended));
+    assert_eq!((server.total(), poller.status().state), (0, TargetState::Suspended));
     target.suspend = false;
     pollers.apply([target]);
-    assert_ne!(poller.status().state, State::Suspended, "it is not what it was");
+    assert_ne!(poller.status().state, TargetState::Suspended, "it is not what it was");
     poller.answer(PATIENCE).await;
     assert_eq!(server.total(), 1);
 }
@@ -274,7 +274,7 @@ async fn a_target_with_a_problem_sends_nothing_and_heals_when_the_problem_is_gon
     let poller = pollers.get(&target.id).unwrap();
     let snapshot = poller.answer(PATIENCE).await;
     assert_eq!(series(&text(&snapshot))["probe_failure_info{reason=\"config\"}"], 1.0);
-    assert_eq!((server.total(), poller.status().state), (0, State::Invalid));
+    assert_eq!((server.total(), poller.status().state), (0, TargetState::Invalid));
     target.problem = None;
     pollers.apply([target]);
     until("a poll", || server.total() == 1).await;
@@ -547,7 +547,7 @@ async fn a_target_is_down_since_it_went_down_even_if_the_reason_changes() {
         let poller = pollers.get(&id).unwrap();
         poller.answer(PATIENCE).await;
         let status = poller.status();
-        assert_eq!((status.state, status.failure.map(|failure| failure.reason)), (State::Down, Some(reason)));
+        assert_eq!((status.state, status.failure.map(|failure| failure.reason)), (TargetState::Down, Some(reason)));
         seen.push(status.since);
     }
     assert_eq!(seen[0], seen[1]);

@@ -25,15 +25,18 @@ const ORION_CACHE: &str = include_str!("../../tests/fixtures/orion/typical/cache
 const ORION_VERSION: &str = include_str!("../../tests/fixtures/orion/typical/version.http");
 const MEDIASOUP: &str = include_str!("../../tests/fixtures/mediasoup/answers/3.27.1-webrtc.json");
 
-/// What Prometheus 3 sends.
-const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+/// The header of Prometheus 3, which asks for OpenMetrics.
+pub const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
     application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
     text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+
+/// A header that asks for text 0.0.4.
+pub const ACCEPT_TEXT: &str = "text/plain;version=0.0.4";
 
 /// Connections that the scraper keeps, as an HTTP client with a pool does.
 const SCRAPE_CONNECTIONS: usize = 64;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_scrapetarget-exporter");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_scrapetarget-exporter");
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -171,9 +174,15 @@ impl Exporter {
 
     /// The program on these manifests.
     pub fn of_files(manifests: &str) -> Result<Self> {
+        Self::of_program(PROGRAM, manifests)
+    }
+
+    /// This program, which may be of another version, on these manifests.
+    pub fn of_program(program: impl AsRef<OsStr>, manifests: &str) -> Result<Self> {
         let files = tempfile::tempdir()?;
         std::fs::write(files.path().join("targets.yaml"), manifests)?;
-        let mut exporter = Self::start([OsStr::new("--targets"), files.path().as_os_str()])?;
+        let arguments = [OsStr::new("--targets"), files.path().as_os_str()];
+        let mut exporter = Self::spawn(Command::new(program), arguments, std::iter::empty::<(&str, &str)>())?;
         exporter.files = Some(files);
         Ok(exporter)
     }
@@ -280,13 +289,22 @@ impl Scraper {
     }
 
     pub async fn scrape(&mut self, target: &str) -> Result<usize> {
-        Ok(self.scrape_body(target, 11).await?.len())
+        self.scrape_as(target, ACCEPT).await
+    }
+
+    /// The same with this `Accept` header.
+    pub async fn scrape_as(&mut self, target: &str, accept: &str) -> Result<usize> {
+        Ok(self.scrape_with(target, 11, accept).await?.len())
     }
 
     /// What a scrape brings that waits for so many seconds, in gzip.
     pub async fn scrape_body(&mut self, target: &str, timeout: u64) -> Result<Vec<u8>> {
+        self.scrape_with(target, timeout, ACCEPT).await
+    }
+
+    async fn scrape_with(&mut self, target: &str, timeout: u64, accept: &str) -> Result<Vec<u8>> {
         let headers =
-            format!("Accept: {ACCEPT}\r\nAccept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: {timeout}\r\n");
+            format!("Accept: {accept}\r\nAccept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: {timeout}\r\n");
         let (status, body) = self.request(&format!("/probe?target={target}"), &headers).await?;
         if status == 200 { Ok(body) } else { Err(format!("status {status}").into()) }
     }

@@ -6,7 +6,7 @@ mod exposition;
 use std::collections::BTreeMap;
 
 use scrapetarget_exporter::kind::{Answer, Context, Kind, Response};
-use scrapetarget_exporter::metric::{Families, Finished, Format, PlainCounters, encode, openmetrics_to_text};
+use scrapetarget_exporter::metric::{Families, Finished, Format, PlainCounters, encode, openmetrics_to_text, text_to_openmetrics};
 
 /// Stands between two answers of one input.
 const BETWEEN_ANSWERS: &str = "\n===\n";
@@ -57,6 +57,7 @@ pub fn judge(finished: &Finished) {
     assert_eq!(samples, finished.len(), "every sample is written");
     let (openmetrics, plain_counters) = write(finished, Format::OpenMetrics);
     assert_eq!(openmetrics_to_text(&openmetrics, &plain_counters), text, "both formats say the same");
+    assert_eq!(text_to_openmetrics(&text, &plain_counters), openmetrics, "both formats say the same");
     assert!(openmetrics.ends_with("# EOF\n"));
 }
 

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use super::service::{Service, ServiceOptions, TargetSource, listen, signal};
 use super::{print, simulated};
 use crate::cli::{DemoArgs, PollingArgs};
-use crate::poll::{Pollers, State};
+use crate::poll::{Pollers, TargetState};
 use crate::telemetry;
 use crate::time::PromDuration;
 use simulators::{Mode, Simulated, Switch};
@@ -206,7 +206,7 @@ async fn poll_all(pollers: &Pollers) -> anyhow::Result<ExitCode> {
             poller.id().to_string(),
             snapshot.samples
         ));
-        let intended = if &*poller.id().name == DOWN { State::Down } else { State::Up };
+        let intended = if &*poller.id().name == DOWN { TargetState::Down } else { TargetState::Up };
         if state != intended {
             wrong.push(poller.id().to_string());
         }

@@ -117,7 +117,7 @@ async fn refusal(url: &Url, tls: rustls::ClientConfig) -> Option<rustls::Error> 
     let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
     let asked = async {
         let stream = TcpStream::connect((name.to_str().as_ref(), url.port_or_known_default()?)).await.ok()?;
-        fetch::refusal(stream, Arc::new(tls), name).await
+        fetch::handshake_alert(stream, Arc::new(tls), name).await
     };
     timeout(TIMEOUT, asked).await.ok().flatten()
 }

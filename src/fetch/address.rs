@@ -28,21 +28,21 @@ impl AddressRules {
         self
     }
 
-    /// By which rule a target of `namespace` may point to `name`, or to an address where there is no name. `None`: by no rule.
-    pub(super) fn grant(&self, name: Option<&str>, namespace: &str) -> Option<Grant> {
+    /// What allows a target of `namespace` to point to `name`, or to an address where there is no name; `None` if nothing does.
+    pub(super) fn allowed_by(&self, name: Option<&str>, namespace: &str) -> Option<AllowedBy> {
         let restricted = !(self.allowed.is_empty() && self.hosts.is_empty());
         let named = || name.is_some_and(|name| self.hosts.iter().any(|host| host.covers(name, namespace)));
         if !restricted || named() {
-            Some(Grant::Host)
+            Some(AllowedBy::Host)
         } else if self.allowed.is_empty() {
             None
         } else {
-            Some(Grant::Address)
+            Some(AllowedBy::Address)
         }
     }
 
-    /// Why `address` may not be contacted by somebody with this grant; `None` if it may.
-    pub(super) fn refusal(&self, address: IpAddr, grant: Grant) -> Option<Ground> {
+    /// Why `address` may not be contacted by a target that is `allowed` in this way; `None` if it may.
+    pub(super) fn refusal(&self, address: IpAddr, allowed: AllowedBy) -> Option<DenyReason> {
         let address = address.to_canonical(); // ::ffff:169.254.169.254 is 169.254.169.254
         let denied = forms(address).find_map(|form| {
             let in_range = |form| self.denied.iter().any(|range| range.contains(&form));
@@ -50,10 +50,11 @@ impl AddressRules {
                 // 0.0.0.0 and :: are this very host: whoever denies loopback means them, too.
                 let denied = in_range(form) || (form.is_unspecified() && loopbacks().into_iter().any(in_range));
                 let loopback = form.is_loopback() || form.is_unspecified();
-                denied.then_some(if loopback { Ground::Loopback } else { Ground::Denied })
+                denied.then_some(if loopback { DenyReason::Loopback } else { DenyReason::Denied })
             })
         });
-        denied.or_else(|| (grant == Grant::Address && !self.is_allowed(address)).then_some(Ground::NotAllowed))
+        denied
+            .or_else(|| (allowed == AllowedBy::Address && !self.is_allowed(address)).then_some(DenyReason::NotAllowed))
     }
 
     /// An address that a translator turns into another is where that is; what only travels through another is itself.
@@ -67,24 +68,24 @@ impl AddressRules {
     }
 }
 
-/// By which rule a destination is allowed.
+/// What allows a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Grant {
+pub(super) enum AllowedBy {
     /// By its name, or because there are no rules about it: at any address that is not denied.
     Host,
     /// Only at the addresses of `--target-allow-cidr`.
     Address,
 }
 
-/// Why an address may not be contacted, by the flags that one would look for.
+/// Why an address may not be contacted, with the flags that change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ground {
+pub enum DenyReason {
     /// Of this machine or its network segment only.
     LinkLocal,
     /// Where a cloud hands out credentials.
     Metadata,
-    /// No single host.
-    Many,
+    /// Multicast or broadcast.
+    Multicast,
     /// This very host.
     Loopback,
     /// In a range that the operator denies.
@@ -93,12 +94,12 @@ pub enum Ground {
     NotAllowed,
 }
 
-impl std::fmt::Display for Ground {
+impl std::fmt::Display for DenyReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::LinkLocal => "link-local, which is always denied",
             Self::Metadata => "the metadata service of a cloud, which is always denied",
-            Self::Many => "multicast or broadcast, which is always denied",
+            Self::Multicast => "multicast or broadcast, which is always denied",
             Self::Loopback => "loopback: in Kubernetes it needs --target-allow-loopback; or --target-deny-cidr",
             Self::Denied => "--target-deny-cidr",
             Self::NotAllowed => "not in --target-allow-cidr, nor is its host in --target-allow-host",
@@ -106,7 +107,7 @@ impl std::fmt::Display for Ground {
     }
 }
 
-fn always_denied(address: IpAddr) -> Option<Ground> {
+fn always_denied(address: IpAddr) -> Option<DenyReason> {
     let metadata = match address {
         IpAddr::V4(v4) => METADATA_V4.contains(&v4),
         IpAddr::V6(v6) => METADATA_V6.contains(&v6) || v6.segments().starts_with(&METADATA_AWS),
@@ -115,7 +116,7 @@ fn always_denied(address: IpAddr) -> Option<Ground> {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.is_multicast() || v4.is_broadcast()),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_multicast()),
     };
-    [(metadata, Ground::Metadata), (link_local, Ground::LinkLocal), (many, Ground::Many)]
+    [(metadata, DenyReason::Metadata), (link_local, DenyReason::LinkLocal), (many, DenyReason::Multicast)]
         .into_iter()
         .find_map(|(is, ground)| is.then_some(ground))
 }
@@ -168,8 +169,8 @@ fn tunnelled(v6: Ipv6Addr) -> Vec<Ipv4Addr> {
     inside
 }
 
-/// NAT64 of local use (RFC 8215) has a prefix of 48, 56, 64 or 96 bits, which the address does not tell. Where it is not the last, the octet
-/// from bit 64 on is empty (RFC 6052).
+/// NAT64 of local use (RFC 8215) has a prefix of 48, 56, 64 or 96 bits, which the address does not tell. Where it is not the last, the
+/// octet from bit 64 on is empty (RFC 6052).
 fn local_nat64(v6: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let [.., o6, o7, _, o9, o10, o11, o12, o13, o14, o15] = v6.octets();
     let by_prefix = [[o6, o7, o9, o10], [o7, o9, o10, o11], [o9, o10, o11, o12], [o12, o13, o14, o15]];
@@ -191,7 +192,7 @@ mod tests {
             .allowing(ranges(allowed), hosts.iter().map(|text| text.parse().unwrap()).collect())
     }
 
-    fn refusal(rules: &AddressRules, address: &str, grant: Grant) -> Option<Ground> {
+    fn refusal(rules: &AddressRules, address: &str, grant: AllowedBy) -> Option<DenyReason> {
         rules.refusal(address.parse().unwrap(), grant)
     }
 
@@ -218,10 +219,10 @@ mod tests {
     fn a_denied_address_is_denied_in_every_form_that_holds_it() {
         let rules = rules(&["10.1.2.0/24"], &[], &[]);
         for form in TEN_1_2_3 {
-            assert_eq!(refusal(&rules, form, Grant::Host), Some(Ground::Denied), "{form}");
+            assert_eq!(refusal(&rules, form, AllowedBy::Host), Some(DenyReason::Denied), "{form}");
         }
         for other in ["10.1.3.3", "64:ff9b::10.1.3.3", "2002:a01:303::1", "2001:db8::10.1.2.3"] {
-            assert_eq!(refusal(&rules, other, Grant::Host), None, "{other}");
+            assert_eq!(refusal(&rules, other, AllowedBy::Host), None, "{other}");
         }
     }
 
@@ -249,13 +250,13 @@ mod tests {
             "255.255.255.255",
             "ff02::1",
         ] {
-            assert!(refusal(&none, address, Grant::Host).is_some(), "{address}");
+            assert!(refusal(&none, address, AllowedBy::Host).is_some(), "{address}");
             let all = rules(&[], &["0.0.0.0/0", "::/0"], &["*.example.com"]);
-            assert!(refusal(&all, address, Grant::Host).is_some(), "{address} is allowed by a name");
-            assert!(refusal(&all, address, Grant::Address).is_some(), "{address} is allowed by a range");
+            assert!(refusal(&all, address, AllowedBy::Host).is_some(), "{address} is allowed by a name");
+            assert!(refusal(&all, address, AllowedBy::Address).is_some(), "{address} is allowed by a range");
         }
         for address in ["10.0.0.1", "2001:db8::1", "127.0.0.1", "::1", "fd20:ce::255", "100.100.100.201"] {
-            assert_eq!(refusal(&none, address, Grant::Host), None, "{address}");
+            assert_eq!(refusal(&none, address, AllowedBy::Host), None, "{address}");
         }
     }
 
@@ -265,7 +266,7 @@ mod tests {
         for address in
             ["127.1.2.3", "::1", "0.0.0.0", "::", "::ffff:0.0.0.0", "::127.0.0.1", "64:ff9b::", "2002:7f00:1::1"]
         {
-            assert_eq!(refusal(&rules, address, Grant::Host), Some(Ground::Loopback), "{address}");
+            assert_eq!(refusal(&rules, address, AllowedBy::Host), Some(DenyReason::Loopback), "{address}");
         }
     }
 
@@ -273,27 +274,31 @@ mod tests {
     fn where_ranges_are_allowed_only_what_is_in_them_may_be_contacted() {
         let rules = rules(&["10.1.2.9/32"], &["10.1.2.0/24", "2001:db8::/32"], &[]);
         for address in ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2001:db8::1"] {
-            assert_eq!(refusal(&rules, address, Grant::Address), None, "{address}");
+            assert_eq!(refusal(&rules, address, AllowedBy::Address), None, "{address}");
         }
-        // A tunnel's end says nothing of who is behind it.
+        // The address of a tunnel does not say which hosts are behind it.
         for address in ["10.1.3.3", "64:ff9b::10.1.3.3", "2002:a01:203::1", "64:ff9b:1::10.1.2.3"] {
-            assert_eq!(refusal(&rules, address, Grant::Address), Some(Ground::NotAllowed), "{address}");
+            assert_eq!(refusal(&rules, address, AllowedBy::Address), Some(DenyReason::NotAllowed), "{address}");
         }
-        assert_eq!(refusal(&rules, "10.1.2.9", Grant::Address), Some(Ground::Denied), "denied wins");
-        assert_eq!(refusal(&rules, "10.1.2.9", Grant::Host), Some(Ground::Denied), "denied wins over a name, too");
-        assert_eq!(refusal(&rules, "10.1.3.3", Grant::Host), None, "its name is allowed");
+        assert_eq!(refusal(&rules, "10.1.2.9", AllowedBy::Address), Some(DenyReason::Denied), "denied wins");
+        assert_eq!(
+            refusal(&rules, "10.1.2.9", AllowedBy::Host),
+            Some(DenyReason::Denied),
+            "denied wins over a name, too"
+        );
+        assert_eq!(refusal(&rules, "10.1.3.3", AllowedBy::Host), None, "its name is allowed");
     }
 
     #[test]
     fn a_destination_is_granted_by_its_name_or_by_its_addresses() {
-        let grant = |rules: &AddressRules, name| rules.grant(name, "team-a");
+        let grant = |rules: &AddressRules, name| rules.allowed_by(name, "team-a");
         let both = rules(&[], &["10.0.0.0/8"], &["*.{namespace}.svc"]);
-        assert_eq!(grant(&both, Some("sora.team-a.svc")), Some(Grant::Host));
-        assert_eq!(grant(&both, Some("sora.team-b.svc")), Some(Grant::Address));
-        assert_eq!(grant(&both, None), Some(Grant::Address));
+        assert_eq!(grant(&both, Some("sora.team-a.svc")), Some(AllowedBy::Host));
+        assert_eq!(grant(&both, Some("sora.team-b.svc")), Some(AllowedBy::Address));
+        assert_eq!(grant(&both, None), Some(AllowedBy::Address));
         let names = rules(&[], &[], &["*.{namespace}.svc"]);
         assert_eq!(grant(&names, Some("sora.team-b.svc")), None);
         assert_eq!(grant(&names, None), None, "an address has no name");
-        assert_eq!(grant(&AddressRules::default(), None), Some(Grant::Host));
+        assert_eq!(grant(&AddressRules::default(), None), Some(AllowedBy::Host));
     }
 }

@@ -1,20 +1,21 @@
 //! Reads a body into memory: decompressed, bounded, and with everything counted that it takes meanwhile.
 //!
-//! Nothing is allocated before the [`Share`] covers it. It is counted by capacity, not by length, and with what the HTTP client and the
-//! decompressor hold for it.
+//! Nothing is allocated before the [`MemoryShare`] covers it. Capacities are counted, not lengths, and the buffers of the HTTP client and
+//! the decompressor as well.
 
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
-use super::budget::Share;
-use super::{Limits, Progress, error};
+use super::budget::MemoryShare;
+use super::client::Response;
+use super::{Limits, Progress};
 use crate::kind::{CallError, Reason};
 
-/// The client reads a body in pieces that begin with this many bytes. They double each time that one is filled at once.
+/// The size of the client's first read buffer. It doubles each time it is filled by one read.
 const FIRST_READ: usize = 8 * 1024;
 
-/// The largest of those pieces: what hyper reads into unless it is told otherwise, and reqwest has no setting for it.
+/// The largest read buffer: hyper's default, for which reqwest has no setting.
 const LARGEST_READ: usize = FIRST_READ + 100 * 4096;
 
 /// What a decompressor takes: a window of 32 KiB, its margins, and tables.
@@ -23,28 +24,28 @@ const DECOMPRESSOR: usize = 56 * 1024;
 /// The first allocation for a body that comes in more than one piece.
 const FIRST_BUFFER: usize = 4 * 1024;
 
-/// So much is decompressed at once, at most a MiB when it is out.
+/// How much is decompressed at a time; at most a MiB when it is out.
 const STEP: usize = 1024;
 
-/// After so much has come out of it, others have their turn on this thread.
-const TURN: usize = 512 * 1024;
+/// After this much output the task yields to others on its thread.
+const YIELD_AFTER: usize = 512 * 1024;
 
-/// What a poll has read so far, over all its calls: they share a connection, and so its buffers.
+/// The bytes of one poll, over all its calls: they share a connection, and so its buffers.
 #[derive(Debug, Default)]
-pub(super) struct Read {
-    /// As it came over the wire, headers included.
+pub(super) struct ReadBytes {
+    /// Read from the connection, headers included.
     wire: usize,
-    /// What the bodies take that are whole.
+    /// Held by the bodies that are complete.
     pub(super) kept: usize,
 }
 
-impl Read {
-    /// What the client holds for a connection: the piece that is being read into, and one that we have not taken yet.
+impl ReadBytes {
+    /// What the client holds for a connection: the buffer that is being read into, and one that we have not taken yet.
     fn buffers(&self) -> usize {
         2 * self.piece()
     }
 
-    /// The largest piece that may have been allocated by now.
+    /// The largest buffer that may have been allocated by now.
     fn piece(&self) -> usize {
         let doubled = (self.wire + FIRST_READ).min(LARGEST_READ);
         if doubled == LARGEST_READ { LARGEST_READ } else { 1 << doubled.ilog2() }
@@ -53,11 +54,11 @@ impl Read {
 
 /// Reads the body of `response`.
 pub(super) async fn read(
-    mut response: reqwest::Response,
+    response: &mut Response,
     limits: &Limits,
     progress: &mut Progress,
-    read: &mut Read,
-    share: &mut Share,
+    read: &mut ReadBytes,
+    share: &mut MemoryShare,
 ) -> Result<Bytes, CallError> {
     let declared = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
     let gzip = is_gzip(response.headers());
@@ -66,27 +67,27 @@ pub(super) async fn read(
     }
     read.wire += response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
     let largest = if gzip || declared == 0 { limits.max_body_bytes } else { declared };
-    let mut body = Body { largest, limits, bytes: Vec::new(), besides: 0, progress, share };
+    let mut body = BodyBuffer { largest, limits, bytes: Vec::new(), besides: 0, progress, share };
     let mut gunzip = None;
-    let mut others_at = TURN;
+    let mut yield_at = YIELD_AFTER;
     let mut compressed = 0;
     loop {
         body.besides = read.kept + read.buffers() + if gzip { DECOMPRESSOR } else { 0 };
         body.cover(body.bytes.capacity()).await;
-        let Some(chunk) = response.chunk().await.map_err(|error| error::body_error(&error))? else { break };
+        let Some(chunk) = response.chunk().await? else { break };
         let piece = read.piece();
         read.wire += chunk.len();
-        body.share.came(chunk.len());
+        body.share.received(chunk.len());
         if gzip {
-            let gunzip = gunzip.get_or_insert_with(Gunzip::new);
+            let gunzip = gunzip.get_or_insert_with(GzipBody::new);
             compressed += chunk.len();
             if compressed > limits.max_body_bytes {
-                return Err(too_large(limits)); // of what decompresses to nothing, there may be any amount
+                return Err(too_large(limits)); // what decompresses to nothing is bounded as well
             }
             for step in chunk.chunks(STEP) {
                 gunzip.decompress(step, &mut body).await?;
-                if body.bytes.len() + compressed >= others_at {
-                    others_at = body.bytes.len() + compressed + TURN;
+                if body.bytes.len() + compressed >= yield_at {
+                    yield_at = body.bytes.len() + compressed + YIELD_AFTER;
                     tokio::task::yield_now().await;
                 }
             }
@@ -117,8 +118,8 @@ fn too_large(limits: &Limits) -> CallError {
     CallError::new(Reason::Limit, format!("the body is larger than {} bytes (--max-body-bytes)", limits.max_body_bytes))
 }
 
-/// The body, as far as it has come.
-struct Body<'r> {
+/// The part of a body that has been read.
+struct BodyBuffer<'r> {
     bytes: Vec<u8>,
     /// It will not be larger.
     largest: usize,
@@ -126,10 +127,10 @@ struct Body<'r> {
     /// What is held besides these bytes.
     besides: usize,
     progress: &'r mut Progress,
-    share: &'r mut Share,
+    share: &'r mut MemoryShare,
 }
 
-impl Body<'_> {
+impl BodyBuffer<'_> {
     async fn cover(&mut self, bytes: usize) {
         self.progress.waits_for_memory = true;
         self.share.cover(self.besides + bytes).await;
@@ -162,26 +163,26 @@ impl Body<'_> {
 }
 
 /// Decompresses gzip piece by piece. Several members, one after the other, are one body.
-struct Gunzip {
+struct GzipBody {
     member: Decompress,
     members: usize,
     at_end: bool,
 }
 
-/// Each costs as much to begin as some KiB of text, whatever is in it. Compressors that work on blocks make one of each 64 KiB.
-const MOST_MEMBERS: usize = 4096;
+/// Each member costs as much as some KiB of text, even if it is empty. Compressors that work on blocks make one of each 64 KiB.
+const MAX_MEMBERS: usize = 4096;
 
-impl Gunzip {
+impl GzipBody {
     fn new() -> Self {
         Self { member: Decompress::new_gzip(15), members: 1, at_end: false }
     }
 
-    async fn decompress(&mut self, mut input: &[u8], body: &mut Body<'_>) -> Result<(), CallError> {
+    async fn decompress(&mut self, mut input: &[u8], body: &mut BodyBuffer<'_>) -> Result<(), CallError> {
         let broken = |error| CallError::new(Reason::Body, format!("the body broke off: its gzip is broken: {error}"));
         while !input.is_empty() {
             if self.at_end {
-                if self.members == MOST_MEMBERS {
-                    let message = format!("the body is of more than {MOST_MEMBERS} gzip members");
+                if self.members == MAX_MEMBERS {
+                    let message = format!("the body is of more than {MAX_MEMBERS} gzip members");
                     return Err(CallError::new(Reason::Limit, message));
                 }
                 *self = Self { members: self.members + 1, ..Self::new() };

@@ -1,11 +1,11 @@
-//! How many bytes of answers may be in memory together, and who must give his up when they are too many.
+//! How many bytes of answers may be in memory together, and which polls are evicted when they are too many.
 //!
-//! Waiting alone would be unfair: a few servers that send much and then hang would hold everything until their timeouts, and every
-//! other target would fail. So whoever waits drives others out, by the rules of the [`ledger`].
+//! Only to wait would be unfair: a few servers that send much and then hang would hold everything until their timeouts, and every other
+//! target would fail. So a poll that waits can evict others, by the rules in [`state`].
 
-mod ledger;
 #[cfg(test)]
 mod model;
+mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,143 +13,148 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ledger::{Id, Ledger, PROGRESS, Signal};
+use state::{BudgetState, PROGRESS, PollId, PollSignals};
 
 use crate::kind::{CallError, Reason};
 
-/// How often it is looked at again who has to go, while somebody waits: there are polls that may keep what they hold for a moment.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often the state is checked while a poll waits: others may be evicted only after a grace period.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The budget that all polls share.
+/// The budget of all polls.
 ///
-/// One lock for all: a poll takes it some five times, for less than a microsecond each.
+/// There is one lock: a poll takes it some five times, for less than a microsecond each.
 #[derive(Debug)]
 pub(super) struct Budget {
-    books: Mutex<Books>,
+    shared: Mutex<CheckedState>,
 }
 
 #[derive(Debug)]
-struct Books {
-    ledger: Ledger,
-    /// When it was last looked who has to go because time has passed.
-    looked: Option<Instant>,
+struct CheckedState {
+    state: BudgetState,
+    /// When it was last checked because time had passed.
+    checked: Option<Instant>,
 }
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { books: Mutex::new(Books { ledger: Ledger::new(bytes), looked: None }) })
+        Arc::new(Self { shared: Mutex::new(CheckedState { state: BudgetState::new(bytes), checked: None }) })
     }
 
     /// The share of one poll of a target in `namespace`: nothing at first.
-    pub(super) fn share(self: &Arc<Self>, namespace: &Arc<str>) -> Share {
-        let signal = Arc::new(Signal::default());
-        Share { budget: Arc::clone(self), namespace: Arc::clone(namespace), id: None, asked: 0, came: 0, signal }
+    pub(super) fn share(self: &Arc<Self>, namespace: &Arc<str>) -> MemoryShare {
+        MemoryShare {
+            budget: Arc::clone(self),
+            namespace: Arc::clone(namespace),
+            id: None,
+            requested: 0,
+            received: 0,
+            signals: Arc::default(),
+        }
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CheckedState> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn look_again(&self) {
+    fn check(&self) {
         let now = Instant::now();
-        let mut books = self.books();
-        if books.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= LOOK_AGAIN / 2) {
-            books.looked = Some(now);
-            books.ledger.settle(now);
+        let mut shared = self.lock();
+        if shared.checked.is_none_or(|checked| now.saturating_duration_since(checked) >= CHECK_INTERVAL / 2) {
+            shared.checked = Some(now);
+            shared.state.settle(now);
         }
     }
 }
 
 /// What one poll holds of the budget.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct MemoryShare {
     budget: Arc<Budget>,
     namespace: Arc<str>,
-    /// Its place in the books, once it has asked for something.
-    id: Option<Id>,
-    asked: usize,
-    /// What has come, and is not in the books yet.
-    came: usize,
-    signal: Arc<Signal>,
+    /// Set once it has requested something.
+    id: Option<PollId>,
+    requested: usize,
+    /// Bytes received that the state does not know of yet.
+    received: usize,
+    signals: Arc<PollSignals>,
 }
 
-impl Share {
-    /// Cancelled when others need what this poll holds: it must give up everything, and soon.
+impl MemoryShare {
+    /// Cancelled when others need what this poll holds: it must soon give up everything.
     pub(super) fn evicted(&self) -> CancellationToken {
-        self.signal.evicted.clone()
+        self.signals.evicted.clone()
     }
 
-    /// Notes that the server has sent so much.
-    pub(super) const fn came(&mut self, bytes: usize) {
-        self.came += bytes;
+    /// Notes that the server has sent `bytes`.
+    pub(super) const fn received(&mut self, bytes: usize) {
+        self.received += bytes;
     }
 
     /// Covers `bytes` from now on, more or less than before; waits while there is not enough.
     pub(super) async fn cover(&mut self, bytes: usize) {
-        if self.ask(bytes) {
+        if self.request(bytes) {
             return;
         }
         loop {
             tokio::select! {
                 biased;
-                () = self.signal.granted.notified() => return,
-                () = tokio::time::sleep(LOOK_AGAIN) => self.budget.look_again(),
+                () = self.signals.granted.notified() => return,
+                () = tokio::time::sleep(CHECK_INTERVAL) => self.budget.check(),
             }
         }
     }
 
-    fn ask(&mut self, bytes: usize) -> bool {
-        if self.asked == bytes && self.came < bytes / PROGRESS {
-            return true; // most chunks: nothing that would have to be in the books
+    fn request(&mut self, bytes: usize) -> bool {
+        if self.requested == bytes && self.received < bytes / PROGRESS {
+            return true; // most chunks: nothing that the state would have to know
         }
-        self.asked = bytes;
+        self.requested = bytes;
         let now = Instant::now();
-        let mut books = self.budget.books();
-        let ledger = &mut books.ledger;
-        let id = *self.id.get_or_insert_with(|| ledger.enter(&self.namespace, Arc::clone(&self.signal), now));
-        ledger.came(id, std::mem::take(&mut self.came), now);
-        ledger.ask(id, bytes, now)
+        let state = &mut self.budget.lock().state;
+        let id = *self.id.get_or_insert_with(|| state.enter(&self.namespace, Arc::clone(&self.signals), now));
+        state.received(id, std::mem::take(&mut self.received), now);
+        state.request(id, bytes, now)
     }
 
-    /// What a poll that has all its answers holds on to, `bytes` or what it has if that is less; `None` if it has been driven out.
-    pub(super) fn keep(self, bytes: usize) -> Option<Held> {
+    /// Keeps `bytes` for complete answers, or less if the share is smaller. `None` if the poll has been evicted.
+    pub(super) fn keep(self, bytes: usize) -> Option<HeldMemory> {
         if let Some(id) = self.id {
-            self.budget.books().ledger.shrink(id, bytes, Instant::now());
+            self.budget.lock().state.shrink(id, bytes, Instant::now());
         }
-        (!self.signal.evicted.is_cancelled()).then_some(Held { share: self })
+        (!self.signals.evicted.is_cancelled()).then_some(HeldMemory { share: self })
     }
 }
 
-impl Drop for Share {
+impl Drop for MemoryShare {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.budget.books().ledger.leave(id, Instant::now());
+            self.budget.lock().state.leave(id, Instant::now());
         }
     }
 }
 
-/// The share of a poll whose answers are whole, until they are translated. While they wait for that, it may still be driven out.
+/// The share of a poll whose answers are complete. It may be evicted until it is pinned.
 #[derive(Debug)]
-pub struct Held {
-    share: Share,
+pub struct HeldMemory {
+    share: MemoryShare,
 }
 
-impl Held {
-    /// Waits until others need the memory: then it must be given up, and this is what to tell.
-    pub async fn driven_out(&self) -> CallError {
-        self.share.signal.evicted.cancelled().await;
-        driven_out()
+impl HeldMemory {
+    /// Waits until others need the memory. Then it must be given up, with this error.
+    pub async fn evicted(&self) -> CallError {
+        self.share.signals.evicted.cancelled().await;
+        eviction_error()
     }
 
-    /// From now on the answers are translated, which will soon be done: they are not driven out any more. Fails if they have been.
-    pub fn begin(&self) -> Result<(), CallError> {
-        let begun = self.share.id.is_none_or(|id| self.share.budget.books().ledger.done(id, Instant::now()));
-        if begun { Ok(()) } else { Err(driven_out()) }
+    /// From now on the answers are not evicted, since they are translated, which takes little time. Fails if they have been evicted.
+    pub fn pin(&self) -> Result<(), CallError> {
+        let pinned = self.share.id.is_none_or(|id| self.share.budget.lock().state.pin(id, Instant::now()));
+        if pinned { Ok(()) } else { Err(eviction_error()) }
     }
 }
 
-/// What is told of a poll that had to go.
-pub(super) fn driven_out() -> CallError {
+/// The error of a poll that was evicted.
+pub(super) fn eviction_error() -> CallError {
     CallError::new(
         Reason::Limit,
         "dropped, because other targets needed the memory (--max-inflight-bytes) and this one held some of it for longest \
@@ -161,13 +166,13 @@ pub(super) fn driven_out() -> CallError {
 mod tests {
     use super::*;
 
-    /// Within what anything here takes on a busy machine.
-    async fn soon(share: &mut Share, bytes: usize) -> bool {
+    /// Within a time that suffices on a busy machine.
+    async fn soon(share: &mut MemoryShare, bytes: usize) -> bool {
         tokio::time::timeout(Duration::from_secs(60), share.cover(bytes)).await.is_ok()
     }
 
     #[tokio::test]
-    async fn whoever_hangs_is_told_to_go_and_what_it_held_is_free_when_it_has_gone() {
+    async fn a_poll_that_hangs_is_evicted_and_what_it_held_is_free_when_it_has_ended() {
         let (budget, team) = (Budget::new(1 << 20), Arc::from("team"));
         let (mut first, mut second) = (budget.share(&team), budget.share(&team));
         assert!(soon(&mut first, 600 << 10).await && soon(&mut second, 424 << 10).await);
@@ -182,13 +187,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whose_answers_are_translated_is_left_alone_and_gives_back_what_they_do_not_need() {
+    async fn a_poll_whose_answers_are_translated_is_not_evicted_and_gives_back_what_they_do_not_need() {
         let (budget, team) = (Budget::new(1 << 20), Arc::from("team"));
         let (mut share, mut other) = (budget.share(&team), budget.share(&team));
         assert!(soon(&mut share, 1 << 20).await);
         let evicted = share.evicted();
         let held = share.keep(900 << 10).unwrap();
-        held.begin().unwrap();
+        held.pin().unwrap();
         assert!(soon(&mut other, 100 << 10).await);
         assert!(!soon(&mut other, 200 << 10).await);
         assert!(!evicted.is_cancelled());
@@ -197,15 +202,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whose_answers_wait_to_be_translated_is_driven_out_and_told_so() {
+    async fn a_poll_whose_answers_wait_to_be_translated_is_evicted_with_an_error() {
         let budget = Budget::new(1 << 20);
         let mut share = budget.share(&Arc::from("many"));
         assert!(soon(&mut share, 1 << 20).await);
         let held = share.keep(1 << 20).unwrap();
         let mut other = budget.share(&Arc::from("few"));
         let goes = async {
-            held.driven_out().await;
-            assert_eq!(held.begin().unwrap_err().reason, Reason::Limit);
+            held.evicted().await;
+            assert_eq!(held.pin().unwrap_err().reason, Reason::Limit);
             drop(held);
         };
         let ((), covered) = tokio::join!(goes, soon(&mut other, 100 << 10));
@@ -218,7 +223,7 @@ mod tests {
         let mut share = budget.share(&team);
         assert!(soon(&mut share, 1 << 20).await);
         let held = share.keep(1 << 20).unwrap();
-        held.begin().unwrap();
+        held.pin().unwrap();
         let mut waits = budget.share(&team);
         assert!(tokio::time::timeout(Duration::from_millis(1), waits.cover(1 << 20)).await.is_err());
         drop((waits, held));

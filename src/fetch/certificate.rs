@@ -1,8 +1,9 @@
 //! Verification of server certificates, with a note of when each chain ends: `probe_ssl_earliest_cert_expiry` and
 //! `probe_ssl_last_chain_expiry_timestamp_seconds`.
 //!
-//! The HTTP client hands out only the leaf of a connection, and a leaf is public: another server can show it, beside whatever it likes. So
-//! what was shown is noted for the call that made the connection, and remembered for where that connection leads to.
+//! The HTTP client provides only the leaf of a connection, and a leaf is public: another server can send it together with other
+//! certificates. So the certificates are recorded for the call that made the connection, and remembered for the server to which the
+//! connection leads.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -18,54 +19,54 @@ use super::ClientError;
 use crate::tls::{self, Anchors, Proof, Usage};
 
 tokio::task_local! {
-    /// Those of the call that is being made. Connections are made by the task that needs them; one that the HTTP client goes on with in
-    /// another task, after it got an idle one, is noted nowhere, and its leaf's own end stands in.
+    /// The handshakes of the call under way. A connection that the HTTP client finishes in another task, after it got an idle one, is not
+    /// recorded; the expiry of its leaf is used for it.
     static HANDSHAKES: Handshakes;
 }
 
-/// When the certificates of a server end, as Unix time.
+/// When the certificates of a server expire, as Unix time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry {
-    /// The first of those that it sends, whether they are of use or not, and whatever was thought of them.
+    /// The earliest expiry of all that it sends, whether or not they are needed or trusted.
     pub earliest: i64,
-    /// The chain by which it will be believed longest: of each that was verified the earliest end, of these the latest.
+    /// The expiry of the verified chain that is valid longest. A chain expires with the first of its certificates.
     pub last_chain: Option<i64>,
 }
 
-/// What one server has shown.
+/// The certificates that a server has sent in a handshake.
 #[derive(Debug)]
-struct Shown {
-    /// The name that its certificate was to have: it tells a proxy's from the target's.
+struct ServerHandshake {
+    /// The name that was verified: it tells a proxy from the target.
     name: String,
     leaf: u64,
     expiry: Expiry,
-    /// The handshake has shown that it has the leaf's key.
+    /// The server has proven that it has the leaf's key.
     proven: bool,
 }
 
-/// A server's, a proxy's before it, and both once more if the first connection was of no use.
+/// One of the server and one of a proxy before it, and both once more if the first connection was of no use.
 const MAX_HANDSHAKES: usize = 4;
 
-/// What was shown during one call.
+/// The handshakes of one call.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Handshakes(Arc<Mutex<Vec<Shown>>>);
+pub(super) struct Handshakes(Arc<Mutex<Vec<ServerHandshake>>>);
 
 impl Handshakes {
-    /// Makes a call, and notes what servers show meanwhile.
+    /// Makes a call, and records the handshakes meanwhile.
     pub(super) async fn during<C: Future>(&self, call: C) -> C::Output {
         HANDSHAKES.scope(self.clone(), call).await
     }
 
-    /// The end of the chain that a server showed last, whether or not it proved anything, and whatever was thought of it. `proxy` is the
-    /// host before it, if that has a certificate, too; of a target with the same name nothing is told then.
+    /// The expiry of the last handshake, whether or not it succeeded. `proxy` is the proxy's host, if that has a certificate as well; then
+    /// there is no result for a target with the same name.
     pub(super) fn last(&self, proxy: Option<&str>) -> Option<Expiry> {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = shown.last().filter(|last| proxy != Some(&last.name))?;
-        // What was not proven was verified for somebody else.
+        // Without the proof, the certificates may be those of another server.
         Some(Expiry { last_chain: last.expiry.last_chain.filter(|_| last.proven), ..last.expiry })
     }
 
-    /// The leaf and the end of the chain of whoever answered: of the one with this leaf, if it is known, else of the last.
+    /// The leaf and the expiry of the server that answered: of the one with this leaf, if it is known, else of the last one.
     fn proven(&self, leaf: Option<u64>, proxy: Option<&str>) -> Option<(u64, Expiry)> {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut proven = shown.iter().rev().filter(|shown| shown.proven);
@@ -76,7 +77,7 @@ impl Handshakes {
         found.map(|shown| (shown.leaf, shown.expiry))
     }
 
-    fn note(shown: Shown) {
+    fn record(shown: ServerHandshake) {
         let _ = HANDSHAKES.try_with(|Self(all)| {
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             if all.len() == MAX_HANDSHAKES {
@@ -86,7 +87,7 @@ impl Handshakes {
         });
     }
 
-    fn note_proof(leaf: &[u8]) {
+    fn record_proof(leaf: &[u8]) {
         let leaf = id(leaf);
         let _ = HANDSHAKES.try_with(|Self(all)| {
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,28 +98,29 @@ impl Handshakes {
     }
 }
 
-/// Stands for a certificate. Nobody can make another with the same number: the key is ours alone.
+/// Identifies a certificate. Nobody can make another one with the same number, since the hash has a secret key.
 fn id(leaf: &[u8]) -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     KEY.hash_one(leaf)
 }
 
-/// When the chains of kept connections end, by where these lead to. One for each client, since that is how connections are shared.
+/// The expiry of the certificates behind kept connections, by server. One for each client, since that is how connections are shared.
 #[derive(Debug, Default)]
-pub(super) struct Expiries(Mutex<HashMap<Box<str>, Leaves>>);
+pub(super) struct ExpiryCache(Mutex<HashMap<Box<str>, Leaves>>);
 
-/// Leaves with the ends of what came with each, the newest last.
+/// Leaves with the expiry of the certificates that came with each, the newest last.
 type Leaves = Vec<(u64, Expiry)>;
 
-/// More than a client has servers; beyond it the notes start anew, and a leaf's own end stands in for its chain's.
+/// More than a client has servers. When there are more, all are forgotten, and the expiry of a leaf is used in place of its chain's.
 const MAX_AUTHORITIES: usize = 1 << 16;
 
 /// Certificates of one address: several servers may share it, and one that changes its certificate has two for a while.
 const MAX_LEAVES: usize = 8;
 
-impl Expiries {
-    /// When the chain ends that came on the connection to `authority` (`host:port`) which gave an answer during a call. Behind a proxy
-    /// with a certificate the HTTP client does not tell the `leaf`. Whether it was `verified` is asked where the leaf is all that is known.
+impl ExpiryCache {
+    /// The expiry for an answer from `authority` (`host:port`). Behind a proxy with a certificate the HTTP client does not provide the
+    /// `leaf`.
+    /// `verified` matters where only the leaf is known.
     pub(super) fn of(
         &self,
         authority: &str,
@@ -150,10 +152,10 @@ impl Expiries {
     }
 }
 
-/// Verifies certificates, or takes them all, and notes when they end.
+/// Verifies certificates, or accepts all, and records when they expire.
 #[derive(Debug)]
 pub struct RecordingVerifier {
-    /// Who is believed; `None`: everybody.
+    /// Who is trusted; `None`: everybody.
     anchors: Option<Arc<Anchors>>,
     /// The address that the certificate must bear, instead of the url's host.
     address: Option<ServerName<'static>>,
@@ -173,7 +175,7 @@ impl RecordingVerifier {
         Ok(Arc::new(Self { anchors: Some(anchors), address }))
     }
 
-    /// Takes every certificate: `insecureSkipVerify`.
+    /// Accepts every certificate: `insecureSkipVerify`.
     pub fn trusting() -> Arc<Self> {
         Arc::new(Self { anchors: None, address: None })
     }
@@ -189,8 +191,8 @@ static SYSTEM_ROOTS: LazyLock<Arc<Anchors>> = LazyLock::new(|| {
 });
 
 impl RecordingVerifier {
-    /// The signature of a handshake: `verify` does it as rustls would. Of a certificate that is not verified itself, one that cannot be
-    /// verified is taken, too, but a wrong one is not: that is the certificate of somebody else.
+    /// Verifies the signature of a handshake as rustls does. If certificates are not verified, signatures that cannot be verified are
+    /// accepted as well, but wrong ones are not: they come from a server with the certificate of another.
     fn signature(
         &self,
         version: ProtocolVersion,
@@ -208,7 +210,7 @@ impl RecordingVerifier {
             }
         };
         if proof == Proof::Given {
-            Handshakes::note_proof(certificate);
+            Handshakes::record_proof(certificate);
         }
         Ok(HandshakeSignatureValid::assertion())
     }
@@ -225,16 +227,16 @@ impl ServerCertVerifier for RecordingVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let wanted = self.address.as_ref().unwrap_or(server_name);
         let anchors = self.anchors.as_ref();
-        let verdict = anchors.map(|anchors| anchors.verify(end_entity, intermediates, Usage::Server(wanted), now));
+        let verified = anchors.map(|anchors| anchors.verify(end_entity, intermediates, Usage::Server(wanted), now));
         let chain = std::iter::once(end_entity).chain(intermediates);
-        // Whatever the verdict: one looks at dates when a certificate is refused.
+        // Also for a certificate that is refused: its dates may be the reason.
         if let Some(earliest) = chain.filter_map(|certificate| tls::end(certificate)).min() {
-            let last_chain = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok()).copied();
+            let last_chain = verified.as_ref().and_then(|verified| verified.as_ref().ok()).copied();
             let name = server_name.to_str().into_owned();
             let expiry = Expiry { earliest, last_chain };
-            Handshakes::note(Shown { name, leaf: id(end_entity), expiry, proven: false });
+            Handshakes::record(ServerHandshake { name, leaf: id(end_entity), expiry, proven: false });
         }
-        verdict.transpose().map(|_| ServerCertVerified::assertion())
+        verified.transpose().map(|_| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

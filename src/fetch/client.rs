@@ -1,13 +1,15 @@
-//! HTTP clients, one for all targets of equal TLS and proxy settings: a client of its own costs 110 KiB. Where a target points is judged for
-//! each target, since targets of several namespaces share a client.
+//! HTTP clients. Targets over TLS or through a proxy share one if their settings are equal: a client of its own costs 110 KiB. Polls over
+//! plain TCP need none, see [`plain`](super::plain). Where a target points is judged for each target, since targets of several namespaces
+//! share a client.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use reqwest::Url;
-use reqwest::header::{self, HOST, HeaderValue};
+use bytes::Bytes;
+use reqwest::header::{self, HOST, HeaderMap, HeaderValue};
+use reqwest::{StatusCode, Url};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -17,15 +19,15 @@ use tokio::time::{Instant, timeout_at};
 
 use url::Host;
 
-use super::address::Grant;
-use super::certificate::{Expiries, Expiry, Handshakes, RecordingVerifier};
-use super::dial::{self, Attempt, Judged, Unconnected, Watch, Why};
-use super::error;
-use super::refusal::refusal;
+use super::address::AllowedBy;
+use super::certificate::{Expiry, ExpiryCache, Handshakes, RecordingVerifier};
+use super::dial::{self, AttemptLayer, AttemptResolver, ConnectAttempt, ConnectFailure, ConnectFailures};
+use super::error::{self, handshake_alert};
+use super::plain::{PlainConnection, PlainResponse};
+use super::renewal::{RenewalPeriod, RenewalSchedule};
 use super::resolve::Resolver;
-use super::sessions::Sessions;
-use super::term::{Phase, Term};
-use super::{AddressRules, ClientError, Connection, Identity};
+use super::sessions::SessionCache;
+use super::{AddressRules, ClientError, Connection, Identity, Request, USER_AGENT};
 use crate::kind::{CallError, Reason};
 use crate::tls::{self, Peer, certificates};
 
@@ -34,7 +36,7 @@ use crate::tls::{self, Peer, certificates};
 pub struct Clients {
     rules: Arc<AddressRules>,
     resolver: Arc<Resolver>,
-    shared: Mutex<HashMap<Key, Weak<SharedClient>>>,
+    shared: Mutex<HashMap<ClientKey, Weak<SharedClient>>>,
     tls: Mutex<HashMap<TlsKey, Weak<rustls::ClientConfig>>>,
 }
 
@@ -44,14 +46,14 @@ type TlsKey = (bool, Option<Arc<[u8]>>, Option<Identity>, bool, Option<IpAddr>);
 
 /// What must be equal for a client to be shared.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Key {
+struct ClientKey {
     connection: Connection,
-    /// Whether a certificate is ever met: the client for the others verifies none.
+    /// Whether certificates are verified: one client serves all targets without any.
     secure: bool,
     /// The url's host; only where it stands behind another name.
     host: Option<String>,
-    /// A connection that was opened since its host may be named is not for those who may name only addresses.
-    grant: Grant,
+    /// A connection that was opened to an allowed host must not be used by a target for which only addresses are allowed.
+    grant: AllowedBy,
 }
 
 impl Clients {
@@ -71,36 +73,46 @@ impl Clients {
             Some(proxy) => (proxy, self.grant("proxyUrl", proxy, false, namespace)?),
         };
         let port = contacted.port_or_known_default().unwrap_or_default();
-        let contacted = match literal(contacted) {
-            Some(address) => Contacted::Address(address),
-            None => Contacted::Name(contacted.host_str().unwrap_or_default().into()),
+        let contacted = match literal_address(contacted) {
+            Some(address) => ContactedHost::Address(address),
+            None => ContactedHost::Name(contacted.host_str().unwrap_or_default().into()),
         };
         Ok(Client {
-            shared: self.shared(url, connection, grant)?,
+            transport: if connection.proxy.is_none() && !is_secure(url, connection) {
+                Transport::Plain
+            } else {
+                Transport::Pooled(self.shared(url, connection, grant)?)
+            },
             rules: Arc::clone(&self.rules),
             resolver: Arc::clone(&self.resolver),
             namespace: Arc::clone(namespace),
             contacted,
             port,
             grant,
-            phase: https_authority(url).map(|authority| Phase::of(&authority)),
-            worked: Mutex::default(),
+            renewal: https_authority(url).map(|authority| RenewalSchedule::of(&authority)),
+            last_good: Mutex::default(),
         })
     }
 
-    /// By which rule a target may name this url. What can be judged before any name is resolved is judged here.
-    fn grant(&self, field: &'static str, url: &Url, behind_proxy: bool, namespace: &str) -> Result<Grant, ClientError> {
-        let literal = literal(url);
+    /// What allows a target to use this url. Everything that can be checked before a name is resolved is checked here.
+    fn grant(
+        &self,
+        field: &'static str,
+        url: &Url,
+        behind_proxy: bool,
+        namespace: &str,
+    ) -> Result<AllowedBy, ClientError> {
+        let literal = literal_address(url);
         let host = url.host_str().unwrap_or_default();
         let name = if literal.is_some() { None } else { Some(host) };
         let refused = || ClientError::HostNotAllowed { field, host: host.to_owned() };
-        let grant = self.rules.grant(name, namespace).ok_or_else(refused)?;
+        let grant = self.rules.allowed_by(name, namespace).ok_or_else(refused)?;
         let known = match name {
-            // Of the proxy: it has services for itself, as every host.
+            // The proxy's own localhost.
             Some(name) if behind_proxy && is_localhost(name) => {
                 vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
             }
-            Some(_) if behind_proxy && grant == Grant::Address => {
+            Some(_) if behind_proxy && grant == AllowedBy::Address => {
                 return Err(ClientError::ResolvedByProxy { host: host.to_owned() });
             }
             _ => literal.into_iter().collect(),
@@ -113,7 +125,7 @@ impl Clients {
         Ok(grant)
     }
 
-    fn shared(&self, url: &Url, connection: &Connection, grant: Grant) -> Result<Arc<SharedClient>, ClientError> {
+    fn shared(&self, url: &Url, connection: &Connection, grant: AllowedBy) -> Result<Arc<SharedClient>, ClientError> {
         let mut connection = connection.clone();
         let secure = is_secure(url, &connection);
         if !secure {
@@ -121,7 +133,7 @@ impl Clients {
         }
         let named = matches!(server_identity(&connection)?, Some(ServerIdentity::Name(_)));
         let host = url.host_str().filter(|_| named).map(str::to_owned);
-        let key = Key { connection, secure, host, grant };
+        let key = ClientKey { connection, secure, host, grant };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = shared.get(&key).and_then(Weak::upgrade) {
             return Ok(client);
@@ -132,7 +144,10 @@ impl Clients {
         Ok(client)
     }
 
-    fn build(&self, Key { connection, secure, host: _, grant: _ }: &Key) -> Result<SharedClient, ClientError> {
+    fn build(
+        &self,
+        ClientKey { connection, secure, host: _, grant: _ }: &ClientKey,
+    ) -> Result<SharedClient, ClientError> {
         let identity = server_identity(connection)?;
         if identity.is_some() && connection.proxy.is_some() {
             return Err(ClientError::ProxiedServerName);
@@ -148,13 +163,13 @@ impl Clients {
         let tls_proxy = connection.proxy.as_ref().filter(|_| has_tls_proxy(connection)).and_then(Url::host_str);
         Ok(SharedClient {
             http: builder.build().map_err(ClientError::Build)?,
-            once: OnceLock::new(),
+            unpooled: OnceLock::new(),
             tls,
             server_name,
             proxy: connection.proxy.clone(),
             tls_proxy: tls_proxy.map(|host| host.trim_matches(['[', ']']).into()),
             verifies: !connection.insecure_skip_verify,
-            expiries: Expiries::default(),
+            expiries: ExpiryCache::default(),
         })
     }
 
@@ -192,7 +207,7 @@ impl Clients {
             None => builder.with_no_client_auth(),
             Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified(identity)?))),
         };
-        config.resumption = Resumption::store(Arc::<Sessions>::default());
+        config.resumption = Resumption::store(Arc::<SessionCache>::default());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.enable_sni = address.is_none(); // SNI has no addresses, and the url's host is not what was asked for
         Ok(config)
@@ -202,14 +217,14 @@ impl Clients {
 /// What all our HTTP clients have in common.
 fn http(tls: &rustls::ClientConfig, proxy: Option<&Url>) -> reqwest::Result<reqwest::ClientBuilder> {
     let builder = reqwest::Client::builder()
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
         .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never()) // what is sent again is decided here
+        .retry(reqwest::retry::never()) // this module decides what is sent again
         .http1_only()
         .referer(false)
         .no_proxy()
-        .dns_resolver(Arc::new(Judged))
-        .connector_layer(Watch)
+        .dns_resolver(Arc::new(AttemptResolver))
+        .connector_layer(AttemptLayer)
         .tls_backend_preconfigured(tls.clone())
         .tls_info(true);
     Ok(match proxy {
@@ -252,7 +267,7 @@ fn has_tls_proxy(connection: &Connection) -> bool {
     connection.proxy.as_ref().is_some_and(|proxy| proxy.scheme() == "https")
 }
 
-/// Who the server shall prove to be, instead of the url's host.
+/// Who the server must prove to be, instead of the url's host.
 enum ServerIdentity {
     Name(String),
     /// Never put into the url: it would be contacted there.
@@ -271,17 +286,17 @@ fn server_identity(connection: &Connection) -> Result<Option<ServerIdentity>, Cl
     }
 }
 
-/// Kept between polls: a handshake costs a hundred times what a call costs. None is used any more when its term has ended.
-const IDLE_TLS: Duration = Term::LENGTH;
+/// Connections over TLS are kept between polls, since a handshake costs a hundred times as much as a call. None is used after its period.
+const IDLE_TLS: Duration = RenewalPeriod::LENGTH;
 
-/// A server that refuses us does so at once.
-const REFUSAL: Duration = Duration::from_secs(1);
+/// How long the alert of a server is waited for: one that refuses us does so at once.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Plain connections are closed by the poll's last call; this is for polls that were cut off.
+/// Connections through a proxy without TLS are closed by the poll's last call; this is for polls that were cut off.
 const IDLE_PLAIN: Duration = Duration::from_secs(2);
 
-/// The address that is written into a url, in any spelling.
-fn literal(url: &Url) -> Option<IpAddr> {
+/// The address that is the url's host, in any spelling.
+fn literal_address(url: &Url) -> Option<IpAddr> {
     match url.host()? {
         Host::Ipv4(v4) => Some(v4.into()),
         Host::Ipv6(v6) => Some(v6.into()),
@@ -294,9 +309,9 @@ fn is_localhost(name: &str) -> bool {
     name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
-/// Who is contacted: the url's host, or the proxy.
+/// The host that is connected to: the url's, or the proxy's.
 #[derive(Debug)]
-enum Contacted {
+enum ContactedHost {
     Address(IpAddr),
     Name(Arc<str>),
 }
@@ -305,62 +320,137 @@ enum Contacted {
 #[derive(Debug)]
 struct SharedClient {
     http: reqwest::Client,
-    /// Keeps no connection, and is made when one is needed that is certainly new.
-    once: OnceLock<reqwest::Result<reqwest::Client>>,
+    /// For requests that need a new connection: it keeps none. Made when it is first needed.
+    unpooled: OnceLock<reqwest::Result<reqwest::Client>>,
     tls: Arc<rustls::ClientConfig>,
     server_name: Option<String>,
     proxy: Option<Url>,
     /// The host of a proxy that has a certificate, too.
     tls_proxy: Option<Box<str>>,
-    /// Not every certificate is taken.
+    /// Certificates are verified.
     verifies: bool,
-    expiries: Expiries,
+    expiries: ExpiryCache,
 }
 
 impl SharedClient {
     /// The client that keeps no connection.
-    fn once(&self) -> Option<&reqwest::Client> {
+    fn unpooled(&self) -> Option<&reqwest::Client> {
         let build = || http(&self.tls, self.proxy.as_ref())?.pool_max_idle_per_host(0).build();
-        self.once.get_or_init(build).as_ref().ok()
+        self.unpooled.get_or_init(build).as_ref().ok()
+    }
+
+    /// Asks on a connection of its own why the server has ended another one: it wants a certificate, or does not accept ours.
+    async fn alert(&self, url: &Url, address: Option<SocketAddr>, deadline: Instant) -> Option<CallError> {
+        let host = url.host_str().filter(|_| url.scheme() == "https" && self.proxy.is_none())?;
+        let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
+        let alert = async {
+            let stream = TcpStream::connect(address?).await.ok()?;
+            handshake_alert(stream, Arc::clone(&self.tls), name).await
+        };
+        let error = timeout_at(deadline.min(Instant::now() + ALERT_TIMEOUT), alert).await.ok().flatten()?;
+        Some(CallError::new(Reason::Tls, tls::sentence(&error, Peer::Server)))
+    }
+
+    /// Replaces the host in the url by `serverName`, if that is set: TLS takes the name from there, and the resolver knows the addresses.
+    /// The server still gets its own name in `Host`.
+    fn name_server(&self, request: &mut reqwest::Request) {
+        let Some(server_name) = self.server_name.as_deref() else { return };
+        let url = request.url();
+        let host = match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => return,
+        };
+        if let Ok(value) = HeaderValue::from_str(&host) {
+            request.headers_mut().insert(HOST, value);
+        }
+        // A name that no url can hold was refused when the target was declared.
+        let _ = request.url_mut().set_host(Some(server_name));
     }
 }
 
 /// Why a request has no answer.
-enum Unanswered {
-    /// The server closed a kept connection.
-    Closed(reqwest::Error),
-    Otherwise(CallError),
+enum SendError {
+    /// The server closed a connection that was reused.
+    ReusedClosed(reqwest::Error),
+    Call(CallError),
 }
 
-impl Unanswered {
-    fn told(self) -> CallError {
-        match self {
-            Self::Closed(error) => error::call_error(&error),
-            Self::Otherwise(error) => error,
-        }
+impl From<CallError> for SendError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
     }
 }
 
-impl From<CallError> for Unanswered {
-    fn from(error: CallError) -> Self {
-        Self::Otherwise(error)
+/// How requests travel.
+#[derive(Debug)]
+enum Transport {
+    /// Over TCP, to the server itself.
+    Plain,
+    /// Over TLS, or through a proxy.
+    Pooled(Arc<SharedClient>),
+}
+
+/// An answer whose body has not been read.
+pub(super) enum Response {
+    Plain(Box<PlainResponse>),
+    Pooled(reqwest::Response),
+}
+
+impl Response {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Plain(response) => response.head.status,
+            Self::Pooled(response) => response.status(),
+        }
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        match self {
+            Self::Plain(response) => &response.head.headers,
+            Self::Pooled(response) => response.headers(),
+        }
+    }
+
+    /// The length of the body, where it is known.
+    pub(super) fn content_length(&self) -> Option<u64> {
+        match self {
+            Self::Plain(response) => response.content_length(),
+            Self::Pooled(response) => response.content_length(),
+        }
+    }
+
+    /// The next piece of the body; none at its end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
+        match self {
+            Self::Plain(response) => response.chunk().await.map_err(|error| error::body_error(&error)),
+            Self::Pooled(response) => response.chunk().await.map_err(|error| error::body_error(&error)),
+        }
+    }
+
+    /// The connection, for the next request of the poll; none where a pool keeps it. The body must have been read to its end.
+    pub(super) fn into_connection(self) -> Option<PlainConnection> {
+        match self {
+            Self::Plain(response) => Some(response.into_connection()),
+            Self::Pooled(_) => None,
+        }
     }
 }
 
 /// The client of one target.
 #[derive(Debug)]
 pub struct Client {
-    shared: Arc<SharedClient>,
+    transport: Transport,
     rules: Arc<AddressRules>,
     resolver: Arc<Resolver>,
     namespace: Arc<str>,
-    contacted: Contacted,
+    contacted: ContactedHost,
     port: u16,
-    grant: Grant,
+    grant: AllowedBy,
     /// Of https only: other connections are not kept.
-    phase: Option<Phase>,
-    /// The address that answered last. It is tried first, so that polls do not wait for a dead one again and again.
-    worked: Mutex<Option<IpAddr>>,
+    renewal: Option<RenewalSchedule>,
+    /// The address that answered last. It is tried first, so that not every poll waits for a dead one.
+    last_good: Mutex<Option<IpAddr>>,
 }
 
 impl Client {
@@ -372,8 +462,8 @@ impl Client {
     /// The addresses that may be contacted now: those of the host, or of the proxy, that no rule forbids.
     pub(super) async fn addresses(&self) -> Result<Arc<[SocketAddr]>, CallError> {
         let name = match &self.contacted {
-            Contacted::Address(address) => return Ok(Arc::from([SocketAddr::new(*address, self.port)])), // judged with the url
-            Contacted::Name(name) => name,
+            ContactedHost::Address(address) => return Ok(Arc::from([SocketAddr::new(*address, self.port)])), // judged with the url
+            ContactedHost::Name(name) => name,
         };
         let found = self.resolver.look_up(&self.namespace, name).await;
         let found = found.map_err(|error| CallError::new(Reason::Dns, error.to_string()))?;
@@ -395,156 +485,199 @@ impl Client {
         }
     }
 
-    /// What is said of a call that was cut off before [`addresses`](Self::addresses) had them.
+    /// The error of a call whose deadline passed within [`addresses`](Self::addresses).
     pub(super) fn unresolved(&self) -> CallError {
         let message = match &self.contacted {
-            Contacted::Address(_) => "no answer in time".to_owned(),
-            Contacted::Name(name) => self.resolver.cut_off(name).to_string(),
+            ContactedHost::Address(_) => "no answer in time".to_owned(),
+            ContactedHost::Name(name) => self.resolver.timeout_error(name).to_string(),
         };
         CallError::new(Reason::Dns, message)
     }
 
-    /// The term in which a poll begins now: see [`Term`]. Nothing for plain http.
-    pub(super) fn term(&self) -> Option<Term> {
-        self.phase.as_ref().map(Phase::term)
+    /// The [`RenewalPeriod`] of a poll that begins now; `None` for plain http.
+    pub(super) fn begin_poll(&self) -> Option<RenewalPeriod> {
+        self.renewal.as_ref().map(RenewalSchedule::begin_poll)
     }
 
-    /// Sends a request to one of these addresses, over a kept connection if there is one. If the server closes that instead of answering, as
-    /// servers do that were about to close it anyway, the request is sent once more, over a new one.
+    /// Sends a request to one of these addresses. It reuses a connection if there is one: `kept` over plain TCP, else one of the pool. If
+    /// the server closes that instead of answering, since it was about to close it anyway, the request is sent once more over a new
+    /// connection.
     pub(super) async fn send(
         &self,
-        request: reqwest::Request,
+        request: Request<'_>,
+        kept: &mut Option<PlainConnection>,
         addresses: &[SocketAddr],
-        term: Option<Term>,
+        period: Option<RenewalPeriod>,
         deadline: Instant,
-        unconnected: &mut Unconnected,
-    ) -> Result<reqwest::Response, CallError> {
+        failures: &mut ConnectFailures,
+    ) -> Result<Response, CallError> {
+        let shared = match &self.transport {
+            Transport::Plain => {
+                let response = self.send_plain(request, kept, addresses, deadline, failures).await?;
+                return Ok(Response::Plain(Box::new(response)));
+            }
+            Transport::Pooled(shared) => shared,
+        };
+        let mut request = request.in_absolute_form();
+        shared.name_server(&mut request);
         let again = request.try_clone();
-        match self.send_by(&self.shared.http, request, addresses, term, deadline, unconnected).await {
-            Err(Unanswered::Closed(error)) => {
-                let (Some(mut again), Some(once)) = (again, self.shared.once()) else {
-                    return Err(error::call_error(&error));
+        match self.send_by(shared, &shared.http, request, addresses, period, deadline, failures).await {
+            Ok(response) => Ok(Response::Pooled(response)),
+            Err(SendError::Call(error)) => Err(error),
+            Err(SendError::ReusedClosed(error)) => {
+                let (Some(mut again), Some(unpooled)) = (again, shared.unpooled()) else {
+                    return Err(error::call_error(&error, is_plain(error.url())));
                 };
                 again.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                *unconnected = Unconnected::default();
-                let answer = self.send_by(once, again, addresses, None, deadline, unconnected).await;
-                answer.map_err(Unanswered::told)
+                *failures = ConnectFailures::default();
+                match self.send_by(shared, unpooled, again, addresses, None, deadline, failures).await {
+                    Ok(response) => Ok(Response::Pooled(response)),
+                    Err(SendError::Call(error)) => Err(error),
+                    Err(SendError::ReusedClosed(error)) => Err(error::call_error(&error, is_plain(error.url()))),
+                }
             }
-            other => other.map_err(Unanswered::told),
         }
     }
 
-    /// Sends a request, to the first of these addresses to which a connection comes about.
+    /// Sends a request over plain TCP.
+    async fn send_plain(
+        &self,
+        request: Request<'_>,
+        kept: &mut Option<PlainConnection>,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+        failures: &mut ConnectFailures,
+    ) -> Result<PlainResponse, CallError> {
+        let failed = |error: hyper::Error| error::call_error(&error, true);
+        let mut request = request.in_origin_form()?;
+        if let Some(mut connection) = kept.take()
+            && connection.is_ready().await
+        {
+            match connection.send(request.clone()).await {
+                Ok(response) => return Ok(response),
+                Err(error) if error::is_closed(&error) => {
+                    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let (stream, address) = self.connect(addresses, deadline, failures).await?;
+        let connection = PlainConnection::over(stream).await.map_err(failed)?;
+        let response = connection.send(request).await.map_err(failed)?;
+        *self.last_good() = address;
+        Ok(response)
+    }
+
+    /// Connects over TCP to one of these addresses, and says to which one if there are several.
+    async fn connect(
+        &self,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+        failures: &mut ConnectFailures,
+    ) -> Result<(TcpStream, Option<IpAddr>), CallError> {
+        let attempts = dial::attempts(addresses, *self.last_good());
+        let mut left = attempts.len();
+        for tried in attempts {
+            let until = dial::end_of_attempt(deadline, left);
+            left -= 1;
+            let attempt = ConnectAttempt::new(tried, until);
+            failures.begin(&attempt);
+            match attempt.connect().await {
+                Ok(stream) => {
+                    let address = if addresses.len() > 1 { stream.peer_addr().ok() } else { None };
+                    return Ok((stream, address.map(|address| address.ip())));
+                }
+                Err(why) => failures.add(&why),
+            }
+        }
+        Err(failures.call_error(false))
+    }
+
+    /// Sends a request to the first of these addresses that can be connected to.
+    #[expect(clippy::too_many_arguments, reason = "all that a request needs")]
     async fn send_by(
         &self,
+        shared: &SharedClient,
         http: &reqwest::Client,
         request: reqwest::Request,
         addresses: &[SocketAddr],
-        term: Option<Term>,
+        period: Option<RenewalPeriod>,
         deadline: Instant,
-        unconnected: &mut Unconnected,
-    ) -> Result<reqwest::Response, Unanswered> {
+        failures: &mut ConnectFailures,
+    ) -> Result<reqwest::Response, SendError> {
         let url = request.url();
-        let attempts = dial::attempts(addresses, *self.worked());
+        let attempts = dial::attempts(addresses, *self.last_good());
         let mut left = attempts.len();
         for addresses in attempts {
             let Some(mut request) = request.try_clone() else { break };
             let first = addresses.first().copied();
-            if let (Some(term), Some(address)) = (term, first) {
-                term.mark(request.url_mut(), address.ip());
+            if let (Some(period), Some(address)) = (period, first) {
+                period.tag_url(request.url_mut(), address.ip());
             }
-            let now = Instant::now();
-            let part = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
+            let until = dial::end_of_attempt(deadline, left);
             left -= 1;
-            // The end of the last one's part is that of the poll.
-            let attempt = Attempt::at(addresses, (left > 0).then(|| now + part));
-            unconnected.begin(&attempt);
+            let attempt = ConnectAttempt::new(addresses, until);
+            failures.begin(&attempt);
             match attempt.during(http.execute(request)).await {
                 Ok(response) => {
-                    *self.worked() = response.remote_addr().map(|address| address.ip());
+                    *self.last_good() = response.remote_addr().map(|address| address.ip());
                     return Ok(response);
                 }
                 Err(error) if error.is_connect() => match error::no_connection(&error) {
-                    Some(why) => unconnected.failed(&why),
-                    // As of a load balancer in front of nobody: another address may do better, and the last one says why.
+                    Some(why) => failures.add(&why),
+                    // A load balancer without a server does this. Another address may do better, and the last one says why.
                     None if left > 0 && error::ended_in_handshake(&error) => {
-                        unconnected.failed(&Why::Said("the server closes the connection in the handshake".to_owned()));
+                        failures.add(&ConnectFailure::Error(
+                            "the server closes the connection in the handshake".to_owned(),
+                        ));
                     }
-                    None => return Err(error::call_error(&error).into()),
+                    None => return Err(error::call_error(&error, is_plain(Some(url))).into()),
                 },
-                Err(error) if !attempt.made_connection() && error::is_closed(&error) => {
-                    return Err(Unanswered::Closed(error));
+                Err(error) if !attempt.is_connected() && error::is_closed(&error) => {
+                    return Err(SendError::ReusedClosed(error));
                 }
                 Err(error) => {
-                    let refusal =
-                        if error::is_unexplained(&error) { self.refusal(url, first, deadline).await } else { None };
-                    return Err(refusal.unwrap_or_else(|| error::call_error(&error)).into());
+                    let unexplained = error::is_unexplained(&error);
+                    let alert = if unexplained { shared.alert(url, first, deadline).await } else { None };
+                    return Err(alert.unwrap_or_else(|| error::call_error(&error, is_plain(Some(url)))).into());
                 }
             }
         }
-        Err(unconnected.told(self.is_proxied()).into())
+        Err(failures.call_error(self.is_proxied()).into())
     }
 
-    /// Asks on a connection of its own why the server has ended one that was made: a certificate that it wants, or ours that it does not take.
-    async fn refusal(&self, url: &Url, address: Option<SocketAddr>, deadline: Instant) -> Option<CallError> {
-        let host = url.host_str().filter(|_| url.scheme() == "https" && !self.is_proxied())?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
-        let asked = async {
-            let stream = TcpStream::connect(address?).await.ok()?;
-            refusal(stream, Arc::clone(&self.shared.tls), name).await
-        };
-        let error = timeout_at(deadline.min(Instant::now() + REFUSAL), asked).await.ok().flatten()?;
-        Some(CallError::new(Reason::Tls, tls::sentence(&error, Peer::Server)))
-    }
-
-    fn worked(&self) -> MutexGuard<'_, Option<IpAddr>> {
-        self.worked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_good(&self) -> MutexGuard<'_, Option<IpAddr>> {
+        self.last_good.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether connections lead to a proxy.
     pub(super) fn is_proxied(&self) -> bool {
-        self.shared.proxy.is_some()
+        matches!(&self.transport, Transport::Pooled(shared) if shared.proxy.is_some())
     }
 
-    /// Puts the certificate's name in the place of the host where `serverName` is set: TLS takes its name from there, and the
-    /// resolver knows which host is meant. The server still reads its own name in `Host`.
-    pub(super) fn address(&self, request: &mut reqwest::Request) {
-        let Some(server_name) = self.shared.server_name.as_deref() else { return };
-        let url = request.url();
-        let host = match (url.host_str(), url.port()) {
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (Some(host), None) => host.to_owned(),
-            (None, _) => return,
-        };
-        if let Ok(value) = HeaderValue::from_str(&host) {
-            request.headers_mut().insert(HOST, value);
-        }
-        // A name that no url can hold was refused when the target was declared.
-        let _ = request.url_mut().set_host(Some(server_name));
-    }
-
-    /// When the certificates end that stand behind an answer to a call of `url`.
-    pub(super) fn certificate_expiry(
-        &self,
-        url: &Url,
-        response: &reqwest::Response,
-        handshakes: &Handshakes,
-    ) -> Option<Expiry> {
+    /// When the certificates expire of the server that answered a call of `url`.
+    pub(super) fn certificate_expiry(&self, url: &Url, response: &Response, handshakes: &Handshakes) -> Option<Expiry> {
+        let (Transport::Pooled(shared), Response::Pooled(response)) = (&self.transport, response) else { return None };
         let authority = https_authority(url)?;
         let leaf =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
-        let SharedClient { expiries, tls_proxy, verifies, .. } = &*self.shared;
+        let SharedClient { expiries, tls_proxy, verifies, .. } = &**shared;
         expiries.of(&authority, leaf, handshakes, tls_proxy.as_deref(), *verifies)
     }
 
-    /// The same for a call that was not answered, if the server came as far as to show its certificates.
+    /// The same for a call that was not answered, if the server did show its certificates.
     pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<Expiry> {
+        let Transport::Pooled(shared) = &self.transport else { return None };
         https_authority(url)?;
-        handshakes.last(self.shared.tls_proxy.as_deref())
+        handshakes.last(shared.tls_proxy.as_deref())
     }
 }
 
-/// `host:port`; nothing for plain http: a certificate met on the way there is a proxy's.
+fn is_plain(url: Option<&Url>) -> bool {
+    url.is_some_and(|url| url.scheme() == "http")
+}
+
+/// `host:port`; `None` for plain http, where only a proxy can have a certificate.
 fn https_authority(url: &Url) -> Option<String> {
     let host = url.host_str().filter(|_| url.scheme() == "https")?;
     Some(format!("{host}:{}", url.port_or_known_default()?))

@@ -1,14 +1,14 @@
-//! How a target is connected to, and what may be wrong with it.
+//! The settings of the connection to a target, and their errors.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use reqwest::Url;
 
-use super::address::Ground;
+use super::address::DenyReason;
 use crate::tls::{KeyError, Peer, sentence};
 
-/// How a target is connected to: all that makes one client different from another.
+/// The settings of the connection to a target. Targets with equal settings can share a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Connection {
     /// PEM of the authorities that are trusted instead of the system's.
@@ -17,7 +17,7 @@ pub struct Connection {
     pub identity: Option<Identity>,
     /// The name for SNI and for the verification of the certificate, where it is not the url's host.
     pub server_name: Option<String>,
-    /// Take any certificate.
+    /// Accept any certificate.
     pub insecure_skip_verify: bool,
     /// `http://host:port` of a proxy.
     pub proxy: Option<Url>,
@@ -68,7 +68,7 @@ pub enum ClientError {
         /// The address.
         address: IpAddr,
         /// By which rule.
-        ground: Ground,
+        ground: DenyReason,
     },
     /// A host that the operator does not allow.
     #[error(

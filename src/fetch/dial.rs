@@ -1,5 +1,5 @@
-//! How connections come about: to which addresses, one after the other and each within its part of the time, and whether a call had one
-//! made for it or found one that was kept.
+//! Attempts to connect: to which addresses, one after the other and each within its part of the time, and whether a connection was made for
+//! a call or one was reused.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -10,57 +10,92 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use super::plain;
 use crate::kind::{CallError, Reason};
 
 tokio::task_local! {
-    /// What the request under way does to be connected.
-    static ATTEMPT: Attempt;
+    /// The attempt of the request under way.
+    static ATTEMPT: ConnectAttempt;
 }
 
-/// The sentence about a target names so many addresses.
-const MOST_NAMED: usize = 3;
+/// How many addresses are named in an error message.
+const MAX_NAMED: usize = 3;
 
-/// One request, sent over a connection to one of these addresses.
+/// An attempt to send one request, over a connection to one of some addresses.
 #[derive(Clone, Debug)]
-pub(super) struct Attempt(Arc<State>);
+pub(super) struct ConnectAttempt(Arc<AttemptState>);
 
 #[derive(Debug)]
-struct State {
+struct AttemptState {
     addresses: Vec<SocketAddr>,
-    /// The end of their part of the time; none where that is the end of the poll.
-    until: Option<Instant>,
-    asked: AtomicBool,
-    made: AtomicBool,
+    /// When the attempt ends; `None`: with the poll.
+    deadline: Option<Instant>,
+    /// The request needed a new connection.
+    is_started: AtomicBool,
+    /// The connection has been made.
+    is_connected: AtomicBool,
 }
 
-impl Attempt {
-    /// With addresses that were judged, of either IP version: both are tried at a time, the second a moment later.
-    pub(super) fn at(addresses: Vec<SocketAddr>, until: Option<Instant>) -> Self {
-        Self(Arc::new(State { addresses, until, asked: AtomicBool::new(false), made: AtomicBool::new(false) }))
+impl ConnectAttempt {
+    /// With addresses that may be contacted, one of each IP version at most: both are tried, the second a moment later.
+    pub(super) fn new(addresses: Vec<SocketAddr>, deadline: Option<Instant>) -> Self {
+        Self(Arc::new(AttemptState {
+            addresses,
+            deadline,
+            is_started: AtomicBool::new(false),
+            is_connected: AtomicBool::new(false),
+        }))
     }
 
-    /// Sends a request. It is over a kept connection if none was made meanwhile.
+    /// Sends a request. It reuses a connection if none is made meanwhile.
     pub(super) async fn during<R: Future>(&self, request: R) -> R::Output {
         ATTEMPT.scope(self.clone(), request).await
     }
 
-    /// Whether a connection was made for it, TLS and all. One that was begun but outrun by another that became free is none.
-    pub(super) fn made_connection(&self) -> bool {
-        self.0.made.load(Ordering::Relaxed)
+    /// Connects over TCP.
+    pub(super) async fn connect(&self) -> Result<TcpStream, ConnectFailure> {
+        self.0.is_started.store(true, Ordering::Relaxed);
+        let connecting = plain::connect(&self.0.addresses);
+        let connected = match self.0.deadline {
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline, connecting).await.map_err(|_| ConnectFailure::TimedOut)?
+            }
+            None => connecting.await,
+        };
+        let stream = connected.map_err(|error| ConnectFailure::Error(error.to_string()))?;
+        self.0.is_connected.store(true, Ordering::Relaxed);
+        Ok(stream)
     }
 
-    /// Whether it asked for a connection that did not come about, so far at least.
-    pub(super) fn lacks_connection(&self) -> bool {
-        self.0.asked.load(Ordering::Relaxed) && !self.made_connection()
+    /// Whether a connection was made for the request, including TLS. One that was begun while another became free does not count.
+    pub(super) fn is_connected(&self) -> bool {
+        self.0.is_connected.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection was begun and has not been made so far.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.0.is_started.load(Ordering::Relaxed) && !self.is_connected()
     }
 }
 
-/// The addresses of a host in the order in which they are tried, the one that `worked` first. Two of different IP versions make one attempt,
-/// so that a network without IPv6 costs 0.3 s and not a part of the poll.
-pub(super) fn attempts(addresses: &[SocketAddr], worked: Option<IpAddr>) -> Vec<Vec<SocketAddr>> {
+/// When an attempt ends, if it and those after it are `left` to share the time to `deadline`; nothing for the last one, which ends with the
+/// poll.
+pub(super) fn end_of_attempt(deadline: Instant, left: usize) -> Option<Instant> {
+    let now = Instant::now();
+    let part = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
+    (left > 1).then(|| now + part)
+}
+
+/// The addresses of a host in the order in which they are tried, with `last_good` first. Two of different IP versions make one attempt, so
+/// that a network without IPv6 costs 0.3 s and not a part of the poll.
+pub(super) fn attempts(addresses: &[SocketAddr], last_good: Option<IpAddr>) -> Vec<Vec<SocketAddr>> {
+    if let [only] = addresses {
+        return vec![vec![*only]];
+    }
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (leading, others): (Vec<_>, Vec<_>) =
         addresses.iter().copied().partition(|address| address.is_ipv6() == first_is_v6);
@@ -70,22 +105,23 @@ pub(super) fn attempts(addresses: &[SocketAddr], worked: Option<IpAddr>) -> Vec<
             attempt.push(address);
         }
     }
-    let has_worked = |address: &SocketAddr| Some(address.ip()) == worked;
-    if let Some(at) = attempts.iter().position(|attempt| attempt.iter().any(has_worked))
+    let is_last_good = |address: &SocketAddr| Some(address.ip()) == last_good;
+    if let Some(at) = attempts.iter().position(|attempt| attempt.iter().any(is_last_good))
         && let Some(attempt) = attempts.get_mut(at)
     {
-        attempt.sort_by_key(|address| !has_worked(address));
+        attempt.sort_by_key(|address| !is_last_good(address));
         attempts.get_mut(..=at).unwrap_or_default().rotate_right(1);
     }
     attempts
 }
 
-/// Gives the connector the addresses that were resolved and judged for the request under way, whatever name it asks for: a `serverName`
-/// stands in the place of the host there.
+/// The resolver of the HTTP client. It returns the addresses of the attempt under way, which have been checked, whatever name is asked for:
+/// with
+/// `serverName` that is not the host.
 #[derive(Debug)]
-pub(super) struct Judged;
+pub(super) struct AttemptResolver;
 
-impl Resolve for Judged {
+impl Resolve for AttemptResolver {
     fn resolve(&self, _: Name) -> Resolving {
         // Read here, not in the future: the connector may be carried on by a task of its own.
         let addresses = ATTEMPT.try_with(|attempt| attempt.0.addresses.clone());
@@ -96,25 +132,25 @@ impl Resolve for Judged {
     }
 }
 
-/// Watches the HTTP client's connector.
+/// Wraps the HTTP client's connector in an [`AttemptConnector`].
 #[derive(Clone, Debug)]
-pub(super) struct Watch;
+pub(super) struct AttemptLayer;
 
-impl<C> Layer<C> for Watch {
-    type Service = Watched<C>;
+impl<C> Layer<C> for AttemptLayer {
+    type Service = AttemptConnector<C>;
 
-    fn layer(&self, connector: C) -> Watched<C> {
-        Watched(connector)
+    fn layer(&self, connector: C) -> AttemptConnector<C> {
+        AttemptConnector(connector)
     }
 }
 
-/// A connector that notes for the request under way what becomes of it, and ends when the attempt's part of the time does.
+/// A connector that records its progress in the attempt under way, and observes the attempt's deadline.
 #[derive(Clone, Debug)]
-pub(super) struct Watched<C>(C);
+pub(super) struct AttemptConnector<C>(C);
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-impl<C, To> Service<To> for Watched<C>
+impl<C, To> Service<To> for AttemptConnector<C>
 where
     C: Service<To, Error = BoxError>,
     C::Future: Send + 'static,
@@ -128,84 +164,86 @@ where
     }
 
     fn call(&mut self, to: To) -> Self::Future {
-        let until = ATTEMPT.try_with(|attempt| {
-            attempt.0.asked.store(true, Ordering::Relaxed);
-            attempt.0.until
+        let deadline = ATTEMPT.try_with(|attempt| {
+            attempt.0.is_started.store(true, Ordering::Relaxed);
+            attempt.0.deadline
         });
         let connecting = self.0.call(to);
         Box::pin(async move {
-            let connection = match until {
-                Ok(Some(until)) => tokio::time::timeout_at(until, connecting).await.map_err(|_| Silent)??,
+            let connection = match deadline {
+                Ok(Some(deadline)) => {
+                    tokio::time::timeout_at(deadline, connecting).await.map_err(|_| AttemptTimedOut)??
+                }
                 _ => connecting.await?,
             };
-            // Only where it is waited for: one that is carried on by a task of its own is kept for somebody else.
-            let _ = ATTEMPT.try_with(|attempt| attempt.0.made.store(true, Ordering::Relaxed));
+            // Only within the request's task: a connection that the client finishes in a task of its own is for another request.
+            let _ = ATTEMPT.try_with(|attempt| attempt.0.is_connected.store(true, Ordering::Relaxed));
             Ok(connection)
         })
     }
 }
 
-/// The attempt's part of the time is over.
+/// The deadline of an attempt has passed.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer in time")]
-pub(super) struct Silent;
+pub(super) struct AttemptTimedOut;
 
-/// The attempts of one call that brought no connection.
+/// The addresses to which one call could not connect.
 #[derive(Debug, Default)]
-pub(super) struct Unconnected {
-    failed: Vec<(SocketAddr, Why)>,
-    /// The one that is being made.
-    attempt: Option<Attempt>,
+pub(super) struct ConnectFailures {
+    failed: Vec<(SocketAddr, ConnectFailure)>,
+    /// The attempt under way.
+    attempt: Option<ConnectAttempt>,
 }
 
-/// Why no connection came about.
+/// Why no connection was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    Silent,
-    Said(String),
+pub(super) enum ConnectFailure {
+    TimedOut,
+    Error(String),
 }
 
-impl Unconnected {
-    /// Another attempt begins.
-    pub(super) fn begin(&mut self, attempt: &Attempt) {
+impl ConnectFailures {
+    /// Begins another attempt.
+    pub(super) fn begin(&mut self, attempt: &ConnectAttempt) {
         self.attempt = Some(attempt.clone());
     }
 
-    /// It brought no connection.
-    pub(super) fn failed(&mut self, why: &Why) {
+    /// Notes that the attempt has failed.
+    pub(super) fn add(&mut self, why: &ConnectFailure) {
         let Some(attempt) = self.attempt.take() else { return };
         self.failed.extend(attempt.0.addresses.iter().map(|address| (*address, why.clone())));
     }
 
-    /// What is said of a call that was cut off, if that was while it had no connection yet.
-    pub(super) fn cut_off(mut self, proxied: bool) -> Option<CallError> {
-        self.attempt.as_ref().filter(|attempt| attempt.lacks_connection())?;
-        self.failed(&Why::Silent);
-        Some(self.told(proxied))
+    /// The error of a call whose deadline has passed, if it was still connecting.
+    pub(super) fn on_deadline(mut self, proxied: bool) -> Option<CallError> {
+        self.attempt.as_ref().filter(|attempt| attempt.is_connecting())?;
+        self.add(&ConnectFailure::TimedOut);
+        Some(self.call_error(proxied))
     }
 
-    /// What is said when every address was tried. Silence everywhere is a matter of time; else somebody said no.
-    pub(super) fn told(&self, proxied: bool) -> CallError {
-        let all_silent = self.failed.iter().all(|(_, why)| *why == Why::Silent);
-        let reason = if all_silent { Reason::Timeout } else { Reason::Connect };
+    /// The error of a call for which every address was tried. It is a timeout if none of them answered.
+    pub(super) fn call_error(&self, proxied: bool) -> CallError {
+        let all_timed_out = self.failed.iter().all(|(_, why)| *why == ConnectFailure::TimedOut);
+        let reason = if all_timed_out { Reason::Timeout } else { Reason::Connect };
         let same = self.failed.windows(2).all(|pair| matches!(pair, [(_, one), (_, other)] if one == other));
         let mut text = String::from(if proxied { "no connection through the proxy " } else { "no connection to " });
-        for (number, (address, why)) in self.failed.iter().take(MOST_NAMED).enumerate() {
+        for (number, (address, why)) in self.failed.iter().take(MAX_NAMED).enumerate() {
             let separator = if number == 0 { "" } else { ", " };
             let _ = write!(text, "{separator}{address}");
             match why {
                 _ if same => {}
-                Why::Silent => text.push_str(" (no answer in time)"),
-                Why::Said(words) => _ = write!(text, " ({words})"),
+                ConnectFailure::TimedOut => text.push_str(" (no answer in time)"),
+                ConnectFailure::Error(words) => _ = write!(text, " ({words})"),
             }
         }
-        let more = self.failed.len().saturating_sub(MOST_NAMED);
+        let more = self.failed.len().saturating_sub(MAX_NAMED);
         if more > 0 {
             let _ = write!(text, " and {more} more");
         }
         match self.failed.first() {
-            Some((_, Why::Said(words))) if same => _ = write!(text, ": {words}"),
-            Some((_, Why::Silent)) if same => text.push_str(" in time"),
+            Some((_, ConnectFailure::Error(words))) if same => _ = write!(text, ": {words}"),
+            Some((_, ConnectFailure::TimedOut)) if same => text.push_str(" in time"),
             _ => {}
         }
         CallError::new(reason, text)
@@ -220,8 +258,8 @@ mod tests {
         texts.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 80)).collect()
     }
 
-    fn order(texts: &[&str], worked: Option<&str>) -> Vec<Vec<String>> {
-        let attempts = attempts(&addresses(texts), worked.map(|text| text.parse().unwrap()));
+    fn order(texts: &[&str], last_good: Option<&str>) -> Vec<Vec<String>> {
+        let attempts = attempts(&addresses(texts), last_good.map(|text| text.parse().unwrap()));
         attempts.iter().map(|attempt| attempt.iter().map(|address| address.ip().to_string()).collect()).collect()
     }
 
@@ -247,35 +285,40 @@ mod tests {
         );
     }
 
-    /// The sentence where these addresses failed, each for its reason.
-    fn told(failed: &[(&str, Option<&str>)], proxied: bool) -> (Reason, String) {
-        let why = |words: Option<&str>| words.map_or(Why::Silent, |words| Why::Said(words.to_owned()));
+    /// The error where these addresses failed, each for its reason.
+    fn message(failed: &[(&str, Option<&str>)], proxied: bool) -> (Reason, String) {
+        let why = |words: Option<&str>| {
+            words.map_or(ConnectFailure::TimedOut, |words| ConnectFailure::Error(words.to_owned()))
+        };
         let failed = failed.iter().map(|(address, words)| (addresses(&[address])[0], why(*words))).collect();
-        let CallError { reason, message } = Unconnected { failed, attempt: None }.told(proxied);
+        let CallError { reason, message } = ConnectFailures { failed, attempt: None }.call_error(proxied);
         (reason, message)
     }
 
     #[test]
     fn the_sentence_names_a_few_addresses_and_says_what_became_of_each() {
-        let told = |failed: &[_]| told(failed, false);
-        assert_eq!(told(&[("10.0.0.1", None)]), (Reason::Timeout, "no connection to 10.0.0.1:80 in time".to_owned()));
+        let message = |failed: &[_]| message(failed, false);
         assert_eq!(
-            told(&[("10.0.0.1", None), ("::1", None), ("10.0.0.3", None), ("10.0.0.4", None), ("10.0.0.5", None)]),
+            message(&[("10.0.0.1", None)]),
+            (Reason::Timeout, "no connection to 10.0.0.1:80 in time".to_owned())
+        );
+        assert_eq!(
+            message(&[("10.0.0.1", None), ("::1", None), ("10.0.0.3", None), ("10.0.0.4", None), ("10.0.0.5", None)]),
             (Reason::Timeout, "no connection to 10.0.0.1:80, [::1]:80, 10.0.0.3:80 and 2 more in time".to_owned())
         );
         assert_eq!(
-            told(&[("10.0.0.1", Some("refused")), ("10.0.0.2", Some("refused"))]),
+            message(&[("10.0.0.1", Some("refused")), ("10.0.0.2", Some("refused"))]),
             (Reason::Connect, "no connection to 10.0.0.1:80, 10.0.0.2:80: refused".to_owned())
         );
         assert_eq!(
-            told(&[("10.0.0.1", None), ("10.0.0.2", Some("refused"))]),
+            message(&[("10.0.0.1", None), ("10.0.0.2", Some("refused"))]),
             (Reason::Connect, "no connection to 10.0.0.1:80 (no answer in time), 10.0.0.2:80 (refused)".to_owned())
         );
     }
 
     #[test]
     fn where_there_is_a_proxy_it_is_the_proxy_s_address() {
-        let told = told(&[("10.0.0.1", Some("refused"))], true);
-        assert_eq!(told, (Reason::Connect, "no connection through the proxy 10.0.0.1:80: refused".to_owned()));
+        let message = message(&[("10.0.0.1", Some("refused"))], true);
+        assert_eq!(message, (Reason::Connect, "no connection through the proxy 10.0.0.1:80: refused".to_owned()));
     }
 }

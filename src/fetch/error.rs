@@ -3,34 +3,40 @@
 use std::error::Error;
 use std::fmt::Write;
 use std::io;
+use std::sync::Arc;
 
-use super::dial::{Silent, Why};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+use super::dial::{AttemptTimedOut, ConnectFailure};
 use crate::error_chain::chain;
 use crate::kind::{CallError, Reason};
 use crate::tls::{Peer, sentence};
 
-/// Why no connection came about, where another address of the host may do better. Nothing if the server was reached and it was found, by its
-/// certificate or its answer, that it is not to be spoken with.
-pub(super) fn no_connection(error: &reqwest::Error) -> Option<Why> {
+/// Why no connection was made, where another address of the host may do better. `None` if the server was reached, but is not to be talked
+/// to because of its certificate or answer.
+pub(super) fn no_connection(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
-    if links.iter().any(|link| link.is::<Silent>()) {
-        return Some(Why::Silent);
+    if links.iter().any(|link| link.is::<AttemptTimedOut>()) {
+        return Some(ConnectFailure::TimedOut);
     }
     let of_system = |link: &&(dyn Error + 'static)| {
         link.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some()).map(ToString::to_string)
     };
-    links.iter().find_map(of_system).map(Why::Said)
+    links.iter().find_map(of_system).map(ConnectFailure::Error)
 }
 
 /// Whether the server closed the connection in the middle of the TLS handshake.
-pub(super) fn ended_in_handshake(error: &reqwest::Error) -> bool {
+pub(super) fn ended_in_handshake(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(|link| link.is::<io::Error>() && link.to_string() == HANDSHAKE_EOF)
 }
 
 /// Whether the server closed the connection instead of answering a request.
 ///
-/// Of an answer that broke off within its header the client says the same: it does not tell how many bytes came.
-pub(super) fn is_closed(error: &reqwest::Error) -> bool {
+/// The client reports the same for an answer that ends within its header: it does not say how many bytes came.
+pub(super) fn is_closed(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     chain(error).any(|link| {
         let hyper = link.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
@@ -39,8 +45,8 @@ pub(super) fn is_closed(error: &reqwest::Error) -> bool {
     })
 }
 
-/// Whether a connection ended without a word about why, before the request was sent or while it was.
-pub(super) fn is_unexplained(error: &reqwest::Error) -> bool {
+/// Whether a connection ended for no known reason, before or while the request was sent.
+pub(super) fn is_unexplained(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     chain(error).any(|link| {
         let gone = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected];
@@ -49,11 +55,10 @@ pub(super) fn is_unexplained(error: &reqwest::Error) -> bool {
     })
 }
 
-/// An error before the answer's header was complete.
-pub(super) fn call_error(error: &reqwest::Error) -> CallError {
+/// An error before the answer's header was complete; `plain`: of a call over http, not https.
+pub(super) fn call_error(error: &(dyn Error + 'static), plain: bool) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     let reason = links.iter().find_map(|link| reason_of(*link)).unwrap_or(Reason::Connect);
-    let plain = error.url().is_some_and(|url| url.scheme() == "http");
     if plain && links.iter().any(|link| is_no_http(*link)) {
         return CallError::new(
             reason,
@@ -70,7 +75,7 @@ pub(super) fn call_error(error: &reqwest::Error) -> CallError {
 }
 
 /// An error while the body was read.
-pub(super) fn body_error(error: &reqwest::Error) -> CallError {
+pub(super) fn body_error(error: &(dyn Error + 'static)) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     CallError::new(Reason::Body, describe(&links, "the body broke off"))
 }
@@ -90,12 +95,12 @@ fn reason_of(link: &(dyn Error + 'static)) -> Option<Reason> {
     }
 }
 
-/// What came does not begin as an answer does. Of servers that speak TLS it is an alert.
+/// What came does not begin like an answer. Servers that speak TLS send an alert.
 fn is_no_http(link: &(dyn Error + 'static)) -> bool {
     link.downcast_ref::<hyper::Error>().is_some_and(|error| error.is_parse() && error.to_string().contains("version"))
 }
 
-/// How servers answer, with status 400, to http where they speak https: Go's, nginx, Apache, Tomcat, and our own.
+/// What servers that speak https answer to http, with status 400: those of Go, nginx, Apache, Tomcat, and our own.
 const SPEAKS_HTTPS: [&str; 5] = [
     "HTTP request to an HTTPS server",
     "plain HTTP request was sent to HTTPS port",
@@ -104,25 +109,45 @@ const SPEAKS_HTTPS: [&str; 5] = [
     crate::tls::SPEAKS_HTTPS,
 ];
 
-/// So much of a body is looked at for that.
-const BEGINNING: usize = 1024;
+/// How much of a body is searched for that, in bytes.
+const SEARCHED_BYTES: usize = 1024;
 
 /// An answer to http that says that https is spoken there.
 pub(super) fn speaks_https(status: u16, body: &[u8]) -> Option<CallError> {
-    let beginning = String::from_utf8_lossy(body.get(..BEGINNING).unwrap_or(body));
+    let beginning = String::from_utf8_lossy(body.get(..SEARCHED_BYTES).unwrap_or(body));
     let is_said = status == 400 && SPEAKS_HTTPS.iter().any(|said| beginning.contains(said));
     let message = "answered 400: the server speaks https, write https:// instead of http://";
     is_said.then(|| CallError::new(Reason::HttpStatus, message))
 }
 
-/// What the TLS library says of a server that closes the connection in the middle of the handshake.
+/// Why a server ends a connection right after the handshake. In TLS 1.3 it verifies our certificate when the handshake is over for us, and
+/// an HTTP client that has not sent its request by then reports only that the connection is gone. So this makes a handshake on a new
+/// connection, sends nothing, and waits for the alert.
+///
+/// The caller must bound the time: a server that has no objection waits for a request.
+pub async fn handshake_alert<S>(
+    stream: S,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> Option<rustls::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let ended = match TlsConnector::from(config).connect(name, stream).await {
+        Ok(mut stream) => stream.read(&mut [0]).await.err(),
+        Err(error) => Some(error),
+    };
+    ended?.into_inner()?.downcast::<rustls::Error>().ok().map(|error| *error)
+}
+
+/// The message of the TLS library for a server that closes the connection during the handshake.
 const HANDSHAKE_EOF: &str = "tls handshake eof";
 
 /// The same for people.
 const CLOSED: &str = "the server closes the connection instead of answering by TLS: if it speaks http, write http:// instead of https://";
 
-/// The causes, from the general to the particular, each said once. The client's own first words name the url, which may hold a
-/// secret in its path: they are left out.
+/// The causes of an error, from the general to the particular, each once. The message of the HTTP client itself is left out: it contains
+/// the url, which may hold a secret in its path.
 fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
     let mut text = String::new();
     // An `io::Error` around another error says what that says.

@@ -1,7 +1,7 @@
-//! Takes what we sent as a secret out of texts that a server had a part in: sentences, beginnings of bodies, series. Pure.
+//! Masks the secrets that we sent in texts that a server can influence: error messages, beginnings of bodies, series. Pure.
 //!
-//! It is a net below the rule that no sentence quotes a server, and is there for servers that repeat what they got. One that means harm
-//! knows the credential, and can always pass it on in a spelling that nobody looks for.
+//! It is a second defence besides the rule that no error message quotes a server, for servers that repeat what they received. A malicious
+//! server knows the credential, and can always disclose it in a spelling that is not searched for.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,44 +11,44 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderMap;
 
-/// What stands in a secret's place, the same word as in the effective configuration.
+/// Replaces a secret; the same word as in the effective configuration.
 const MASK: &str = "<masked>";
 
-/// Shorter secrets cannot be told from ordinary text, and keep nobody out.
-const SHORTEST: usize = 4;
+/// Shorter secrets cannot be distinguished from ordinary text, and protect nothing.
+const MIN_SECRET: usize = 4;
 
-/// From here on words of a header, and other spellings of a secret, are no ordinary text.
-const SHORTEST_PART: usize = 8;
+/// Words of a header, and other spellings of a secret, are searched for from this length on.
+const MIN_PART: usize = 8;
 
-/// From here on the value of any header is searched for in series: shorter ones may be names that are in both for good reason, such as
-/// that of a tenant.
-const SHORTEST_NAME: usize = 16;
+/// The value of any header is searched for in series from this length on: shorter ones may be names that belong in both, such as that of a
+/// tenant.
+const MIN_NAME: usize = 16;
 
-/// Words that are searched for, in all headers together: no header has so many, but a tenant may write one that has.
-const MOST_WORDS: usize = 32;
+/// The number of words that are searched for, over all headers: bounded because a tenant may write any header.
+const MAX_WORDS: usize = 32;
 
-/// Bytes of a secret that are searched for: no sentence is longer.
-const LONGEST_SECRET: usize = 1024;
+/// Bytes of a secret that are searched for: no message is longer.
+const MAX_SECRET: usize = 1024;
 
 /// Bytes of a secret that are searched for in other spellings.
-const LONGEST_SPELLED: usize = 256;
+const MAX_SPELLED: usize = 256;
 
-/// More needles than this take milliseconds in a large exposition.
-const FEW: usize = 16;
+/// To search for more texts than this takes milliseconds in a large exposition.
+const MAX_FAST: usize = 16;
 
-/// Most characters of a sentence, and of the beginning of a body.
-const LONGEST: usize = 1024;
+/// The most characters of a message, and of the beginning of a body.
+const MAX_SHOWN: usize = 1024;
 
-/// Bytes of a body that are looked at for its beginning.
-const LOOKED_AT: usize = 16 * 1024;
+/// Bytes of a body that are read for its beginning.
+const MAX_READ: usize = 16 * 1024;
 
 /// Finds the secrets of one target's headers.
 pub struct Redactor {
     /// Letters and digits of every spelling, in lower case.
     folded: Vec<Vec<u8>>,
-    /// Secrets that have too few of both.
+    /// Secrets that have too few of them.
     literal: Vec<String>,
-    /// What no series may hold, as it was sent.
+    /// What no series may contain, as it was sent.
     verbatim: Vec<String>,
 }
 
@@ -75,25 +75,25 @@ impl Redactor {
                 }
                 secrets.push(credentials.to_owned());
             }
-            // A cookie is one of several, and some schemes name what they send: `Token token="…"`.
+            // A header may hold several cookies, and some schemes name what they send: `Token token="…"`.
             let words = whole.split(|c: char| c.is_whitespace() || matches!(c, ';' | ',' | '=' | '"'));
-            let words = words.filter(|word| word.len() >= SHORTEST_PART).take(MOST_WORDS.saturating_sub(parts.len()));
-            let words: Vec<String> = words.map(|word| beginning(word, LONGEST_SECRET).to_owned()).collect();
+            let words = words.filter(|word| word.len() >= MIN_PART).take(MAX_WORDS.saturating_sub(parts.len()));
+            let words: Vec<String> = words.map(|word| beginning(word, MAX_SECRET).to_owned()).collect();
             for secret in &mut secrets {
-                secret.truncate(beginning(secret, LONGEST_SECRET).len());
+                secret.truncate(beginning(secret, MAX_SECRET).len());
             }
-            let shortest = if is_credential { SHORTEST_PART } else { SHORTEST_NAME };
+            let shortest = if is_credential { MIN_PART } else { MIN_NAME };
             verbatim.extend(secrets.iter().chain(&words).filter(|text| text.len() >= shortest).cloned());
             texts.extend(secrets);
             parts.extend(words);
         }
-        texts.retain(|text| text.len() >= SHORTEST);
-        let (folded, literal): (Vec<_>, Vec<_>) = texts.iter().partition(|text| fold(text).len() >= SHORTEST);
-        let spellings = folded.iter().flat_map(|text| spellings(beginning(text, LONGEST_SPELLED).as_bytes()));
+        texts.retain(|text| text.len() >= MIN_SECRET);
+        let (folded, literal): (Vec<_>, Vec<_>) = texts.iter().partition(|text| fold(text).len() >= MIN_SECRET);
+        let spellings = folded.iter().flat_map(|text| spellings(beginning(text, MAX_SPELLED).as_bytes()));
         let folded: BTreeSet<Vec<u8>> = folded
             .iter()
             .map(|text| fold(text))
-            .chain(parts.iter().map(|text| fold(text)).chain(spellings).filter(|form| form.len() >= SHORTEST_PART))
+            .chain(parts.iter().map(|text| fold(text)).chain(spellings).filter(|form| form.len() >= MIN_PART))
             .collect();
         Self {
             folded: folded.into_iter().collect(),
@@ -109,13 +109,13 @@ impl Redactor {
 
     /// The beginning of a body, likewise.
     pub fn beginning(&self, body: &[u8]) -> String {
-        let start = body.get(..LOOKED_AT).unwrap_or(body);
+        let start = body.get(..MAX_READ).unwrap_or(body);
         self.shown(&String::from_utf8_lossy(start), start.len() < body.len())
     }
 
-    /// Whether looking for them in a large text takes so long that it should not be done where others wait.
+    /// Whether a search in a large text takes so long that it should be done on a blocking thread.
     pub const fn is_slow(&self) -> bool {
-        self.verbatim.len() > FEW
+        self.verbatim.len() > MAX_FAST
     }
 
     /// Whether a secret stands in `text` as it was sent.
@@ -125,12 +125,12 @@ impl Redactor {
 
     fn shown(&self, text: &str, is_cut: bool) -> String {
         let mut text = on_one_line(text);
-        let end = text.char_indices().nth(LONGEST).map(|(at, _)| at);
+        let end = text.char_indices().nth(MAX_SHOWN).map(|(at, _)| at);
         text.truncate(end.unwrap_or(text.len()));
         self.masked(&text, is_cut || end.is_some())
     }
 
-    /// At the end of a text that was cut, the beginning of a secret is one, too.
+    /// At the end of a text that was cut, the beginning of a secret is masked as well.
     fn masked(&self, text: &str, is_cut: bool) -> String {
         let mut found: Vec<Range<usize>> = Vec::new();
         for secret in &self.literal {
@@ -169,7 +169,7 @@ impl Redactor {
     }
 }
 
-/// A letter or digit, in lower case, and where it stands.
+/// A letter or digit, in lower case, and its position.
 struct Glyph {
     letter: u8,
     at: Range<usize>,
@@ -240,14 +240,14 @@ fn spellings(secret: &[u8]) -> impl Iterator<Item = Vec<u8>> + use<> {
     for before in 0..3 {
         let padded = [&vec![0; before], secret].concat();
         let text = STANDARD.encode(&padded);
-        // Characters that depend on nothing but the secret.
+        // The characters that depend on the secret alone.
         let whole = (before * 8).div_ceil(6)..padded.len() * 8 / 6;
         forms.push(fold(text.get(whole).unwrap_or_default()));
     }
     forms.into_iter()
 }
 
-/// Without texts that hold another one: what finds the other finds them.
+/// Removes texts that contain another one, since a search for that finds them.
 fn shortest(texts: &BTreeSet<String>) -> Vec<String> {
     let holds_another = |text: &String| texts.iter().any(|other| other != text && text.contains(other.as_str()));
     texts.iter().filter(|text| !holds_another(text)).cloned().collect()
@@ -265,7 +265,7 @@ fn escaped(text: &str) -> String {
 
 /// Blanks of all sorts become one, and what cannot be seen goes: with it a text could pass for another, or hide one.
 fn on_one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(4 * LONGEST));
+    let mut line = String::with_capacity(text.len().min(4 * MAX_SHOWN));
     for c in text.trim().chars().filter(|c| c.is_whitespace() || !(c.is_control() || is_invisible(*c))) {
         if !c.is_whitespace() {
             line.push(c);
@@ -339,11 +339,11 @@ mod tests {
     #[test]
     fn where_a_text_is_cut_the_beginning_of_a_secret_goes_too() {
         let bearer = redactor(&[("authorization", "Bearer hunter2-token")]);
-        for padding in LONGEST - 12..LONGEST {
+        for padding in MAX_SHOWN - 12..MAX_SHOWN {
             let shown = bearer.sentence(&format!("{}hunter2-token", ".".repeat(padding)));
             assert!(!shown.contains('h') && shown.trim_end_matches('-').ends_with(MASK), "{shown}");
         }
-        for invisible in LOOKED_AT - 12..LOOKED_AT {
+        for invisible in MAX_READ - 12..MAX_READ {
             let shown = bearer.beginning(format!("{}hunter2-token", "\u{1}".repeat(invisible)).as_bytes());
             assert_eq!(shown.trim_end_matches('-'), MASK);
         }
@@ -353,7 +353,7 @@ mod tests {
     fn what_holds_no_secret_stays_as_it_is_but_on_one_line_and_bounded() {
         let redactor = redactor(&[("x-api-key", "hunter3")]);
         assert_eq!(redactor.sentence(" a\r\n\tb\u{0}c \u{202e}d é "), "a bc d é");
-        assert_eq!(redactor.beginning(&vec![b'x'; 3 * LOOKED_AT]).len(), LONGEST);
+        assert_eq!(redactor.beginning(&vec![b'x'; 3 * MAX_READ]).len(), MAX_SHOWN);
         assert_eq!(redactor.beginning(b""), "");
         assert_eq!(Redactor::new(&HeaderMap::new()).sentence("answered 403 Forbidden"), "answered 403 Forbidden");
     }
@@ -369,7 +369,7 @@ mod tests {
         fn no_text_makes_it_panic(text in "(.|%[0-9a-f]{2}|\\\\(.|u[0-9a-f]{4}|x..)|&(#x?)?[0-9a-z]{0,4};|hunter|tok){0,80}") {
             let redactor = redactor(&[("authorization", "Bearer hunter2-token"), ("x-other", "!-!-!")]);
             let shown = redactor.sentence(&text);
-            proptest::prop_assert!(shown.chars().count() <= 4 * LONGEST && !shown.contains('\n'));
+            proptest::prop_assert!(shown.chars().count() <= 4 * MAX_SHOWN && !shown.contains('\n'));
             redactor.beginning(text.as_bytes());
         }
 

@@ -1,7 +1,7 @@
-//! The network side of a poll: makes the calls of a kind, one after the other over one connection, and brings back whole answers.
+//! The network side of a poll: makes the calls of a kind, one after the other over one connection, and returns complete answers.
 //!
-//! Everything is bounded here: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It does not know
-//! what an answer means, nor when to ask again.
+//! Everything is bounded here: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It knows neither what an
+//! answer means nor when to poll again.
 
 mod address;
 mod body;
@@ -13,31 +13,37 @@ mod dial;
 mod error;
 mod host;
 mod mask;
-mod refusal;
+mod plain;
+mod renewal;
 mod resolve;
 mod sessions;
-mod term;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::uri::{PathAndQuery, Uri};
+use http_body_util::Empty;
+use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
+use url::Position;
 
-pub use address::{AddressRules, Ground};
-use body::Read;
-pub use budget::Held;
-use budget::{Budget, Share, driven_out};
+pub use address::{AddressRules, DenyReason};
+use body::ReadBytes;
+pub use budget::HeldMemory;
+use budget::{Budget, MemoryShare, eviction_error};
 pub use certificate::Expiry;
 use certificate::Handshakes;
 pub use certificate::RecordingVerifier;
 pub use client::{Client, Clients};
 pub use connection::{ClientError, Connection, Identity};
-use dial::Unconnected;
+use dial::ConnectFailures;
+pub use error::handshake_alert;
 pub use host::{AllowedHost, AllowedHostError};
 pub use mask::Redactor;
-pub use refusal::refusal;
-use term::Term;
+use plain::PlainConnection;
+use renewal::RenewalPeriod;
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
 
@@ -56,7 +62,7 @@ impl Limits {
     }
 }
 
-/// One call as it went, for the families `probe_call_*` and the debug page.
+/// The outcome of one call, for the families `probe_call_*` and the debug page.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     /// The call's name.
@@ -67,19 +73,19 @@ pub struct Exchange {
     pub status: Option<u16>,
     /// Decompressed bytes of the body that arrived.
     pub bytes: usize,
-    /// What the kind gets to see.
+    /// What the kind translates.
     pub answer: Answer,
 }
 
-/// Everything that one poll brought.
+/// The outcome of the calls of one poll.
 #[derive(Debug)]
 pub struct Fetched {
     /// One for each call, in order.
     pub exchanges: Vec<Exchange>,
-    /// When the server's certificates end; https only. Also of those that were refused.
+    /// When the server's certificates expire; https only. Also of those that were refused.
     pub certificate_expiry: Option<Expiry>,
     /// Keeps the bodies' share of the budget until they are translated.
-    pub held: Option<Held>,
+    pub memory: Option<HeldMemory>,
 }
 
 /// Makes `calls` one after the other, each with `headers` besides its own, until `deadline`.
@@ -93,11 +99,12 @@ pub async fn fetch(
     limits: &Limits,
     deadline: Instant,
 ) -> Fetched {
-    let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, held: None };
+    let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, memory: None };
     let mut share = limits.inflight.share(client.namespace());
-    let mut read = Read::default();
+    let mut read = ReadBytes::default();
+    let mut kept = None;
     let evicted = share.evicted();
-    let term = client.term();
+    let period = client.begin_poll();
     for (i, call) in calls.iter().enumerate() {
         let last = i + 1 == calls.len();
         let start = Instant::now();
@@ -107,16 +114,16 @@ pub async fn fetch(
             // Not even tried: a timeout would poll it once, and that opens a connection.
             Err(CallError::new(Reason::Timeout, "not sent, the calls before it took all the time"))
         } else {
-            let request = request(client, call, headers, last, term);
+            let request = Request::new(call, headers, last, period);
             let exchange =
-                exchange(client, call, request, term, limits, deadline, &mut progress, &mut read, &mut share);
+                exchange(client, request, &mut kept, period, limits, deadline, &mut progress, &mut read, &mut share);
             let exchange = handshakes.during(exchange);
             let outcome = tokio::select! {
                 biased;
-                () = evicted.cancelled() => Ok(Err(driven_out())),
+                () = evicted.cancelled() => Ok(Err(eviction_error())),
                 outcome = tokio::time::timeout_at(deadline, exchange) => outcome,
             };
-            outcome.unwrap_or_else(|_| Err(progress.cut_off(client)))
+            outcome.unwrap_or_else(|_| Err(progress.on_deadline(client)))
         };
         let expiry = progress.certificate_expiry.or_else(|| client.shown_expiry(&call.url, &handshakes));
         fetched.certificate_expiry = expiry.or(fetched.certificate_expiry);
@@ -128,19 +135,19 @@ pub async fn fetch(
             answer: Answer(result),
         });
     }
-    fetched.held = share.keep(read.kept);
-    if fetched.held.is_none() {
-        // What came before must go as well: it is what others need the memory for.
+    fetched.memory = share.keep(read.kept);
+    if fetched.memory.is_none() {
+        // The poll was evicted: its complete answers are dropped as well.
         for exchange in &mut fetched.exchanges {
             if exchange.bytes > 0 {
-                exchange.answer = Answer(Err(driven_out()));
+                exchange.answer = Answer(Err(eviction_error()));
             }
         }
     }
     fetched
 }
 
-/// How far a call has come: what is known of it even if it is cut off.
+/// What is known of a call even if it does not end in time.
 #[derive(Default)]
 struct Progress {
     /// The host's name is being resolved.
@@ -150,16 +157,16 @@ struct Progress {
     waits_for_memory: bool,
     certificate_expiry: Option<Expiry>,
     handshakes: Handshakes,
-    unconnected: Unconnected,
+    connect_failures: ConnectFailures,
 }
 
 impl Progress {
-    /// What is said of a call that did not end in time.
-    fn cut_off(&mut self, client: &Client) -> CallError {
+    /// The error of a call that did not end in time.
+    fn on_deadline(&mut self, client: &Client) -> CallError {
         if self.resolving {
             return client.unresolved();
         }
-        if let Some(error) = std::mem::take(&mut self.unconnected).cut_off(client.is_proxied()) {
+        if let Some(error) = std::mem::take(&mut self.connect_failures).on_deadline(client.is_proxied()) {
             return error;
         }
         if self.waits_for_memory {
@@ -179,24 +186,26 @@ impl Progress {
 #[expect(clippy::too_many_arguments, reason = "all that a call needs, and it is called once")]
 async fn exchange(
     client: &Client,
-    call: &Call,
-    request: reqwest::Request,
-    term: Option<Term>,
+    request: Request<'_>,
+    kept: &mut Option<PlainConnection>,
+    period: Option<RenewalPeriod>,
     limits: &Limits,
     deadline: Instant,
     progress: &mut Progress,
-    read: &mut Read,
-    share: &mut Share,
+    read: &mut ReadBytes,
+    share: &mut MemoryShare,
 ) -> Result<Response, CallError> {
     progress.resolving = true;
     let addresses = client.addresses().await?;
     progress.resolving = false;
-    let response = client.send(request, &addresses, term, deadline, &mut progress.unconnected).await?;
+    let url = request.url;
+    let mut response = client.send(request, kept, &addresses, period, deadline, &mut progress.connect_failures).await?;
     let status = response.status().as_u16();
     progress.status = Some(status);
-    progress.certificate_expiry = client.certificate_expiry(&call.url, &response, &progress.handshakes);
-    let body = body::read(response, limits, progress, read, share).await?;
-    if call.url.scheme() == "http"
+    progress.certificate_expiry = client.certificate_expiry(url, &response, &progress.handshakes);
+    let body = body::read(&mut response, limits, progress, read, share).await?;
+    *kept = response.into_connection();
+    if url.scheme() == "http"
         && let Some(error) = error::speaks_https(status, &body)
     {
         return Err(error);
@@ -204,27 +213,61 @@ async fn exchange(
     Ok(Response { status, body })
 }
 
-fn request(client: &Client, call: &Call, headers: &HeaderMap, last: bool, term: Option<Term>) -> reqwest::Request {
-    let method = match call.method {
-        Method::Get => reqwest::Method::GET,
-        Method::Post => reqwest::Method::POST,
-    };
-    let mut request = reqwest::Request::new(method, call.url.clone());
-    let own = request.headers_mut();
-    for (name, value) in &call.headers {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            own.insert(HeaderName::from_static(name), value);
+/// The `User-Agent` of all requests.
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+/// The request of a call.
+struct Request<'c> {
+    method: http::Method,
+    url: &'c Url,
+    headers: HeaderMap,
+}
+
+impl<'c> Request<'c> {
+    fn new(call: &'c Call, headers: &HeaderMap, last: bool, period: Option<RenewalPeriod>) -> Self {
+        let method = match call.method {
+            Method::Get => http::Method::GET,
+            Method::Post => http::Method::POST,
+        };
+        let mut own = HeaderMap::with_capacity(16);
+        for (name, value) in &call.headers {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                own.insert(HeaderName::from_static(name), value);
+            }
         }
+        own.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        own.extend(headers.clone());
+        if call.method == Method::Post {
+            own.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        // An idle connection costs 20 to 45 KiB, a new one over plain TCP next to nothing: only TLS is worth keeping, for as long as it is
+        // used.
+        if last && period.is_none_or(|period| period.is_last_poll) {
+            own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Self { method, url: &call.url, headers: own }
     }
-    own.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-    own.extend(headers.clone());
-    if call.method == Method::Post {
-        own.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+
+    /// For the HTTP client, which takes from the url where to connect to.
+    fn in_absolute_form(self) -> reqwest::Request {
+        let mut request = reqwest::Request::new(self.method, self.url.clone());
+        *request.headers_mut() = self.headers;
+        request
     }
-    // An idle connection costs 20 to 45 KiB, a new one over plain TCP next to nothing: only TLS is worth keeping, for as long as it is used.
-    if last && term.is_none_or(|term| term.ends) {
-        own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+
+    /// For the server itself: the first line contains the path alone, and a header the server's name.
+    fn in_origin_form(self) -> Result<http::Request<Empty<Bytes>>, CallError> {
+        let Self { method, url, mut headers } = self;
+        let unfit = |error: &dyn std::fmt::Display| CallError::new(Reason::Connect, error.to_string());
+        let path = PathAndQuery::try_from(&url[Position::BeforePath..Position::AfterQuery]);
+        let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]);
+        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        headers.insert(header::HOST, host.map_err(|error| unfit(&error))?);
+        let mut request = http::Request::new(Empty::new());
+        *request.method_mut() = method;
+        *request.uri_mut() = Uri::from(path.map_err(|error| unfit(&error))?);
+        *request.headers_mut() = headers;
+        Ok(request)
     }
-    client.address(&mut request);
-    request
 }

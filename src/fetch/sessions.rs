@@ -1,5 +1,5 @@
-//! TLS sessions, so that a new connection to a known server costs a fraction of the first. The store that rustls has is for a few servers,
-//! and lets a session beget the next for ever: the certificate behind it would never be looked at again.
+//! TLS sessions, so that a new connection to a known server costs a fraction of the first. The cache of rustls is for a few servers, and
+//! lets a session be renewed for ever, so that the certificate would never be verified again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,67 +9,67 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls_pki_types::ServerName;
 
-/// After this time a server shows its certificate again: one that was renewed, or has expired, is noticed by then.
-const LONGEST: Duration = Duration::from_mins(10);
+/// After this time the certificate of a server is verified again: one that was renewed or has expired is noticed by then.
+const MAX_AGE: Duration = Duration::from_mins(10);
 
-/// Servers of clients with equal TLS settings; as many names are resolved.
-const MOST_SERVERS: usize = 1 << 15;
+/// Servers of clients with equal TLS settings; the same as the number of names that are resolved.
+const MAX_SERVERS: usize = 1 << 15;
 
-/// Sessions of the servers that are known by these names.
+/// Sessions by the name of the server.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<ServerName<'static>, Known>>);
+pub(super) struct SessionCache(Mutex<HashMap<ServerName<'static>, ServerSessions>>);
 
-/// What is kept of one server: the newest ticket only, since it holds a copy of the server's certificates, and every use brings another.
-struct Known {
-    /// When its certificate was looked at.
+/// The sessions of one server. Only the newest ticket is kept, since it contains a copy of the certificates, and every use brings another.
+struct ServerSessions {
+    /// When its certificate was verified.
     since: Instant,
     group: Option<NamedGroup>,
     tls12: Option<Tls12ClientSessionValue>,
     tls13: Option<Tls13ClientSessionValue>,
 }
 
-impl Known {
+impl ServerSessions {
     fn new() -> Self {
         Self { since: Instant::now(), group: None, tls12: None, tls13: None }
     }
 }
 
-impl std::fmt::Debug for Sessions {
+impl std::fmt::Debug for SessionCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sessions") // they are secret
+        f.write_str("SessionCache") // they are secret
     }
 }
 
-impl Sessions {
-    fn change(&self, name: ServerName<'static>, change: impl FnOnce(&mut Known)) {
+impl SessionCache {
+    fn change(&self, name: ServerName<'static>, change: impl FnOnce(&mut ServerSessions)) {
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if servers.len() >= MOST_SERVERS && !servers.contains_key(&name) {
-            servers.retain(|_, known| known.since.elapsed() < LONGEST);
-            if servers.len() >= MOST_SERVERS {
+        if servers.len() >= MAX_SERVERS && !servers.contains_key(&name) {
+            servers.retain(|_, known| known.since.elapsed() < MAX_AGE);
+            if servers.len() >= MAX_SERVERS {
                 servers.clear();
             }
         }
-        change(servers.entry(name).or_insert_with(Known::new));
+        change(servers.entry(name).or_insert_with(ServerSessions::new));
     }
 
-    /// Looks at a server's sessions, which are forgotten when they have served long enough.
-    fn look<T>(&self, name: &ServerName<'_>, look: impl FnOnce(&mut Known) -> Option<T>) -> Option<T> {
+    /// Reads the sessions of a server, after removing those that are too old.
+    fn read<T>(&self, name: &ServerName<'_>, read: impl FnOnce(&mut ServerSessions) -> Option<T>) -> Option<T> {
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = servers.get_mut(&name.to_owned())?;
-        if known.since.elapsed() >= LONGEST {
-            *known = Known { group: known.group, ..Known::new() };
+        if known.since.elapsed() >= MAX_AGE {
+            *known = ServerSessions { group: known.group, ..ServerSessions::new() };
         }
-        look(known)
+        read(known)
     }
 }
 
-impl ClientSessionStore for Sessions {
+impl ClientSessionStore for SessionCache {
     fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
         self.change(name, |known| known.group = Some(group));
     }
 
     fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
-        self.look(name, |known| known.group)
+        self.read(name, |known| known.group)
     }
 
     fn set_tls12_session(&self, name: ServerName<'static>, session: Tls12ClientSessionValue) {
@@ -77,11 +77,11 @@ impl ClientSessionStore for Sessions {
     }
 
     fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.look(name, |known| known.tls12.clone())
+        self.read(name, |known| known.tls12.clone())
     }
 
     fn remove_tls12_session(&self, name: &ServerName<'static>) {
-        self.look(name, |known| known.tls12.take());
+        self.read(name, |known| known.tls12.take());
     }
 
     fn insert_tls13_ticket(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue) {
@@ -89,7 +89,7 @@ impl ClientSessionStore for Sessions {
     }
 
     fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.look(name, |known| known.tls13.take())
+        self.read(name, |known| known.tls13.take())
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         Arc::new(config.with_single_cert(vec![certified.cert.der().clone()], key).unwrap())
     }
 
-    fn client(sessions: &Arc<Sessions>) -> Arc<ClientConfig> {
+    fn client(sessions: &Arc<SessionCache>) -> Arc<ClientConfig> {
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let config = config.with_safe_default_protocol_versions().unwrap().dangerous();
         let mut config = config.with_custom_certificate_verifier(RecordingVerifier::trusting()).with_no_client_auth();
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn sessions_are_resumed_one_after_another_each_with_its_own_server() {
         for version in VERSIONS {
-            let sessions = Arc::<Sessions>::default();
+            let sessions = Arc::<SessionCache>::default();
             let (client, server) = (client(&sessions), server(version));
             assert_eq!(connect(&client, &server, "server.test"), HandshakeKind::Full, "{version:?}");
             for _ in 0..3 {
@@ -173,12 +173,12 @@ mod tests {
     #[test]
     fn after_ten_minutes_a_certificate_is_looked_at_again_however_often_its_session_was_resumed() {
         for version in VERSIONS {
-            let sessions = Arc::<Sessions>::default();
+            let sessions = Arc::<SessionCache>::default();
             let (client, server) = (client(&sessions), server(version));
             let kinds = [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed];
             for _ in 0..2 {
                 assert_eq!([(); 3].map(|()| connect(&client, &server, "server.test")), kinds, "{version:?}");
-                let past = Instant::now().checked_sub(LONGEST).unwrap();
+                let past = Instant::now().checked_sub(MAX_AGE).unwrap();
                 sessions.0.lock().unwrap().get_mut(&name("server.test")).unwrap().since = past;
             }
         }
@@ -186,11 +186,11 @@ mod tests {
 
     #[test]
     fn names_without_number_take_a_bounded_amount_of_memory() {
-        let sessions = Sessions::default();
-        for number in 0..=MOST_SERVERS {
+        let sessions = SessionCache::default();
+        for number in 0..=MAX_SERVERS {
             sessions.set_kx_hint(name(&format!("n{number}.test")), NamedGroup::X25519);
-            assert!(sessions.0.lock().unwrap().len() <= MOST_SERVERS);
+            assert!(sessions.0.lock().unwrap().len() <= MAX_SERVERS);
         }
-        assert_eq!(sessions.kx_hint(&name(&format!("n{MOST_SERVERS}.test"))), Some(NamedGroup::X25519));
+        assert_eq!(sessions.kx_hint(&name(&format!("n{MAX_SERVERS}.test"))), Some(NamedGroup::X25519));
     }
 }

@@ -25,7 +25,7 @@ use crate::time::PromDuration;
 struct TargetFilter {
     namespaces: Vec<String>,
     kinds: Vec<Type>,
-    states: Vec<poll::State>,
+    states: Vec<poll::TargetState>,
     labels: Vec<(String, String)>,
 }
 
@@ -65,7 +65,7 @@ impl TargetFilter {
         id: &TargetId,
         kind: Option<Type>,
         labels: &(impl Iterator<Item = (&'l str, &'l str)> + Clone),
-        state: poll::State,
+        state: poll::TargetState,
     ) -> bool {
         (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| **namespace == *id.namespace))
             && (self.kinds.is_empty() || kind.is_some_and(|kind| self.kinds.contains(&kind)))
@@ -77,9 +77,9 @@ impl TargetFilter {
     }
 }
 
-fn parse_state(text: &str) -> Result<poll::State, String> {
-    poll::State::ALL.iter().find(|state| state.as_str() == text).copied().ok_or_else(|| {
-        let known: Vec<&str> = poll::State::ALL.iter().map(|state| state.as_str()).collect();
+fn parse_state(text: &str) -> Result<poll::TargetState, String> {
+    poll::TargetState::ALL.iter().find(|state| state.as_str() == text).copied().ok_or_else(|| {
+        let known: Vec<&str> = poll::TargetState::ALL.iter().map(|state| state.as_str()).collect();
         format!("state={text:?} is none: write one of {}", known.join(", "))
     })
 }

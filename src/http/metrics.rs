@@ -10,7 +10,7 @@ use super::targets::{TargetView, UNKNOWN_TYPE};
 use super::{AppState, response};
 use crate::kind::Type;
 use crate::metric::{Desc, Encoding, Families, encode, gzip};
-use crate::poll::State as TargetState;
+use crate::poll::TargetState;
 
 crate::descs! {
     UP = gauge "scrapetarget_up" ["target_namespace", "target_name", "type"] "Whether the last poll of the target succeeded; absent while it is pending or suspended.";

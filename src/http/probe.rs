@@ -16,7 +16,7 @@ use super::fair_semaphore::{FairPermit, QueueFull};
 use super::response::{self, ErrorResponse, RequestClient, ResponsePermit, exposition};
 use super::{AppState, targets, time};
 use crate::metric::{Encoding, Format};
-use crate::poll::{Pieces, Poller, Snapshot, Status};
+use crate::poll::{Pieces, Poller, Snapshot, TargetStatus};
 use crate::target::Target;
 
 /// How long Prometheus waits for this scrape, in seconds.
@@ -88,6 +88,7 @@ impl ProbeRequest {
             let render = move |_| response::text(StatusCode::OK, debug_text(&poller, &snapshot));
             return response::render_in_background(client, render).await;
         }
+        poller.prefer(format);
         let snapshot = poller.answer(wait).await;
         if !snapshot.is_costly(format, encoding) {
             return exposition(snapshot.body(format, encoding), format, encoding);
@@ -204,7 +205,7 @@ pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
     out
 }
 
-fn write_summary(out: &mut String, target: &Target, status: &Status, snapshot: &Snapshot) -> fmt::Result {
+fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snapshot: &Snapshot) -> fmt::Result {
     let now = SystemTime::now();
     writeln!(out, "Target {}\n", target.id)?;
     writeln!(out, "  type          {}", target.source.kind)?;

@@ -12,16 +12,16 @@ use tokio_util::sync::CancellationToken;
 use super::AppState;
 use super::response::ErrorResponse;
 use crate::kind::{Reason, Type};
-use crate::poll::{Failure, Poller, Pollers, Snapshot, State, Status};
+use crate::poll::{Failure, Poller, Pollers, Snapshot, TargetState, TargetStatus};
 use crate::target::{RefusedTarget, Target, TargetId};
 
 /// One target at one moment: its declaration, its state, its last poll.
 pub(super) struct TargetView {
     pub(super) id: TargetId,
     /// What is shown. A target whose declaration became unusable is `Invalid`, although it is still polled as it was declared before.
-    pub(super) status: Status,
+    pub(super) status: TargetStatus,
     /// The state by its polls, if it is polled.
-    pub(super) polled: Option<State>,
+    pub(super) polled: Option<TargetState>,
     declaration: TargetDeclaration,
     newest: Option<Arc<Snapshot>>,
 }
@@ -123,7 +123,7 @@ impl TargetView {
 
     /// The newest result, if a poll took place.
     pub(super) fn last_poll(&self) -> Option<&Snapshot> {
-        self.newest.as_deref().filter(|snapshot| !snapshot.stands)
+        self.newest.as_deref().filter(|snapshot| !snapshot.is_permanent)
     }
 
     /// When the last poll ended.
@@ -132,9 +132,9 @@ impl TargetView {
     }
 }
 
-fn invalid(message: &str, since: SystemTime, last_success: Option<SystemTime>) -> Status {
+fn invalid(message: &str, since: SystemTime, last_success: Option<SystemTime>) -> TargetStatus {
     let failure = Some(Failure { reason: Reason::Config, message: message.into() });
-    Status { state: State::Invalid, failure, since, last_success }
+    TargetStatus { state: TargetState::Invalid, failure, since, last_success }
 }
 
 /// Targets by name alone and by URL, for `--web.loose-targets`; rebuilt when the declared targets have changed.

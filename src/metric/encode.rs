@@ -3,8 +3,8 @@
 use super::families::{Family, Sample};
 use super::{Finished, Format, Type};
 
-/// Counters that OpenMetrics can only call `unknown`, since their names lack `_total`, by the place of their family in the text: what
-/// [`openmetrics_to_text`](super::openmetrics_to_text) needs to give the type back. A place is kept and no name, since a server may have
+/// Counters that OpenMetrics can only call `unknown`, since their names lack `_total`, by the place of their family in the text: what a
+/// [`Rewriter`](super::Rewriter) needs to tell them from the others. A place is kept and no name, since a server may have
 /// long names, and many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlainCounters(Box<[u32]>);
@@ -33,24 +33,23 @@ pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> PlainCo
     let mut plain_counters = Vec::new();
     let mut place = 0_u32;
     // A counter `x_total` is called `x` in OpenMetrics; were there a family `x` besides, both would have one name.
-    let mut taken: Vec<&str> = Vec::new();
-    if format == Format::OpenMetrics {
-        let families = parts.iter().flat_map(|part| part.groups()).map(|(family, _)| family);
-        taken.extend(families.filter(|family| base_name(family).is_none()).map(|family| &*family.name));
-        taken.sort_unstable();
-    }
+    let families = parts.iter().flat_map(|part| part.groups()).map(|(family, _)| family);
+    let others = families.filter(|family| base_name(family).is_none());
+    let mut taken: Vec<&str> = others.map(|family| &*family.name).collect();
+    taken.sort_unstable();
     for part in parts {
         for (family, samples) in part.groups() {
+            let (name, kind) = match base_name(family) {
+                Some(base) if taken.binary_search(&base).is_err() => (base, Type::Counter),
+                _ if family.kind == Type::Counter => {
+                    plain_counters.push(place);
+                    (&*family.name, Type::Unknown)
+                }
+                _ => (&*family.name, family.kind),
+            };
             let (name, kind) = match format {
                 Format::Text => (&*family.name, family.kind.text()),
-                Format::OpenMetrics => match base_name(family) {
-                    Some(base) if taken.binary_search(&base).is_err() => (base, Type::Counter.openmetrics()),
-                    _ if family.kind == Type::Counter => {
-                        plain_counters.push(place);
-                        (&*family.name, Type::Unknown.openmetrics())
-                    }
-                    _ => (&*family.name, family.kind.openmetrics()),
-                },
+                Format::OpenMetrics => (name, kind.openmetrics()),
             };
             write_header(out, name, kind, &family.help, format);
             place = place.saturating_add(1);

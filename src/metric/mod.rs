@@ -14,7 +14,7 @@ mod gzip;
 mod negotiate;
 
 pub use allowance::{Allowance, Excess, Stop};
-pub use convert::{TextWriter, openmetrics_to_text};
+pub use convert::{Rewriter, openmetrics_to_text, text_to_openmetrics};
 pub use encode::{PlainCounters, encode, write_value};
 pub use exposition::{ExpositionError, ExpositionPolicy, read_exposition};
 pub use families::{Families, FamilyId, Mark, Suffix};

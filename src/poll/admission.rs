@@ -1,206 +1,265 @@
-//! Which poll begins next, and when. All whose time has come wait in one queue, those first that have waited longest; with more to poll
-//! than the CPU carries, every target is late by the same time, and none is left out.
+//! Which poll begins next on a thread, and when. Polls that are due wait in one queue, ordered by the time at which they were due. If there
+//! is more to poll than the CPU can do, all targets are delayed equally, and none is left out.
 //!
-//! What is limited is the CPU and nothing else: a poll that waits for its server holds no place. Two things hold polls back:
+//! Only the CPU is limited: a poll that waits for its server does not keep others from beginning. Two things hold polls back:
 //!
-//! * The next one begins when the threads of polls have worked off what there was to do. So few are under way at once, however many are
-//!   due, and each ends soon.
-//! * Where the process has a limit of CPU, the [pace](super::pace) keeps it below.
+//! * The next one begins when the thread has done all work that was ready. So few are under way at once, however many are due, and
+//!   each ends soon.
+//! * Where the process has a CPU limit, a [`CpuPacer`] keeps it below.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::lateness::{Late, Lateness};
-use super::pace::{Measured, Pace};
-use super::{cpu, threads};
+use super::delay::{DelayMonitor, SharedDelays};
+use super::pacer::{CpuPacer, CpuSample};
+use super::runtime::{cpu_limit, cpu_used, cpu_used_by_polls};
 
-/// The shortest that a timer waits.
-const GRAIN: Duration = Duration::from_millis(1);
+/// The resolution of timers.
+const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
 
-/// Between two looks at what was used.
-const MEASURE: Duration = Duration::from_millis(500);
+/// How often the CPU that was used is read.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Between two looks at the limit, which can be changed while the process runs.
-const READ_LIMIT: Duration = Duration::from_secs(2);
+/// How often the CPU limit is read, which can be changed while the process runs.
+const LIMIT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The queue of polls. Each target is in it once at the most.
-#[derive(Debug, Default)]
+/// The polls of one thread. Each target is in the queue once at the most.
+#[derive(Debug)]
 pub(super) struct Admission {
-    waiting: Mutex<Waiting>,
+    queue: Mutex<PollQueue>,
     arrived: Notify,
+    /// Polls that have begun and not ended.
+    under_way: AtomicUsize,
     ended: AtomicU64,
-    lateness: Mutex<Lateness>,
+    /// There is no limit of CPU, as far as is known.
+    is_unlimited: AtomicBool,
+    /// Shared by all threads.
+    delays: Arc<SharedDelays>,
+    /// How many threads poll: each may use as much of the CPU as the others.
+    threads: usize,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    places: BTreeMap<Place, oneshot::Sender<()>>,
-    arrivals: u64,
-}
-
-impl Waiting {
-    /// Takes the poll that has waited longest: since when, whom to tell, and how many are left.
-    fn first(&mut self) -> Option<(Instant, oneshot::Sender<()>, usize)> {
-        let ((due, _), granted) = self.places.pop_first()?;
-        Some((due, granted, self.places.len()))
+impl Default for Admission {
+    fn default() -> Self {
+        Self::new(Arc::default(), 1)
     }
 }
 
-/// When the poll was due; and in which order those came that were due at once.
-type Place = (Instant, u64);
+#[derive(Debug, Default)]
+struct PollQueue {
+    entries: BTreeMap<QueueKey, oneshot::Sender<()>>,
+    arrivals: u64,
+}
 
-/// A poll that may run. Dropping it says that it has ended.
+impl PollQueue {
+    /// Takes the poll that has waited longest: when it was due, and how to let it begin.
+    fn pop(&mut self) -> Option<(Instant, oneshot::Sender<()>)> {
+        let ((due, _), granted) = self.entries.pop_first()?;
+        Some((due, granted))
+    }
+}
+
+/// When the poll was due; and a number, so that polls due at the same time are taken in the order in which they came.
+type QueueKey = (Instant, u64);
+
+/// Permission for a poll to run. Dropping it says that the poll has ended.
 #[derive(Debug)]
-pub(super) struct Turn(Arc<Admission>);
+pub(super) struct PollPermit(Arc<Admission>);
 
-impl Drop for Turn {
+impl Drop for PollPermit {
     fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Leaves the queue when nobody waits any more.
-struct Waits<'a> {
+/// Removes a poll from the queue when it no longer waits.
+struct QueueGuard<'a> {
     admission: &'a Admission,
-    place: Place,
+    key: QueueKey,
 }
 
-impl Drop for Waits<'_> {
+impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
-        self.admission.waiting().places.remove(&self.place);
+        if self.admission.queue().entries.remove(&self.key).is_some() {
+            self.admission.delays.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Admission {
-    /// Waits until a poll may begin that is due since `due`. The place in the queue is given up with the future, and found again by the
-    /// same `due`.
-    pub(super) async fn turn(self: &Arc<Self>, due: Instant) -> Turn {
+    /// No polls yet, on one of so many threads.
+    pub(super) fn new(delays: Arc<SharedDelays>, threads: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            arrived: Notify::new(),
+            under_way: AtomicUsize::new(0),
+            ended: AtomicU64::new(0),
+            is_unlimited: AtomicBool::new(false),
+            delays,
+            threads,
+        }
+    }
+
+    /// Waits until a poll may begin that was due at `due`. Dropping the future leaves the queue; a later call with the same `due` comes
+    /// back to the same place in it.
+    pub(super) async fn acquire(self: &Arc<Self>, due: Instant) -> PollPermit {
+        if let Some(permit) = self.acquire_alone(due) {
+            return permit;
+        }
         let (sender, granted) = oneshot::channel();
-        let place = {
-            let mut waiting = self.waiting();
-            waiting.arrivals += 1;
-            let place = (due, waiting.arrivals);
-            waiting.places.insert(place, sender);
-            place
+        let key = {
+            let mut queue = self.queue();
+            queue.arrivals += 1;
+            let key = (due, queue.arrivals);
+            queue.entries.insert(key, sender);
+            self.delays.waiting.fetch_add(1, Ordering::Relaxed);
+            key
         };
-        let _waits = Waits { admission: self, place };
+        let _guard = QueueGuard { admission: self, key };
         self.arrived.notify_one();
         if granted.await.is_err() {
-            // Nobody is there to grant it: the program ends.
+            // The task that grants permits has ended: so does the program.
             std::future::pending::<()>().await;
         }
-        Turn(Arc::clone(self))
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        PollPermit(Arc::clone(self))
     }
 
-    /// How late polls begin, while they do.
-    pub(super) fn late(&self) -> Option<Late> {
-        let late = self.lateness.lock().unwrap_or_else(PoisonError::into_inner).late()?;
-        Some(Late { waiting: self.waiting().places.len(), ..late })
+    /// Lets a poll begin without the queue if it is the only one, as on most scrapes of a small fleet: no other has waited longer, and no
+    /// other needs the CPU.
+    fn acquire_alone(self: &Arc<Self>, due: Instant) -> Option<PollPermit> {
+        if !self.is_unlimited.load(Ordering::Relaxed) || !self.queue().entries.is_empty() {
+            return None;
+        }
+        self.under_way.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        self.delays().on_begin(due.elapsed(), 0, None);
+        Some(PollPermit(Arc::clone(self)))
     }
 
-    /// Lets polls begin, for as long as it is polled; on the threads of polls, since it waits until these have nothing else to do.
+    /// Lets polls begin, until the future is dropped. It must run on the thread of the polls, since it waits until that has nothing else to
+    /// do.
     pub(super) async fn run(self: Arc<Self>) {
-        let mut books = Books::open(&self);
+        let mut usage = CpuUsage::new(&self);
         loop {
-            self.due().await;
-            books.settle(&self);
-            if let Some(wait) = books.pace.wait() {
-                // Whoever is due by then goes first, if it has waited longer. The limit may be lifted meanwhile.
-                tokio::time::sleep(wait.clamp(GRAIN, MEASURE)).await;
+            let is_due = self.wait_until_due().await;
+            usage.update(&self);
+            if !is_due {
                 continue;
             }
-            let Some((due, granted, waiting)) = self.waiting().first() else { continue };
-            self.lateness().begun(due.elapsed(), waiting, books.limit);
-            // Whoever left just now was in the queue a moment ago; its share of the pace is lost.
+            if let Some(wait) = usage.pacer.take() {
+                // Then the queue is looked at again: another may be first, and the limit may have been lifted.
+                tokio::time::sleep(wait.clamp(TIMER_RESOLUTION, SAMPLE_INTERVAL)).await;
+                continue;
+            }
+            let Some((due, granted)) = self.queue().pop() else { continue };
+            let waiting = self.delays.waiting.fetch_sub(1, Ordering::Relaxed).saturating_sub(1);
+            self.delays().on_begin(due.elapsed(), waiting, usage.limit);
+            // A poll that leaves the queue at this very moment has used up its tokens for nothing.
             let _ = granted.send(());
-            // Back when every task that is ready has run, that of this poll too.
+            // Continues when every task that is ready has run, including that of this poll.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Waits until a poll is in the queue. Meanwhile none is late.
-    async fn due(&self) {
-        while self.waiting().places.is_empty() {
-            if tokio::time::timeout(MEASURE, self.arrived.notified()).await.is_err() {
-                self.lateness().idle();
-            }
+    /// Waits for a while until a poll is in the queue. Returns whether one is.
+    async fn wait_until_due(&self) -> bool {
+        if self.queue().entries.is_empty()
+            && tokio::time::timeout(SAMPLE_INTERVAL, self.arrived.notified()).await.is_err()
+        {
+            self.delays().on_idle();
         }
+        !self.queue().entries.is_empty()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, PollQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lateness(&self) -> MutexGuard<'_, Lateness> {
-        self.lateness.lock().unwrap_or_else(PoisonError::into_inner)
+    fn delays(&self) -> MutexGuard<'_, DelayMonitor> {
+        self.delays.monitor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What has been used, and until when.
-struct Books {
-    pace: Pace,
+/// Feeds the pacer with what is known of the CPU.
+struct CpuUsage {
+    pacer: CpuPacer,
+    /// This thread's part of everything that is measured.
+    share: f64,
     limit: Option<f64>,
-    passed: Instant,
-    measured: Instant,
-    read_limit: Instant,
+    /// When the pacer was last refilled, given a sample, and given the limit.
+    refilled: Instant,
+    sampled: Instant,
+    limit_read: Instant,
+    /// What had been used at the last sample.
     used: Duration,
     used_by_polls: Duration,
     ended: u64,
 }
 
-impl Books {
-    fn open(admission: &Admission) -> Self {
-        let (now, limit) = (Instant::now(), cpu::limit());
+impl CpuUsage {
+    fn new(admission: &Admission) -> Self {
+        let (now, limit) = (Instant::now(), cpu_limit());
+        let share = share_of(admission.threads);
+        admission.is_unlimited.store(limit.is_none(), Ordering::Relaxed);
         Self {
-            pace: Pace::new(limit),
+            pacer: CpuPacer::new(limit.map(|limit| limit * share)),
+            share,
             limit,
-            passed: now,
-            measured: now,
-            read_limit: now,
-            used: cpu::used(),
-            used_by_polls: cpu::used_by(threads::NAME).unwrap_or_default(),
+            refilled: now,
+            sampled: now,
+            limit_read: now,
+            used: cpu_used(),
+            used_by_polls: cpu_used_by_polls().unwrap_or_default(),
             ended: admission.ended.load(Ordering::Relaxed),
         }
     }
 
-    /// Writes down what has come to pass since the last time.
-    fn settle(&mut self, admission: &Admission) {
+    /// Takes into account what has happened since the last call.
+    fn update(&mut self, admission: &Admission) {
         let now = Instant::now();
-        self.pace.pass(now - std::mem::replace(&mut self.passed, now));
-        if now - self.read_limit >= READ_LIMIT {
-            self.read_limit = now;
-            let before = std::mem::replace(&mut self.limit, cpu::limit());
-            self.pace.limit(self.limit);
+        self.pacer.refill(now - std::mem::replace(&mut self.refilled, now));
+        if now - self.limit_read >= LIMIT_INTERVAL {
+            self.limit_read = now;
+            let before = std::mem::replace(&mut self.limit, cpu_limit());
+            self.pacer.set_limit(self.limit.map(|limit| limit * self.share));
+            admission.is_unlimited.store(self.limit.is_none(), Ordering::Relaxed);
             if before.is_none() && self.limit.is_some() {
-                // Nothing was measured up to now: what was used without a limit says nothing of it.
-                self.measured = now;
-                self.used = cpu::used();
-                self.used_by_polls = cpu::used_by(threads::NAME).unwrap_or_default();
+                // There were no samples up to now, and what was used without a limit is not to be paid for.
+                self.sampled = now;
+                self.used = cpu_used();
+                self.used_by_polls = cpu_used_by_polls().unwrap_or_default();
                 self.ended = admission.ended.load(Ordering::Relaxed);
             }
         }
-        // What nobody needs is not measured: without a limit, no more than the limit itself.
-        if self.limit.is_some() && now - self.measured >= MEASURE {
-            let time = (now - std::mem::replace(&mut self.measured, now)).as_secs_f64();
+        // Without a limit no samples are needed.
+        if self.limit.is_some() && now - self.sampled >= SAMPLE_INTERVAL {
+            let time = (now - std::mem::replace(&mut self.sampled, now)).as_secs_f64();
             let since =
                 |now: Duration, before: &mut Duration| now.saturating_sub(std::mem::replace(before, now)).as_secs_f64();
-            let all = since(cpu::used(), &mut self.used);
-            // Where threads are not told apart, everything is taken for the cost of polls.
-            let polls = match cpu::used_by(threads::NAME) {
+            let all = since(cpu_used(), &mut self.used);
+            // Where the kernel does not tell threads apart, everything counts as the cost of polls.
+            let polls = match cpu_used_by_polls() {
                 Some(used) => since(used, &mut self.used_by_polls).min(all),
                 None => all,
             };
             let ended = admission.ended.load(Ordering::Relaxed);
             #[expect(clippy::cast_precision_loss, reason = "a count of some moments")]
             let count = (ended - std::mem::replace(&mut self.ended, ended)) as f64;
-            self.pace.measured(Measured { time, polls, others: all - polls, ended: count });
+            let (polls, others) = (polls * self.share, (all - polls) * self.share);
+            self.pacer.add_sample(CpuSample { time, polls, others, ended: count });
         }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few threads")]
+fn share_of(threads: usize) -> f64 {
+    1.0 / threads.max(1) as f64
 }
 
 #[cfg(test)]
@@ -212,13 +271,13 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Polls that were due so many seconds ago; each tells when it was due, and runs for ever.
+    /// Starts polls that were due this number of seconds ago. Each records that when it begins, and runs for ever.
     fn polls(admission: &Arc<Admission>, now: Instant, due: &[u32], begun: &Arc<Mutex<Vec<u32>>>) -> JoinSet<()> {
         let mut polls = JoinSet::new();
         for &ago in due {
             let (admission, begun) = (Arc::clone(admission), Arc::clone(begun));
             polls.spawn(async move {
-                let _turn = admission.turn(now - SECOND * ago).await;
+                let _permit = admission.acquire(now - SECOND * ago).await;
                 begun.lock().unwrap().push(ago);
                 std::future::pending::<()>().await;
             });
@@ -240,13 +299,25 @@ mod tests {
         assert_eq!(polls.len(), 50, "none has ended");
     }
 
+    #[tokio::test]
+    async fn the_only_poll_begins_at_once_and_no_second_one_beside_it() {
+        let admission = Arc::<Admission>::default();
+        let acquire = || admission.acquire(Instant::now()).now_or_never();
+        assert!(acquire().is_none(), "before the limit is known");
+        admission.is_unlimited.store(true, Ordering::Relaxed);
+        let only = acquire().unwrap();
+        assert!(acquire().is_none(), "another is under way");
+        drop(only);
+        assert!(acquire().is_some());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_that_goes_away_leaves_the_queue_and_one_that_ends_is_counted() {
         let admission = Arc::<Admission>::default();
-        assert!(admission.turn(Instant::now()).now_or_never().is_none());
-        assert!(admission.waiting().places.is_empty());
+        assert!(admission.acquire(Instant::now()).now_or_never().is_none());
+        assert!(admission.queue().entries.is_empty());
         let run = tokio::spawn(Arc::clone(&admission).run());
-        drop(admission.turn(Instant::now()).await);
+        drop(admission.acquire(Instant::now()).await);
         assert_eq!(admission.ended.load(Ordering::Relaxed), 1);
         run.abort();
     }

@@ -1,4 +1,4 @@
-//! What is known of declarations beside the pollers that came of them: whoever reads declarations tells it, whoever answers shows it.
+//! What is wrong with the declarations of targets, for the status page and for refused requests.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,7 +14,7 @@ pub struct Mistakes {
     /// Targets that are declared in a way that cannot be used, each since when it is so. One that also has a poller is polled as it was
     /// declared before.
     pub refused: BTreeMap<TargetId, (RefusedTarget, SystemTime)>,
-    /// Everything that is wrong, in sentences, as far as it is told.
+    /// Everything that is wrong, in sentences, up to a bound.
     pub sentences: Vec<String>,
     /// How many more sentences there are.
     pub untold: usize,

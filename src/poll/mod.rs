@@ -1,22 +1,18 @@
 //! When a target is polled, and what its newest result is. One poller a target; a poll never overlaps another of the same target.
 //!
-//! It knows nothing of where targets come from, nor of who asks for results.
+//! It knows neither where targets come from nor who asks for results.
 
 mod admission;
-mod aside;
-mod cpu;
+mod blocking;
 mod declarations;
-mod first;
-mod lateness;
-mod pace;
-mod pieces;
+mod delay;
+mod first_polls;
+mod pacer;
 mod poller;
-mod prepared;
 mod render;
+mod runtime;
 mod snapshot;
-mod threads;
 mod translate;
-mod turns;
 mod worker;
 
 use std::collections::{BTreeMap, HashSet};
@@ -32,61 +28,59 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use declarations::Mistakes;
-pub use lateness::Late;
-pub use pieces::Pieces;
-pub use poller::{Poller, State, Status};
+pub use delay::PollDelay;
+pub use poller::{Poller, TargetState, TargetStatus};
 pub use render::PROBE_FAMILIES;
-pub use snapshot::{CallRecord, Failure, Snapshot};
+pub use snapshot::{CallRecord, Failure, Pieces, Snapshot};
 
 use self::admission::Admission;
+use self::blocking::NamespaceShares;
 use self::declarations::Declarations;
-use self::first::FirstResults;
-use self::threads::Threads;
-use self::turns::Turns;
+use self::delay::SharedDelays;
+use self::first_polls::FirstPolls;
+use self::runtime::PollThreads;
 use crate::fetch::{Clients, Limits};
 use crate::self_metrics::PollMetrics;
 use crate::target::{RefusedTarget, Target, TargetId};
 
 /// What all pollers share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct PollContext {
     /// HTTP clients by settings.
     pub clients: Clients,
     /// Bytes of answers in memory.
     pub limits: Limits,
     /// What polls cost.
     pub metrics: PollMetrics,
-    /// Which poll begins next.
-    admission: Arc<Admission>,
-    /// Translations of large answers.
-    large: Turns,
-    /// Translations of small ones that may take long.
-    small: Turns,
-    /// Targets whose server refused our credentials: whoever knows where these come from reads them again.
+    /// Permits to translate large answers.
+    large_answers: NamespaceShares,
+    /// Permits to translate small ones that may take long.
+    small_answers: NamespaceShares,
+    /// Targets whose server refused our credentials, so that their Secrets are read again.
     refused: mpsc::Sender<TargetId>,
-    /// What is told together of targets that were there when polls began.
-    first: FirstResults,
-    /// Told of targets that went up or down; nobody in file mode.
-    listener: OnceLock<StateListener>,
+    /// The results of first polls, which are logged together.
+    first_polls: FirstPolls,
+    /// Called with each target whose state has changed; unset in file mode.
+    state_listener: OnceLock<StateListener>,
     /// `--debug-bodies`.
-    bodies: AtomicBool,
+    shows_bodies: AtomicBool,
 }
 
-impl Shared {
-    /// Tells whoever listens to changes of state.
-    fn tell_of_change(&self, id: &TargetId) {
-        if let Some(StateListener(tell)) = self.listener.get() {
-            tell(id);
+impl PollContext {
+    /// Calls the listener, if there is one, with a target whose state has changed.
+    fn notify_state_listener(&self, id: &TargetId) {
+        if let Some(StateListener(notify)) = self.state_listener.get() {
+            notify(id);
         }
     }
 
     /// Whether the debug page has what servers wrote to calls that failed.
     fn shows_bodies(&self) -> bool {
-        self.bodies.load(Ordering::Relaxed)
+        self.shows_bodies.load(Ordering::Relaxed)
     }
 }
 
-/// Whoever wants to know of changes of state.
+/// What is called when the state of a target has changed.
 struct StateListener(Box<dyn Fn(&TargetId) + Send + Sync>);
 
 impl fmt::Debug for StateListener {
@@ -95,42 +89,44 @@ impl fmt::Debug for StateListener {
     }
 }
 
-/// Refusals that may wait for the source of credentials; more are forgotten, since each target repeats its own.
 const REFUSED_QUEUE: usize = 1024;
 
-/// Whether pollers poll by themselves.
+/// Whether targets are polled in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Background {
-    /// Only when asked.
+enum BackgroundMode {
+    /// Only when a scrape asks for data.
     Off,
-    /// They do; those that did not before begin as it says.
-    On(Start),
+    /// They are; this says when those begin that were not before.
+    On(FirstPollTime),
 }
 
-/// When a poller begins that takes over.
+/// When a target is polled first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    /// At once: they are few.
-    Once,
-    /// At its place in the interval.
-    Place,
+enum FirstPollTime {
+    /// At once: there are few targets.
+    Now,
+    /// At its own time in the interval.
+    Staggered,
 }
 
 /// All pollers, by target.
 #[derive(Debug)]
 pub struct Pollers {
-    shared: Arc<Shared>,
+    context: Arc<PollContext>,
     table: RwLock<BTreeMap<TargetId, Arc<Poller>>>,
     /// The most series that a target may have, whatever it says itself.
     max_sample_limit: usize,
-    background: watch::Sender<Background>,
+    background: watch::Sender<BackgroundMode>,
     declarations: Declarations,
     revision: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
-    admits: Once,
-    /// `None`: polls run where the pollers are made.
-    threads: Option<Threads>,
+    /// Decides which poll begins next, for each thread.
+    admissions: Vec<Arc<Admission>>,
+    admission_started: Once,
+    delays: Arc<SharedDelays>,
+    /// `None`: polls run on the runtime on which the pollers are made.
+    threads: Option<PollThreads>,
 }
 
 impl Pollers {
@@ -145,21 +141,35 @@ impl Pollers {
     ) -> (Self, mpsc::Receiver<TargetId>) {
         let (refused, refusals) = mpsc::channel(REFUSED_QUEUE);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let (large, small) = (Turns::large(cores), Turns::small());
-        let (listener, bodies, admission) = (OnceLock::new(), AtomicBool::new(false), Arc::default());
         let stop = CancellationToken::new();
-        let first = FirstResults::new(stop.clone());
-        let shared = Shared { clients, limits, metrics, admission, large, small, refused, first, listener, bodies };
+        let delays = Arc::<SharedDelays>::default();
+        let context = PollContext {
+            clients,
+            limits,
+            metrics,
+            large_answers: NamespaceShares::for_large_answers(cores),
+            small_answers: NamespaceShares::for_small_answers(),
+            refused,
+            first_polls: FirstPolls::new(stop.clone()),
+            state_listener: OnceLock::new(),
+            shows_bodies: AtomicBool::new(false),
+        };
         let pollers = Self {
-            shared: Arc::new(shared),
+            context: Arc::new(context),
             table: RwLock::default(),
             max_sample_limit: usize::MAX,
-            background: watch::Sender::new(if background { Background::On(Start::Once) } else { Background::Off }),
+            background: watch::Sender::new(if background {
+                BackgroundMode::On(FirstPollTime::Now)
+            } else {
+                BackgroundMode::Off
+            }),
             declarations: Declarations::new(),
             revision: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop,
-            admits: Once::new(),
+            admissions: vec![Arc::new(Admission::new(Arc::clone(&delays), 1))],
+            admission_started: Once::new(),
+            delays,
             threads: None,
         };
         (pollers, refusals)
@@ -167,7 +177,10 @@ impl Pollers {
 
     /// The same pollers, on threads of their own, which give way to all others of the process.
     pub fn on_own_threads(mut self) -> io::Result<Self> {
-        self.threads = Some(Threads::start()?);
+        let threads = PollThreads::start()?;
+        let count = threads.runtimes().len();
+        self.admissions = (0..count).map(|_| Arc::new(Admission::new(Arc::clone(&self.delays), count))).collect();
+        self.threads = Some(threads);
         Ok(self)
     }
 
@@ -189,15 +202,15 @@ impl Pollers {
     /// From now on, `listener` is called for each target whose state or reason changes, or that has its first result since it was changed.
     /// It must return at once, since a poll waits for it. Only the first call counts.
     pub fn on_state_change(&self, listener: impl Fn(&TargetId) + Send + Sync + 'static) {
-        let _ = self.shared.listener.set(StateListener(Box::new(listener)));
+        let _ = self.context.state_listener.set(StateListener(Box::new(listener)));
     }
 
     /// From the next polls on, the debug page has the beginnings of what servers wrote to calls that failed, or has them no more.
     pub fn show_bodies(&self, show: bool) {
-        self.shared.bodies.store(show, Ordering::Relaxed);
+        self.context.shows_bodies.store(show, Ordering::Relaxed);
     }
 
-    /// Starts a poller for each target that has none, and tells the others what has changed. Returns how many of them it were.
+    /// Starts a poller for each target that has none, and changes the others. Returns how many targets are new or different.
     pub fn apply(&self, targets: impl IntoIterator<Item = Target>) -> usize {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = Vec::new();
@@ -210,32 +223,37 @@ impl Pollers {
             }
         }
         let together = fresh.len();
-        // One that comes later is news by itself.
-        let begins = !self.known() || *self.background.borrow() == Background::Off;
+        // A target that is added later is reported on its own.
+        let is_start = !self.known() || *self.background.borrow() == BackgroundMode::Off;
         if together > 0 {
-            self.admits.call_once(|| {
-                let (admission, stop) = (Arc::clone(&self.shared.admission), self.stop.clone());
-                self.spawn(async move {
-                    stop.run_until_cancelled_owned(admission.run()).await;
-                });
+            self.admission_started.call_once(|| {
+                for (thread, admission) in self.admissions.iter().enumerate() {
+                    let (admission, stop) = (Arc::clone(admission), self.stop.clone());
+                    self.spawn(thread, async move {
+                        stop.run_until_cancelled_owned(admission.run()).await;
+                    });
+                }
             });
         }
         for target in fresh {
-            let place = place_in_interval(&target);
-            let delay = if together <= AT_ONCE { Duration::ZERO } else { place };
+            let offset = offset_in_interval(&target);
+            let delay = if together <= MAX_UNSTAGGERED { Duration::ZERO } else { offset };
             let poller = Arc::new(Poller::new(target, self.stop.child_token()));
             table.insert(poller.id().clone(), Arc::clone(&poller));
-            let first = begins.then(|| self.shared.first.expect());
+            let first = is_start.then(|| self.context.first_polls.expect());
             let background = self.background.subscribe();
-            self.spawn(worker::run(poller, Arc::clone(&self.shared), background, first, delay, place));
+            let thread = thread_of(poller.id(), self.admissions.len());
+            let Some(admission) = self.admissions.get(thread) else { continue };
+            let (admission, context) = (Arc::clone(admission), Arc::clone(&self.context));
+            self.spawn(thread, worker::run(poller, context, admission, background, first, delay, offset));
         }
         self.revision.fetch_add(1, Ordering::Release);
         changed + together
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        match self.threads.as_ref().and_then(Threads::handle) {
-            Some(threads) => self.tasks.spawn_on(task, threads),
+    fn spawn(&self, thread: usize, task: impl Future<Output = ()> + Send + 'static) {
+        match self.threads.as_ref().and_then(|threads| threads.runtimes().get(thread)) {
+            Some(runtime) => self.tasks.spawn_on(task, runtime),
             None => self.tasks.spawn(task),
         };
     }
@@ -249,7 +267,7 @@ impl Pollers {
     }
 
     /// Makes `targets` the only ones.
-    pub fn replace(&self, targets: Vec<Target>) -> Change {
+    pub fn replace(&self, targets: Vec<Target>) -> ReplaceResult {
         let wanted: HashSet<TargetId> = targets.iter().map(|target| target.id.clone()).collect();
         let mut deleted = 0;
         self.table.write().unwrap_or_else(PoisonError::into_inner).retain(|id, poller| {
@@ -260,7 +278,7 @@ impl Pollers {
             }
             keep
         });
-        Change { total: targets.len(), applied: self.apply(targets), deleted }
+        ReplaceResult { total: targets.len(), applied: self.apply(targets), deleted }
     }
 
     /// The poller of one target.
@@ -281,27 +299,27 @@ impl Pollers {
     /// Whether pollers poll by themselves, or only when asked.
     pub fn set_background(&self, background: bool) {
         let together = self.table.read().unwrap_or_else(PoisonError::into_inner).len();
-        let start = if together <= AT_ONCE { Start::Once } else { Start::Place };
+        let start = if together <= MAX_UNSTAGGERED { FirstPollTime::Now } else { FirstPollTime::Staggered };
         self.background.send_if_modified(|now| {
-            let change = background != (*now != Background::Off);
+            let change = background != (*now != BackgroundMode::Off);
             if change {
-                *now = if background { Background::On(start) } else { Background::Off };
+                *now = if background { BackgroundMode::On(start) } else { BackgroundMode::Off };
             }
             change
         });
     }
 
-    /// How late polls begin, while there are more of them than the CPU carries.
-    pub fn late(&self) -> Option<Late> {
-        self.shared.admission.late()
+    /// How much polls are delayed, while there are more of them than the CPU can do.
+    pub fn delay(&self) -> Option<PollDelay> {
+        self.delays.current()
     }
 
-    /// From now on the targets are known: an unknown one is an error of the one who asks, not of ours.
+    /// From now on the targets are known: a request for any other is the client's error.
     pub fn set_known(&self) {
         self.declarations.put_unknown(None);
     }
 
-    /// Says why the targets are not known yet. Once they are, nothing changes that: the last that was heard of them holds.
+    /// Says why the targets are not known yet. It has no effect once they are: then the last known ones are used.
     pub fn set_unknown(&self, why: &str) {
         if !self.known() {
             self.declarations.put_unknown(Some(why));
@@ -323,7 +341,7 @@ impl Pollers {
         self.declarations.unknown()
     }
 
-    /// Replaces what is wrong with declarations: targets that cannot be used, sentences about everything, and how many more there are.
+    /// Replaces what is wrong with declarations: targets that cannot be used, messages about everything, and how many more there are.
     pub fn set_mistakes(&self, refused: Vec<RefusedTarget>, sentences: Vec<String>, untold: usize) {
         self.declarations.put_mistakes(refused, sentences, untold);
     }
@@ -341,7 +359,7 @@ impl Pollers {
     }
 }
 
-/// A poller that nobody can ask for ends, whatever it waits for.
+/// Pollers end with their owner, whatever they wait for.
 impl Drop for Pollers {
     fn drop(&mut self) {
         self.stop.cancel();
@@ -350,7 +368,7 @@ impl Drop for Pollers {
 
 /// What [`Pollers::replace`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct ReplaceResult {
     /// Targets there are now.
     pub total: usize,
     /// Those that are new or different.
@@ -359,17 +377,23 @@ pub struct Change {
     pub deleted: usize,
 }
 
-/// Up to here, targets that appear together are polled at once; more are spread over their interval.
-const AT_ONCE: usize = 50;
+/// Up to this number, targets that appear together are polled at once; more are spread over their interval.
+const MAX_UNSTAGGERED: usize = 50;
 
-/// A target's own place in its interval, so that many do not poll in step.
+/// The thread that polls a target.
+fn thread_of(id: &TargetId, threads: usize) -> usize {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(id);
+    usize::try_from(hash % threads.max(1) as u64).unwrap_or(0)
+}
+
+/// A target's own time in its interval, so that many targets are not polled at the same moment.
 ///
-/// Not in more than the first minute, so that a long interval does not keep the first data away.
-fn place_in_interval(target: &Target) -> Duration {
-    const LONGEST: Duration = Duration::from_mins(1);
-    // A fixed hash: after a restart every target finds its old place.
+/// It is within the first minute, so that a long interval does not delay the first data.
+fn offset_in_interval(target: &Target) -> Duration {
+    const MAX: Duration = Duration::from_mins(1);
+    // A fixed hash: after a restart every target has its old offset.
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&target.id);
-    #[expect(clippy::cast_precision_loss, reason = "a place in an interval needs no 64 bits")]
-    let place = (hash >> 11) as f64 / (1_u64 << 53) as f64;
-    target.interval.min(LONGEST).mul_f64(place)
+    #[expect(clippy::cast_precision_loss, reason = "a time in an interval needs no 64 bits")]
+    let offset = (hash >> 11) as f64 / (1_u64 << 53) as f64;
+    target.interval.min(MAX).mul_f64(offset)
 }

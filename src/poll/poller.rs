@@ -1,4 +1,4 @@
-//! One target's poller, as everybody else sees it: its target, its newest snapshot, its state, and how to wait for fresh data.
+//! The poller of one target as seen by the rest of the program: its target, newest snapshot and state, and how to wait for fresh data.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::render;
 use super::snapshot::{Failure, Snapshot};
 use crate::kind::Reason;
+use crate::metric::Format;
 use crate::target::{Target, TargetId};
 
-/// What is known of a target, in one word.
+/// The state of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum State {
+pub enum TargetState {
     /// The last poll succeeded.
     Up,
     /// The last poll failed.
@@ -28,7 +29,7 @@ pub enum State {
     Invalid,
 }
 
-impl State {
+impl TargetState {
     /// Every state.
     pub const ALL: &[Self] = &[Self::Up, Self::Down, Self::Pending, Self::Suspended, Self::Invalid];
 
@@ -46,9 +47,9 @@ impl State {
 
 /// What is known of a target.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct TargetStatus {
     /// In one word.
-    pub state: State,
+    pub state: TargetState,
     /// Why it is not up; `None` while it is up.
     pub failure: Option<Failure>,
     /// Since when it has been in this state, for whatever reasons.
@@ -57,14 +58,14 @@ pub struct Status {
     pub last_success: Option<SystemTime>,
 }
 
-impl Status {
+impl TargetStatus {
     fn pending() -> Self {
         let failure = Some(Failure { reason: Reason::Pending, message: Arc::from("not polled yet") });
-        Self { state: State::Pending, failure, since: SystemTime::now(), last_success: None }
+        Self { state: TargetState::Pending, failure, since: SystemTime::now(), last_success: None }
     }
 
     /// Whether both have the same state for the same reason.
-    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+    pub(super) fn has_same_state(&self, other: &Self) -> bool {
         let reason = |status: &Self| status.failure.as_ref().map(|failure| failure.reason);
         self.state == other.state && reason(self) == reason(other)
     }
@@ -76,12 +77,16 @@ pub struct Poller {
     id: TargetId,
     target: Mutex<Arc<Target>>,
     newest: watch::Sender<Option<Arc<Snapshot>>>,
-    status: Mutex<Status>,
+    status: Mutex<TargetStatus>,
     pub(super) changed: Notify,
     pub(super) demand: Notify,
-    asked: AtomicU64,
+    /// When data was last requested that was not there, and when the last scrape came; as [`ticks`].
+    requested: AtomicU64,
     scraped: AtomicU64,
-    waits: AtomicBool,
+    /// A poll is due, but has not begun.
+    is_queued: AtomicBool,
+    /// The last scrape asked for text 0.0.4.
+    prefers_text: AtomicBool,
     pub(super) stop: CancellationToken,
 }
 
@@ -99,12 +104,13 @@ impl Poller {
             id: target.id.clone(),
             target: Mutex::new(Arc::new(target)),
             newest: watch::Sender::new(None),
-            status: Mutex::new(Status::pending()),
+            status: Mutex::new(TargetStatus::pending()),
             changed: Notify::new(),
             demand: Notify::new(),
-            asked: AtomicU64::new(0),
+            requested: AtomicU64::new(0),
             scraped: AtomicU64::new(0),
-            waits: AtomicBool::new(false),
+            is_queued: AtomicBool::new(false),
+            prefers_text: AtomicBool::new(false),
             stop,
         }
     }
@@ -125,7 +131,7 @@ impl Poller {
     }
 
     /// Up or down, since when and why.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> TargetStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -137,6 +143,16 @@ impl Poller {
         }
     }
 
+    /// The format that the last scrape asked for: results are kept in it from the next poll on, so that nothing has to be rewritten.
+    pub fn prefer(&self, format: Format) {
+        self.prefers_text.store(format == Format::Text, Ordering::Relaxed);
+    }
+
+    /// The format in which the next result is kept.
+    pub(super) fn format(&self) -> Format {
+        if self.prefers_text.load(Ordering::Relaxed) { Format::Text } else { Format::OpenMetrics }
+    }
+
     /// The answer to a scrape: the newest result if it is young enough, else the one of a poll that is started or joined now.
     ///
     /// A poll that does not end within `wait` gives an answer of its own, with reason `timeout` and nothing of the target.
@@ -145,11 +161,11 @@ impl Poller {
         self.show(wait).await
     }
 
-    /// The same for somebody who only has a look: it counts as no scrape.
+    /// The same for a person: it does not count as a scrape.
     pub async fn show(&self, wait: Duration) -> Arc<Snapshot> {
         let asked = Instant::now();
         if let Some(snapshot) = self.usable(self.newest(), asked) {
-            return snapshot; // nearly every scrape: no timer, no subscription
+            return snapshot; // the path of nearly every scrape: no timer, no subscription
         }
         let mut newest = self.newest.subscribe();
         let ended = tokio::time::timeout_at(asked + wait, async {
@@ -161,17 +177,17 @@ impl Poller {
                 if let Some(snapshot) = self.usable(latest, asked) {
                     return snapshot;
                 }
-                self.asked.fetch_max(ticks(asked), Ordering::AcqRel);
+                self.requested.fetch_max(ticks(asked), Ordering::AcqRel);
                 self.demand.notify_one();
                 tokio::select! {
                     () = self.stop.cancelled() => {}
-                    // Its sender is a part of this poller.
+                    // The sender is a part of this poller.
                     _ = newest.changed() => {}
                 }
             }
         });
         ended.await.unwrap_or_else(|_| {
-            let message = if self.waits.load(Ordering::Relaxed) {
+            let message = if self.is_queued.load(Ordering::Relaxed) {
                 format!(
                     "its turn to be polled did not come within {wait:?}, the time that the scrape leaves: the exporter has more to poll \
                      than its CPU carries"
@@ -183,27 +199,27 @@ impl Poller {
         })
     }
 
-    /// Takes the snapshot itself and no borrow of it: a borrow is a lock, and [`publish`](Self::publish) takes the target's first.
+    /// Takes the snapshot itself: a borrow of `newest` is a lock, and [`publish`](Self::publish) locks the target first.
     fn usable(&self, newest: Option<Arc<Snapshot>>, asked: Instant) -> Option<Arc<Snapshot>> {
         let snapshot = newest?;
         let joined = snapshot.ended >= asked;
         let max_age = self.target().max_age;
         let fresh = !max_age.is_zero() && asked.saturating_duration_since(snapshot.ended) <= max_age;
-        (snapshot.stands || joined || fresh).then_some(snapshot)
+        (snapshot.is_permanent || joined || fresh).then_some(snapshot)
     }
 
-    /// Whether a scrape has asked for data newer than the poll that ended at `last`.
-    pub(super) fn is_asked_since(&self, last: Option<Instant>) -> bool {
-        self.asked.load(Ordering::Acquire) > last.map_or(0, ticks)
+    /// Whether a scrape has requested data newer than the poll that ended at `last`.
+    pub(super) fn is_requested_since(&self, last: Option<Instant>) -> bool {
+        self.requested.load(Ordering::Acquire) > last.map_or(0, ticks)
     }
 
-    /// Notes that the target is due and waits for its turn, until what this returns is dropped.
-    pub(super) fn waits_for_its_turn(&self) -> WaitsForItsTurn<'_> {
-        self.waits.store(true, Ordering::Relaxed);
-        WaitsForItsTurn(self)
+    /// Notes that a poll is due and waits to begin, until the guard is dropped.
+    pub(super) fn mark_queued(&self) -> QueuedGuard<'_> {
+        self.is_queued.store(true, Ordering::Relaxed);
+        QueuedGuard(self)
     }
 
-    /// Takes a new version of the target. Returns whether it differs from the one before.
+    /// Replaces the target. Returns whether it differs from the one before.
     pub(super) fn change(&self, target: Target) -> bool {
         let mut current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let (same, same_data) = (**current == target, current.gives_same_data(&target));
@@ -213,8 +229,8 @@ impl Poller {
         }
         drop(current);
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if !same_data && matches!(status.state, State::Suspended | State::Invalid) {
-            *status = Status { last_success: status.last_success, ..Status::pending() };
+        if !same_data && matches!(status.state, TargetState::Suspended | TargetState::Invalid) {
+            *status = TargetStatus { last_success: status.last_success, ..TargetStatus::pending() };
         }
         drop(status);
         if !same {
@@ -227,47 +243,47 @@ impl Poller {
         self.stop.cancel();
     }
 
-    /// Makes `snapshot`, what a poll of `target` brought, the newest; unless the target has become another meanwhile.
+    /// Makes `snapshot`, the result of a poll of `target`, the newest one, unless the target has changed meanwhile.
     ///
-    /// Returns the status before and after, if that is news: the state or its reason has changed, or nothing was known of this target
-    /// as it is declared now.
-    pub(super) fn publish(&self, target: &Target, snapshot: Snapshot) -> Option<(Status, Status)> {
-        // Held to the end: a change comes either before, and then this snapshot is worth nothing, or after, and then it goes.
+    /// Returns the status before and after if its state or reason has changed, or if this is the first result of the target as it is
+    /// declared now.
+    pub(super) fn publish(&self, target: &Target, snapshot: Snapshot) -> Option<(TargetStatus, TargetStatus)> {
+        // Locked to the end, so that a change comes either before, and this snapshot is discarded, or after, and it is removed.
         let current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         if !current.gives_same_data(target) {
             return None;
         }
         let state = match snapshot.failure.as_ref().map(|failure| failure.reason) {
-            None => State::Up,
-            Some(Reason::Pending) => State::Pending,
-            Some(Reason::Suspended) => State::Suspended,
-            Some(Reason::Config) if snapshot.stands => State::Invalid,
-            Some(_) => State::Down,
+            None => TargetState::Up,
+            Some(Reason::Pending) => TargetState::Pending,
+            Some(Reason::Suspended) => TargetState::Suspended,
+            Some(Reason::Config) if snapshot.is_permanent => TargetState::Invalid,
+            Some(_) => TargetState::Down,
         };
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let before = status.clone();
         status.state = state;
         status.failure.clone_from(&snapshot.failure);
-        if state == State::Up {
+        if state == TargetState::Up {
             status.last_success = Some(snapshot.ended_at);
         }
         if before.state != state {
-            status.since = snapshot.ended_at; // a server that is down by turns for this and that is down all the time
+            status.since = snapshot.ended_at; // a server that is down for changing reasons has been down all the time
         }
         let after = status.clone();
         drop(status);
         let first = self.newest.send_replace(Some(Arc::new(snapshot))).is_none();
         drop(current);
-        (first || !before.says_the_same(&after)).then_some((before, after))
+        (first || !before.has_same_state(&after)).then_some((before, after))
     }
 }
 
-/// A target waits for its turn.
-pub(super) struct WaitsForItsTurn<'p>(&'p Poller);
+/// Dropped when a poll no longer waits to begin.
+pub(super) struct QueuedGuard<'p>(&'p Poller);
 
-impl Drop for WaitsForItsTurn<'_> {
+impl Drop for QueuedGuard<'_> {
     fn drop(&mut self) {
-        self.0.waits.store(false, Ordering::Relaxed);
+        self.0.is_queued.store(false, Ordering::Relaxed);
     }
 }
 
@@ -307,7 +323,7 @@ mod tests {
         assert!(poller.publish(&before, failed()).is_none());
         poller.change(after.clone());
         let (was, is) = poller.publish(&after, failed()).unwrap();
-        assert!(was.state == State::Down && was.says_the_same(&is), "which is not worth a line in the log");
+        assert!(was.state == TargetState::Down && was.has_same_state(&is), "which is not worth a line in the log");
         assert!(poller.publish(&after, failed()).is_none());
     }
 
@@ -328,9 +344,9 @@ mod tests {
             assert_eq!(failure.reason, Reason::Timeout);
             failure.message
         };
-        let waits = poller.waits_for_its_turn();
+        let queued = poller.mark_queued();
         assert!(said().await.contains("its turn to be polled did not come within 1s"));
-        drop(waits);
+        drop(queued);
         assert!(said().await.contains("the poll did not end within 1s"));
     }
 }

@@ -1,14 +1,14 @@
-//! The families that say how a poll went, and the text of a whole answer.
+//! From the outcome of a poll to its snapshot, with the families `probe_*` that say how the poll went.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::snapshot::{CallRecord, Facts, Failure, Snapshot};
+use super::snapshot::{CallRecord, Exposition, Failure, Snapshot};
 use crate::fetch::Expiry;
 use crate::kind::{Call, CallError, Reason};
-use crate::metric::{Families, Finished, Format, encode};
+use crate::metric::{Families, Finished, Format};
 
 crate::descs! {
     SUCCESS = gauge "probe_success" [] "Whether the primary call of the last poll succeeded.";
@@ -27,7 +27,7 @@ crate::descs! {
 /// The families that every answer of `/probe` has beside the target's own.
 pub static PROBE_FAMILIES: &[&crate::metric::Desc] = FAMILIES;
 
-/// What a poll brought, ready to be written.
+/// The outcome of a poll.
 pub(super) struct Polled {
     pub(super) started: Instant,
     pub(super) ended: Instant,
@@ -36,6 +36,8 @@ pub(super) struct Polled {
     pub(super) calls: Vec<CallRecord>,
     pub(super) requests: Arc<[Call]>,
     pub(super) certificate_expiry: Option<Expiry>,
+    /// The format in which the exposition is kept.
+    pub(super) format: Format,
 }
 
 /// Seconds since 1970.
@@ -43,15 +45,15 @@ pub(super) fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Longest sentence that is kept, in characters. A server may be quoted in it, and it stands in logs and in the status of objects.
-const LONGEST_SENTENCE: usize = 512;
+/// The longest message that is kept, in characters. It may quote a server, and appears in logs and in the status of objects.
+const MAX_MESSAGE_CHARS: usize = 512;
 
-/// The sentence, cut where it is too long.
+/// The message, cut where it is too long.
 fn bounded(sentence: &str) -> &str {
-    sentence.char_indices().nth(LONGEST_SENTENCE).map_or(sentence, |(end, _)| sentence.get(..end).unwrap_or_default())
+    sentence.char_indices().nth(MAX_MESSAGE_CHARS).map_or(sentence, |(end, _)| sentence.get(..end).unwrap_or_default())
 }
 
-/// The answer for a poll that has taken place.
+/// The snapshot of a poll that has taken place.
 pub(super) fn polled(mut polled: Polled) -> Snapshot {
     if let Some(failure) = &mut polled.failure {
         failure.message = bounded(&failure.message).into();
@@ -87,48 +89,47 @@ pub(super) fn polled(mut polled: Polled) -> Snapshot {
         own.set(&SERIES_DROPPED, &[], polled.target.dropped() as f64);
         own.set(&SKIPPED_FIELDS, &[], polled.target.skipped() as f64);
     }
-    let facts = Facts {
+    let own = own.finish();
+    Snapshot {
         started: polled.started,
         ended: polled.ended,
         ended_at,
         failure: polled.failure,
-        samples: 0,
         calls: polled.calls.into_boxed_slice(),
         withheld: polled.target.withheld(),
         requests: polled.requests,
-        stands: false,
-    };
-    write(facts, &[&polled.target, &own.finish()])
+        is_permanent: false,
+        samples: polled.target.len() + own.len(),
+        exposition: Exposition::new(&[&polled.target, &own], polled.format),
+    }
 }
 
-/// The answer where no poll took place: suspended, not to be polled, or not ended in time.
+/// The snapshot where no poll took place: suspended, not to be polled, or not ended in time.
 pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
     let mut own = Families::default();
     if reason != Reason::Suspended {
         own.set(&SUCCESS, &[], 0.0);
     }
     own.set(&FAILURE, &[reason.as_str()], 1.0);
-    let now = Instant::now();
     let failure = Some(Failure { reason, message: bounded(message).into() });
-    let facts = Facts {
+    let is_permanent = matches!(reason, Reason::Suspended | Reason::Config);
+    without_calls(failure, is_permanent, &own.finish(), Format::OpenMetrics)
+}
+
+fn without_calls(failure: Option<Failure>, is_permanent: bool, families: &Finished, format: Format) -> Snapshot {
+    let now = Instant::now();
+    Snapshot {
         started: now,
         ended: now,
         ended_at: SystemTime::now(),
         failure,
-        samples: 0,
         calls: Box::default(),
         withheld: 0,
         requests: Arc::default(),
-        stands: matches!(reason, Reason::Suspended | Reason::Config),
-    };
-    write(facts, &[&own.finish()])
-}
-
-fn write(mut facts: Facts, parts: &[&Finished]) -> Snapshot {
-    facts.samples = parts.iter().map(|part| part.len()).sum();
-    let mut text = Vec::with_capacity(256 + 96 * facts.samples);
-    let plain_counters = encode(parts, Format::OpenMetrics, &mut text);
-    Snapshot::new(facts, &text, plain_counters)
+        is_permanent,
+        samples: families.len(),
+        exposition: Exposition::new(&[families], format),
+    }
 }
 
 /// The failure of a poll whose primary call failed.
@@ -138,10 +139,8 @@ pub(super) fn failure(error: &CallError, call: &str) -> Failure {
 
 /// A snapshot of nothing but these families.
 #[cfg(test)]
-pub(super) fn test_snapshot(target: Finished) -> Snapshot {
-    let now = Instant::now();
-    let (failure, calls, requests) = (None, Vec::new(), Arc::default());
-    polled(Polled { started: now, ended: now, target, failure, calls, requests, certificate_expiry: None })
+pub(super) fn test_snapshot(families: &Finished, format: Format) -> Snapshot {
+    without_calls(None, false, families, format)
 }
 
 #[cfg(test)]

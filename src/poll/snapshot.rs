@@ -1,15 +1,21 @@
-//! The result of one poll, as small as it can be kept: one compressed text. The rarer forms are made of it when somebody asks, and never
-//! kept: there may be ten thousand snapshots, and anybody may ask.
+//! The result of one poll, as small as it can be kept: one compressed text, in the format that the last scrape asked for. Other forms are
+//! made from it on request and not kept: there may be ten thousand snapshots, and anybody may ask.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use bytes::buf::{Buf, Reader};
+use flate2::Compression;
+use flate2::bufread::GzDecoder;
+use flate2::write::GzEncoder;
 use tokio::time::Instant;
 
-use super::pieces::Pieces;
 use crate::kind::{Call, Reason};
-use crate::metric::{Encoding, Format, PlainCounters, gunzip, gzip, openmetrics_to_text};
+use crate::metric::{
+    Encoding, Finished, Format, PlainCounters, Rewriter, encode, gunzip, gzip, openmetrics_to_text, text_to_openmetrics,
+};
 
 /// What a poll, or its absence, says of a target.
 #[derive(Debug)]
@@ -22,7 +28,7 @@ pub struct Snapshot {
     pub ended_at: SystemTime,
     /// Why it failed; `None`: it succeeded.
     pub failure: Option<Failure>,
-    /// Series in the body.
+    /// Series in the exposition.
     pub samples: usize,
     /// The calls, in order; none where nothing was sent.
     pub calls: Box<[CallRecord]>,
@@ -31,8 +37,8 @@ pub struct Snapshot {
     /// What was sent, without the user's headers.
     pub requests: Arc<[Call]>,
     /// No poll took place and none will: this stays true until the target changes.
-    pub stands: bool,
-    body: Body,
+    pub is_permanent: bool,
+    pub(super) exposition: Exposition,
 }
 
 /// Why a poll failed.
@@ -61,68 +67,184 @@ pub struct CallRecord {
     pub beginning: Option<Box<str>>,
 }
 
-#[derive(Debug)]
-struct Body {
-    openmetrics_gzip: Bytes,
-    /// Bytes before compression.
-    length: usize,
-    plain_counters: Arc<PlainCounters>,
-}
-
-/// The parts of a [`Snapshot`] beside its body.
-#[derive(Debug)]
-pub(super) struct Facts {
-    pub(super) started: Instant,
-    pub(super) ended: Instant,
-    pub(super) ended_at: SystemTime,
-    pub(super) failure: Option<Failure>,
-    pub(super) samples: usize,
-    pub(super) calls: Box<[CallRecord]>,
-    pub(super) withheld: u64,
-    pub(super) requests: Arc<[Call]>,
-    pub(super) stands: bool,
-}
-
-/// Up to here a text is rewritten in less than a millisecond.
-const SMALL: usize = 64 << 10;
+/// Expositions up to this size are rewritten in less than a millisecond.
+const CHEAP_BYTES: usize = 64 << 10;
 
 impl Snapshot {
-    /// Compresses `openmetrics`, the text that [`encode`](crate::metric::encode) wrote, and keeps that alone.
-    pub(super) fn new(facts: Facts, openmetrics: &[u8], plain_counters: PlainCounters) -> Self {
-        let Facts { started, ended, ended_at, failure, samples, calls, withheld, requests, stands } = facts;
-        let body = Body {
-            openmetrics_gzip: gzip(openmetrics).into(),
-            length: openmetrics.len(),
-            plain_counters: Arc::new(plain_counters),
-        };
-        Self { started, ended, ended_at, failure, samples, calls, withheld, requests, stands, body }
-    }
-
     /// How long the poll took.
     pub fn duration(&self) -> Duration {
         self.ended.duration_since(self.started)
     }
 
-    /// Whether [`body`](Self::body) takes so long that it must not be called on a thread that others wait for, and so much memory that many
-    /// of them must not be held: ask for [`pieces`](Self::pieces). The form that is kept costs nothing.
+    /// Whether [`body`](Self::body) would block its thread for long and need much memory: then use [`pieces`](Self::pieces). The form that
+    /// is kept costs nothing.
     pub fn is_costly(&self, format: Format, encoding: Encoding) -> bool {
-        self.body.length > SMALL && (format, encoding) != (Format::OpenMetrics, Encoding::Gzip)
+        let Exposition { format: kept, length, .. } = self.exposition;
+        length > CHEAP_BYTES && (format, encoding) != (kept, Encoding::Gzip)
     }
 
-    /// The exposition in the wanted form. Only the common one is kept.
+    /// The exposition in the wanted form.
     pub fn body(&self, format: Format, encoding: Encoding) -> Bytes {
-        let openmetrics = || gunzip(&self.body.openmetrics_gzip, self.body.length);
-        let text = || openmetrics_to_text(&String::from_utf8_lossy(&openmetrics()), &self.body.plain_counters);
-        match (format, encoding) {
-            (Format::OpenMetrics, Encoding::Gzip) => self.body.openmetrics_gzip.clone(),
-            (Format::OpenMetrics, Encoding::Identity) => openmetrics().into(),
-            (Format::Text, Encoding::Identity) => text().into(),
-            (Format::Text, Encoding::Gzip) => gzip(text().as_bytes()).into(),
+        let Exposition { gzip: kept, format: kept_format, length, plain_counters } = &self.exposition;
+        if (format, encoding) == (*kept_format, Encoding::Gzip) {
+            return kept.clone();
+        }
+        let mut body = gunzip(kept, *length);
+        if format != *kept_format {
+            let text = String::from_utf8_lossy(&body);
+            let rewrite = if format == Format::Text { openmetrics_to_text } else { text_to_openmetrics };
+            body = rewrite(&text, plain_counters).into_bytes();
+        }
+        match encoding {
+            Encoding::Identity => body.into(),
+            Encoding::Gzip => gzip(&body).into(),
         }
     }
 
     /// The same in pieces of some 64 KiB, each made when it is asked for.
     pub fn pieces(&self, format: Format, encoding: Encoding) -> Pieces {
-        Pieces::new(self.body.openmetrics_gzip.clone(), Arc::clone(&self.body.plain_counters), format, encoding)
+        Pieces::new(&self.exposition, format, encoding)
+    }
+}
+
+/// The text of a snapshot as it is kept.
+#[derive(Debug)]
+pub(super) struct Exposition {
+    gzip: Bytes,
+    format: Format,
+    /// Bytes before compression.
+    length: usize,
+    plain_counters: Arc<PlainCounters>,
+}
+
+impl Exposition {
+    /// Writes `parts` in `format`, and compresses that.
+    pub(super) fn new(parts: &[&Finished], format: Format) -> Self {
+        let mut text = Vec::new();
+        let plain_counters = encode(parts, format, &mut text);
+        Self { gzip: gzip(&text).into(), format, length: text.len(), plain_counters: Arc::new(plain_counters) }
+    }
+}
+
+/// Bytes of the form that is kept that one piece is made of.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A large exposition in another form than the one that is kept, made piece by piece: neither form is ever in memory as a whole, however
+/// slowly a client reads. Each piece takes about a millisecond.
+#[derive(Debug)]
+pub struct Pieces {
+    kept: GzDecoder<Reader<Bytes>>,
+    plain_counters: Arc<PlainCounters>,
+    rewriter: Option<Rewriter>,
+    gzip: Option<GzEncoder<Vec<u8>>>,
+    /// The incomplete line at the end of the last piece.
+    rest: Vec<u8>,
+    ended: bool,
+}
+
+impl Pieces {
+    fn new(exposition: &Exposition, format: Format, encoding: Encoding) -> Self {
+        Self {
+            kept: GzDecoder::new(exposition.gzip.clone().reader()),
+            plain_counters: Arc::clone(&exposition.plain_counters),
+            rewriter: (format != exposition.format).then(|| Rewriter::new(format)),
+            gzip: (encoding == Encoding::Gzip).then(|| GzEncoder::new(Vec::new(), Compression::fast())),
+            rest: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// The next lines as they are kept; empty at the end.
+    fn lines(&mut self) -> Vec<u8> {
+        let mut lines = std::mem::take(&mut self.rest);
+        loop {
+            let before = lines.len();
+            // It was made by us and kept in memory: it cannot be damaged.
+            let read = (&mut self.kept).take(PIECE_BYTES as u64).read_to_end(&mut lines);
+            debug_assert!(read.is_ok());
+            if lines.len() == before {
+                return lines;
+            }
+            if let Some(end) = lines.iter().rposition(|byte| *byte == b'\n') {
+                self.rest = lines.split_off(end + 1);
+                return lines;
+            }
+        }
+    }
+
+    /// The next piece, which may be empty; none at the end.
+    fn make(&mut self) -> Option<Vec<u8>> {
+        if self.ended {
+            return None;
+        }
+        let mut piece = self.lines();
+        self.ended = piece.is_empty();
+        if let Some(rewriter) = &mut self.rewriter {
+            let mut text = String::with_capacity(piece.len() + piece.len() / 16);
+            rewriter.write(&String::from_utf8_lossy(&piece), &self.plain_counters, &mut text);
+            if self.ended {
+                rewriter.finish(&mut text);
+            }
+            piece = text.into_bytes();
+        }
+        let Some(mut gzip) = self.gzip.take() else { return Some(piece) };
+        // Writing to a Vec cannot fail.
+        let _ = gzip.write_all(&piece);
+        if self.ended {
+            return gzip.finish().ok();
+        }
+        piece = std::mem::take(gzip.get_mut());
+        self.gzip = Some(gzip);
+        Some(piece)
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let piece = self.make()?;
+            if !piece.is_empty() {
+                return Some(piece.into());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::{Families, Suffix, Type};
+    use crate::poll::render;
+
+    #[test]
+    fn the_pieces_of_a_form_are_together_the_form() {
+        let mut families = Families::default();
+        for i in 0..3000 {
+            let kind = if i % 3 == 0 { Type::Counter } else { Type::Gauge };
+            let family = families.family(&format!("f{i}"), kind, "a \"help\" \\ with\nescapes\r").unwrap();
+            let value = "é".repeat(i % 97);
+            families.set_dynamic(family, Suffix::None, &[("l", &value)], 1.5);
+        }
+        let finished = families.finish();
+        let forms = [Format::OpenMetrics, Format::Text];
+        let snapshots = forms.map(|kept| render::test_snapshot(&finished, kept));
+        for (snapshot, format) in snapshots.iter().flat_map(|snapshot| forms.map(|format| (snapshot, format))) {
+            let whole = snapshot.body(format, Encoding::Identity);
+            assert!(whole == snapshots[0].body(format, Encoding::Identity));
+            assert!(whole.len() > 4 * PIECE_BYTES && snapshot.is_costly(format, Encoding::Identity));
+            let mut pieces: Vec<Bytes> = snapshot.pieces(format, Encoding::Identity).collect();
+            assert!(pieces.len() > 4 && pieces.iter().all(|piece| piece.len() < 2 * PIECE_BYTES));
+            assert!(pieces.concat() == whole, "{format:?}");
+            pieces = snapshot.pieces(format, Encoding::Gzip).collect();
+            assert!(gunzip(&pieces.concat(), whole.len()) == whole, "{format:?}, compressed");
+        }
+        let small = render::unpolled(Reason::Connect, "refused");
+        let format = Format::Text;
+        assert_eq!(
+            small.pieces(format, Encoding::Identity).collect::<Vec<_>>().concat(),
+            small.body(format, Encoding::Identity)
+        );
     }
 }

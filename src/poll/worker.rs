@@ -1,4 +1,5 @@
-//! The loop of one target: wait until it is time or somebody asks, poll, publish.
+//! The task of one target: wait until a poll is due or requested, poll, publish. What it needs for that is prepared once and kept until the
+//! target changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,43 +8,44 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Level;
 
-use super::aside::{Late, aside, turn};
-use super::first::{Expected, tell_down};
-use super::poller::{Poller, State};
-use super::prepared::{Prepared, prepare};
+use super::admission::Admission;
+use super::blocking::{WorkError, run_blocking};
+use super::first_polls::{PendingFirstPoll, log_down};
+use super::poller::{Poller, TargetState};
 use super::render;
 use super::snapshot::Snapshot;
 use super::translate::translate;
-use super::{Background, Shared, Start};
-use crate::fetch::fetch;
-use crate::kind::{Call, Reason};
+use super::{BackgroundMode, FirstPollTime, PollContext};
+use crate::fetch::{Client, Redactor, fetch};
+use crate::kind::{Call, Kind, Reason};
 use crate::metric::Stop;
-use crate::target::{Target, TargetId};
+use crate::target::{Source, Target, TargetId};
 
-/// Polls one target until it is removed: first after `delay`, and after `place` when it takes over from another replica.
+/// Polls one target until it is removed: first after `delay`, and after `offset` when it takes over from another replica.
 pub(super) async fn run(
     poller: Arc<Poller>,
-    shared: Arc<Shared>,
-    mut background: watch::Receiver<Background>,
-    mut first: Option<Expected>,
+    context: Arc<PollContext>,
+    admission: Arc<Admission>,
+    mut background: watch::Receiver<BackgroundMode>,
+    mut first: Option<PendingFirstPoll>,
     delay: Duration,
-    place: Duration,
+    offset: Duration,
 ) {
-    let mut prepared: Option<Prepared> = None;
+    let mut prepared: Option<PreparedTarget> = None;
     let mut next = Instant::now() + delay;
     let mut interval = poller.target().interval;
     let mut last: Option<(Instant, Instant)> = None; // the last poll's start and end
-    let mut due: Option<Instant> = None; // since when the next poll waits for its turn
+    let mut due: Option<Instant> = None; // since when the next poll has been due
     loop {
         let target = poller.target();
-        let ready = match obstacle(&target) {
+        let ready = match why_not_polled(&target) {
             Some((reason, message)) => Err((reason, message)),
-            None => prepare(&mut prepared, &target, &shared).map_err(|message| (Reason::Config, message)),
+            None => prepare(&mut prepared, &target, &context).map_err(|message| (Reason::Config, message)),
         };
         let prepared = match ready {
             Ok(prepared) => prepared,
             Err((reason, message)) => {
-                announce(&poller, &target, &shared, &mut first, render::unpolled(reason, &message));
+                publish(&poller, &target, &context, &mut first, render::unpolled(reason, &message));
                 tokio::select! {
                     () = poller.stop.cancelled() => return,
                     () = poller.changed.notified() => {}
@@ -54,19 +56,19 @@ pub(super) async fn run(
         };
         if let Some((started, _)) = last {
             if poller.newest().is_none() {
-                next = Instant::now(); // what we had is worth nothing for what the target is now
+                next = Instant::now(); // the result was removed, since it says nothing about the changed target
             } else if target.interval < interval {
                 next = next.min(started + target.interval);
             }
         }
         interval = target.interval;
-        let polls = *background.borrow_and_update() != Background::Off;
+        let polls = *background.borrow_and_update() != BackgroundMode::Off;
         let ended = last.map(|(_, ended)| ended);
-        let wanted = poller.is_asked_since(ended);
-        if !polls && !wanted {
+        let requested = poller.is_requested_since(ended);
+        if !polls && !requested {
             due = None;
-        } else if due.is_none() && wanted {
-            // Somebody asks for what would be polled soon: it is the same poll, and keeps its place where it has one.
+        } else if due.is_none() && requested {
+            // A poll that was due already keeps its place in the queue.
             let now = Instant::now();
             due = Some(if polls { next.min(now) } else { now });
         }
@@ -75,7 +77,7 @@ pub(super) async fn run(
                 () = poller.stop.cancelled() => return,
                 () = poller.changed.notified() => {}
                 changed = background.changed() => match changed {
-                    Ok(()) => next = next.max(first_turn(&background, place)),
+                    Ok(()) => next = next.max(earliest_poll(&background, offset)),
                     Err(_) => return,
                 },
                 () = tokio::time::sleep_until(next), if polls => due = Some(next),
@@ -83,61 +85,61 @@ pub(super) async fn run(
             }
             continue;
         };
-        let turn = {
-            let _waits = poller.waits_for_its_turn();
+        let permit = {
+            let _queued = poller.mark_queued();
             tokio::select! {
                 () = poller.stop.cancelled() => return,
                 () = poller.changed.notified() => continue,
                 changed = background.changed() => match changed {
                     Ok(()) => {
-                        next = next.max(first_turn(&background, place));
+                        next = next.max(earliest_poll(&background, offset));
                         continue;
                     }
                     Err(_) => return,
                 },
-                turn = Box::pin(shared.admission.turn(time)) => turn, // boxed for the same reason as the poll
+                permit = Box::pin(admission.acquire(time)) => permit, // boxed for the same reason as the poll
             }
         };
         due = None;
-        shared.metrics.delay.observe(time.elapsed().as_secs_f64());
+        context.metrics.delay.observe(time.elapsed().as_secs_f64());
         let started = Instant::now();
-        let poll = Box::pin(poll(&target, prepared, &shared, started)); // boxed: an idle poller must stay small
+        let poll = Box::pin(poll(&poller, &target, prepared, &context, started)); // boxed: an idle poller must stay small
         let snapshot = tokio::select! {
             () = poller.stop.cancelled() => return,
-            () = became_another(&poller, &target) => {
+            () = data_changed(&poller, &target) => {
                 next = Instant::now();
                 continue;
             }
             snapshot = poll => snapshot,
         };
-        drop(turn);
+        drop(permit);
         if snapshot.failure.as_ref().is_some_and(|failure| failure.reason == Reason::Auth) {
-            let _ = shared.refused.try_send(poller.id().clone());
+            let _ = context.refused.try_send(poller.id().clone());
         }
         log(poller.id(), &target, &snapshot);
         last = Some((started, snapshot.ended));
         next = started + target.interval;
-        announce(&poller, &target, &shared, &mut first, snapshot);
+        publish(&poller, &target, &context, &mut first, snapshot);
     }
 }
 
-/// The earliest that a poller polls by itself from now on, after it has been told whether to.
-fn first_turn(background: &watch::Receiver<Background>, place: Duration) -> Instant {
+/// When a target is polled first after the mode has changed.
+fn earliest_poll(background: &watch::Receiver<BackgroundMode>, offset: Duration) -> Instant {
     let now = Instant::now();
-    // The others take over as well: not all at once.
-    if *background.borrow() == Background::On(Start::Place) { now + place } else { now }
+    // The other targets are taken over as well: not all at once.
+    if *background.borrow() == BackgroundMode::On(FirstPollTime::Staggered) { now + offset } else { now }
 }
 
-/// Why a target cannot be polled at all.
-fn obstacle(target: &Target) -> Option<(Reason, String)> {
+/// Why a target is not polled at all.
+fn why_not_polled(target: &Target) -> Option<(Reason, String)> {
     if target.suspend {
         return Some((Reason::Suspended, "spec.suspend is true".to_owned()));
     }
     target.problem.clone().map(|problem| (Reason::Config, problem.message))
 }
 
-/// Ends when the target is no longer one that gives the same data as `target`.
-async fn became_another(poller: &Poller, target: &Target) {
+/// Waits until the target has been changed to one that gives other data than `target`.
+async fn data_changed(poller: &Poller, target: &Target) {
     loop {
         poller.changed.notified().await;
         if !poller.target().gives_same_data(target) {
@@ -146,38 +148,44 @@ async fn became_another(poller: &Poller, target: &Target) {
     }
 }
 
-async fn poll(target: &Target, prepared: &mut Prepared, shared: &Arc<Shared>, started: Instant) -> Snapshot {
-    let _in_flight = shared.metrics.start();
+async fn poll(
+    poller: &Poller,
+    target: &Target,
+    prepared: &mut PreparedTarget,
+    context: &Arc<PollContext>,
+    started: Instant,
+) -> Snapshot {
+    let _in_flight = context.metrics.start();
     let deadline = started + target.timeout;
-    let snapshot = match calls(target, prepared, shared, deadline).await {
+    let snapshot = match calls(target, prepared, context, deadline).await {
         Ok(calls) => {
             let headers = &prepared.source.headers;
-            let fetched = fetch(&prepared.client, &calls, headers, &shared.limits, deadline).await;
-            translate(target, prepared, shared, calls, fetched, started).await
+            let fetched = fetch(&prepared.client, &calls, headers, &context.limits, deadline).await;
+            translate(target, prepared, context, calls, fetched, started, poller.format()).await
         }
-        Err(late) => {
-            let message = match late {
-                Late::Waiting => {
+        Err(error) => {
+            let message = match error {
+                WorkError::NoPermit => {
                     "the patterns of spec.metrics had to wait for those of other targets until the timeout"
                 }
-                Late::Working => "the patterns of spec.metrics take too long to compare, write simpler ones",
-                Late::Aborted => "the comparison of spec.metrics was aborted: please report this",
+                WorkError::TimedOut => "the patterns of spec.metrics take too long to compare, write simpler ones",
+                WorkError::Aborted => "the comparison of spec.metrics was aborted: please report this",
             };
-            render::unpolled(late.reason(), message)
+            render::unpolled(error.reason(), message)
         }
     };
     let outcome = snapshot.failure.as_ref().map_or("success", |failure| failure.reason.as_str());
-    shared.metrics.end(target.source.kind.as_str(), outcome, snapshot.duration());
+    context.metrics.end(target.source.kind.as_str(), outcome, snapshot.duration());
     snapshot
 }
 
-/// The calls of a target. Once after each change its patterns are compared with all names that its type has, where nobody waits for it.
+/// The calls of a target. Once after each change its patterns are compared with all names of its type, on a blocking thread.
 async fn calls(
     target: &Target,
-    prepared: &mut Prepared,
-    shared: &Arc<Shared>,
+    prepared: &mut PreparedTarget,
+    context: &Arc<PollContext>,
     deadline: Instant,
-) -> Result<Arc<[Call]>, Late> {
+) -> Result<Arc<[Call]>, WorkError> {
     if let Some(calls) = &prepared.calls {
         return Ok(Arc::clone(calls));
     }
@@ -194,14 +202,14 @@ async fn calls(
         let calls: Arc<[Call]> = translator.calls(Some(filter)).into();
         Some((translator, calls))
     };
-    let turn = turn(target, &shared.small, deadline).await?;
-    let (translator, calls) = aside(turn, deadline, work).await?.ok_or(Late::Working)?;
+    let permit = context.small_answers.acquire(target, deadline).await?;
+    let (translator, calls) = run_blocking(permit, deadline, work).await?.ok_or(WorkError::TimedOut)?;
     prepared.translator = Some(translator);
     prepared.calls = Some(Arc::clone(&calls));
     Ok(calls)
 }
 
-/// Every poll, for who asks for it by the level. What servers had a part in is masked already, as on the debug page.
+/// Logs a poll at debug level, and its calls at trace level. Secrets in what the server sent are masked already, as on the debug page.
 fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
     let kind = target.source.kind;
     for record in &snapshot.calls {
@@ -217,36 +225,117 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
     tracing::debug!(target = %id, %kind, outcome, duration = ?snapshot.duration(), samples = snapshot.samples, "polled");
 }
 
-/// Publishes, and tells of a change of state once, not of every failed poll nor of every change of the spec. The first result of a target
-/// that was there when polls began is told together with the others.
-fn announce(poller: &Poller, target: &Target, shared: &Shared, first: &mut Option<Expected>, snapshot: Snapshot) {
+/// Publishes a result, and logs a change of state: not every failed poll, nor every change of the spec. The first results after a start are
+/// logged together.
+fn publish(
+    poller: &Poller,
+    target: &Target,
+    context: &PollContext,
+    first: &mut Option<PendingFirstPoll>,
+    snapshot: Snapshot,
+) {
     let Some((before, after)) = poller.publish(target, snapshot) else { return };
-    shared.tell_of_change(poller.id());
-    if before.says_the_same(&after) {
+    context.notify_state_listener(poller.id());
+    if before.has_same_state(&after) {
         return;
     }
     let unread = target.problem.as_ref().is_some_and(|problem| problem.reason.ends_with("Unread"));
     let (target, kind) = (poller.id(), target.source.kind);
     match (after.state, &after.failure) {
-        (State::Up, _) if before.state == State::Pending => {
+        (TargetState::Up, _) if before.state == TargetState::Pending => {
             if let Some(first) = first.take() {
                 first.up();
             }
             tracing::debug!(%target, %kind, "target is up");
         }
-        (State::Up, _) if shared.first.has_recovered(target) => tracing::debug!(%target, %kind, "target is up"),
-        (State::Up, _) => tracing::info!(%target, %kind, "target is up again"),
-        (State::Suspended, _) if first.take().is_some() => tracing::debug!(%target, %kind, "target is suspended"),
-        (State::Suspended, _) => tracing::info!(%target, %kind, "target is suspended"),
-        // It ends by itself, and an API server that does not answer would bring one line for every target.
-        (State::Invalid, Some(failure)) if unread => {
-            *first = None; // nobody waits for it
+        (TargetState::Up, _) if context.first_polls.recover(target) => tracing::debug!(%target, %kind, "target is up"),
+        (TargetState::Up, _) => tracing::info!(%target, %kind, "target is up again"),
+        (TargetState::Suspended, _) if first.take().is_some() => tracing::debug!(%target, %kind, "target is suspended"),
+        (TargetState::Suspended, _) => tracing::info!(%target, %kind, "target is suspended"),
+        // This ends by itself, and an API server that does not answer would cause one line for every target.
+        (TargetState::Invalid, Some(failure)) if unread => {
+            *first = None; // the others do not wait for it
             tracing::debug!(%target, %kind, error = %failure.message, "target waits for its credentials");
         }
         (_, Some(failure)) => match first.take() {
             Some(first) => first.down(target, kind, failure),
-            None => tell_down(target, kind, failure),
+            None => log_down(target, kind, failure),
         },
         (_, None) => {}
     }
+}
+
+/// What is made once for a target, and kept until its source changes.
+pub(super) struct PreparedTarget {
+    pub(super) source: Source,
+    pub(super) client: Client,
+    pub(super) redactor: Arc<Redactor>,
+    /// None until the target's patterns have been compared with the families of its type.
+    pub(super) calls: Option<Arc<[Call]>>,
+    /// `None` while an answer is being translated on a blocking thread.
+    pub(super) translator: Option<Box<dyn Kind>>,
+    /// Its expositions are too large to be made on a thread of polls.
+    pub(super) is_large: bool,
+    /// How often its answers had new names, which patterns had to be compared with.
+    pub(super) comparisons: u8,
+}
+
+impl PreparedTarget {
+    /// Only what has changed is made anew: a rotated Secret must not reset the counters of a translator.
+    fn new(target: &Target, before: Option<Self>, client: Client) -> Self {
+        let source = &target.source;
+        let same_calls = |before: &Self| {
+            let before = &before.source;
+            before.kind == source.kind && before.url == source.url && before.options == source.options
+        };
+        let before = before.filter(same_calls);
+        let is_large = before.as_ref().is_some_and(|before| before.is_large);
+        let kept = before.and_then(|before| before.translator);
+        let translator = kept.unwrap_or_else(|| source.options.build(source.kind, &source.url));
+        let calls = source.filter.is_none().then(|| translator.calls(None).into());
+        Self {
+            source: source.clone(),
+            client,
+            redactor: Arc::new(Redactor::new(&source.headers)),
+            calls,
+            translator: Some(translator),
+            is_large,
+            comparisons: 0,
+        }
+    }
+
+    /// Takes the translator, or a new one if the last poll lost it. The counters of a new one begin at 0, as after a restart.
+    pub(super) fn take_translator(&mut self) -> Box<dyn Kind> {
+        let source = &self.source;
+        self.translator.take().unwrap_or_else(|| source.options.build(source.kind, &source.url))
+    }
+}
+
+/// Prepares `target`, if its source has changed. If that fails, the old preparation is kept: a rotated CA that is no certificate will be
+/// replaced by another one, and then the counters go on.
+pub(super) fn prepare<'p>(
+    prepared: &'p mut Option<PreparedTarget>,
+    target: &Target,
+    context: &PollContext,
+) -> Result<&'p mut PreparedTarget, String> {
+    if prepared.as_ref().is_none_or(|prepared| prepared.source != target.source) {
+        let source = &target.source;
+        let client = context.clients.client(&source.url, &source.connection, &target.id.namespace);
+        let client = client.map_err(|error| chain(&error))?;
+        let before = prepared.take();
+        *prepared = Some(PreparedTarget::new(target, before, client));
+    }
+    prepared.as_mut().ok_or_else(String::new)
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

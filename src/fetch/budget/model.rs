@@ -7,53 +7,53 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::ledger::{Id, Ledger, Signal};
+use super::state::{BudgetState, PollId, PollSignals};
 
 const TOTAL: usize = 1000;
 
-/// A poll as a test sees it.
-struct Seen {
+/// A poll as the test expects it.
+struct ModelPoll {
     namespace: Arc<str>,
-    signal: Arc<Signal>,
+    signal: Arc<PollSignals>,
     held: usize,
     /// What it waits for, in all.
     wants: Option<usize>,
     done: bool,
 }
 
-impl Seen {
+impl ModelPoll {
     fn evicted(&self) -> bool {
         self.signal.evicted.is_cancelled()
     }
 }
 
-struct World {
-    ledger: Ledger,
+struct Model {
+    state: BudgetState,
     now: Instant,
-    polls: HashMap<Id, Seen>,
-    order: Vec<Id>,
+    polls: HashMap<PollId, ModelPoll>,
+    order: Vec<PollId>,
 }
 
-impl World {
+impl Model {
     fn new() -> Self {
-        Self { ledger: Ledger::new(TOTAL), now: Instant::now(), polls: HashMap::new(), order: Vec::new() }
+        Self { state: BudgetState::new(TOTAL), now: Instant::now(), polls: HashMap::new(), order: Vec::new() }
     }
 
-    fn enter(&mut self, namespace: &str) -> Id {
-        let (namespace, signal): (Arc<str>, _) = (namespace.into(), Arc::new(Signal::default()));
-        let id = self.ledger.enter(&namespace, Arc::clone(&signal), self.now);
-        self.polls.insert(id, Seen { namespace, signal, held: 0, wants: None, done: false });
+    fn enter(&mut self, namespace: &str) -> PollId {
+        let (namespace, signal): (Arc<str>, _) = (namespace.into(), Arc::new(PollSignals::default()));
+        let id = self.state.enter(&namespace, Arc::clone(&signal), self.now);
+        self.polls.insert(id, ModelPoll { namespace, signal, held: 0, wants: None, done: false });
         self.order.push(id);
         id
     }
 
     /// A poll wants so much in all. Returns whether it has got it at once.
-    fn ask(&mut self, id: Id, total: usize) -> bool {
-        let granted = self.ledger.ask(id, total, self.now);
+    fn ask(&mut self, id: PollId, total: usize) -> bool {
+        let granted = self.state.request(id, total, self.now);
         let poll = self.polls.get_mut(&id).unwrap();
         if granted {
             poll.held = total.min(TOTAL);
-            // Who asked, waited and got it within the same call was told as well.
+            // A poll that waited and was granted its request within the same call was notified as well.
             let _ = told(&poll.signal);
         } else if !poll.evicted() {
             poll.wants = Some(total.min(TOTAL));
@@ -62,18 +62,18 @@ impl World {
         granted
     }
 
-    fn holding(&mut self, namespace: &str, bytes: usize) -> Id {
+    fn holding(&mut self, namespace: &str, bytes: usize) -> PollId {
         let id = self.enter(namespace);
         assert!(self.ask(id, bytes), "there is room for {bytes}");
         id
     }
 
-    fn came(&mut self, id: Id, bytes: usize) {
-        self.ledger.came(id, bytes, self.now);
+    fn came(&mut self, id: PollId, bytes: usize) {
+        self.state.received(id, bytes, self.now);
     }
 
-    fn leave(&mut self, id: Id) {
-        self.ledger.leave(id, self.now);
+    fn leave(&mut self, id: PollId) {
+        self.state.leave(id, self.now);
         self.polls.remove(&id);
         self.order.retain(|other| *other != id);
         self.look();
@@ -81,11 +81,11 @@ impl World {
 
     fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
-        self.ledger.settle(self.now);
+        self.state.settle(self.now);
         self.look();
     }
 
-    /// Sees who was granted what he waits for, and that no more is held than there is.
+    /// Updates the polls that were granted their requests, and checks that no more is held than there is.
     fn look(&mut self) {
         for poll in self.polls.values_mut() {
             if poll.wants.is_some() && told(&poll.signal) {
@@ -96,7 +96,7 @@ impl World {
         assert!(held <= TOTAL, "{held} of {TOTAL} are held");
     }
 
-    fn evicted(&self) -> Vec<Id> {
+    fn evicted(&self) -> Vec<PollId> {
         self.order.iter().copied().filter(|id| self.polls[id].evicted()).collect()
     }
 
@@ -112,16 +112,16 @@ impl World {
     }
 }
 
-/// Whether a poll was told that it has got what it waits for; only the first to ask hears it.
-fn told(signal: &Signal) -> bool {
+/// Whether a poll was notified that its request was granted; true only once.
+fn told(signal: &PollSignals) -> bool {
     let told = std::pin::pin!(signal.granted.notified());
     futures::FutureExt::now_or_never(told).is_some()
 }
 
 #[test]
 fn the_longest_without_progress_goes_first_and_no_more_go_than_are_needed() {
-    let mut world = World::new();
-    let polls: Vec<Id> = (0..10)
+    let mut world = Model::new();
+    let polls: Vec<PollId> = (0..10)
         .map(|_| {
             world.pass(10);
             world.holding("a", 100)
@@ -141,8 +141,8 @@ fn the_longest_without_progress_goes_first_and_no_more_go_than_are_needed() {
 
 #[test]
 fn equal_ones_drive_each_other_out_once_they_have_had_their_time() {
-    let mut world = World::new();
-    let polls: Vec<Id> = (0..4).map(|_| world.holding("a", 250)).collect();
+    let mut world = Model::new();
+    let polls: Vec<PollId> = (0..4).map(|_| world.holding("a", 250)).collect();
     for &id in &polls {
         assert!(!world.ask(id, 500));
     }
@@ -158,7 +158,7 @@ fn equal_ones_drive_each_other_out_once_they_have_had_their_time() {
 
 #[test]
 fn who_needs_very_little_does_not_wait_for_the_large_ones_time() {
-    let mut world = World::new();
+    let mut world = Model::new();
     let large = [world.holding("a", 500), world.holding("a", 500)];
     world.pass(1);
     let small = world.enter("a");
@@ -168,8 +168,8 @@ fn who_needs_very_little_does_not_wait_for_the_large_ones_time() {
 
 #[test]
 fn a_namespace_over_its_share_pays_before_all_others_and_one_alone_may_have_everything() {
-    let mut world = World::new();
-    let greedy: Vec<Id> = (0..9).map(|_| world.holding("greedy", 100)).collect();
+    let mut world = Model::new();
+    let greedy: Vec<PollId> = (0..9).map(|_| world.holding("greedy", 100)).collect();
     let modest = world.holding("modest", 100);
     world.pass(10_000); // the modest one hangs as well
     let new = world.enter("new");
@@ -186,11 +186,11 @@ fn a_namespace_over_its_share_pays_before_all_others_and_one_alone_may_have_ever
 
 #[test]
 fn nobody_whose_answers_are_translated_goes_and_who_needs_it_waits() {
-    let mut world = World::new();
+    let mut world = Model::new();
     let translated = world.holding("a", 900);
     world.came(translated, 900);
-    world.ledger.shrink(translated, 800, world.now);
-    assert!(world.ledger.done(translated, world.now));
+    world.state.shrink(translated, 800, world.now);
+    assert!(world.state.pin(translated, world.now));
     world.polls.get_mut(&translated).unwrap().held = 800;
     let other = world.enter("b");
     assert!(!world.ask(other, 300));
@@ -202,9 +202,9 @@ fn nobody_whose_answers_are_translated_goes_and_who_needs_it_waits() {
 
 #[test]
 fn a_poll_that_waits_behind_many_of_another_namespace_is_next() {
-    let mut world = World::new();
-    let holders: Vec<Id> = (0..10).map(|_| world.holding("many", 100)).collect();
-    let waiting: Vec<Id> = (0..500).map(|_| world.enter("many")).collect();
+    let mut world = Model::new();
+    let holders: Vec<PollId> = (0..10).map(|_| world.holding("many", 100)).collect();
+    let waiting: Vec<PollId> = (0..500).map(|_| world.enter("many")).collect();
     for id in waiting {
         assert!(!world.ask(id, 10));
     }
@@ -217,7 +217,7 @@ fn a_poll_that_waits_behind_many_of_another_namespace_is_next() {
 
 #[test]
 fn one_body_may_be_as_large_as_the_budget() {
-    let mut world = World::new();
+    let mut world = Model::new();
     let small = world.holding("a", 10);
     world.pass(300);
     let huge = world.enter("a");
@@ -251,7 +251,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-impl World {
+impl Model {
     fn play(&mut self, event: &Event) {
         let pick = |world: &Self, poll: usize| world.order.get(poll % world.order.len().max(1)).copied();
         match *event {
@@ -260,7 +260,8 @@ impl World {
                 self.ask(id, bytes);
             }
             Event::Ask { poll, bytes } => {
-                let waits = |id: &Id| self.polls[id].wants.is_some() || self.polls[id].done || self.polls[id].evicted();
+                let waits =
+                    |id: &PollId| self.polls[id].wants.is_some() || self.polls[id].done || self.polls[id].evicted();
                 if let Some(id) = pick(self, poll).filter(|id| !waits(id)) {
                     self.ask(id, bytes);
                 }
@@ -273,7 +274,7 @@ impl World {
             Event::Done { poll } => {
                 let Some(id) = pick(self, poll).filter(|id| self.polls[id].wants.is_none()) else { return };
                 let poll = self.polls.get_mut(&id).unwrap();
-                poll.done = self.ledger.done(id, self.now);
+                poll.done = self.state.pin(id, self.now);
                 assert_ne!(poll.done, poll.evicted());
             }
             Event::Leave { poll } => {
@@ -294,7 +295,7 @@ proptest! {
     fn whatever_happens_no_more_is_held_than_there_is_and_nobody_within_his_share_pays_for_another(
         events in proptest::collection::vec(event(), 1..120),
     ) {
-        let mut world = World::new();
+        let mut world = Model::new();
         for event in events {
             let before = world.evicted();
             let held: HashMap<String, usize> = (0..4).map(|n| format!("n{n}")).map(|n| { let held = world.held_in(&n); (n, held) }).collect();
@@ -315,7 +316,7 @@ proptest! {
                 prop_assert!(for_its_own || over, "{namespace} held {} of a share of {share}", held[&**namespace]);
             }
         }
-        // Nobody starves: once those that were told to go have gone, and those that hang have had their time, a small one gets its part.
+        // No poll starves: when the evicted ones have ended, and those that hang have had their grace period, a small one gets its part.
         let blocked = world.polls.values().any(|poll| poll.done);
         let new = world.enter("honest");
         let mut granted = world.ask(new, 10);
@@ -329,14 +330,14 @@ proptest! {
 
     #[test]
     fn all_that_leave_leave_nothing_behind(events in proptest::collection::vec(event(), 1..60)) {
-        let mut world = World::new();
+        let mut world = Model::new();
         for event in events {
             world.play(&event);
         }
         for id in world.order.clone() {
             world.leave(id);
         }
-        prop_assert!(world.ledger.is_empty(), "{:?}", world.ledger);
+        prop_assert!(world.state.is_empty(), "{:?}", world.state);
         let all = world.enter("a");
         prop_assert!(world.ask(all, TOTAL));
     }

@@ -1,5 +1,6 @@
-//! From host names to addresses, without a thread and within bounds: one query a name at a time, a short memory, and a share of what is
-//! asked for each namespace, so that names whose servers do not answer keep nobody else's from being resolved. It judges no address.
+//! From host names to addresses, without threads and within bounds: one query for a name at a time, a short cache, and a share of the
+//! queries for each namespace, so that names whose servers do not answer do not keep others from being resolved. It does not decide which
+//! addresses may be contacted.
 
 mod system;
 
@@ -14,41 +15,42 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use system::{Files, System};
+use system::{ConfigFiles, SystemConfig};
 
-/// A name server of ours answers within milliseconds. What takes longer must not stand in the way of what does not.
+/// A local name server answers within milliseconds. Queries that take longer than this must not block others.
 const QUICK: Duration = Duration::from_secs(1);
 
 /// The most that one lookup may take, however long anybody would wait.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// How long addresses are kept: as long as their server says, within these bounds. A name that moves is followed within a minute.
-const KEPT: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(30);
+/// How long addresses are cached: as long as their server says, within these bounds. A name that moves is followed within a minute.
+const CACHE_TIME: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(30);
 
-/// How long it is kept that there is no such name: a Service may appear at any moment.
-const KEPT_NOTHING: Duration = Duration::from_secs(5);
+/// How long it is cached that a name does not exist: a Service may appear at any moment.
+const NEGATIVE_CACHE_TIME: Duration = Duration::from_secs(5);
 
-/// How long it is remembered that nobody answered for a name.
-const KEPT_SILENT: Duration = Duration::from_mins(2);
+/// How long it is remembered that no server answered for a name.
+const SILENT_TIME: Duration = Duration::from_mins(2);
 
-/// A poll that ends before this has not found a name server silent.
-const TOO_SOON: Duration = Duration::from_millis(200);
+/// A poll that ends before this does not show that the name server is silent.
+const MIN_SILENCE: Duration = Duration::from_millis(200);
 
 /// Names in memory; more than there are targets.
-const MOST_NAMES: usize = 1 << 15;
+const MAX_NAMES: usize = 1 << 15;
 
-/// So few are not worth a look at what can be forgotten.
-const FEW_NAMES: usize = 1024;
+/// Up to this number of names, none is removed.
+const MIN_SWEEP: usize = 1024;
 
-/// Lookups at once of names that are expected to be answered, and of those that are not: by one namespace, and in all. The former wait for
-/// their turn, which is short; the latter do not. Each is a socket for either IP version, and as much again for each of three repetitions.
-const QUICK_PLACES: (usize, usize) = (32, 128);
-const SLOW_PLACES: (usize, usize) = (16, 128);
+/// Concurrent lookups of names that are expected to be answered, and of those that are not: of one namespace, and in total. The former wait
+/// for a permit, which takes little time; the latter fail. Each lookup is a socket for either IP version, and the same for each of three
+/// retries.
+const QUICK_PERMITS: (usize, usize) = (32, 128);
+const SLOW_PERMITS: (usize, usize) = (16, 128);
 
 /// The addresses of a host: at least one.
-pub(super) type Answer = Result<Arc<[IpAddr]>, NameError>;
+pub(super) type Resolved = Result<Arc<[IpAddr]>, NameError>;
 
-type Lookup = Shared<BoxFuture<'static, Answer>>;
+type Lookup = Shared<BoxFuture<'static, Resolved>>;
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,32 +58,32 @@ type Lookup = Shared<BoxFuture<'static, Answer>>;
 pub(super) struct NameError {
     host: Arc<str>,
     servers: Arc<str>,
-    why: Why,
+    cause: NameErrorCause,
 }
 
-/// What a name server said, or that it said nothing. Ordered by how much it tells where several were asked.
+/// Why a name has no addresses. Ordered by how much it says where several servers were asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Why {
-    NoName,
+enum NameErrorCause {
+    NotFound,
     NoAddress,
-    Failed,
+    ServerFailed,
     NoAnswer,
-    Crowded,
+    Busy,
     Malformed,
 }
 
 impl NameError {
     fn sentence(&self) -> String {
-        let Self { host, servers, why } = self;
-        match why {
-            Why::NoName => format!("{host} does not exist (name server {servers})"),
-            Why::NoAddress => format!("{host} has no address (name server {servers})"),
-            Why::Failed => format!("name server {servers} cannot resolve {host}"),
-            Why::NoAnswer => format!("no answer about {host} in time from name server {servers}"),
-            Why::Crowded => format!(
+        let Self { host, servers, cause } = self;
+        match cause {
+            NameErrorCause::NotFound => format!("{host} does not exist (name server {servers})"),
+            NameErrorCause::NoAddress => format!("{host} has no address (name server {servers})"),
+            NameErrorCause::ServerFailed => format!("name server {servers} cannot resolve {host}"),
+            NameErrorCause::NoAnswer => format!("no answer about {host} in time from name server {servers}"),
+            NameErrorCause::Busy => format!(
                 "no answer about {host} from name server {servers} lately, and too many other names are waited for"
             ),
-            Why::Malformed => format!("{host} is no name that DNS can hold"),
+            NameErrorCause::Malformed => format!("{host} is no name that DNS can hold"),
         }
     }
 }
@@ -89,126 +91,127 @@ impl NameError {
 /// Resolves the names of all targets.
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
-    state: Mutex<State>,
-    /// One for each name that a namespace waits for: it has the turn in the namespace's share. Not a part of the state, which the end of
-    /// such a lookup changes.
-    waited: Mutex<Running<(Arc<str>, Arc<str>)>>,
-    places: Places,
+    state: Mutex<ResolverState>,
+    /// One for each name that a namespace waits for: it holds the permit of the namespace. Not a part of the state, which is locked when
+    /// such a lookup ends.
+    waited: Mutex<RunningLookups<(Arc<str>, Arc<str>)>>,
+    permits: LookupPermits,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    files: Files,
-    system: Option<Arc<System>>,
-    names: HashMap<Arc<str>, Known>,
-    /// How many names there may be before those are forgotten whose time is up.
-    swept_at: usize,
-    /// One for each name that is being asked for.
-    running: Running<Arc<str>>,
-    shares: HashMap<Arc<str>, Arc<Places>>,
+struct ResolverState {
+    files: ConfigFiles,
+    system: Option<Arc<SystemConfig>>,
+    names: HashMap<Arc<str>, CachedName>,
+    /// The number of names at which expired ones are removed.
+    sweep_at: usize,
+    /// One for each name that is being resolved.
+    running: RunningLookups<Arc<str>>,
+    shares: HashMap<Arc<str>, Arc<LookupPermits>>,
 }
 
-/// What is remembered of a name.
+/// What is known of a name.
 #[derive(Debug, Default)]
-struct Known {
-    answer: Option<(Answer, Instant)>,
+struct CachedName {
+    answer: Option<(Resolved, Instant)>,
     silent_until: Option<Instant>,
 }
 
-/// Lookups that may be under way at once.
+/// Limits concurrent lookups.
 #[derive(Debug)]
-struct Places {
+struct LookupPermits {
     quick: Arc<Semaphore>,
     slow: Arc<Semaphore>,
 }
 
-impl Places {
+impl LookupPermits {
     fn new(quick: usize, slow: usize) -> Self {
         Self { quick: Arc::new(Semaphore::new(quick)), slow: Arc::new(Semaphore::new(slow)) }
     }
 }
 
-impl Default for Places {
+impl Default for LookupPermits {
     fn default() -> Self {
-        Self::new(QUICK_PLACES.1, SLOW_PLACES.1)
+        Self::new(QUICK_PERMITS.1, SLOW_PERMITS.1)
     }
 }
 
 impl Resolver {
-    /// The addresses of `host`, asked for by a target of `namespace`. The lookup ends when nobody waits for it any more.
-    pub(super) async fn look_up(self: &Arc<Self>, namespace: &Arc<str>, host: &Arc<str>) -> Answer {
-        if let Some(answer) = self.lock().at_hand(host) {
+    /// The addresses of `host`, for a target of `namespace`. The lookup is dropped when no target waits for it any more.
+    pub(super) async fn look_up(self: &Arc<Self>, namespace: &Arc<str>, host: &Arc<str>) -> Resolved {
+        if let Some(answer) = self.lock().without_query(host) {
             return answer;
         }
         let waited = {
             let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
             let key = (Arc::clone(namespace), Arc::clone(host));
-            waited.join(key, || Arc::clone(self).in_turn(Arc::clone(namespace), Arc::clone(host)).boxed())
+            waited.join(key, || Arc::clone(self).look_up_with_permit(Arc::clone(namespace), Arc::clone(host)).boxed())
         };
         waited.await
     }
 
-    /// What is said of a host whose lookup was cut off.
-    pub(super) fn cut_off(&self, host: &str) -> NameError {
-        self.lock().system().error(host, Why::NoAnswer)
+    /// The error for a host whose lookup did not end in time.
+    pub(super) fn timeout_error(&self, host: &str) -> NameError {
+        self.lock().system().error(host, NameErrorCause::NoAnswer)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ResolverState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks a name up when it is the namespace's turn.
-    async fn in_turn(self: Arc<Self>, namespace: Arc<str>, host: Arc<str>) -> Answer {
+    /// Looks a name up when the namespace has a permit.
+    async fn look_up_with_permit(self: Arc<Self>, namespace: Arc<str>, host: Arc<str>) -> Resolved {
         let share = self.lock().share(&namespace);
         let mut under_way = None;
         if !self.lock().is_silent(&host) {
-            let _turns = (turn(&share.quick).await, turn(&self.places.quick).await);
+            let _permits = (acquire(&share.quick).await, acquire(&self.permits.quick).await);
             let lookup = {
                 let mut state = self.lock();
-                if let Some(answer) = state.answer(&host) {
+                if let Some(answer) = state.cached(&host) {
                     return answer;
                 }
                 self.join(&mut state, &host)
             };
-            let mut watch = Watch { resolver: &self, host: &host, since: Some(Instant::now()) };
+            let mut guard = SilenceGuard { resolver: &self, host: &host, since: Some(Instant::now()) };
             if let Ok(answer) = tokio::time::timeout(QUICK, lookup.clone()).await {
-                watch.since = None;
+                guard.since = None;
                 return answer;
             }
             under_way = Some(lookup);
         }
-        let slow = (Arc::clone(&share.slow).try_acquire_owned(), Arc::clone(&self.places.slow).try_acquire_owned());
-        let (Ok(_), Ok(_)) = &slow else { return Err(self.lock().system().error(&host, Why::Crowded)) };
+        let slow = (Arc::clone(&share.slow).try_acquire_owned(), Arc::clone(&self.permits.slow).try_acquire_owned());
+        let (Ok(_), Ok(_)) = &slow else { return Err(self.lock().system().error(&host, NameErrorCause::Busy)) };
         let lookup = under_way.unwrap_or_else(|| self.join(&mut self.lock(), &host));
         lookup.await
     }
 
     /// The lookup of `host` that is under way, or a new one.
-    fn join(self: &Arc<Self>, state: &mut State, host: &Arc<str>) -> Lookup {
+    fn join(self: &Arc<Self>, state: &mut ResolverState, host: &Arc<str>) -> Lookup {
         let system = state.system();
         state.running.join(Arc::clone(host), || Arc::clone(self).ask(system, Arc::clone(host)).boxed())
     }
 
-    async fn ask(self: Arc<Self>, system: Arc<System>, host: Arc<str>) -> Answer {
+    async fn ask(self: Arc<Self>, system: Arc<SystemConfig>, host: Arc<str>) -> Resolved {
         let found = tokio::time::timeout(LONGEST, system.look_up(&host)).await;
-        let found = found.unwrap_or_else(|_| Err(system.error(&host, Why::NoAnswer)));
+        let found = found.unwrap_or_else(|_| Err(system.error(&host, NameErrorCause::NoAnswer)));
         let mut state = self.lock();
-        // What was asked by files that have changed since is not kept.
+        // A result is not cached if the configuration has changed meanwhile.
         let current = state.system.as_ref().is_some_and(|now| Arc::ptr_eq(now, &system));
         match found {
             Ok(found) => {
-                let left = found.until.map_or(*KEPT.end(), |until| until.duration_since(std::time::Instant::now()));
-                let answer: Answer = Ok(found.addresses.into());
+                let left =
+                    found.until.map_or(*CACHE_TIME.end(), |until| until.duration_since(std::time::Instant::now()));
+                let answer: Resolved = Ok(found.addresses.into());
                 if current {
-                    state.keep(&host, answer.clone(), left.clamp(*KEPT.start(), *KEPT.end()));
+                    state.cache(&host, answer.clone(), left.clamp(*CACHE_TIME.start(), *CACHE_TIME.end()));
                 }
                 answer
             }
             Err(error) => {
-                match error.why {
-                    Why::NoAnswer => state.note_silent(&host),
-                    // A recursive server says so when the zone's own servers do not answer: that took long.
-                    _ if current => state.keep(&host, Err(error.clone()), KEPT_NOTHING),
+                match error.cause {
+                    NameErrorCause::NoAnswer => state.mark_silent(&host),
+                    // A recursive server reports a failure when the zone's servers do not answer: such a name stays marked as silent.
+                    _ if current => state.cache(&host, Err(error.clone()), NEGATIVE_CACHE_TIME),
                     _ => {}
                 }
                 Err(error)
@@ -217,67 +220,67 @@ impl Resolver {
     }
 }
 
-/// Waits for a turn. These semaphores are never closed.
-async fn turn(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    Arc::clone(places).acquire_owned().await.ok()
+/// Waits for a permit. The semaphores are never closed.
+async fn acquire(permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(permits).acquire_owned().await.ok()
 }
 
-/// Notes that a name was not answered for, also where the poll that waited ended before.
-struct Watch<'r> {
+/// Records that a name server did not answer, also when the poll that waited has ended before.
+struct SilenceGuard<'r> {
     resolver: &'r Resolver,
     host: &'r Arc<str>,
-    /// Nothing once there was an answer.
+    /// `None` once there is an answer.
     since: Option<Instant>,
 }
 
-impl Drop for Watch<'_> {
+impl Drop for SilenceGuard<'_> {
     fn drop(&mut self) {
-        if self.since.is_some_and(|since| since.elapsed() >= TOO_SOON) {
-            self.resolver.lock().note_silent(self.host);
+        if self.since.is_some_and(|since| since.elapsed() >= MIN_SILENCE) {
+            self.resolver.lock().mark_silent(self.host);
         }
     }
 }
 
-impl State {
-    /// Follows the files. What was found by the old ones counts no more.
+impl ResolverState {
+    /// Reads the configuration again if its files have changed, and forgets what was found by the old one.
     fn refresh(&mut self) {
         if self.files.have_changed() {
-            self.system = Some(Arc::new(System::read(self.system.as_deref())));
+            self.system = Some(Arc::new(SystemConfig::read(self.system.as_deref())));
             self.names.clear();
-            self.running = Running::default();
+            self.running = RunningLookups::default();
         }
     }
 
-    fn system(&mut self) -> Arc<System> {
-        Arc::clone(self.system.get_or_insert_with(|| Arc::new(System::read(None))))
+    fn system(&mut self) -> Arc<SystemConfig> {
+        Arc::clone(self.system.get_or_insert_with(|| Arc::new(SystemConfig::read(None))))
     }
 
-    /// What can be said of `host` without asking anybody.
-    fn at_hand(&mut self, host: &Arc<str>) -> Option<Answer> {
+    /// The result for `host` if no name server has to be asked.
+    fn without_query(&mut self, host: &Arc<str>) -> Option<Resolved> {
         self.refresh();
-        self.answer(host).or_else(|| {
-            let answer: Answer = Ok(self.system().at_hand(host)?.into());
-            self.keep(host, answer.clone(), *KEPT.end());
+        self.cached(host).or_else(|| {
+            let answer: Resolved = Ok(self.system().without_query(host)?.into());
+            self.cache(host, answer.clone(), *CACHE_TIME.end());
             Some(answer)
         })
     }
 
-    fn answer(&self, host: &str) -> Option<Answer> {
+    fn cached(&self, host: &str) -> Option<Resolved> {
         let (answer, until) = self.names.get(host)?.answer.as_ref()?;
         (Instant::now() < *until).then(|| answer.clone())
     }
 
-    /// Keeps an answer. A name that was answered for is not silent any more, unless all that was said is that it cannot be resolved.
-    fn keep(&mut self, host: &Arc<str>, answer: Answer, time: Duration) {
-        let known = self.known(host);
-        if !matches!(&answer, Err(NameError { why: Why::Failed, .. })) {
-            known.silent_until = None;
+    /// Caches a result. The name is not silent any more, unless the result is that the server failed.
+    fn cache(&mut self, host: &Arc<str>, answer: Resolved, time: Duration) {
+        let name = self.entry(host);
+        if !matches!(&answer, Err(NameError { cause: NameErrorCause::ServerFailed, .. })) {
+            name.silent_until = None;
         }
-        known.answer = Some((answer, Instant::now() + time));
+        name.answer = Some((answer, Instant::now() + time));
     }
 
-    fn note_silent(&mut self, host: &Arc<str>) {
-        self.known(host).silent_until = Some(Instant::now() + KEPT_SILENT);
+    fn mark_silent(&mut self, host: &Arc<str>) {
+        self.entry(host).silent_until = Some(Instant::now() + SILENT_TIME);
     }
 
     fn is_silent(&self, host: &str) -> bool {
@@ -285,54 +288,54 @@ impl State {
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    fn known(&mut self, host: &Arc<str>) -> &mut Known {
-        if self.names.len() >= self.swept_at.clamp(FEW_NAMES, MOST_NAMES) && !self.names.contains_key(host) {
+    fn entry(&mut self, host: &Arc<str>) -> &mut CachedName {
+        if self.names.len() >= self.sweep_at.clamp(MIN_SWEEP, MAX_NAMES) && !self.names.contains_key(host) {
             let now = Instant::now();
             self.names.retain(|_, known| {
                 let answer = known.answer.as_ref().map(|(_, until)| *until);
                 [answer, known.silent_until].into_iter().flatten().any(|until| now < until)
             });
-            if self.names.len() >= MOST_NAMES {
+            if self.names.len() >= MAX_NAMES {
                 self.names.clear();
             }
-            self.swept_at = 2 * self.names.len();
+            self.sweep_at = 2 * self.names.len();
         }
         self.names.entry(Arc::clone(host)).or_default()
     }
 
-    /// What a namespace may ask at once.
-    fn share(&mut self, namespace: &Arc<str>) -> Arc<Places> {
-        /// Shares that nobody uses are forgotten when there are more.
-        const MANY: usize = 1024;
-        if self.shares.len() >= MANY && !self.shares.contains_key(namespace) {
+    /// The permits of a namespace.
+    fn share(&mut self, namespace: &Arc<str>) -> Arc<LookupPermits> {
+        /// Unused ones are removed when there are more than this.
+        const MAX_UNUSED: usize = 1024;
+        if self.shares.len() >= MAX_UNUSED && !self.shares.contains_key(namespace) {
             self.shares.retain(|_, share| Arc::strong_count(share) > 1);
         }
-        let new = || Arc::new(Places::new(QUICK_PLACES.0, SLOW_PLACES.0));
+        let new = || Arc::new(LookupPermits::new(QUICK_PERMITS.0, SLOW_PERMITS.0));
         Arc::clone(self.shares.entry(Arc::clone(namespace)).or_insert_with(new))
     }
 }
 
-/// Lookups that somebody waits for. One that nobody waits for any more is dropped, wherever it is.
+/// Lookups that are waited for. One that is not waited for any more is dropped.
 #[derive(Debug)]
-struct Running<K> {
-    by_key: HashMap<K, WeakShared<BoxFuture<'static, Answer>>>,
+struct RunningLookups<K> {
+    by_key: HashMap<K, WeakShared<BoxFuture<'static, Resolved>>>,
     sweep_at: usize,
 }
 
-impl<K> Default for Running<K> {
+impl<K> Default for RunningLookups<K> {
     fn default() -> Self {
         Self { by_key: HashMap::new(), sweep_at: Self::FEW }
     }
 }
 
-impl<K> Running<K> {
-    /// Not worth sweeping.
+impl<K> RunningLookups<K> {
+    /// Up to this number none is removed.
     const FEW: usize = 256;
 }
 
-impl<K: Hash + Eq> Running<K> {
+impl<K: Hash + Eq> RunningLookups<K> {
     /// The lookup with this key, or a new one.
-    fn join(&mut self, key: K, new: impl FnOnce() -> BoxFuture<'static, Answer>) -> Lookup {
+    fn join(&mut self, key: K, new: impl FnOnce() -> BoxFuture<'static, Resolved>) -> Lookup {
         if let Some(lookup) = self.by_key.get(&key).and_then(WeakShared::upgrade)
             && lookup.peek().is_none()
         {

@@ -1,5 +1,5 @@
-//! What this host knows of names: `/etc/hosts`, and the name servers and search domains of `/etc/resolv.conf`, as a pod has them. It keeps
-//! no answers and bounds nothing.
+//! The host's configuration of names: `/etc/hosts`, and the name servers and search domains of `/etc/resolv.conf`, as a pod has them. It
+//! has neither a cache nor limits.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,7 +17,7 @@ use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 
-use super::{NameError, Why};
+use super::{NameError, NameErrorCause};
 
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -25,12 +25,12 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The next name server is asked as well when one has not answered for this long.
 const NEXT_SERVER: Duration = Duration::from_millis(300);
 
-/// Addresses of one IP version wait this long for those of the other: some servers answer for one only.
+/// How long addresses of one IP version wait for those of the other: some servers answer for one only.
 const OTHER_VERSION: Duration = Duration::from_millis(500);
 
-/// The files that say how names are resolved, as they were when they were last looked at.
+/// The files of the configuration, as they were when they were last checked.
 #[derive(Debug, Default)]
-pub(super) struct Files {
+pub(super) struct ConfigFiles {
     seen: Option<[Option<Fingerprint>; 2]>,
     looked: Option<Instant>,
 }
@@ -38,11 +38,11 @@ pub(super) struct Files {
 /// Device, inode, length, and both times: different after any change.
 type Fingerprint = (u64, u64, u64, (i64, i64), (i64, i64));
 
-impl Files {
-    /// They are looked at this often.
+impl ConfigFiles {
+    /// How often they are checked.
     const EVERY: Duration = Duration::from_secs(2);
 
-    /// Whether they have changed since this last said so. True at first.
+    /// Whether they have changed since the last call that returned true. True at first.
     pub(super) fn have_changed(&mut self) -> bool {
         if self.looked.is_some_and(|looked| looked.elapsed() < Self::EVERY) {
             return false;
@@ -58,25 +58,25 @@ fn fingerprint(path: &str) -> Option<Fingerprint> {
     Some((data.dev(), data.ino(), data.len(), (data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec())))
 }
 
-/// Hosts and name servers of this host.
+/// The configuration as it was read.
 #[derive(Debug)]
-pub(super) struct System {
+pub(super) struct SystemConfig {
     hosts: Hosts,
-    /// Each name server by itself: they are asked in their order, as by libc, so that the first one's word counts.
+    /// One resolver for each name server: they are asked in order, as by libc, so that the answer of the first counts.
     servers: Vec<TokioResolver>,
     names_of_servers: Arc<str>,
     search: Vec<Name>,
     ndots: usize,
 }
 
-/// Addresses, and how long they are good for as the name server sees it.
-pub(super) struct Found {
+/// Addresses, and how long they are valid according to the name server.
+pub(super) struct FoundAddresses {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) until: Option<Instant>,
 }
 
-impl System {
-    /// Reads both files. A `resolv.conf` that cannot be used leaves those name servers that `before` had.
+impl SystemConfig {
+    /// Reads both files. If `resolv.conf` cannot be used, the name servers of `before` are kept.
     pub(super) fn read(before: Option<&Self>) -> Self {
         let mut hosts = Hosts::default();
         if let Ok(file) = fs::File::open(HOSTS) {
@@ -105,20 +105,20 @@ impl System {
 
     fn new(hosts: Hosts, config: &ResolverConfig, options: &ResolverOpts) -> Self {
         /// As many as libc takes.
-        const MOST_SERVERS: usize = 3;
+        const MAX_SERVERS: usize = 3;
         let mut each = options.clone();
         each.attempts = options.attempts.saturating_sub(1); // libc counts the first one
         each.cache_size = 0;
         each.use_hosts_file = ResolveHosts::Never;
-        each.max_active_requests = usize::from(u16::MAX); // it is bounded by whoever asks
-        let servers = config.name_servers().iter().take(MOST_SERVERS);
+        each.max_active_requests = usize::from(u16::MAX); // the caller bounds it
+        let servers = config.name_servers().iter().take(MAX_SERVERS);
         let names: Vec<String> = servers.clone().map(|server| server.ip.to_string()).collect();
         let servers = servers.filter_map(|server| {
             let only = ResolverConfig::from_name_servers(vec![server.clone()]);
             let builder = TokioResolver::builder_with_config(only, TokioRuntimeProvider::default());
             builder.with_options(each.clone()).build().ok()
         });
-        // The domain of the host's own name is searched only where the file has no word about it.
+        // The domain of the host's own name is searched only if the file has no search list.
         let search = match config.search() {
             [] => config.domain().cloned().into_iter().collect(),
             search => search.to_vec(),
@@ -133,26 +133,26 @@ impl System {
     }
 
     /// The addresses of `host`, however long it takes.
-    pub(super) async fn look_up(&self, host: &str) -> Result<Found, NameError> {
-        let Ok(name) = Name::from_ascii(host) else { return Err(self.error(host, Why::Malformed)) };
-        let mut why = Why::NoName;
+    pub(super) async fn look_up(&self, host: &str) -> Result<FoundAddresses, NameError> {
+        let Ok(name) = Name::from_ascii(host) else { return Err(self.error(host, NameErrorCause::Malformed)) };
+        let mut why = NameErrorCause::NotFound;
         for candidate in self.candidates(&name) {
             match self.ask(&candidate).await {
                 Ok(found) => return Ok(found),
-                // Another name in its place could be another host's.
-                Err(Why::NoAnswer) => return Err(self.error(host, Why::NoAnswer)),
+                // To try another name instead could lead to another host.
+                Err(NameErrorCause::NoAnswer) => return Err(self.error(host, NameErrorCause::NoAnswer)),
                 Err(other) => why = why.max(other),
             }
         }
         Err(self.error(host, why))
     }
 
-    pub(super) fn error(&self, host: &str, why: Why) -> NameError {
-        NameError { host: host.into(), servers: Arc::clone(&self.names_of_servers), why }
+    pub(super) fn error(&self, host: &str, cause: NameErrorCause) -> NameError {
+        NameError { host: host.into(), servers: Arc::clone(&self.names_of_servers), cause }
     }
 
-    /// The addresses of a name that is in the file of hosts, or this host's own; all of them, so that no server is asked about it.
-    pub(super) fn at_hand(&self, host: &str) -> Option<Vec<IpAddr>> {
+    /// All addresses of a name that is in `/etc/hosts` or means this host: no server is asked about it.
+    pub(super) fn without_query(&self, host: &str) -> Option<Vec<IpAddr>> {
         let name = Name::from_ascii(host).ok()?;
         let of = |record_type| self.hosts.lookup_static_host(&Query::query(name.clone(), record_type));
         let lookups = [RecordType::A, RecordType::AAAA].into_iter().filter_map(of);
@@ -163,7 +163,7 @@ impl System {
         (!in_hosts.is_empty()).then_some(in_hosts)
     }
 
-    /// What `name` may be short for, in the order in which it is tried.
+    /// The names for which `name` may be an abbreviation, in the order in which they are tried.
     fn candidates(&self, name: &Name) -> Vec<Name> {
         let mut as_it_stands = name.clone();
         as_it_stands.set_fqdn(true);
@@ -184,10 +184,10 @@ impl System {
     }
 
     /// Asks the name servers for one name, in their order.
-    async fn ask(&self, name: &Name) -> Result<Found, Why> {
+    async fn ask(&self, name: &Name) -> Result<FoundAddresses, NameErrorCause> {
         let mut left = self.servers.iter();
         let mut asked = FuturesUnordered::new();
-        let mut why = Why::NoAnswer;
+        let mut why = NameErrorCause::NoAnswer;
         loop {
             asked.extend(left.next().map(|server| both_versions(server, name)));
             let next = async {
@@ -200,7 +200,7 @@ impl System {
                 biased;
                 result = asked.next() => match result {
                     Some(Ok(found)) => return Ok(found),
-                    Some(Err(verdict @ (Why::NoName | Why::NoAddress))) => return Err(verdict),
+                    Some(Err(verdict @ (NameErrorCause::NotFound | NameErrorCause::NoAddress))) => return Err(verdict),
                     Some(Err(other)) => {
                         why = other;
                         if asked.is_empty() && left.len() == 0 {
@@ -216,7 +216,7 @@ impl System {
 }
 
 /// Asks one server for both kinds of addresses at once.
-async fn both_versions(server: &TokioResolver, name: &Name) -> Result<Found, Why> {
+async fn both_versions(server: &TokioResolver, name: &Name) -> Result<FoundAddresses, NameErrorCause> {
     let v4 = std::pin::pin!(server.lookup(name.clone(), RecordType::A));
     let v6 = std::pin::pin!(server.lookup(name.clone(), RecordType::AAAA));
     let (v4, v6) = match select(v4, v6).await {
@@ -229,7 +229,7 @@ async fn both_versions(server: &TokioResolver, name: &Name) -> Result<Found, Why
             (v4, Some(v6))
         }
     };
-    let mut found = Found { addresses: Vec::new(), until: None };
+    let mut found = FoundAddresses { addresses: Vec::new(), until: None };
     let mut whys = Vec::new();
     for lookup in [v4, v6].into_iter().flatten() {
         match lookup {
@@ -241,37 +241,40 @@ async fn both_versions(server: &TokioResolver, name: &Name) -> Result<Found, Why
             Err(error) => whys.push(why(&error)),
         }
     }
-    if found.addresses.is_empty() { Err(whys.into_iter().max().unwrap_or(Why::NoAddress)) } else { Ok(found) }
+    if found.addresses.is_empty() {
+        Err(whys.into_iter().max().unwrap_or(NameErrorCause::NoAddress))
+    } else {
+        Ok(found)
+    }
 }
 
-/// The answer for the other version: not waited for where the first has said that there is no such name, and not for long where it
-/// brought addresses.
+/// The answer for the other version: not waited for if the first says that the name does not exist, and not for long if it has addresses.
 async fn rest_of(
     first: &Result<Lookup, NetError>,
     rest: impl Future<Output = Result<Lookup, NetError>>,
 ) -> Option<Result<Lookup, NetError>> {
     match first {
-        Err(error) if why(error) == Why::NoName => None,
+        Err(error) if why(error) == NameErrorCause::NotFound => None,
         Ok(lookup) if !addresses(lookup).is_empty() => tokio::time::timeout(OTHER_VERSION, rest).await.ok(),
         _ => Some(rest.await),
     }
 }
 
-/// Addresses of one version that are taken from an answer, which can have thousands: each would be kept, and may be tried.
+/// The most addresses of one version that are taken from an answer: each is kept, and may be tried.
 const MOST_ADDRESSES: usize = 16;
 
 fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
     lookup.answers().iter().filter_map(|record| record.data.ip_addr()).take(MOST_ADDRESSES).collect()
 }
 
-fn why(error: &NetError) -> Why {
+fn why(error: &NetError) -> NameErrorCause {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })) => match response_code {
-            ResponseCode::NXDomain => Why::NoName,
-            _ => Why::NoAddress,
+            ResponseCode::NXDomain => NameErrorCause::NotFound,
+            _ => NameErrorCause::NoAddress,
         },
-        NetError::Dns(_) | NetError::Proto(_) | NetError::Truncated => Why::Failed,
-        _ => Why::NoAnswer,
+        NetError::Dns(_) | NetError::Proto(_) | NetError::Truncated => NameErrorCause::ServerFailed,
+        _ => NameErrorCause::NoAnswer,
     }
 }
 
@@ -279,17 +282,17 @@ fn why(error: &NetError) -> Why {
 mod tests {
     use super::*;
 
-    fn system(ndots: usize, search: &[&str], hosts: &str) -> System {
+    fn system(ndots: usize, search: &[&str], hosts: &str) -> SystemConfig {
         let mut known = Hosts::default();
         known.read_hosts_conf(hosts.as_bytes()).unwrap();
         let search = search.iter().map(|domain| Name::from_ascii(domain).unwrap()).collect();
         let config = ResolverConfig::from_parts(None, search, Vec::new());
         let mut options = ResolverOpts::default();
         options.ndots = ndots;
-        System::new(known, &config, &options)
+        SystemConfig::new(known, &config, &options)
     }
 
-    fn candidates(system: &System, name: &str) -> Vec<String> {
+    fn candidates(system: &SystemConfig, name: &str) -> Vec<String> {
         system.candidates(&Name::from_ascii(name).unwrap()).iter().map(ToString::to_string).collect()
     }
 
@@ -315,8 +318,8 @@ mod tests {
             ("a.localhost.", "127.0.0.1 ::1"),
         ] {
             let expected: Vec<IpAddr> = addresses.split(' ').map(|address| address.parse().unwrap()).collect();
-            assert_eq!(system.at_hand(name), Some(expected), "{name}");
+            assert_eq!(system.without_query(name), Some(expected), "{name}");
         }
-        assert_eq!(system.at_hand("sora.example.com"), None);
+        assert_eq!(system.without_query("sora.example.com"), None);
     }
 }

@@ -18,7 +18,7 @@ use super::response::{self, DocumentRequest};
 use super::targets::TargetView;
 use super::{AppState, time};
 use crate::kind::Type;
-use crate::poll::{Late, Mistakes, State as TargetState};
+use crate::poll::{Mistakes, PollDelay, TargetState};
 use query::{PageQuery, PageRows, query_string};
 
 const STYLE: &str = include_str!("style.css");
@@ -55,7 +55,7 @@ fn page_response(app: &AppState, query: &PageQuery, document: &DocumentRequest) 
         views: &TargetView::all(&app.pollers, &document.cancelled),
         unknown: app.pollers.unknown(),
         mistakes: &app.pollers.mistakes(),
-        late: app.pollers.late(),
+        late: app.pollers.delay(),
         query,
         now: SystemTime::now(),
     };
@@ -78,7 +78,7 @@ struct TargetsPage<'p> {
     /// Why the targets are not known.
     unknown: Option<Arc<str>>,
     mistakes: &'p Mistakes,
-    late: Option<Late>,
+    late: Option<PollDelay>,
     query: &'p PageQuery,
     now: SystemTime,
 }
@@ -452,7 +452,7 @@ mod tests {
         let mut page = page(&query, &mistakes);
         assert!(!page.render("nonce").contains("Polls begin"));
         let since = page.now - Duration::from_secs(180);
-        page.late = Some(Late { since, by: Duration::from_millis(4200), waiting: 12, cores: Some(0.2) });
+        page.late = Some(PollDelay { since, by: Duration::from_millis(4200), waiting: 12, cores: Some(0.2) });
         let text = page.render("nonce");
         for told in ["begin 4.20 s late", "It began 3 min ago", "wait for their turn: 12", "limit is 0.20 cores"] {
             assert!(text.contains(told), "{told}: {text}");

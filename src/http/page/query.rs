@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::STATES;
 use crate::http::targets::TargetView;
 use crate::kind::Type;
-use crate::poll::State as TargetState;
+use crate::poll::TargetState;
 
 /// Rows of one page: more would make a phone's browser slow.
 const ROWS_PER_PAGE: usize = 500;

@@ -10,7 +10,7 @@ use crate::crd::{Condition, ConditionStatus, ScrapeTargetStatus};
 use crate::k8s::settings::DiscoveryMode;
 use crate::k8s::target_store::MonitorState;
 use crate::kind::Reason;
-use crate::poll::{State, Status};
+use crate::poll::{TargetState as State, TargetStatus as Status};
 use crate::target::Problem;
 use crate::time::{PromDuration, rfc3339};
 

@@ -1,4 +1,4 @@
-//! What the first polls of many targets brought: after a start or a takeover, targets that are down are one event.
+//! The results of the first polls after a start or a takeover: many targets that are down are reported in one log line.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,96 +11,96 @@ use super::snapshot::Failure;
 use crate::kind::{Reason, Type};
 use crate::target::TargetId;
 
-/// Targets that are named in the line; of the others there is a number.
-const NAMED: usize = 3;
+/// Targets that are named in the line; the others are counted.
+const MAX_NAMED: usize = 3;
 
-/// After the first result, the others are waited for as long as this: more than the default interval, over which first polls are spread,
-/// and the default timeout. What comes later is told in another line.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after the first result the line is written, if other results are missing. It is more than the default interval, over which
+/// first polls are spread, and the default timeout. Later results are reported in another line.
+const REPORT_AFTER: Duration = Duration::from_secs(30);
 
-/// First results, of which one line tells.
+/// Collects the first results of targets.
 #[derive(Clone, Debug)]
-pub(super) struct FirstResults {
-    results: Arc<Mutex<Results>>,
-    /// Whoever stops learns nothing by it.
+pub(super) struct FirstPolls {
+    results: Arc<Mutex<FirstResults>>,
+    /// Nothing is reported while the process stops.
     stop: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct Results {
+struct FirstResults {
     expected: usize,
-    /// Results have come, and the line about them is due.
-    begun: bool,
+    /// A result has arrived, so that the line will be written.
+    is_scheduled: bool,
     up: usize,
     down: BTreeMap<TargetId, (Type, Failure)>,
 }
 
-/// The first result of a target. Dropped, it is expected no more.
+/// The first result of a target that is still missing. Dropping it says that it will not come.
 #[derive(Debug)]
-pub(super) struct Expected(FirstResults);
+pub(super) struct PendingFirstPoll(FirstPolls);
 
-impl FirstResults {
-    /// None are expected yet. Nothing is told any more after `stop`.
+impl FirstPolls {
+    /// No results are expected yet. Nothing is reported after `stop`.
     pub(super) fn new(stop: CancellationToken) -> Self {
         Self { results: Arc::default(), stop }
     }
 
-    /// One more target was there when polls began.
-    pub(super) fn expect(&self) -> Expected {
+    /// Expects the result of one more target.
+    pub(super) fn expect(&self) -> PendingFirstPoll {
         self.lock().expected += 1;
-        Expected(self.clone())
+        PendingFirstPoll(self.clone())
     }
 
-    /// Whether a target that is up now was down at first, and that has not been told.
-    pub(super) fn has_recovered(&self, target: &TargetId) -> bool {
+    /// Whether a target that is up now was down at first, and that has not been reported. It counts as up then.
+    pub(super) fn recover(&self, target: &TargetId) -> bool {
         let mut results = self.lock();
-        let untold = results.down.remove(target).is_some();
-        results.up += usize::from(untold);
-        untold
+        let unreported = results.down.remove(target).is_some();
+        results.up += usize::from(unreported);
+        unreported
     }
 
-    /// Sees to it that the line comes, however long the others take.
-    fn begin(&self) {
-        if std::mem::replace(&mut self.lock().begun, true) {
+    /// Makes sure that the line is written, however long the other results take.
+    fn schedule(&self) {
+        if std::mem::replace(&mut self.lock().is_scheduled, true) {
             return;
         }
         let first = self.clone();
         tokio::spawn(async move {
-            first.stop.run_until_cancelled(tokio::time::sleep(PATIENCE)).await;
-            first.tell();
+            first.stop.run_until_cancelled(tokio::time::sleep(REPORT_AFTER)).await;
+            first.report();
         });
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         let results = {
             let mut results = self.lock();
             let expected = results.expected;
-            std::mem::replace(&mut *results, Results { expected, ..Results::default() })
+            std::mem::replace(&mut *results, FirstResults { expected, ..FirstResults::default() })
         };
         if !self.stop.is_cancelled() {
-            results.tell();
+            results.log();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Results> {
+    fn lock(&self) -> MutexGuard<'_, FirstResults> {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Expected {
+impl PendingFirstPoll {
     pub(super) fn up(self) {
-        self.0.begin();
+        self.0.schedule();
         self.0.lock().up += 1;
     }
 
     pub(super) fn down(self, target: &TargetId, kind: Type, failure: &Failure) {
         tracing::debug!(%target, %kind, reason = failure.reason.as_str(), error = %failure.message, "target is down");
-        self.0.begin();
+        self.0.schedule();
         self.0.lock().down.insert(target.clone(), (kind, failure.clone()));
     }
 }
 
-impl Drop for Expected {
+impl Drop for PendingFirstPoll {
     fn drop(&mut self) {
         let last = {
             let mut results = self.0.lock();
@@ -108,17 +108,17 @@ impl Drop for Expected {
             results.expected == 0
         };
         if last {
-            self.0.tell();
+            self.0.report();
         }
     }
 }
 
-impl Results {
-    fn tell(&self) {
+impl FirstResults {
+    fn log(&self) {
         let mut all = self.down.iter();
         match (all.next(), all.next()) {
             (None, _) => return,
-            (Some((target, (kind, failure))), None) => return tell_down(target, *kind, failure),
+            (Some((target, (kind, failure))), None) => return log_down(target, *kind, failure),
             _ => {}
         }
         let mut counts = BTreeMap::<&str, usize>::new();
@@ -131,15 +131,15 @@ impl Results {
             let _ = write!(reasons, "{comma}{reason} {count}"); // a String takes everything
         }
         let down = self.down.len();
-        let named: Vec<String> = self.down.keys().take(NAMED).map(ToString::to_string).collect();
+        let named: Vec<String> = self.down.keys().take(MAX_NAMED).map(ToString::to_string).collect();
         let more = if down > named.len() { format!(" and {} more", down - named.len()) } else { String::new() };
         let named = named.join(", ") + &more;
         tracing::warn!(down, up = self.up, reasons, targets = named, "targets are down, as their first polls show");
     }
 }
 
-/// One line about one target: whether it is its server, or how it is declared.
-pub(super) fn tell_down(target: &TargetId, kind: Type, failure: &Failure) {
+/// Logs that one target is down or invalid.
+pub(super) fn log_down(target: &TargetId, kind: Type, failure: &Failure) {
     if failure.reason == Reason::Config {
         tracing::warn!(%target, %kind, error = %failure.message, "target is invalid: it is not polled as it is declared");
     } else {

@@ -1,23 +1,85 @@
-//! The CPU of this process: how much of it the kernel allows, and how much has been used. Only Linux' control groups say so.
+//! The threads that polls run on, and the CPU of the process: how much of it the kernel allows, and how much has been used.
+//!
+//! Polls have threads of their own, so that serving, watching and holding the Lease never wait behind polls. Limits of CPU are read from
+//! the control groups of Linux; elsewhere there are none.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use procfs::process::{MountInfo, Process};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+
+/// How much less these threads are worth to the kernel, when all of the process' CPU is in use, than those that serve: about a third.
+const NICENESS: i32 = 5;
+
+/// The name of each of these threads.
+const THREAD_NAME: &str = "polls";
+
+/// For each thread: translations and patterns, of which [`NamespaceShares`](super::blocking::NamespaceShares) lets twelve run at once, and
+/// files of the name service.
+const BLOCKING_THREADS: usize = 32;
+
+/// Threads for polls, each with a runtime of its own: workers of one runtime would wake each other for every answer, which costs more than
+/// the work on it. They end when this is dropped, without waiting for anything.
+#[derive(Debug)]
+pub(super) struct PollThreads {
+    runtimes: Vec<Handle>,
+    stop: CancellationToken,
+}
+
+impl PollThreads {
+    pub(super) fn start() -> io::Result<Self> {
+        let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut threads = Self { runtimes: Vec::with_capacity(count), stop: CancellationToken::new() };
+        for _ in 0..count {
+            let runtime = Builder::new_current_thread()
+                .thread_name(THREAD_NAME)
+                .max_blocking_threads(BLOCKING_THREADS)
+                .on_thread_start(lower_priority)
+                .enable_all()
+                .build()?;
+            threads.runtimes.push(runtime.handle().clone());
+            let stop = threads.stop.clone();
+            std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {
+                lower_priority();
+                runtime.block_on(stop.cancelled());
+                runtime.shutdown_background();
+            })?;
+        }
+        Ok(threads)
+    }
+
+    /// One runtime for each thread; there is at least one.
+    pub(super) fn runtimes(&self) -> &[Handle] {
+        &self.runtimes
+    }
+}
+
+impl Drop for PollThreads {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Of the calling thread alone. Where it is forbidden, polls are worth as much as the rest.
+fn lower_priority() {
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+}
 
 /// CPU time of all threads since the start.
-pub(super) fn used() -> Duration {
+pub(super) fn cpu_used() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// The same of those threads that have this name, and still run; `None` where the kernel does not say, or there are none.
-pub(super) fn used_by(name: &str) -> Option<Duration> {
+/// CPU time of the threads of polls that still run; `None` where the kernel does not say, or there are none.
+pub(super) fn cpu_used_by_polls() -> Option<Duration> {
     let threads = Process::myself().ok()?.tasks().ok()?.flatten();
     // A thread may end just now.
-    let named = threads.filter(|thread| thread.stat().is_ok_and(|stat| stat.comm == name));
+    let named = threads.filter(|thread| thread.stat().is_ok_and(|stat| stat.comm == THREAD_NAME));
     let times =
         named.filter_map(|thread| thread.schedstat().ok()).map(|times| Duration::from_nanos(times.sum_exec_runtime));
     times.reduce(|sum, time| sum + time)
@@ -27,7 +89,7 @@ pub(super) fn used_by(name: &str) -> Option<Duration> {
 /// is no limit, or none that can be read.
 ///
 /// It is read anew each time: a limit can be changed while the process runs, and the process be moved.
-pub(super) fn limit() -> Option<f64> {
+pub(super) fn cpu_limit() -> Option<f64> {
     let process = Process::myself().ok()?;
     let mounts = process.mountinfo().ok()?;
     let groups = process.cgroups().ok()?;
@@ -114,8 +176,8 @@ mod tests {
 
     #[test]
     fn cpu_that_is_used_is_counted() {
-        let before = used();
-        while used() < before + Duration::from_millis(5) {
+        let before = cpu_used();
+        while cpu_used() < before + Duration::from_millis(5) {
             std::hint::black_box(0);
         }
     }
