@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use reqwest::Url;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     } else {
         Source::Files { paths: targets, secrets: secrets_directory }
     };
+    let mut signals = Signals::receive()?;
     let mut listeners = Vec::new();
     for address in &listen_address {
         listeners.push(listen(address).await?);
@@ -115,11 +117,11 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let shutdown_delay = shutdown_delay.unwrap_or(if in_cluster { Duration::from_secs(10) } else { Duration::ZERO });
     let mut service = Service::start(plan)?;
     tokio::select! {
-        signal = signal() => {
-            tracing::info!(signal = signal?, "stopping");
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping");
             tokio::select! {
                 () = service.stop(shutdown_delay) => Ok(ExitCode::SUCCESS),
-                again = self::signal() => anyhow::bail!("{} again while stopping: requests in flight are cut off", again?),
+                again = signals.next() => anyhow::bail!("{again} again while stopping: requests in flight are cut off"),
             }
         }
         task = service.ended() => anyhow::bail!("{task} ended, which it should not"),
@@ -349,18 +351,33 @@ fn affordable(connections: u32, files: Option<u64>) -> u32 {
     connections.min(half.max(1))
 }
 
-/// Waits for SIGTERM or SIGINT. Other exporters read their configuration again on SIGHUP; here everything is followed as it changes, and who
-/// sends one does not want an end.
-pub(super) async fn signal() -> anyhow::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok("SIGTERM"),
-            _ = interrupt.recv() => return Ok("SIGINT"),
-            Some(()) = hangup.recv() => tracing::info!("SIGHUP: nothing to do, changes are seen without it"),
+/// The signals that end the process. While this exists they do not end it by themselves, so it is made before anybody is told that the
+/// process listens.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Receives signals from now on.
+    pub(super) fn receive() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("listen for SIGHUP")?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT. Other exporters read their configuration again on SIGHUP; here everything is followed as it changes,
+    /// and who sends one does not want an end.
+    pub(super) async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                Some(()) = self.hangup.recv() => tracing::info!("SIGHUP: nothing to do, changes are seen without it"),
+            }
         }
     }
 }
