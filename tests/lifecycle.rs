@@ -64,6 +64,18 @@ async fn the_service_is_ready_soon_and_ends_soon_after_a_signal_to_end_and_not_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signal_right_after_the_address_is_logged_is_not_lost() {
+    let folder = TempDir::new().unwrap();
+    let (server, _) = slow_agent(Duration::ZERO).await;
+    let targets = targets(&folder, &server.url());
+    for _ in 0..20 {
+        let mut service = Running::service(["--targets".as_ref(), targets.as_os_str()]);
+        signal(service.id(), "TERM");
+        assert_eq!(service.ended().code(), Some(0), "{}", service.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_flight_is_answered_before_the_end() {
     let folder = TempDir::new().unwrap();
     let (server, asked) = slow_agent(Duration::from_millis(500)).await;

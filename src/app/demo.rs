@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::service::{Service, ServiceOptions, TargetSource, listen, signal};
+use super::service::{Service, ServiceOptions, Signals, TargetSource, listen};
 use super::{print, simulated};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::poll::{Pollers, TargetState};
@@ -61,10 +61,10 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         service.stop(Duration::ZERO).await;
         return result;
     };
+    let mut signals = Signals::receive()?;
     print(&welcome(&manifests, &folder.targets().display().to_string(), &format!("http://{address}")));
     tokio::select! {
-        signal = signal() => {
-            signal?;
+        _ = signals.next() => {
             service.stop(Duration::ZERO).await;
             Ok(ExitCode::SUCCESS)
         }

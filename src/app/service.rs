@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use reqwest::Url;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     } else {
         TargetSource::Files { paths: targets, secrets: secrets_directory }
     };
+    let mut signals = Signals::receive()?;
     let mut listeners = Vec::new();
     for address in &listen_address {
         listeners.push(listen(address).await?);
@@ -115,11 +117,11 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let shutdown_delay = shutdown_delay.unwrap_or(if in_cluster { Duration::from_secs(10) } else { Duration::ZERO });
     let mut service = Service::start(options)?;
     tokio::select! {
-        signal = signal() => {
-            tracing::info!(signal = signal?, "stopping");
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping");
             tokio::select! {
                 () = service.stop(shutdown_delay) => Ok(ExitCode::SUCCESS),
-                again = self::signal() => anyhow::bail!("{} again while stopping: requests in flight are cut off", again?),
+                again = signals.next() => anyhow::bail!("{again} again while stopping: requests in flight are cut off"),
             }
         }
         task = service.ended() => anyhow::bail!("{task} ended, which it should not"),
@@ -350,18 +352,33 @@ fn affordable(connections: u32, files: Option<u64>) -> u32 {
     connections.min(half.max(1))
 }
 
-/// Waits for SIGTERM or SIGINT. SIGHUP makes other exporters reload their configuration; here changes are applied without it, and it must
-/// not end the process.
-pub(super) async fn signal() -> anyhow::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok("SIGTERM"),
-            _ = interrupt.recv() => return Ok("SIGINT"),
-            Some(()) = hangup.recv() => tracing::info!("SIGHUP: nothing to do, changes are seen without it"),
+/// The signals that stop the process. Once this exists they no longer kill it, so it must be created before the process says that it
+/// listens.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Receives signals from now on.
+    pub(super) fn receive() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("listen for SIGHUP")?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT. SIGHUP makes other exporters reload their configuration; here changes are applied without it, and it
+    /// must not end the process.
+    pub(super) async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                Some(()) = self.hangup.recv() => tracing::info!("SIGHUP: nothing to do, changes are seen without it"),
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::net::TcpListener;
 
-use super::service::{listen, signal};
+use super::service::{Signals, listen};
 use super::{print, simulated};
 use crate::cli::{SimulateArgs, SimulatedServer};
 use simulators::Simulated;
@@ -18,6 +18,7 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     if listen_address.is_empty() {
         listen_address.push(usual_port(server).parse().map_err(anyhow::Error::msg)?);
     }
+    let mut signals = Signals::receive()?;
     let mut listeners = Vec::new();
     for address in &listen_address {
         listeners.push(listen(address).await?);
@@ -26,7 +27,7 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     for server in &servers {
         print(&format!("listening on {}\n", server.address));
     }
-    signal().await?;
+    signals.next().await;
     Ok(ExitCode::SUCCESS)
 }
 
