@@ -56,6 +56,6 @@ mod tests {
     #[test]
     fn what_an_io_error_wraps_is_among_the_causes() {
         let error = io::Error::other(failed("wrapped", None));
-        assert!(chain(&error).any(|cause| cause.is::<Failed>()));
+        assert!(chain(&error).any(<dyn Error>::is::<Failed>));
     }
 }

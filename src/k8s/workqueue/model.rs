@@ -158,7 +158,7 @@ impl Model {
         let retry = retries.min().filter(|((at, _), _)| may_retry && *at <= now);
         let queued = numbered().filter_map(|(number, key)| key.due.map(|due| (due, number))).min();
         let queued = queued.filter(|((at, _), _)| *at <= now);
-        retry.map(|(_, key)| (key, true)).or(queued.map(|(_, key)| (key, false)))
+        retry.map(|(_, key)| (key, true)).or_else(|| queued.map(|(_, key)| (key, false)))
     }
 
     fn take(&mut self, key: u8, retry: bool, now: Instant) {

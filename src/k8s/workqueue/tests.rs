@@ -5,7 +5,7 @@ use crate::k8s::client::PolicyRule;
 const SECOND: Duration = Duration::from_secs(1);
 const LIMITS: QueueLimits = QueueLimits { in_flight: 8, writes_per_second: 50, refused: Duration::from_secs(300) };
 
-fn id(namespace: &str, name: impl ToString) -> TargetId {
+fn id(namespace: &str, name: impl ToString + Copy) -> TargetId {
     TargetId::new(namespace, &name.to_string())
 }
 

@@ -337,11 +337,13 @@ async fn handle_next(reconciler: &mut MonitorReconciler, within: Duration) {
     reconciler.handle_event(scope, event);
 }
 
+type MakeAnswer = Arc<dyn Fn() -> Answer + Send + Sync>;
+
 #[tokio::test(start_paused = true)]
 async fn a_monitor_that_drifted_is_healed_within_a_minute_whatever_the_watch_answers() {
     let error =
         |code: u16| json!({ "type": "ERROR", "object": { "kind": "Status", "status": "Failure", "code": code } });
-    let answers: [(&str, Arc<dyn Fn() -> Answer + Send + Sync>); 9] = [
+    let answers: [(&str, MakeAnswer); 9] = [
         ("nothing", Arc::new(|| Answer::Hang)),
         ("no event", Arc::new(|| Answer::Open(Vec::new()))),
         ("no event and its end in time", Arc::new(|| Answer::Later(Duration::from_secs(50), Vec::new()))),
