@@ -33,64 +33,58 @@ pub(in crate::k8s) enum Answer {
     Hang,
 }
 
-/// What a request asked for.
+/// A request, by its query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::k8s) enum Asked {
+pub(in crate::k8s) enum ReceivedRequest {
     List { token: Option<String> },
     Watch { version: String },
 }
 
-impl Asked {
+impl ReceivedRequest {
     pub(in crate::k8s) fn is_list(&self) -> bool {
         matches!(self, Self::List { .. })
     }
 }
 
-/// Requests, and when each of them came.
+/// The requests that were received, in their order.
 #[derive(Clone, Default)]
-pub(in crate::k8s) struct Requests(Arc<Mutex<Vec<(Instant, Asked)>>>);
+pub(in crate::k8s) struct Requests(Arc<Mutex<Vec<ReceivedRequest>>>);
 
 impl Requests {
-    pub(in crate::k8s) fn all(&self) -> Vec<Asked> {
-        self.0.lock().unwrap().iter().map(|(_, asked)| asked.clone()).collect()
+    pub(in crate::k8s) fn all(&self) -> Vec<ReceivedRequest> {
+        self.0.lock().unwrap().clone()
     }
 
     pub(in crate::k8s) fn lists(&self) -> usize {
-        self.all().iter().filter(|asked| asked.is_list()).count()
+        self.all().iter().filter(|request| request.is_list()).count()
     }
 
     pub(in crate::k8s) fn watches(&self) -> usize {
         self.all().len() - self.lists()
     }
 
-    /// The times between lists.
-    fn list_gaps(&self) -> Vec<Duration> {
-        let requests = self.0.lock().unwrap();
-        let lists: Vec<Instant> = requests.iter().filter(|(_, asked)| asked.is_list()).map(|(at, _)| *at).collect();
-        lists.windows(2).map(|pair| pair[1] - pair[0]).collect()
-    }
 }
 
 /// A client whose lists and watches are answered by `answer`, which is also given how many requests came before.
 pub(in crate::k8s) fn scripted(
-    answer: impl Fn(usize, &Asked) -> Answer + Clone + Send + 'static,
+    answer: impl Fn(usize, &ReceivedRequest) -> Answer + Clone + Send + 'static,
 ) -> (ApiClient, Requests) {
     let requests = Requests::default();
     let log = requests.clone();
     let service = tower::service_fn(move |request: HttpRequest<Body>| {
         let query: HashMap<String, String> =
             url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
-        let asked = if query.contains_key("watch") {
-            Asked::Watch { version: query["resourceVersion"].clone() }
+        let received = if query.contains_key("watch") {
+            ReceivedRequest::Watch { version: query["resourceVersion"].clone() }
         } else {
-            Asked::List { token: query.get("continue").cloned() }
+            ReceivedRequest::List { token: query.get("continue").cloned() }
         };
         let before = {
             let mut requests = log.0.lock().unwrap();
-            requests.push((Instant::now(), asked.clone()));
+            requests.push(received.clone());
             requests.len() - 1
         };
-        let answer = answer(before, &asked);
+        let answer = answer(before, &received);
         async move {
             let lines_of = |events: Vec<Value>| {
                 let lines = events.into_iter().map(|event| Ok::<_, Infallible>(Bytes::from(format!("{event}\n"))));
@@ -143,11 +137,11 @@ pub(in crate::k8s) fn expired() -> Value {
     json!({ "type": "ERROR", "object": status(410) })
 }
 
-fn of(version: &str) -> Asked {
-    Asked::Watch { version: version.to_owned() }
+fn of(version: &str) -> ReceivedRequest {
+    ReceivedRequest::Watch { version: version.to_owned() }
 }
 
-const LIST: Asked = Asked::List { token: None };
+const LIST: ReceivedRequest = ReceivedRequest::List { token: None };
 
 fn watched(client: &ApiClient, config: WatchConfig) -> BoxStream<'static, WatchEvent<ConfigMap>> {
     watch(client, Collection::of::<ConfigMap>("team"), config)
@@ -199,7 +193,7 @@ async fn the_pages_of_a_list_come_before_what_the_watch_shows_and_each_watch_res
         first(7, &mut events).await,
         ["start", "page a", "page b", "finish", "applied a", "deleted b", "applied c"]
     );
-    let more = Asked::List { token: Some("more".to_owned()) };
+    let more = ReceivedRequest::List { token: Some("more".to_owned()) };
     assert_eq!(requests.all(), [LIST, more, of("7"), of("9"), of("12")]);
 }
 
@@ -232,7 +226,7 @@ async fn a_list_whose_token_has_expired_begins_again_and_is_not_finished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_the_start_of_a_watch_and_a_watch_that_hang_are_given_up_and_tried_again() {
+async fn a_page_the_start_of_a_watch_and_a_watch_that_hang_are_cancelled_and_tried_again() {
     let (client, requests) = scripted(|before, _| match before {
         0 | 2 => Answer::Hang,
         1 => Answer::Page(vec![], "7", None),
@@ -252,32 +246,32 @@ async fn a_page_the_start_of_a_watch_and_a_watch_that_hang_are_given_up_and_trie
 
 #[tokio::test(start_paused = true)]
 async fn after_five_failures_of_the_watch_everything_is_listed_again() {
-    let (client, requests) = scripted(|_, asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![], "7", None),
-        Asked::Watch { .. } => Answer::Status(500),
+    let (client, requests) = scripted(|_, request| match request {
+        ReceivedRequest::List { .. } => Answer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => Answer::Status(500),
     });
     let mut events = watched(&client, WatchConfig::default());
     during(Duration::from_mins(10), &mut events).await;
     assert!(requests.lists() > 2 && requests.watches() >= 5 * (requests.lists() - 1), "{:?}", requests.all());
-    // The pauses of 15 s at most are cut by chance by up to a half.
+    // The delays of 15 s at most are shortened at random by up to a half.
     assert!((35..=90).contains(&requests.watches()), "{}", requests.watches());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_ends_at_once_is_not_begun_again_in_a_hurry() {
-    let (client, requests) = scripted(|_, asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![], "7", None),
-        Asked::Watch { .. } => Answer::Events(vec![]),
+async fn a_watch_that_ends_at_once_is_not_started_again_at_once() {
+    let (client, requests) = scripted(|_, request| match request {
+        ReceivedRequest::List { .. } => Answer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => Answer::Events(vec![]),
     });
     during(Duration::from_mins(10), &mut watched(&client, WatchConfig::default())).await;
     assert!(requests.watches() < 100, "{}", requests.watches());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_works_is_never_listed_again_unless_that_is_asked_for() {
-    let answer = |_: usize, asked: &Asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![], "7", None),
-        Asked::Watch { .. } => Answer::Open(vec![event("MODIFIED", "a", "8")]),
+async fn a_watch_that_works_is_never_listed_again_unless_that_is_configured() {
+    let answer = |_: usize, request: &ReceivedRequest| match request {
+        ReceivedRequest::List { .. } => Answer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => Answer::Open(vec![event("MODIFIED", "a", "8")]),
     };
     let (client, requests) = scripted(answer);
     during(Duration::from_mins(30), &mut watched(&client, WatchConfig::default())).await;
@@ -288,39 +282,21 @@ async fn a_watch_that_works_is_never_listed_again_unless_that_is_asked_for() {
     assert_eq!(requests.lists(), 7);
 }
 
-/// Whatever the API server answers to a watch, what it did not show is seen by a list within the interval.
 #[tokio::test(start_paused = true)]
-async fn with_an_interval_everything_is_listed_in_time_whatever_the_watch_answers() {
-    const MINUTE: Duration = Duration::from_mins(1);
-    let watches: [fn() -> Answer; 8] = [
-        || Answer::Open(vec![]),
-        || Answer::Open(vec![event("MODIFIED", "a", "8")]),
-        || Answer::Events(vec![]),
-        || Answer::Events(vec![event("MODIFIED", "a", "8"), expired()]),
-        || Answer::Status(403),
-        || Answer::Status(500),
-        || Answer::Status(410),
-        || Answer::Hang,
-    ];
-    for (index, watch) in watches.into_iter().enumerate() {
-        let (client, requests) = scripted(move |_, asked| match asked {
-            Asked::List { .. } => Answer::Page(vec![], "7", None),
-            Asked::Watch { .. } => watch(),
+async fn silence_is_counted_over_all_watches_since_the_last_event_or_bookmark() {
+    for (events, lists) in [(vec![], 4), (vec![bookmark("8")], 1)] {
+        let (client, requests) = scripted(move |_, request| match request {
+            ReceivedRequest::List { .. } => Answer::Page(vec![], "7", None),
+            ReceivedRequest::Watch { .. } => Answer::Later(Duration::from_secs(60), events.clone()),
         });
-        let config =
-            WatchConfig { relist_interval: Some(MINUTE), longest_denied_backoff: MINUTE, ..WatchConfig::default() };
-        let mut events = watched(&client, config);
-        during(10 * MINUTE, &mut events).await;
-        let gaps = requests.list_gaps();
-        assert!(gaps.len() >= 8, "answer {index}: {gaps:?}");
-        // The start of a watch that hangs is waited for until its own deadline.
-        assert!(gaps.iter().all(|gap| *gap <= MINUTE + Duration::from_secs(13)), "answer {index}: {gaps:?}");
-        assert!(requests.lists() <= 60, "answer {index}: {} lists", requests.lists());
+        let silence = WatchConfig { relist_after_silence: Some(Duration::from_mins(5)), ..WatchConfig::default() };
+        during(Duration::from_mins(16), &mut watched(&client, silence)).await;
+        assert_eq!(requests.lists(), lists);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_not_be_listed_is_denied_after_three_attempts_and_asked_for_about_once_a_minute() {
+async fn what_may_not_be_listed_is_denied_after_three_attempts_and_requested_about_once_a_minute() {
     let (client, requests) = scripted(|_, _| Answer::Status(403));
     let config = WatchConfig { longest_denied_backoff: Duration::from_mins(1), ..WatchConfig::default() };
     let mut events = watched(&client, config);
@@ -333,10 +309,10 @@ async fn what_may_not_be_listed_is_denied_after_three_attempts_and_asked_for_abo
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_only_the_watch_is_denied_everything_is_listed_now_and_then() {
-    let (client, requests) = scripted(|_, asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![object("a", "1")], "7", None),
-        Asked::Watch { .. } => Answer::Status(403),
+async fn where_only_the_watch_is_denied_everything_is_listed_every_few_minutes() {
+    let (client, requests) = scripted(|_, request| match request {
+        ReceivedRequest::List { .. } => Answer::Page(vec![object("a", "1")], "7", None),
+        ReceivedRequest::Watch { .. } => Answer::Status(403),
     });
     let seen = during(Duration::from_mins(10), &mut watched(&client, WatchConfig::default())).await;
     assert!(seen.contains(&"denied".to_owned()), "{seen:?}");
@@ -344,7 +320,7 @@ async fn where_only_the_watch_is_denied_everything_is_listed_now_and_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resource_that_does_not_exist_yet_is_asked_for_as_often_as_configured() {
+async fn a_resource_that_does_not_exist_yet_is_requested_as_often_as_configured() {
     let (client, requests) = scripted(|_, _| Answer::Status(404));
     let config = WatchConfig { longest_missing_backoff: Duration::from_secs(4), ..WatchConfig::default() };
     let seen = during(Duration::from_mins(1), &mut watched(&client, config)).await;
@@ -379,9 +355,9 @@ async fn a_single_object_is_shown_by_lists_and_events_and_read_again_after_silen
 
 #[tokio::test(start_paused = true)]
 async fn a_single_object_that_may_be_listed_but_not_watched_is_listed_and_stays_denied() {
-    let (client, _) = scripted(|_, asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![object("a", "1")], "1", None),
-        Asked::Watch { .. } => Answer::Status(403),
+    let (client, _) = scripted(|_, request| match request {
+        ReceivedRequest::List { .. } => Answer::Page(vec![object("a", "1")], "1", None),
+        ReceivedRequest::Watch { .. } => Answer::Status(403),
     });
     let mut states = watch_object::<ConfigMap>(&client, "team", "a", Duration::from_secs(10));
     let mut seen = Vec::new();
