@@ -53,10 +53,10 @@ pub enum DryRunError {
 
 /// Asks the API server whether it would create the ScrapeTarget `manifest`. Without a namespace it goes where kubectl would put it. Its names
 /// must be well-formed: they become a part of the URL.
-pub async fn dry_run(cluster: &ApiClient, manifest: &Value) -> Result<DryRunOutcome, DryRunError> {
+pub async fn dry_run(client: &ApiClient, manifest: &Value) -> Result<DryRunOutcome, DryRunError> {
     let namespace = manifest.pointer("/metadata/namespace").and_then(Value::as_str).filter(|name| !name.is_empty());
-    let namespace = namespace.unwrap_or_else(|| cluster.namespace());
-    let asked = tokio::time::timeout(DEADLINE, ask(cluster, namespace, manifest)).await;
+    let namespace = namespace.unwrap_or_else(|| client.namespace());
+    let asked = tokio::time::timeout(DEADLINE, ask(client, namespace, manifest)).await;
     match asked {
         Err(_) => Err(DryRunError::Unreachable(format!("does not answer within {DEADLINE:?}"))),
         Ok(Ok(())) => Ok(DryRunOutcome::Accepted),
@@ -68,7 +68,7 @@ pub async fn dry_run(cluster: &ApiClient, manifest: &Value) -> Result<DryRunOutc
     }
 }
 
-async fn ask(cluster: &ApiClient, namespace: &str, manifest: &Value) -> kube::Result<()> {
+async fn ask(client: &ApiClient, namespace: &str, manifest: &Value) -> kube::Result<()> {
     let how = PostParams { dry_run: true, field_manager: Some("scrapetarget-exporter-check".to_owned()) };
     let path = <ScrapeTarget as kube::Resource>::url_path(&(), Some(namespace));
     let body = serde_json::to_vec(manifest).map_err(kube::Error::SerdeError)?;
@@ -76,7 +76,7 @@ async fn ask(cluster: &ApiClient, namespace: &str, manifest: &Value) -> kube::Re
     // As kubectl does: an unknown field is an error, and not dropped silently.
     let strict = format!("{}&fieldValidation=Strict", request.uri());
     *request.uri_mut() = strict.parse().map_err(|error| kube::Error::Service(Box::new(error)))?;
-    cluster.client().request_text(request).await.map(drop)
+    client.kube().request_text(request).await.map(drop)
 }
 
 /// The meaning of an answer that is no success.

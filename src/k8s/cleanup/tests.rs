@@ -92,10 +92,10 @@ async fn cleaned(server: FakeServer, mode: DiscoveryMode) -> (Result<Removed, Cl
             answer.map_err(|error| kube::Error::Service(Box::new(error)))
         }
     });
-    let cluster = ApiClient::answered_by(Client::new(service, "monitoring"));
+    let client = ApiClient::answered_by(Client::new(service, "monitoring"));
     let mut settings = settings();
     settings.discovery.mode = mode;
-    let result = cleanup(&cluster, &settings).await;
+    let result = cleanup(&client, &settings).await;
     let server = std::mem::take(&mut *server.lock().unwrap());
     (result, server)
 }

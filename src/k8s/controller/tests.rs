@@ -47,7 +47,7 @@ struct Bench {
 impl Bench {
     fn new(namespaces: &[Option<&str>]) -> Self {
         let shared = Shared::idle();
-        let secrets = SecretCache::new(shared.cluster.clone(), None);
+        let secrets = SecretCache::new(shared.client.clone(), None);
         let namespaces = namespaces.iter().map(|namespace| namespace.map(Arc::from)).collect();
         Self { reconciler: Reconciler::new(Arc::clone(&shared), secrets, namespaces), shared }
     }
@@ -90,7 +90,7 @@ async fn a_new_target_gets_a_poller_and_both_writers_hear_of_it_once() {
     let mut bench = Bench::new(&[None]);
     bench.applied(observed("a"));
     assert_eq!(bench.url("a").as_deref(), Some("http://127.0.0.1:9/"));
-    assert_eq!(bench.shared.catalog.get(&id("a")).unwrap().accepted, Some(Ok(())));
+    assert_eq!(bench.shared.targets.get(&id("a")).unwrap().accepted, Some(Ok(())));
     assert_eq!(bench.marked(), (vec![id("a")], vec![id("a")]));
     bench.applied(observed("a"));
     assert_eq!(bench.marked(), (vec![], vec![]));
@@ -115,13 +115,13 @@ async fn our_own_status_that_comes_back_wakes_nobody_and_anothers_only_who_write
     bench.marked();
     let declared = bench.shared.pollers.revision();
     let status = |generation| ScrapeTargetStatus { observed_generation: Some(generation), conditions: Vec::new() };
-    let before = bench.shared.catalog.get(&id("a")).unwrap().object;
-    bench.shared.catalog.put_status(&before, "2".to_owned(), status(1));
+    let before = bench.shared.targets.get(&id("a")).unwrap().object;
+    bench.shared.targets.put_status(&before, "2".to_owned(), status(1));
     bench.applied(ObservedTarget { resource_version: "2".to_owned(), status: status(1), ..observed("a") });
     assert_eq!(bench.marked(), (vec![], vec![]));
     bench.applied(ObservedTarget { resource_version: "3".to_owned(), status: status(7), ..observed("a") });
     assert_eq!(bench.marked(), (vec![id("a")], vec![]));
-    assert_eq!(bench.shared.catalog.get(&id("a")).unwrap().object.status, status(7));
+    assert_eq!(bench.shared.targets.get(&id("a")).unwrap().object.status, status(7));
     assert_eq!(bench.shared.pollers.revision(), declared, "it is not declared again");
 }
 
@@ -145,7 +145,7 @@ async fn a_deleted_target_is_gone_even_if_it_came_in_the_same_batch() {
         WatchEvent::Deleted(parsed(observed("a"))),
     ]);
     assert_eq!((bench.url("a"), bench.url("b")), (None, None));
-    assert!(bench.shared.catalog.ids().is_empty());
+    assert!(bench.shared.targets.ids().is_empty());
     assert!(bench.marked().1.contains(&id("a")), "its monitor may have to be removed");
     bench.take([WatchEvent::Deleted(parsed(observed("a")))]);
     assert_eq!(bench.marked(), (vec![], vec![]));
@@ -158,7 +158,7 @@ async fn a_target_that_was_deleted_and_made_again_begins_anew() {
     let poller = bench.shared.pollers.get(&id("a")).unwrap();
     bench.applied(ObservedTarget { uid: "second".into(), ..observed("a") });
     assert!(!Arc::ptr_eq(&poller, &bench.shared.pollers.get(&id("a")).unwrap()));
-    assert_eq!(&*bench.shared.catalog.get(&id("a")).unwrap().object.uid, "second");
+    assert_eq!(&*bench.shared.targets.get(&id("a")).unwrap().object.uid, "second");
 }
 
 #[tokio::test]
@@ -192,11 +192,11 @@ async fn a_spoilt_object_is_answered_for_by_a_stand_in_and_heals() {
     bench.take([WatchEvent::Applied(WatchedTarget(Some(parsed)))]);
     let problem = bench.shared.pollers.get(&id("a")).unwrap().target().problem.clone().unwrap();
     assert_eq!((problem.reason, &*problem.message), ("InvalidSpec", "spec.interval: too odd"));
-    assert_eq!(bench.shared.catalog.get(&id("a")).unwrap().accepted, Some(Err(problem)));
+    assert_eq!(bench.shared.targets.get(&id("a")).unwrap().accepted, Some(Err(problem)));
     assert_eq!(bench.marked().0, [id("a")]);
     bench.applied(ObservedTarget { generation: 4, resource_version: "4".to_owned(), ..moved("a") });
     assert_eq!(bench.shared.pollers.get(&id("a")).unwrap().target().problem, None);
-    assert_eq!(bench.shared.catalog.get(&id("a")).unwrap().accepted, Some(Ok(())));
+    assert_eq!(bench.shared.targets.get(&id("a")).unwrap().accepted, Some(Ok(())));
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn an_object_that_cannot_be_read_at_all_has_no_poller_and_hides_no_other()
     bench.applied(observed("a"));
     bench.list(0, [malformed("a"), observed("b")]);
     assert!(bench.url("a").is_none() && bench.url("b").is_some());
-    assert!(matches!(bench.shared.catalog.get(&id("a")).unwrap().accepted, Some(Err(_))));
+    assert!(matches!(bench.shared.targets.get(&id("a")).unwrap().accepted, Some(Err(_))));
 }
 
 #[tokio::test]
@@ -247,6 +247,6 @@ async fn a_target_whose_secrets_are_not_read_is_declared_without_them_after_two_
     bench.reconciler.declare_overdue();
     assert!(!bench.reconciler.reconcile_batch() && bench.reconciler.awaiting_secrets.is_empty());
     assert!(
-        matches!(bench.shared.catalog.get(&id("a")).unwrap().accepted, Some(Err(problem)) if problem.reason == "SecretUnread")
+        matches!(bench.shared.targets.get(&id("a")).unwrap().accepted, Some(Err(problem)) if problem.reason == "SecretUnread")
     );
 }

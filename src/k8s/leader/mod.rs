@@ -1,9 +1,9 @@
 //! Which replica leads: the one that holds the Lease. It polls in the background, writes into the cluster, and is the only endpoint of
 //! the Service that Prometheus scrapes.
 //!
-//! Two things are kept apart. The role says who polls: a leader keeps it while it knows of no other, also while the API server is
-//! unreachable. The permit to write comes only from the Lease as the API server shows it, and ends by itself when another replica could
-//! have acquired the Lease.
+//! The role and the permit to write are separate. The role decides whether this replica polls: a leader keeps it while it knows of no
+//! other, also while the API server is unreachable. The permit to write comes only from the Lease as the API server shows it, and ends by
+//! itself when another replica could have acquired the Lease.
 
 mod elector;
 mod endpoints;
@@ -55,7 +55,7 @@ struct WritePermit {
 pub(super) struct Leadership(watch::Receiver<LeaderStatus>);
 
 impl Leadership {
-    /// Whether the cluster may be written to. Checked before every single write, since a process may be paused at any moment.
+    /// Whether the cluster may be written to. Checked before every single write, since a process may be suspended at any moment.
     pub(super) fn may_write(&self) -> bool {
         self.left().is_some()
     }

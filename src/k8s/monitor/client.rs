@@ -74,7 +74,7 @@ impl MonitorClient {
         params.force = uid.is_some();
         let manifest = Patch::Apply(desired.manifest(monitor, uid.as_deref()));
         let (api, rule) = self.api(monitor, "patch");
-        let written = self.shared.cluster.call(rule, api.patch(&monitor.name, &params, &manifest)).await?;
+        let written = self.shared.client.call(rule, api.patch(&monitor.name, &params, &manifest)).await?;
         tracing::debug!(%monitor, "wrote the ServiceMonitor");
         Ok(written.into())
     }
@@ -86,7 +86,7 @@ impl MonitorClient {
             return Err(MonitorError::NotLeader);
         }
         let (api, rule) = self.api(monitor, "delete");
-        match self.shared.cluster.call(rule, api.delete(&monitor.name, &with_uid(uid))).await {
+        match self.shared.client.call(rule, api.delete(&monitor.name, &with_uid(uid))).await {
             Ok(_) => {
                 tracing::debug!(%monitor, "removed the ServiceMonitor");
                 Ok(())
@@ -98,20 +98,20 @@ impl MonitorClient {
 
     async fn get(&self, monitor: &MonitorRef) -> Result<ObservedMonitor, ApiError> {
         let (api, rule) = self.api(monitor, "get");
-        Ok(self.shared.cluster.call(rule, api.get(&monitor.name)).await?.into())
+        Ok(self.shared.client.call(rule, api.get(&monitor.name)).await?.into())
     }
 
     fn api(&self, monitor: &MonitorRef, verb: &'static str) -> (Api<ServiceMonitor>, PolicyRule) {
         let namespace = Some(&*monitor.namespace);
-        (monitors(&self.shared.cluster, namespace), PolicyRule::new(verb, GROUP, PLURAL, namespace))
+        (monitors(&self.shared.client, namespace), PolicyRule::new(verb, GROUP, PLURAL, namespace))
     }
 }
 
 /// The ServiceMonitors of one namespace, or of all.
-pub(in crate::k8s) fn monitors(cluster: &ApiClient, namespace: Option<&str>) -> Api<ServiceMonitor> {
+pub(in crate::k8s) fn monitors(client: &ApiClient, namespace: Option<&str>) -> Api<ServiceMonitor> {
     match namespace {
-        Some(namespace) => Api::namespaced(cluster.client(), namespace),
-        None => Api::all(cluster.client()),
+        Some(namespace) => Api::namespaced(client.kube(), namespace),
+        None => Api::all(client.kube()),
     }
 }
 
@@ -132,7 +132,7 @@ pub(super) type MonitorEvent = (usize, WatchEvent<ServiceMonitor>);
 ///
 /// A monitor that was changed or deleted is seen within a minute, whatever the API server answers to the watch, as long as it lists.
 pub(super) fn watch_monitors(
-    cluster: &ApiClient,
+    client: &ApiClient,
     settings: &Settings,
     scopes: &[Scope],
 ) -> SelectAll<BoxStream<'static, MonitorEvent>> {
@@ -148,7 +148,7 @@ pub(super) fn watch_monitors(
     };
     select_all(scopes.iter().enumerate().map(|(index, scope)| {
         let collection = Collection { group: GROUP, version: VERSION, resource: PLURAL, scope: scope.clone() };
-        watch(cluster, collection, config.clone()).map(move |event| (index, event)).boxed()
+        watch(client, collection, config.clone()).map(move |event| (index, event)).boxed()
     }))
 }
 
@@ -169,14 +169,14 @@ pub(in crate::k8s) struct OwnedMonitor {
 
 /// Lists one page of the monitors that this release wrote, and returns the token of the next page.
 pub(in crate::k8s) async fn list_page(
-    cluster: &ApiClient,
+    client: &ApiClient,
     scope: &Scope,
     settings: &Settings,
     token: Option<String>,
 ) -> kube::Result<(Vec<OwnedMonitor>, Option<String>)> {
     let mut params = ListParams::default().labels(&labels::selector(settings)).limit(PAGE);
     params.continue_token = token;
-    let page = monitors(cluster, scope.as_deref()).list(&params).await?;
+    let page = monitors(client, scope.as_deref()).list(&params).await?;
     let next = page.metadata.continue_.filter(|token| !token.is_empty());
     let owned = page.items.into_iter().map(|ServiceMonitor { metadata, .. }| OwnedMonitor {
         monitor: MonitorRef {

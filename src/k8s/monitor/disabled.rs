@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Runs until another replica leads.
 pub(super) async fn run(client: MonitorClient) {
     let shared = &client.shared;
-    shared.enqueue_monitors(shared.catalog.ids());
+    shared.enqueue_monitors(shared.targets.ids());
     let mut removal = pin!(remove_all(|| remove_found(client.clone())));
     let mut removed = false;
     let mut leadership = client.leadership.clone();
@@ -40,7 +40,7 @@ pub(super) async fn run(client: MonitorClient) {
 
 fn set_condition(shared: &Shared, id: &TargetId) {
     let state = disabled_by_mode(shared.settings.discovery.mode);
-    if shared.catalog.put_monitor(id, Some(state)) {
+    if shared.targets.put_monitor(id, Some(state)) {
         shared.statuses.add(id.clone());
     }
 }
@@ -111,7 +111,7 @@ async fn find(client: &MonitorClient) -> (Vec<OwnedMonitor>, RemovalAttempt) {
     for scope in scopes(&shared.settings) {
         let mut token = None;
         loop {
-            let page = list_page(&shared.cluster, &scope, &shared.settings, token.take());
+            let page = list_page(&shared.client, &scope, &shared.settings, token.take());
             match tokio::time::timeout(DEADLINE, page).await {
                 Ok(Ok((owned, next))) => {
                     found.extend(owned);

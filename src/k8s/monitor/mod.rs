@@ -78,8 +78,8 @@ async fn run(shared: Arc<Shared>, mut leadership: Leadership) -> Infallible {
             DiscoveryMode::HttpSd | DiscoveryMode::None => disabled::run(client).await,
         }
         // While another replica leads, this one does not know what becomes of the monitors.
-        for id in shared.catalog.ids() {
-            shared.catalog.put_monitor(&id, None);
+        for id in shared.targets.ids() {
+            shared.targets.put_monitor(&id, None);
         }
     }
 }

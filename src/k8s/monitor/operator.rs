@@ -68,15 +68,15 @@ const ATTEMPTS: u32 = 3;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Yields the state of the CRD, and again whenever it changes.
-pub(super) fn watch_crd(cluster: ApiClient) -> impl Stream<Item = OperatorCrd> + Send {
-    stream::unfold(CrdChecker::new(cluster), |mut checker| async {
+pub(super) fn watch_crd(client: ApiClient) -> impl Stream<Item = OperatorCrd> + Send {
+    stream::unfold(CrdChecker::new(client), |mut checker| async {
         let crd = checker.changed().await;
         Some((crd, checker))
     })
 }
 
 struct CrdChecker {
-    cluster: ApiClient,
+    client: ApiClient,
     known: Option<OperatorCrd>,
     /// The revision of the document that `known` was read from.
     revision: Option<String>,
@@ -89,8 +89,8 @@ struct CrdChecker {
 }
 
 impl CrdChecker {
-    const fn new(cluster: ApiClient) -> Self {
-        Self { cluster, known: None, revision: None, confirmed: false, absent_once: false, delay: Duration::ZERO }
+    const fn new(client: ApiClient) -> Self {
+        Self { client, known: None, revision: None, confirmed: false, absent_once: false, delay: Duration::ZERO }
     }
 
     /// Waits until the state differs from the one before.
@@ -159,7 +159,7 @@ impl CrdChecker {
             {
                 return Ok(known);
             }
-            let document = read_document(&format!("/openapi/v3/apis/{GROUP}"), "v1", &self.cluster).await?;
+            let document = read_document(&format!("/openapi/v3/apis/{GROUP}"), "v1", &self.client).await?;
             let crd = features_in(&document)?.map_or(OperatorCrd::Missing, OperatorCrd::Installed);
             revision = self.read_revision().await?;
             if revision.as_ref() == Some(&before) {
@@ -172,14 +172,14 @@ impl CrdChecker {
     }
 
     async fn read_revision(&self) -> Result<Option<String>, SchemaError> {
-        revision_in(&read_document("/openapi", "v3", &self.cluster).await?)
+        revision_in(&read_document("/openapi", "v3", &self.client).await?)
     }
 
     /// `None`: the API server does not answer.
     async fn list(&self) -> Option<ListAnswer> {
         let rule = PolicyRule::new("list", GROUP, PLURAL, None);
         let one = ListParams::default().limit(1);
-        match self.cluster.call(rule, monitors(&self.cluster, None).list(&one)).await {
+        match self.client.call(rule, monitors(&self.client, None).list(&one)).await {
             Ok(_) => Some(ListAnswer::Listed),
             Err(ApiError::NotFound) => Some(ListAnswer::NotFound),
             Err(ApiError::Forbidden(_)) => Some(ListAnswer::Denied),
@@ -221,9 +221,9 @@ impl From<serde_json::Error> for SchemaError {
 }
 
 /// Reads a document of the API server. It is not a resource, so there is no RBAC rule to report if it is denied.
-async fn read_document(folder: &str, name: &str, cluster: &ApiClient) -> Result<String, SchemaError> {
+async fn read_document(folder: &str, name: &str, client: &ApiClient) -> Result<String, SchemaError> {
     let request = Request::new(folder).get(name, &GetParams::default()).map_err(|_| SchemaError::Unreadable)?;
-    match tokio::time::timeout(DEADLINE, cluster.client().request_text(request)).await {
+    match tokio::time::timeout(DEADLINE, client.kube().request_text(request)).await {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(kube::Error::Api(status))) if status.code < 500 && status.code != 429 => Err(SchemaError::Unreadable),
         Ok(Err(_)) | Err(_) => Err(SchemaError::Unavailable),

@@ -64,7 +64,7 @@ impl SecretReader for ApiReader {
             ObjectKind::Secret => ("secrets", Secret::url_path(&(), namespace)),
             ObjectKind::ConfigMap => ("configmaps", ConfigMap::url_path(&(), namespace)),
         };
-        let client = self.client.client();
+        let client = self.client.kube();
         // As text: kube logs an answer that it cannot parse, with all values.
         let request = async {
             let request = Request::new(path).get(&object.name, &GetParams::default());

@@ -301,7 +301,7 @@ impl<K: WatchedObject> ListWatch<K> {
         };
         let request = async {
             let request = Request::new(self.collection.path()).watch(&params, version);
-            let events = self.client.client().request_events(request.map_err(kube::Error::BuildRequest)?).await;
+            let events = self.client.kube().request_events(request.map_err(kube::Error::BuildRequest)?).await;
             match events {
                 Err(kube::Error::Api(status)) if status.code == 410 => Ok(None),
                 events => events.map(Some),

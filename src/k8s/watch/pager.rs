@@ -72,7 +72,7 @@ impl<'a> Pager<'a> {
         loop {
             self.params.limit = Some(self.limit);
             let largest = if self.limit == 1 { self.largest_object } else { self.largest_page };
-            let page = fetch(self.client.client(), &self.path, &self.params, largest);
+            let page = fetch(self.client.kube(), &self.path, &self.params, largest);
             match self.client.call(self.rule.clone(), page).await? {
                 FetchedPage::Page(page, bytes) => {
                     if bytes < largest / 4 {

@@ -19,7 +19,7 @@ fn reconciler(namespaces: &[&str], namespace: MonitorNamespace) -> MonitorReconc
     let settings = &mut Arc::get_mut(&mut shared).unwrap().settings;
     settings.watch_namespaces = namespaces.iter().map(|&name| name.to_owned()).collect();
     settings.discovery.monitor_namespace = namespace;
-    shared.catalog.set_listed(Some("a".into()));
+    shared.targets.set_listed(Some("a".into()));
     let mut reconciler = MonitorReconciler::new(MonitorClient { shared, leadership: Leadership::never() });
     reconciler.crd = Some(OperatorCrd::Installed(OperatorFeatures::OLDEST));
     reconciler
@@ -27,7 +27,7 @@ fn reconciler(namespaces: &[&str], namespace: MonitorNamespace) -> MonitorReconc
 
 fn declare(reconciler: &MonitorReconciler, namespace: &str, spec: Result<ScrapeTargetSpec, Problem>) -> TargetId {
     let id = TargetId::new(namespace, "target");
-    reconciler.shared().catalog.put(Arc::new(ObservedTarget {
+    reconciler.shared().targets.put(Arc::new(ObservedTarget {
         id: id.clone(),
         uid: "first".into(),
         generation: 1,
@@ -67,7 +67,7 @@ async fn a_namespace_that_may_not_be_listed_keeps_its_monitors() {
     assert!(reconciler.is_orphan(&gone), "it was listed without its target");
     assert!(!reconciler.is_orphan(&hidden));
     assert!(reconciler.is_orphan(&left), "it is not watched any more");
-    reconciler.shared().catalog.set_listed(Some("b".into()));
+    reconciler.shared().targets.set_listed(Some("b".into()));
     assert!(reconciler.is_orphan(&hidden), "by now its target is known to be missing");
 }
 
@@ -98,7 +98,7 @@ async fn a_spec_that_is_not_understood_keeps_its_monitor_and_says_so() {
     let id = declare(&reconciler, "a", Err(Problem::invalid_spec("spec.interval: too odd")));
     let monitor = show(&mut reconciler, "a", "target", None);
     reconcile(&mut reconciler, &id);
-    let said = reconciler.shared().catalog.get(&id).unwrap().monitor.unwrap();
+    let said = reconciler.shared().targets.get(&id).unwrap().monitor.unwrap();
     assert_eq!((said.status, said.reason), (ConditionStatus::False, "InvalidSpec"));
     assert!(reconciler.writes.is_empty() && !reconciler.is_orphan(&monitor));
 }
@@ -152,7 +152,7 @@ async fn nothing_piles_up_where_nobody_leads() {
 
 /// The condition of a target.
 fn said(reconciler: &MonitorReconciler, id: &TargetId) -> Option<(ConditionStatus, &'static str)> {
-    reconciler.shared().catalog.get(id)?.monitor.map(|said| (said.status, said.reason))
+    reconciler.shared().targets.get(id)?.monitor.map(|said| (said.status, said.reason))
 }
 
 /// Whether reconciling `id` starts a write, which is dropped.
@@ -223,7 +223,7 @@ fn reconciler_of_two() -> MonitorReconciler {
 /// As [`declare`], under another name.
 fn declare_as(reconciler: &MonitorReconciler, namespace: &str, name: &str) -> TargetId {
     let id = TargetId::new(namespace, name);
-    reconciler.shared().catalog.put(Arc::new(ObservedTarget {
+    reconciler.shared().targets.put(Arc::new(ObservedTarget {
         id: id.clone(),
         uid: name.into(),
         generation: 1,
@@ -267,7 +267,7 @@ async fn where_everything_fails_what_is_new_is_told_so_and_waits_for_its_turn() 
     let new = declare_as(&reconciler, "a", "new");
     assert!(!starts(&mut reconciler, &new));
     assert_eq!(said(&reconciler, &new), Some((ConditionStatus::False, "Failed")));
-    reconciler.shared().catalog.remove(&new);
+    reconciler.shared().targets.remove(&new);
     reconciler.resync();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!queued(&reconciler).contains(&new), "it is gone");
