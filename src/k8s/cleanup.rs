@@ -1,5 +1,5 @@
-//! Removes what a release wrote, before it is uninstalled or where it may not write any more. Owner references do not do that: monitors are
-//! owned by targets, which survive the release.
+//! Removes the objects that a release wrote, before it is uninstalled or where it may not write any more. Garbage collection does not:
+//! monitors are owned by targets, which survive the release.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ const IDENTITY_PREFIX: &str = "cleanup-";
 /// Deletions between two renewals of the Lease, which take ten seconds.
 const CHUNK: usize = 500;
 
-/// The API server does not know a new Role at once.
+/// A new Role takes effect within this time.
 const ROLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The cleanup fails when pods of the release have acquired the Lease more often than this.
@@ -61,12 +61,12 @@ pub enum CleanupError {
     /// A permission is missing.
     #[error("{0}")]
     Forbidden(String),
-    /// The API server, or the way to it, does not work.
+    /// The API server or the network does not work.
     #[error("cannot {what}: {why}")]
     Unfinished {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
-        /// What came of it.
+        /// The cause.
         why: String,
     },
 }
@@ -93,11 +93,9 @@ pub async fn cleanup(client: &ApiClient, settings: &Settings) -> Result<Removed,
     lease.acquire().await?;
     // Without the permission for monitors the Endpoints are removed all the same.
     let monitors = delete_monitors(client, settings, &lease).await;
-    let endpoints =
-        delete_endpoints::<Endpoints>(client, settings, "read the Endpoints", "delete the Endpoints").await;
+    let endpoints = delete_endpoints::<Endpoints>(client, settings, "read the Endpoints", "delete the Endpoints").await;
     let slice =
-        delete_endpoints::<EndpointSlice>(client, settings, "read the EndpointSlice", "delete the EndpointSlice")
-            .await;
+        delete_endpoints::<EndpointSlice>(client, settings, "read the EndpointSlice", "delete the EndpointSlice").await;
     let removed = Removed { monitors: monitors?, endpoints: usize::from(endpoints? | slice?) };
     lease.write(LAST_DURATION).await?;
     Ok(removed)
@@ -121,7 +119,7 @@ pub async fn cleanup_monitors(
         }
     };
     found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.monitor.namespace));
-    let monitors = delete(client, &RateLimiter::new(WRITES_PER_SECOND), &found).await?;
+    let monitors = delete_found(client, &RateLimiter::new(WRITES_PER_SECOND), &found).await?;
     Ok(Removed { monitors, endpoints: 0 })
 }
 
@@ -155,7 +153,7 @@ impl ReleaseLease<'_> {
         Ok(())
     }
 
-    /// Renews the Lease. A pod that has acquired it meanwhile may have written monitors that were not found.
+    /// Renews the Lease. It fails if a pod has acquired it in the meantime, which may have written monitors that were not found.
     async fn renew(&self) -> Result<(), CleanupError> {
         if self.write(DURATION).await?.is_zero() { Ok(()) } else { Err(CleanupError::lease_lost()) }
     }
@@ -180,14 +178,14 @@ impl ReleaseLease<'_> {
         let Some(before) = before else {
             let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(ours) };
-            let how = PostParams::default();
-            let created = self.client.call(self.rule("create"), self.api.create(&how, &lease)).await;
+            let params = PostParams::default();
+            let created = self.client.call(self.rule("create"), self.api.create(&params, &lease)).await;
             created.map_err(CleanupError::new("make the Lease"))?;
             return Ok(Duration::ZERO);
         };
         let patch = Patch::Merge(json!({ "spec": ours }));
-        let how = PatchParams::default();
-        let patched = self.client.call(self.rule("patch"), self.api.patch(name, &how, &patch)).await;
+        let params = PatchParams::default();
+        let patched = self.client.call(self.rule("patch"), self.api.patch(name, &params, &patch)).await;
         patched.map_err(CleanupError::new("take the Lease"))?;
         Ok(remaining(&before))
     }
@@ -199,13 +197,13 @@ impl ReleaseLease<'_> {
 
 /// How long the holder of a Lease may still write: its whole duration, since the clocks of two machines cannot be compared.
 fn remaining(lease: &LeaseSpec) -> Duration {
-    // Another cleanup writes nothing that would have to be removed.
+    // Another cleanup writes no objects, so it need not be waited for.
     let holder = lease.holder_identity.as_ref().filter(|holder| !holder.starts_with(IDENTITY_PREFIX));
     let seconds = holder.and(lease.renew_time.as_ref()).and(lease.lease_duration_seconds);
     Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default()).min(LONGEST_LEASE)
 }
 
-/// Returns how many there were.
+/// Deletes the monitors of the release, and returns their number.
 async fn delete_monitors(
     client: &ApiClient,
     settings: &Settings,
@@ -218,12 +216,16 @@ async fn delete_monitors(
     let mut removed = 0;
     for chunk in found.chunks(CHUNK) {
         lease.renew().await?;
-        removed += delete(client, &limiter, chunk).await?;
+        removed += delete_found(client, &limiter, chunk).await?;
     }
     Ok(removed)
 }
 
-async fn delete(client: &ApiClient, limiter: &RateLimiter, found: &[OwnedMonitor]) -> Result<usize, CleanupError> {
+async fn delete_found(
+    client: &ApiClient,
+    limiter: &RateLimiter,
+    found: &[OwnedMonitor],
+) -> Result<usize, CleanupError> {
     let deletions = futures::stream::iter(found).map(|ours| delete_monitor(client, limiter, ours));
     let deleted: Vec<bool> = deletions.buffer_unordered(IN_FLIGHT).try_collect().await?;
     Ok(deleted.into_iter().filter(|deleted| *deleted).count())
@@ -261,7 +263,7 @@ async fn find(
     Ok(found)
 }
 
-/// Returns whether it existed.
+/// Deletes one monitor. Returns whether it existed.
 async fn delete_monitor(client: &ApiClient, limiter: &RateLimiter, ours: &OwnedMonitor) -> Result<bool, CleanupError> {
     limiter.acquire().await;
     let namespace = Some(&*ours.monitor.namespace);
@@ -269,7 +271,7 @@ async fn delete_monitor(client: &ApiClient, limiter: &RateLimiter, ours: &OwnedM
     let api = monitors(client, namespace);
     match client.call(rule, api.delete(&ours.monitor.name, &with_uid(ours.uid.clone()))).await {
         Ok(_) => Ok(true),
-        // An object with another uid is not the one that was found.
+        // An object with another uid was created after the list.
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
         Err(error) => Err(CleanupError::new("delete a ServiceMonitor")(error)),
     }

@@ -91,8 +91,8 @@ impl ApiClient {
         let kube = match proxy {
             None => Client::try_from(config),
             Some(proxy) => {
-                tracing::info!(proxy = proxy::place(&proxy), "the API server is reached through a proxy");
-                proxy::through(&proxy, &config)
+                tracing::info!(proxy = proxy::address(&proxy), "the API server is reached through a proxy");
+                proxy::client_through(&proxy, &config)
             }
         };
         let kube = kube.map_err(|error| AccessError::Client(error_chain::one_line(&error)))?;

@@ -17,7 +17,7 @@ use crate::k8s::settings::Scope;
 use crate::k8s::watch::{Collection, WatchConfig, WatchEvent, watch};
 use crate::k8s::{Settings, Shared};
 
-/// Objects in one page of a list. Anybody who may write ServiceMonitors may give them our labels, and 1.5 MiB each.
+/// Objects in one page of a list. Any user who may write ServiceMonitors may give them our labels, and 1.5 MiB each.
 const PAGE: u32 = 25;
 
 /// Why a monitor was not written or deleted.
@@ -70,7 +70,7 @@ impl MonitorClient {
             return Err(MonitorError::NotLeader);
         }
         let mut params = PatchParams::apply(labels::MANAGER);
-        // Forced only onto our own: another that is created in this moment must win.
+        // Forced only for our own monitor: one that somebody else has created since the read must not be overwritten.
         params.force = uid.is_some();
         let manifest = Patch::Apply(desired.manifest(monitor, uid.as_deref()));
         let (api, rule) = self.api(monitor, "patch");
@@ -79,7 +79,7 @@ impl MonitorClient {
         Ok(written.into())
     }
 
-    /// Deletes the monitor with this `uid`. That there is none, or another one of the same name, is fine.
+    /// Deletes the monitor with this `uid`. It succeeds also if there is none, or another one of the same name.
     pub(super) async fn delete(&self, monitor: &MonitorRef, uid: String) -> Result<(), MonitorError> {
         self.shared.write_limiter.acquire().await;
         if !self.leadership.may_write() {
@@ -196,7 +196,7 @@ mod tests {
 
     /// The requests of the watch in ten minutes, if lists and watches are answered in this way.
     async fn in_ten_minutes(list: fn() -> Answer, watch: fn() -> Answer) -> Requests {
-        let (client, requests) = scripted(move |_, asked| if asked.is_list() { list() } else { watch() });
+        let (client, requests) = scripted(move |_, request| if request.is_list() { list() } else { watch() });
         let events = watch_monitors(&client, &settings(), &[None]);
         let all = events.for_each(|_| std::future::ready(()));
         assert!(tokio::time::timeout(Duration::from_mins(10), all).await.is_err());
@@ -215,13 +215,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_not_be_listed_or_watched_is_asked_for_about_once_a_minute() {
+    async fn what_may_not_be_listed_or_watched_is_requested_about_once_a_minute() {
         let denied = || Answer::Status(403);
         let listed = in_ten_minutes(denied, denied).await.lists();
         assert!((8..=24).contains(&listed), "{listed}");
         let watched = in_ten_minutes(empty, denied).await.watches();
         assert!((8..=24).contains(&watched), "{watched}");
-        let away = in_ten_minutes(|| Answer::Status(500), denied).await.lists();
-        assert!((30..=90).contains(&away), "{away}");
+        let failed = in_ten_minutes(|| Answer::Status(500), denied).await.lists();
+        assert!((30..=90).contains(&failed), "{failed}");
     }
 }

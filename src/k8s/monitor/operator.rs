@@ -52,19 +52,19 @@ pub(super) enum OperatorCrd {
     Installed(OperatorFeatures),
 }
 
-/// How often it is checked.
+/// The interval between checks.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// How soon the first check is repeated if the API server does not answer: nothing is written before it does.
+/// The delay before the first check is repeated if the API server does not answer: nothing is written before it does.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 
-/// How soon an absence is checked again: an API server that has just started does not serve all of its APIs at once.
+/// The delay before a missing CRD is checked again: an API server that has just started does not serve all of its APIs at once.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 
-/// How often the document is read again if it changes while it is read.
+/// The most reads of the document in one check, which is read again if it changes in the meantime.
 const ATTEMPTS: u32 = 3;
 
-/// For one document. It has megabytes, but is read only when it has changed.
+/// The deadline for one document. It has megabytes, but is read only when it has changed.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Yields the state of the CRD, and again whenever it changes.
@@ -111,7 +111,7 @@ impl CrdChecker {
         }
     }
 
-    /// `None`: there is nothing certain to say, so what was known stays.
+    /// `None`: the state is uncertain, so the known one is kept.
     async fn check(&mut self) -> Option<OperatorCrd> {
         let no_schema = match self.schema().await {
             Err(SchemaError::Unavailable) => return None,
@@ -126,7 +126,7 @@ impl CrdChecker {
         self.without_schema(no_schema, list)
     }
 
-    /// What follows from a list of ServiceMonitors where no schema shows their CRD.
+    /// The state of the CRD by a list of ServiceMonitors, where no schema shows the CRD.
     fn without_schema(&mut self, schema: NoSchema, list: ListAnswer) -> Option<OperatorCrd> {
         let absent_before = std::mem::take(&mut self.absent_once);
         match (schema, list, self.known) {
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_stays_while_an_api_server_does_not_know_all_of_itself() {
+    async fn the_known_state_stays_while_an_api_server_does_not_serve_all_of_its_apis() {
         let newest = OperatorFeatures { selector_mechanism: true, ..OperatorFeatures::OLDEST };
         let known = Some(OperatorCrd::Installed(newest));
         for list in [ListAnswer::Listed, ListAnswer::Denied] {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_tells_when_the_document_is_another() {
+    fn the_index_has_another_revision_when_the_document_changes() {
         let path = "/openapi/v3/apis/monitoring.coreos.com/v1?hash=A1";
         let index = json!({ "paths": {
             "api/v1": { "serverRelativeURL": "/openapi/v3/api/v1?hash=B2" },

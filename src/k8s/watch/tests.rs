@@ -62,7 +62,6 @@ impl Requests {
     pub(in crate::k8s) fn watches(&self) -> usize {
         self.all().len() - self.lists()
     }
-
 }
 
 /// A client whose lists and watches are answered by `answer`, which is also given how many requests came before.

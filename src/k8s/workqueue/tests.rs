@@ -119,7 +119,11 @@ async fn an_object_that_fails_is_retried_after_growing_delays_and_another_versio
         drop(item);
         queue.add(id("a", 2));
         let item = queue.next().await;
-        assert_eq!((item.key(), item.attempt(7)), (&id("a", 2), Ok(())), "the failure of one object does not delay others");
+        assert_eq!(
+            (item.key(), item.attempt(7)),
+            (&id("a", 2), Ok(())),
+            "the failure of one object does not delay others"
+        );
         drop(item);
         let now = Instant::now();
         let failure = try_next(&queue, 7, Err(&failed())).await;
@@ -142,7 +146,11 @@ async fn where_nothing_can_be_written_untried_objects_wait_among_the_retries_unt
         assert_eq!(item.attempt(1), Err(namespace_fails.clone()));
     }
     let item = queue.next().await;
-    assert_eq!((item.key(), item.attempt(2)), (&id("a", 100), Ok(())), "as a retry, with the version that is desired by then");
+    assert_eq!(
+        (item.key(), item.attempt(2)),
+        (&id("a", 100), Ok(())),
+        "as a retry, with the version that is desired by then"
+    );
     item.finish(Ok(()));
     assert_eq!(queue.drain(), [id("a", 101)], "it need not wait any more, and what failed itself still waits");
     queue.add(id("a", 102));

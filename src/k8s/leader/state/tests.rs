@@ -72,7 +72,9 @@ fn acquire(state: &mut ElectionState, version: u64) -> LeaseSpec {
     if state.step(Instant::now()) == ElectionStep::Observe {
         observe(state);
     }
-    let ElectionStep::Acquire(observed) = state.step(Instant::now()) else { panic!("{:?}", state.step(Instant::now())) };
+    let ElectionStep::Acquire(observed) = state.step(Instant::now()) else {
+        panic!("{:?}", state.step(Instant::now()))
+    };
     let sent = moment();
     let spec = renewed(observed.as_ref().map(|record| &record.spec), "a", &timing());
     state.finished(LeaseOutcome::Written(spec.clone()), sent, Instant::now());

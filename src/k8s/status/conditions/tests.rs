@@ -11,7 +11,7 @@ struct World {
     accepted: Option<Result<(), Problem>>,
     suspended: bool,
     monitor: Option<MonitorState>,
-    poll: Option<Status>,
+    poll: Option<TargetStatus>,
     scrapes: Option<ScrapeFacts>,
     generation: i64,
     now: SystemTime,
@@ -97,16 +97,16 @@ fn state(status: ConditionStatus, reason: &'static str, message: &str) -> Monito
     MonitorState { status, reason, message: message.to_owned() }
 }
 
-fn poll(failure: Option<(Reason, &str)>) -> Status {
+fn poll(failure: Option<(Reason, &str)>) -> TargetStatus {
     let state = match failure {
-        None => State::Up,
-        Some((Reason::Pending, _)) => State::Pending,
-        Some((Reason::Suspended, _)) => State::Suspended,
-        Some((Reason::Config, _)) => State::Invalid,
-        Some(_) => State::Down,
+        None => TargetState::Up,
+        Some((Reason::Pending, _)) => TargetState::Pending,
+        Some((Reason::Suspended, _)) => TargetState::Suspended,
+        Some((Reason::Config, _)) => TargetState::Invalid,
+        Some(_) => TargetState::Down,
     };
     let failure = failure.map(|(reason, message)| Failure { reason, message: message.into() });
-    Status { state, failure, since: SystemTime::UNIX_EPOCH, last_success: None }
+    TargetStatus { state, failure, since: SystemTime::UNIX_EPOCH, last_success: None }
 }
 
 fn missing_secret() -> Problem {
