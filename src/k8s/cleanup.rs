@@ -158,7 +158,8 @@ impl ReleaseLease<'_> {
         if self.write(DURATION).await?.is_zero() { Ok(()) } else { Err(CleanupError::lease_lost()) }
     }
 
-    /// Acquires or renews the Lease, whoever holds it. Returns how long its holder before may still consider itself the leader.
+    /// Acquires or renews the Lease, also while another replica holds it. Returns how long the former holder may still consider itself the
+    /// leader.
     async fn write(&self, duration: Duration) -> Result<Duration, CleanupError> {
         let name = &self.settings.election.lease;
         let holder = format!("{IDENTITY_PREFIX}{}", self.settings.election.identity);

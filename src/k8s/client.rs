@@ -17,7 +17,7 @@ use crate::error_chain;
 /// The deadline of a call. An admission webhook has 10 s by default, so that the API server's error about one that hangs still arrives.
 const DEADLINE: Duration = Duration::from_secs(12);
 
-/// A connection that waits for an answer and receives nothing for this long is closed, whoever uses it.
+/// A connection that waits for an answer and receives nothing for this long is closed, whatever request uses it.
 const READ_TIMEOUT: Duration = Duration::from_mins(6);
 
 /// A permission counts as missing after this many denials in a row: an API server that has just started denies everything for a moment.
@@ -225,7 +225,7 @@ impl fmt::Display for PolicyRule {
 /// Why a call failed, by whose fault it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApiError {
-    /// A permission is missing: the fault of whoever installed us.
+    /// A permission is missing: the fault of the installation.
     #[error("{0}")]
     Forbidden(PolicyRule),
     /// The object, or its whole kind, does not exist.

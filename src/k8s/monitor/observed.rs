@@ -1,4 +1,4 @@
-//! The ServiceMonitors of this release as the API server shows them, and whether each is as it should be.
+//! The ServiceMonitors of this release as the API server shows them, and whether each is as desired.
 //!
 //! Others may add labels, annotations and fields to our monitors, and the API server may add defaults. These are never compared.
 
@@ -26,7 +26,7 @@ pub(in crate::k8s) struct ServiceMonitor {
     /// Of `managedFields`, only the entry of our own server-side apply.
     #[serde(deserialize_with = "metadata")]
     pub(in crate::k8s) metadata: ObjectMeta,
-    /// As text, which takes a tenth of the memory of a tree: whoever may write ServiceMonitors decides how large it is.
+    /// As text, which takes a tenth of the memory of a tree: any user who may write ServiceMonitors decides how large it is.
     #[serde(default)]
     spec: Option<Box<RawValue>>,
 }
@@ -145,7 +145,7 @@ impl ObservedMonitor {
             // A field of the spec is ours as a whole, at any depth.
             "spec": fields_of(&self.fields["spec"], &desired.fields["spec"], |observed, _| observed.clone()),
         });
-        // What we applied once and do not desire any more is still there, and not among the common fields.
+        // A field that we applied and do not desire any more still exists, and is not among the common fields.
         if self.owned.as_ref().is_some_and(|owned| owns_more(owned, &desired.fields)) {
             hash(&json!([common, "and more"]))
         } else {
@@ -158,7 +158,7 @@ impl ObservedMonitor {
         violates_policy(&self.fields["spec"], id, settings)
     }
 
-    /// Whether this release wrote it. Its labels decide; a label that somebody else has changed or removed is ours to put back.
+    /// Whether this release wrote it, by its labels. A label that we wrote and another field manager has changed or removed counts as ours.
     pub(super) fn is_ours(&self, settings: &Settings) -> bool {
         let labels = &self.fields["metadata"]["labels"];
         let owned = self.owned.as_ref().map(|owned| &owned["f:metadata"]["f:labels"]);

@@ -422,7 +422,7 @@ impl MonitorReconciler {
         match item.attempt(desired) {
             Ok(()) => return Some(item),
             Err(Deferred::NamespacePaused(ApiError::Forbidden(rule))) => {
-                self.set_condition(id, condition::forbidden(&rule))
+                self.set_condition(id, condition::forbidden(&rule));
             }
             Err(Deferred::FailingNamespace(why)) => self.set_condition(id, condition::failed(&why)),
             Err(Deferred::Waiting | Deferred::Retry | Deferred::NamespacePaused(_)) => {}

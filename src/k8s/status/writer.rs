@@ -1,8 +1,8 @@
 //! When each status is written: at once after a change, rarely where a target flaps, and never twice. It knows nothing of the content of a
 //! status.
 //!
-//! Workers take targets from the work queue, which decides when a write that failed is tried again. What is decided here is when a status
-//! that *differs* is worth a write.
+//! Workers take targets from the work queue, which decides when a write that failed is tried again. This file decides when a status that
+//! *differs* is written.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -260,7 +260,7 @@ impl History {
         entry
     }
 
-    /// When `desired` is worth a write, while so many other targets wait.
+    /// The earliest time to write `desired`, while `others` other targets wait.
     fn not_before(
         &mut self,
         object: &ObservedTarget,

@@ -14,7 +14,7 @@ fn queue() -> WorkQueue<TargetId> {
 }
 
 fn failed() -> ApiError {
-    ApiError::Failed("a webhook is away".to_owned())
+    ApiError::Failed("a webhook fails".to_owned())
 }
 
 fn unreachable() -> ApiError {
@@ -139,7 +139,7 @@ async fn an_object_that_fails_is_retried_after_growing_delays_and_another_versio
 #[tokio::test(start_paused = true)]
 async fn where_nothing_can_be_written_untried_objects_wait_among_the_retries_until_one_write_succeeds() {
     let queue = failing(8).await;
-    let namespace_fails = Deferred::FailingNamespace("a webhook is away".to_owned());
+    let namespace_fails = Deferred::FailingNamespace("a webhook fails".to_owned());
     queue.add_all([id("b", 0), id("a", 100), id("a", 101)]);
     assert_eq!(queue.next().await.attempt(1), Ok(()), "another namespace");
     for item in [queue.next().await, queue.next().await] {

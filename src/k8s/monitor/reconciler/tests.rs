@@ -112,9 +112,9 @@ fn show_spec(reconciler: &mut MonitorReconciler, spec: &Value) -> MonitorRef {
 #[tokio::test]
 async fn a_monitor_that_an_earlier_version_wrote_is_removed_if_it_violates_the_policy_whatever_the_spec_is() {
     let step = json!({ "action": "replace", "targetLabel": "__address__", "replacement": "elsewhere:80" });
-    let astray = json!({ "endpoints": [{ "relabelings": [step] }] });
+    let redirecting = json!({ "endpoints": [{ "relabelings": [step] }] });
     let classed = json!({ "scrapeClass": "cluster", "endpoints": [{}] });
-    for spec in [astray, classed] {
+    for spec in [redirecting, classed] {
         let mut reconciler = reconciler_of_two();
         let id = declare(&reconciler, "a", Err(Problem::invalid_spec("spec.interval: too odd")));
         let monitor = show_spec(&mut reconciler, &spec);
@@ -207,7 +207,7 @@ fn queued(reconciler: &MonitorReconciler) -> Vec<TargetId> {
 }
 
 fn webhook_fails() -> ApiError {
-    ApiError::Failed("a webhook is away".to_owned())
+    ApiError::Failed("a webhook fails".to_owned())
 }
 
 /// A reconciler whose watches have listed all monitors of `a` and `b`, which are none.

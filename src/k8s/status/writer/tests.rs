@@ -296,7 +296,7 @@ async fn an_api_server_that_does_not_answer_gets_few_attempts_and_all_writes_whe
 }
 
 fn failed() -> ApiError {
-    ApiError::Failed("the API server fails with status 500: a webhook is away".to_owned())
+    ApiError::Failed("the API server fails with status 500: a webhook fails".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
