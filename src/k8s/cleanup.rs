@@ -139,8 +139,8 @@ impl ReleaseLease<'_> {
             tracing::info!(seconds = wait.as_secs(), "the leader may write until its Lease would have ended, waiting");
         }
         while !wait.is_zero() {
-            let pause = wait.min(DURATION / 2);
-            tokio::time::sleep(pause).await;
+            let interval = wait.min(DURATION / 2);
+            tokio::time::sleep(interval).await;
             let new_holder = self.write(DURATION).await?;
             if !new_holder.is_zero() {
                 losses += 1;
@@ -148,7 +148,7 @@ impl ReleaseLease<'_> {
                     return Err(CleanupError::lease_lost());
                 }
             }
-            wait = wait.saturating_sub(pause).max(new_holder);
+            wait = wait.saturating_sub(interval).max(new_holder);
         }
         Ok(())
     }

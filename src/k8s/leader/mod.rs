@@ -112,7 +112,7 @@ pub(super) fn start(
     tasks.spawn(watcher.run(stop.clone()));
     tasks.spawn(LeaderElector::new(shared, views, statuses).run(stop.clone(), resign.clone()));
     if let Some(address) = shared.settings.advertise.filter(|_| !shared.settings.discovery.service.is_empty()) {
-        // Until its first write the slice counts as written, since the permissions of both come together.
+        // Until its first write the slice counts as written: the permissions for both objects are usually granted together.
         let (slice_written, has_slice) = watch::channel(true);
         tasks.spawn(keep_slice(Arc::clone(shared), address, leadership.clone(), slice_written, stop.clone()));
         tasks.spawn(keep_endpoints(Arc::clone(shared), address, leadership.clone(), has_slice, stop.clone()));

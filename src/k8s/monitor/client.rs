@@ -192,10 +192,10 @@ pub(in crate::k8s) async fn list_page(
 mod tests {
     use super::*;
     use crate::k8s::leader::tests::settings;
-    use crate::k8s::watch::tests::{Answer, Requests, bookmark, scripted};
+    use crate::k8s::watch::tests::{Requests, ScriptedAnswer, bookmark, scripted};
 
     /// The requests of the watch in ten minutes, if lists and watches are answered in this way.
-    async fn in_ten_minutes(list: fn() -> Answer, watch: fn() -> Answer) -> Requests {
+    async fn in_ten_minutes(list: fn() -> ScriptedAnswer, watch: fn() -> ScriptedAnswer) -> Requests {
         let (client, requests) = scripted(move |_, request| if request.is_list() { list() } else { watch() });
         let events = watch_monitors(&client, &settings(), &[None]);
         let all = events.for_each(|_| std::future::ready(()));
@@ -203,25 +203,25 @@ mod tests {
         requests
     }
 
-    fn empty() -> Answer {
-        Answer::Page(Vec::new(), "7", None)
+    fn empty() -> ScriptedAnswer {
+        ScriptedAnswer::Page(Vec::new(), "7", None)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_quiet_watch_is_trusted_if_it_ends_with_a_bookmark() {
-        let quiet = || Answer::Later(Duration::from_secs(50), vec![bookmark("8")]);
+        let quiet = || ScriptedAnswer::Later(Duration::from_secs(50), vec![bookmark("8")]);
         let requests = in_ten_minutes(empty, quiet).await;
         assert_eq!((requests.lists(), requests.watches()), (1, 12));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_may_not_be_listed_or_watched_is_requested_about_once_a_minute() {
-        let denied = || Answer::Status(403);
+        let denied = || ScriptedAnswer::Status(403);
         let listed = in_ten_minutes(denied, denied).await.lists();
         assert!((8..=24).contains(&listed), "{listed}");
         let watched = in_ten_minutes(empty, denied).await.watches();
         assert!((8..=24).contains(&watched), "{watched}");
-        let failed = in_ten_minutes(|| Answer::Status(500), denied).await.lists();
+        let failed = in_ten_minutes(|| ScriptedAnswer::Status(500), denied).await.lists();
         assert!((30..=90).contains(&failed), "{failed}");
     }
 }

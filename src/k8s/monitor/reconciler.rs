@@ -24,7 +24,7 @@ use crate::k8s::client::{ApiError, PolicyRule};
 use crate::k8s::settings::Scope;
 use crate::k8s::target_store::MonitorState;
 use crate::k8s::watch::WatchEvent;
-use crate::k8s::workqueue::{Deferred, QueueKey, QueueLimits, WorkItem, WorkQueue};
+use crate::k8s::workqueue::{Deferred, QueueLimits, WorkItem, WorkKey, WorkQueue};
 use crate::k8s::{MonitorNamespace, Settings, Shared, WRITES_PER_SECOND};
 use crate::target::TargetId;
 
@@ -61,7 +61,7 @@ impl MonitorKey {
     }
 }
 
-impl QueueKey for MonitorKey {
+impl WorkKey for MonitorKey {
     fn namespace(&self) -> &Arc<str> {
         &self.monitor.namespace
     }
@@ -69,7 +69,7 @@ impl QueueKey for MonitorKey {
 
 /// The queue of monitors that may differ from what is desired.
 pub(in crate::k8s) fn work_queue() -> WorkQueue<MonitorKey> {
-    WorkQueue::new(QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused: REFUSED_RETRY })
+    WorkQueue::new(QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused_retry: REFUSED_RETRY })
 }
 
 /// The reconciler, for as long as this replica leads.

@@ -31,7 +31,7 @@ const CHUNK: usize = 64;
 
 /// More writes at a time do not help, since the writes a second are bounded. A refused status would be refused again.
 pub(in crate::k8s) const LIMITS: QueueLimits =
-    QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused: Duration::from_secs(300) };
+    QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused_retry: Duration::from_secs(300) };
 
 /// A flapping target is written once in this time.
 const FLAPPING: Duration = Duration::from_secs(10);

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// The answer to a request.
-pub(in crate::k8s) enum Answer {
+pub(in crate::k8s) enum ScriptedAnswer {
     /// A page with these objects, in this resource version, and the token of the next page.
     Page(Vec<Value>, &'static str, Option<&'static str>),
     /// These events; then the watch ends.
@@ -66,7 +66,7 @@ impl Requests {
 
 /// A client whose lists and watches are answered by `answer`, which is also given how many requests came before.
 pub(in crate::k8s) fn scripted(
-    answer: impl Fn(usize, &ReceivedRequest) -> Answer + Clone + Send + 'static,
+    answer: impl Fn(usize, &ReceivedRequest) -> ScriptedAnswer + Clone + Send + 'static,
 ) -> (ApiClient, Requests) {
     let requests = Requests::default();
     let log = requests.clone();
@@ -91,23 +91,23 @@ pub(in crate::k8s) fn scripted(
             };
             let body = |value: Value| StreamBody::new(lines_of(vec![value])).boxed_unsync();
             Ok::<_, Infallible>(match answer {
-                Answer::Page(items, version, next) => {
+                ScriptedAnswer::Page(items, version, next) => {
                     let metadata = json!({ "resourceVersion": version, "continue": next });
                     Response::new(body(json!({ "metadata": metadata, "items": items })))
                 }
-                Answer::Events(events) => Response::new(StreamBody::new(lines_of(events)).boxed_unsync()),
-                Answer::Open(events) => {
+                ScriptedAnswer::Events(events) => Response::new(StreamBody::new(lines_of(events)).boxed_unsync()),
+                ScriptedAnswer::Open(events) => {
                     Response::new(StreamBody::new(lines_of(events).chain(stream::pending())).boxed_unsync())
                 }
-                Answer::Later(delay, events) => {
+                ScriptedAnswer::Later(delay, events) => {
                     let lines = stream::once(tokio::time::sleep(delay)).flat_map(move |()| lines_of(events.clone()));
                     Response::new(StreamBody::new(lines).boxed_unsync())
                 }
-                Answer::Status(code) => {
+                ScriptedAnswer::Status(code) => {
                     let status = serde_json::to_value(status(code)).unwrap();
                     Response::builder().status(code).body(body(status)).unwrap()
                 }
-                Answer::Hang => pending().await,
+                ScriptedAnswer::Hang => pending().await,
             })
         }
     });
@@ -181,11 +181,11 @@ async fn during(time: Duration, events: &mut BoxStream<'static, WatchEvent<Confi
 #[tokio::test(start_paused = true)]
 async fn the_pages_of_a_list_come_before_what_the_watch_shows_and_each_watch_resumes_where_the_last_ended() {
     let (client, requests) = scripted(|before, _| match before {
-        0 => Answer::Page(vec![object("a", "1")], "7", Some("more")),
-        1 => Answer::Page(vec![object("b", "2")], "7", None),
-        2 => Answer::Events(vec![event("MODIFIED", "a", "8"), event("DELETED", "b", "9")]),
-        3 => Answer::Events(vec![bookmark("12")]),
-        _ => Answer::Open(vec![event("ADDED", "c", "13")]),
+        0 => ScriptedAnswer::Page(vec![object("a", "1")], "7", Some("more")),
+        1 => ScriptedAnswer::Page(vec![object("b", "2")], "7", None),
+        2 => ScriptedAnswer::Events(vec![event("MODIFIED", "a", "8"), event("DELETED", "b", "9")]),
+        3 => ScriptedAnswer::Events(vec![bookmark("12")]),
+        _ => ScriptedAnswer::Open(vec![event("ADDED", "c", "13")]),
     });
     let mut events = watched(&client, WatchConfig::default());
     assert_eq!(
@@ -199,10 +199,10 @@ async fn the_pages_of_a_list_come_before_what_the_watch_shows_and_each_watch_res
 #[tokio::test(start_paused = true)]
 async fn a_resource_version_that_has_expired_is_replaced_by_a_list_whether_the_watch_or_an_event_says_so() {
     let (client, requests) = scripted(|before, _| match before {
-        1 => Answer::Status(410),
-        3 => Answer::Open(vec![event("ADDED", "a", "8"), expired()]),
-        5 => Answer::Open(vec![]),
-        _ => Answer::Page(vec![], "7", None),
+        1 => ScriptedAnswer::Status(410),
+        3 => ScriptedAnswer::Open(vec![event("ADDED", "a", "8"), expired()]),
+        5 => ScriptedAnswer::Open(vec![]),
+        _ => ScriptedAnswer::Page(vec![], "7", None),
     });
     let mut events = watched(&client, WatchConfig::default());
     let seen = first(10, &mut events).await;
@@ -215,10 +215,10 @@ async fn a_resource_version_that_has_expired_is_replaced_by_a_list_whether_the_w
 #[tokio::test(start_paused = true)]
 async fn a_list_whose_token_has_expired_begins_again_and_is_not_finished() {
     let (client, _) = scripted(|before, _| match before {
-        0 => Answer::Page(vec![object("a", "1")], "7", Some("more")),
-        1 => Answer::Status(410),
-        2 => Answer::Page(vec![object("b", "2")], "8", None),
-        _ => Answer::Open(vec![]),
+        0 => ScriptedAnswer::Page(vec![object("a", "1")], "7", Some("more")),
+        1 => ScriptedAnswer::Status(410),
+        2 => ScriptedAnswer::Page(vec![object("b", "2")], "8", None),
+        _ => ScriptedAnswer::Open(vec![]),
     });
     let mut events = watched(&client, WatchConfig::default());
     assert_eq!(first(5, &mut events).await, ["start", "page a", "start", "page b", "finish"]);
@@ -227,10 +227,10 @@ async fn a_list_whose_token_has_expired_begins_again_and_is_not_finished() {
 #[tokio::test(start_paused = true)]
 async fn a_page_the_start_of_a_watch_and_a_watch_that_hang_are_cancelled_and_tried_again() {
     let (client, requests) = scripted(|before, _| match before {
-        0 | 2 => Answer::Hang,
-        1 => Answer::Page(vec![], "7", None),
-        3 => Answer::Open(vec![]),
-        _ => Answer::Open(vec![event("ADDED", "late", "8")]),
+        0 | 2 => ScriptedAnswer::Hang,
+        1 => ScriptedAnswer::Page(vec![], "7", None),
+        3 => ScriptedAnswer::Open(vec![]),
+        _ => ScriptedAnswer::Open(vec![event("ADDED", "late", "8")]),
     });
     let mut events = watched(&client, WatchConfig::default());
     let started = Instant::now();
@@ -246,8 +246,8 @@ async fn a_page_the_start_of_a_watch_and_a_watch_that_hang_are_cancelled_and_tri
 #[tokio::test(start_paused = true)]
 async fn after_five_failures_of_the_watch_everything_is_listed_again() {
     let (client, requests) = scripted(|_, request| match request {
-        ReceivedRequest::List { .. } => Answer::Page(vec![], "7", None),
-        ReceivedRequest::Watch { .. } => Answer::Status(500),
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Status(500),
     });
     let mut events = watched(&client, WatchConfig::default());
     during(Duration::from_mins(10), &mut events).await;
@@ -259,8 +259,8 @@ async fn after_five_failures_of_the_watch_everything_is_listed_again() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_ends_at_once_is_not_started_again_at_once() {
     let (client, requests) = scripted(|_, request| match request {
-        ReceivedRequest::List { .. } => Answer::Page(vec![], "7", None),
-        ReceivedRequest::Watch { .. } => Answer::Events(vec![]),
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Events(vec![]),
     });
     during(Duration::from_mins(10), &mut watched(&client, WatchConfig::default())).await;
     assert!(requests.watches() < 100, "{}", requests.watches());
@@ -269,8 +269,8 @@ async fn a_watch_that_ends_at_once_is_not_started_again_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_works_is_never_listed_again_unless_that_is_configured() {
     let answer = |_: usize, request: &ReceivedRequest| match request {
-        ReceivedRequest::List { .. } => Answer::Page(vec![], "7", None),
-        ReceivedRequest::Watch { .. } => Answer::Open(vec![event("MODIFIED", "a", "8")]),
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Open(vec![event("MODIFIED", "a", "8")]),
     };
     let (client, requests) = scripted(answer);
     during(Duration::from_mins(30), &mut watched(&client, WatchConfig::default())).await;
@@ -285,8 +285,8 @@ async fn a_watch_that_works_is_never_listed_again_unless_that_is_configured() {
 async fn silence_is_counted_over_all_watches_since_the_last_event_or_bookmark() {
     for (events, lists) in [(vec![], 4), (vec![bookmark("8")], 1)] {
         let (client, requests) = scripted(move |_, request| match request {
-            ReceivedRequest::List { .. } => Answer::Page(vec![], "7", None),
-            ReceivedRequest::Watch { .. } => Answer::Later(Duration::from_secs(60), events.clone()),
+            ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![], "7", None),
+            ReceivedRequest::Watch { .. } => ScriptedAnswer::Later(Duration::from_secs(60), events.clone()),
         });
         let silence = WatchConfig { relist_after_silence: Some(Duration::from_mins(5)), ..WatchConfig::default() };
         during(Duration::from_mins(16), &mut watched(&client, silence)).await;
@@ -296,7 +296,7 @@ async fn silence_is_counted_over_all_watches_since_the_last_event_or_bookmark() 
 
 #[tokio::test(start_paused = true)]
 async fn what_may_not_be_listed_is_denied_after_three_attempts_and_requested_about_once_a_minute() {
-    let (client, requests) = scripted(|_, _| Answer::Status(403));
+    let (client, requests) = scripted(|_, _| ScriptedAnswer::Status(403));
     let config = WatchConfig { longest_denied_backoff: Duration::from_mins(1), ..WatchConfig::default() };
     let mut events = watched(&client, config);
     let seen = first(6, &mut events).await;
@@ -310,8 +310,8 @@ async fn what_may_not_be_listed_is_denied_after_three_attempts_and_requested_abo
 #[tokio::test(start_paused = true)]
 async fn where_only_the_watch_is_denied_everything_is_listed_every_few_minutes() {
     let (client, requests) = scripted(|_, request| match request {
-        ReceivedRequest::List { .. } => Answer::Page(vec![object("a", "1")], "7", None),
-        ReceivedRequest::Watch { .. } => Answer::Status(403),
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![object("a", "1")], "7", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Status(403),
     });
     let seen = during(Duration::from_mins(10), &mut watched(&client, WatchConfig::default())).await;
     assert!(seen.contains(&"denied".to_owned()), "{seen:?}");
@@ -320,7 +320,7 @@ async fn where_only_the_watch_is_denied_everything_is_listed_every_few_minutes()
 
 #[tokio::test(start_paused = true)]
 async fn a_resource_that_does_not_exist_yet_is_requested_as_often_as_configured() {
-    let (client, requests) = scripted(|_, _| Answer::Status(404));
+    let (client, requests) = scripted(|_, _| ScriptedAnswer::Status(404));
     let config = WatchConfig { longest_missing_backoff: Duration::from_secs(4), ..WatchConfig::default() };
     let seen = during(Duration::from_mins(1), &mut watched(&client, config)).await;
     assert!(seen.contains(&"failed: it does not exist".to_owned()), "{seen:?}");
@@ -338,12 +338,12 @@ fn shown(event: Option<ObjectEvent<ConfigMap>>) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_single_object_is_shown_by_lists_and_events_and_read_again_after_silence_and_failures() {
     let (client, requests) = scripted(|before, _| match before {
-        0 => Answer::Page(vec![], "1", None),
-        1 => Answer::Open(vec![event("ADDED", "a", "2"), event("DELETED", "a", "3")]),
-        2 => Answer::Page(vec![object("a", "4")], "4", None),
-        3 => Answer::Status(500),
-        4 => Answer::Page(vec![object("a", "5")], "5", None),
-        _ => Answer::Open(vec![]),
+        0 => ScriptedAnswer::Page(vec![], "1", None),
+        1 => ScriptedAnswer::Open(vec![event("ADDED", "a", "2"), event("DELETED", "a", "3")]),
+        2 => ScriptedAnswer::Page(vec![object("a", "4")], "4", None),
+        3 => ScriptedAnswer::Status(500),
+        4 => ScriptedAnswer::Page(vec![object("a", "5")], "5", None),
+        _ => ScriptedAnswer::Open(vec![]),
     });
     let mut states = watch_object::<ConfigMap>(&client, "team", "a", Duration::from_secs(10));
     for wanted in ["None", r#"Some("2")"#, "None", r#"Some("4")"#, "failed", r#"Some("5")"#] {
@@ -355,8 +355,8 @@ async fn a_single_object_is_shown_by_lists_and_events_and_read_again_after_silen
 #[tokio::test(start_paused = true)]
 async fn a_single_object_that_may_be_listed_but_not_watched_is_listed_and_stays_denied() {
     let (client, _) = scripted(|_, request| match request {
-        ReceivedRequest::List { .. } => Answer::Page(vec![object("a", "1")], "1", None),
-        ReceivedRequest::Watch { .. } => Answer::Status(403),
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![object("a", "1")], "1", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Status(403),
     });
     let mut states = watch_object::<ConfigMap>(&client, "team", "a", Duration::from_secs(10));
     let mut seen = Vec::new();

@@ -34,12 +34,12 @@ mod scheduler;
 mod tests;
 
 /// The name of an object.
-pub(super) trait QueueKey: Clone + Eq + Hash {
+pub(super) trait WorkKey: Clone + Eq + Hash {
     /// Failures are counted by namespace: a webhook, a quota or a role usually covers one.
     fn namespace(&self) -> &Arc<str>;
 }
 
-impl QueueKey for TargetId {
+impl WorkKey for TargetId {
     fn namespace(&self) -> &Arc<str> {
         &self.namespace
     }
@@ -50,10 +50,10 @@ impl QueueKey for TargetId {
 pub(super) struct QueueLimits {
     /// Keys that are processed at the same time.
     pub(super) in_flight: usize,
-    /// Of all parts together; retries get a share of it.
+    /// The rate of all parts together, of which retries get a share.
     pub(super) writes_per_second: u32,
     /// The delay before a version is tried again that was refused: only a change of an admission webhook or of the CRD can help.
-    pub(super) refused: Duration,
+    pub(super) refused_retry: Duration,
 }
 
 /// A keyed, delayed, paced work queue. Cheap to clone; all clones are the same queue.
@@ -89,7 +89,7 @@ pub(super) struct WriteFailure {
     pub(super) is_lasting: bool,
 }
 
-impl<K: QueueKey> WorkQueue<K> {
+impl<K: WorkKey> WorkQueue<K> {
     /// An empty queue.
     pub(super) fn new(limits: QueueLimits) -> Self {
         Self { shared: Arc::new(SharedQueue { scheduler: Mutex::new(Scheduler::new(limits)), changed: Notify::new() }) }
@@ -215,13 +215,13 @@ impl<K> fmt::Debug for WorkQueue<K> {
 
 /// A key that is being processed, until this is dropped.
 #[derive(Debug)]
-pub(super) struct WorkItem<K: QueueKey> {
+pub(super) struct WorkItem<K: WorkKey> {
     queue: WorkQueue<K>,
     key: K,
     ticket: u64,
 }
 
-impl<K: QueueKey> WorkItem<K> {
+impl<K: WorkKey> WorkItem<K> {
     /// The key that is processed.
     pub(super) fn key(&self) -> &K {
         &self.key
@@ -258,7 +258,7 @@ impl<K: QueueKey> WorkItem<K> {
     }
 }
 
-impl<K: QueueKey> Drop for WorkItem<K> {
+impl<K: WorkKey> Drop for WorkItem<K> {
     fn drop(&mut self) {
         self.queue.change(|scheduler, now| scheduler.release(&self.key, self.ticket, now));
     }

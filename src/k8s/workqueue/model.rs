@@ -8,7 +8,8 @@ use super::*;
 use crate::k8s::client::PolicyRule;
 
 const KEYS: u8 = 24;
-const LIMITS: QueueLimits = QueueLimits { in_flight: 4, writes_per_second: 50, refused: Duration::from_secs(300) };
+const LIMITS: QueueLimits =
+    QueueLimits { in_flight: 4, writes_per_second: 50, refused_retry: Duration::from_secs(300) };
 const RETRY_GAP: Duration = Duration::from_millis(80);
 
 /// Even keys are of one namespace, odd ones of another.
@@ -17,7 +18,7 @@ fn id(key: u8) -> TargetId {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Answer {
+enum WriteAnswer {
     Written,
     Failed,
     Unreachable,
@@ -27,7 +28,7 @@ enum Answer {
     Conflict,
 }
 
-impl Answer {
+impl WriteAnswer {
     fn result(self, key: u8) -> Result<(), ApiError> {
         Err(match self {
             Self::Written => return Ok(()),
@@ -47,7 +48,7 @@ enum Operation {
     AddAt(u8, u16),
     Take,
     /// The next four are about one of the keys that are processed.
-    Attempt(u8, u64, Answer),
+    Attempt(u8, u64, WriteAnswer),
     Release(u8),
     Defer(u8, u16),
     RetryIn(u8, u16),
@@ -60,13 +61,13 @@ enum Operation {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let answer = prop_oneof![
-        3 => Just(Answer::Written),
-        8 => Just(Answer::Failed),
-        1 => Just(Answer::Unreachable),
-        1 => Just(Answer::Forbidden),
-        1 => Just(Answer::Refused),
-        1 => Just(Answer::NotFound),
-        1 => Just(Answer::Conflict),
+        3 => Just(WriteAnswer::Written),
+        8 => Just(WriteAnswer::Failed),
+        1 => Just(WriteAnswer::Unreachable),
+        1 => Just(WriteAnswer::Forbidden),
+        1 => Just(WriteAnswer::Refused),
+        1 => Just(WriteAnswer::NotFound),
+        1 => Just(WriteAnswer::Conflict),
     ];
     let key = 0..KEYS;
     prop_oneof![
@@ -210,7 +211,7 @@ impl Model {
         "granted"
     }
 
-    fn finish(&mut self, number: u8, version: u64, answer: Answer, now: Instant) {
+    fn finish(&mut self, number: u8, version: u64, answer: WriteAnswer, now: Instant) {
         let (index, namespace) = (usize::from(number), usize::from(number % 2));
         let before = self.keys[index].waits.take();
         let failures = |causes: &[Cause]| {
@@ -218,7 +219,7 @@ impl Model {
         };
         let doubled = |failures: u32, longest: u64| Duration::from_secs((1_u64 << failures.min(10)).min(longest));
         let (cause, failures, pause) = match answer {
-            Answer::Written => {
+            WriteAnswer::Written => {
                 if std::mem::take(&mut self.failed[namespace]) >= 8 {
                     let mut freed: Vec<_> = (0..KEYS).filter(|key| usize::from(key % 2) == namespace).collect();
                     freed.retain(|key| {
@@ -233,24 +234,24 @@ impl Model {
                 }
                 return;
             }
-            Answer::Unreachable => {
+            WriteAnswer::Unreachable => {
                 self.keys[index].waits = before;
                 return self.add(number, now, now);
             }
-            Answer::Forbidden => {
+            WriteAnswer::Forbidden => {
                 self.paused[namespace] = Some(now + Duration::from_secs(60));
                 return self.add(number, now + Duration::from_secs(60), now);
             }
-            Answer::Failed => {
+            WriteAnswer::Failed => {
                 let failures = failures(&[Cause::Failed, Cause::Untried]);
                 self.failed[namespace] += usize::from(failures == 0);
                 (Cause::Failed, failures, doubled(failures, 60))
             }
-            Answer::Conflict => {
+            WriteAnswer::Conflict => {
                 (Cause::Conflict, failures(&[Cause::Conflict]), doubled(failures(&[Cause::Conflict]), 30))
             }
-            Answer::Refused => (Cause::Refused, failures(&[Cause::Refused]), Duration::from_secs(300)),
-            Answer::NotFound => (Cause::NotFound, failures(&[Cause::NotFound]), Duration::from_secs(60)),
+            WriteAnswer::Refused => (Cause::Refused, failures(&[Cause::Refused]), Duration::from_secs(300)),
+            WriteAnswer::NotFound => (Cause::NotFound, failures(&[Cause::NotFound]), Duration::from_secs(60)),
         };
         let until = self.number(now + pause);
         self.keys[index].waits = Some(Waits { version, cause, failures: failures + 1, until });

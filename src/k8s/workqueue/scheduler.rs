@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Deferred, QueueKey, QueueLimits, WriteFailure};
+use super::{Deferred, QueueLimits, WorkKey, WriteFailure};
 use crate::k8s::backoff::{Backoff, exponential};
 use crate::k8s::client::ApiError;
 
@@ -150,7 +150,7 @@ impl NamespaceFailures {
     }
 }
 
-impl<K: QueueKey> Scheduler<K> {
+impl<K: WorkKey> Scheduler<K> {
     pub(super) fn new(limits: QueueLimits) -> Self {
         Self {
             limits,
@@ -333,7 +333,7 @@ impl<K: QueueKey> Scheduler<K> {
                 WriteFailure::default()
             }
             Err(ApiError::NotFound) => self.hold(key, Some(version), Cause::NotFound, MISSING, now),
-            Err(ApiError::Refused(_)) => self.hold(key, Some(version), Cause::Refused, self.limits.refused, now),
+            Err(ApiError::Refused(_)) => self.hold(key, Some(version), Cause::Refused, self.limits.refused_retry, now),
             Err(ApiError::Conflict(_)) => {
                 let failures = self.failures(key, Cause::Conflict);
                 let delay = exponential(SHORTEST_RETRY, LONGEST_CONFLICT, failures);

@@ -3,7 +3,8 @@ use super::*;
 use crate::k8s::client::PolicyRule;
 
 const SECOND: Duration = Duration::from_secs(1);
-const LIMITS: QueueLimits = QueueLimits { in_flight: 8, writes_per_second: 50, refused: Duration::from_secs(300) };
+const LIMITS: QueueLimits =
+    QueueLimits { in_flight: 8, writes_per_second: 50, refused_retry: Duration::from_secs(300) };
 
 fn id(namespace: &str, name: impl ToString + Copy) -> TargetId {
     TargetId::new(namespace, &name.to_string())

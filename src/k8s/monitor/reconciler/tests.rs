@@ -10,7 +10,7 @@ use super::*;
 use crate::crd::{ConditionStatus, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
 use crate::k8s::leader::Leadership;
 use crate::k8s::observed::ObservedTarget;
-use crate::k8s::watch::tests::{Answer, expired, scripted};
+use crate::k8s::watch::tests::{ScriptedAnswer, expired, scripted};
 use crate::kind::Type;
 use crate::target::Problem;
 
@@ -75,12 +75,12 @@ async fn a_namespace_that_may_not_be_listed_keeps_its_monitors() {
 #[tokio::test]
 async fn in_our_namespace_the_label_or_the_name_has_the_namespace_of_the_target() {
     let mut reconciler = reconciler(&["a", "b"], MonitorNamespace::Release);
-    let mut unwanted = |name, target| {
+    let mut is_orphan = |name, target| {
         let monitor = show(&mut reconciler, "monitoring", name, target);
         reconciler.is_orphan(&monitor)
     };
-    assert!(unwanted("a.target-1", Some("a")) && unwanted("a.target-2", None));
-    assert!(!unwanted("b.target-1", Some("b")) && !unwanted("b.target-2", None));
+    assert!(is_orphan("a.target-1", Some("a")) && is_orphan("a.target-2", None));
+    assert!(!is_orphan("b.target-1", Some("b")) && !is_orphan("b.target-2", None));
 }
 
 #[tokio::test]
@@ -338,22 +338,22 @@ async fn handle_next(reconciler: &mut MonitorReconciler, within: Duration) {
     reconciler.handle_event(scope, event);
 }
 
-type MakeAnswer = Arc<dyn Fn() -> Answer + Send + Sync>;
+type MakeAnswer = Arc<dyn Fn() -> ScriptedAnswer + Send + Sync>;
 
 #[tokio::test(start_paused = true)]
 async fn a_monitor_that_drifted_is_corrected_within_a_minute_whatever_the_watch_answers() {
     let error =
         |code: u16| json!({ "type": "ERROR", "object": { "kind": "Status", "status": "Failure", "code": code } });
     let answers: [(&str, MakeAnswer); 9] = [
-        ("nothing", Arc::new(|| Answer::Hang)),
-        ("no event", Arc::new(|| Answer::Open(Vec::new()))),
-        ("no event and its end in time", Arc::new(|| Answer::Later(Duration::from_secs(50), Vec::new()))),
-        ("its end at once", Arc::new(|| Answer::Events(Vec::new()))),
-        ("a failure", Arc::new(|| Answer::Status(500))),
-        ("a missing permission", Arc::new(|| Answer::Status(403))),
-        ("an expired version", Arc::new(|| Answer::Status(410))),
-        ("an expired version, as an event", Arc::new(|| Answer::Events(vec![expired()]))),
-        ("a failure, as an event", Arc::new(move || Answer::Events(vec![error(500)]))),
+        ("nothing", Arc::new(|| ScriptedAnswer::Hang)),
+        ("no event", Arc::new(|| ScriptedAnswer::Open(Vec::new()))),
+        ("no event and its end in time", Arc::new(|| ScriptedAnswer::Later(Duration::from_secs(50), Vec::new()))),
+        ("its end at once", Arc::new(|| ScriptedAnswer::Events(Vec::new()))),
+        ("a failure", Arc::new(|| ScriptedAnswer::Status(500))),
+        ("a missing permission", Arc::new(|| ScriptedAnswer::Status(403))),
+        ("an expired version", Arc::new(|| ScriptedAnswer::Status(410))),
+        ("an expired version, as an event", Arc::new(|| ScriptedAnswer::Events(vec![expired()]))),
+        ("a failure, as an event", Arc::new(move || ScriptedAnswer::Events(vec![error(500)]))),
     ];
     for (what, answer) in answers {
         let mut reconciler = reconciler(&["a"], MonitorNamespace::Target);
@@ -365,8 +365,8 @@ async fn a_monitor_that_drifted_is_corrected_within_a_minute_whatever_the_watch_
         drifted["spec"]["endpoints"][0]["interval"] = json!("1h");
         let first_list = Arc::new(AtomicBool::new(true));
         let (client, _) = scripted(move |_, request| match request.is_list() {
-            true if first_list.swap(false, Ordering::Relaxed) => Answer::Page(vec![in_sync.clone()], "7", None),
-            true => Answer::Page(vec![drifted.clone()], "8", None),
+            true if first_list.swap(false, Ordering::Relaxed) => ScriptedAnswer::Page(vec![in_sync.clone()], "7", None),
+            true => ScriptedAnswer::Page(vec![drifted.clone()], "8", None),
             false => answer(),
         });
         reconciler.scopes = vec![Some("a".into())];

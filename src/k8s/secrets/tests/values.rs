@@ -59,12 +59,12 @@ async fn a_missing_secret_is_noticed_once_it_exists_and_so_is_a_missing_key() {
 #[tokio::test(start_paused = true)]
 async fn a_rotated_secret_is_noticed_within_a_minute_and_an_unchanged_one_is_no_change() {
     let run = running(Duration::ZERO);
-    run.reader.put("s", &[("k", "old"), ("unwanted", "1")]);
+    run.reader.put("s", &[("k", "old"), ("unused", "1")]);
     run.set_references("t", &[("s", "k", false)]);
     run.set_references("u", &[("s", "k", false)]);
     assert!(run.next_changed(seconds(1)).await.is_some() && run.next_changed(seconds(1)).await.is_some());
     assert_eq!(run.reader.read_at("s", run.start).len(), 1, "two targets share one read");
-    run.reader.put("s", &[("k", "old"), ("unwanted", "2")]);
+    run.reader.put("s", &[("k", "old"), ("unused", "2")]);
     assert_eq!(run.next_changed(seconds(300)).await, None);
     run.reader.put("s", &[("k", "new")]);
     assert!(run.next_changed(seconds(61)).await.is_some() && run.next_changed(seconds(1)).await.is_some());
