@@ -1,8 +1,8 @@
 //! Makes the ServiceMonitors in the cluster agree with the targets, for as long as this replica leads. A steady fleet costs one watch
 //! for each scope and one small request every half a minute.
 //!
-//! When a monitor may be written, and when again after a failure, is decided by the [`WorkQueue`](crate::k8s::workqueue::WorkQueue), and by
-//! [`FieldConflicts`] where somebody else changes what we write.
+//! When a monitor may be written, and when again after a failure, is decided by the [`WorkQueue`], and by [`FieldConflicts`] where somebody
+//! else changes what we write.
 
 use std::collections::HashMap;
 use std::pin::pin;
