@@ -1,5 +1,5 @@
-//! Removes what a release wrote, before it is uninstalled or where it may not write any more. Owner references do not do that: monitors are
-//! owned by targets, which survive the release.
+//! Removes the objects that a release wrote, before it is uninstalled or where it may not write any more. Garbage collection does not:
+//! monitors are owned by targets, which survive the release.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ const IDENTITY_PREFIX: &str = "cleanup-";
 /// Deletions between two renewals of the Lease, which take ten seconds.
 const CHUNK: usize = 500;
 
-/// The API server does not know a new Role at once.
+/// A new Role takes effect within this time.
 const ROLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The cleanup fails when pods of the release have acquired the Lease more often than this.
@@ -61,12 +61,12 @@ pub enum CleanupError {
     /// A permission is missing.
     #[error("{0}")]
     Forbidden(String),
-    /// The API server, or the way to it, does not work.
+    /// The API server or the network does not work.
     #[error("cannot {what}: {why}")]
     Unfinished {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
-        /// What came of it.
+        /// The cause.
         why: String,
     },
 }
@@ -88,16 +88,14 @@ impl CleanupError {
 /// Removes every ServiceMonitor, the Endpoints and the slice that the release of `settings` wrote.
 ///
 /// It acquires the Lease first, so that the pods that still run do not write everything again.
-pub async fn cleanup(cluster: &ApiClient, settings: &Settings) -> Result<Removed, CleanupError> {
-    let lease = ReleaseLease { cluster, settings, api: Api::namespaced(cluster.client(), &settings.namespace) };
+pub async fn cleanup(client: &ApiClient, settings: &Settings) -> Result<Removed, CleanupError> {
+    let lease = ReleaseLease { client, settings, api: Api::namespaced(client.kube(), &settings.namespace) };
     lease.acquire().await?;
     // Without the permission for monitors the Endpoints are removed all the same.
-    let monitors = delete_monitors(cluster, settings, &lease).await;
-    let endpoints =
-        delete_endpoints::<Endpoints>(cluster, settings, "read the Endpoints", "delete the Endpoints").await;
+    let monitors = delete_monitors(client, settings, &lease).await;
+    let endpoints = delete_endpoints::<Endpoints>(client, settings, "read the Endpoints", "delete the Endpoints").await;
     let slice =
-        delete_endpoints::<EndpointSlice>(cluster, settings, "read the EndpointSlice", "delete the EndpointSlice")
-            .await;
+        delete_endpoints::<EndpointSlice>(client, settings, "read the EndpointSlice", "delete the EndpointSlice").await;
     let removed = Removed { monitors: monitors?, endpoints: usize::from(endpoints? | slice?) };
     lease.write(LAST_DURATION).await?;
     Ok(removed)
@@ -107,13 +105,13 @@ pub async fn cleanup(cluster: &ApiClient, settings: &Settings) -> Result<Removed
 /// this is for namespaces where it may write none any more, so that its pods need not be stopped. The Endpoints and the Lease are left
 /// alone.
 pub async fn cleanup_monitors(
-    cluster: &ApiClient,
+    client: &ApiClient,
     settings: &Settings,
     kept: &[String],
 ) -> Result<Removed, CleanupError> {
     let begun = Instant::now();
     let mut found = loop {
-        match find(cluster, settings, &settings.watched(), true).await {
+        match find(client, settings, &settings.watched(), true).await {
             Err(CleanupError::Forbidden(_)) if begun.elapsed() < ROLE_TIMEOUT => {
                 tokio::time::sleep(ROLE_TIMEOUT / 10).await;
             }
@@ -121,13 +119,13 @@ pub async fn cleanup_monitors(
         }
     };
     found.retain(|ours| !kept.iter().any(|namespace| **namespace == *ours.monitor.namespace));
-    let monitors = delete(cluster, &RateLimiter::new(WRITES_PER_SECOND), &found).await?;
+    let monitors = delete_found(client, &RateLimiter::new(WRITES_PER_SECOND), &found).await?;
     Ok(Removed { monitors, endpoints: 0 })
 }
 
 /// The Lease of the release, held by the cleanup.
 struct ReleaseLease<'a> {
-    cluster: &'a ApiClient,
+    client: &'a ApiClient,
     settings: &'a Settings,
     api: Api<Lease>,
 }
@@ -141,8 +139,8 @@ impl ReleaseLease<'_> {
             tracing::info!(seconds = wait.as_secs(), "the leader may write until its Lease would have ended, waiting");
         }
         while !wait.is_zero() {
-            let pause = wait.min(DURATION / 2);
-            tokio::time::sleep(pause).await;
+            let interval = wait.min(DURATION / 2);
+            tokio::time::sleep(interval).await;
             let new_holder = self.write(DURATION).await?;
             if !new_holder.is_zero() {
                 losses += 1;
@@ -150,21 +148,22 @@ impl ReleaseLease<'_> {
                     return Err(CleanupError::lease_lost());
                 }
             }
-            wait = wait.saturating_sub(pause).max(new_holder);
+            wait = wait.saturating_sub(interval).max(new_holder);
         }
         Ok(())
     }
 
-    /// Renews the Lease. A pod that has acquired it meanwhile may have written monitors that were not found.
+    /// Renews the Lease. It fails if a pod has acquired it in the meantime, which may have written monitors that were not found.
     async fn renew(&self) -> Result<(), CleanupError> {
         if self.write(DURATION).await?.is_zero() { Ok(()) } else { Err(CleanupError::lease_lost()) }
     }
 
-    /// Acquires or renews the Lease, whoever holds it. Returns how long its holder before may still consider itself the leader.
+    /// Acquires or renews the Lease, also while another replica holds it. Returns how long the former holder may still consider itself the
+    /// leader.
     async fn write(&self, duration: Duration) -> Result<Duration, CleanupError> {
         let name = &self.settings.election.lease;
         let holder = format!("{IDENTITY_PREFIX}{}", self.settings.election.identity);
-        let before = match self.cluster.call(self.rule("get"), self.api.get(name)).await {
+        let before = match self.client.call(self.rule("get"), self.api.get(name)).await {
             Ok(lease) => Some(lease.spec.unwrap_or_default()),
             Err(ApiError::NotFound) => None,
             Err(error) => return Err(CleanupError::new("read the Lease")(error)),
@@ -180,14 +179,14 @@ impl ReleaseLease<'_> {
         let Some(before) = before else {
             let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(ours) };
-            let how = PostParams::default();
-            let created = self.cluster.call(self.rule("create"), self.api.create(&how, &lease)).await;
+            let params = PostParams::default();
+            let created = self.client.call(self.rule("create"), self.api.create(&params, &lease)).await;
             created.map_err(CleanupError::new("make the Lease"))?;
             return Ok(Duration::ZERO);
         };
         let patch = Patch::Merge(json!({ "spec": ours }));
-        let how = PatchParams::default();
-        let patched = self.cluster.call(self.rule("patch"), self.api.patch(name, &how, &patch)).await;
+        let params = PatchParams::default();
+        let patched = self.client.call(self.rule("patch"), self.api.patch(name, &params, &patch)).await;
         patched.map_err(CleanupError::new("take the Lease"))?;
         Ok(remaining(&before))
     }
@@ -199,39 +198,43 @@ impl ReleaseLease<'_> {
 
 /// How long the holder of a Lease may still write: its whole duration, since the clocks of two machines cannot be compared.
 fn remaining(lease: &LeaseSpec) -> Duration {
-    // Another cleanup writes nothing that would have to be removed.
+    // Another cleanup writes no objects, so it need not be waited for.
     let holder = lease.holder_identity.as_ref().filter(|holder| !holder.starts_with(IDENTITY_PREFIX));
     let seconds = holder.and(lease.renew_time.as_ref()).and(lease.lease_duration_seconds);
     Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default()).min(LONGEST_LEASE)
 }
 
-/// Returns how many there were.
+/// Deletes the monitors of the release, and returns their number.
 async fn delete_monitors(
-    cluster: &ApiClient,
+    client: &ApiClient,
     settings: &Settings,
     lease: &ReleaseLease<'_>,
 ) -> Result<usize, CleanupError> {
     // The other modes have no permission for monitors, and write none.
     let must_list = settings.discovery.mode == DiscoveryMode::ServiceMonitor;
-    let found = find(cluster, settings, &scopes(settings), must_list).await?;
+    let found = find(client, settings, &scopes(settings), must_list).await?;
     let limiter = RateLimiter::new(WRITES_PER_SECOND);
     let mut removed = 0;
     for chunk in found.chunks(CHUNK) {
         lease.renew().await?;
-        removed += delete(cluster, &limiter, chunk).await?;
+        removed += delete_found(client, &limiter, chunk).await?;
     }
     Ok(removed)
 }
 
-async fn delete(cluster: &ApiClient, limiter: &RateLimiter, found: &[OwnedMonitor]) -> Result<usize, CleanupError> {
-    let deletions = futures::stream::iter(found).map(|ours| delete_monitor(cluster, limiter, ours));
+async fn delete_found(
+    client: &ApiClient,
+    limiter: &RateLimiter,
+    found: &[OwnedMonitor],
+) -> Result<usize, CleanupError> {
+    let deletions = futures::stream::iter(found).map(|ours| delete_monitor(client, limiter, ours));
     let deleted: Vec<bool> = deletions.buffer_unordered(IN_FLIGHT).try_collect().await?;
     Ok(deleted.into_iter().filter(|deleted| *deleted).count())
 }
 
 /// Lists the monitors of the release in `scopes`. A missing permission is an error only with `must_list`.
 async fn find(
-    cluster: &ApiClient,
+    client: &ApiClient,
     settings: &Settings,
     scopes: &[Scope],
     must_list: bool,
@@ -241,7 +244,7 @@ async fn find(
         let mut token = None;
         loop {
             let rule = PolicyRule::new("list", GROUP, PLURAL, scope.as_deref());
-            match cluster.call(rule, list_page(cluster, scope, settings, token.take())).await {
+            match client.call(rule, list_page(client, scope, settings, token.take())).await {
                 Ok((ours, next)) => {
                     found.extend(ours);
                     token = next;
@@ -261,15 +264,15 @@ async fn find(
     Ok(found)
 }
 
-/// Returns whether it existed.
-async fn delete_monitor(cluster: &ApiClient, limiter: &RateLimiter, ours: &OwnedMonitor) -> Result<bool, CleanupError> {
+/// Deletes one monitor. Returns whether it existed.
+async fn delete_monitor(client: &ApiClient, limiter: &RateLimiter, ours: &OwnedMonitor) -> Result<bool, CleanupError> {
     limiter.acquire().await;
     let namespace = Some(&*ours.monitor.namespace);
     let rule = PolicyRule::new("delete", GROUP, PLURAL, namespace);
-    let api = monitors(cluster, namespace);
-    match cluster.call(rule, api.delete(&ours.monitor.name, &with_uid(ours.uid.clone()))).await {
+    let api = monitors(client, namespace);
+    match client.call(rule, api.delete(&ours.monitor.name, &with_uid(ours.uid.clone()))).await {
         Ok(_) => Ok(true),
-        // An object with another uid is not the one that was found.
+        // An object with another uid was created after the list.
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
         Err(error) => Err(CleanupError::new("delete a ServiceMonitor")(error)),
     }
@@ -277,7 +280,7 @@ async fn delete_monitor(cluster: &ApiClient, limiter: &RateLimiter, ours: &Owned
 
 /// Deletes the Endpoints or the slice of the Service. Returns whether it existed and was ours.
 async fn delete_endpoints<K>(
-    cluster: &ApiClient,
+    client: &ApiClient,
     settings: &Settings,
     read: &'static str,
     remove: &'static str,
@@ -286,10 +289,10 @@ where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + k8s_openapi::Resource,
     K: Clone + std::fmt::Debug + DeserializeOwned,
 {
-    let api: Api<K> = Api::namespaced(cluster.client(), &settings.namespace);
+    let api: Api<K> = Api::namespaced(client.kube(), &settings.namespace);
     let name = &settings.discovery.service;
     let rule = |verb| PolicyRule::new(verb, K::GROUP, K::URL_PATH_SEGMENT, Some(&settings.namespace));
-    let found = match cluster.call(rule("get"), api.get(name)).await {
+    let found = match client.call(rule("get"), api.get(name)).await {
         Ok(found) => found.meta().clone(),
         Err(ApiError::NotFound) => return Ok(false),
         Err(error) => return Err(CleanupError::new(read)(error)),
@@ -298,7 +301,7 @@ where
     let ours =
         labels::of_release(settings).into_iter().all(|(key, value)| labels.get(key).is_some_and(|is| is == value));
     let Some(uid) = found.uid.filter(|_| ours) else { return Ok(false) };
-    match cluster.call(rule("delete"), api.delete(name, &with_uid(uid))).await {
+    match client.call(rule("delete"), api.delete(name, &with_uid(uid))).await {
         Ok(_) => Ok(true),
         Err(ApiError::NotFound | ApiError::Conflict(_)) => Ok(false),
         Err(error) => Err(CleanupError::new(remove)(error)),

@@ -1,4 +1,4 @@
-//! The client of the API server. Every call has its deadline here, and every answer gets its meaning: whose fault an error is, and which
+//! The client of the API server. Every call has its deadline here, and every answer is classified here: whose fault an error is, and which
 //! permission is missing.
 
 use std::collections::HashMap;
@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::proxy;
 use crate::error_chain;
 
-/// The deadline of a call. An admission webhook has 10 s by default, and the API server's error about one that hangs should still be heard.
+/// The deadline of a call. An admission webhook has 10 s by default, so that the API server's error about one that hangs still arrives.
 const DEADLINE: Duration = Duration::from_secs(12);
 
-/// A connection that waits for an answer and receives nothing for this long is closed, whoever uses it.
+/// A connection that waits for an answer and receives nothing for this long is closed, whatever request uses it.
 const READ_TIMEOUT: Duration = Duration::from_mins(6);
 
 /// A permission counts as missing after this many denials in a row: an API server that has just started denies everything for a moment.
@@ -35,7 +35,7 @@ pub enum AccessError {
     /// The kubeconfig lacks the context, or has another fault.
     #[error("the kubeconfig cannot be used: {0}")]
     Kubeconfig(String),
-    /// What it says cannot be used.
+    /// Its address or credentials cannot be used.
     #[error("the cluster's address or credentials cannot be used: {0}")]
     Client(String),
 }
@@ -43,7 +43,7 @@ pub enum AccessError {
 /// A client with an address and credentials. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiClient {
-    client: Client,
+    kube: Client,
     /// The namespace of our pod, or of the kubeconfig's context.
     namespace: Arc<str>,
     denials: Arc<Mutex<HashMap<PolicyRule, Denial>>>,
@@ -65,7 +65,7 @@ impl fmt::Debug for ApiClient {
 impl ApiClient {
     /// A client for `context` of the kubeconfig; without one, for its current context or for the cluster of our own pod.
     ///
-    /// It sends nothing yet. A pod's token is read again when it is rotated.
+    /// No request is sent yet. A pod's token is read again when it is rotated.
     pub async fn connect(context: Option<&str>) -> Result<Self, AccessError> {
         let variable = |name: &str| std::env::var(name).ok();
         proxy::check(variable).map_err(|error| AccessError::Client(error.to_string()))?;
@@ -88,15 +88,15 @@ impl ApiClient {
         config.default_retry = false;
         let namespace = config.default_namespace.clone().into();
         config.proxy_url = None;
-        let client = match proxy {
+        let kube = match proxy {
             None => Client::try_from(config),
             Some(proxy) => {
-                tracing::info!(proxy = proxy::place(&proxy), "the API server is reached through a proxy");
-                proxy::through(&proxy, &config)
+                tracing::info!(proxy = proxy::address(&proxy), "the API server is reached through a proxy");
+                proxy::client_through(&proxy, &config)
             }
         };
-        let client = client.map_err(|error| AccessError::Client(error_chain::one_line(&error)))?;
-        Ok(Self { client, namespace, denials: Arc::default() })
+        let kube = kube.map_err(|error| AccessError::Client(error_chain::one_line(&error)))?;
+        Ok(Self { kube, namespace, denials: Arc::default() })
     }
 
     /// A client of an API server that cannot be reached.
@@ -108,10 +108,10 @@ impl ApiClient {
         Self::answered_by(Client::try_from(config).unwrap())
     }
 
-    /// A client whose requests are answered by `client`.
+    /// A client whose requests are answered by `kube`.
     #[cfg(test)]
-    pub(super) fn answered_by(client: Client) -> Self {
-        Self { client, namespace: "default".into(), denials: Arc::default() }
+    pub(super) fn answered_by(kube: Client) -> Self {
+        Self { kube, namespace: "default".into(), denials: Arc::default() }
     }
 
     /// The namespace of our pod, or of the kubeconfig's context.
@@ -119,9 +119,9 @@ impl ApiClient {
         &self.namespace
     }
 
-    /// For the request of a [`call`](Self::call).
-    pub(super) fn client(&self) -> Client {
-        self.client.clone()
+    /// The client that makes the request of a [`call`](Self::call).
+    pub(super) fn kube(&self) -> Client {
+        self.kube.clone()
     }
 
     /// Sends `request`, which needs the permission `rule`, and waits for the answer until the deadline.
@@ -133,7 +133,7 @@ impl ApiClient {
         self.call_within(DEADLINE, rule, request).await
     }
 
-    /// The same with another deadline, for who cannot wait so long.
+    /// The same with another deadline, for callers that cannot wait so long.
     pub(super) async fn call_within<T>(
         &self,
         deadline: Duration,
@@ -225,13 +225,13 @@ impl fmt::Display for PolicyRule {
 /// Why a call failed, by whose fault it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApiError {
-    /// A permission is missing: the fault of whoever installed us.
+    /// A permission is missing: the fault of the installation.
     #[error("{0}")]
     Forbidden(PolicyRule),
     /// The object, or its whole kind, does not exist.
     #[error("it does not exist")]
     NotFound,
-    /// Somebody else has changed the object meanwhile, or owns what we write.
+    /// Another writer has changed the object in the meantime, or owns a field that we write.
     #[error("conflict: {0}")]
     Conflict(String),
     /// The API server or an admission webhook does not accept what we wrote, and would not accept it next time.
@@ -240,7 +240,7 @@ pub(super) enum ApiError {
     /// The API server, or a webhook that it calls, failed at this object. Another object may succeed.
     #[error("{0}")]
     Failed(String),
-    /// The API server, the way to it or our credentials do not work. It passes.
+    /// The API server, the network or our credentials do not work. This is temporary.
     #[error("{0}")]
     Unreachable(String),
 }
@@ -308,15 +308,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_denial_that_passes_within_seconds_is_not_told_and_one_that_stays_is_told_once() {
+    async fn a_denial_that_passes_within_seconds_is_not_logged_and_one_that_stays_is_logged_once() {
         let (log, _guard) = crate::k8s::outage::tests::Log::begin();
-        let cluster = ApiClient::unreachable();
+        let client = ApiClient::unreachable();
         let rule = || PolicyRule::new("list", "", "leases", Some("n"));
         let judge = |denied: bool| {
             let message = r#"leases is forbidden: User "u" cannot list resource "leases" in API group """#;
             let denial = || Status::failure(message, "Forbidden").with_code(403);
             let result = if denied { Err(kube::Error::Api(Box::new(denial()))) } else { Ok(()) };
-            assert_eq!(cluster.judge(rule(), result).is_err(), denied);
+            assert_eq!(client.judge(rule(), result).is_err(), denied);
         };
         judge(true);
         tokio::time::advance(DENIAL_LOG_DELAY / 2).await;

@@ -5,25 +5,25 @@ use super::Settings;
 /// The field manager of every server-side apply, and the value of [`MANAGED_BY`].
 pub(super) const MANAGER: &str = "scrapetarget-exporter";
 
-/// The tool that manages the object.
+/// The label with the tool that manages the object.
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
-/// What the keys of our own labels and annotations begin with.
+/// The prefix of the keys of our own labels and annotations.
 pub(super) const DOMAIN: &str = "scrapetarget.dev/";
 
-/// The name of the release that wrote the object.
+/// The label with the name of the release that wrote the object.
 pub(super) const RELEASE: &str = "scrapetarget.dev/release";
 
-/// The namespace of that release.
+/// The label with the namespace of that release.
 pub(super) const RELEASE_NAMESPACE: &str = "scrapetarget.dev/release-namespace";
 
-/// On the Service of which only the leader is an endpoint, with the name of the release: monitors select by it.
+/// The label of the Service of which only the leader is an endpoint, with the name of the release: monitors select by it.
 pub(super) const PROBE: &str = "scrapetarget.dev/probe";
 
-/// On a monitor that is not beside its target: the target's namespace.
+/// The label of a monitor in the release's namespace with the namespace of its target.
 pub(super) const TARGET_NAMESPACE: &str = "scrapetarget.dev/target-namespace";
 
-/// On a monitor that is not beside its target: the target's name; an annotation if it is too long for a label.
+/// The label of a monitor in the release's namespace with the name of its target; an annotation if the name is too long for a label.
 pub(super) const TARGET_NAME: &str = "scrapetarget.dev/target-name";
 
 /// Whether Argo CD, Flux or Helm tracks its objects by this label or annotation, and deletes those that it did not create.
@@ -33,12 +33,12 @@ pub(super) fn is_tracking(key: &str) -> bool {
     key == "app.kubernetes.io/instance" || DOMAINS.iter().any(|domain| key.starts_with(domain))
 }
 
-/// The labels of everything that the release of `settings` writes.
+/// The labels of every object that the release of `settings` writes.
 pub(super) fn of_release(settings: &Settings) -> [(&'static str, &str); 3] {
     [(MANAGED_BY, MANAGER), (RELEASE, &settings.release), (RELEASE_NAMESPACE, &settings.namespace)]
 }
 
-/// Selects what the release of `settings` wrote.
+/// Selects the objects that the release of `settings` wrote.
 pub(super) fn selector(settings: &Settings) -> String {
     format!("{RELEASE}={},{RELEASE_NAMESPACE}={}", settings.release, settings.namespace)
 }

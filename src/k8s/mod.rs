@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Each part compares the desired state with the observed one and writes only the difference: a fleet that does not change causes no writes,
-//! and a lost write is repeated. Nothing here polls a target or answers a scrape; both go on while the API server is unreachable.
+//! and a lost write is repeated. Nothing here polls a target or answers a scrape; both continue while the API server is unreachable.
 
 mod backoff;
 mod cleanup;
@@ -55,22 +55,22 @@ use workqueue::WorkQueue;
 /// What all parts of the controller share.
 #[derive(Debug)]
 struct Shared {
-    cluster: ApiClient,
+    client: ApiClient,
     settings: Settings,
     pollers: Arc<Pollers>,
     metrics: SourceMetrics,
-    catalog: TargetStore,
+    targets: TargetStore,
     /// Targets whose status may differ from the one in the cluster.
     statuses: WorkQueue<TargetId>,
     /// Targets whose ServiceMonitor may differ from the one in the cluster.
     monitors: WorkQueue<MonitorKey>,
-    /// Of all writes of this process together.
+    /// Limits the rate of all writes of this process together.
     write_limiter: RateLimiter,
     outage: Outage,
 }
 
 impl Shared {
-    /// Has the ServiceMonitors of these targets compared with what they should be.
+    /// Enqueues the ServiceMonitors of these targets, to be compared with what is desired.
     fn enqueue_monitors(&self, ids: impl IntoIterator<Item = TargetId>) {
         self.monitors.add_all(ids.into_iter().map(|id| MonitorKey::of_target(&id, &self.settings)));
     }
@@ -96,11 +96,11 @@ impl Shared {
             advertise: None,
         };
         Arc::new(Self {
-            cluster: ApiClient::unreachable(),
+            client: ApiClient::unreachable(),
             settings,
             pollers: Arc::new(Pollers::idle()),
             metrics: crate::self_metrics::SelfMetrics::new().unwrap().sources,
-            catalog: TargetStore::default(),
+            targets: TargetStore::default(),
             statuses: WorkQueue::new(status::LIMITS),
             monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
@@ -120,7 +120,7 @@ impl Controller {
     ///
     /// `rejected` are the targets that answered 401 or 403: their Secrets are read again.
     pub fn start(
-        cluster: ApiClient,
+        client: ApiClient,
         settings: Settings,
         pollers: Arc<Pollers>,
         rejected: mpsc::Receiver<TargetId>,
@@ -132,11 +132,11 @@ impl Controller {
         let changed = statuses.clone();
         pollers.on_state_change(move |id| changed.add(id.clone()));
         let shared = Arc::new(Shared {
-            cluster,
+            client,
             settings,
             pollers,
             metrics,
-            catalog: TargetStore::default(),
+            targets: TargetStore::default(),
             statuses,
             monitors: monitor::work_queue(),
             write_limiter: RateLimiter::new(WRITES_PER_SECOND),
@@ -150,11 +150,11 @@ impl Controller {
         Self { resign }
     }
 
-    /// Releases the Lease, so that another replica takes over at once. Polls and answers go on; nothing is written any more.
+    /// Releases the Lease, so that another replica takes over at once. Polls and scrapes continue, but nothing is written any more.
     pub fn resign(&self) {
         self.resign.cancel();
     }
 }
 
-/// The rate of all writes together, which a small API server bears without an effect on its other clients.
+/// The rate of all writes together, low enough for a small API server to serve its other clients as before.
 const WRITES_PER_SECOND: u32 = 50;

@@ -1,4 +1,5 @@
-//! ScrapeTargets as the API server shows them, and what is kept of each. Nothing here fails: an object that cannot be used says why.
+//! ScrapeTargets as the API server shows them, and the parts of each that are kept. Parsing never fails: an object that cannot be used has a
+//! problem in place of its declaration.
 
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use crate::target::{Problem, TargetId};
 
 /// A ScrapeTarget before it is checked.
 ///
-/// Of the metadata only what is needed is parsed. Whoever may write one object decides about its metadata: a time that cannot be parsed
-/// would make the whole list unreadable, and annotations may be a hundred times larger than the object.
+/// Only the metadata that is needed is parsed. Any user who may write one object decides its metadata: a time that cannot be parsed would make
+/// the whole list unreadable, and annotations may be a hundred times larger than the object.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = "ScrapeTarget")]
 pub(super) struct RawTarget {
@@ -50,7 +51,7 @@ pub(super) struct ObservedTarget {
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
     pub(super) resource_version: String,
-    /// What the user declared; or, where an older schema accepted something that we cannot use, why not.
+    /// The declaration of the user; or, where an older schema accepted one that cannot be used, why not.
     pub(super) declaration: Result<Arc<ParsedTarget>, Problem>,
     /// The status as it is in the cluster.
     pub(super) status: ScrapeTargetStatus,
@@ -60,15 +61,15 @@ pub(super) struct ObservedTarget {
 #[derive(Clone, Debug)]
 pub(super) struct ConvertedTarget {
     pub(super) target: ObservedTarget,
-    /// For a target that cannot be used as it is declared: as much of it as a poller needs to report that. `None`: not even type and url
-    /// can be read.
+    /// For a target that cannot be used as it is declared: the part of it that a poller needs to report that. `None` if not even its type and
+    /// url can be read.
     pub(super) stand_in: Option<Arc<ParsedTarget>>,
     /// A field that was left out since we do not know it: the CRD in the cluster is newer, and may even have set the field by default.
     pub(super) unknown_field: Option<String>,
 }
 
-/// What the watch reads of an object, checked while it is parsed, so that a page of a list is never in memory as JSON values. `None` for
-/// what no API server sends: an object without a name.
+/// An object of the watch, checked while it is parsed, so that a page of a list is never in memory as JSON values. `None` for an object
+/// without a name, which no API server sends.
 #[derive(Clone, Debug)]
 pub(super) struct WatchedTarget(pub(super) Option<ConvertedTarget>);
 
@@ -98,7 +99,7 @@ fn parse(raw: RawTarget) -> Option<ConvertedTarget> {
     let unknown_field = crd::prune(&mut manifest);
     let (declaration, stand_in) = match crd::judge(&manifest) {
         Ok(declaration) => (Ok(Arc::new(declaration)), None),
-        Err(problems) => (Err(Problem::invalid_spec(sentence(&problems))), stand_in(&manifest, &name).map(Arc::new)),
+        Err(problems) => (Err(Problem::invalid_spec(one_line(&problems))), stand_in(&manifest, &name).map(Arc::new)),
     };
     let target = ObservedTarget {
         id,
@@ -116,7 +117,7 @@ fn parse(raw: RawTarget) -> Option<ConvertedTarget> {
 const MOST_PROBLEMS: usize = 10;
 
 /// All problems in one line.
-fn sentence(problems: &[FieldError]) -> String {
+fn one_line(problems: &[FieldError]) -> String {
     let mut messages: Vec<String> = problems.iter().take(MOST_PROBLEMS).map(ToString::to_string).collect();
     if problems.len() > MOST_PROBLEMS {
         messages.push(format!("and {} more", problems.len() - MOST_PROBLEMS));
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_told_and_a_stand_in_answers_for_the_target() {
+    fn every_problem_is_reported_and_a_stand_in_answers_for_the_target() {
         let spec = json!({ "type": "Sora", "url": "http://s:3000/", "interval": "1.5h", "labels": { "le": "1" } });
         let parsed = parsed(&spec, &json!({}));
         let message = message(&parsed);
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_problems_the_first_are_told_and_the_others_counted() {
+    fn of_many_problems_the_first_are_reported_and_the_others_counted() {
         let labels: serde_json::Map<String, Value> = (0..30).map(|i| (format!("__{i}"), json!("x"))).collect();
         let parsed = parsed(&json!({ "type": "Sora", "url": "http://s/", "labels": labels }), &json!({}));
         assert!(message(&parsed).ends_with("; and 20 more"), "{}", message(&parsed));

@@ -1,5 +1,5 @@
-//! Logs that the API server cannot be used, once an outage has lasted for a while, and that it can be used again. Whatever parts of the
-//! controller notice it, an outage is logged once.
+//! Logs that the API server cannot be used, once an outage has lasted for a while, and that it can be used again. An outage is logged once,
+//! however many parts of the controller notice it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -37,7 +37,7 @@ struct OutageState {
 #[derive(Clone, Copy, Debug)]
 struct LoggedOutage {
     since: Instant,
-    /// Whether the line was about watches, which says more than one about statuses.
+    /// Whether the message was about watches, which says more than one about statuses.
     of_watches: bool,
 }
 
@@ -55,7 +55,7 @@ impl Outage {
         state.failing.entry(part).or_insert(now);
         let alike = state.failing.iter().filter(|(other, _)| other.is_watch() == part.is_watch());
         let since = alike.map(|(_, since)| *since).min().unwrap_or(now);
-        // A line about statuses adds nothing to one about watches.
+        // A message about statuses adds nothing to one about watches.
         let is_logged = if part.is_watch() {
             state.logged.is_some_and(|logged| logged.of_watches)
         } else {
@@ -179,7 +179,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_no_target_is_known_the_line_does_not_say_that_polls_go_on() {
+    async fn where_no_target_is_known_the_message_does_not_say_that_polls_go_on() {
         let (log, _guard) = Log::begin();
         let outage = Outage::default();
         outage.failed(Part::Targets(0), &unreachable(), false);

@@ -20,7 +20,7 @@ use crate::error_chain::chain;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ProxyError {
     #[error("{origin} is not the URL of a proxy: write for instance http://proxy.example.com:3128")]
-    NoUrl { origin: &'static str },
+    InvalidUrl { origin: &'static str },
     #[error(
         "{origin} names a proxy by {scheme}://, and only http:// is supported (https:// goes through it, by CONNECT): write the \
          http:// address of a proxy, or {instead}"
@@ -43,10 +43,10 @@ pub(super) struct Proxy {
 /// A connection to the API server failed at the proxy, which is not the fault of the API server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TunnelError {
-    #[error("the proxy {place} ({origin}) cannot be reached: {why}")]
-    ProxyUnreachable { place: String, origin: &'static str, why: String },
-    #[error("the proxy {place} ({origin}) opens no way to the API server: {why}")]
-    Refused { place: String, origin: &'static str, why: String },
+    #[error("the proxy {address} ({origin}) cannot be reached: {why}")]
+    ProxyUnreachable { address: String, origin: &'static str, why: String },
+    #[error("the proxy {address} ({origin}) opens no way to the API server: {why}")]
+    Refused { address: String, origin: &'static str, why: String },
 }
 
 impl TunnelError {
@@ -75,8 +75,8 @@ pub(super) fn choose(
     let origin = if server.scheme_str() == Some("http") { "HTTP_PROXY" } else { "HTTPS_PROXY" };
     let Some(text) = variable(origin) else { return Ok(None) };
     let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
-    let excepted = variable("NO_PROXY").is_some_and(|list| is_listed(&list, host, port(server)));
-    if excepted || is_own(host) {
+    let is_excluded = variable("NO_PROXY").is_some_and(|list| is_listed(&list, host, port(server)));
+    if is_excluded || is_loopback(host) {
         return Ok(None);
     }
     let text = with_scheme(text);
@@ -85,8 +85,8 @@ pub(super) fn choose(
 
 /// Checks the URLs in the environment, which kube parses too, also where the proxy is not used.
 pub(super) fn check(environment: impl Fn(&str) -> Option<String>) -> Result<(), ProxyError> {
-    for (origin, small) in [("HTTPS_PROXY", "https_proxy"), ("HTTP_PROXY", "http_proxy")] {
-        for text in [origin, small].into_iter().filter_map(&environment).filter(|text| !text.is_empty()) {
+    for (origin, lower_case) in [("HTTPS_PROXY", "https_proxy"), ("HTTP_PROXY", "http_proxy")] {
+        for text in [origin, lower_case].into_iter().filter_map(&environment).filter(|text| !text.is_empty()) {
             parsed(origin, &with_scheme(text))?;
         }
     }
@@ -99,7 +99,7 @@ fn usable(origin: &'static str, instead: &'static str, server: &Uri, text: &str)
         Some("http") if server.scheme_str() != Some("http") => Ok(Proxy { url, origin }),
         Some("http") => Err(ProxyError::PlainServer { origin, server: server.to_string(), instead }),
         Some(scheme) => Err(ProxyError::Scheme { origin, scheme: scheme.to_owned(), instead }),
-        None => Err(ProxyError::NoUrl { origin }),
+        None => Err(ProxyError::InvalidUrl { origin }),
     }
 }
 
@@ -110,16 +110,16 @@ fn with_scheme(text: String) -> String {
 
 fn parsed(origin: &'static str, text: &str) -> Result<Uri, ProxyError> {
     let proxy = text.parse::<Uri>().ok().filter(|proxy| proxy.host().is_some_and(|host| !host.is_empty()));
-    proxy.ok_or(ProxyError::NoUrl { origin })
+    proxy.ok_or(ProxyError::InvalidUrl { origin })
 }
 
 fn port(server: &Uri) -> u16 {
-    let usual = if server.scheme_str() == Some("http") { 80 } else { 443 };
-    server.port_u16().unwrap_or(usual)
+    let default = if server.scheme_str() == Some("http") { 80 } else { 443 };
+    server.port_u16().unwrap_or(default)
 }
 
-/// Whether a host is our own machine, for which the environment's proxy is not used.
-fn is_own(host: &str) -> bool {
+/// Whether a host is the local machine, for which the proxy of the environment is not used.
+fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -163,27 +163,27 @@ fn split_port(entry: &str) -> (&str, Option<&str>) {
 /// A client as kube builds it from `config`, with a tunnel through `proxy` for each connection.
 ///
 /// kube can do this itself, but compares `NO_PROXY` with the proxy instead of the server, and fails at an empty entry.
-pub(super) fn through(proxy: &Proxy, config: &Config) -> kube::Result<Client> {
+pub(super) fn client_through(proxy: &Proxy, config: &Config) -> kube::Result<Client> {
     let Proxy { url, origin } = proxy.clone();
-    let place = place(proxy);
-    let mut way = HttpConnector::new();
-    way.enforce_http(false);
-    // Shorter than the timeout of the whole tunnel, so that an error names the proxy where that does not answer.
-    way.set_connect_timeout(config.connect_timeout.map(|all| all * 4 / 5));
-    let unreached = {
-        let place = place.clone();
-        move |error: BoxError| TunnelError::ProxyUnreachable { place: place.clone(), origin, why: root(&*error) }
+    let address = address(proxy);
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    // Shorter than the timeout of the whole tunnel, so that the error names the proxy if it is the proxy that does not answer.
+    connector.set_connect_timeout(config.connect_timeout.map(|all| all * 4 / 5));
+    let unreachable = {
+        let address = address.clone();
+        move |error: BoxError| TunnelError::ProxyUnreachable { address: address.clone(), origin, why: root(&*error) }
     };
     let credentials = credentials(&url);
-    let mut tunnel = Tunnel::new(url, ServiceExt::<Uri>::map_err(way, move |error| unreached(error.into())));
+    let mut tunnel = Tunnel::new(url, ServiceExt::<Uri>::map_err(connector, move |error| unreachable(error.into())));
     if let Some(credentials) = credentials {
         tunnel = tunnel.with_auth(credentials);
     }
-    let closed = move |error: BoxError| match TunnelError::behind(&*error) {
+    let refused = move |error: BoxError| match TunnelError::behind(&*error) {
         Some(error) => error.clone(),
-        None => TunnelError::Refused { place: place.clone(), origin, why: refusal(&*error) },
+        None => TunnelError::Refused { address: address.clone(), origin, why: refusal(&*error) },
     };
-    let tunnel = ServiceExt::<Uri>::map_err(tunnel, move |error| closed(error.into()));
+    let tunnel = ServiceExt::<Uri>::map_err(tunnel, move |error| refused(error.into()));
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tunnel)?);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);
@@ -204,7 +204,7 @@ fn root(error: &(dyn Error + 'static)) -> String {
     chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-/// Why a tunnel was not opened, in plain words. The type of the error is private.
+/// Why a tunnel was not opened, for messages. It is read from the text of the error, whose type is private.
 fn refusal(error: &(dyn Error + 'static)) -> String {
     let why = root(error);
     match why.strip_prefix("tunnel error: ").unwrap_or(&why) {
@@ -224,10 +224,10 @@ fn credentials(proxy: &Uri) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(decoded))).ok()
 }
 
-/// A proxy for the log: its address, without credentials.
-pub(super) fn place(proxy: &Proxy) -> String {
+/// The address of a proxy for messages, without credentials.
+pub(super) fn address(proxy: &Proxy) -> String {
     let authority = proxy.url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
-    authority.rsplit_once('@').map_or(authority, |(_, place)| place).to_owned()
+    authority.rsplit_once('@').map_or(authority, |(_, address)| address).to_owned()
 }
 
 #[cfg(test)]
@@ -245,7 +245,7 @@ mod tests {
         choose(&server.parse().unwrap(), proxy_url, value).map(|proxy| proxy.map(|proxy| proxy.url.to_string()))
     }
 
-    fn goes_straight(server: &str, no_proxy: &str) -> bool {
+    fn is_direct(server: &str, no_proxy: &str) -> bool {
         chosen(server, None, &[("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", no_proxy)]).unwrap().is_none()
     }
 
@@ -263,38 +263,38 @@ mod tests {
             "localhost,,example.com,",
             "http://nonsense/path,example.com",
         ] {
-            assert!(goes_straight(SERVER, list), "{list}");
+            assert!(is_direct(SERVER, list), "{list}");
         }
         for list in
             ["", "ample.com", ".api.example.com", "*.api.example.com", "api.example.com:443", "example", "10.0.0.0/8"]
         {
-            assert!(!goes_straight(SERVER, list), "{list}");
+            assert!(!is_direct(SERVER, list), "{list}");
         }
         for list in ["10.0.0.1", "10.0.0.0/8", "10.0.0.1:443", "0.0.0.0/0"] {
-            assert!(goes_straight("https://10.0.0.1", list), "{list}");
+            assert!(is_direct("https://10.0.0.1", list), "{list}");
         }
         for list in ["10.0.0.2", "10.1.0.0/16", "10.0.0.1:6443", "fd00::/8"] {
-            assert!(!goes_straight("https://10.0.0.1", list), "{list}");
+            assert!(!is_direct("https://10.0.0.1", list), "{list}");
         }
         for list in ["fd00::1", "fd00::/8", "[fd00::1]:6443", "[fd00::1]"] {
-            assert!(goes_straight("https://[fd00::1]:6443", list), "{list}");
+            assert!(is_direct("https://[fd00::1]:6443", list), "{list}");
         }
-        assert!(!goes_straight("https://[fd00::1]:6443", "[fd00::1]:443"));
+        assert!(!is_direct("https://[fd00::1]:6443", "[fd00::1]:443"));
     }
 
     #[test]
-    fn a_proxy_of_the_environment_is_not_for_ones_own_machine_and_also_for_a_pod() {
+    fn a_proxy_of_the_environment_is_used_in_a_pod_and_never_for_loopback() {
         for own in ["https://127.0.0.1:6443", "https://localhost:6443", "https://[::1]:6443"] {
-            assert!(goes_straight(own, ""), "{own}");
+            assert!(is_direct(own, ""), "{own}");
         }
         let pod = "https://10.96.0.1:443";
         let lacking = [("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", "localhost,.svc")];
         assert_eq!(chosen(pod, None, &lacking), Ok(Some("http://proxy:3128/".to_owned())));
-        assert!(goes_straight(pod, ".svc,10.96.0.0/12"));
+        assert!(is_direct(pod, ".svc,10.96.0.0/12"));
     }
 
     #[test]
-    fn the_kubeconfig_counts_more_than_the_environment_and_capitals_more_than_small_letters() {
+    fn the_kubeconfig_precedes_the_environment_and_upper_case_precedes_lower_case() {
         let environment = [("HTTPS_PROXY", "http://big:1"), ("https_proxy", "http://small:1"), ("NO_PROXY", "*")];
         assert_eq!(chosen(SERVER, Some("http://own:3128"), &environment), Ok(Some("http://own:3128/".to_owned())));
         assert_eq!(chosen(SERVER, None, &environment[..2]), Ok(Some("http://big:1/".to_owned())));
@@ -308,16 +308,16 @@ mod tests {
     fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
         let proxy: Uri = "http://ann:p%40ss@proxy.test:3128".parse().unwrap();
         assert_eq!(credentials(&proxy).unwrap(), format!("Basic {}", BASE64_STANDARD.encode("ann:p@ss")));
-        assert_eq!(place(&Proxy { url: proxy, origin: "HTTPS_PROXY" }), "proxy.test:3128");
+        assert_eq!(address(&Proxy { url: proxy, origin: "HTTPS_PROXY" }), "proxy.test:3128");
         assert_eq!(credentials(&"http://proxy.test:3128".parse().unwrap()), None);
     }
 
     #[test]
-    fn a_variable_that_is_no_url_is_named_before_anything_else_reads_it() {
+    fn a_variable_that_is_no_url_is_reported_before_kube_parses_it() {
         for wrong in ["http://[::1", " ", "http://"] {
             for name in ["HTTPS_PROXY", "https_proxy"] {
-                let checked = check(|asked| (asked == name).then(|| wrong.to_owned()));
-                assert_eq!(checked, Err(ProxyError::NoUrl { origin: "HTTPS_PROXY" }), "{wrong:?}");
+                let checked = check(|variable| (variable == name).then(|| wrong.to_owned()));
+                assert_eq!(checked, Err(ProxyError::InvalidUrl { origin: "HTTPS_PROXY" }), "{wrong:?}");
             }
         }
         for good in ["", "http://proxy:3128", "proxy:3128", "socks5://proxy:1080"] {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_said_with_what_to_write_instead() {
+    fn what_is_not_supported_is_refused_with_what_to_write_instead() {
         for (proxy_url, environment, words) in [
             (Some("socks5://h:1"), &[][..], "proxy-url names a proxy by socks5://, and only http:// is supported"),
             (None, &[("HTTPS_PROXY", "https://h:1")][..], "add the API server's host to NO_PROXY"),
@@ -341,29 +341,30 @@ mod tests {
     }
 
     /// The error of a call through a proxy at `url`.
-    async fn told(url: &str) -> String {
+    async fn error_through(url: &str) -> String {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut config = Config::new(SERVER.parse().unwrap());
         config.default_retry = false;
         let proxy = Proxy { url: url.parse().unwrap(), origin: "HTTPS_PROXY" };
-        let error = through(&proxy, &config).unwrap().apiserver_version().await.unwrap_err();
-        TunnelError::behind(&error).map_or_else(|| panic!("the API server is blamed: {error:?}"), ToString::to_string)
+        let error = client_through(&proxy, &config).unwrap().apiserver_version().await.unwrap_err();
+        TunnelError::behind(&error)
+            .map_or_else(|| panic!("the error is not one of the proxy: {error:?}"), ToString::to_string)
     }
 
     #[tokio::test]
-    async fn a_proxy_that_cannot_be_reached_is_blamed_and_the_api_server_is_not() {
+    async fn a_proxy_that_cannot_be_reached_is_named_and_the_api_server_is_not() {
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let place = free.local_addr().unwrap();
+        let address = free.local_addr().unwrap();
         drop(free);
-        let said = told(&format!("http://ann:secret@{place}")).await;
+        let error = error_through(&format!("http://ann:secret@{address}")).await;
         assert!(
-            said.starts_with(&format!("the proxy {place} (HTTPS_PROXY) cannot be reached: Connection refused")),
-            "{said}"
+            error.starts_with(&format!("the proxy {address} (HTTPS_PROXY) cannot be reached: Connection refused")),
+            "{error}"
         );
     }
 
     #[tokio::test]
-    async fn a_proxy_that_opens_no_way_is_blamed_with_what_it_says() {
+    async fn a_proxy_that_opens_no_tunnel_is_named_with_its_answer() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         for (answer, words) in [
             ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "it wants a user and a password"),
@@ -371,15 +372,15 @@ mod tests {
             ("", "it closes the connection"),
         ] {
             let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let place = proxy.local_addr().unwrap();
+            let address = proxy.local_addr().unwrap();
             tokio::spawn(async move {
                 let (mut connection, _) = proxy.accept().await.unwrap();
                 let _ = connection.read(&mut [0; 1024]).await.unwrap();
                 connection.write_all(answer.as_bytes()).await.unwrap();
             });
-            let said = told(&format!("http://{place}")).await;
-            let expected = format!("the proxy {place} (HTTPS_PROXY) opens no way to the API server: {words}");
-            assert!(said.starts_with(&expected), "{said}");
+            let error = error_through(&format!("http://{address}")).await;
+            let expected = format!("the proxy {address} (HTTPS_PROXY) opens no way to the API server: {words}");
+            assert!(error.starts_with(&expected), "{error}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! How many writes a second the API server gets from us.
+//! Limits the rate of our writes.
 
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// Lets a bounded number of writes a second pass: evenly spaced, without bursts, first come first served.
+/// Permits a fixed number of writes a second, evenly spaced and without bursts, first come first served.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     gap: Duration,
@@ -17,8 +17,8 @@ impl RateLimiter {
         Self { gap: Duration::from_secs(1) / per_second.max(1), last: Mutex::new(None) }
     }
 
-    /// Waits for the turn of this write. The gap counts from the moment when the previous write really went: after the process was held up
-    /// there is no burst.
+    /// Waits until the caller may write. The gap counts from when the previous caller really went on, so that there is no burst after the
+    /// process was suspended.
     pub(super) async fn acquire(&self) {
         let mut last = self.last.lock().await;
         if let Some(last) = *last {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_hundred_writes_at_fifty_a_second_take_two_seconds_and_the_first_waits_for_none() {
+    async fn a_hundred_writes_at_fifty_a_second_take_two_seconds_and_the_first_does_not_wait() {
         let (limiter, started) = (RateLimiter::new(50), Instant::now());
         limiter.acquire().await;
         assert_eq!(started.elapsed(), Duration::ZERO);
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn writes_that_were_held_up_do_not_go_all_at_once() {
+    async fn writes_after_a_suspension_are_no_burst() {
         let limiter = RateLimiter::new(50);
         let started = Instant::now();
         let turns = futures::future::join_all((0..5).map(|_| async {

@@ -40,7 +40,7 @@ impl Settings {
     }
 }
 
-/// How Prometheus finds the targets.
+/// How Prometheus discovers the targets.
 #[derive(Clone, Debug, Default)]
 pub struct Discovery {
     /// Which objects are written.
@@ -70,7 +70,7 @@ pub struct Discovery {
 /// What our listener requires of its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
-    /// https.
+    /// HTTPS.
     pub tls: bool,
     /// A client certificate.
     pub client_certificates: bool,
@@ -89,7 +89,7 @@ pub struct Election {
     pub duration: Duration,
 }
 
-/// A value that cannot be used; what to write instead.
+/// A value that cannot be used: the message says what to write instead.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write {0}")]
 pub struct SettingsError(&'static str);
@@ -207,7 +207,7 @@ impl std::fmt::Display for RequiredLabel {
 pub struct Selector(String);
 
 impl Selector {
-    /// As it was written.
+    /// The selector as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Every ScrapeTarget as the API server last showed it, with what is known about it here. It computes nothing and writes nothing.
+//! Every ScrapeTarget as the API server last showed it, with its state in this process. The store computes nothing and writes nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,7 +8,7 @@ use super::settings::Scope;
 use crate::crd::{ConditionStatus, ScrapeTargetStatus};
 use crate::target::{Problem, TargetId};
 
-/// What is known of one ScrapeTarget.
+/// One ScrapeTarget and its state.
 #[derive(Clone, Debug)]
 pub(super) struct TargetRecord {
     pub(super) object: Arc<ObservedTarget>,
@@ -44,7 +44,7 @@ pub(super) struct TargetStore {
 }
 
 impl TargetStore {
-    /// Takes what the API server shows now. What is known about an object is kept while its uid is the same.
+    /// Stores an object as the API server shows it now. Its state is kept while the uid is the same.
     pub(super) fn put(&self, object: Arc<ObservedTarget>) {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         match records.get_mut(&object.id) {
@@ -55,7 +55,7 @@ impl TargetStore {
         }
     }
 
-    /// Takes the status that the API server has after our own write, unless something newer was observed meanwhile.
+    /// Stores the status that the API server has after our own write, unless a newer object was observed in the meantime.
     pub(super) fn put_status(&self, before: &ObservedTarget, resource_version: String, status: ScrapeTargetStatus) {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = records.get_mut(&before.id)
@@ -66,12 +66,12 @@ impl TargetStore {
         }
     }
 
-    /// Notes whether a target can be polled. Returns whether it changed.
+    /// Stores whether a target can be polled. Returns whether that has changed.
     pub(super) fn put_accepted(&self, id: &TargetId, accepted: Result<(), Problem>) -> bool {
         self.update(id, |record| replace(&mut record.accepted, Some(accepted)))
     }
 
-    /// Notes the state of a target's ServiceMonitor. Returns whether it changed.
+    /// Stores the state of a target's ServiceMonitor. Returns whether it has changed.
     pub(super) fn put_monitor(&self, id: &TargetId, monitor: Option<MonitorState>) -> bool {
         self.update(id, |record| replace(&mut record.monitor, monitor))
     }
@@ -89,7 +89,7 @@ impl TargetStore {
         self.records.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// Notes that a scope was listed: a target in it that is not here does not exist.
+    /// Marks a scope as listed: a target in it that is not here does not exist.
     pub(super) fn set_listed(&self, scope: Scope) {
         self.listed.write().unwrap_or_else(PoisonError::into_inner).insert(scope);
     }
@@ -106,8 +106,8 @@ impl TargetStore {
     }
 }
 
-fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
-    let changed = *place != value;
-    *place = value;
+fn replace<T: PartialEq>(current: &mut T, value: T) -> bool {
+    let changed = *current != value;
+    *current = value;
     changed
 }

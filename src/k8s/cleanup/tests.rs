@@ -13,8 +13,8 @@ use super::*;
 struct FakeServer {
     lease: Option<Value>,
     /// When the Lease was written.
-    taken: Vec<Instant>,
-    /// A pod takes the Lease again before it is read for the n-th time.
+    written: Vec<Instant>,
+    /// A pod acquires the Lease again before it is read for the n-th time.
     lost_at: Vec<usize>,
     reads: usize,
     monitors_forbidden: bool,
@@ -34,7 +34,7 @@ impl FakeServer {
         }
         if path.contains("/leases") {
             let lease: Value = serde_json::from_slice(sent).unwrap();
-            self.taken.push(Instant::now());
+            self.written.push(Instant::now());
             self.lease = Some(lease.clone());
             return (200, lease);
         }
@@ -78,12 +78,12 @@ fn settings() -> Settings {
     crate::k8s::leader::tests::settings()
 }
 
-/// What `cleanup` says, and what became of the server.
+/// The result of `cleanup`, and the server after it.
 async fn cleaned(server: FakeServer, mode: DiscoveryMode) -> (Result<Removed, CleanupError>, FakeServer) {
     let server = Arc::new(Mutex::new(server));
-    let behind = Arc::clone(&server);
+    let shared = Arc::clone(&server);
     let service = tower::service_fn(move |request: Request<Body>| {
-        let server = Arc::clone(&behind);
+        let server = Arc::clone(&shared);
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect_bytes().await?;
@@ -92,10 +92,10 @@ async fn cleaned(server: FakeServer, mode: DiscoveryMode) -> (Result<Removed, Cl
             answer.map_err(|error| kube::Error::Service(Box::new(error)))
         }
     });
-    let cluster = ApiClient::answered_by(Client::new(service, "monitoring"));
+    let client = ApiClient::answered_by(Client::new(service, "monitoring"));
     let mut settings = settings();
     settings.discovery.mode = mode;
-    let result = cleanup(&cluster, &settings).await;
+    let result = cleanup(&client, &settings).await;
     let server = std::mem::take(&mut *server.lock().unwrap());
     (result, server)
 }
@@ -120,11 +120,11 @@ async fn the_lease_is_kept_for_as_long_as_the_leader_may_write() {
     let (result, server) = cleaned(server, DiscoveryMode::ServiceMonitor).await;
     assert_eq!(result.unwrap().endpoints, 1);
     assert!(started.elapsed() > Duration::from_secs(295), "{:?}", started.elapsed());
-    assert!(server.taken.windows(2).all(|pair| pair[1] - pair[0] <= DURATION / 2), "{:?}", server.taken);
+    assert!(server.written.windows(2).all(|pair| pair[1] - pair[0] <= DURATION / 2), "{:?}", server.written);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_that_takes_the_lease_again_is_waited_for_but_not_for_ever() {
+async fn a_pod_that_acquires_the_lease_again_is_waited_for_but_not_for_ever() {
     let started = Instant::now();
     let server = FakeServer { lease: Some(held_by_a_pod(15)), lost_at: vec![2], ..FakeServer::default() };
     let (result, _) = cleaned(server, DiscoveryMode::ServiceMonitor).await;

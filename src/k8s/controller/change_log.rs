@@ -1,4 +1,4 @@
-//! Logs changes of targets: each by itself while they are few, else their number.
+//! Logs changes of targets: each one while they are few, else only their number.
 
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ pub(super) struct ChangeLog {
 
 impl ChangeLog {
     /// Logs or counts a change.
-    pub(super) fn note(&mut self, id: &TargetId, event: TargetChange<'_>) {
+    pub(super) fn note(&mut self, id: &TargetId, change: TargetChange<'_>) {
         self.begun.get_or_insert_with(Instant::now);
         if self.lines < MOST_LINES {
             self.lines += 1;
-            match event {
+            match change {
                 TargetChange::Added => tracing::info!(target = %id, "target is new"),
                 TargetChange::Changed => tracing::info!(target = %id, "target has changed"),
                 TargetChange::Removed => tracing::info!(target = %id, "target is gone"),
@@ -49,7 +49,7 @@ impl ChangeLog {
             }
             return;
         }
-        match event {
+        match change {
             TargetChange::Added => self.added += 1,
             TargetChange::Changed => self.changed += 1,
             TargetChange::Removed => self.removed += 1,

@@ -1,6 +1,6 @@
 //! Reconciles the pollers with the ScrapeTargets of the cluster. A single task makes every decision, so that changes have one order.
 //!
-//! It writes nothing into the cluster: it marks the targets whose status or ServiceMonitor may have to be written.
+//! It writes nothing into the cluster: it enqueues the targets whose status or ServiceMonitor may have to be written.
 
 mod change_log;
 mod readiness;
@@ -33,19 +33,19 @@ use readiness::{Readiness, WatchHealth};
 const EVENTS: usize = 64;
 /// The most events that are taken, and targets that are declared, before other tasks get a turn.
 const BATCH: usize = 500;
-/// A target whose Secrets are not read after this is declared without them, and reports that.
+/// A target whose Secrets are not read after this is declared without them, and reports them as unread.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
-/// While the CRD is missing somebody is probably installing it.
+/// The longest delay while the CRD is missing: somebody is probably installing it.
 const CRD_RETRY: Duration = Duration::from_secs(4);
 
-/// Starts the watch of each scope, the reader of Secrets, and the reconciler that makes targets of what these bring.
+/// Starts the watch of each scope, the reader of Secrets, and the reconciler that turns their results into targets.
 pub(super) fn start(
     shared: &Arc<Shared>,
     rejected: mpsc::Receiver<TargetId>,
     tasks: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) {
-    let secrets = SecretCache::new(shared.cluster.clone(), shared.settings.secret_label.clone());
+    let secrets = SecretCache::new(shared.client.clone(), shared.settings.secret_label.clone());
     let scopes = shared.settings.watched();
     let (sender, events) = mpsc::channel(EVENTS);
     for (index, scope) in scopes.iter().enumerate() {
@@ -67,7 +67,7 @@ pub(super) fn start(
 /// An event of the watch of a scope, by its index.
 type TargetEvent = (usize, WatchEvent<WatchedTarget>);
 
-/// Sends the events of a scope until nobody takes them.
+/// Sends the events of a scope until the reconciler has ended.
 fn forward(
     shared: &Shared,
     index: usize,
@@ -81,7 +81,7 @@ fn forward(
         longest_missing_backoff: CRD_RETRY,
         ..WatchConfig::default()
     };
-    let mut watch = watch(&shared.cluster, collection, config);
+    let mut watch = watch(&shared.client, collection, config);
     async move {
         while let Some(event) = watch.next().await {
             if events.send((index, event)).await.is_err() {
@@ -95,7 +95,7 @@ struct Reconciler {
     shared: Arc<Shared>,
     secrets: Arc<SecretCache>,
     scopes: Vec<WatchedScope>,
-    /// What must be done about targets, at the end of the batch.
+    /// What must be done about each target, at the end of the batch.
     pending: BTreeMap<TargetId, PendingAction>,
     /// Targets whose Secrets are being read, and until when they wait for that.
     awaiting_secrets: BTreeMap<TargetId, Instant>,
@@ -143,7 +143,7 @@ impl Reconciler {
             let wake_at = self.wake_at();
             tokio::select! {
                 count = events.recv_many(&mut batch, BATCH) => if count == 0 {
-                    return std::future::pending().await; // the watches were told to stop, and so are we
+                    return std::future::pending().await; // the watches have stopped, and this task is about to be cancelled
                 },
                 () = self.secrets.changed() => self.declare_changed_secrets(),
                 Some(id) = rejected.recv() => self.secrets.credentials_rejected(&id),
@@ -158,9 +158,9 @@ impl Reconciler {
             }
             if self.readiness.becomes_known(self.awaiting_secrets.is_empty()) {
                 self.shared.pollers.set_known();
-                tracing::info!(targets = self.shared.catalog.ids().len(), "targets are known");
+                tracing::info!(targets = self.shared.targets.ids().len(), "targets are known");
             }
-            self.change_log.close(|| self.shared.catalog.ids().len());
+            self.change_log.close(|| self.shared.targets.ids().len());
         }
     }
 
@@ -203,9 +203,9 @@ impl Reconciler {
         let Some(WatchedScope { scope, listing }) = self.scopes.get_mut(index) else { return };
         let Some(listed) = listing.take() else { return };
         let covers = |id: &TargetId| scope.as_ref().is_none_or(|namespace| *namespace == id.namespace);
-        let mut deleted = self.shared.catalog.ids();
+        let mut deleted = self.shared.targets.ids();
         deleted.retain(|id| covers(id) && !listed.contains(id));
-        self.shared.catalog.set_listed(scope.clone());
+        self.shared.targets.set_listed(scope.clone());
         for id in &deleted {
             self.deleted(id);
         }
@@ -215,7 +215,7 @@ impl Reconciler {
         tracing::debug!(listed = listed.len(), deleted = deleted.len(), "ScrapeTargets are listed");
     }
 
-    /// An object exists. What has changed of it decides what must be done about it.
+    /// An object exists or has changed. The change decides what must be done about it.
     fn applied(&mut self, scope: usize, parsed: ConvertedTarget) {
         let ConvertedTarget { mut target, stand_in, unknown_field } = parsed;
         let id = target.id.clone();
@@ -225,9 +225,9 @@ impl Reconciler {
         if let Some(listed) = self.scopes.get_mut(scope).and_then(|scope| scope.listing.as_mut()) {
             listed.insert(id.clone());
         }
-        let mut before = self.shared.catalog.get(&id).map(|record| record.object);
+        let mut before = self.shared.targets.get(&id).map(|record| record.object);
         if before.as_ref().is_some_and(|before| before.uid != target.uid) {
-            self.deleted(&id); // another object of the same name: nothing that is known about the first holds for it
+            self.deleted(&id); // another object of the same name: the state of the first does not apply to it
             before = None;
         }
         if let Some(before) = &before
@@ -239,7 +239,7 @@ impl Reconciler {
             // The pollers share this allocation already.
             target.declaration.clone_from(&before.declaration);
             let has_changed = before.generation != target.generation || before.status != target.status;
-            self.shared.catalog.put(Arc::new(target));
+            self.shared.targets.put(Arc::new(target));
             self.count_event("status", &id);
             if has_changed {
                 self.shared.statuses.add(id);
@@ -260,7 +260,7 @@ impl Reconciler {
             let change = if before.is_none() { TargetChange::Added } else { TargetChange::Changed };
             self.change_log.note(&id, change);
         }
-        self.shared.catalog.put(Arc::new(target));
+        self.shared.targets.put(Arc::new(target));
         self.pending.insert(id, action);
     }
 
@@ -269,7 +269,7 @@ impl Reconciler {
         self.pending.remove(id);
         self.awaiting_secrets.remove(id);
         self.secrets.remove_target(id);
-        if self.shared.catalog.remove(id).is_some() {
+        if self.shared.targets.remove(id).is_some() {
             self.shared.pollers.remove(id);
             self.shared.statuses.add(id.clone());
             self.shared.enqueue_monitors([id.clone()]);
@@ -293,13 +293,13 @@ impl Reconciler {
         }
     }
 
-    /// Does what is pending about a batch of targets, and hands them to the pollers in one step. Returns whether more is pending.
+    /// Takes a batch of pending actions, and hands their targets to the pollers in one step. Returns whether more are pending.
     fn reconcile_batch(&mut self) -> bool {
         let mut targets = Vec::new();
         let mut reconciled = Vec::new();
         for _ in 0..BATCH {
             let Some((id, action)) = self.pending.pop_first() else { break };
-            let Some(record) = self.shared.catalog.get(&id) else { continue };
+            let Some(record) = self.shared.targets.get(&id) else { continue };
             let problem = match (&record.object.declaration, action) {
                 (Ok(declaration), PendingAction::Declare) => {
                     if self.must_wait_for_secrets(&id) {
@@ -341,7 +341,7 @@ impl Reconciler {
         must_wait
     }
 
-    /// Notes whether the targets were accepted, and marks them for the writers.
+    /// Stores whether the targets were accepted, and enqueues their statuses and ServiceMonitors.
     fn publish(&self, reconciled: Vec<(TargetId, Option<Problem>)>) {
         let mut ids = Vec::with_capacity(reconciled.len());
         for (id, problem) in reconciled {
@@ -349,7 +349,7 @@ impl Reconciler {
             self.shared.metrics.reconciles.with_label_values(&[outcome]).inc();
             let error = problem.as_ref().map(|problem| problem.message.as_str());
             tracing::debug!(target = %id, outcome, error, "reconciled");
-            self.shared.catalog.put_accepted(&id, problem.map_or(Ok(()), Err));
+            self.shared.targets.put_accepted(&id, problem.map_or(Ok(()), Err));
             ids.push(id);
         }
         self.shared.statuses.add_all(ids.iter().cloned());

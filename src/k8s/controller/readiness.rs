@@ -1,4 +1,4 @@
-//! How far the watched scopes are: whether all targets are known, and whether the watches work.
+//! Whether the targets of all watched scopes are known, and whether the watches work.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use crate::k8s::client::ApiError;
 use crate::k8s::outage::{Outage, Part};
 
-/// Secrets that are not read this long after the last list are not waited for.
-const SECRETS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The targets count as known this long after the last list, even if Secrets are still unread.
+const UNREAD_SECRETS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Tells when the targets are known: from then on, a target that is missing here does not exist in the cluster.
+/// Decides when the targets are known: from then on, a target that is missing here does not exist in the cluster.
 #[derive(Debug)]
 pub(super) struct Readiness {
     scopes: Vec<ListState>,
@@ -47,10 +47,10 @@ impl Readiness {
     }
 
     fn set(&mut self, scope: usize, state: ListState) {
-        if let Some(place) = self.scopes.get_mut(scope) {
-            *place = state;
+        if let Some(current) = self.scopes.get_mut(scope) {
+            *current = state;
         }
-        // Where every scope is denied, the targets are not known to be none.
+        // Where every scope is denied, an empty store does not mean that there are no targets.
         if self.scopes.contains(&ListState::Listed) && !self.scopes.contains(&ListState::Pending) {
             self.listed_at.get_or_insert_with(Instant::now);
         }
@@ -58,7 +58,7 @@ impl Readiness {
 
     /// When the targets count as known at the latest; `None`: they do already, or a list is missing.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.listed_at.filter(|_| !self.is_known).map(|listed_at| listed_at + SECRETS_TIMEOUT)
+        self.listed_at.filter(|_| !self.is_known).map(|listed_at| listed_at + UNREAD_SECRETS_TIMEOUT)
     }
 
     /// Returns whether the targets have just become known. `has_secrets`: no target waits for its Secrets.
@@ -74,7 +74,7 @@ impl Readiness {
     }
 }
 
-/// Logs when the CRD is missing in some scope and when it is there again, each once, and tells [`Outage`] about watches that fail.
+/// Logs once when the CRD is missing in some scope, and once when it is there again, and reports watches that fail to [`Outage`].
 #[derive(Debug)]
 pub(super) struct WatchHealth {
     /// By scope.
@@ -116,8 +116,8 @@ impl WatchHealth {
     }
 
     fn set_lacks_crd(&mut self, scope: usize, lacks: bool) {
-        if let Some(place) = self.lacks_crd.get_mut(scope) {
-            *place = lacks;
+        if let Some(current) = self.lacks_crd.get_mut(scope) {
+            *current = lacks;
         }
         if self.is_logged && !self.lacks_crd.contains(&true) {
             self.is_logged = false;
@@ -151,11 +151,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn secrets_that_nobody_can_read_delay_it_for_three_seconds() {
+    async fn secrets_that_cannot_be_read_delay_it_for_three_seconds() {
         let mut readiness = Readiness::new(1);
         readiness.listed(0);
         assert!(!readiness.becomes_known(false));
-        tokio::time::advance(SECRETS_TIMEOUT).await;
+        tokio::time::advance(UNREAD_SECRETS_TIMEOUT).await;
         assert!(readiness.becomes_known(false));
         assert_eq!(readiness.deadline(), None);
     }

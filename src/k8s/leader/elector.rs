@@ -1,4 +1,4 @@
-//! Carries out what the [state](super::state) of the election asks for, and publishes the role and the permit that follow.
+//! Carries out the steps that the [state](super::state) of the election returns, and publishes the role and the permit that follow.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl LeaderElector {
     ) -> Self {
         let election = &shared.settings.election;
         Self {
-            client: LeaseClient::new(&shared.cluster, &shared.settings),
+            client: LeaseClient::new(&shared.client, &shared.settings),
             state: ElectionState::new(&election.identity, LeaseTiming::new(election.duration)),
             shared: Arc::clone(shared),
             views,
@@ -61,7 +61,7 @@ impl LeaderElector {
         }
     }
 
-    /// Takes part until it is told to stop. If it was told to resign before, it has released the Lease then.
+    /// Takes part until `stop`. After `resign` it releases the Lease, before it stops.
     pub(super) async fn run(mut self, stop: CancellationToken, resign: CancellationToken) -> &'static str {
         let shared = Arc::clone(&self.shared);
         let mut knows_targets = false;
@@ -147,12 +147,12 @@ impl LeaderElector {
         let holder = self.state.lease().held().and_then(LeaseRecord::holder).map(Arc::<str>::from);
         let current = match role {
             Role::Leader => (role, holder.filter(|_| self.state.is_holder())),
-            // We shall lead in a moment, or release the Lease.
+            // It leads in a moment, or releases the Lease.
             Role::Standby if self.state.is_holder() => return,
             Role::Standby if holder.is_none() => return,
             Role::Standby => (role, holder),
         };
-        // That a leader misses its Lease for a moment is not worth a line.
+        // A leader without a Lease for a moment is not logged.
         let misses_lease = |logged: &(Role, _)| logged.0 == Role::Leader && current == (Role::Leader, None);
         if self.logged.as_ref().is_some_and(|logged| *logged == current || misses_lease(logged)) {
             return;
@@ -167,7 +167,7 @@ impl LeaderElector {
     }
 }
 
-/// Waits for the end of the request, if there is one.
+/// Waits for the end of the request; for ever if there is none.
 async fn finished(request: &mut Option<LeaseRequest>) -> (Moment, LeaseOutcome) {
     let Some(LeaseRequest { sent, outcome }) = request else { return std::future::pending().await };
     let (sent, outcome) = (*sent, outcome.as_mut().await);
@@ -182,7 +182,7 @@ pub(super) enum LeaseOutcome {
     Observed(Option<Box<Lease>>),
     /// It was acquired or renewed with this record.
     Written(LeaseSpec),
-    /// It is not ours any more.
+    /// This replica does not hold it any more.
     Released,
     /// Another replica was faster.
     Conflict,
@@ -192,7 +192,7 @@ pub(super) enum LeaseOutcome {
     Failed(String),
 }
 
-/// The requests about the Lease. When they are sent, and what follows, is decided elsewhere.
+/// The requests about the Lease. [`ElectionState`] decides when they are sent and what follows.
 #[derive(Clone)]
 struct LeaseClient {
     client: ApiClient,
@@ -253,7 +253,7 @@ impl LeaseClient {
     }
 
     fn api(&self) -> Api<Lease> {
-        Api::namespaced(self.client.client(), &self.namespace)
+        Api::namespaced(self.client.kube(), &self.namespace)
     }
 
     async fn call<T>(&self, verb: &'static str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {

@@ -2,7 +2,7 @@
 //!
 //! Both are written, since the Prometheus Operator still reads the Endpoints by default, and kube-proxy and newer discovery read the slice.
 //! Where the slice cannot be written, Kubernetes mirrors the Endpoints, so that there is always exactly one slice. Neither is removed when
-//! the lead is lost: the next leader writes its own address over ours, and no scrape falls between the two.
+//! the leadership is lost: the next leader overwrites our address with its own, so that every scrape finds an endpoint.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,24 +27,24 @@ use crate::k8s::{Settings, Shared, labels};
 
 /// The name of the port, to which ServiceMonitors refer.
 const PORT: &str = "http";
-/// On Endpoints that Kubernetes must not mirror, since we write the slice.
+/// The label of Endpoints that Kubernetes must not mirror, since we write the slice.
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
-/// On a slice: the name of its Service.
+/// The label of a slice with the name of its Service.
 const SERVICE: &str = "kubernetes.io/service-name";
-/// On a slice: who writes it. The controllers of Kubernetes only touch slices with their own names.
+/// The label of a slice with the name of its writer. The controllers of Kubernetes only change slices with their own names.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
-/// The watch shows no change for long. Endpoints that were not heard of for this time are read again.
+/// The object is read again when the watch has shown nothing for this long. It rarely changes, so that silence is normal.
 const SILENCE: Duration = Duration::from_mins(5);
-/// The interval between two writes, which doubles while somebody else writes the object too.
+/// The interval between two writes, which doubles while another writer changes the object too.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
-/// At this interval it is logged that somebody else writes the object too.
+/// At this interval it is logged that another writer changes the object too.
 const CONFLICT_INTERVAL: Duration = Duration::from_secs(8);
-/// After a write that failed but may succeed next time.
+/// The delay after a write that failed but may succeed next time.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Writes `address` into the Endpoints while this replica leads, until it is told to stop. `has_slice`: whether the slice is written.
+/// Writes `address` into the Endpoints while this replica leads, until `stop`. `has_slice`: whether the slice is written.
 pub(super) async fn keep_endpoints(
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -68,7 +68,7 @@ pub(super) async fn keep_endpoints(
     "the writer of Endpoints"
 }
 
-/// Writes `address` into the slice while this replica leads, until it is told to stop. `written` is told whether it is there.
+/// Writes `address` into the slice while this replica leads, until `stop`, and publishes in `written` whether it is there.
 pub(super) async fn keep_slice(
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -182,12 +182,12 @@ fn is_as_desired<K: ServiceEndpoints>(observed: &K, desired: &K) -> bool {
     observed.has_same_endpoints(desired) && ours.into_iter().all(|key| label(observed, key) == label(desired, key))
 }
 
-/// What the watch says about the object.
+/// The state of the object, from its watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndpointsState {
     Correct,
     Wrong,
-    /// It may not be read. It is written all the same: an apply that changes nothing is no write.
+    /// The permission to read it is missing. It is applied nevertheless: an apply that changes nothing is no write.
     Unreadable,
 }
 
@@ -195,7 +195,7 @@ enum EndpointsState {
 struct EndpointsWriter<'a> {
     shared: &'a Shared,
     leadership: Leadership,
-    /// Told whether the object is as desired, or cannot be written.
+    /// Called with `true` when the object is as desired, with `false` when it cannot be written.
     report: &'a (dyn Fn(bool) + Send + Sync),
     interval: Duration,
     /// Denials in a row.
@@ -211,7 +211,7 @@ impl<'a> EndpointsWriter<'a> {
 
     /// Writes the object whenever it is not as desired, until it is dropped.
     async fn keep<K: ServiceEndpoints>(&mut self, desired: &K) {
-        // The first write of a term replaces the address of the former leader, which is no conflict.
+        // The first write after this replica has become the leader replaces the address of the former leader, which is no conflict.
         self.interval = SHORTEST_INTERVAL;
         let (state, states) = watch::channel(EndpointsState::Correct);
         let Settings { namespace, discovery, .. } = &self.shared.settings;
@@ -227,11 +227,11 @@ impl<'a> EndpointsWriter<'a> {
             ObjectEvent::Denied => {
                 state.send_replace(EndpointsState::Unreadable);
             }
-            // What was observed last holds until more is known.
+            // The last observed state is kept.
             ObjectEvent::Failed(_) => {}
         };
         tokio::select! {
-            () = watch_object(&self.shared.cluster, namespace, &discovery.service, SILENCE).for_each(observe) => {}
+            () = watch_object(&self.shared.client, namespace, &discovery.service, SILENCE).for_each(observe) => {}
             () = self.correct(desired, states) => {}
         }
     }
@@ -257,7 +257,7 @@ impl<'a> EndpointsWriter<'a> {
     /// Writes once. Returns how long to wait before the next write.
     async fn write<K: ServiceEndpoints>(&mut self, desired: &K, state: EndpointsState) -> Duration {
         let Settings { namespace, discovery, .. } = &self.shared.settings;
-        let api = Api::<K>::namespaced(self.shared.cluster.client(), namespace);
+        let api = Api::<K>::namespaced(self.shared.client.kube(), namespace);
         let (params, patch) = (PatchParams::apply(labels::MANAGER).force(), Patch::Apply(desired));
         self.shared.write_limiter.acquire().await;
         if !self.leadership.may_write() {
@@ -265,7 +265,7 @@ impl<'a> EndpointsWriter<'a> {
         }
         let rule = PolicyRule::new("patch", K::GROUP, K::URL_PATH_SEGMENT, Some(namespace));
         let written = api.patch(&discovery.service, &params, &patch);
-        match self.shared.cluster.call(rule, written).await {
+        match self.shared.client.call(rule, written).await {
             Ok(_) => {
                 tracing::debug!(endpoints = discovery.service, "{} written", K::KIND);
                 (self.report)(true);

@@ -1,7 +1,7 @@
-//! The Lease as the API server shows it, which is all that counts: a write of our own may be lost, late, or overtaken.
+//! The Lease as the API server shows it. Our own writes do not count until it shows them: they may be lost, delayed or overtaken.
 //!
 //! The clock of another machine is never read. How long a Lease is valid is counted from when its record was observed to change, on our own
-//! monotonic clock, as client-go does; the times in the record only differ from one renewal to the next.
+//! monotonic clock, as client-go does; the times in the record serve only to tell one renewal from the next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,22 +57,22 @@ impl LeaseRecord {
     }
 }
 
-/// What is known of the Lease.
+/// The known state of the Lease.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) enum ObservedLease {
-    /// Nothing yet.
+    /// Nothing is known yet.
     #[default]
     Unknown,
-    /// It may not be read, and was never read before.
+    /// The permission to read it is missing, and it was never read before.
     Denied,
-    /// It does not exist, since then.
+    /// It does not exist; since when.
     Absent(Instant),
     /// It exists.
     Present(LeaseRecord),
 }
 
 impl ObservedLease {
-    /// What is known after the API server has shown `lease`.
+    /// The state after the API server has shown `lease`.
     pub(super) fn next(&self, lease: Option<Lease>, now: Instant) -> Self {
         match (self, lease) {
             (Self::Present(before), Some(lease)) => Self::Present(LeaseRecord::next(lease, Some(before), now)),
@@ -122,7 +122,7 @@ pub(super) struct LeaseTiming {
     pub(super) write_margin: Duration,
     /// The deadline of a request, so that there is time for another before the Lease ends.
     pub(super) request_timeout: Duration,
-    /// A watch that shows no change for this long may be dead.
+    /// The connection of a watch that shows no change for this long may be dead.
     silence: Duration,
 }
 
@@ -141,7 +141,7 @@ impl LeaseTiming {
     }
 }
 
-/// What the watch shows, and whether it works.
+/// The Lease, and whether its watch works.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct LeaseView {
     pub(super) lease: ObservedLease,
@@ -162,11 +162,11 @@ impl LeaseWatcher {
         (Self { shared: Arc::clone(shared), views }, receiver)
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) -> &'static str {
         let Settings { namespace, election, .. } = &self.shared.settings;
         let silence = LeaseTiming::new(election.duration).silence;
-        let mut events = watch_object(&self.shared.cluster, namespace, &election.lease, silence);
+        let mut events = watch_object(&self.shared.client, namespace, &election.lease, silence);
         while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
             self.publish(event);
         }
@@ -184,7 +184,7 @@ impl LeaseWatcher {
             }
             ObjectEvent::Denied => {
                 self.shared.outage.works(Part::Lease);
-                // What was observed before is still better than nothing.
+                // The state that was observed before is kept.
                 let lease = match &before.lease {
                     ObservedLease::Unknown => ObservedLease::Denied,
                     known => known.clone(),

@@ -1,9 +1,9 @@
 //! Which replica leads: the one that holds the Lease. It polls in the background, writes into the cluster, and is the only endpoint of
 //! the Service that Prometheus scrapes.
 //!
-//! Two things are kept apart. The role says who polls: a leader keeps it while it knows of no other, also while the API server is
-//! unreachable. The permit to write comes only from the Lease as the API server shows it, and ends by itself when another replica could
-//! have acquired the Lease.
+//! The role and the permit to write are separate. The role decides whether this replica polls: a leader keeps it while it knows of no
+//! other, also while the API server is unreachable. The permit to write comes only from the Lease as the API server shows it, and ends by
+//! itself when another replica could have acquired the Lease.
 
 mod elector;
 mod endpoints;
@@ -55,7 +55,7 @@ struct WritePermit {
 pub(super) struct Leadership(watch::Receiver<LeaderStatus>);
 
 impl Leadership {
-    /// Whether the cluster may be written to. Checked before every single write, since a process may be paused at any moment.
+    /// Whether the cluster may be written to. Checked before every single write, since a process may be suspended at any moment.
     pub(super) fn may_write(&self) -> bool {
         self.left().is_some()
     }
@@ -112,7 +112,7 @@ pub(super) fn start(
     tasks.spawn(watcher.run(stop.clone()));
     tasks.spawn(LeaderElector::new(shared, views, statuses).run(stop.clone(), resign.clone()));
     if let Some(address) = shared.settings.advertise.filter(|_| !shared.settings.discovery.service.is_empty()) {
-        // Until its first write the slice counts as written, since the permissions of both come together.
+        // Until its first write the slice counts as written: the permissions for both objects are usually granted together.
         let (slice_written, has_slice) = watch::channel(true);
         tasks.spawn(keep_slice(Arc::clone(shared), address, leadership.clone(), slice_written, stop.clone()));
         tasks.spawn(keep_endpoints(Arc::clone(shared), address, leadership.clone(), has_slice, stop.clone()));

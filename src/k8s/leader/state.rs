@@ -1,6 +1,6 @@
 //! The election as one replica sees it: what it knows of the Lease, its role, its permit to write, and its next request.
 //!
-//! It has no network and reads no clock, so that tests can try everything that may happen between replicas.
+//! It sends nothing and reads no clock, so that tests can try every order of events between replicas.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,19 +11,19 @@ use tokio::time::Instant;
 use super::elector::LeaseOutcome;
 use super::lease::{LeaseRecord, LeaseTiming, LeaseView, ObservedLease};
 use super::{LeaderStatus, Role, WritePermit};
-use crate::k8s::backoff::{Backoff, chance};
+use crate::k8s::backoff::{Backoff, random};
 use crate::k8s::client::BELIEVED_DENIALS;
 use crate::k8s::watch::DENIED_RETRY;
 
 /// The longest random delay before a free Lease is acquired, so that replicas do not all try at the same moment.
 const JITTER: Duration = Duration::from_millis(400);
-/// After the API server was unreachable, the leader has this long to renew a Lease that has ended meanwhile: a change of leaders resets
-/// counters, and helps nobody.
+/// After the API server was unreachable, the leader has this long to renew a Lease that has ended meanwhile: a change of leaders would
+/// reset counters for no reason.
 const LEADER_GRACE: Duration = Duration::from_secs(5);
-/// The longest pause after a failed request. Shorter than the grace, so that the leader can use it.
+/// The longest delay after a failed request. Shorter than [`LEADER_GRACE`], so that the leader can renew the Lease in time.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
-/// A replica that has just started and finds its own name in the Lease has this long to learn its targets, before another replica may lead
-/// that knows them.
+/// A replica that has just started and finds its own identity in the Lease has this long to learn its targets. After that it releases the
+/// Lease to a replica that knows them.
 const STARTUP_GRACE: Duration = Duration::from_secs(1);
 
 /// A moment on both of our clocks.
@@ -46,7 +46,7 @@ impl Moment {
 pub(super) enum ElectionStep {
     /// Wait until then, or until something happens.
     Wait(Option<Instant>),
-    /// Read the Lease, beside the watch.
+    /// Read the Lease by a request of our own.
     Observe,
     /// Acquire or renew the Lease, if it is still this; `None`: create it.
     Acquire(Option<LeaseRecord>),
@@ -58,23 +58,23 @@ pub(super) enum ElectionStep {
 #[derive(Clone, Debug)]
 struct LastWrite {
     spec: LeaseSpec,
-    /// When it was sent. Nobody saw it earlier.
+    /// When it was sent. No other replica can have observed it earlier.
     sent: Moment,
 }
 
 /// One replica's part in the election.
 #[derive(Debug)]
 pub(super) struct ElectionState {
-    /// Our name in the Lease.
+    /// Our identity in the Lease.
     identity: Arc<str>,
     timing: LeaseTiming,
-    /// The newest that is known of the Lease, by the watch or by a request of our own.
+    /// The newest known state of the Lease, from the watch or from a request of our own.
     view: LeaseView,
-    /// What the watch showed last, which may be older.
+    /// The state that the watch showed last, which may be older.
     watched: ObservedLease,
-    /// Whether the targets are known. A replica that does not know them answers scrapes by 503.
+    /// Whether the targets are known. A replica that does not know them answers scrapes with 503.
     knows_targets: bool,
-    /// The Lease was released for good, or will be.
+    /// The Lease was released for good, or is about to be.
     has_resigned: bool,
     /// Requests in a row that were not permitted.
     denials: u32,
@@ -82,9 +82,9 @@ pub(super) struct ElectionState {
     failures: u32,
     last_write: Option<LastWrite>,
     role: Role,
-    /// When a request of our own has shown the Lease, if no request has failed since.
+    /// When a request of our own last read the Lease, if no request has failed since.
     verified_at: Option<Instant>,
-    /// The watch may not show what the API server has.
+    /// The watch may lag behind the API server: the Lease must be read by a request.
     must_verify: bool,
     /// No request is sent before this.
     not_before: Option<Instant>,
@@ -115,18 +115,18 @@ impl ElectionState {
         }
     }
 
-    // What has happened.
+    // Events.
 
-    /// The watch shows something else.
+    /// The watch shows a change.
     pub(super) fn watched(&mut self, view: LeaseView) {
         let before = std::mem::replace(&mut self.view, view);
         if self.view.lease == self.watched {
-            // Only the state of the watch is new: what was read beside it may be newer than the Lease that it showed last.
+            // Only the health of the watch has changed: a request of our own may have read a newer Lease than it showed last.
             self.view.lease = before.lease.clone();
         } else {
             self.watched = self.view.lease.clone();
         }
-        // A record that was read before the watch showed it keeps its moment.
+        // A record that was read before the watch showed it keeps the time of the read.
         if let (ObservedLease::Present(before), ObservedLease::Present(now)) = (&before.lease, &mut self.view.lease)
             && before.spec == now.spec
         {
@@ -152,7 +152,7 @@ impl ElectionState {
         self.knows_targets = true;
     }
 
-    /// Another replica shall lead from now on.
+    /// This replica gives up the leadership for good.
     pub(super) const fn resign(&mut self) {
         self.has_resigned = true;
         self.must_verify = false; // a release reads the Lease first
@@ -184,8 +184,8 @@ impl ElectionState {
                 self.verify_unless(!self.is_holder(), now);
             }
             LeaseOutcome::Conflict => {
-                let pause = self.failure_backoff.next();
-                self.verify_at(now + pause);
+                let delay = self.failure_backoff.next();
+                self.verify_at(now + delay);
             }
             LeaseOutcome::Denied => {
                 self.denials += 1;
@@ -200,7 +200,7 @@ impl ElectionState {
         }
     }
 
-    /// A watch that works shows our write soon. One that does not may be dead.
+    /// A working watch shows our write before the next renewal. If it does not, its connection may be dead.
     fn verify_unless(&mut self, is_shown: bool, now: Instant) {
         if !is_shown {
             self.verify_at(now + self.timing.renewal_interval);
@@ -213,7 +213,7 @@ impl ElectionState {
         self.not_before = Some(at);
     }
 
-    // What is known.
+    // The known state.
 
     pub(super) const fn lease(&self) -> &ObservedLease {
         &self.view.lease
@@ -229,7 +229,7 @@ impl ElectionState {
         if self.view.is_unreachable { 0 } else { self.failures }
     }
 
-    // The role and the permit that follow.
+    // The role and the permit that follow from it.
 
     /// Our role now, by what it was and what is observed.
     pub(super) fn status(&mut self, now: Instant) -> LeaderStatus {
@@ -253,8 +253,8 @@ impl ElectionState {
     }
 
     /// The cluster may be written to only while the API server shows the Lease as ours, and only until another replica could acquire it at
-    /// the earliest. That is counted from when our last write was sent, since nobody saw it earlier, and by the shorter of two durations,
-    /// since the record that is shown may have been edited.
+    /// the earliest. That time is counted from when our last write was sent, since no replica can have observed it earlier, and by the
+    /// shorter of two durations, since somebody may have edited the record that is shown.
     fn permit(&self) -> Option<WritePermit> {
         let LastWrite { sent, .. } =
             self.last_write.as_ref().filter(|_| !self.has_resigned && self.role == Role::Leader)?;
@@ -277,7 +277,7 @@ impl ElectionState {
         ElectionStep::Wait(Some(ends.map_or(due, |ends| due.min(ends))))
     }
 
-    /// What to do, and when; without a time: never, as far as is known now.
+    /// The next step and its time; without a time, nothing is done until an event comes.
     fn plan(&self, now: Instant) -> (ElectionStep, Option<Instant>) {
         const NEVER: (ElectionStep, Option<Instant>) = (ElectionStep::Wait(None), None);
         if self.must_verify {
@@ -292,10 +292,10 @@ impl ElectionState {
                 if !self.knows_targets {
                     return (ElectionStep::Release, Some(record.since + STARTUP_GRACE));
                 }
-                // Another record than our last one was written by an earlier process of this name, or by somebody who edits.
+                // A record other than our last one was written by an earlier process with this identity, or edited by somebody.
                 let last_write = self.last_write.as_ref().filter(|write| write.spec == record.spec);
                 let due = last_write.map_or(record.since, |write| write.sent.instant + self.timing.renewal_interval);
-                // After a long pause another replica may hold it: read it before it is renewed.
+                // If this process was suspended for long, another replica may hold the Lease: read it before it is renewed.
                 let ends = record.ends();
                 let must_observe = ends <= now && self.verified_at.is_none_or(|at| at < ends);
                 (
@@ -308,7 +308,7 @@ impl ElectionState {
             ObservedLease::Present(record) if record.holder().is_none() => {
                 self.acquire(Some(record), record.since + self.jitter)
             }
-            // The holder may renew it without being seen.
+            // The holder may renew it without this replica observing that.
             ObservedLease::Present(_) if self.view.is_unreachable => NEVER,
             ObservedLease::Present(record) => {
                 let grace = self.view.recovered_at.map(|at| at + LEADER_GRACE);
@@ -318,7 +318,7 @@ impl ElectionState {
         }
     }
 
-    /// Acquires a Lease that is not ours, after it was read once more: a watch that shows nothing may be dead.
+    /// Acquires a Lease that is not ours, after it was read once more: the connection of a watch that shows nothing may be dead.
     fn acquire(&self, observed: Option<&LeaseRecord>, due: Instant) -> (ElectionStep, Option<Instant>) {
         let is_verified = self.verified_at.is_some_and(|at| at >= due);
         (if is_verified { ElectionStep::Acquire(observed.cloned()) } else { ElectionStep::Observe }, Some(due))
@@ -327,7 +327,7 @@ impl ElectionState {
 
 /// A random part of [`JITTER`], at least a quarter.
 fn jitter() -> Duration {
-    JITTER.mul_f64((chance() + 0.25).min(1.0))
+    JITTER.mul_f64((random() + 0.25).min(1.0))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::k8s::settings::Scope;
 use crate::k8s::watch::{Collection, WatchConfig, WatchEvent, watch};
 use crate::k8s::{Settings, Shared};
 
-/// Objects in one page of a list. Anybody who may write ServiceMonitors may give them our labels, and 1.5 MiB each.
+/// Objects in one page of a list. Any user who may write ServiceMonitors may give them our labels, and 1.5 MiB each.
 const PAGE: u32 = 25;
 
 /// Why a monitor was not written or deleted.
@@ -70,23 +70,23 @@ impl MonitorClient {
             return Err(MonitorError::NotLeader);
         }
         let mut params = PatchParams::apply(labels::MANAGER);
-        // Forced only onto our own: another that is created in this moment must win.
+        // Forced only for our own monitor: one that somebody else has created since the read must not be overwritten.
         params.force = uid.is_some();
         let manifest = Patch::Apply(desired.manifest(monitor, uid.as_deref()));
         let (api, rule) = self.api(monitor, "patch");
-        let written = self.shared.cluster.call(rule, api.patch(&monitor.name, &params, &manifest)).await?;
+        let written = self.shared.client.call(rule, api.patch(&monitor.name, &params, &manifest)).await?;
         tracing::debug!(%monitor, "wrote the ServiceMonitor");
         Ok(written.into())
     }
 
-    /// Deletes the monitor with this `uid`. That there is none, or another one of the same name, is fine.
+    /// Deletes the monitor with this `uid`. It succeeds also if there is none, or another one of the same name.
     pub(super) async fn delete(&self, monitor: &MonitorRef, uid: String) -> Result<(), MonitorError> {
         self.shared.write_limiter.acquire().await;
         if !self.leadership.may_write() {
             return Err(MonitorError::NotLeader);
         }
         let (api, rule) = self.api(monitor, "delete");
-        match self.shared.cluster.call(rule, api.delete(&monitor.name, &with_uid(uid))).await {
+        match self.shared.client.call(rule, api.delete(&monitor.name, &with_uid(uid))).await {
             Ok(_) => {
                 tracing::debug!(%monitor, "removed the ServiceMonitor");
                 Ok(())
@@ -98,20 +98,20 @@ impl MonitorClient {
 
     async fn get(&self, monitor: &MonitorRef) -> Result<ObservedMonitor, ApiError> {
         let (api, rule) = self.api(monitor, "get");
-        Ok(self.shared.cluster.call(rule, api.get(&monitor.name)).await?.into())
+        Ok(self.shared.client.call(rule, api.get(&monitor.name)).await?.into())
     }
 
     fn api(&self, monitor: &MonitorRef, verb: &'static str) -> (Api<ServiceMonitor>, PolicyRule) {
         let namespace = Some(&*monitor.namespace);
-        (monitors(&self.shared.cluster, namespace), PolicyRule::new(verb, GROUP, PLURAL, namespace))
+        (monitors(&self.shared.client, namespace), PolicyRule::new(verb, GROUP, PLURAL, namespace))
     }
 }
 
 /// The ServiceMonitors of one namespace, or of all.
-pub(in crate::k8s) fn monitors(cluster: &ApiClient, namespace: Option<&str>) -> Api<ServiceMonitor> {
+pub(in crate::k8s) fn monitors(client: &ApiClient, namespace: Option<&str>) -> Api<ServiceMonitor> {
     match namespace {
-        Some(namespace) => Api::namespaced(cluster.client(), namespace),
-        None => Api::all(cluster.client()),
+        Some(namespace) => Api::namespaced(client.kube(), namespace),
+        None => Api::all(client.kube()),
     }
 }
 
@@ -132,7 +132,7 @@ pub(super) type MonitorEvent = (usize, WatchEvent<ServiceMonitor>);
 ///
 /// A monitor that was changed or deleted is seen within a minute, whatever the API server answers to the watch, as long as it lists.
 pub(super) fn watch_monitors(
-    cluster: &ApiClient,
+    client: &ApiClient,
     settings: &Settings,
     scopes: &[Scope],
 ) -> SelectAll<BoxStream<'static, MonitorEvent>> {
@@ -148,7 +148,7 @@ pub(super) fn watch_monitors(
     };
     select_all(scopes.iter().enumerate().map(|(index, scope)| {
         let collection = Collection { group: GROUP, version: VERSION, resource: PLURAL, scope: scope.clone() };
-        watch(cluster, collection, config.clone()).map(move |event| (index, event)).boxed()
+        watch(client, collection, config.clone()).map(move |event| (index, event)).boxed()
     }))
 }
 
@@ -169,14 +169,14 @@ pub(in crate::k8s) struct OwnedMonitor {
 
 /// Lists one page of the monitors that this release wrote, and returns the token of the next page.
 pub(in crate::k8s) async fn list_page(
-    cluster: &ApiClient,
+    client: &ApiClient,
     scope: &Scope,
     settings: &Settings,
     token: Option<String>,
 ) -> kube::Result<(Vec<OwnedMonitor>, Option<String>)> {
     let mut params = ListParams::default().labels(&labels::selector(settings)).limit(PAGE);
     params.continue_token = token;
-    let page = monitors(cluster, scope.as_deref()).list(&params).await?;
+    let page = monitors(client, scope.as_deref()).list(&params).await?;
     let next = page.metadata.continue_.filter(|token| !token.is_empty());
     let owned = page.items.into_iter().map(|ServiceMonitor { metadata, .. }| OwnedMonitor {
         monitor: MonitorRef {
@@ -192,36 +192,36 @@ pub(in crate::k8s) async fn list_page(
 mod tests {
     use super::*;
     use crate::k8s::leader::tests::settings;
-    use crate::k8s::watch::tests::{Answer, Requests, bookmark, scripted};
+    use crate::k8s::watch::tests::{Requests, ScriptedAnswer, bookmark, scripted};
 
     /// The requests of the watch in ten minutes, if lists and watches are answered in this way.
-    async fn in_ten_minutes(list: fn() -> Answer, watch: fn() -> Answer) -> Requests {
-        let (client, requests) = scripted(move |_, asked| if asked.is_list() { list() } else { watch() });
+    async fn in_ten_minutes(list: fn() -> ScriptedAnswer, watch: fn() -> ScriptedAnswer) -> Requests {
+        let (client, requests) = scripted(move |_, request| if request.is_list() { list() } else { watch() });
         let events = watch_monitors(&client, &settings(), &[None]);
         let all = events.for_each(|_| std::future::ready(()));
         assert!(tokio::time::timeout(Duration::from_mins(10), all).await.is_err());
         requests
     }
 
-    fn empty() -> Answer {
-        Answer::Page(Vec::new(), "7", None)
+    fn empty() -> ScriptedAnswer {
+        ScriptedAnswer::Page(Vec::new(), "7", None)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_quiet_watch_is_trusted_if_it_ends_with_a_bookmark() {
-        let quiet = || Answer::Later(Duration::from_secs(50), vec![bookmark("8")]);
+        let quiet = || ScriptedAnswer::Later(Duration::from_secs(50), vec![bookmark("8")]);
         let requests = in_ten_minutes(empty, quiet).await;
         assert_eq!((requests.lists(), requests.watches()), (1, 12));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_not_be_listed_or_watched_is_asked_for_about_once_a_minute() {
-        let denied = || Answer::Status(403);
+    async fn what_may_not_be_listed_or_watched_is_requested_about_once_a_minute() {
+        let denied = || ScriptedAnswer::Status(403);
         let listed = in_ten_minutes(denied, denied).await.lists();
         assert!((8..=24).contains(&listed), "{listed}");
         let watched = in_ten_minutes(empty, denied).await.watches();
         assert!((8..=24).contains(&watched), "{watched}");
-        let away = in_ten_minutes(|| Answer::Status(500), denied).await.lists();
-        assert!((30..=90).contains(&away), "{away}");
+        let failed = in_ten_minutes(|| ScriptedAnswer::Status(500), denied).await.lists();
+        assert!((30..=90).contains(&failed), "{failed}");
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that the condition `MonitorReady` of a target can say.
+//! All states of the condition `MonitorReady` of a target, with their reasons and messages.
 
 use super::desired::MonitorRef;
 use crate::crd::ConditionStatus;
@@ -14,7 +14,7 @@ pub(super) fn written(monitor: &MonitorRef) -> MonitorState {
     MonitorState { status: ConditionStatus::True, reason: WRITTEN, message }
 }
 
-/// Said for as long as the conflict lasts. Alternating with [`written`] would cost a write of the status for each round.
+/// Kept for as long as the conflict lasts. Alternating with [`written`] would cost a write of the status for each round.
 pub(super) fn contested(monitor: &MonitorRef) -> MonitorState {
     let message = format!(
         "somebody else changes or removes the ServiceMonitor {monitor} again and again: it is put back ever more seldom, at last once a \
@@ -39,12 +39,12 @@ pub(super) fn forbidden(rule: &PolicyRule) -> MonitorState {
     not_ready("Forbidden", rule.to_string())
 }
 
-/// The API server will not accept it however often it is sent.
+/// The API server does not accept the ServiceMonitor, and would not accept it next time.
 pub(super) fn refused(why: &str) -> MonitorState {
     not_ready("Refused", format!("the API server refused it: {why}"))
 }
 
-/// The API server, or a webhook that it calls, fails at it.
+/// The API server, or a webhook that it calls, fails at the ServiceMonitor.
 pub(super) fn failed(why: &str) -> MonitorState {
     not_ready("Failed", why.to_owned())
 }
@@ -63,22 +63,22 @@ pub(super) fn disabled_by_mode(mode: DiscoveryMode) -> MonitorState {
     })
 }
 
-/// Its user, or the installation, wants none.
+/// The target or the installation declares that there is no ServiceMonitor.
 pub(super) fn disabled(message: &str) -> MonitorState {
     MonitorState { status: ConditionStatus::True, reason: "Disabled", message: message.to_owned() }
 }
 
-/// Prometheus could not authenticate to us with it.
+/// Prometheus could not authenticate to this exporter with the ServiceMonitor.
 pub(super) fn not_portable(message: String) -> MonitorState {
     not_ready("NotPortable", message)
 }
 
-/// It would break the configuration of Prometheus, or reach beyond its own target.
+/// The ServiceMonitor would break the configuration of Prometheus, or affect other targets.
 pub(super) fn unsupported(message: String) -> MonitorState {
     not_ready("Unsupported", message)
 }
 
-/// It names a scrape class that targets may not name.
+/// The target names a scrape class that targets may not name.
 pub(super) fn scrape_class_not_allowed(message: String) -> MonitorState {
     not_ready("ScrapeClassNotAllowed", message)
 }

@@ -1,5 +1,5 @@
-//! Conflicts with another field manager: somebody else changes or deletes a monitor each time we have written it. Putting it back at once
-//! would keep both busy for ever, so each time it waits longer.
+//! Conflicts with another field manager: somebody else changes or deletes a monitor each time we have written it. Writing it again at once
+//! would go on for ever, so each time the delay grows.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::desired::MonitorRef;
+use crate::k8s::backoff::exponential;
 
 /// The longest delay.
 const LONGEST: Duration = Duration::from_mins(1);
@@ -14,10 +15,10 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// A conflict without a write for this long has ended.
 const ENDED_AFTER: Duration = Duration::from_mins(5);
 
-/// After so many rounds it is no accident, and is reported.
+/// After this many rounds it is no accident, and is reported.
 const LASTING: u32 = 3;
 
-/// What we have written lately.
+/// Our recent writes.
 #[derive(Debug, Default)]
 pub(super) struct FieldConflicts {
     monitors: HashMap<MonitorRef, WriteHistory>,
@@ -25,7 +26,7 @@ pub(super) struct FieldConflicts {
 
 #[derive(Debug)]
 struct WriteHistory {
-    /// The hash of what was written.
+    /// The hash of the desired monitor that was written.
     desired: u64,
     /// How often it was written again.
     rounds: u32,
@@ -45,20 +46,20 @@ impl FieldConflicts {
         self.monitors.insert(monitor.clone(), WriteHistory { desired, rounds, last: now });
     }
 
-    /// When `desired` may be written again; `None`: now. The first change of somebody else is put back at once.
+    /// When `desired` may be written again; `None`: now. The first change of somebody else is reverted at once.
     pub(super) fn retry_at(&self, monitor: &MonitorRef, desired: u64) -> Option<Instant> {
         let conflict =
             self.monitors.get(monitor).filter(|conflict| conflict.desired == desired && conflict.rounds > 0)?;
-        let delay = Duration::from_secs(1 << conflict.rounds.min(6)).min(LONGEST);
+        let delay = exponential(Duration::from_secs(1), LONGEST, conflict.rounds);
         Some(conflict.last + delay).filter(|retry_at| *retry_at > Instant::now())
     }
 
-    /// Whether there were so many rounds about `desired` that it is reported.
+    /// Whether there were enough rounds about `desired` for the conflict to be reported.
     pub(super) fn is_lasting(&self, monitor: &MonitorRef, desired: u64) -> bool {
         self.monitors.get(monitor).is_some_and(|conflict| conflict.desired == desired && conflict.rounds >= LASTING)
     }
 
-    /// Our own user wants no monitor any more, so that writing it again later is no conflict.
+    /// The monitor is not desired any more, so that writing it again later is no conflict.
     pub(super) fn forget(&mut self, monitor: &MonitorRef) {
         self.monitors.remove(monitor);
     }
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_change_of_somebody_else_is_put_back_at_once_and_further_ones_later_and_later() {
+    async fn the_first_change_of_somebody_else_is_reverted_at_once_and_further_ones_after_growing_delays() {
         let mut conflicts = FieldConflicts::default();
         conflicts.wrote(&monitor(), 7);
         assert_eq!(conflicts.retry_at(&monitor(), 7), None);
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_user_who_changes_her_mind_five_times_has_no_conflict_with_us() {
+    async fn a_user_who_enables_and_disables_the_monitor_five_times_has_no_conflict_with_us() {
         let mut conflicts = FieldConflicts::default();
         for _ in 0..5 {
             assert_eq!(conflicts.retry_at(&monitor(), 7), None);

@@ -1,4 +1,5 @@
-//! The ServiceMonitor that a target should have: its name, its metadata and its spec. Pure: the same target always gives the same object.
+//! The ServiceMonitor that a target should have: its name, its metadata and its spec. Pure: the same target always results in the same
+//! object.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -60,7 +61,7 @@ fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// What we apply: `metadata.labels`, `.annotations`, `.ownerReferences`, and `spec`.
+/// The fields that we apply: `metadata.labels`, `.annotations`, `.ownerReferences`, and `spec`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct DesiredMonitor {
     pub(super) fields: Value,
@@ -263,7 +264,7 @@ fn constant(label: &str, value: &str) -> Value {
 /// Fields of `tlsConfig` that refer to Secrets and ConfigMaps.
 const TLS_REFERENCES: [&str; 3] = ["ca", "cert", "keySecret"];
 
-/// How Prometheus authenticates our listener and itself, as far as an endpoint of a ServiceMonitor can say it.
+/// How Prometheus authenticates our listener and itself, as far as an endpoint of a ServiceMonitor can express it.
 ///
 /// The Operator reads Secrets and ConfigMaps in the monitor's own namespace, and those of the installation are in ours.
 #[derive(Debug, Default, PartialEq)]
@@ -273,7 +274,7 @@ struct EndpointAuth {
 }
 
 impl EndpointAuth {
-    /// `has_class`: a scrape class of the Operator may add what the endpoint cannot say.
+    /// `has_class`: a scrape class of the Operator may add what the endpoint cannot express.
     fn new(discovery: &Discovery, has_class: bool) -> Result<Self, MonitorState> {
         let Discovery { monitor_namespace, scheme, tls, basic_auth, listener, .. } = discovery;
         let tls = tls.as_ref().filter(|_| *scheme == Scheme::Https);

@@ -1,4 +1,4 @@
-//! The modes `httpSD` and `none`: removes the ServiceMonitors that an earlier mode wrote, and says in `MonitorReady` why there are none.
+//! The modes `httpSD` and `none`: removes the ServiceMonitors that an earlier mode wrote, and reports in `MonitorReady` why there are none.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::target::TargetId;
 /// Deletions in flight.
 const IN_FLIGHT: usize = 8;
 
-/// For one page of a list.
+/// The deadline for one page of a list.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs until another replica leads.
 pub(super) async fn run(client: MonitorClient) {
     let shared = &client.shared;
-    shared.enqueue_monitors(shared.catalog.ids());
+    shared.enqueue_monitors(shared.targets.ids());
     let mut removal = pin!(remove_all(|| remove_found(client.clone())));
     let mut removed = false;
     let mut leadership = client.leadership.clone();
@@ -40,12 +40,12 @@ pub(super) async fn run(client: MonitorClient) {
 
 fn set_condition(shared: &Shared, id: &TargetId) {
     let state = disabled_by_mode(shared.settings.discovery.mode);
-    if shared.catalog.put_monitor(id, Some(state)) {
+    if shared.targets.put_monitor(id, Some(state)) {
         shared.statuses.add(id.clone());
     }
 }
 
-/// How far one attempt to remove all monitors came.
+/// The result of one attempt to remove all monitors.
 #[derive(Clone, Copy, Debug, Default)]
 struct RemovalAttempt {
     /// Monitors that were found and not deleted.
@@ -56,8 +56,8 @@ struct RemovalAttempt {
     denied: bool,
 }
 
-/// Repeats the attempt until a list comes back empty, or all that is left is not permitted: the Role of these modes does not include
-/// ServiceMonitors, unless whoever changed the mode has left them in for a while.
+/// Repeats the attempt until a list is empty, or deleting what is left is not permitted: the Role of these modes does not include
+/// ServiceMonitors, unless they were left in it for a while after the mode was changed.
 async fn remove_all<A: Future<Output = RemovalAttempt>>(mut attempt: impl FnMut() -> A) {
     let mut backoff = Backoff::new();
     let mut warned = false;
@@ -111,7 +111,7 @@ async fn find(client: &MonitorClient) -> (Vec<OwnedMonitor>, RemovalAttempt) {
     for scope in scopes(&shared.settings) {
         let mut token = None;
         loop {
-            let page = list_page(&shared.cluster, &scope, &shared.settings, token.take());
+            let page = list_page(&shared.client, &scope, &shared.settings, token.take());
             match tokio::time::timeout(DEADLINE, page).await {
                 Ok(Ok((owned, next))) => {
                     found.extend(owned);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_denial_is_not_believed_and_several_end_it() {
+    async fn one_denial_is_tried_again_and_several_end_it() {
         let attempt = |denied| RemovalAttempt { left: 0, retry: false, denied };
         let mut attempts = [attempt(true), attempt(false)].into_iter();
         remove_all(|| std::future::ready(attempts.next().unwrap())).await;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_api_server_that_does_not_answer_is_asked_again() {
+    async fn an_api_server_that_does_not_answer_is_tried_again() {
         let client = MonitorClient { shared: Shared::idle(), leadership: Leadership::never() };
         let (found, attempt) = find(&client).await;
         assert!(found.is_empty() && attempt.retry);

@@ -3,9 +3,9 @@
 //! ```text
 //! target_store ─► desired ◄── policy   the object that a target should have, or why it has none
 //! operator ──────────┤
-//! client ───────► observed             what a watch shows, compared with it
+//! client ───────► observed             the object that the watch shows, compared with it
 //!                    ▼
-//!               reconciler ◄─ conflict when to write what differs
+//!               reconciler ◄─ conflict when to write a difference
 //!                    ├─────► client    the writes
 //!                    └─────► condition MonitorReady, which `status` writes
 //! disabled                             in place of the reconciler where discovery.mode writes no ServiceMonitors
@@ -42,7 +42,7 @@ const VERSION: &str = "v1";
 const API_VERSION: &str = "monitoring.coreos.com/v1";
 const KIND: &str = "ServiceMonitor";
 
-/// How often a leader checks whether the targets are known by now.
+/// The interval at which a leader checks whether the targets are known.
 const TARGETS_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) fn start(
@@ -59,7 +59,7 @@ pub(super) fn start(
     });
 }
 
-/// Reconciles while this replica leads, and discards what is queued while it does not: a new leader looks at every target.
+/// Reconciles while this replica leads, and discards the queued keys while it does not: a new leader reconciles every target.
 async fn run(shared: Arc<Shared>, mut leadership: Leadership) -> Infallible {
     loop {
         while tokio::time::timeout(RESYNC, leadership.granted()).await.is_err() {
@@ -77,9 +77,9 @@ async fn run(shared: Arc<Shared>, mut leadership: Leadership) -> Infallible {
             DiscoveryMode::ServiceMonitor => MonitorReconciler::new(client).run().await,
             DiscoveryMode::HttpSd | DiscoveryMode::None => disabled::run(client).await,
         }
-        // While another replica leads, this one does not know what becomes of the monitors.
-        for id in shared.catalog.ids() {
-            shared.catalog.put_monitor(&id, None);
+        // While another replica leads, this one does not know the state of the monitors.
+        for id in shared.targets.ids() {
+            shared.targets.put_monitor(&id, None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The ServiceMonitors of this release as the API server shows them, and whether each is as it should be.
+//! The ServiceMonitors of this release as the API server shows them, and whether each is as desired.
 //!
 //! Others may add labels, annotations and fields to our monitors, and the API server may add defaults. These are never compared.
 
@@ -20,13 +20,13 @@ use super::{GROUP, KIND, PLURAL, VERSION, labels};
 use crate::k8s::Settings;
 use crate::target::TargetId;
 
-/// A ServiceMonitor, without the metadata that is not used. See [`crate::k8s::object`] for why nothing else of it is parsed.
+/// A ServiceMonitor, without the metadata that is not used. See [`RawTarget`](crate::k8s::observed::RawTarget) for why nothing else of it is parsed.
 #[derive(Clone, Debug, Deserialize)]
 pub(in crate::k8s) struct ServiceMonitor {
     /// Of `managedFields`, only the entry of our own server-side apply.
     #[serde(deserialize_with = "metadata")]
     pub(in crate::k8s) metadata: ObjectMeta,
-    /// As text, which takes a tenth of the memory of a tree: whoever may write ServiceMonitors decides how large it is.
+    /// As text, which takes a tenth of the memory of a tree: any user who may write ServiceMonitors decides how large it is.
     #[serde(default)]
     spec: Option<Box<RawValue>>,
 }
@@ -145,7 +145,7 @@ impl ObservedMonitor {
             // A field of the spec is ours as a whole, at any depth.
             "spec": fields_of(&self.fields["spec"], &desired.fields["spec"], |observed, _| observed.clone()),
         });
-        // What we applied once and do not desire any more is still there, and not among the common fields.
+        // A field that we applied and do not desire any more still exists, and is not among the common fields.
         if self.owned.as_ref().is_some_and(|owned| owns_more(owned, &desired.fields)) {
             hash(&json!([common, "and more"]))
         } else {
@@ -158,7 +158,7 @@ impl ObservedMonitor {
         violates_policy(&self.fields["spec"], id, settings)
     }
 
-    /// Whether this release wrote it. Its labels decide; a label that somebody else has changed or removed is ours to put back.
+    /// Whether this release wrote it, by its labels. A label that we wrote and another field manager has changed or removed counts as ours.
     pub(super) fn is_ours(&self, settings: &Settings) -> bool {
         let labels = &self.fields["metadata"]["labels"];
         let owned = self.owned.as_ref().map(|owned| &owned["f:metadata"]["f:labels"]);
@@ -299,17 +299,18 @@ impl MonitorStore {
         stored.violates_policy = violates_policy;
     }
 
-    /// Stores the answer to our own write. If the watch has shown the monitor since the write began, it may know something newer.
-    pub(super) fn wrote(&mut self, found: ObservedMonitor, desired: &DesiredMonitor, seen_since: bool) {
-        let comparison = SyncHashes::new(&found, desired);
+    /// Stores the answer to our own write. `observed_since`: the watch has shown the monitor since the write began, and may have shown a newer
+    /// state.
+    pub(super) fn wrote(&mut self, found: ObservedMonitor, desired: &DesiredMonitor, observed_since: bool) {
+        let hashes = SyncHashes::new(&found, desired);
         let is_known = self.uid(&found.monitor) == Some(found.uid.as_str());
-        if seen_since && !is_known {
+        if observed_since && !is_known {
             return;
         }
         let stored = self.entry(found);
-        stored.written = Some(comparison);
-        if !seen_since {
-            stored.observed = Some(comparison);
+        stored.written = Some(hashes);
+        if !observed_since {
+            stored.observed = Some(hashes);
             stored.violates_policy = false;
         }
     }
@@ -334,8 +335,8 @@ impl MonitorStore {
     /// How `monitor` compares with the hash of what is desired.
     pub(super) fn sync_status(&self, monitor: &MonitorRef, desired: u64) -> SyncStatus {
         let Some(stored) = self.monitors.get(monitor) else { return SyncStatus::Missing };
-        let in_sync = stored.observed.is_some_and(|comparison| {
-            comparison.desired == desired && (comparison.observed == desired || stored.written == Some(comparison))
+        let in_sync = stored.observed.is_some_and(|hashes| {
+            hashes.desired == desired && (hashes.observed == desired || stored.written == Some(hashes))
         });
         if in_sync { SyncStatus::InSync } else { SyncStatus::OutOfSync { uid: stored.uid.clone() } }
     }

@@ -52,31 +52,31 @@ pub(super) enum OperatorCrd {
     Installed(OperatorFeatures),
 }
 
-/// How often it is checked.
+/// The interval between checks.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// How soon the first check is repeated if the API server does not answer: nothing is written before it does.
+/// The delay before the first check is repeated if the API server does not answer: nothing is written before it does.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 
-/// How soon an absence is checked again: an API server that has just started does not serve all of its APIs at once.
+/// The delay before a missing CRD is checked again: an API server that has just started does not serve all of its APIs at once.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 
-/// How often the document is read again if it changes while it is read.
+/// The most reads of the document in one check, which is read again if it changes in the meantime.
 const ATTEMPTS: u32 = 3;
 
-/// For one document. It has megabytes, but is read only when it has changed.
+/// The deadline for one document. It has megabytes, but is read only when it has changed.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Yields the state of the CRD, and again whenever it changes.
-pub(super) fn watch_crd(cluster: ApiClient) -> impl Stream<Item = OperatorCrd> + Send {
-    stream::unfold(CrdChecker::new(cluster), |mut checker| async {
+pub(super) fn watch_crd(client: ApiClient) -> impl Stream<Item = OperatorCrd> + Send {
+    stream::unfold(CrdChecker::new(client), |mut checker| async {
         let crd = checker.changed().await;
         Some((crd, checker))
     })
 }
 
 struct CrdChecker {
-    cluster: ApiClient,
+    client: ApiClient,
     known: Option<OperatorCrd>,
     /// The revision of the document that `known` was read from.
     revision: Option<String>,
@@ -89,8 +89,8 @@ struct CrdChecker {
 }
 
 impl CrdChecker {
-    const fn new(cluster: ApiClient) -> Self {
-        Self { cluster, known: None, revision: None, confirmed: false, absent_once: false, delay: Duration::ZERO }
+    const fn new(client: ApiClient) -> Self {
+        Self { client, known: None, revision: None, confirmed: false, absent_once: false, delay: Duration::ZERO }
     }
 
     /// Waits until the state differs from the one before.
@@ -111,7 +111,7 @@ impl CrdChecker {
         }
     }
 
-    /// `None`: there is nothing certain to say, so what was known stays.
+    /// `None`: the state is uncertain, so the known one is kept.
     async fn check(&mut self) -> Option<OperatorCrd> {
         let no_schema = match self.schema().await {
             Err(SchemaError::Unavailable) => return None,
@@ -126,7 +126,7 @@ impl CrdChecker {
         self.without_schema(no_schema, list)
     }
 
-    /// What follows from a list of ServiceMonitors where no schema shows their CRD.
+    /// The state of the CRD by a list of ServiceMonitors, where no schema shows the CRD.
     fn without_schema(&mut self, schema: NoSchema, list: ListAnswer) -> Option<OperatorCrd> {
         let absent_before = std::mem::take(&mut self.absent_once);
         match (schema, list, self.known) {
@@ -159,7 +159,7 @@ impl CrdChecker {
             {
                 return Ok(known);
             }
-            let document = read_document(&format!("/openapi/v3/apis/{GROUP}"), "v1", &self.cluster).await?;
+            let document = read_document(&format!("/openapi/v3/apis/{GROUP}"), "v1", &self.client).await?;
             let crd = features_in(&document)?.map_or(OperatorCrd::Missing, OperatorCrd::Installed);
             revision = self.read_revision().await?;
             if revision.as_ref() == Some(&before) {
@@ -172,14 +172,14 @@ impl CrdChecker {
     }
 
     async fn read_revision(&self) -> Result<Option<String>, SchemaError> {
-        revision_in(&read_document("/openapi", "v3", &self.cluster).await?)
+        revision_in(&read_document("/openapi", "v3", &self.client).await?)
     }
 
     /// `None`: the API server does not answer.
     async fn list(&self) -> Option<ListAnswer> {
         let rule = PolicyRule::new("list", GROUP, PLURAL, None);
         let one = ListParams::default().limit(1);
-        match self.cluster.call(rule, monitors(&self.cluster, None).list(&one)).await {
+        match self.client.call(rule, monitors(&self.client, None).list(&one)).await {
             Ok(_) => Some(ListAnswer::Listed),
             Err(ApiError::NotFound) => Some(ListAnswer::NotFound),
             Err(ApiError::Forbidden(_)) => Some(ListAnswer::Denied),
@@ -221,9 +221,9 @@ impl From<serde_json::Error> for SchemaError {
 }
 
 /// Reads a document of the API server. It is not a resource, so there is no RBAC rule to report if it is denied.
-async fn read_document(folder: &str, name: &str, cluster: &ApiClient) -> Result<String, SchemaError> {
+async fn read_document(folder: &str, name: &str, client: &ApiClient) -> Result<String, SchemaError> {
     let request = Request::new(folder).get(name, &GetParams::default()).map_err(|_| SchemaError::Unreadable)?;
-    match tokio::time::timeout(DEADLINE, cluster.client().request_text(request)).await {
+    match tokio::time::timeout(DEADLINE, client.kube().request_text(request)).await {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(kube::Error::Api(status))) if status.code < 500 && status.code != 429 => Err(SchemaError::Unreadable),
         Ok(Err(_)) | Err(_) => Err(SchemaError::Unavailable),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_stays_while_an_api_server_does_not_know_all_of_itself() {
+    async fn the_known_state_stays_while_an_api_server_does_not_serve_all_of_its_apis() {
         let newest = OperatorFeatures { selector_mechanism: true, ..OperatorFeatures::OLDEST };
         let known = Some(OperatorCrd::Installed(newest));
         for list in [ListAnswer::Listed, ListAnswer::Denied] {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_tells_when_the_document_is_another() {
+    fn the_index_has_another_revision_when_the_document_changes() {
         let path = "/openapi/v3/apis/monitoring.coreos.com/v1?hash=A1";
         let index = json!({ "paths": {
             "api/v1": { "serverRelativeURL": "/openapi/v3/api/v1?hash=B2" },

@@ -1,5 +1,5 @@
-//! What the ServiceMonitor of a target may not do, whoever declared the target: make Prometheus send its credentials elsewhere, give
-//! series the identity of another target, or break the configuration of Prometheus.
+//! The policy for ServiceMonitors. No ServiceMonitor may make Prometheus send its credentials elsewhere, give series the identity of another
+//! target, or break the configuration of Prometheus.
 //!
 //! The Operator applies our ServiceMonitors with rights that the author of a ScrapeTarget may not have. The CRD refuses the same; these
 //! checks catch what an older CRD let in and what an older version of ours wrote.
@@ -75,7 +75,7 @@ fn is_class_allowed(class: &str, discovery: &Discovery) -> bool {
     discovery.allowed_scrape_classes.contains(class) || discovery.scrape_class.as_deref() == Some(class)
 }
 
-/// Whether `spec`, found in the monitor of `id`, does what no monitor may do. An earlier version wrote it.
+/// Whether the `spec` of the observed monitor of `id` violates the policy. An earlier version of this program wrote it.
 pub(super) fn violates_policy(spec: &Value, id: &TargetId, settings: &Settings) -> bool {
     let class = spec["scrapeClass"].as_str().filter(|class| !class.is_empty());
     let endpoints = || spec["endpoints"].as_array().into_iter().flatten();
@@ -89,8 +89,8 @@ pub(super) fn violates_policy(spec: &Value, id: &TargetId, settings: &Settings) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::desired::tests::{ALL, monitor_of, settings};
     use super::*;
+    use crate::k8s::monitor::desired::tests::{ALL, monitor_of, settings};
 
     fn spec(monitor: &Value) -> Value {
         let spec =
@@ -99,13 +99,13 @@ mod tests {
         monitor_of(spec, discovery, ALL).unwrap().fields["spec"].take()
     }
 
-    /// Judges `spec` as that of the target which [`monitor_of`] makes monitors for.
+    /// Checks `spec` as that of the target whose monitors [`monitor_of`] returns.
     fn violates(spec: &Value, discovery: Discovery) -> bool {
         violates_policy(spec, &TargetId::new("webrtc", "sora-tokyo"), &settings(discovery))
     }
 
     #[test]
-    fn what_we_write_is_allowed_until_its_class_is_not_allowed_any_more() {
+    fn a_monitor_that_we_write_is_allowed_until_its_class_is_not_allowed_any_more() {
         let step = json!({ "sourceLabels": ["target_name"], "targetLabel": "group" });
         let classed = spec(&json!({ "relabelings": [step], "metricRelabelings": [step], "scrapeClass": "video" }));
         let allowed = Discovery { allowed_scrape_classes: ["video".to_owned()].into(), ..Discovery::default() };
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_version_wrote_is_judged_step_by_step() {
+    fn a_monitor_of_an_earlier_version_is_checked_step_by_step() {
         let good = spec(&json!({}));
         for (list, step) in [
             (

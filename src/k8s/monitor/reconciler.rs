@@ -1,8 +1,8 @@
 //! Makes the ServiceMonitors in the cluster agree with the targets, for as long as this replica leads. A steady fleet costs one watch
 //! for each scope and one small request every half a minute.
 //!
-//! When a monitor may be written, and when again after a failure, is decided by the [`WorkQueue`](crate::k8s::workqueue::WorkQueue), and by
-//! [`FieldConflicts`] where somebody else changes what we write.
+//! When a monitor may be written, and when again after a failure, is decided by the [`WorkQueue`], and by [`FieldConflicts`] where somebody
+//! else changes what we write.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -24,23 +24,23 @@ use crate::k8s::client::{ApiError, PolicyRule};
 use crate::k8s::settings::Scope;
 use crate::k8s::target_store::MonitorState;
 use crate::k8s::watch::WatchEvent;
-use crate::k8s::workqueue::{Deferred, QueueKey, QueueLimits, WorkItem, WorkQueue};
+use crate::k8s::workqueue::{Deferred, QueueLimits, WorkItem, WorkKey, WorkQueue};
 use crate::k8s::{MonitorNamespace, Settings, Shared, WRITES_PER_SECOND};
 use crate::target::TargetId;
 
 /// How often every target is reconciled. That costs no request unless something differs.
 pub(super) const RESYNC: Duration = Duration::from_mins(1);
 
-/// How soon a write is tried again that was refused, or whose name is taken. Only people can change that.
+/// The delay before a write is tried again that was refused, or whose name is taken. Only people can change that.
 const REFUSED_RETRY: Duration = Duration::from_mins(1);
 
-/// How soon a monitor is looked at again that is being written under another key.
+/// The delay before a monitor is reconciled that is being written under another key.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 
-/// From this number of targets on, one object and one scrape job for each is a burden to Prometheus and the Operator.
+/// Above this number of targets, one object and one scrape job for each is a burden to Prometheus and the Operator.
 const MANY_TARGETS: usize = 300;
 
-/// Stands for the hash of what is desired where no monitor is.
+/// Used as the hash of the desired monitor where none is desired.
 const DELETION: u64 = 0;
 
 /// What is reconciled: a monitor, for the target that it belongs to.
@@ -61,7 +61,7 @@ impl MonitorKey {
     }
 }
 
-impl QueueKey for MonitorKey {
+impl WorkKey for MonitorKey {
     fn namespace(&self) -> &Arc<str> {
         &self.monitor.namespace
     }
@@ -69,10 +69,10 @@ impl QueueKey for MonitorKey {
 
 /// The queue of monitors that may differ from what is desired.
 pub(in crate::k8s) fn work_queue() -> WorkQueue<MonitorKey> {
-    WorkQueue::new(QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused: REFUSED_RETRY })
+    WorkQueue::new(QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused_retry: REFUSED_RETRY })
 }
 
-/// One term as the leader.
+/// The reconciler, for as long as this replica leads.
 pub(super) struct MonitorReconciler {
     client: MonitorClient,
     queue: WorkQueue<MonitorKey>,
@@ -84,8 +84,8 @@ pub(super) struct MonitorReconciler {
     /// The scopes that we may not watch, and the rule that is missing.
     denied: HashMap<usize, PolicyRule>,
     store: MonitorStore,
-    /// The targets of monitors in our namespace, whose names do not say it.
-    targets: HashMap<MonitorRef, TargetId>,
+    /// The targets of monitors in our namespace, whose names are hashed.
+    targets_by_monitor: HashMap<MonitorRef, TargetId>,
     conflicts: FieldConflicts,
     writes: FuturesUnordered<BoxFuture<'static, FinishedWrite>>,
     in_flight: HashMap<MonitorRef, InFlightWrite>,
@@ -96,7 +96,7 @@ pub(super) struct MonitorReconciler {
 struct InFlightWrite {
     item: WorkItem<MonitorKey>,
     /// The watch has shown the monitor since, so that the answer may be out of date.
-    seen: bool,
+    observed_since: bool,
 }
 
 struct FinishedWrite {
@@ -112,9 +112,9 @@ enum WriteOutcome {
 
 impl MonitorReconciler {
     pub(super) fn new(client: MonitorClient) -> Self {
-        let Shared { catalog, settings, monitors, .. } = &*client.shared;
+        let Shared { targets, settings, monitors, .. } = &*client.shared;
         let in_release = settings.discovery.monitor_namespace == MonitorNamespace::Release;
-        let ids = if in_release { catalog.ids() } else { Vec::new() };
+        let ids = if in_release { targets.ids() } else { Vec::new() };
         Self {
             queue: monitors.clone(),
             crd: None,
@@ -122,7 +122,7 @@ impl MonitorReconciler {
             watches: SelectAll::new(),
             denied: HashMap::new(),
             store: MonitorStore::default(),
-            targets: ids.into_iter().map(|id| (MonitorRef::of_target(&id, settings), id)).collect(),
+            targets_by_monitor: ids.into_iter().map(|id| (MonitorRef::of_target(&id, settings), id)).collect(),
             conflicts: FieldConflicts::default(),
             writes: FuturesUnordered::new(),
             in_flight: HashMap::new(),
@@ -134,7 +134,7 @@ impl MonitorReconciler {
     /// Runs until another replica leads. Writes in flight are dropped then.
     pub(super) async fn run(mut self) {
         let queue = self.queue.clone();
-        let mut crd = pin!(watch_crd(self.shared().cluster.clone()));
+        let mut crd = pin!(watch_crd(self.shared().client.clone()));
         let mut leadership = self.client.leadership.clone();
         let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -154,7 +154,7 @@ impl MonitorReconciler {
         &self.client.shared
     }
 
-    // What is learned: from the CRD, from the watches, and by looking at everything once a minute.
+    // Events: the state of the CRD, the watches, and the resync once a minute.
 
     fn set_crd(&mut self, crd: OperatorCrd) {
         let before = self.crd.replace(crd);
@@ -172,7 +172,7 @@ impl MonitorReconciler {
             }
             (_, OperatorCrd::Installed(features)) => {
                 tracing::info!(%features, "the Prometheus Operator is installed, ServiceMonitors are written");
-                self.watches = watch_monitors(&self.shared().cluster, &self.shared().settings, &self.scopes);
+                self.watches = watch_monitors(&self.shared().client, &self.shared().settings, &self.scopes);
             }
         }
         self.enqueue_all();
@@ -190,7 +190,7 @@ impl MonitorReconciler {
                 let covered = self.scopes[scope].clone();
                 let covers = |monitor: &MonitorRef| covered.as_ref().is_none_or(|name| *name == monitor.namespace);
                 for monitor in self.store.end_list(scope, covers) {
-                    self.note_seen(&monitor);
+                    self.note_observed(&monitor);
                 }
                 self.denied.remove(&scope);
                 self.enqueue_scope(scope);
@@ -205,7 +205,7 @@ impl MonitorReconciler {
                 self.count("deleted");
                 let monitor = ObservedMonitor::from(object).monitor;
                 self.store.remove(&monitor);
-                self.note_seen(&monitor);
+                self.note_observed(&monitor);
                 self.shared().enqueue_monitors(self.target_of(&monitor));
             }
             WatchEvent::Failed(ApiError::Forbidden(rule)) => {
@@ -225,7 +225,7 @@ impl MonitorReconciler {
     /// Stores what a watch shows, and returns its target.
     fn observe(&mut self, scope: usize, object: ServiceMonitor) -> Option<TargetId> {
         let found = ObservedMonitor::from(object);
-        self.note_seen(&found.monitor);
+        self.note_observed(&found.monitor);
         let target = self.target_of(&found.monitor);
         let desired = target.as_ref().and_then(|id| self.desired(id)?.ok());
         let violates_policy = target.as_ref().is_some_and(|id| found.violates_policy(id, &self.shared().settings));
@@ -233,10 +233,10 @@ impl MonitorReconciler {
         target
     }
 
-    /// Notes that a watch has shown `monitor`. If it is being written, it is looked at once more afterwards.
-    fn note_seen(&mut self, monitor: &MonitorRef) {
+    /// Notes that a watch has shown `monitor`. If it is being written, it is reconciled once more afterwards.
+    fn note_observed(&mut self, monitor: &MonitorRef) {
         if let Some(write) = self.in_flight.get_mut(monitor) {
-            write.seen = true;
+            write.observed_since = true;
             self.queue.add(write.item.key().clone());
         }
     }
@@ -244,21 +244,21 @@ impl MonitorReconciler {
     fn resync(&mut self) {
         self.conflicts.remove_ended();
         self.queue.retain(|MonitorKey { monitor, target }| {
-            let has_target = target.as_ref().is_some_and(|id| self.shared().catalog.get(id).is_some());
+            let has_target = target.as_ref().is_some_and(|id| self.shared().targets.get(id).is_some());
             has_target || self.store.uid(monitor).is_some()
         });
         if let Some(monitors) = self.queue.not_logged() {
             tracing::warn!(monitors, "more ServiceMonitors cannot be written");
         }
         if self.crd.is_none() {
-            self.queue.clear(); // nothing takes from it yet
+            self.queue.clear(); // nothing is taken from it yet
         }
         self.enqueue_all();
         self.enqueue_orphans();
     }
 
     fn enqueue_all(&mut self) {
-        let ids = self.shared().catalog.ids();
+        let ids = self.shared().targets.ids();
         if ids.len() > MANY_TARGETS && !self.warned_of_many && matches!(self.crd, Some(OperatorCrd::Installed(_))) {
             self.warned_of_many = true;
             tracing::info!(
@@ -271,8 +271,8 @@ impl MonitorReconciler {
 
     /// Enqueues the targets whose monitors the watch `scope` covers.
     fn enqueue_scope(&self, scope: usize) {
-        let Shared { catalog, settings, .. } = self.shared();
-        let keys = catalog.ids().into_iter().map(|id| MonitorKey::of_target(&id, settings));
+        let Shared { targets, settings, .. } = self.shared();
+        let keys = targets.ids().into_iter().map(|id| MonitorKey::of_target(&id, settings));
         self.queue.add_all(keys.filter(|key| self.scope_of(&key.monitor) == Some(scope)));
     }
 
@@ -282,18 +282,18 @@ impl MonitorReconciler {
         self.queue.add_all(orphans.map(|monitor| MonitorKey { monitor: monitor.clone(), target: None }));
     }
 
-    /// Whether `monitor` is ours and its target certainly does not exist.
+    /// Whether `monitor` is ours and its target is known not to exist.
     fn is_orphan(&self, monitor: &MonitorRef) -> bool {
-        let Shared { catalog, settings, .. } = self.shared();
-        let has_target = self.target_of(monitor).is_some_and(|id| catalog.get(&id).is_some());
+        let Shared { targets, settings, .. } = self.shared();
+        let has_target = self.target_of(monitor).is_some_and(|id| targets.get(&id).is_some());
         if self.store.uid(monitor).is_none() || has_target {
             return false;
         }
-        // A namespace whose targets we may not list looks as if it had none.
+        // A namespace whose targets we may not list appears to have none.
         let namespace = self.target_namespace(monitor);
         let watched = &settings.watch_namespaces;
         let is_watched = watched.is_empty() || watched.iter().any(|name| **name == *namespace);
-        catalog.is_listed(&namespace) || !is_watched
+        targets.is_listed(&namespace) || !is_watched
     }
 
     /// The namespace of the target of `monitor`, whether or not the target exists.
@@ -317,7 +317,7 @@ impl MonitorReconciler {
     /// The target that a monitor of this name would have.
     fn target_of(&self, monitor: &MonitorRef) -> Option<TargetId> {
         if self.in_release() {
-            self.targets.get(monitor).cloned()
+            self.targets_by_monitor.get(monitor).cloned()
         } else {
             Some(TargetId { namespace: Arc::clone(&monitor.namespace), name: Arc::clone(&monitor.name) })
         }
@@ -327,7 +327,7 @@ impl MonitorReconciler {
         self.scopes.iter().position(|scope| scope.as_ref().is_none_or(|name| *name == monitor.namespace))
     }
 
-    // What is decided: whether a monitor is written, deleted or left.
+    // Decisions: whether a monitor is written, deleted or left alone.
 
     fn reconcile(&mut self, item: WorkItem<MonitorKey>) {
         let MonitorKey { monitor, target } = item.key().clone();
@@ -335,15 +335,15 @@ impl MonitorReconciler {
             return item.defer(Instant::now() + BUSY_RETRY);
         }
         let Some(id) = target else { return self.reconcile_orphan(item, &monitor) };
-        if self.shared().catalog.get(&id).is_none() {
+        if self.shared().targets.get(&id).is_none() {
             // Beside its target it is garbage-collected. If it is not, the next resync finds it.
-            if self.targets.remove(&monitor).is_some() {
+            if self.targets_by_monitor.remove(&monitor).is_some() {
                 self.reconcile_orphan(item, &monitor);
             }
             return;
         }
         if self.in_release() {
-            self.targets.insert(monitor.clone(), id.clone());
+            self.targets_by_monitor.insert(monitor.clone(), id.clone());
         }
         let desired = match self.desired(&id) {
             Some(desired) => desired,
@@ -397,9 +397,9 @@ impl MonitorReconciler {
         }
     }
 
-    /// What `id` should have, or why it should have none; `None` if its spec is not understood.
+    /// The monitor that `id` should have, or the condition that says why it should have none; `None` if its spec is not understood.
     fn desired(&self, id: &TargetId) -> Option<Result<DesiredMonitor, MonitorState>> {
-        let record = self.shared().catalog.get(id)?;
+        let record = self.shared().targets.get(id)?;
         let declaration = record.object.declaration.as_ref().ok()?;
         let features = match self.crd {
             Some(OperatorCrd::Installed(features)) => features,
@@ -408,11 +408,11 @@ impl MonitorReconciler {
         Some(DesiredMonitor::new(&record.object, &declaration.spec, &self.shared().settings, features))
     }
 
-    /// Returns the item if `desired` may be written now. Otherwise it comes again when it may, and the condition says what it waits for.
+    /// Returns the item if `desired` may be written now. Otherwise it is queued again for when it may, and the condition says why it waits.
     fn attempt(&self, item: WorkItem<MonitorKey>, id: &TargetId, desired: u64) -> Option<WorkItem<MonitorKey>> {
         let monitor = &item.key().monitor;
         if let Some(retry_at) = self.conflicts.retry_at(monitor, desired) {
-            // One change is put back within seconds, and is not worth two writes of the status.
+            // A single change is reverted within seconds, and is not worth two writes of the status.
             if self.conflicts.is_lasting(monitor, desired) || !self.is_written(id) {
                 self.set_condition(id, condition::contested(monitor));
             }
@@ -421,16 +421,18 @@ impl MonitorReconciler {
         }
         match item.attempt(desired) {
             Ok(()) => return Some(item),
-            Err(Deferred::Namespace(ApiError::Forbidden(rule))) => self.set_condition(id, condition::forbidden(&rule)),
+            Err(Deferred::NamespacePaused(ApiError::Forbidden(rule))) => {
+                self.set_condition(id, condition::forbidden(&rule));
+            }
             Err(Deferred::FailingNamespace(why)) => self.set_condition(id, condition::failed(&why)),
-            Err(Deferred::Waiting | Deferred::Retry | Deferred::Namespace(_)) => {}
+            Err(Deferred::Waiting | Deferred::Retry | Deferred::NamespacePaused(_)) => {}
         }
         None
     }
 
     /// Whether the condition of `id` says that its monitor is written.
     fn is_written(&self, id: &TargetId) -> bool {
-        let monitor = self.shared().catalog.get(id).and_then(|record| record.monitor);
+        let monitor = self.shared().targets.get(id).and_then(|record| record.monitor);
         monitor.is_some_and(|monitor| monitor.reason == WRITTEN)
     }
 
@@ -443,16 +445,16 @@ impl MonitorReconciler {
     }
 
     fn set_condition(&self, id: &TargetId, state: MonitorState) {
-        if self.shared().catalog.put_monitor(id, Some(state)) {
+        if self.shared().targets.put_monitor(id, Some(state)) {
             self.shared().statuses.add(id.clone());
         }
     }
 
-    // What is done, and what follows from how it ended.
+    // Writes, and their results.
 
     fn apply(&mut self, item: WorkItem<MonitorKey>, desired: DesiredMonitor, uid: Option<String>) {
         let (client, monitor) = (self.client.clone(), item.key().monitor.clone());
-        self.in_flight.insert(monitor.clone(), InFlightWrite { item, seen: false });
+        self.in_flight.insert(monitor.clone(), InFlightWrite { item, observed_since: false });
         self.writes.push(Box::pin(async move {
             let result = client.apply(&monitor, &desired, uid).await;
             FinishedWrite { monitor, outcome: WriteOutcome::Applied(desired, result) }
@@ -462,7 +464,7 @@ impl MonitorReconciler {
     /// Deletes a monitor, and then sets the condition of its target to `state`.
     fn delete(&mut self, item: WorkItem<MonitorKey>, uid: String, state: Option<MonitorState>) {
         let (client, monitor) = (self.client.clone(), item.key().monitor.clone());
-        self.in_flight.insert(monitor.clone(), InFlightWrite { item, seen: false });
+        self.in_flight.insert(monitor.clone(), InFlightWrite { item, observed_since: false });
         self.writes.push(Box::pin(async move {
             let result = client.delete(&monitor, uid).await;
             FinishedWrite { monitor, outcome: WriteOutcome::Deleted(state, result) }
@@ -470,16 +472,16 @@ impl MonitorReconciler {
     }
 
     fn finish(&mut self, FinishedWrite { monitor, outcome }: FinishedWrite) {
-        let Some(InFlightWrite { item, seen }) = self.in_flight.remove(&monitor) else { return };
+        let Some(InFlightWrite { item, observed_since }) = self.in_flight.remove(&monitor) else { return };
         let result = match outcome {
             WriteOutcome::Applied(desired, Ok(found)) => {
                 self.conflicts.wrote(&monitor, desired.hash);
-                self.store.wrote(found, &desired, seen);
+                self.store.wrote(found, &desired, observed_since);
                 Ok(Some(self.condition_in_sync(&monitor, desired.hash)))
             }
             WriteOutcome::Deleted(state, Ok(())) => {
                 self.conflicts.forget(&monitor);
-                if !seen {
+                if !observed_since {
                     self.store.remove(&monitor);
                 }
                 Ok(state)
@@ -499,7 +501,7 @@ impl MonitorReconciler {
         }
     }
 
-    /// Has the write tried again when that makes sense, and returns the condition if there is something to say.
+    /// Schedules another attempt where that makes sense, and returns the condition if it changes.
     fn handle_error(&mut self, item: WorkItem<MonitorKey>, error: MonitorError) -> Option<MonitorState> {
         let monitor = item.key().monitor.clone();
         let error = match error {
@@ -516,9 +518,9 @@ impl MonitorReconciler {
         if let ApiError::NotFound | ApiError::Conflict(_) = error {
             self.store.remove(&monitor);
         }
-        // The CRD or the namespace is gone. The CRD is checked for; with the namespace, the target goes too.
+        // The CRD or the namespace is gone. The CRD is checked regularly; with the namespace, the target is deleted too.
         if error == ApiError::NotFound {
-            item.rest_namespace(&error);
+            item.pause_namespace(&error);
         }
         let failure = item.finish(Err(&error));
         match error {
@@ -528,7 +530,7 @@ impl MonitorReconciler {
                 if failure.is_new && self.queue.may_log() {
                     tracing::warn!(%monitor, error = why, "a ServiceMonitor cannot be written");
                 }
-                // A webhook that restarts is away for a moment: one failure is not reported.
+                // A webhook that restarts is unavailable for a moment: one failure is not reported.
                 failure.is_lasting.then(|| condition::failed(&why))
             }
             ApiError::NotFound | ApiError::Conflict(_) | ApiError::Unreachable(_) => None,

@@ -1,5 +1,5 @@
-//! Caches the keys of Secrets and ConfigMaps that targets refer to. Each object is read by name, in the target's own namespace, and again
-//! from time to time.
+//! Caches the keys of Secrets and ConfigMaps that targets refer to. Each object is read by name, in the target's own namespace, and read again
+//! at an interval.
 //!
 //! Nothing is listed or watched, so that a permission for one Secret suffices to use it. No value is in a log, an error or a `Debug`, and
 //! only the keys that some target refers to are kept.
@@ -139,7 +139,7 @@ impl<R: SecretReader> SecretCache<R> {
         std::mem::take(&mut self.state().changed)
     }
 
-    /// Reads what is due until it is told to stop.
+    /// Reads what is due until `stop`.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) -> &'static str {
         let this = &*self;
         let mut reads = FuturesUnordered::new();

@@ -32,7 +32,7 @@ pub(in crate::k8s) enum ReadError {
     Forbidden(Arc<str>),
     /// It lacks the label without which targets may not use it.
     LabelMissing,
-    /// The API server did not answer, or its answer says nothing about the object; why.
+    /// The API server did not answer, or its answer cannot be used; why.
     Unavailable(Arc<str>),
 }
 
@@ -64,7 +64,7 @@ impl SecretReader for ApiReader {
             ObjectKind::Secret => ("secrets", Secret::url_path(&(), namespace)),
             ObjectKind::ConfigMap => ("configmaps", ConfigMap::url_path(&(), namespace)),
         };
-        let client = self.client.client();
+        let client = self.client.kube();
         // As text: kube logs an answer that it cannot parse, with all values.
         let request = async {
             let request = Request::new(path).get(&object.name, &GetParams::default());
@@ -103,7 +103,7 @@ struct LabelledMetadata {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// Overwritten in memory when it is dropped, also for keys that nobody refers to.
+/// Overwritten in memory when it is dropped, also for keys without references.
 #[derive(Deserialize)]
 #[serde(from = "String")]
 struct SecretText(SecretString);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn only_wanted_keys_are_kept() {
+    fn only_requested_keys_are_kept() {
         let outcome = parse(ObjectKind::Secret, SECRET, &keys(&["token", "missing"]), None);
         assert_eq!(shown(&outcome), BTreeMap::from([("token".to_owned(), b"hunter2".to_vec())]));
     }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_not_understood_is_not_quoted() {
+    fn an_answer_that_cannot_be_parsed_is_not_quoted() {
         for text in [r#"{"data":{"token":["hunter2"]}}"#, r#"{"data":{"token":"hunter2!"}}"#, r#"{"data":"hunter2"}"#] {
             let outcome = parse(ObjectKind::Secret, text, &keys(&["token"]), None);
             assert!(matches!(outcome, Err(ReadError::Unavailable(_))), "{text}");

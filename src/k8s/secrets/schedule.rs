@@ -1,17 +1,17 @@
 //! When each object is read. It knows times and no values.
 //!
-//! Objects that were never read go first, as many at a time as may be in flight. All others share a pace. Each reason to read an object has
-//! a lane of its own, and the lanes take turns, so that many missing objects do not delay one whose value was rotated.
+//! Objects that were never read go first, bounded by the reads in flight only. All others share one rate limit. Each reason to read an object
+//! has a lane of its own, and the lanes take turns, so that many missing objects do not delay one whose value was rotated.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::SecretRef;
+use crate::k8s::backoff::{exponential, random};
 
-/// From one read of an object to the next; longer where there are too many objects for the pace.
+/// From one read of an object to the next; longer where there are too many objects for the rate limit.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// From one read of a missing object or key to the next: its owner is about to create or to label it.
@@ -20,17 +20,17 @@ pub(super) const MISSING_RETRY: Duration = Duration::from_secs(10);
 /// From one read of an object because of rejected credentials to the next.
 pub(super) const REJECTED_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The pace of all objects that were read before: 20 a second.
+/// Between two reads of objects that were read before: 20 a second.
 const GAP: Duration = Duration::from_millis(50);
 
-/// The same while the API server does not answer: one read a second notices when it does.
+/// The same while the API server does not answer: one read a second is enough to notice that it does again.
 const UNANSWERED_GAP: Duration = Duration::from_secs(1);
 
-/// The API server does not answer after this many reads in a row without an answer.
+/// The API server counts as unreachable after this many reads in a row without an answer.
 const UNANSWERED_READS: u32 = 10;
 
-/// The longest pause after a read without an answer, in seconds.
-const LONGEST_BACKOFF: u32 = 30;
+/// The longest delay after a read without an answer.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// First reads in flight, and as many others.
 pub(super) const IN_FLIGHT: usize = 16;
@@ -38,17 +38,17 @@ pub(super) const IN_FLIGHT: usize = 16;
 /// Why an object is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lane {
-    /// It was never read: a target waits for it.
+    /// It was never read, and a target waits for it.
     First,
     /// A server rejected the credentials that it holds.
     Rejected,
-    /// It is missing, or could not be read: a target cannot be polled.
+    /// It is missing or could not be read, so that a target cannot be polled.
     Missing,
     /// It may have changed.
     Refresh,
 }
 
-/// The lanes that share the pace.
+/// The lanes that share the rate limit.
 const PACED: [Lane; 3] = [Lane::Rejected, Lane::Missing, Lane::Refresh];
 
 /// What a read says about the next one.
@@ -73,7 +73,7 @@ pub(super) struct ReadTicket {
 }
 
 #[derive(Debug)]
-enum EntryState {
+enum ReadState {
     Waiting(Lane, Instant),
     /// The serial of the ticket.
     Reading(u64),
@@ -81,7 +81,7 @@ enum EntryState {
 
 #[derive(Debug)]
 struct ScheduleEntry {
-    state: EntryState,
+    state: ReadState,
     /// Reads in a row without an answer.
     failures: u32,
     /// Rejected credentials cause no read before this.
@@ -103,28 +103,27 @@ pub(super) struct RefreshSchedule {
     serial: u64,
     /// Reads in a row, of any object, without an answer.
     unanswered: u32,
-    random: RandomState,
 }
 
 impl RefreshSchedule {
-    /// Has an object read before all that were read before.
+    /// Schedules an object ahead of all that were read before.
     pub(super) fn schedule_first(&mut self, object: &SecretRef, now: Instant) {
         match self.entries.get(object).map(|entry| &entry.state) {
             None => {
-                let state = EntryState::Waiting(Lane::First, now);
+                let state = ReadState::Waiting(Lane::First, now);
                 self.entries.insert(object.clone(), ScheduleEntry { state, failures: 0, not_rejected_before: None });
                 self.lanes[Lane::First as usize].insert((now, object.clone()));
             }
             // A read in flight will turn out to be incomplete.
-            Some(EntryState::Reading(_) | EntryState::Waiting(Lane::First, _)) => {}
-            Some(EntryState::Waiting(..)) => self.put(object, Lane::First, now),
+            Some(ReadState::Reading(_) | ReadState::Waiting(Lane::First, _)) => {}
+            Some(ReadState::Waiting(..)) => self.put(object, Lane::First, now),
         }
     }
 
-    /// Has an object read soon, unless it was read a moment ago for the same reason.
+    /// Schedules an object whose credentials were rejected to be read soon, unless it was read for this reason a moment ago.
     pub(super) fn schedule_rejected(&mut self, object: &SecretRef, now: Instant) {
         let Some(entry) = self.entries.get(object) else { return };
-        let EntryState::Waiting(Lane::Missing | Lane::Refresh, due) = entry.state else { return };
+        let ReadState::Waiting(Lane::Missing | Lane::Refresh, due) = entry.state else { return };
         let at = entry.not_rejected_before.map_or(now, |earliest| earliest.max(now));
         // An overdue object is read when its lane gets to it, which may be late.
         if at <= due.max(now) {
@@ -134,7 +133,7 @@ impl RefreshSchedule {
 
     /// Removes an object. Its ticket becomes void.
     pub(super) fn remove(&mut self, object: &SecretRef) {
-        if let Some(ScheduleEntry { state: EntryState::Waiting(lane, due), .. }) = self.entries.remove(object) {
+        if let Some(ScheduleEntry { state: ReadState::Waiting(lane, due), .. }) = self.entries.remove(object) {
             self.lanes[lane as usize].remove(&(due, object.clone()));
         }
     }
@@ -184,7 +183,7 @@ impl RefreshSchedule {
             _ => self.paced_reads -= 1,
         }
         let entry = self.entries.get(&ticket.object);
-        entry.is_some_and(|entry| matches!(entry.state, EntryState::Reading(serial) if serial == ticket.serial))
+        entry.is_some_and(|entry| matches!(entry.state, ReadState::Reading(serial) if serial == ticket.serial))
     }
 
     /// Decides when an object is read again.
@@ -195,37 +194,27 @@ impl RefreshSchedule {
         entry.failures = if is_unanswered { entry.failures.saturating_add(1) } else { 0 };
         self.unanswered = if is_unanswered { self.unanswered.saturating_add(1) } else { 0 };
         let failures = entry.failures;
-        let (lane, wait) = match outcome {
+        let (lane, delay) = match outcome {
             ReadOutcome::Incomplete => (Lane::First, Duration::ZERO),
             ReadOutcome::Missing => (Lane::Missing, MISSING_RETRY),
             ReadOutcome::Unanswered { is_cached } => {
-                let longest =
-                    1_u32.checked_shl(failures).map_or(LONGEST_BACKOFF, |seconds| seconds.min(LONGEST_BACKOFF));
-                let wait = Duration::from_secs(longest.into()).mul_f64(0.5 + self.fraction(object, failures) / 2.0);
-                (if is_cached { Lane::Refresh } else { Lane::Missing }, wait)
+                let whole = exponential(Duration::from_secs(1), LONGEST_BACKOFF, failures);
+                (if is_cached { Lane::Refresh } else { Lane::Missing }, whole.mul_f64(1.0 - random() / 2.0))
             }
             // Objects that were first read together are spread over the interval.
-            ReadOutcome::Complete if ticket.lane == Lane::First => {
-                (Lane::Refresh, REFRESH_INTERVAL.mul_f64(self.fraction(object, failures)))
-            }
+            ReadOutcome::Complete if ticket.lane == Lane::First => (Lane::Refresh, REFRESH_INTERVAL.mul_f64(random())),
             ReadOutcome::Complete => (Lane::Refresh, REFRESH_INTERVAL),
         };
-        self.put(object, lane, now + wait);
-    }
-
-    /// A number from 0 to 1 that differs between objects, replicas, and failures.
-    fn fraction(&self, object: &SecretRef, failures: u32) -> f64 {
-        let hash = u32::try_from(self.random.hash_one((object, failures)) >> 32).unwrap_or_default();
-        f64::from(hash) / f64::from(u32::MAX)
+        self.put(object, lane, now + delay);
     }
 
     /// Moves a scheduled object to a lane.
     fn put(&mut self, object: &SecretRef, lane: Lane, due: Instant) {
         let Some(entry) = self.entries.get_mut(object) else { return };
-        if let EntryState::Waiting(lane, due) = entry.state {
+        if let ReadState::Waiting(lane, due) = entry.state {
             self.lanes[lane as usize].remove(&(due, object.clone()));
         }
-        entry.state = EntryState::Waiting(lane, due);
+        entry.state = ReadState::Waiting(lane, due);
         self.lanes[lane as usize].insert((due, object.clone()));
     }
 
@@ -237,7 +226,7 @@ impl RefreshSchedule {
     fn ticket(&mut self, object: SecretRef, lane: Lane) -> ReadTicket {
         self.serial += 1;
         if let Some(entry) = self.entries.get_mut(&object) {
-            entry.state = EntryState::Reading(self.serial);
+            entry.state = ReadState::Reading(self.serial);
         }
         ReadTicket { object, serial: self.serial, lane }
     }

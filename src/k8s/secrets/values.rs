@@ -1,4 +1,4 @@
-//! Which targets refer to which keys, and what was read of these. It knows no times and reads nothing.
+//! Which targets refer to which keys, and the values that were read of these keys. It knows no times and reads nothing.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,7 +12,7 @@ use super::schedule::ReadOutcome;
 use crate::crd::Reference;
 use crate::target::{LookupError, TargetId};
 
-/// What the last read says about a key.
+/// The result of the last read of a key.
 #[derive(Debug)]
 enum CachedState {
     Value(SecretSlice<u8>),
@@ -53,13 +53,13 @@ struct CachedKey {
 }
 
 impl CachedKey {
-    /// Whether a target waits for the owner of the object to create, label or complete it.
-    fn is_missed(&self) -> bool {
+    /// Whether a target waits for the owner of the object to create or label it, or to add the key.
+    fn is_awaited(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.problem().is_some())
             && self.referrers.values().any(|optional| !optional)
     }
 
-    /// Whether the last read said anything about the key.
+    /// Whether there is a result other than an API server that did not answer.
     fn is_cached(&self) -> bool {
         !matches!(self.state, None | Some(CachedState::Failed(ReadError::Unavailable(_))))
     }
@@ -69,7 +69,7 @@ impl CachedKey {
 #[derive(Debug, Default)]
 struct CachedObject {
     keys: HashMap<Arc<str>, CachedKey>,
-    /// The last read was denied, after one that was not. A denial counts when it is repeated.
+    /// The last read was denied, after one that was not. A denial replaces a value only when it is repeated.
     denied_once: bool,
 }
 
@@ -158,12 +158,12 @@ impl ValueStore {
         self.objects.get(object)?.keys.get(key)?.state.as_ref()
     }
 
-    /// Stores the result of a read of the keys `asked`. Returns what it says about the next read, and the targets whose values have changed,
-    /// as far as all their references were read.
+    /// Stores the result of a read of the keys `names`. Returns what it means for the next read, and the targets whose values have changed,
+    /// provided that all their references were read.
     pub(super) fn store(
         &mut self,
         id: &SecretRef,
-        asked: &[Arc<str>],
+        names: &[Arc<str>],
         mut result: ReadResult,
     ) -> (ReadOutcome, Vec<TargetId>) {
         let Some(object) = self.objects.get_mut(id) else { return (ReadOutcome::Complete, Vec::new()) };
@@ -176,7 +176,7 @@ impl ValueStore {
             tracing::debug!(object = %id, "not read, older values stay");
         }
         let mut referrers = HashSet::new();
-        for name in asked {
+        for name in names {
             let Some(key) = object.keys.get_mut(name) else { continue };
             if (is_unanswered || is_doubtful) && key.is_cached() {
                 continue;
@@ -199,7 +199,7 @@ impl ValueStore {
             ReadOutcome::Incomplete
         } else if is_unanswered {
             ReadOutcome::Unanswered { is_cached: keys().all(CachedKey::is_cached) }
-        } else if is_doubtful || keys().any(CachedKey::is_missed) {
+        } else if is_doubtful || keys().any(CachedKey::is_awaited) {
             ReadOutcome::Missing
         } else {
             ReadOutcome::Complete
@@ -207,7 +207,7 @@ impl ValueStore {
         (outcome, referrers.into_iter().filter(|target| self.is_read(target)).collect())
     }
 
-    /// The value of a key, for a target. The message of a failure does not tell which part of the `condition` is not met.
+    /// The value of a key, for a target. The message of a failure does not say which part of the `condition` is not met.
     pub(super) fn value(&self, object: &SecretRef, key: &str, condition: &str) -> Result<Vec<u8>, LookupError> {
         let (kind, namespace, name) = (object.kind, object.namespace.to_string(), object.name.to_string());
         match self.key_state(object, key) {

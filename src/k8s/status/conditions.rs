@@ -10,7 +10,7 @@ use crate::crd::{Condition, ConditionStatus, ScrapeTargetStatus};
 use crate::k8s::settings::DiscoveryMode;
 use crate::k8s::target_store::MonitorState;
 use crate::kind::Reason;
-use crate::poll::{TargetState as State, TargetStatus as Status};
+use crate::poll::{TargetState, TargetStatus};
 use crate::target::Problem;
 use crate::time::{PromDuration, rfc3339};
 
@@ -35,7 +35,7 @@ const MAX_MESSAGE: usize = 1024;
 /// `maxItems` of the schema. Conditions of other writers count as well.
 const MAX_CONDITIONS: usize = 16;
 
-/// A Secret that could not be read yet is reported after this time only: an API server that restarts is not worth a status.
+/// A Secret that could not be read yet is reported after this time only: a restart of the API server is not worth a write of the status.
 const UNREAD_GRACE: Duration = Duration::from_secs(30);
 
 /// After so many scrape intervals without a scrape, `Scraped` becomes `False`.
@@ -53,7 +53,7 @@ pub(super) struct StatusFacts<'f> {
     pub(super) suspended: bool,
     pub(super) monitor: Option<&'f MonitorState>,
     /// The state after polls of this very declaration; `None`: there was none yet.
-    pub(super) poll: Option<&'f Status>,
+    pub(super) poll: Option<&'f TargetStatus>,
     /// `None`: it cannot be scraped, since the declaration is invalid.
     pub(super) scrapes: Option<ScrapeFacts>,
 }
@@ -114,7 +114,7 @@ pub(super) fn foreign_conditions<'s>(
     observed.conditions.iter().filter(|condition| find(desired, &condition.kind).is_none())
 }
 
-/// Whether a problem is reported: a Secret or ConfigMap that is merely not read yet will be, mostly soon.
+/// Whether a problem is reported now: a Secret or ConfigMap that was not read yet is usually read soon.
 pub(super) fn is_worth_reporting(problem: &Problem, watched_for: Duration) -> bool {
     watched_for >= UNREAD_GRACE || !matches!(problem.reason, "SecretUnread" | "ConfigMapUnread")
 }
@@ -212,11 +212,11 @@ impl StatusFacts<'_> {
         }
         let poll = self.poll?;
         let status = match poll.state {
-            State::Up => ConditionStatus::True,
-            State::Down => ConditionStatus::False,
-            State::Pending => return None,
-            State::Invalid if self.accepted.is_none() => return None, // a Secret that is not read yet
-            State::Suspended | State::Invalid => ConditionStatus::Unknown,
+            TargetState::Up => ConditionStatus::True,
+            TargetState::Down => ConditionStatus::False,
+            TargetState::Pending => return None,
+            TargetState::Invalid if self.accepted.is_none() => return None, // a Secret that is not read yet
+            TargetState::Suspended | TargetState::Invalid => ConditionStatus::Unknown,
         };
         let (reason, message) = poll
             .failure
@@ -284,16 +284,16 @@ impl StatusFacts<'_> {
     /// The observed condition, if it is of this generation.
     fn observed_state(&self, kind: &str) -> Option<ConditionState> {
         let observed = find(self.observed, kind)?;
-        // `Unknown` is not kept once the target is judged again: its cause may be gone.
-        let told = observed.status != ConditionStatus::Unknown || self.accepted.is_none();
-        let same = observed.observed_generation == Some(self.generation);
-        (told && same).then(|| ConditionState::observed(observed))
+        // `Unknown` is not kept once the target was checked again: its cause may be gone.
+        let is_kept = observed.status != ConditionStatus::Unknown || self.accepted.is_none();
+        let is_same = observed.observed_generation == Some(self.generation);
+        (is_kept && is_same).then(|| ConditionState::observed(observed))
     }
 
     /// The observed `Scraped`, of any generation: a change of the spec does not interrupt scrapes.
     fn observed_scraped(&self) -> Option<ConditionState> {
-        let told = |observed: &&Condition| observed.status != ConditionStatus::Unknown;
-        find(self.observed, SCRAPED).filter(told).map(ConditionState::observed)
+        let is_known = |observed: &&Condition| observed.status != ConditionStatus::Unknown;
+        find(self.observed, SCRAPED).filter(is_known).map(ConditionState::observed)
     }
 
     fn condition(&self, kind: &str, state: ConditionState) -> Condition {

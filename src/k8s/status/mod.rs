@@ -49,7 +49,7 @@ pub(super) fn start(
 /// Writes while this replica leads.
 async fn run(backend: Arc<ClusterStatuses>, mut leadership: Leadership) {
     loop {
-        // A leader compares every target when it begins: what the queue holds before that is worth nothing.
+        // A new leader compares every target, so that keys which were queued before are not needed.
         while tokio::time::timeout(writer::RESYNC, leadership.granted()).await.is_err() {
             backend.queue().clear();
         }
@@ -67,7 +67,7 @@ struct ClusterStatuses {
 
 impl StatusBackend for ClusterStatuses {
     fn store(&self) -> &TargetStore {
-        &self.shared.catalog
+        &self.shared.targets
     }
 
     fn queue(&self) -> &WorkQueue<TargetId> {
@@ -127,16 +127,16 @@ impl StatusBackend for ClusterStatuses {
         // A ClusterRole is one rule for all namespaces: if it is missing, that is logged once.
         let scope = (!self.shared.settings.watch_namespaces.is_empty()).then_some(namespace);
         let rule = PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", scope);
-        let api: Api<RawTarget> = Api::namespaced(self.shared.cluster.client(), namespace);
+        let api: Api<RawTarget> = Api::namespaced(self.shared.client.kube(), namespace);
         let (params, patch) = patch(object, status);
-        let answer = self.shared.cluster.call(rule, api.patch_status(name, &params, &patch)).await;
+        let answer = self.shared.client.call(rule, api.patch_status(name, &params, &patch)).await;
         match &answer {
             Err(error @ ApiError::Unreachable(_)) => self.shared.outage.failed(Part::Statuses, error, true),
             _ => self.shared.outage.works(Part::Statuses),
         }
         let answer = answer?;
         let held = ScrapeTargetStatus::deserialize(&answer.status).unwrap_or_default();
-        self.shared.catalog.put_status(object, answer.metadata.resource_version.unwrap_or_default(), held);
+        self.shared.targets.put_status(object, answer.metadata.resource_version.unwrap_or_default(), held);
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
-//! Which status is written when: at once where it is news, rarely where a target flaps, and never twice. It knows nothing of what a
-//! status says.
+//! When each status is written: at once after a change, rarely where a target flaps, and never twice. It knows nothing of the content of a
+//! status.
 //!
-//! Workers take targets from the work queue, which decides when a write that failed is tried again. What is decided here is when a status
-//! that *differs* is worth a write.
+//! Workers take targets from the work queue, which decides when a write that failed is tried again. This file decides when a status that
+//! *differs* is written.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -23,42 +23,42 @@ use crate::k8s::target_store::{TargetRecord, TargetStore};
 use crate::k8s::workqueue::{QueueLimits, WorkItem, WorkQueue};
 use crate::target::TargetId;
 
-/// How often every target is compared, whether anything was heard of it or not. Scrapes that begin or stop are noticed by this alone.
+/// The interval at which every target is compared, whether or not it was enqueued. Scrapes that start or stop are noticed only by this.
 pub(super) const RESYNC: Duration = Duration::from_secs(30);
 
-/// Targets that are compared before other tasks get a turn: well below a millisecond.
+/// Targets that are compared before other tasks get a turn, which takes well below a millisecond.
 const CHUNK: usize = 64;
 
 /// More writes at a time do not help, since the writes a second are bounded. A refused status would be refused again.
 pub(in crate::k8s) const LIMITS: QueueLimits =
-    QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused: Duration::from_secs(300) };
+    QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused_retry: Duration::from_secs(300) };
 
-/// A flapping target is worth one write in this time.
+/// A flapping target is written once in this time.
 const FLAPPING: Duration = Duration::from_secs(10);
 
-/// What a user waits for comes sooner: the answer to a change of the spec, and what was still pending.
-const NEWS: Duration = Duration::from_secs(1);
+/// The interval where a user waits for the result: after a change of the spec, and for conditions that were still pending.
+const AWAITED: Duration = Duration::from_secs(1);
 
-/// Where somebody else overwrites a status, it is written again after twice as long each time, up to this.
+/// Where another writer overwrites a status, the delay before it is written again doubles each time, up to this.
 const LONGEST_REWRITE: Duration = Duration::from_secs(600);
 
-/// Whoever edits a status by hand does so once or twice. More is another exporter.
+/// A status that had to be written again this often is overwritten by another exporter, not by a person who edits it once or twice.
 const CONTESTED: u32 = 3;
 
-/// Two exporters for the same targets are one mistake: some of the targets are enough to show it.
+/// The most targets for which another writer is logged: if two exporters have the same targets, some of them are enough to show it.
 const MAX_CONTESTED_LOGGED: usize = 10;
 
-/// The first poll and the first ServiceMonitor are waited for, so that one write says everything: so long, and longer where many targets
-/// appear together, since each waits for the two writes of all others. But the user must see before long that something is done.
+/// A new status waits this long for the first poll and the first ServiceMonitor, so that one write is enough; longer where many targets
+/// appear together, since each waits for the two writes of all others. The limit lets the user see that the target is being processed.
 const SETTLE: Duration = Duration::from_secs(1);
 const SETTLE_PER_TARGET: Duration = Duration::from_millis(2_000 / WRITES_PER_SECOND as u64);
 const LONGEST_SETTLE: Duration = Duration::from_secs(240);
 
-/// The targets, the status that each should have, and the API server that is told.
+/// The targets, the desired status of each, and the API server that the statuses are written to.
 pub(super) trait StatusBackend: Send + Sync + 'static {
     fn store(&self) -> &TargetStore;
 
-    /// Targets whose status may differ.
+    /// The targets whose status may differ.
     fn queue(&self) -> &WorkQueue<TargetId>;
 
     fn write_limiter(&self) -> &RateLimiter;
@@ -71,7 +71,7 @@ pub(super) trait StatusBackend: Send + Sync + 'static {
     /// The status that `record` should have. `watched_for`: how long this replica has led and known this generation.
     fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus;
 
-    /// Writes it, and notes in the store what the cluster holds then.
+    /// Writes the status, and stores the one that the cluster has then.
     fn write(
         &self,
         object: &ObservedTarget,
@@ -79,7 +79,7 @@ pub(super) trait StatusBackend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), ApiError>> + Send;
 }
 
-/// The writer of one term of a leader.
+/// The writer, for as long as this replica leads.
 pub(super) struct StatusWriter<B> {
     backend: Arc<B>,
     history: Mutex<History>,
@@ -99,7 +99,7 @@ impl<B: StatusBackend> StatusWriter<B> {
         }
     }
 
-    /// Has every target compared, at once and then regularly.
+    /// Enqueues every target whose status differs, at once and then regularly.
     async fn resync(&self) {
         let (store, queue) = (self.backend.store(), self.backend.queue());
         let mut interval = tokio::time::interval(RESYNC);
@@ -146,7 +146,7 @@ impl<B: StatusBackend> StatusWriter<B> {
             return;
         }
         self.backend.write_limiter().acquire().await;
-        // Much may have happened meanwhile.
+        // The object may have changed in the meantime.
         let same = |object: &ObservedTarget| version(object) == version(&record.object);
         let Some(record) = store.get(item.key()).filter(|record| same(&record.object)) else {
             return queue.add(item.key().clone());
@@ -170,7 +170,7 @@ impl<B: StatusBackend> StatusWriter<B> {
         let target = item.key().clone();
         let contested = self.history().sent(&target, fingerprint(desired), result.is_ok(), Instant::now());
         if result.is_ok() {
-            self.backend.queue().add(target.clone()); // what changed during the write
+            self.backend.queue().add(target.clone()); // it may have changed during the write
         }
         let failure = item.finish(result.as_ref().map(|&()| ()));
         match result {
@@ -211,14 +211,14 @@ impl<B: StatusBackend> StatusWriter<B> {
     }
 }
 
-/// What the work queue tells apart: a write that failed says nothing of another generation, nor of another object of the same name.
+/// The version for the work queue: a failed write does not delay another generation, nor another object of the same name.
 fn version(object: &ObservedTarget) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&object.uid, object.generation).hash(&mut hasher);
     hasher.finish()
 }
 
-/// What a leader remembers of the statuses that it writes.
+/// The statuses that this replica has written since it leads.
 #[derive(Debug, Default)]
 struct History {
     targets: HashMap<TargetId, StatusHistory>,
@@ -242,7 +242,7 @@ struct StatusHistory {
 }
 
 impl History {
-    /// What is known of an object as it stands now.
+    /// The history of an object; a new one after a change of its spec.
     fn of(&mut self, object: &ObservedTarget, now: Instant) -> &mut StatusHistory {
         let new = |sent| StatusHistory {
             uid: Arc::clone(&object.uid),
@@ -260,7 +260,7 @@ impl History {
         entry
     }
 
-    /// When `desired` is worth a write, while so many other targets wait.
+    /// The earliest time to write `desired`, while `others` other targets wait.
     fn not_before(
         &mut self,
         object: &ObservedTarget,
@@ -273,7 +273,7 @@ impl History {
         let gap = if entry.written == Some(fingerprint(desired)) {
             exponential(FLAPPING, LONGEST_REWRITE, entry.rewrites)
         } else if observed.observed_generation != desired.observed_generation || resolves_pending(desired, observed) {
-            NEWS
+            AWAITED
         } else {
             FLAPPING
         };

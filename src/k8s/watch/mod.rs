@@ -1,8 +1,8 @@
-//! Lists the objects of a collection and then watches them, for as long as somebody takes the events.
+//! Lists the objects of a collection and then watches them, for as long as the events are received.
 //!
 //! It is used in place of `kube::runtime::watcher`, which has no deadline for a page of a list nor for the start of a watch, and which
 //! does not list again while the API server refuses the resource version that it resumes from. It only reports what the API server
-//! shows; what that means is decided by whoever takes the events.
+//! shows; what that means is decided by the receiver of the events.
 
 mod pager;
 
@@ -20,7 +20,7 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ListParams, Request, WatchEvent as RawEvent, WatchParams};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::backoff::Backoff;
 use super::client::{ApiClient, ApiError, BELIEVED_DENIALS, PolicyRule};
@@ -31,7 +31,7 @@ use pager::{ListPage, Pager};
 const WATCH_GRACE: Duration = Duration::from_secs(5);
 /// A watch that ends sooner than this counts as failed.
 const SHORTEST_WATCH: Duration = Duration::from_secs(5);
-/// The longest pause between attempts while nothing was listed yet.
+/// The longest delay between attempts while nothing was listed yet.
 const FIRST_LIST_RETRY: Duration = Duration::from_secs(2);
 
 /// An object as the watch reads it.
@@ -79,33 +79,30 @@ impl Collection {
     }
 }
 
-/// Which objects are watched, how often they are listed, and how long the pauses after failures are.
+/// Which objects are watched, when they are listed again, and how long the delays after failures are.
 #[derive(Clone, Debug)]
 pub(super) struct WatchConfig {
     pub(super) label_selector: Option<String>,
     pub(super) field_selector: Option<String>,
     /// Objects in one page, fewer where they are large.
     pub(super) page_size: u32,
-    /// Everything is listed again this long after the last list, also while the watch works. For collections that are cheap to list, where
-    /// no change may be missed whatever the watch answered.
-    pub(super) relist_interval: Option<Duration>,
-    /// Everything is listed again when the watch has shown nothing for this long.
+    /// Everything is listed again when nothing, not even a bookmark, was received for this long, over however many watches.
     pub(super) relist_after_silence: Option<Duration>,
     /// The API server ends each watch after this, and the next one begins where it ended: a cheap request, by which a dead connection is
     /// noticed.
     pub(super) watch_timeout: Duration,
     /// Everything is listed again after a watch that has shown nothing at all, not even the bookmark that the API server sends shortly
-    /// before it ends one: what was changed meanwhile may never be shown.
+    /// before it ends one: changes made in that time may never be shown.
     pub(super) relist_after_silent_watch: bool,
-    /// How often everything is listed where listing is permitted and watching is not.
+    /// The interval between lists where listing is permitted and watching is not.
     pub(super) list_instead_of_watch: Duration,
     /// After this many failures in a row, the resource version that the watch resumes from may be what is wrong.
     pub(super) failures_before_relist: u32,
-    /// The longest pause after a failure.
+    /// The longest delay after a failure.
     pub(super) longest_backoff: Duration,
-    /// The longest pause after a missing permission.
+    /// The longest delay after a missing permission.
     pub(super) longest_denied_backoff: Duration,
-    /// The longest pause while the API server does not know the resource.
+    /// The longest delay while the API server does not know the resource.
     pub(super) longest_missing_backoff: Duration,
 }
 
@@ -115,7 +112,6 @@ impl Default for WatchConfig {
             label_selector: None,
             field_selector: None,
             page_size: 200,
-            relist_interval: None,
             relist_after_silence: None,
             watch_timeout: Duration::from_secs(60),
             relist_after_silent_watch: false,
@@ -155,7 +151,7 @@ pub(super) fn watch<K: WatchedObject>(
     collection: Collection,
     config: WatchConfig,
 ) -> BoxStream<'static, WatchEvent<K>> {
-    // One event may wait, so that the API server prepares the next page while somebody reads this one.
+    // One event is buffered, so that the next page is requested while this one is processed.
     let (sender, mut receiver) = mpsc::channel(1);
     let watch = ListWatch {
         client: client.clone(),
@@ -215,9 +211,9 @@ impl<K: WatchedObject> ListWatch<K> {
                 }
                 Ok(None) => {
                     tracing::debug!(resource = self.collection.resource, "the list has expired before its end");
-                    self.back_off(None).await;
+                    self.back_off().await;
                 }
-                Err(error) => self.failed(error, None).await,
+                Err(error) => self.failed(error).await,
             }
         }
     }
@@ -247,16 +243,16 @@ impl<K: WatchedObject> ListWatch<K> {
     /// Watches, again and again, until a new list is needed.
     async fn watch_from(&mut self, mut version: String) {
         let listed = Instant::now();
-        let relist_at = self.config.relist_interval.map(|interval| listed + interval);
+        let mut received_at = None;
         let mut failures = 0;
-        while failures < self.config.failures_before_relist && relist_at.is_none_or(|at| Instant::now() < at) {
+        while failures < self.config.failures_before_relist {
             let opened = self.open(&version).await;
             let started = Instant::now();
             let ended = match opened {
                 Ok(Some(events)) => {
                     self.denials = 0;
                     self.recovered().await;
-                    self.read(events, &mut version, relist_at).await
+                    self.read(events, &mut version, received_at.get_or_insert(started)).await
                 }
                 Ok(None) => Ok(WatchEnd::Expired),
                 Err(error) => Err(error),
@@ -272,17 +268,17 @@ impl<K: WatchedObject> ListWatch<K> {
                 Ok(WatchEnd::Closed) if has_lasted => {}
                 Ok(WatchEnd::Closed) => {
                     failures += 1;
-                    self.back_off(relist_at).await;
+                    self.back_off().await;
                 }
                 Ok(WatchEnd::Expired) => {
                     tracing::debug!(resource = self.collection.resource, version, "the resource version has expired");
-                    return self.back_off(None).await;
+                    return self.back_off().await;
                 }
-                Err(ApiError::NotFound) => return self.back_off(None).await,
+                Err(ApiError::NotFound) => return self.back_off().await,
                 Err(error) => {
                     let is_denied = matches!(error, ApiError::Forbidden(_));
                     failures += u32::from(!is_denied);
-                    self.failed(error, relist_at).await;
+                    self.failed(error).await;
                     // A list for every denied watch would cost too much.
                     if is_denied && listed.elapsed() >= self.config.list_instead_of_watch {
                         return;
@@ -305,7 +301,7 @@ impl<K: WatchedObject> ListWatch<K> {
         };
         let request = async {
             let request = Request::new(self.collection.path()).watch(&params, version);
-            let events = self.client.client().request_events(request.map_err(kube::Error::BuildRequest)?).await;
+            let events = self.client.kube().request_events(request.map_err(kube::Error::BuildRequest)?).await;
             match events {
                 Err(kube::Error::Api(status)) if status.code == 410 => Ok(None),
                 events => events.map(Some),
@@ -314,25 +310,25 @@ impl<K: WatchedObject> ListWatch<K> {
         self.client.call(self.collection.rule("watch"), request).await
     }
 
-    /// Reads one watch to its end. `version` moves on with what it shows.
+    /// Reads one watch to its end. `version` and `received_at` are those of the last event, which may be one of an earlier watch.
     async fn read(
         &mut self,
         events: impl Stream<Item = kube::Result<RawEvent<K>>>,
         version: &mut String,
-        relist_at: Option<Instant>,
+        received_at: &mut Instant,
     ) -> Result<WatchEnd, ApiError> {
         let started = Instant::now();
         let deadline = started + self.config.watch_timeout + WATCH_GRACE;
-        let mut distrusts_silence = self.config.relist_after_silent_watch;
+        let mut must_relist = self.config.relist_after_silent_watch;
         let mut events = pin!(events);
         loop {
-            let silent_at = self.config.relist_after_silence.map(|silence| Instant::now() + silence);
-            let until = [relist_at, silent_at].into_iter().flatten().fold(deadline, Instant::min);
+            let silent_at = self.config.relist_after_silence.map(|silence| *received_at + silence);
+            let until = silent_at.map_or(deadline, |silent_at| silent_at.min(deadline));
             let event = match timeout_at(until, events.next()).await {
                 Ok(Some(event)) => event,
-                Ok(None) if distrusts_silence && started.elapsed() >= SHORTEST_WATCH => return Ok(WatchEnd::Relist),
+                Ok(None) if must_relist && started.elapsed() >= SHORTEST_WATCH => return Ok(WatchEnd::Relist),
                 Ok(None) => return Ok(WatchEnd::Closed),
-                Err(_) if until < deadline || distrusts_silence => return Ok(WatchEnd::Relist),
+                Err(_) if until < deadline || must_relist => return Ok(WatchEnd::Relist),
                 Err(_) => return Err(ApiError::silent("it did not end a watch in time")),
             };
             let event = match event {
@@ -342,8 +338,8 @@ impl<K: WatchedObject> ListWatch<K> {
                 event => event,
             };
             let event = self.client.judge(self.collection.rule("watch"), event)?;
-            distrusts_silence = false;
-            let (seen, event) = match event {
+            must_relist = false;
+            let (shown_version, event) = match event {
                 RawEvent::Added(object) | RawEvent::Modified(object) => {
                     (object.resource_version().map(str::to_owned), Some(WatchEvent::Applied(object)))
                 }
@@ -353,12 +349,13 @@ impl<K: WatchedObject> ListWatch<K> {
                 RawEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), None),
                 RawEvent::Error(_) => (None, None),
             };
-            if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
-                *version = seen;
+            if let Some(shown_version) = shown_version.filter(|version| !version.is_empty()) {
+                *version = shown_version;
             }
             if let Some(event) = event {
                 self.emit(event).await;
             }
+            *received_at = Instant::now();
         }
     }
 
@@ -368,12 +365,12 @@ impl<K: WatchedObject> ListWatch<K> {
         }
     }
 
-    /// Reports a failure and waits before the next attempt, but not longer than until the next list.
-    async fn failed(&mut self, error: ApiError, relist_at: Option<Instant>) {
+    /// Reports a failure and waits before the next attempt.
+    async fn failed(&mut self, error: ApiError) {
         self.has_failed = true;
         let is_denied = matches!(error, ApiError::Forbidden(_));
         self.denials = if is_denied { self.denials.saturating_add(1) } else { 0 };
-        let pause = if is_denied { self.denied_backoff.next() } else { self.failure_backoff.next() };
+        let delay = if is_denied { self.denied_backoff.next() } else { self.failure_backoff.next() };
         let longest = match &error {
             ApiError::NotFound => self.config.longest_missing_backoff,
             ApiError::Unreachable(_) if !self.was_listed => FIRST_LIST_RETRY,
@@ -381,24 +378,19 @@ impl<K: WatchedObject> ListWatch<K> {
         };
         let is_denied = self.denials >= BELIEVED_DENIALS;
         self.emit(if is_denied { WatchEvent::Denied } else { WatchEvent::Failed(error) }).await;
-        pause_until(pause.min(longest), relist_at).await;
+        sleep(delay.min(longest)).await;
     }
 
-    async fn back_off(&mut self, relist_at: Option<Instant>) {
-        pause_until(self.failure_backoff.next(), relist_at).await;
+    async fn back_off(&mut self) {
+        sleep(self.failure_backoff.next()).await;
     }
 
-    /// Waits until the event is taken. Without a receiver there is nothing to do any more.
+    /// Waits until the event is received. Without a receiver there is nothing left to do.
     async fn emit(&self, event: WatchEvent<K>) {
         if self.events.send(event).await.is_err() {
             pending::<()>().await;
         }
     }
-}
-
-async fn pause_until(pause: Duration, latest: Option<Instant>) {
-    let end = Instant::now() + pause;
-    sleep_until(latest.map_or(end, |latest| end.min(latest))).await;
 }
 
 /// What a watch of a single object reports.
@@ -412,12 +404,12 @@ pub(super) enum ObjectEvent<K> {
     Failed(ApiError),
 }
 
-/// The longest pause between attempts to read a single object: an API server that is back is noticed at once.
+/// The longest delay between attempts to read a single object: an API server that is back is noticed at once.
 const OBJECT_RETRY: Duration = Duration::from_secs(2);
-/// The longest pause between attempts that lack a permission.
+/// The longest delay between attempts that lack a permission.
 pub(super) const DENIED_RETRY: Duration = Duration::from_secs(30);
 
-/// The states of the object `name`. It is read again when nothing was heard of it for `silence`, and after every failure.
+/// The states of the object `name`. It is read again when nothing was received for `silence`, and after every failure.
 pub(super) fn watch_object<K>(
     client: &ApiClient,
     namespace: &str,

@@ -1,7 +1,7 @@
-//! Lists in pages that are bounded by bytes as well as by count: whoever may write an object decides how large it is, and a page of a
+//! Lists in pages that are bounded by bytes as well as by count: any user who may write an object decides how large it is, and a page of a
 //! hundred objects of the largest size has 150 MB.
 //!
-//! Only the text of one page, and what `T` keeps of each object, is in memory at a time.
+//! Only the text of one page, and the parts of each object that `T` keeps, are in memory at a time.
 
 use futures::AsyncReadExt;
 use kube::Client;
@@ -11,13 +11,13 @@ use serde::de::DeserializeOwned;
 
 use crate::k8s::client::{ApiClient, ApiError, PolicyRule};
 
-/// A larger page is not read to its end, but asked for again with fewer objects.
+/// A larger page is not read to its end, but requested again with fewer objects.
 const LARGEST_PAGE: usize = 8 << 20;
 
 /// The largest page with a single object. The API server takes requests of 3 MiB, and its store 1.5 MiB by default.
 const LARGEST_OBJECT: usize = 32 << 20;
 
-/// A page that was too large is asked for again with this part of its objects.
+/// The number of objects is divided by this when a page was too large.
 const SHRINK: u32 = 4;
 
 /// A part of a list.
@@ -42,7 +42,7 @@ pub(super) struct Pager<'a> {
     largest_object: usize,
 }
 
-/// What a request for a page brought.
+/// The result of a request for a page.
 enum FetchedPage<T> {
     Page(ListPage<T>, usize),
     TooLarge,
@@ -72,7 +72,7 @@ impl<'a> Pager<'a> {
         loop {
             self.params.limit = Some(self.limit);
             let largest = if self.limit == 1 { self.largest_object } else { self.largest_page };
-            let page = fetch(self.client.client(), &self.path, &self.params, largest);
+            let page = fetch(self.client.kube(), &self.path, &self.params, largest);
             match self.client.call(self.rule.clone(), page).await? {
                 FetchedPage::Page(page, bytes) => {
                     if bytes < largest / 4 {
@@ -107,7 +107,7 @@ async fn fetch<T: DeserializeOwned + Send + 'static>(
     if text.len() > largest {
         return Ok(FetchedPage::TooLarge);
     }
-    // Some milliseconds for each MiB, most of them for what nobody keeps.
+    // Parsing takes some milliseconds for each MiB, most of them for fields that are dropped.
     let parsed =
         tokio::task::spawn_blocking(move || Ok::<_, serde_json::Error>((serde_json::from_slice(&text)?, text.len())));
     let (ListBody { metadata, items }, bytes) =
@@ -153,25 +153,25 @@ mod tests {
         name: String,
     }
 
-    /// A hundredth of what it is, to be quick.
+    /// A hundredth of the real limits, so that the tests are fast.
     const PAGE: usize = LARGEST_PAGE / 100;
     const OBJECT: usize = LARGEST_OBJECT / 100;
 
-    fn asked(uri: &Uri) -> HashMap<String, String> {
+    fn query(uri: &Uri) -> HashMap<String, String> {
         url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
     }
 
-    /// An API server with objects of these sizes, the number of each its name, and the limits that it was asked with.
+    /// An API server with objects of these sizes, the number of each its name, and the limits that were requested.
     fn server(sizes: Vec<usize>) -> (ApiClient, Arc<Mutex<Vec<usize>>>) {
         let limits = Arc::<Mutex<Vec<usize>>>::default();
-        let seen = Arc::clone(&limits);
+        let requested = Arc::clone(&limits);
         let sizes: Arc<[usize]> = sizes.into();
         let service = tower::service_fn(move |request: HttpRequest<Body>| {
-            let (asked, sizes, seen) = (asked(request.uri()), Arc::clone(&sizes), Arc::clone(&seen));
+            let (query, sizes, requested) = (query(request.uri()), Arc::clone(&sizes), Arc::clone(&requested));
             async move {
-                let limit: usize = asked["limit"].parse().unwrap();
-                seen.lock().unwrap().push(limit);
-                let from: usize = asked.get("continue").map_or(0, |token| token.parse().unwrap());
+                let limit: usize = query["limit"].parse().unwrap();
+                requested.lock().unwrap().push(limit);
+                let from: usize = query.get("continue").map_or(0, |token| token.parse().unwrap());
                 let to = (from + limit).min(sizes.len());
                 let object = |i: usize| json!({ "metadata": { "name": i.to_string(), "annotations": { "a": "x".repeat(sizes[i]) } }, "spec": {} });
                 let items: Vec<Value> = (from..to).map(object).collect();

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// The answer to a request.
-pub(in crate::k8s) enum Answer {
+pub(in crate::k8s) enum ScriptedAnswer {
     /// A page with these objects, in this resource version, and the token of the next page.
     Page(Vec<Value>, &'static str, Option<&'static str>),
     /// These events; then the watch ends.
@@ -33,64 +33,57 @@ pub(in crate::k8s) enum Answer {
     Hang,
 }
 
-/// What a request asked for.
+/// A request, by its query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::k8s) enum Asked {
+pub(in crate::k8s) enum ReceivedRequest {
     List { token: Option<String> },
     Watch { version: String },
 }
 
-impl Asked {
+impl ReceivedRequest {
     pub(in crate::k8s) fn is_list(&self) -> bool {
         matches!(self, Self::List { .. })
     }
 }
 
-/// Requests, and when each of them came.
+/// The requests that were received, in their order.
 #[derive(Clone, Default)]
-pub(in crate::k8s) struct Requests(Arc<Mutex<Vec<(Instant, Asked)>>>);
+pub(in crate::k8s) struct Requests(Arc<Mutex<Vec<ReceivedRequest>>>);
 
 impl Requests {
-    pub(in crate::k8s) fn all(&self) -> Vec<Asked> {
-        self.0.lock().unwrap().iter().map(|(_, asked)| asked.clone()).collect()
+    pub(in crate::k8s) fn all(&self) -> Vec<ReceivedRequest> {
+        self.0.lock().unwrap().clone()
     }
 
     pub(in crate::k8s) fn lists(&self) -> usize {
-        self.all().iter().filter(|asked| asked.is_list()).count()
+        self.all().iter().filter(|request| request.is_list()).count()
     }
 
     pub(in crate::k8s) fn watches(&self) -> usize {
         self.all().len() - self.lists()
     }
-
-    /// The times between lists.
-    fn list_gaps(&self) -> Vec<Duration> {
-        let requests = self.0.lock().unwrap();
-        let lists: Vec<Instant> = requests.iter().filter(|(_, asked)| asked.is_list()).map(|(at, _)| *at).collect();
-        lists.windows(2).map(|pair| pair[1] - pair[0]).collect()
-    }
 }
 
 /// A client whose lists and watches are answered by `answer`, which is also given how many requests came before.
 pub(in crate::k8s) fn scripted(
-    answer: impl Fn(usize, &Asked) -> Answer + Clone + Send + 'static,
+    answer: impl Fn(usize, &ReceivedRequest) -> ScriptedAnswer + Clone + Send + 'static,
 ) -> (ApiClient, Requests) {
     let requests = Requests::default();
     let log = requests.clone();
     let service = tower::service_fn(move |request: HttpRequest<Body>| {
         let query: HashMap<String, String> =
             url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
-        let asked = if query.contains_key("watch") {
-            Asked::Watch { version: query["resourceVersion"].clone() }
+        let received = if query.contains_key("watch") {
+            ReceivedRequest::Watch { version: query["resourceVersion"].clone() }
         } else {
-            Asked::List { token: query.get("continue").cloned() }
+            ReceivedRequest::List { token: query.get("continue").cloned() }
         };
         let before = {
             let mut requests = log.0.lock().unwrap();
-            requests.push((Instant::now(), asked.clone()));
+            requests.push(received.clone());
             requests.len() - 1
         };
-        let answer = answer(before, &asked);
+        let answer = answer(before, &received);
         async move {
             let lines_of = |events: Vec<Value>| {
                 let lines = events.into_iter().map(|event| Ok::<_, Infallible>(Bytes::from(format!("{event}\n"))));
@@ -98,23 +91,23 @@ pub(in crate::k8s) fn scripted(
             };
             let body = |value: Value| StreamBody::new(lines_of(vec![value])).boxed_unsync();
             Ok::<_, Infallible>(match answer {
-                Answer::Page(items, version, next) => {
+                ScriptedAnswer::Page(items, version, next) => {
                     let metadata = json!({ "resourceVersion": version, "continue": next });
                     Response::new(body(json!({ "metadata": metadata, "items": items })))
                 }
-                Answer::Events(events) => Response::new(StreamBody::new(lines_of(events)).boxed_unsync()),
-                Answer::Open(events) => {
+                ScriptedAnswer::Events(events) => Response::new(StreamBody::new(lines_of(events)).boxed_unsync()),
+                ScriptedAnswer::Open(events) => {
                     Response::new(StreamBody::new(lines_of(events).chain(stream::pending())).boxed_unsync())
                 }
-                Answer::Later(delay, events) => {
+                ScriptedAnswer::Later(delay, events) => {
                     let lines = stream::once(tokio::time::sleep(delay)).flat_map(move |()| lines_of(events.clone()));
                     Response::new(StreamBody::new(lines).boxed_unsync())
                 }
-                Answer::Status(code) => {
+                ScriptedAnswer::Status(code) => {
                     let status = serde_json::to_value(status(code)).unwrap();
                     Response::builder().status(code).body(body(status)).unwrap()
                 }
-                Answer::Hang => pending().await,
+                ScriptedAnswer::Hang => pending().await,
             })
         }
     });
@@ -143,11 +136,11 @@ pub(in crate::k8s) fn expired() -> Value {
     json!({ "type": "ERROR", "object": status(410) })
 }
 
-fn of(version: &str) -> Asked {
-    Asked::Watch { version: version.to_owned() }
+fn of(version: &str) -> ReceivedRequest {
+    ReceivedRequest::Watch { version: version.to_owned() }
 }
 
-const LIST: Asked = Asked::List { token: None };
+const LIST: ReceivedRequest = ReceivedRequest::List { token: None };
 
 fn watched(client: &ApiClient, config: WatchConfig) -> BoxStream<'static, WatchEvent<ConfigMap>> {
     watch(client, Collection::of::<ConfigMap>("team"), config)
@@ -188,28 +181,28 @@ async fn during(time: Duration, events: &mut BoxStream<'static, WatchEvent<Confi
 #[tokio::test(start_paused = true)]
 async fn the_pages_of_a_list_come_before_what_the_watch_shows_and_each_watch_resumes_where_the_last_ended() {
     let (client, requests) = scripted(|before, _| match before {
-        0 => Answer::Page(vec![object("a", "1")], "7", Some("more")),
-        1 => Answer::Page(vec![object("b", "2")], "7", None),
-        2 => Answer::Events(vec![event("MODIFIED", "a", "8"), event("DELETED", "b", "9")]),
-        3 => Answer::Events(vec![bookmark("12")]),
-        _ => Answer::Open(vec![event("ADDED", "c", "13")]),
+        0 => ScriptedAnswer::Page(vec![object("a", "1")], "7", Some("more")),
+        1 => ScriptedAnswer::Page(vec![object("b", "2")], "7", None),
+        2 => ScriptedAnswer::Events(vec![event("MODIFIED", "a", "8"), event("DELETED", "b", "9")]),
+        3 => ScriptedAnswer::Events(vec![bookmark("12")]),
+        _ => ScriptedAnswer::Open(vec![event("ADDED", "c", "13")]),
     });
     let mut events = watched(&client, WatchConfig::default());
     assert_eq!(
         first(7, &mut events).await,
         ["start", "page a", "page b", "finish", "applied a", "deleted b", "applied c"]
     );
-    let more = Asked::List { token: Some("more".to_owned()) };
+    let more = ReceivedRequest::List { token: Some("more".to_owned()) };
     assert_eq!(requests.all(), [LIST, more, of("7"), of("9"), of("12")]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_resource_version_that_has_expired_is_replaced_by_a_list_whether_the_watch_or_an_event_says_so() {
     let (client, requests) = scripted(|before, _| match before {
-        1 => Answer::Status(410),
-        3 => Answer::Open(vec![event("ADDED", "a", "8"), expired()]),
-        5 => Answer::Open(vec![]),
-        _ => Answer::Page(vec![], "7", None),
+        1 => ScriptedAnswer::Status(410),
+        3 => ScriptedAnswer::Open(vec![event("ADDED", "a", "8"), expired()]),
+        5 => ScriptedAnswer::Open(vec![]),
+        _ => ScriptedAnswer::Page(vec![], "7", None),
     });
     let mut events = watched(&client, WatchConfig::default());
     let seen = first(10, &mut events).await;
@@ -222,22 +215,22 @@ async fn a_resource_version_that_has_expired_is_replaced_by_a_list_whether_the_w
 #[tokio::test(start_paused = true)]
 async fn a_list_whose_token_has_expired_begins_again_and_is_not_finished() {
     let (client, _) = scripted(|before, _| match before {
-        0 => Answer::Page(vec![object("a", "1")], "7", Some("more")),
-        1 => Answer::Status(410),
-        2 => Answer::Page(vec![object("b", "2")], "8", None),
-        _ => Answer::Open(vec![]),
+        0 => ScriptedAnswer::Page(vec![object("a", "1")], "7", Some("more")),
+        1 => ScriptedAnswer::Status(410),
+        2 => ScriptedAnswer::Page(vec![object("b", "2")], "8", None),
+        _ => ScriptedAnswer::Open(vec![]),
     });
     let mut events = watched(&client, WatchConfig::default());
     assert_eq!(first(5, &mut events).await, ["start", "page a", "start", "page b", "finish"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_the_start_of_a_watch_and_a_watch_that_hang_are_given_up_and_tried_again() {
+async fn a_page_the_start_of_a_watch_and_a_watch_that_hang_are_cancelled_and_tried_again() {
     let (client, requests) = scripted(|before, _| match before {
-        0 | 2 => Answer::Hang,
-        1 => Answer::Page(vec![], "7", None),
-        3 => Answer::Open(vec![]),
-        _ => Answer::Open(vec![event("ADDED", "late", "8")]),
+        0 | 2 => ScriptedAnswer::Hang,
+        1 => ScriptedAnswer::Page(vec![], "7", None),
+        3 => ScriptedAnswer::Open(vec![]),
+        _ => ScriptedAnswer::Open(vec![event("ADDED", "late", "8")]),
     });
     let mut events = watched(&client, WatchConfig::default());
     let started = Instant::now();
@@ -252,32 +245,32 @@ async fn a_page_the_start_of_a_watch_and_a_watch_that_hang_are_given_up_and_trie
 
 #[tokio::test(start_paused = true)]
 async fn after_five_failures_of_the_watch_everything_is_listed_again() {
-    let (client, requests) = scripted(|_, asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![], "7", None),
-        Asked::Watch { .. } => Answer::Status(500),
+    let (client, requests) = scripted(|_, request| match request {
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Status(500),
     });
     let mut events = watched(&client, WatchConfig::default());
     during(Duration::from_mins(10), &mut events).await;
     assert!(requests.lists() > 2 && requests.watches() >= 5 * (requests.lists() - 1), "{:?}", requests.all());
-    // The pauses of 15 s at most are cut by chance by up to a half.
+    // The delays of 15 s at most are shortened at random by up to a half.
     assert!((35..=90).contains(&requests.watches()), "{}", requests.watches());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_ends_at_once_is_not_begun_again_in_a_hurry() {
-    let (client, requests) = scripted(|_, asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![], "7", None),
-        Asked::Watch { .. } => Answer::Events(vec![]),
+async fn a_watch_that_ends_at_once_is_not_started_again_at_once() {
+    let (client, requests) = scripted(|_, request| match request {
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Events(vec![]),
     });
     during(Duration::from_mins(10), &mut watched(&client, WatchConfig::default())).await;
     assert!(requests.watches() < 100, "{}", requests.watches());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_works_is_never_listed_again_unless_that_is_asked_for() {
-    let answer = |_: usize, asked: &Asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![], "7", None),
-        Asked::Watch { .. } => Answer::Open(vec![event("MODIFIED", "a", "8")]),
+async fn a_watch_that_works_is_never_listed_again_unless_that_is_configured() {
+    let answer = |_: usize, request: &ReceivedRequest| match request {
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![], "7", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Open(vec![event("MODIFIED", "a", "8")]),
     };
     let (client, requests) = scripted(answer);
     during(Duration::from_mins(30), &mut watched(&client, WatchConfig::default())).await;
@@ -288,40 +281,22 @@ async fn a_watch_that_works_is_never_listed_again_unless_that_is_asked_for() {
     assert_eq!(requests.lists(), 7);
 }
 
-/// Whatever the API server answers to a watch, what it did not show is seen by a list within the interval.
 #[tokio::test(start_paused = true)]
-async fn with_an_interval_everything_is_listed_in_time_whatever_the_watch_answers() {
-    const MINUTE: Duration = Duration::from_mins(1);
-    let watches: [fn() -> Answer; 8] = [
-        || Answer::Open(vec![]),
-        || Answer::Open(vec![event("MODIFIED", "a", "8")]),
-        || Answer::Events(vec![]),
-        || Answer::Events(vec![event("MODIFIED", "a", "8"), expired()]),
-        || Answer::Status(403),
-        || Answer::Status(500),
-        || Answer::Status(410),
-        || Answer::Hang,
-    ];
-    for (index, watch) in watches.into_iter().enumerate() {
-        let (client, requests) = scripted(move |_, asked| match asked {
-            Asked::List { .. } => Answer::Page(vec![], "7", None),
-            Asked::Watch { .. } => watch(),
+async fn silence_is_counted_over_all_watches_since_the_last_event_or_bookmark() {
+    for (events, lists) in [(vec![], 4), (vec![bookmark("8")], 1)] {
+        let (client, requests) = scripted(move |_, request| match request {
+            ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![], "7", None),
+            ReceivedRequest::Watch { .. } => ScriptedAnswer::Later(Duration::from_secs(60), events.clone()),
         });
-        let config =
-            WatchConfig { relist_interval: Some(MINUTE), longest_denied_backoff: MINUTE, ..WatchConfig::default() };
-        let mut events = watched(&client, config);
-        during(10 * MINUTE, &mut events).await;
-        let gaps = requests.list_gaps();
-        assert!(gaps.len() >= 8, "answer {index}: {gaps:?}");
-        // The start of a watch that hangs is waited for until its own deadline.
-        assert!(gaps.iter().all(|gap| *gap <= MINUTE + Duration::from_secs(13)), "answer {index}: {gaps:?}");
-        assert!(requests.lists() <= 60, "answer {index}: {} lists", requests.lists());
+        let silence = WatchConfig { relist_after_silence: Some(Duration::from_mins(5)), ..WatchConfig::default() };
+        during(Duration::from_mins(16), &mut watched(&client, silence)).await;
+        assert_eq!(requests.lists(), lists);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_not_be_listed_is_denied_after_three_attempts_and_asked_for_about_once_a_minute() {
-    let (client, requests) = scripted(|_, _| Answer::Status(403));
+async fn what_may_not_be_listed_is_denied_after_three_attempts_and_requested_about_once_a_minute() {
+    let (client, requests) = scripted(|_, _| ScriptedAnswer::Status(403));
     let config = WatchConfig { longest_denied_backoff: Duration::from_mins(1), ..WatchConfig::default() };
     let mut events = watched(&client, config);
     let seen = first(6, &mut events).await;
@@ -333,10 +308,10 @@ async fn what_may_not_be_listed_is_denied_after_three_attempts_and_asked_for_abo
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_only_the_watch_is_denied_everything_is_listed_now_and_then() {
-    let (client, requests) = scripted(|_, asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![object("a", "1")], "7", None),
-        Asked::Watch { .. } => Answer::Status(403),
+async fn where_only_the_watch_is_denied_everything_is_listed_every_few_minutes() {
+    let (client, requests) = scripted(|_, request| match request {
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![object("a", "1")], "7", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Status(403),
     });
     let seen = during(Duration::from_mins(10), &mut watched(&client, WatchConfig::default())).await;
     assert!(seen.contains(&"denied".to_owned()), "{seen:?}");
@@ -344,8 +319,8 @@ async fn where_only_the_watch_is_denied_everything_is_listed_now_and_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resource_that_does_not_exist_yet_is_asked_for_as_often_as_configured() {
-    let (client, requests) = scripted(|_, _| Answer::Status(404));
+async fn a_resource_that_does_not_exist_yet_is_requested_as_often_as_configured() {
+    let (client, requests) = scripted(|_, _| ScriptedAnswer::Status(404));
     let config = WatchConfig { longest_missing_backoff: Duration::from_secs(4), ..WatchConfig::default() };
     let seen = during(Duration::from_mins(1), &mut watched(&client, config)).await;
     assert!(seen.contains(&"failed: it does not exist".to_owned()), "{seen:?}");
@@ -363,12 +338,12 @@ fn shown(event: Option<ObjectEvent<ConfigMap>>) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_single_object_is_shown_by_lists_and_events_and_read_again_after_silence_and_failures() {
     let (client, requests) = scripted(|before, _| match before {
-        0 => Answer::Page(vec![], "1", None),
-        1 => Answer::Open(vec![event("ADDED", "a", "2"), event("DELETED", "a", "3")]),
-        2 => Answer::Page(vec![object("a", "4")], "4", None),
-        3 => Answer::Status(500),
-        4 => Answer::Page(vec![object("a", "5")], "5", None),
-        _ => Answer::Open(vec![]),
+        0 => ScriptedAnswer::Page(vec![], "1", None),
+        1 => ScriptedAnswer::Open(vec![event("ADDED", "a", "2"), event("DELETED", "a", "3")]),
+        2 => ScriptedAnswer::Page(vec![object("a", "4")], "4", None),
+        3 => ScriptedAnswer::Status(500),
+        4 => ScriptedAnswer::Page(vec![object("a", "5")], "5", None),
+        _ => ScriptedAnswer::Open(vec![]),
     });
     let mut states = watch_object::<ConfigMap>(&client, "team", "a", Duration::from_secs(10));
     for wanted in ["None", r#"Some("2")"#, "None", r#"Some("4")"#, "failed", r#"Some("5")"#] {
@@ -379,9 +354,9 @@ async fn a_single_object_is_shown_by_lists_and_events_and_read_again_after_silen
 
 #[tokio::test(start_paused = true)]
 async fn a_single_object_that_may_be_listed_but_not_watched_is_listed_and_stays_denied() {
-    let (client, _) = scripted(|_, asked| match asked {
-        Asked::List { .. } => Answer::Page(vec![object("a", "1")], "1", None),
-        Asked::Watch { .. } => Answer::Status(403),
+    let (client, _) = scripted(|_, request| match request {
+        ReceivedRequest::List { .. } => ScriptedAnswer::Page(vec![object("a", "1")], "1", None),
+        ReceivedRequest::Watch { .. } => ScriptedAnswer::Status(403),
     });
     let mut states = watch_object::<ConfigMap>(&client, "team", "a", Duration::from_secs(10));
     let mut seen = Vec::new();

@@ -1,17 +1,17 @@
 //! A work queue of keys: each key is the name of an object that must be compared with the cluster and, where it differs, written.
 //!
-//! A queue holds names, not work: whoever takes a key looks at the newest state. The queue decides *when* that happens. The rules and their
-//! numbers are in `scheduler`, those for trying a write again included:
+//! A queue holds names only: the consumer of a key looks up the newest state of its object. The queue decides *when* that happens. The
+//! rules and their numbers are in `scheduler`, including those for trying a write again:
 //!
-//! * A key waits at most once, for the earliest of its times. One that is added while it is processed comes again afterwards.
+//! * A key waits at most once, for the earliest of its times. One that is added while it is processed is processed again afterwards.
 //! * Taking a key and finding nothing to write costs nothing. Before a write, [`WorkItem::attempt`] asks whether this *version* of the
-//!   object may be tried now; another version of it need not wait for what went wrong with the one before.
-//! * What follows from the answer to a write is in [`WorkItem::finish`]: per-object backoff, a namespace that is left alone, or, while the
-//!   API server does not answer at all, a pause of the whole queue.
-//! * Objects that the API server fails at are retried with a share of the writes only, so that they cannot keep others waiting.
+//!   object may be tried now; another version of it does not wait for the failures of the one before.
+//! * What follows from the answer to a write is in [`WorkItem::finish`]: per-object backoff, a pause of the namespace, or, while the API
+//!   server does not answer at all, a pause of the whole queue.
+//! * Retries of objects that the API server fails at get only a share of the writes, so that other objects do not wait for them.
 //! * At most [`QueueLimits::in_flight`] keys are processed at a time, and [`WorkQueue::may_log`] bounds what is logged one by one.
 //!
-//! It knows nothing of what is written, and writes nothing itself. Writes a second are bounded by the
+//! It knows nothing of what is written, and writes nothing itself. The rate of writes is bounded by the
 //! [`RateLimiter`](super::rate_limiter::RateLimiter) that all parts share.
 
 use std::fmt;
@@ -34,26 +34,26 @@ mod scheduler;
 mod tests;
 
 /// The name of an object.
-pub(super) trait QueueKey: Clone + Eq + Hash {
+pub(super) trait WorkKey: Clone + Eq + Hash {
     /// Failures are counted by namespace: a webhook, a quota or a role usually covers one.
     fn namespace(&self) -> &Arc<str>;
 }
 
-impl QueueKey for TargetId {
+impl WorkKey for TargetId {
     fn namespace(&self) -> &Arc<str> {
         &self.namespace
     }
 }
 
-/// What a queue may use.
+/// The limits of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueLimits {
     /// Keys that are processed at the same time.
     pub(super) in_flight: usize,
-    /// Of all parts together; retries get a share of it.
+    /// The rate of all parts together, of which retries get a share.
     pub(super) writes_per_second: u32,
-    /// How long a version that was refused is not tried again. Only an admission webhook or the CRD can change the answer.
-    pub(super) refused: Duration,
+    /// The delay before a version is tried again that was refused: only a change of an admission webhook or of the CRD can help.
+    pub(super) refused_retry: Duration,
 }
 
 /// A keyed, delayed, paced work queue. Cheap to clone; all clones are the same queue.
@@ -63,24 +63,24 @@ pub(super) struct WorkQueue<K> {
 
 struct SharedQueue<K> {
     scheduler: Mutex<Scheduler<K>>,
-    /// There may be something to take earlier than was known.
+    /// Notified when a key may be taken earlier than was known.
     changed: Notify,
 }
 
-/// Why a version may not be tried now. The key comes again by itself when it may.
+/// Why a version may not be tried now. The key is queued again for when it may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Deferred {
-    /// This version did not work a moment ago.
+    /// An attempt with this version has failed, and its delay has not passed.
     Waiting,
-    /// Nothing is tried in the namespace, because of this answer.
-    Namespace(ApiError),
+    /// The namespace is paused, because of this answer.
+    NamespacePaused(ApiError),
     /// The API server failed at this object, and it waits for its turn among the retries.
     Retry,
-    /// The same, and the API server fails at everything in the namespace: with these words.
+    /// The same, and the API server fails at every object of the namespace, with this message.
     FailingNamespace(String),
 }
 
-/// What is worth telling of a write that failed.
+/// What the caller needs to know to report a failed write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct WriteFailure {
     /// It has not failed in this way before: the first failure in a row, or the first refusal of this version.
@@ -89,13 +89,13 @@ pub(super) struct WriteFailure {
     pub(super) is_lasting: bool,
 }
 
-impl<K: QueueKey> WorkQueue<K> {
+impl<K: WorkKey> WorkQueue<K> {
     /// An empty queue.
     pub(super) fn new(limits: QueueLimits) -> Self {
         Self { shared: Arc::new(SharedQueue { scheduler: Mutex::new(Scheduler::new(limits)), changed: Notify::new() }) }
     }
 
-    /// Has a key processed as soon as there is a place. A key that waits already keeps its turn.
+    /// Adds a key to be processed as soon as there is a place. A key that waits already keeps its turn.
     pub(super) fn add(&self, key: K) {
         self.add_all([key]);
     }
@@ -105,7 +105,7 @@ impl<K: QueueKey> WorkQueue<K> {
         self.change(|scheduler, now| keys.into_iter().for_each(|key| scheduler.add(key, now, now)));
     }
 
-    /// Has a key processed at `at`, unless it comes earlier anyway. (Others put a key off by [`WorkItem::defer`].)
+    /// Adds a key to be processed at `at`, unless it waits for an earlier time. (Production code delays keys by [`WorkItem::defer`] only.)
     #[cfg(test)]
     pub(super) fn add_at(&self, key: K, at: Instant) {
         self.change(|scheduler, now| scheduler.add(key, at, now));
@@ -113,7 +113,7 @@ impl<K: QueueKey> WorkQueue<K> {
 
     /// Waits for the next key. Any number of tasks may wait.
     pub(super) async fn next(&self) -> WorkItem<K> {
-        // A long queue must not keep other tasks of this thread from their turn.
+        // While the queue is long, the other tasks of this thread get their turn.
         tokio::task::coop::consume_budget().await;
         loop {
             let mut changed = pin!(self.shared.changed.notified());
@@ -134,13 +134,13 @@ impl<K: QueueKey> WorkQueue<K> {
         self.take().ok()
     }
 
-    /// Takes a key, or tells when that may work if nothing happens before.
+    /// Takes a key, or returns when there may be one if nothing is added before.
     fn take(&self) -> Result<WorkItem<K>, Option<Instant>> {
         let (key, ticket) = self.lock().take(Instant::now())?;
         Ok(WorkItem { queue: self.clone(), key, ticket })
     }
 
-    /// Keys that were put off to a later time. A key that merely waits for a place does not count.
+    /// The number of keys that were deferred to a later time. A key that only waits for a place does not count.
     pub(super) fn delayed(&self) -> usize {
         let scheduler = self.lock();
         scheduler.delayed + scheduler.retries.len()
@@ -157,22 +157,22 @@ impl<K: QueueKey> WorkQueue<K> {
         self.lock().log.note(Instant::now())
     }
 
-    /// How many failures were not logged since this was asked for the last time; `None`: none.
+    /// The number of failures that were not logged since the last call; `None`: none.
     pub(super) fn not_logged(&self) -> Option<usize> {
         self.lock().log.not_logged()
     }
 
-    /// Forgets what went wrong with a key: it need not wait any more.
+    /// Forgets the failures of a key: it need not wait any more.
     pub(super) fn forget(&self, key: &K) {
         self.change(|scheduler, _| scheduler.forget(key));
     }
 
-    /// Forgets what went wrong with objects that are gone, and what is over.
+    /// Forgets the failures of objects that are gone, and pauses of namespaces that have ended.
     pub(super) fn retain(&self, exists: impl FnMut(&K) -> bool) {
         self.change(|scheduler, now| scheduler.retain(exists, now));
     }
 
-    /// Forgets everything. Items that were taken before are worth nothing any more.
+    /// Forgets everything. Items that were taken before have no effect any more.
     pub(super) fn clear(&self) {
         self.change(|scheduler, _| scheduler.clear());
     }
@@ -215,50 +215,50 @@ impl<K> fmt::Debug for WorkQueue<K> {
 
 /// A key that is being processed, until this is dropped.
 #[derive(Debug)]
-pub(super) struct WorkItem<K: QueueKey> {
+pub(super) struct WorkItem<K: WorkKey> {
     queue: WorkQueue<K>,
     key: K,
     ticket: u64,
 }
 
-impl<K: QueueKey> WorkItem<K> {
-    /// What is to be looked at.
+impl<K: WorkKey> WorkItem<K> {
+    /// The key that is processed.
     pub(super) fn key(&self) -> &K {
         &self.key
     }
 
-    /// Puts the key off to `at`: there is something to write, but not yet.
+    /// Defers the key to `at`: there is something to write, but not yet.
     pub(super) fn defer(self, at: Instant) {
         self.queue.change(|scheduler, _| scheduler.defer(&self.key, self.ticket, at));
     }
 
-    /// Asks whether `version` of the object may be written now. Whoever gets it tells how that ended, by [`finish`](Self::finish); an item
-    /// that is dropped instead tells that nothing was sent.
+    /// Whether `version` of the object may be written now. If so, the caller reports the result by [`finish`](Self::finish), or drops the
+    /// item if nothing was sent.
     pub(super) fn attempt(&self, version: u64) -> Result<(), Deferred> {
         self.queue.change(|scheduler, now| scheduler.attempt(&self.key, self.ticket, version, now))
     }
 
-    /// Draws the conclusions from the answer to the attempt. After a failure, the key comes again when it may be tried.
+    /// Takes the answer to the attempt. After a failure, the key is queued again for when it may be tried.
     pub(super) fn finish(self, result: Result<(), &ApiError>) -> WriteFailure {
         self.queue.change(|scheduler, now| scheduler.finish(&self.key, self.ticket, result, now))
     }
 
-    /// The attempt did not work for a reason of the caller's: the same version is not tried again for `pause`.
-    pub(super) fn retry_in(self, pause: Duration) {
+    /// The attempt failed for a reason of the caller's: the same version is not tried again before `delay` has passed.
+    pub(super) fn retry_in(self, delay: Duration) {
         self.queue.change(|scheduler, now| {
             let version = scheduler.attempted(&self.key, self.ticket);
-            scheduler.hold(&self.key, version, Cause::Caller, pause, now);
+            scheduler.hold(&self.key, version, Cause::Caller, delay, now);
         });
     }
 
-    /// Leaves the whole namespace of the key alone for a minute, because of this answer. [`finish`](Self::finish) does so by itself where
-    /// a permission is missing.
-    pub(super) fn rest_namespace(&self, error: &ApiError) {
-        self.queue.change(|scheduler, now| scheduler.rest(self.key.namespace(), error, now));
+    /// Pauses the namespace of the key for a minute, because of this answer. [`finish`](Self::finish) does so by itself where a permission
+    /// is missing.
+    pub(super) fn pause_namespace(&self, error: &ApiError) {
+        self.queue.change(|scheduler, now| scheduler.pause_namespace(self.key.namespace(), error, now));
     }
 }
 
-impl<K: QueueKey> Drop for WorkItem<K> {
+impl<K: WorkKey> Drop for WorkItem<K> {
     fn drop(&mut self) {
         self.queue.change(|scheduler, now| scheduler.release(&self.key, self.ticket, now));
     }

@@ -1,4 +1,4 @@
-//! The queue beside a model of it, under any order of operations. The model has one list and searches all of it each time.
+//! Compares the queue with a simple model of it, under any order of operations. The model has one list and searches all of it each time.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +8,8 @@ use super::*;
 use crate::k8s::client::PolicyRule;
 
 const KEYS: u8 = 24;
-const LIMITS: QueueLimits = QueueLimits { in_flight: 4, writes_per_second: 50, refused: Duration::from_secs(300) };
+const LIMITS: QueueLimits =
+    QueueLimits { in_flight: 4, writes_per_second: 50, refused_retry: Duration::from_secs(300) };
 const RETRY_GAP: Duration = Duration::from_millis(80);
 
 /// Even keys are of one namespace, odd ones of another.
@@ -17,7 +18,7 @@ fn id(key: u8) -> TargetId {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Answer {
+enum WriteAnswer {
     Written,
     Failed,
     Unreachable,
@@ -27,7 +28,7 @@ enum Answer {
     Conflict,
 }
 
-impl Answer {
+impl WriteAnswer {
     fn result(self, key: u8) -> Result<(), ApiError> {
         Err(match self {
             Self::Written => return Ok(()),
@@ -46,8 +47,8 @@ enum Operation {
     Add(u8),
     AddAt(u8, u16),
     Take,
-    /// What to do with one of the keys that are processed.
-    Attempt(u8, u64, Answer),
+    /// The next four are about one of the keys that are processed.
+    Attempt(u8, u64, WriteAnswer),
     Release(u8),
     Defer(u8, u16),
     RetryIn(u8, u16),
@@ -60,13 +61,13 @@ enum Operation {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let answer = prop_oneof![
-        3 => Just(Answer::Written),
-        8 => Just(Answer::Failed),
-        1 => Just(Answer::Unreachable),
-        1 => Just(Answer::Forbidden),
-        1 => Just(Answer::Refused),
-        1 => Just(Answer::NotFound),
-        1 => Just(Answer::Conflict),
+        3 => Just(WriteAnswer::Written),
+        8 => Just(WriteAnswer::Failed),
+        1 => Just(WriteAnswer::Unreachable),
+        1 => Just(WriteAnswer::Forbidden),
+        1 => Just(WriteAnswer::Refused),
+        1 => Just(WriteAnswer::NotFound),
+        1 => Just(WriteAnswer::Conflict),
     ];
     let key = 0..KEYS;
     prop_oneof![
@@ -86,8 +87,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 /// One key of the model.
 #[derive(Clone, Debug, Default)]
-struct Modelled {
-    /// When it is to be looked at, and its number among those of the same time.
+struct ModelKey {
+    /// When it is to be processed, and its number among those of the same time.
     due: Option<(Instant, usize)>,
     busy: Option<Busy>,
     waits: Option<Waits>,
@@ -96,9 +97,9 @@ struct Modelled {
 #[derive(Clone, Debug)]
 struct Busy {
     retry: bool,
-    /// Something was attempted, or put off.
+    /// Something was attempted, or deferred.
     kept: bool,
-    again: Option<Instant>,
+    requeue_at: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,21 +111,21 @@ struct Waits {
 }
 
 struct Model {
-    keys: Vec<Modelled>,
+    keys: Vec<ModelKey>,
     next_retry: Option<Instant>,
-    /// By whether keys are even: how many failed, and until when the namespace rests.
+    /// For even and odd keys: how many failed, and until when the namespace is paused.
     failed: [usize; 2],
-    resting: [Option<Instant>; 2],
+    paused: [Option<Instant>; 2],
     count: usize,
 }
 
 impl Model {
     fn new() -> Self {
         Self {
-            keys: vec![Modelled::default(); KEYS.into()],
+            keys: vec![ModelKey::default(); KEYS.into()],
             next_retry: None,
             failed: [0; 2],
-            resting: [None; 2],
+            paused: [None; 2],
             count: 0,
         }
     }
@@ -138,7 +139,7 @@ impl Model {
         let due = self.number(at.max(now));
         let key = &mut self.keys[usize::from(key)];
         match &mut key.busy {
-            Some(busy) => busy.again = busy.again.into_iter().chain([at]).min(),
+            Some(busy) => busy.requeue_at = busy.requeue_at.into_iter().chain([at]).min(),
             None if key.due.is_some_and(|(earlier, _)| earlier <= due.0) => {}
             None => key.due = Some(due),
         }
@@ -163,26 +164,26 @@ impl Model {
 
     fn take(&mut self, key: u8, retry: bool, now: Instant) {
         let key = &mut self.keys[usize::from(key)];
-        let again = key.due.take().map(|(at, _)| at).filter(|at| *at > now);
-        key.busy = Some(Busy { retry, kept: false, again });
+        let requeue_at = key.due.take().map(|(at, _)| at).filter(|at| *at > now);
+        key.busy = Some(Busy { retry, kept: false, requeue_at });
         if retry {
             self.next_retry = Some(now + RETRY_GAP);
         }
     }
 
-    /// Whether `version` may be tried, and if not, the words for it.
+    /// Whether `version` may be tried, and if not, why, as in [`outcome`].
     fn attempt(&mut self, number: u8, version: u64, now: Instant) -> &'static str {
-        let space = usize::from(number % 2);
-        let place = self.number(now);
-        let everything = self.failed[space] >= 8;
-        let Modelled { busy: Some(busy), waits, .. } = &mut self.keys[usize::from(number)] else { unreachable!() };
-        if let Some(until) = self.resting[space].filter(|until| *until > now) {
+        let namespace = usize::from(number % 2);
+        let slot = self.number(now);
+        let namespace_fails = self.failed[namespace] >= 8;
+        let ModelKey { busy: Some(busy), waits, .. } = &mut self.keys[usize::from(number)] else { unreachable!() };
+        if let Some(until) = self.paused[namespace].filter(|until| *until > now) {
             busy.kept = true;
-            busy.again = busy.again.into_iter().chain([until]).min();
+            busy.requeue_at = busy.requeue_at.into_iter().chain([until]).min();
             if let Some(waits) = waits.as_mut().filter(|waits| waits.cause.is_retry()) {
-                waits.until = waits.until.max((until, place.1));
+                waits.until = waits.until.max((until, slot.1));
             }
-            return "rests";
+            return "namespace paused";
         }
         let retry = waits.as_ref().filter(|waits| waits.cause.is_retry());
         let same = |waits: &Waits| waits.version == version || waits.cause == Cause::Untried;
@@ -190,18 +191,18 @@ impl Model {
             if let Some(waits) = waits {
                 waits.version = version;
             }
-            return if everything { "everything fails" } else { "retry" };
+            return if namespace_fails { "namespace fails" } else { "retry" };
         }
         if let Some(waits) = waits.as_ref().filter(|waits| !waits.cause.is_retry() && waits.version == version)
             && waits.until.0 > now
         {
-            busy.again = busy.again.into_iter().chain([waits.until.0]).min();
+            busy.requeue_at = busy.requeue_at.into_iter().chain([waits.until.0]).min();
             return "waits";
         }
-        if everything && !busy.retry {
+        if namespace_fails && !busy.retry {
             let failures = retry.map_or(0, |waits| waits.failures);
-            *waits = Some(Waits { version, cause: Cause::Untried, failures, until: place });
-            return "everything fails";
+            *waits = Some(Waits { version, cause: Cause::Untried, failures, until: slot });
+            return "namespace fails";
         }
         if let Some(waits) = waits.as_mut().filter(|waits| waits.cause == Cause::Untried) {
             waits.version = version;
@@ -210,17 +211,17 @@ impl Model {
         "granted"
     }
 
-    fn finish(&mut self, number: u8, version: u64, answer: Answer, now: Instant) {
-        let (index, space) = (usize::from(number), usize::from(number % 2));
+    fn finish(&mut self, number: u8, version: u64, answer: WriteAnswer, now: Instant) {
+        let (index, namespace) = (usize::from(number), usize::from(number % 2));
         let before = self.keys[index].waits.take();
         let failures = |causes: &[Cause]| {
             before.as_ref().filter(|waits| causes.contains(&waits.cause)).map_or(0, |waits| waits.failures)
         };
         let doubled = |failures: u32, longest: u64| Duration::from_secs((1_u64 << failures.min(10)).min(longest));
         let (cause, failures, pause) = match answer {
-            Answer::Written => {
-                if std::mem::take(&mut self.failed[space]) >= 8 {
-                    let mut freed: Vec<_> = (0..KEYS).filter(|key| usize::from(key % 2) == space).collect();
+            WriteAnswer::Written => {
+                if std::mem::take(&mut self.failed[namespace]) >= 8 {
+                    let mut freed: Vec<_> = (0..KEYS).filter(|key| usize::from(key % 2) == namespace).collect();
                     freed.retain(|key| {
                         let waits = &self.keys[usize::from(*key)].waits;
                         waits.as_ref().is_some_and(|waits| waits.cause == Cause::Untried)
@@ -233,24 +234,24 @@ impl Model {
                 }
                 return;
             }
-            Answer::Unreachable => {
+            WriteAnswer::Unreachable => {
                 self.keys[index].waits = before;
                 return self.add(number, now, now);
             }
-            Answer::Forbidden => {
-                self.resting[space] = Some(now + Duration::from_secs(60));
+            WriteAnswer::Forbidden => {
+                self.paused[namespace] = Some(now + Duration::from_secs(60));
                 return self.add(number, now + Duration::from_secs(60), now);
             }
-            Answer::Failed => {
+            WriteAnswer::Failed => {
                 let failures = failures(&[Cause::Failed, Cause::Untried]);
-                self.failed[space] += usize::from(failures == 0);
+                self.failed[namespace] += usize::from(failures == 0);
                 (Cause::Failed, failures, doubled(failures, 60))
             }
-            Answer::Conflict => {
+            WriteAnswer::Conflict => {
                 (Cause::Conflict, failures(&[Cause::Conflict]), doubled(failures(&[Cause::Conflict]), 30))
             }
-            Answer::Refused => (Cause::Refused, failures(&[Cause::Refused]), Duration::from_secs(300)),
-            Answer::NotFound => (Cause::NotFound, failures(&[Cause::NotFound]), Duration::from_secs(60)),
+            WriteAnswer::Refused => (Cause::Refused, failures(&[Cause::Refused]), Duration::from_secs(300)),
+            WriteAnswer::NotFound => (Cause::NotFound, failures(&[Cause::NotFound]), Duration::from_secs(60)),
         };
         let until = self.number(now + pause);
         self.keys[index].waits = Some(Waits { version, cause, failures: failures + 1, until });
@@ -260,12 +261,12 @@ impl Model {
     }
 
     fn defer(&mut self, number: u8, at: Instant) {
-        let place = self.number(at);
-        let Modelled { busy: Some(busy), waits, .. } = &mut self.keys[usize::from(number)] else { unreachable!() };
+        let slot = self.number(at);
+        let ModelKey { busy: Some(busy), waits, .. } = &mut self.keys[usize::from(number)] else { unreachable!() };
         busy.kept = true;
-        busy.again = busy.again.into_iter().chain([at]).min();
+        busy.requeue_at = busy.requeue_at.into_iter().chain([at]).min();
         if let Some(waits) = waits.as_mut().filter(|waits| waits.cause.is_retry()) {
-            waits.until = waits.until.max(place);
+            waits.until = waits.until.max(slot);
         }
     }
 
@@ -275,7 +276,7 @@ impl Model {
         if busy.retry && !busy.kept {
             key.waits = None;
         }
-        if let Some(at) = busy.again {
+        if let Some(at) = busy.requeue_at {
             self.add(number, at, now);
         }
     }
@@ -284,23 +285,23 @@ impl Model {
         for key in &mut self.keys[usize::from(gone)..] {
             key.waits = None;
         }
-        for space in 0..2 {
-            let mut keys = self.keys.iter().skip(space).step_by(2);
+        for namespace in 0..2 {
+            let mut keys = self.keys.iter().skip(namespace).step_by(2);
             if !keys.any(|key| key.waits.as_ref().is_some_and(|waits| waits.cause.is_retry())) {
-                self.failed[space] = 0;
+                self.failed[namespace] = 0;
             }
-            self.resting[space] = self.resting[space].filter(|until| now < *until);
+            self.paused[namespace] = self.paused[namespace].filter(|until| now < *until);
         }
     }
 }
 
-fn words(result: &Result<(), Deferred>) -> &'static str {
+fn outcome(result: &Result<(), Deferred>) -> &'static str {
     match result {
         Ok(()) => "granted",
         Err(Deferred::Waiting) => "waits",
-        Err(Deferred::Namespace(_)) => "rests",
+        Err(Deferred::NamespacePaused(_)) => "namespace paused",
         Err(Deferred::Retry) => "retry",
-        Err(Deferred::FailingNamespace(_)) => "everything fails",
+        Err(Deferred::FailingNamespace(_)) => "namespace fails",
     }
 }
 
@@ -337,7 +338,7 @@ impl Pair {
             Operation::Attempt(item, version, answer) => {
                 let Some((key, item)) = self.pick(item) else { return };
                 let granted = item.attempt(version);
-                assert_eq!(words(&granted), self.model.attempt(key, version, now));
+                assert_eq!(outcome(&granted), self.model.attempt(key, version, now));
                 if granted.is_ok() {
                     let result = answer.result(key);
                     item.finish(result.as_ref().map(|&()| ()));
@@ -361,7 +362,7 @@ impl Pair {
             Operation::RetryIn(item, ms) => {
                 let Some((key, item)) = self.pick(item) else { return };
                 let granted = item.attempt(1);
-                assert_eq!(words(&granted), self.model.attempt(key, 1, now));
+                assert_eq!(outcome(&granted), self.model.attempt(key, 1, now));
                 if granted.is_ok() {
                     item.retry_in(Duration::from_millis(ms.into()));
                     let until = self.model.number(later(ms));
@@ -415,11 +416,11 @@ impl Pair {
         assert!(scheduler.retrying <= MAX_RETRIES_IN_FLIGHT && scheduler.processing <= LIMITS.in_flight);
         assert!(
             states().all(|state| state.queued.is_some() || state.processing.is_some() || state.hold.is_some()),
-            "nothing is kept of a key with which nothing is the matter"
+            "nothing is kept of an idle key"
         );
     }
 
-    /// Whatever happened, once nothing fails any more all that was added is written.
+    /// Once nothing fails any more, every key that was added is written.
     async fn settle(mut self) {
         self.items.clear();
         self.queue.add_all((0..KEYS).map(id));

@@ -1,5 +1,5 @@
-//! The rules of the work queue, without a clock and without anybody who waits: what is due, what comes next, and what follows from the
-//! answer to a write.
+//! The rules of the work queue, without a clock and without tasks: what is due, what comes next, and what follows from the answer to a
+//! write.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -7,30 +7,31 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Deferred, QueueKey, QueueLimits, WriteFailure};
+use super::{Deferred, QueueLimits, WorkKey, WriteFailure};
 use crate::k8s::backoff::{Backoff, exponential};
 use crate::k8s::client::ApiError;
 
-/// An object that the API server fails at is tried again after the shortest, then twice as long each time, up to the longest.
+/// Backoff of an object that the API server fails at.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// After a conflict the watch is about to deliver the newer object. It may be interrupted, so the wait grows nevertheless.
+/// The longest backoff after conflicts. The watch is about to deliver the newer object; but it may be interrupted, so the backoff grows
+/// nevertheless.
 const LONGEST_CONFLICT: Duration = Duration::from_secs(30);
 
-/// People grant a missing permission and install a missing kind: it need not be noticed at once.
+/// The delay after a missing permission or a missing kind. People grant and install these, which need not be noticed at once.
 const MISSING: Duration = Duration::from_secs(60);
 
-/// Longest pause of the whole queue while the API server does not answer.
+/// The longest pause of the whole queue while the API server does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Retries of failing objects get one write in this many.
+/// One write in this many is for retries of failing objects.
 const RETRY_SHARE: u32 = 4;
 
 /// A webhook may take seconds to fail: at most this many retries are in flight, the other places belong to objects that do not fail.
 pub(super) const MAX_RETRIES_IN_FLIGHT: usize = 2;
 
-/// As many failing objects in a namespace without any success mean that the namespace fails: untried objects then wait among the retries.
+/// A namespace with this many failing objects and no success counts as failing: objects that were not tried yet then wait among the retries.
 const FAILING_NAMESPACE: usize = 8;
 
 /// Failures that are logged one by one in [`LOG_WINDOW`]; the rest is only counted.
@@ -40,14 +41,14 @@ pub(super) const LOG_WINDOW: Duration = Duration::from_secs(3600);
 /// When something is due, and its number among those that are due at the same time.
 pub(super) type Slot = (Instant, u64);
 
-/// Everything that a queue knows. It has no clock.
+/// The state of a queue. The time is an argument of every method.
 pub(super) struct Scheduler<K> {
     limits: QueueLimits,
-    /// Each key that waits, is processed, or did not work.
+    /// Each key that waits, is processed, or failed.
     pub(super) keys: HashMap<K, KeyState>,
-    /// Keys that wait to be looked at.
+    /// Keys that wait to be processed.
     pub(super) queued: BTreeMap<Slot, K>,
-    /// How many of them were put off to a later time when they were added.
+    /// How many of them were delayed when they were added.
     pub(super) delayed: usize,
     /// Keys that wait to be retried, without those that are being processed.
     pub(super) retries: BTreeMap<Slot, K>,
@@ -56,11 +57,11 @@ pub(super) struct Scheduler<K> {
     pub(super) processing: usize,
     /// How many of them are retries.
     pub(super) retrying: usize,
-    /// What failed in a namespace since something was last written there.
+    /// The failures in a namespace since something was last written there.
     pub(super) failing: HashMap<Arc<str>, NamespaceFailures>,
-    /// Namespaces that are left alone, until when, and why.
-    resting: HashMap<Arc<str>, (Instant, ApiError)>,
-    /// Backoff of the whole queue.
+    /// Namespaces in which nothing is tried, until when, and because of which answer.
+    paused_namespaces: HashMap<Arc<str>, (Instant, ApiError)>,
+    /// Gives the pauses of the whole queue.
     backoff: Backoff,
     paused_until: Option<Instant>,
     pub(super) log: LogLimit,
@@ -70,7 +71,7 @@ pub(super) struct Scheduler<K> {
 
 #[derive(Debug, Default)]
 pub(super) struct KeyState {
-    /// Where the key stands in [`Scheduler::queued`], and whether it was put off.
+    /// The slot of the key in [`Scheduler::queued`], and whether it was delayed when it was added.
     pub(super) queued: Option<(Slot, bool)>,
     pub(super) processing: Option<Processing>,
     pub(super) hold: Option<Hold>,
@@ -85,31 +86,31 @@ pub(super) struct Processing {
     attempted: Option<u64>,
     /// There is something to write, but not yet.
     deferred: bool,
-    /// When it must be looked at again.
-    again: Option<Instant>,
+    /// When it must be processed again.
+    requeue_at: Option<Instant>,
 }
 
 impl Processing {
-    fn look_again(&mut self, at: Instant) {
-        self.again = Some(self.again.map_or(at, |again| again.min(at)));
+    fn requeue(&mut self, at: Instant) {
+        self.requeue_at = Some(self.requeue_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    /// Puts the key off. One that waits among the retries goes on doing so, with its backoff, but its turn does not come earlier.
+    /// Defers the key. One that waits among the retries stays there with its backoff, but its turn does not come earlier.
     pub(super) fn defer(&mut self, hold: Option<&mut Hold>, slot: Slot) {
         self.deferred = true;
-        self.look_again(slot.0);
+        self.requeue(slot.0);
         if let Some(hold) = hold.filter(|hold| hold.cause.is_retry()) {
             hold.slot = hold.slot.max(slot);
         }
     }
 }
 
-/// A version that is not tried for a while.
+/// A version that is not tried before `until`.
 #[derive(Debug)]
 pub(super) struct Hold {
     version: u64,
     pub(super) cause: Cause,
-    /// How often in a row, for this cause.
+    /// Failures in a row, for this cause.
     failures: u32,
     until: Instant,
     /// For retries: the place in [`Scheduler::retries`].
@@ -118,9 +119,9 @@ pub(super) struct Hold {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The API server failed at it.
+    /// The API server failed at this object.
     Failed,
-    /// The API server failed at everything else in the namespace, so this waits as well.
+    /// The API server failed at all objects of the namespace that were tried, so this one waits as well.
     Untried,
     Conflict,
     Refused,
@@ -143,12 +144,13 @@ pub(super) struct NamespaceFailures {
 }
 
 impl NamespaceFailures {
-    const fn is_everything(&self) -> bool {
+    /// Whether the namespace counts as failing.
+    const fn is_failing(&self) -> bool {
         self.objects >= FAILING_NAMESPACE
     }
 }
 
-impl<K: QueueKey> Scheduler<K> {
+impl<K: WorkKey> Scheduler<K> {
     pub(super) fn new(limits: QueueLimits) -> Self {
         Self {
             limits,
@@ -160,7 +162,7 @@ impl<K: QueueKey> Scheduler<K> {
             processing: 0,
             retrying: 0,
             failing: HashMap::new(),
-            resting: HashMap::new(),
+            paused_namespaces: HashMap::new(),
             backoff: Backoff::up_to(LONGEST_PAUSE),
             paused_until: None,
             log: LogLimit::default(),
@@ -168,17 +170,17 @@ impl<K: QueueKey> Scheduler<K> {
         }
     }
 
-    /// Forgets everything. Tickets of before stay different from those to come.
+    /// Forgets everything. Earlier tickets stay different from later ones.
     pub(super) fn clear(&mut self) {
         *self = Self { serial: self.serial, ..Self::new(self.limits) };
     }
 
-    /// Has a key looked at not before `at`. A key that waits already keeps the earlier of its times, and its place among equals.
+    /// Adds a key that is processed not before `at`. A key that waits already keeps the earlier of its times, and its place among equals.
     pub(super) fn add(&mut self, key: K, at: Instant, now: Instant) {
         let slot = self.slot(at.max(now));
         let state = self.keys.entry(key.clone()).or_default();
         if let Some(processing) = &mut state.processing {
-            processing.look_again(at);
+            processing.requeue(at);
             return;
         }
         if let Some((earlier, was_delayed)) = state.queued {
@@ -204,7 +206,7 @@ impl<K: QueueKey> Scheduler<K> {
         self.paused_until.filter(|until| now < *until)
     }
 
-    /// Takes the next key, or tells when there may be one. Retries go first, since they come slowly.
+    /// Takes the next key, or returns when there may be one. Retries go first, since they come slowly.
     pub(super) fn take(&mut self, now: Instant) -> Result<(K, u64), Option<Instant>> {
         if self.processing >= self.limits.in_flight {
             return Err(None);
@@ -225,16 +227,16 @@ impl<K: QueueKey> Scheduler<K> {
         self.serial += 1;
         let ticket = self.serial;
         let state = self.keys.entry(key.clone()).or_default();
-        let mut again = None;
+        let mut requeue_at = None;
         if let Some((slot, was_delayed)) = state.queued.take() {
             self.queued.remove(&slot);
             self.delayed -= usize::from(was_delayed);
-            again = Some(slot.0).filter(|at| *at > now);
+            requeue_at = Some(slot.0).filter(|at| *at > now);
         }
         if let Some(hold) = state.hold.as_ref().filter(|hold| hold.cause.is_retry()) {
             self.retries.remove(&hold.slot);
         }
-        state.processing = Some(Processing { ticket, is_retry, attempted: None, deferred: false, again });
+        state.processing = Some(Processing { ticket, is_retry, attempted: None, deferred: false, requeue_at });
         self.processing += 1;
         if is_retry {
             self.retrying += 1;
@@ -261,16 +263,16 @@ impl<K: QueueKey> Scheduler<K> {
         processing.defer(hold.as_mut(), slot);
     }
 
-    /// Whether `version` may be tried now. If not, the key comes again when it may.
+    /// Whether `version` may be tried now. If not, the key is queued again for when it may.
     pub(super) fn attempt(&mut self, key: &K, ticket: u64, version: u64, now: Instant) -> Result<(), Deferred> {
-        let resting = self.resting.get(key.namespace()).filter(|(until, _)| *until > now).cloned();
-        let failing = self.failing.get(key.namespace()).filter(|failures| failures.is_everything());
+        let paused = self.paused_namespaces.get(key.namespace()).filter(|(until, _)| *until > now).cloned();
+        let failing = self.failing.get(key.namespace()).filter(|failures| failures.is_failing());
         let failing = failing.map(|failures| failures.message.clone());
-        let slot = self.slot(resting.as_ref().map_or(now, |(until, _)| *until));
+        let slot = self.slot(paused.as_ref().map_or(now, |(until, _)| *until));
         let Some((processing, hold)) = self.processed(key, ticket) else { return Err(Deferred::Waiting) };
-        if let Some((_, error)) = resting {
+        if let Some((_, error)) = paused {
             processing.defer(hold.as_mut(), slot);
-            return Err(Deferred::Namespace(error));
+            return Err(Deferred::NamespacePaused(error));
         }
         match hold {
             Some(hold) if hold.cause == Cause::Untried || hold.cause == Cause::Failed && hold.version == version => {
@@ -280,7 +282,7 @@ impl<K: QueueKey> Scheduler<K> {
                 }
             }
             Some(hold) if !hold.cause.is_retry() && hold.version == version && hold.until > now => {
-                processing.look_again(hold.until);
+                processing.requeue(hold.until);
                 return Err(Deferred::Waiting);
             }
             _ => {
@@ -296,7 +298,7 @@ impl<K: QueueKey> Scheduler<K> {
         Ok(())
     }
 
-    /// Decides by the answer to a write when it is tried again, and what else must wait.
+    /// Decides by the answer to a write when it is tried again, and which other keys must wait.
     pub(super) fn finish(&mut self, key: &K, ticket: u64, result: Result<(), &ApiError>, now: Instant) -> WriteFailure {
         match result {
             Err(ApiError::Unreachable(_)) => {
@@ -313,7 +315,7 @@ impl<K: QueueKey> Scheduler<K> {
             }
         }
         if let Err(error @ ApiError::Forbidden(_)) = result {
-            self.rest(key.namespace(), error, now);
+            self.pause_namespace(key.namespace(), error, now);
         }
         let Some(version) = self.attempted(key, ticket) else { return WriteFailure::default() };
         match result {
@@ -322,30 +324,30 @@ impl<K: QueueKey> Scheduler<K> {
                 WriteFailure::default()
             }
             Err(ApiError::Unreachable(_)) => {
-                self.again(key, ticket, now);
+                self.requeue(key, ticket, now);
                 WriteFailure::default()
             }
             Err(ApiError::Forbidden(_)) => {
                 self.forget(key);
-                self.again(key, ticket, now + MISSING);
+                self.requeue(key, ticket, now + MISSING);
                 WriteFailure::default()
             }
             Err(ApiError::NotFound) => self.hold(key, Some(version), Cause::NotFound, MISSING, now),
-            Err(ApiError::Refused(_)) => self.hold(key, Some(version), Cause::Refused, self.limits.refused, now),
+            Err(ApiError::Refused(_)) => self.hold(key, Some(version), Cause::Refused, self.limits.refused_retry, now),
             Err(ApiError::Conflict(_)) => {
                 let failures = self.failures(key, Cause::Conflict);
-                let pause = exponential(SHORTEST_RETRY, LONGEST_CONFLICT, failures);
-                self.hold(key, Some(version), Cause::Conflict, pause, now)
+                let delay = exponential(SHORTEST_RETRY, LONGEST_CONFLICT, failures);
+                self.hold(key, Some(version), Cause::Conflict, delay, now)
             }
             Err(ApiError::Failed(message)) => {
                 let failures = self.failures(key, Cause::Failed);
                 let namespace = self.failing.entry(Arc::clone(key.namespace())).or_default();
                 message.clone_into(&mut namespace.message);
                 namespace.objects += usize::from(failures == 0);
-                let everything = namespace.is_everything();
-                let pause = exponential(SHORTEST_RETRY, LONGEST_RETRY, failures);
-                let failure = self.hold(key, Some(version), Cause::Failed, pause, now);
-                WriteFailure { is_lasting: failures > 0 || everything, ..failure }
+                let namespace_fails = namespace.is_failing();
+                let delay = exponential(SHORTEST_RETRY, LONGEST_RETRY, failures);
+                let failure = self.hold(key, Some(version), Cause::Failed, delay, now);
+                WriteFailure { is_lasting: failures > 0 || namespace_fails, ..failure }
             }
         }
     }
@@ -357,43 +359,43 @@ impl<K: QueueKey> Scheduler<K> {
         hold.filter(|hold| same(hold.cause)).map_or(0, |hold| hold.failures)
     }
 
-    /// Does not try `version` again for `pause`.
+    /// Does not try `version` again before `delay` has passed.
     pub(super) fn hold(
         &mut self,
         key: &K,
         version: Option<u64>,
         cause: Cause,
-        pause: Duration,
+        delay: Duration,
         now: Instant,
     ) -> WriteFailure {
-        let (until, failures) = (now + pause, self.failures(key, cause));
+        let (until, failures) = (now + delay, self.failures(key, cause));
         let slot = self.slot(until);
         let (Some(version), Some(state)) = (version, self.keys.get_mut(key)) else { return WriteFailure::default() };
         let same = state.hold.as_ref().is_some_and(|hold| hold.cause == cause && hold.version == version);
         let is_new = if cause == Cause::Failed { failures == 0 } else { !same };
         state.hold = Some(Hold { version, cause, failures: failures.saturating_add(1), until, slot });
         if let Some(processing) = state.processing.as_mut().filter(|_| !cause.is_retry()) {
-            processing.look_again(until);
+            processing.requeue(until);
         }
         WriteFailure { is_new, is_lasting: !is_new }
     }
 
-    fn again(&mut self, key: &K, ticket: u64, at: Instant) {
+    fn requeue(&mut self, key: &K, ticket: u64, at: Instant) {
         if let Some((processing, _)) = self.processed(key, ticket) {
-            processing.look_again(at);
+            processing.requeue(at);
         }
     }
 
-    /// Leaves a namespace alone for a while, because of this answer.
-    pub(super) fn rest(&mut self, namespace: &Arc<str>, error: &ApiError, now: Instant) {
-        self.resting.insert(Arc::clone(namespace), (now + MISSING, error.clone()));
+    /// Tries nothing in a namespace for a minute, because of this answer.
+    pub(super) fn pause_namespace(&mut self, namespace: &Arc<str>, error: &ApiError, now: Instant) {
+        self.paused_namespaces.insert(Arc::clone(namespace), (now + MISSING, error.clone()));
     }
 
-    /// It was written. What was not tried because of its namespace is tried now.
+    /// The key was written. Keys that were not tried because of its namespace are tried now.
     fn succeed(&mut self, key: &K, now: Instant) {
         self.forget(key);
         let namespace = key.namespace();
-        if !self.failing.remove(namespace).is_some_and(|failures| failures.is_everything()) {
+        if !self.failing.remove(namespace).is_some_and(|failures| failures.is_failing()) {
             return;
         }
         let untried = |(key, state): &(&K, &KeyState)| {
@@ -412,17 +414,17 @@ impl<K: QueueKey> Scheduler<K> {
         }
     }
 
-    /// Forgets what went wrong with a key.
+    /// Forgets the failures of a key.
     pub(super) fn forget(&mut self, key: &K) {
         let Some(state) = self.keys.get_mut(key) else { return };
         if let Some(hold) = state.hold.take() {
             self.retries.remove(&hold.slot);
         }
-        self.tidy(key);
+        self.remove_if_idle(key);
     }
 
-    /// Drops the state of a key with which nothing is the matter.
-    fn tidy(&mut self, key: &K) {
+    /// Removes the state of a key that neither waits, nor is processed, nor has failed.
+    fn remove_if_idle(&mut self, key: &K) {
         if self.keys.get(key).is_some_and(|KeyState { queued, processing, hold }| {
             queued.is_none() && processing.is_none() && hold.is_none()
         }) {
@@ -430,7 +432,7 @@ impl<K: QueueKey> Scheduler<K> {
         }
     }
 
-    /// The key is not processed any more.
+    /// Ends the processing of a key.
     pub(super) fn release(&mut self, key: &K, ticket: u64, now: Instant) {
         let Some(state) = self.keys.get_mut(key) else { return };
         let Some(processing) = state.processing.take_if(|processing| processing.ticket == ticket) else { return };
@@ -442,13 +444,13 @@ impl<K: QueueKey> Scheduler<K> {
         if let Some(hold) = state.hold.as_ref().filter(|hold| hold.cause.is_retry()) {
             self.retries.insert(hold.slot, key.clone());
         }
-        match processing.again {
+        match processing.requeue_at {
             Some(at) => self.add(key.clone(), at, now),
-            None => self.tidy(key),
+            None => self.remove_if_idle(key),
         }
     }
 
-    /// Forgets what went wrong with keys that do not exist any more, and what is over.
+    /// Forgets the failures of keys that do not exist any more, and pauses of namespaces that have ended.
     pub(super) fn retain(&mut self, mut exists: impl FnMut(&K) -> bool, now: Instant) {
         let gone: Vec<K> = self
             .keys
@@ -459,7 +461,7 @@ impl<K: QueueKey> Scheduler<K> {
         for key in &gone {
             self.forget(key);
         }
-        self.resting.retain(|_, (until, _)| now < *until);
+        self.paused_namespaces.retain(|_, (until, _)| now < *until);
         let retried =
             self.keys.iter().filter(|(_, state)| state.hold.as_ref().is_some_and(|hold| hold.cause.is_retry()));
         let namespaces: HashSet<&Arc<str>> = retried.map(|(key, _)| key.namespace()).collect();
@@ -467,7 +469,7 @@ impl<K: QueueKey> Scheduler<K> {
     }
 }
 
-/// Bounds the log where many objects fail for the same reason.
+/// Bounds the number of failures that are logged one by one, where many objects fail for the same reason.
 #[derive(Debug, Default)]
 pub(super) struct LogLimit {
     /// When the first was logged.
@@ -477,6 +479,7 @@ pub(super) struct LogLimit {
 }
 
 impl LogLimit {
+    /// Notes a failure. Returns whether it is logged by itself.
     pub(super) fn note(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now - since >= LOG_WINDOW) {
             (self.since, self.logged) = (Some(now), 0);
@@ -486,6 +489,7 @@ impl LogLimit {
         log
     }
 
+    /// The number of failures that were not logged since the last call; `None`: none.
     pub(super) fn not_logged(&mut self) -> Option<usize> {
         Some(std::mem::take(&mut self.not_logged)).filter(|count| *count > 0)
     }

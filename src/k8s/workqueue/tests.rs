@@ -3,7 +3,8 @@ use super::*;
 use crate::k8s::client::PolicyRule;
 
 const SECOND: Duration = Duration::from_secs(1);
-const LIMITS: QueueLimits = QueueLimits { in_flight: 8, writes_per_second: 50, refused: Duration::from_secs(300) };
+const LIMITS: QueueLimits =
+    QueueLimits { in_flight: 8, writes_per_second: 50, refused_retry: Duration::from_secs(300) };
 
 fn id(namespace: &str, name: impl ToString + Copy) -> TargetId {
     TargetId::new(namespace, &name.to_string())
@@ -14,7 +15,7 @@ fn queue() -> WorkQueue<TargetId> {
 }
 
 fn failed() -> ApiError {
-    ApiError::Failed("a webhook is away".to_owned())
+    ApiError::Failed("a webhook fails".to_owned())
 }
 
 fn unreachable() -> ApiError {
@@ -95,7 +96,7 @@ async fn no_more_keys_are_processed_than_there_are_places() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_for_a_late_key_gets_an_earlier_one() {
+async fn a_task_that_waits_for_a_late_key_gets_an_earlier_one() {
     let (queue, now) = (queue(), Instant::now());
     queue.add_at(id("a", "late"), now + 100 * SECOND);
     let (item, ()) = tokio::join!(queue.next(), async {
@@ -106,7 +107,7 @@ async fn whoever_waits_for_a_late_key_gets_an_earlier_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_fails_is_retried_later_and_later_and_another_version_or_object_at_once() {
+async fn an_object_that_fails_is_retried_after_growing_delays_and_another_version_or_object_at_once() {
     let queue = queue();
     queue.add(id("a", 1));
     let first = try_next(&queue, 7, Err(&failed())).await;
@@ -119,7 +120,11 @@ async fn an_object_that_fails_is_retried_later_and_later_and_another_version_or_
         drop(item);
         queue.add(id("a", 2));
         let item = queue.next().await;
-        assert_eq!((item.key(), item.attempt(7)), (&id("a", 2), Ok(())), "one object is not all of them");
+        assert_eq!(
+            (item.key(), item.attempt(7)),
+            (&id("a", 2), Ok(())),
+            "the failure of one object does not delay others"
+        );
         drop(item);
         let now = Instant::now();
         let failure = try_next(&queue, 7, Err(&failed())).await;
@@ -129,22 +134,26 @@ async fn an_object_that_fails_is_retried_later_and_later_and_another_version_or_
     tokio::time::sleep(60 * SECOND).await;
     try_next(&queue, 7, Ok(())).await;
     queue.add(id("a", 1));
-    assert!(try_next(&queue, 7, Err(&failed())).await.is_new, "what worked in between begins anew");
+    assert!(try_next(&queue, 7, Err(&failed())).await.is_new, "a success in between starts the count again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nothing_can_be_written_untried_objects_wait_for_their_turn_until_one_write_succeeds() {
+async fn where_nothing_can_be_written_untried_objects_wait_among_the_retries_until_one_write_succeeds() {
     let queue = failing(8).await;
-    let everything = Deferred::FailingNamespace("a webhook is away".to_owned());
+    let namespace_fails = Deferred::FailingNamespace("a webhook fails".to_owned());
     queue.add_all([id("b", 0), id("a", 100), id("a", 101)]);
     assert_eq!(queue.next().await.attempt(1), Ok(()), "another namespace");
     for item in [queue.next().await, queue.next().await] {
-        assert_eq!(item.attempt(1), Err(everything.clone()));
+        assert_eq!(item.attempt(1), Err(namespace_fails.clone()));
     }
     let item = queue.next().await;
-    assert_eq!((item.key(), item.attempt(2)), (&id("a", 100), Ok(())), "as a retry, with whatever is wanted by then");
+    assert_eq!(
+        (item.key(), item.attempt(2)),
+        (&id("a", 100), Ok(())),
+        "as a retry, with the version that is desired by then"
+    );
     item.finish(Ok(()));
-    assert_eq!(queue.drain(), [id("a", 101)], "it is free, and what failed itself still waits");
+    assert_eq!(queue.drain(), [id("a", 101)], "it need not wait any more, and what failed itself still waits");
     queue.add(id("a", 102));
     assert_eq!(queue.next().await.attempt(1), Ok(()));
     queue.add(id("a", 1));
@@ -179,7 +188,7 @@ async fn retries_occupy_two_places_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_with_nothing_to_write_is_forgotten_and_one_that_is_put_off_is_not() {
+async fn a_retry_with_nothing_to_write_is_forgotten_and_one_that_is_deferred_is_not() {
     let queue = failing(1).await;
     let now = Instant::now();
     queue.next().await.defer(now + 10 * SECOND);
@@ -214,7 +223,7 @@ async fn nothing_is_sent_to_an_api_server_that_does_not_answer_for_up_to_half_a_
     assert_eq!((one.attempt(1), other.attempt(1)), (Ok(()), Ok(())));
     one.finish(Err(&unreachable()));
     other.finish(Err(&failed()));
-    assert!(queue.is_paused(), "that it fails at one object is no sign that it can write again");
+    assert!(queue.is_paused(), "a failure at one object does not show that it can write again");
     queue.clear();
     assert!(!queue.is_paused());
 }
@@ -232,7 +241,7 @@ async fn an_answer_ends_the_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_without_permission_is_left_alone_for_a_minute_and_others_go_on() {
+async fn a_namespace_without_permission_is_paused_for_a_minute_and_others_are_not() {
     let queue = queue();
     let denied = ApiError::Forbidden(PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", Some("a")));
     queue.add(id("a", 1));
@@ -240,21 +249,21 @@ async fn a_namespace_without_permission_is_left_alone_for_a_minute_and_others_go
     let now = Instant::now();
     queue.add_all([id("a", 1), id("a", 2), id("b", 1)]);
     for _ in 0..2 {
-        assert_eq!(queue.next().await.attempt(1), Err(Deferred::Namespace(denied.clone())));
+        assert_eq!(queue.next().await.attempt(1), Err(Deferred::NamespacePaused(denied.clone())));
     }
     assert_eq!(queue.next().await.attempt(1), Ok(()));
     for _ in 0..2 {
         let item = queue.next().await;
         assert_eq!((item.attempt(1), now.elapsed()), (Ok(()), 60 * SECOND));
-        item.rest_namespace(&ApiError::NotFound);
-        assert_eq!(item.attempt(1), Err(Deferred::Namespace(ApiError::NotFound)), "the caller can say so, too");
+        item.pause_namespace(&ApiError::NotFound);
+        assert_eq!(item.attempt(1), Err(Deferred::NamespacePaused(ApiError::NotFound)), "the caller can pause it, too");
         queue.clear();
         queue.add(id("a", 3));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_waits_unless_it_changes_and_is_news_once() {
+async fn what_is_refused_waits_unless_it_changes_and_is_new_once() {
     let refused = ApiError::Refused("a webhook says no".to_owned());
     for (error, pause) in [(refused, 300), (ApiError::NotFound, 60)] {
         let queue = queue();
@@ -272,7 +281,7 @@ async fn what_is_refused_waits_unless_it_changes_and_is_news_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_is_retried_soon_but_ever_more_seldom() {
+async fn a_conflict_is_retried_soon_and_then_after_growing_delays() {
     let (queue, now) = (queue(), Instant::now());
     queue.add(id("a", 1));
     let mut tried = Vec::new();
@@ -284,7 +293,7 @@ async fn a_conflict_is_retried_soon_but_ever_more_seldom() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_the_callers_is_for_one_version_and_can_be_forgotten() {
+async fn a_delay_set_by_the_caller_is_for_one_version_and_can_be_forgotten() {
     let queue = queue();
     queue.add(id("a", 1));
     let item = queue.next().await;
@@ -307,7 +316,7 @@ async fn objects_that_are_gone_are_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_item_that_was_taken_before_everything_was_forgotten_is_worth_nothing() {
+async fn an_item_that_was_taken_before_the_queue_was_cleared_has_no_effect() {
     let queue = queue();
     queue.add(id("a", 1));
     let old = queue.next().await;

@@ -72,9 +72,11 @@ fn acquire(state: &mut ElectionState, version: u64) -> LeaseSpec {
     if state.step(Instant::now()) == ElectionStep::Observe {
         observe(state);
     }
-    let ElectionStep::Acquire(seen) = state.step(Instant::now()) else { panic!("{:?}", state.step(Instant::now())) };
+    let ElectionStep::Acquire(observed) = state.step(Instant::now()) else {
+        panic!("{:?}", state.step(Instant::now()))
+    };
     let sent = moment();
-    let spec = renewed(seen.as_ref().map(|record| &record.spec), "a", &timing());
+    let spec = renewed(observed.as_ref().map(|record| &record.spec), "a", &timing());
     state.finished(LeaseOutcome::Written(spec.clone()), sent, Instant::now());
     show(state, Some(lease(spec.clone(), version)));
     spec
@@ -103,13 +105,13 @@ async fn a_lease_that_is_not_renewed_is_acquired_after_its_duration_and_after_it
     assert_eq!(state.step(Instant::now()), ElectionStep::Observe);
     state.finished(LeaseOutcome::Observed(Some(Box::new(lease(held("b", 1), 3)))), moment(), Instant::now());
     let ElectionStep::Acquire(Some(record)) = state.step(Instant::now()) else { panic!("it is not acquired") };
-    assert_eq!(record.version.as_deref(), Some("3"), "only if it is still the one that was seen");
+    assert_eq!(record.version.as_deref(), Some("3"), "only if it is still the one that was observed");
     acquire(&mut state, 4);
     assert_eq!(role(&mut state), Role::Leader);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_dead_makes_nobody_acquire_a_lease_that_is_renewed() {
+async fn a_lease_that_is_renewed_is_not_acquired_although_the_watch_is_dead() {
     let mut state = knowing();
     show(&mut state, Some(lease(held("b", 1), 1)));
     tokio::time::advance(DURATION + JITTER).await;
@@ -172,7 +174,7 @@ async fn the_permit_to_write_ends_before_another_could_acquire_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_was_paused_for_too_long_reads_the_lease_before_it_writes_anything() {
+async fn a_leader_that_was_suspended_for_too_long_reads_the_lease_before_it_writes_anything() {
     let mut state = knowing();
     show(&mut state, None);
     tokio::time::advance(JITTER).await;
@@ -294,17 +296,17 @@ async fn a_replica_without_permissions_polls_unless_another_leads_and_writes_not
     assert_eq!(state.status(Instant::now()), LeaderStatus { role: Role::Leader, permit: None });
     show(&mut state, Some(lease(held("b", 1), 1)));
     assert_eq!(role(&mut state), Role::Standby);
-    assert!(wait(&state) <= DURATION, "what it is changes when the other's Lease ends");
-    let (seen, unreachable) = (state.view.clone(), LeaseView { is_unreachable: true, ..state.view.clone() });
+    assert!(wait(&state) <= DURATION, "its role changes when the other's Lease ends");
+    let (observed, unreachable) = (state.view.clone(), LeaseView { is_unreachable: true, ..state.view.clone() });
     state.watched(unreachable);
     tokio::time::advance(DURATION).await;
     assert_eq!(role(&mut state), Role::Standby, "the other may have renewed it");
-    state.watched(seen);
+    state.watched(observed);
     assert_eq!(role(&mut state), Role::Leader);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_watch_showed_before_a_newer_read_does_not_count_again_when_only_its_health_changes() {
+async fn a_lease_that_was_read_is_not_replaced_by_an_older_one_when_only_the_health_of_the_watch_changes() {
     let mut state = knowing();
     show(&mut state, Some(lease(held("a", 1), 1)));
     assert_eq!(role(&mut state), Role::Leader);

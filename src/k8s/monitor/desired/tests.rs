@@ -112,7 +112,7 @@ fn a_target_in_two_lines_gives_a_whole_monitor() {
 }
 
 #[test]
-fn what_the_user_writes_about_the_monitor_is_in_it() {
+fn the_monitor_has_what_the_user_declares_for_it() {
     let spec = json!({
         "type": "Orion",
         "url": "http://orion:1026/",
@@ -166,7 +166,7 @@ fn what_the_user_writes_about_the_monitor_is_in_it() {
 }
 
 #[test]
-fn what_the_operator_does_not_know_is_left_out() {
+fn fields_that_the_operator_does_not_know_are_left_out() {
     let none = OperatorFeatures { scrape_class: false, keep_dropped_targets: false, selector_mechanism: false };
     let discovery = Discovery { scrape_class: Some("default".to_owned()), ..Discovery::default() };
     let spec = monitor_of(two_lines(), discovery, none).unwrap().fields["spec"].take();
@@ -175,7 +175,7 @@ fn what_the_operator_does_not_know_is_left_out() {
 }
 
 #[test]
-fn in_our_namespace_labels_tell_the_target_and_nobody_owns_the_monitor() {
+fn in_our_namespace_labels_name_the_target_and_the_monitor_has_no_owner() {
     let discovery = Discovery { monitor_namespace: MonitorNamespace::Release, ..Discovery::default() };
     let metadata = monitor_of(two_lines(), discovery.clone(), ALL).unwrap().fields["metadata"].take();
     assert_eq!(metadata["labels"]["scrapetarget.dev/target-namespace"], "webrtc");
@@ -209,7 +209,7 @@ fn in_our_namespace_no_target_makes_its_monitor_look_like_a_part_of_our_installa
 }
 
 #[test]
-fn a_monitor_over_https_carries_how_we_are_verified() {
+fn a_monitor_over_https_has_the_tls_config_by_which_we_are_verified() {
     let tls = json!({ "serverName": "probe.example.com" });
     let discovery = Discovery { scheme: Scheme::Https, tls: tls.as_object().cloned(), ..Discovery::default() };
     let spec = monitor_of(two_lines(), discovery, ALL).unwrap().fields["spec"].take();
@@ -217,7 +217,7 @@ fn a_monitor_over_https_carries_how_we_are_verified() {
 }
 
 #[test]
-fn a_target_that_nobody_should_scrape_has_none() {
+fn a_target_that_is_disabled_or_suspended_has_no_monitor() {
     let with = |extra: Value| {
         let mut spec = two_lines();
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -353,7 +353,7 @@ fn https(monitor_namespace: MonitorNamespace, tls: &Value) -> Discovery {
 }
 
 #[test]
-fn what_names_no_object_goes_along_into_any_namespace() {
+fn tls_without_references_is_used_in_any_namespace() {
     let tls = json!({ "serverName": "probe", "insecureSkipVerify": false, "minVersion": "TLS13" });
     let discovery = https(MonitorNamespace::Target, &tls);
     assert_eq!(
@@ -365,7 +365,7 @@ fn what_names_no_object_goes_along_into_any_namespace() {
 }
 
 #[test]
-fn references_go_along_only_where_the_objects_are() {
+fn references_are_used_only_in_the_namespace_of_their_objects() {
     let tls = json!({ "serverName": "probe", "ca": { "secret": { "name": "ca", "key": "ca.crt" } } });
     let basic = json!({ "username": { "name": "u", "key": "user" } });
     let beside = Discovery { basic_auth: object_fields(&basic), ..https(MonitorNamespace::Target, &tls) };
@@ -381,7 +381,7 @@ fn references_go_along_only_where_the_objects_are() {
 }
 
 #[test]
-fn what_our_listener_asks_for_must_come_from_somewhere() {
+fn what_our_listener_requires_must_be_configured() {
     let listeners = [
         Listener { tls: true, client_certificates: true, users: false },
         Listener { tls: true, client_certificates: false, users: true },
@@ -399,7 +399,7 @@ fn what_our_listener_asks_for_must_come_from_somewhere() {
 }
 
 #[test]
-fn tls_is_not_spoken_of_where_we_are_scraped_in_clear() {
+fn tls_is_left_out_where_the_scheme_is_http() {
     let tls = json!({ "ca": { "secret": { "name": "ca", "key": "ca.crt" } } });
     let discovery = Discovery { scheme: Scheme::Http, ..https(MonitorNamespace::Target, &tls) };
     assert_eq!(EndpointAuth::new(&discovery, false).unwrap(), EndpointAuth::default());

@@ -1,19 +1,19 @@
 use kube::api::{ObjectList, WatchEvent};
 use serde_json::{Value, json};
 
-use super::super::desired::tests::{ALL, monitor_of, settings};
-use super::super::labels::{RELEASE, RELEASE_NAMESPACE};
 use super::*;
 use crate::k8s::Discovery;
+use crate::k8s::labels::{RELEASE, RELEASE_NAMESPACE};
+use crate::k8s::monitor::desired::tests::{ALL, monitor_of, settings};
 
-fn wanted(extra: &Value) -> DesiredMonitor {
+fn desired(extra: &Value) -> DesiredMonitor {
     let mut spec = json!({ "type": "Sora", "url": "http://sora:3000/" });
     spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     let discovery = Discovery { allowed_scrape_classes: ["e".to_owned()].into(), ..Discovery::default() };
     monitor_of(spec, discovery, ALL).unwrap()
 }
 
-/// What the API server makes of `desired`.
+/// The object that the API server stores when `desired` is applied.
 fn stored(desired: &DesiredMonitor) -> Value {
     let monitor = MonitorRef { namespace: "webrtc".into(), name: "sora-tokyo".into() };
     let mut object = desired.manifest(&monitor, Some("0815"));
@@ -53,15 +53,15 @@ fn observed(object: Value) -> ObservedMonitor {
 
 #[test]
 fn what_was_written_is_as_it_should_be() {
-    let desired = wanted(&json!({}));
+    let desired = desired(&json!({}));
     let found = observed(stored(&desired));
     assert_eq!(found.hash(&desired), desired.hash);
     assert_eq!((found.monitor.to_string().as_str(), found.uid.as_str()), ("webrtc/sora-tokyo", "0815"));
 }
 
 #[test]
-fn what_others_add_is_not_looked_at() {
-    let desired = wanted(&json!({ "monitor": { "annotations": { "a": "b" } } }));
+fn fields_that_others_add_are_not_compared() {
+    let desired = desired(&json!({ "monitor": { "annotations": { "a": "b" } } }));
     let mut object = stored(&desired);
     object["metadata"]["labels"]["team"] = json!("media");
     object["metadata"]["annotations"]["note"] = json!("seen");
@@ -75,8 +75,8 @@ fn what_others_add_is_not_looked_at() {
 }
 
 #[test]
-fn what_others_change_of_ours_is_seen() {
-    let desired = wanted(&json!({}));
+fn a_change_of_one_of_our_fields_is_noticed() {
+    let desired = desired(&json!({}));
     let changes: [fn(&mut Value); 7] = [
         |object| object["spec"]["endpoints"][0]["interval"] = json!("1h"),
         |object| object["spec"]["endpoints"][0]["honorLabels"] = json!(true),
@@ -94,10 +94,10 @@ fn what_others_change_of_ours_is_seen() {
 }
 
 #[test]
-fn what_we_wrote_once_and_do_not_want_any_more_is_seen() {
+fn a_field_that_we_wrote_and_do_not_desire_any_more_is_noticed() {
     let before =
-        wanted(&json!({ "monitor": { "annotations": { "a": "b" }, "labels": { "c": "d" }, "scrapeClass": "e" } }));
-    let now = wanted(&json!({}));
+        desired(&json!({ "monitor": { "annotations": { "a": "b" }, "labels": { "c": "d" }, "scrapeClass": "e" } }));
+    let now = desired(&json!({}));
     let found = observed(stored(&before));
     assert_ne!(found.hash(&now), now.hash);
     let mut object = stored(&now);
@@ -106,8 +106,8 @@ fn what_we_wrote_once_and_do_not_want_any_more_is_seen() {
 }
 
 #[test]
-fn labels_tell_whose_it_is() {
-    let desired = wanted(&json!({}));
+fn labels_identify_the_owner() {
+    let desired = desired(&json!({}));
     let ours = settings(Discovery::default());
     let owner = |change: fn(&mut Value)| {
         let mut object = stored(&desired);
@@ -127,8 +127,8 @@ fn labels_tell_whose_it_is() {
 }
 
 #[test]
-fn a_label_that_somebody_took_from_us_leaves_the_monitor_ours() {
-    let desired = wanted(&json!({}));
+fn a_label_that_another_field_manager_took_over_leaves_the_monitor_ours() {
+    let desired = desired(&json!({}));
     let mut object = stored(&desired);
     object["metadata"]["labels"][RELEASE] = json!("changed");
     let owned = &mut object["metadata"]["managedFields"][1]["fieldsV1"]["f:metadata"]["f:labels"];
@@ -149,7 +149,7 @@ fn text_of(name: &str, time: &str, fields: &str) -> String {
 }
 
 #[test]
-fn nothing_that_others_can_write_into_the_metadata_hides_a_monitor() {
+fn no_metadata_of_others_makes_a_monitor_unreadable() {
     let deep = format!("{}{}", r#"{"f:a":"#.repeat(500), format_args!("1{}", "}".repeat(500)));
     let objects =
         [text_of("a", "9999-12-31T23:59:59Z", r#"{ "f:spec": {} }"#), text_of("b", "2026-01-01T00:00:00Z", &deep)];

@@ -1,4 +1,5 @@
-//! The reconciler without an API server: the tests hand it events and answers, and look at what it starts and says.
+//! The reconciler without an API server: the tests give it events and answers, and check the writes that it starts and the conditions that
+//! it sets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use super::*;
 use crate::crd::{ConditionStatus, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
 use crate::k8s::leader::Leadership;
 use crate::k8s::observed::ObservedTarget;
-use crate::k8s::watch::tests::{Answer, expired, scripted};
+use crate::k8s::watch::tests::{ScriptedAnswer, expired, scripted};
 use crate::kind::Type;
 use crate::target::Problem;
 
@@ -19,7 +20,7 @@ fn reconciler(namespaces: &[&str], namespace: MonitorNamespace) -> MonitorReconc
     let settings = &mut Arc::get_mut(&mut shared).unwrap().settings;
     settings.watch_namespaces = namespaces.iter().map(|&name| name.to_owned()).collect();
     settings.discovery.monitor_namespace = namespace;
-    shared.catalog.set_listed(Some("a".into()));
+    shared.targets.set_listed(Some("a".into()));
     let mut reconciler = MonitorReconciler::new(MonitorClient { shared, leadership: Leadership::never() });
     reconciler.crd = Some(OperatorCrd::Installed(OperatorFeatures::OLDEST));
     reconciler
@@ -27,7 +28,7 @@ fn reconciler(namespaces: &[&str], namespace: MonitorNamespace) -> MonitorReconc
 
 fn declare(reconciler: &MonitorReconciler, namespace: &str, spec: Result<ScrapeTargetSpec, Problem>) -> TargetId {
     let id = TargetId::new(namespace, "target");
-    reconciler.shared().catalog.put(Arc::new(ObservedTarget {
+    reconciler.shared().targets.put(Arc::new(ObservedTarget {
         id: id.clone(),
         uid: "first".into(),
         generation: 1,
@@ -67,23 +68,23 @@ async fn a_namespace_that_may_not_be_listed_keeps_its_monitors() {
     assert!(reconciler.is_orphan(&gone), "it was listed without its target");
     assert!(!reconciler.is_orphan(&hidden));
     assert!(reconciler.is_orphan(&left), "it is not watched any more");
-    reconciler.shared().catalog.set_listed(Some("b".into()));
+    reconciler.shared().targets.set_listed(Some("b".into()));
     assert!(reconciler.is_orphan(&hidden), "by now its target is known to be missing");
 }
 
 #[tokio::test]
-async fn in_our_namespace_the_label_or_the_name_tells_where_the_target_is() {
+async fn in_our_namespace_the_label_or_the_name_has_the_namespace_of_the_target() {
     let mut reconciler = reconciler(&["a", "b"], MonitorNamespace::Release);
-    let mut unwanted = |name, target| {
+    let mut is_orphan = |name, target| {
         let monitor = show(&mut reconciler, "monitoring", name, target);
         reconciler.is_orphan(&monitor)
     };
-    assert!(unwanted("a.target-1", Some("a")) && unwanted("a.target-2", None));
-    assert!(!unwanted("b.target-1", Some("b")) && !unwanted("b.target-2", None));
+    assert!(is_orphan("a.target-1", Some("a")) && is_orphan("a.target-2", None));
+    assert!(!is_orphan("b.target-1", Some("b")) && !is_orphan("b.target-2", None));
 }
 
 #[tokio::test]
-async fn the_end_of_a_list_has_only_its_own_targets_looked_at() {
+async fn the_end_of_a_list_enqueues_only_its_own_targets() {
     let mut reconciler = reconciler(&["a", "b"], MonitorNamespace::Target);
     let (_, other) = (declare(&reconciler, "a", Ok(good())), declare(&reconciler, "b", Ok(good())));
     let scope = reconciler.scope_of(&MonitorRef { namespace: "b".into(), name: "any".into() }).unwrap();
@@ -93,13 +94,13 @@ async fn the_end_of_a_list_has_only_its_own_targets_looked_at() {
 }
 
 #[tokio::test]
-async fn a_spec_that_is_not_understood_keeps_its_monitor_and_says_so() {
+async fn an_invalid_spec_keeps_its_monitor_and_reports_that() {
     let mut reconciler = reconciler(&["a"], MonitorNamespace::Target);
     let id = declare(&reconciler, "a", Err(Problem::invalid_spec("spec.interval: too odd")));
     let monitor = show(&mut reconciler, "a", "target", None);
     reconcile(&mut reconciler, &id);
-    let said = reconciler.shared().catalog.get(&id).unwrap().monitor.unwrap();
-    assert_eq!((said.status, said.reason), (ConditionStatus::False, "InvalidSpec"));
+    let state = reconciler.shared().targets.get(&id).unwrap().monitor.unwrap();
+    assert_eq!((state.status, state.reason), (ConditionStatus::False, "InvalidSpec"));
     assert!(reconciler.writes.is_empty() && !reconciler.is_orphan(&monitor));
 }
 
@@ -109,11 +110,11 @@ fn show_spec(reconciler: &mut MonitorReconciler, spec: &Value) -> MonitorRef {
 }
 
 #[tokio::test]
-async fn what_an_earlier_version_wrote_goes_if_none_may_do_it_whatever_the_spec_says_now() {
+async fn a_monitor_that_an_earlier_version_wrote_is_removed_if_it_violates_the_policy_whatever_the_spec_is() {
     let step = json!({ "action": "replace", "targetLabel": "__address__", "replacement": "elsewhere:80" });
-    let astray = json!({ "endpoints": [{ "relabelings": [step] }] });
+    let redirecting = json!({ "endpoints": [{ "relabelings": [step] }] });
     let classed = json!({ "scrapeClass": "cluster", "endpoints": [{}] });
-    for spec in [astray, classed] {
+    for spec in [redirecting, classed] {
         let mut reconciler = reconciler_of_two();
         let id = declare(&reconciler, "a", Err(Problem::invalid_spec("spec.interval: too odd")));
         let monitor = show_spec(&mut reconciler, &spec);
@@ -121,28 +122,28 @@ async fn what_an_earlier_version_wrote_goes_if_none_may_do_it_whatever_the_spec_
         assert!(reconciler.writes.len() == 1 && reconciler.in_flight.contains_key(&monitor), "it is being removed");
         reconciler
             .finish(FinishedWrite { monitor, outcome: WriteOutcome::Deleted(Some(condition::invalid_spec()), Ok(())) });
-        assert_eq!(said(&reconciler, &id), Some((ConditionStatus::False, "InvalidSpec")));
+        assert_eq!(condition_of(&reconciler, &id), Some((ConditionStatus::False, "InvalidSpec")));
         reconciler.writes.clear();
         assert!(!starts(&mut reconciler, &id), "and not written again");
     }
 }
 
 #[tokio::test]
-async fn a_class_that_is_not_allowed_takes_the_monitor_away() {
+async fn a_scrape_class_that_is_not_allowed_removes_the_monitor() {
     let mut reconciler = reconciler_of_two();
     let monitor = Monitor { scrape_class: Some("cluster".to_owned()), ..Monitor::default() };
     let id = declare(&reconciler, "a", Ok(ScrapeTargetSpec { monitor: Some(monitor), ..good() }));
     reconcile(&mut reconciler, &id);
-    assert_eq!(said(&reconciler, &id), Some((ConditionStatus::False, "ScrapeClassNotAllowed")));
+    assert_eq!(condition_of(&reconciler, &id), Some((ConditionStatus::False, "ScrapeClassNotAllowed")));
     assert!(reconciler.writes.is_empty(), "nothing is written");
     show_spec(&mut reconciler, &json!({ "scrapeClass": "cluster", "endpoints": [{}] }));
     assert!(starts(&mut reconciler, &id), "what is there is removed");
     succeed(&mut reconciler, &id);
-    assert_eq!(said(&reconciler, &id), Some((ConditionStatus::False, "ScrapeClassNotAllowed")));
+    assert_eq!(condition_of(&reconciler, &id), Some((ConditionStatus::False, "ScrapeClassNotAllowed")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_piles_up_where_nobody_leads() {
+async fn the_queue_of_a_standby_stays_empty() {
     let shared = Shared::idle();
     let run = crate::k8s::monitor::run(Arc::clone(&shared), Leadership::never());
     shared.enqueue_monitors([TargetId::new("a", "target")]);
@@ -151,8 +152,8 @@ async fn nothing_piles_up_where_nobody_leads() {
 }
 
 /// The condition of a target.
-fn said(reconciler: &MonitorReconciler, id: &TargetId) -> Option<(ConditionStatus, &'static str)> {
-    reconciler.shared().catalog.get(id)?.monitor.map(|said| (said.status, said.reason))
+fn condition_of(reconciler: &MonitorReconciler, id: &TargetId) -> Option<(ConditionStatus, &'static str)> {
+    reconciler.shared().targets.get(id)?.monitor.map(|state| (state.status, state.reason))
 }
 
 /// Whether reconciling `id` starts a write, which is dropped.
@@ -205,8 +206,8 @@ fn queued(reconciler: &MonitorReconciler) -> Vec<TargetId> {
     reconciler.queue.drain().iter().filter_map(|key| key.target().cloned()).collect()
 }
 
-fn webhook_is_away() -> ApiError {
-    ApiError::Failed("a webhook is away".to_owned())
+fn webhook_fails() -> ApiError {
+    ApiError::Failed("a webhook fails".to_owned())
 }
 
 /// A reconciler whose watches have listed all monitors of `a` and `b`, which are none.
@@ -223,7 +224,7 @@ fn reconciler_of_two() -> MonitorReconciler {
 /// As [`declare`], under another name.
 fn declare_as(reconciler: &MonitorReconciler, namespace: &str, name: &str) -> TargetId {
     let id = TargetId::new(namespace, name);
-    reconciler.shared().catalog.put(Arc::new(ObservedTarget {
+    reconciler.shared().targets.put(Arc::new(ObservedTarget {
         id: id.clone(),
         uid: name.into(),
         generation: 1,
@@ -235,46 +236,46 @@ fn declare_as(reconciler: &MonitorReconciler, namespace: &str, name: &str) -> Ta
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_in_one_namespace_is_said_and_waits_and_others_go_on() {
+async fn a_failure_in_one_namespace_is_reported_and_does_not_delay_others() {
     let mut reconciler = reconciler_of_two();
     let (bad, good) = (declare(&reconciler, "a", Ok(good())), declare(&reconciler, "b", Ok(good())));
     assert!(starts(&mut reconciler, &bad));
-    fail(&mut reconciler, &bad, webhook_is_away());
-    assert_eq!(said(&reconciler, &bad), None, "a webhook that restarts is no news");
+    fail(&mut reconciler, &bad, webhook_fails());
+    assert_eq!(condition_of(&reconciler, &bad), None, "one failure is not reported");
     assert!(starts(&mut reconciler, &good) && !starts(&mut reconciler, &bad));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let item = reconciler.queue.try_next().expect("it comes again by itself");
+    let item = reconciler.queue.try_next().expect("it is queued again by itself");
     assert_eq!(item.key().target(), Some(&bad));
     reconciler.reconcile(item);
     assert_eq!(reconciler.writes.len(), 1);
     reconciler.writes.clear();
-    fail(&mut reconciler, &bad, webhook_is_away());
-    assert_eq!(said(&reconciler, &bad), Some((ConditionStatus::False, "Failed")));
+    fail(&mut reconciler, &bad, webhook_fails());
+    assert_eq!(condition_of(&reconciler, &bad), Some((ConditionStatus::False, "Failed")));
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(starts(&mut reconciler, &bad));
     succeed(&mut reconciler, &bad);
-    assert_eq!(said(&reconciler, &bad), Some((ConditionStatus::True, "Written")));
+    assert_eq!(condition_of(&reconciler, &bad), Some((ConditionStatus::True, "Written")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_everything_fails_what_is_new_is_told_so_and_waits_for_its_turn() {
+async fn in_a_failing_namespace_a_new_target_reports_the_failure_and_waits_for_its_turn() {
     let mut reconciler = reconciler_of_two();
     for number in 0..8 {
         let id = declare_as(&reconciler, "a", &number.to_string());
         assert!(starts(&mut reconciler, &id));
-        fail(&mut reconciler, &id, webhook_is_away());
+        fail(&mut reconciler, &id, webhook_fails());
     }
     let new = declare_as(&reconciler, "a", "new");
     assert!(!starts(&mut reconciler, &new));
-    assert_eq!(said(&reconciler, &new), Some((ConditionStatus::False, "Failed")));
-    reconciler.shared().catalog.remove(&new);
+    assert_eq!(condition_of(&reconciler, &new), Some((ConditionStatus::False, "Failed")));
+    reconciler.shared().targets.remove(&new);
     reconciler.resync();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!queued(&reconciler).contains(&new), "it is gone");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_does_not_answer_is_left_alone_by_all() {
+async fn an_api_server_that_does_not_answer_gets_no_further_writes() {
     let mut reconciler = reconciler_of_two();
     let id = declare(&reconciler, "a", Ok(good()));
     assert!(starts(&mut reconciler, &id));
@@ -282,21 +283,21 @@ async fn an_api_server_that_does_not_answer_is_left_alone_by_all() {
     assert!(reconciler.queue.is_paused());
     let other = declare(&reconciler, "b", Ok(good()));
     assert!(!starts(&mut reconciler, &other));
-    assert_eq!(said(&reconciler, &id), None);
+    assert_eq!(condition_of(&reconciler, &id), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_target_that_is_suspended_and_resumed_again_and_again_has_its_monitor_back_at_once() {
+async fn a_target_that_is_suspended_and_resumed_repeatedly_has_its_monitor_back_at_once() {
     let mut reconciler = reconciler_of_two();
     for _ in 0..5 {
         let id = declare(&reconciler, "a", Ok(good()));
         assert!(starts(&mut reconciler, &id));
         succeed(&mut reconciler, &id);
-        assert_eq!(said(&reconciler, &id), Some((ConditionStatus::True, "Written")));
+        assert_eq!(condition_of(&reconciler, &id), Some((ConditionStatus::True, "Written")));
         declare(&reconciler, "a", Ok(ScrapeTargetSpec { suspend: true, ..good() }));
         assert!(starts(&mut reconciler, &id));
         succeed(&mut reconciler, &id);
-        assert_eq!(said(&reconciler, &id), Some((ConditionStatus::True, "Disabled")));
+        assert_eq!(condition_of(&reconciler, &id), Some((ConditionStatus::True, "Disabled")));
     }
 }
 
@@ -305,19 +306,19 @@ async fn a_conflict_is_reported_once_for_as_long_as_it_lasts() {
     let mut reconciler = reconciler_of_two();
     let id = declare(&reconciler, "a", Ok(good()));
     let monitor = MonitorRef::of_target(&id, &reconciler.shared().settings);
-    let mut words = Vec::new();
+    let mut conditions = Vec::new();
     for _ in 0..600 {
         if starts(&mut reconciler, &id) {
             succeed(&mut reconciler, &id);
-            words.extend(said(&reconciler, &id));
+            conditions.extend(condition_of(&reconciler, &id));
             reconciler.store.remove(&monitor); // somebody removes it
         }
-        words.extend(said(&reconciler, &id));
+        conditions.extend(condition_of(&reconciler, &id));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    words.dedup();
-    assert_eq!(words, [(ConditionStatus::True, "Written"), (ConditionStatus::Unknown, "Pending")]);
-    // The other one has stopped.
+    conditions.dedup();
+    assert_eq!(conditions, [(ConditionStatus::True, "Written"), (ConditionStatus::Unknown, "Pending")]);
+    // The other writer has stopped.
     while !starts(&mut reconciler, &id) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -327,7 +328,7 @@ async fn a_conflict_is_reported_once_for_as_long_as_it_lasts() {
         reconciler.resync();
         reconcile(&mut reconciler, &id);
     }
-    assert_eq!(said(&reconciler, &id), Some((ConditionStatus::True, "Written")));
+    assert_eq!(condition_of(&reconciler, &id), Some((ConditionStatus::True, "Written")));
 }
 
 /// The next event of the watches, within this time.
@@ -337,22 +338,22 @@ async fn handle_next(reconciler: &mut MonitorReconciler, within: Duration) {
     reconciler.handle_event(scope, event);
 }
 
-type MakeAnswer = Arc<dyn Fn() -> Answer + Send + Sync>;
+type MakeAnswer = Arc<dyn Fn() -> ScriptedAnswer + Send + Sync>;
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_that_drifted_is_healed_within_a_minute_whatever_the_watch_answers() {
+async fn a_monitor_that_drifted_is_corrected_within_a_minute_whatever_the_watch_answers() {
     let error =
         |code: u16| json!({ "type": "ERROR", "object": { "kind": "Status", "status": "Failure", "code": code } });
     let answers: [(&str, MakeAnswer); 9] = [
-        ("nothing", Arc::new(|| Answer::Hang)),
-        ("no event", Arc::new(|| Answer::Open(Vec::new()))),
-        ("no event and its end in time", Arc::new(|| Answer::Later(Duration::from_secs(50), Vec::new()))),
-        ("its end at once", Arc::new(|| Answer::Events(Vec::new()))),
-        ("a failure", Arc::new(|| Answer::Status(500))),
-        ("a missing permission", Arc::new(|| Answer::Status(403))),
-        ("an expired version", Arc::new(|| Answer::Status(410))),
-        ("an expired version, as an event", Arc::new(|| Answer::Events(vec![expired()]))),
-        ("a failure, as an event", Arc::new(move || Answer::Events(vec![error(500)]))),
+        ("nothing", Arc::new(|| ScriptedAnswer::Hang)),
+        ("no event", Arc::new(|| ScriptedAnswer::Open(Vec::new()))),
+        ("no event and its end in time", Arc::new(|| ScriptedAnswer::Later(Duration::from_secs(50), Vec::new()))),
+        ("its end at once", Arc::new(|| ScriptedAnswer::Events(Vec::new()))),
+        ("a failure", Arc::new(|| ScriptedAnswer::Status(500))),
+        ("a missing permission", Arc::new(|| ScriptedAnswer::Status(403))),
+        ("an expired version", Arc::new(|| ScriptedAnswer::Status(410))),
+        ("an expired version, as an event", Arc::new(|| ScriptedAnswer::Events(vec![expired()]))),
+        ("a failure, as an event", Arc::new(move || ScriptedAnswer::Events(vec![error(500)]))),
     ];
     for (what, answer) in answers {
         let mut reconciler = reconciler(&["a"], MonitorNamespace::Target);
@@ -363,18 +364,18 @@ async fn a_monitor_that_drifted_is_healed_within_a_minute_whatever_the_watch_ans
         let mut drifted = in_sync.clone();
         drifted["spec"]["endpoints"][0]["interval"] = json!("1h");
         let first_list = Arc::new(AtomicBool::new(true));
-        let (client, _) = scripted(move |_, asked| match asked.is_list() {
-            true if first_list.swap(false, Ordering::Relaxed) => Answer::Page(vec![in_sync.clone()], "7", None),
-            true => Answer::Page(vec![drifted.clone()], "8", None),
+        let (client, _) = scripted(move |_, request| match request.is_list() {
+            true if first_list.swap(false, Ordering::Relaxed) => ScriptedAnswer::Page(vec![in_sync.clone()], "7", None),
+            true => ScriptedAnswer::Page(vec![drifted.clone()], "8", None),
             false => answer(),
         });
         reconciler.scopes = vec![Some("a".into())];
         reconciler.watches = watch_monitors(&client, &reconciler.shared().settings, &reconciler.scopes);
-        while said(&reconciler, &id).is_none() {
+        while condition_of(&reconciler, &id).is_none() {
             handle_next(&mut reconciler, RESYNC).await;
             assert!(!starts(&mut reconciler, &id), "{what}");
         }
-        assert_eq!(said(&reconciler, &id), Some((ConditionStatus::True, "Written")), "{what}");
+        assert_eq!(condition_of(&reconciler, &id), Some((ConditionStatus::True, "Written")), "{what}");
         let drifted_at = Instant::now();
         while !starts(&mut reconciler, &id) {
             handle_next(&mut reconciler, RESYNC).await;

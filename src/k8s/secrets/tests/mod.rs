@@ -38,17 +38,17 @@ impl FakeReader {
         self.state.lock().unwrap().objects.insert(name.to_owned(), Ok(keys.to_vec()));
     }
 
-    fn fail(&self, name: &str, trouble: ReadError) {
-        self.state.lock().unwrap().objects.insert(name.to_owned(), Err(trouble));
+    fn fail(&self, name: &str, error: ReadError) {
+        self.state.lock().unwrap().objects.insert(name.to_owned(), Err(error));
     }
 
     fn remove(&self, name: &str) {
         self.state.lock().unwrap().objects.remove(name);
     }
 
-    /// Every object that the test did not put here answers so; `None`: it has the key `k`.
-    fn others(&self, trouble: Option<ReadError>) {
-        self.state.lock().unwrap().others = trouble;
+    /// Sets the answer for all objects that the test did not put here; `None`: they have the key `k`.
+    fn others(&self, error: Option<ReadError>) {
+        self.state.lock().unwrap().others = error;
     }
 
     /// The seconds after `from` at which `name` was read.
@@ -80,7 +80,7 @@ impl SecretReader for Arc<FakeReader> {
             state.most = state.most.max(state.running);
             match (state.objects.get(&*object.name), &state.others) {
                 (Some(content), _) => content.clone(),
-                (None, Some(trouble)) => Err(trouble.clone()),
+                (None, Some(error)) => Err(error.clone()),
                 (None, None) => Ok(vec![("k", "v")]),
             }
         };
@@ -136,7 +136,7 @@ impl RunningCache {
     }
 
     /// The next target whose values have changed, waited for at most `limit`.
-    async fn news(&self, limit: Duration) -> Option<TargetId> {
+    async fn next_changed(&self, limit: Duration) -> Option<TargetId> {
         tokio::time::timeout(limit, self.secrets.changed()).await.ok()?;
         self.secrets.state().changed.pop_first()
     }
@@ -150,7 +150,7 @@ const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn away() -> ReadError {
+fn unavailable() -> ReadError {
     ReadError::Unavailable("connection refused".into())
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn what_may_be_missing_is_not_looked_for_every_ten_seconds() {
+async fn an_optional_secret_that_is_missing_is_not_read_every_ten_seconds() {
     let run = running(Duration::ZERO);
     run.set_references("t", &[("s", "k", true)]);
     tokio::time::sleep(seconds(600)).await;
@@ -12,25 +12,25 @@ async fn what_may_be_missing_is_not_looked_for_every_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_has_a_secret_read_at_once_but_at_most_every_thirty_seconds() {
+async fn rejected_credentials_are_read_at_once_but_at_most_every_thirty_seconds() {
     let run = running(Duration::ZERO);
     run.reader.put("s", &[("k", "1")]);
     run.set_references("t", &[("s", "k", false)]);
-    run.news(seconds(1)).await.unwrap();
+    run.next_changed(seconds(1)).await.unwrap();
     tokio::time::sleep(seconds(61)).await;
-    let refusals = Instant::now();
+    let rejected = Instant::now();
     for _ in 0..60 {
         run.secrets.credentials_rejected(&target("t"));
         tokio::time::sleep(seconds(1)).await;
     }
-    let reads = run.reader.read_at("s", refusals);
+    let reads = run.reader.read_at("s", rejected);
     assert!(reads[0] < 0.1, "{reads:?}");
     assert_eq!(reads.len(), 2, "{reads:?}");
     run.secrets.credentials_rejected(&target("unknown"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_reads_are_bounded_by_how_many_run_at_a_time_and_not_by_the_pace() {
+async fn first_reads_are_bounded_by_the_reads_in_flight_and_not_by_the_rate() {
     let run = running(Duration::from_millis(100));
     run.reader.others(None);
     for index in 0..1600 {
@@ -59,7 +59,7 @@ async fn rereads_are_spread_over_the_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_too_many_objects_twenty_a_second_are_read_and_each_gets_its_turn() {
+async fn of_too_many_objects_twenty_a_second_are_read_and_each_of_them_in_turn() {
     let run = running(Duration::from_millis(5));
     run.reader.others(None);
     for index in 0..4000 {
@@ -78,7 +78,7 @@ async fn of_too_many_objects_twenty_a_second_are_read_and_each_gets_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_missing_secrets_do_not_keep_a_refused_one_waiting() {
+async fn a_thousand_missing_secrets_do_not_delay_a_rejected_one() {
     let run = running(Duration::ZERO);
     run.reader.put("s", &[("k", "old")]);
     run.set_references("t", &[("s", "k", false)]);
@@ -89,13 +89,13 @@ async fn a_thousand_missing_secrets_do_not_keep_a_refused_one_waiting() {
     run.secrets.take_changed();
     run.reader.put("s", &[("k", "new")]);
     run.secrets.credentials_rejected(&target("t"));
-    assert_eq!(run.news(seconds(1)).await, Some(target("t")));
+    assert_eq!(run.next_changed(seconds(1)).await, Some(target("t")));
     run.reader.put("s", &[("k", "newer")]);
-    assert_eq!(run.news(seconds(61)).await, Some(target("t")), "nor one that nobody refused");
+    assert_eq!(run.next_changed(seconds(61)).await, Some(target("t")), "nor one that was not rejected");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_was_away_for_an_hour_meets_no_burst() {
+async fn an_api_server_that_did_not_answer_for_an_hour_gets_no_burst() {
     let run = running(Duration::ZERO);
     run.reader.others(None);
     for index in 0..3000 {
@@ -103,10 +103,10 @@ async fn an_api_server_that_was_away_for_an_hour_meets_no_burst() {
     }
     tokio::time::sleep(seconds(60)).await;
     run.secrets.take_changed();
-    run.reader.others(Some(away()));
+    run.reader.others(Some(unavailable()));
     let gone = Instant::now();
     tokio::time::sleep(seconds(3600)).await;
-    assert!(run.reader.per_second(gone)[10..].iter().all(|count| *count <= 1), "one who asks is enough");
+    assert!(run.reader.per_second(gone)[10..].iter().all(|count| *count <= 1), "one read a second is enough");
     run.reader.others(None);
     let back = Instant::now();
     tokio::time::sleep(seconds(300)).await;
@@ -117,17 +117,17 @@ async fn an_api_server_that_was_away_for_an_hour_meets_no_burst() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_objects_that_hang_do_not_keep_a_new_one_waiting() {
+async fn many_objects_whose_reads_hang_do_not_delay_a_new_one() {
     let run = running(seconds(10));
-    run.reader.others(Some(away()));
+    run.reader.others(Some(unavailable()));
     for index in 0..100 {
         run.set_references(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(600)).await;
-    let asked = Instant::now();
+    let added = Instant::now();
     run.reader.put("new", &[("k", "1")]);
     run.set_references("new", &[("new", "k", false)]);
     tokio::time::sleep(seconds(11)).await;
-    assert_eq!(run.reader.read_at("new", asked), [0.0]);
+    assert_eq!(run.reader.read_at("new", added), [0.0]);
     assert_eq!(run.value("new", "k").unwrap(), "1");
 }

@@ -4,21 +4,21 @@ use super::*;
 use crate::crd::ScrapeTarget;
 use crate::poll::Failure;
 
-/// What a [`StatusFacts`] borrows from.
+/// The facts that a [`StatusFacts`] borrows.
 #[derive(Clone, Debug)]
-struct World {
+struct OwnedFacts {
     observed: ScrapeTargetStatus,
     accepted: Option<Result<(), Problem>>,
     suspended: bool,
     monitor: Option<MonitorState>,
-    poll: Option<Status>,
+    poll: Option<TargetStatus>,
     scrapes: Option<ScrapeFacts>,
     generation: i64,
     now: SystemTime,
 }
 
-impl World {
-    /// A new target, of which nothing is known.
+impl OwnedFacts {
+    /// The facts of a new target, of which nothing is known.
     fn new() -> Self {
         Self {
             observed: ScrapeTargetStatus::default(),
@@ -38,12 +38,12 @@ impl World {
         }
     }
 
-    /// One that is polled, found and scraped.
+    /// The facts of a target that is accepted, has a monitor, and is polled and scraped.
     fn good() -> Self {
-        let mut world =
+        let mut facts =
             Self { accepted: Some(Ok(())), monitor: Some(monitor(true)), poll: Some(poll(None)), ..Self::new() };
-        world.scrapes().last = Some(Duration::from_secs(3));
-        world
+        facts.scrapes().last = Some(Duration::from_secs(3));
+        facts
     }
 
     fn scrapes(&mut self) -> &mut ScrapeFacts {
@@ -63,14 +63,14 @@ impl World {
         })
     }
 
-    /// Writes the status, and a minute passes.
+    /// Writes the status, and lets a minute pass.
     fn write(&mut self) {
         self.observed = self.status();
         self.now += Duration::from_secs(60);
     }
 
-    /// `Up=True/Succeeded`, for a condition.
-    fn told(&self, kind: &str) -> String {
+    /// The status and reason of a condition, as `True/Succeeded`.
+    fn condition(&self, kind: &str) -> String {
         let status = self.status();
         let condition = find(&status, kind).unwrap();
         format!("{:?}/{}", condition.status, condition.reason)
@@ -97,16 +97,16 @@ fn state(status: ConditionStatus, reason: &'static str, message: &str) -> Monito
     MonitorState { status, reason, message: message.to_owned() }
 }
 
-fn poll(failure: Option<(Reason, &str)>) -> Status {
+fn poll(failure: Option<(Reason, &str)>) -> TargetStatus {
     let state = match failure {
-        None => State::Up,
-        Some((Reason::Pending, _)) => State::Pending,
-        Some((Reason::Suspended, _)) => State::Suspended,
-        Some((Reason::Config, _)) => State::Invalid,
-        Some(_) => State::Down,
+        None => TargetState::Up,
+        Some((Reason::Pending, _)) => TargetState::Pending,
+        Some((Reason::Suspended, _)) => TargetState::Suspended,
+        Some((Reason::Config, _)) => TargetState::Invalid,
+        Some(_) => TargetState::Down,
     };
     let failure = failure.map(|(reason, message)| Failure { reason, message: message.into() });
-    Status { state, failure, since: SystemTime::UNIX_EPOCH, last_success: None }
+    TargetStatus { state, failure, since: SystemTime::UNIX_EPOCH, last_success: None }
 }
 
 fn missing_secret() -> Problem {
@@ -117,7 +117,7 @@ const KINDS: [&str; 5] = [READY, ACCEPTED, MONITOR_READY, UP, SCRAPED];
 
 #[test]
 fn all_five_conditions_are_there_from_the_beginning_in_order_and_with_their_generation() {
-    let status = World { generation: 7, ..World::new() }.status();
+    let status = OwnedFacts { generation: 7, ..OwnedFacts::new() }.status();
     assert_eq!(status.observed_generation, Some(7));
     assert_eq!(status.conditions.iter().map(|condition| condition.kind.as_str()).collect::<Vec<_>>(), KINDS);
     for condition in &status.conditions {
@@ -130,182 +130,192 @@ fn all_five_conditions_are_there_from_the_beginning_in_order_and_with_their_gene
 }
 
 #[test]
-fn a_good_target_is_true_in_everything() {
-    let world = World::good();
-    let told = KINDS.map(|kind| world.told(kind));
-    assert_eq!(told, ["True/Ready", "True/Accepted", "True/Written", "True/Succeeded", "True/Scraped"]);
-    assert!(!is_pending(&world.status()));
+fn all_conditions_of_a_good_target_are_true() {
+    let facts = OwnedFacts::good();
+    let conditions = KINDS.map(|kind| facts.condition(kind));
+    assert_eq!(conditions, ["True/Ready", "True/Accepted", "True/Written", "True/Succeeded", "True/Scraped"]);
+    assert!(!is_pending(&facts.status()));
 }
 
 #[test]
 fn what_is_not_accepted_is_not_ready_for_the_same_reason_and_not_polled() {
-    let world = World { accepted: Some(Err(missing_secret())), ..World::good() };
+    let facts = OwnedFacts { accepted: Some(Err(missing_secret())), ..OwnedFacts::good() };
     for kind in [READY, ACCEPTED] {
-        assert_eq!(world.told(kind), "False/SecretNotFound");
-        assert_eq!(world.message(kind), "Secret a/b does not exist");
+        assert_eq!(facts.condition(kind), "False/SecretNotFound");
+        assert_eq!(facts.message(kind), "Secret a/b does not exist");
     }
-    assert_eq!(world.told(UP), "Unknown/Config");
+    assert_eq!(facts.condition(UP), "Unknown/Config");
 }
 
 #[test]
 fn a_monitor_that_is_not_as_it_should_be_makes_it_not_ready_but_not_down() {
-    let world = World { monitor: Some(monitor(false)), ..World::good() };
-    assert_eq!(world.told(READY), "False/NameTaken");
-    assert_eq!(world.told(MONITOR_READY), "False/NameTaken");
-    assert_eq!(world.told(UP), "True/Succeeded");
+    let facts = OwnedFacts { monitor: Some(monitor(false)), ..OwnedFacts::good() };
+    assert_eq!(facts.condition(READY), "False/NameTaken");
+    assert_eq!(facts.condition(MONITOR_READY), "False/NameTaken");
+    assert_eq!(facts.condition(UP), "True/Succeeded");
 }
 
 #[test]
 fn readiness_does_not_depend_on_the_target() {
-    let down = World { poll: Some(poll(Some((Reason::Connect, "refused")))), ..World::good() };
-    assert_eq!((down.told(UP).as_str(), down.told(READY).as_str()), ("False/Connect", "True/Ready"));
+    let down = OwnedFacts { poll: Some(poll(Some((Reason::Connect, "refused")))), ..OwnedFacts::good() };
+    assert_eq!((down.condition(UP).as_str(), down.condition(READY).as_str()), ("False/Connect", "True/Ready"));
 }
 
 #[test]
-fn a_suspended_target_is_neither_up_nor_down_nor_missed() {
-    let mut world = World { suspended: true, ..World::good() };
-    world.scrapes().watched_for = Duration::from_secs(3600);
-    assert_eq!(world.told(UP), "Unknown/Suspended");
-    assert_eq!(world.told(SCRAPED), "Unknown/Suspended");
-    world.write();
-    (world.suspended, world.generation) = (false, 2);
-    *world.scrapes() = ScrapeFacts { last: None, watched_for: Duration::ZERO, ..*world.scrapes() };
-    assert_eq!(world.told(SCRAPED), "Unknown/Pending", "what was said of the suspended one does not stay");
+fn a_suspended_target_is_unknown_in_up_and_scraped() {
+    let mut facts = OwnedFacts { suspended: true, ..OwnedFacts::good() };
+    facts.scrapes().watched_for = Duration::from_secs(3600);
+    assert_eq!(facts.condition(UP), "Unknown/Suspended");
+    assert_eq!(facts.condition(SCRAPED), "Unknown/Suspended");
+    facts.write();
+    (facts.suspended, facts.generation) = (false, 2);
+    *facts.scrapes() = ScrapeFacts { last: None, watched_for: Duration::ZERO, ..*facts.scrapes() };
+    assert_eq!(facts.condition(SCRAPED), "Unknown/Pending", "the condition of the suspended target is not kept");
 }
 
 #[test]
 fn a_declaration_that_is_not_understood_still_has_every_condition() {
     let problem = Problem::invalid_spec("spec.url: is no URL");
-    let world = World { accepted: Some(Err(problem)), poll: None, scrapes: None, monitor: None, ..World::new() };
-    let told = KINDS.map(|kind| world.told(kind));
-    assert_eq!(told, ["False/InvalidSpec", "False/InvalidSpec", "Unknown/Pending", "Unknown/Config", "Unknown/Config"]);
+    let facts =
+        OwnedFacts { accepted: Some(Err(problem)), poll: None, scrapes: None, monitor: None, ..OwnedFacts::new() };
+    let conditions = KINDS.map(|kind| facts.condition(kind));
+    assert_eq!(
+        conditions,
+        ["False/InvalidSpec", "False/InvalidSpec", "Unknown/Pending", "Unknown/Config", "Unknown/Config"]
+    );
 }
 
 #[test]
-fn a_restarted_exporter_says_what_was_said_until_it_knows_better() {
+fn a_restarted_exporter_keeps_the_observed_conditions_until_it_has_facts() {
     for mut before in [
-        World::good(),
-        World { poll: Some(poll(Some((Reason::Dns, "no such name")))), ..World::good() },
-        World { accepted: Some(Err(missing_secret())), ..World::good() },
-        World { suspended: true, ..World::good() },
+        OwnedFacts::good(),
+        OwnedFacts { poll: Some(poll(Some((Reason::Dns, "no such name")))), ..OwnedFacts::good() },
+        OwnedFacts { accepted: Some(Err(missing_secret())), ..OwnedFacts::good() },
+        OwnedFacts { suspended: true, ..OwnedFacts::good() },
     ] {
         before.write();
-        let after = World { observed: before.observed.clone(), suspended: before.suspended, ..World::new() };
+        let after = OwnedFacts { observed: before.observed.clone(), suspended: before.suspended, ..OwnedFacts::new() };
         assert_eq!(after.status(), before.observed);
     }
 }
 
 #[test]
-fn a_restart_while_the_api_server_is_slow_with_secrets_writes_nothing_and_after_half_a_minute_it_is_said() {
+fn a_restart_while_secrets_are_unread_writes_nothing_and_after_half_a_minute_they_are_reported() {
     let unread = Problem { reason: "SecretUnread", message: "Secret a/b could not be read yet".to_owned() };
     let second = Duration::from_secs(1);
     assert!(!is_worth_reporting(&unread, 29 * second) && is_worth_reporting(&unread, 30 * second));
     assert!(is_worth_reporting(&missing_secret(), Duration::ZERO));
-    let mut before = World::good();
+    let mut before = OwnedFacts::good();
     before.write();
     let invalid = Some(poll(Some((Reason::Config, "Secret a/b could not be read yet"))));
-    let after = World { accepted: None, poll: invalid, ..before.clone() };
+    let after = OwnedFacts { accepted: None, poll: invalid, ..before.clone() };
     assert_eq!(after.status(), before.observed);
-    let said = World { accepted: Some(Err(unread)), ..after };
-    assert_eq!((&*said.told(ACCEPTED), &*said.told(UP)), ("False/SecretUnread", "Unknown/Config"));
+    let reported = OwnedFacts { accepted: Some(Err(unread)), ..after };
+    assert_eq!((&*reported.condition(ACCEPTED), &*reported.condition(UP)), ("False/SecretUnread", "Unknown/Config"));
 }
 
 #[test]
-fn what_was_said_of_another_generation_does_not_stay_but_for_scrapes() {
-    let mut before = World::good();
+fn conditions_of_another_generation_are_not_kept_except_for_scrapes() {
+    let mut before = OwnedFacts::good();
     before.write();
-    let after = World { observed: before.observed, generation: 2, ..World::new() };
-    let told = KINDS.map(|kind| after.told(kind));
-    assert_eq!(told, ["Unknown/Pending", "Unknown/Pending", "Unknown/Pending", "Unknown/Pending", "True/Scraped"]);
+    let after = OwnedFacts { observed: before.observed, generation: 2, ..OwnedFacts::new() };
+    let conditions = KINDS.map(|kind| after.condition(kind));
+    assert_eq!(
+        conditions,
+        ["Unknown/Pending", "Unknown/Pending", "Unknown/Pending", "Unknown/Pending", "True/Scraped"]
+    );
 }
 
 #[test]
-fn a_healed_target_is_pending_until_its_first_poll_and_not_still_ill() {
-    let mut world = World { accepted: Some(Err(missing_secret())), ..World::good() };
-    world.write();
-    let healed = World { accepted: Some(Ok(())), poll: Some(poll(Some((Reason::Pending, "")))), ..world };
-    assert_eq!(healed.told(UP), "Unknown/Pending");
+fn a_corrected_target_is_pending_until_its_first_poll_and_keeps_no_old_condition() {
+    let mut facts = OwnedFacts { accepted: Some(Err(missing_secret())), ..OwnedFacts::good() };
+    facts.write();
+    let corrected = OwnedFacts { accepted: Some(Ok(())), poll: Some(poll(Some((Reason::Pending, "")))), ..facts };
+    assert_eq!(corrected.condition(UP), "Unknown/Pending");
 }
 
 #[test]
 fn a_time_moves_with_its_own_status_and_with_nothing_else() {
-    let mut world = World::good();
-    world.write();
-    world.poll = Some(poll(Some((Reason::Timeout, "no answer within 5s"))));
-    assert_eq!(world.since(UP), "1970-01-01T00:01:00Z");
-    assert_eq!(world.since(READY), "1970-01-01T00:00:00Z");
-    world.write();
-    world.poll = Some(poll(Some((Reason::Dns, "no such name"))));
-    world.generation = 2;
-    assert_eq!(world.told(UP), "False/Dns");
-    assert_eq!(world.since(UP), "1970-01-01T00:01:00Z", "another reason is no transition");
-    world.write();
-    world.poll = Some(poll(None));
-    assert_eq!(world.since(UP), "1970-01-01T00:03:00Z");
+    let mut facts = OwnedFacts::good();
+    facts.write();
+    facts.poll = Some(poll(Some((Reason::Timeout, "no answer within 5s"))));
+    assert_eq!(facts.since(UP), "1970-01-01T00:01:00Z");
+    assert_eq!(facts.since(READY), "1970-01-01T00:00:00Z");
+    facts.write();
+    facts.poll = Some(poll(Some((Reason::Dns, "no such name"))));
+    facts.generation = 2;
+    assert_eq!(facts.condition(UP), "False/Dns");
+    assert_eq!(facts.since(UP), "1970-01-01T00:01:00Z", "another reason is no transition");
+    facts.write();
+    facts.poll = Some(poll(None));
+    assert_eq!(facts.since(UP), "1970-01-01T00:03:00Z");
 }
 
 #[test]
 fn another_message_of_the_same_failure_is_not_written_but_another_reason_is() {
-    let mut world = World { poll: Some(poll(Some((Reason::Timeout, "after 5.01s")))), ..World::good() };
-    world.write();
-    world.poll = Some(poll(Some((Reason::Timeout, "after 5.02s"))));
-    assert_eq!(world.message(UP), "after 5.01s");
-    assert!(is_up_to_date(&world.observed, &world.status()));
-    world.generation = 2;
-    assert_eq!(world.message(UP), "after 5.02s");
-    (world.generation, world.poll) = (1, Some(poll(Some((Reason::Body, "after 5.03s")))));
-    assert_eq!(world.message(UP), "after 5.03s");
+    let mut facts = OwnedFacts { poll: Some(poll(Some((Reason::Timeout, "after 5.01s")))), ..OwnedFacts::good() };
+    facts.write();
+    facts.poll = Some(poll(Some((Reason::Timeout, "after 5.02s"))));
+    assert_eq!(facts.message(UP), "after 5.01s");
+    assert!(is_up_to_date(&facts.observed, &facts.status()));
+    facts.generation = 2;
+    assert_eq!(facts.message(UP), "after 5.02s");
+    (facts.generation, facts.poll) = (1, Some(poll(Some((Reason::Body, "after 5.03s")))));
+    assert_eq!(facts.message(UP), "after 5.03s");
 }
 
 #[test]
-fn the_words_of_a_webhook_may_differ_each_time_and_are_written_once_for_each_generation() {
+fn the_message_of_a_webhook_may_differ_each_time_and_is_written_once_for_each_generation() {
     for reason in ["Refused", "Failed"] {
         let refused = |words| Some(state(ConditionStatus::False, reason, words));
-        let mut world = World { monitor: refused("request 1: no"), ..World::good() };
-        world.write();
-        world.monitor = refused("request 2: no");
-        assert!(is_up_to_date(&world.observed, &world.status()));
+        let mut facts = OwnedFacts { monitor: refused("request 1: no"), ..OwnedFacts::good() };
+        facts.write();
+        facts.monitor = refused("request 2: no");
+        assert!(is_up_to_date(&facts.observed, &facts.status()));
         assert_eq!(
-            (world.message(MONITOR_READY), world.message(READY)),
+            (facts.message(MONITOR_READY), facts.message(READY)),
             ("request 1: no".into(), "request 1: no".into())
         );
-        world.generation = 2;
-        assert_eq!(world.message(MONITOR_READY), "request 2: no");
-        (world.generation, world.monitor) = (1, Some(state(ConditionStatus::False, "NameTaken", "request 3")));
-        assert_eq!(world.message(MONITOR_READY), "request 3");
+        facts.generation = 2;
+        assert_eq!(facts.message(MONITOR_READY), "request 2: no");
+        (facts.generation, facts.monitor) = (1, Some(state(ConditionStatus::False, "NameTaken", "request 3")));
+        assert_eq!(facts.message(MONITOR_READY), "request 3");
     }
 }
 
 #[test]
-fn our_own_words_about_a_monitor_are_written_when_they_change() {
-    let mut world = World { monitor: Some(state(ConditionStatus::False, "NameTaken", "it is of a")), ..World::good() };
-    world.write();
-    world.monitor = Some(state(ConditionStatus::False, "NameTaken", "it is of b"));
-    assert!(!is_up_to_date(&world.observed, &world.status()));
+fn our_own_message_about_a_monitor_is_written_when_it_changes() {
+    let mut facts =
+        OwnedFacts { monitor: Some(state(ConditionStatus::False, "NameTaken", "it is of a")), ..OwnedFacts::good() };
+    facts.write();
+    facts.monitor = Some(state(ConditionStatus::False, "NameTaken", "it is of b"));
+    assert!(!is_up_to_date(&facts.observed, &facts.status()));
 }
 
 #[test]
-fn a_monitor_that_is_fought_for_leaves_open_whether_the_target_is_ready() {
-    let world = World { monitor: Some(state(ConditionStatus::Unknown, "Pending", "fought for")), ..World::good() };
-    assert_eq!([READY, MONITOR_READY].map(|kind| world.told(kind)), ["Unknown/Pending", "Unknown/Pending"]);
-    assert_eq!(world.message(MONITOR_READY), "fought for");
+fn a_contested_monitor_leaves_the_target_pending() {
+    let facts =
+        OwnedFacts { monitor: Some(state(ConditionStatus::Unknown, "Pending", "fought for")), ..OwnedFacts::good() };
+    assert_eq!([READY, MONITOR_READY].map(|kind| facts.condition(kind)), ["Unknown/Pending", "Unknown/Pending"]);
+    assert_eq!(facts.message(MONITOR_READY), "fought for");
 }
 
 #[test]
-fn what_becomes_known_is_news_and_what_stays_open_is_none() {
-    let open = World { monitor: Some(state(ConditionStatus::Unknown, "Pending", "fought for")), ..World::good() };
-    let down = World { poll: Some(poll(Some((Reason::Dns, "no such name")))), ..open.clone() };
+fn a_condition_that_becomes_known_resolves_pending_and_one_that_stays_pending_does_not() {
+    let open =
+        OwnedFacts { monitor: Some(state(ConditionStatus::Unknown, "Pending", "fought for")), ..OwnedFacts::good() };
+    let down = OwnedFacts { poll: Some(poll(Some((Reason::Dns, "no such name")))), ..open.clone() };
     assert!(!resolves_pending(&down.status(), &open.status()));
-    assert!(resolves_pending(&World::good().status(), &open.status()));
+    assert!(resolves_pending(&OwnedFacts::good().status(), &open.status()));
     assert!(resolves_pending(&open.status(), &ScrapeTargetStatus::default()));
 }
 
 #[test]
-fn conditions_of_others_leave_room_for_ours_or_not() {
+fn conditions_of_others_may_exceed_the_limit() {
     let crd = serde_json::to_value(<ScrapeTarget as kube::CustomResourceExt>::crd()).unwrap();
     let conditions = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions/maxItems";
     assert_eq!(crd.pointer(conditions).unwrap(), MAX_CONDITIONS);
-    let desired = World::good().status();
+    let desired = OwnedFacts::good().status();
     let others = |count| {
         let of = |n| Condition { kind: format!("Theirs{n}"), ..desired.conditions[0].clone() };
         let theirs = (0..count).map(of);
@@ -316,49 +326,49 @@ fn conditions_of_others_leave_room_for_ours_or_not() {
 
 #[test]
 fn another_message_of_a_problem_is_written() {
-    let mut world = World { accepted: Some(Err(missing_secret())), ..World::good() };
-    world.write();
-    world.accepted = Some(Err(Problem { reason: "SecretNotFound", message: "Secret a/c does not exist".to_owned() }));
-    assert!(!is_up_to_date(&world.observed, &world.status()));
+    let mut facts = OwnedFacts { accepted: Some(Err(missing_secret())), ..OwnedFacts::good() };
+    facts.write();
+    facts.accepted = Some(Err(Problem { reason: "SecretNotFound", message: "Secret a/c does not exist".to_owned() }));
+    assert!(!is_up_to_date(&facts.observed, &facts.status()));
 }
 
 #[test]
-fn no_scrape_is_said_only_after_five_intervals_and_whether_there_ever_was_one() {
-    let mut world = World::good();
-    *world.scrapes() = ScrapeFacts { last: None, watched_for: Duration::from_secs(75), ..*world.scrapes() };
-    assert_eq!(world.told(SCRAPED), "Unknown/Pending");
-    world.scrapes().watched_for = Duration::from_secs(76);
-    assert_eq!(world.told(SCRAPED), "False/NeverScraped");
-    assert!(world.message(SCRAPED).contains("1m15s") && world.message(SCRAPED).contains("serviceMonitorSelector"));
-    world.write();
-    assert_eq!(world.told(SCRAPED), "False/NeverScraped");
-    world.scrapes().last = Some(Duration::from_secs(1));
-    assert_eq!(world.told(SCRAPED), "True/Scraped");
-    world.write();
-    world.scrapes().last = Some(Duration::from_secs(76));
-    assert_eq!(world.told(SCRAPED), "False/NotScraped");
-    world.write();
-    world.scrapes().last = None; // a new leader
-    assert_eq!(world.told(SCRAPED), "False/NotScraped");
+fn missing_scrapes_are_reported_after_five_intervals_and_with_whether_there_ever_was_one() {
+    let mut facts = OwnedFacts::good();
+    *facts.scrapes() = ScrapeFacts { last: None, watched_for: Duration::from_secs(75), ..*facts.scrapes() };
+    assert_eq!(facts.condition(SCRAPED), "Unknown/Pending");
+    facts.scrapes().watched_for = Duration::from_secs(76);
+    assert_eq!(facts.condition(SCRAPED), "False/NeverScraped");
+    assert!(facts.message(SCRAPED).contains("1m15s") && facts.message(SCRAPED).contains("serviceMonitorSelector"));
+    facts.write();
+    assert_eq!(facts.condition(SCRAPED), "False/NeverScraped");
+    facts.scrapes().last = Some(Duration::from_secs(1));
+    assert_eq!(facts.condition(SCRAPED), "True/Scraped");
+    facts.write();
+    facts.scrapes().last = Some(Duration::from_secs(76));
+    assert_eq!(facts.condition(SCRAPED), "False/NotScraped");
+    facts.write();
+    facts.scrapes().last = None; // a new leader
+    assert_eq!(facts.condition(SCRAPED), "False/NotScraped");
 }
 
 #[test]
-fn a_new_leader_believes_the_old_one_about_scrapes_until_it_has_watched_long_enough() {
-    let mut world = World::good();
-    world.write();
-    *world.scrapes() = ScrapeFacts { last: None, watched_for: Duration::from_secs(70), ..*world.scrapes() };
-    assert_eq!(world.told(SCRAPED), "True/Scraped");
-    world.scrapes().watched_for = Duration::from_secs(80);
-    assert_eq!(world.told(SCRAPED), "False/NotScraped");
+fn a_new_leader_keeps_scraped_until_it_has_watched_long_enough() {
+    let mut facts = OwnedFacts::good();
+    facts.write();
+    *facts.scrapes() = ScrapeFacts { last: None, watched_for: Duration::from_secs(70), ..*facts.scrapes() };
+    assert_eq!(facts.condition(SCRAPED), "True/Scraped");
+    facts.scrapes().watched_for = Duration::from_secs(80);
+    assert_eq!(facts.condition(SCRAPED), "False/NotScraped");
 }
 
 #[test]
-fn whoever_is_not_scraped_is_told_what_to_look_at() {
+fn a_target_that_is_not_scraped_has_advice_in_its_message() {
     let advice = |mode, enabled, ready| {
-        let mut world = World { monitor: Some(monitor(ready)), ..World::good() };
+        let mut facts = OwnedFacts { monitor: Some(monitor(ready)), ..OwnedFacts::good() };
         let watched_for = Duration::from_secs(900);
-        *world.scrapes() = ScrapeFacts { last: None, watched_for, mode, monitor: enabled, ..*world.scrapes() };
-        world.message(SCRAPED)
+        *facts.scrapes() = ScrapeFacts { last: None, watched_for, mode, monitor: enabled, ..*facts.scrapes() };
+        facts.message(SCRAPED)
     };
     assert!(advice(DiscoveryMode::ServiceMonitor, true, true).contains("serviceMonitorNamespaceSelector"));
     assert!(advice(DiscoveryMode::ServiceMonitor, true, false).contains("see MonitorReady"));
@@ -369,19 +379,19 @@ fn whoever_is_not_scraped_is_told_what_to_look_at() {
 
 #[test]
 fn a_long_message_is_cut_between_two_characters() {
-    let world = World { poll: Some(poll(Some((Reason::Body, &"é".repeat(5000))))), ..World::good() };
-    assert_eq!(world.message(UP), "é".repeat(1024));
+    let facts = OwnedFacts { poll: Some(poll(Some((Reason::Body, &"é".repeat(5000))))), ..OwnedFacts::good() };
+    assert_eq!(facts.message(UP), "é".repeat(1024));
 }
 
 #[test]
 fn conditions_of_others_are_left_alone() {
-    let mut world = World::good();
-    world.write();
-    let theirs = Condition { kind: "Audited".to_owned(), ..world.observed.conditions[0].clone() };
-    world.observed.conditions.insert(0, theirs);
-    assert!(is_up_to_date(&world.observed, &world.status()));
-    world.observed.conditions[1].reason.push('!');
-    assert!(!is_up_to_date(&world.observed, &world.status()));
+    let mut facts = OwnedFacts::good();
+    facts.write();
+    let theirs = Condition { kind: "Audited".to_owned(), ..facts.observed.conditions[0].clone() };
+    facts.observed.conditions.insert(0, theirs);
+    assert!(is_up_to_date(&facts.observed, &facts.status()));
+    facts.observed.conditions[1].reason.push('!');
+    assert!(!is_up_to_date(&facts.observed, &facts.status()));
 }
 
 fn any_status() -> impl Strategy<Value = ConditionStatus> {
@@ -427,7 +437,7 @@ fn any_observed() -> impl Strategy<Value = ScrapeTargetStatus> {
     )
 }
 
-fn any_world() -> impl Strategy<Value = World> {
+fn any_facts() -> impl Strategy<Value = OwnedFacts> {
     let failures = [
         None,
         Some((Reason::Pending, "not polled yet")),
@@ -450,7 +460,7 @@ fn any_world() -> impl Strategy<Value = World> {
         monitor,
     }));
     (any_observed(), accepted, any::<bool>(), monitor, poll, scrapes, 1_i64..3, 0_u64..1_000_000).prop_map(
-        |(observed, accepted, suspended, monitor, poll, scrapes, generation, now)| World {
+        |(observed, accepted, suspended, monitor, poll, scrapes, generation, now)| OwnedFacts {
             observed,
             accepted,
             suspended,
@@ -465,30 +475,30 @@ fn any_world() -> impl Strategy<Value = World> {
 
 proptest! {
     #[test]
-    fn what_was_written_is_not_written_again(mut world in any_world(), later in 0_u64..1_000_000) {
-        let first = world.status();
-        world.observed = first.clone();
-        world.now += Duration::from_secs(later);
-        let second = world.status();
+    fn what_was_written_is_not_written_again(mut facts in any_facts(), later in 0_u64..1_000_000) {
+        let first = facts.status();
+        facts.observed = first.clone();
+        facts.now += Duration::from_secs(later);
+        let second = facts.status();
         prop_assert!(is_up_to_date(&first, &second));
         prop_assert_eq!(serde_json::to_vec(&second).unwrap(), serde_json::to_vec(&first).unwrap());
     }
 
     #[test]
-    fn a_time_moves_if_and_only_if_the_status_does(world in any_world()) {
-        for condition in &world.status().conditions {
-            match find(&world.observed, &condition.kind) {
+    fn a_time_moves_if_and_only_if_the_status_does(facts in any_facts()) {
+        for condition in &facts.status().conditions {
+            match find(&facts.observed, &condition.kind) {
                 Some(observed) if observed.status == condition.status => {
                     prop_assert_eq!(&condition.last_transition_time, &observed.last_transition_time);
                 }
-                _ => prop_assert_eq!(&condition.last_transition_time, &rfc3339(world.now)),
+                _ => prop_assert_eq!(&condition.last_transition_time, &rfc3339(facts.now)),
             }
         }
     }
 
     #[test]
-    fn ready_is_what_accepted_and_monitor_say_together(world in any_world()) {
-        let status = world.status();
+    fn ready_is_what_accepted_and_monitor_say_together(facts in any_facts()) {
+        let status = facts.status();
         let of = |kind| find(&status, kind).unwrap().status;
         let both = [of(ACCEPTED), of(MONITOR_READY)];
         let together = if both.contains(&ConditionStatus::False) {

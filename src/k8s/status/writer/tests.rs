@@ -12,18 +12,19 @@ use crate::target::Problem;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A cluster in memory. What a target's status should say is the reason of its condition `Up`.
+/// A cluster in memory. The status that a target should have is identified by the reason of its condition `Up`.
 struct FakeCluster {
     store: TargetStore,
     queue: WorkQueue<TargetId>,
     write_limiter: RateLimiter,
     may_write: watch::Sender<bool>,
-    truth: Mutex<HashMap<TargetId, String>>,
-    /// What writes are answered, by namespace.
+    /// The desired reason of each target.
+    reasons: Mutex<HashMap<TargetId, String>>,
+    /// The error of all writes, by namespace.
     errors: Mutex<HashMap<String, ApiError>>,
-    /// The namespace whose writes take so long.
+    /// A namespace and how long each write takes there.
     slow: Mutex<Option<(String, Duration)>>,
-    /// Every attempt: when, of what, and what it said of `Up`.
+    /// Every attempt: its time, its target and its reason.
     attempts: Mutex<Vec<(Instant, TargetId, String)>>,
     version: AtomicU64,
 }
@@ -35,7 +36,7 @@ impl FakeCluster {
             queue: WorkQueue::new(LIMITS),
             write_limiter: RateLimiter::new(50),
             may_write: watch::Sender::new(true),
-            truth: Mutex::default(),
+            reasons: Mutex::default(),
             errors: Mutex::default(),
             slow: Mutex::default(),
             attempts: Mutex::default(),
@@ -57,7 +58,7 @@ impl FakeCluster {
         }));
     }
 
-    /// A new target, of which `reason` is true.
+    /// A new target whose desired reason is `reason`.
     fn create(&self, namespace: &str, name: &str, reason: &str) -> TargetId {
         let id = TargetId::new(namespace, name);
         self.apply(&id, "uid", 1, ScrapeTargetStatus::default());
@@ -66,7 +67,7 @@ impl FakeCluster {
     }
 
     fn becomes(&self, id: &TargetId, reason: &str) {
-        self.truth.lock().unwrap().insert(id.clone(), reason.to_owned());
+        self.reasons.lock().unwrap().insert(id.clone(), reason.to_owned());
         self.queue.add(id.clone());
     }
 
@@ -82,12 +83,12 @@ impl FakeCluster {
         self.attempts.lock().unwrap().clone()
     }
 
-    /// What each attempt said of `Up`.
-    fn said(&self) -> Vec<String> {
+    /// The reason of each attempt.
+    fn reasons(&self) -> Vec<String> {
         self.attempts().into_iter().map(|(_, _, reason)| reason).collect()
     }
 
-    /// What the cluster holds of `Up`.
+    /// The reason that the cluster holds.
     fn held(&self, id: &TargetId) -> Option<String> {
         let status = &self.store.get(id)?.object.status;
         status.conditions.iter().find(|condition| condition.kind == "Up").map(|condition| condition.reason.clone())
@@ -132,9 +133,9 @@ impl StatusBackend for FakeCluster {
         let _ = self.may_write.subscribe().wait_for(|may_write| !may_write).await;
     }
 
-    /// `Late` becomes true after a hundred seconds, and nobody adds it to the queue then.
+    /// `Late` is desired after a hundred seconds only, and the target is not added to the queue then.
     fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus {
-        let reason = self.truth.lock().unwrap()[&record.object.id].clone();
+        let reason = self.reasons.lock().unwrap()[&record.object.id].clone();
         let late = reason == "Late" && watched_for < 100 * SECOND;
         status(record.object.generation, if late { "Early" } else { &reason })
     }
@@ -152,7 +153,7 @@ impl StatusBackend for FakeCluster {
     }
 }
 
-/// Time is paused: this lets everything happen that happens in it.
+/// Lets `time` pass on the paused clock.
 async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }
@@ -163,7 +164,7 @@ async fn what_is_known_is_written_at_once_and_never_again() {
     let began = Instant::now();
     let id = cluster.create("a", "1", "Succeeded");
     pass(3600 * SECOND).await;
-    assert_eq!(cluster.said(), ["Succeeded"]);
+    assert_eq!(cluster.reasons(), ["Succeeded"]);
     assert!(cluster.attempts()[0].0 - began < Duration::from_millis(100));
     assert_eq!(cluster.held(&id).unwrap(), "Succeeded");
 }
@@ -175,18 +176,18 @@ async fn a_new_target_waits_a_moment_for_its_first_poll_so_that_one_write_says_a
     pass(Duration::from_millis(700)).await;
     cluster.becomes(&id, "Succeeded");
     pass(60 * SECOND).await;
-    assert_eq!(cluster.said(), ["Succeeded"]);
+    assert_eq!(cluster.reasons(), ["Succeeded"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_first_poll_is_pending_first_and_told_soon_after_it_ended() {
+async fn a_slow_first_poll_is_pending_first_and_written_soon_after_it_ended() {
     let (cluster, _writer) = FakeCluster::start();
     let id = cluster.create("a", "1", "Pending");
     pass(3 * SECOND).await;
     cluster.becomes(&id, "Timeout");
     let ended = Instant::now();
     pass(60 * SECOND).await;
-    assert_eq!(cluster.said(), ["Pending", "Timeout"]);
+    assert_eq!(cluster.reasons(), ["Pending", "Timeout"]);
     assert!(cluster.attempts()[1].0 - ended < SECOND);
 }
 
@@ -207,7 +208,7 @@ async fn ten_thousand_new_targets_are_mostly_written_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flapping_target_is_written_at_once_then_calmly_and_its_last_state_is_not_lost() {
+async fn a_flapping_target_is_written_at_once_then_rarely_and_its_last_state_is_not_lost() {
     let (cluster, _writer) = FakeCluster::start();
     let id = cluster.create("a", "1", "Succeeded");
     pass(60 * SECOND).await;
@@ -219,14 +220,14 @@ async fn a_flapping_target_is_written_at_once_then_calmly_and_its_last_state_is_
     cluster.becomes(&id, "Timeout");
     pass(30 * SECOND).await;
     let attempts = cluster.attempts();
-    assert!(attempts[1].0 - began < Duration::from_millis(100), "the first change is told at once");
+    assert!(attempts[1].0 - began < Duration::from_millis(100), "the first change is written at once");
     assert!(attempts.len() <= 1 + 8, "{} writes in a minute", attempts.len());
     assert!(attempts.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 10 * SECOND));
     assert_eq!(cluster.held(&id).unwrap(), "Timeout");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_true_again_before_its_turn_is_not_written() {
+async fn a_status_that_is_correct_again_before_its_turn_is_not_written() {
     let (cluster, _writer) = FakeCluster::start();
     let id = cluster.create("a", "1", "Succeeded");
     pass(5 * SECOND).await;
@@ -234,22 +235,22 @@ async fn what_is_true_again_before_its_turn_is_not_written() {
     pass(SECOND).await;
     cluster.becomes(&id, "Succeeded");
     pass(60 * SECOND).await;
-    assert_eq!(cluster.said(), ["Succeeded"]);
+    assert_eq!(cluster.reasons(), ["Succeeded"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_spec_is_answered_without_the_calm() {
+async fn a_change_of_the_spec_does_not_wait_as_flapping_does() {
     let (cluster, _writer) = FakeCluster::start();
     let id = cluster.create("a", "1", "Succeeded");
     pass(2 * SECOND).await;
     cluster.apply(&id, "uid", 2, status(1, "Succeeded"));
     cluster.becomes(&id, "Dns");
     pass(SECOND).await;
-    assert_eq!(cluster.said(), ["Succeeded", "Dns"]);
+    assert_eq!(cluster.reasons(), ["Succeeded", "Dns"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_edits_and_what_time_alone_makes_true_is_put_right_by_the_resync() {
+async fn a_status_that_was_edited_and_one_that_changes_with_time_alone_are_corrected_by_the_resync() {
     let (cluster, _writer) = FakeCluster::start();
     let edited = cluster.create("a", "1", "Succeeded");
     let late = cluster.create("a", "2", "Late");
@@ -281,25 +282,25 @@ async fn ten_thousand_targets_that_go_down_together_are_written_within_five_minu
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_is_away_is_asked_seldom_and_gets_everything_when_it_is_back() {
+async fn an_api_server_that_does_not_answer_gets_few_attempts_and_all_writes_when_it_is_back() {
     let (cluster, _writer) = FakeCluster::start();
     cluster.answer("a", Some(ApiError::Unreachable("gone".to_owned())));
     let ids: Vec<TargetId> = (0..100).map(|n| cluster.create("a", &n.to_string(), "Succeeded")).collect();
     pass(600 * SECOND).await;
-    let asked = cluster.attempts().len();
-    assert!(asked < 8 * (5 + 600 / 15), "{asked} attempts in ten minutes");
+    let attempts = cluster.attempts().len();
+    assert!(attempts < 8 * (5 + 600 / 15), "{attempts} attempts in ten minutes");
     cluster.answer("a", None);
     pass(65 * SECOND).await;
     assert!(ids.iter().all(|id| cluster.held(id).as_deref() == Some("Succeeded")));
-    assert_eq!(cluster.attempts().len(), asked + 100);
+    assert_eq!(cluster.attempts().len(), attempts + 100);
 }
 
 fn failed() -> ApiError {
-    ApiError::Failed("the API server fails with status 500: a webhook is away".to_owned())
+    ApiError::Failed("the API server fails with status 500: a webhook fails".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
-async fn targets_whose_writes_always_fail_do_not_keep_the_others_waiting() {
+async fn targets_whose_writes_always_fail_do_not_delay_others() {
     let (cluster, _writer) = FakeCluster::start();
     cluster.answer("bad", Some(failed()));
     for n in 0..20 {
@@ -337,7 +338,7 @@ async fn ten_thousand_targets_that_fail_leave_most_writes_to_others_and_are_writ
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_that_are_spread_over_many_namespaces_share_what_they_may_use() {
+async fn failures_in_many_namespaces_share_one_part_of_the_writes() {
     let (cluster, _writer) = FakeCluster::start();
     for n in 0..5000 {
         cluster.answer(&n.to_string(), Some(failed()));
@@ -351,7 +352,7 @@ async fn failures_that_are_spread_over_many_namespaces_share_what_they_may_use()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_webhook_that_takes_its_time_to_fail_leaves_places_to_others() {
+async fn a_webhook_that_fails_slowly_leaves_places_to_others() {
     let (cluster, _writer) = FakeCluster::start();
     *cluster.slow.lock().unwrap() = Some(("bad".to_owned(), 8 * SECOND));
     cluster.answer("bad", Some(failed()));
@@ -378,7 +379,7 @@ async fn another_generation_of_a_target_that_fails_is_tried_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_that_is_forbidden_rests_and_others_go_on() {
+async fn a_namespace_that_is_forbidden_is_paused_and_others_are_not() {
     let (cluster, _writer) = FakeCluster::start();
     let rule = PolicyRule::new("patch", "scrapetarget.dev", "scrapetargets/status", Some("denied"));
     cluster.answer("denied", Some(ApiError::Forbidden(rule)));
@@ -386,8 +387,8 @@ async fn a_namespace_that_is_forbidden_rests_and_others_go_on() {
     let open = cluster.create("open", "1", "Succeeded");
     pass(59 * SECOND).await;
     assert_eq!(cluster.held(&open).unwrap(), "Succeeded");
-    let asked = cluster.attempts().len();
-    assert!(asked <= 1 + 8, "{asked} attempts in a minute");
+    let attempts = cluster.attempts().len();
+    assert!(attempts <= 1 + 8, "{attempts} attempts in a minute");
     cluster.answer("denied", None);
     pass(10 * SECOND).await;
     assert!(denied.iter().all(|id| cluster.held(id).is_some()));
@@ -439,7 +440,7 @@ async fn nothing_is_written_once_that_is_not_permitted_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lead_that_is_lost_is_noticed_where_nothing_else_happens() {
+async fn a_lost_leadership_is_noticed_where_nothing_else_happens() {
     let (cluster, writer) = FakeCluster::start();
     cluster.create("a", "1", "Succeeded");
     pass(45 * SECOND).await;
@@ -448,7 +449,7 @@ async fn a_lead_that_is_lost_is_noticed_where_nothing_else_happens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_is_tried_again_soon_but_ever_more_seldom_while_the_watch_tells_nothing() {
+async fn a_conflict_is_tried_again_soon_and_then_after_growing_delays_while_the_watch_shows_nothing() {
     let (cluster, _writer) = FakeCluster::start();
     cluster.answer("a", Some(ApiError::Conflict("the object has been modified".to_owned())));
     let id = cluster.create("a", "1", "Succeeded");
@@ -463,10 +464,10 @@ async fn a_conflict_is_tried_again_soon_but_ever_more_seldom_while_the_watch_tel
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_else_writes_a_status_is_contradicted_ever_more_seldom_but_news_is_told() {
+async fn a_status_that_another_writer_overwrites_is_written_after_growing_delays_and_a_change_at_once() {
     let (cluster, _writer) = FakeCluster::start();
     let id = cluster.create("a", "1", "Succeeded");
-    // Another release, which is as stubborn, and says what looks as if it would soon be known better.
+    // Another release, which overwrites every status with one that looks as if it would soon change.
     let mut writes = 0;
     for _ in 0..3600 {
         pass(SECOND).await;
