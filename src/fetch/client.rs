@@ -392,12 +392,12 @@ enum Transport {
 }
 
 /// An answer whose body has not been read.
-pub(super) enum Response {
+pub(super) enum UnreadResponse {
     Plain(Box<PlainResponse>),
     Pooled(reqwest::Response),
 }
 
-impl Response {
+impl UnreadResponse {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Plain(response) => response.head.status,
@@ -510,11 +510,11 @@ impl Client {
         period: Option<RenewalPeriod>,
         deadline: Instant,
         failures: &mut ConnectFailures,
-    ) -> Result<Response, CallError> {
+    ) -> Result<UnreadResponse, CallError> {
         let shared = match &self.transport {
             Transport::Plain => {
                 let response = self.send_plain(request, kept, addresses, deadline, failures).await?;
-                return Ok(Response::Plain(Box::new(response)));
+                return Ok(UnreadResponse::Plain(Box::new(response)));
             }
             Transport::Pooled(shared) => shared,
         };
@@ -522,7 +522,7 @@ impl Client {
         shared.name_server(&mut request);
         let again = request.try_clone();
         match self.send_by(shared, &shared.http, request, addresses, period, deadline, failures).await {
-            Ok(response) => Ok(Response::Pooled(response)),
+            Ok(response) => Ok(UnreadResponse::Pooled(response)),
             Err(SendError::Call(error)) => Err(error),
             Err(SendError::ReusedClosed(error)) => {
                 let (Some(mut again), Some(unpooled)) = (again, shared.unpooled()) else {
@@ -531,7 +531,7 @@ impl Client {
                 again.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 *failures = ConnectFailures::default();
                 match self.send_by(shared, unpooled, again, addresses, None, deadline, failures).await {
-                    Ok(response) => Ok(Response::Pooled(response)),
+                    Ok(response) => Ok(UnreadResponse::Pooled(response)),
                     Err(SendError::Call(error)) => Err(error),
                     Err(SendError::ReusedClosed(error)) => Err(error::call_error(&error, is_plain(error.url()))),
                 }
@@ -656,8 +656,15 @@ impl Client {
     }
 
     /// When the certificates expire of the server that answered a call of `url`.
-    pub(super) fn certificate_expiry(&self, url: &Url, response: &Response, handshakes: &Handshakes) -> Option<Expiry> {
-        let (Transport::Pooled(shared), Response::Pooled(response)) = (&self.transport, response) else { return None };
+    pub(super) fn certificate_expiry(
+        &self,
+        url: &Url,
+        response: &UnreadResponse,
+        handshakes: &Handshakes,
+    ) -> Option<Expiry> {
+        let (Transport::Pooled(shared), UnreadResponse::Pooled(response)) = (&self.transport, response) else {
+            return None;
+        };
         let authority = https_authority(url)?;
         let leaf =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);

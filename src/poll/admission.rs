@@ -52,7 +52,7 @@ impl Default for Admission {
 
 #[derive(Debug, Default)]
 struct PollQueue {
-    entries: BTreeMap<QueueKey, oneshot::Sender<()>>,
+    entries: BTreeMap<WaitingKey, oneshot::Sender<()>>,
     arrivals: u64,
 }
 
@@ -65,7 +65,7 @@ impl PollQueue {
 }
 
 /// When the poll was due; and a number, so that polls due at the same time are taken in the order in which they came.
-type QueueKey = (Instant, u64);
+type WaitingKey = (Instant, u64);
 
 /// Permission for a poll to run. Dropping it says that the poll has ended.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Drop for PollPermit {
 /// Removes a poll from the queue when it no longer waits.
 struct QueueGuard<'a> {
     admission: &'a Admission,
-    key: QueueKey,
+    key: WaitingKey,
 }
 
 impl Drop for QueueGuard<'_> {

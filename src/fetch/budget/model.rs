@@ -27,14 +27,14 @@ impl ModelPoll {
     }
 }
 
-struct Model {
+struct BudgetModel {
     state: BudgetState,
     now: Instant,
     polls: HashMap<PollId, ModelPoll>,
     order: Vec<PollId>,
 }
 
-impl Model {
+impl BudgetModel {
     fn new() -> Self {
         Self { state: BudgetState::new(TOTAL), now: Instant::now(), polls: HashMap::new(), order: Vec::new() }
     }
@@ -120,7 +120,7 @@ fn told(signal: &PollSignals) -> bool {
 
 #[test]
 fn the_longest_without_progress_goes_first_and_no_more_go_than_are_needed() {
-    let mut world = Model::new();
+    let mut world = BudgetModel::new();
     let polls: Vec<PollId> = (0..10)
         .map(|_| {
             world.pass(10);
@@ -141,7 +141,7 @@ fn the_longest_without_progress_goes_first_and_no_more_go_than_are_needed() {
 
 #[test]
 fn equal_ones_drive_each_other_out_once_they_have_had_their_time() {
-    let mut world = Model::new();
+    let mut world = BudgetModel::new();
     let polls: Vec<PollId> = (0..4).map(|_| world.holding("a", 250)).collect();
     for &id in &polls {
         assert!(!world.ask(id, 500));
@@ -158,7 +158,7 @@ fn equal_ones_drive_each_other_out_once_they_have_had_their_time() {
 
 #[test]
 fn who_needs_very_little_does_not_wait_for_the_large_ones_time() {
-    let mut world = Model::new();
+    let mut world = BudgetModel::new();
     let large = [world.holding("a", 500), world.holding("a", 500)];
     world.pass(1);
     let small = world.enter("a");
@@ -168,7 +168,7 @@ fn who_needs_very_little_does_not_wait_for_the_large_ones_time() {
 
 #[test]
 fn a_namespace_over_its_share_pays_before_all_others_and_one_alone_may_have_everything() {
-    let mut world = Model::new();
+    let mut world = BudgetModel::new();
     let greedy: Vec<PollId> = (0..9).map(|_| world.holding("greedy", 100)).collect();
     let modest = world.holding("modest", 100);
     world.pass(10_000); // the modest one hangs as well
@@ -186,7 +186,7 @@ fn a_namespace_over_its_share_pays_before_all_others_and_one_alone_may_have_ever
 
 #[test]
 fn nobody_whose_answers_are_translated_goes_and_who_needs_it_waits() {
-    let mut world = Model::new();
+    let mut world = BudgetModel::new();
     let translated = world.holding("a", 900);
     world.came(translated, 900);
     world.state.shrink(translated, 800, world.now);
@@ -202,7 +202,7 @@ fn nobody_whose_answers_are_translated_goes_and_who_needs_it_waits() {
 
 #[test]
 fn a_poll_that_waits_behind_many_of_another_namespace_is_next() {
-    let mut world = Model::new();
+    let mut world = BudgetModel::new();
     let holders: Vec<PollId> = (0..10).map(|_| world.holding("many", 100)).collect();
     let waiting: Vec<PollId> = (0..500).map(|_| world.enter("many")).collect();
     for id in waiting {
@@ -217,7 +217,7 @@ fn a_poll_that_waits_behind_many_of_another_namespace_is_next() {
 
 #[test]
 fn one_body_may_be_as_large_as_the_budget() {
-    let mut world = Model::new();
+    let mut world = BudgetModel::new();
     let small = world.holding("a", 10);
     world.pass(300);
     let huge = world.enter("a");
@@ -251,7 +251,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-impl Model {
+impl BudgetModel {
     fn play(&mut self, event: &Event) {
         let pick = |world: &Self, poll: usize| world.order.get(poll % world.order.len().max(1)).copied();
         match *event {
@@ -295,7 +295,7 @@ proptest! {
     fn whatever_happens_no_more_is_held_than_there_is_and_nobody_within_his_share_pays_for_another(
         events in proptest::collection::vec(event(), 1..120),
     ) {
-        let mut world = Model::new();
+        let mut world = BudgetModel::new();
         for event in events {
             let before = world.evicted();
             let held: HashMap<String, usize> = (0..4).map(|n| format!("n{n}")).map(|n| { let held = world.held_in(&n); (n, held) }).collect();
@@ -330,7 +330,7 @@ proptest! {
 
     #[test]
     fn all_that_leave_leave_nothing_behind(events in proptest::collection::vec(event(), 1..60)) {
-        let mut world = Model::new();
+        let mut world = BudgetModel::new();
         for event in events {
             world.play(&event);
         }

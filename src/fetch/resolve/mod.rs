@@ -50,7 +50,7 @@ const SLOW_PERMITS: (usize, usize) = (16, 128);
 /// The addresses of a host: at least one.
 pub(super) type Resolved = Result<Arc<[IpAddr]>, NameError>;
 
-type Lookup = Shared<BoxFuture<'static, Resolved>>;
+type SharedLookup = Shared<BoxFuture<'static, Resolved>>;
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -186,7 +186,7 @@ impl Resolver {
     }
 
     /// The lookup of `host` that is under way, or a new one.
-    fn join(self: &Arc<Self>, state: &mut ResolverState, host: &Arc<str>) -> Lookup {
+    fn join(self: &Arc<Self>, state: &mut ResolverState, host: &Arc<str>) -> SharedLookup {
         let system = state.system();
         state.running.join(Arc::clone(host), || Arc::clone(self).ask(system, Arc::clone(host)).boxed())
     }
@@ -335,7 +335,7 @@ impl<K> RunningLookups<K> {
 
 impl<K: Hash + Eq> RunningLookups<K> {
     /// The lookup with this key, or a new one.
-    fn join(&mut self, key: K, new: impl FnOnce() -> BoxFuture<'static, Resolved>) -> Lookup {
+    fn join(&mut self, key: K, new: impl FnOnce() -> BoxFuture<'static, Resolved>) -> SharedLookup {
         if let Some(lookup) = self.by_key.get(&key).and_then(WeakShared::upgrade)
             && lookup.peek().is_none()
         {

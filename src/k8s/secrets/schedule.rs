@@ -73,7 +73,7 @@ pub(super) struct ReadTicket {
 }
 
 #[derive(Debug)]
-enum EntryState {
+enum ReadState {
     Waiting(Lane, Instant),
     /// The serial of the ticket.
     Reading(u64),
@@ -81,7 +81,7 @@ enum EntryState {
 
 #[derive(Debug)]
 struct ScheduleEntry {
-    state: EntryState,
+    state: ReadState,
     /// Reads in a row without an answer.
     failures: u32,
     /// Rejected credentials cause no read before this.
@@ -111,20 +111,20 @@ impl RefreshSchedule {
     pub(super) fn schedule_first(&mut self, object: &SecretRef, now: Instant) {
         match self.entries.get(object).map(|entry| &entry.state) {
             None => {
-                let state = EntryState::Waiting(Lane::First, now);
+                let state = ReadState::Waiting(Lane::First, now);
                 self.entries.insert(object.clone(), ScheduleEntry { state, failures: 0, not_rejected_before: None });
                 self.lanes[Lane::First as usize].insert((now, object.clone()));
             }
             // A read in flight will turn out to be incomplete.
-            Some(EntryState::Reading(_) | EntryState::Waiting(Lane::First, _)) => {}
-            Some(EntryState::Waiting(..)) => self.put(object, Lane::First, now),
+            Some(ReadState::Reading(_) | ReadState::Waiting(Lane::First, _)) => {}
+            Some(ReadState::Waiting(..)) => self.put(object, Lane::First, now),
         }
     }
 
     /// Has an object read soon, unless it was read a moment ago for the same reason.
     pub(super) fn schedule_rejected(&mut self, object: &SecretRef, now: Instant) {
         let Some(entry) = self.entries.get(object) else { return };
-        let EntryState::Waiting(Lane::Missing | Lane::Refresh, due) = entry.state else { return };
+        let ReadState::Waiting(Lane::Missing | Lane::Refresh, due) = entry.state else { return };
         let at = entry.not_rejected_before.map_or(now, |earliest| earliest.max(now));
         // An overdue object is read when its lane gets to it, which may be late.
         if at <= due.max(now) {
@@ -134,7 +134,7 @@ impl RefreshSchedule {
 
     /// Removes an object. Its ticket becomes void.
     pub(super) fn remove(&mut self, object: &SecretRef) {
-        if let Some(ScheduleEntry { state: EntryState::Waiting(lane, due), .. }) = self.entries.remove(object) {
+        if let Some(ScheduleEntry { state: ReadState::Waiting(lane, due), .. }) = self.entries.remove(object) {
             self.lanes[lane as usize].remove(&(due, object.clone()));
         }
     }
@@ -184,7 +184,7 @@ impl RefreshSchedule {
             _ => self.paced_reads -= 1,
         }
         let entry = self.entries.get(&ticket.object);
-        entry.is_some_and(|entry| matches!(entry.state, EntryState::Reading(serial) if serial == ticket.serial))
+        entry.is_some_and(|entry| matches!(entry.state, ReadState::Reading(serial) if serial == ticket.serial))
     }
 
     /// Decides when an object is read again.
@@ -222,10 +222,10 @@ impl RefreshSchedule {
     /// Moves a scheduled object to a lane.
     fn put(&mut self, object: &SecretRef, lane: Lane, due: Instant) {
         let Some(entry) = self.entries.get_mut(object) else { return };
-        if let EntryState::Waiting(lane, due) = entry.state {
+        if let ReadState::Waiting(lane, due) = entry.state {
             self.lanes[lane as usize].remove(&(due, object.clone()));
         }
-        entry.state = EntryState::Waiting(lane, due);
+        entry.state = ReadState::Waiting(lane, due);
         self.lanes[lane as usize].insert((due, object.clone()));
     }
 
@@ -237,7 +237,7 @@ impl RefreshSchedule {
     fn ticket(&mut self, object: SecretRef, lane: Lane) -> ReadTicket {
         self.serial += 1;
         if let Some(entry) = self.entries.get_mut(&object) {
-            entry.state = EntryState::Reading(self.serial);
+            entry.state = ReadState::Reading(self.serial);
         }
         ReadTicket { object, serial: self.serial, lane }
     }

@@ -17,7 +17,7 @@ fn id(key: u8) -> TargetId {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Answer {
+enum WriteAnswer {
     Written,
     Failed,
     Unreachable,
@@ -27,7 +27,7 @@ enum Answer {
     Conflict,
 }
 
-impl Answer {
+impl WriteAnswer {
     fn result(self, key: u8) -> Result<(), ApiError> {
         Err(match self {
             Self::Written => return Ok(()),
@@ -47,7 +47,7 @@ enum Operation {
     AddAt(u8, u16),
     Take,
     /// What to do with one of the keys that are processed.
-    Attempt(u8, u64, Answer),
+    Attempt(u8, u64, WriteAnswer),
     Release(u8),
     Defer(u8, u16),
     RetryIn(u8, u16),
@@ -60,13 +60,13 @@ enum Operation {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let answer = prop_oneof![
-        3 => Just(Answer::Written),
-        8 => Just(Answer::Failed),
-        1 => Just(Answer::Unreachable),
-        1 => Just(Answer::Forbidden),
-        1 => Just(Answer::Refused),
-        1 => Just(Answer::NotFound),
-        1 => Just(Answer::Conflict),
+        3 => Just(WriteAnswer::Written),
+        8 => Just(WriteAnswer::Failed),
+        1 => Just(WriteAnswer::Unreachable),
+        1 => Just(WriteAnswer::Forbidden),
+        1 => Just(WriteAnswer::Refused),
+        1 => Just(WriteAnswer::NotFound),
+        1 => Just(WriteAnswer::Conflict),
     ];
     let key = 0..KEYS;
     prop_oneof![
@@ -109,7 +109,7 @@ struct Waits {
     until: (Instant, usize),
 }
 
-struct Model {
+struct QueueModel {
     keys: Vec<Modelled>,
     next_retry: Option<Instant>,
     /// By whether keys are even: how many failed, and until when the namespace rests.
@@ -118,7 +118,7 @@ struct Model {
     count: usize,
 }
 
-impl Model {
+impl QueueModel {
     fn new() -> Self {
         Self {
             keys: vec![Modelled::default(); KEYS.into()],
@@ -210,7 +210,7 @@ impl Model {
         "granted"
     }
 
-    fn finish(&mut self, number: u8, version: u64, answer: Answer, now: Instant) {
+    fn finish(&mut self, number: u8, version: u64, answer: WriteAnswer, now: Instant) {
         let (index, space) = (usize::from(number), usize::from(number % 2));
         let before = self.keys[index].waits.take();
         let failures = |causes: &[Cause]| {
@@ -218,7 +218,7 @@ impl Model {
         };
         let doubled = |failures: u32, longest: u64| Duration::from_secs((1_u64 << failures.min(10)).min(longest));
         let (cause, failures, pause) = match answer {
-            Answer::Written => {
+            WriteAnswer::Written => {
                 if std::mem::take(&mut self.failed[space]) >= 8 {
                     let mut freed: Vec<_> = (0..KEYS).filter(|key| usize::from(key % 2) == space).collect();
                     freed.retain(|key| {
@@ -233,24 +233,24 @@ impl Model {
                 }
                 return;
             }
-            Answer::Unreachable => {
+            WriteAnswer::Unreachable => {
                 self.keys[index].waits = before;
                 return self.add(number, now, now);
             }
-            Answer::Forbidden => {
+            WriteAnswer::Forbidden => {
                 self.resting[space] = Some(now + Duration::from_secs(60));
                 return self.add(number, now + Duration::from_secs(60), now);
             }
-            Answer::Failed => {
+            WriteAnswer::Failed => {
                 let failures = failures(&[Cause::Failed, Cause::Untried]);
                 self.failed[space] += usize::from(failures == 0);
                 (Cause::Failed, failures, doubled(failures, 60))
             }
-            Answer::Conflict => {
+            WriteAnswer::Conflict => {
                 (Cause::Conflict, failures(&[Cause::Conflict]), doubled(failures(&[Cause::Conflict]), 30))
             }
-            Answer::Refused => (Cause::Refused, failures(&[Cause::Refused]), Duration::from_secs(300)),
-            Answer::NotFound => (Cause::NotFound, failures(&[Cause::NotFound]), Duration::from_secs(60)),
+            WriteAnswer::Refused => (Cause::Refused, failures(&[Cause::Refused]), Duration::from_secs(300)),
+            WriteAnswer::NotFound => (Cause::NotFound, failures(&[Cause::NotFound]), Duration::from_secs(60)),
         };
         let until = self.number(now + pause);
         self.keys[index].waits = Some(Waits { version, cause, failures: failures + 1, until });
@@ -308,7 +308,7 @@ fn words(result: &Result<(), Deferred>) -> &'static str {
 struct Pair {
     queue: WorkQueue<TargetId>,
     items: Vec<(u8, WorkItem<TargetId>)>,
-    model: Model,
+    model: QueueModel,
 }
 
 impl Pair {
@@ -384,7 +384,7 @@ impl Pair {
             Operation::Clear => {
                 self.queue.clear();
                 self.items.clear();
-                self.model = Model::new();
+                self.model = QueueModel::new();
             }
             Operation::Pass(ms) => tokio::time::advance(Duration::from_millis(ms.into())).await,
         }
@@ -443,7 +443,7 @@ proptest! {
     fn the_queue_does_what_its_model_does_and_loses_nothing(operations in vec(operation(), 1..300)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let mut pair = Pair { queue: WorkQueue::new(LIMITS), items: Vec::new(), model: Model::new() };
+            let mut pair = Pair { queue: WorkQueue::new(LIMITS), items: Vec::new(), model: QueueModel::new() };
             for operation in operations {
                 pair.apply(operation).await;
             }
