@@ -10,7 +10,7 @@ use scrapetarget_exporter::tls;
 
 fn main() -> ExitCode {
     // Both the HTTP client and the listener look for it; with one provider compiled in, nobody has to guess.
-    tls::install();
+    tls::install_provider();
     let cli = match Cli::parse_line(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Refusal::Asked(text)) => {

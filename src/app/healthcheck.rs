@@ -73,7 +73,7 @@ fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
         .ok_or_else(|| anyhow!("--cert-file {}: contains no PEM certificate", certificate.display()))?;
     let pem = read("--key-file", key)?;
     let private = tls::private_key(&pem).map_err(|error| anyhow!("--key-file {}: contains {error}", key.display()))?;
-    tls::identity(chain, private).map_err(|error| match error {
+    tls::certified_key(chain, private).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             anyhow!("--key-file {}: is not the key of --cert-file {}", key.display(), certificate.display())
         }
@@ -152,7 +152,7 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
         rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
             return "the response is not TLS: if the service speaks http, write http:// instead of https://".to_owned();
         }
-        other => return tls::sentence(other, Peer::Server),
+        other => return tls::describe(other, Peer::Server),
     };
     let Some(file) = shown.map(Path::display) else {
         return match alert {
@@ -163,7 +163,7 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
                 "the service aborted the handshake: if it requires a client certificate, set --cert-file and --key-file"
                     .to_owned()
             }
-            _ => tls::sentence(error, Peer::Server),
+            _ => tls::describe(error, Peer::Server),
         };
     };
     match alert {
@@ -179,6 +179,6 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
             format!("--cert-file {file}: the service rejects it")
         }
-        _ => tls::sentence(error, Peer::Server),
+        _ => tls::describe(error, Peer::Server),
     }
 }

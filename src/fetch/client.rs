@@ -254,7 +254,7 @@ impl Connection {
 fn certified(identity: &Identity) -> Result<CertifiedKey, ClientError> {
     let chain = certificates(&identity.certificates).ok_or(ClientError::Certificate)?;
     let key = tls::private_key(&identity.key).map_err(ClientError::Key)?;
-    tls::identity(chain, key).map_err(ClientError::Identity)
+    tls::certified_key(chain, key).map_err(ClientError::Identity)
 }
 
 /// Whether a certificate is ever met.
@@ -348,7 +348,7 @@ impl SharedClient {
             handshake_alert(stream, Arc::clone(&self.tls), name).await
         };
         let error = timeout_at(deadline.min(Instant::now() + ALERT_TIMEOUT), alert).await.ok().flatten()?;
-        Some(CallError::new(Reason::Tls, tls::sentence(&error, Peer::Server)))
+        Some(CallError::new(Reason::Tls, tls::describe(&error, Peer::Server)))
     }
 
     /// Replaces the host in the url by `serverName`, if that is set: TLS takes the name from there, and the resolver knows the addresses.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use super::address::DenyReason;
-use crate::tls::{KeyError, Peer, sentence};
+use crate::tls::{KeyError, Peer, describe};
 
 /// The settings of the connection to a target. Targets with equal settings can share a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -51,7 +51,7 @@ pub enum ClientError {
     #[error("tlsConfig.keySecret holds {0}")]
     Key(KeyError),
     /// The certificate and its key do not fit, or TLS refuses them.
-    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", sentence(.0, Peer::Server))]
+    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", describe(.0, Peer::Server))]
     Identity(rustls::Error),
     /// No trusted authority at all.
     #[error("no trusted certificate authority: set tlsConfig.ca")]

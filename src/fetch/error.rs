@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use super::dial::{AttemptTimedOut, ConnectFailure};
 use crate::error_chain::chain;
 use crate::kind::{CallError, Reason};
-use crate::tls::{Peer, sentence};
+use crate::tls::{self, Peer};
 
 /// Why no connection was made, where another address of the host may do better. `None` if the server was reached, but is not to be talked
 /// to because of its certificate or answer.
@@ -106,7 +106,7 @@ const SPEAKS_HTTPS: [&str; 5] = [
     "plain HTTP request was sent to HTTPS port",
     "plain HTTP to an SSL-enabled server port",
     "combination of host and port requires TLS",
-    crate::tls::SPEAKS_HTTPS,
+    tls::SPEAKS_HTTPS,
 ];
 
 /// How much of a body is searched for that, in bytes.
@@ -155,7 +155,7 @@ fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
         |link: &(dyn Error + 'static)| link.downcast_ref::<io::Error>().is_some_and(|error| error.get_ref().is_some());
     for link in links.iter().filter(|link| !link.is::<reqwest::Error>() && !repeats(**link)) {
         let words = match link.downcast_ref::<rustls::Error>() {
-            Some(error) => sentence(error, Peer::Server),
+            Some(error) => tls::describe(error, Peer::Server),
             None => link.to_string(),
         };
         let words = if words == HANDSHAKE_EOF { CLOSED.to_owned() } else { words };

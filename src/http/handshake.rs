@@ -138,7 +138,7 @@ impl HandshakeFailureLog {
 /// Why a handshake failed, for the log.
 pub(super) fn handshake_problem(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(error) => tls::sentence(error, tls::Peer::Client),
+        Some(error) => tls::describe(error, tls::Peer::Client),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             "the client closes the connection in the middle of the handshake".to_owned()
         }
