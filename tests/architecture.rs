@@ -254,6 +254,17 @@ fn one_type_name_means_one_thing() {
 }
 
 #[test]
+fn the_glossary_is_short() {
+    const MOST_TERMS: usize = 25;
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, glossary) = page.split_once("<!-- glossary: begin -->").unwrap();
+    let (glossary, _) = glossary.split_once("<!-- glossary: end -->").unwrap();
+    let terms = glossary.lines().filter(|line| line.starts_with("| ")).count() - 1;
+    assert!((1..=MOST_TERMS).contains(&terms), "{terms} terms");
+}
+
+#[test]
 fn the_page_of_the_architecture_has_the_same_table() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
     let page = fs::read_to_string(page).unwrap();
