@@ -155,9 +155,9 @@ impl ExpiryCache {
 /// Verifies certificates, or accepts all, and records when they expire.
 #[derive(Debug)]
 pub struct RecordingVerifier {
-    /// Who is trusted; `None`: everybody.
+    /// The trusted certificates; `None`: certificates are not verified.
     trusted: Option<Arc<TrustStore>>,
-    /// The address that the certificate must bear, instead of the url's host.
+    /// The address that the certificate must contain, instead of the url's host.
     address: Option<ServerName<'static>>,
 }
 
@@ -175,13 +175,13 @@ impl RecordingVerifier {
         Ok(Arc::new(Self { trusted: Some(trusted), address }))
     }
 
-    /// Accepts every certificate: `insecureSkipVerify`.
+    /// Accepts every certificate, for `insecureSkipVerify`.
     pub fn trusting() -> Arc<Self> {
         Arc::new(Self { trusted: None, address: None })
     }
 }
 
-/// The system's authorities, read once: they are a megabyte.
+/// The system's authorities, read once because they take a megabyte.
 static SYSTEM_ROOTS: LazyLock<Arc<TrustStore>> = LazyLock::new(|| {
     let loaded = rustls_native_certs::load_native_certs();
     for error in &loaded.errors {

@@ -1,4 +1,4 @@
-//! Any order of events against what the budget promises.
+//! Tests of the budget: any order of events, compared with what it guarantees.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl BudgetModel {
         if granted {
             poll.held = total.min(TOTAL);
             // A poll that waited and was granted its request within the same call was notified as well.
-            let _ = told(&poll.signal);
+            let _ = was_granted(&poll.signal);
         } else if !poll.evicted() {
             poll.wants = Some(total.min(TOTAL));
         }
@@ -88,7 +88,7 @@ impl BudgetModel {
     /// Updates the polls that were granted their requests, and checks that no more is held than there is.
     fn look(&mut self) {
         for poll in self.polls.values_mut() {
-            if poll.wants.is_some() && told(&poll.signal) {
+            if poll.wants.is_some() && was_granted(&poll.signal) {
                 poll.held = poll.wants.take().unwrap();
             }
         }
@@ -105,7 +105,7 @@ impl BudgetModel {
         polls.map(|poll| poll.held).sum()
     }
 
-    fn everybody_told_goes(&mut self) {
+    fn evicted_polls_leave(&mut self) {
         for id in self.evicted() {
             self.leave(id);
         }
@@ -113,13 +113,13 @@ impl BudgetModel {
 }
 
 /// Whether a poll was notified that its request was granted; true only once.
-fn told(signal: &PollSignals) -> bool {
-    let told = std::pin::pin!(signal.granted.notified());
-    futures::FutureExt::now_or_never(told).is_some()
+fn was_granted(signal: &PollSignals) -> bool {
+    let granted = std::pin::pin!(signal.granted.notified());
+    futures::FutureExt::now_or_never(granted).is_some()
 }
 
 #[test]
-fn the_longest_without_progress_goes_first_and_no_more_go_than_are_needed() {
+fn the_poll_longest_without_progress_is_evicted_first_and_no_more_than_needed() {
     let mut world = BudgetModel::new();
     let polls: Vec<PollId> = (0..10)
         .map(|_| {
@@ -129,7 +129,7 @@ fn the_longest_without_progress_goes_first_and_no_more_go_than_are_needed() {
         .collect();
     world.pass(1000);
     world.came(polls[0], 50); // a good part of what it holds
-    world.came(polls[1], 1); // a drip
+    world.came(polls[1], 1); // a single byte
     let small = world.enter("a");
     assert!(!world.ask(small, 150));
     assert_eq!(world.evicted(), [polls[1], polls[2]]);
@@ -140,7 +140,7 @@ fn the_longest_without_progress_goes_first_and_no_more_go_than_are_needed() {
 }
 
 #[test]
-fn equal_ones_drive_each_other_out_once_they_have_had_their_time() {
+fn equal_polls_evict_each_other_after_the_grace_period() {
     let mut world = BudgetModel::new();
     let polls: Vec<PollId> = (0..4).map(|_| world.holding("a", 250)).collect();
     for &id in &polls {
@@ -149,7 +149,7 @@ fn equal_ones_drive_each_other_out_once_they_have_had_their_time() {
     assert_eq!(world.evicted(), [0_u64; 0], "they may take turns");
     world.pass(1000);
     while !world.evicted().is_empty() {
-        world.everybody_told_goes();
+        world.evicted_polls_leave();
     }
     let mut held: Vec<usize> = world.polls.values().map(|poll| poll.held).collect();
     held.sort_unstable();
@@ -157,7 +157,7 @@ fn equal_ones_drive_each_other_out_once_they_have_had_their_time() {
 }
 
 #[test]
-fn who_needs_very_little_does_not_wait_for_the_large_ones_time() {
+fn a_very_small_request_does_not_wait_for_the_grace_period_of_large_polls() {
     let mut world = BudgetModel::new();
     let large = [world.holding("a", 500), world.holding("a", 500)];
     world.pass(1);
@@ -167,25 +167,25 @@ fn who_needs_very_little_does_not_wait_for_the_large_ones_time() {
 }
 
 #[test]
-fn a_namespace_over_its_share_pays_before_all_others_and_one_alone_may_have_everything() {
+fn a_namespace_over_its_share_loses_first_and_a_single_one_may_use_everything() {
     let mut world = BudgetModel::new();
     let greedy: Vec<PollId> = (0..9).map(|_| world.holding("greedy", 100)).collect();
     let modest = world.holding("modest", 100);
-    world.pass(10_000); // the modest one hangs as well
+    world.pass(10_000); // the small one hangs as well
     let new = world.enter("new");
     assert!(!world.ask(new, 250));
     assert_eq!(world.evicted(), greedy[..3]);
-    world.everybody_told_goes();
+    world.evicted_polls_leave();
     assert_eq!((world.polls[&new].held, world.polls[&modest].held), (250, 100));
-    // Who is over its share only takes from itself.
+    // A namespace over its share evicts only its own polls.
     let more = world.enter("greedy");
     assert!(!world.ask(more, 100));
-    world.everybody_told_goes();
+    world.evicted_polls_leave();
     assert_eq!((world.polls[&new].held, world.polls[&modest].held, world.held_in("greedy")), (250, 100, 600));
 }
 
 #[test]
-fn nobody_whose_answers_are_translated_goes_and_who_needs_it_waits() {
+fn a_poll_whose_answers_are_translated_is_not_evicted() {
     let mut world = BudgetModel::new();
     let translated = world.holding("a", 900);
     world.came(translated, 900);
@@ -210,7 +210,7 @@ fn a_poll_that_waits_behind_many_of_another_namespace_is_next() {
     }
     let honest = world.enter("one");
     assert!(!world.ask(honest, 10));
-    world.everybody_told_goes();
+    world.evicted_polls_leave();
     assert_eq!(world.polls[&honest].held, 10);
     assert!(holders.iter().filter(|id| !world.polls.contains_key(id)).count() <= 2);
 }
@@ -282,7 +282,7 @@ impl BudgetModel {
                     self.leave(id);
                 }
             }
-            Event::EvictedLeave => self.everybody_told_goes(),
+            Event::EvictedLeave => self.evicted_polls_leave(),
             Event::Pass { millis } => self.pass(millis),
         }
     }
@@ -292,7 +292,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn whatever_happens_no_more_is_held_than_there_is_and_nobody_within_his_share_pays_for_another(
+    fn no_more_is_held_than_there_is_and_a_namespace_within_its_share_loses_nothing(
         events in proptest::collection::vec(event(), 1..120),
     ) {
         let mut world = BudgetModel::new();
@@ -321,7 +321,7 @@ proptest! {
         let new = world.enter("honest");
         let mut granted = world.ask(new, 10);
         for _ in 0..20 {
-            world.everybody_told_goes();
+            world.evicted_polls_leave();
             world.pass(100);
             granted |= world.polls[&new].held == 10;
         }
@@ -329,7 +329,7 @@ proptest! {
     }
 
     #[test]
-    fn all_that_leave_leave_nothing_behind(events in proptest::collection::vec(event(), 1..60)) {
+    fn polls_that_leave_free_everything(events in proptest::collection::vec(event(), 1..60)) {
         let mut world = BudgetModel::new();
         for event in events {
             world.play(&event);

@@ -20,7 +20,7 @@ use system::{ConfigFiles, SystemConfig};
 /// A local name server answers within milliseconds. Queries that take longer than this must not block others.
 const QUICK: Duration = Duration::from_secs(1);
 
-/// The most that one lookup may take, however long anybody would wait.
+/// The time limit of a lookup, whatever the timeouts of the targets.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// How long addresses are cached: as long as their server says, within these bounds. A name that moves is followed within a minute.
@@ -315,7 +315,7 @@ impl ResolverState {
     }
 }
 
-/// Lookups that are waited for. One that is not waited for any more is dropped.
+/// Lookups for which targets wait. A lookup for which none waits any more is dropped.
 #[derive(Debug)]
 struct RunningLookups<K> {
     by_key: HashMap<K, WeakShared<BoxFuture<'static, Resolved>>>,
