@@ -60,7 +60,7 @@ pub struct HostAllowlist(Option<Vec<HostPattern>>);
 
 impl HostAllowlist {
     /// Allows `allowed`, `own` (the host of our own URL) and localhost. If `allowed` is empty and a listener is not on loopback, any name
-    /// is allowed, since nobody knows by which names Prometheus reaches us.
+    /// is allowed, since it is not known by which names Prometheus reaches us.
     pub fn new(allowed: Vec<AllowedWebHost>, own: Option<&str>, only_loopback: bool) -> Self {
         if allowed.contains(&AllowedWebHost::Any) || (allowed.is_empty() && !only_loopback) {
             return Self(None);
