@@ -32,7 +32,7 @@ pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> PlainCo
     out.reserve(parts.iter().map(|part| part.text.len() + 45 * part.samples.len() + 100 * part.families.len()).sum());
     let mut plain_counters = Vec::new();
     let mut place = 0_u32;
-    // A counter `x_total` is called `x` in OpenMetrics; were there a family `x` besides, both would have one name.
+    // The family of a counter `x_total` is called `x` in OpenMetrics. If there is another family `x`, both names would be equal.
     let families = parts.iter().flat_map(|part| part.groups()).map(|(family, _)| family);
     let others = families.filter(|family| base_name(family).is_none());
     let mut taken: Vec<&str> = others.map(|family| &*family.name).collect();
@@ -64,7 +64,7 @@ pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> PlainCo
     PlainCounters(plain_counters.into_boxed_slice())
 }
 
-/// The name of a counter without `_total`; none for what is no counter or lacks it.
+/// The name of a counter without `_total`; `None` if it is no counter or has no such suffix.
 fn base_name(family: &Family) -> Option<&str> {
     if family.kind != Type::Counter {
         return None;
@@ -76,7 +76,7 @@ fn write_header(out: &mut Vec<u8>, name: &str, kind: &str, help: &str, format: F
     out.extend_from_slice(b"# HELP ");
     out.extend_from_slice(name.as_bytes());
     out.push(b' ');
-    // `fold` and not `any`: without an early end it is done many bytes at a time.
+    // `fold` and not `any`: without an early exit, the loop is vectorized.
     if help.bytes().fold(false, |found, byte| found | matches!(byte, b'\\' | b'\n' | b'"')) {
         write_escaped(out, help, format);
     } else {

@@ -62,7 +62,7 @@ impl<T> JsonField<T> {
         }
     }
 
-    /// The value, for a document or a part of it that is useless without; `problem` says what is wrong.
+    /// The value, if the document is useless without it; `problem` is the message of the error.
     pub fn require(self, problem: &str) -> Result<T, CallError> {
         match self {
             Self::Value(value) => Ok(value),
