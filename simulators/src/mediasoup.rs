@@ -24,7 +24,7 @@ pub struct Agent {
     switch: Switch,
 }
 
-/// A world and how far its time runs ahead of ours.
+/// A world, and how far its time is ahead of the real one.
 #[derive(Debug)]
 pub(super) struct Clock {
     world: World,

@@ -81,7 +81,7 @@ impl Broker {
         self.inside().blocks = shown;
     }
 
-    /// Sets the traffic counters to 0, as somebody else's `DELETE /admin/metrics` does.
+    /// Sets the traffic counters to 0, as a `DELETE /admin/metrics` by another client does.
     pub fn reset(&self) {
         let mut inside = self.inside();
         inside.catch_up();

@@ -45,7 +45,7 @@ fn is_given(argument: &Arg, arguments: &[OsString]) -> bool {
     })
 }
 
-/// A warning for each variable with our prefix that belongs to no flag: it has no effect, but somebody has set it for a reason.
+/// A warning for each variable with our prefix that belongs to no flag: it has no effect, which the user should know.
 pub fn unknown_variables() -> Vec<String> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     unknown_among(&names.filter(|name| name.starts_with(PREFIX)).collect())

@@ -169,7 +169,7 @@ fn tunnelled(v6: Ipv6Addr) -> Vec<Ipv4Addr> {
     inside
 }
 
-/// NAT64 of local use (RFC 8215) has a prefix of 48, 56, 64 or 96 bits, which the address does not tell. Where it is not the last, the
+/// NAT64 of local use (RFC 8215) has a prefix of 48, 56, 64 or 96 bits, and the address does not show which. If it is not the last, the
 /// octet from bit 64 on is empty (RFC 6052).
 fn local_nat64(v6: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let [.., o6, o7, _, o9, o10, o11, o12, o13, o14, o15] = v6.octets();

@@ -36,7 +36,7 @@ pub struct Expiry {
 /// The certificates that a server has sent in a handshake.
 #[derive(Debug)]
 struct ServerHandshake {
-    /// The name that was verified: it tells a proxy from the target.
+    /// The name that was verified: it distinguishes a proxy from the target.
     name: String,
     leaf: u64,
     expiry: Expiry,

@@ -118,7 +118,7 @@ impl Redactor {
         self.verbatim.len() > MAX_FAST
     }
 
-    /// Whether a secret stands in `text` as it was sent.
+    /// Whether `text` contains a secret as it was sent.
     pub fn is_in(&self, text: &str) -> bool {
         self.verbatim.iter().any(|secret| text.contains(secret.as_str()))
     }
@@ -198,7 +198,7 @@ fn decoded_glyphs(text: &str) -> Vec<Glyph> {
     glyphs
 }
 
-/// The character that the escape at the start of `text` stands for, if it is one of ASCII, and the length of the escape.
+/// The ASCII character of the escape at the start of `text`, and the length of the escape.
 fn escape(text: &str) -> Option<(Option<u8>, usize)> {
     let number = |digits: &str, radix| u32::from_str_radix(digits, radix).ok();
     let ascii = |code: u32| u8::try_from(code).ok().filter(u8::is_ascii);

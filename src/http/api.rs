@@ -166,7 +166,7 @@ impl<'a> TargetEntry<'a> {
     }
 }
 
-/// One group per target: Prometheus tells the groups of a document apart by their position.
+/// One group per target: Prometheus identifies the groups of a document by their position.
 #[derive(Serialize)]
 struct SdGroup<'g> {
     targets: [&'g str; 1],

@@ -126,7 +126,7 @@ pub(super) enum ResponsePermit {
 /// A request for a document, as far as its rendering needs it.
 pub(super) struct DocumentRequest {
     pub(super) headers: HeaderMap,
-    /// Cancelled when the client has gone: nobody reads what is rendered after that.
+    /// Cancelled when the client has gone, so that the document is no longer needed.
     pub(super) cancelled: CancellationToken,
 }
 
@@ -165,7 +165,7 @@ pub(super) async fn render_document(
 /// Runs `render`, which may take milliseconds and megabytes with thousands of targets, where it delays no poll.
 ///
 /// The number of such jobs is bounded, and each counts until its response is sent: a client that asks for many documents, or reads none,
-/// cannot fill the memory with them. When the client goes away, a job that has not begun never does, and one that has is told by the token.
+/// cannot fill the memory with them. When the client goes away, a job that has not begun is dropped, and the token of one that has begun is cancelled.
 pub(super) async fn render_in_background(
     client: Option<RequestClient>,
     render: impl FnOnce(CancellationToken) -> Response + Send + 'static,

@@ -160,8 +160,8 @@ impl Answer {
     /// The JSON document of an answer with a 2xx status.
     ///
     /// `parse` when it is not JSON, `schema` when it is JSON of another shape, `limit` when it is nested too deep or has too many
-    /// items. Bytes that are not UTF-8 become U+FFFD, as do halves of surrogate pairs, and numbers that no double can hold cost their
-    /// field, not the document. A byte order mark is passed over.
+    /// items. Bytes that are not UTF-8 become U+FFFD, as do halves of surrogate pairs, and numbers that no double can hold make their
+    /// field invalid, not the document. A byte order mark is skipped.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, CallError> {
         json::parse(&self.text()?)
     }

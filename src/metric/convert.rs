@@ -4,12 +4,12 @@
 
 use super::{Format, PlainCounters};
 
-/// Rewrites an exposition of ours. `plain_counters` is what [`encode`](super::encode()) returned.
+/// Converts an exposition from OpenMetrics to text 0.0.4. `plain_counters` is what [`encode`](super::encode()) returned.
 pub fn openmetrics_to_text(openmetrics: &str, plain_counters: &PlainCounters) -> String {
     rewrite(openmetrics, plain_counters, Format::Text)
 }
 
-/// Rewrites an exposition of ours. `plain_counters` is what [`encode`](super::encode()) returned.
+/// Converts an exposition from text 0.0.4 to OpenMetrics. `plain_counters` is what [`encode`](super::encode()) returned.
 pub fn text_to_openmetrics(text: &str, plain_counters: &PlainCounters) -> String {
     rewrite(text, plain_counters, Format::OpenMetrics)
 }

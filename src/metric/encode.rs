@@ -3,14 +3,14 @@
 use super::families::{Family, Sample};
 use super::{Finished, Format, Type};
 
-/// Counters that OpenMetrics can only call `unknown`, since their names lack `_total`, by the place of their family in the text: what a
-/// [`Rewriter`](super::Rewriter) needs to tell them from the others. A place is kept and no name, since a server may have
-/// long names, and many.
+/// Counters that OpenMetrics can only declare as `unknown`, because their names lack `_total` or because another family has the name without
+/// it: a [`Rewriter`](super::Rewriter) must distinguish them from families of unknown type. Each is stored as the index of its family in the
+/// text, since a server may have many long names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlainCounters(Box<[u32]>);
 
 impl PlainCounters {
-    /// Whether the family at this place is one. The places are in order.
+    /// Whether the family at this index is one of them. The indexes are sorted.
     pub(super) fn contains(&self, place: u32) -> bool {
         self.0.binary_search(&place).is_ok()
     }

@@ -284,7 +284,7 @@ impl Families {
         self.list[family.0 as usize].kind
     }
 
-    /// Adds one sample whose label names only the server knows, as it stands: `NaN` and infinities pass, too.
+    /// Adds one sample whose label names only the server knows. The value is not checked: `NaN` and infinities are added as well.
     ///
     /// A label name that not every Prometheus reads, one over 512 bytes, or one that comes twice, drops the sample and counts it as skipped.
     pub fn set_dynamic(&mut self, family: FamilyId, suffix: Suffix, labels: &[(&str, &str)], value: f64) {

@@ -64,7 +64,7 @@ impl TrustStore {
         self.roots.is_empty()
     }
 
-    /// The names of the authorities, for the CertificateRequest message to clients.
+    /// The names of the authorities, for the `CertificateRequest` message to clients.
     pub fn subjects(&self) -> Vec<DistinguishedName> {
         self.roots.subjects()
     }

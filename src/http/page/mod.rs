@@ -49,7 +49,7 @@ pub(super) async fn page(State(app): State<Arc<AppState>>, request: Request) -> 
 }
 
 fn page_response(app: &AppState, query: &PageQuery, document: &DocumentRequest) -> Response {
-    // Hashes by fresh random keys of the standard library: the nonce of one page does not tell that of another.
+    // Hashes by fresh random keys of the standard library: the nonce of one page does not reveal that of another.
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
     let page = TargetsPage {
         views: &TargetView::all(&app.pollers, &document.cancelled),

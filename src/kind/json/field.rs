@@ -298,7 +298,7 @@ pub struct JsonEntries<T> {
     entries: Vec<JsonEntry<T>>,
 }
 
-/// A value, and where its key stands in [`JsonEntries::keys`].
+/// A value, and the position of its key in [`JsonEntries::keys`].
 #[derive(Clone, Debug, PartialEq)]
 struct JsonEntry<T> {
     start: usize,

@@ -122,7 +122,7 @@ pub(super) struct TotalGrowth<const N: usize> {
 }
 
 impl<const N: usize> Totals<N> {
-    /// Adds the growth of one object; `values` tell which counters the object has at all.
+    /// Adds the increase of one object; `values` say which counters the object has.
     pub(super) fn add(&mut self, labels: (&str, &str), values: &[Number; N], growth: &[f64; N]) {
         let full = self.0.len() >= MAX_TOTALS;
         let mut key: (Box<str>, Box<str>) = (labels.0.into(), labels.1.into());

@@ -134,7 +134,7 @@ impl DetailLevel {
         }
         let single = shown(objects::FAMILIES).into_iter().filter(|desc| is_of_any(desc, &options.per_object));
         let of_edumeet = compatible.into_iter().flat_map(|_| shown(compatibility::FAMILIES));
-        // Peers are told apart by their addresses, and their family has a name of the user's own.
+        // Peers are distinguished by their addresses, and the user chooses the prefix of their family.
         let least = if compatible.is_some() { Self::Producers } else { Self::Counts };
         shown(traffic::FAMILIES).into_iter().chain(single).chain(of_edumeet).map(Self::for_family).fold(least, Self::max)
     }

@@ -59,7 +59,7 @@ json_objects! {
         pub(super) ru_nivcsw: Number,
     }
 
-    /// What the application attached to an object, as far as the agent is told to pass it on.
+    /// What the application attached to an object, as far as the agent is configured to report it.
     #[derive(Debug, Default)]
     pub(super) struct AppData {
         pub(super) room_id: ShortText as "roomId",
