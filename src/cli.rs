@@ -1,4 +1,4 @@
-//! What can be typed: commands, flags, their environment variables and their defaults. It parses, and does nothing.
+//! The command line: commands, flags, their environment variables and defaults. It only parses.
 
 mod kubernetes;
 mod value;
@@ -13,7 +13,7 @@ use reqwest::Url;
 
 pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, ReleaseArgs};
 pub use value::ListenAddress;
-pub use variables::strangers;
+pub use variables::unknown_variables;
 
 use crate::fetch::AllowedHost;
 use crate::file;
@@ -324,7 +324,7 @@ pub struct HealthcheckArgs {
 }
 
 impl ProbeArgs {
-    /// What is wrong with these flags together. clap's own words about them name only a part of what one could write.
+    /// What is wrong with the combination of these flags. clap's own message names only some of the possible combinations.
     fn mistake(&self) -> Option<&'static str> {
         let Self { file, target, kind, url, set, .. } = self;
         match (file, kind, url) {
@@ -343,7 +343,7 @@ impl ProbeArgs {
 }
 
 impl SimulateArgs {
-    /// What is wrong with these flags together.
+    /// What is wrong with the combination of these flags.
     fn mistake(&self) -> Option<&'static str> {
         match (self.server, self.listen_address.len()) {
             (SimulatedServer::Sora | SimulatedServer::Orion, _) if self.token.is_some() => {
@@ -359,7 +359,7 @@ impl SimulateArgs {
 }
 
 impl Cli {
-    /// Parses the command line. `Err` is what to print, and the exit code: one line and 2 for what is wrong.
+    /// Parses the command line. The error says what to print and where.
     pub fn parse_line<I>(arguments: I) -> Result<Self, Refusal>
     where
         I: IntoIterator,
@@ -380,7 +380,7 @@ impl Cli {
                     let line = one_line(&error.to_string());
                     Refusal::Wrong(line.replace("(see --help)", &format!("(write {COMMANDS}; see --help)")))
                 }
-                _ => Refusal::Wrong(variables::blamed(&error, &arguments, one_line(&error.to_string()))),
+                _ => Refusal::Wrong(variables::name_variable(&error, &arguments, one_line(&error.to_string()))),
             }
         })?;
         let mistake = match &cli.command {
@@ -405,7 +405,7 @@ impl Cli {
     }
 }
 
-/// A command line that does not lead to a command.
+/// A command line that does not run a command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Help or version: to stdout, exit 0.
@@ -414,7 +414,7 @@ pub enum Refusal {
     Wrong(String),
 }
 
-/// clap explains itself in several paragraphs; logs and scripts want one line.
+/// The error of clap on one line, for logs and scripts: clap writes several paragraphs.
 fn one_line(message: &str) -> String {
     let paragraphs = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let words: Vec<&str> =

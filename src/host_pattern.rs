@@ -1,10 +1,10 @@
-//! Patterns of host names, as flags take them: `NAME` and `*.SUFFIX`. They compare texts and resolve nothing.
+//! Patterns of host names in flags: `NAME` and `*.SUFFIX`. They compare text and do not resolve names.
 
 /// A host name, or a suffix of host names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
     labels: Vec<String>,
-    /// It began with `*.`: at least one further label stands before these.
+    /// It began with `*.`: a matching host has at least one label before these.
     has_wildcard: bool,
 }
 
@@ -39,7 +39,7 @@ impl HostPattern {
     }
 }
 
-/// A host name in the form that is compared: in lower case, without the dot of the root.
+/// A host name as it is compared: in lower case, without the trailing dot.
 fn normalized(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }

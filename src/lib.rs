@@ -1,6 +1,6 @@
-//! One service that watches real-time media and context servers for Prometheus.
+//! A multi-target Prometheus exporter for real-time media servers and context brokers.
 //!
-//! The way of the data, and the only direction in which modules know each other:
+//! The flow of data, and the only direction in which modules depend on each other:
 //!
 //! ```text
 //! crd, file, k8s ──► target ──► poll ──► fetch ──► kind ──► metric
@@ -28,7 +28,7 @@ pub mod tls;
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The source revision of this build; `unknown` where it was not told by `SCRAPETARGET_BUILD_REVISION`.
+/// The source revision of this build; `unknown` if `SCRAPETARGET_BUILD_REVISION` was not set.
 pub const REVISION: &str = match option_env!("SCRAPETARGET_BUILD_REVISION") {
     Some(revision) => revision,
     None => "unknown",

@@ -9,8 +9,8 @@ use scrapetarget_exporter::cli::{Cli, Refusal};
 use scrapetarget_exporter::tls;
 
 fn main() -> ExitCode {
-    // Both the HTTP client and the listener look for it; with one provider compiled in, nobody has to guess.
-    tls::install();
+    // Libraries that do not get a crypto provider from us use the default of the process.
+    tls::install_provider();
     let cli = match Cli::parse_line(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Refusal::Asked(text)) => {
@@ -23,10 +23,10 @@ fn main() -> ExitCode {
         }
     };
     app::run(cli.command).unwrap_or_else(|error| {
-        // A parser's report may have a picture of the place below it: one line is what logs and scripts can use.
+        // The error of a parser may span several lines, with an excerpt: logs and scripts need one line.
         let report = format!("{error:#}");
         let lines: Vec<&str> = report.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        // Some parsers begin with the same word.
+        // The errors of some parsers begin with the same word.
         let line = lines.join(" ").replace(": error: ", ": ");
         app::complain(&format!("error: {}", line.trim_start_matches("error: ")));
         if error.is::<app::WrongValue>() { ExitCode::from(2) } else { ExitCode::FAILURE }

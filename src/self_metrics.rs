@@ -1,4 +1,4 @@
-//! The exporter's own metrics on `/metrics`, by the `prometheus` crate. This module knows no target and no server: others count here.
+//! The exporter's own metrics on `/metrics`, by the `prometheus` crate. Other modules count here; this one depends on none of them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,7 +26,7 @@ pub struct PollMetrics {
     total: IntCounterVec,
     duration: HistogramVec,
     in_flight: IntGauge,
-    /// How late a poll began, in seconds after its time.
+    /// How late polls began, in seconds after they were due.
     pub delay: Histogram,
 }
 
@@ -67,7 +67,7 @@ const DELAY_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
 impl SelfMetrics {
-    /// Makes and registers every metric. Fails only if two had one name.
+    /// Creates and registers all metrics. Fails only if two have the same name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let build = Opts::new("scrapetarget_build_info", "What was built: version, source revision and compiler.");
@@ -136,7 +136,7 @@ impl SelfMetrics {
         Ok(Self { registry, polls, probes, sources })
     }
 
-    /// Registers the metrics of file mode. Fails if that is done twice.
+    /// Registers the metrics of file mode. Fails if it is called twice.
     pub fn files(&self) -> Result<FileMetrics, prometheus::Error> {
         let successful = IntGauge::new(
             "scrapetarget_files_last_reload_successful",
@@ -152,12 +152,12 @@ impl SelfMetrics {
         })
     }
 
-    /// Registers a collector that is asked at each scrape of `/metrics`.
+    /// Registers a collector, which is called at each scrape of `/metrics`.
     pub fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
         self.registry.register(collector)
     }
 
-    /// All metrics now, for the same encoder that writes `/probe`.
+    /// All metrics now, for the encoder that also writes `/probe`.
     pub fn gather(&self) -> Families {
         let mut families = Families::default();
         for family in self.registry.gather() {

@@ -17,7 +17,7 @@ pub fn start(args: LogArgs) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // Libraries log single packets at debug and trace, so these levels are only for this program.
+    // Libraries log every packet at debug and trace, so these levels apply to this program only.
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         // Each failed request of the Kubernetes client is returned as an error, and logged where it is handled.
@@ -35,13 +35,13 @@ pub fn start(args: LogArgs) {
             registry.with(json.with_writer(std::io::stderr)).try_init()
         }
     };
-    // The message of a panic may quote a value, for instance a server's text: only constant messages are logged.
+    // The message of a panic may quote a value, for instance the response of a server: only constant messages are logged.
     std::panic::set_hook(Box::new(|panic| {
         let words = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("in words that are left out");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "panicked: {words}");
     }));
-    for stranger in cli::strangers() {
-        tracing::warn!("{stranger}");
+    for warning in cli::unknown_variables() {
+        tracing::warn!("{warning}");
     }
 }

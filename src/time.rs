@@ -1,4 +1,4 @@
-//! Durations and points in time as text: what users write in manifests and flags, and what Kubernetes and Prometheus read.
+//! Durations and timestamps as text, in manifests, flags, statuses and responses.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A duration that is written as Prometheus writes it: `15s`, `1m30s`, `500ms`.
 ///
-/// Narrower than Go's format: whole numbers, the units h, m, s and ms in this order, each at most once. CEL's `duration()` and the
-/// ServiceMonitor CRD read all of these alike.
+/// Stricter than Go's format: whole numbers, the units h, m, s and ms in this order, each at most once. CEL's `duration()` and the CRD of
+/// ServiceMonitor accept all of these and read them in the same way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PromDuration(Duration);
 
@@ -65,7 +65,7 @@ impl FromStr for PromDuration {
         for (unit, worth, most) in UNITS {
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
             let (number, tail) = rest.split_at(digits);
-            // `5ms` must not be taken for five minutes and an `s`.
+            // `5ms` must not be read as five minutes and an `s`.
             let follows = tail.strip_prefix(unit).filter(|tail| unit != "m" || !tail.starts_with('s'));
             if let Some(tail) = follows {
                 if digits == 0 || digits > most {
@@ -127,7 +127,7 @@ impl JsonSchema for PromDuration {
         true
     }
 
-    // The pattern is a CEL rule and not a `pattern`, because only a rule can have a message of its own.
+    // The pattern is a CEL rule and not a `pattern`, because only a rule can have its own message.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX_LENGTH })
     }
@@ -143,9 +143,9 @@ pub fn rfc3339_millis(at: SystemTime) -> String {
     utc(at, "%Y-%m-%dT%H:%M:%S.%3fZ")
 }
 
-/// A point in time in UTC, in a format of `strftime`.
+/// A timestamp in UTC, in a format of `strftime`.
 pub fn utc(at: SystemTime, format: &str) -> String {
-    // jiff knows nine thousand years. What a clock says outside these is of no use: it becomes 1970.
+    // A time outside jiff's range, the years -9999 to 9999, comes from a wrong clock: it becomes 1970.
     Timestamp::try_from(at).unwrap_or_default().to_zoned(TimeZone::UTC).strftime(format).to_string()
 }
 

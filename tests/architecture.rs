@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -182,7 +182,7 @@ fn frameworks_stay_in_their_adapters() {
 }
 
 /// Files outside of `kind` that may name a kind: each is about a simulated server, or shows a user an example.
-const NAMES_A_KIND: &[&str] = &["app/demo.rs", "app/simulate.rs", "app/simulated.rs", "cli.rs"];
+const NAMES_A_KIND: &[&str] = &["app/demo.rs", "app/simulate.rs", "cli.rs"];
 
 /// The text of a file without its tests; comments count, since some of them become the CRD and `--help`.
 fn without_tests(file: &Path) -> String {
@@ -203,7 +203,7 @@ fn a_kind_is_named_in_its_folder_only() {
             continue;
         }
         let text = without_tests(&file).to_lowercase();
-        for kind in ["sora", "orion", "mediasoup"] {
+        for kind in ["sora", "orion", "mediasoup", "edumeet"] {
             if let Some(line) = text.lines().position(|line| line.contains(kind)) {
                 let fine = NAMES_A_KIND.iter().find(|path| relative.ends_with(path));
                 let line = line + 1;
@@ -213,6 +213,55 @@ fn a_kind_is_named_in_its_folder_only() {
         }
     }
     assert_eq!(excepted.len(), NAMES_A_KIND.len(), "only {excepted:?} need an exception");
+}
+
+/// The types that a file declares outside of its tests.
+fn types(file: &Path) -> Vec<String> {
+    let code = code(file);
+    let production = code.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let name = |line: &str| {
+        let line = line.strip_prefix("pub").map_or(line, |rest| {
+            let scope = rest.strip_prefix('(').and_then(|rest| rest.split_once(')'));
+            scope.map_or(rest, |(_, rest)| rest).trim_start()
+        });
+        let name = ["struct ", "enum ", "trait ", "type "].iter().find_map(|word| line.strip_prefix(word))?;
+        Some(name.chars().take_while(|c| c.is_alphanumeric()).collect())
+    };
+    production.lines().filter_map(name).collect()
+}
+
+/// Names that stand for the same thing in each of several places.
+const NAMED_IN_EACH_PLACE: &[&str] = &[
+    // The options of a kind, and the trait that they implement.
+    "Options",
+];
+
+#[test]
+fn one_type_name_means_one_thing() {
+    let mut declared: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for file in rust_files(&source()) {
+        let relative = file.strip_prefix(source()).unwrap().to_path_buf();
+        if is_test(&relative) {
+            continue;
+        }
+        for name in types(&file).into_iter().filter(|name| !NAMED_IN_EACH_PLACE.contains(&name.as_str())) {
+            if let Some(other) = declared.insert(name.clone(), relative.clone()) {
+                panic!("{name} is declared in {} and in {}", other.display(), relative.display());
+            }
+        }
+    }
+    assert!(declared.len() > 300, "only {} types were found", declared.len());
+}
+
+#[test]
+fn the_glossary_is_short() {
+    const MOST_TERMS: usize = 25;
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, glossary) = page.split_once("<!-- glossary: begin -->").unwrap();
+    let (glossary, _) = glossary.split_once("<!-- glossary: end -->").unwrap();
+    let terms = glossary.lines().filter(|line| line.starts_with("| ")).count() - 1;
+    assert!((1..=MOST_TERMS).contains(&terms), "{terms} terms");
 }
 
 #[test]

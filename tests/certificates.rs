@@ -16,7 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use scrapetarget_exporter::fetch::Identity;
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::target::Target;
-use scrapetarget_exporter::tls::{Anchors, Usage};
+use scrapetarget_exporter::tls::{TrustStore, Usage};
 use support::faults::{Fault, Faulty};
 use support::old::{der, pem_of, version_1};
 use support::{choose_tls_provider, poll_once, series, target, text};
@@ -319,10 +319,10 @@ fn of_several_chains_the_one_that_ends_last_is_told() {
     let leaf = params.signed_by(&KeyPair::generate().unwrap(), &old).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let told = |given: &[&CertificateDer<'static>], sent: &[&CertificateDer<'static>]| {
-        let (anchors, unread) = Anchors::given(given.iter().map(|der| (*der).clone()).collect());
+        let (trusted, unread) = TrustStore::new(given.iter().map(|der| (*der).clone()).collect());
         assert_eq!(unread, 0);
         let sent: Vec<_> = sent.iter().map(|der| (*der).clone()).collect();
-        anchors.verify(leaf.der(), &sent, Usage::Server(&name), UnixTime::now()).ok()
+        trusted.verify(leaf.der(), &sent, Usage::Server(&name), UnixTime::now()).ok()
     };
     let year = |year| date_time_ymd(year, 1, 1).unix_timestamp();
     assert_eq!(told(&[old.der()], &[]), Some(year(2030)), "the authority's own end counts");

@@ -25,7 +25,7 @@ pub struct Edumeet {
 }
 
 impl Edumeet {
-    /// A server whose rooms `seed` decides.
+    /// A server whose rooms depend on `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
             world: Arc::new(Mutex::new(Clock::new(seed))),
@@ -42,24 +42,24 @@ impl Edumeet {
         self
     }
 
-    /// `/metrics` answers 401 unless a request has this bearer token; `/` never asks.
+    /// Sets the bearer token without which `/metrics` responds with 401; `/` requires none.
     #[must_use]
     pub fn with_secret(mut self, secret: &str) -> Self {
         self.secret = Some(secret.into());
         self
     }
 
-    /// The handle on how it behaves.
+    /// The switch of its mode.
     pub fn switch(&self) -> &Switch {
         &self.switch
     }
 
-    /// Lets `time` pass without waiting for it.
+    /// Advances the simulation by `time`, without waiting.
     pub fn pass(&self, time: Duration) {
         self.world.lock().unwrap_or_else(PoisonError::into_inner).pass(time);
     }
 
-    /// What it serves.
+    /// Its routes.
     pub fn routes(&self) -> Router {
         let mut routes = Router::new().route("/", get(per_stream));
         if &*self.prefix == "edumeet" {
@@ -148,7 +148,7 @@ fn labels(
          x86_64)\",transport_id=\"{}\",proto=\"udp\",local_addr=\"192.0.2.10:{}\",remote_addr=\"{}:{}\",id=\"{id}\",\
          kind=\"{kind}\",codec=\"{codec}\",type=\"{class}\"}}",
         peer.id,
-        // Who has not said a name yet is called by what JavaScript calls nothing.
+        // A peer without a name yet is called `undefined`, as in JavaScript.
         if peer.producers.len() > 1 { "Guest \\\"G\\\"" } else { "undefined" },
         transport.id,
         transport.local_port,

@@ -1,6 +1,6 @@
-//! Simulated servers that speak exactly the wire formats of the real ones, for `demo`, `simulate` and tests. Nothing else may use them.
+//! Simulated servers with exactly the wire formats of the real ones, for `demo`, `simulate` and tests only.
 //!
-//! Their numbers move as real ones do: connections come and go, counters never fall, time passes between two requests.
+//! Their numbers change as real ones do: connections come and go, counters never decrease, time passes between two requests.
 
 pub mod edumeet;
 pub mod mediasoup;
@@ -19,21 +19,21 @@ use axum::response::{Html, IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// How a simulated server behaves, changeable while it runs.
+/// How a simulated server behaves. It can be changed while the server runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// As it should.
+    /// Normally.
     #[default]
     Healthy,
-    /// Answers this status with a body of its own kind of error.
+    /// Responds with this status, and the error body of such a server.
     Status(u16),
-    /// Takes the request and never answers.
+    /// Accepts the request and never responds.
     Hang,
-    /// 200 with a page for people.
+    /// Responds with 200 and an HTML page.
     Html,
-    /// 200 without a body.
+    /// Responds with 200 and no body.
     Empty,
-    /// 200 with the first half of the right body.
+    /// Responds with 200 and the first half of the right body.
     Truncated,
 }
 
@@ -42,17 +42,17 @@ pub enum Mode {
 pub struct Switch(Arc<Mutex<Mode>>);
 
 impl Switch {
-    /// Behaves like this from the next request on.
+    /// Sets the mode, from the next request on.
     pub fn set(&self, mode: Mode) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = mode;
     }
 
-    /// How it behaves now.
+    /// The current mode.
     pub fn get(&self) -> Mode {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts the switch in front of a server's routes.
+    /// Wraps a server's routes in the switch.
     pub fn guard(&self, routes: Router) -> Router {
         routes.layer(middleware::from_fn_with_state(self.clone(), misbehave))
     }
@@ -81,18 +81,18 @@ async fn misbehave(State(switch): State<Switch>, request: Request, next: Next) -
 /// A simulated server that listens; dropping it closes the port and every connection.
 #[derive(Debug)]
 pub struct Simulated {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
     stop: CancellationToken,
 }
 
 impl Simulated {
-    /// Serves `routes` on `address`; port 0 takes one that is free.
+    /// Serves `routes` on `address`; port 0 selects a free port.
     pub async fn serve(routes: Router, address: SocketAddr) -> std::io::Result<Self> {
         Self::on(TcpListener::bind(address).await?, routes)
     }
 
-    /// Serves `routes` on a port that is open already.
+    /// Serves `routes` on an open listener.
     pub fn on(listener: TcpListener, routes: Router) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
@@ -118,7 +118,7 @@ impl Drop for Simulated {
     }
 }
 
-/// A small generator of repeatable numbers (`SplitMix64`): simulated servers need plausible noise, not randomness.
+/// A small random number generator (`SplitMix64`) with repeatable numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Noise(u64);
 

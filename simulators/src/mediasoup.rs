@@ -24,7 +24,7 @@ pub struct Agent {
     switch: Switch,
 }
 
-/// A world and how far its time runs ahead of ours.
+/// A world, and how far its time is ahead of the real one.
 #[derive(Debug)]
 pub(super) struct Clock {
     world: World,
@@ -43,36 +43,36 @@ impl Clock {
         &self.world
     }
 
-    /// Lets `time` pass without waiting for it.
+    /// Advances the simulation by `time`, without waiting.
     pub(super) fn pass(&mut self, time: Duration) {
         self.ahead += time;
     }
 }
 
 impl Agent {
-    /// An application whose rooms `seed` decides.
+    /// An application whose rooms depend on `seed`.
     pub fn new(seed: u64) -> Self {
         Self { world: Arc::new(Mutex::new(Clock::new(seed))), token: None, switch: Switch::default() }
     }
 
-    /// Answers 401 unless a request has this bearer token.
+    /// Sets the bearer token without which requests are answered with 401.
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// The handle on how it behaves.
+    /// The switch of its mode.
     pub fn switch(&self) -> &Switch {
         &self.switch
     }
 
-    /// Lets `time` pass without waiting for it.
+    /// Advances the simulation by `time`, without waiting.
     pub fn pass(&self, time: Duration) {
         self.world.lock().unwrap_or_else(PoisonError::into_inner).pass(time);
     }
 
-    /// What it serves.
+    /// Its routes.
     pub fn routes(&self) -> Router {
         self.switch.guard(Router::new().route("/stats", get(stats)).with_state(self.clone()))
     }
@@ -105,7 +105,7 @@ async fn stats(State(agent): State<Agent>, headers: HeaderMap, Query(parameters)
         .into_response()
 }
 
-/// Whether the request brings `token`, or none is asked for.
+/// Whether the request has `token`, or none is required.
 pub(super) fn authorized(headers: &HeaderMap, token: Option<&str>) -> bool {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     token.is_none_or(|token| given.and_then(|given| given.strip_prefix("Bearer ")) == Some(token))

@@ -1,7 +1,7 @@
-//! A simulated Orion Context Broker 4.7: its monitoring API with the rules, mistakes and words of the real one, and tenants that use it.
+//! A simulated Orion Context Broker 4.7: its monitoring API, with the rules, bugs and messages of the real one, and tenants that use it.
 //!
-//! The context management API itself is not there. As in the real broker, every request counts, under the service that it names,
-//! and is seen from the next answer on.
+//! The context management API itself is not simulated. As in the real broker, every request is counted under the service that it names, and
+//! appears in the next response.
 
 mod books;
 mod load;
@@ -30,7 +30,7 @@ pub struct Broker {
 #[derive(Debug)]
 struct Inside {
     clock: Uptime,
-    /// Time that was let pass at once.
+    /// The time by which the simulation was advanced.
     skipped: Duration,
     /// The uptime up to which the tenants have acted.
     reached: Duration,
@@ -61,12 +61,12 @@ impl Broker {
         Self { inside: Arc::new(Mutex::new(inside)), switch: Switch::default() }
     }
 
-    /// Everything that it answers.
+    /// Its routes.
     pub fn routes(&self) -> Router {
         self.switch.guard(Router::new().fallback(answer).with_state(self.clone()))
     }
 
-    /// To let it misbehave.
+    /// The switch of its mode.
     pub fn switch(&self) -> Switch {
         self.switch.clone()
     }
@@ -81,14 +81,14 @@ impl Broker {
         self.inside().blocks = shown;
     }
 
-    /// Sets the traffic counters to 0, as somebody else's `DELETE /admin/metrics` does.
+    /// Sets the traffic counters to 0, as a `DELETE /admin/metrics` by another client does.
     pub fn reset(&self) {
         let mut inside = self.inside();
         inside.catch_up();
         inside.books.reset();
     }
 
-    /// Lets time pass at once.
+    /// Advances the simulation, without waiting.
     pub fn pass(&self, time: Duration) {
         self.inside().skipped += time;
     }
@@ -113,7 +113,7 @@ async fn answer(State(broker): State<Broker>, request: Request) -> Response {
     response
 }
 
-/// An answer in the making.
+/// A response that is being built.
 struct Reply {
     status: StatusCode,
     content_type: &'static str,

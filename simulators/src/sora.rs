@@ -1,7 +1,7 @@
-//! Simulated Sora servers: one alone, or a cluster of three that see each other come and go.
+//! Simulated Sora servers: a single one, or a cluster of three, one of which comes and goes.
 //!
-//! Requests are judged by the rules of Sora's API: header, method, body, and an `error_type` for what it does not take. Only the
-//! four calls that read are there; one that changes something is as unknown as one that does not exist.
+//! Requests are validated as by Sora's API: header, method, body, and an `error_type` for invalid ones. Only the four operations that read
+//! are simulated; any other is unknown.
 
 mod report;
 mod traffic;
@@ -48,7 +48,7 @@ impl Cluster {
         &self.nodes
     }
 
-    /// Lets time pass on every server without waiting for it.
+    /// Advances the simulation of every server, without waiting.
     pub fn pass(&self, time: Duration) {
         for node in &self.nodes {
             node.pass(time);
@@ -95,7 +95,7 @@ struct Raft {
 }
 
 impl Node {
-    /// A server that is in no cluster.
+    /// A server without a cluster.
     pub fn single(seed: u64) -> Self {
         Self::build(seed, 0, None)
     }
@@ -109,12 +109,12 @@ impl Node {
         Self(Arc::new(Server { index, switch, cluster, uptime: Uptime::default(), state }))
     }
 
-    /// How it behaves.
+    /// The switch of its mode.
     pub fn switch(&self) -> &Switch {
         &self.0.switch
     }
 
-    /// Lets time pass without waiting for it.
+    /// Advances the simulation, without waiting.
     pub fn pass(&self, time: Duration) {
         lock(&self.0.state).skipped += time;
     }

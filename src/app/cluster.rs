@@ -15,13 +15,13 @@ use crate::k8s::{
 };
 use crate::{file, telemetry};
 
-/// Loopback addresses lead into the pod of the exporter: to itself, or to a sidecar that trusts it. So does the unspecified address.
+/// The addresses of the exporter's own pod: those of loopback, and the unspecified ones. A sidecar there may trust local requests.
 pub(super) fn denied_loopback(args: &KubernetesArgs) -> Vec<IpNet> {
     const LOOPBACK: [&str; 4] = ["127.0.0.0/8", "::1/128", "0.0.0.0/32", "::/128"];
     if args.target_allow_loopback { Vec::new() } else { LOOPBACK.iter().filter_map(|net| net.parse().ok()).collect() }
 }
 
-/// The cluster and its settings by the flags, without the port of the advertised address: it is known once the listener is bound.
+/// The cluster and its settings as the flags say, without the port of the advertised address, which is known only when the listener is bound.
 pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(ApiClient, Settings)> {
     let KubernetesArgs {
         release,
@@ -74,7 +74,7 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
     Ok((cluster, Settings { target_selector, secret_label, discovery, election, advertise, ..settings }))
 }
 
-/// Removes what a release wrote, and prints how much it was.
+/// Deletes the objects that a release created, and prints how many they were.
 pub(super) async fn cleanup(args: CleanupArgs) -> anyhow::Result<ExitCode> {
     let CleanupArgs { release, only, except_namespace, log } = args;
     telemetry::start(log);
@@ -91,15 +91,15 @@ pub(super) async fn cleanup(args: CleanupArgs) -> anyhow::Result<ExitCode> {
 /// Submits every ScrapeTarget of the files as a dry run, and prints the API server's message about each that it refuses. Also those that the
 /// check without a server refuses: the CRD in the cluster may have another version.
 pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyhow::Result<ExitCode> {
-    /// Enough to hide the latency of the server, and no load on it.
-    const AT_A_TIME: usize = 8;
+    /// Hides the latency of the API server without much load on it.
+    const CONCURRENT_REQUESTS: usize = 8;
     let cluster = find(context, "leave out --server-side").await?;
     let cluster = &cluster;
     let targets = file::unchecked_targets(inputs);
     let (mut taken, asked) = (0, targets.len());
     let answers =
         stream::iter(&targets).map(|target| async move { (target, k8s::dry_run(cluster, &target.manifest).await) });
-    let mut answers = answers.buffered(AT_A_TIME);
+    let mut answers = answers.buffered(CONCURRENT_REQUESTS);
     while let Some((target, answer)) = answers.next().await {
         let message = match answer {
             Ok(DryRunOutcome::Accepted) => {
@@ -107,7 +107,7 @@ pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyho
                 continue;
             }
             Ok(DryRunOutcome::Refused(words)) => format!("the API server refuses it: {words}"),
-            // In another namespace it may be allowed.
+            // The next target may be in a namespace where it is allowed.
             Err(error @ DryRunError::Forbidden(_)) => format!("the API server was not asked: {error}"),
             Err(error) => return Err(error.into()),
         };
@@ -146,7 +146,7 @@ async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(ApiClien
     Ok((cluster, settings))
 }
 
-/// The cluster of the kubeconfig or of the pod. The error where there is none says what to do `otherwise`.
+/// Connects to the cluster of the kubeconfig or of the pod. If there is none, the error ends with `otherwise`, what to do instead.
 async fn find(context: Option<&str>, otherwise: &str) -> Result<ApiClient, WrongValue> {
     ApiClient::connect(context).await.map_err(|error| match error {
         AccessError::NoConfig(why) => WrongValue(format!("no cluster: {why}; set KUBECONFIG, or {otherwise}")),
@@ -154,7 +154,7 @@ async fn find(context: Option<&str>, otherwise: &str) -> Result<ApiClient, Wrong
     })
 }
 
-/// A unique name of this replica, if none is given.
+/// The default name of this replica: unique.
 fn host_and_process() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();

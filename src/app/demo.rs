@@ -1,4 +1,4 @@
-//! The command `demo`: simulated servers on loopback ports that are free, targets for them as one would write them, and the service.
+//! The command `demo`: simulated servers on free ports of loopback, manifests of targets for them, and the service.
 
 use std::fmt::Write as _;
 use std::fs::Permissions;
@@ -13,17 +13,17 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::service::{Service, ServiceOptions, Signals, TargetSource, listen};
-use super::{print, simulated};
+use super::{print, simulate};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::poll::{Pollers, TargetState};
 use crate::telemetry;
 use crate::time::PromDuration;
 use simulators::{Mode, Simulated, Switch};
 
-/// The bearer token of the simulated agent; it opens nothing else.
+/// The bearer token of the simulated agent. It is no secret.
 const AGENT_TOKEN: &str = "demo-token";
 
-/// The one server that is down on purpose.
+/// The target that is down on purpose.
 const DOWN: &str = "orion-old";
 
 /// Serves the demo until a signal comes, or with `--once` until every target has been polled.
@@ -34,7 +34,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::create()?;
     let manifests = servers.manifests(interval);
     std::fs::write(folder.targets(), &manifests).with_context(|| format!("write {}", folder.targets().display()))?;
-    // One round serves nobody, so it is in nobody's way who has the port.
+    // With `--once` nothing is served, so that a port in use is no problem.
     let listeners = if once { Vec::new() } else { vec![listen(&listen_address).await?] };
     let address = listeners.first().map(TcpListener::local_addr).transpose().context("read the listener's address")?;
     let options = ServiceOptions {
@@ -73,21 +73,21 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Everything that is simulated; dropping it closes the ports.
+/// All simulated servers. Dropping it closes their ports.
 struct Servers {
     sora: Vec<Simulated>,
     flaky: Switch,
     orion: Simulated,
     agent: Simulated,
     edumeet: Simulated,
-    /// A port where nobody listens.
+    /// A port on which nothing listens.
     closed: u16,
 }
 
 impl Servers {
     async fn start() -> std::io::Result<Self> {
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
-        let cluster = simulated::cluster();
+        let cluster = simulate::cluster();
         let mut sora = Vec::new();
         for node in cluster.nodes() {
             sora.push(Simulated::serve(node.router(), loopback).await?);
@@ -100,14 +100,14 @@ impl Servers {
         Ok(Self {
             sora,
             flaky,
-            orion: Simulated::serve(simulated::broker().routes(), loopback).await?,
-            agent: Simulated::serve(simulated::agent(Some(AGENT_TOKEN)).routes(), loopback).await?,
-            edumeet: Simulated::serve(simulated::edumeet(None).routes(), loopback).await?,
+            orion: Simulated::serve(simulate::broker().routes(), loopback).await?,
+            agent: Simulated::serve(simulate::agent(Some(AGENT_TOKEN)).routes(), loopback).await?,
+            edumeet: Simulated::serve(simulate::edumeet(None).routes(), loopback).await?,
             closed,
         })
     }
 
-    /// The targets, as one would write them.
+    /// The manifests of the targets, as a user would write them.
     fn manifests(&self, interval: Duration) -> String {
         let interval = PromDuration::from(interval);
         let mut text = String::new();
@@ -139,8 +139,8 @@ impl Servers {
     }
 }
 
-/// A folder of the demo's own, gone when it ends. Nobody else can know its name beforehand, nor reach into it: the folder that it is made
-/// in is everybody's.
+/// The temporary directory of the demo, removed when it ends. Its name is random and only its owner has access, because all users of the
+/// machine can write to its parent directory.
 struct Folder(TempDir);
 
 impl Folder {
@@ -159,7 +159,7 @@ impl Folder {
     }
 }
 
-/// One server is well for a while, then answers errors, then nothing, and so on.
+/// Makes one server flaky: it is healthy for a while, then answers with errors, then hangs, and so on.
 async fn flake(switch: Switch) {
     loop {
         for (mode, seconds) in [(Mode::Healthy, 45), (Mode::Status(500), 15), (Mode::Healthy, 30), (Mode::Hang, 15)] {

@@ -1,4 +1,4 @@
-//! The command `healthcheck`: asks a service once whether it is healthy, and says why it is not.
+//! The command `healthcheck`: sends one request to a running service, and says why it is not healthy.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ use crate::error_chain::chain;
 use crate::fetch::{self, RecordingVerifier};
 use crate::tls::{self, Peer};
 
-/// How long an answer is waited for.
+/// The time limit of the request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
@@ -46,7 +46,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let response = match request.send().await {
         Ok(response) => response,
         Err(error) => {
-            let asked = error.url().unwrap_or(&url).clone(); // a redirect may have led elsewhere
+            let asked = error.url().unwrap_or(&url).clone(); // after a redirect it is another one
             let why = match cause_of_tls(&error) {
                 Some(cause) => Some(cause.clone()),
                 None if error.is_timeout() || error.is_connect() => None,
@@ -58,7 +58,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<ExitCode> {
     };
     let status = response.status();
     if status == 400 && url.scheme() == "http" {
-        // This is all that the exporter answers there.
+        // The exporter's answer to plain HTTP on a TLS port.
         let body = response.bytes().await.unwrap_or_default();
         let speaks_https = String::from_utf8_lossy(&body).contains(tls::SPEAKS_HTTPS);
         anyhow::ensure!(!speaks_https, "the service speaks https: write https:// instead of http://");
@@ -73,7 +73,7 @@ fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
         .ok_or_else(|| anyhow!("--cert-file {}: contains no PEM certificate", certificate.display()))?;
     let pem = read("--key-file", key)?;
     let private = tls::private_key(&pem).map_err(|error| anyhow!("--key-file {}: contains {error}", key.display()))?;
-    tls::identity(chain, private).map_err(|error| match error {
+    tls::certified_key(chain, private).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             anyhow!("--key-file {}: is not the key of --cert-file {}", key.display(), certificate.display())
         }
@@ -84,7 +84,7 @@ fn identity(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     })
 }
 
-/// As for polls, with `insecureSkipVerify`: a pod asks for the health of its own process, whose certificate names another host.
+/// Does not verify certificates: a pod checks the health of its own process on loopback, and its certificate names another host.
 fn tls_config(identity: Option<CertifiedKey>) -> rustls::ClientConfig {
     let builder =
         rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(RecordingVerifier::trusting());
@@ -96,7 +96,7 @@ fn tls_config(identity: Option<CertifiedKey>) -> rustls::ClientConfig {
     config
 }
 
-/// A small file that the user gave. No more is read than a password or a certificate can have.
+/// Reads a file of a flag, up to a size that no password or certificate exceeds.
 fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     const LARGEST: u64 = 1 << 20;
     let mut bytes = Vec::new();
@@ -152,7 +152,7 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
         rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
             return "the response is not TLS: if the service speaks http, write http:// instead of https://".to_owned();
         }
-        other => return tls::sentence(other, Peer::Server),
+        other => return tls::describe(other, Peer::Server),
     };
     let Some(file) = shown.map(Path::display) else {
         return match alert {
@@ -163,7 +163,7 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
                 "the service aborted the handshake: if it requires a client certificate, set --cert-file and --key-file"
                     .to_owned()
             }
-            _ => tls::sentence(error, Peer::Server),
+            _ => tls::describe(error, Peer::Server),
         };
     };
     match alert {
@@ -179,6 +179,6 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
             format!("--cert-file {file}: the service rejects it")
         }
-        _ => tls::sentence(error, Peer::Server),
+        _ => tls::describe(error, Peer::Server),
     }
 }

@@ -1,4 +1,4 @@
-//! The commands. This is the composition root, the only module that knows every part: it constructs, connects, awaits and stops them.
+//! The commands. This is the composition root, the only module that depends on all others: it creates, connects and stops them.
 
 mod cluster;
 mod demo;
@@ -6,12 +6,10 @@ mod healthcheck;
 mod probe;
 mod service;
 mod simulate;
-mod simulated;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
-
 use tokio::sync::mpsc;
 
 use crate::cli::{CheckArgs, Command, PollingArgs};
@@ -28,10 +26,10 @@ pub struct WrongValue(String);
 
 /// Runs a command to its end. An error is shown to the user in one line; the exit code is then 1, or 2 for a [`WrongValue`].
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
-    // The commands with a log write it there.
+    // Commands that have a log write the warnings to it.
     if !matches!(command, Command::Run(_) | Command::Demo(_) | Command::Cleanup(_)) {
-        for stranger in cli::strangers() {
-            complain(&format!("warning: {stranger}"));
+        for warning in cli::unknown_variables() {
+            complain(&format!("warning: {warning}"));
         }
     }
     match command {
@@ -58,12 +56,12 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
         .build()
         .context("start the runtime")?;
     let result = runtime.block_on(command);
-    // A read or a name lookup that hangs in the system must not keep the process from ending.
+    // A file read that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result
 }
 
-/// Pollers by the flags about polling, and the targets whose server rejects the credentials.
+/// The pollers as the flags say, and the receiver of targets whose server rejects the credentials.
 fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pollers, mpsc::Receiver<TargetId>) {
     let PollingArgs {
         target_deny_cidr,

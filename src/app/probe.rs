@@ -17,8 +17,8 @@ use crate::metric::{Encoding, Format};
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Target, TargetId};
 
-/// The most problems of other manifests that are reported beside the result.
-const MOST_TOLD: usize = 10;
+/// The most problems of other manifests that are printed as warnings.
+const MAX_WARNINGS: usize = 10;
 
 /// Polls once. Exit code 0: the primary call succeeded; 1: it failed.
 pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
@@ -68,9 +68,9 @@ fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyho
         (chosen, _) => chosen,
     };
     match (chosen, wanted) {
-        // With a name given, other targets of the file may be invalid.
+        // If a target is named, others in the file may be invalid.
         (Some((id, (declaration, _))), _) if wanted.is_some() || loaded.problems.is_empty() => {
-            for problem in loaded.problems.iter().take(MOST_TOLD) {
+            for problem in loaded.problems.iter().take(MAX_WARNINGS) {
                 complain(&format!("warning: {problem}"));
             }
             Ok(Target::resolve(id.clone(), Arc::clone(declaration), &loaded.objects))

@@ -1,4 +1,4 @@
-//! The command `run`: targets from files or a cluster, pollers, the HTTP server, and how they stop together.
+//! The command `run`: starts the source of targets, the pollers and the HTTP server, and stops them in order.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ use crate::{file, telemetry};
 
 use super::cluster;
 
-/// What a service is made of: the flags of `run`, or the settings of `demo`.
+/// The settings of a service, from the flags of `run` or from `demo`.
 pub(super) struct ServiceOptions {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) web: Option<Arc<WebConfig>>,
@@ -48,7 +48,7 @@ pub(super) enum TargetSource {
     Cluster(Box<(ApiClient, k8s::Settings)>),
 }
 
-/// The longest time for tasks and requests in flight to end. Kubernetes would kill the process soon afterwards.
+/// The time limit for tasks and requests in flight to end. Kubernetes kills the process soon after it.
 const LONGEST_STOP: Duration = Duration::from_secs(18);
 
 /// A running service. It ends when one of its tasks ends, or when it is stopped.
@@ -113,7 +113,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         loose_targets: web_loose_targets || !in_cluster,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
     };
-    // Prometheus discovers the replica that takes over within seconds.
+    // Within this time, Prometheus discovers the replica that takes over.
     let shutdown_delay = shutdown_delay.unwrap_or(if in_cluster { Duration::from_secs(10) } else { Duration::ZERO });
     let mut service = Service::start(options)?;
     tokio::select! {
@@ -167,7 +167,8 @@ impl Service {
         Ok(Self { pollers, tasks, controller, draining, stop })
     }
 
-    /// Waits until a task ends, which none should, and returns its name. A half-alive exporter is worse than a dead one.
+    /// Waits until a task ends, and returns its name. None should end: the process must then exit, because an exporter that is half alive is
+    /// worse than one that is restarted.
     pub(super) async fn ended(&mut self) -> String {
         match self.tasks.join_next().await {
             Some(Ok(name)) => name.to_owned(),
@@ -176,7 +177,7 @@ impl Service {
         }
     }
 
-    /// Becomes unready, gives up the leadership, serves for `delay`, then finishes the requests in flight and ends.
+    /// Becomes unready, releases the Lease, serves for `delay`, then finishes the requests in flight and ends.
     pub(super) async fn stop(mut self, delay: Duration) {
         self.draining.cancel();
         if let Some(controller) = &self.controller {
@@ -214,7 +215,7 @@ fn watch_files(
     tasks.spawn(reread_refused(refusals, rescan, stop.clone()));
 }
 
-/// Applies the files to the pollers each time that they change.
+/// Applies the files to the pollers whenever they change.
 async fn apply_files(
     mut declared: watch::Receiver<Option<file::TargetSet>>,
     pollers: Arc<Pollers>,
@@ -249,10 +250,10 @@ async fn apply_files(
         }
         metrics.reconciles.with_label_values(&[outcome]).inc();
         let (applied, deleted, refused_now) = (change.applied, change.deleted, refused.len());
-        let sentences = problems.iter().take(MOST_MISTAKES).map(file::FileProblem::short).collect();
+        let sentences = problems.iter().take(MAX_MISTAKES).map(file::FileProblem::short).collect();
         let mut refused = refused;
-        refused.truncate(MOST_MISTAKES);
-        pollers.set_mistakes(refused, sentences, problems.len().saturating_sub(MOST_MISTAKES));
+        refused.truncate(MAX_MISTAKES);
+        pollers.set_mistakes(refused, sentences, problems.len().saturating_sub(MAX_MISTAKES));
         match &incomplete {
             None => pollers.set_known(),
             Some(why) => pollers.set_unknown(why),
@@ -276,10 +277,11 @@ async fn apply_files(
     }
 }
 
-/// The most errors that pages show, and the most targets that are shown as invalid: a large file of something else may have a million.
-const MOST_MISTAKES: usize = 1000;
+/// The most errors that pages show, and the most targets that are shown as invalid: a large file that holds no manifests may cause a
+/// million.
+const MAX_MISTAKES: usize = 1000;
 
-/// The least time between two scans because of rejected credentials: a server may reject them at every poll for months.
+/// The least time between two scans because of rejected credentials: a server may reject them at every poll.
 const REREAD: Duration = Duration::from_secs(30);
 
 /// Scans the files at once when a server rejected credentials: the files may have new ones already.

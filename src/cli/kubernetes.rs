@@ -1,4 +1,4 @@
-//! Flags about Kubernetes: which cluster, which objects in it are ours, and how Prometheus finds what we serve.
+//! Flags about Kubernetes: which cluster, which objects in it belong to this release, and how Prometheus discovers the exporter.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -106,7 +106,7 @@ pub struct ReleaseArgs {
     pub leader_election_lease_name: Option<String>,
 }
 
-/// A JSON object as it was written.
+/// A JSON object, unchanged.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
 /// Flags of `cleanup`.
@@ -135,7 +135,7 @@ pub enum CleanupOnly {
 }
 
 impl KubernetesArgs {
-    /// What is wrong with these flags together.
+    /// What is wrong with the combination of these flags.
     pub(super) fn mistake(&self, web_config: bool) -> Option<String> {
         let https = self.discovery_scheme.map_or(web_config, |scheme| scheme == Scheme::Https);
         if self.discovery_tls.is_some() && !https {
@@ -146,13 +146,13 @@ impl KubernetesArgs {
         self.release.mistake()
     }
 
-    /// What is wrong with `given` where targets come from files: whoever gave a flag that would do nothing expects something of it.
+    /// The error for a flag in `given` that has no effect if targets come from files.
     pub(super) fn mistake_with_files(given: &ArgMatches) -> Option<String> {
         let flags = Self::augment_args(Command::new("run"));
         let by_hand = |flag: &&Arg| {
             let source = given.value_source(flag.get_id().as_str());
             matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
-                && flag.get_id() != "target_allow_loopback" // it is so anyway
+                && flag.get_id() != "target_allow_loopback" // always so with files
         };
         let flag = flags.get_arguments().find(by_hand)?;
         Some(format!(
@@ -165,7 +165,7 @@ impl KubernetesArgs {
 }
 
 impl ReleaseArgs {
-    /// The Service that Prometheus asks.
+    /// The Service that Prometheus scrapes.
     pub fn service(&self) -> String {
         self.discovery_service.clone().unwrap_or_else(|| format!("{}-probe", self.release_name))
     }
@@ -180,13 +180,13 @@ impl ReleaseArgs {
     }
 }
 
-/// The name of a namespace, a Service or a release: a label of the DNS.
+/// The name of a namespace, a Service or a release: a DNS label.
 fn namespace(text: &str) -> Result<String, String> {
     let fine = is_dns_label(text);
     fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 small letters, digits and inner dashes".to_owned())
 }
 
-/// The name of a scrape class, which has no pattern; but what came by `a, b` would never be named.
+/// The name of a scrape class. It may be any text, but the blank in a list such as `a, b` is a mistake.
 fn scrape_class(text: &str) -> Result<String, String> {
     let fine = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     fine.then(|| text.to_owned()).ok_or_else(|| {
@@ -214,7 +214,7 @@ fn annotation_pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Shorter, and a slow API server would make leaders come and go.
+/// The shortest duration: with less, a slow API server would cause the leader to change again and again.
 fn lease_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     let range = Duration::from_secs(5)..=Duration::from_mins(5);

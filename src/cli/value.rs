@@ -1,4 +1,4 @@
-//! Values of flags, each refused with what to write instead.
+//! Parsers of flag values. Each error says what to write instead.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::time::PromDuration;
 pub struct ListenAddress(String);
 
 impl ListenAddress {
-    /// What a socket is bound to; a missing host stands for every address, of both IP versions where there are two.
+    /// The addresses to try to bind. A missing host means all addresses, of both IP versions if the host has both.
     pub fn candidates(&self) -> Vec<String> {
         match self.0.strip_prefix(':') {
             Some(port) => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
@@ -49,7 +49,7 @@ pub(super) fn health_url(text: &str) -> Result<Url, String> {
     url.ok_or_else(|| "write an http or https URL, for instance http://127.0.0.1:9850/-/healthy".to_owned())
 }
 
-/// What `spec.interval` may be.
+/// A duration within the limits of `spec.interval`.
 pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
     let range = Duration::from_secs(1)..=Duration::from_hours(1);
@@ -65,7 +65,7 @@ pub(super) fn external_url(text: &str) -> Result<Url, String> {
     }
 }
 
-/// What `spec.sampleLimit` may be.
+/// A number within the limits of `spec.sampleLimit`.
 pub(super) fn sample_limit(text: &str) -> Result<u32, String> {
     let count = text.parse().ok().filter(|count| (1..=1_000_000).contains(count));
     count.ok_or_else(|| "write a number of series from 1 to 1000000, for instance 100000".to_owned())

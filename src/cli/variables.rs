@@ -1,4 +1,4 @@
-//! The environment variables behind flags: which one is to blame for a wrong value, and which are none of ours although they look so.
+//! Environment variables of flags: error messages that name the variable instead of the flag, and warnings about unknown variables.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -9,17 +9,17 @@ use clap::{Arg, Command, CommandFactory};
 use super::Cli;
 use crate::crd::nearest;
 
-/// What all our variables begin with.
+/// The prefix of all our variables.
 const PREFIX: &str = "SCRAPETARGET_";
 
-/// What those begin with that are for the build.
+/// The prefix of variables for the build.
 const OF_THE_BUILD: &str = "SCRAPETARGET_BUILD_";
 
-/// `line`, in which clap says that the value of a flag is wrong, with the variable in the flag's place if the value came from there.
-pub(super) fn blamed(error: &clap::Error, arguments: &[OsString], line: String) -> String {
+/// Replaces the flag by its variable in `line`, clap's message about an invalid value, if the value came from the variable.
+pub(super) fn name_variable(error: &clap::Error, arguments: &[OsString], line: String) -> String {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return line };
     let mut command = Cli::command();
-    command.build(); // only then does an argument know what it is called
+    command.build(); // before that, arguments have no display names
     let name = arguments.iter().skip(1).find_map(|word| command.find_subcommand(word));
     let argument = name.and_then(|command| command.get_arguments().find(|argument| argument.to_string() == *flag));
     let Some(argument) = argument.filter(|argument| !is_given(argument, arguments)) else { return line };
@@ -35,7 +35,7 @@ pub(super) fn blamed(error: &clap::Error, arguments: &[OsString], line: String) 
     }
 }
 
-/// Whether a flag stands on the command line, where it counts more than its variable.
+/// Whether a flag is on the command line, which takes precedence over its variable.
 fn is_given(argument: &Arg, arguments: &[OsString]) -> bool {
     let names = argument.get_long().into_iter().chain(argument.get_all_aliases().unwrap_or_default());
     let names: Vec<String> = names.map(|name| format!("--{name}")).collect();
@@ -45,13 +45,13 @@ fn is_given(argument: &Arg, arguments: &[OsString]) -> bool {
     })
 }
 
-/// A sentence for each variable that looks like one of ours and belongs to no flag: it does nothing, and whoever set it expects something.
-pub fn strangers() -> Vec<String> {
+/// A warning for each variable with our prefix that belongs to no flag: it has no effect, which the user should know.
+pub fn unknown_variables() -> Vec<String> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    strangers_among(&names.filter(|name| name.starts_with(PREFIX)).collect())
+    unknown_among(&names.filter(|name| name.starts_with(PREFIX)).collect())
 }
 
-fn strangers_among(names: &BTreeSet<String>) -> Vec<String> {
+fn unknown_among(names: &BTreeSet<String>) -> Vec<String> {
     let command = Cli::command();
     let known: BTreeSet<&str> = command.get_subcommands().flat_map(variables).collect();
     let unknown = names.iter().filter(|name| !known.contains(name.as_str()) && !is_of_a_service(name, names));
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn told(names: &[&str]) -> Vec<String> {
-        strangers_among(&names.iter().map(|name| format!("{PREFIX}{name}")).collect())
+        unknown_among(&names.iter().map(|name| format!("{PREFIX}{name}")).collect())
     }
 
     #[test]

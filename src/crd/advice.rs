@@ -203,8 +203,8 @@ pub(crate) fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> O
 
 #[cfg(test)]
 mod tests {
-    use super::super::judge;
     use super::nearest;
+    use crate::crd::judge;
     use serde_json::{Value, json};
 
     /// The one sentence about a target of type Orion with these fields besides.

@@ -57,7 +57,7 @@ impl std::fmt::Display for FieldError {
     }
 }
 
-/// Judges a manifest as the API server does, defaults included, and reports every error and not only the first.
+/// Validates a manifest as the API server does, applies the defaults, and reports all errors and not only the first.
 ///
 /// A status in the manifest is ignored, as the API server ignores it.
 pub fn judge(manifest: &Value) -> Result<ParsedTarget, Vec<FieldError>> {
@@ -85,8 +85,8 @@ pub fn judge(manifest: &Value) -> Result<ParsedTarget, Vec<FieldError>> {
     Err(errors)
 }
 
-/// Removes from an object of the cluster what the schema of this version does not know, and returns one of these fields. The API server
-/// stores only what its CRD knows, so that CRD is newer: its new fields must not stop targets that were valid before.
+/// Removes the fields of a cluster's object that the schema of this version does not have, and returns one of them. The API server stores
+/// only the fields of its CRD, so that CRD is newer: its new fields must not stop targets that were valid before.
 pub fn prune(manifest: &mut Value) -> Option<String> {
     schema::SchemaNode::of_target().prune(manifest, "")
 }

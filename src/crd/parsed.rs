@@ -10,7 +10,7 @@ use super::{FieldError, Header, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, re
 use crate::kind::Type;
 use crate::metric::Filter;
 
-/// A ScrapeTarget and what its spec means. Nothing changes it once it is made.
+/// A ScrapeTarget with its parsed spec, immutable.
 #[derive(Clone, Debug)]
 pub struct ParsedTarget {
     written: ScrapeTarget,
@@ -57,8 +57,8 @@ impl ParsedTarget {
         }
     }
 
-    /// Stands for a ScrapeTarget that cannot be used, of which no more than type and url were readable: it must never be polled, but its name
-    /// can be asked for. A url that is none is kept as text, beside one that leads nowhere.
+    /// A placeholder for an invalid ScrapeTarget, of which only type and url could be read: it is shown, but must never be polled. An invalid
+    /// url is kept as text, and the parsed one leads nowhere.
     pub fn stand_in(name: &str, kind: Type, url: &str) -> Self {
         static NOWHERE: LazyLock<Url> =
             LazyLock::new(|| Url::parse("http://invalid.invalid/").expect("a constant that is a URL"));
@@ -72,7 +72,7 @@ impl ParsedTarget {
         &self.url
     }
 
-    /// The proxy that it is reached through.
+    /// The proxy, if one is used.
     pub const fn proxy_url(&self) -> Option<&Url> {
         self.proxy_url.as_ref()
     }

@@ -56,9 +56,9 @@ patterns! {
     );
     /// The URL of a proxy.
     PROXY = concat!("^https?://", host!(), port!(), "/?$");
-    /// A host without port: what a certificate can be made out to.
+    /// A host without port, as in a certificate.
     SERVER_NAME = r"^([a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?|[0-9a-fA-F:]{2,39})$";
-    /// The name of a label of Prometheus, in the classic alphabet that every version takes.
+    /// The name of a Prometheus label, in the character set that all versions accept.
     LABEL_NAME = "^[a-zA-Z_][a-zA-Z0-9_]{0,255}$";
     /// A regular expression of names of labels, or prefixes of names. None of them can begin with `__`.
     LABELS_BY_NAME = concat!(
@@ -107,7 +107,7 @@ pub(super) fn ipv6_host_is_address(url: &str) -> bool {
     };
     let Some((host, _)) = rest.split_once(']') else { return true };
     if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':') {
-        return true; // the pattern of the URL refuses it
+        return true; // the pattern of the URL rejects it
     }
     host.parse::<Ipv6Addr>().is_ok_and(|address| address.to_ipv4_mapped().is_none())
 }

@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn the_check_knows_every_keyword_of_the_schema() {
         let mut unknown = Vec::new();
-        keywords(&super::super::openapi(), "", &mut unknown);
+        keywords(&crate::crd::openapi(), "", &mut unknown);
         assert_eq!(unknown, [": title", "status: nullable"]);
     }
 
@@ -421,6 +421,6 @@ mod tests {
                 _ => {}
             }
         }
-        walk(&super::super::openapi());
+        walk(&crate::crd::openapi());
     }
 }

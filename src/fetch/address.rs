@@ -1,5 +1,5 @@
-//! Where targets may point: which addresses may be contacted, and by which names. Addresses are judged after name resolution, so that
-//! no name leads around the rules. It resolves nothing, and knows nothing of requests.
+//! Which hosts and addresses targets may point to. Addresses are checked after name resolution, so that no name can bypass the rules.
+//! It does not resolve names, and knows nothing of requests.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::host::AllowedHost;
 
-/// What an operator says about the destinations of targets.
+/// The operator's rules for the destinations of targets.
 #[derive(Clone, Debug, Default)]
 pub struct AddressRules {
     denied: Vec<IpNet>,
@@ -21,7 +21,7 @@ impl AddressRules {
         Self { denied: ranges.into_iter().collect(), ..Self::default() }
     }
 
-    /// Allows `hosts` and the addresses in `ranges` only; if there are none of both, whatever is not denied.
+    /// Allows only `hosts` and the addresses in `ranges`; if both are empty, everything that is not denied.
     #[must_use]
     pub fn allowing(mut self, ranges: Vec<IpNet>, hosts: Vec<AllowedHost>) -> Self {
         (self.allowed, self.hosts) = (ranges, hosts);
@@ -47,7 +47,7 @@ impl AddressRules {
         let denied = forms(address).find_map(|form| {
             let in_range = |form| self.denied.iter().any(|range| range.contains(&form));
             always_denied(form).or_else(|| {
-                // 0.0.0.0 and :: are this very host: whoever denies loopback means them, too.
+                // 0.0.0.0 and :: lead to this host, so a rule that denies loopback denies them as well.
                 let denied = in_range(form) || (form.is_unspecified() && loopbacks().into_iter().any(in_range));
                 let loopback = form.is_loopback() || form.is_unspecified();
                 denied.then_some(if loopback { DenyReason::Loopback } else { DenyReason::Denied })
@@ -57,7 +57,7 @@ impl AddressRules {
             .or_else(|| (allowed == AllowedBy::Address && !self.is_allowed(address)).then_some(DenyReason::NotAllowed))
     }
 
-    /// An address that a translator turns into another is where that is; what only travels through another is itself.
+    /// An address that a gateway translates counts as the IPv4 address in it. One that is only tunnelled counts as itself.
     fn is_allowed(&self, address: IpAddr) -> bool {
         let translated = match address {
             IpAddr::V6(v6) => translated(v6).map(IpAddr::V4),
@@ -86,7 +86,7 @@ pub enum DenyReason {
     Metadata,
     /// Multicast or broadcast.
     Multicast,
-    /// This very host.
+    /// This host.
     Loopback,
     /// In a range that the operator denies.
     Denied,
@@ -136,7 +136,7 @@ fn loopbacks() -> [IpAddr; 2] {
     [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
 }
 
-/// `address` and every IPv4 address that is written into it: whoever relays it may send to any of them.
+/// `address` and every IPv4 address that is embedded in it: a relay may send to any of them.
 fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let inside = match address {
         IpAddr::V4(_) => Vec::new(),
@@ -145,7 +145,7 @@ fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     std::iter::once(address).chain(inside.into_iter().map(IpAddr::V4))
 }
 
-/// The IPv4 address that stands for `v6` and nothing else: IPv4-compatible, IPv4-translated (SIIT) and NAT64 addresses.
+/// The IPv4 address that `v6` is translated to: IPv4-compatible, IPv4-translated (SIIT) and NAT64 addresses.
 fn translated(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     match v6.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None, // the unspecified address and loopback
@@ -169,12 +169,12 @@ fn tunnelled(v6: Ipv6Addr) -> Vec<Ipv4Addr> {
     inside
 }
 
-/// NAT64 of local use (RFC 8215) has a prefix of 48, 56, 64 or 96 bits, which the address does not tell. Where it is not the last, the
+/// NAT64 of local use (RFC 8215) has a prefix of 48, 56, 64 or 96 bits, and the address does not show which. If it is not the last, the
 /// octet from bit 64 on is empty (RFC 6052).
 fn local_nat64(v6: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let [.., o6, o7, _, o9, o10, o11, o12, o13, o14, o15] = v6.octets();
     let by_prefix = [[o6, o7, o9, o10], [o7, o9, o10, o11], [o9, o10, o11, o12], [o12, o13, o14, o15]];
-    // Zeros are there because another prefix is meant.
+    // An address of zeros belongs to another length of the prefix.
     by_prefix.into_iter().filter(|[first, ..]| *first != 0).map(Ipv4Addr::from)
 }
 

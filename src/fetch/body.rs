@@ -8,7 +8,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
 use super::budget::MemoryShare;
-use super::client::Response;
+use super::client::UnreadResponse;
 use super::{Limits, Progress};
 use crate::kind::{CallError, Reason};
 
@@ -54,7 +54,7 @@ impl ReadBytes {
 
 /// Reads the body of `response`.
 pub(super) async fn read(
-    response: &mut Response,
+    response: &mut UnreadResponse,
     limits: &Limits,
     progress: &mut Progress,
     read: &mut ReadBytes,

@@ -1,7 +1,7 @@
-//! How many bytes of answers may be in memory together, and which polls are evicted when they are too many.
+//! The memory budget of the answers that are being read, and which polls are evicted when it is exhausted.
 //!
-//! Only to wait would be unfair: a few servers that send much and then hang would hold everything until their timeouts, and every other
-//! target would fail. So a poll that waits can evict others, by the rules in [`state`].
+//! If polls could only wait for memory, a few servers that send much and then hang would hold all of it until their timeouts, and every
+//! other target would fail. So a poll that waits can evict others, by the rules in [`state`].
 
 #[cfg(test)]
 mod model;

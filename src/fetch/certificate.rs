@@ -16,7 +16,7 @@ use rustls::{DigitallySignedStruct, ProtocolVersion, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::ClientError;
-use crate::tls::{self, Anchors, Proof, Usage};
+use crate::tls::{self, SignatureCheck, TrustStore, Usage};
 
 tokio::task_local! {
     /// The handshakes of the call under way. A connection that the HTTP client finishes in another task, after it got an idle one, is not
@@ -36,7 +36,7 @@ pub struct Expiry {
 /// The certificates that a server has sent in a handshake.
 #[derive(Debug)]
 struct ServerHandshake {
-    /// The name that was verified: it tells a proxy from the target.
+    /// The name that was verified: it distinguishes a proxy from the target.
     name: String,
     leaf: u64,
     expiry: Expiry,
@@ -146,7 +146,7 @@ impl ExpiryCache {
         let mut kept = by_authority.get(authority).into_iter().flatten().rev();
         let kept = kept.find(|(known, _)| wanted.is_none_or(|wanted| *known == wanted));
         kept.map(|(_, expiry)| *expiry).or_else(|| {
-            let earliest = tls::end(leaf?)?;
+            let earliest = tls::not_after(leaf?)?;
             Some(Expiry { earliest, last_chain: verified.then_some(earliest) })
         })
     }
@@ -155,39 +155,39 @@ impl ExpiryCache {
 /// Verifies certificates, or accepts all, and records when they expire.
 #[derive(Debug)]
 pub struct RecordingVerifier {
-    /// Who is trusted; `None`: everybody.
-    anchors: Option<Arc<Anchors>>,
-    /// The address that the certificate must bear, instead of the url's host.
+    /// The trusted certificates; `None`: certificates are not verified.
+    trusted: Option<Arc<TrustStore>>,
+    /// The address that the certificate must contain, instead of the url's host.
     address: Option<ServerName<'static>>,
 }
 
 impl RecordingVerifier {
     /// Verifies against the authorities in `ca`, or the system's.
     pub(super) fn verifying(ca: Option<&[u8]>, address: Option<IpAddr>) -> Result<Arc<Self>, ClientError> {
-        let anchors = match ca {
+        let trusted = match ca {
             None => Arc::clone(&SYSTEM_ROOTS),
-            Some(pem) => Arc::new(Anchors::given(tls::certificates(pem).ok_or(ClientError::Ca)?).0),
+            Some(pem) => Arc::new(TrustStore::new(tls::certificates(pem).ok_or(ClientError::Ca)?).0),
         };
-        if anchors.is_empty() {
+        if trusted.is_empty() {
             return Err(if ca.is_some() { ClientError::Ca } else { ClientError::Roots });
         }
         let address = address.map(|address| ServerName::IpAddress(address.into()));
-        Ok(Arc::new(Self { anchors: Some(anchors), address }))
+        Ok(Arc::new(Self { trusted: Some(trusted), address }))
     }
 
-    /// Accepts every certificate: `insecureSkipVerify`.
+    /// Accepts every certificate, for `insecureSkipVerify`.
     pub fn trusting() -> Arc<Self> {
-        Arc::new(Self { anchors: None, address: None })
+        Arc::new(Self { trusted: None, address: None })
     }
 }
 
-/// The system's authorities, read once: they are a megabyte.
-static SYSTEM_ROOTS: LazyLock<Arc<Anchors>> = LazyLock::new(|| {
+/// The system's authorities, read once because they take a megabyte.
+static SYSTEM_ROOTS: LazyLock<Arc<TrustStore>> = LazyLock::new(|| {
     let loaded = rustls_native_certs::load_native_certs();
     for error in &loaded.errors {
         tracing::warn!(error = error as &dyn std::error::Error, "a trusted certificate of this system cannot be read");
     }
-    Arc::new(Anchors::authorities(&loaded.certs).0)
+    Arc::new(TrustStore::authorities_only(&loaded.certs).0)
 });
 
 impl RecordingVerifier {
@@ -200,16 +200,16 @@ impl RecordingVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let proof = match (&self.anchors, version) {
-            (None, version) => tls::proven(version, message, certificate, signed)?,
+        let check = match (&self.trusted, version) {
+            (None, version) => tls::verify_signature(version, message, certificate, signed)?,
             (Some(_), ProtocolVersion::TLSv1_3) => {
-                verify_tls13_signature(message, certificate, signed, tls::algorithms()).map(|_| Proof::Given)?
+                verify_tls13_signature(message, certificate, signed, tls::algorithms())
+                    .map(|_| SignatureCheck::Verified)?
             }
-            (Some(_), _) => {
-                verify_tls12_signature(message, certificate, signed, tls::algorithms()).map(|_| Proof::Given)?
-            }
+            (Some(_), _) => verify_tls12_signature(message, certificate, signed, tls::algorithms())
+                .map(|_| SignatureCheck::Verified)?,
         };
-        if proof == Proof::Given {
+        if check == SignatureCheck::Verified {
             Handshakes::record_proof(certificate);
         }
         Ok(HandshakeSignatureValid::assertion())
@@ -226,11 +226,11 @@ impl ServerCertVerifier for RecordingVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let wanted = self.address.as_ref().unwrap_or(server_name);
-        let anchors = self.anchors.as_ref();
-        let verified = anchors.map(|anchors| anchors.verify(end_entity, intermediates, Usage::Server(wanted), now));
+        let trusted = self.trusted.as_ref();
+        let verified = trusted.map(|trusted| trusted.verify(end_entity, intermediates, Usage::Server(wanted), now));
         let chain = std::iter::once(end_entity).chain(intermediates);
         // Also for a certificate that is refused: its dates may be the reason.
-        if let Some(earliest) = chain.filter_map(|certificate| tls::end(certificate)).min() {
+        if let Some(earliest) = chain.filter_map(|certificate| tls::not_after(certificate)).min() {
             let last_chain = verified.as_ref().and_then(|verified| verified.as_ref().ok()).copied();
             let name = server_name.to_str().into_owned();
             let expiry = Expiry { earliest, last_chain };
@@ -258,6 +258,6 @@ impl ServerCertVerifier for RecordingVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        if self.anchors.is_some() { tls::algorithms().supported_schemes() } else { tls::any_scheme() }
+        if self.trusted.is_some() { tls::algorithms().supported_schemes() } else { tls::all_schemes() }
     }
 }

@@ -199,7 +199,7 @@ impl Clients {
     ) -> Result<rustls::ClientConfig, ClientError> {
         let verifier: Arc<dyn ServerCertVerifier> = match (secure, connection.insecure_skip_verify) {
             (true, false) => RecordingVerifier::verifying(connection.ca.as_deref(), address)?,
-            // A client for plain http never meets a certificate; loading the system's authorities for it would cost megabytes.
+            // A client for plain http verifies no certificate; loading the system's authorities for it would cost megabytes.
             (false, _) | (_, true) => RecordingVerifier::trusting(),
         };
         let builder = rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
@@ -209,7 +209,7 @@ impl Clients {
         };
         config.resumption = Resumption::store(Arc::<SessionCache>::default());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.enable_sni = address.is_none(); // SNI has no addresses, and the url's host is not what was asked for
+        config.enable_sni = address.is_none(); // SNI cannot hold an address, and the url's host is not the configured name
         Ok(config)
     }
 }
@@ -234,8 +234,8 @@ fn http(tls: &rustls::ClientConfig, proxy: Option<&Url>) -> reqwest::Result<reqw
 }
 
 impl Connection {
-    /// Whether [`Clients::client`] could make a client of these settings for this url. It asks neither the system for its authorities nor
-    /// any rule for the address: both are those of another machine, where this is asked of files.
+    /// Whether [`Clients::client`] could make a client of these settings for this url. It checks neither the system's authorities nor the
+    /// rules for addresses: when files are checked, both may be those of another machine.
     pub fn check(&self, url: &Url) -> Result<(), ClientError> {
         if !is_secure(url, self) {
             return Ok(());
@@ -250,24 +250,24 @@ impl Connection {
     }
 }
 
-/// The certificate that we show, with its key.
+/// The client certificate with its key.
 fn certified(identity: &Identity) -> Result<CertifiedKey, ClientError> {
     let chain = certificates(&identity.certificates).ok_or(ClientError::Certificate)?;
     let key = tls::private_key(&identity.key).map_err(ClientError::Key)?;
-    tls::identity(chain, key).map_err(ClientError::Identity)
+    tls::certified_key(chain, key).map_err(ClientError::Identity)
 }
 
-/// Whether a certificate is ever met.
+/// Whether a connection may use TLS, to the target or to the proxy.
 fn is_secure(url: &Url, connection: &Connection) -> bool {
     url.scheme() == "https" || has_tls_proxy(connection)
 }
 
-/// Whether TLS is spoken with the proxy, however the target is spoken with: then certificates matter.
+/// Whether the connection to the proxy uses TLS, so that certificates matter even for a target over http.
 fn has_tls_proxy(connection: &Connection) -> bool {
     connection.proxy.as_ref().is_some_and(|proxy| proxy.scheme() == "https")
 }
 
-/// Who the server must prove to be, instead of the url's host.
+/// The name or address that the server's certificate must contain instead of the url's host.
 enum ServerIdentity {
     Name(String),
     /// Never put into the url: it would be contacted there.
@@ -279,7 +279,7 @@ fn server_identity(connection: &Connection) -> Result<Option<ServerIdentity>, Cl
     if let Ok(address) = text.parse() {
         return Ok(Some(ServerIdentity::Address(address)));
     }
-    // What a url would take for an address in disguise, such as 0x7f.1, is none that a certificate could be made out to.
+    // A url parser reads names such as 0x7f.1 as addresses, and no certificate can contain them.
     match url::Host::parse(text) {
         Ok(url::Host::Domain(_)) => Ok(Some(ServerIdentity::Name(text.clone()))),
         _ => Err(ClientError::ServerName),
@@ -289,7 +289,7 @@ fn server_identity(connection: &Connection) -> Result<Option<ServerIdentity>, Cl
 /// Connections over TLS are kept between polls, since a handshake costs a hundred times as much as a call. None is used after its period.
 const IDLE_TLS: Duration = RenewalPeriod::LENGTH;
 
-/// How long the alert of a server is waited for: one that refuses us does so at once.
+/// The time limit for a server's TLS alert: a server that rejects our certificate sends it at once.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Connections through a proxy without TLS are closed by the poll's last call; this is for polls that were cut off.
@@ -339,7 +339,7 @@ impl SharedClient {
         self.unpooled.get_or_init(build).as_ref().ok()
     }
 
-    /// Asks on a connection of its own why the server has ended another one: it wants a certificate, or does not accept ours.
+    /// Opens another connection to learn why the server has closed the last one: it requires a certificate, or rejects ours.
     async fn alert(&self, url: &Url, address: Option<SocketAddr>, deadline: Instant) -> Option<CallError> {
         let host = url.host_str().filter(|_| url.scheme() == "https" && self.proxy.is_none())?;
         let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
@@ -348,7 +348,7 @@ impl SharedClient {
             handshake_alert(stream, Arc::clone(&self.tls), name).await
         };
         let error = timeout_at(deadline.min(Instant::now() + ALERT_TIMEOUT), alert).await.ok().flatten()?;
-        Some(CallError::new(Reason::Tls, tls::sentence(&error, Peer::Server)))
+        Some(CallError::new(Reason::Tls, tls::describe(&error, Peer::Server)))
     }
 
     /// Replaces the host in the url by `serverName`, if that is set: TLS takes the name from there, and the resolver knows the addresses.
@@ -364,7 +364,7 @@ impl SharedClient {
         if let Ok(value) = HeaderValue::from_str(&host) {
             request.headers_mut().insert(HOST, value);
         }
-        // A name that no url can hold was refused when the target was declared.
+        // A name that is not valid in a url was rejected with the declaration.
         let _ = request.url_mut().set_host(Some(server_name));
     }
 }
@@ -392,12 +392,12 @@ enum Transport {
 }
 
 /// An answer whose body has not been read.
-pub(super) enum Response {
+pub(super) enum UnreadResponse {
     Plain(Box<PlainResponse>),
     Pooled(reqwest::Response),
 }
 
-impl Response {
+impl UnreadResponse {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Plain(response) => response.head.status,
@@ -449,7 +449,7 @@ pub struct Client {
     grant: AllowedBy,
     /// Of https only: other connections are not kept.
     renewal: Option<RenewalSchedule>,
-    /// The address that answered last. It is tried first, so that not every poll waits for a dead one.
+    /// The address that answered last. It is tried first, so that not every poll waits for one that does not answer.
     last_good: Mutex<Option<IpAddr>>,
 }
 
@@ -510,11 +510,11 @@ impl Client {
         period: Option<RenewalPeriod>,
         deadline: Instant,
         failures: &mut ConnectFailures,
-    ) -> Result<Response, CallError> {
+    ) -> Result<UnreadResponse, CallError> {
         let shared = match &self.transport {
             Transport::Plain => {
                 let response = self.send_plain(request, kept, addresses, deadline, failures).await?;
-                return Ok(Response::Plain(Box::new(response)));
+                return Ok(UnreadResponse::Plain(Box::new(response)));
             }
             Transport::Pooled(shared) => shared,
         };
@@ -522,7 +522,7 @@ impl Client {
         shared.name_server(&mut request);
         let again = request.try_clone();
         match self.send_by(shared, &shared.http, request, addresses, period, deadline, failures).await {
-            Ok(response) => Ok(Response::Pooled(response)),
+            Ok(response) => Ok(UnreadResponse::Pooled(response)),
             Err(SendError::Call(error)) => Err(error),
             Err(SendError::ReusedClosed(error)) => {
                 let (Some(mut again), Some(unpooled)) = (again, shared.unpooled()) else {
@@ -531,7 +531,7 @@ impl Client {
                 again.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 *failures = ConnectFailures::default();
                 match self.send_by(shared, unpooled, again, addresses, None, deadline, failures).await {
-                    Ok(response) => Ok(Response::Pooled(response)),
+                    Ok(response) => Ok(UnreadResponse::Pooled(response)),
                     Err(SendError::Call(error)) => Err(error),
                     Err(SendError::ReusedClosed(error)) => Err(error::call_error(&error, is_plain(error.url()))),
                 }
@@ -625,7 +625,7 @@ impl Client {
                 }
                 Err(error) if error.is_connect() => match error::no_connection(&error) {
                     Some(why) => failures.add(&why),
-                    // A load balancer without a server does this. Another address may do better, and the last one says why.
+                    // A load balancer without a backend does this. Another address may work; if none does, the last error is reported.
                     None if left > 0 && error::ended_in_handshake(&error) => {
                         failures.add(&ConnectFailure::Error(
                             "the server closes the connection in the handshake".to_owned(),
@@ -656,8 +656,15 @@ impl Client {
     }
 
     /// When the certificates expire of the server that answered a call of `url`.
-    pub(super) fn certificate_expiry(&self, url: &Url, response: &Response, handshakes: &Handshakes) -> Option<Expiry> {
-        let (Transport::Pooled(shared), Response::Pooled(response)) = (&self.transport, response) else { return None };
+    pub(super) fn certificate_expiry(
+        &self,
+        url: &Url,
+        response: &UnreadResponse,
+        handshakes: &Handshakes,
+    ) -> Option<Expiry> {
+        let (Transport::Pooled(shared), UnreadResponse::Pooled(response)) = (&self.transport, response) else {
+            return None;
+        };
         let authority = https_authority(url)?;
         let leaf =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
@@ -665,7 +672,7 @@ impl Client {
         expiries.of(&authority, leaf, handshakes, tls_proxy.as_deref(), *verifies)
     }
 
-    /// The same for a call that was not answered, if the server did show its certificates.
+    /// The same for a call without an answer, if the server has sent its certificates.
     pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<Expiry> {
         let Transport::Pooled(shared) = &self.transport else { return None };
         https_authority(url)?;

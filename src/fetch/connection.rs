@@ -6,14 +6,14 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use super::address::DenyReason;
-use crate::tls::{KeyError, Peer, sentence};
+use crate::tls::{KeyError, Peer, describe};
 
 /// The settings of the connection to a target. Targets with equal settings can share a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Connection {
     /// PEM of the authorities that are trusted instead of the system's.
     pub ca: Option<Arc<[u8]>>,
-    /// The certificate that we show to the server.
+    /// The client certificate.
     pub identity: Option<Identity>,
     /// The name for SNI and for the verification of the certificate, where it is not the url's host.
     pub server_name: Option<String>,
@@ -50,13 +50,13 @@ pub enum ClientError {
     /// No private key, or none that can be read.
     #[error("tlsConfig.keySecret holds {0}")]
     Key(KeyError),
-    /// The certificate and its key do not fit, or TLS refuses them.
-    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", sentence(.0, Peer::Server))]
+    /// The certificate and its key do not match, or TLS rejects them.
+    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", describe(.0, Peer::Server))]
     Identity(rustls::Error),
     /// No trusted authority at all.
     #[error("no trusted certificate authority: set tlsConfig.ca")]
     Roots,
-    /// A proxy's CONNECT names the host that it shall reach; it cannot be the certificate's name.
+    /// A proxy's CONNECT names the host to connect to, which must not be the name in the certificate.
     #[error("tlsConfig.serverName cannot be combined with proxyUrl: write the server's name in url")]
     ProxiedServerName,
     /// Neither a host name nor an IP address.
@@ -80,7 +80,7 @@ pub enum ClientError {
         /// The host.
         host: String,
     },
-    /// A host whose addresses only the proxy learns.
+    /// A host that the proxy resolves, so that its addresses cannot be checked here.
     #[error(
         "spec.url: the proxy resolves {host}, so that --target-allow-cidr cannot be held: the operator of the exporter must allow it by --target-allow-host"
     )]

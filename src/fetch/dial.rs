@@ -115,9 +115,8 @@ pub(super) fn attempts(addresses: &[SocketAddr], last_good: Option<IpAddr>) -> V
     attempts
 }
 
-/// The resolver of the HTTP client. It returns the addresses of the attempt under way, which have been checked, whatever name is asked for:
-/// with
-/// `serverName` that is not the host.
+/// The resolver of the HTTP client. It returns the addresses of the attempt in progress, which have been checked, whatever the name: with
+/// `serverName` it is not the host.
 #[derive(Debug)]
 pub(super) struct AttemptResolver;
 
@@ -209,7 +208,7 @@ impl ConnectFailures {
         self.attempt = Some(attempt.clone());
     }
 
-    /// Notes that the attempt has failed.
+    /// Records that the attempt has failed.
     pub(super) fn add(&mut self, why: &ConnectFailure) {
         let Some(attempt) = self.attempt.take() else { return };
         self.failed.extend(attempt.0.addresses.iter().map(|address| (*address, why.clone())));

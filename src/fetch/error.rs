@@ -1,4 +1,4 @@
-//! From an error of the HTTP client to the reason that a user can act on.
+//! Converts errors of the HTTP client to messages that a user can act on.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -13,10 +13,10 @@ use tokio_rustls::TlsConnector;
 use super::dial::{AttemptTimedOut, ConnectFailure};
 use crate::error_chain::chain;
 use crate::kind::{CallError, Reason};
-use crate::tls::{Peer, sentence};
+use crate::tls::{self, Peer};
 
-/// Why no connection was made, where another address of the host may do better. `None` if the server was reached, but is not to be talked
-/// to because of its certificate or answer.
+/// Why no connection was made, if another address of the host may work. `None` if the server was reached, and its certificate or answer
+/// is the problem.
 pub(super) fn no_connection(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     if links.iter().any(|link| link.is::<AttemptTimedOut>()) {
@@ -95,24 +95,24 @@ fn reason_of(link: &(dyn Error + 'static)) -> Option<Reason> {
     }
 }
 
-/// What came does not begin like an answer. Servers that speak TLS send an alert.
+/// The response is not HTTP. Servers that speak TLS respond with an alert.
 fn is_no_http(link: &(dyn Error + 'static)) -> bool {
     link.downcast_ref::<hyper::Error>().is_some_and(|error| error.is_parse() && error.to_string().contains("version"))
 }
 
-/// What servers that speak https answer to http, with status 400: those of Go, nginx, Apache, Tomcat, and our own.
+/// The responses of TLS ports to plain http, with status 400: those of Go, nginx, Apache, Tomcat, and our own.
 const SPEAKS_HTTPS: [&str; 5] = [
     "HTTP request to an HTTPS server",
     "plain HTTP request was sent to HTTPS port",
     "plain HTTP to an SSL-enabled server port",
     "combination of host and port requires TLS",
-    crate::tls::SPEAKS_HTTPS,
+    tls::SPEAKS_HTTPS,
 ];
 
 /// How much of a body is searched for that, in bytes.
 const SEARCHED_BYTES: usize = 1024;
 
-/// An answer to http that says that https is spoken there.
+/// The error for a response that says that the port speaks https.
 pub(super) fn speaks_https(status: u16, body: &[u8]) -> Option<CallError> {
     let beginning = String::from_utf8_lossy(body.get(..SEARCHED_BYTES).unwrap_or(body));
     let is_said = status == 400 && SPEAKS_HTTPS.iter().any(|said| beginning.contains(said));
@@ -143,19 +143,19 @@ where
 /// The message of the TLS library for a server that closes the connection during the handshake.
 const HANDSHAKE_EOF: &str = "tls handshake eof";
 
-/// The same for people.
+/// The message for users.
 const CLOSED: &str = "the server closes the connection instead of answering by TLS: if it speaks http, write http:// instead of https://";
 
 /// The causes of an error, from the general to the particular, each once. The message of the HTTP client itself is left out: it contains
 /// the url, which may hold a secret in its path.
 fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
     let mut text = String::new();
-    // An `io::Error` around another error says what that says.
+    // An `io::Error` that wraps another error has the same message.
     let repeats =
         |link: &(dyn Error + 'static)| link.downcast_ref::<io::Error>().is_some_and(|error| error.get_ref().is_some());
     for link in links.iter().filter(|link| !link.is::<reqwest::Error>() && !repeats(**link)) {
         let words = match link.downcast_ref::<rustls::Error>() {
-            Some(error) => sentence(error, Peer::Server),
+            Some(error) => tls::describe(error, Peer::Server),
             None => link.to_string(),
         };
         let words = if words == HANDSHAKE_EOF { CLOSED.to_owned() } else { words };

@@ -1,4 +1,4 @@
-//! Names of hosts that an operator allows targets to point to: `--target-allow-host`. It compares texts, and resolves nothing.
+//! The host names that targets may point to: `--target-allow-host`. It compares text and does not resolve names.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use crate::host_pattern::HostPattern;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedHost(HostPattern);
 
-/// What stands for the namespace of the target.
+/// The placeholder for the namespace of the target.
 const NAMESPACE: &str = "{namespace}";
 
 impl AllowedHost {
@@ -21,7 +21,7 @@ impl AllowedHost {
     }
 }
 
-/// Without the domain of nearly every cluster: whoever writes `NAME.NAMESPACE.svc` also means `NAME.NAMESPACE.svc.cluster.local`.
+/// Removes the default domain of clusters, so that `NAME.NAMESPACE.svc` also matches `NAME.NAMESPACE.svc.cluster.local`.
 fn without_cluster_domain(host: &str) -> String {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     match host.strip_suffix(".svc.cluster.local") {
@@ -30,7 +30,7 @@ fn without_cluster_domain(host: &str) -> String {
     }
 }
 
-/// A text that is no [`AllowedHost`]: what to write instead.
+/// A text that is no [`AllowedHost`], with what to write instead.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AllowedHostError(&'static str);

@@ -33,7 +33,7 @@ const MAX_SECRET: usize = 1024;
 /// Bytes of a secret that are searched for in other spellings.
 const MAX_SPELLED: usize = 256;
 
-/// To search for more texts than this takes milliseconds in a large exposition.
+/// A search for more texts than this takes milliseconds in a large exposition.
 const MAX_FAST: usize = 16;
 
 /// The most characters of a message, and of the beginning of a body.
@@ -118,7 +118,7 @@ impl Redactor {
         self.verbatim.len() > MAX_FAST
     }
 
-    /// Whether a secret stands in `text` as it was sent.
+    /// Whether `text` contains a secret as it was sent.
     pub fn is_in(&self, text: &str) -> bool {
         self.verbatim.iter().any(|secret| text.contains(secret.as_str()))
     }
@@ -198,7 +198,7 @@ fn decoded_glyphs(text: &str) -> Vec<Glyph> {
     glyphs
 }
 
-/// The character that the escape at the start of `text` stands for, if it is one of ASCII, and the length of the escape.
+/// The ASCII character of the escape at the start of `text`, and the length of the escape.
 fn escape(text: &str) -> Option<(Option<u8>, usize)> {
     let number = |digits: &str, radix| u32::from_str_radix(digits, radix).ok();
     let ascii = |code: u32| u8::try_from(code).ok().filter(u8::is_ascii);
@@ -258,12 +258,12 @@ fn beginning(text: &str, bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes)).unwrap_or_default()
 }
 
-/// As it stands in the labels of a series.
+/// The text as it is escaped in the labels of a series.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-/// Blanks of all sorts become one, and what cannot be seen goes: with it a text could pass for another, or hide one.
+/// Replaces white space by single spaces, and removes invisible characters: with them a text could look like another, or hide one.
 fn on_one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(4 * MAX_SHOWN));
     for c in text.trim().chars().filter(|c| c.is_whitespace() || !(c.is_control() || is_invisible(*c))) {

@@ -1,7 +1,7 @@
 //! The network side of a poll: makes the calls of a kind, one after the other over one connection, and returns complete answers.
 //!
-//! Everything is bounded here: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It knows neither what an
-//! answer means nor when to poll again.
+//! It enforces all limits: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It knows neither what an answer
+//! means nor when to poll again.
 
 mod address;
 mod body;

@@ -36,7 +36,7 @@ impl ServerSessions {
 
 impl std::fmt::Debug for SessionCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SessionCache") // they are secret
+        f.write_str("SessionCache") // sessions contain secrets
     }
 }
 
@@ -102,8 +102,8 @@ mod tests {
     use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
     use rustls_pki_types::PrivateKeyDer;
 
-    use super::super::certificate::RecordingVerifier;
     use super::*;
+    use crate::fetch::certificate::RecordingVerifier;
 
     type Version = &'static rustls::SupportedProtocolVersion;
 

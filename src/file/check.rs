@@ -1,4 +1,4 @@
-//! The command `check`: judges files of manifests as an API server would, without one.
+//! The command `check`: validates manifests in files as the API server would, without a cluster.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::target::{Lookup as _, LookupError, Target, TargetId};
 pub struct CheckReport {
     /// What is wrong. The command fails if there is any.
     pub problems: Vec<FileProblem>,
-    /// What may be right and should be looked at: references to objects that are not in these files, manifests of other kinds.
+    /// What may be a mistake: references to objects that are not in these files, manifests of other kinds.
     pub notes: Vec<FileProblem>,
     /// The number of valid targets.
     pub targets: usize,
@@ -45,7 +45,7 @@ impl fmt::Display for CheckReport {
     }
 }
 
-/// What is checked beside the manifests themselves.
+/// What is checked in addition to the manifests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CheckOptions<'d> {
     /// A directory with values of Secrets.
@@ -54,7 +54,7 @@ pub struct CheckOptions<'d> {
     pub all_references: bool,
 }
 
-/// What is wrong with one target, or may be, before its line is known.
+/// A problem of a target, or a note about it, before its line is known.
 struct TargetProblem<'l> {
     id: &'l TargetId,
     origin: &'l Origin,
@@ -112,7 +112,7 @@ fn problems_of(
             }
         }
     }
-    // The values can only be tried together.
+    // Whether the values are usable shows only when all of them are there.
     if found.is_empty() {
         let error = Target::check_values(&id.namespace, target, objects).err();
         found.extend(error.map(|error| (error.path, error.message, false)));

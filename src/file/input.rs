@@ -113,7 +113,7 @@ pub(super) fn files(path: &Path) -> io::Result<Vec<Arc<Path>>> {
     Ok(found)
 }
 
-/// The version of a file, as far as it can be told without reading it: device, inode, size, modification and change time. Contents may
+/// The version of a file, as far as it is known without reading it: device, inode, size, modification and change time. Contents may
 /// change while the length stays, and a file that was renamed over another may be older.
 pub(super) type Signature = Result<(u64, u64, u64, (i64, i64), (i64, i64)), io::ErrorKind>;
 

@@ -35,7 +35,7 @@ pub(super) enum Manifest {
     Unreadable(FieldError),
 }
 
-/// A ScrapeTarget that cannot be used, with what of it is readable.
+/// An invalid ScrapeTarget, with the fields that could be read.
 #[derive(Debug)]
 pub(super) struct InvalidTarget {
     /// The type, if it is one.
@@ -111,7 +111,7 @@ fn read_one(value: &Value) -> Manifest {
             Manifest::Unreadable(FieldError::new("items", "Required value: write the list of manifests"))
         }
         ("", _) => Manifest::Unreadable(FieldError::new("apiVersion", WRITE)),
-        // Objects of our API group are meant for the exporter. One that is ignored silently would only be missed when it is needed.
+        // Objects of our API group are meant for the exporter: to ignore one silently would hide a mistake.
         _ if is_ours(version) => {
             let words = ["ScrapeTarget", "ScrapeTargetList"];
             Manifest::Target(id(value), Err(InvalidTarget::new(value, vec![unknown_kind(kind, crd::GROUP, &words)])))

@@ -1,6 +1,6 @@
 //! ScrapeTargets, Secrets and ConfigMaps from files, as one would `kubectl apply` them.
 //!
-//! It knows files and manifests. It does not know what is done with the targets.
+//! It reads and watches manifests, and does not know what the targets are used for.
 
 mod check;
 mod input;

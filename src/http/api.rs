@@ -20,7 +20,7 @@ use crate::poll;
 use crate::target::{Target, TargetId};
 use crate::time::PromDuration;
 
-/// Which targets a query asks for. Several of `namespace`, `type` or `state` mean any of them, several of `label` mean all of them.
+/// A filter of targets. Several values of `namespace`, `type` or `state` match any of them, several of `label` must all match.
 #[derive(Debug, Default)]
 struct TargetFilter {
     namespaces: Vec<String>,
@@ -30,8 +30,8 @@ struct TargetFilter {
 }
 
 impl TargetFilter {
-    /// Parses a query. The error is a sentence that says what to write: an unknown parameter is refused, so that a misspelt filter does not
-    /// return every target. With `allows_state` false, the parameter `state` is one of these.
+    /// Parses a query. The error says what to write instead. An unknown parameter is an error, so that a misspelt filter does not return all
+    /// targets; if `allows_state` is false, so is `state`.
     fn parse(uri: &Uri, allows_state: bool) -> Result<Self, String> {
         /// Every target is compared with every parameter.
         const MAX_PARAMETERS: usize = 100;
@@ -93,7 +93,7 @@ struct TargetsResponse<'a> {
 #[derive(Serialize)]
 struct TargetsData<'a> {
     targets: Vec<TargetEntry<'a>>,
-    /// What is wrong with declarations, beside what the targets themselves say; the log has all of it.
+    /// Problems of declarations, in addition to those of the targets. The log has all of them.
     mistakes: &'a [String],
 }
 
@@ -155,9 +155,9 @@ impl<'a> TargetEntry<'a> {
             state: status.state.as_str(),
             reason: failure.map(|failure| failure.reason.as_str()),
             message: failure.map(|failure| &*failure.message),
-            since: time::rfc3339(status.since),
-            last_poll: view.last_poll_at().map(time::rfc3339),
-            last_success: status.last_success.map(time::rfc3339),
+            since: time::rfc3339_millis(status.since),
+            last_poll: view.last_poll_at().map(time::rfc3339_millis),
+            last_success: status.last_success.map(time::rfc3339_millis),
             duration_seconds: poll.map(|poll| poll.duration().as_secs_f64()),
             samples: poll.map(|poll| poll.samples),
             interval_seconds: view.target().map(|target| target.interval.as_secs_f64()),
@@ -166,14 +166,14 @@ impl<'a> TargetEntry<'a> {
     }
 }
 
-/// One group per target: Prometheus tells the groups of a document apart by their position.
+/// One group per target: Prometheus identifies the groups of a document by their position.
 #[derive(Serialize)]
 struct SdGroup<'g> {
     targets: [&'g str; 1],
     labels: BTreeMap<&'g str, Cow<'g, str>>,
 }
 
-/// Where Prometheus is to scrape.
+/// The address for Prometheus to scrape.
 struct ScrapeAddress {
     host: String,
     scheme: Option<String>,
@@ -182,7 +182,7 @@ struct ScrapeAddress {
 
 /// `/sd`.
 pub(super) async fn service_discovery(State(app): State<Arc<AppState>>, request: Request) -> Response {
-    // Without `state`: states change with every poll, and what Prometheus discovers would come and go with them.
+    // Without `state`: it may change with every poll, and targets would appear and disappear in Prometheus.
     let parsed = TargetFilter::parse(request.uri(), false)
         .map_err(ErrorResponse::bad_request)
         .and_then(|filter| Ok((filter, ScrapeAddress::new(app.options.external_url.as_ref(), &request)?)));

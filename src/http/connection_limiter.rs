@@ -111,7 +111,7 @@ impl ConnectionTable {
     ///
     /// An idle one, since that costs its client nothing. Else one of the client that has most, whatever it does, if this makes the shares
     /// more equal. Else one of any client that has no less than the newcomer, unless it waits for a poll and has not done so for long. So
-    /// nobody drives out others by connecting again and again, and no client's requests keep all places for ever.
+    /// no client can close the connections of others by connecting again and again, and no client's requests occupy all places for ever.
     fn connection_to_evict(&self, newcomer: Option<ClientNetwork>, limits: &ServerLimits) -> Option<u64> {
         let now = now_ms();
         let own = newcomer.map_or(0, |client| self.counts(client).connections);

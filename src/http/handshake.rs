@@ -56,7 +56,7 @@ async fn woken() {
     poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-/// What the first byte of a connection tells.
+/// The protocol of a connection, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FirstByte {
     /// The client closed the connection without a byte, as TCP probes do.
@@ -78,7 +78,7 @@ pub(super) async fn peek_first_byte(socket: &TcpStream, state: &ConnectionState)
     }
 }
 
-/// Tells a client that it must speak TLS. The header timeout ends this if the client does not.
+/// Responds to plain HTTP that the port speaks TLS. The header timeout limits this.
 pub(super) async fn refuse_plain_http(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     /// Bytes of the request that are read; the connection may be reset after them.
     const MAX_REQUEST: usize = 64 * 1024;
@@ -138,7 +138,7 @@ impl HandshakeFailureLog {
 /// Why a handshake failed, for the log.
 pub(super) fn handshake_problem(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(error) => tls::sentence(error, tls::Peer::Client),
+        Some(error) => tls::describe(error, tls::Peer::Client),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             "the client closes the connection in the middle of the handshake".to_owned()
         }

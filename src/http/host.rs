@@ -1,5 +1,5 @@
-//! Which host names requests may be for: `--web.allowed-hosts`, against DNS rebinding, where a browser reaches us under a name that
-//! somebody else controls, whose pages could then read ours.
+//! The host names that requests may have: `--web.allowed-hosts`. It protects against DNS rebinding, where a browser reaches us under a name
+//! that an attacker controls, so that the attacker's page can read ours.
 //!
 //! IP addresses are always allowed: a page that was requested by address has that address as its origin, which no name can take over.
 
@@ -60,7 +60,7 @@ pub struct HostAllowlist(Option<Vec<HostPattern>>);
 
 impl HostAllowlist {
     /// Allows `allowed`, `own` (the host of our own URL) and localhost. If `allowed` is empty and a listener is not on loopback, any name
-    /// is allowed, since nobody knows by which names Prometheus reaches us.
+    /// is allowed, since it is not known by which names Prometheus reaches us.
     pub fn new(allowed: Vec<AllowedWebHost>, own: Option<&str>, only_loopback: bool) -> Self {
         if allowed.contains(&AllowedWebHost::Any) || (allowed.is_empty() && !only_loopback) {
             return Self(None);
@@ -78,12 +78,12 @@ impl HostAllowlist {
     }
 }
 
-/// What the request was sent to, as `HOST` or `HOST:PORT`; in the extensions of every request that tells it.
+/// What the request was sent to, as `HOST` or `HOST:PORT`; in the extensions of every request that has it.
 #[derive(Clone, Debug)]
 pub(super) struct RequestHost(pub(super) Authority);
 
 /// Middleware that refuses requests for other hosts, and those whose host is ambiguous. Health checks may name any host: they come by
-/// address or by whatever name is configured, and their answer tells nothing. Every response gets `nosniff`.
+/// address or by whatever name is configured, and their response contains no data. Every response gets `nosniff`.
 pub(super) async fn check_host(State(hosts): State<Arc<HostAllowlist>>, mut request: Request, next: Next) -> Response {
     let mut response = match request_host(request.version(), request.uri(), request.headers()) {
         Err(text) => ErrorResponse::bad_request(text).into_response(),

@@ -1,4 +1,4 @@
-//! `/metrics`: the exporter itself, and for each target one series that tells whether it is up.
+//! `/metrics`: the exporter's own metrics, and for each target one series that says whether it is up.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -37,7 +37,7 @@ pub(super) async fn metrics(State(app): State<Arc<AppState>>, request: Request) 
 fn add_targets(families: &mut Families, targets: &[TargetView]) {
     for view in targets {
         let labels = [&*view.id.namespace, &*view.id.name, view.kind_name()];
-        // By its polls, also where the declaration has become unusable since.
+        // The state by its polls, even if the declaration has become invalid since.
         match view.polled.unwrap_or(view.status.state) {
             TargetState::Up => families.set(&UP, &labels, 1.0),
             TargetState::Down | TargetState::Invalid => families.set(&UP, &labels, 0.0),

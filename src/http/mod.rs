@@ -1,6 +1,6 @@
-//! The HTTP side: what pollers know, for Prometheus, for people and for scripts.
+//! The HTTP server: the results of polls for Prometheus, for users and for scripts.
 //!
-//! It only reads: it never polls by itself, contacts no server, and does not know where targets come from.
+//! It only reads: it does not poll, contacts no server, and does not know where targets come from.
 
 mod api;
 mod connection;
@@ -40,20 +40,20 @@ use crate::self_metrics::SelfMetrics;
 use targets::TargetIndex;
 use web_config::Unauthenticated;
 
-/// What can be set about the answers.
+/// Settings of the router.
 #[derive(Clone, Debug, Default)]
 pub struct RouterOptions {
-    /// Where Prometheus reaches us, if it is not the host that it asks `/sd` at; its path is a prefix of every path.
+    /// The URL under which Prometheus reaches us, if it is not the host of its request to `/sd`. Its path is a prefix of all paths.
     pub external_url: Option<Url>,
-    /// Whether `/probe` also takes a name without its namespace, or the declared url, where it is unique.
+    /// Whether `/probe` also accepts a name without namespace, or the declared url, if it is unique.
     pub loose_targets: bool,
     /// The host names that requests may be for.
     pub hosts: HostAllowlist,
-    /// Once cancelled, `/-/ready` says no; everything else is answered as before.
+    /// Once cancelled, `/-/ready` answers 503; all other paths are served as before.
     pub draining: CancellationToken,
 }
 
-/// What every handler may use.
+/// The state of all handlers.
 struct AppState {
     pollers: Arc<Pollers>,
     self_metrics: Arc<SelfMetrics>,
@@ -61,7 +61,7 @@ struct AppState {
     index: TargetIndex,
 }
 
-/// Every path and what it is for, as told in the answer to an unknown path.
+/// All paths and their purpose, listed in the response to an unknown path.
 const PATHS: &[(&str, &str)] = &[
     ("/", "the targets, for people"),
     ("/probe?target=NAMESPACE/NAME", "the metrics of one target; with &debug=true how they came about"),
@@ -113,7 +113,7 @@ async fn ready(State(app): State<Arc<AppState>>, request: Request) -> Response {
     if app.options.draining.is_cancelled() {
         response::text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
     } else if let Some(why) = app.pollers.unknown() {
-        // The reason may name files, which is not for everybody.
+        // The reason may name files, which not every client may know.
         let text = if is_unauthenticated {
             "the targets are not known yet".to_owned()
         } else {
@@ -134,7 +134,7 @@ async fn wrong_method() -> Response {
 async fn unknown_path() -> Response {
     let mut text = "there is nothing at this path; there is\n".to_owned();
     for (path, what) in PATHS {
-        let _ = writeln!(text, "  {path:<30} {what}"); // a String takes everything
+        let _ = writeln!(text, "  {path:<30} {what}"); // writing to a String cannot fail
     }
     response::text(StatusCode::NOT_FOUND, text)
 }

@@ -1,5 +1,5 @@
-//! `/probe`: the newest data of one target. The plain answer is made once per scrape, so it only looks up and copies a pointer to the bytes;
-//! `debug=true` is for the person who must find out how that data came about.
+//! `/probe`: the newest data of one target. The usual response is one lookup, and shares the bytes of the snapshot. `debug=true` shows how
+//! the data came about.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -19,7 +19,7 @@ use crate::metric::{Encoding, Format};
 use crate::poll::{Pieces, Poller, Snapshot, TargetStatus};
 use crate::target::Target;
 
-/// How long Prometheus waits for this scrape, in seconds.
+/// The header with the scrape timeout of Prometheus, in seconds.
 const SCRAPE_TIMEOUT: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
 
 /// Subtracted from it, so that the response arrives in time.
@@ -36,7 +36,7 @@ struct ProbeQuery<'q> {
     debug: bool,
 }
 
-/// A valid request, without what it was parsed from.
+/// A valid request, parsed.
 struct ProbeRequest {
     poller: Arc<Poller>,
     wait: Duration,
@@ -83,7 +83,7 @@ impl ProbeRequest {
     async fn respond(self, client: Option<RequestClient>) -> Response {
         let Self { poller, wait, debug, format, encoding } = self;
         if debug {
-            // Not `answer`: a person who looks at this must not hide that no Prometheus scrapes the target.
+            // Not `answer`: a view of this page must not count as a scrape, or it would hide that no Prometheus scrapes the target.
             let snapshot = poller.show(wait).await;
             let render = move |_| response::text(StatusCode::OK, debug_text(&poller, &snapshot));
             return response::render_in_background(client, render).await;
@@ -123,7 +123,7 @@ fn stream(pieces: Pieces, permit: Option<Arc<FairPermit>>) -> Body {
             pieces.next().map(|piece| (Ok(piece), (Some(pieces), permit)))
         });
         let made = made.await;
-        // A stream that merely ended would look complete.
+        // Without an error, a response that ends early would look complete.
         made.unwrap_or_else(|error| Some((Err(std::io::Error::other(error)), (None, None))))
     }))
 }
@@ -138,7 +138,7 @@ impl<'q> ProbeQuery<'q> {
                     return Err(ErrorResponse::bad_request("several targets are named: write one"));
                 }
                 "target" if !value.is_empty() => parsed.target = Some(value),
-                // Templates write an empty value where there is none.
+                // Templates write an empty value for none.
                 "module" if !value.is_empty() => parsed.module = Some(value),
                 "debug" => parsed.debug = value == "true",
                 _ => {}
@@ -148,7 +148,7 @@ impl<'q> ProbeQuery<'q> {
     }
 }
 
-/// Refuses a `module` that is not the target's type: a scrape that expects another kind of metrics must fail.
+/// Rejects a `module` that is not the target's type: a scrape that expects another kind of metrics must fail.
 fn check_module(module: &str, target: &Target) -> Result<(), ErrorResponse> {
     let kind = target.source.kind.as_str();
     if module.eq_ignore_ascii_case(kind) {
@@ -184,8 +184,8 @@ fn max_wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, ErrorRespo
 
 /// The text of `debug=true` about `snapshot`, a result of `poller`.
 ///
-/// It holds nothing that came from a Secret, as far as we can recognise what a server has made of it, and nothing that a server wrote beside
-/// series, unless `--debug-bodies` is set.
+/// It contains no values of Secrets, as far as they can be recognized in what a server returns, and nothing from a server except series,
+/// unless `--debug-bodies` is set.
 pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
     /// Why samples are left out although they can be read.
     const WITHHELD: &str = "Their names are those of Prometheus, of this exporter, of another type, or of recording rules; or a \

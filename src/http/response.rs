@@ -1,4 +1,4 @@
-//! Responses that are made for one request: content negotiation, error texts, and documents that are rendered within bounds.
+//! Builds responses: content negotiation, error texts, and documents that are rendered within limits.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::fair_semaphore::{ClientNetwork, FairPermit, FairSemaphore, QueueFull};
 use crate::metric::{Encoding, Format, gzip, negotiate_encoding, negotiate_format};
 
-/// No browser may take what a target's server wrote for a page.
+/// Prevents browsers from rendering the data of a target's server as a page.
 pub(super) const NO_SNIFFING: (HeaderName, HeaderValue) =
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -28,7 +28,7 @@ pub(super) fn text(status: StatusCode, text: impl Into<Body>) -> Response {
     (status, [TEXT, NO_SNIFFING, NO_STORE], text.into()).into_response()
 }
 
-/// A status of overload, and `Retry-After`: the same request may succeed in a moment.
+/// An overload status with `Retry-After`: the same request may succeed in a moment.
 pub(super) fn retry_later(status: StatusCode, why: &'static str) -> Response {
     const SECONDS: HeaderValue = HeaderValue::from_static("1");
     ([(header::RETRY_AFTER, SECONDS)], text(status, why)).into_response()
@@ -43,7 +43,7 @@ pub(super) fn targets_unknown(why: &str) -> String {
     format!("the targets are not known yet: {why}")
 }
 
-/// A status, and a sentence that says what to write instead.
+/// An error status with a message that says what to write instead.
 #[derive(Debug)]
 pub(super) struct ErrorResponse(pub(super) StatusCode, pub(super) String);
 
@@ -66,7 +66,7 @@ impl IntoResponse for ErrorResponse {
 /// The format that the request asks for.
 pub(super) fn format(request: &HeaderMap) -> Format {
     thread_local! {
-        /// The last `Accept` and its format: a Prometheus sends the same one with every scrape.
+        /// The last `Accept` header and its format: Prometheus sends the same one with every scrape.
         static LAST_ACCEPT: RefCell<(Box<str>, Format)> = RefCell::new((Box::default(), Format::Text));
     }
     let Some(accept) = header_text(request, &header::ACCEPT) else { return Format::Text };
@@ -126,7 +126,7 @@ pub(super) enum ResponsePermit {
 /// A request for a document, as far as its rendering needs it.
 pub(super) struct DocumentRequest {
     pub(super) headers: HeaderMap,
-    /// Cancelled when the client has gone: nobody reads what is rendered after that.
+    /// Cancelled when the client has gone, so that the document is no longer needed.
     pub(super) cancelled: CancellationToken,
 }
 
@@ -165,7 +165,7 @@ pub(super) async fn render_document(
 /// Runs `render`, which may take milliseconds and megabytes with thousands of targets, where it delays no poll.
 ///
 /// The number of such jobs is bounded, and each counts until its response is sent: a client that asks for many documents, or reads none,
-/// cannot fill the memory with them. When the client goes away, a job that has not begun never does, and one that has is told by the token.
+/// cannot fill the memory with them. When the client goes away, a job that has not begun is dropped, and the token of one that has begun is cancelled.
 pub(super) async fn render_in_background(
     client: Option<RequestClient>,
     render: impl FnOnce(CancellationToken) -> Response + Send + 'static,

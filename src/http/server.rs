@@ -1,4 +1,4 @@
-//! Accepts connections and serves them over HTTP/1.1, within limits that no client can stretch.
+//! Accepts connections and serves them over HTTP/1.1, within limits that no client can exceed.
 //!
 //! `axum::serve` has no limit on a slow header, on idle connections, on their number, or on the time that a drain takes.
 
@@ -58,12 +58,12 @@ const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// How often `--web.config.file` is checked for changes.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What clients may take of the server.
+/// The limits for clients.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
     /// Open connections; a further one closes another.
     pub max_connections: usize,
-    /// Connections above these while every one of them waits for a poll: for health checks, and whatever else is answered at once.
+    /// Additional connections while all others wait for polls: for health checks, and for other requests that are answered at once.
     pub reserved_connections: usize,
     /// From the first byte of a request to the end of its header; also for the TLS handshake, and for the first byte after it.
     pub header_timeout: Duration,
@@ -106,7 +106,7 @@ impl ServerLimits {
     }
 }
 
-/// What the accept loops and the connections share.
+/// State that the accept loops and the connections share.
 struct HttpServer {
     router: Router,
     web: Option<Arc<WebConfig>>,
@@ -193,7 +193,7 @@ async fn accept_loop(server: Arc<HttpServer>, listener: TcpListener) {
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // It occurs ten times a second while it lasts.
+                // Logged rarely, since the error occurs ten times a second while it lasts.
                 if last_logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
                     tracing::warn!(%error, "no connection can be accepted; those that have stood still longest are closed");
                     last_logged = Some(Instant::now());
@@ -249,7 +249,7 @@ async fn serve_connection(
     }
 }
 
-/// What the requests of one connection need.
+/// State for the requests of one connection.
 #[derive(Clone, Copy)]
 struct HttpConnection<'s> {
     server: &'s HttpServer,

@@ -18,7 +18,7 @@ use crate::target::{RefusedTarget, Target, TargetId};
 /// One target at one moment: its declaration, its state, its last poll.
 pub(super) struct TargetView {
     pub(super) id: TargetId,
-    /// What is shown. A target whose declaration became unusable is `Invalid`, although it is still polled as it was declared before.
+    /// The state that is shown. A target whose declaration has become invalid is `Invalid`, even if it is polled by its last valid one.
     pub(super) status: TargetStatus,
     /// The state by its polls, if it is polled.
     pub(super) polled: Option<TargetState>,
@@ -31,11 +31,11 @@ enum TargetDeclaration {
     Unusable(RefusedTarget),
 }
 
-/// Shown as the type of a target whose declaration does not tell it.
+/// Shown as the type if the declaration does not say it.
 pub(super) const UNKNOWN_TYPE: &str = "unknown";
 
 impl TargetView {
-    /// All targets in the order of names, or some of them once nobody waits for them any more.
+    /// All targets, ordered by name; only some of them if the client has gone meanwhile.
     pub(super) fn all(pollers: &Pollers, cancelled: &CancellationToken) -> Vec<Self> {
         let mistakes = pollers.mistakes();
         let list = pollers.list();

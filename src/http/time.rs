@@ -1,9 +1,9 @@
-//! Times and durations as people read them.
+//! Times and durations as the pages show them.
 
 use std::time::{Duration, SystemTime};
 
 use crate::time;
-pub(super) use crate::time::rfc3339_millis as rfc3339;
+pub(super) use crate::time::rfc3339_millis;
 
 /// `2026-11-21 06:53:01 UTC`.
 pub(super) fn utc(at: SystemTime) -> String {

@@ -14,7 +14,7 @@ pub enum Reason {
     Pending,
     /// `spec.suspend` is true.
     Suspended,
-    /// The target's own declaration cannot be used: a Secret is missing, it points where it may not, …
+    /// The declaration of the target cannot be used: a Secret is missing, its address is not allowed, …
     Config,
     /// The host's name has no address, or the name servers did not answer.
     Dns,
@@ -36,7 +36,7 @@ pub enum Reason {
     Schema,
     /// Larger than `--max-body-bytes`, deeper than JSON may be, or more series than `spec.sampleLimit`.
     Limit,
-    /// A fault of the exporter's own.
+    /// A bug of the exporter.
     Internal,
 }
 
@@ -79,7 +79,7 @@ impl Reason {
         }
     }
 
-    /// The same word as the reason of a condition: CamelCase.
+    /// The same as the reason of a condition, in CamelCase.
     pub const fn condition(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
@@ -100,13 +100,13 @@ impl Reason {
     }
 }
 
-/// A call that gave nothing usable. The message is for the person who must act; it never holds a secret.
+/// Why a call failed. The message is for users; it never contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct CallError {
     /// The kind of failure.
     pub reason: Reason,
-    /// What happened, in a sentence without its end.
+    /// What happened: a sentence without a full stop.
     pub message: String,
 }
 
@@ -126,7 +126,7 @@ pub struct Response {
     pub body: Bytes,
 }
 
-/// What one call of a poll brought: a whole response, or the reason why there is none.
+/// The result of one call: a complete response, or why there is none.
 #[derive(Clone, Debug)]
 pub struct Answer(pub Result<Response, CallError>);
 
@@ -160,16 +160,16 @@ impl Answer {
     /// The JSON document of an answer with a 2xx status.
     ///
     /// `parse` when it is not JSON, `schema` when it is JSON of another shape, `limit` when it is nested too deep or has too many
-    /// items. Bytes that are not UTF-8 become U+FFFD, as do halves of surrogate pairs, and numbers that no double can hold cost their
-    /// field, not the document. A byte order mark is passed over.
+    /// items. Bytes that are not UTF-8 become U+FFFD, as do halves of surrogate pairs, and numbers that no double can hold make their
+    /// field invalid, not the document. A byte order mark is skipped.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, CallError> {
         json::parse(&self.text()?)
     }
 }
 
 impl Response {
-    /// The answer in words, without its content: `403 Forbidden, 42 bytes of JSON`. The content may be confidential or repeat the
-    /// credentials of the request, and everybody who may see the target reads this.
+    /// A description of the response without its content: `403 Forbidden, 42 bytes of JSON`. The content may be confidential or repeat the
+    /// credentials of the request, and everyone who can see the target can see this.
     fn summary(&self) -> String {
         let status = named(self.status);
         let class = match self.body.trim_ascii_start().first() {
@@ -184,7 +184,7 @@ impl Response {
     }
 }
 
-/// A status with the name that the standard gives it, whatever the server called it.
+/// A status with its standard reason phrase, whatever the server sent.
 fn named(status: u16) -> String {
     let name = reqwest::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     name.map_or_else(|| status.to_string(), |name| format!("{status} {name}"))

@@ -1,37 +1,37 @@
-//! The limits of one translation: set by its caller, kept by [`Families`](super::Families).
+//! The limits of one translation: set by its caller, enforced by [`Families`](super::Families).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Stops a translation whose time is over. There is no clock here: another thread sets it.
+/// Stops a translation whose time is over. This module has no clock: another thread sets it.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// From now on nothing is added any more.
+    /// Stops the translation: nothing is added from now on.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is over.
+    /// Whether the translation was stopped.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What a translation may cost.
+/// The limits of a translation.
 #[derive(Clone, Debug)]
 pub struct Allowance {
-    /// Bytes of the exposition that is made, about.
+    /// The approximate bytes of the exposition.
     pub bytes: usize,
-    /// Whether names may be compared with patterns, which may be slow; otherwise only remembered verdicts are used.
+    /// Whether names may be compared with patterns, which may be slow; otherwise only cached decisions are used.
     pub compares: bool,
     /// Set when its time is over.
     pub stop: Stop,
 }
 
 impl Default for Allowance {
-    /// Without bounds: for families of our own.
+    /// No limits, for the exporter's own families.
     fn default() -> Self {
         Self { bytes: usize::MAX, compares: true, stop: Stop::default() }
     }

@@ -1,15 +1,15 @@
-//! From one text form of an exposition to the other, OpenMetrics or text 0.0.4: the form that is kept is the one that was asked for last.
+//! Converts expositions between OpenMetrics and text 0.0.4, because a snapshot is kept in one format only.
 //!
-//! Only for text that [`encode`](super::encode()) wrote: it relies on its shape.
+//! It only converts text that [`encode`](super::encode()) wrote, and relies on its form.
 
 use super::{Format, PlainCounters};
 
-/// Rewrites an exposition of ours. `plain_counters` is what [`encode`](super::encode()) returned.
+/// Converts an exposition from OpenMetrics to text 0.0.4. `plain_counters` is what [`encode`](super::encode()) returned.
 pub fn openmetrics_to_text(openmetrics: &str, plain_counters: &PlainCounters) -> String {
     rewrite(openmetrics, plain_counters, Format::Text)
 }
 
-/// Rewrites an exposition of ours. `plain_counters` is what [`encode`](super::encode()) returned.
+/// Converts an exposition from text 0.0.4 to OpenMetrics. `plain_counters` is what [`encode`](super::encode()) returned.
 pub fn text_to_openmetrics(text: &str, plain_counters: &PlainCounters) -> String {
     rewrite(text, plain_counters, Format::OpenMetrics)
 }
@@ -22,18 +22,18 @@ fn rewrite(exposition: &str, plain_counters: &PlainCounters, to: Format) -> Stri
     out
 }
 
-/// Rewrites an exposition piece by piece, so that nobody has to hold a large one.
+/// Rewrites an exposition piece by piece, so that a large one need not be in memory as a whole.
 #[derive(Debug)]
 pub struct Rewriter {
     to: Format,
     /// Name and help of a family whose type is still to come.
     header: Option<(String, String)>,
-    /// How many families have begun.
+    /// The number of families so far.
     families: u32,
 }
 
 impl Rewriter {
-    /// Makes the form `to` of the other one.
+    /// Converts to the format `to`, from the other one.
     pub fn new(to: Format) -> Self {
         Self { to, header: None, families: 0 }
     }
@@ -41,7 +41,7 @@ impl Rewriter {
     /// Rewrites `lines`, which must be whole ones.
     pub fn write(&mut self, lines: &str, plain_counters: &PlainCounters, out: &mut String) {
         for line in lines.split_terminator('\n') {
-            // `lines` would eat a help's last `\r`
+            // `lines` would remove a `\r` at the end of a help text
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, help) = rest.split_once(' ').unwrap_or((rest, ""));
                 self.header = Some((name.to_owned(), help.to_owned()));
@@ -60,7 +60,7 @@ impl Rewriter {
         }
     }
 
-    /// Writes what stands at the end.
+    /// Writes the end of the exposition.
     pub fn finish(&self, out: &mut String) {
         if self.to == Format::OpenMetrics {
             out.push_str("# EOF\n");

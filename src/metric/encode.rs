@@ -3,14 +3,14 @@
 use super::families::{Family, Sample};
 use super::{Finished, Format, Type};
 
-/// Counters that OpenMetrics can only call `unknown`, since their names lack `_total`, by the place of their family in the text: what a
-/// [`Rewriter`](super::Rewriter) needs to tell them from the others. A place is kept and no name, since a server may have
-/// long names, and many.
+/// Counters that OpenMetrics can only declare as `unknown`, because their names lack `_total` or because another family has the name without
+/// it: a [`Rewriter`](super::Rewriter) must distinguish them from families of unknown type. Each is stored as the index of its family in the
+/// text, since a server may have many long names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlainCounters(Box<[u32]>);
 
 impl PlainCounters {
-    /// Whether the family at this place is one. The places are in order.
+    /// Whether the family at this index is one of them. The indexes are sorted.
     pub(super) fn contains(&self, place: u32) -> bool {
         self.0.binary_search(&place).is_ok()
     }
@@ -32,7 +32,7 @@ pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> PlainCo
     out.reserve(parts.iter().map(|part| part.text.len() + 45 * part.samples.len() + 100 * part.families.len()).sum());
     let mut plain_counters = Vec::new();
     let mut place = 0_u32;
-    // A counter `x_total` is called `x` in OpenMetrics; were there a family `x` besides, both would have one name.
+    // The family of a counter `x_total` is called `x` in OpenMetrics. If there is another family `x`, both names would be equal.
     let families = parts.iter().flat_map(|part| part.groups()).map(|(family, _)| family);
     let others = families.filter(|family| base_name(family).is_none());
     let mut taken: Vec<&str> = others.map(|family| &*family.name).collect();
@@ -64,7 +64,7 @@ pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> PlainCo
     PlainCounters(plain_counters.into_boxed_slice())
 }
 
-/// The name of a counter without `_total`; none for what is no counter or lacks it.
+/// The name of a counter without `_total`; `None` if it is no counter or has no such suffix.
 fn base_name(family: &Family) -> Option<&str> {
     if family.kind != Type::Counter {
         return None;
@@ -76,7 +76,7 @@ fn write_header(out: &mut Vec<u8>, name: &str, kind: &str, help: &str, format: F
     out.extend_from_slice(b"# HELP ");
     out.extend_from_slice(name.as_bytes());
     out.push(b' ');
-    // `fold` and not `any`: without an early end it is done many bytes at a time.
+    // `fold` and not `any`: without an early exit, the loop is vectorized.
     if help.bytes().fold(false, |found, byte| found | matches!(byte, b'\\' | b'\n' | b'"')) {
         write_escaped(out, help, format);
     } else {

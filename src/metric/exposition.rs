@@ -1,7 +1,7 @@
-//! Reads the text of another exporter, Prometheus text 0.0.4 or OpenMetrics, into [`Families`]. Pure, and never trusts the text.
+//! Parses the exposition of another exporter, in text 0.0.4 or OpenMetrics, into [`Families`]. Pure; the text is not trusted.
 //!
-//! Timestamps, exemplars and creation times are left behind: a poller says when it polled. What no Prometheus could read
-//! is skipped and counted, so that the families which are made can always be written again.
+//! Timestamps, exemplars and creation times are dropped: the time of a sample is that of the poll. What Prometheus could not parse is
+//! skipped and counted, so that the families can always be written again.
 
 mod line;
 
@@ -17,7 +17,7 @@ use line::{SampleLine, comment};
 const MAX_NAME: usize = 512;
 /// Most labels of one sample; Prometheus servers are usually limited to 30 to 64.
 const MAX_LABELS: usize = 64;
-/// Most names that comments may tell about; a server of Prometheus' own has a few hundred.
+/// Most names that comments may describe; a Prometheus server itself has a few hundred.
 const MAX_DECLARED: usize = 100_000;
 /// Longest help text that is kept, in bytes.
 const MAX_HELP: usize = 2048;
@@ -31,13 +31,13 @@ pub trait ExpositionPolicy {
     fn rewrite<'v>(&self, name: &str, value: Cow<'v, str>) -> Cow<'v, str>;
 }
 
-/// Why a text gave nothing.
+/// Why a text has no samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExpositionError {
     /// There is no text.
     #[error("the body is empty")]
     Empty,
-    /// A web page.
+    /// An HTML page.
     #[error("the body is HTML, not Prometheus text; is the url right?")]
     Html,
     /// No line is a sample or a comment.
@@ -46,7 +46,7 @@ pub enum ExpositionError {
     /// More samples than wanted.
     #[error("more than {0} samples, which is what spec.sampleLimit allows")]
     TooMany(usize),
-    /// Comments about more names than any server has.
+    /// Comments about too many names.
     #[error("more than {MAX_DECLARED} names with HELP or TYPE")]
     TooManyNames,
 }
@@ -76,7 +76,7 @@ pub fn read_exposition(
         if reader.declared.len() > MAX_DECLARED {
             return Err(ExpositionError::TooManyNames);
         }
-        // Out of time or of space: all of it is worthless, and the caller asks `excess` why.
+        // An allowance is exceeded: all of it is discarded, and the caller learns which one from `excess`.
         if reader.out.is_stopped() || reader.out.excess().is_some() {
             break;
         }
@@ -107,7 +107,7 @@ impl DeclaredType {
     }
 }
 
-/// What the comments say about a name.
+/// The comments about a name.
 #[derive(Clone, Copy, Debug, Default)]
 struct FamilyMetadata<'t> {
     kind: Option<DeclaredType>,
@@ -170,7 +170,7 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
     }
 
     fn read(&mut self, line: &'t str) {
-        let line = line.trim_start(); // what a help text ends with belongs to it
+        let line = line.trim_start(); // white space at the end of a help text is a part of it
         if line.is_empty() {
             return;
         }
@@ -280,7 +280,7 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
         SampleAction::Added(family, kind, target.suffix)
     }
 
-    /// None: the sample says when something was created, nothing else.
+    /// `None` if the sample is only a creation time.
     fn family_of(&self, name: &'t str) -> Option<SampleFamily<'t>> {
         const SUFFIXES: [&str; 8] = ["", "_total", "_bucket", "_sum", "_count", "_info", "_gsum", "_gcount"];
         let near = std::iter::once(self.current).filter(|current| !current.is_empty());
@@ -296,7 +296,7 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
         Some(SampleFamily { family: name, kind: Type::Unknown, suffix: Suffix::None, help: "" })
     }
 
-    /// Whether a family `x_count` stands beside a histogram `x`: promtool takes the one for a part of the other.
+    /// Whether there are a family `x_count` and a histogram `x`: promtool would read the former as a part of the latter.
     fn clashes(&self, target: &SampleFamily<'_>) -> bool {
         const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
         let composed = |kind: Type| matches!(kind, Type::Histogram | Type::Summary);

@@ -1,4 +1,4 @@
-//! The samples of one poll while a kind fills them.
+//! The samples of one poll, while a kind adds them.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use super::{Allowance, Compiled, Desc, Excess, Filter, Finished, Type, is_label_name, is_metric_name};
 
-/// Longest label value that is passed on, in bytes; a longer one is cut at a character.
+/// Longest label value, in bytes; a longer one is cut at a character boundary.
 ///
 /// Users of a server choose some names that it reports; Prometheus' own limit is off by default.
 const MAX_LABEL_VALUE: usize = 1024;
 
-/// Longest name of a label that is passed on, in bytes; a sample with a longer one is skipped.
+/// Longest name of a label, in bytes; a sample with a longer one is skipped.
 const MAX_LABEL_NAME: usize = 512;
 
-/// Most families that one answer may describe, those without samples included. A server of Prometheus' own has a few hundred.
+/// Most families that one answer may describe, those without samples included. A Prometheus server itself has a few hundred.
 const MAX_FAMILIES: usize = 100_000;
 
 /// The place of a family in its [`Families`].
@@ -34,7 +34,7 @@ pub struct Mark {
     refused: usize,
 }
 
-/// What a sample's name has after the family's.
+/// The suffix of a sample's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Suffix {
     /// Nothing.
@@ -98,7 +98,7 @@ pub struct Families {
     refused: usize,
     /// Families beyond [`MAX_FAMILIES`], or beyond the allowance, were described.
     overflowed: bool,
-    /// A name had no verdict yet and must not be compared.
+    /// A name has no cached decision, and comparing it is not allowed.
     undecided: bool,
     stopped: bool,
     compiled: Option<Arc<Compiled>>,
@@ -115,7 +115,7 @@ impl Families {
         Self { filter, allowance, ..Self::default() }
     }
 
-    /// Which limit was exceeded, if any: then all of this is useless.
+    /// Which limit was exceeded, if any: then all families must be discarded.
     pub fn excess(&self) -> Option<Excess> {
         if self.stopped {
             Some(Excess::Time)
@@ -139,14 +139,14 @@ impl Families {
         self.stopped
     }
 
-    /// How many bytes the exposition has, about.
+    /// The approximate size of the exposition in bytes.
     pub fn bytes(&self) -> usize {
         self.rendered
     }
 
     /// Adds one sample. `labels` are the values, in the order of the description's names; names at the end may go without.
     ///
-    /// A value that is no number a Prometheus would want (not finite, or a counter below 0) is skipped and counted.
+    /// A value that is not finite, or a counter below 0, is skipped and counted.
     pub fn set(&mut self, desc: &'static Desc, labels: &[&str], value: f64) {
         debug_assert!(labels.len() <= desc.labels.len(), "{} has the labels {:?}", desc.name, desc.labels);
         self.add(desc, Suffix::None, labels, None, value);
@@ -212,7 +212,7 @@ impl Families {
         id
     }
 
-    /// The place of a family that is new unless the server has named it before.
+    /// The index of a family, which is new unless the server has named it before.
     fn intern(&mut self, name: Cow<'static, str>, kind: Type, help: Cow<'static, str>) -> u32 {
         let id = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
         if let Some(by_name) = &mut self.by_name {
@@ -284,7 +284,7 @@ impl Families {
         self.list[family.0 as usize].kind
     }
 
-    /// Adds one sample whose label names only the server knows, as it stands: `NaN` and infinities pass, too.
+    /// Adds one sample whose label names only the server knows. The value is not checked: `NaN` and infinities are added as well.
     ///
     /// A label name that not every Prometheus reads, one over 512 bytes, or one that comes twice, drops the sample and counts it as skipped.
     pub fn set_dynamic(&mut self, family: FamilyId, suffix: Suffix, labels: &[(&str, &str)], value: f64) {
@@ -316,7 +316,7 @@ impl Families {
         if value.bytes().any(|b| matches!(b, b'\\' | b'"' | b'\n' | b'\0')) {
             for c in value.chars() {
                 match c {
-                    '\0' => self.text.push(char::REPLACEMENT_CHARACTER), // Prometheus takes it for the end of the text
+                    '\0' => self.text.push(char::REPLACEMENT_CHARACTER), // Prometheus reads it as the end of the text
                     '\\' => self.text.push_str("\\\\"),
                     '"' => self.text.push_str("\\\""),
                     '\n' => self.text.push_str("\\n"),
@@ -378,8 +378,8 @@ impl Families {
         }
     }
 
-    /// Takes back every sample added since `mark`, and says how many they were, those included that there was no room for. The caller
-    /// counts them as dropped if they are.
+    /// Removes every sample added since `mark`, and returns how many they were, including those that exceeded the allowance. If they are not
+    /// written in another form, the caller counts them as dropped.
     pub fn rewind(&mut self, mark: Mark) -> usize {
         let taken = self.samples.len() - mark.samples + (self.refused - mark.refused);
         self.rendered = mark.rendered;

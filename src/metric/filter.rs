@@ -2,7 +2,7 @@
 //!
 //! Patterns come from users who may write a ScrapeTarget, names from servers. So both are bounded, which bounds their product: a pattern may
 //! take 8 KiB when it is compiled, and a long name is compared with none. Compiled patterns live only while new names are compared; only
-//! the verdicts are kept.
+//! the decisions are kept.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock, Weak};
@@ -18,7 +18,7 @@ const MAX_STATES: usize = 256 << 10;
 /// Longest name that is compared with patterns, in bytes. Longer ones match none.
 const MAX_NAME: usize = 128;
 
-/// How many verdicts a filter remembers; a server may make up names.
+/// How many decisions a filter caches; a server may make up names.
 const MAX_VERDICTS: usize = 1024;
 
 /// A name passes if it matches one of `keep` (or there is none) and none of `drop`. Every pattern is anchored at both ends.
@@ -35,15 +35,15 @@ pub struct Filter {
 /// One of the two lists.
 #[derive(Debug, PartialEq, Eq)]
 struct PatternList {
-    /// As the user wrote them.
+    /// The patterns as the user wrote them.
     patterns: Box<[String]>,
-    /// What patterns of nothing but names and `|` stand for.
+    /// The names in patterns that consist of names and `|` only.
     names: BTreeSet<Box<str>>,
     /// The other patterns, anchored.
     anchored: Box<[String]>,
 }
 
-/// The patterns of both lists; away where there are none.
+/// The compiled patterns of both lists; `None` for a list without patterns.
 #[derive(Debug)]
 pub struct Compiled {
     keep: Option<RegexSet>,
@@ -85,14 +85,14 @@ impl FilterError {
 
     /// What is wrong, and where.
     pub fn cause(&self) -> String {
-        // The last line of a syntax error says what is wrong; those before draw the place.
+        // The last line of a syntax error says what is wrong; those before show the position.
         let text = self.cause.to_string();
         let last = text.lines().last().unwrap_or_default();
         let place = self.place().map(|at| format!(" at character {at}")).unwrap_or_default();
         format!("{}{place}", last.trim_start_matches("error: "))
     }
 
-    /// Where in the pattern the mistake stands, counted from 1.
+    /// The position of the error in the pattern, counted from 1.
     fn place(&self) -> Option<usize> {
         use regex_syntax::{Error, ParserBuilder};
         let offset = match ParserBuilder::new().unicode(false).utf8(false).build().parse(&self.pattern).err()? {
@@ -132,7 +132,7 @@ impl Filter {
         self.known(name).unwrap_or_else(|| self.decide(name, &self.compiled()))
     }
 
-    /// The same, if it is known without comparing.
+    /// The same, if the decision is cached.
     pub fn known(&self, name: &str) -> Option<bool> {
         if name.len() > MAX_NAME {
             return Some(self.keep.is_empty());
@@ -144,7 +144,7 @@ impl Filter {
         self.verdicts.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 
-    /// The compiled patterns, shared with all who hold them now.
+    /// The compiled patterns, shared with all current holders.
     pub fn compiled(&self) -> Arc<Compiled> {
         // Compiled under the lock, so that two threads do not both compile them.
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +155,7 @@ impl Filter {
         })
     }
 
-    /// Compares a name with all patterns, and remembers the verdict.
+    /// Compares a name with all patterns, and caches the decision.
     pub(super) fn decide(&self, name: &str, compiled: &Compiled) -> bool {
         let matches = |list: &PatternList, set: &Option<RegexSet>| {
             list.names.contains(name) || set.as_ref().is_some_and(|set| set.is_match(name.as_bytes()))
@@ -180,7 +180,7 @@ struct FilterCache {
 
 impl FilterCache {
     fn add(&mut self, lists: (Vec<String>, Vec<String>), filter: &Arc<Filter>) {
-        /// Up to here unused ones are not looked for.
+        /// Up to this number, unused ones are not removed.
         const FEW: usize = 64;
         if self.filters.len() >= FEW.max(2 * self.used) {
             self.filters.retain(|_, filter| filter.strong_count() > 0);
@@ -195,7 +195,7 @@ impl PatternList {
         let mut list = Self { patterns: patterns.into(), names: BTreeSet::new(), anchored: Box::default() };
         let mut anchored = Vec::new();
         for pattern in patterns {
-            // Users write lists of whole names, which need no automaton and have no size to speak of.
+            // Users often write lists of whole names, which need no automaton and hardly any memory.
             if pattern.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'|')) {
                 list.names.extend(pattern.split('|').map(Into::into));
             } else {
@@ -228,7 +228,7 @@ fn anchor(pattern: &str) -> Result<String, regex::Error> {
         // Names are ASCII, and RE2's \d and (?i) mean the same only so.
         RegexBuilder::new(pattern).unicode(false).size_limit(MAX_COMPILED).build().map(drop)
     };
-    // Alone first: `a)|(b` would become a pattern by its anchors, and they would not hold it.
+    // Parsed without anchors first: with them, `a)|(b` would become valid, and would not be anchored.
     build(pattern)?;
     let anchored = format!("^(?:{pattern})$");
     build(&anchored)?;

@@ -37,7 +37,7 @@ impl Finished {
         self.dropped
     }
 
-    /// Samples that could be read and are left out all the same; they count as skipped, too.
+    /// Samples that were read but left out; they also count as skipped.
     pub fn withheld(&self) -> u64 {
         self.withheld
     }
@@ -49,7 +49,7 @@ impl Finished {
         let is_bad = |family: &Family| is_chosen(family) && (is_forbidden(&family.name) || is_forbidden(&family.help));
         let bad: Vec<bool> = self.families.iter().map(is_bad).collect();
         if !bad.contains(&true) && !is_forbidden(&self.text) {
-            return; // nearly always
+            return; // the usual case
         }
         let before = self.samples.len();
         let (families, text) = (&self.families, &self.text);
@@ -101,7 +101,7 @@ impl Finished {
     fn sort(&mut self) {
         let mut rank: Vec<u32> = (0..self.families.len()).map(|i| u32::try_from(i).unwrap_or(u32::MAX)).collect();
         let name = |family: u32| &*self.families[family as usize].name;
-        rank.sort_by(|&a, &b| name(a).cmp(name(b))); // stable: it makes use of runs, and kinds write in runs
+        rank.sort_by(|&a, &b| name(a).cmp(name(b))); // the stable sort is fast for sorted runs, which kinds write
         debug_assert!(self.names_are_unique(), "two descriptions have one name");
         let mut place = vec![0_u32; rank.len()];
         for (position, &family) in (0..).zip(&rank) {
@@ -134,7 +134,7 @@ impl Finished {
 
     /// Whether a family has a series twice.
     fn has_duplicates(&self, group: &[Sample]) -> bool {
-        /// Up to here comparing each with each is faster than hashing.
+        /// Up to this number, comparing all pairs is faster than hashing.
         const FEW: usize = 32;
         let irregular = group.first().is_some_and(|sample| self.families[sample.family as usize].irregular);
         if group.len() <= FEW && !irregular {

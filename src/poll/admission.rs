@@ -36,7 +36,7 @@ pub(super) struct Admission {
     /// Polls that have begun and not ended.
     under_way: AtomicUsize,
     ended: AtomicU64,
-    /// There is no limit of CPU, as far as is known.
+    /// No CPU limit is known.
     is_unlimited: AtomicBool,
     /// Shared by all threads.
     delays: Arc<SharedDelays>,
@@ -52,7 +52,7 @@ impl Default for Admission {
 
 #[derive(Debug, Default)]
 struct PollQueue {
-    entries: BTreeMap<QueueKey, oneshot::Sender<()>>,
+    entries: BTreeMap<WaitingKey, oneshot::Sender<()>>,
     arrivals: u64,
 }
 
@@ -65,9 +65,9 @@ impl PollQueue {
 }
 
 /// When the poll was due; and a number, so that polls due at the same time are taken in the order in which they came.
-type QueueKey = (Instant, u64);
+type WaitingKey = (Instant, u64);
 
-/// Permission for a poll to run. Dropping it says that the poll has ended.
+/// Permission for a poll to run. The poll has ended when it is dropped.
 #[derive(Debug)]
 pub(super) struct PollPermit(Arc<Admission>);
 
@@ -81,7 +81,7 @@ impl Drop for PollPermit {
 /// Removes a poll from the queue when it no longer waits.
 struct QueueGuard<'a> {
     admission: &'a Admission,
-    key: QueueKey,
+    key: WaitingKey,
 }
 
 impl Drop for QueueGuard<'_> {
@@ -106,8 +106,8 @@ impl Admission {
         }
     }
 
-    /// Waits until a poll may begin that was due at `due`. Dropping the future leaves the queue; a later call with the same `due` comes
-    /// back to the same place in it.
+    /// Waits until a poll that was due at `due` may begin. Dropping the future leaves the queue; a later call with the same `due` gets the
+    /// same position.
     pub(super) async fn acquire(self: &Arc<Self>, due: Instant) -> PollPermit {
         if let Some(permit) = self.acquire_alone(due) {
             return permit;
@@ -124,7 +124,7 @@ impl Admission {
         let _guard = QueueGuard { admission: self, key };
         self.arrived.notify_one();
         if granted.await.is_err() {
-            // The task that grants permits has ended: so does the program.
+            // The task that grants permits ends only with the program.
             std::future::pending::<()>().await;
         }
         self.under_way.fetch_add(1, Ordering::AcqRel);
@@ -186,7 +186,7 @@ impl Admission {
     }
 }
 
-/// Feeds the pacer with what is known of the CPU.
+/// Measures CPU usage for the pacer.
 struct CpuUsage {
     pacer: CpuPacer,
     /// This thread's part of everything that is measured.
@@ -230,7 +230,7 @@ impl CpuUsage {
             self.pacer.set_limit(self.limit.map(|limit| limit * self.share));
             admission.is_unlimited.store(self.limit.is_none(), Ordering::Relaxed);
             if before.is_none() && self.limit.is_some() {
-                // There were no samples up to now, and what was used without a limit is not to be paid for.
+                // There have been no samples until now, and CPU that was used without a limit does not count.
                 self.sampled = now;
                 self.used = cpu_used();
                 self.used_by_polls = cpu_used_by_polls().unwrap_or_default();
@@ -243,7 +243,7 @@ impl CpuUsage {
             let since =
                 |now: Duration, before: &mut Duration| now.saturating_sub(std::mem::replace(before, now)).as_secs_f64();
             let all = since(cpu_used(), &mut self.used);
-            // Where the kernel does not tell threads apart, everything counts as the cost of polls.
+            // Without usage by thread, all usage counts as the cost of polls.
             let polls = match cpu_used_by_polls() {
                 Some(used) => since(used, &mut self.used_by_polls).min(all),
                 None => all,

@@ -1,5 +1,5 @@
-//! Work that may take long, on blocking threads: a few pieces at a time, a share of them for each namespace, and each bounded by the
-//! deadline of its poll. It does not know what the work is.
+//! Runs long work on blocking threads: a few jobs at a time, a share of them for each namespace, and each limited by the deadline of its
+//! poll. It does not know what a job does.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,13 +12,13 @@ use crate::kind::{CallError, Reason};
 use crate::metric::Stop;
 use crate::target::Target;
 
-/// How long a piece of work may take, however late the poll's deadline is: others wait for its permit.
+/// The time limit of a job, even if the poll's deadline is later: others wait for its permit.
 const MAX_DURATION: Duration = Duration::from_secs(10);
 
-/// How long work may go on after the poll's deadline: an answer that arrived just before it is still worth something.
+/// How long a job may run after the poll's deadline, so that an answer that arrived just before it is not lost.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// How long work that was told to stop is waited for. It may be in the middle of a document that is read as a whole.
+/// How long to wait for a job that was asked to stop. It may be parsing a document, which it cannot interrupt.
 const STOP_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Idle namespaces are removed from memory when there are more than these.
@@ -104,7 +104,7 @@ impl WorkError {
         }
     }
 
-    /// What a user is told if the work was a translation.
+    /// The error for users if the job was a translation.
     pub(super) fn of_translation(self) -> CallError {
         let message = match self {
             Self::NoPermit => "the answer came in time, but others were translated until the timeout",
@@ -115,7 +115,7 @@ impl WorkError {
     }
 }
 
-/// Tells work to stop when nobody waits for its result any more, for instance because the target has been removed.
+/// Asks a job to stop when its result is no longer needed, for instance because the target has been removed.
 struct StopOnDrop(Stop);
 
 impl Drop for StopOnDrop {

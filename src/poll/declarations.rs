@@ -11,12 +11,11 @@ use crate::target::{RefusedTarget, TargetId};
 /// What is wrong with declarations.
 #[derive(Debug, Default)]
 pub struct Mistakes {
-    /// Targets that are declared in a way that cannot be used, each since when it is so. One that also has a poller is polled as it was
-    /// declared before.
+    /// Targets with an invalid declaration, and since when. A target that also has a poller is polled by its last valid declaration.
     pub refused: BTreeMap<TargetId, (RefusedTarget, SystemTime)>,
-    /// Everything that is wrong, in sentences, up to a bound.
+    /// The error messages, up to a limit.
     pub sentences: Vec<String>,
-    /// How many more sentences there are.
+    /// How many more messages there are.
     pub untold: usize,
 }
 

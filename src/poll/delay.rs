@@ -1,4 +1,4 @@
-//! Whether polls are delayed because there are more than the CPU can do, with one log line when that begins and one when it ends.
+//! Detects that polls are delayed because there are more than the CPU can handle. Logs one line when that begins, and one when it ends.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +15,7 @@ const ON_TIME: Duration = Duration::from_millis(250);
 /// Delays are reported when they have lasted this long: a start of the process, or a short burst, is not worth a warning.
 const REPORT_AFTER: Duration = Duration::from_secs(5);
 
-/// Delays are over when polls have been on time for this long: a CPU limit that is just sufficient must not cause lines without end.
+/// Delays are over when polls have been on time for this long: a CPU limit that is just sufficient must not cause endless log lines.
 const OVER_AFTER: Duration = Duration::from_secs(15);
 
 /// Polls that are delayed.
@@ -23,7 +23,7 @@ const OVER_AFTER: Duration = Duration::from_secs(15);
 pub struct PollDelay {
     /// Since when.
     pub since: SystemTime,
-    /// By how much the last one did.
+    /// How late the last one began.
     pub by: Duration,
     /// How many are due and wait.
     pub waiting: usize,
@@ -31,7 +31,7 @@ pub struct PollDelay {
     pub cores: Option<f64>,
 }
 
-/// What the threads that poll have in common.
+/// Delays, as shared by all polling threads.
 #[derive(Debug, Default)]
 pub(super) struct SharedDelays {
     pub(super) monitor: Mutex<DelayMonitor>,
@@ -51,7 +51,7 @@ impl SharedDelays {
 pub(super) struct DelayMonitor {
     /// Since when polls have been delayed.
     since: Option<(Instant, SystemTime)>,
-    /// When the last poll began that was not on time.
+    /// When the last delayed poll began.
     last_delayed: Option<Instant>,
     by: Duration,
     cores: Option<f64>,

@@ -29,7 +29,7 @@ pub(super) struct FirstPolls {
 #[derive(Debug, Default)]
 struct FirstResults {
     expected: usize,
-    /// A result has arrived, so that the line will be written.
+    /// A result has arrived, so the line has been scheduled.
     is_scheduled: bool,
     up: usize,
     down: BTreeMap<TargetId, (Type, Failure)>,
@@ -51,7 +51,7 @@ impl FirstPolls {
         PendingFirstPoll(self.clone())
     }
 
-    /// Whether a target that is up now was down at first, and that has not been reported. It counts as up then.
+    /// Whether a target that is up now was down in its first poll, and this has not been reported yet. It is then reported as up.
     pub(super) fn recover(&self, target: &TargetId) -> bool {
         let mut results = self.lock();
         let unreported = results.down.remove(target).is_some();

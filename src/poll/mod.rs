@@ -1,6 +1,6 @@
-//! When a target is polled, and what its newest result is. One poller a target; a poll never overlaps another of the same target.
+//! When targets are polled, and their newest results. Each target has one poller; polls of the same target never overlap.
 //!
-//! It knows neither where targets come from nor who asks for results.
+//! It knows neither where targets come from nor how results are served.
 
 mod admission;
 mod blocking;
@@ -50,13 +50,13 @@ pub struct PollContext {
     pub clients: Clients,
     /// Bytes of answers in memory.
     pub limits: Limits,
-    /// What polls cost.
+    /// Number and duration of polls.
     pub metrics: PollMetrics,
     /// Permits to translate large answers.
     large_answers: NamespaceShares,
     /// Permits to translate small ones that may take long.
     small_answers: NamespaceShares,
-    /// Targets whose server refused our credentials, so that their Secrets are read again.
+    /// Targets whose server rejected the credentials, so that their Secrets are read again.
     refused: mpsc::Sender<TargetId>,
     /// The results of first polls, which are logged together.
     first_polls: FirstPolls,
@@ -74,13 +74,13 @@ impl PollContext {
         }
     }
 
-    /// Whether the debug page has what servers wrote to calls that failed.
+    /// Whether the debug page shows the bodies of failed calls.
     fn shows_bodies(&self) -> bool {
         self.shows_bodies.load(Ordering::Relaxed)
     }
 }
 
-/// What is called when the state of a target has changed.
+/// Called when the state of a target has changed.
 struct StateListener(Box<dyn Fn(&TargetId) + Send + Sync>);
 
 impl fmt::Debug for StateListener {
@@ -94,9 +94,9 @@ const REFUSED_QUEUE: usize = 1024;
 /// Whether targets are polled in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BackgroundMode {
-    /// Only when a scrape asks for data.
+    /// A target is polled only when a scrape requests data.
     Off,
-    /// They are; this says when those begin that were not before.
+    /// Targets are polled in the background. The field says when a target is polled first after the change to this mode.
     On(FirstPollTime),
 }
 
@@ -114,7 +114,7 @@ enum FirstPollTime {
 pub struct Pollers {
     context: Arc<PollContext>,
     table: RwLock<BTreeMap<TargetId, Arc<Poller>>>,
-    /// The most series that a target may have, whatever it says itself.
+    /// The most series of a target, regardless of its `sampleLimit`.
     max_sample_limit: usize,
     background: watch::Sender<BackgroundMode>,
     declarations: Declarations,
@@ -130,9 +130,9 @@ pub struct Pollers {
 }
 
 impl Pollers {
-    /// No poller yet. With `background` false they are standbys: each polls only when a scrape asks for it.
+    /// Creates no poller yet. If `background` is false, as on a standby, a target is polled only when a scrape requests data.
     ///
-    /// The receiver gets the names of targets that answered 401 or 403.
+    /// The receiver gets the IDs of targets whose server answered 401 or 403.
     pub fn new(
         clients: Clients,
         limits: Limits,
@@ -175,7 +175,7 @@ impl Pollers {
         (pollers, refusals)
     }
 
-    /// The same pollers, on threads of their own, which give way to all others of the process.
+    /// Runs polls on threads of their own, with a lower priority than the other threads of the process.
     pub fn on_own_threads(mut self) -> io::Result<Self> {
         let threads = PollThreads::start()?;
         let count = threads.runtimes().len();
@@ -184,14 +184,14 @@ impl Pollers {
         Ok(self)
     }
 
-    /// The same pollers, for which no target may have more series than this, whatever it says itself.
+    /// Limits the series of each target, regardless of its `sampleLimit`.
     #[must_use]
     pub fn capped(mut self, max_sample_limit: usize) -> Self {
         self.max_sample_limit = max_sample_limit;
         self
     }
 
-    /// No poller yet, and none that polls by itself.
+    /// No pollers and no background polls, for tests.
     #[cfg(test)]
     pub(crate) fn idle() -> Self {
         let clients = Clients::new(crate::fetch::AddressRules::default());
@@ -205,12 +205,12 @@ impl Pollers {
         let _ = self.context.state_listener.set(StateListener(Box::new(listener)));
     }
 
-    /// From the next polls on, the debug page has the beginnings of what servers wrote to calls that failed, or has them no more.
+    /// Sets whether the debug page shows the beginning of the bodies of failed calls, from the next polls on.
     pub fn show_bodies(&self, show: bool) {
         self.context.shows_bodies.store(show, Ordering::Relaxed);
     }
 
-    /// Starts a poller for each target that has none, and changes the others. Returns how many targets are new or different.
+    /// Starts a poller for each new target, and updates the others. Returns how many targets are new or changed.
     pub fn apply(&self, targets: impl IntoIterator<Item = Target>) -> usize {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = Vec::new();
@@ -258,7 +258,7 @@ impl Pollers {
         };
     }
 
-    /// Forgets a target at once; its running poll is dropped.
+    /// Removes a target at once. Its running poll is dropped.
     pub fn remove(&self, id: &TargetId) {
         if let Some(poller) = self.table.write().unwrap_or_else(PoisonError::into_inner).remove(id) {
             poller.stop();
@@ -266,7 +266,7 @@ impl Pollers {
         self.revision.fetch_add(1, Ordering::Release);
     }
 
-    /// Makes `targets` the only ones.
+    /// Replaces all targets by `targets`.
     pub fn replace(&self, targets: Vec<Target>) -> ReplaceResult {
         let wanted: HashSet<TargetId> = targets.iter().map(|target| target.id.clone()).collect();
         let mut deleted = 0;
@@ -291,12 +291,12 @@ impl Pollers {
         self.table.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Another number after each change of what is declared: an index made from [`list`](Self::list) is good while this stays.
+    /// A number that changes with each change of the targets: until then, an index made from [`list`](Self::list) is valid.
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Whether pollers poll by themselves, or only when asked.
+    /// Sets whether targets are polled in the background, or only when a scrape requests data.
     pub fn set_background(&self, background: bool) {
         let together = self.table.read().unwrap_or_else(PoisonError::into_inner).len();
         let start = if together <= MAX_UNSTAGGERED { FirstPollTime::Now } else { FirstPollTime::Staggered };
@@ -314,7 +314,7 @@ impl Pollers {
         self.delays.current()
     }
 
-    /// From now on the targets are known: a request for any other is the client's error.
+    /// Marks the targets as known: from now on, a request for any other target is an error of the client.
     pub fn set_known(&self) {
         self.declarations.put_unknown(None);
     }
@@ -359,7 +359,7 @@ impl Pollers {
     }
 }
 
-/// Pollers end with their owner, whatever they wait for.
+/// Stops the tasks of all pollers.
 impl Drop for Pollers {
     fn drop(&mut self) {
         self.stop.cancel();
@@ -369,11 +369,11 @@ impl Drop for Pollers {
 /// What [`Pollers::replace`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplaceResult {
-    /// Targets there are now.
+    /// All targets.
     pub total: usize,
-    /// Those that are new or different.
+    /// Targets that are new or changed.
     pub applied: usize,
-    /// Those that are gone.
+    /// Targets that were removed.
     pub deleted: usize,
 }
 
@@ -386,7 +386,7 @@ fn thread_of(id: &TargetId, threads: usize) -> usize {
     usize::try_from(hash % threads.max(1) as u64).unwrap_or(0)
 }
 
-/// A target's own time in its interval, so that many targets are not polled at the same moment.
+/// The offset of a target's polls in its interval, so that not all targets are polled at the same moment.
 ///
 /// It is within the first minute, so that a long interval does not delay the first data.
 fn offset_in_interval(target: &Target) -> Duration {

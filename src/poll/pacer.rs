@@ -1,18 +1,18 @@
 //! How fast polls may begin, so that the process stays below its CPU limit: the kernel stops all threads of a process that exceeds it, and
-//! nothing is served until the next period. Arithmetic alone; it neither waits nor measures.
+//! nothing is served until the next period. It only computes: it neither waits nor measures.
 
 use std::time::Duration;
 
-/// The part of the limit that is planned with. The rest is for bursts.
+/// The part of the limit that is used. The rest is a reserve for bursts.
 const TARGET_UTILIZATION: f64 = 0.85;
 
-/// The part of that which polls get at least, however much CPU the rest of the process uses, so that none of them waits for ever.
+/// The part of it that is always left for polls, however much CPU the rest of the process uses, so that no poll waits for ever.
 const MIN_POLL_SHARE: f64 = 0.15;
 
 /// The default period of the kernel's CPU quota, in seconds.
 const QUOTA_PERIOD: f64 = 0.1;
 
-/// After this time a measurement counts half, in seconds.
+/// The half-life of a measurement's weight, in seconds.
 const HALF_LIFE: f64 = 4.0;
 
 /// The assumed cost of a poll in seconds of CPU, and the number of measured polls that have the same weight.
@@ -29,7 +29,7 @@ pub(super) struct CpuPacer {
     recent: CpuSample,
 }
 
-/// A measurement of what was used in some time; all in seconds but the count.
+/// The CPU usage in some time; all in seconds, except for the count.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CpuSample {
     /// The time.
@@ -65,7 +65,7 @@ impl CpuPacer {
     /// Fills the bucket for the time that has passed.
     pub(super) fn refill(&mut self, time: Duration) {
         let Some(limit) = self.limit else { return };
-        // A burst fits into the part of a period that is not planned with; but one poll always may begin.
+        // A burst must fit into the reserve of one period, but at least one poll may always begin.
         let most = ((1.0 - TARGET_UTILIZATION) * limit * QUOTA_PERIOD).max(self.cost());
         self.tokens = (self.tokens + self.rate(limit) * time.as_secs_f64()).min(most);
     }
@@ -88,7 +88,7 @@ impl CpuPacer {
         (TARGET_UTILIZATION * limit - others).max(TARGET_UTILIZATION * limit * MIN_POLL_SHARE)
     }
 
-    /// What a poll costs lately, in seconds of CPU.
+    /// The recent cost of a poll, in seconds of CPU.
     fn cost(&self) -> f64 {
         let (assumed, weight) = ASSUMED_COST;
         (self.recent.polls + assumed * weight) / (self.recent.ended + weight)

@@ -33,7 +33,7 @@ impl TargetState {
     /// Every state.
     pub const ALL: &[Self] = &[Self::Up, Self::Down, Self::Pending, Self::Suspended, Self::Invalid];
 
-    /// The word on pages and in labels.
+    /// The name on pages and in labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -45,7 +45,7 @@ impl TargetState {
     }
 }
 
-/// What is known of a target.
+/// The state of a target, since when, and why.
 #[derive(Clone, Debug)]
 pub struct TargetStatus {
     /// In one word.
@@ -80,12 +80,12 @@ pub struct Poller {
     status: Mutex<TargetStatus>,
     pub(super) changed: Notify,
     pub(super) demand: Notify,
-    /// When data was last requested that was not there, and when the last scrape came; as [`ticks`].
+    /// When a scrape last requested data that was not available, and when the last scrape came, both as [`ticks`].
     requested: AtomicU64,
     scraped: AtomicU64,
     /// A poll is due, but has not begun.
     is_queued: AtomicBool,
-    /// The last scrape asked for text 0.0.4.
+    /// The last scrape requested text 0.0.4.
     prefers_text: AtomicBool,
     pub(super) stop: CancellationToken,
 }
@@ -143,7 +143,7 @@ impl Poller {
         }
     }
 
-    /// The format that the last scrape asked for: results are kept in it from the next poll on, so that nothing has to be rewritten.
+    /// Sets the format that the last scrape requested. Results are kept in it from the next poll on, so that they need not be converted.
     pub fn prefer(&self, format: Format) {
         self.prefers_text.store(format == Format::Text, Ordering::Relaxed);
     }
@@ -161,7 +161,7 @@ impl Poller {
         self.show(wait).await
     }
 
-    /// The same for a person: it does not count as a scrape.
+    /// The same for the debug page: it does not count as a scrape.
     pub async fn show(&self, wait: Duration) -> Arc<Snapshot> {
         let asked = Instant::now();
         if let Some(snapshot) = self.usable(self.newest(), asked) {
@@ -199,7 +199,7 @@ impl Poller {
         })
     }
 
-    /// Takes the snapshot itself: a borrow of `newest` is a lock, and [`publish`](Self::publish) locks the target first.
+    /// Takes the snapshot itself, not a borrow of `newest`, which is a lock: [`publish`](Self::publish) locks the target first.
     fn usable(&self, newest: Option<Arc<Snapshot>>, asked: Instant) -> Option<Arc<Snapshot>> {
         let snapshot = newest?;
         let joined = snapshot.ended >= asked;

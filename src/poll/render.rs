@@ -1,4 +1,4 @@
-//! From the outcome of a poll to its snapshot, with the families `probe_*` that say how the poll went.
+//! Builds the snapshot of a poll, with the families `probe_*` about the poll itself.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +24,7 @@ crate::descs! {
     SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's answer that could not be exported, or may not: wrong type, duplicate labels, not a number, a name that is not the server's to use.";
 }
 
-/// The families that every answer of `/probe` has beside the target's own.
+/// The families of every response of `/probe`, in addition to the target's own.
 pub static PROBE_FAMILIES: &[&crate::metric::Desc] = FAMILIES;
 
 /// The outcome of a poll.
@@ -48,12 +48,12 @@ pub(super) fn unix_seconds(at: SystemTime) -> f64 {
 /// The longest message that is kept, in characters. It may quote a server, and appears in logs and in the status of objects.
 const MAX_MESSAGE_CHARS: usize = 512;
 
-/// The message, cut where it is too long.
+/// The message, cut if it is too long.
 fn bounded(sentence: &str) -> &str {
     sentence.char_indices().nth(MAX_MESSAGE_CHARS).map_or(sentence, |(end, _)| sentence.get(..end).unwrap_or_default())
 }
 
-/// The snapshot of a poll that has taken place.
+/// The snapshot of a poll that took place.
 pub(super) fn polled(mut polled: Polled) -> Snapshot {
     if let Some(failure) = &mut polled.failure {
         failure.message = bounded(&failure.message).into();
@@ -104,7 +104,7 @@ pub(super) fn polled(mut polled: Polled) -> Snapshot {
     }
 }
 
-/// The snapshot where no poll took place: suspended, not to be polled, or not ended in time.
+/// The snapshot if no poll took place or ended in time: the target is suspended or invalid, or the poll takes too long.
 pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
     let mut own = Families::default();
     if reason != Reason::Suspended {

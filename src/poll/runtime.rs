@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-/// How much less these threads are worth to the kernel, when all of the process' CPU is in use, than those that serve: about a third.
+/// The nice value of these threads: when all of the process's CPU is in use, they get about a third of what the serving threads get.
 const NICENESS: i32 = 5;
 
 /// The name of each of these threads.
@@ -64,7 +64,7 @@ impl Drop for PollThreads {
     }
 }
 
-/// Of the calling thread alone. Where it is forbidden, polls are worth as much as the rest.
+/// Lowers the priority of the calling thread only. If that is not permitted, its priority stays as it is.
 fn lower_priority() {
     let _ = rustix::process::setpriority_process(None, NICENESS);
 }
@@ -131,7 +131,7 @@ fn limit_of(folder: &Path) -> Option<f64> {
         }
         None => (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?),
     };
-    // Without a limit it is `max` in version 2, and -1 in version 1.
+    // Without a limit, the value is `max` in version 2 and -1 in version 1.
     let (quota, period) = (quota.trim().parse::<f64>().ok()?, period.trim().parse::<f64>().ok()?);
     (quota > 0.0 && period > 0.0).then(|| quota / period)
 }

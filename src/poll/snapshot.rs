@@ -1,5 +1,5 @@
-//! The result of one poll, as small as it can be kept: one compressed text, in the format that the last scrape asked for. Other forms are
-//! made from it on request and not kept: there may be ten thousand snapshots, and anybody may ask.
+//! The result of one poll, kept as one compressed text in the format that the last scrape requested. Other forms are made from it on request
+//! and not kept: there may be ten thousand snapshots, and any client can request any form.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::metric::{
     Encoding, Finished, Format, PlainCounters, Rewriter, encode, gunzip, gzip, openmetrics_to_text, text_to_openmetrics,
 };
 
-/// What a poll, or its absence, says of a target.
+/// The result of a poll, or of its absence.
 #[derive(Debug)]
 pub struct Snapshot {
     /// When the poll began.
     pub started: Instant,
-    /// When the poll ended: from here its age counts.
+    /// When the poll ended: its age is counted from here.
     pub ended: Instant,
-    /// The same, as people and Prometheus read it.
+    /// The same as wall-clock time.
     pub ended_at: SystemTime,
     /// Why it failed; `None`: it succeeded.
     pub failure: Option<Failure>,
@@ -32,11 +32,11 @@ pub struct Snapshot {
     pub samples: usize,
     /// The calls, in order; none where nothing was sent.
     pub calls: Box<[CallRecord]>,
-    /// Samples left out because their names, or what is in them, are not for the server to write.
+    /// Samples that were left out because the server may not export their names or contents.
     pub withheld: u64,
     /// What was sent, without the user's headers.
     pub requests: Arc<[Call]>,
-    /// No poll took place and none will: this stays true until the target changes.
+    /// No poll took place and none will: the snapshot stays valid until the target changes.
     pub is_permanent: bool,
     pub(super) exposition: Exposition,
 }
@@ -44,13 +44,13 @@ pub struct Snapshot {
 /// Why a poll failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The label.
+    /// The value of the label `reason`.
     pub reason: Reason,
-    /// The sentence.
+    /// The message.
     pub message: Arc<str>,
 }
 
-/// One call of the last poll, for people.
+/// One call of the last poll, for the debug page.
 #[derive(Clone, Debug)]
 pub struct CallRecord {
     /// The call's name.
@@ -61,7 +61,7 @@ pub struct CallRecord {
     pub status: Option<u16>,
     /// Bytes of the body, decompressed.
     pub bytes: usize,
-    /// What was wrong.
+    /// Why it failed.
     pub error: Option<Box<str>>,
     /// The beginning of the body of a call that failed; only with `--debug-bodies`.
     pub beginning: Option<Box<str>>,
@@ -159,7 +159,7 @@ impl Pieces {
         let mut lines = std::mem::take(&mut self.rest);
         loop {
             let before = lines.len();
-            // It was made by us and kept in memory: it cannot be damaged.
+            // The exporter itself has compressed it, so it cannot be corrupt.
             let read = (&mut self.kept).take(PIECE_BYTES as u64).read_to_end(&mut lines);
             debug_assert!(read.is_ok());
             if lines.len() == before {

@@ -1,4 +1,5 @@
-//! From the answers of one poll to its snapshot: translated, masked, held within the limits of the target, rendered. It makes no calls.
+//! Turns the answers of one poll into its snapshot: translates them, enforces the limits of the target, masks secrets, and renders. It makes
+//! no calls.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ const MAX_INLINE_ANSWERS: usize = 32 << 10;
 /// The largest exposition that is made inline, in bytes: some milliseconds of work.
 const MAX_INLINE_EXPOSITION: usize = 512 << 10;
 
-/// What a series may take of the exposition, on average.
+/// The average bytes of the exposition that a series may take.
 const BYTES_PER_SERIES: usize = 1 << 10;
 
 /// The limits of the size of an exposition, however few or many series its target may have.
@@ -51,7 +52,7 @@ pub(super) async fn translate(
         let allowance = Allowance { bytes: MAX_INLINE_EXPOSITION, compares: false, stop: Stop::default() };
         match translation.translate(prepared.take_translator(), allowance) {
             Ok(done) => {
-                // Long before it is too large: see below.
+                // Well before it is too large, since a translation that exceeds its allowance loses the translator: see below.
                 prepared.is_large = done.bytes > MAX_INLINE_EXPOSITION / 4;
                 prepared.translator = done.translator;
                 return done.snapshot;
@@ -87,7 +88,7 @@ pub(super) async fn translate(
     record.failed(&error, target)
 }
 
-/// What a user is told of an exposition that exceeds its allowance.
+/// The error for users if an exposition exceeds its allowance.
 fn excess_error(excess: Excess, bytes: usize) -> CallError {
     match excess {
         Excess::Time => WorkError::TimedOut.of_translation(),
@@ -207,7 +208,7 @@ impl Translation {
                 (None, Families::default().finish(), 0, vec![Err(error)])
             }
         };
-        // Masked here, after all else: no part of a secret that we sent may leave the exporter, whatever put the texts together.
+        // Masked last: no part of a secret that we sent may leave the exporter, whatever has put the texts together.
         families.withhold(|text| self.redactor.is_in(text));
         let answers = std::mem::take(&mut self.answers);
         let PollRecord { started, ended, requests, mut calls, certificate_expiry, format } = self.poll.clone();
@@ -236,7 +237,7 @@ impl Translation {
 }
 
 impl PollRecord {
-    /// The snapshot of a poll of `target` whose answers could not be used: as if there had been none.
+    /// The snapshot of a poll of `target` whose answers could not be translated.
     fn failed(self, error: &CallError, target: &Target) -> Snapshot {
         let Self { started, ended, requests, mut calls, certificate_expiry, format } = self;
         let source = &target.source;

@@ -16,6 +16,7 @@ use super::render;
 use super::snapshot::Snapshot;
 use super::translate::translate;
 use super::{BackgroundMode, FirstPollTime, PollContext};
+use crate::error_chain::one_line;
 use crate::fetch::{Client, Redactor, fetch};
 use crate::kind::{Call, Kind, Reason};
 use crate::metric::Stop;
@@ -252,9 +253,9 @@ fn publish(
         (TargetState::Up, _) => tracing::info!(%target, %kind, "target is up again"),
         (TargetState::Suspended, _) if first.take().is_some() => tracing::debug!(%target, %kind, "target is suspended"),
         (TargetState::Suspended, _) => tracing::info!(%target, %kind, "target is suspended"),
-        // This ends by itself, and an API server that does not answer would cause one line for every target.
+        // This resolves itself, and an API server that does not answer would cause one line for every target.
         (TargetState::Invalid, Some(failure)) if unread => {
-            *first = None; // the others do not wait for it
+            *first = None; // the log line about the other targets does not wait for it
             tracing::debug!(%target, %kind, error = %failure.message, "target waits for its credentials");
         }
         (_, Some(failure)) => match first.take() {
@@ -321,21 +322,9 @@ pub(super) fn prepare<'p>(
     if prepared.as_ref().is_none_or(|prepared| prepared.source != target.source) {
         let source = &target.source;
         let client = context.clients.client(&source.url, &source.connection, &target.id.namespace);
-        let client = client.map_err(|error| chain(&error))?;
+        let client = client.map_err(|error| one_line(&error))?;
         let before = prepared.take();
         *prepared = Some(PreparedTarget::new(target, before, client));
     }
     prepared.as_mut().ok_or_else(String::new)
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

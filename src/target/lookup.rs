@@ -1,4 +1,4 @@
-//! The values of Secrets and ConfigMaps, from files or from the cluster. A target does not know which.
+//! Access to the values of Secrets and ConfigMaps, which come from files or from the cluster.
 
 use crate::crd::ObjectKind;
 
@@ -61,8 +61,8 @@ pub enum LookupError {
         /// The file, and what is wrong with it.
         why: String,
     },
-    /// There is no such value that targets may use. What of it is missing is not said: users who may declare targets need not be allowed to
-    /// know which objects exist, nor which keys and labels these have.
+    /// There is no such value that targets may use. It does not say whether the object, its key or its label is missing: users who may
+    /// declare targets need not have permission to know this.
     #[error("there is no {kind} {namespace}/{name} with the key {key:?}{condition}")]
     NotFound {
         /// Secret or ConfigMap.

@@ -128,7 +128,7 @@ pub struct Scrape {
 }
 
 impl Target {
-    /// Whether a poll of `other` would give the same data. If not, the data of one must not be served for the other.
+    /// Whether a poll of `other` would return the same data. If not, the data of one must not be served for the other.
     pub fn gives_same_data(&self, other: &Self) -> bool {
         self.source == other.source
             && self.suspend == other.suspend
@@ -142,7 +142,7 @@ impl Target {
     }
 }
 
-/// A declared target that nothing can be polled by. It is kept so that it is shown as invalid instead of missing silently.
+/// A target whose declaration is invalid. It is kept so that it is shown as invalid instead of missing silently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedTarget {
     /// Its name.

@@ -1,5 +1,5 @@
-//! From a declaration to a target that can be polled: the values that its spec refers to are looked up. Nothing else can fail here, since
-//! everything that the spec itself says was parsed before.
+//! Turns a declaration into a target: looks up the values of Secrets and ConfigMaps that its spec refers to. Nothing else can fail here,
+//! since the spec itself has been parsed before.
 
 use std::sync::Arc;
 
@@ -118,7 +118,7 @@ impl ReferenceResolver<'_> {
     fn value(&self, reference: &Reference<'_>) -> Result<Option<Vec<u8>>, ResolveError> {
         match self.objects.value(reference.kind, self.namespace, reference.name, reference.key) {
             Ok(mut value) => {
-                // A file made by an editor ends with a newline; a credential does not.
+                // Editors end files with a newline, which is not part of a credential.
                 if value.ends_with(b"\n") {
                     value.pop();
                     if value.ends_with(b"\r") {

@@ -1,4 +1,4 @@
-//! Certificates and keys as they are written: PEM.
+//! Certificates and private keys in PEM.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::parse_x509_certificate;
 
-/// A text that no key can be taken from.
+/// Why a text has no usable private key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
-    /// A key that needs a password.
+    /// The key is encrypted with a password.
     Encrypted,
-    /// None that can be read.
+    /// There is none, or none that can be parsed.
     Missing,
 }
 
@@ -27,7 +27,7 @@ impl std::fmt::Display for KeyError {
     }
 }
 
-/// The certificates in a text; `None` if there is none or one that cannot be read.
+/// The certificates in a text; `None` if there is none, or one that cannot be parsed.
 pub fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
     (!certificates.is_empty()).then_some(certificates)
@@ -43,8 +43,8 @@ pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyError> {
     })
 }
 
-/// A certificate with its key, whatever version of X.509 it is.
-pub fn identity(
+/// A certificate chain with its private key. Unlike rustls, it accepts certificates of X.509 version 1.
+pub fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, rustls::Error> {

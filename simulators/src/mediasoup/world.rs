@@ -1,4 +1,4 @@
-//! Rooms in which people come, talk and go: what the simulated agent and the simulated edumeet server report of.
+//! Rooms that people join and leave: the state that the simulated agent and the simulated edumeet server report.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -174,7 +174,7 @@ impl World {
         self.started_ms
     }
 
-    /// Lives on until `uptime` of the simulator.
+    /// Advances to `uptime` of the simulator.
     pub(crate) fn advance(&mut self, uptime: Duration) {
         let gap = (AGE + uptime).saturating_sub(self.elapsed);
         let step = Duration::from_secs(1).max(gap / MOST_STEPS);

@@ -1,4 +1,4 @@
-//! What a broker counts, and the document `/admin/metrics` as it writes it: a 0 is left out, so is a part that would be empty.
+//! The traffic counters of a broker, and the document `/admin/metrics`: counters of 0 and empty parts are left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! The users of a simulated broker: tenants that send, ask and are notified at rates of their own, with noise.
+//! The load of a simulated broker: tenants that send updates, query and are notified, at different rates with noise.
 
 use super::books::{Books, Traffic};
 use super::statistics::Statistics;

@@ -1,4 +1,4 @@
-//! What a broker tells of itself in `/statistics`, as with every `-stat…` flag on, and in `/cache/statistics`.
+//! The documents `/statistics`, as with all `-stat…` flags on, and `/cache/statistics`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

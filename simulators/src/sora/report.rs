@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::traffic::{BOUNDS_MS, CLIENTS, Flow, Relay, Traffic, Webhook};
 
-/// What the servers say that they are.
+/// The version that the servers report.
 pub(super) const VERSION: &str = "2026.1.0";
 
 /// The report of now. It takes the traffic as mutable since some values are "since the last call".
@@ -47,7 +47,7 @@ pub(super) fn of(traffic: &mut Traffic) -> Value {
         webhook(report, "session", &t.session);
         webhook(report, "event", &t.event);
         webhook(report, "stats", &t.stats);
-        report.remove("total_ignored_auth_webhook"); // a client cannot be let in without asking
+        report.remove("total_ignored_auth_webhook"); // authentication cannot be left out
     }
     report
 }

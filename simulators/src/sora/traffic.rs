@@ -1,4 +1,4 @@
-//! What happens on a simulated Sora, second by second: clients come, talk and go, and every counter follows from that.
+//! The traffic of a simulated Sora, second by second: clients connect and disconnect, and all counters follow from that.
 
 use crate::Noise;
 

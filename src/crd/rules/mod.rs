@@ -1,5 +1,5 @@
 //! The rules that a structural schema cannot express, each declared once: its place, its CEL expression for the API server, its message
-//! for the user, and its twin in Rust for `check` and file mode. A test evaluates both and compares the results.
+//! for the user, and its counterpart in Rust for `check` and file mode. A test evaluates both and compares the results.
 //!
 //! Limits and types are not here but in the types themselves; what CEL cannot express is in [`ParsedTarget::parse`](super::ParsedTarget::parse).
 
@@ -29,7 +29,7 @@ pub struct Rule {
     /// What is wrong and what to write instead.
     pub message: String,
     holds: Box<dyn Fn(&Value) -> bool + Send + Sync>,
-    /// More about a certain text, which the API server cannot say.
+    /// More about the value, which the message of the API server cannot contain.
     more: fn(&str) -> Option<String>,
 }
 
@@ -78,7 +78,7 @@ impl Rule {
         self
     }
 
-    /// The twin of a rule about a text. The schema has refused any other type before.
+    /// The Rust counterpart of a rule about a text. The schema has rejected any other type before.
     fn twin_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.twin(move |value| value.as_str().is_none_or(&holds))
     }
@@ -101,7 +101,7 @@ impl Rule {
         if self.keys { format!("self.all(key, {})", self.cel) } else { self.cel.clone() }
     }
 
-    /// Whether the Rust twin accepts `value`, the value at the rule's place.
+    /// Whether the Rust counterpart accepts `value`, the value at the rule's place.
     pub fn accepts(&self, value: &Value) -> bool {
         match value.as_object().filter(|_| self.keys) {
             Some(map) => map.keys().all(|key| self.accepts_key(key)),

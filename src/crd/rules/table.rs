@@ -182,7 +182,7 @@ fn durations() -> Vec<Rule> {
     ]
 }
 
-/// Labels that say whose series these are. Discovery sets them, and no target may change them.
+/// Labels that identify the target of a series. Discovery sets them, and no target may change them.
 const IDENTITY: [&str; 5] = ["instance", "job", "namespace", "target_name", "target_namespace"];
 
 /// Labels that mean something in every exposition.
@@ -390,7 +390,7 @@ fn monitor() -> Vec<Rule> {
     rules
 }
 
-/// Relabelings may neither lead a scrape elsewhere, which labels that begin with `__` decide, nor make series look like another target's.
+/// Relabelings may neither redirect a scrape, by labels that begin with `__`, nor make series look like those of another target.
 fn relabelings() -> Vec<Rule> {
     let identity = quoted(&IDENTITY);
     let [writes, drops] = [
@@ -415,8 +415,7 @@ fn relabelings() -> Vec<Rule> {
                     LABEL_NAME.is_match(label) && !label.starts_with("__") && !IDENTITY.contains(&label)
                 })
         }),
-        // The names come from the labels, so an expression is judged by how it begins: that tells for every label, also for those that
-        // only some discoveries have.
+        // The names come from the labels of a series, which are not known here, so only the beginning of the expression is checked.
         Rule::new(
             RELABELINGS[0],
             format!(
@@ -491,7 +490,7 @@ fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
     value.get(field)?.as_str()
 }
 
-/// CEL: a duration that cannot be read must not be an error of this rule too; another rule speaks of it.
+/// CEL: another rule reports a duration that cannot be parsed, so this one must not report it as well.
 fn readable(field: &str) -> String {
     format!("({field} != '' && {field}.matches({}))", raw(time::DURATION_PATTERN))
 }

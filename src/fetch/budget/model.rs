@@ -1,4 +1,4 @@
-//! Any order of events against what the budget promises.
+//! Tests of the budget: any order of events, compared with what it guarantees.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ struct ModelPoll {
     namespace: Arc<str>,
     signal: Arc<PollSignals>,
     held: usize,
-    /// What it waits for, in all.
+    /// The total that it waits for.
     wants: Option<usize>,
     done: bool,
 }
@@ -27,14 +27,14 @@ impl ModelPoll {
     }
 }
 
-struct Model {
+struct BudgetModel {
     state: BudgetState,
     now: Instant,
     polls: HashMap<PollId, ModelPoll>,
     order: Vec<PollId>,
 }
 
-impl Model {
+impl BudgetModel {
     fn new() -> Self {
         Self { state: BudgetState::new(TOTAL), now: Instant::now(), polls: HashMap::new(), order: Vec::new() }
     }
@@ -47,28 +47,28 @@ impl Model {
         id
     }
 
-    /// A poll wants so much in all. Returns whether it has got it at once.
-    fn ask(&mut self, id: PollId, total: usize) -> bool {
+    /// Requests `total` for a poll. Returns whether it was granted at once.
+    fn request(&mut self, id: PollId, total: usize) -> bool {
         let granted = self.state.request(id, total, self.now);
         let poll = self.polls.get_mut(&id).unwrap();
         if granted {
             poll.held = total.min(TOTAL);
             // A poll that waited and was granted its request within the same call was notified as well.
-            let _ = told(&poll.signal);
+            let _ = was_granted(&poll.signal);
         } else if !poll.evicted() {
             poll.wants = Some(total.min(TOTAL));
         }
-        self.look();
+        self.take_grants();
         granted
     }
 
     fn holding(&mut self, namespace: &str, bytes: usize) -> PollId {
         let id = self.enter(namespace);
-        assert!(self.ask(id, bytes), "there is room for {bytes}");
+        assert!(self.request(id, bytes), "there is room for {bytes}");
         id
     }
 
-    fn came(&mut self, id: PollId, bytes: usize) {
+    fn receive(&mut self, id: PollId, bytes: usize) {
         self.state.received(id, bytes, self.now);
     }
 
@@ -76,19 +76,19 @@ impl Model {
         self.state.leave(id, self.now);
         self.polls.remove(&id);
         self.order.retain(|other| *other != id);
-        self.look();
+        self.take_grants();
     }
 
     fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
         self.state.settle(self.now);
-        self.look();
+        self.take_grants();
     }
 
     /// Updates the polls that were granted their requests, and checks that no more is held than there is.
-    fn look(&mut self) {
+    fn take_grants(&mut self) {
         for poll in self.polls.values_mut() {
-            if poll.wants.is_some() && told(&poll.signal) {
+            if poll.wants.is_some() && was_granted(&poll.signal) {
                 poll.held = poll.wants.take().unwrap();
             }
         }
@@ -105,7 +105,7 @@ impl Model {
         polls.map(|poll| poll.held).sum()
     }
 
-    fn everybody_told_goes(&mut self) {
+    fn evicted_polls_leave(&mut self) {
         for id in self.evicted() {
             self.leave(id);
         }
@@ -113,118 +113,118 @@ impl Model {
 }
 
 /// Whether a poll was notified that its request was granted; true only once.
-fn told(signal: &PollSignals) -> bool {
-    let told = std::pin::pin!(signal.granted.notified());
-    futures::FutureExt::now_or_never(told).is_some()
+fn was_granted(signal: &PollSignals) -> bool {
+    let granted = std::pin::pin!(signal.granted.notified());
+    futures::FutureExt::now_or_never(granted).is_some()
 }
 
 #[test]
-fn the_longest_without_progress_goes_first_and_no_more_go_than_are_needed() {
-    let mut world = Model::new();
+fn the_poll_longest_without_progress_is_evicted_first_and_no_more_than_needed() {
+    let mut model = BudgetModel::new();
     let polls: Vec<PollId> = (0..10)
         .map(|_| {
-            world.pass(10);
-            world.holding("a", 100)
+            model.pass(10);
+            model.holding("a", 100)
         })
         .collect();
-    world.pass(1000);
-    world.came(polls[0], 50); // a good part of what it holds
-    world.came(polls[1], 1); // a drip
-    let small = world.enter("a");
-    assert!(!world.ask(small, 150));
-    assert_eq!(world.evicted(), [polls[1], polls[2]]);
-    world.leave(polls[1]);
-    assert_eq!(world.polls[&small].held, 0);
-    world.leave(polls[2]);
-    assert_eq!(world.polls[&small].held, 150);
+    model.pass(1000);
+    model.receive(polls[0], 50); // a good part of what it holds
+    model.receive(polls[1], 1); // a single byte
+    let small = model.enter("a");
+    assert!(!model.request(small, 150));
+    assert_eq!(model.evicted(), [polls[1], polls[2]]);
+    model.leave(polls[1]);
+    assert_eq!(model.polls[&small].held, 0);
+    model.leave(polls[2]);
+    assert_eq!(model.polls[&small].held, 150);
 }
 
 #[test]
-fn equal_ones_drive_each_other_out_once_they_have_had_their_time() {
-    let mut world = Model::new();
-    let polls: Vec<PollId> = (0..4).map(|_| world.holding("a", 250)).collect();
+fn equal_polls_evict_each_other_after_the_grace_period() {
+    let mut model = BudgetModel::new();
+    let polls: Vec<PollId> = (0..4).map(|_| model.holding("a", 250)).collect();
     for &id in &polls {
-        assert!(!world.ask(id, 500));
+        assert!(!model.request(id, 500));
     }
-    assert_eq!(world.evicted(), [0_u64; 0], "they may take turns");
-    world.pass(1000);
-    while !world.evicted().is_empty() {
-        world.everybody_told_goes();
+    assert_eq!(model.evicted(), [0_u64; 0], "they may take turns");
+    model.pass(1000);
+    while !model.evicted().is_empty() {
+        model.evicted_polls_leave();
     }
-    let mut held: Vec<usize> = world.polls.values().map(|poll| poll.held).collect();
+    let mut held: Vec<usize> = model.polls.values().map(|poll| poll.held).collect();
     held.sort_unstable();
     assert_eq!(held, [500, 500], "as many as there is room for have got what they need");
 }
 
 #[test]
-fn who_needs_very_little_does_not_wait_for_the_large_ones_time() {
-    let mut world = Model::new();
-    let large = [world.holding("a", 500), world.holding("a", 500)];
-    world.pass(1);
-    let small = world.enter("a");
-    assert!(!world.ask(small, 20));
-    assert_eq!(world.evicted(), [large[0]]);
+fn a_very_small_request_does_not_wait_for_the_grace_period_of_large_polls() {
+    let mut model = BudgetModel::new();
+    let large = [model.holding("a", 500), model.holding("a", 500)];
+    model.pass(1);
+    let small = model.enter("a");
+    assert!(!model.request(small, 20));
+    assert_eq!(model.evicted(), [large[0]]);
 }
 
 #[test]
-fn a_namespace_over_its_share_pays_before_all_others_and_one_alone_may_have_everything() {
-    let mut world = Model::new();
-    let greedy: Vec<PollId> = (0..9).map(|_| world.holding("greedy", 100)).collect();
-    let modest = world.holding("modest", 100);
-    world.pass(10_000); // the modest one hangs as well
-    let new = world.enter("new");
-    assert!(!world.ask(new, 250));
-    assert_eq!(world.evicted(), greedy[..3]);
-    world.everybody_told_goes();
-    assert_eq!((world.polls[&new].held, world.polls[&modest].held), (250, 100));
-    // Who is over its share only takes from itself.
-    let more = world.enter("greedy");
-    assert!(!world.ask(more, 100));
-    world.everybody_told_goes();
-    assert_eq!((world.polls[&new].held, world.polls[&modest].held, world.held_in("greedy")), (250, 100, 600));
+fn a_namespace_over_its_share_loses_first_and_a_single_one_may_use_everything() {
+    let mut model = BudgetModel::new();
+    let greedy: Vec<PollId> = (0..9).map(|_| model.holding("greedy", 100)).collect();
+    let modest = model.holding("modest", 100);
+    model.pass(10_000); // the small one hangs as well
+    let new = model.enter("new");
+    assert!(!model.request(new, 250));
+    assert_eq!(model.evicted(), greedy[..3]);
+    model.evicted_polls_leave();
+    assert_eq!((model.polls[&new].held, model.polls[&modest].held), (250, 100));
+    // A namespace over its share evicts only its own polls.
+    let more = model.enter("greedy");
+    assert!(!model.request(more, 100));
+    model.evicted_polls_leave();
+    assert_eq!((model.polls[&new].held, model.polls[&modest].held, model.held_in("greedy")), (250, 100, 600));
 }
 
 #[test]
-fn nobody_whose_answers_are_translated_goes_and_who_needs_it_waits() {
-    let mut world = Model::new();
-    let translated = world.holding("a", 900);
-    world.came(translated, 900);
-    world.state.shrink(translated, 800, world.now);
-    assert!(world.state.pin(translated, world.now));
-    world.polls.get_mut(&translated).unwrap().held = 800;
-    let other = world.enter("b");
-    assert!(!world.ask(other, 300));
-    world.pass(10_000);
-    assert_eq!(world.evicted(), [0_u64; 0]);
-    world.leave(translated);
-    assert_eq!(world.polls[&other].held, 300);
+fn a_poll_whose_answers_are_translated_is_not_evicted() {
+    let mut model = BudgetModel::new();
+    let translated = model.holding("a", 900);
+    model.receive(translated, 900);
+    model.state.shrink(translated, 800, model.now);
+    assert!(model.state.pin(translated, model.now));
+    model.polls.get_mut(&translated).unwrap().held = 800;
+    let other = model.enter("b");
+    assert!(!model.request(other, 300));
+    model.pass(10_000);
+    assert_eq!(model.evicted(), [0_u64; 0]);
+    model.leave(translated);
+    assert_eq!(model.polls[&other].held, 300);
 }
 
 #[test]
 fn a_poll_that_waits_behind_many_of_another_namespace_is_next() {
-    let mut world = Model::new();
-    let holders: Vec<PollId> = (0..10).map(|_| world.holding("many", 100)).collect();
-    let waiting: Vec<PollId> = (0..500).map(|_| world.enter("many")).collect();
+    let mut model = BudgetModel::new();
+    let holders: Vec<PollId> = (0..10).map(|_| model.holding("many", 100)).collect();
+    let waiting: Vec<PollId> = (0..500).map(|_| model.enter("many")).collect();
     for id in waiting {
-        assert!(!world.ask(id, 10));
+        assert!(!model.request(id, 10));
     }
-    let honest = world.enter("one");
-    assert!(!world.ask(honest, 10));
-    world.everybody_told_goes();
-    assert_eq!(world.polls[&honest].held, 10);
-    assert!(holders.iter().filter(|id| !world.polls.contains_key(id)).count() <= 2);
+    let honest = model.enter("one");
+    assert!(!model.request(honest, 10));
+    model.evicted_polls_leave();
+    assert_eq!(model.polls[&honest].held, 10);
+    assert!(holders.iter().filter(|id| !model.polls.contains_key(id)).count() <= 2);
 }
 
 #[test]
 fn one_body_may_be_as_large_as_the_budget() {
-    let mut world = Model::new();
-    let small = world.holding("a", 10);
-    world.pass(300);
-    let huge = world.enter("a");
-    assert!(!world.ask(huge, 5 * TOTAL));
-    assert_eq!(world.evicted(), [small]);
-    world.leave(small);
-    assert_eq!(world.polls[&huge].held, TOTAL);
+    let mut model = BudgetModel::new();
+    let small = model.holding("a", 10);
+    model.pass(300);
+    let huge = model.enter("a");
+    assert!(!model.request(huge, 5 * TOTAL));
+    assert_eq!(model.evicted(), [small]);
+    model.leave(small);
+    assert_eq!(model.polls[&huge].held, TOTAL);
 }
 
 #[derive(Clone, Debug)]
@@ -251,24 +251,24 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-impl Model {
+impl BudgetModel {
     fn play(&mut self, event: &Event) {
-        let pick = |world: &Self, poll: usize| world.order.get(poll % world.order.len().max(1)).copied();
+        let pick = |model: &Self, poll: usize| model.order.get(poll % model.order.len().max(1)).copied();
         match *event {
             Event::Enter { namespace, bytes } => {
                 let id = self.enter(&format!("n{namespace}"));
-                self.ask(id, bytes);
+                self.request(id, bytes);
             }
             Event::Ask { poll, bytes } => {
                 let waits =
                     |id: &PollId| self.polls[id].wants.is_some() || self.polls[id].done || self.polls[id].evicted();
                 if let Some(id) = pick(self, poll).filter(|id| !waits(id)) {
-                    self.ask(id, bytes);
+                    self.request(id, bytes);
                 }
             }
             Event::Came { poll, bytes } => {
                 if let Some(id) = pick(self, poll) {
-                    self.came(id, bytes);
+                    self.receive(id, bytes);
                 }
             }
             Event::Done { poll } => {
@@ -282,7 +282,7 @@ impl Model {
                     self.leave(id);
                 }
             }
-            Event::EvictedLeave => self.everybody_told_goes(),
+            Event::EvictedLeave => self.evicted_polls_leave(),
             Event::Pass { millis } => self.pass(millis),
         }
     }
@@ -292,53 +292,53 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn whatever_happens_no_more_is_held_than_there_is_and_nobody_within_his_share_pays_for_another(
+    fn no_more_is_held_than_there_is_and_a_namespace_within_its_share_loses_nothing(
         events in proptest::collection::vec(event(), 1..120),
     ) {
-        let mut world = Model::new();
+        let mut model = BudgetModel::new();
         for event in events {
-            let before = world.evicted();
-            let held: HashMap<String, usize> = (0..4).map(|n| format!("n{n}")).map(|n| { let held = world.held_in(&n); (n, held) }).collect();
+            let before = model.evicted();
+            let held: HashMap<String, usize> = (0..4).map(|n| format!("n{n}")).map(|n| { let held = model.held_in(&n); (n, held) }).collect();
             let mut waits: Vec<Arc<str>> = Vec::new();
-            waits.extend(world.polls.values().filter(|poll| poll.wants.is_some()).map(|poll| Arc::clone(&poll.namespace)));
-            let namespaces: std::collections::HashSet<_> = world.polls.values().map(|poll| Arc::clone(&poll.namespace)).collect();
+            waits.extend(model.polls.values().filter(|poll| poll.wants.is_some()).map(|poll| Arc::clone(&poll.namespace)));
+            let namespaces: std::collections::HashSet<_> = model.polls.values().map(|poll| Arc::clone(&poll.namespace)).collect();
             if let Event::Enter { namespace, .. } = event { waits.push(format!("n{namespace}").into()) }
-            if let Event::Ask { poll, .. } = event && !world.order.is_empty() {
-                waits.push(Arc::clone(&world.polls[&world.order[poll % world.order.len()]].namespace));
+            if let Event::Ask { poll, .. } = event && !model.order.is_empty() {
+                waits.push(Arc::clone(&model.polls[&model.order[poll % model.order.len()]].namespace));
             }
             // One more may have come in.
             let share = TOTAL / (namespaces.len() + 1);
-            world.play(&event);
-            for id in world.evicted().into_iter().filter(|id| !before.contains(id)) {
-                let namespace = &world.polls[&id].namespace;
+            model.play(&event);
+            for id in model.evicted().into_iter().filter(|id| !before.contains(id)) {
+                let namespace = &model.polls[&id].namespace;
                 let for_its_own = waits.contains(namespace);
                 let over = held[&**namespace] > share;
                 prop_assert!(for_its_own || over, "{namespace} held {} of a share of {share}", held[&**namespace]);
             }
         }
         // No poll starves: when the evicted ones have ended, and those that hang have had their grace period, a small one gets its part.
-        let blocked = world.polls.values().any(|poll| poll.done);
-        let new = world.enter("honest");
-        let mut granted = world.ask(new, 10);
+        let blocked = model.polls.values().any(|poll| poll.done);
+        let new = model.enter("honest");
+        let mut granted = model.request(new, 10);
         for _ in 0..20 {
-            world.everybody_told_goes();
-            world.pass(100);
-            granted |= world.polls[&new].held == 10;
+            model.evicted_polls_leave();
+            model.pass(100);
+            granted |= model.polls[&new].held == 10;
         }
         prop_assert!(granted || blocked);
     }
 
     #[test]
-    fn all_that_leave_leave_nothing_behind(events in proptest::collection::vec(event(), 1..60)) {
-        let mut world = Model::new();
+    fn polls_that_leave_free_everything(events in proptest::collection::vec(event(), 1..60)) {
+        let mut model = BudgetModel::new();
         for event in events {
-            world.play(&event);
+            model.play(&event);
         }
-        for id in world.order.clone() {
-            world.leave(id);
+        for id in model.order.clone() {
+            model.leave(id);
         }
-        prop_assert!(world.state.is_empty(), "{:?}", world.state);
-        let all = world.enter("a");
-        prop_assert!(world.ask(all, TOTAL));
+        prop_assert!(model.state.is_empty(), "{:?}", model.state);
+        let all = model.enter("a");
+        prop_assert!(model.request(all, TOTAL));
     }
 }

@@ -20,7 +20,7 @@ use system::{ConfigFiles, SystemConfig};
 /// A local name server answers within milliseconds. Queries that take longer than this must not block others.
 const QUICK: Duration = Duration::from_secs(1);
 
-/// The most that one lookup may take, however long anybody would wait.
+/// The time limit of a lookup, whatever the timeouts of the targets.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// How long addresses are cached: as long as their server says, within these bounds. A name that moves is followed within a minute.
@@ -50,7 +50,7 @@ const SLOW_PERMITS: (usize, usize) = (16, 128);
 /// The addresses of a host: at least one.
 pub(super) type Resolved = Result<Arc<[IpAddr]>, NameError>;
 
-type Lookup = Shared<BoxFuture<'static, Resolved>>;
+type SharedLookup = Shared<BoxFuture<'static, Resolved>>;
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -186,7 +186,7 @@ impl Resolver {
     }
 
     /// The lookup of `host` that is under way, or a new one.
-    fn join(self: &Arc<Self>, state: &mut ResolverState, host: &Arc<str>) -> Lookup {
+    fn join(self: &Arc<Self>, state: &mut ResolverState, host: &Arc<str>) -> SharedLookup {
         let system = state.system();
         state.running.join(Arc::clone(host), || Arc::clone(self).ask(system, Arc::clone(host)).boxed())
     }
@@ -315,7 +315,7 @@ impl ResolverState {
     }
 }
 
-/// Lookups that are waited for. One that is not waited for any more is dropped.
+/// Lookups for which targets wait. A lookup for which none waits any more is dropped.
 #[derive(Debug)]
 struct RunningLookups<K> {
     by_key: HashMap<K, WeakShared<BoxFuture<'static, Resolved>>>,
@@ -335,7 +335,7 @@ impl<K> RunningLookups<K> {
 
 impl<K: Hash + Eq> RunningLookups<K> {
     /// The lookup with this key, or a new one.
-    fn join(&mut self, key: K, new: impl FnOnce() -> BoxFuture<'static, Resolved>) -> Lookup {
+    fn join(&mut self, key: K, new: impl FnOnce() -> BoxFuture<'static, Resolved>) -> SharedLookup {
         if let Some(lookup) = self.by_key.get(&key).and_then(WeakShared::upgrade)
             && lookup.peek().is_none()
         {

@@ -1,4 +1,4 @@
-//! The host's configuration of names: `/etc/hosts`, and the name servers and search domains of `/etc/resolv.conf`, as a pod has them. It
+//! Name resolution by the configuration of the host or pod: `/etc/hosts`, and the name servers and search domains of `/etc/resolv.conf`. It
 //! has neither a cache nor limits.
 
 use std::fs;
@@ -139,7 +139,7 @@ impl SystemConfig {
         for candidate in self.candidates(&name) {
             match self.ask(&candidate).await {
                 Ok(found) => return Ok(found),
-                // To try another name instead could lead to another host.
+                // Another name from the search list could be another host.
                 Err(NameErrorCause::NoAnswer) => return Err(self.error(host, NameErrorCause::NoAnswer)),
                 Err(other) => why = why.max(other),
             }
@@ -151,7 +151,7 @@ impl SystemConfig {
         NameError { host: host.into(), servers: Arc::clone(&self.names_of_servers), cause }
     }
 
-    /// All addresses of a name that is in `/etc/hosts` or means this host: no server is asked about it.
+    /// All addresses of a name that is in `/etc/hosts` or means this host, without a query.
     pub(super) fn without_query(&self, host: &str) -> Option<Vec<IpAddr>> {
         let name = Name::from_ascii(host).ok()?;
         let of = |record_type| self.hosts.lookup_static_host(&Query::query(name.clone(), record_type));

@@ -1,6 +1,6 @@
-//! `/`: the page for people. What is down comes first, with its reason, and one click leads to the debug text.
+//! `/`: the status page. Targets that are down come first, with the reason, and each links to its debug text.
 //!
-//! It has no scripts and loads nothing. `maud` escapes every text; what is left are invisible characters, see [`without_invisible`].
+//! It has no scripts and loads no resources. `maud` escapes all text; invisible characters are replaced by [`without_invisible`].
 
 mod query;
 
@@ -23,7 +23,7 @@ use query::{PageQuery, PageRows, query_string};
 
 const STYLE: &str = include_str!("style.css");
 
-/// The order of states on the page: what somebody must act on comes first.
+/// The order of states on the page: those that need action come first.
 const STATES: [TargetState; 5] =
     [TargetState::Down, TargetState::Invalid, TargetState::Pending, TargetState::Up, TargetState::Suspended];
 
@@ -49,7 +49,7 @@ pub(super) async fn page(State(app): State<Arc<AppState>>, request: Request) -> 
 }
 
 fn page_response(app: &AppState, query: &PageQuery, document: &DocumentRequest) -> Response {
-    // Hashes by fresh random keys of the standard library: the nonce of one page does not tell that of another.
+    // Hashes by fresh random keys of the standard library: the nonce of one page does not reveal that of another.
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
     let page = TargetsPage {
         views: &TargetView::all(&app.pollers, &document.cancelled),
@@ -72,7 +72,7 @@ fn page_response(app: &AppState, query: &PageQuery, document: &DocumentRequest) 
     response
 }
 
-/// Everything that is on the page.
+/// The data of the page.
 struct TargetsPage<'p> {
     views: &'p [TargetView],
     /// Why the targets are not known.
@@ -120,7 +120,7 @@ impl TargetsPage<'_> {
         self.views.iter().filter(|view| view.status.state == state).count()
     }
 
-    /// The state of the whole fleet in a few words, and the class that colours them.
+    /// A summary of all states, and the CSS class for its colour.
     fn headline(&self) -> (String, &'static str) {
         let [down, invalid, pending, up, _] = STATES.map(|state| self.count(state));
         let of = |n: usize, state: &str| format!("{} {state}", Thousands(n));
@@ -197,7 +197,7 @@ impl TargetsPage<'_> {
 
     /// Why the targets are not known, and mistakes that belong to no target.
     fn notes(&self) -> Markup {
-        /// Mistakes that are shown; whoever has corrected them sees the others.
+        /// The most mistakes that are shown; the others appear when these are corrected.
         const MAX_SHOWN: usize = 20;
         let (told, untold) = (&self.mistakes.sentences, self.mistakes.untold);
         let all = told.len() + untold;
@@ -220,7 +220,7 @@ impl TargetsPage<'_> {
         }
     }
 
-    /// A note while the exporter has more to poll than it can.
+    /// A note while polls are delayed.
     fn lateness(&self) -> Markup {
         let Some(late) = &self.late else { return Markup::default() };
         html! {
@@ -368,13 +368,13 @@ impl TargetsPage<'_> {
             td role="cell" data-label=(label) class="when" {
                 div {
                     (time::ago(at, self.now))
-                    small { time datetime=(time::rfc3339(at)) { (time::utc_short(at, self.now)) } }
+                    small { time datetime=(time::rfc3339_millis(at)) { (time::utc_short(at, self.now)) } }
                 }
             }
         }
     }
 
-    /// Which of the rows these are, and links to the others; nothing if these are all.
+    /// Links to the other pages; nothing if there is only one.
     fn page_links(&self, rows: &PageRows<'_>) -> Markup {
         if rows.pages == 1 {
             return Markup::default();

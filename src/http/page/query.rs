@@ -103,7 +103,7 @@ pub(super) struct PageRows<'v> {
 impl<'v> PageRows<'v> {
     pub(super) fn new(views: &'v [TargetView], query: &PageQuery) -> Self {
         let mut rows: Vec<&TargetView> = views.iter().filter(|view| query.matches(view)).collect();
-        // Among broken targets the newest comes first: it is most likely why somebody looks. Others keep the order of names.
+        // Of the targets that are down, the one that failed last comes first: users most likely look for it. Others are ordered by name.
         rows.sort_by_cached_key(|view| {
             let broken = matches!(view.status.state, TargetState::Down | TargetState::Invalid);
             let rank = STATES.iter().position(|state| *state == view.status.state);

@@ -208,7 +208,7 @@ impl WebConfig {
     }
 }
 
-/// Marks a health check that was admitted without the password that other requests need: the answer tells nothing but the health.
+/// Marks a health check that was admitted without the password that other requests need: the response contains only the health.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unauthenticated;
 

@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Deserializer};
 use x509_parser::extensions::GeneralName;
 
-use crate::tls::{self, Anchors, Peer, Proof, Usage};
+use crate::tls::{self, Peer, SignatureCheck, TrustStore, Usage};
 
 /// The block of the file.
 #[derive(Debug, Default, Deserialize)]
@@ -103,8 +103,8 @@ impl TlsServerConfig {
         let chain = certificates(field, &chain)?;
         let field = if self.key_file.is_some() { "key_file" } else { "key" };
         let key = tls::private_key(&key).map_err(|error| format!("tls_server_config.{field} holds {error}"))?;
-        let identity = tls::identity(chain, key).map_err(|error| {
-            let problem = tls::sentence(&error, Peer::Client);
+        let identity = tls::certified_key(chain, key).map_err(|error| {
+            let problem = tls::describe(&error, Peer::Client);
             format!("tls_server_config: certificate and key cannot be used: {problem}")
         })?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -201,20 +201,20 @@ impl TlsServerConfig {
         if !verifies && !self.client_allowed_sans.is_empty() {
             return Err(SANS_WITHOUT_VERIFICATION.to_owned());
         }
-        let anchors = if verifies {
+        let trusted = if verifies {
             let roots = roots.ok_or("tls_server_config verifies clients: it needs client_ca_file (or client_ca)")?;
             let field = if self.client_ca_file.is_some() { "client_ca_file" } else { "client_ca" };
-            let (anchors, unread) = Anchors::given(certificates(field, &roots)?);
+            let (trusted, unread) = TrustStore::new(certificates(field, &roots)?);
             if unread > 0 {
                 return Err(format!("tls_server_config.{field} holds {unread} certificates that cannot be read"));
             }
-            Some(anchors)
+            Some(trusted)
         } else {
             None
         };
         Ok(Some(ClientCertPolicy {
-            subjects: anchors.as_ref().map(Anchors::subjects).unwrap_or_default(),
-            anchors,
+            subjects: trusted.as_ref().map(TrustStore::subjects).unwrap_or_default(),
+            trusted,
             mandatory: self.requires_certificates(),
             allowed_sans: self.client_allowed_sans.clone(),
         }))
@@ -295,7 +295,7 @@ fn certificates(field: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 #[derive(Debug)]
 struct ClientCertPolicy {
     /// The authorities; `None`: any certificate is accepted.
-    anchors: Option<Anchors>,
+    trusted: Option<TrustStore>,
     subjects: Vec<DistinguishedName>,
     mandatory: bool,
     /// Empty: any name.
@@ -310,9 +310,9 @@ impl ClientCertPolicy {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        match tls::proven(version, message, certificate, signature)? {
-            Proof::Given => Ok(HandshakeSignatureValid::assertion()),
-            Proof::Unknown => Err(CertificateError::BadSignature.into()),
+        match tls::verify_signature(version, message, certificate, signature)? {
+            SignatureCheck::Verified => Ok(HandshakeSignatureValid::assertion()),
+            SignatureCheck::Unverifiable => Err(CertificateError::BadSignature.into()),
         }
     }
 }
@@ -332,8 +332,8 @@ impl ClientCertVerifier for ClientCertPolicy {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        if let Some(anchors) = &self.anchors {
-            anchors.verify(end_entity, intermediates, Usage::Client, now)?;
+        if let Some(trusted) = &self.trusted {
+            trusted.verify(end_entity, intermediates, Usage::Client, now)?;
         }
         if !self.allowed_sans.is_empty() && !has_san(end_entity, &self.allowed_sans) {
             return Err(CertificateError::ApplicationVerificationFailure.into());

@@ -110,7 +110,7 @@ struct Waits {
     until: (Instant, usize),
 }
 
-struct Model {
+struct QueueModel {
     keys: Vec<ModelKey>,
     next_retry: Option<Instant>,
     /// For even and odd keys: how many failed, and until when the namespace is paused.
@@ -119,7 +119,7 @@ struct Model {
     count: usize,
 }
 
-impl Model {
+impl QueueModel {
     fn new() -> Self {
         Self {
             keys: vec![ModelKey::default(); KEYS.into()],
@@ -385,7 +385,7 @@ impl Pair {
             Operation::Clear => {
                 self.queue.clear();
                 self.items.clear();
-                self.model = Model::new();
+                self.model = QueueModel::new();
             }
             Operation::Pass(ms) => tokio::time::advance(Duration::from_millis(ms.into())).await,
         }
@@ -444,7 +444,7 @@ proptest! {
     fn the_queue_does_what_its_model_does_and_loses_nothing(operations in vec(operation(), 1..300)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let mut pair = Pair { queue: WorkQueue::new(LIMITS), items: Vec::new(), model: Model::new() };
+            let mut pair = Pair { queue: WorkQueue::new(LIMITS), items: Vec::new(), model: QueueModel::new() };
             for operation in operations {
                 pair.apply(operation).await;
             }

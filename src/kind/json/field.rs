@@ -62,7 +62,7 @@ impl<T> JsonField<T> {
         }
     }
 
-    /// The value, for a document or a part of it that is useless without; `problem` says what is wrong.
+    /// The value, if the document is useless without it; `problem` is the message of the error.
     pub fn require(self, problem: &str) -> Result<T, CallError> {
         match self {
             Self::Value(value) => Ok(value),
@@ -298,7 +298,7 @@ pub struct JsonEntries<T> {
     entries: Vec<JsonEntry<T>>,
 }
 
-/// A value, and where its key stands in [`JsonEntries::keys`].
+/// A value, and the position of its key in [`JsonEntries::keys`].
 #[derive(Clone, Debug, PartialEq)]
 struct JsonEntry<T> {
     start: usize,

@@ -1,9 +1,9 @@
-//! The JSON that servers write, read leniently: what is wrong costs as little as possible, and memory is bounded.
+//! A lenient reader of the servers' JSON: a wrong value affects as little else as possible, and memory is bounded.
 //!
 //! * A missing field and `null` are [`Absent`](JsonField::Absent), a value of a wrong type is [`Invalid`](JsonField::Invalid) and counted.
 //! * An unknown field is skipped; of a field that comes twice the last one counts.
-//! * An item of a list that is not an object does not cost the others.
-//! * A number that no double can hold and half of a surrogate pair cost their value, not the document.
+//! * An item of a list that is not an object is skipped, and the others are read.
+//! * A number that no double can hold, and half of a surrogate pair, make their value invalid, not the document.
 //! * What is kept of lists and of objects with arbitrary keys is counted, and limited per document.
 //!
 //! Wire types are declared with [`json_objects!`]; their fields are the types of [`field`].
@@ -28,8 +28,8 @@ const MAX_ITEMS_BYTES: usize = 32 << 20;
 const TOO_MANY_ITEMS: &str = "more items than fit into 32 MiB of memory";
 
 thread_local! {
-    /// What the items of the document that this thread reads may still take; none once they took too much. A `Deserializer` has no other
-    /// place for a value that belongs to the whole document.
+    /// The bytes that the items of the document that this thread reads may still take; `None` once they exceed the limit. A `Deserializer`
+    /// has no other place for state of the whole document.
     static ITEMS_BYTES_LEFT: Cell<Option<usize>> = const { Cell::new(Some(MAX_ITEMS_BYTES)) };
 }
 
@@ -137,7 +137,7 @@ static TOO_DEEP: LazyLock<String> = LazyLock::new(|| {
     error.map_or_else(String::new, |error| without_position(&error.to_string()).to_owned())
 });
 
-/// Says where the document is wrong, and what would be right there, but never what the server has written.
+/// Says where the document is wrong, and what was expected, but never what the server has written.
 fn call_error(text: &str, error: &serde_json::Error) -> CallError {
     let problem = error.to_string();
     if ITEMS_BYTES_LEFT.get().is_none() {
@@ -175,7 +175,7 @@ fn mismatch(error: &str) -> String {
     const TYPES: [&str; 8] = ["null", "boolean", "integer", "floating point", "string", "character", "sequence", "map"];
     let error = without_position(error);
     if error.starts_with("missing field `") {
-        return error.to_owned(); // the name is ours
+        return error.to_owned(); // it contains only a name of ours
     }
     let fault = FAULTS.into_iter().find(|fault| error.starts_with(fault)).unwrap_or("a value that does not fit");
     let found = error.split_once(": ").and_then(|(_, rest)| TYPES.into_iter().find(|name| rest.starts_with(name)));

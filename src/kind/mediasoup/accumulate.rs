@@ -1,7 +1,7 @@
-//! Totals that never fall, made of counters that vanish with the streams and transports which they belong to.
+//! Counters that never decrease, from the counters of streams and transports, which disappear with them.
 //!
-//! A sum over live objects drops whenever one closes, and Prometheus would take that for a restart. So the growth of each object
-//! between two polls is added up. Only a hash and the last values are remembered of an object, since there may be many.
+//! A sum over live objects drops whenever one closes, and Prometheus would read that as a restart. So the increase of each object between
+//! two polls is added up. Only a hash and the last values of an object are kept, since there may be many.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const MAX_OBJECTS: usize = 50_000;
 /// How many polls an object may be missing, because its statistics failed, before it is forgotten.
 const MAX_MISSED: u8 = 3;
 
-/// How a total grows with its counter.
+/// How a total follows its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GrowthRule {
     /// A smaller value is a new counter that began at 0.
@@ -81,7 +81,7 @@ impl<const N: usize> PollValues<'_, N> {
         let old = known.and_then(|at| self.last.entries.get_mut(at));
         let before = old.as_ref().map(|entry| entry.last);
         if let Some(old) = old {
-            old.missed = u8::MAX; // seen: not to be carried over
+            old.missed = u8::MAX; // seen in this poll: its old values are not kept
         }
         let mut latest = before.unwrap_or([0.0; N]);
         let mut growth = [0.0; N];
@@ -114,7 +114,7 @@ impl<const N: usize> PollValues<'_, N> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Totals<const N: usize>(BTreeMap<(Box<str>, Box<str>), TotalGrowth<N>>);
 
-/// What grew together.
+/// Totals that increase together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TotalGrowth<const N: usize> {
     sums: [f64; N],
@@ -122,7 +122,7 @@ pub(super) struct TotalGrowth<const N: usize> {
 }
 
 impl<const N: usize> Totals<N> {
-    /// Adds the growth of one object; `values` tell which counters the object has at all.
+    /// Adds the increase of one object; `values` say which counters the object has.
     pub(super) fn add(&mut self, labels: (&str, &str), values: &[Number; N], growth: &[f64; N]) {
         let full = self.0.len() >= MAX_TOTALS;
         let mut key: (Box<str>, Box<str>) = (labels.0.into(), labels.1.into());

@@ -1,4 +1,4 @@
-//! Replaces client addresses before they become labels. Never asks a name server, which would learn who is connected.
+//! Replaces client addresses before they become labels. It does not resolve names, since a name server would learn who is connected.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
@@ -42,7 +42,7 @@ pub(super) fn is_address_label(name: &str) -> bool {
     })
 }
 
-/// What a host is, for those who must shorten it.
+/// A host, classified for masking.
 enum Host<'a> {
     V4(Ipv4Addr),
     V6(Ipv6Addr),
@@ -85,7 +85,7 @@ fn parse(host: &str) -> Host<'_> {
     }
 }
 
-/// As edumeet masks them, so that its dashboards go on working; IPv6, which it forgets, is masked too.
+/// Masks addresses as edumeet does, so that its dashboards continue to work; also IPv6 addresses, which edumeet does not mask.
 fn deidentified(host: &Host<'_>) -> String {
     match host {
         Host::V4(v4) => {

@@ -1,4 +1,4 @@
-//! The source `Agent`: from the document `mediasoup-stats/v1` to families, and what must be shed where they become too many.
+//! The source `Agent`: translates the document `mediasoup-stats/v1`, and drops detail if there are too many series.
 
 use reqwest::Url;
 
@@ -54,7 +54,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Writes the series of single objects, the most useful first. The first sort that does not fit is shed, and all after it.
+    /// Writes the series of single objects, the most useful type first. The first type that does not fit is dropped, and all after it.
     fn write_objects(&self, document: &StatsDocument, limit: usize, out: &mut Families) {
         let wants = |object| self.options.per_object.contains(&object);
         let series = ObjectSeries { room_labels: self.options.room_labels };
@@ -134,7 +134,7 @@ impl DetailLevel {
         }
         let single = shown(objects::FAMILIES).into_iter().filter(|desc| is_of_any(desc, &options.per_object));
         let of_edumeet = compatible.into_iter().flat_map(|_| shown(compatibility::FAMILIES));
-        // Peers are told apart by their addresses, and their family has a name of the user's own.
+        // Peers are distinguished by their addresses, and the user chooses the prefix of their family.
         let least = if compatible.is_some() { Self::Producers } else { Self::Counts };
         shown(traffic::FAMILIES).into_iter().chain(single).chain(of_edumeet).map(Self::for_family).fold(least, Self::max)
     }

@@ -1,6 +1,6 @@
 //! The 64 aggregated gauges of edumeet's `/metrics`, for the dashboards that read them: option `compatibility.aggregated`.
 //!
-//! Names, units (milliseconds, bit/s) and the zeros for an empty set are edumeet's. Our own families are better.
+//! Names, units (milliseconds, bit/s) and the zeros for an empty set are those of edumeet. Prefer the other families.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

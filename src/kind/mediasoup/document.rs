@@ -59,7 +59,7 @@ json_objects! {
         pub(super) ru_nivcsw: Number,
     }
 
-    /// What the application attached to an object, as far as the agent is told to pass it on.
+    /// What the application attached to an object, as far as the agent is configured to report it.
     #[derive(Debug, Default)]
     pub(super) struct AppData {
         pub(super) room_id: ShortText as "roomId",
@@ -211,8 +211,8 @@ impl StatsDocument {
         })
     }
 
-    /// Which statistics the document has. An agent can be asked for less than it knows, and a worker may not answer it: unknown must not
-    /// look like none.
+    /// Which statistics the document has. A request to the agent may ask for less, and a worker may not respond to the agent: unknown
+    /// statistics must not look like zero.
     pub(super) fn coverage(&self) -> Coverage {
         let transports = || self.transports().map(|place| place.transport);
         Coverage {
@@ -223,7 +223,7 @@ impl StatsDocument {
     }
 }
 
-/// The version of a schema that an agent may have one day. Anything else was chosen by the server, and is not quoted.
+/// The version in the name of a later schema, for the error message. Any other name is not quoted, since the server chooses it.
 fn schema_version(schema: &str) -> Option<&str> {
     let version = schema.strip_prefix("mediasoup-stats/v")?;
     let is_version = (1..=8).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -275,7 +275,7 @@ impl TransportStats {
         ]
     }
 
-    /// Whether the worker was asked: the states of a transport are known without it.
+    /// Whether the statistics come from the worker: the states of a transport are known without it.
     pub(super) fn has_counters(&self) -> bool {
         self.bytes().iter().any(|number| number.value().is_some())
     }

@@ -1,5 +1,5 @@
-//! Applications on mediasoup. It is a library without an API of its own, so the application must serve its statistics: by our agent, or
-//! by an exporter of its own.
+//! Applications that use mediasoup. It is a library without an API, so the application must serve its statistics: with our agent, or with
+//! its own exporter.
 
 mod accumulate;
 mod addresses;

@@ -1,6 +1,6 @@
-//! From raw statistics of any mediasoup version to one meaning: equal units, absent where nothing is known, every object once.
+//! Normalizes the statistics of all mediasoup versions: equal units, absent if unknown, each object once.
 //!
-//! After [`StatsDocument::normalize`] no number is negative or of a wrong type, so nothing else has to check.
+//! After [`StatsDocument::normalize`] no number is negative or of a wrong type, so no other code has to check.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::kind::{JsonField, JsonList, Number};
 struct MediasoupVersion(u32, u32, u32);
 
 impl MediasoupVersion {
-    /// Newer than all others: what cannot be read is taken for it.
+    /// Newer than all others. A version that cannot be parsed counts as this one.
     const NEWEST: Self = Self(u32::MAX, 0, 0);
 
     fn parse(text: &str) -> Option<Self> {
@@ -46,7 +46,7 @@ impl VersionQuirks {
 }
 
 impl StatsDocument {
-    /// Brings everything to one meaning, and returns how many values were unusable.
+    /// Normalizes the document, and returns how many values were invalid.
     pub(super) fn normalize(&mut self) -> usize {
         let version = MediasoupVersion::parse(self.mediasoup_version.as_str()).unwrap_or(MediasoupVersion::NEWEST);
         let mut normalizer = Normalizer { quirks: VersionQuirks::of(version), skipped: 0 };
@@ -60,7 +60,7 @@ struct Normalizer {
     skipped: usize,
 }
 
-/// What a number of JavaScript counts exactly. A counter beyond it is a mistake that its total would never get rid of.
+/// The largest integer that JavaScript represents exactly. A counter above it is an error, which would stay in its total for ever.
 const LARGEST: f64 = 9_007_199_254_740_992.0;
 
 impl Normalizer {

@@ -1,4 +1,4 @@
-//! The source `Prometheus`: the text of an exporter that the application has itself, passed on as it is, but for addresses.
+//! The source `Prometheus`: passes on the exposition of the application's own exporter, except that client addresses are replaced.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::metric::{ExpositionError, Families, Filter, ExpositionPolicy, read_ex
 /// The translator of a target with source `Prometheus`.
 #[derive(Debug)]
 pub(super) struct Passthrough {
-    /// Fetched as it stands.
+    /// Used unchanged.
     pub(super) url: Url,
     pub(super) addresses: Addresses,
 }

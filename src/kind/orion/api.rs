@@ -181,7 +181,7 @@ impl Amount {
 }
 
 impl VersionDocument {
-    /// What stands at the top.
+    /// The fields at the top level.
     pub(super) fn top_level(self) -> BrokerBuild {
         let Self { orion: _, orion_version: version, orionld_version, git_hash, machine, uptime } = self;
         BrokerBuild { version, orionld_version, git_hash, machine, uptime }

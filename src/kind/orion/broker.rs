@@ -1,7 +1,7 @@
 //! The families about the broker itself: `/statistics`, `/cache/statistics` and `/version`.
 //!
-//! Values pass as they are: Prometheus knows resets. A counter that is left out stays absent, since a counter of 0 looks
-//! like one that this version does not have.
+//! Values are exported unchanged: Prometheus handles resets. A counter that is left out stays absent, since Orion leaves out counters of 0 as
+//! well as those that its version does not have.
 
 use super::api::{
     Amounts, BrokerStatistics, CacheStatistics, NotificationQueue, RequestCounters, RequestCounts, VersionDocument,

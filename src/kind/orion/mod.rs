@@ -1,11 +1,11 @@
 //! FIWARE Orion Context Broker, by the four documents of its monitoring API.
 //!
-//! `admin_metrics` is the primary call. A broker started with `-disableMetrics` answers it with 400 and a sentence of its own: that
-//! is a broker that works and counts nothing, so the call counts as good, `orion_up` stays 1 and `orion_metrics_enabled` is
-//! 0. Any other 400 (a wrong URL gives one, too) is a failure.
+//! `admin_metrics` is the primary call. A broker started with `-disableMetrics` answers it with 400 and a special message. Such a broker
+//! works, so the call counts as successful, `orion_up` is 1 and `orion_metrics_enabled` is 0. Any other 400, as for a wrong URL, is a
+//! failure.
 //!
-//! The exporter's requests carry a `fiware-service` of their own, under which Orion counts them, apart from those of users.
-//! They never carry `content-type` (Orion refuses a GET with one) and never ask for a reset (it would take the numbers from others).
+//! The exporter's requests have a `fiware-service` of their own, so that Orion counts them separately from those of users. They never have
+//! a `content-type`, with which Orion rejects a GET, and never request a reset, which would affect other users of the statistics.
 
 mod api;
 mod broker;
@@ -181,7 +181,7 @@ impl Orion {
     }
 }
 
-/// Two documents report the uptime; it is exported once, from the first one that is good.
+/// Two documents report the uptime. It is exported once, from the first valid one.
 fn write_uptime(uptimes: [Option<Number>; 2], out: &mut Families) {
     let mut uptimes = uptimes.into_iter().flatten().filter(|uptime| *uptime != Number::Absent);
     for uptime in uptimes.by_ref() {
@@ -192,7 +192,7 @@ fn write_uptime(uptimes: [Option<Number>; 2], out: &mut Families) {
     }
 }
 
-/// The document of `/admin/metrics`; none where the broker was started without metrics, which is a good answer, too.
+/// The document of `/admin/metrics`; `None` if the broker was started without metrics, which is not an error.
 fn read_metrics(answer: &Answer) -> Result<Option<AdminMetrics>, CallError> {
     if let Answer(Ok(response)) = answer
         && response.status == 400
@@ -217,7 +217,7 @@ fn read_metrics(answer: &Answer) -> Result<Option<AdminMetrics>, CallError> {
     }
 }
 
-/// The object, for the parts without which a document is not what was asked for.
+/// The object, for parts that every valid document has.
 fn require<T>(object: JsonField<T>, what: &str) -> Result<T, CallError> {
     match object {
         JsonField::Value(object) => Ok(object),

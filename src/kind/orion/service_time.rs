@@ -6,7 +6,7 @@
 //! * Seen in the first good poll: its counter begins at 0, and T is the point it counts from. A new process or replica remembers nothing,
 //!   so Prometheus sees a plain reset and no invented increase.
 //! * Seen first in a later poll: its counter begins with T. The poll before knew of no such traffic, so T is what was spent since
-//!   then, and it stands for the same requests as the incomingTransactions that appear with it.
+//!   then, for the same requests as the incomingTransactions that appear with it.
 //! * Seen again with no fewer transactions: T counts on from the highest T so far. A fall is noise and never shown.
 //! * Seen again with fewer transactions: Orion was reset, and has spent the new T since. All of it is added.
 //! * Gone from a good answer: forgotten. What comes back later was reset, and counts as new.

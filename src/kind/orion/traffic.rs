@@ -68,7 +68,7 @@ impl Level {
 
 /// Writes the traffic at the level that the options want, or at the next coarser one that keeps `out` within `limit`.
 ///
-/// To be called last, since it makes room for what is there already. The last level is written even if it does not fit.
+/// Must be called last, since it fits into the room that is left. The coarsest level is written even if it does not fit.
 pub(super) fn write(metrics: &AdminMetrics, options: &Options, times: &mut ServiceTimes, limit: usize, out: &mut Families) {
     let start = out.mark();
     let before = out.len();
@@ -143,7 +143,7 @@ fn rows<'t>(metrics: &'t AdminMetrics, level: Level, options: &Options, out: &mu
     rows
 }
 
-/// A part that every broker writes: where it is missing, something is lost, and counted.
+/// A part that every broker writes. If it is missing, this is counted as a skipped field.
 fn needed<'t, T>(part: &'t JsonField<T>, out: &mut Families) -> Option<&'t T> {
     if matches!(part, JsonField::Absent) {
         out.skip();

@@ -1,7 +1,7 @@
 //! The Erlang virtual machine that Sora runs on.
 //!
-//! Names and units are those that dashboards know; types follow what Erlang's own manual says of each value. "Since the previous
-//! call" means a call by anybody: with more than one client those gauges say little, use the cumulative families.
+//! Names and units are those of existing dashboards; types follow Erlang's manual. Values "since the previous call" refer to a call by any
+//! client: with several clients, use the cumulative families instead.
 
 use super::FieldSample;
 use super::api::{ErlangVm, StatsReport};

@@ -1,7 +1,7 @@
 //! WebRTC SFU Sora, by its HTTP API.
 //!
-//! The port that answers also disconnects clients and purges nodes, so the targets of all calls are constants in this file, and
-//! every one of them only reads.
+//! The same port has operations that disconnect clients and purge nodes. So the operations of all calls are constants in this file, and all
+//! of them only read.
 
 pub mod api;
 mod cluster;
@@ -160,7 +160,7 @@ impl Sora {
     }
 }
 
-/// Writes the cluster's families, those that grow with it last: over the limit the relays go first, then the nodes.
+/// Writes the cluster's families, those that grow with it last: above the limit, the relays are dropped first, then the nodes.
 fn write_cluster(report: Option<&StatsReport>, nodes: Option<&JsonList<ClusterNode>>, cx: &Context, out: &mut Families) {
     if let Some(report) = report {
         cluster::write_raft(report, out);
@@ -189,7 +189,7 @@ fn answer(answer: Option<&Answer>) -> Result<&Answer, CallError> {
     answer.ok_or_else(|| CallError::new(Reason::Internal, "the call was not made"))
 }
 
-/// An object of which at least one field is known: another server's JSON has none of them, and is no idle Sora.
+/// An object with at least one known field: the JSON of another server has none of them, and must not look like an idle Sora.
 fn object<T>(from: Option<&Answer>, what: &str) -> Result<T, CallError>
 where
     T: Default + FromJson + PartialEq,

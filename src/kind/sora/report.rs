@@ -131,8 +131,8 @@ pub(super) fn write_errors(report: &StatsReport, out: &mut Families) {
     }
 }
 
-/// The histograms of the webhooks that the report has buckets for. They are new in Sora and its names for the fields are not documented,
-/// so whatever would make a broken histogram is left out and counted.
+/// The histograms of the webhooks for which the report has buckets. They are new in Sora and the names of the fields are not documented, so
+/// data that would make an invalid histogram is left out and counted.
 fn write_response_times(r: &StatsReport, out: &mut Families) {
     for (desc, buckets, sum, calls) in [
         (
@@ -179,7 +179,7 @@ fn write_histogram(
         return;
     };
     let calls: f64 = calls.into_iter().filter_map(Number::value).filter(|calls| *calls >= 0.0).sum();
-    // Sora reads its counters one after the other, so the last bucket may be ahead of them. Both only rise, so does the larger.
+    // Sora reads its counters one after the other, so the last bucket may be ahead of the count. Both only increase, so the larger one does, too.
     let count = buckets.last().map_or(calls, |(_, last)| calls.max(*last));
     out.histogram(desc, buckets, sum / 1e3, count);
 }

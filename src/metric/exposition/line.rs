@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// A sample, its timestamp and exemplar cut off.
+/// A sample, without its timestamp and exemplar.
 #[derive(Debug, PartialEq)]
 pub(super) struct SampleLine<'t> {
     pub(super) name: &'t str,
@@ -10,7 +10,7 @@ pub(super) struct SampleLine<'t> {
     pub(super) value: f64,
 }
 
-/// Splits what follows the `#` of a comment into keyword, name and remainder; none for a comment of another kind.
+/// Splits a comment, after its `#`, into keyword, name and remainder; `None` if it is none of these comments.
 pub(super) fn comment(rest: &str) -> Option<(&str, &str, &str)> {
     let (keyword, rest) = word(rest.trim_start_matches(BLANK))?;
     let (name, rest) = word(rest)?;
@@ -75,7 +75,7 @@ fn labels(mut rest: &str, max: usize) -> Option<(LabelPairs<'_>, &str)> {
     }
 }
 
-/// Where the quote that is not escaped stands.
+/// The position of the first quote that is not escaped.
 fn closing_quote(text: &str) -> Option<usize> {
     let mut escaped = false;
     text.bytes().position(|byte| {

@@ -1,5 +1,5 @@
-//! Whom a certificate is believed: by webpki, as rustls does, with two things more. It is told when the chains end that were verified, and a
-//! certificate that was handed to us itself needs nobody who vouches for it.
+//! Verification of certificate chains with webpki, as rustls does it, with two additions: the result says when the chain expires, and a
+//! configured certificate is also accepted as the peer's own, without a chain.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,113 +12,113 @@ use x509_parser::prelude::{X509Certificate, parse_x509_certificate};
 
 /// The certificates that are trusted.
 #[derive(Debug)]
-pub struct Anchors {
+pub struct TrustStore {
     roots: RootCertStore,
-    /// When each of the roots ends.
-    ends: Vec<i64>,
-    /// Those that a peer may have for its own.
-    given: Vec<CertificateDer<'static>>,
+    /// When each of the roots expires, as Unix time.
+    expiries: Vec<i64>,
+    /// Certificates that a peer may present as its own.
+    pinned: Vec<CertificateDer<'static>>,
 }
 
-/// What a certificate is shown for.
+/// What a peer uses its certificate for.
 #[derive(Clone, Copy, Debug)]
 pub enum Usage<'n> {
-    /// To be the server of this name.
+    /// To authenticate as the server of this name.
     Server(&'n ServerName<'n>),
-    /// To be a client of ours.
+    /// To authenticate as a client.
     Client,
 }
 
-/// When a certificate ends, as Unix time.
-pub fn end(certificate: &[u8]) -> Option<i64> {
+/// When a certificate expires, as Unix time.
+pub fn not_after(certificate: &[u8]) -> Option<i64> {
     parse_x509_certificate(certificate).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())
 }
 
-impl Anchors {
-    /// Those of `certificates` that can be read, and how many cannot. Each may also be what a peer shows as its own: the certificate that
-    /// `openssl req -x509` makes is an authority and a server in one.
-    pub fn given(certificates: Vec<CertificateDer<'static>>) -> (Self, usize) {
-        let (mut anchors, unread) = Self::authorities(&certificates);
-        anchors.given = certificates;
-        (anchors, unread)
+impl TrustStore {
+    /// Trusts `certificates`, as authorities and as certificates of peers: the one that `openssl req -x509` creates is both. Also returns
+    /// how many cannot be parsed.
+    pub fn new(certificates: Vec<CertificateDer<'static>>) -> (Self, usize) {
+        let (mut store, invalid) = Self::authorities_only(&certificates);
+        store.pinned = certificates;
+        (store, invalid)
     }
 
-    /// The same where they are authorities and nothing else.
-    pub fn authorities(certificates: &[CertificateDer<'static>]) -> (Self, usize) {
-        let mut anchors = Self { roots: RootCertStore::empty(), ends: Vec::new(), given: Vec::new() };
-        let mut unread = 0;
+    /// Trusts `certificates` as authorities only. Also returns how many cannot be parsed.
+    pub fn authorities_only(certificates: &[CertificateDer<'static>]) -> (Self, usize) {
+        let mut store = Self { roots: RootCertStore::empty(), expiries: Vec::new(), pinned: Vec::new() };
+        let mut invalid = 0;
         for certificate in certificates {
             match anchor_from_trusted_cert(certificate) {
                 Ok(anchor) => {
-                    anchors.roots.roots.push(anchor.to_owned());
-                    anchors.ends.push(end(certificate).unwrap_or(i64::MAX));
+                    store.roots.roots.push(anchor.to_owned());
+                    store.expiries.push(not_after(certificate).unwrap_or(i64::MAX));
                 }
-                Err(_) => unread += 1,
+                Err(_) => invalid += 1,
             }
         }
-        (anchors, unread)
+        (store, invalid)
     }
 
-    /// Whether nobody can be believed.
+    /// Whether no authority is trusted.
     pub fn is_empty(&self) -> bool {
         self.roots.is_empty()
     }
 
-    /// The names of the authorities, as they are told to clients.
+    /// The names of the authorities, for the `CertificateRequest` message to clients.
     pub fn subjects(&self) -> Vec<DistinguishedName> {
         self.roots.subjects()
     }
 
-    /// Verifies what a peer has `shown`. Of each chain that holds the earliest end is taken, and of these the latest is the answer: that of
-    /// the chain by which it will be believed longest.
+    /// Verifies the certificate that a peer has `presented`. Returns when it will no longer verify: a chain expires with the first of its
+    /// certificates, and if several chains are valid, the one that expires last counts.
     pub fn verify(
         &self,
-        shown: &CertificateDer<'_>,
+        presented: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         usage: Usage<'_>,
         now: UnixTime,
     ) -> Result<i64, rustls::Error> {
-        let leaf = EndEntityCert::try_from(shown).map_err(refusal)?;
+        let leaf = EndEntityCert::try_from(presented).map_err(to_rustls)?;
         let latest = Cell::new(None);
         let note = |path: &VerifiedPath<'_>| {
-            latest.set(latest.get().max(Some(self.end_of(shown, path))));
-            Err(webpki::Error::UnknownIssuer) // so that it looks for the next one
+            latest.set(latest.get().max(Some(self.expiry_of(presented, path))));
+            Err(webpki::Error::UnknownIssuer) // rejects the chain, so that webpki tries the next one
         };
         let key_usage = match usage {
             Usage::Server(_) => KeyUsage::server_auth(),
             Usage::Client => KeyUsage::client_auth(),
         };
         let (algorithms, roots) = (super::algorithms().all, &self.roots.roots);
-        let ended =
+        let result =
             leaf.verify_for_usage(algorithms, roots, intermediates, now, key_usage, None, Some(&note)).map(|_| ());
-        let end = match (latest.get(), ended) {
-            (Some(end), _) => end,
-            (None, _) if self.given.iter().any(|given| given == shown) => by_itself(shown, usage, now)?,
-            (None, Err(error)) => return Err(refusal(error)),
+        let expiry = match (latest.get(), result) {
+            (Some(expiry), _) => expiry,
+            (None, _) if self.pinned.iter().any(|pinned| pinned == presented) => verify_pinned(presented, usage, now)?,
+            (None, Err(error)) => return Err(to_rustls(error)),
             (None, Ok(())) => return Err(CertificateError::UnknownIssuer.into()),
         };
         if let Usage::Server(name) = usage {
-            leaf.verify_is_valid_for_subject_name(name).map_err(refusal)?;
+            leaf.verify_is_valid_for_subject_name(name).map_err(to_rustls)?;
         }
-        Ok(end)
+        Ok(expiry)
     }
 
-    fn end_of(&self, shown: &[u8], path: &VerifiedPath<'_>) -> i64 {
-        let intermediates = path.intermediate_certificates().filter_map(|certificate| end(&certificate.der()));
-        let anchor = self.roots.roots.iter().position(|anchor| same(anchor, path.anchor()));
-        let anchor = anchor.and_then(|place| self.ends.get(place)).copied();
-        intermediates.chain(end(shown)).chain(anchor).min().unwrap_or(i64::MAX)
+    fn expiry_of(&self, leaf: &[u8], path: &VerifiedPath<'_>) -> i64 {
+        let intermediates = path.intermediate_certificates().filter_map(|certificate| not_after(&certificate.der()));
+        let root = self.roots.roots.iter().position(|root| is_same_entry(root, path.anchor()));
+        let root = root.and_then(|index| self.expiries.get(index)).copied();
+        intermediates.chain(not_after(leaf)).chain(root).min().unwrap_or(i64::MAX)
     }
 }
 
-/// Whether it is this very entry of the list: a renewed authority has the name and key of the old one, and another end.
-fn same(one: &TrustAnchor<'_>, other: &TrustAnchor<'_>) -> bool {
+/// Compares addresses, since a renewed authority has the name and key of the old one, but another expiry.
+fn is_same_entry(one: &TrustAnchor<'_>, other: &TrustAnchor<'_>) -> bool {
     std::ptr::eq(std::ptr::from_ref(one).cast::<()>(), std::ptr::from_ref(other).cast())
 }
 
-/// What is asked of a certificate that was handed to us itself; its end.
-fn by_itself(shown: &[u8], usage: Usage<'_>, now: UnixTime) -> Result<i64, rustls::Error> {
-    let (_, certificate) = parse_x509_certificate(shown).map_err(|_| CertificateError::BadEncoding)?;
+/// Verifies a certificate that is trusted itself, without a chain: its dates and what it may be used for. Returns when it expires.
+fn verify_pinned(certificate: &[u8], usage: Usage<'_>, now: UnixTime) -> Result<i64, rustls::Error> {
+    let (_, certificate) = parse_x509_certificate(certificate).map_err(|_| CertificateError::BadEncoding)?;
     let (from, to) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
     let at = |seconds: i64| UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
     if now < at(from) {
@@ -130,10 +130,10 @@ fn by_itself(shown: &[u8], usage: Usage<'_>, now: UnixTime) -> Result<i64, rustl
     if may_be_used(&certificate, usage) { Ok(to) } else { Err(CertificateError::InvalidPurpose.into()) }
 }
 
-/// Whether the extensions that say what it is for allow this. One that is absent allows everything.
+/// Whether the extensions keyUsage and extendedKeyUsage allow this usage. One that is absent allows everything.
 fn may_be_used(certificate: &X509Certificate<'_>, usage: Usage<'_>) -> bool {
     let (Ok(key), Ok(extended)) = (certificate.key_usage(), certificate.extended_key_usage()) else { return false };
-    // Every handshake that we take part in is signed.
+    // Every handshake of ours is signed.
     key.is_none_or(|key| key.value.digital_signature())
         && extended.is_none_or(|extended| match usage {
             Usage::Server(_) => extended.value.server_auth,
@@ -141,8 +141,8 @@ fn may_be_used(certificate: &X509Certificate<'_>, usage: Usage<'_>) -> bool {
         })
 }
 
-/// As rustls tells it, so that the peer gets the alert that it knows.
-fn refusal(error: webpki::Error) -> rustls::Error {
+/// Converts an error as rustls itself does, so that the peer gets the alert that it expects.
+fn to_rustls(error: webpki::Error) -> rustls::Error {
     use webpki::Error as E;
     rustls::Error::InvalidCertificate(match error {
         E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
@@ -152,7 +152,7 @@ fn refusal(error: webpki::Error) -> rustls::Error {
         E::UnknownIssuer => CertificateError::UnknownIssuer,
         E::CertNotValidForName(name) => CertificateError::NotValidForNameContext {
             expected: name.expected,
-            presented: Vec::new(), // the server's words are told to nobody
+            presented: Vec::new(), // the server chooses these names, and they would be shown to users
         },
         E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         E::UnsupportedSignatureAlgorithmContext(cx) => CertificateError::UnsupportedSignatureAlgorithmContext {

@@ -1,5 +1,5 @@
-//! Plain words for what went wrong: whose fault it is, and what to write instead. Nothing is quoted of what stands in a certificate but
-//! dates and algorithms.
+//! Messages for users about errors of TLS: which side is at fault, and what to write instead. Of a peer's certificate only dates and
+//! algorithms are quoted.
 
 use std::fmt::Debug;
 
@@ -8,12 +8,12 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatibl
 use rustls_pki_types::UnixTime;
 use x509_parser::der_parser::asn1_rs::{FromDer, Oid};
 
-/// Who is at the other end.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A server that we ask.
+    /// A server to which we connect.
     Server,
-    /// A client that asks us.
+    /// A client that connects to us.
     Client,
 }
 
@@ -25,7 +25,7 @@ impl Peer {
         }
     }
 
-    /// The certificate that we have shown.
+    /// Our own certificate, which the peer judges.
     const fn ours(self) -> &'static str {
         match self {
             Self::Server => "client certificate (tlsConfig.cert)",
@@ -33,7 +33,7 @@ impl Peer {
         }
     }
 
-    /// Where the authorities are written that we believe.
+    /// The field with the authorities that we trust.
     const fn authorities(self) -> &'static str {
         match self {
             Self::Server => "tlsConfig.ca",
@@ -42,8 +42,8 @@ impl Peer {
     }
 }
 
-/// What to say of an error of TLS.
-pub fn sentence(error: &rustls::Error, peer: Peer) -> String {
+/// The message for an error of TLS.
+pub fn describe(error: &rustls::Error, peer: Peer) -> String {
     let who = peer.name();
     match error {
         rustls::Error::InvalidCertificate(error) => certificate(error, peer),
@@ -127,7 +127,7 @@ fn certificate(error: &CertificateError, peer: Peer) -> String {
     }
 }
 
-/// Rarer faults of certificates.
+/// The less common errors of certificates.
 fn unusual(error: &webpki::Error, peer: Peer) -> String {
     use webpki::Error as E;
     let who = peer.name();
@@ -215,13 +215,13 @@ fn incompatible(why: &PeerIncompatible, peer: Peer) -> String {
     }
 }
 
-/// ` (2021-01-01T00:00:00Z)`
+/// ` (2021-01-01T00:00:00Z)`.
 fn date(at: UnixTime) -> String {
     let at = i64::try_from(at.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     at.map(|at| format!(" ({at})")).unwrap_or_default()
 }
 
-/// A name such as `NoSuchThing` as words, without what may follow it.
+/// The words of a variant's name: `no such thing` for `NoSuchThing(7)`.
 fn split(name: &impl Debug) -> String {
     let name = format!("{name:?}");
     let name: &str = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
@@ -237,10 +237,10 @@ fn split(name: &impl Debug) -> String {
     words
 }
 
-/// Longest number of an algorithm that is told: it is the peer's to choose.
+/// The longest object identifier of an algorithm that is quoted: the peer chooses it.
 const LONGEST_NUMBER: usize = 40;
 
-/// The plain names of algorithms, curves among them.
+/// The usual names of algorithms and curves, by object identifier.
 const NAMES: &[(&str, &str)] = &[
     ("1.2.840.10040.4.1", "DSA"),
     ("1.2.840.10040.4.3", "DSA with SHA-1"),
@@ -271,13 +271,13 @@ const NAMES: &[(&str, &str)] = &[
     ("1.3.36.3.3.2.8.1.1.13", "brainpoolP512r1"),
 ];
 
-/// The tag of such a number in DER.
+/// The DER tag of an object identifier.
 const OID: u8 = 0x06;
 
-/// An algorithm, and its curve if it has one, as people call them.
+/// The usual names of an algorithm and of its curve, if it has one.
 fn algorithm(identifier: &[u8]) -> String {
     let Ok((rest, main)) = Oid::from_der(identifier) else { return "an algorithm that is not known".to_owned() };
-    // A key of RSA has NULL in the place of a curve.
+    // RSA keys have NULL in place of a curve.
     let curve = Oid::from_der(rest)
         .ok()
         .filter(|_| rest.first() == Some(&OID))
@@ -303,7 +303,7 @@ mod tests {
         AlertDescription, CertificateError, Error, InvalidMessage, OtherError, PeerIncompatible, PeerMisbehaved,
     };
 
-    use super::{Peer, algorithm, sentence};
+    use super::{Peer, algorithm, describe};
 
     #[test]
     fn algorithms_have_the_names_that_people_call_them_by() {
@@ -342,7 +342,7 @@ mod tests {
         ];
         for error in errors {
             for peer in [Peer::Server, Peer::Client] {
-                let words = sentence(&error, peer);
+                let words = describe(&error, peer);
                 let camel =
                     words.as_bytes().windows(2).any(|two| two[0].is_ascii_lowercase() && two[1].is_ascii_uppercase());
                 let known = ["tlsConfig", "insecureSkipVerify", "keySecret", "digitalSignature", "serverAuth"];
