@@ -1,4 +1,4 @@
-//! From one text form of an exposition to the other, OpenMetrics or text 0.0.4: the form that is kept is the one that was asked for last.
+//! From one text form of an exposition to the other, OpenMetrics or text 0.0.4: the form that is kept is the one that scrapes ask for.
 //!
 //! Only for text that [`encode`](super::encode()) wrote: it relies on its shape.
 

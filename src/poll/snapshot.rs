@@ -1,5 +1,5 @@
-//! The result of one poll, as small as it can be kept: one compressed text, in the format that the last scrape asked for. Other forms are
-//! made from it on request and not kept: there may be ten thousand snapshots, and anybody may ask.
+//! The result of one poll, as small as it can be kept: one compressed text, in the format that scrapes ask for. Other forms are made
+//! from it on request and not kept: there may be ten thousand snapshots, and anybody may ask.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
