@@ -30,6 +30,9 @@ const STEP: usize = 1024;
 /// After this much output the task yields to others on its thread.
 const YIELD_AFTER: usize = 512 * 1024;
 
+/// After this many pieces it yields as well: they may be of one byte each, and thousands of them in one read buffer.
+const YIELD_AFTER_PIECES: usize = 256;
+
 /// The bytes of one poll, over all its calls: they share a connection, and so its buffers.
 #[derive(Debug, Default)]
 pub(super) struct ReadBytes {
@@ -71,7 +74,10 @@ pub(super) async fn read(
     let mut gunzip = None;
     let mut yield_at = YIELD_AFTER;
     let mut compressed = 0;
-    loop {
+    for pieces in 1_usize.. {
+        if pieces.is_multiple_of(YIELD_AFTER_PIECES) {
+            tokio::task::yield_now().await;
+        }
         body.besides = read.kept + read.buffers() + if gzip { DECOMPRESSOR } else { 0 };
         body.cover(body.bytes.capacity()).await;
         let Some(chunk) = response.chunk().await? else { break };

@@ -555,7 +555,7 @@ impl Client {
         {
             match connection.send(request.clone()).await {
                 Ok(response) => return Ok(response),
-                Err(error) if error::is_closed(&error) => {
+                Err(error) if error.is_canceled() || error::is_closed(&error) => {
                     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Err(error) => return Err(failed(error)),

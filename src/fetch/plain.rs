@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,63 +17,115 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// How long a connection to the first address is waited for before the second is tried as well, as RFC 8305 recommends.
 const HEAD_START: Duration = Duration::from_millis(300);
 
+/// After this many bytes that came without a pause the task yields to others on its thread.
+const YIELD_AFTER: usize = 256 * 1024;
+
 /// A connection to one server.
 pub(super) struct PlainConnection {
     sender: http1::SendRequest<Empty<Bytes>>,
-    connection: http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>,
-    is_closed: bool,
+    driver: Driver,
 }
+
+/// What reads and writes; `None` once the connection is closed. A request that was not sent learns of that only when this is dropped.
+type Driver = Option<http1::Connection<TokioIo<YieldingStream>, Empty<Bytes>>>;
 
 impl PlainConnection {
     /// Speaks HTTP over `stream`.
     pub(super) async fn over(stream: TcpStream) -> hyper::Result<Self> {
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, connection, is_closed: false })
+        let (sender, connection) = http1::handshake(TokioIo::new(YieldingStream { stream, unpaused: 0 })).await?;
+        Ok(Self { sender, driver: Some(connection) })
     }
 
     /// Whether another request can be sent. The answer to the last one must have been read to its end.
     pub(super) async fn is_ready(&mut self) -> bool {
+        let Self { sender, driver } = self;
         poll_fn(|cx| {
-            if !self.is_closed && Pin::new(&mut self.connection).poll(cx).is_ready() {
-                self.is_closed = true;
-            }
-            // The sender learns that the connection is closed only when that is dropped.
-            if self.is_closed { Poll::Ready(false) } else { self.sender.poll_ready(cx).map(|ready| ready.is_ok()) }
+            poll_driver(driver, cx);
+            sender.poll_ready(cx).map(|ready| ready.is_ok())
         })
         .await
     }
 
     /// Sends a request and waits for the header of the answer.
     pub(super) async fn send(mut self, request: http::Request<Empty<Bytes>>) -> hyper::Result<PlainResponse> {
-        let Self { sender, connection, is_closed } = &mut self;
-        let (head, body) = drive(connection, is_closed, sender.send_request(request)).await?.into_parts();
+        let Self { sender, driver } = &mut self;
+        let (head, body) = drive(driver, sender.send_request(request)).await?.into_parts();
         Ok(PlainResponse { head, body, connection: self })
     }
 }
 
 /// Runs the connection while `future` waits for something that comes over it.
-async fn drive<F: Future>(
-    connection: &mut http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>,
-    is_closed: &mut bool,
-    future: F,
-) -> F::Output {
+async fn drive<F: Future>(driver: &mut Driver, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(output);
         }
-        // Errors of the connection reach the future.
-        if !*is_closed && Pin::new(&mut *connection).poll(cx).is_ready() {
-            *is_closed = true;
-        }
+        poll_driver(driver, cx);
         future.as_mut().poll(cx)
     })
     .await
+}
+
+/// Errors of the connection reach whoever waits for something that comes over it.
+fn poll_driver(driver: &mut Driver, cx: &mut Context<'_>) {
+    if driver.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
+        *driver = None;
+    }
+}
+
+/// A stream whose reads yield now and then. Else a server that sends without a pause, such as interim responses, keeps the thread from other
+/// polls and from its timers, and so the poll from its deadline.
+struct YieldingStream {
+    stream: TcpStream,
+    /// Bytes that were read since there was nothing to read.
+    unpaused: usize,
+}
+
+impl AsyncRead for YieldingStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unpaused >= YIELD_AFTER {
+            self.unpaused = 0;
+            // Wakes the task after the thread has run the others and its timers.
+            ready!(pin!(tokio::task::yield_now()).poll(cx));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.unpaused = if read.is_ready() { self.unpaused + buf.filled().len() - before } else { 0 };
+        read
+    }
+}
+
+impl AsyncWrite for YieldingStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// Connects to the first of one or two addresses that accepts. The error is that of the address that failed last.
@@ -116,8 +168,7 @@ impl PlainResponse {
 
     /// The next piece of the body; none at its end.
     pub(super) async fn chunk(&mut self) -> hyper::Result<Option<Bytes>> {
-        let PlainConnection { connection, is_closed, .. } = &mut self.connection;
-        while let Some(frame) = drive(connection, is_closed, self.body.frame()).await {
+        while let Some(frame) = drive(&mut self.connection.driver, self.body.frame()).await {
             if let Ok(data) = frame?.into_data() {
                 return Ok(Some(data));
             }
@@ -128,5 +179,74 @@ impl PlainResponse {
     /// The connection, for the next request.
     pub(super) fn into_connection(self) -> PlainConnection {
         self.connection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream as StdStream};
+    use std::sync::mpsc;
+
+    use tokio::time::{Instant, sleep, timeout};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A server for one connection, on a thread of its own: a flood must compete with nothing but the client.
+    fn server(serve: impl FnOnce(StdStream) -> io::Result<()> + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept()?;
+            assert_ne!(stream.read(&mut [0; 4096])?, 0);
+            serve(stream)
+        });
+        address
+    }
+
+    async fn connection(address: SocketAddr) -> PlainConnection {
+        PlainConnection::over(connect(&[address]).await.unwrap()).await.unwrap()
+    }
+
+    fn request() -> http::Request<Empty<Bytes>> {
+        http::Request::builder().uri("/").header("host", "server.test").body(Empty::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_on_a_connection_that_has_just_been_closed_fails_at_once() {
+        let (close, closing) = mpsc::channel::<()>();
+        let (closed, has_closed) = tokio::sync::oneshot::channel::<()>();
+        let address = server(move |mut stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+            let _ = closing.recv();
+            drop(stream);
+            let _ = closed.send(());
+            Ok(())
+        });
+        let mut response = connection(address).await.send(request()).await.unwrap();
+        assert_eq!(response.chunk().await.unwrap(), None);
+        let mut connection = response.into_connection();
+        assert!(connection.is_ready().await);
+        close.send(()).unwrap();
+        has_closed.await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        let sent = timeout(PATIENCE, connection.send(request())).await.expect("it does not wait for its deadline");
+        assert!(sent.err().is_some_and(|error| error.is_canceled()), "it was not sent");
+    }
+
+    #[tokio::test]
+    async fn interim_responses_without_end_leave_the_thread_to_others_and_to_its_timers() {
+        let address = server(|mut stream| {
+            let responses = "HTTP/1.1 102 Processing\r\n\r\n".repeat(10_000);
+            loop {
+                stream.write_all(responses.as_bytes())?;
+            }
+        });
+        let start = Instant::now();
+        let answer = timeout(Duration::from_secs(1), connection(address).await.send(request())).await;
+        assert!(answer.is_err(), "there is no final response");
+        assert!(start.elapsed() < PATIENCE / 2, "the deadline passed {:?} ago", start.elapsed());
     }
 }

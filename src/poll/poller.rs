@@ -87,8 +87,13 @@ pub struct Poller {
     is_queued: AtomicBool,
     /// The last scrape requested text 0.0.4.
     prefers_text: AtomicBool,
+    /// When a scrape last requested OpenMetrics; as [`ticks`].
+    openmetrics_scraped: AtomicU64,
     pub(super) stop: CancellationToken,
 }
+
+/// How long after a scrape that asked for OpenMetrics another one is expected. Longer than most scrape intervals.
+const OPENMETRICS_TIME: Duration = Duration::from_mins(5);
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -111,6 +116,7 @@ impl Poller {
             scraped: AtomicU64::new(0),
             is_queued: AtomicBool::new(false),
             prefers_text: AtomicBool::new(false),
+            openmetrics_scraped: AtomicU64::new(0),
             stop,
         }
     }
@@ -143,14 +149,26 @@ impl Poller {
         }
     }
 
-    /// Sets the format that the last scrape requested. Results are kept in it from the next poll on, so that they need not be converted.
+    /// Records the format that a scrape requested. Results are kept in it from the next poll on, so that they need not be converted.
+    ///
+    /// While some scrapes request OpenMetrics, results stay in it: a client that requests text must not make the scrapes of Prometheus wait
+    /// for a conversion.
     pub fn prefer(&self, format: Format) {
-        self.prefers_text.store(format == Format::Text, Ordering::Relaxed);
+        match format {
+            Format::Text => self.prefers_text.store(true, Ordering::Relaxed),
+            Format::OpenMetrics => {
+                self.openmetrics_scraped.store(ticks(Instant::now()), Ordering::Relaxed);
+                self.prefers_text.store(false, Ordering::Relaxed);
+            }
+        }
     }
 
     /// The format in which the next result is kept.
     pub(super) fn format(&self) -> Format {
-        if self.prefers_text.load(Ordering::Relaxed) { Format::Text } else { Format::OpenMetrics }
+        let at = self.openmetrics_scraped.load(Ordering::Relaxed);
+        let since = Duration::from_nanos(ticks(Instant::now()).saturating_sub(at));
+        let wants_openmetrics = at > 0 && since < OPENMETRICS_TIME;
+        if self.prefers_text.load(Ordering::Relaxed) && !wants_openmetrics { Format::Text } else { Format::OpenMetrics }
     }
 
     /// The answer to a scrape: the newest result if it is young enough, else the one of a poll that is started or joined now.
@@ -348,5 +366,20 @@ mod tests {
         assert!(said().await.contains("its turn to be polled did not come within 1s"));
         drop(queued);
         assert!(said().await.contains("the poll did not end within 1s"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_for_text_does_not_change_what_is_kept_for_scrapes_of_openmetrics() {
+        let poller = Poller::new(target("http://sora.test/"), CancellationToken::new());
+        assert_eq!(poller.format(), Format::OpenMetrics, "at first");
+        poller.prefer(Format::Text);
+        assert_eq!(poller.format(), Format::Text, "where nobody asks for another");
+        poller.prefer(Format::OpenMetrics);
+        for _ in 0..4 {
+            poller.prefer(Format::Text);
+            assert_eq!(poller.format(), Format::OpenMetrics);
+            tokio::time::advance(OPENMETRICS_TIME / 4).await;
+        }
+        assert_eq!(poller.format(), Format::Text, "nobody has asked for OpenMetrics for minutes");
     }
 }

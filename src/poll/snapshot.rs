@@ -1,4 +1,4 @@
-//! The result of one poll, kept as one compressed text in the format that the last scrape requested. Other forms are made from it on request
+//! The result of one poll, kept as one compressed text in the format that scrapes request. Other forms are made from it on request
 //! and not kept: there may be ten thousand snapshots, and any client can request any form.
 
 use std::io::{Read, Write};

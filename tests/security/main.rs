@@ -13,6 +13,7 @@ mod demo;
 mod destinations;
 mod documents;
 mod families;
+mod floods;
 mod hosts;
 mod memory;
 mod names;

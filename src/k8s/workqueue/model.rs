@@ -309,7 +309,7 @@ fn outcome(result: &Result<(), Deferred>) -> &'static str {
 struct Pair {
     queue: WorkQueue<TargetId>,
     items: Vec<(u8, WorkItem<TargetId>)>,
-    model: Model,
+    model: QueueModel,
 }
 
 impl Pair {
