@@ -121,7 +121,7 @@ impl super::Options for Options {
 }
 
 crate::descs! {
-    UP = gauge "mediasoup_up" [] "Whether the last poll gave statistics that can be read.";
+    UP = gauge "mediasoup_up" [] "Whether the last poll returned readable statistics.";
 }
 
 /// Every family of this kind that is known beforehand. Source `Prometheus` passes on whatever there is.

@@ -58,8 +58,8 @@ impl super::Options for Options {
 
 crate::descs! {
     UP = gauge "sora_up" [] "Whether GetStatsReport and GetLicense both succeeded in the last poll.";
-    TIME = gauge "sora_time_seconds" [] "The clock of the exporter when the poll ended, as Unix time; absent if GetStatsReport failed.";
-    MODE = gauge "sora_server_mode" ["mode"] "Always 1; whether the server takes new sessions and connections is in the label.";
+    TIME = gauge "sora_time_seconds" [] "Unix time by the clock of the exporter when the poll ended; absent if GetStatsReport failed.";
+    MODE = gauge "sora_server_mode" ["mode"] "Whether the server accepts new sessions and connections, in the label. Always 1.";
 }
 
 /// Every family of this kind.
