@@ -70,7 +70,10 @@ impl SelfMetrics {
     /// Makes and registers every metric. Fails only if two had one name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let build = Opts::new("scrapetarget_build_info", "Version, source revision and Rust version of the exporter, in the labels. Always 1.");
+        let build = Opts::new(
+            "scrapetarget_build_info",
+            "Version, source revision and Rust version of the exporter, in the labels. Always 1.",
+        );
         register(&registry, IntGaugeVec::new(build, &["version", "revision", "rustversion"]))?
             .with_label_values(&[crate::VERSION, crate::REVISION, crate::RUST_VERSION])
             .set(1);

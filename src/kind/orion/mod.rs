@@ -67,7 +67,7 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
-    const URL_USAGE: &'static str = "admin/metrics, statistics, cache/statistics and version are appended";
+    const URL_USAGE: &'static str = "admin/metrics, statistics, cache/statistics and version are appended to its path";
     const OWN_HEADERS: &'static [&'static str] = &[SERVICE_HEADER];
 
     fn build(&self, url: &Url) -> Box<dyn Kind> {

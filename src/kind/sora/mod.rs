@@ -1,4 +1,4 @@
-//! WebRTC SFU Sora, by its HTTP API.
+//! WebRTC SFU Sora, polled through its HTTP API.
 //!
 //! The port that answers also disconnects clients and purges nodes, so the targets of all calls are constants in this file, and
 //! every one of them only reads.
@@ -48,7 +48,7 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
-    const URL_USAGE: &'static str = "every call goes to it";
+    const URL_USAGE: &'static str = "all calls are sent to it";
     const OWN_HEADERS: &'static [&'static str] = &[TARGET_HEADER];
 
     fn build(&self, url: &Url) -> Box<dyn Kind> {
