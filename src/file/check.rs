@@ -259,7 +259,7 @@ mod tests {
             shown,
             "a.yaml:9: document 1 (ScrapeTarget default/good): spec.basicAuth.password: Secret default/s has no key \"password\": add it \
              to the manifest; or it must be in the cluster (note)\n\
-             a.yaml:19: document 3: apps/v1 Deployment is left alone (note)\n\
+             a.yaml:19: document 3: apps/v1 Deployment is ignored (note)\n\
              1 good target, 0 problems\n"
         );
     }
@@ -289,7 +289,7 @@ mod tests {
             (
                 "  headers:\n  - name: x-a\n    secretKeyRef: {name: s, key: k}\n",
                 "stringData: {k: \"a\\nb\"}\n".to_owned(),
-                "9: spec.headers[0].secretKeyRef: the value of header \"x-a\" holds characters",
+                "9: spec.headers[0].secretKeyRef: the value of header \"x-a\" contains characters",
             ),
             (
                 "  tlsConfig:\n    ca: {secret: {name: s, key: c}}\n",
@@ -375,10 +375,10 @@ mod tests {
         let (_, shown) = report(&[("a.yaml", GOOD), ("b.yaml", &format!("---\n{GOOD}"))]);
         assert!(
             shown
-                .starts_with("b.yaml:2: document 1 (ScrapeTarget default/good): metadata.name: is declared already at"),
+                .starts_with("b.yaml:2: document 1 (ScrapeTarget default/good): metadata.name: is already declared at"),
             "{shown}"
         );
-        assert!(shown.contains("a.yaml:1 (document 1), which stays"), "{shown}");
+        assert!(shown.contains("a.yaml:1 (document 1), which is used"), "{shown}");
     }
 
     #[test]

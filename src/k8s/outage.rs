@@ -67,14 +67,14 @@ impl Outage {
         let since = state.logged.map_or(since, |logged| logged.since.min(since));
         state.logged = Some(LoggedOutage { since, of_watches: part.is_watch() });
         match part {
-            Part::Statuses => tracing::warn!(%error, "the API server takes no statuses, they are tried again"),
+            Part::Statuses => tracing::warn!(%error, "the API server does not accept statuses, retrying"),
             Part::Lease | Part::Targets(_) if known => tracing::warn!(
                 %error,
-                "the API server cannot be watched: the targets that are known are polled on, and nobody takes or loses the lead"
+                "the API server cannot be watched: known targets are still polled, and the leader does not change"
             ),
             Part::Lease | Part::Targets(_) => tracing::warn!(
                 %error,
-                "the API server cannot be watched: no target is known yet, and scrapes are answered by 503"
+                "the API server cannot be watched: no target is known yet, and scrapes are answered with 503"
             ),
         }
     }

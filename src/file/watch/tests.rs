@@ -222,7 +222,7 @@ fn a_target_that_is_declared_badly_is_told_with_what_goes_on_instead() {
     assert!(
         a.contains("spec.timeout: ")
             && a.contains("; spec.interval: ")
-            && a.ends_with("; its last good version goes on"),
+            && a.ends_with("; its last good version stays in use"),
         "{a}"
     );
     assert!(b.ends_with("; the one at c.yaml:2 counts"), "{b}");

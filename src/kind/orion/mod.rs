@@ -213,7 +213,7 @@ fn read_metrics(answer: &Answer) -> Result<Option<AdminMetrics>, CallError> {
         JsonField::Absent => {
             Err(CallError::new(Reason::Schema, "the JSON has no \"services\": it is not Orion's /admin/metrics"))
         }
-        JsonField::Invalid => Err(CallError::new(Reason::Schema, "\"services\" is no object")),
+        JsonField::Invalid => Err(CallError::new(Reason::Schema, "\"services\" is not an object")),
     }
 }
 
@@ -222,6 +222,6 @@ fn require<T>(object: JsonField<T>, what: &str) -> Result<T, CallError> {
     match object {
         JsonField::Value(object) => Ok(object),
         JsonField::Absent => Err(CallError::new(Reason::Schema, format!("{what} is missing"))),
-        JsonField::Invalid => Err(CallError::new(Reason::Schema, format!("{what} is no object"))),
+        JsonField::Invalid => Err(CallError::new(Reason::Schema, format!("{what} is not an object"))),
     }
 }
