@@ -324,7 +324,7 @@ mod tests {
         let inputs = Inputs::read(std::slice::from_ref(&file));
         let options = CheckOptions { all_references: true, ..CheckOptions::default() };
         let shown = check(&inputs, options).to_string();
-        let line = "a.yaml:17: document 1 (ScrapeTarget default/b): spec.authorization.credentials: Secret default/s is in none";
+        let line = "a.yaml:17: document 1 (ScrapeTarget default/b): spec.authorization.credentials: Secret default/s is not in any";
         assert!(shown.contains(line), "{shown}");
         assert!(shown.ends_with("1 good target, 1 problem\n"), "{shown}");
         let secrets = folder.path().join("secrets");
@@ -360,7 +360,7 @@ mod tests {
     fn a_file_of_something_else_does_not_bring_a_line_for_each_of_its_documents() {
         let (report, shown) = report(&[("a.yaml", &format!("{GOOD}{}", "---\na: 1\n".repeat(3000)))]);
         assert_eq!((report.targets, report.problems.len()), (1, 1001));
-        assert!(shown.contains("a.yaml: 2000 more problems are left out"), "{shown}");
+        assert!(shown.contains("a.yaml: 2000 more problems are omitted"), "{shown}");
     }
 
     #[test]

@@ -152,7 +152,7 @@ pub(super) mod tests {
         tokio::time::advance(LOG_DELAY).await;
         all();
         all();
-        assert_eq!((log.count("WARN"), log.count("are polled on")), (1, 1));
+        assert_eq!((log.count("WARN"), log.count("known targets are still polled")), (1, 1));
         for part in parts {
             assert_eq!(log.count("is back"), 0);
             outage.works(part);
@@ -168,10 +168,10 @@ pub(super) mod tests {
         tokio::time::advance(LOG_DELAY).await;
         outage.failed(Part::Statuses, &unreachable(), true);
         outage.failed(Part::Lease, &unreachable(), true);
-        assert_eq!((log.count("takes no statuses"), log.count("cannot be watched")), (1, 0));
+        assert_eq!((log.count("does not accept statuses"), log.count("cannot be watched")), (1, 0));
         tokio::time::advance(LOG_DELAY).await;
         outage.failed(Part::Lease, &unreachable(), true);
-        assert_eq!((log.count("takes no statuses"), log.count("cannot be watched")), (1, 1));
+        assert_eq!((log.count("does not accept statuses"), log.count("cannot be watched")), (1, 1));
         outage.works(Part::Lease);
         assert_eq!(log.count("is back after=10s"), 1);
         outage.failed(Part::Lease, &unreachable(), true);
@@ -185,6 +185,6 @@ pub(super) mod tests {
         outage.failed(Part::Targets(0), &unreachable(), false);
         tokio::time::advance(LOG_DELAY).await;
         outage.failed(Part::Targets(0), &unreachable(), false);
-        assert_eq!((log.count("no target is known yet"), log.count("polled on")), (1, 0));
+        assert_eq!((log.count("no target is known yet"), log.count("still polled")), (1, 0));
     }
 }

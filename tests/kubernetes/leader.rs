@@ -253,7 +253,7 @@ async fn a_leader_that_is_restarted_while_the_api_server_is_away_leads_only_once
     })
     .await;
     assert_eq!(again.running.logged("no target is known yet"), 1, "{}", again.running.log());
-    assert_eq!(again.running.logged("polled on"), 0, "{}", again.running.log());
+    assert_eq!(again.running.logged("still polled"), 0, "{}", again.running.log());
 
     cluster.restart();
     let back = Instant::now();
