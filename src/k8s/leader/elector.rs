@@ -163,7 +163,7 @@ impl LeaderElector {
         match &current {
             (Role::Leader, Some(_)) => tracing::info!(identity, "leading"),
             (Role::Leader, None) => {
-                tracing::warn!("polling without leader election: nothing is written to the cluster")
+                tracing::warn!("polling without leader election: nothing is written to the cluster");
             }
             (Role::Standby, leader) => tracing::info!(identity, leader = leader.as_deref(), "standing by"),
         }
