@@ -1,4 +1,4 @@
-//! What becomes of scrapes, of health checks and of memory when there is more to poll than the CPU carries: the exporter alone is held to a
+//! What becomes of scrapes, of health checks and of memory when there is more to poll than the CPU can handle: the exporter alone is held to a
 //! part of a core by a control group (which takes root), with servers and scrapers outside.
 //!
 //! `cargo bench --bench overload` first measures what a poll and its scrape cost, and then runs 1, 2 and 4 times as many targets as the limit

@@ -390,8 +390,8 @@ impl Cli {
                     .to_owned(),
             ),
             Command::Run(args) if args.targets.is_empty() && args.secrets_directory.is_some() => Some(
-                "error: --secrets-directory is for targets from files: write --targets as well; those of Kubernetes have their Secrets in \
-                 the cluster (see --help)"
+                "error: --secrets-directory is for targets from files: write --targets as well; targets from Kubernetes have their \
+                 Secrets in the cluster (see --help)"
                     .to_owned(),
             ),
             Command::Run(args) if args.targets.is_empty() => args.kubernetes.mistake(args.web_config_file.is_some()),

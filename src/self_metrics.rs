@@ -70,7 +70,10 @@ impl SelfMetrics {
     /// Creates and registers all metrics. Fails only if two have the same name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let build = Opts::new("scrapetarget_build_info", "What was built: version, source revision and compiler.");
+        let build = Opts::new(
+            "scrapetarget_build_info",
+            "Version, source revision and Rust version of the exporter, in the labels. Always 1.",
+        );
         register(&registry, IntGaugeVec::new(build, &["version", "revision", "rustversion"]))?
             .with_label_values(&[crate::VERSION, crate::REVISION, crate::RUST_VERSION])
             .set(1);
@@ -79,22 +82,22 @@ impl SelfMetrics {
             total: counter(
                 &registry,
                 "scrapetarget_polls_total",
-                "Polls of targets that ended, by outcome: success, or the reason of the failure.",
+                "Completed polls of targets by outcome: success, or the reason for the failure.",
                 &["type", "outcome"],
             )?,
             duration: {
-                let help = "How long polls took, all their calls together.";
+                let help = "Duration of polls in seconds, including all their calls.";
                 let opts = HistogramOpts::new("scrapetarget_poll_duration_seconds", help);
                 register(&registry, HistogramVec::new(opts.buckets(POLL_BUCKETS.to_vec()), &["type"]))?
             },
             in_flight: register(
                 &registry,
-                IntGauge::new("scrapetarget_polls_in_flight", "Polls that are running now."),
+                IntGauge::new("scrapetarget_polls_in_flight", "Polls currently in progress."),
             )?,
             delay: histogram(
                 &registry,
                 "scrapetarget_poll_delay_seconds",
-                "How late polls began, measured from their time.",
+                "Delay between the scheduled and the actual start of polls, in seconds.",
                 DELAY_BUCKETS,
             )?,
         };
@@ -108,7 +111,7 @@ impl SelfMetrics {
             duration: histogram(
                 &registry,
                 "scrapetarget_probe_request_duration_seconds",
-                "How long requests to /probe took until their answer was ready.",
+                "Duration of requests to /probe in seconds, until the response was ready.",
                 PROBE_BUCKETS,
             )?,
         };
@@ -116,20 +119,20 @@ impl SelfMetrics {
             events: counter(
                 &registry,
                 "scrapetarget_watch_events_total",
-                "Changes of objects that were noticed, by kind of object and by event.",
+                "Changes of objects that were observed, by kind of object and event.",
                 &["kind", "event"],
             )?,
             reconciles: counter(
                 &registry,
                 "scrapetarget_reconciles_total",
-                "Times that pollers were made to agree with the declared targets, by outcome.",
+                "Reconciliations of the pollers with the declared targets, by outcome.",
                 &["outcome"],
             )?,
             leader: register(
                 &registry,
                 Gauge::new(
                     "scrapetarget_leader",
-                    "Whether this replica is the one that polls in the background and answers scrapes.",
+                    "Whether this replica is the leader, which polls in the background and answers scrapes.",
                 ),
             )?,
         };
@@ -140,11 +143,11 @@ impl SelfMetrics {
     pub fn files(&self) -> Result<FileMetrics, prometheus::Error> {
         let successful = IntGauge::new(
             "scrapetarget_files_last_reload_successful",
-            "Whether everything in the files of targets could be used when they were last read. Only with --targets.",
+            "Whether the last reload of the target files succeeded without any error. Only with --targets.",
         );
         let success_time = Gauge::new(
             "scrapetarget_files_last_reload_success_timestamp_seconds",
-            "When the files of targets were last read and everything in them could be used, as Unix time. Only with --targets.",
+            "Unix time of the last reload of the target files that succeeded without any error. Only with --targets.",
         );
         Ok(FileMetrics {
             successful: register(&self.registry, successful)?,

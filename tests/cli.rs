@@ -98,16 +98,16 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         (run_on(&["--discovery.monitor-label", "release"]), "write a label as KEY=VALUE"),
         (run_on(&["--discovery.monitor-label", "a=b,c=-"]), "write a label as KEY=VALUE"),
         (run_on(&["--discovery.monitor-annotation", "a/b/c=d"]), "write an annotation as KEY=VALUE"),
-        (run_on(&["--discovery.service", "Probe"]), "small letters, digits and inner dashes"),
-        (run_on(&["--leader-election.lease-name", "a-"]), "small letters, digits and inner dashes"),
+        (run_on(&["--discovery.service", "Probe"]), "lowercase letters, digits and inner hyphens"),
+        (run_on(&["--leader-election.lease-name", "a-"]), "lowercase letters, digits and inner hyphens"),
         (run_on(&["--leader-election.identity="]), "--leader-election.identity"),
         (run_on(&["--leader-election.lease-duration", "4s"]), "whole seconds from 5s to 5m"),
         (run_on(&["--leader-election.lease-duration", "15500ms"]), "whole seconds from 5s to 5m"),
-        (run_on(&["--namespace", "a.b"]), "small letters, digits and inner dashes"),
-        (run_on(&["--release-name", "A"]), "small letters, digits and inner dashes"),
+        (run_on(&["--namespace", "a.b"]), "lowercase letters, digits and inner hyphens"),
+        (run_on(&["--release-name", "A"]), "lowercase letters, digits and inner hyphens"),
         (format!("run --release-name {}", "a".repeat(58)), "write --discovery.service NAME"),
         (format!("cleanup --release-name {}", "a".repeat(58)), "write --discovery.service NAME"),
-        ("run --watch-namespace a,B".to_owned(), "small letters, digits and inner dashes"),
+        ("run --watch-namespace a,B".to_owned(), "lowercase letters, digits and inner hyphens"),
         ("run --target-selector team=".to_owned() + "media,", "write a label selector as kubectl -l takes it"),
         ("run --secret-label a=b=c".to_owned(), "write a label as KEY or KEY=VALUE"),
         ("run --advertise-address localhost".to_owned(), "--advertise-address"),
@@ -167,7 +167,7 @@ fn a_wrong_variable_is_one_line_that_says_what_to_write() {
         ("DISCOVERY_MONITOR_LABEL", "a=b,c", "write a label as KEY=VALUE"),
         ("DISCOVERY_MONITOR_ANNOTATION", "a=b, c\nd", "write an annotation as KEY=VALUE"),
         ("LEADER_ELECTION_LEASE_DURATION", "1h", "whole seconds from 5s to 5m"),
-        ("RELEASE_NAME", "", "small letters, digits and inner dashes"),
+        ("RELEASE_NAME", "", "lowercase letters, digits and inner hyphens"),
     ] {
         let said = said(command(["run", "--targets", "x"]).env(format!("SCRAPETARGET_{name}"), value));
         assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{name}: {}", said.stderr);
@@ -195,7 +195,7 @@ fn a_variable_that_belongs_to_no_flag_is_told_and_what_kubernetes_sets_is_not() 
     let checked = said(check.env("SCRAPETARGET_LOG_LEVLE", "debug").envs(service));
     assert_eq!(
         checked.stderr,
-        "warning: no flag has the variable SCRAPETARGET_LOG_LEVLE, it does nothing: did you mean SCRAPETARGET_LOG_LEVEL?\n"
+        "warning: no flag uses the variable SCRAPETARGET_LOG_LEVLE, it has no effect: did you mean SCRAPETARGET_LOG_LEVEL?\n"
     );
     let mut run = command(["run", "--targets", "/nowhere.yaml", "--listen-address", FREE]);
     run.env("SCRAPETARGET_SHUTDOWNDELAY", "1s").envs(service);
@@ -299,7 +299,7 @@ fn where_there_is_no_cluster_one_line_says_what_to_do_instead() {
     let file = folder.path().join("good.yaml");
     let address = ["run", "--listen-address", FREE];
     for (arguments, wanted) in [
-        (&address[..], "give --targets"),
+        (&address[..], "set --targets"),
         (&["cleanup"], "run this in the cluster"),
         (&["check", "--server-side", file.to_str().unwrap()], "leave out --server-side"),
     ] {
@@ -465,7 +465,7 @@ fn check_tells_every_problem_with_its_place() {
 
     let twice = check(folder.path(), &["good.yaml", "all/good.yaml"]);
     assert_eq!(twice.code, Some(1));
-    assert!(twice.stdout.contains("is declared already at good.yaml:1"), "{}", twice.stdout);
+    assert!(twice.stdout.contains("is already declared at good.yaml:1"), "{}", twice.stdout);
 
     let missing = check(folder.path(), &["nowhere.yaml"]);
     assert_eq!(missing.code, Some(1));
@@ -544,7 +544,7 @@ fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
         line.starts_with("a.yaml:4: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: "),
         "{line}"
     );
-    assert!(line.ends_with("add its manifest, or give its values by --secrets-directory"), "{line}");
+    assert!(line.ends_with("add its manifest, or provide its values with --secrets-directory"), "{line}");
     let secrets = folder.path().join("secrets");
     fs::create_dir_all(secrets.join("webrtc/sora")).unwrap();
     let with = || check(folder.path(), &["--require-secrets", "--secrets-directory", "secrets", "a.yaml"]);
@@ -668,7 +668,7 @@ fn a_value_of_set_that_is_no_yaml_is_told_once() {
     let said = run(["probe", "--type", "Sora", "--url", "http://127.0.0.1:9/", "--set", "sora={"]);
     assert_eq!(said.code, Some(2));
     let line = one_line(&said);
-    assert!(line.contains("--set sora: the value is no YAML: ") && line.matches("error:").count() == 1, "{line}");
+    assert!(line.contains("--set sora: the value is not YAML: ") && line.matches("error:").count() == 1, "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,7 +154,7 @@ async fn a_request_is_sent_again_within_the_time_of_the_poll() {
     let mut target = sora(&server.url());
     target.timeout = Duration::from_secs(3);
     let snapshot = poll_once(target).await;
-    assert_eq!(calls(&snapshot)[1..], ["no answer in time", "not sent, the calls before it took all the time"]);
+    assert_eq!(calls(&snapshot)[1..], ["no answer in time", "not sent, the previous calls used up the time"]);
     assert_eq!(requests(&server), [2, 1]);
 }
 

@@ -71,7 +71,7 @@ const SORA: &[Part] = &[
     ),
     Part("Licence", "From `GetLicense`.", &["sora_license_"]),
     Part(
-        "Always there",
+        "Always exported",
         "From `GetStatsReport`; `sora_up` also from `GetLicense`. An older Sora does not report all of these values; those that it does \
          not report are absent.",
         &[""],

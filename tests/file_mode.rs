@@ -212,7 +212,7 @@ async fn a_file_that_is_no_yaml_keeps_its_targets_and_is_told_once() {
     write(folder.path(), "a.yaml", &two.target("a", ""));
     until_says(&service, "a", "media_rooms 2").await;
     service.until_status(&probe("b"), 404).await;
-    assert_eq!(service.logged("all target files are good again"), 1, "{}", service.log());
+    assert_eq!(service.logged("all target files are valid again"), 1, "{}", service.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,7 +302,9 @@ async fn a_broken_manifest_is_invalid_on_the_page_in_the_api_and_in_the_metrics_
 
     // What was good is kept, is polled on, and is shown to be behind its file.
     write(folder.path(), "a.yaml", &one.target("a", "  timeout: 5s\n"));
-    service.until("/api/v1/targets", |_, body| body.contains("its last good version goes on (up)").then_some(())).await;
+    service
+        .until("/api/v1/targets", |_, body| body.contains("its last good version stays in use (up)").then_some(()))
+        .await;
     assert_eq!(entry(&service, "a").await["state"], "invalid");
     until_says(&service, "a", "probe_success 1").await;
     let metrics = service.body("/metrics").await;

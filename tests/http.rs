@@ -463,7 +463,7 @@ async fn the_api_is_narrowed_as_discovery_is_and_by_state() {
         assert_eq!(found, names, "{query}");
     }
     for (query, words) in [
-        ("?stat=down", "unknown parameter \"stat\": there are namespace, type, state and label"),
+        ("?stat=down", "unknown parameter \"stat\", known are namespace, type, state and label"),
         ("?state=broken", "write one of up, down, pending, suspended, invalid"),
     ] {
         let response = service.get(&format!("/api/v1/targets{query}")).send().await.unwrap();

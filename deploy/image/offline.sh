@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes the image where no registry can be reached: the last stage of the Dockerfile, with a program that is there already, on a base of
-# this machine's own authorities. What it writes can be loaded by `docker load`, `podman load` and `ctr images import`.
+# Builds the image if no registry is reachable: the last stage of the Dockerfile, with an existing program, on a base with the certificate
+# authorities of this machine. The archive can be loaded by `docker load`, `podman load` and `ctr images import`.
 #
 # usage: offline.sh PROGRAM NAME:TAG ARCHIVE [REVISION]
 set -euo pipefail
-# Every user must be able to read what is in the image, whatever this one keeps to himself.
+# Every user must be able to read the files of the image, regardless of the umask of this user.
 umask 022
 
 if [ $# -lt 3 ] || [[ ${2##*/} != *:* ]]; then
@@ -27,7 +27,7 @@ printf '%s\n' root:x:0:0:root:/root:/sbin/nologin nonroot:x:65532:65532:nonroot:
 printf '%s\n' root:x:0: nonroot:x:65532: > "$work/base/etc/group"
 install -m 755 "$program" "$work/build/scrapetarget-exporter"
 
-# Storage of its own: nothing depends on what is there. One date for all makes equal files equal layers.
+# Separate storage, so that the build does not depend on existing images. One date for all files makes layers reproducible.
 buildah() {
   command buildah --log-level error --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"
 }

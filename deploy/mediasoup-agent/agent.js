@@ -1,11 +1,11 @@
 'use strict';
 // The mediasoup agent: statistics of any Node.js application on mediasoup 3, without a change to the application.
 //
-// mediasoup is a library without an API to poll. This file is loaded before the application (`node -r`), notices when the
-// application loads mediasoup, keeps a book of what lives in it, and answers `GET /stats` with the document `mediasoup-stats/v1`.
+// mediasoup is a library without an API to poll. This file is loaded before the application (`node -r`), detects when the
+// application loads mediasoup, keeps an index of its live objects, and answers `GET /stats` with the document `mediasoup-stats/v1`.
 //
-// It is a guest. It must never throw into its host, block its event loop, keep it alive, or flood its media workers with
-// requests; and nothing that its users did not allow may leave the process. It is one file without dependencies, so that it can
+// It runs inside the application. It must never throw into it, block its event loop, keep it alive, or flood its media workers with
+// requests; and no data that its users did not allow may leave the process. It is one file without dependencies, so that it can
 // be mounted from a ConfigMap.
 //
 // From top to bottom: limits, settings, log, book, privacy, document, walk, server, finding mediasoup, start.
@@ -19,7 +19,7 @@ const path = require('path');
 const { performance } = require('perf_hooks');
 const threads = require('worker_threads');
 const { AsyncResource } = require('async_hooks');
-// Taken now, because applications under test replace the global ones.
+// Captured now, because applications under test replace the global ones.
 const { clearTimeout, setImmediate, setInterval, setTimeout } = require('timers');
 const unixTime = Date.now;
 const now = performance.now.bind(performance);
@@ -36,25 +36,25 @@ const STANDARD_ERROR = 2;
 const REQUESTS_PER_WORKER = 16;
 /** Requests to all workers together: this thread reads their answers, and should not find too many at once. */
 const REQUESTS = 32;
-/** How long a walk computes before it lets the application go on. */
+/** How long a walk computes before it yields to the application. */
 const SLICE_MS = 2;
 /** How long the last document answers further requests: twenty pollers must not cost twenty walks. */
 const REUSE_MS = 500;
 const MAX_ERRORS = 1000;
 const MAX_ROOMS = 10000;
-/** Longest text that is passed on from the application or from an error. */
+/** Maximum length of a text from the application or from an error. */
 const MAX_TEXT = 256;
 /** Size at which the text of a document is cut, to be sent piece by piece. */
 const CHUNK_BYTES = 64 * 1024;
 
 const MAX_CONNECTIONS = 64;
-/** How long a connection may have asked nothing when another wants its place: those that are left open must not keep a poller out. */
+/** How long a connection may be idle before it is closed for a new one: connections that stay open must not block a poller. */
 const SILENCE_MS = 500;
-/** A client that does not read, or reads a byte a second, is let go. */
+/** A client that does not read, or reads a byte a second, is disconnected. */
 const IDLE_CONNECTION_MS = 10000;
 const LONGEST_CONNECTION_MS = 30000;
 
-/** When something stands in the way of listening, such as a port in use. */
+/** When to retry if listening fails, for example because the port is in use. */
 const RETRY_MS = 5000;
 /** How often files of secrets are read again: certificates are renewed and tokens rotated while applications run. */
 const RELOAD_MS = 60000;
@@ -83,7 +83,7 @@ const integer = (least, most) => (text) => {
 };
 
 function port(text) {
-  // Kubernetes writes this into every container beside a Service that is called scrapetarget-agent.
+  // Kubernetes sets this in every container of a namespace with a Service called scrapetarget-agent.
   if (/^(tcp|udp|sctp):\/\//.test(text)) return undefined;
   return integer(0, 65535)(text);
 }
@@ -112,8 +112,8 @@ function keys(text) {
 }
 
 /**
- * What can be set, by the rest of the variable's name. A wrong value costs one line and leaves the default; but nobody shall be
- * served because of a mistake in what is `closed`: with such a mistake nothing is.
+ * The settings, by the rest of the variable's name. An invalid value is logged and the default is used; but an invalid value of a
+ * setting that is `closed` must not expose anything: then nothing is served.
  */
 const SETTINGS = {
   ENABLED: { read: flag, standard: true },
@@ -132,7 +132,7 @@ const SETTINGS = {
   DEADLINE_MS: { read: integer(100, 60000), standard: 4000 },
 };
 
-/** The settings, with a sentence for each mistake; `closed` if one of them forbids to serve at all. */
+/** The settings, with a message for each mistake; `closed` if one of them prevents serving. */
 function readSettings(env) {
   const settings = {};
   const mistakes = [];
@@ -155,7 +155,7 @@ function readSettings(env) {
   }
   for (const name of Object.keys(env)) {
     const rest = name.startsWith(PREFIX) ? name.slice(PREFIX.length) : undefined;
-    // What Kubernetes adds for Services whose names begin with scrapetarget-agent is nobody's mistake.
+    // Variables that Kubernetes adds for Services whose names begin with scrapetarget-agent are not mistakes.
     const isKnown = rest === undefined || rest in SETTINGS || /(^|_)(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)/.test(rest);
     if (!isKnown) reject(rest, 'is not known: it is ignored');
   }
@@ -182,7 +182,7 @@ function isLoopback(address) {
 
 // ------------------------------------------------------------------------------------------------------------------- log
 
-/** Lines for the one who runs the application, on standard error. Neither secrets nor statistics are written. */
+/** Log lines for the operator of the application, on standard error. Neither secrets nor statistics are written. */
 class Log {
   constructor(agent) {
     this.agent = agent;
@@ -193,17 +193,17 @@ class Log {
   write(level, line) {
     if (LEVELS.indexOf(level) > LEVELS.indexOf(this.agent.settings.LOG)) return;
     const text = `${NAME}: ${level === 'warn' ? 'warning' : level}: ${line.replace(/\s+/g, ' ')}\n`;
-    // Not by process.stderr or a console: where nobody reads it any more, the application would die of an error event.
+    // Not through process.stderr or a console: if the reader has closed it, an error event would terminate the application.
     this.last = this.last.then(() => new Promise((resolve) => fs.write(STANDARD_ERROR, text, () => resolve()))).catch(() => {});
   }
 
-  /** Writes the first line of each topic; the rest of them are for debugging. */
+  /** Writes the first line of each topic; further lines are for debugging. */
   once(topic, level, line) {
     this.write(this.said.has(topic) ? 'debug' : level, line);
     this.said.add(topic);
   }
 
-  /** The next line of this topic is news again. */
+  /** The next line of this topic is written again. */
   settled(topic) {
     this.said.delete(topic);
   }
@@ -213,13 +213,13 @@ class Log {
 
 /** The kinds of objects, as errors and lifetime counters name them. */
 const KINDS = ['worker', 'router', 'transport', 'producer', 'consumer', 'data_producer', 'data_consumer'];
-/** Of the states, those that can be entered. */
+/** The states that can be entered. */
 const ICE_STATES = ['connected', 'completed', 'disconnected'];
 const DTLS_STATES = ['connecting', 'connected', 'failed', 'closed'];
 
 /**
- * What lives in mediasoup, and what has been. There is no way to ask mediasoup for its objects: they are heard of once, when they
- * are created. Only weak references are kept, so that a closed object never stays because of us.
+ * The live objects of mediasoup, and counters of closed ones. mediasoup has no list of its objects: each is announced once, when it
+ * is created. Only weak references are kept, so that the agent never keeps a closed object in memory.
  *
  * Every handler runs inside a call of the application, before the application's own handlers, so none of them may throw.
  */
@@ -272,7 +272,7 @@ class Book {
   *live(siblings) {
     for (const entry of siblings) {
       const object = entry.weak.deref();
-      // An application may have taken our handler away together with its own.
+      // The application may have removed our handler together with its own.
       if (object !== undefined && !object.closed) yield { entry, object };
       else this.close(entry, siblings);
     }
@@ -309,13 +309,13 @@ class Book {
 
 // --------------------------------------------------------------------------------------------------------------- privacy
 
-/** What may leave the process. Dumps of mediasoup objects hold keys and passwords, and are never read. */
+/** What may leave the process. Dumps of mediasoup objects contain keys and passwords, and are never read. */
 class Privacy {
   constructor(agent) {
     this.agent = agent;
   }
 
-  /** Of what the application attached to an object, what its operator listed. */
+  /** The fields of `appData` that the operator listed. */
   app(object) {
     const { APP_DATA: keys } = this.agent.settings;
     if (keys.length === 0) return undefined;
@@ -323,7 +323,7 @@ class Privacy {
     if (data === null || typeof data !== 'object') return undefined;
     let app;
     for (const key of keys) {
-      // A getter would be the application's code, run at a moment that it does not expect.
+      // A getter would run code of the application at an unexpected time.
       const value = Object.getOwnPropertyDescriptor(data, key)?.value;
       if (!['string', 'number', 'boolean'].includes(typeof value)) continue;
       app ??= {};
@@ -332,7 +332,7 @@ class Privacy {
     return app;
   }
 
-  /** Statistics of a transport without what tells who its client is. */
+  /** Statistics of a transport without the data that identifies its client. */
   transport(stats) {
     const shown = plain(stats, ['type', 'transportId', 'iceRole', 'iceState', 'dtlsState', 'sctpState']);
     for (const key of ['iceSelectedTuple', 'tuple', 'rtcpTuple']) {
@@ -365,12 +365,12 @@ class Privacy {
     return `xx::${/^[\da-f]+$/.test(last) ? last : '0'}`;
   }
 
-  /** Statistics of a data producer or consumer without what its client called the channel. */
+  /** Statistics of a data producer or consumer without the channel name that its client chose. */
   data(stats) {
     return plain(stats, ['type']);
   }
 
-  /** Statistics of a stream without what its client called its encodings (`rid`). */
+  /** Statistics of a stream without the names that its client chose for its encodings (`rid`). */
   stream(stats) {
     const shown = plain(stats, ['type', 'kind', 'mimeType']);
     if (stats?.bitrateByLayer !== undefined) shown.bitrateByLayer = plain(stats.bitrateByLayer, []);
@@ -385,7 +385,7 @@ class Privacy {
   }
 }
 
-/** Numbers and flags, and of the texts those that mediasoup itself chose: what a later version adds may tell of a client. */
+/** Numbers and flags, and only the texts that mediasoup itself chose: fields of later versions may identify a client. */
 function plain(object, texts) {
   const shown = {};
   for (const [key, value] of Object.entries(object ?? {})) {
@@ -397,7 +397,7 @@ function plain(object, texts) {
 
 // -------------------------------------------------------------------------------------------------------------- document
 
-/** Which of the four it is. The names of classes change between versions, and `type` exists only since 3.15. */
+/** Which of the four kinds it is. The names of classes change between versions, and `type` exists only since 3.15. */
 function transportType(transport) {
   if (typeof transport.type === 'string') return transport.type;
   if ('iceState' in transport) return 'webrtc';
@@ -406,7 +406,7 @@ function transportType(transport) {
   return 'sendRtcp' in transport ? 'direct' : 'unknown';
 }
 
-/** What a transport knows of itself without its worker. */
+/** The fields of a transport that are known without a request to its worker. */
 function knownStates({ iceState, dtlsState, sctpState }) {
   return { iceState, dtlsState, sctpState };
 }
@@ -417,7 +417,7 @@ function media({ kind, type, rtpParameters }) {
   return { kind, type, codec: codec?.mimeType, clock_rate: codec?.clockRate };
 }
 
-/** The members of each kind of object, but for the lists in it. `answer` is the worker's, if it was asked and did answer. */
+/** The members of each kind of object, except its lists. `answer` is that of the worker, if it was requested and received. */
 const MEMBERS = {
   worker: ({ object, entry, answer, rssBytes }) => ({
     pid: object.pid,
@@ -478,7 +478,7 @@ const MEMBERS = {
   }),
 };
 
-/** The lists in a transport, in their order, and the least detail for which the worker is asked for their statistics. */
+/** The lists in a transport, in their order, and the minimum detail at which their statistics are requested from the worker. */
 const CHILDREN = [
   { kind: 'producer', list: 'producers', from: 'producers' },
   { kind: 'consumer', list: 'consumers', from: 'all' },
@@ -495,7 +495,7 @@ function opened(members) {
   return stringify(members).slice(0, -1);
 }
 
-/** The text of a document, in pieces that all who are answered with it share. */
+/** The text of a document, in chunks that are shared by all its responses. */
 class Text {
   constructor() {
     this.chunks = [];
@@ -516,7 +516,7 @@ class Text {
   }
 }
 
-/** What an error says; it may be anything that somebody threw. */
+/** The message of an error; any value may have been thrown. */
 function sentence(error) {
   return said(() => (error instanceof Error ? error.message : error));
 }
@@ -536,9 +536,9 @@ function said(get) {
 // ------------------------------------------------------------------------------------------------------------------ walk
 
 /**
- * One look at everything. It goes through the book, asks the workers, a few questions at a time, and writes the document. An object
- * that closes after it was listed is an error in the document, not one of the walk. So is a worker that does not answer until the
- * deadline: what is below it is shown without statistics.
+ * One collection of all statistics. It goes through the index, queries the workers, a few requests at a time, and writes the document.
+ * An object that closes after it was listed is an error in the document, not one of the walk. So is a worker that does not answer
+ * before the deadline: the objects below it are shown without statistics.
  */
 class Walk {
   constructor(agent, detail) {
@@ -566,7 +566,7 @@ class Walk {
     return this.write(workers);
   }
 
-  /** Everything that lives, as a tree of nodes, into which the answers are put. */
+  /** All live objects as a tree of nodes, to which the answers are added. */
   async survey() {
     const { book } = this.agent;
     const nodes = (siblings) => Array.from(book.live(siblings));
@@ -585,7 +585,7 @@ class Walk {
     return workers;
   }
 
-  /** Asks one worker everything, with at most as many requests at a time as there are lanes. */
+  /** Sends all requests to one worker, with at most as many at a time as there are lanes. */
   async ask(worker, lanes, deadline) {
     const free = Math.min(lanes, REQUESTS_PER_WORKER - worker.entry.pending);
     if (free <= 0) {
@@ -609,14 +609,14 @@ class Walk {
     }
   }
 
-  /** What a worker is asked. None of them rejects: what goes wrong is noted. */
+  /** The requests to a worker. None of them rejects: errors are recorded. */
   questions(worker) {
     const questions = [() => this.request(worker, worker, 'getResourceUsage'), () => this.residentMemory(worker)];
     if (!includes(this.detail, 'producers')) return questions;
     const lists = CHILDREN.filter(({ from }) => includes(this.detail, from)).map(({ list }) => list);
     const one = async (node) => {
       await this.request(worker, node, 'getStats');
-      // Written at once, so that this work is spread as the answers are, which are not kept besides.
+      // Serialized immediately, so that the work is spread over the answers, and the answers need not be kept.
       this.head(node);
       node.answer = undefined;
     };
@@ -653,7 +653,7 @@ class Walk {
     }
   }
 
-  /** Lets the application go on if this walk has computed for a while. */
+  /** Yields to the application if this walk has computed for a while. */
   async breathe() {
     if (now() - this.sliceBegun < SLICE_MS) return;
     // Not unreferenced: the event loop does not wake up for an immediate that is.
@@ -661,7 +661,7 @@ class Walk {
     this.sliceBegun = now();
   }
 
-  /** Notes what is wrong with an object; one reason is enough. */
+  /** Records an error of an object; one reason is enough. */
   fail(node, error, message) {
     if (node.failed) return;
     node.failed = true;
@@ -713,7 +713,7 @@ class Walk {
     text.add(']');
   }
 
-  /** The beginning of a node's text, or nothing if it is gone. What has closed takes along all below it. */
+  /** The beginning of a node's text, or nothing if it has closed; then all objects below it are omitted, too. */
   head(node) {
     const { entry } = node;
     if (entry.closed) {
@@ -728,14 +728,14 @@ class Walk {
     return node.text;
   }
 
-  /** The rooms that the application told of. */
+  /** The rooms that the application reported. */
   rooms() {
     const { rooms } = this.agent;
     if (rooms === undefined) return undefined;
     try {
       const told = typeof rooms === 'function' ? rooms() : rooms;
       if (typeof told?.then === 'function') {
-        // Nobody else will hear of it if it fails, and the application would die of that.
+        // If it rejects, there is no other handler, and the unhandled rejection would terminate the application.
         told.then(undefined, () => {});
         throw new TypeError('rooms must be told at once, not by a promise');
       }
@@ -753,7 +753,7 @@ class Walk {
   }
 }
 
-/** The walks of an agent: one at a time, and what was just seen is not looked at again. */
+/** The walks of an agent: one at a time, and a recent document is reused. */
 class Walks {
   constructor(agent) {
     this.agent = agent;
@@ -761,13 +761,13 @@ class Walks {
     this.last = Promise.resolve();
   }
 
-  /** A document with this detail, of a walk that is under way, that has just ended, or that begins now. */
+  /** A document with this detail, from a walk that is running, has just ended, or starts now. */
   document(detail) {
     let document = this.latest.get(detail);
     if (document === undefined) {
       document = this.last.then(() => new Walk(this.agent, detail).run());
       this.latest.set(detail, document);
-      // However it ends, it gives way to the next.
+      // In any case, the next walk can start.
       this.last = document.then(() => this.keep(detail), () => this.latest.delete(detail));
     }
     return document;
@@ -780,7 +780,7 @@ class Walks {
 
 // ---------------------------------------------------------------------------------------------------------------- server
 
-/** What is kept in files, and read again from time to time. */
+/** The secrets in files, which are read again periodically. */
 class Secrets {
   constructor(settings) {
     this.settings = settings;
@@ -793,7 +793,7 @@ class Secrets {
     const { TOKEN_FILE, TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE } = this.settings;
     const read = async (name) => {
       if (name === undefined) return undefined;
-      // To read a pipe or a device may never end, and then the process would not end either.
+      // Reading a pipe or a device may never finish, and would then keep the process from exiting.
       const status = await fs.promises.stat(name);
       if (!status.isFile() || status.size > MAX_SECRET_BYTES) throw new Error(`${name} is not a file of at most 1 MiB`);
       return fs.promises.readFile(name);
@@ -819,7 +819,7 @@ class Secrets {
     this.tls = tls;
   }
 
-  /** Whether a request with this header may be answered. The time it takes tells nothing of the token. */
+  /** Whether a request with this header is authorized. The comparison takes constant time. */
   allow(authorization) {
     if (this.digest === undefined) return true;
     const [, given] = /^Bearer +(\S+) *$/i.exec(authorization ?? '') ?? [];
@@ -831,7 +831,7 @@ function digestOf(text) {
   return require('crypto').createHash('sha256').update(text).digest();
 }
 
-/** Answers `GET /stats`. Nothing of it keeps the process alive. */
+/** Answers `GET /stats`. It does not keep the process alive. */
 class Server {
   constructor(agent) {
     this.agent = agent;
@@ -839,15 +839,15 @@ class Server {
     this.ports = portsOf(agent.settings.PORT);
     this.next = 0;
     this.connections = 0;
-    /** Those that have not asked anything yet, the oldest first. */
+    /** The connections without a request so far, the oldest first. */
     this.silent = new Map();
   }
 
-  /** Begins to serve, now or as soon as what is in the way has gone. */
+  /** Starts to serve, now or as soon as it is possible. */
   async start() {
     const { log } = this.agent;
     if (this.ports.length === 0) {
-      // Asked to listen on none, Node.js would take any.
+      // Without a port, Node.js would choose a free one.
       log.write('warn', `${PREFIX}PORT leaves no port above it for a process of a cluster or a thread: nothing is served`);
       return;
     }
@@ -895,7 +895,7 @@ class Server {
     });
   }
 
-  /** Lets go the connection that has been silent longest, if that is too long. */
+  /** Closes the connection that has been idle longest, if that is too long. */
   dismissSilent() {
     const [oldest] = this.silent;
     if (oldest === undefined) return false;
@@ -908,7 +908,7 @@ class Server {
 
   listen() {
     try {
-      // Without `exclusive`, the children of a cluster would share one port, and each request would meet another of them.
+      // Without `exclusive`, the children of a cluster would share one port, and each request would reach a different one.
       this.server.listen({ host: this.agent.settings.HOST, port: this.ports[this.next], exclusive: true });
       this.server.unref();
     } catch (error) {
@@ -928,11 +928,11 @@ class Server {
     if (this.secrets.tls || settings.TOKEN_FILE) setInterval(() => void this.reload(), RELOAD_MS).unref();
   }
 
-  /** The port, or one of several, cannot be had. */
+  /** The port, or one of several, is not available. */
   blocked(error) {
     const { log } = this.agent;
     if (this.server.listening) {
-      // A connection could not be accepted, for want of file descriptors: there may be another.
+      // A connection could not be accepted for lack of file descriptors: a later one may succeed.
       log.once('accept', 'warn', `cannot accept a connection: ${sentence(error)}`);
       return;
     }
@@ -961,7 +961,7 @@ class Server {
       request.resume();
       this.silent.delete(peerOf(request.socket));
       response.on('error', () => response.destroy());
-      // Pollers come once in a while: a connection that waits for them costs more than a new one.
+      // Polls are infrequent: keeping a connection open costs more than opening a new one.
       response.setHeader('Connection', 'close');
       response.setHeader('Cache-Control', 'no-store');
       if (!this.secrets.allow(request.headers.authorization)) {
@@ -987,8 +987,8 @@ class Server {
   }
 
   /**
-   * Whether a request asks for this host. Where only this host can ask and needs no token, a page in a browser on it could: the name
-   * of its server may mean 127.0.0.1 after it is loaded.
+   * Whether the Host header names this host. If only this host can connect, without a token, a page in a browser on it could send
+   * requests after DNS rebinding: the name of its server may resolve to 127.0.0.1 after it was loaded.
    */
   isMeant(host) {
     const { HOST, ALLOW_ANONYMOUS } = this.agent.settings;
@@ -1001,7 +1001,7 @@ class Server {
     const { chunks, length } = await this.agent.walks.document(detail);
     const { Readable, pipeline } = require('stream');
     response.writeHead(200, { 'Content-Type': 'application/json', 'Content-Length': length });
-    // A client that goes away is its own business.
+    // A client that disconnects is not an error.
     pipeline(Readable.from(chunks), response, () => {});
   }
 }
@@ -1021,20 +1021,20 @@ function refuse(response, status, error) {
 function portsOf(first) {
   const alone = threads.isMainThread && !require('cluster').isWorker;
   if (alone || first === 0) return [first];
-  // Each child of a cluster and each thread has a mediasoup of its own. The first port stays with their parent.
+  // Each child of a cluster and each thread has its own mediasoup. The first port is reserved for their parent.
   const last = Math.min(first + PORT_RANGE, 65535);
   return Array.from({ length: last - first }, (_, i) => first + 1 + i);
 }
 
 // ----------------------------------------------------------------------------------------------------- finding mediasoup
 
-/** Where threads find the path that their main thread resolved: they begin without a path of their own. */
+/** Where threads find the path that their main thread resolved: they start without a path of a script. */
 const SHARED = `${NAME}/mediasoup`;
 
 /** The files that mediasoup would be loaded from by this application; normally one. */
 function candidates(configured) {
   const mains = [process.argv[1], scriptOfPm2()].filter((main) => main !== undefined);
-  // The script where it really is, as Node.js looks for its modules; but it may be a folder, as in `node .`
+  // The real path of the script, from which Node.js resolves modules; it may be a directory, as in `node .`
   const scripts = mains.flatMap((main) => [realPath(main), main, path.join(main, 'any')]);
   const settings = configured === undefined ? [] : [configured, path.join(configured, 'any')];
   const found = new Set(threads.getEnvironmentData?.(SHARED));
@@ -1042,13 +1042,13 @@ function candidates(configured) {
     try {
       found.add(createRequire(path.resolve(base)).resolve('mediasoup'));
     } catch {
-      // Not from here.
+      // It cannot be resolved from here.
     }
   }
   return [...found];
 }
 
-/** pm2 starts a program of its own, which loads the application's script later. */
+/** pm2 starts its own program, which loads the application's script later. */
 function scriptOfPm2() {
   const { pm_exec_path: alone, pm2_env: inCluster } = process.env;
   try {
@@ -1070,11 +1070,11 @@ function realPath(name) {
 function whenSet(object, property, callBack) {
   Object.defineProperty(object, property, {
     configurable: true,
-    // Unseen by those who go through all modules, until there is one.
+    // Not enumerable, so that code that iterates over all modules does not see it before it has a value.
     enumerable: false,
     get: () => undefined,
     set(value) {
-      // As if it had never been there.
+      // Restores the original state.
       delete object[property];
       if (value === undefined) {
         whenSet(object, property, callBack);
@@ -1083,7 +1083,7 @@ function whenSet(object, property, callBack) {
         try {
           callBack(value);
         } catch {
-          // Whoever sets the property is the application, or Node.js in its name.
+          // The property is set by the application, or by Node.js on its behalf.
         }
       }
     },
@@ -1091,11 +1091,11 @@ function whenSet(object, property, callBack) {
 }
 
 /**
- * Calls back with mediasoup when the application loads it. To load it ourselves would cost every process that never does, and
- * would be too early: mediasoup reads its environment when it is loaded, which the application may set first.
+ * Calls back with mediasoup when the application loads it. Loading it here would cost every process that never uses it, and would
+ * be too early: mediasoup reads its environment when it is loaded, which the application may set first.
  *
- * Whoever loads it, by `require` or `import`, puts it into the cache of modules before it runs; and as it runs, it exports its
- * observer, before anybody can create a worker.
+ * Both `require` and `import` put it into the module cache before it runs; while it runs, it exports its observer, before a worker
+ * can be created.
  */
 function whenLoaded(filename, callBack) {
   const notice = ({ exports }) => {
@@ -1110,7 +1110,7 @@ function whenLoaded(filename, callBack) {
 
 // ----------------------------------------------------------------------------------------------------------------- start
 
-/** Everything together, once in a process or thread. */
+/** The agent, once in a process or thread. */
 class Agent {
   constructor() {
     this.startedMs = unixTime();
@@ -1124,7 +1124,7 @@ class Agent {
     this.configure();
   }
 
-  /** Takes the settings as they are now. */
+  /** Reads the current settings. */
   configure() {
     const { settings, mistakes, closed } = readSettings(process.env);
     this.settings = settings;
@@ -1148,7 +1148,7 @@ class Agent {
   /** Watches a mediasoup that has been loaded. Never throws: the application is in the middle of loading it. */
   attach(mediasoup) {
     try {
-      // The application may have set them before it came to mediasoup, from a file such as .env.
+      // The application may have set them before it loaded mediasoup, from a file such as .env.
       if (this.server === undefined) this.configure();
       if (!this.settings.ENABLED) return;
       if (typeof mediasoup?.observer?.on !== 'function') throw new Error('this is not mediasoup 3');
@@ -1156,7 +1156,7 @@ class Agent {
       if (this.server !== undefined) return;
       this.server = new Server(this);
       for (const mistake of this.mistakes) this.log.write('warn', mistake);
-      // Not in the context of whatever request of the application it was that loaded mediasoup: a server stays.
+      // Not in the async context of the application's request that loaded mediasoup, because the server outlives it.
       if (!this.closed) this.context.runInAsyncScope(() => void this.server.start());
     } catch (error) {
       this.log.once('attach', 'warn', `cannot watch mediasoup: ${sentence(error)}`);
@@ -1165,8 +1165,8 @@ class Agent {
 }
 
 /**
- * The one agent of this thread, although a package and a mounted file may both be loaded. Where not even this works, the
- * application must start all the same.
+ * The only agent of this thread, although a package and a mounted file may both be loaded. If even this fails, the application must
+ * still start.
  */
 function theAgent() {
   const key = Symbol.for(NAME);
@@ -1184,10 +1184,10 @@ function theAgent() {
 
 const agent = theAgent();
 
-/** Tells the agent of rooms: a list of `{id, peers}`, or a function that returns one whenever it is asked. */
+/** Sets the rooms: a list of `{id, peers}`, or a function that returns one for each document. */
 exports.setRooms = (rooms) => {
   agent.rooms = rooms;
 };
 
-/** Hands mediasoup to the agent, for applications that are bundled into one file, where it cannot be found. */
+/** Passes mediasoup to the agent, for applications that are bundled into one file, where it cannot be detected. */
 exports.attach = (mediasoup) => agent.attach(mediasoup);

@@ -46,7 +46,7 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
         users: web.has_users(),
     });
     let scheme = discovery_scheme.unwrap_or(if listener.tls { Scheme::Https } else { Scheme::Http });
-    let (cluster, settings) = connect(release, "give --targets to take targets from files").await?;
+    let (cluster, settings) = connect(release, "set --targets to read targets from files").await?;
     let discovery = Discovery {
         monitor_namespace: discovery_monitor_namespace,
         scheme,
@@ -106,14 +106,14 @@ pub(super) async fn check(inputs: &file::Inputs, context: Option<&str>) -> anyho
                 taken += 1;
                 continue;
             }
-            Ok(DryRunOutcome::Refused(words)) => format!("the API server refuses it: {words}"),
+            Ok(DryRunOutcome::Refused(words)) => format!("the API server rejects it: {words}"),
             // The next target may be in a namespace where it is allowed.
-            Err(error @ DryRunError::Forbidden(_)) => format!("the API server was not asked: {error}"),
+            Err(error @ DryRunError::Forbidden(_)) => format!("the API server was not queried: {error}"),
             Err(error) => return Err(error.into()),
         };
         super::print(&format!("{}\n", target.problem(message)));
     }
-    super::print(&format!("the API server would take {taken} of {asked} targets\n"));
+    super::print(&format!("the API server would accept {taken} of {asked} targets\n"));
     Ok(if taken == asked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

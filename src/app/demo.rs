@@ -69,7 +69,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         () = flake(servers.flaky.clone()) => bail!("the flaky server ended"),
-        task = service.ended() => bail!("{task} ended, which it should not"),
+        task = service.ended() => bail!("{task} ended unexpectedly"),
     }
 }
 

@@ -102,10 +102,10 @@ fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ParsedTar
             assignment.split_once('=').with_context(|| format!("--set {assignment}: write FIELD=VALUE"))?;
         let value: Value = serde_saphyr::from_str(value).map_err(|error| {
             let error = error.without_snippet().to_string();
-            anyhow::anyhow!("--set {path}: the value is no YAML: {}", error.trim_start_matches("error: "))
+            anyhow::anyhow!("--set {path}: the value is not YAML: {}", error.trim_start_matches("error: "))
         })?;
         let path = path.strip_prefix("spec.").unwrap_or(path);
-        put(&mut spec, path, value).with_context(|| format!("--set {path}: a part of the path is no block"))?;
+        put(&mut spec, path, value).with_context(|| format!("--set {path}: a part of the path is not a block"))?;
     }
     let manifest = json!({
         "apiVersion": crd::API_VERSION, "kind": "ScrapeTarget", "metadata": { "name": "probe", "namespace": "default" }, "spec": spec,

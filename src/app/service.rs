@@ -124,7 +124,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
                 again = signals.next() => anyhow::bail!("{again} again while stopping: requests in flight are cut off"),
             }
         }
-        task = service.ended() => anyhow::bail!("{task} ended, which it should not"),
+        task = service.ended() => anyhow::bail!("{task} ended unexpectedly"),
     }
 }
 
@@ -190,7 +190,7 @@ impl Service {
             self.pollers.shutdown().await;
         };
         if tokio::time::timeout(LONGEST_STOP, ended).await.is_err() {
-            tracing::warn!("not everything has ended within {LONGEST_STOP:?}, the process ends all the same");
+            tracing::warn!("not everything has stopped within {LONGEST_STOP:?}, exiting anyway");
         }
     }
 }
@@ -271,7 +271,7 @@ async fn apply_files(
                 applied,
                 deleted,
                 invalid = invalid + refused_now,
-                "not all targets are known yet, so that /sd tells none: {why}"
+                "not all targets are known yet, so /sd returns none: {why}"
             ),
         }
     }
@@ -379,7 +379,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                Some(()) = self.hangup.recv() => tracing::info!("SIGHUP: nothing to do, changes are seen without it"),
+                Some(()) = self.hangup.recv() => tracing::info!("SIGHUP: nothing to do, changes are detected without it"),
             }
         }
     }

@@ -183,15 +183,14 @@ impl ReleaseArgs {
 /// The name of a namespace, a Service or a release: a DNS label.
 fn namespace(text: &str) -> Result<String, String> {
     let fine = is_dns_label(text);
-    fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 small letters, digits and inner dashes".to_owned())
+    fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 lowercase letters, digits and inner hyphens".to_owned())
 }
 
 /// The name of a scrape class. It may be any text, but the blank in a list such as `a, b` is a mistake.
 fn scrape_class(text: &str) -> Result<String, String> {
     let fine = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     fine.then(|| text.to_owned()).ok_or_else(|| {
-        "write the name of a scrape class of your Prometheus, without blanks; several with a comma in between"
-            .to_owned()
+        "write the name of a scrape class of your Prometheus, without spaces; separate several with commas".to_owned()
     })
 }
 

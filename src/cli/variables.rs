@@ -58,8 +58,8 @@ fn unknown_among(names: &BTreeSet<String>) -> Vec<String> {
     unknown
         .filter(|name| !name.starts_with(OF_THE_BUILD))
         .map(|name| match nearest(name, known.iter().copied()) {
-            Some(meant) => format!("no flag has the variable {name}, it does nothing: did you mean {meant}?"),
-            None => format!("no flag has the variable {name}, it does nothing: see docs/flags.md, or --help"),
+            Some(meant) => format!("no flag uses the variable {name}, it has no effect: did you mean {meant}?"),
+            None => format!("no flag uses the variable {name}, it has no effect: see docs/flags.md, or --help"),
         })
         .collect()
 }
@@ -91,9 +91,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                "no flag has the variable SCRAPETARGET_LOG_LEVLE, it does nothing: did you mean SCRAPETARGET_LOG_LEVEL?",
-                "no flag has the variable SCRAPETARGET_WEB_CONFIG_FILES, it does nothing: did you mean SCRAPETARGET_WEB_CONFIG_FILE?",
-                "no flag has the variable SCRAPETARGET_WHATEVER_ELSE_THERE_IS, it does nothing: see docs/flags.md, or --help",
+                "no flag uses the variable SCRAPETARGET_LOG_LEVLE, it has no effect: did you mean SCRAPETARGET_LOG_LEVEL?",
+                "no flag uses the variable SCRAPETARGET_WEB_CONFIG_FILES, it has no effect: did you mean SCRAPETARGET_WEB_CONFIG_FILE?",
+                "no flag uses the variable SCRAPETARGET_WHATEVER_ELSE_THERE_IS, it has no effect: see docs/flags.md, or --help",
             ]
         );
     }

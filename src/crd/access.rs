@@ -19,7 +19,7 @@ pub struct SecretKeyRef {
     /// The key in the Secret. A trailing newline of its value is removed.
     #[schemars(length(max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
-    /// Whether the Secret or its key may be missing. The setting is then left out.
+    /// Whether the Secret or its key may be missing. If it is missing, the setting is omitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
@@ -34,7 +34,7 @@ pub struct ConfigMapKeyRef {
     /// The key in the ConfigMap.
     #[schemars(length(max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
-    /// Whether the ConfigMap or its key may be missing. The setting is then left out.
+    /// Whether the ConfigMap or its key may be missing. If it is missing, the setting is omitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
@@ -47,7 +47,7 @@ fn header_description() -> String {
         .chain(crate::kind::Type::ALL.iter().flat_map(|kind| kind.own_headers()).map(|name| capitalized(name)))
         .collect::<Vec<_>>();
     let last = own.pop().unwrap_or_default();
-    format!("The name of the header. The exporter sets {} and {last} itself and refuses them here.", own.join(", "))
+    format!("The name of the header. {} and {last} are set by the exporter and are not allowed here.", own.join(", "))
 }
 
 /// `X-Own-Header` of `x-own-header`.
@@ -59,14 +59,14 @@ fn capitalized(header: &str) -> String {
     words.collect::<Vec<_>>().join("-")
 }
 
-/// A header that is sent with every call to the target.
+/// A header that is sent with every request to the target.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Header {
     /// The name of the header. The schema also lists those that the exporter sets itself.
     #[schemars(length(min = 1, max = 128), description = header_description())]
     pub name: String,
-    /// The value, in plain text. Use secretKeyRef for anything that must stay secret.
+    /// The value, in plain text. Use secretKeyRef for confidential values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub value: Option<String>,
@@ -80,7 +80,7 @@ pub struct Header {
 pub struct BasicAuth {
     /// The key of a Secret that holds the user name.
     pub username: SecretKeyRef,
-    /// The key of a Secret that holds the password. Without it the password is empty.
+    /// The key of a Secret that holds the password. If not set, the password is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretKeyRef>,
 }
@@ -88,7 +88,7 @@ pub struct BasicAuth {
 /// The header Authorization with a scheme and credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct Authorization {
-    /// The scheme of the authentication. Basic is not possible here, use basicAuth.
+    /// The authentication scheme. Basic is not allowed here; use basicAuth instead.
     #[serde(default = "bearer", rename = "type")]
     #[schemars(length(min = 1, max = 64))]
     pub scheme: String,
@@ -100,11 +100,11 @@ fn bearer() -> String {
     "Bearer".to_owned()
 }
 
-/// How an https target is verified, and how the exporter shows who it is.
+/// How the certificate of an https target is verified, and how the exporter authenticates itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsConfig {
-    /// The certificate authorities that verify the target's certificate, in place of the system's.
+    /// The certificate authorities that verify the target's certificate, instead of those of the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretOrConfigMap>,
     /// The client certificate for the target; it requires keySecret.
@@ -113,7 +113,7 @@ pub struct TlsConfig {
     /// The key of a Secret that holds the private key of the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_secret: Option<SecretKeyRef>,
-    /// The name that is sent as SNI and that the target's certificate must contain, in place of the host in url.
+    /// The name that is sent as SNI and that the target's certificate must contain, instead of the host in url.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub server_name: Option<String>,

@@ -27,7 +27,7 @@ pub(super) fn for_type(node: &SchemaNode, path: &str, found: &Value) -> String {
         (JsonType::Array, _) => format!(", write a list: {}", shape(node, "")),
         (JsonType::Object, _) if is_secret_key(node) => {
             let kind = if path.ends_with("configMap") { "ConfigMap" } else { "Secret" };
-            format!(", write {}: the value stands in a {kind} of the target's namespace", shape(node, ""))
+            format!(", write {}: the value is read from a {kind} in the target's namespace", shape(node, ""))
         }
         (JsonType::Object, _) if node.properties.is_empty() && node.additional.is_none() => String::new(),
         (JsonType::Object, _) => format!(", write {}", shape(node, "")),
@@ -154,7 +154,7 @@ pub(super) fn for_unknown_field(node: &SchemaNode, name: &str) -> String {
     }
     let count = fields().count();
     if (1..=LISTED).contains(&count) {
-        return format!(", remove it: here can be {}", fields().collect::<Vec<_>>().join(", "));
+        return format!(", remove it: the fields here are {}", fields().collect::<Vec<_>>().join(", "));
     }
     ", remove it".to_owned()
 }
@@ -172,10 +172,11 @@ fn where_secrets_belong(node: &SchemaNode, name: &str) -> Option<String> {
     let places = node.properties.iter().filter(|(_, field)| is_source(field));
     let places: Vec<String> = places.map(|(field, node)| format!("{field}: {}", shape(node, ""))).collect();
     if !places.is_empty() {
-        return Some(format!(", write what of it is meant: {}", places.join("; ")));
+        return Some(format!(", write the keys that are used: {}", places.join("; ")));
     }
     let is_spec = node.properties.contains_key("basicAuth");
-    is_spec.then(|| ", name it where its values are used: basicAuth, authorization, headers or tlsConfig".to_owned())
+    is_spec
+        .then(|| ", refer to it where its values are used: basicAuth, authorization, headers or tlsConfig".to_owned())
 }
 
 /// Where below this node a field called `name` belongs.
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn a_value_of_the_wrong_type_is_told_with_the_shape_of_the_right_one() {
         let mut wrong = Vec::new();
-        let secret = "{name: NAME, key: KEY}: the value stands in a Secret of the target's namespace";
+        let secret = "{name: NAME, key: KEY}: the value is read from a Secret in the target's namespace";
         for (more, wanted) in [
             ("interval: 15", ", write 15s"),
             ("interval: 90", ", write 1m30s"),
@@ -238,7 +239,7 @@ mod tests {
                 "tlsConfig: {ca: company-ca}",
                 ", write {secret: {name: NAME, key: KEY}} or {configMap: {name: NAME, key: KEY}}",
             ),
-            ("tlsConfig: {ca: {configMap: company-ca}}", "{name: NAME, key: KEY}: the value stands in a ConfigMap"),
+            ("tlsConfig: {ca: {configMap: company-ca}}", "{name: NAME, key: KEY}: the value is read from a ConfigMap"),
             ("basicAuth: monitoring", ", write {username: {name: NAME, key: KEY}}"),
             ("headers: {x-api-key: hunter2}", ", write a list: [{name: x-api-key, value: VALUE}]"),
             ("headers: ['x-api-key: hunter2']", ", write {name: NAME, value: VALUE}"),
@@ -278,8 +279,8 @@ mod tests {
             ("scrapeTimeout: 5s", "did you mean \"spec.monitor.scrapeTimeout\"?".to_owned()),
             ("host: a", "did you mean \"url\"?".to_owned()),
             ("enabled: false", "did you mean \"suspend\"?".to_owned()),
-            ("metrics: {relabel: []}", "remove it: here can be drop, keep".to_owned()),
-            ("secretName: x", ", name it where its values are used: basicAuth".to_owned()),
+            ("metrics: {relabel: []}", "remove it: the fields here are drop, keep".to_owned()),
+            ("secretName: x", ", refer to it where its values are used: basicAuth".to_owned()),
             ("basicAuth: {username: {name: a, key: b}, secretName: x}", format!("username: {secret}")),
             ("tlsConfig: {secretName: x}", format!("keySecret: {secret}")),
             ("tlsConfig: {ca: {name: company-ca}}", format!("write {{secret: {secret}}} or {{configMap: {secret}}}")),
@@ -304,7 +305,7 @@ mod tests {
         ] {
             let told = sentence(more);
             assert!(
-                told.contains("is not a regular expression that RE2 reads") && told.contains(wanted),
+                told.contains("is not a regular expression that RE2 accepts") && told.contains(wanted),
                 "{more}: {told}"
             );
         }

@@ -77,14 +77,14 @@ pub(crate) fn check_names(manifest: &Value, errors: &mut Vec<FieldError>) {
                     if !is_label_key(key) {
                         errors.push(FieldError::new(
                             &path,
-                            "is no name of a label or annotation, write for instance example.com/team",
+                            "is not a valid name of a label or annotation, write for instance example.com/team",
                         ));
                     } else if value.as_str().is_none() {
                         errors.push(FieldError::new(&path, "must be of type string, put it in quotes"));
                     } else if value.as_str().is_some_and(bad_label) {
                         errors.push(FieldError::new(
                             &path,
-                            "is no value of a label: letters, digits, -, _ and ., 63 characters at most",
+                            "is not a valid label value: write letters, digits, -, _ and ., 63 characters at most",
                         ));
                     }
                 }

@@ -23,25 +23,24 @@ pub struct Monitor {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "texts::<32, 4096>")]
     pub annotations: BTreeMap<String, String>,
-    /// How often Prometheus scrapes, from 1s to 1h. If not set, it is the smaller of spec.interval and 2m, so that a slow poll
-    /// leaves no gaps in graphs.
+    /// How often Prometheus scrapes, from 1s to 1h. Defaults to the smaller of spec.interval and 2m, so that a long interval leaves no gaps
+    /// in graphs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<PromDuration>,
-    /// How long Prometheus waits for a scrape, at most monitor.interval. If not set, it is the smaller of monitor.interval and
-    /// spec.timeout plus one second.
+    /// The timeout of a scrape, at most monitor.interval. Defaults to the smaller of monitor.interval and spec.timeout plus one second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrape_timeout: Option<PromDuration>,
-    /// Relabelings of the target. They may read the labels that the exporter sets. They may not write labels that begin with __, nor
-    /// those that identify the series of a target, such as instance, job and namespace.
+    /// Relabelings of the target. They may read the labels that the exporter sets. They must not write labels that begin with __ or labels
+    /// that identify the series of a target, such as instance, job and namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub relabelings: Vec<Relabeling>,
-    /// Relabelings of the samples before they are stored. The same labels as in relabelings may not be written.
+    /// Relabelings of the samples before ingestion. The same labels as in relabelings must not be written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub metric_relabelings: Vec<Relabeling>,
-    /// The scrape class of the ServiceMonitor, one that the installation allows. If not set or empty, it is the default of the
-    /// installation.
+    /// The scrape class of the ServiceMonitor. The installation must allow it. If not set or empty, the default of the installation is
+    /// used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub scrape_class: Option<String>,
@@ -82,15 +81,15 @@ pub struct Relabeling {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub target_label: Option<String>,
-    /// The regular expression that the joined values are matched with. If not set, Prometheus matches everything. With labeldrop, names
-    /// of labels, or beginnings of names followed by .*, separated by |.
+    /// The regular expression against which the joined values are matched. If not set, Prometheus matches everything. With labeldrop: label
+    /// names, or prefixes of them followed by .*, separated by |.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub regex: Option<String>,
     /// The modulus of the action hashmod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modulus: Option<u64>,
-    /// The value that is written; $1 stands for the first group of the regular expression.
+    /// The replacement value; $1 refers to the first capture group of the regular expression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub replacement: Option<String>,

@@ -109,14 +109,14 @@ impl Eq for ParsedTarget {}
 
 fn parse_url(path: &str, text: &str, errors: &mut Vec<FieldError>) -> Option<Url> {
     let parsed = Url::parse(text);
-    parsed.map_err(|error| errors.push(FieldError::new(path, format!("is no URL: {error}, correct it")))).ok()
+    parsed.map_err(|error| errors.push(FieldError::new(path, format!("is not a URL: {error}, correct it")))).ok()
 }
 
 fn parse_header(index: usize, header: &Header, errors: &mut Vec<FieldError>) -> Option<ParsedHeader> {
     let mut error =
         |field: &str, message: &str| errors.push(FieldError::new(&format!("spec.headers[{index}]{field}"), message));
     let Ok(name) = HeaderName::from_bytes(header.name.as_bytes()) else {
-        error(".name", "is no name of a header, correct it");
+        error(".name", "is not a valid header name, correct it");
         return None;
     };
     let value = match (&header.value, &header.secret_key_ref) {
@@ -130,8 +130,9 @@ fn parse_header(index: usize, header: &Header, errors: &mut Vec<FieldError>) -> 
             return None;
         }
     };
-    let value =
-        value.map_err(|_| error(".value", "holds characters that no HTTP header can carry, correct it")).ok()?;
+    let value = value
+        .map_err(|_| error(".value", "contains characters that are not allowed in an HTTP header, correct it"))
+        .ok()?;
     Some(ParsedHeader { name, value })
 }
 

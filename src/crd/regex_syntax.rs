@@ -72,7 +72,9 @@ fn dialect(pattern: &str) -> Option<String> {
     }
     let differs = |what: &str, rest: &str| {
         let at = pattern.len() - rest.len() + 1;
-        Some(format!("{what} is not read alike by Prometheus and by the exporter (character {at}), write it otherwise"))
+        Some(format!(
+            "{what} is interpreted differently by Prometheus and the exporter (character {at}), write it differently"
+        ))
     };
     let mut class = 0_usize; // the depth of brackets
     let mut first = false; // whether a closing bracket would be a character of the class

@@ -15,7 +15,7 @@ use super::{rules, schema};
 use crate::kind;
 use crate::time::PromDuration;
 
-/// What is polled, how often, and how it is reached.
+/// Which server is polled, how often, and how the exporter connects to it.
 #[expect(clippy::duplicated_attributes, reason = "several columns have the same type")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[kube(
@@ -28,7 +28,7 @@ use crate::time::PromDuration;
     namespaced,
     status = "ScrapeTargetStatus",
     derive = "PartialEq",
-    doc = "ScrapeTarget declares one server that the exporter polls and that Prometheus finds.",
+    doc = "ScrapeTarget declares a server that the exporter polls and Prometheus discovers.",
     selectable = ".spec.type",
     selectable = ".spec.url",
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
@@ -53,24 +53,23 @@ use crate::time::PromDuration;
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = schema::tidy, transform = rules::attach)]
 pub struct ScrapeTargetSpec {
-    /// What kind of server it is. It decides which of the blocks below may be present.
+    /// The type of the server. It determines which of the type-specific blocks may be set.
     #[serde(rename = "type")]
     pub kind: kind::Type,
-    /// Where the server is. The schema also tells how each kind uses it.
+    /// The URL of the server. The description in the schema also says how each type uses it.
     #[schemars(length(min = 1, max = 2048), description = url_description())]
     pub url: String,
     /// How often the target is polled, from 1s to 1h.
     #[serde(default = "interval")]
     pub interval: PromDuration,
-    /// How long one poll may take, with all its calls together; at most interval. If not set, it is the smaller of 10s and
-    /// interval.
+    /// The timeout of a poll, including all its calls; at most interval. Defaults to the smaller of 10s and interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<PromDuration>,
-    /// The greatest age of data that a scrape gets without a new poll; at most interval. If not set, it is nine tenths of
-    /// interval. With 0s each scrape polls.
+    /// The maximum age of the data that a scrape returns without a new poll; at most interval. Defaults to 0.9 of interval. With 0s, every
+    /// scrape polls the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<PromDuration>,
-    /// Stop polling. The target keeps its place, but has no ServiceMonitor and no entry in /sd.
+    /// Suspend polling. A suspended target stays declared, but has no ServiceMonitor and no entry in /sd.
     #[serde(default)]
     pub suspend: bool,
     /// Labels that discovery adds to every series of this target.
@@ -87,16 +86,16 @@ pub struct ScrapeTargetSpec {
     /// Authentication for the target with the header Authorization. Mutually exclusive with basicAuth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
-    /// Verification of an https target, and the client certificate for it.
+    /// TLS settings of an https target: verification of its certificate, and the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_config: Option<TlsConfig>,
-    /// HTTP proxy for the requests to the target, for instance `http://proxy:3128`. If not set, there is none; the environment of the
-    /// exporter is ignored.
+    /// HTTP proxy for the requests to the target, for instance `http://proxy:3128`. If not set, no proxy is used; proxy variables in the
+    /// environment of the exporter are ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub proxy_url: Option<String>,
-    /// Maximum number of series of one poll. Detail is dropped first, before the poll fails. The administrator of the exporter may set
-    /// a lower limit.
+    /// Maximum number of series of one poll. If it is exceeded, detailed series are dropped first; the poll fails only if that is not
+    /// sufficient. The administrator of the exporter may set a lower limit.
     #[serde(default = "sample_limit")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub sample_limit: u32,
@@ -114,13 +113,13 @@ pub struct ScrapeTargetSpec {
 /// Which families are exported, by regular expressions on their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct Metrics {
-    /// Export only families whose whole name matches one of these. If empty, all are exported. A name over 128 bytes matches none. Each may
-    /// take 8 KiB when it is compiled: write several in place of one with many alternatives.
+    /// Export only families whose full name matches one of these regular expressions. If empty, all are exported. A name over 128 bytes
+    /// matches none. Each expression may take 8 KiB when compiled: write several instead of one with many alternatives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
     pub keep: Vec<String>,
-    /// Do not export families whose whole name matches one of these. A name over 128 bytes matches none. Each may take 8 KiB when it is
-    /// compiled.
+    /// Do not export families whose full name matches one of these regular expressions. A name over 128 bytes matches none. Each expression
+    /// may take 8 KiB when compiled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
     pub drop: Vec<String>,
@@ -137,7 +136,10 @@ const fn sample_limit() -> u32 {
 /// The description of `spec.url`, with a sentence of each kind.
 fn url_description() -> String {
     let usages: Vec<_> = kind::Type::ALL.iter().map(|kind| format!("{kind}: {}.", kind.url_usage())).collect();
-    format!("Where the server is: http or https, host, port and path, with one process behind it. {}", usages.join(" "))
+    format!(
+        "The URL of the server: http or https, host, port and path. It must lead to one process. {}",
+        usages.join(" ")
+    )
 }
 
 impl ScrapeTargetSpec {

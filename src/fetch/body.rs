@@ -107,7 +107,7 @@ pub(super) async fn read(
         }
     }
     if gunzip.is_some_and(|gunzip| !gunzip.at_end) {
-        return Err(CallError::new(Reason::Body, "the body broke off: its gzip has no end"));
+        return Err(CallError::new(Reason::Body, "the body is incomplete: its gzip data does not end"));
     }
     let mut bytes = body.bytes;
     bytes.shrink_to_fit();
@@ -184,11 +184,12 @@ impl GzipBody {
     }
 
     async fn decompress(&mut self, mut input: &[u8], body: &mut BodyBuffer<'_>) -> Result<(), CallError> {
-        let broken = |error| CallError::new(Reason::Body, format!("the body broke off: its gzip is broken: {error}"));
+        let broken =
+            |error| CallError::new(Reason::Body, format!("the body is incomplete: its gzip data is corrupt: {error}"));
         while !input.is_empty() {
             if self.at_end {
                 if self.members == MAX_MEMBERS {
-                    let message = format!("the body is of more than {MAX_MEMBERS} gzip members");
+                    let message = format!("the body has more than {MAX_MEMBERS} gzip members");
                     return Err(CallError::new(Reason::Limit, message));
                 }
                 *self = Self { members: self.members + 1, ..Self::new() };
@@ -208,7 +209,7 @@ impl GzipBody {
                 }
             }
             if !self.at_end && !input.is_empty() {
-                return Err(CallError::new(Reason::Body, "the body broke off: its gzip is broken"));
+                return Err(CallError::new(Reason::Body, "the body is incomplete: its gzip data is corrupt"));
             }
         }
         Ok(())

@@ -157,8 +157,8 @@ impl HeldMemory {
 pub(super) fn eviction_error() -> CallError {
     CallError::new(
         Reason::Limit,
-        "dropped, because other targets needed the memory (--max-inflight-bytes) and this one held some of it for longest \
-         without sending more",
+        "dropped, because other targets needed the memory (--max-inflight-bytes) and this one had held memory longest without sending \
+         more data",
     )
 }
 

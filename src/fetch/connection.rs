@@ -82,7 +82,8 @@ pub enum ClientError {
     },
     /// A host that the proxy resolves, so that its addresses cannot be checked here.
     #[error(
-        "spec.url: the proxy resolves {host}, so that --target-allow-cidr cannot be held: the operator of the exporter must allow it by --target-allow-host"
+        "spec.url: the proxy resolves {host}, so --target-allow-cidr cannot be enforced: the operator of the exporter must allow it with \
+         --target-allow-host"
     )]
     ResolvedByProxy {
         /// The host.

@@ -77,7 +77,7 @@ pub(super) fn call_error(error: &(dyn Error + 'static), plain: bool) -> CallErro
 /// An error while the body was read.
 pub(super) fn body_error(error: &(dyn Error + 'static)) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
-    CallError::new(Reason::Body, describe(&links, "the body broke off"))
+    CallError::new(Reason::Body, describe(&links, "the body is incomplete"))
 }
 
 fn reason_of(link: &(dyn Error + 'static)) -> Option<Reason> {

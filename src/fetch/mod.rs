@@ -112,7 +112,7 @@ pub async fn fetch(
         let mut progress = Progress { handshakes: handshakes.clone(), ..Progress::default() };
         let result = if start >= deadline {
             // Not even tried: a timeout would poll it once, and that opens a connection.
-            Err(CallError::new(Reason::Timeout, "not sent, the calls before it took all the time"))
+            Err(CallError::new(Reason::Timeout, "not sent, the previous calls used up the time"))
         } else {
             let request = Request::new(call, headers, last, period);
             let exchange =
@@ -177,7 +177,9 @@ impl Progress {
         }
         let message = match self.status {
             None => "no answer in time".to_owned(),
-            Some(status) => format!("answered {status}, but its body did not end in time ({} bytes came)", self.bytes),
+            Some(status) => {
+                format!("answered {status}, but its body did not end in time ({} bytes received)", self.bytes)
+            }
         };
         CallError::new(Reason::Timeout, message)
     }

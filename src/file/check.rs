@@ -259,7 +259,7 @@ mod tests {
             shown,
             "a.yaml:9: document 1 (ScrapeTarget default/good): spec.basicAuth.password: Secret default/s has no key \"password\": add it \
              to the manifest; or it must be in the cluster (note)\n\
-             a.yaml:19: document 3: apps/v1 Deployment is left alone (note)\n\
+             a.yaml:19: document 3: apps/v1 Deployment is ignored (note)\n\
              1 good target, 0 problems\n"
         );
     }
@@ -289,7 +289,7 @@ mod tests {
             (
                 "  headers:\n  - name: x-a\n    secretKeyRef: {name: s, key: k}\n",
                 "stringData: {k: \"a\\nb\"}\n".to_owned(),
-                "9: spec.headers[0].secretKeyRef: the value of header \"x-a\" holds characters",
+                "9: spec.headers[0].secretKeyRef: the value of header \"x-a\" contains characters",
             ),
             (
                 "  tlsConfig:\n    ca: {secret: {name: s, key: c}}\n",
@@ -324,7 +324,7 @@ mod tests {
         let inputs = Inputs::read(std::slice::from_ref(&file));
         let options = CheckOptions { all_references: true, ..CheckOptions::default() };
         let shown = check(&inputs, options).to_string();
-        let line = "a.yaml:17: document 1 (ScrapeTarget default/b): spec.authorization.credentials: Secret default/s is in none";
+        let line = "a.yaml:17: document 1 (ScrapeTarget default/b): spec.authorization.credentials: Secret default/s is not in any";
         assert!(shown.contains(line), "{shown}");
         assert!(shown.ends_with("1 good target, 1 problem\n"), "{shown}");
         let secrets = folder.path().join("secrets");
@@ -360,7 +360,7 @@ mod tests {
     fn a_file_of_something_else_does_not_bring_a_line_for_each_of_its_documents() {
         let (report, shown) = report(&[("a.yaml", &format!("{GOOD}{}", "---\na: 1\n".repeat(3000)))]);
         assert_eq!((report.targets, report.problems.len()), (1, 1001));
-        assert!(shown.contains("a.yaml: 2000 more problems are left out"), "{shown}");
+        assert!(shown.contains("a.yaml: 2000 more problems are omitted"), "{shown}");
     }
 
     #[test]
@@ -375,10 +375,10 @@ mod tests {
         let (_, shown) = report(&[("a.yaml", GOOD), ("b.yaml", &format!("---\n{GOOD}"))]);
         assert!(
             shown
-                .starts_with("b.yaml:2: document 1 (ScrapeTarget default/good): metadata.name: is declared already at"),
+                .starts_with("b.yaml:2: document 1 (ScrapeTarget default/good): metadata.name: is already declared at"),
             "{shown}"
         );
-        assert!(shown.contains("a.yaml:1 (document 1), which stays"), "{shown}");
+        assert!(shown.contains("a.yaml:1 (document 1), which is used"), "{shown}");
     }
 
     #[test]

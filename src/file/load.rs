@@ -158,7 +158,7 @@ impl FileContent {
             }
         }
         if content.untold > 0 {
-            let message = format!("{} more problems are left out, mend these first", content.untold);
+            let message = format!("{} more problems are omitted, fix these first", content.untold);
             content.problems.push(FileProblem::of_file(file, message));
         }
         content
@@ -172,7 +172,7 @@ impl FileContent {
             }
             Manifest::Object(Some(id), Ok(keys)) => return self.objects.push((id, keys, origin.clone())),
             Manifest::Other(kind) => {
-                let message = format!("{kind} is left alone");
+                let message = format!("{kind} is ignored");
                 if self.others.len() < MAX_PROBLEMS {
                     self.others.push(FileProblem::of_document(origin, None, message));
                 }
@@ -290,7 +290,7 @@ impl Loaded {
 
 fn declared_twice(object: String, second: &Origin, first: &Origin) -> FileProblem {
     let message =
-        format!("is declared already at {first} (document {}), which stays; rename or remove one", first.document);
+        format!("is already declared at {first} (document {}), which is used; rename or remove one", first.document);
     FileProblem { path: "metadata.name".to_owned(), ..FileProblem::of_document(second, Some(object), message) }
 }
 

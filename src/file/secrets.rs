@@ -310,7 +310,7 @@ mod tests {
         for (key, wanted) in [
             ("loop", "media_agent_loop: cannot be read: Too many levels of symbolic links"),
             ("large", "media_agent_large: cannot be read: it is larger than 1 MiB"),
-            ("..data", "no manifest has it, and no file can stand for it: write it into a manifest, or"),
+            ("..data", "no manifest has it, and no file name can represent it: write it into a manifest, or"),
             ("none", "there is no file "),
         ] {
             let error = objects.value(ObjectKind::Secret, "media", "agent", key).unwrap_err();

@@ -234,8 +234,8 @@ impl WatchState {
         for (id, invalid) in versions.iter().flat_map(|version| &version.content.invalid_targets) {
             refused.entry(id).or_insert_with(|| match loaded.targets.get(id) {
                 None => invalid.clone(),
-                Some(_) if kept.contains(id) => invalid.clone().and("; its last good version goes on"),
-                Some((_, origin)) => invalid.clone().and(&format!("; the one at {origin} counts")),
+                Some(_) if kept.contains(id) => invalid.clone().and("; its last good version stays in use"),
+                Some((_, origin)) => invalid.clone().and(&format!("; the one at {origin} is used")),
             });
         }
         let refused = refused.into_values().collect();
@@ -281,7 +281,7 @@ impl WatchState {
             );
         }
         if problems.is_empty() && !self.logged.is_empty() {
-            tracing::info!("all target files are good again");
+            tracing::info!("all target files are valid again");
         }
         self.logged = problems;
         tracing::info!(files = self.order.len(), targets = loaded.targets.len(), "read target files");

@@ -38,7 +38,7 @@ impl TargetFilter {
         let mut filter = Self::default();
         for (at, (key, value)) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).enumerate() {
             if at >= MAX_PARAMETERS {
-                return Err(format!("more than {MAX_PARAMETERS} parameters: write fewer, or ask twice"));
+                return Err(format!("more than {MAX_PARAMETERS} parameters: write fewer, or send two requests"));
             }
             match &*key {
                 "namespace" => filter.namespaces.push(value.into_owned()),
@@ -53,7 +53,7 @@ impl TargetFilter {
                 other => {
                     let known =
                         if allows_state { "namespace, type, state and label" } else { "namespace, type and label" };
-                    return Err(format!("unknown parameter {other:?}: there are {known}"));
+                    return Err(format!("unknown parameter {other:?}, known are {known}"));
                 }
             }
         }
@@ -80,7 +80,7 @@ impl TargetFilter {
 fn parse_state(text: &str) -> Result<poll::TargetState, String> {
     poll::TargetState::ALL.iter().find(|state| state.as_str() == text).copied().ok_or_else(|| {
         let known: Vec<&str> = poll::TargetState::ALL.iter().map(|state| state.as_str()).collect();
-        format!("state={text:?} is none: write one of {}", known.join(", "))
+        format!("state={text:?} is unknown: write one of {}", known.join(", "))
     })
 }
 

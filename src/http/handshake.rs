@@ -117,9 +117,9 @@ impl HandshakeFailureLog {
     /// Logs a failure, or counts it for the next line.
     pub(super) fn log(&self, client: ClientNetwork, problem: &str) {
         if let Some(others) = self.count(Instant::now()) {
-            tracing::warn!(%client, %problem, others, "a client cannot connect by TLS");
+            tracing::warn!(%client, %problem, others, "TLS handshake with a client failed");
         } else {
-            tracing::debug!(%client, %problem, "a client cannot connect by TLS");
+            tracing::debug!(%client, %problem, "TLS handshake with a client failed");
         }
     }
 

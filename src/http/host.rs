@@ -108,9 +108,7 @@ fn misdirected(name: &str) -> ErrorResponse {
     let text = if name.is_empty() {
         "the request does not say for which host it is: send a Host header".to_owned()
     } else {
-        format!(
-            "this service does not answer for the host {name:?}: if it should, start it with --web.allowed-hosts={name}"
-        )
+        format!("this service does not serve the host {name:?}: to allow it, start it with --web.allowed-hosts={name}")
     };
     ErrorResponse(StatusCode::MISDIRECTED_REQUEST, text)
 }
@@ -127,10 +125,10 @@ fn request_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Opti
     }
     let header = first
         .map(|value| value.to_str().ok().and_then(parse_authority))
-        .map(|host| host.ok_or("the Host header is no host with an optional port"))
+        .map(|host| host.ok_or("the Host header is not a host with an optional port"))
         .transpose()?;
     match uri.authority() {
-        Some(target) => parse_authority(target.as_str()).map(Some).ok_or("the request target's host is none"),
+        Some(target) => parse_authority(target.as_str()).map(Some).ok_or("the host of the request target is invalid"),
         None => Ok(header),
     }
 }

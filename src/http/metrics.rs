@@ -14,8 +14,8 @@ use crate::poll::TargetState;
 
 crate::descs! {
     UP = gauge "scrapetarget_up" ["target_namespace", "target_name", "type"] "Whether the last poll of the target succeeded; absent while it is pending or suspended.";
-    LAST_SUCCESS = gauge "scrapetarget_last_success_timestamp_seconds" ["target_namespace", "target_name", "type"] "When a poll of the target last succeeded, as Unix time; absent before the first success.";
-    TARGETS = gauge "scrapetarget_targets" ["type", "state"] "Declared targets by type and state; unknown is the type of one whose declaration does not tell it.";
+    LAST_SUCCESS = gauge "scrapetarget_last_success_timestamp_seconds" ["target_namespace", "target_name", "type"] "Unix time of the last successful poll of the target; absent before the first success.";
+    TARGETS = gauge "scrapetarget_targets" ["type", "state"] "Declared targets by type and state. The type is unknown if it cannot be read from the declaration.";
 }
 
 /// The families about targets that `/metrics` has beside those of [`SelfMetrics`](crate::self_metrics::SelfMetrics).

@@ -64,11 +64,11 @@ struct AppState {
 /// All paths and their purpose, listed in the response to an unknown path.
 const PATHS: &[(&str, &str)] = &[
     ("/", "the targets, for people"),
-    ("/probe?target=NAMESPACE/NAME", "the metrics of one target; with &debug=true how they came about"),
+    ("/probe?target=NAMESPACE/NAME", "the metrics of one target; with &debug=true the details of the poll"),
     ("/metrics", "the metrics of the exporter itself"),
     ("/sd", "the targets, for Prometheus' http_sd_configs"),
     ("/api/v1/targets", "the targets, for scripts"),
-    ("/-/healthy", "whether the process lives"),
+    ("/-/healthy", "whether the process is running"),
     ("/-/ready", "whether the targets are known"),
 ];
 

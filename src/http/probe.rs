@@ -188,8 +188,8 @@ fn max_wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, ErrorRespo
 /// unless `--debug-bodies` is set.
 pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
     /// Why samples are left out although they can be read.
-    const WITHHELD: &str = "Their names are those of Prometheus, of this exporter, of another type, or of recording rules; or a \
-        credential of this target stands in them.";
+    const WITHHELD: &str = "Their names are reserved for Prometheus, this exporter, another type, or recording rules; or they contain a \
+                            credential of this target.";
     let target = poller.target();
     let mut out = String::with_capacity(16 * 1024);
     // Writing to a String cannot fail.
@@ -278,6 +278,6 @@ fn write_metrics(out: &mut String, snapshot: &Snapshot) {
         out.push_str(&String::from_utf8_lossy(&piece));
     }
     if pieces.next().is_some() {
-        out.push_str("\nThe rest is left out here: ask without debug=true\n");
+        out.push_str("\nThe rest is omitted here: send the request without debug=true\n");
     }
 }

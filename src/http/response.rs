@@ -35,7 +35,7 @@ pub(super) fn retry_later(status: StatusCode, why: &'static str) -> Response {
 }
 
 pub(super) fn too_many_responses() -> Response {
-    retry_later(StatusCode::SERVICE_UNAVAILABLE, "too many answers are being made, come again\n")
+    retry_later(StatusCode::SERVICE_UNAVAILABLE, "too many responses are being created, try again later\n")
 }
 
 /// The text of a response that needs the targets before they are known.
@@ -183,7 +183,7 @@ pub(super) async fn render_in_background(
     match job.await {
         Ok((response, Some(permit))) => hold_until_sent(response, permit).await,
         Ok((response, None)) => response,
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made: please report this\n"),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the response could not be created: please report this\n"),
     }
 }
 

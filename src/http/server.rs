@@ -166,7 +166,7 @@ pub async fn serve(
     if tokio::time::timeout(server.limits.drain_timeout, drained).await.is_err() {
         tracing::warn!(
             connections = server.connections.len(),
-            "requests did not end in time, their connections are closed"
+            "requests did not finish in time, their connections are closed"
         );
         server.connections.close_all();
         server.tasks.wait().await;
@@ -195,7 +195,7 @@ async fn accept_loop(server: Arc<HttpServer>, listener: TcpListener) {
             Err(error) => {
                 // Logged rarely, since the error occurs ten times a second while it lasts.
                 if last_logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
-                    tracing::warn!(%error, "no connection can be accepted; those that have stood still longest are closed");
+                    tracing::warn!(%error, "no connection can be accepted; the longest inactive connections are closed");
                     last_logged = Some(Instant::now());
                 }
                 server.connections.close_one();
@@ -317,7 +317,7 @@ impl HttpConnection<'_> {
             match slot {
                 None => response::retry_later(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "too many requests wait for polls, come again; see --web.max-connections\n",
+                    "too many requests wait for polls, try again later; see --web.max-connections\n",
                 ),
                 Some(_slot) => handling.await,
             }

@@ -80,7 +80,7 @@ impl CleanupError {
     }
 
     fn lease_lost() -> Self {
-        let why = "a pod of the release takes it again: stop the pods first".to_owned();
+        let why = "a pod of the release acquires it again: stop the pods first".to_owned();
         Self::Unfinished { what: "keep the Lease", why }
     }
 }
@@ -136,7 +136,7 @@ impl ReleaseLease<'_> {
         let mut losses = 0;
         let mut wait = self.write(DURATION).await?;
         if !wait.is_zero() {
-            tracing::info!(seconds = wait.as_secs(), "the leader may write until its Lease would have ended, waiting");
+            tracing::info!(seconds = wait.as_secs(), "the leader may write until its Lease expires, waiting");
         }
         while !wait.is_zero() {
             let interval = wait.min(DURATION / 2);
@@ -252,7 +252,7 @@ async fn find(
                 // Without the Operator there are no monitors.
                 Err(ApiError::NotFound) => {}
                 Err(ApiError::Forbidden(_)) if !must_list => {
-                    tracing::info!("ServiceMonitors of another --discovery.mode, if there are any, stay");
+                    tracing::info!("ServiceMonitors of another --discovery.mode, if any, are kept");
                 }
                 Err(error) => return Err(CleanupError::new("list ServiceMonitors")(error)),
             }

@@ -30,7 +30,9 @@ const DENIAL_LOG_DELAY: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// Neither a kubeconfig nor a pod's own token.
-    #[error("no cluster to watch: {0}; give --targets to read targets from files, or a kubeconfig by KUBECONFIG")]
+    #[error(
+        "no cluster to watch: {0}; set --targets to read targets from files, or KUBECONFIG to the path of a kubeconfig"
+    )]
     NoConfig(String),
     /// The kubeconfig lacks the context, or has another fault.
     #[error("the kubeconfig cannot be used: {0}")]
@@ -261,8 +263,8 @@ impl ApiError {
             404 => Self::NotFound,
             409 => Self::Conflict(status.message.clone()),
             400 | 405 | 413 | 415 | 422 => Self::Refused(status.message.clone()),
-            401 => Self::Unreachable(format!("the API server does not take our credentials: {}", status.message)),
-            429 => Self::Unreachable(format!("the API server has no time for us: {}", status.message)),
+            401 => Self::Unreachable(format!("the API server does not accept our credentials: {}", status.message)),
+            429 => Self::Unreachable(format!("the API server is overloaded: {}", status.message)),
             500 if is_about_the_object(status) => {
                 Self::Failed(format!("the API server fails with status 500: {}", status.message))
             }

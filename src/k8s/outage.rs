@@ -67,14 +67,14 @@ impl Outage {
         let since = state.logged.map_or(since, |logged| logged.since.min(since));
         state.logged = Some(LoggedOutage { since, of_watches: part.is_watch() });
         match part {
-            Part::Statuses => tracing::warn!(%error, "the API server takes no statuses, they are tried again"),
+            Part::Statuses => tracing::warn!(%error, "the API server does not accept statuses, retrying"),
             Part::Lease | Part::Targets(_) if known => tracing::warn!(
                 %error,
-                "the API server cannot be watched: the targets that are known are polled on, and nobody takes or loses the lead"
+                "the API server cannot be watched: known targets are still polled, and the leader does not change"
             ),
             Part::Lease | Part::Targets(_) => tracing::warn!(
                 %error,
-                "the API server cannot be watched: no target is known yet, and scrapes are answered by 503"
+                "the API server cannot be watched: no target is known yet, and scrapes are answered with 503"
             ),
         }
     }
@@ -152,7 +152,7 @@ pub(super) mod tests {
         tokio::time::advance(LOG_DELAY).await;
         all();
         all();
-        assert_eq!((log.count("WARN"), log.count("are polled on")), (1, 1));
+        assert_eq!((log.count("WARN"), log.count("known targets are still polled")), (1, 1));
         for part in parts {
             assert_eq!(log.count("is back"), 0);
             outage.works(part);
@@ -168,10 +168,10 @@ pub(super) mod tests {
         tokio::time::advance(LOG_DELAY).await;
         outage.failed(Part::Statuses, &unreachable(), true);
         outage.failed(Part::Lease, &unreachable(), true);
-        assert_eq!((log.count("takes no statuses"), log.count("cannot be watched")), (1, 0));
+        assert_eq!((log.count("does not accept statuses"), log.count("cannot be watched")), (1, 0));
         tokio::time::advance(LOG_DELAY).await;
         outage.failed(Part::Lease, &unreachable(), true);
-        assert_eq!((log.count("takes no statuses"), log.count("cannot be watched")), (1, 1));
+        assert_eq!((log.count("does not accept statuses"), log.count("cannot be watched")), (1, 1));
         outage.works(Part::Lease);
         assert_eq!(log.count("is back after=10s"), 1);
         outage.failed(Part::Lease, &unreachable(), true);
@@ -185,6 +185,6 @@ pub(super) mod tests {
         outage.failed(Part::Targets(0), &unreachable(), false);
         tokio::time::advance(LOG_DELAY).await;
         outage.failed(Part::Targets(0), &unreachable(), false);
-        assert_eq!((log.count("no target is known yet"), log.count("polled on")), (1, 0));
+        assert_eq!((log.count("no target is known yet"), log.count("still polled")), (1, 0));
     }
 }

@@ -22,12 +22,13 @@ pub(super) enum ProxyError {
     #[error("{origin} is not the URL of a proxy: write for instance http://proxy.example.com:3128")]
     InvalidUrl { origin: &'static str },
     #[error(
-        "{origin} names a proxy by {scheme}://, and only http:// is supported (https:// goes through it, by CONNECT): write the \
+        "{origin} names a proxy with {scheme}://, but only http:// is supported (https:// goes through it, by CONNECT): write the \
          http:// address of a proxy, or {instead}"
     )]
     Scheme { origin: &'static str, scheme: String, instead: &'static str },
     #[error(
-        "{origin} names a proxy, and the API server is at {server}, where no tunnel leads: write its https:// address, or {instead}"
+        "{origin} names a proxy, but the API server is at {server}, which cannot be reached through a tunnel: write its https:// \
+         address, or {instead}"
     )]
     PlainServer { origin: &'static str, server: String, instead: &'static str },
 }
@@ -45,7 +46,7 @@ pub(super) struct Proxy {
 pub(super) enum TunnelError {
     #[error("the proxy {address} ({origin}) cannot be reached: {why}")]
     ProxyUnreachable { address: String, origin: &'static str, why: String },
-    #[error("the proxy {address} ({origin}) opens no way to the API server: {why}")]
+    #[error("the proxy {address} ({origin}) does not open a tunnel to the API server: {why}")]
     Refused { address: String, origin: &'static str, why: String },
 }
 
@@ -209,9 +210,9 @@ fn refusal(error: &(dyn Error + 'static)) -> String {
     let why = root(error);
     match why.strip_prefix("tunnel error: ").unwrap_or(&why) {
         "proxy authorization required" => {
-            "it wants a user and a password, or others: write http://USER:PASSWORD@HOST:PORT".to_owned()
+            "it requires a user and a password, or different ones: write http://USER:PASSWORD@HOST:PORT".to_owned()
         }
-        "unsuccessful" => "it answers CONNECT by a refusal".to_owned(),
+        "unsuccessful" => "it rejects CONNECT".to_owned(),
         "unexpected end of file" => "it closes the connection".to_owned(),
         other => other.to_owned(),
     }
@@ -328,7 +329,7 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_with_what_to_write_instead() {
         for (proxy_url, environment, words) in [
-            (Some("socks5://h:1"), &[][..], "proxy-url names a proxy by socks5://, and only http:// is supported"),
+            (Some("socks5://h:1"), &[][..], "proxy-url names a proxy with socks5://, but only http:// is supported"),
             (None, &[("HTTPS_PROXY", "https://h:1")][..], "add the API server's host to NO_PROXY"),
             (None, &[("HTTPS_PROXY", "http://")][..], "HTTPS_PROXY is not the URL of a proxy"),
             (Some("proxy"), &[][..], "write for instance http://proxy.example.com:3128"),
@@ -367,8 +368,8 @@ mod tests {
     async fn a_proxy_that_opens_no_tunnel_is_named_with_its_answer() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         for (answer, words) in [
-            ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "it wants a user and a password"),
-            ("HTTP/1.1 403 Forbidden\r\n\r\n", "it answers CONNECT by a refusal"),
+            ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "it requires a user and a password"),
+            ("HTTP/1.1 403 Forbidden\r\n\r\n", "it rejects CONNECT"),
             ("", "it closes the connection"),
         ] {
             let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -379,7 +380,8 @@ mod tests {
                 connection.write_all(answer.as_bytes()).await.unwrap();
             });
             let error = error_through(&format!("http://{address}")).await;
-            let expected = format!("the proxy {address} (HTTPS_PROXY) opens no way to the API server: {words}");
+            let expected =
+                format!("the proxy {address} (HTTPS_PROXY) does not open a tunnel to the API server: {words}");
             assert!(error.starts_with(&expected), "{error}");
         }
     }

@@ -177,11 +177,11 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// WebRTC SFU Sora, by its HTTP API.
+    /// WebRTC SFU Sora, polled through its HTTP API.
     Sora => sora;
-    /// FIWARE Orion Context Broker, by its monitoring endpoints.
+    /// FIWARE Orion Context Broker, polled through its monitoring endpoints.
     Orion => orion;
-    /// A mediasoup application, with the agent of this project or with its own exporter.
+    /// A mediasoup application, polled through the agent of this project or through its own exporter.
     Mediasoup => mediasoup;
 }
 

@@ -107,8 +107,10 @@ impl WorkError {
     /// The error for users if the job was a translation.
     pub(super) fn of_translation(self) -> CallError {
         let message = match self {
-            Self::NoPermit => "the answer came in time, but others were translated until the timeout",
-            Self::TimedOut => "the answer came in time, but could not be translated before the timeout",
+            Self::NoPermit => {
+                "the response arrived in time, but other responses were being translated until the timeout"
+            }
+            Self::TimedOut => "the response arrived in time, but could not be translated before the timeout",
             Self::Aborted => "the translation was aborted: please report this",
         };
         CallError::new(self.reason(), message)

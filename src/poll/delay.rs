@@ -73,7 +73,8 @@ impl DelayMonitor {
             if !self.is_reported && now - since >= REPORT_AFTER {
                 self.is_reported = true;
                 let cores = cores.map_or_else(|| "none".to_owned(), |cores| format!("{cores:.3}"));
-                tracing::warn!(late = ?in_milliseconds(by), waiting, cpu_limit = cores, "polls begin late: there is more to poll than the CPU carries");
+                tracing::warn!(late = ?in_milliseconds(by), waiting, cpu_limit = cores, "polls start late: there is more to poll than \
+                     the CPU can handle");
             }
         }
         self.end_if_over(now);
@@ -92,7 +93,7 @@ impl DelayMonitor {
             return;
         }
         if self.is_reported {
-            tracing::info!(after = ?in_milliseconds(now - since), most = ?in_milliseconds(self.max), "polls begin in time again");
+            tracing::info!(after = ?in_milliseconds(now - since), most = ?in_milliseconds(self.max), "polls start on time again");
         }
         *self = Self::default();
     }

@@ -189,7 +189,7 @@ impl Poller {
         let ended = tokio::time::timeout_at(asked + wait, async {
             loop {
                 if self.stop.is_cancelled() {
-                    return Arc::new(render::unpolled(Reason::Config, "the target is not declared any more"));
+                    return Arc::new(render::unpolled(Reason::Config, "the target is no longer declared"));
                 }
                 let latest = newest.borrow_and_update().clone();
                 if let Some(snapshot) = self.usable(latest, asked) {
@@ -207,11 +207,11 @@ impl Poller {
         ended.await.unwrap_or_else(|_| {
             let message = if self.is_queued.load(Ordering::Relaxed) {
                 format!(
-                    "its turn to be polled did not come within {wait:?}, the time that the scrape leaves: the exporter has more to poll \
-                     than its CPU carries"
+                    "the poll did not start within {wait:?}, the time that the scrape allows: the exporter has more to poll than its CPU \
+                     can handle"
                 )
             } else {
-                format!("the poll did not end within {wait:?}, the time that the scrape leaves")
+                format!("the poll did not end within {wait:?}, the time that the scrape allows")
             };
             Arc::new(render::unpolled(Reason::Timeout, &message))
         })
@@ -363,7 +363,7 @@ mod tests {
             failure.message
         };
         let queued = poller.mark_queued();
-        assert!(said().await.contains("its turn to be polled did not come within 1s"));
+        assert!(said().await.contains("the poll did not start within 1s"));
         drop(queued);
         assert!(said().await.contains("the poll did not end within 1s"));
     }

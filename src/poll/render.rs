@@ -12,16 +12,16 @@ use crate::metric::{Families, Finished, Format};
 
 crate::descs! {
     SUCCESS = gauge "probe_success" [] "Whether the primary call of the last poll succeeded.";
-    DURATION = gauge "probe_duration_seconds" [] "How long the last poll took, all its calls together.";
-    TIMESTAMP = gauge "probe_timestamp_seconds" [] "When the last poll ended, as Unix time. Polls run in the background: this tells the age of the data.";
-    FAILURE = gauge "probe_failure_info" ["reason"] "Why the last poll failed; absent when it succeeded.";
-    CALL_SUCCESS = gauge "probe_call_success" ["call"] "Whether this HTTP call of the last poll gave a usable answer.";
-    CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "How long this HTTP call of the last poll took.";
-    CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "The HTTP status that this call of the last poll was answered with.";
-    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "The earliest end of the certificates that the server sends, as Unix time, also when they were refused; https only.";
-    LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "When the chain ends by which the server will be believed longest, as Unix time; https only, and only where a chain was verified.";
-    SERIES_DROPPED = gauge "probe_series_dropped" [] "Series left out of this answer because of spec.sampleLimit.";
-    SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's answer that could not be exported, or may not: wrong type, duplicate labels, not a number, a name that is not the server's to use.";
+    DURATION = gauge "probe_duration_seconds" [] "Duration of the last poll in seconds, including all its calls.";
+    TIMESTAMP = gauge "probe_timestamp_seconds" [] "Unix time at which the last poll ended. Polls run in the background: use it to calculate the age of the data.";
+    FAILURE = gauge "probe_failure_info" ["reason"] "Reason why the last poll failed, in the label. Always 1; absent if the last poll succeeded.";
+    CALL_SUCCESS = gauge "probe_call_success" ["call"] "Whether this HTTP call of the last poll returned a usable response.";
+    CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "Duration of this HTTP call of the last poll in seconds.";
+    CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "HTTP status code of the response to this call of the last poll.";
+    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "Earliest expiry of the certificates that the server sent, as Unix time, even if they were rejected; https only.";
+    LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "Expiry of the verified certificate chain that expires last, as Unix time; https only, absent if no chain was verified.";
+    SERIES_DROPPED = gauge "probe_series_dropped" [] "Series omitted from this response because of spec.sampleLimit.";
+    SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's response that were not exported: wrong type, duplicate labels, not a number, reserved name.";
 }
 
 /// The families of every response of `/probe`, in addition to the target's own.

@@ -204,7 +204,8 @@ impl Translation {
             Ok(Ok((families, bytes, results))) => (Some(translator), families, bytes, results),
             Ok(Err(excess)) => return Err((excess, translator)),
             Err(_) => {
-                let error = CallError::new(Reason::Internal, "the answer could not be translated: please report this");
+                let error =
+                    CallError::new(Reason::Internal, "the response could not be translated: please report this");
                 (None, Families::default().finish(), 0, vec![Err(error)])
             }
         };

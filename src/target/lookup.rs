@@ -12,7 +12,7 @@ pub trait Lookup {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// No such object in files.
-    #[error("{kind} {namespace}/{name} is in none of the files: add its manifest{}", or_values(*.kind))]
+    #[error("{kind} {namespace}/{name} is not in any of the files: add its manifest{}", or_values(*.kind))]
     NoObject {
         /// Secret or ConfigMap.
         kind: ObjectKind,
@@ -105,7 +105,7 @@ pub enum LookupError {
 /// What else helps where an object is missing in files.
 const fn or_values(kind: ObjectKind) -> &'static str {
     match kind {
-        ObjectKind::Secret => ", or give its values by --secrets-directory",
+        ObjectKind::Secret => ", or provide its values with --secrets-directory",
         ObjectKind::ConfigMap => "",
     }
 }
@@ -113,7 +113,7 @@ const fn or_values(kind: ObjectKind) -> &'static str {
 /// The end of the message of [`LookupError::NoFile`].
 fn no_file(places: &str) -> String {
     if places.is_empty() {
-        return "no file can stand for it: write it into a manifest, or rename the key".to_owned();
+        return "no file name can represent it: write it into a manifest, or rename the key".to_owned();
     }
     format!("there is no file {places}")
 }

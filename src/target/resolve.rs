@@ -224,7 +224,7 @@ fn sensitive(value: &[u8], field: &str, what: impl Fn() -> String) -> Result<Hea
         return Err(unusable(format!("{what} has {len} bytes, a header carries at most {LARGEST_HEADER}")));
     }
     let mut value = HeaderValue::from_bytes(value)
-        .map_err(|_| unusable(format!("{} holds characters that no HTTP header can carry", what())))?;
+        .map_err(|_| unusable(format!("{} contains characters that are not allowed in an HTTP header", what())))?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -54,7 +54,7 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ("webConfig.enabled=true", &["webConfig.existingSecret, webConfig.config and webConfig.tlsSecret"]),
         (
             "webConfig.enabled=true,webConfig.existingSecret=a,webConfig.config.x=y",
-            &["webConfig.existingSecret and webConfig.config exclude each other"],
+            &["webConfig.existingSecret and webConfig.config are mutually exclusive"],
         ),
         ("discovery.basicAuth.username.name=a", &["needs discovery.monitorNamespace: release"]),
         ("discovery.tls.ca.secret.name=a", &["needs discovery.monitorNamespace: release", "discovery.scrapeClass"]),
@@ -71,7 +71,7 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
             "leaderElection.leaseDuration=1s",
             &["leaderElection.leaseDuration is 1s: it must be whole seconds from 5s to 5m"],
         ),
-        ("targetSelector=a b", &["targetSelector is no label selector as kubectl -l takes it", "a b"]),
+        ("targetSelector=a b", &["targetSelector is not a label selector in the syntax of kubectl -l", "a b"]),
         ("targetDenyCidr={10.0.0.300/8}", &["at '/targetDenyCidr/0'", "10.0.0.300/8"]),
         ("limits.maxBodyBytes=0", &["at '/limits/maxBodyBytes'"]),
         ("limits.maxConnections=4294967296", &["at '/limits/maxConnections'", "maximum"]),
@@ -97,7 +97,7 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ("targetAccess.profile=Listed,targetAccess.cidrs={10.0.0.0}", &["at '/targetAccess/cidrs/0'"]),
         (
             "networkPolicy.enabled=true,targetAccess.profile=Listed,targetAccess.hosts={sora.example.com}",
-            &["networkPolicy.egress.targets must say where sora.example.com is"],
+            &["networkPolicy.egress.targets must contain the addresses of sora.example.com"],
         ),
         ("clusterDomain=.local", &["at '/clusterDomain'"]),
         ("web.allowedHosts={https://a}", &["at '/web/allowedHosts/0'"]),
@@ -176,9 +176,12 @@ fn an_extra_argument_that_is_no_flag_is_refused_and_the_value_of_one_is_not() {
         (json!(["--leader-election.identity=z"]), "extraArgs has --leader-election.identity, which the chart sets"),
         (json!(["--advertise-address", "10.0.0.1"]), "extraArgs has --advertise-address, which the chart sets"),
         (json!(["--secrets-directory=/x"]), "extraArgs has --secrets-directory, with which no pod can run"),
-        (json!(["debug"]), "extraArgs has \"debug\", which is no flag: write --flag=value"),
-        (json!(["--kube-context=a", "-v"]), "extraArgs has \"-v\", which is no flag"),
-        (json!(["--kube-context a"]), "extraArgs has \"--kube-context a\", which the program would take for one word"),
+        (json!(["debug"]), "extraArgs has \"debug\", which is not a flag: write --flag=value"),
+        (json!(["--kube-context=a", "-v"]), "extraArgs has \"-v\", which is not a flag"),
+        (
+            json!(["--kube-context a"]),
+            "extraArgs has \"--kube-context a\", which the program would read as a single word",
+        ),
     ] {
         let set = format!("extraArgs={arguments}");
         let said = chart::template(&["--set-json", &set]).expect_err(&set);

@@ -62,7 +62,7 @@ pub(crate) fn of_a_pod_with_too_little_cpu(cluster: &Cluster) {
     assert_eq!(text("{.status.containerStatuses[0].restartCount}"), "0");
     assert_eq!(text(r#"{.status.conditions[?(@.type=="Ready")].status}"#), "True");
     assert_eq!((cluster.leader(), self::transitions(cluster)), (pod.clone(), transitions), "it has kept its Lease");
-    assert!(cluster.logs().contains("polls begin late"), "{}", cluster.logs());
+    assert!(cluster.logs().contains("polls start late"), "{}", cluster.logs());
     println!(
         "   {:<64} {:>7.0} of {:.0} in {:.0?}",
         "polls more than a second late",
@@ -95,7 +95,7 @@ pub(crate) fn of_a_pod_with_too_little_cpu(cluster: &Cluster) {
     figure("from the lifted limit to polls in time", time);
     assert_eq!(text("{.status.containerStatuses[0].restartCount}"), "0");
     until("a line about it", PATIENCE, || {
-        if cluster.logs().contains("polls begin in time again") { Ok(()) } else { Err(cluster.logs()) }
+        if cluster.logs().contains("polls start on time again") { Ok(()) } else { Err(cluster.logs()) }
     });
     cluster.kubectl(&["delete", "namespace", "load", "--timeout=240s"]);
 }

@@ -326,7 +326,7 @@ fn block<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// Ends it as it wishes to be ended: the Lease is given back, and nobody has to wait for it.
+/// Ends it as it wishes to be ended: the Lease is released, and nobody has to wait for it.
 fn stop(mut running: Running) {
     signal(running.id(), "TERM");
     assert!(running.ended().success(), "{}", running.log());

@@ -35,11 +35,11 @@ fn the_api_server_judges_each_target_in_its_own_words() {
     let said = check(cluster.admin_kubeconfig(), &[good, secret, misspelt, wrong, lost].concat());
     assert_eq!((said.code, said.stderr.as_str()), (Some(1), ""), "{}", said.stdout);
     let lines: Vec<&str> = said.stdout.lines().filter(|line| line.contains("the API server")).collect();
-    let [misspelt, wrong, lost, "the API server would take 1 of 4 targets"] = lines[..] else {
+    let [misspelt, wrong, lost, "the API server would accept 1 of 4 targets"] = lines[..] else {
         panic!("{}", said.stdout)
     };
     let refusal = |document: usize, line: usize, name: &str| {
-        format!("a.yaml:{line}: document {document} (ScrapeTarget {name}): the API server refuses it: ")
+        format!("a.yaml:{line}: document {document} (ScrapeTarget {name}): the API server rejects it: ")
     };
     let words = misspelt.strip_prefix(&refusal(3, 10, &format!("{namespace}/misspelt"))).unwrap_or(misspelt);
     assert_eq!(
@@ -65,7 +65,7 @@ fn a_target_is_judged_as_it_stands_in_the_file_and_not_mixed_with_the_one_in_the
     cluster.apply(&target("a", &namespace, "type: Orion, url: 'http://orion/', orion: { level: Total }"));
     let said = check(cluster.admin_kubeconfig(), &target("a", &namespace, "type: Sora, url: 'http://sora:3000/'"));
     assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
-    assert!(said.stdout.ends_with("the API server would take 1 of 1 targets\n"), "{}", said.stdout);
+    assert!(said.stdout.ends_with("the API server would accept 1 of 1 targets\n"), "{}", said.stdout);
 }
 
 #[test]
@@ -82,8 +82,8 @@ fn one_who_may_not_create_targets_is_told_the_rule_and_is_asked_about_other_name
     assert_eq!(said.code, Some(1), "{}{}", said.stdout, said.stderr);
     let denied = format!("not permitted in namespace {closed}: a Role or ClusterRole must have the rule ");
     let rule = "{apiGroups: [\"scrapetarget.dev\"], resources: [\"scrapetargets\"], verbs: [\"create\"]}";
-    assert!(said.stdout.contains(&format!("the API server was not asked: {denied}{rule}\n")), "{}", said.stdout);
-    assert!(said.stdout.ends_with("the API server would take 1 of 2 targets\n"), "{}", said.stdout);
+    assert!(said.stdout.contains(&format!("the API server was not queried: {denied}{rule}\n")), "{}", said.stdout);
+    assert!(said.stdout.ends_with("the API server would accept 1 of 2 targets\n"), "{}", said.stdout);
 }
 
 #[test]

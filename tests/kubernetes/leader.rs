@@ -253,7 +253,7 @@ async fn a_leader_that_is_restarted_while_the_api_server_is_away_leads_only_once
     })
     .await;
     assert_eq!(again.running.logged("no target is known yet"), 1, "{}", again.running.log());
-    assert_eq!(again.running.logged("polled on"), 0, "{}", again.running.log());
+    assert_eq!(again.running.logged("still polled"), 0, "{}", again.running.log());
 
     cluster.restart();
     let back = Instant::now();
@@ -367,7 +367,7 @@ async fn without_rights_a_replica_polls_writes_nothing_and_leads_once_it_may() {
     replica.until_polled().await;
     let rule = r#"{apiGroups: [\"coordination.k8s.io\"], resources: [\"leases\"], verbs: [\"list\"]}"#;
     replica.running.wait("the missing rule", |running| running.log().contains(rule).then_some(()));
-    assert_eq!(replica.running.logged("polling without an election"), 1);
+    assert_eq!(replica.running.logged("polling without leader election"), 1);
     stage.allow(RULES);
     stage.until_behind_service(&replica).await;
     assert_eq!(replica.running.logged("resource=leases"), 2, "denied once, granted once:\n{}", replica.running.log());
@@ -398,9 +398,9 @@ async fn an_address_that_the_api_server_refuses_is_told_once() {
     replica.until_leads(true).await;
     replica
         .running
-        .wait("the reason", |running| running.log().contains("the API server refuses the Endpoints").then_some(()));
+        .wait("the reason", |running| running.log().contains("the API server rejects the Endpoints").then_some(()));
     replica.until_polled().await;
-    assert_eq!(replica.running.logged("the API server refuses the Endpoints"), 1);
+    assert_eq!(replica.running.logged("the API server rejects the Endpoints"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -426,5 +426,5 @@ async fn however_often_the_lead_has_changed_deleted_endpoints_are_back_soon_and_
     let took = deleted.elapsed();
     // The pause after one write is a second; after six it would be 30.
     assert!(took < Duration::from_secs(8), "it took {took:?}");
-    assert_eq!(replica.running.logged("somebody else writes the Endpoints"), 0, "{}", replica.running.log());
+    assert_eq!(replica.running.logged("another client also writes the Endpoints"), 0, "{}", replica.running.log());
 }

@@ -63,7 +63,7 @@ async fn run_check_and_cleanup_reach_the_api_server_by_the_proxy_of_the_environm
     let mut check = with(&file, &["check", "--server-side", "a.yaml"]);
     let checked = said(check.current_dir(folder.path()).env("https_proxy", &variable));
     assert_eq!(checked.code, Some(0), "{}{}", checked.stdout, checked.stderr);
-    assert!(checked.stdout.ends_with("the API server would take 1 of 1 targets\n"), "{}", checked.stdout);
+    assert!(checked.stdout.ends_with("the API server would accept 1 of 1 targets\n"), "{}", checked.stdout);
 
     let mut cleanup = with(&file, &["cleanup", "--namespace", &namespace, "--watch-namespace", &namespace]);
     let cleaned = said(cleanup.args(["--release-name", &namespace]).env("HTTPS_PROXY", &variable));
@@ -131,7 +131,7 @@ fn a_proxy_that_wants_a_password_and_one_that_is_not_supported_are_told_in_one_l
     let mut cleanup = with(&file, &["cleanup", "--namespace", "default"]);
     let refused = said(cleanup.env("HTTPS_PROXY", format!("http://{}", proxy.address)));
     assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains("it wants a user and a password"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("it requires a user and a password"), "{}", refused.stderr);
 
     let (file, _) = kubeconfig(cluster, &folder, ", proxy-url: 'socks5://127.0.0.1:1080'");
     for arguments in [&["cleanup"][..], &["run", "--listen-address", "127.0.0.1:0"]] {
@@ -139,6 +139,6 @@ fn a_proxy_that_wants_a_password_and_one_that_is_not_supported_are_told_in_one_l
         assert_eq!(refused.code, Some(2), "{}", refused.stderr);
         let line = refused.stderr.trim_end();
         assert!(line.starts_with("error: ") && !line.contains('\n') && !line.contains("feature"), "{line}");
-        assert!(line.contains("proxy-url names a proxy by socks5://, and only http:// is supported"), "{line}");
+        assert!(line.contains("proxy-url names a proxy with socks5://, but only http:// is supported"), "{line}");
     }
 }

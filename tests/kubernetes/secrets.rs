@@ -264,7 +264,7 @@ async fn values_stay_while_the_api_server_is_away_and_are_read_again_when_it_is_
     exporter.until(&namespace, "a", MINUTE, &["probe_success 1"]).await;
     cluster.kill();
     let start = Instant::now();
-    while exporter.program.logged("not read, older values stay") < 2 {
+    while exporter.program.logged("not read, older values stay in use") < 2 {
         assert!(start.elapsed() < allowed(MINUTE), "{}", exporter.program.log());
         exporter.has_credentials(&namespace, "a").await;
         tokio::time::sleep(Duration::from_millis(200)).await;

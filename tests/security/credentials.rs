@@ -221,7 +221,8 @@ async fn credentials_that_a_server_repeats_and_what_it_writes_beside_them_stand_
         assert!(api.contains(sentence), "{sentence}: {api}");
     }
     assert!(
-        api.contains("answered 302 Found; redirects are not followed") && api.contains("\\\"services\\\" is no object"),
+        api.contains("answered 302 Found; redirects are not followed")
+            && api.contains("\\\"services\\\" is not an object"),
         "{api}"
     );
 

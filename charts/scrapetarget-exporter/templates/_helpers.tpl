@@ -263,7 +263,7 @@ No rule: no target is allowed that a NetworkPolicy could match.
 {{- end }}
 {{- end }}
 {{- if $elsewhere }}
-{{- fail (printf "networkPolicy.egress.targets must say where %s is, by addresses: a NetworkPolicy knows no names" (join ", " $elsewhere)) }}
+{{- fail (printf "networkPolicy.egress.targets must contain the addresses of %s: a NetworkPolicy does not support host names" (join ", " $elsewhere)) }}
 {{- end }}
 {{- $peers := list }}
 {{- if $pods }}
@@ -453,10 +453,10 @@ web.open-health: web.openHealth
 {{- fail (printf "extraArgs has %s, with which no pod can run: leave it out" $flag) }}
 {{- end }}
 {{- if contains " " (regexFind "^[^=]+" $argument) }}
-{{- fail (printf "extraArgs has %q, which the program would take for one word: write it as --flag=value" $argument) }}
+{{- fail (printf "extraArgs has %q, which the program would read as a single word: write it as --flag=value" $argument) }}
 {{- end }}
 {{- else if or (eq $place 0) (hasPrefix "-" $argument) }}
-{{- fail (printf "extraArgs has %q, which is no flag: write --flag=value" $argument) }}
+{{- fail (printf "extraArgs has %q, which is not a flag: write --flag=value" $argument) }}
 {{- end }}
 {{- end }}
 {{- range .Values.extraEnv }}
@@ -474,7 +474,7 @@ web.open-health: web.openHealth
 {{- define "scrapetarget-exporter.validate" -}}
 {{- $name := include "scrapetarget-exporter.fullname" . }}
 {{- if not (regexMatch "^[a-z]" $name) }}
-{{- fail (printf "%s cannot be the name of a Service, which begins with a letter: set fullnameOverride, or name the release otherwise" $name) }}
+{{- fail (printf "%s cannot be the name of a Service, which must begin with a letter: set fullnameOverride, or choose another name for the release" $name) }}
 {{- end }}
 {{- $discovery := .Values.discovery }}
 {{- $web := .Values.webConfig }}
@@ -498,14 +498,14 @@ web.open-health: web.openHealth
 {{- end }}
 {{- with .Values.targetSelector }}
 {{- if not (regexMatch (include "scrapetarget-exporter.selectorPattern" .) .) }}
-{{- fail (printf "targetSelector is no label selector as kubectl -l takes it, such as team=media,tier in (edge, core): %s" .) }}
+{{- fail (printf "targetSelector is not a label selector in the syntax of kubectl -l, such as team=media,tier in (edge, core): %s" .) }}
 {{- end }}
 {{- end }}
 {{- if and $web.enabled (not (or $web.existingSecret $web.config $web.tlsSecret)) }}
 {{- fail "webConfig.enabled needs one of webConfig.existingSecret, webConfig.config and webConfig.tlsSecret" }}
 {{- end }}
 {{- if and $web.existingSecret $web.config }}
-{{- fail "webConfig.existingSecret and webConfig.config exclude each other: leave out one" }}
+{{- fail "webConfig.existingSecret and webConfig.config are mutually exclusive: remove one" }}
 {{- end }}
 {{- $shutdownDelay := .Values.shutdownDelay | default "10s" }}
 {{- $delay := include "scrapetarget-exporter.seconds" $shutdownDelay | int }}

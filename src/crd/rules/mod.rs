@@ -1,5 +1,5 @@
 //! The rules that a structural schema cannot express, each declared once: its place, its CEL expression for the API server, its message
-//! for the user, and its counterpart in Rust for `check` and file mode. A test evaluates both and compares the results.
+//! for the user, and the same condition in Rust for `check` and file mode. A test evaluates both and compares the results.
 //!
 //! Limits and types are not here but in the types themselves; what CEL cannot express is in [`ParsedTarget::parse`](super::ParsedTarget::parse).
 
@@ -49,13 +49,13 @@ impl Rule {
     /// A rule that a text must match a pattern.
     fn matches(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
         Self::new(path, format!("self.matches({})", raw(regex.as_str())), message)
-            .twin_text(|text| regex.is_match(text))
+            .holds_if_text(|text| regex.is_match(text))
     }
 
     /// The same, except for texts with characters beyond ASCII, which have a rule of their own.
     fn matches_in_ascii(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
         let cel = format!("self.matches({}) || self.matches({})", raw(regex.as_str()), raw(BEYOND_ASCII.as_str()));
-        Self::new(path, cel, message).twin_text(|text| regex.is_match(text) || BEYOND_ASCII.is_match(text))
+        Self::new(path, cel, message).holds_if_text(|text| regex.is_match(text) || BEYOND_ASCII.is_match(text))
     }
 
     fn also(mut self, paths: &[&'static str]) -> Self {
@@ -73,14 +73,14 @@ impl Rule {
         self
     }
 
-    fn twin(mut self, holds: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Self {
+    fn holds_if(mut self, holds: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Self {
         self.holds = Box::new(holds);
         self
     }
 
-    /// The Rust counterpart of a rule about a text. The schema has rejected any other type before.
-    fn twin_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        self.twin(move |value| value.as_str().is_none_or(&holds))
+    /// Sets the condition in Rust of a rule about a text. The schema has refused any other type before.
+    fn holds_if_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.holds_if(move |value| value.as_str().is_none_or(&holds))
     }
 
     fn more(mut self, more: fn(&str) -> Option<String>) -> Self {
@@ -101,7 +101,7 @@ impl Rule {
         if self.keys { format!("self.all(key, {})", self.cel) } else { self.cel.clone() }
     }
 
-    /// Whether the Rust counterpart accepts `value`, the value at the rule's place.
+    /// Whether the condition in Rust holds for `value`, the value at the rule's place.
     pub fn accepts(&self, value: &Value) -> bool {
         match value.as_object().filter(|_| self.keys) {
             Some(map) => map.keys().all(|key| self.accepts_key(key)),

@@ -33,10 +33,10 @@ fn spec() -> Vec<Rule> {
             Rule::new(
                 "spec",
                 format!("self.type == '{name}' || !has(self.{block})"),
-                format!("the block {block} is only for type {name}, remove it or write type: {name}"),
+                format!("the block {block} is only allowed with type {name}, remove it or write type: {name}"),
             )
             .field(block)
-            .twin(move |spec| text(spec, "type").is_none_or(|kind| kind == name) || spec.get(block).is_none())
+            .holds_if(move |spec| text(spec, "type").is_none_or(|kind| kind == name) || spec.get(block).is_none())
         })
         .collect();
     for field in ["timeout", "maxAge"] {
@@ -51,7 +51,7 @@ fn spec() -> Vec<Rule> {
                 format!("{field} must be at most interval, write a shorter {field} or a longer interval"),
             )
             .field(field)
-            .twin(move |spec| match (span(spec, field), span(spec, "interval")) {
+            .holds_if(move |spec| match (span(spec, field), span(spec, "interval")) {
                 (Some(field), Some(interval)) => field <= interval,
                 _ => true,
             }),
@@ -61,20 +61,20 @@ fn spec() -> Vec<Rule> {
         Rule::new(
             "spec",
             "!has(self.basicAuth) || !has(self.authorization)",
-            "basicAuth and authorization exclude each other, remove one of them",
+            "basicAuth and authorization are mutually exclusive, remove one of them",
         )
         .field("authorization")
-        .twin(|spec| spec.get("basicAuth").is_none() || spec.get("authorization").is_none()),
+        .holds_if(|spec| spec.get("basicAuth").is_none() || spec.get("authorization").is_none()),
     );
     rules.push(
         Rule::new(
             "spec",
             "!(has(self.basicAuth) || has(self.authorization)) || !has(self.headers) || \
              !self.headers.exists(h, h.name.lowerAscii() == 'authorization')",
-            "a header Authorization and basicAuth or authorization exclude each other, remove one of them",
+            "the header Authorization and basicAuth or authorization are mutually exclusive, remove one of them",
         )
         .field("headers")
-        .twin(|spec| {
+        .holds_if(|spec| {
             let block = spec.get("basicAuth").is_some() || spec.get("authorization").is_some();
             let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             !block
@@ -92,25 +92,25 @@ fn url() -> Vec<Rule> {
             "spec.url",
             &URL,
             "url must be http://HOST:PORT/PATH or https://HOST:PORT/PATH, with a port from 1 to 65535 if any, and without user, \
-             password, fragment, backslash or blank",
+             password, fragment, backslash or whitespace",
         ),
         Rule::new(
             "spec.url",
             format!("!self.matches({})", raw(BEYOND_ASCII.as_str())),
-            "a host whose name has letters beyond a to z must be written as it stands in the DNS (xn--...), and other such letters \
+            "a host name with non-ASCII letters must be written in its DNS form (xn--...), and other non-ASCII characters must be \
              percent-encoded",
         )
         .also(&["spec.proxyUrl"])
-        .twin_text(|url| !BEYOND_ASCII.is_match(url))
+        .holds_if_text(|url| !BEYOND_ASCII.is_match(url))
         .more(|url| Some(format!("write {}", pattern::host_in_ascii(url)?))),
         // Only the bracketed hosts that the pattern lets through are looked at: netip and Rust read those alike.
         Rule::new(
             "spec.url",
             "!self.matches(r\"^https?://\\[[0-9a-fA-F:]+\\]\") || isIP(self.substring(self.indexOf('[') + 1, self.indexOf(']')))",
-            "the host in brackets is no IPv6 address, write for instance http://[2001:db8::1]/",
+            "the host in brackets is not an IPv6 address, write for instance http://[2001:db8::1]/",
         )
         .also(&["spec.proxyUrl"])
-        .twin_text(pattern::ipv6_host_is_address),
+        .holds_if_text(pattern::ipv6_host_is_address),
         url_query(),
         Rule::matches_in_ascii(
             "spec.proxyUrl",
@@ -136,7 +136,7 @@ fn url_query() -> Rule {
     } else {
         format!("url must not have a query except with {except}, remove it")
     };
-    Rule::new("spec", cel, message).field("url").twin(move |spec| {
+    Rule::new("spec", cel, message).field("url").holds_if(move |spec| {
         let is_allowed = allowed().any(|(kind, (option, value))| {
             text(spec, "type") == Some(kind.as_str())
                 && spec.get(kind.block()).is_some_and(|block| text(block, option) == Some(value))
@@ -161,14 +161,14 @@ fn durations() -> Vec<Rule> {
             "must be a duration in whole hours, minutes, seconds and milliseconds, for instance 15s, 1m30s or 500ms",
         )
         .also(&DURATIONS)
-        .twin_text(|text| text.parse::<PromDuration>().is_ok()),
+        .holds_if_text(|text| text.parse::<PromDuration>().is_ok()),
         Rule::new(
             "spec.interval",
             format!("!{} || (duration(self) >= duration('1s') && duration(self) <= duration('1h'))", readable("self")),
             "must be from 1s to 1h",
         )
         .also(&["spec.monitor.interval"])
-        .twin_text(|text| {
+        .holds_if_text(|text| {
             let range = PromDuration::from_secs(1)..=PromDuration::from_secs(3600);
             text.parse().map_or(true, |span: PromDuration| range.contains(&span))
         }),
@@ -178,7 +178,7 @@ fn durations() -> Vec<Rule> {
             "must be longer than 0s",
         )
         .also(&["spec.monitor.scrapeTimeout"])
-        .twin_text(|text| text.parse().map_or(true, |span: PromDuration| span > PromDuration::from_secs(0))),
+        .holds_if_text(|text| text.parse().map_or(true, |span: PromDuration| span > PromDuration::from_secs(0))),
     ]
 }
 
@@ -206,24 +206,24 @@ fn labels() -> Vec<Rule> {
         Rule::new(
             "spec.labels",
             format!("key.matches({})", raw(LABEL_NAME.as_str())),
-            "the name of a label must be a letter or underscore, then letters, digits and underscores, 256 at most",
+            "a label name must start with a letter or underscore, followed by letters, digits and underscores, 256 characters at most",
         )
         .on_keys()
-        .twin_text(|key| LABEL_NAME.is_match(key)),
+        .holds_if_text(|key| LABEL_NAME.is_match(key)),
         Rule::new(
             "spec.labels",
             "!key.startsWith('__')",
-            "names of labels that begin with __ belong to Prometheus, write another name",
+            "label names that begin with __ are reserved for Prometheus, write another name",
         )
         .on_keys()
-        .twin_text(|key| !key.starts_with("__")),
+        .holds_if_text(|key| !key.starts_with("__")),
         Rule::new(
             "spec.labels",
             format!("!(key in [{}])", quoted(&reserved)),
             "this label is set by Prometheus, by discovery or by a family of the exporter, write another name",
         )
         .on_keys()
-        .twin_text(|key| !reserved_labels().contains(key)),
+        .holds_if_text(|key| !reserved_labels().contains(key)),
         no_variable("spec.labels{}"),
     ]
 }
@@ -233,9 +233,9 @@ fn no_variable(path: &'static str) -> Rule {
     Rule::new(
         path,
         "!self.contains('$(')",
-        "must not contain $(, which Prometheus' config reloader would replace, write it otherwise",
+        "must not contain $(, which the config reloader of Prometheus would expand, remove it",
     )
-    .twin_text(|text| !text.contains("$("))
+    .holds_if_text(|text| !text.contains("$("))
 }
 
 /// Headers that belong to the exporter whatever the kind, in lower case.
@@ -258,7 +258,9 @@ fn headers() -> Vec<Rule> {
             "has(self.value) != has(self.secretKeyRef)",
             "a header needs either value or secretKeyRef, write one of them and not both",
         )
-        .twin(|header| !header.is_object() || header.get("value").is_some() != header.get("secretKeyRef").is_some()),
+        .holds_if(|header| {
+            !header.is_object() || header.get("value").is_some() != header.get("secretKeyRef").is_some()
+        }),
         Rule::matches(
             "spec.headers[].name",
             &TOKEN,
@@ -269,7 +271,7 @@ fn headers() -> Vec<Rule> {
             format!("!(self.lowerAscii() in [{own}]){prefixes}"),
             "the exporter sets this header itself, remove it",
         )
-        .twin_text(|name| {
+        .holds_if_text(|name| {
             let name = name.to_ascii_lowercase();
             !own_headers().any(|own| own == name) && !OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         }),
@@ -288,7 +290,7 @@ fn access() -> Vec<Rule> {
             "has(self.secret) != has(self.configMap)",
             "needs either secret or configMap, write one of them and not both",
         )
-        .twin(|either: &Value| {
+        .holds_if(|either: &Value| {
             !either.is_object() || either.get("secret").is_some() != either.get("configMap").is_some()
         })
     };
@@ -303,14 +305,14 @@ fn access() -> Vec<Rule> {
             "self.lowerAscii() != 'basic'",
             "the type of authorization must not be Basic, write basicAuth instead",
         )
-        .twin_text(|scheme| !scheme.eq_ignore_ascii_case("basic")),
+        .holds_if_text(|scheme| !scheme.eq_ignore_ascii_case("basic")),
         one_of("spec.tlsConfig.ca").also(&["spec.tlsConfig.cert"]),
         Rule::new(
             "spec.tlsConfig",
             "has(self.cert) == has(self.keySecret)",
-            "cert and keySecret belong together, write both or none",
+            "cert and keySecret must be set together, write both or neither",
         )
-        .twin(|tls| tls.get("cert").is_some() == tls.get("keySecret").is_some()),
+        .holds_if(|tls| tls.get("cert").is_some() == tls.get("keySecret").is_some()),
         Rule::matches(
             "spec.tlsConfig.serverName",
             &SERVER_NAME,
@@ -325,10 +327,10 @@ fn regexes() -> Vec<Rule> {
         Rule::new(
             "spec.metrics.keep[]",
             "''.matches(self) ? true : true",
-            "is not a regular expression that RE2 reads, correct it",
+            "is not a regular expression that RE2 accepts, correct it",
         )
         .also(&["spec.metrics.drop[]", "spec.monitor.relabelings[].regex", "spec.monitor.metricRelabelings[].regex"])
-        .twin_text(regex_syntax::is_readable)
+        .holds_if_text(regex_syntax::is_readable)
         .more(regex_syntax::mistake),
     ]
 }
@@ -349,7 +351,7 @@ fn monitor() -> Vec<Rule> {
             "monitor.scrapeTimeout must be at most monitor.interval (by default the smaller of interval and 2m), write a shorter one",
         )
         .field("monitor.scrapeTimeout")
-        .twin(|spec| {
+        .holds_if(|spec| {
             let Some(monitor) = spec.get("monitor") else { return true };
             let interval = span(spec, "interval").map(|interval| interval.min(PromDuration::from_secs(120)));
             let most = if monitor.get("interval").is_some() {
@@ -365,15 +367,15 @@ fn monitor() -> Vec<Rule> {
         Rule::new(
             "spec.monitor.labels",
             format!("key.matches({})", raw(K8S_KEY.as_str())),
-            "is not the name of a Kubernetes label or annotation, write for instance release or example.com/team",
+            "is not a valid name of a Kubernetes label or annotation, write for instance release or example.com/team",
         )
         .also(&["spec.monitor.annotations"])
         .on_keys()
-        .twin_text(|key| K8S_KEY.is_match(key)),
+        .holds_if_text(|key| K8S_KEY.is_match(key)),
         Rule::matches(
             "spec.monitor.labels{}",
             &K8S_VALUE,
-            "is not the value of a Kubernetes label, write letters, digits, -, _ and . only, with a letter or digit at both ends",
+            "is not a valid value of a Kubernetes label, write only letters, digits, -, _ and ., with a letter or digit at both ends",
         ),
     ];
     rules.extend(
@@ -403,13 +405,13 @@ fn relabelings() -> Vec<Rule> {
                 raw(LABEL_NAME.as_str()),
             ),
             format!(
-                "targetLabel must be one fixed name of letters, digits and underscores that does not begin with __ and is none of {}, \
-                 which say whose series these are: write another label",
+                "targetLabel must be one constant name of letters, digits and underscores that does not begin with __ and is none of {}, \
+                 which identify the target: write another label",
                 IDENTITY.join(", ")
             ),
         )
         .field("targetLabel")
-        .twin(|step| {
+        .holds_if(|step| {
             COMPARING.contains(&action(step).as_str())
                 || text(step, "targetLabel").is_none_or(|label| {
                     LABEL_NAME.is_match(label) && !label.starts_with("__") && !IDENTITY.contains(&label)
@@ -424,13 +426,13 @@ fn relabelings() -> Vec<Rule> {
                 raw(LABELS_BY_NAME.as_str()),
             ),
             format!(
-                "the regex of a labeldrop must be names, or beginnings of names with .* behind them, with | in between, of labels that do \
-                 not begin with __ and are none of {}: write for instance region|rack_.*",
+                "the regex of a labeldrop must be label names, or prefixes of them followed by .*, separated by |, that do not begin with \
+                 __ and are none of {}: write for instance region|rack_.*",
                 IDENTITY.join(", ")
             ),
         )
         .field("regex")
-        .twin(|step| {
+        .holds_if(|step| {
             action(step) != "labeldrop"
                 || text(step, "regex").is_some_and(|regex| {
                     LABELS_BY_NAME.is_match(regex) && !IDENTITY.iter().any(|name| is_named(name, regex))
@@ -441,12 +443,12 @@ fn relabelings() -> Vec<Rule> {
     let maps = Rule::new(
         RELABELINGS[0],
         "!(self.action.lowerAscii() in ['labelmap', 'labelkeep'])",
-        "labelmap and labelkeep reach labels that are not the target's own: write one replace for each label, or labeldrop with the \
+        "labelmap and labelkeep affect labels that do not belong to the target: write one replace for each label, or labeldrop with the \
          names of the labels to remove",
     )
     .field("action")
     .also(&RELABELINGS[1..])
-    .twin(|step| !matches!(action(step).as_str(), "labelmap" | "labelkeep"));
+    .holds_if(|step| !matches!(action(step).as_str(), "labelmap" | "labelkeep"));
     vec![maps, writes, drops]
 }
 

@@ -81,9 +81,9 @@ impl NameError {
             NameErrorCause::ServerFailed => format!("name server {servers} cannot resolve {host}"),
             NameErrorCause::NoAnswer => format!("no answer about {host} in time from name server {servers}"),
             NameErrorCause::Busy => format!(
-                "no answer about {host} from name server {servers} lately, and too many other names are waited for"
+                "no answer about {host} from name server {servers} lately, and too many other lookups are pending"
             ),
-            NameErrorCause::Malformed => format!("{host} is no name that DNS can hold"),
+            NameErrorCause::Malformed => format!("{host} is not a valid DNS name"),
         }
     }
 }

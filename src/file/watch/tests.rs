@@ -222,10 +222,10 @@ fn a_target_that_is_declared_badly_is_told_with_what_goes_on_instead() {
     assert!(
         a.contains("spec.timeout: ")
             && a.contains("; spec.interval: ")
-            && a.ends_with("; its last good version goes on"),
+            && a.ends_with("; its last good version stays in use"),
         "{a}"
     );
-    assert!(b.ends_with("; the one at c.yaml:2 counts"), "{b}");
+    assert!(b.ends_with("; the one at c.yaml:2 is used"), "{b}");
     rig.write("a.yaml", &target("a", "30s"));
     rig.write("b.yaml", "# nothing");
     rig.settle();

@@ -205,7 +205,7 @@ impl TargetsPage<'_> {
         html! {
             @if let Some(why) = &self.unknown {
                 p class="note" {
-                    strong { "Not all targets are known yet, so that /sd tells none:" } " " bdi { (why) }
+                    strong { "Not all targets are known yet, so /sd returns none:" } " " bdi { (why) }
                 }
             }
             @if !told.is_empty() {
@@ -226,7 +226,7 @@ impl TargetsPage<'_> {
         html! {
             p class="note" {
                 strong {
-                    "Polls begin " (time::duration(late.by)) " late: there is more to poll than the exporter's CPU carries."
+                    "Polls begin " (time::duration(late.by)) " late: there is more to poll than the exporter's CPU can handle."
                 }
                 " It began " (time::ago(late.since, self.now)) ". Targets that wait for their turn: "
                 (Thousands(late.waiting)) "."

@@ -78,7 +78,7 @@ impl BasicAuthUsers {
             let known = ["$2a$", "$2b$", "$2y$"].iter().any(|version| text.starts_with(version));
             let parts = bcrypt::HashParts::from_str(&text).ok().filter(|_| known);
             let Some(parts) = parts else {
-                return Err(format!("basic_auth_users.{user} is no bcrypt hash ($2a$, $2b$ or $2y$)"));
+                return Err(format!("basic_auth_users.{user} is not a bcrypt hash ($2a$, $2b$ or $2y$)"));
             };
             let cost = parts.get_cost();
             if cost > MAX_COST {

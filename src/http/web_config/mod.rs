@@ -161,7 +161,7 @@ impl WebConfig {
                 tracing::info!(%file, "web config has changed and is in use");
             }
             Err(problem) => {
-                tracing::error!(%file, %problem, "web config has changed but cannot be used; the last good one stays");
+                tracing::error!(%file, %problem, "web config has changed but cannot be used; the last good one stays in use");
             }
         }
     }
@@ -170,10 +170,10 @@ impl WebConfig {
     fn check_downgrade(&self, config: ActiveConfig) -> Result<ActiveConfig, String> {
         let current = self.current.load();
         if current.tls.is_some() != config.tls.is_some() {
-            return Err("tls_server_config has come or gone: restart to switch TLS on or off".to_owned());
+            return Err("tls_server_config was added or removed: restart to enable or disable TLS".to_owned());
         }
         if current.users.is_some() && config.users.is_none() {
-            return Err("basic_auth_users has gone: restart to serve without passwords".to_owned());
+            return Err("basic_auth_users was removed: restart to serve without passwords".to_owned());
         }
         Ok(config)
     }
@@ -219,7 +219,7 @@ impl ActiveConfig {
             return;
         }
         for problem in &self.unsupported {
-            tracing::warn!(file = %path.display(), %problem, "the web config names what is not supported; the rest of the list is in use");
+            tracing::warn!(file = %path.display(), %problem, "the web config contains unsupported items; the rest of the list is in use");
         }
     }
 
@@ -242,11 +242,11 @@ impl ActiveConfig {
         match self.users.as_ref()?.authenticate(passwords, client, authorization).await {
             Authentication::Succeeded => None,
             Authentication::Busy => {
-                let text = "too many passwords to compare, come again\n";
+                let text = "too many passwords to compare, try again later\n";
                 Some(response::retry_later(StatusCode::TOO_MANY_REQUESTS, text))
             }
             Authentication::Failed => {
-                let refusal = response::text(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
+                let refusal = response::text(StatusCode::UNAUTHORIZED, "a user and a password are required\n");
                 Some(([(header::WWW_AUTHENTICATE, BASIC)], refusal).into_response())
             }
         }
@@ -319,10 +319,11 @@ fn headers(wanted: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderV
         if !values.is_empty() && !values.iter().any(|allowed| allowed.eq_ignore_ascii_case(value)) {
             return Err(format!("{field} must be {}", values.join(" or ")));
         }
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{field} is no header name"))?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{field} is not a header name"))?;
         headers.push((
             name,
-            HeaderValue::from_str(value).map_err(|_| format!("{field} has a character that no header may have"))?,
+            HeaderValue::from_str(value)
+                .map_err(|_| format!("{field} has a character that is not allowed in a header"))?,
         ));
     }
     Ok(headers)

@@ -26,13 +26,13 @@ impl RequestRateLimiter {
     /// `None` for an interval of 0: no limit.
     pub(super) fn new(block: &RateLimitConfig) -> Result<Option<Self>, String> {
         let interval = go_duration(&block.interval).ok_or_else(|| {
-            format!("rate_limit.interval {:?} is no duration such as 500us, 100ms or 0.5s", block.interval)
+            format!("rate_limit.interval {:?} is not a duration such as 500us, 100ms or 0.5s", block.interval)
         })?;
         if interval.is_zero() {
             return Ok(None);
         }
         if block.burst == 0 {
-            return Err("rate_limit.burst must be at least 1, or nothing would ever be answered".to_owned());
+            return Err("rate_limit.burst must be at least 1, otherwise no request would be answered".to_owned());
         }
         Ok(Some(Self { interval, burst: block.burst, empty_at: Mutex::new(None) }))
     }

@@ -121,7 +121,7 @@ impl WatchHealth {
         }
         if self.is_logged && !self.lacks_crd.contains(&true) {
             self.is_logged = false;
-            tracing::info!("the CRD of ScrapeTargets is there now");
+            tracing::info!("the CRD of ScrapeTargets is installed now");
         }
     }
 }

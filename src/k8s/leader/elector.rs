@@ -116,9 +116,11 @@ impl LeaderElector {
 
     fn finished(&mut self, sent: Moment, outcome: LeaseOutcome) {
         match &outcome {
-            LeaseOutcome::Released if self.has_resigned => tracing::info!("the Lease is given back"),
+            LeaseOutcome::Released if self.has_resigned => tracing::info!("the Lease is released"),
             LeaseOutcome::Released => {
-                tracing::info!("the Lease is given back: the targets are not known yet, and another may know them");
+                tracing::info!(
+                    "the Lease is released: the targets are not known yet, and another replica may know them"
+                );
             }
             LeaseOutcome::Failed(error) => tracing::debug!(error, "a request about the Lease failed"),
             _ => {}
@@ -126,7 +128,7 @@ impl LeaderElector {
         let error = if let LeaseOutcome::Failed(error) = &outcome { Some(error.clone()) } else { None };
         self.state.finished(outcome, sent, Instant::now());
         if let Some(error) = error.filter(|_| self.state.failures() == LOGGED_FAILURES) {
-            tracing::warn!(error, "the Lease can neither be taken nor renewed");
+            tracing::warn!(error, "the Lease can neither be acquired nor renewed");
         }
     }
 
@@ -160,7 +162,9 @@ impl LeaderElector {
         let identity = &self.shared.settings.election.identity;
         match &current {
             (Role::Leader, Some(_)) => tracing::info!(identity, "leading"),
-            (Role::Leader, None) => tracing::warn!("polling without an election: nothing is written into the cluster"),
+            (Role::Leader, None) => {
+                tracing::warn!("polling without leader election: nothing is written to the cluster");
+            }
             (Role::Standby, leader) => tracing::info!(identity, leader = leader.as_deref(), "standing by"),
         }
         self.logged = Some(current);

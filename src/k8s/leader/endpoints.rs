@@ -279,7 +279,7 @@ impl<'a> EndpointsWriter<'a> {
                 if interval == CONFLICT_INTERVAL {
                     tracing::warn!(
                         endpoints = discovery.service,
-                        "somebody else writes the {} too: a Service of this name with a selector, or another release",
+                        "another client also writes the {}: a Service of this name with a selector, or another release",
                         K::KIND
                     );
                 }
@@ -296,8 +296,8 @@ impl<'a> EndpointsWriter<'a> {
                     tracing::warn!(
                         endpoints = discovery.service,
                         error,
-                        "the API server refuses the {}: --advertise-address must be an address where Prometheus reaches this \
-                         replica, not loopback",
+                        "the API server rejects the {}: --advertise-address must be an address at which Prometheus reaches this replica, \
+                         not loopback",
                         K::KIND
                     );
                     self.refusal = Some(error);

@@ -10,14 +10,14 @@ use crate::k8s::target_store::MonitorState;
 pub(super) const WRITTEN: &str = "Written";
 
 pub(super) fn written(monitor: &MonitorRef) -> MonitorState {
-    let message = format!("ServiceMonitor {monitor} is as it should be");
+    let message = format!("ServiceMonitor {monitor} is up to date");
     MonitorState { status: ConditionStatus::True, reason: WRITTEN, message }
 }
 
 /// Kept for as long as the conflict lasts. Alternating with [`written`] would cost a write of the status for each round.
 pub(super) fn contested(monitor: &MonitorRef) -> MonitorState {
     let message = format!(
-        "somebody else changes or removes the ServiceMonitor {monitor} again and again: it is put back ever more seldom, at last once a \
+        "another client repeatedly changes or deletes the ServiceMonitor {monitor}: it is restored less and less often, at least once a \
          minute"
     );
     MonitorState { status: ConditionStatus::Unknown, reason: "Pending", message }
@@ -25,13 +25,14 @@ pub(super) fn contested(monitor: &MonitorRef) -> MonitorState {
 
 /// A target whose spec is not understood keeps the monitor that it has, unless that one violates the policy.
 pub(super) fn invalid_spec() -> MonitorState {
-    let message = "the spec is not understood, see Accepted; its ServiceMonitor is left as it is, and removed if it breaks a rule";
+    let message =
+        "the spec is invalid, see Accepted; its ServiceMonitor is left unchanged, and deleted if it violates a rule";
     not_ready("InvalidSpec", message.to_owned())
 }
 
 pub(super) fn name_taken(monitor: &MonitorRef, owner: &str) -> MonitorState {
     let message =
-        format!("a ServiceMonitor {monitor} of {owner} is there already: rename it or the target; it is not touched");
+        format!("a ServiceMonitor {monitor} of {owner} already exists: rename it or the target; it is not changed");
     not_ready("NameTaken", message)
 }
 
@@ -50,15 +51,15 @@ pub(super) fn failed(why: &str) -> MonitorState {
 }
 
 pub(super) fn crd_missing() -> MonitorState {
-    let message = "the API server knows no ServiceMonitors (monitoring.coreos.com/v1), so Prometheus does not find the target; polls and \
-         /probe go on: install the Prometheus Operator's CRDs, or set discovery.mode to httpSD or none";
+    let message = "the API server does not know ServiceMonitors (monitoring.coreos.com/v1), so Prometheus does not discover the target; \
+                   polls and /probe continue: install the Prometheus Operator's CRDs, or set discovery.mode to httpSD or none";
     not_ready("CRDMissing", message.to_owned())
 }
 
 /// In a mode that writes no ServiceMonitors.
 pub(super) fn disabled_by_mode(mode: DiscoveryMode) -> MonitorState {
     disabled(match mode {
-        DiscoveryMode::HttpSd => "discovery.mode is httpSD: Prometheus finds the target by /sd",
+        DiscoveryMode::HttpSd => "discovery.mode is httpSD: Prometheus discovers the target through /sd",
         _ => "discovery.mode is none: no ServiceMonitor is written",
     })
 }

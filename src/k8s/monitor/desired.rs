@@ -295,7 +295,7 @@ impl EndpointAuth {
                 }
                 let needs = missing.join("; ");
                 Err(condition::not_portable(format!(
-                    "our listener asks for {needs}: set it, or for certificates discovery.scrapeClass"
+                    "our listener requires {needs}: set it, or for certificates discovery.scrapeClass"
                 )))
             }
             MonitorNamespace::Target => {
@@ -313,7 +313,8 @@ impl EndpointAuth {
                     return Ok(Self { tls: Some(tls).filter(|tls| !tls.is_empty()), basic_auth: None });
                 }
                 Err(condition::not_portable(format!(
-                    "Prometheus needs {} to scrape us, and a ServiceMonitor beside its target cannot refer to Secrets and ConfigMaps of \
+                    "Prometheus needs {} to scrape us, and a ServiceMonitor in the namespace of its target cannot refer to Secrets and \
+                     ConfigMaps of \
                      another namespace: set discovery.monitorNamespace to release, or for certificates discovery.scrapeClass to a \
                      scrape class of Prometheus that has them",
                     missing.join(" and ")

@@ -68,7 +68,7 @@ async fn remove_all<A: Future<Output = RemovalAttempt>>(mut attempt: impl FnMut(
             warned = true;
             tracing::warn!(
                 left,
-                "ServiceMonitors of an earlier discovery.mode could not be removed, Prometheus still uses them"
+                "ServiceMonitors of an earlier discovery.mode could not be deleted, Prometheus still uses them"
             );
         }
         denials = if denied { denials + 1 } else { 0 };
@@ -96,7 +96,7 @@ async fn remove_found(client: MonitorClient) -> RemovalAttempt {
             }
             Err(MonitorError::Api(ApiError::Forbidden(_))) => attempt.denied = true,
             Err(error) => {
-                tracing::debug!(%monitor, ?error, "an earlier mode's monitor stays for now");
+                tracing::debug!(%monitor, ?error, "a ServiceMonitor of an earlier mode is kept for now");
                 attempt.retry = true;
             }
         }
@@ -119,15 +119,15 @@ async fn find(client: &MonitorClient) -> (Vec<OwnedMonitor>, RemovalAttempt) {
                 }
                 // Not a fault in these modes, so it is not logged as a missing permission.
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
-                    tracing::debug!(%status, "cannot look for monitors of an earlier mode");
+                    tracing::debug!(%status, "cannot list ServiceMonitors of an earlier mode");
                     attempt.denied |= status.code == 403;
                 }
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "cannot look for monitors of an earlier mode yet");
+                    tracing::debug!(%error, "cannot list ServiceMonitors of an earlier mode yet");
                     attempt.retry = true;
                 }
                 Err(_) => {
-                    tracing::debug!("cannot look for monitors of an earlier mode yet: no answer");
+                    tracing::debug!("cannot list ServiceMonitors of an earlier mode yet: no answer");
                     attempt.retry = true;
                 }
             }

@@ -25,7 +25,7 @@ pub(super) fn check_variables(spec: &ScrapeTargetSpec) -> Result<(), MonitorStat
     });
     path.map_or(Ok(()), |path| {
         Err(condition::unsupported(format!(
-            "{path} holds \"$(\", which the Prometheus Operator would replace by a variable of its environment: write it another way"
+            "{path} holds \"$(\", which the config reloader of Prometheus would expand as an environment variable: write it differently"
         )))
     })
 }
@@ -63,8 +63,8 @@ pub(super) fn scrape_class<'s>(
 ) -> Result<Option<&'s str>, MonitorState> {
     match monitor.scrape_class.as_deref().filter(|class| !class.is_empty()) {
         Some(class) if !is_class_allowed(class, discovery) => Err(condition::scrape_class_not_allowed(format!(
-            "spec.monitor.scrapeClass: targets may not name the class {class:?}, which could hold a token: leave it out, or let whoever \
-             runs the exporter allow it by --discovery.allowed-scrape-class"
+            "spec.monitor.scrapeClass: targets may not name the class {class:?}, which could contain a token: remove it, or have the \
+             administrator of the exporter allow it with --discovery.allowed-scrape-class"
         ))),
         class => Ok(class.or(discovery.scrape_class.as_deref())),
     }

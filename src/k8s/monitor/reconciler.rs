@@ -263,7 +263,7 @@ impl MonitorReconciler {
             self.warned_of_many = true;
             tracing::info!(
                 targets = ids.len(),
-                "each ServiceMonitor is a job of its own in Prometheus; for so many targets discovery.mode=httpSD is made"
+                "each ServiceMonitor is a separate job in Prometheus; discovery.mode=httpSD is intended for this number of targets"
             );
         }
         self.shared().enqueue_monitors(ids);

@@ -117,7 +117,7 @@ impl From<String> for SecretText {
 fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&RequiredLabel>) -> ReadResult {
     // Only the position of the error: its message may quote the content.
     let object: ObjectBody = serde_json::from_str(text).map_err(|error| {
-        unavailable(format!("the answer is no {kind}, at line {} column {}", error.line(), error.column()))
+        unavailable(format!("the response is not a {kind}, at line {} column {}", error.line(), error.column()))
     })?;
     if let Some(label) = label.filter(|_| kind == ObjectKind::Secret)
         && !has(&object.metadata, label)
@@ -137,7 +137,7 @@ fn parse(kind: ObjectKind, text: &str, keys: &[Arc<str>], label: Option<&Require
             (Some(plain), _) => plain.expose_secret().as_bytes().to_vec(),
             (None, Some(encoded)) => STANDARD
                 .decode(encoded.expose_secret())
-                .map_err(|_| unavailable(format!("the answer has no base64 in key {key:?}")))?,
+                .map_err(|_| unavailable(format!("the response has no base64 in key {key:?}")))?,
             (None, None) => continue,
         };
         values.insert(Arc::clone(key), value.into());

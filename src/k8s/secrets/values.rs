@@ -173,7 +173,7 @@ impl ValueStore {
         object.denied_once = is_doubtful;
         let is_unanswered = matches!(result, Err(ReadError::Unavailable(_)));
         if is_unanswered {
-            tracing::debug!(object = %id, "not read, older values stay");
+            tracing::debug!(object = %id, "not read, older values stay in use");
         }
         let mut referrers = HashSet::new();
         for name in names {

@@ -48,7 +48,7 @@ pub(super) struct StatusFacts<'f> {
     pub(super) generation: i64,
     /// The status in the cluster.
     pub(super) observed: &'f ScrapeTargetStatus,
-    /// Whether the target can be polled as it is declared; `None`: not known yet.
+    /// Whether the target can be polled as declared; `None`: not known yet.
     pub(super) accepted: Option<Result<(), &'f Problem>>,
     pub(super) suspended: bool,
     pub(super) monitor: Option<&'f MonitorState>,
@@ -76,13 +76,14 @@ pub(super) struct ScrapeFacts {
 pub(super) fn status(facts: &StatusFacts<'_>) -> ScrapeTargetStatus {
     let pending = |message| move || ConditionState::pending(message);
     let accepted = facts.accepted().or_else(|| facts.observed_state(ACCEPTED));
-    let accepted = accepted.unwrap_or_else(pending("what the spec refers to is not read yet"));
+    let accepted = accepted.unwrap_or_else(pending("the objects to which the spec refers have not been read yet"));
     let monitor = facts.monitor().or_else(|| facts.observed_state(MONITOR_READY));
-    let monitor = monitor.unwrap_or_else(pending("its ServiceMonitor is not looked at yet"));
+    let monitor = monitor.unwrap_or_else(pending("its ServiceMonitor has not been checked yet"));
     let ready = ConditionState::ready(&accepted, &monitor);
     let up = facts.up().or_else(|| facts.observed_state(UP)).unwrap_or_else(pending("not polled yet"));
     let scraped = facts.scraped().or_else(|| facts.observed_scraped());
-    let scraped = scraped.unwrap_or_else(pending("not watched long enough to tell whether scrapes come"));
+    let scraped =
+        scraped.unwrap_or_else(pending("not observed long enough to determine whether the target is scraped"));
     let states = [(READY, ready), (ACCEPTED, accepted), (MONITOR_READY, monitor), (UP, up), (SCRAPED, scraped)];
     ScrapeTargetStatus {
         observed_generation: Some(facts.generation),
@@ -179,16 +180,16 @@ impl ConditionState {
             return Self::new_false(&not.reason, not.message.clone());
         }
         if both.into_iter().all(|state| state.status == ConditionStatus::True) {
-            return Self::new_true(READY, "the exporter does what the spec says");
+            return Self::new_true(READY, "the target is polled and discovered as declared");
         }
-        Self::pending("not all is known yet, see Accepted and MonitorReady")
+        Self::pending("not yet determined, see Accepted and MonitorReady")
     }
 }
 
 impl StatusFacts<'_> {
     fn accepted(&self) -> Option<ConditionState> {
         Some(match self.accepted? {
-            Ok(()) => ConditionState::new_true(ACCEPTED, "the target can be polled as it is declared"),
+            Ok(()) => ConditionState::new_true(ACCEPTED, "the target can be polled as declared"),
             Err(problem) => ConditionState::new_false(problem.reason, problem.message.as_str()),
         })
     }
@@ -229,7 +230,7 @@ impl StatusFacts<'_> {
 
     fn scraped(&self) -> Option<ConditionState> {
         let Some(scrapes) = self.scrapes else {
-            return Some(ConditionState::new_unknown(CONFIG, "the spec is not understood, see Accepted"));
+            return Some(ConditionState::new_unknown(CONFIG, "the spec is invalid, see Accepted"));
         };
         if self.suspended {
             return Some(ConditionState::new_unknown(SUSPENDED, "spec.suspend is true"));
@@ -255,22 +256,22 @@ impl StatusFacts<'_> {
     fn advice(&self, scrapes: &ScrapeFacts) -> &'static str {
         match scrapes.mode {
             DiscoveryMode::ServiceMonitor if !scrapes.monitor => {
-                "spec.monitor.enabled is false, so a scrape configuration of your own must ask for it at /probe"
+                "spec.monitor.enabled is false, so your own scrape configuration must request it from /probe"
             }
             DiscoveryMode::ServiceMonitor
                 if self.monitor.is_some_and(|monitor| monitor.status == ConditionStatus::False) =>
             {
-                "its ServiceMonitor is not as it should be, see MonitorReady"
+                "its ServiceMonitor is not up to date, see MonitorReady"
             }
             DiscoveryMode::ServiceMonitor => {
                 "compare the labels of its ServiceMonitor with serviceMonitorSelector of the Prometheus object, those of \
-                 its namespace with serviceMonitorNamespaceSelector, and see whether Prometheus can reach the exporter"
+                 its namespace with serviceMonitorNamespaceSelector, and check whether Prometheus can reach the exporter"
             }
             DiscoveryMode::HttpSd => {
-                "see whether the Prometheus object selects the ScrapeConfig of the exporter by scrapeConfigSelector and \
+                "check whether the Prometheus object selects the ScrapeConfig of the exporter by scrapeConfigSelector and \
                  scrapeConfigNamespaceSelector, or reads /sd in another way, and can reach the exporter"
             }
-            DiscoveryMode::None => "discovery is off, so a scrape configuration of your own must ask for it at /probe",
+            DiscoveryMode::None => "discovery is off, so your own scrape configuration must request it from /probe",
         }
     }
 

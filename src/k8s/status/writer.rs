@@ -176,8 +176,8 @@ impl<B: StatusBackend> StatusWriter<B> {
         match result {
             Ok(()) if contested => tracing::warn!(
                 %target,
-                "somebody else writes the status of this target, perhaps another release of the exporter: let each look \
-                 after its own targets, by --watch-namespace or --target-selector"
+                "another client writes the status of this target, perhaps another release of the exporter: give each release its own \
+                 targets with --watch-namespace or --target-selector"
             ),
             Ok(()) | Err(ApiError::Unreachable(_)) => {}
             Err(error @ (ApiError::Refused(_) | ApiError::Failed(_))) if failure.is_new => {
@@ -198,8 +198,7 @@ impl<B: StatusBackend> StatusWriter<B> {
             tracing::warn!(
                 %target,
                 %error,
-                "the status of a target cannot be written: others have added so many conditions that ours do not fit beside them, \
-                 remove some"
+                "the status of a target cannot be written: other clients have added so many conditions that ours do not fit, remove some"
             );
         } else {
             tracing::warn!(%target, %error, "the status of a target cannot be written");

@@ -13,13 +13,13 @@ use crate::metric::{Desc, Families, Type};
 
 crate::descs! {
     WORKERS_COUNT = gauge "mediasoup_workers_count" []
-        "Live worker processes; our own name is mediasoup_workers.";
+        "Live worker processes; the same as mediasoup_workers.";
     WORKERS_CPU = gauge "mediasoup_workers_cpu" []
         "CPU time of all workers per second between the last two polls: 1 is one core.";
     WORKERS_MEMORY = gauge "mediasoup_workers_memory" []
         "Resident memory of all workers, in bytes.";
     ROOMS = gauge "mediasoup_rooms" []
-        "Rooms, by the application or by the routers.";
+        "Rooms, as reported by the application or derived from the routers.";
     PEERS = gauge "mediasoup_peers" []
         "Peers in all rooms.";
     AUDIO_IN_COUNT = gauge "mediasoup_audio_in_count" []
@@ -27,9 +27,9 @@ crate::descs! {
     VIDEO_IN_COUNT = gauge "mediasoup_video_in_count" []
         "Received video streams.";
     AUDIO_OUT_COUNT = gauge "mediasoup_audio_out_count" []
-        "Sent audio streams, those of pipes left out.";
+        "Sent audio streams, excluding those of pipes.";
     VIDEO_OUT_COUNT = gauge "mediasoup_video_out_count" []
-        "Sent video streams, those of pipes left out.";
+        "Sent video streams, excluding those of pipes.";
 }
 
 /// What a set of values is reduced to, each a family of its own.
@@ -48,8 +48,8 @@ macro_rules! reduced_families {
         $(static $set: ReducedFamilies = ReducedFamilies {
             sum: reduced_families!(@sum $name $what $($sum)?),
             mean: gauge(concat!("mediasoup_", $name, "_mean"), concat!("Mean of ", $what, ".")),
-            min: gauge(concat!("mediasoup_", $name, "_min"), concat!("Smallest of ", $what, ".")),
-            max: gauge(concat!("mediasoup_", $name, "_max"), concat!("Largest of ", $what, ".")),
+            min: gauge(concat!("mediasoup_", $name, "_min"), concat!("Minimum of ", $what, ".")),
+            max: gauge(concat!("mediasoup_", $name, "_max"), concat!("Maximum of ", $what, ".")),
             p25: gauge(concat!("mediasoup_", $name, "_p25"), concat!("Lower quartile of ", $what, ".")),
         };)+
         static REDUCED: &[&ReducedFamilies] = &[$(&$set),+];
@@ -74,9 +74,9 @@ reduced_families! {
     PACKETS_RETRANSMITTED_IN = "packets_retransmitted_in" "the retransmitted packets received so far by each live stream", sum;
     AUDIO_BITRATES_OUT = "audio_bitrates_out" "the bitrates of sent audio streams, in bit/s", sum;
     VIDEO_BITRATES_OUT = "video_bitrates_out" "the bitrates of sent video streams, in bit/s", sum;
-    SPATIAL_LAYERS_OUT = "spatial_layers_out" "the spatial layers that video consumers get";
-    TEMPORAL_LAYERS_OUT = "temporal_layers_out" "the temporal layers that video consumers get";
-    ROUND_TRIP_TIMES_OUT = "round_trip_times_out" "the round-trip times of sent streams, in milliseconds, 0 where it is not known";
+    SPATIAL_LAYERS_OUT = "spatial_layers_out" "the spatial layers that video consumers receive";
+    TEMPORAL_LAYERS_OUT = "temporal_layers_out" "the temporal layers that video consumers receive";
+    ROUND_TRIP_TIMES_OUT = "round_trip_times_out" "the round-trip times of sent streams, in milliseconds, 0 if unknown";
 }
 
 /// Every family of this module.

@@ -12,9 +12,9 @@ use crate::metric::{Desc, Families, Suffix, Type};
 
 crate::descs! {
     ROOMS = gauge "edumeet_rooms" []
-        "Rooms; begins with what compatibility.prefix says.";
+        "Rooms; the name begins with compatibility.prefix.";
     PEERS = gauge "edumeet_peers" ["room_id"]
-        "Peers of each room; begins with what compatibility.prefix says.";
+        "Peers of each room; the name begins with compatibility.prefix.";
     CONSUMER_BYTES = counter "mediasoup_consumer_byte_count_bytes" [
         "pid", "room_id", "peer_id", "display_name", "user_agent", "transport_id", "proto", "local_addr", "remote_addr", "id",
         "kind", "codec", "type"
@@ -26,7 +26,7 @@ crate::descs! {
     PRODUCER_BYTES = counter "mediasoup_producer_byte_count_bytes" [
         "pid", "room_id", "peer_id", "display_name", "user_agent", "transport_id", "proto", "local_addr", "remote_addr", "id",
         "kind", "codec", "type"
-    ] "RTP bytes of a producer, all its streams together, for dashboards of edumeet.";
+    ] "RTP bytes of all streams of a producer, for dashboards of edumeet.";
     PRODUCER_SCORE = gauge "mediasoup_producer_score" [
         "pid", "room_id", "peer_id", "display_name", "user_agent", "transport_id", "proto", "local_addr", "remote_addr", "id",
         "kind", "codec", "type"

@@ -25,13 +25,13 @@ use document::ShortText;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Options {
-    /// `Agent`: the document `mediasoup-stats/v1`; `Prometheus`: the text of an exporter that the application has itself.
+    /// `Agent`: the document `mediasoup-stats/v1` of the agent; `Prometheus`: the metrics of an exporter that is part of the application.
     pub source: StatsSource,
-    /// Objects that get series of their own.
+    /// The kinds of objects for which one series per object is exported.
     #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
     pub per_object: Vec<PerObject>,
-    /// Add the labels `room_id` and `peer_id` to series of single objects: the `roomId` and `peerId` that the application has attached
-    /// to them. The agent reports them only if it is started with `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`.
+    /// Add the labels `room_id` and `peer_id` to per-object series: the `roomId` and `peerId` that the application sets in `appData`. The
+    /// agent reports them only if it is started with `SCRAPETARGET_AGENT_APP_DATA=roomId,peerId`.
     pub room_labels: bool,
     /// How client addresses in labels are treated. Only the families of `compatibility` and those of source `Prometheus` have such
     /// labels.
@@ -84,7 +84,7 @@ pub struct Compatibility {
     #[schemars(regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_]{0,63}$"))]
     #[serde(default = "edumeet")]
     pub prefix: String,
-    /// Also the 64 aggregated families of edumeet's `/metrics`.
+    /// Also export the 64 aggregated families of edumeet's `/metrics`.
     #[serde(default)]
     pub aggregated: bool,
 }
@@ -106,7 +106,7 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
-    const URL_USAGE: &'static str = "stats is appended for the agent; the URL is used as it stands, with a query if need be, for source \
+    const URL_USAGE: &'static str = "stats is appended to its path for source Agent; it is used unchanged and may have a query for source \
                                      Prometheus";
     const URL_QUERY_WITH: Option<(&'static str, &'static str)> = Some(("source", "Prometheus"));
 
@@ -121,7 +121,7 @@ impl super::Options for Options {
 }
 
 crate::descs! {
-    UP = gauge "mediasoup_up" [] "Whether the last poll gave statistics that can be read.";
+    UP = gauge "mediasoup_up" [] "Whether the last poll returned readable statistics.";
 }
 
 /// Every family of this kind that is known beforehand. Source `Prometheus` passes on whatever there is.

@@ -8,81 +8,81 @@ use crate::metric::{Desc, Families};
 
 crate::descs! {
     TRANSPORT_AVAILABLE_OUTGOING = gauge "mediasoup_transport_available_outgoing_bytes_per_second" ["pid", "router_id", "transport_id", "type", "room_id", "peer_id"]
-        "Estimate of what the way to the endpoint can carry.";
+        "Estimated available bandwidth to the endpoint.";
     TRANSPORT_AVAILABLE_INCOMING = gauge "mediasoup_transport_available_incoming_bytes_per_second" ["pid", "router_id", "transport_id", "type", "room_id", "peer_id"]
-        "Estimate of what the way from the endpoint can carry.";
+        "Estimated available bandwidth from the endpoint.";
     TRANSPORT_MAX_OUTGOING = gauge "mediasoup_transport_max_outgoing_bytes_per_second" ["pid", "router_id", "transport_id", "type", "room_id", "peer_id"]
-        "Most that the application lets the transport send.";
+        "Maximum rate at which the application allows the transport to send.";
     TRANSPORT_MAX_INCOMING = gauge "mediasoup_transport_max_incoming_bytes_per_second" ["pid", "router_id", "transport_id", "type", "room_id", "peer_id"]
-        "Most that the application lets the endpoint send.";
+        "Maximum rate at which the application allows the endpoint to send.";
     TRANSPORT_LOSS = gauge "mediasoup_transport_rtp_loss_ratio" ["pid", "router_id", "transport_id", "type", "direction", "room_id", "peer_id"]
-        "Share of the RTP packets lost lately, where congestion control measures it.";
+        "Fraction of RTP packets lost recently; absent if congestion control does not measure it.";
     PRODUCER_BYTES = counter "mediasoup_producer_stream_received_bytes_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
         "RTP bytes of the stream received from the endpoint.";
     PRODUCER_PACKETS = counter "mediasoup_producer_stream_received_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
         "RTP packets of the stream received from the endpoint.";
     PRODUCER_LOST = gauge "mediasoup_producer_stream_lost_packets" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Packets lost so far on the way from the endpoint: an estimate that can fall.";
+        "Packets lost so far on the way from the endpoint; an estimate that can decrease.";
     PRODUCER_FRACTION_LOST = gauge "mediasoup_producer_stream_fraction_lost_ratio" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Share of the packets lost between the last two reports.";
+        "Fraction of packets lost between the last two reports.";
     PRODUCER_DISCARDED = counter "mediasoup_producer_stream_discarded_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Packets thrown away because they were old or out of sequence.";
+        "Packets discarded because they were old or out of sequence.";
     PRODUCER_RETRANSMITTED = counter "mediasoup_producer_stream_retransmitted_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
         "Retransmitted packets received.";
     PRODUCER_REPAIRED = counter "mediasoup_producer_stream_repaired_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
         "Retransmitted packets that filled a gap.";
     PRODUCER_RTX_DISCARDED = counter "mediasoup_producer_stream_rtx_discarded_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Retransmitted packets thrown away.";
+        "Retransmitted packets discarded.";
     PRODUCER_NACKS = counter "mediasoup_producer_stream_nacks_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
         "NACK messages sent to the endpoint.";
     PRODUCER_NACKED = counter "mediasoup_producer_stream_nacked_packets_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Packets that the endpoint was asked to send again.";
+        "Packets whose retransmission was requested from the endpoint.";
     PRODUCER_PLIS = counter "mediasoup_producer_stream_plis_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Key frames asked for by PLI.";
+        "Key frames requested by PLI.";
     PRODUCER_FIRS = counter "mediasoup_producer_stream_firs_total" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Key frames asked for by FIR.";
+        "Key frames requested by FIR.";
     PRODUCER_JITTER = gauge "mediasoup_producer_stream_jitter_seconds" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Jitter of the packets' arrival.";
+        "Interarrival jitter.";
     PRODUCER_ROUND_TRIP_TIME = gauge "mediasoup_producer_stream_round_trip_time_seconds" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Round-trip time to the endpoint, where it is known.";
+        "Round-trip time to the endpoint; absent if unknown.";
     PRODUCER_SCORE = gauge "mediasoup_producer_stream_score" ["pid", "router_id", "transport_id", "producer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "How well the stream arrives: 10 is good, 0 is inactive or lost.";
+        "Score of the received stream: 10 is good, 0 is inactive or lost.";
     CONSUMER_BYTES = counter "mediasoup_consumer_stream_sent_bytes_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
         "RTP bytes of the stream sent to the endpoint.";
     CONSUMER_PACKETS = counter "mediasoup_consumer_stream_sent_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
         "RTP packets of the stream sent to the endpoint.";
     CONSUMER_LOST = gauge "mediasoup_consumer_stream_lost_packets" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Packets lost so far on the way to the endpoint, by its reports: an estimate that can fall.";
+        "Packets lost so far on the way to the endpoint, as it reports; an estimate that can decrease.";
     CONSUMER_FRACTION_LOST = gauge "mediasoup_consumer_stream_fraction_lost_ratio" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Share of the packets lost between the last two reports of the endpoint.";
+        "Fraction of packets lost between the last two reports of the endpoint.";
     CONSUMER_DISCARDED = counter "mediasoup_consumer_stream_discarded_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Packets thrown away instead of sent.";
+        "Packets discarded instead of sent.";
     CONSUMER_RETRANSMITTED = counter "mediasoup_consumer_stream_retransmitted_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Packets sent again.";
+        "Packets retransmitted.";
     CONSUMER_REPAIRED = counter "mediasoup_consumer_stream_repaired_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Packets sent again that had been asked for once.";
+        "Packets retransmitted for the first time.";
     CONSUMER_RTX_DISCARDED = counter "mediasoup_consumer_stream_rtx_discarded_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Retransmitted packets thrown away instead of sent.";
+        "Retransmitted packets discarded instead of sent.";
     CONSUMER_NACKS = counter "mediasoup_consumer_stream_nacks_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
         "NACK messages received from the endpoint.";
     CONSUMER_NACKED = counter "mediasoup_consumer_stream_nacked_packets_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Packets that the endpoint asked for again.";
+        "Packets whose retransmission the endpoint requested.";
     CONSUMER_PLIS = counter "mediasoup_consumer_stream_plis_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Key frames that the endpoint asked for by PLI.";
+        "Key frames that the endpoint requested by PLI.";
     CONSUMER_FIRS = counter "mediasoup_consumer_stream_firs_total" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Key frames that the endpoint asked for by FIR.";
+        "Key frames that the endpoint requested by FIR.";
     CONSUMER_JITTER = gauge "mediasoup_consumer_stream_jitter_seconds" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Jitter of the packets' arrival at the endpoint; reported since mediasoup 3.19.10.";
+        "Interarrival jitter at the endpoint; reported since mediasoup 3.19.10.";
     CONSUMER_ROUND_TRIP_TIME = gauge "mediasoup_consumer_stream_round_trip_time_seconds" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "Round-trip time to the endpoint, where it is known.";
+        "Round-trip time to the endpoint; absent if unknown.";
     CONSUMER_SCORE = gauge "mediasoup_consumer_stream_score" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "ssrc", "room_id", "peer_id"]
-        "How well the stream arrives at the endpoint: 10 is good, 0 is lost.";
+        "Score of the stream at the endpoint: 10 is good, 0 is lost.";
     CONSUMER_SPATIAL_LAYER = gauge "mediasoup_consumer_current_spatial_layer" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "room_id", "peer_id"]
-        "Spatial layer that the consumer gets now.";
+        "Spatial layer that the consumer currently receives.";
     CONSUMER_TEMPORAL_LAYER = gauge "mediasoup_consumer_current_temporal_layer" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "room_id", "peer_id"]
-        "Temporal layer that the consumer gets now.";
+        "Temporal layer that the consumer currently receives.";
     CONSUMER_PRODUCER_SCORE = gauge "mediasoup_consumer_producer_score" ["pid", "router_id", "transport_id", "producer_id", "consumer_id", "kind", "codec", "room_id", "peer_id"]
-        "Score of the producer's stream that the consumer gets.";
+        "Score of the producer's stream that the consumer receives.";
 }
 
 /// The families of a stream, in the order of [`values`].

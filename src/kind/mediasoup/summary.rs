@@ -9,13 +9,13 @@ use crate::metric::{Desc, Families};
 
 crate::descs! {
     COLLECTION = gauge "mediasoup_snapshot_collection_seconds" []
-        "How long the agent took to collect the statistics.";
+        "Time that the agent took to collect the statistics.";
     TIMESTAMP = gauge "mediasoup_snapshot_timestamp_seconds" []
-        "When the agent began to collect the statistics, as Unix time by its clock.";
+        "Unix time by the clock of the agent when it began to collect the statistics.";
     AGENT_START = gauge "mediasoup_agent_start_time_seconds" []
-        "When the agent started with its application, as Unix time.";
+        "Unix time at which the agent started with its application.";
     OBJECT_ERRORS = gauge "mediasoup_snapshot_object_errors" ["object"]
-        "Objects whose statistics could not be had, because they closed meanwhile or were not answered for in time.";
+        "Objects whose statistics could not be collected because they were closed or did not answer in time.";
     BUILD_INFO = gauge "mediasoup_build_info" ["version"]
         "The version of mediasoup in the application; always 1.";
     WORKERS = gauge "mediasoup_workers" []
@@ -25,7 +25,7 @@ crate::descs! {
     TRANSPORTS = gauge "mediasoup_transports" ["type"]
         "Live transports.";
     WEBRTC_TRANSPORTS = gauge "mediasoup_webrtc_transports" ["ice_state", "dtls_state"]
-        "Live WebRTC transports by the states of their connection.";
+        "Live WebRTC transports by ICE and DTLS state.";
     PRODUCERS = gauge "mediasoup_producers" ["kind", "type", "paused"]
         "Live producers.";
     CONSUMERS = gauge "mediasoup_consumers" ["kind", "type", "paused"]
@@ -37,9 +37,9 @@ crate::descs! {
     CREATED = counter "mediasoup_objects_created_total" ["object"]
         "Objects created since the agent started.";
     CLOSED = counter "mediasoup_objects_closed_total" ["object"]
-        "Objects closed since the agent started, whatever the reason.";
+        "Objects closed since the agent started, for any reason.";
     DEATHS = counter "mediasoup_worker_deaths_total" []
-        "Worker processes that ended without being asked to, since the agent started.";
+        "Worker processes that died unexpectedly since the agent started.";
     ICE_CHANGES = counter "mediasoup_ice_state_changes_total" ["state"]
         "Changes of a WebRTC transport to this ICE state, since the agent started.";
     DTLS_CHANGES = counter "mediasoup_dtls_state_changes_total" ["state"]
@@ -47,15 +47,15 @@ crate::descs! {
     CPU = counter "mediasoup_worker_cpu_seconds_total" ["pid", "mode"]
         "CPU time used by the worker process.";
     MAX_MEMORY = gauge "mediasoup_worker_max_resident_memory_bytes" ["pid"]
-        "Largest resident memory that the worker process ever had.";
+        "Maximum resident memory of the worker process.";
     MEMORY = gauge "mediasoup_worker_resident_memory_bytes" ["pid"]
         "Resident memory of the worker process.";
     PAGE_FAULTS = counter "mediasoup_worker_page_faults_total" ["pid", "kind"]
-        "Page faults of the worker process, without (minor) and with (major) input or output.";
+        "Page faults of the worker process, without (minor) and with (major) I/O.";
     CONTEXT_SWITCHES = counter "mediasoup_worker_context_switches_total" ["pid", "kind"]
-        "Times that the worker process gave up the CPU (voluntary) or lost it (involuntary).";
+        "Context switches of the worker process, voluntary and involuntary.";
     WORKER_START = gauge "mediasoup_worker_start_time_seconds" ["pid"]
-        "When the worker process was created, as Unix time.";
+        "Unix time at which the worker process was created.";
 }
 
 // Counts are exported also where they are 0: an alert cannot see a series that is missing.

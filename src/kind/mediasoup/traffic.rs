@@ -11,13 +11,13 @@ use crate::metric::{Desc, Families};
 
 crate::descs! {
     TRANSPORT_BYTES = counter "mediasoup_transport_bytes_total" ["type", "direction", "payload"]
-        "Bytes through transports of all times. payload=\"all\" contains the other payloads: do not add them up.";
+        "Bytes through transports, including closed ones. payload=\"all\" includes the other payloads: do not add them up.";
     RECEIVED_BYTES = counter "mediasoup_producers_received_bytes_total" ["kind", "codec"]
-        "RTP bytes received from endpoints, streams that have ended included.";
+        "RTP bytes received from endpoints, including streams that have ended.";
     RECEIVED_PACKETS = counter "mediasoup_producers_received_packets_total" ["kind", "codec"]
         "RTP packets received from endpoints.";
     RECEIVED_DISCARDED = counter "mediasoup_producers_discarded_packets_total" ["kind", "codec"]
-        "Received packets that were thrown away because they were old or out of sequence.";
+        "Received packets discarded because they were old or out of sequence.";
     RECEIVED_RETRANSMITTED = counter "mediasoup_producers_retransmitted_packets_total" ["kind", "codec"]
         "Retransmitted packets received from endpoints.";
     RECEIVED_REPAIRED = counter "mediasoup_producers_repaired_packets_total" ["kind", "codec"]
@@ -25,33 +25,33 @@ crate::descs! {
     RECEIVED_NACKS = counter "mediasoup_producers_nacks_total" ["kind", "codec"]
         "NACK messages sent to endpoints.";
     RECEIVED_NACKED = counter "mediasoup_producers_nacked_packets_total" ["kind", "codec"]
-        "Packets that endpoints were asked to send again.";
+        "Packets whose retransmission was requested from endpoints.";
     RECEIVED_PLIS = counter "mediasoup_producers_plis_total" ["kind", "codec"]
-        "Key frames asked of endpoints by PLI.";
+        "Key frames requested from endpoints by PLI.";
     RECEIVED_FIRS = counter "mediasoup_producers_firs_total" ["kind", "codec"]
-        "Key frames asked of endpoints by FIR.";
+        "Key frames requested from endpoints by FIR.";
     RECEIVED_LOST = counter "mediasoup_producers_lost_packets_total" ["kind", "codec"]
-        "Packets lost on the way from endpoints, repaired ones included; estimates that were corrected later stay.";
+        "Packets lost on the way from endpoints, including repaired ones; estimates that were corrected later are not subtracted.";
     SENT_BYTES = counter "mediasoup_consumers_sent_bytes_total" ["kind", "codec"]
-        "RTP bytes sent to endpoints, streams that have ended included.";
+        "RTP bytes sent to endpoints, including streams that have ended.";
     SENT_PACKETS = counter "mediasoup_consumers_sent_packets_total" ["kind", "codec"]
         "RTP packets sent to endpoints.";
     SENT_DISCARDED = counter "mediasoup_consumers_discarded_packets_total" ["kind", "codec"]
-        "Packets that were thrown away instead of sent.";
+        "Packets discarded instead of sent.";
     SENT_RETRANSMITTED = counter "mediasoup_consumers_retransmitted_packets_total" ["kind", "codec"]
-        "Packets sent again to endpoints.";
+        "Packets retransmitted to endpoints.";
     SENT_REPAIRED = counter "mediasoup_consumers_repaired_packets_total" ["kind", "codec"]
-        "Packets sent again that had been asked for once.";
+        "Packets retransmitted for the first time.";
     SENT_NACKS = counter "mediasoup_consumers_nacks_total" ["kind", "codec"]
         "NACK messages received from endpoints.";
     SENT_NACKED = counter "mediasoup_consumers_nacked_packets_total" ["kind", "codec"]
-        "Packets that endpoints asked for again.";
+        "Packets whose retransmission endpoints requested.";
     SENT_PLIS = counter "mediasoup_consumers_plis_total" ["kind", "codec"]
-        "Key frames that endpoints asked for by PLI.";
+        "Key frames that endpoints requested by PLI.";
     SENT_FIRS = counter "mediasoup_consumers_firs_total" ["kind", "codec"]
-        "Key frames that endpoints asked for by FIR.";
+        "Key frames that endpoints requested by FIR.";
     SENT_LOST = counter "mediasoup_consumers_lost_packets_total" ["kind", "codec"]
-        "Packets lost on the way to endpoints by their own reports; estimates that were corrected later stay.";
+        "Packets lost on the way to endpoints, as they report; estimates that were corrected later are not subtracted.";
     PRODUCERS_SCORE = gauge "mediasoup_producers_score" ["kind", "score"]
         "Live received streams by score: 10 is good, 0 is inactive or lost.";
     CONSUMERS_SCORE = gauge "mediasoup_consumers_score" ["kind", "score"]

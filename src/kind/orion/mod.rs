@@ -67,7 +67,7 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
-    const URL_USAGE: &'static str = "admin/metrics, statistics, cache/statistics and version are appended";
+    const URL_USAGE: &'static str = "admin/metrics, statistics, cache/statistics and version are appended to its path";
     const OWN_HEADERS: &'static [&'static str] = &[SERVICE_HEADER];
 
     fn build(&self, url: &Url) -> Box<dyn Kind> {
@@ -213,7 +213,7 @@ fn read_metrics(answer: &Answer) -> Result<Option<AdminMetrics>, CallError> {
         JsonField::Absent => {
             Err(CallError::new(Reason::Schema, "the JSON has no \"services\": it is not Orion's /admin/metrics"))
         }
-        JsonField::Invalid => Err(CallError::new(Reason::Schema, "\"services\" is no object")),
+        JsonField::Invalid => Err(CallError::new(Reason::Schema, "\"services\" is not an object")),
     }
 }
 
@@ -222,6 +222,6 @@ fn require<T>(object: JsonField<T>, what: &str) -> Result<T, CallError> {
     match object {
         JsonField::Value(object) => Ok(object),
         JsonField::Absent => Err(CallError::new(Reason::Schema, format!("{what} is missing"))),
-        JsonField::Invalid => Err(CallError::new(Reason::Schema, format!("{what} is no object"))),
+        JsonField::Invalid => Err(CallError::new(Reason::Schema, format!("{what} is not an object"))),
     }
 }

@@ -6,28 +6,28 @@ use crate::kind::{Flag, JsonList};
 use crate::metric::Families;
 
 crate::descs! {
-    UP = gauge "sora_cluster_up" [] "Whether ListClusterNodes succeeded in the last poll; 0 also on a Sora that is in no cluster.";
+    UP = gauge "sora_cluster_up" [] "Whether ListClusterNodes succeeded in the last poll; also 0 if Sora is not part of a cluster.";
     NODE = gauge "sora_cluster_node" ["mode", "node_name", "node_type"] "Whether a node of the cluster is connected.";
-    RAFT_STATE = gauge "sora_cluster_raft_state" ["state"] "Always 1; the role of this node in the consensus is in the label.";
-    RAFT_TERM = counter "sora_cluster_raft_term" [] "The Raft term that this node is in: it rises with every election.";
-    RAFT_COMMIT_INDEX = counter "sora_cluster_raft_commit_index" [] "The last entry of the Raft log that is committed.";
-    RELAY_RECEIVED_BYTES = counter "sora_cluster_relay_received_bytes_total" ["node_name"] "Bytes that another node relayed to this one.";
-    RELAY_RECEIVED_PACKETS = counter "sora_cluster_relay_received_packets_total" ["node_name"] "Packets that another node relayed to this one.";
-    RELAY_SENT_BYTES = counter "sora_cluster_relay_sent_bytes_total" ["node_name"] "Bytes that this node relayed to another one.";
-    RELAY_SENT_PACKETS = counter "sora_cluster_relay_sent_packets_total" ["node_name"] "Packets that this node relayed to another one.";
-    GRAFT_MISS = counter "sora_cluster_relay_plumtree_graft_miss_total" ["node_name"] "GRAFT requests of Plumtree for a message that was gone.";
-    IGNORED = counter "sora_cluster_relay_plumtree_ignored_total" ["node_name"] "Messages of Plumtree that came and were ignored.";
-    IHAVE_OVERFLOW = counter "sora_cluster_relay_plumtree_ihave_overflow_total" ["node_name"] "IHAVE messages of Plumtree that came and were lost to a full queue.";
-    RECEIVED_GOSSIP = counter "sora_cluster_relay_plumtree_received_gossip_total" ["node_name"] "GOSSIP messages of Plumtree that came.";
-    RECEIVED_GOSSIP_HOP = counter "sora_cluster_relay_plumtree_received_gossip_hop_total" ["node_name"] "Hops of the GOSSIP messages of Plumtree that came, added up.";
-    RECEIVED_GRAFT = counter "sora_cluster_relay_plumtree_received_graft_total" ["node_name"] "GRAFT messages of Plumtree that came.";
-    RECEIVED_IHAVE = counter "sora_cluster_relay_plumtree_received_ihave_total" ["node_name"] "IHAVE messages of Plumtree that came.";
-    RECEIVED_PRUNE = counter "sora_cluster_relay_plumtree_received_prune_total" ["node_name"] "PRUNE messages of Plumtree that came.";
-    SENT_GOSSIP = counter "sora_cluster_relay_plumtree_sent_gossip_total" ["node_name"] "GOSSIP messages of Plumtree that were sent.";
-    SENT_GRAFT = counter "sora_cluster_relay_plumtree_sent_graft_total" ["node_name"] "GRAFT messages of Plumtree that were sent.";
-    SENT_IHAVE = counter "sora_cluster_relay_plumtree_sent_ihave_total" ["node_name"] "IHAVE messages of Plumtree that were sent.";
-    SENT_PRUNE = counter "sora_cluster_relay_plumtree_sent_prune_total" ["node_name"] "PRUNE messages of Plumtree that were sent.";
-    SKIPPED_SEND = counter "sora_cluster_relay_plumtree_skipped_send_total" ["node_name"] "Messages of Plumtree that were not sent.";
+    RAFT_STATE = gauge "sora_cluster_raft_state" ["state"] "Role of this node in the Raft consensus, in the label. Always 1.";
+    RAFT_TERM = counter "sora_cluster_raft_term" [] "Current Raft term of this node; it increases with every election.";
+    RAFT_COMMIT_INDEX = counter "sora_cluster_raft_commit_index" [] "Index of the last committed entry of the Raft log.";
+    RELAY_RECEIVED_BYTES = counter "sora_cluster_relay_received_bytes_total" ["node_name"] "Bytes relayed from another node to this node.";
+    RELAY_RECEIVED_PACKETS = counter "sora_cluster_relay_received_packets_total" ["node_name"] "Packets relayed from another node to this node.";
+    RELAY_SENT_BYTES = counter "sora_cluster_relay_sent_bytes_total" ["node_name"] "Bytes relayed from this node to another node.";
+    RELAY_SENT_PACKETS = counter "sora_cluster_relay_sent_packets_total" ["node_name"] "Packets relayed from this node to another node.";
+    GRAFT_MISS = counter "sora_cluster_relay_plumtree_graft_miss_total" ["node_name"] "Plumtree GRAFT requests for a message that no longer existed.";
+    IGNORED = counter "sora_cluster_relay_plumtree_ignored_total" ["node_name"] "Plumtree messages that were received and ignored.";
+    IHAVE_OVERFLOW = counter "sora_cluster_relay_plumtree_ihave_overflow_total" ["node_name"] "Plumtree IHAVE messages that were received and dropped because the queue was full.";
+    RECEIVED_GOSSIP = counter "sora_cluster_relay_plumtree_received_gossip_total" ["node_name"] "Plumtree GOSSIP messages received.";
+    RECEIVED_GOSSIP_HOP = counter "sora_cluster_relay_plumtree_received_gossip_hop_total" ["node_name"] "Total number of hops of received Plumtree GOSSIP messages.";
+    RECEIVED_GRAFT = counter "sora_cluster_relay_plumtree_received_graft_total" ["node_name"] "Plumtree GRAFT messages received.";
+    RECEIVED_IHAVE = counter "sora_cluster_relay_plumtree_received_ihave_total" ["node_name"] "Plumtree IHAVE messages received.";
+    RECEIVED_PRUNE = counter "sora_cluster_relay_plumtree_received_prune_total" ["node_name"] "Plumtree PRUNE messages received.";
+    SENT_GOSSIP = counter "sora_cluster_relay_plumtree_sent_gossip_total" ["node_name"] "Plumtree GOSSIP messages sent.";
+    SENT_GRAFT = counter "sora_cluster_relay_plumtree_sent_graft_total" ["node_name"] "Plumtree GRAFT messages sent.";
+    SENT_IHAVE = counter "sora_cluster_relay_plumtree_sent_ihave_total" ["node_name"] "Plumtree IHAVE messages sent.";
+    SENT_PRUNE = counter "sora_cluster_relay_plumtree_sent_prune_total" ["node_name"] "Plumtree PRUNE messages sent.";
+    SKIPPED_SEND = counter "sora_cluster_relay_plumtree_skipped_send_total" ["node_name"] "Plumtree messages that were not sent.";
 }
 
 static RAFT: &[FieldSample<RaftState>] = &[

@@ -8,33 +8,33 @@ use super::api::{ErlangVm, StatsReport};
 use crate::metric::Families;
 
 crate::descs! {
-    CONTEXT_SWITCHES = counter "sora_erlang_vm_context_switches" [] "Context switches since the virtual machine was started.";
-    EXACT_REDUCTIONS_SINCE_LAST_CALL = gauge "sora_erlang_vm_exact_reductions_exact_reductions_since_last_call" [] "Reductions since anybody last asked, with those of processes that are running.";
-    EXACT_REDUCTIONS_TOTAL = counter "sora_erlang_vm_exact_reductions_total_exact_reductions" [] "Reductions since the start, with those of processes that are running.";
+    CONTEXT_SWITCHES = counter "sora_erlang_vm_context_switches" [] "Context switches since the virtual machine started.";
+    EXACT_REDUCTIONS_SINCE_LAST_CALL = gauge "sora_erlang_vm_exact_reductions_exact_reductions_since_last_call" [] "Reductions since the last call by any client, including those of running processes.";
+    EXACT_REDUCTIONS_TOTAL = counter "sora_erlang_vm_exact_reductions_total_exact_reductions" [] "Reductions since the start, including those of running processes.";
     NUMBER_OF_GCS = counter "sora_erlang_vm_garbage_collection_number_of_gcs" [] "Garbage collections since the start.";
-    WORDS_RECLAIMED = counter "sora_erlang_vm_garbage_collection_words_reclaimed" [] "Machine words that garbage collection gave back since the start.";
-    IO_INPUT = counter "sora_erlang_vm_io_input" [] "Bytes that came in through ports since the start.";
-    IO_OUTPUT = counter "sora_erlang_vm_io_output" [] "Bytes that went out through ports since the start.";
-    MEMORY_ATOM = gauge "sora_erlang_vm_memory_atom" [] "Bytes set aside for atoms.";
-    MEMORY_ATOM_USED = gauge "sora_erlang_vm_memory_atom_used" [] "Bytes that atoms take up.";
-    MEMORY_BINARY = gauge "sora_erlang_vm_memory_binary" [] "Bytes set aside for binaries.";
-    MEMORY_CODE = gauge "sora_erlang_vm_memory_code" [] "Bytes set aside for loaded code.";
-    MEMORY_ETS = gauge "sora_erlang_vm_memory_ets" [] "Bytes set aside for ETS tables.";
-    MEMORY_PROCESSES = gauge "sora_erlang_vm_memory_processes" [] "Bytes set aside for Erlang processes.";
-    MEMORY_PROCESSES_USED = gauge "sora_erlang_vm_memory_processes_used" [] "Bytes that Erlang processes take up.";
-    MEMORY_SYSTEM = gauge "sora_erlang_vm_memory_system" [] "Bytes set aside for everything but Erlang processes.";
-    MEMORY_TOTAL = gauge "sora_erlang_vm_memory_total" [] "Bytes set aside in all: processes and system.";
-    REDUCTIONS_SINCE_LAST_CALL = gauge "sora_erlang_vm_reductions_reductions_since_last_call" [] "Reductions since anybody last asked.";
+    WORDS_RECLAIMED = counter "sora_erlang_vm_garbage_collection_words_reclaimed" [] "Machine words reclaimed by garbage collection since the start.";
+    IO_INPUT = counter "sora_erlang_vm_io_input" [] "Bytes received through ports since the start.";
+    IO_OUTPUT = counter "sora_erlang_vm_io_output" [] "Bytes sent through ports since the start.";
+    MEMORY_ATOM = gauge "sora_erlang_vm_memory_atom" [] "Bytes allocated for atoms.";
+    MEMORY_ATOM_USED = gauge "sora_erlang_vm_memory_atom_used" [] "Bytes used by atoms.";
+    MEMORY_BINARY = gauge "sora_erlang_vm_memory_binary" [] "Bytes allocated for binaries.";
+    MEMORY_CODE = gauge "sora_erlang_vm_memory_code" [] "Bytes allocated for loaded code.";
+    MEMORY_ETS = gauge "sora_erlang_vm_memory_ets" [] "Bytes allocated for ETS tables.";
+    MEMORY_PROCESSES = gauge "sora_erlang_vm_memory_processes" [] "Bytes allocated for Erlang processes.";
+    MEMORY_PROCESSES_USED = gauge "sora_erlang_vm_memory_processes_used" [] "Bytes used by Erlang processes.";
+    MEMORY_SYSTEM = gauge "sora_erlang_vm_memory_system" [] "Bytes allocated for everything except Erlang processes.";
+    MEMORY_TOTAL = gauge "sora_erlang_vm_memory_total" [] "Total bytes allocated, for processes and system.";
+    REDUCTIONS_SINCE_LAST_CALL = gauge "sora_erlang_vm_reductions_reductions_since_last_call" [] "Reductions since the last call by any client.";
     REDUCTIONS_TOTAL = counter "sora_erlang_vm_reductions_total_reductions" [] "Reductions since the start.";
     RUN_QUEUE = gauge "sora_erlang_vm_run_queue" [] "Processes and ports that are ready to run, on all normal and dirty CPU queues.";
-    RUNTIME_SINCE_LAST_CALL = gauge "sora_erlang_vm_runtime_time_since_last_call" [] "Milliseconds of CPU time since anybody last asked.";
+    RUNTIME_SINCE_LAST_CALL = gauge "sora_erlang_vm_runtime_time_since_last_call" [] "Milliseconds of CPU time since the last call by any client.";
     RUNTIME_TOTAL = counter "sora_erlang_vm_runtime_total_run_time" [] "Milliseconds of CPU time since the start.";
-    ACTIVE_TASKS = gauge "sora_erlang_vm_total_active_tasks" [] "Processes and ports that run or are ready to run on normal schedulers.";
-    ACTIVE_TASKS_ALL = gauge "sora_erlang_vm_total_active_tasks_all" [] "Processes and ports that run or are ready to run, those of dirty I/O schedulers included.";
+    ACTIVE_TASKS = gauge "sora_erlang_vm_total_active_tasks" [] "Processes and ports that are running or ready to run on normal schedulers.";
+    ACTIVE_TASKS_ALL = gauge "sora_erlang_vm_total_active_tasks_all" [] "Processes and ports that are running or ready to run, including those of dirty I/O schedulers.";
     RUN_QUEUE_LENGTHS = gauge "sora_erlang_vm_total_run_queue_lengths" [] "Processes and ports that are ready to run on normal schedulers.";
-    RUN_QUEUE_LENGTHS_ALL = gauge "sora_erlang_vm_total_run_queue_lengths_all" [] "Processes and ports that are ready to run, those of dirty I/O schedulers included.";
+    RUN_QUEUE_LENGTHS_ALL = gauge "sora_erlang_vm_total_run_queue_lengths_all" [] "Processes and ports that are ready to run, including those of dirty I/O schedulers.";
     WALL_CLOCK_TOTAL = counter "sora_erlang_vm_wall_clock_total_wallclock_time" [] "Milliseconds of real time since the start.";
-    WALL_CLOCK_SINCE_LAST_CALL = gauge "sora_erlang_vm_wall_clock_wallclock_time_since_last_call" [] "Milliseconds of real time since anybody last asked.";
+    WALL_CLOCK_SINCE_LAST_CALL = gauge "sora_erlang_vm_wall_clock_wallclock_time_since_last_call" [] "Milliseconds of real time since the last call by any client.";
 }
 
 static ROWS: &[FieldSample<ErlangVm>] = &[

@@ -6,10 +6,10 @@ use super::api::License;
 use crate::metric::Families;
 
 crate::descs! {
-    INFO = gauge "sora_license_info" ["expired_at", "product_name", "serial_code", "type"] "Always 1; what the licence says of itself is in the labels.";
-    EXPIRED_AT = gauge "sora_license_expired_at_timestamp_seconds" [] "The last second of the month in which the licence ends, in UTC, as Unix time.";
-    MAX_CONNECTIONS = gauge "sora_license_max_connections" [] "How many connections the licence allows at a time.";
-    MAX_NODES = gauge "sora_license_max_nodes" [] "How many nodes of a cluster the licence allows; only of licences that limit them.";
+    INFO = gauge "sora_license_info" ["expired_at", "product_name", "serial_code", "type"] "Details of the licence, in the labels. Always 1.";
+    EXPIRED_AT = gauge "sora_license_expired_at_timestamp_seconds" [] "Unix time of the last second, in UTC, of the month in which the licence expires.";
+    MAX_CONNECTIONS = gauge "sora_license_max_connections" [] "Maximum number of concurrent connections that the licence allows.";
+    MAX_NODES = gauge "sora_license_max_nodes" [] "Maximum number of cluster nodes that the licence allows; absent if the licence does not limit them.";
 }
 
 /// The families of the licence.

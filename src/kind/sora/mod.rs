@@ -1,4 +1,4 @@
-//! WebRTC SFU Sora, by its HTTP API.
+//! WebRTC SFU Sora, polled through its HTTP API.
 //!
 //! The same port has operations that disconnect clients and purge nodes. So the operations of all calls are constants in this file, and all
 //! of them only read.
@@ -48,7 +48,7 @@ impl Default for Options {
 }
 
 impl super::Options for Options {
-    const URL_USAGE: &'static str = "every call goes to it";
+    const URL_USAGE: &'static str = "all calls are sent to it";
     const OWN_HEADERS: &'static [&'static str] = &[TARGET_HEADER];
 
     fn build(&self, url: &Url) -> Box<dyn Kind> {
@@ -58,8 +58,8 @@ impl super::Options for Options {
 
 crate::descs! {
     UP = gauge "sora_up" [] "Whether GetStatsReport and GetLicense both succeeded in the last poll.";
-    TIME = gauge "sora_time_seconds" [] "The clock of the exporter when the poll ended, as Unix time; absent if GetStatsReport failed.";
-    MODE = gauge "sora_server_mode" ["mode"] "Always 1; whether the server takes new sessions and connections is in the label.";
+    TIME = gauge "sora_time_seconds" [] "Unix time by the clock of the exporter when the poll ended; absent if GetStatsReport failed.";
+    MODE = gauge "sora_server_mode" ["mode"] "Whether the server accepts new sessions and connections, in the label. Always 1.";
 }
 
 /// Every family of this kind.

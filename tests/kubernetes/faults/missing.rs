@@ -31,7 +31,7 @@ async fn a_missing_crd_is_waited_for_with_one_line_that_says_what_to_type() {
         cluster.install_crd();
         cluster.apply(&target("default", "a", &server.url(), ""));
         replica.until_up("default/a").await;
-        assert_eq!(replica.logged("the CRD of ScrapeTargets is there now"), times);
+        assert_eq!(replica.logged("the CRD of ScrapeTargets is installed now"), times);
         assert_eq!(replica.get("/-/ready").await.unwrap().0, 200);
         assert_eq!(missing(), times, "{}", replica.log());
         let before = unanswered();
