@@ -11,7 +11,7 @@ use super::keep_item;
 use crate::kind::{CallError, Reason};
 use crate::metric::{Desc, Families};
 
-/// A field of a document. A missing one gets the default by `#[serde(default)]` or [`json_objects!`].
+/// A field of a document. A missing one gets the default by `#[serde(default)]` or `json_objects!`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum JsonField<T> {
     /// The field is missing or `null`: this version of the server does not report it.

@@ -13,7 +13,7 @@ use super::{Level, Options, metrics as m};
 use crate::kind::{JsonField, Number};
 use crate::metric::{Desc, Families};
 
-/// The families of one level: those of [`Transactions::counters`], then the mean and the accumulated service time.
+/// The families of one level: the counters of its transactions, then the mean and the accumulated service time.
 struct LevelFamilies {
     counters: [Desc; 8],
     average: Desc,
