@@ -3,24 +3,29 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures::future::{Either, select};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::plain;
 use crate::kind::{CallError, Reason};
 
 tokio::task_local! {
     /// The attempt of the request under way.
     static ATTEMPT: ConnectAttempt;
 }
+
+/// How long a connection to the first address is waited for before the second is tried as well, as RFC 8305 recommends.
+const HEAD_START: Duration = Duration::from_millis(300);
 
 /// How many addresses are named in an error message.
 const MAX_NAMED: usize = 3;
@@ -59,7 +64,7 @@ impl ConnectAttempt {
     /// Connects over TCP.
     pub(super) async fn connect(&self) -> Result<TcpStream, ConnectFailure> {
         self.0.is_started.store(true, Ordering::Relaxed);
-        let connecting = plain::connect(&self.0.addresses);
+        let connecting = connect_any(&self.0.addresses);
         let connected = match self.0.deadline {
             Some(deadline) => {
                 tokio::time::timeout_at(deadline, connecting).await.map_err(|_| ConnectFailure::TimedOut)?
@@ -79,6 +84,31 @@ impl ConnectAttempt {
     /// Whether a connection was begun and has not been made so far.
     pub(super) fn is_connecting(&self) -> bool {
         self.0.is_started.load(Ordering::Relaxed) && !self.is_connected()
+    }
+}
+
+/// Connects to the first of one or two addresses that accepts. The error is that of the address that failed last.
+async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let stream = match *addresses {
+        [first, second, ..] => connect_either(first, second).await?,
+        [only] => TcpStream::connect(only).await?,
+        [] => return Err(io::ErrorKind::AddrNotAvailable.into()),
+    };
+    stream.set_nodelay(true)?; // the end of a request that takes two packets must not wait for an acknowledgement
+    Ok(stream)
+}
+
+async fn connect_either(first: SocketAddr, second: SocketAddr) -> io::Result<TcpStream> {
+    let mut preferred = pin!(TcpStream::connect(first));
+    if let Ok(connected) = tokio::time::timeout(HEAD_START, &mut preferred).await {
+        return match connected {
+            Ok(stream) => Ok(stream),
+            Err(_) => TcpStream::connect(second).await,
+        };
+    }
+    match select(preferred, pin!(TcpStream::connect(second))).await {
+        Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
+        Either::Left((connected, _)) | Either::Right((connected, _)) => connected,
     }
 }
 

@@ -5,13 +5,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{Either, select};
 use http::response;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body as _, Incoming};
@@ -19,9 +16,6 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-
-/// How long a connection to the first address is waited for before the second is tried as well, as RFC 8305 recommends.
-const HEAD_START: Duration = Duration::from_millis(300);
 
 /// After this many bytes that came without a pause the task yields to others on its thread.
 const YIELD_AFTER: usize = 256 * 1024;
@@ -128,31 +122,6 @@ impl AsyncWrite for YieldingStream {
     }
 }
 
-/// Connects to the first of one or two addresses that accepts. The error is that of the address that failed last.
-pub(super) async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let stream = match *addresses {
-        [first, second, ..] => connect_either(first, second).await?,
-        [only] => TcpStream::connect(only).await?,
-        [] => return Err(io::ErrorKind::AddrNotAvailable.into()),
-    };
-    stream.set_nodelay(true)?; // the end of a request that takes two packets must not wait for an acknowledgement
-    Ok(stream)
-}
-
-async fn connect_either(first: SocketAddr, second: SocketAddr) -> io::Result<TcpStream> {
-    let mut preferred = pin!(TcpStream::connect(first));
-    if let Ok(connected) = tokio::time::timeout(HEAD_START, &mut preferred).await {
-        return match connected {
-            Ok(stream) => Ok(stream),
-            Err(_) => TcpStream::connect(second).await,
-        };
-    }
-    match select(preferred, pin!(TcpStream::connect(second))).await {
-        Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
-        Either::Left((connected, _)) | Either::Right((connected, _)) => connected,
-    }
-}
-
 /// An answer whose body has not been read.
 pub(super) struct PlainResponse {
     pub(super) head: response::Parts,
@@ -185,8 +154,9 @@ impl PlainResponse {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream as StdStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream as StdStream};
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use tokio::time::{Instant, sleep, timeout};
 
@@ -207,7 +177,7 @@ mod tests {
     }
 
     async fn connection(address: SocketAddr) -> PlainConnection {
-        PlainConnection::over(connect(&[address]).await.unwrap()).await.unwrap()
+        PlainConnection::over(TcpStream::connect(address).await.unwrap()).await.unwrap()
     }
 
     fn request() -> http::Request<Empty<Bytes>> {

@@ -1,6 +1,8 @@
 //! Which poll begins next on a thread, and when. Polls that are due wait in one queue, ordered by the time at which they were due. If there
 //! is more to poll than the CPU can do, all targets are delayed equally, and none is left out.
 //!
+//! A poll that is the only one begins without the queue, where there is no CPU limit.
+//!
 //! Only the CPU is limited: a poll that waits for its server does not keep others from beginning. Two things hold polls back:
 //!
 //! * The next one begins when the thread has done all work that was ready. So few are under way at once, however many are due, and

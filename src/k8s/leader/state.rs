@@ -1,6 +1,6 @@
 //! The election as one replica sees it: what it knows of the Lease, its role, its permit to write, and its next request.
 //!
-//! It sends nothing and reads no clock, so that tests can try every order of events between replicas.
+//! It sends nothing, and gets the time as an argument, so that tests can try every order of events between replicas.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,8 +17,8 @@ use crate::k8s::watch::DENIED_RETRY;
 
 /// The longest random delay before a free Lease is acquired, so that replicas do not all try at the same moment.
 const JITTER: Duration = Duration::from_millis(400);
-/// After the API server was unreachable, the leader has this long to renew a Lease that has ended meanwhile: a change of leaders would
-/// reset counters for no reason.
+/// After the API server was unreachable, a standby leaves the leader this long to renew a Lease that has ended meanwhile: a change of
+/// leaders would reset counters for no reason.
 const LEADER_GRACE: Duration = Duration::from_secs(5);
 /// The longest delay after a failed request. Shorter than [`LEADER_GRACE`], so that the leader can renew the Lease in time.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ const STARTUP_GRACE: Duration = Duration::from_secs(1);
 /// A moment on both of our clocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
-    /// On the monotonic clock, which stands still while the machine is suspended.
+    /// On the monotonic clock, which stops while the machine (not only this process) is suspended.
     pub(super) instant: Instant,
     /// On the wall clock. Only differences to earlier moments count.
     pub(super) wall: SystemTime,
@@ -311,14 +311,14 @@ impl ElectionState {
             // The holder may renew it without this replica observing that.
             ObservedLease::Present(_) if self.view.is_unreachable => NEVER,
             ObservedLease::Present(record) => {
-                let grace = self.view.recovered_at.map(|at| at + LEADER_GRACE);
-                let due = grace.into_iter().fold(record.ends(), Instant::max) + self.jitter;
-                self.acquire(Some(record), due)
+                let ends = record.ends();
+                let grace_ends = self.view.recovered_at.map_or(ends, |at| at + LEADER_GRACE);
+                self.acquire(Some(record), ends.max(grace_ends) + self.jitter)
             }
         }
     }
 
-    /// Acquires a Lease that is not ours, after it was read once more: the connection of a watch that shows nothing may be dead.
+    /// The step that acquires a Lease which is not ours, after it was read once more: the connection of a watch that shows nothing may be dead.
     fn acquire(&self, observed: Option<&LeaseRecord>, due: Instant) -> (ElectionStep, Option<Instant>) {
         let is_verified = self.verified_at.is_some_and(|at| at >= due);
         (if is_verified { ElectionStep::Acquire(observed.cloned()) } else { ElectionStep::Observe }, Some(due))
@@ -327,7 +327,7 @@ impl ElectionState {
 
 /// A random part of [`JITTER`], at least a quarter.
 fn jitter() -> Duration {
-    JITTER.mul_f64((random() + 0.25).min(1.0))
+    JITTER.mul_f64(0.75_f64.mul_add(random(), 0.25))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::desired::MonitorRef;
 use crate::k8s::backoff::exponential;
 
-/// The longest delay.
+/// The longest delay before a monitor is written again.
 const LONGEST: Duration = Duration::from_mins(1);
 
 /// A conflict without a write for this long has ended.

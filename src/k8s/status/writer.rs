@@ -29,9 +29,13 @@ pub(super) const RESYNC: Duration = Duration::from_secs(30);
 /// Targets that are compared before other tasks get a turn, which takes well below a millisecond.
 const CHUNK: usize = 64;
 
-/// More writes at a time do not help, since the writes a second are bounded. A refused status would be refused again.
+/// The delay before a status is tried again that was refused. Nothing that the user writes into the ScrapeTarget can help, unlike with a
+/// refused ServiceMonitor, which is tried again sooner.
+const REFUSED_RETRY: Duration = Duration::from_mins(5);
+
+/// More writes at a time do not help, since the writes a second are bounded.
 pub(in crate::k8s) const LIMITS: QueueLimits =
-    QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused_retry: Duration::from_secs(300) };
+    QueueLimits { in_flight: 8, writes_per_second: WRITES_PER_SECOND, refused_retry: REFUSED_RETRY };
 
 /// A flapping target is written once in this time.
 const FLAPPING: Duration = Duration::from_secs(10);

@@ -1,7 +1,8 @@
 //! A work queue of keys: each key is the name of an object that must be compared with the cluster and, where it differs, written.
 //!
 //! A queue holds names only: the consumer of a key looks up the newest state of its object. The queue decides *when* that happens. The
-//! rules and their numbers are in `scheduler`, including those for trying a write again:
+//! rules and their numbers are in `scheduler`, including those for trying a write again; only the delay after a refusal is set by each
+//! consumer (`REFUSED_RETRY`), since it depends on who can help:
 //!
 //! * A key waits at most once, for the earliest of its times. One that is added while it is processed is processed again afterwards.
 //! * Taking a key and finding nothing to write costs nothing. Before a write, [`WorkItem::attempt`] asks whether this *version* of the
@@ -52,7 +53,7 @@ pub(super) struct QueueLimits {
     pub(super) in_flight: usize,
     /// The rate of all parts together, of which retries get a share.
     pub(super) writes_per_second: u32,
-    /// The delay before a version is tried again that was refused: only a change of an admission webhook or of the CRD can help.
+    /// The delay before a version is tried again that was refused: only a change of an admission webhook, a quota or the CRD can help.
     pub(super) refused_retry: Duration,
 }
 

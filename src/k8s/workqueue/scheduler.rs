@@ -17,15 +17,15 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// The longest backoff after conflicts. The watch is about to deliver the newer object; but it may be interrupted, so the backoff grows
 /// nevertheless.
-const LONGEST_CONFLICT: Duration = Duration::from_secs(30);
+const LONGEST_CONFLICT_RETRY: Duration = Duration::from_secs(30);
 
 /// The delay after a missing permission or a missing kind. People grant and install these, which need not be noticed at once.
-const MISSING: Duration = Duration::from_secs(60);
+const MISSING_RETRY: Duration = Duration::from_secs(60);
 
 /// The longest pause of the whole queue while the API server does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// One write in this many is for retries of failing objects.
+/// One write in this many of [`QueueLimits::writes_per_second`] is for retries of objects that fail, in each queue.
 const RETRY_SHARE: u32 = 4;
 
 /// A webhook may take seconds to fail: at most this many retries are in flight, the other places belong to objects that do not fail.
@@ -218,10 +218,12 @@ impl<K: WorkKey> Scheduler<K> {
         let retry_at = retry.map(|(&(at, _), _)| self.next_retry.map_or(at, |next| next.max(at)));
         let queued_at = self.queued.first_key_value().map(|(&(at, _), _)| at);
         let is_retry = retry_at.is_some_and(|at| at <= now);
-        let key = match () {
-            () if is_retry => self.retries.pop_first(),
-            () if queued_at.is_some_and(|at| at <= now) => self.queued.pop_first(),
-            () => None,
+        let key = if is_retry {
+            self.retries.pop_first()
+        } else if queued_at.is_some_and(|at| at <= now) {
+            self.queued.pop_first()
+        } else {
+            None
         };
         let Some((_, key)) = key else { return Err(retry_at.into_iter().chain(queued_at).min()) };
         self.serial += 1;
@@ -275,7 +277,7 @@ impl<K: WorkKey> Scheduler<K> {
             return Err(Deferred::NamespacePaused(error));
         }
         match hold {
-            Some(hold) if hold.cause == Cause::Untried || hold.cause == Cause::Failed && hold.version == version => {
+            Some(hold) if hold.cause == Cause::Untried || (hold.cause == Cause::Failed && hold.version == version) => {
                 hold.version = version;
                 if !processing.is_retry {
                     return Err(failing.map_or(Deferred::Retry, Deferred::FailingNamespace));
@@ -329,14 +331,14 @@ impl<K: WorkKey> Scheduler<K> {
             }
             Err(ApiError::Forbidden(_)) => {
                 self.forget(key);
-                self.requeue(key, ticket, now + MISSING);
+                self.requeue(key, ticket, now + MISSING_RETRY);
                 WriteFailure::default()
             }
-            Err(ApiError::NotFound) => self.hold(key, Some(version), Cause::NotFound, MISSING, now),
+            Err(ApiError::NotFound) => self.hold(key, Some(version), Cause::NotFound, MISSING_RETRY, now),
             Err(ApiError::Refused(_)) => self.hold(key, Some(version), Cause::Refused, self.limits.refused_retry, now),
             Err(ApiError::Conflict(_)) => {
                 let failures = self.failures(key, Cause::Conflict);
-                let delay = exponential(SHORTEST_RETRY, LONGEST_CONFLICT, failures);
+                let delay = exponential(SHORTEST_RETRY, LONGEST_CONFLICT_RETRY, failures);
                 self.hold(key, Some(version), Cause::Conflict, delay, now)
             }
             Err(ApiError::Failed(message)) => {
@@ -388,7 +390,7 @@ impl<K: WorkKey> Scheduler<K> {
 
     /// Tries nothing in a namespace for a minute, because of this answer.
     pub(super) fn pause_namespace(&mut self, namespace: &Arc<str>, error: &ApiError, now: Instant) {
-        self.paused_namespaces.insert(Arc::clone(namespace), (now + MISSING, error.clone()));
+        self.paused_namespaces.insert(Arc::clone(namespace), (now + MISSING_RETRY, error.clone()));
     }
 
     /// The key was written. Keys that were not tried because of its namespace are tried now.
