@@ -144,15 +144,16 @@ impl Fleet {
                        erlangVMMetrics: true, serverMode: false }\n";
         let manifest = self.manifest(0, "Sora", "http", options).replacen("  interval: 15s\n", "", 1);
         let baseline = std::env::var("FLEET_BASELINE").ok();
-        let mut measured = Vec::new();
-        for (name, program) in [("this", Some(PROGRAM)), ("baseline", baseline.as_deref())] {
-            let Some(program) = program else { continue };
-            let exporter = Exporter::of_program(program, &manifest)?;
-            exporter.ready().await?;
-            let client = Scraper::connect(exporter.address).await?;
-            measured.push((name, exporter, client));
-        }
         for (format, accept) in [("OpenMetrics", ACCEPT), ("text 0.0.4", ACCEPT_TEXT)] {
+            // A program for each format: a result stays in OpenMetrics for a while after the last scrape that requested it.
+            let mut measured = Vec::new();
+            for (name, program) in [("this", Some(PROGRAM)), ("baseline", baseline.as_deref())] {
+                let Some(program) = program else { continue };
+                let exporter = Exporter::of_program(program, &manifest)?;
+                exporter.ready().await?;
+                let client = Scraper::connect(exporter.address).await?;
+                measured.push((name, exporter, client));
+            }
             let mut costs = vec![Vec::new(); measured.len()];
             let mut bytes = 0;
             for round in 0..8 {
