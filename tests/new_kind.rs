@@ -49,9 +49,12 @@ fn mirror(from: &Path, to: &Path, edit: &impl Fn(&Path, String) -> String) {
     }
 }
 
-/// Gives the copy's package another name: with the same one, cargo would take what it builds for the original's.
+/// Gives the packages of the copy other names: with the same ones, cargo would take what it builds for the original's.
 fn renamed(text: &str) -> String {
     text.replace("name = \"scrapetarget-exporter\"", "name = \"scrapetarget-exporter-with-example\"")
+        .replace("name = \"simulators\"", "name = \"simulators-with-example\"")
+        .replace("\n \"simulators\",", "\n \"simulators-with-example\",")
+        .replace("path = \"simulators\"", "path = \"simulators\", package = \"simulators-with-example\"")
 }
 
 /// The manifest without tests and benchmarks, whose files are not copied.
@@ -74,7 +77,7 @@ fn a_kind_is_one_folder_and_one_line() {
         format!("{before}\nkinds! {{\n{line}{after}")
     };
     mirror(&root().join("src"), &copy().join("src"), &add_line);
-    mirror(&root().join("simulators"), &copy().join("simulators"), &|_, text| text);
+    mirror(&root().join("simulators"), &copy().join("simulators"), &|_, text| renamed(&text));
     write(&copy().join("src/kind/example/mod.rs"), block(&page, "src/kind/example/mod.rs"));
     for file in ["build.rs", "Cargo.lock"] {
         write(&copy().join(file), &renamed(&fs::read_to_string(root().join(file)).unwrap()));
