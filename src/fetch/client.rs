@@ -21,7 +21,7 @@ use url::Host;
 
 use super::address::AllowedBy;
 use super::certificate::{Expiry, ExpiryCache, Handshakes, RecordingVerifier};
-use super::dial::{self, AttemptLayer, AttemptResolver, ConnectAttempt, ConnectFailure, ConnectFailures};
+use super::dial::{AttemptLayer, AttemptResolver, ConnectAttempts, ConnectFailure, ConnectFailures};
 use super::error::{self, handshake_alert};
 use super::plain::{PlainConnection, PlainResponse};
 use super::renewal::{RenewalPeriod, RenewalSchedule};
@@ -376,6 +376,15 @@ enum SendError {
     Call(CallError),
 }
 
+impl From<SendError> for CallError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::ReusedClosed(error) => error::call_error(&error, is_plain(error.url())),
+            SendError::Call(error) => error,
+        }
+    }
+}
+
 impl From<CallError> for SendError {
     fn from(error: CallError) -> Self {
         Self::Call(error)
@@ -521,22 +530,15 @@ impl Client {
         let mut request = request.in_absolute_form();
         shared.name_server(&mut request);
         let again = request.try_clone();
-        match self.send_by(shared, &shared.http, request, addresses, period, deadline, failures).await {
-            Ok(response) => Ok(UnreadResponse::Pooled(response)),
-            Err(SendError::Call(error)) => Err(error),
-            Err(SendError::ReusedClosed(error)) => {
-                let (Some(mut again), Some(unpooled)) = (again, shared.unpooled()) else {
-                    return Err(error::call_error(&error, is_plain(error.url())));
-                };
-                again.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                *failures = ConnectFailures::default();
-                match self.send_by(shared, unpooled, again, addresses, None, deadline, failures).await {
-                    Ok(response) => Ok(UnreadResponse::Pooled(response)),
-                    Err(SendError::Call(error)) => Err(error),
-                    Err(SendError::ReusedClosed(error)) => Err(error::call_error(&error, is_plain(error.url()))),
-                }
-            }
+        let mut sent = self.send_by(shared, &shared.http, request, addresses, period, deadline, failures).await;
+        if matches!(sent, Err(SendError::ReusedClosed(_)))
+            && let (Some(mut again), Some(unpooled)) = (again, shared.unpooled())
+        {
+            again.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            *failures = ConnectFailures::default();
+            sent = self.send_by(shared, unpooled, again, addresses, None, deadline, failures).await;
         }
+        Ok(UnreadResponse::Pooled(sent?))
     }
 
     /// Sends a request over plain TCP.
@@ -575,12 +577,8 @@ impl Client {
         deadline: Instant,
         failures: &mut ConnectFailures,
     ) -> Result<(TcpStream, Option<IpAddr>), CallError> {
-        let attempts = dial::attempts(addresses, *self.last_good());
-        let mut left = attempts.len();
-        for tried in attempts {
-            let until = dial::end_of_attempt(deadline, left);
-            left -= 1;
-            let attempt = ConnectAttempt::new(tried, until);
+        let attempts = ConnectAttempts::new(addresses, *self.last_good(), deadline);
+        for attempt in attempts {
             failures.begin(&attempt);
             match attempt.connect().await {
                 Ok(stream) => {
@@ -606,17 +604,13 @@ impl Client {
         failures: &mut ConnectFailures,
     ) -> Result<reqwest::Response, SendError> {
         let url = request.url();
-        let attempts = dial::attempts(addresses, *self.last_good());
-        let mut left = attempts.len();
-        for addresses in attempts {
+        let mut attempts = ConnectAttempts::new(addresses, *self.last_good(), deadline);
+        while let Some(attempt) = attempts.next() {
             let Some(mut request) = request.try_clone() else { break };
-            let first = addresses.first().copied();
+            let first = attempt.first_address();
             if let (Some(period), Some(address)) = (period, first) {
                 period.tag_url(request.url_mut(), address.ip());
             }
-            let until = dial::end_of_attempt(deadline, left);
-            left -= 1;
-            let attempt = ConnectAttempt::new(addresses, until);
             failures.begin(&attempt);
             match attempt.during(http.execute(request)).await {
                 Ok(response) => {
@@ -626,7 +620,7 @@ impl Client {
                 Err(error) if error.is_connect() => match error::no_connection(&error) {
                     Some(why) => failures.add(&why),
                     // A load balancer without a backend does this. Another address may work; if none does, the last error is reported.
-                    None if left > 0 && error::ended_in_handshake(&error) => {
+                    None if !attempts.is_last() && error::ended_in_handshake(&error) => {
                         failures.add(&ConnectFailure::Error(
                             "the server closes the connection in the handshake".to_owned(),
                         ));

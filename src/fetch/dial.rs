@@ -47,13 +47,18 @@ struct AttemptState {
 
 impl ConnectAttempt {
     /// With addresses that may be contacted, one of each IP version at most: both are tried, the second a moment later.
-    pub(super) fn new(addresses: Vec<SocketAddr>, deadline: Option<Instant>) -> Self {
+    fn new(addresses: Vec<SocketAddr>, deadline: Option<Instant>) -> Self {
         Self(Arc::new(AttemptState {
             addresses,
             deadline,
             is_started: AtomicBool::new(false),
             is_connected: AtomicBool::new(false),
         }))
+    }
+
+    /// The address that is tried first.
+    pub(super) fn first_address(&self) -> Option<SocketAddr> {
+        self.0.addresses.first().copied()
     }
 
     /// Sends a request. It reuses a connection if none is made meanwhile.
@@ -87,6 +92,34 @@ impl ConnectAttempt {
     }
 }
 
+/// The attempts to send one request, in order. Each begins when it is taken: then its part of the time is known.
+pub(super) struct ConnectAttempts {
+    addresses: std::vec::IntoIter<Vec<SocketAddr>>,
+    deadline: Instant,
+}
+
+impl ConnectAttempts {
+    /// To the addresses of a host, with `last_good` first, until `deadline`.
+    pub(super) fn new(addresses: &[SocketAddr], last_good: Option<IpAddr>, deadline: Instant) -> Self {
+        Self { addresses: attempts(addresses, last_good).into_iter(), deadline }
+    }
+
+    /// Whether the attempt that was taken last is the last one.
+    pub(super) fn is_last(&self) -> bool {
+        self.addresses.len() == 0
+    }
+}
+
+impl Iterator for ConnectAttempts {
+    type Item = ConnectAttempt;
+
+    fn next(&mut self) -> Option<ConnectAttempt> {
+        let left = self.addresses.len();
+        let addresses = self.addresses.next()?;
+        Some(ConnectAttempt::new(addresses, end_of_attempt(self.deadline, left)))
+    }
+}
+
 /// Connects to the first of one or two addresses that accepts. The error is that of the address that failed last.
 async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let stream = match *addresses {
@@ -114,7 +147,7 @@ async fn connect_either(first: SocketAddr, second: SocketAddr) -> io::Result<Tcp
 
 /// When an attempt ends, if it and those after it are `left` to share the time to `deadline`; nothing for the last one, which ends with the
 /// poll.
-pub(super) fn end_of_attempt(deadline: Instant, left: usize) -> Option<Instant> {
+fn end_of_attempt(deadline: Instant, left: usize) -> Option<Instant> {
     let now = Instant::now();
     let part = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
     (left > 1).then(|| now + part)
@@ -122,7 +155,7 @@ pub(super) fn end_of_attempt(deadline: Instant, left: usize) -> Option<Instant> 
 
 /// The addresses of a host in the order in which they are tried, with `last_good` first. Two of different IP versions make one attempt, so
 /// that a network without IPv6 costs 0.3 s and not a part of the poll.
-pub(super) fn attempts(addresses: &[SocketAddr], last_good: Option<IpAddr>) -> Vec<Vec<SocketAddr>> {
+fn attempts(addresses: &[SocketAddr], last_good: Option<IpAddr>) -> Vec<Vec<SocketAddr>> {
     if let [only] = addresses {
         return vec![vec![*only]];
     }
