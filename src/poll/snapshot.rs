@@ -76,6 +76,11 @@ impl Snapshot {
         self.ended.duration_since(self.started)
     }
 
+    /// The reason of the failure, or `success`: for metrics and the log.
+    pub(super) fn outcome(&self) -> &'static str {
+        self.failure.as_ref().map_or("success", |failure| failure.reason.as_str())
+    }
+
     /// Whether [`body`](Self::body) would block its thread for long and need much memory: then use [`pieces`](Self::pieces). The form that
     /// is kept costs nothing.
     pub fn is_costly(&self, format: Format, encoding: Encoding) -> bool {

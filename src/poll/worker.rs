@@ -175,8 +175,7 @@ async fn poll(
             render::unpolled(error.reason(), message)
         }
     };
-    let outcome = snapshot.failure.as_ref().map_or("success", |failure| failure.reason.as_str());
-    context.metrics.end(target.source.kind.as_str(), outcome, snapshot.duration());
+    context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     snapshot
 }
 
@@ -222,8 +221,7 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
         let url = request.map(|request| tracing::field::display(&request.url));
         tracing::trace!(target = %id, call = record.call, url, status = record.status, bytes = record.bytes, duration, error, "called");
     }
-    let outcome = snapshot.failure.as_ref().map_or("success", |failure| failure.reason.as_str());
-    tracing::debug!(target = %id, %kind, outcome, duration = ?snapshot.duration(), samples = snapshot.samples, "polled");
+    tracing::debug!(target = %id, %kind, outcome = snapshot.outcome(), duration = ?snapshot.duration(), samples = snapshot.samples, "polled");
 }
 
 /// Publishes a result, and logs a change of state: not every failed poll, nor every change of the spec. The first results after a start are
