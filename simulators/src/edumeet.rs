@@ -2,7 +2,7 @@
 //! errors of the original included. Without `/metrics` and with another prefix it is Ejtimaa.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,12 +13,12 @@ use axum::routing::get;
 
 use super::Switch;
 use super::mediasoup::world::{Peer, Stream, Transport, World};
-use super::mediasoup::{Clock, authorized};
+use super::mediasoup::{SharedWorld, authorized};
 
 /// An edumeet server.
 #[derive(Clone, Debug)]
 pub struct Edumeet {
-    world: Arc<Mutex<Clock>>,
+    world: SharedWorld,
     prefix: Arc<str>,
     secret: Option<Arc<str>>,
     switch: Switch,
@@ -27,12 +27,7 @@ pub struct Edumeet {
 impl Edumeet {
     /// A server whose rooms depend on `seed`.
     pub fn new(seed: u64) -> Self {
-        Self {
-            world: Arc::new(Mutex::new(Clock::new(seed))),
-            prefix: "edumeet".into(),
-            secret: None,
-            switch: Switch::default(),
-        }
+        Self { world: SharedWorld::new(seed), prefix: "edumeet".into(), secret: None, switch: Switch::default() }
     }
 
     /// The fork Ejtimaa: other names, no `/metrics`.
@@ -56,7 +51,7 @@ impl Edumeet {
 
     /// Advances the simulation by `time`, without waiting.
     pub fn pass(&self, time: Duration) {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner).pass(time);
+        self.world.pass(time);
     }
 
     /// Its routes.
@@ -74,16 +69,14 @@ fn exposition(text: String) -> Response {
 }
 
 async fn per_stream(State(server): State<Edumeet>) -> Response {
-    let mut clock = server.world.lock().unwrap_or_else(PoisonError::into_inner);
-    exposition(streams_text(clock.now(), &server.prefix))
+    exposition(server.world.read(|world| streams_text(world, &server.prefix)))
 }
 
 async fn aggregated(State(server): State<Edumeet>, headers: HeaderMap) -> Response {
     if !authorized(&headers, server.secret.as_deref()) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let mut clock = server.world.lock().unwrap_or_else(PoisonError::into_inner);
-    exposition(aggregated_text(clock.now()))
+    exposition(server.world.read(aggregated_text))
 }
 
 /// One family as prom-client writes it: an empty line after it.

@@ -2,7 +2,7 @@
 
 pub(super) mod world;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,40 +19,51 @@ use world::{Consumer, Peer, Producer, Room, Stream, Transport, World};
 /// An application on mediasoup with an agent in it.
 #[derive(Clone, Debug)]
 pub struct Agent {
-    world: Arc<Mutex<Clock>>,
+    world: SharedWorld,
     token: Option<Arc<str>>,
     switch: Switch,
 }
 
+/// A world that the requests to a server share. All clones are the same world.
+#[derive(Clone, Debug)]
+pub(super) struct SharedWorld(Arc<Mutex<Clock>>);
+
 /// A world, and how far its time is ahead of the real one.
 #[derive(Debug)]
-pub(super) struct Clock {
+struct Clock {
     world: World,
     uptime: Uptime,
     ahead: Duration,
 }
 
-impl Clock {
+impl SharedWorld {
     pub(super) fn new(seed: u64) -> Self {
-        Self { world: World::new(seed), uptime: Uptime::default(), ahead: Duration::ZERO }
+        let clock = Clock { world: World::new(seed), uptime: Uptime::default(), ahead: Duration::ZERO };
+        Self(Arc::new(Mutex::new(clock)))
     }
 
-    /// The world as it is now.
-    pub(super) fn now(&mut self) -> &World {
-        self.world.advance(self.uptime.elapsed() + self.ahead);
-        &self.world
+    /// What `read` makes of the world as it is now.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&World) -> T) -> T {
+        let mut clock = self.lock();
+        let now = clock.uptime.elapsed() + clock.ahead;
+        clock.world.advance(now);
+        read(&clock.world)
     }
 
     /// Advances the simulation by `time`, without waiting.
-    pub(super) fn pass(&mut self, time: Duration) {
-        self.ahead += time;
+    pub(super) fn pass(&self, time: Duration) {
+        self.lock().ahead += time;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Clock> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Agent {
     /// An application whose rooms depend on `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { world: Arc::new(Mutex::new(Clock::new(seed))), token: None, switch: Switch::default() }
+        Self { world: SharedWorld::new(seed), token: None, switch: Switch::default() }
     }
 
     /// Sets the bearer token without which requests are answered with 401.
@@ -69,7 +80,7 @@ impl Agent {
 
     /// Advances the simulation by `time`, without waiting.
     pub fn pass(&self, time: Duration) {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner).pass(time);
+        self.world.pass(time);
     }
 
     /// Its routes.
@@ -97,10 +108,7 @@ async fn stats(State(agent): State<Agent>, headers: HeaderMap, Query(parameters)
     if !authorized(&headers, agent.token.as_deref()) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let document = {
-        let mut clock = agent.world.lock().unwrap_or_else(PoisonError::into_inner);
-        document(clock.now(), parameters.detail)
-    };
+    let document = agent.world.read(|world| document(world, parameters.detail));
     ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], document.to_string())
         .into_response()
 }
