@@ -4,6 +4,7 @@
 
 mod access;
 mod advice;
+mod members;
 mod metadata;
 mod monitor;
 mod parsed;
@@ -22,12 +23,15 @@ pub use access::{
     TlsConfig,
 };
 pub(crate) use advice::nearest;
+pub use members::{Include, Members, MembersDns, MembersService};
 pub(crate) use metadata::check_names;
 pub use monitor::{Action, Monitor, Relabeling};
 pub use parsed::{HeaderSource, ParsedHeader, ParsedTarget};
 pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use regex_syntax::regex_problem;
-pub use v1alpha1::{Condition, ConditionStatus, Metrics, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus};
+pub use v1alpha1::{
+    Condition, ConditionStatus, MembersStatus, Metrics, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus,
+};
 
 /// The API group of ScrapeTarget.
 pub const GROUP: &str = "scrapetarget.dev";

@@ -77,6 +77,13 @@ impl ParsedTarget {
         self.proxy_url.as_ref()
     }
 
+    /// The name of the Service whose endpoints are the members; `None` if no Service is named by `spec.members`.
+    pub fn members_service(&self) -> Option<&str> {
+        let service = self.spec.members.as_ref()?.service.as_ref()?;
+        let named = service.name.as_deref();
+        named.or_else(|| Some(self.url.host_str()?.split('.').next().unwrap_or_default()))
+    }
+
     /// `spec.headers`, in their order.
     pub fn headers(&self) -> &[ParsedHeader] {
         &self.headers

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access::{Authorization, BasicAuth, Header, TlsConfig};
+use super::members::Members;
 use super::monitor::Monitor;
 use super::{rules, schema};
 use crate::kind;
@@ -48,6 +49,7 @@ use crate::time::PromDuration;
         json_path = ".status.conditions[?(@.type=='Scraped')].status",
         priority = 1
     ),
+    printcolumn(name = "Members", type_ = "string", json_path = ".status.members", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -59,6 +61,9 @@ pub struct ScrapeTargetSpec {
     /// The URL of the server. The description in the schema also says how each type uses it.
     #[schemars(length(min = 1, max = 2048), description = url_description())]
     pub url: String,
+    /// The processes of an application that runs as several pods. If not set, url leads to one process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Members>,
     /// How often the target is polled, from 1s to 1h.
     #[serde(default = "interval")]
     pub interval: PromDuration,
@@ -148,6 +153,7 @@ impl ScrapeTargetSpec {
         Self {
             kind,
             url: url.into(),
+            members: None,
             interval: interval(),
             timeout: None,
             max_age: None,
@@ -206,6 +212,19 @@ pub struct ScrapeTargetStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// The members of a target with `spec.members`. Written at most once a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<MembersStatus>,
+}
+
+/// How many members a target has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MembersStatus {
+    /// Members that were found.
+    pub found: u32,
+    /// Members whose last poll succeeded.
+    pub up: u32,
 }
 
 /// One aspect of the state of a target, in the format of `metav1.Condition`.

@@ -392,7 +392,7 @@ impl From<CallError> for SendError {
 }
 
 /// How requests travel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Transport {
     /// Over TCP, to the server itself.
     Plain,
@@ -463,6 +463,40 @@ pub struct Client {
 }
 
 impl Client {
+    /// The client for one member of the target, at `address`. Everything but the address and its port stays as it is for the url: the header
+    /// `Host`, the name in TLS and in the certificate. Connections are not shared with other members.
+    ///
+    /// `service` is the Service that has named the address, as `NAME.NAMESPACE.svc`; `None` if it is an address of the url's host. Whoever
+    /// may write its EndpointSlices must not reach more with them than with a url of that name.
+    pub fn member(&self, address: SocketAddr, service: Option<&str>) -> Result<Self, ClientError> {
+        let grant = match service {
+            None => self.grant,
+            Some(host) => self
+                .rules
+                .allowed_by(Some(host), &self.namespace)
+                .ok_or_else(|| ClientError::HostNotAllowed { field: "members.service", host: host.to_owned() })?,
+        };
+        if let Some(ground) = self.rules.refusal(address.ip(), grant) {
+            return Err(ClientError::Denied { address: address.ip(), ground });
+        }
+        Ok(Self {
+            transport: self.transport.clone(),
+            rules: Arc::clone(&self.rules),
+            resolver: Arc::clone(&self.resolver),
+            namespace: Arc::clone(&self.namespace),
+            contacted: ContactedHost::Address(address.ip()),
+            port: address.port(),
+            grant,
+            renewal: self.renewal.as_ref().map(RenewalSchedule::another),
+            last_good: Mutex::default(),
+        })
+    }
+
+    /// Every address of the url's host, those that may not be contacted as well: [`member`](Self::member) refuses them one by one.
+    pub async fn host_addresses(&self) -> Result<Arc<[SocketAddr]>, CallError> {
+        self.addresses().await
+    }
+
     /// The namespace of the target that it is for.
     pub(super) const fn namespace(&self) -> &Arc<str> {
         &self.namespace

@@ -34,6 +34,11 @@ impl RenewalSchedule {
         Self { offset: Duration::from_millis(offset), last_poll: Mutex::default() }
     }
 
+    /// Another schedule with the same periods.
+    pub(super) fn another(&self) -> Self {
+        Self { offset: self.offset, last_poll: Mutex::default() }
+    }
+
     /// The period of a poll that begins now. The next poll is expected after as much time as has passed since the last one.
     pub(super) fn begin_poll(&self) -> RenewalPeriod {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -134,7 +134,7 @@ impl TargetView {
 
 fn invalid(message: &str, since: SystemTime, last_success: Option<SystemTime>) -> TargetStatus {
     let failure = Some(Failure { reason: Reason::Config, message: message.into() });
-    TargetStatus { state: TargetState::Invalid, failure, since, last_success }
+    TargetStatus { state: TargetState::Invalid, failure, since, last_success, members: None, partial: None }
 }
 
 /// Targets by name alone and by URL, for `--web.loose-targets`; rebuilt when the declared targets have changed.

@@ -16,6 +16,8 @@ pub enum Reason {
     Suspended,
     /// The declaration of the target cannot be used: a Secret is missing, its address is not allowed, …
     Config,
+    /// The target has no members.
+    NoMembers,
     /// The host's name has no address, or the name servers did not answer.
     Dns,
     /// No TCP connection, or it broke before there was an answer.
@@ -46,6 +48,7 @@ impl Reason {
         Self::Pending,
         Self::Suspended,
         Self::Config,
+        Self::NoMembers,
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -65,6 +68,7 @@ impl Reason {
             Self::Pending => "pending",
             Self::Suspended => "suspended",
             Self::Config => "config",
+            Self::NoMembers => "no_members",
             Self::Dns => "dns",
             Self::Connect => "connect",
             Self::Tls => "tls",
@@ -85,6 +89,7 @@ impl Reason {
             Self::Pending => "Pending",
             Self::Suspended => "Suspended",
             Self::Config => "Config",
+            Self::NoMembers => "NoMembers",
             Self::Dns => "Dns",
             Self::Connect => "Connect",
             Self::Tls => "Tls",

@@ -7,6 +7,7 @@ mod blocking;
 mod declarations;
 mod delay;
 mod first_polls;
+mod members;
 mod pacer;
 mod poller;
 mod render;
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 pub use declarations::Mistakes;
 pub use delay::PollDelay;
+pub use members::{MemberCounts, MemberPoll, MemberReport, MemberState};
 pub use poller::{Poller, TargetState, TargetStatus};
 pub use render::PROBE_FAMILIES;
 pub use snapshot::{CallRecord, Failure, Pieces, Snapshot};

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::members::MemberCounts;
 use super::render;
 use super::snapshot::{Failure, Snapshot};
 use crate::kind::Reason;
@@ -56,12 +57,24 @@ pub struct TargetStatus {
     pub since: SystemTime,
     /// When a poll last succeeded.
     pub last_success: Option<SystemTime>,
+    /// How many members it has; `None`: it has no `spec.members`, or was not polled yet.
+    pub members: Option<MemberCounts>,
+    /// The failure of the first member that does not answer, in a target that is up: `rooms-7d9f-x2: connect`. It stays the same while the
+    /// target stays in this state.
+    pub partial: Option<Arc<str>>,
 }
 
 impl TargetStatus {
     fn pending() -> Self {
         let failure = Some(Failure { reason: Reason::Pending, message: Arc::from("not polled yet") });
-        Self { state: TargetState::Pending, failure, since: SystemTime::now(), last_success: None }
+        Self {
+            state: TargetState::Pending,
+            failure,
+            since: SystemTime::now(),
+            last_success: None,
+            members: None,
+            partial: None,
+        }
     }
 
     /// Whether both have the same state for the same reason.

@@ -12,6 +12,7 @@ use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use tokio::time::Instant;
 
+use super::members::MemberReport;
 use crate::kind::{Call, Reason};
 use crate::metric::{
     Encoding, Finished, Format, PlainCounters, Rewriter, encode, gunzip, gzip, openmetrics_to_text, text_to_openmetrics,
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub samples: usize,
     /// The calls, in order; none where nothing was sent.
     pub calls: Box<[CallRecord]>,
+    /// The members, in the order of their names; `None` for a target that is one process.
+    pub members: Option<Arc<[MemberReport]>>,
     /// Samples that were left out because the server may not export their names or contents.
     pub withheld: u64,
     /// What was sent, without the user's headers.

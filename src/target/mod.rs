@@ -1,6 +1,7 @@
 //! A target as pollers need it: its spec is parsed, every default is filled in, every reference to a Secret or ConfigMap is resolved.
 
 mod lookup;
+mod members;
 mod resolve;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use reqwest::Url;
 use reqwest::header::HeaderMap;
 
 pub use lookup::{Lookup, LookupError};
+pub use members::{Include, Member, MemberLabel, MemberSource, TargetMembers};
 
 pub use crate::crd::{ObjectKind, ParsedTarget};
 
@@ -77,6 +79,8 @@ pub struct Target {
     pub suspend: bool,
     /// Series of the target itself that one answer may hold.
     pub sample_limit: usize,
+    /// The processes of which it consists; `None`: it is one, at its url. They may change while older data stays valid.
+    pub members: Option<TargetMembers>,
     /// How Prometheus should scrape it, by `spec.monitor`.
     pub scrape: Scrape,
     /// What the user declared. It is shared with the watcher of files, or with the controller.

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
-use super::{Lookup, LookupError, Problem, Scrape, Source, Target, TargetId};
+use super::{Lookup, LookupError, Problem, Scrape, Source, Target, TargetId, TargetMembers};
 use crate::crd::{FieldError, HeaderSource, ParsedTarget, Reference, SecretKeyRef};
 use crate::fetch::{Connection, Identity};
 
@@ -30,15 +30,16 @@ impl Target {
                 headers: headers.unwrap_or_default(),
                 filter: declaration.filter().cloned(),
             },
-            id,
             interval: spec.effective_interval(),
             timeout: spec.effective_timeout(),
             max_age: spec.effective_max_age(),
             suspend: spec.suspend,
             sample_limit: usize::try_from(spec.sample_limit).unwrap_or(usize::MAX),
+            members: spec.members.as_ref().map(|members| TargetMembers::of(members, &declaration, &id)),
             scrape: Scrape { interval: spec.effective_scrape_interval(), timeout: spec.effective_scrape_timeout() },
             declaration,
             problem,
+            id,
         }
     }
 

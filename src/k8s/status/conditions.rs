@@ -6,11 +6,11 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
 
-use crate::crd::{Condition, ConditionStatus, ScrapeTargetStatus};
+use crate::crd::{Condition, ConditionStatus, MembersStatus, ScrapeTargetStatus};
 use crate::k8s::settings::DiscoveryMode;
 use crate::k8s::target_store::MonitorState;
 use crate::kind::Reason;
-use crate::poll::{TargetState, TargetStatus};
+use crate::poll::{MemberCounts, TargetState, TargetStatus};
 use crate::target::Problem;
 use crate::time::{PromDuration, rfc3339};
 
@@ -88,7 +88,13 @@ pub(super) fn status(facts: &StatusFacts<'_>) -> ScrapeTargetStatus {
     ScrapeTargetStatus {
         observed_generation: Some(facts.generation),
         conditions: states.into_iter().map(|(kind, state)| facts.condition(kind, state)).collect(),
+        members: facts.poll.and_then(|poll| poll.members).map(members),
     }
+}
+
+fn members(counts: MemberCounts) -> MembersStatus {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    MembersStatus { found: number(counts.found), up: number(counts.up) }
 }
 
 /// Whether `observed` has everything of `desired`. Conditions of other writers do not count.

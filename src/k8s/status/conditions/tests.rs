@@ -106,7 +106,7 @@ fn poll(failure: Option<(Reason, &str)>) -> TargetStatus {
         Some(_) => TargetState::Down,
     };
     let failure = failure.map(|(reason, message)| Failure { reason, message: message.into() });
-    TargetStatus { state, failure, since: SystemTime::UNIX_EPOCH, last_success: None }
+    TargetStatus { state, failure, since: SystemTime::UNIX_EPOCH, last_success: None, members: None, partial: None }
 }
 
 fn missing_secret() -> Problem {

@@ -1,0 +1,75 @@
+//! The members of a target as the last round left them, for answers and pages.
+
+use std::time::{Duration, SystemTime};
+
+use super::snapshot::{CallRecord, Failure};
+use crate::target::Member;
+
+/// The state of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MemberState {
+    /// Its last poll succeeded.
+    Up,
+    /// Its last poll failed.
+    Down,
+    /// Its pod is being deleted. It is polled as long as `include` says so, and is never down.
+    Terminating,
+    /// It is not polled, since it does not have the readiness that `include` asks for.
+    NotReady,
+    /// It is not polled, since there are more than `limit`.
+    OverLimit,
+    /// It was not polled yet.
+    Pending,
+}
+
+impl MemberState {
+    /// The states that `probe_members` counts.
+    pub const COUNTED: &[Self] = &[Self::Up, Self::Down, Self::Terminating, Self::NotReady, Self::OverLimit];
+
+    /// The value of the label `state`, and the name on pages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Terminating => "terminating",
+            Self::NotReady => "not_ready",
+            Self::OverLimit => "over_limit",
+            Self::Pending => "pending",
+        }
+    }
+}
+
+/// One member of a target.
+#[derive(Clone, Debug)]
+pub struct MemberReport {
+    /// The process itself.
+    pub member: Member,
+    /// Its state.
+    pub state: MemberState,
+    /// Why its last poll failed, whatever the state.
+    pub failure: Option<Failure>,
+    /// Its last poll; `None`: there was none.
+    pub poll: Option<MemberPoll>,
+}
+
+/// The last poll of a member.
+#[derive(Clone, Debug)]
+pub struct MemberPoll {
+    /// When it ended.
+    pub ended_at: SystemTime,
+    /// How long it took.
+    pub duration: Duration,
+    /// Series of the member.
+    pub samples: usize,
+    /// The calls, in order. What was sent is the same for all members, but for the address.
+    pub calls: Box<[CallRecord]>,
+}
+
+/// How many members a target has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemberCounts {
+    /// Members that were found, polled or not.
+    pub found: usize,
+    /// Members whose last poll succeeded, terminating ones included.
+    pub up: usize,
+}
