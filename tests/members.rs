@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderMap;
+use proptest::prelude::*;
 use scrapetarget_exporter::crd::{Members, MembersService, ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::fetch::Limits;
 use scrapetarget_exporter::kind::{Reason, Type};
@@ -115,7 +116,7 @@ async fn every_series_of_a_member_has_its_pod_and_generic_families_stay_one_seri
         "orion_up{}",
         "probe_member_success{}",
         "probe_member_duration_seconds{}",
-        "probe_call_success{,call=\"metrics\"}",
+        "probe_call_success{,call=\"admin_metrics\"}",
     ] {
         assert!(of_pod("orion-a").contains(family) && of_pod("orion-b").contains(family), "{family}: {all:#?}");
     }
@@ -422,4 +423,96 @@ async fn five_hundred_members_are_one_answer_within_their_limit() {
     assert_eq!(states(&snapshot), counted([("up", 500.0), ("over_limit", 100.0)]));
     let of_kind = series(&text(&snapshot)).into_keys().filter(|name| name.starts_with("orion_")).count();
     assert!(of_kind <= 50_000, "{of_kind} series");
+}
+
+/// A server that says which one it is.
+async fn numbered(number: usize) -> Simulated {
+    let routes =
+        Router::new().fallback(move || async move { format!("# TYPE app_server gauge\napp_server {number}\n") });
+    Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap()
+}
+
+const SERVERS: usize = 4;
+
+/// What happens to the pod of a name.
+#[derive(Clone, Debug)]
+enum Change {
+    /// It is there, at this server, in this incarnation, and as ready as this.
+    Is { name: u8, server: usize, uid: u8, serving: bool, terminating: bool },
+    /// It is gone.
+    Gone { name: u8 },
+    /// Time passes, so that what was changed so far may take effect.
+    Pause,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (0..5_u8, 0..SERVERS, 0..3_u8, proptest::bool::weighted(0.8), proptest::bool::weighted(0.2))
+            .prop_map(|(name, server, uid, serving, terminating)| Change::Is { name, server, uid, serving, terminating }),
+        2 => (0..5_u8).prop_map(|name| Change::Gone { name }),
+        1 => Just(Change::Pause),
+    ]
+}
+
+/// Plays `changes`, and waits until the answer says what is true at the end: each pod that is polled, with the server that it is on.
+async fn play(servers: &[Simulated], changes: Vec<Change>) {
+    let mut spec =
+        serde_json::to_value(ScrapeTargetSpec::new(Type::Mediasoup, "http://app.media.svc:1026/metrics")).unwrap();
+    spec["mediasoup"] = serde_json::json!({ "source": "Prometheus" });
+    spec["members"] = serde_json::json!({ "service": {} });
+    (spec["interval"], spec["maxAge"]) = ("1h".into(), "1h".into());
+    let declaration = ParsedTarget::parse(ScrapeTarget::new("app", serde_json::from_value(spec).unwrap())).unwrap();
+    let target = Target::resolve(TargetId::new("media", "app"), Arc::new(declaration), &NoObjects);
+    let pollers = pollers();
+    pollers.apply([target.clone()]);
+    answer(&pollers, &target).await;
+    let mut pods: BTreeMap<u8, (usize, Member)> = BTreeMap::new();
+    for change in changes {
+        match change {
+            Change::Is { name, server, uid, serving, terminating } => {
+                let member = Member {
+                    uid: uid.to_string().into(),
+                    ready: serving && !terminating,
+                    serving,
+                    terminating,
+                    ..pod(&format!("pod-{name}"), servers[server].address)
+                };
+                pods.insert(name, (server, member));
+            }
+            Change::Gone { name } => _ = pods.remove(&name),
+            Change::Pause => tokio::time::sleep(Duration::from_millis(300)).await,
+        }
+        let members: Vec<Member> = pods.values().map(|(_, member)| member.clone()).collect();
+        pollers.apply([with(target.clone(), &members)]);
+    }
+    let polled = pods.values().filter(|(_, member)| member.serving);
+    let wanted: BTreeMap<String, f64> = polled
+        .map(|(server, member)| {
+            (format!("app_server{{pod=\"{}\"}}", member.name), f64::from(u32::try_from(*server).unwrap()))
+        })
+        .collect();
+    let found_all = pods.len();
+    eventually(PATIENCE, async || {
+        let snapshot = answer(&pollers, &target).await;
+        let all = series(&text(&snapshot));
+        let found: BTreeMap<String, f64> = all.into_iter().filter(|(name, _)| name.starts_with("app_server")).collect();
+        let counts = pollers.get(&target.id).unwrap().status().members;
+        let counted = counts == Some(MemberCounts { found: found_all, up: wanted.len() });
+        if found == wanted && counted { Ok(()) } else { Err(format!("{found:?} and {counts:?}, not {wanted:?}")) }
+    })
+    .await;
+    pollers.shutdown().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_to_pods_each_is_there_in_the_end_with_its_own_server(changes in proptest::collection::vec(change(), 1..14)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let servers = futures::future::join_all((0..SERVERS).map(numbered)).await;
+            play(&servers, changes).await;
+        });
+    }
 }

@@ -154,7 +154,12 @@ impl Families {
     /// A value that is not finite, or a counter below 0, is skipped and counted.
     pub fn set(&mut self, desc: &'static Desc, labels: &[&str], value: f64) {
         debug_assert!(labels.len() <= desc.labels.len(), "{} has the labels {:?}", desc.name, desc.labels);
-        self.add(desc, Suffix::None, labels, None, value);
+        self.add(desc, Suffix::None, None, labels, None, value);
+    }
+
+    /// The same about a member of a target: with its label, a name and a value, before the others.
+    pub fn set_of_member(&mut self, desc: &'static Desc, member: (&str, &str), labels: &[&str], value: f64) {
+        self.add(desc, Suffix::None, Some(member), labels, None, value);
     }
 
     /// Adds one histogram without labels: cumulative `buckets` of (upper bound, count), then sum and count.
@@ -172,14 +177,22 @@ impl Families {
             if bound.is_finite() && !le.contains(['.', 'e']) {
                 le.push_str(".0"); // OpenMetrics wants canonical floats; text 0.0.4 takes them
             }
-            self.add(desc, Suffix::Bucket, &[], Some(&le), cumulative);
+            self.add(desc, Suffix::Bucket, None, &[], Some(&le), cumulative);
         }
-        self.add(desc, Suffix::Bucket, &[], Some("+Inf"), count);
-        self.add(desc, Suffix::Sum, &[], None, sum);
-        self.add(desc, Suffix::Count, &[], None, count);
+        self.add(desc, Suffix::Bucket, None, &[], Some("+Inf"), count);
+        self.add(desc, Suffix::Sum, None, &[], None, sum);
+        self.add(desc, Suffix::Count, None, &[], None, count);
     }
 
-    fn add(&mut self, desc: &'static Desc, suffix: Suffix, labels: &[&str], le: Option<&str>, value: f64) {
+    fn add(
+        &mut self,
+        desc: &'static Desc,
+        suffix: Suffix,
+        member: Option<(&str, &str)>,
+        labels: &[&str],
+        le: Option<&str>,
+        value: f64,
+    ) {
         if !value.is_finite() || (desc.kind == Type::Counter && value < 0.0) {
             self.skipped += 1;
             return;
@@ -189,6 +202,9 @@ impl Families {
             return;
         }
         let from = self.text.len();
+        if let Some((name, value)) = member {
+            self.push_label(from, name, value);
+        }
         for (name, value) in desc.labels.iter().zip(labels) {
             self.list[family as usize].irregular |= value.is_empty();
             self.push_label(from, name, value);

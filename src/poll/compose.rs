@@ -17,7 +17,7 @@ use super::render::{
 use super::snapshot::{Exposition, Failure, Snapshot};
 use crate::fetch::Expiry;
 use crate::kind::{Call, Reason};
-use crate::metric::{Encoding, Families, Format, gunzip, merge_members};
+use crate::metric::{Encoding, Families, Format, merge_members};
 
 /// An answer to be put together.
 pub(super) struct Composition {
@@ -63,17 +63,27 @@ impl Composition {
 
     /// Puts the answer together.
     pub(super) fn snapshot(self) -> Snapshot {
-        let Self { round, base, texts, members, failure, certificate_expiry, totals, requests, format } = self;
+        let Self { round, base, texts, members, failure, certificate_expiry, mut totals, requests, format } = self;
         let failure = failure.or_else(|| failure_of(&members));
-        let own = own_families(&round, &members, failure.as_ref(), certificate_expiry, &totals).finish();
+        let own =
+            |totals: &Totals| own_families(&round, &members, failure.as_ref(), certificate_expiry, totals).finish();
         let kept = base.map(|(base, taken)| {
             let text = base.body(Format::Text, Encoding::Identity);
             retain_members(&text, |name| taken.contains(name))
         });
         let texts: Vec<Vec<u8>> = kept.into_iter().chain(texts.into_iter().map(MemberText::into_plain)).collect();
         let parts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
-        let mut text = Vec::new();
-        let plain_counters = merge_members(&parts, &own, format, &mut text);
+        let (mut text, mut own_of_all) = (Vec::new(), own(&totals));
+        let mut merged = merge_members(&parts, &own_of_all, format, &mut text);
+        if merged.left_out > 0 {
+            // Rare: members of different versions, whose servers choose the names. It is told in the answer itself.
+            totals.samples = totals.samples.saturating_sub(merged.left_out);
+            totals.skipped += merged.left_out as u64;
+            own_of_all = own(&totals);
+            text.clear();
+            merged = merge_members(&parts, &own_of_all, format, &mut text);
+        }
+        let samples = totals.samples + own_of_all.len();
         drop(texts);
         Snapshot {
             started: round.started,
@@ -85,8 +95,8 @@ impl Composition {
             withheld: totals.withheld,
             requests,
             is_permanent: false,
-            samples: totals.samples + own.len(),
-            exposition: Exposition::of_text(&text, format, plain_counters),
+            samples,
+            exposition: Exposition::of_text(&text, format, merged.plain_counters),
         }
     }
 }
@@ -122,7 +132,7 @@ fn own_families(
     for report in members {
         let MemberReport { member, state, failure, poll } = report;
         let Some(poll) = poll else { continue };
-        let of = Some((member.label.as_str(), &*member.name));
+        let of = (member.label.as_str(), &*member.name);
         let (node, zone) = (member.node.as_deref().unwrap_or_default(), member.zone.as_deref().unwrap_or_default());
         own.set_of_member(&MEMBER_INFO, of, &[&member.address.to_string(), node, zone], 1.0);
         own.set_of_member(&MEMBER_DURATION, of, &[], poll.duration.as_secs_f64());

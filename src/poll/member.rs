@@ -148,6 +148,7 @@ impl MemberProcess {
 impl MemberResult {
     fn of(mut polled: Polled, label: &str, name: &str) -> Self {
         polled.bound_messages();
+        let text = polled.families.encode_member(label, name); // it may leave out samples
         let families = &polled.families;
         Self {
             ended_at: SystemTime::now(),
@@ -156,7 +157,7 @@ impl MemberResult {
             dropped: families.dropped(),
             skipped: families.skipped(),
             withheld: families.withheld(),
-            text: Some(MemberText::Plain(families.encode_member(label, name))),
+            text: Some(MemberText::Plain(text)),
             failure: polled.failure,
             calls: polled.calls.into(),
             certificate_expiry: polled.certificate_expiry,
