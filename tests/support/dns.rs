@@ -72,6 +72,11 @@ impl Dns {
         self.known.lock().unwrap().names.insert(name.to_owned(), addresses);
     }
 
+    /// From now on, there is no such name.
+    pub fn forget(&self, name: &str) {
+        self.known.lock().unwrap().names.remove(name);
+    }
+
     /// Never says a word about names below this one.
     pub fn silent_about(&self, zone: &str) {
         self.known.lock().unwrap().silent = Some(format!(".{zone}"));
