@@ -138,6 +138,20 @@ impl Target {
             && self.suspend == other.suspend
             && self.problem == other.problem
             && self.sample_limit == other.sample_limit
+            && match (&self.members, &other.members) {
+                (None, None) => true,
+                (Some(members), Some(others)) => members.is_same_declaration(others),
+                (None, Some(_)) | (Some(_), None) => false,
+            }
+    }
+
+    /// The target where there are no Services, as in files: one whose members are the endpoints of a Service has a problem.
+    #[must_use]
+    pub fn outside_kubernetes(mut self) -> Self {
+        if let Some(error) = self.declaration.needs_kubernetes() {
+            self.problem.get_or_insert_with(|| Problem::invalid_spec(error.to_string()));
+        }
+        self
     }
 
     /// Labels that discovery joins to every series, sorted by name; never in the body.
