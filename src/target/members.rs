@@ -38,15 +38,13 @@ impl TargetMembers {
         }
     }
 
-    /// Whether the same is declared, whatever the endpoints are now.
-    pub(super) fn is_same_declaration(&self, other: &Self) -> bool {
-        let Self { source, include, limit, sample_limit } = self;
-        let is_same_source = match (source, &other.source) {
-            (MemberSource::Dns, MemberSource::Dns) => true,
-            (MemberSource::Service { host, .. }, MemberSource::Service { host: other, .. }) => host == other,
-            (MemberSource::Dns | MemberSource::Service { .. }, _) => false,
+    /// What must be equal for members to be those of the same application, with the same series: the Service, and the limit.
+    pub(super) fn application(&self) -> (Option<&str>, usize) {
+        let service = match &self.source {
+            MemberSource::Dns => None,
+            MemberSource::Service { host, .. } => Some(&**host),
         };
-        is_same_source && (*include, *limit, *sample_limit) == (other.include, other.limit, other.sample_limit)
+        (service, self.sample_limit)
     }
 }
 
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn other_endpoints_give_the_same_data_and_another_declaration_does_not() {
+    fn other_endpoints_give_the_same_data_and_another_application_does_not() {
         let service = |more: Value| {
             let mut members = json!({ "service": { "name": "orion" } });
             members.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -227,10 +225,10 @@ mod tests {
             *endpoints = Arc::from([Member::at(SocketAddr::from(([192, 0, 2, 1], 1026)))]);
         }
         assert!(before != after && before.gives_same_data(&after));
+        // These say which members are polled, and the series of the others are those of before.
+        assert!(before.gives_same_data(&service(json!({ "include": "All", "limit": 5 }))));
         for other in [
             service(json!({ "service": { "name": "city" } })),
-            service(json!({ "include": "All" })),
-            service(json!({ "limit": 5 })),
             service(json!({ "sampleLimit": 5 })),
             target("http://orion:1026/", json!({ "dns": {} })),
             target("http://orion:1026/", Value::Null),
