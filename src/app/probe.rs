@@ -18,11 +18,8 @@ use crate::poll::{Failure, Snapshot};
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Member, Target, TargetId};
 
-/// The most problems of other manifests that are printed as warnings.
+/// The most problems of other manifests, and the most members that do not answer, that are printed as warnings.
 const MAX_WARNINGS: usize = 10;
-
-/// The longest time between the beginnings of the first and of the last member of a poll.
-const LONGEST_START: Duration = Duration::from_secs(1);
 
 /// Polls once. Exit code 0: the primary call succeeded, of at least one member if there are any; 1: it failed.
 pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
@@ -40,7 +37,7 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     if let Some(timeout) = timeout {
         target.timeout = timeout;
         // There is only one poll: no member must make way for the next one.
-        target.interval = target.interval.max(timeout + LONGEST_START);
+        target.interval = target.interval.max(timeout + target.spread);
     }
     let metrics = SelfMetrics::new().context("register metrics")?;
     let (pollers, _) = super::pollers(polling, metrics.polls, false);
@@ -48,7 +45,7 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     pollers.apply([target]);
     let poller = pollers.get(&id).context("the target was just added")?;
     // The members are polled once their name is resolved, which may take as long again.
-    let wait = poller.target().timeout * 2 + LONGEST_START;
+    let wait = poller.target().timeout * 2 + poller.target().spread + Duration::from_secs(1);
     let snapshot = poller.answer(wait).await;
     if debug {
         print(&debug_text(&poller, &snapshot));
@@ -57,6 +54,10 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     }
     for (member, failure) in failures(&snapshot).take(MAX_WARNINGS) {
         complain(&format!("warning: {}: {} ({})", member.name, failure.message, failure.reason.as_str()));
+    }
+    match failures(&snapshot).count().saturating_sub(MAX_WARNINGS) {
+        0 => {}
+        more => complain(&format!("warning: {more} more members do not answer")),
     }
     match &snapshot.failure {
         None => Ok(ExitCode::SUCCESS),
