@@ -34,8 +34,8 @@ pub struct Members {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MembersService {
-    /// The name of the Service, which must be in the namespace of the target. Defaults to the first label of the host in url: orion in
-    /// `http://orion.fiware.svc:1026/`.
+    /// The name of the Service, which must be in the namespace of the target. Defaults to the first label of the host in url: rooms in
+    /// `http://rooms.webrtc.svc:9851/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
