@@ -371,7 +371,8 @@ async fn the_memory_of_a_process_goes_with_the_uid_of_its_pod() {
     assert!(before > 0.0);
     let moved = Member { node: Some("node-2".into()), ..member.clone() };
     pollers.apply([with(target.clone(), &[moved])]);
-    assert!(accumulated(&*answer(&pollers, &target).await) >= before, "it is the same process");
+    let same = answer(&pollers, &target).await;
+    assert!(accumulated(&same) >= before, "it is the same process: {before}, then\n{}", text(&same));
     let replaced = Member { uid: "another".into(), ..member };
     pollers.apply([with(target.clone(), &[replaced])]);
     let after = accumulated(&*answer(&pollers, &target).await);
