@@ -50,6 +50,9 @@ const COMPRESS_BATCH: usize = 16;
 /// How long addresses are used at least before the name is resolved again.
 const MIN_RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A round that begins this much early after the last resolution resolves the name all the same.
+const EARLY: Duration = Duration::from_millis(500);
+
 /// For so many rounds, the addresses that are known are used while the name cannot be resolved.
 const ROUNDS_WITHOUT_DNS: u32 = 3;
 
@@ -443,8 +446,7 @@ impl Totals {
 impl ResolvedMembers {
     /// Resolves the name of the target's host, unless that was done a moment ago.
     async fn resolve(&mut self, prepared: &PreparedTarget, target: &Target, started: Instant) {
-        // A little less than the interval, since a round may begin a moment early.
-        let fresh = MIN_RESOLVE_INTERVAL.max(target.interval) - Duration::from_millis(500);
+        let fresh = MIN_RESOLVE_INTERVAL.max(target.interval).saturating_sub(EARLY);
         if self.error.is_none() && self.resolved.is_some_and(|resolved| started.duration_since(resolved) < fresh) {
             return;
         }
