@@ -267,7 +267,8 @@ impl EndpointCache {
             }
             WatchEvent::Failed(ApiError::Forbidden(_)) => self.shared.outage.works(Part::EndpointSlices(index)),
             WatchEvent::Failed(error) => {
-                if scope.access != SliceAccess::Granted {
+                // What was listed before stays in use, and a permission that was taken away is no less missing.
+                if matches!(scope.access, SliceAccess::Failed(_)) {
                     scope.set_access(SliceAccess::Failed(error.to_string().into()), now);
                 }
                 self.shared.outage.failed(Part::EndpointSlices(index), &error, self.shared.pollers.known());
