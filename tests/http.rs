@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::routing::any;
+use scrapetarget_exporter::crd::{Members, MembersService};
 use scrapetarget_exporter::http::{RouterOptions, TARGET_FAMILIES};
 use scrapetarget_exporter::kind::Type;
 use serde_json::json;
@@ -86,7 +87,10 @@ async fn a_suspended_target_has_its_reason_and_no_success() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_said_in_words() {
-    let targets = vec![target("webrtc", "sora", "http://sora.invalid/")];
+    let rooms = declared("webrtc", "rooms", Type::Mediasoup, "http://rooms.webrtc.svc:9851/", |spec| {
+        spec.members = Some(Members { service: Some(MembersService::default()), ..Members::default() });
+    });
+    let targets = vec![target("webrtc", "sora", "http://sora.invalid/"), rooms];
     let service = Service::start(targets, RouterOptions::default()).await;
     for (path, status, words) in [
         ("/probe", 400, "/probe?target=namespace/name"),
@@ -97,6 +101,11 @@ async fn what_is_wrong_with_a_request_is_said_in_words() {
         ("/probe?target=webrtc/sora&target=webrtc/sora", 400, "several targets"),
         ("/probe?target=webrtc/other", 404, "\"webrtc/other\""),
         ("/probe?target=webrtc/sora&module=orion", 400, "module=Sora"),
+        ("/probe?target=webrtc/sora&pod=a", 400, "no spec.members: leave out pod="),
+        ("/probe?target=webrtc/sora&debug=true&member=127.0.0.1:80", 400, "no spec.members: leave out member="),
+        ("/probe?target=webrtc/rooms&pod=rooms-a", 400, "write debug=true&pod=… to look at one"),
+        ("/probe?target=webrtc/rooms&debug=true&pod=a&pod=b", 400, "several members"),
+        ("/probe?target=webrtc/rooms&debug=true&pod=rooms-a", 404, "target webrtc/rooms"),
     ] {
         let (got, text) = service.text(path).await;
         assert!(got.as_u16() == status && text.contains(words), "{path}: {got} {text}");

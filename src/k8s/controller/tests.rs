@@ -114,7 +114,11 @@ async fn our_own_status_is_not_enqueued_when_it_is_observed_and_anothers_only_fo
     harness.applied(observed("a"));
     harness.queued();
     let declared = harness.shared.pollers.revision();
-    let status = |generation| ScrapeTargetStatus { observed_generation: Some(generation), conditions: Vec::new() };
+    let status = |generation| ScrapeTargetStatus {
+        observed_generation: Some(generation),
+        conditions: Vec::new(),
+        members: None,
+    };
     let before = harness.shared.targets.get(&id("a")).unwrap().object;
     harness.shared.targets.put_status(&before, "2".to_owned(), status(1));
     harness.applied(ObservedTarget { resource_version: "2".to_owned(), status: status(1), ..observed("a") });

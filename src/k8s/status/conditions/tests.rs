@@ -432,7 +432,7 @@ fn any_observed() -> impl Strategy<Value = ScrapeTargetStatus> {
         |(observed_generation, mut conditions)| {
             conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
             conditions.dedup_by(|a, b| a.kind == b.kind);
-            ScrapeTargetStatus { observed_generation, conditions }
+            ScrapeTargetStatus { observed_generation, conditions, members: None }
         },
     )
 }

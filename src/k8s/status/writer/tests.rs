@@ -105,7 +105,7 @@ fn status(generation: i64, up: &str) -> ScrapeTargetStatus {
         message: String::new(),
     };
     let conditions = vec![condition("Accepted", "Accepted"), condition("MonitorReady", "Written"), condition("Up", up)];
-    ScrapeTargetStatus { observed_generation: Some(generation), conditions }
+    ScrapeTargetStatus { observed_generation: Some(generation), conditions, members: None }
 }
 
 fn up(status: &ScrapeTargetStatus) -> String {
