@@ -101,7 +101,7 @@ fn with_watched_namespaces_the_same_rules_hold_there_and_nowhere_else() {
     assert_eq!(about(&watched, "servicemonitors"), places(&["a", "b", "prometheus"]));
     assert_eq!(about(&watched, "leases"), places(&["prometheus"]));
     assert_eq!(about(&watched, "endpoints"), places(&["prometheus"]));
-    assert_eq!(about(&watched, "endpointslices"), places(&["prometheus"]));
+    assert_eq!(about(&watched, "endpointslices"), places(&["a", "b", "prometheus"]));
     let set = "watchNamespaces={a},rbac.aggregate=false,crds.enabled=false";
     let without_rights_over_the_cluster = chart::render(&["--set", set]);
     for manifest in &without_rights_over_the_cluster {
@@ -123,6 +123,43 @@ fn secrets_are_read_where_the_values_say() {
     let for_binding = chart::render(&["--set", "rbac.secrets=namespaces"]);
     chart::one(&for_binding, "ClusterRole", "scrapetarget-exporter-secrets");
     assert_eq!(about(&rights(&for_binding, chart::RELEASE), "secrets"), BTreeSet::new());
+}
+
+/// Where the exporter may list and watch the EndpointSlices of all Services, with these values. It owns one slice besides.
+fn members_are_found(set: &str) -> BTreeSet<Place> {
+    let rule = r#"{"apiGroups":["discovery.k8s.io"],"resources":["endpointslices"],"verbs":["list","watch"]}"#;
+    let rights = rendered(&["--set", set]).into_iter();
+    rights.filter(|(right, _)| right == rule).map(|(_, place)| place).collect()
+}
+
+#[test]
+fn members_are_found_where_the_values_say() {
+    assert_eq!(members_are_found("replicas=1"), [None].into());
+    assert_eq!(members_are_found("rbac.members=none"), BTreeSet::new());
+    assert_eq!(members_are_found("watchNamespaces={a,b}"), places(&["a", "b"]));
+    assert_eq!(members_are_found("watchNamespaces={a,b},rbac.members=none"), BTreeSet::new());
+    let some = "watchNamespaces={a,b},rbac.members=namespaces,rbac.memberNamespaces={b}";
+    assert_eq!(members_are_found(some), places(&["b"]));
+    // Those whom a namespace belongs to bind it themselves.
+    let for_binding = "watchNamespaces={a,b},rbac.members=namespaces";
+    assert_eq!(members_are_found(for_binding), BTreeSet::new());
+    let role = chart::render(&["--set", for_binding]);
+    let role = chart::one(&role, "ClusterRole", "scrapetarget-exporter-members");
+    assert_eq!(role["rules"].as_array().unwrap().len(), 1, "nothing but the slices: {role}");
+    // Neither the rights over Secrets nor the mode of discovery changes it.
+    assert_eq!(members_are_found("rbac.secrets=none,discovery.mode=httpSD"), [None].into());
+}
+
+#[test]
+fn no_right_over_slices_is_given_that_could_change_them() {
+    for (case, file) in chart::cases() {
+        for (rule, _) in rights(&chart::render_case(&file), chart::RELEASE) {
+            let writes =
+                ["create", "patch", "update", "delete", "*"].iter().any(|verb| rule.contains(&format!("\"{verb}\"")));
+            let slices = rule.contains("\"endpointslices\"");
+            assert!(!slices || !writes || rule.contains("resourceNames"), "{case}: {rule}");
+        }
+    }
 }
 
 #[test]

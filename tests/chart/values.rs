@@ -18,7 +18,7 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 58] = [
+    let refused: [(&str, &[&str]); 63] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
         // What other exporters' charts have, and what it is here.
@@ -84,6 +84,14 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
             "targets[0].name=a,targets[0].spec.type=Sora,targets[0].spec.url=http://x/,\
              targets[1].name=a,targets[1].spec.type=Sora,targets[1].spec.url=http://y/,targets[1].namespace=prometheus",
             &["targets has prometheus/a twice"],
+        ),
+        ("rbac.members=all", &["at '/rbac/members'", "'cluster', 'namespaces', 'none'"]),
+        ("rbac.memberNamespaces={a}", &["rbac.memberNamespaces needs rbac.members: namespaces"]),
+        ("rbac.memberNamespaces={A}", &["at '/rbac/memberNamespaces/0'"]),
+        ("rbac.members=namespaces", &["rbac.members: namespaces needs watchNamespaces"]),
+        (
+            "watchNamespaces={a},rbac.members=namespaces,rbac.memberNamespaces={b}",
+            &["rbac.memberNamespaces has b, where no targets are watched"],
         ),
         ("rbac.secretNamespaces={a}", &["rbac.secretNamespaces needs rbac.secrets: namespaces"]),
         ("targetAccess.profile=any", &["at '/targetAccess/profile'", "'Any', 'OwnNamespace', 'Listed'"]),

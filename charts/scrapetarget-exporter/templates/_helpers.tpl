@@ -534,6 +534,17 @@ web.open-health: web.openHealth
 {{- if and .Values.rbac.secretNamespaces (ne .Values.rbac.secrets "namespaces") }}
 {{- fail "rbac.secretNamespaces needs rbac.secrets: namespaces" }}
 {{- end }}
+{{- if and .Values.rbac.memberNamespaces (ne .Values.rbac.members "namespaces") }}
+{{- fail "rbac.memberNamespaces needs rbac.members: namespaces" }}
+{{- end }}
+{{- if and (eq .Values.rbac.members "namespaces") (not .Values.watchNamespaces) }}
+{{- fail "rbac.members: namespaces needs watchNamespaces. Without them the exporter watches the EndpointSlices of all namespaces at once, for which only rbac.members: cluster is enough" }}
+{{- end }}
+{{- range .Values.rbac.memberNamespaces }}
+{{- if not (has . $.Values.watchNamespaces) }}
+{{- fail (printf "rbac.memberNamespaces has %s, where no targets are watched: add it to watchNamespaces, or leave it out" .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* The rules of the exporter, as deploy/rbac.yaml explains them. */}}
@@ -556,6 +567,12 @@ web.open-health: web.openHealth
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get]
+{{- end }}
+
+{{- define "scrapetarget-exporter.rules.members" -}}
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list, watch]
 {{- end }}
 
 {{- define "scrapetarget-exporter.rules.monitors" -}}
