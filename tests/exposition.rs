@@ -179,6 +179,8 @@ fn a_family_named_like_a_part_of_a_histogram_is_not_written_beside_it() {
     for text in [
         "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_sum 1\n# TYPE h_count gauge\nh_count 9\n",
         "# TYPE h_count gauge\nh_count 9\n# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\n",
+        "# TYPE h summary\nh_count 1\n# TYPE h_count summary\nh_count{quantile=\"0.5\"} 9\n",
+        "# TYPE h histogram\nh_count 1\n# TYPE h_count histogram\nh_count_bucket{le=\"+Inf\"} 9\n",
     ] {
         let (read, skipped) = through(text, &Everything);
         assert_eq!(read.matches("# TYPE").count(), 1, "{read}");

@@ -186,17 +186,25 @@ impl ScrapeTargetSpec {
         self.max_age.map_or_else(|| self.effective_interval() * 9 / 10, PromDuration::get)
     }
 
+    /// The time within which all members begin to be polled: a tenth of the interval, at most 1 s; zero without `members`.
+    pub fn effective_spread(&self) -> Duration {
+        self.members.as_ref().map_or(Duration::ZERO, |_| (self.effective_interval() / 10).min(Duration::from_secs(1)))
+    }
+
     /// `monitor.interval`, or the smaller of the interval and two minutes: Prometheus forgets a series after five.
     pub fn effective_scrape_interval(&self) -> Duration {
         let written = self.monitor.as_ref().and_then(|monitor| monitor.interval);
         written.map_or_else(|| self.effective_interval().min(Duration::from_mins(2)), PromDuration::get)
     }
 
-    /// `monitor.scrapeTimeout`, or the smaller of the scrape interval and the timeout plus a second.
+    /// `monitor.scrapeTimeout`, or the smaller of the scrape interval and the timeout plus a second, plus the time in which members begin.
     pub fn effective_scrape_timeout(&self) -> Duration {
         let written = self.monitor.as_ref().and_then(|monitor| monitor.scrape_timeout);
         let most = self.effective_scrape_interval();
-        written.map_or_else(|| most.min(self.effective_timeout() + Duration::from_secs(1)), PromDuration::get)
+        written.map_or_else(
+            || most.min(self.effective_timeout() + self.effective_spread() + Duration::from_secs(1)),
+            PromDuration::get,
+        )
     }
 }
 

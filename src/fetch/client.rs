@@ -467,7 +467,7 @@ impl Client {
     /// `Host`, the name in TLS and in the certificate. Connections are not shared with other members.
     ///
     /// `service` is the Service that has named the address, as `NAME.NAMESPACE.svc`; `None` if it is an address of the url's host. Whoever
-    /// may write its EndpointSlices must not reach more with them than with a url of that name.
+    /// may write an EndpointSlice of it must not reach more with that than with a url of that name.
     pub fn member(&self, address: SocketAddr, service: Option<&str>) -> Result<Self, ClientError> {
         let grant = match service {
             None => self.grant,

@@ -201,7 +201,8 @@ fn check_member(member: &MemberParameter, debug: bool, target: &Target) -> Resul
 
 /// How long the response may wait for a poll: what the scrape leaves, but no longer than one poll may take, whatever the client says.
 fn max_wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, ErrorResponse> {
-    let longest = poller.target().timeout + Duration::from_secs(1);
+    let target = poller.target();
+    let longest = target.timeout + target.spread + Duration::from_secs(1);
     let Some(value) = headers.get(SCRAPE_TIMEOUT) else {
         return Ok(longest);
     };

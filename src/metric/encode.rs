@@ -28,51 +28,90 @@ impl PlainCounters {
 
 /// Writes `parts`, one after the other, in `format`. Ends an OpenMetrics text with `# EOF`.
 pub fn encode(parts: &[&Finished], format: Format, out: &mut Vec<u8>) -> PlainCounters {
-    // An estimate: about 100 bytes per header, and 45 per sample beside its labels.
-    out.reserve(parts.iter().map(|part| part.text.len() + 45 * part.samples.len() + 100 * part.families.len()).sum());
-    let mut plain_counters = Vec::new();
-    let mut place = 0_u32;
-    // The family of a counter `x_total` is called `x` in OpenMetrics. If there is another family `x`, both names would be equal.
+    out.reserve(parts.iter().map(|part| part.encoded_bytes(0)).sum());
     let families = parts.iter().flat_map(|part| part.groups()).map(|(family, _)| family);
-    let others = families.filter(|family| base_name(family).is_none());
-    let mut taken: Vec<&str> = others.map(|family| &*family.name).collect();
-    taken.sort_unstable();
+    let mut others: Vec<&str> =
+        families.filter(|family| base_name(&family.name, family.kind).is_none()).map(|family| &*family.name).collect();
+    others.sort_unstable();
+    let mut headers = HeaderWriter::new(format, others);
     for part in parts {
         for (family, samples) in part.groups() {
-            let (name, kind) = match base_name(family) {
-                Some(base) if taken.binary_search(&base).is_err() => (base, Type::Counter),
-                _ if family.kind == Type::Counter => {
-                    plain_counters.push(place);
-                    (&*family.name, Type::Unknown)
-                }
-                _ => (&*family.name, family.kind),
-            };
-            let (name, kind) = match format {
-                Format::Text => (&*family.name, family.kind.text()),
-                Format::OpenMetrics => (name, kind.openmetrics()),
-            };
-            write_header(out, name, kind, &family.help, format);
-            place = place.saturating_add(1);
+            headers.write(out, &family.name, family.kind, &family.help);
             for sample in samples {
-                write_sample(out, family, sample, &part.text);
+                write_sample(out, family, sample, "", sample.labels(&part.text));
             }
         }
     }
-    if format == Format::OpenMetrics {
-        out.extend_from_slice(b"# EOF\n");
+    headers.finish(out)
+}
+
+impl Finished {
+    /// Bytes of the exposition, estimated: about 100 per header, and 45 per sample beside its labels and `more` bytes of another one.
+    pub(super) fn encoded_bytes(&self, more: usize) -> usize {
+        self.text.len() + (45 + more) * self.samples.len() + 100 * self.families.len()
     }
-    PlainCounters(plain_counters.into_boxed_slice())
+}
+
+/// Writes the headers of families, and knows what each is called in its format: the family of a counter `x_total` is called `x` in
+/// OpenMetrics. If there is another family `x`, both names would be equal.
+pub(super) struct HeaderWriter<'f> {
+    format: Format,
+    /// The families with the same name in both formats, sorted. One must be here before a counter with its name and `_total` is written.
+    others: Vec<&'f str>,
+    /// The number of families so far.
+    families: u32,
+    plain_counters: Vec<u32>,
+}
+
+impl<'f> HeaderWriter<'f> {
+    /// For an exposition in `format` with these families beside its counters whose names end with `_total`: sorted.
+    pub(super) fn new(format: Format, others: Vec<&'f str>) -> Self {
+        Self { format, others, families: 0, plain_counters: Vec::new() }
+    }
+
+    /// Writes a header. Families come in the order of their names, so that this is the only way to announce one.
+    pub(super) fn write_next(&mut self, out: &mut Vec<u8>, name: &'f str, kind: Type, help: &str) {
+        if base_name(name, kind).is_none() {
+            self.others.push(name);
+        }
+        self.write(out, name, kind, help);
+    }
+
+    /// Writes a header. If the family has the same name in both formats, it was announced.
+    fn write(&mut self, out: &mut Vec<u8>, name: &str, kind: Type, help: &str) {
+        let (base, openmetrics) = match base_name(name, kind) {
+            Some(base) if self.others.binary_search(&base).is_err() => (base, Type::Counter),
+            _ if kind == Type::Counter => {
+                self.plain_counters.push(self.families);
+                (name, Type::Unknown)
+            }
+            _ => (name, kind),
+        };
+        match self.format {
+            Format::Text => write_header(out, name, kind.text(), help, self.format),
+            Format::OpenMetrics => write_header(out, base, openmetrics.openmetrics(), help, self.format),
+        }
+        self.families = self.families.saturating_add(1);
+    }
+
+    /// Ends the exposition.
+    pub(super) fn finish(self, out: &mut Vec<u8>) -> PlainCounters {
+        if self.format == Format::OpenMetrics {
+            out.extend_from_slice(b"# EOF\n");
+        }
+        PlainCounters(self.plain_counters.into_boxed_slice())
+    }
 }
 
 /// The name of a counter without `_total`; `None` if it is no counter or has no such suffix.
-fn base_name(family: &Family) -> Option<&str> {
-    if family.kind != Type::Counter {
+fn base_name(name: &str, kind: Type) -> Option<&str> {
+    if kind != Type::Counter {
         return None;
     }
-    family.name.strip_suffix("_total").filter(|base| !base.is_empty())
+    name.strip_suffix("_total").filter(|base| !base.is_empty())
 }
 
-fn write_header(out: &mut Vec<u8>, name: &str, kind: &str, help: &str, format: Format) {
+pub(super) fn write_header(out: &mut Vec<u8>, name: &str, kind: &str, help: &str, format: Format) {
     out.extend_from_slice(b"# HELP ");
     out.extend_from_slice(name.as_bytes());
     out.push(b' ');
@@ -100,12 +139,16 @@ fn write_escaped(out: &mut Vec<u8>, help: &str, format: Format) {
     }
 }
 
-fn write_sample(out: &mut Vec<u8>, family: &Family, sample: &Sample, text: &str) {
+/// Writes a sample with these labels, `first` before the others.
+pub(super) fn write_sample(out: &mut Vec<u8>, family: &Family, sample: &Sample, first: &str, labels: &str) {
     out.extend_from_slice(family.name.as_bytes());
     out.extend_from_slice(sample.suffix.text().as_bytes());
-    let labels = sample.labels(text);
-    if !labels.is_empty() {
+    if !(first.is_empty() && labels.is_empty()) {
         out.push(b'{');
+        out.extend_from_slice(first.as_bytes());
+        if !(first.is_empty() || labels.is_empty()) {
+            out.push(b',');
+        }
         out.extend_from_slice(labels.as_bytes());
         out.push(b'}');
     }

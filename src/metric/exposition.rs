@@ -11,6 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::families::{Families, FamilyId, Suffix};
 use super::{Type, is_metric_name};
+pub(super) use line::unescape;
 use line::{SampleLine, comment};
 
 /// Longest name of a metric that is read.
@@ -298,17 +299,12 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
 
     /// Whether there are a family `x_count` and a histogram `x`: promtool would read the former as a part of the latter.
     fn clashes(&self, target: &SampleFamily<'_>) -> bool {
-        const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
-        let composed = |kind: Type| matches!(kind, Type::Histogram | Type::Summary);
-        if composed(target.kind) {
-            !self.made.contains_key(target.family)
-                && PARTS.iter().any(|part| self.made.contains_key(format!("{}{part}", target.family).as_str()))
-        } else {
-            PARTS
-                .iter()
-                .filter_map(|part| target.family.strip_suffix(part))
-                .any(|base| self.made.get(base).is_some_and(|kind| composed(*kind)))
-        }
+        let mut wholes = Suffix::OF_PARTS.iter().filter_map(|part| target.family.strip_suffix(part));
+        let has_part = |part| self.made.contains_key(format!("{}{part}", target.family).as_str());
+        wholes.any(|whole| self.made.get(whole).is_some_and(|kind| kind.is_composed()))
+            || target.kind.is_composed()
+                && !self.made.contains_key(target.family)
+                && Suffix::OF_PARTS.iter().any(has_part)
     }
 }
 
@@ -349,5 +345,5 @@ fn fit<'t>(declared: &'t str, declaration: &FamilyMetadata<'t>, name: &'t str) -
 /// `\\` and `\n`, in OpenMetrics also `\"`, as the characters they stand for; at most [`MAX_HELP`] bytes.
 fn unescape_help(help: &str, openmetrics: bool) -> Cow<'_, str> {
     let help = &help[..help.floor_char_boundary(MAX_HELP)];
-    line::unescape(help, openmetrics)
+    unescape(help, openmetrics)
 }

@@ -48,6 +48,9 @@ pub enum Suffix {
 }
 
 impl Suffix {
+    /// The suffixes in the samples of histograms and summaries.
+    pub(super) const OF_PARTS: [&str; 3] = [Self::Bucket.text(), Self::Sum.text(), Self::Count.text()];
+
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::None => "",
@@ -66,6 +69,8 @@ pub(super) struct Family {
     wanted: bool,
     /// Labels of equal meaning may be written differently: in another order, or with a label without a value, which is none.
     pub(super) irregular: bool,
+    /// A server has chosen the names of some labels.
+    pub(super) has_foreign_labels: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +154,12 @@ impl Families {
     /// A value that is not finite, or a counter below 0, is skipped and counted.
     pub fn set(&mut self, desc: &'static Desc, labels: &[&str], value: f64) {
         debug_assert!(labels.len() <= desc.labels.len(), "{} has the labels {:?}", desc.name, desc.labels);
-        self.add(desc, Suffix::None, labels, None, value);
+        self.add(desc, Suffix::None, None, labels, None, value);
+    }
+
+    /// The same about a member of a target: with its label, a name and a value, before the others.
+    pub fn set_of_member(&mut self, desc: &'static Desc, member: (&str, &str), labels: &[&str], value: f64) {
+        self.add(desc, Suffix::None, Some(member), labels, None, value);
     }
 
     /// Adds one histogram without labels: cumulative `buckets` of (upper bound, count), then sum and count.
@@ -167,14 +177,22 @@ impl Families {
             if bound.is_finite() && !le.contains(['.', 'e']) {
                 le.push_str(".0"); // OpenMetrics wants canonical floats; text 0.0.4 takes them
             }
-            self.add(desc, Suffix::Bucket, &[], Some(&le), cumulative);
+            self.add(desc, Suffix::Bucket, None, &[], Some(&le), cumulative);
         }
-        self.add(desc, Suffix::Bucket, &[], Some("+Inf"), count);
-        self.add(desc, Suffix::Sum, &[], None, sum);
-        self.add(desc, Suffix::Count, &[], None, count);
+        self.add(desc, Suffix::Bucket, None, &[], Some("+Inf"), count);
+        self.add(desc, Suffix::Sum, None, &[], None, sum);
+        self.add(desc, Suffix::Count, None, &[], None, count);
     }
 
-    fn add(&mut self, desc: &'static Desc, suffix: Suffix, labels: &[&str], le: Option<&str>, value: f64) {
+    fn add(
+        &mut self,
+        desc: &'static Desc,
+        suffix: Suffix,
+        member: Option<(&str, &str)>,
+        labels: &[&str],
+        le: Option<&str>,
+        value: f64,
+    ) {
         if !value.is_finite() || (desc.kind == Type::Counter && value < 0.0) {
             self.skipped += 1;
             return;
@@ -184,6 +202,9 @@ impl Families {
             return;
         }
         let from = self.text.len();
+        if let Some((name, value)) = member {
+            self.push_label(from, name, value);
+        }
         for (name, value) in desc.labels.iter().zip(labels) {
             self.list[family as usize].irregular |= value.is_empty();
             self.push_label(from, name, value);
@@ -224,7 +245,7 @@ impl Families {
         let wanted = self.wants(&name);
         let help = if wanted { help } else { Cow::Borrowed("") };
         self.rendered += 2 * name.len() + help.len() + HEADER;
-        self.list.push(Family { name, help, kind, wanted, irregular: false });
+        self.list.push(Family { name, help, kind, wanted, irregular: false, has_foreign_labels: false });
         id
     }
 
@@ -298,7 +319,9 @@ impl Families {
             return;
         }
         let from = self.text.len();
-        self.list[family.0 as usize].irregular |=
+        let described = &mut self.list[family.0 as usize];
+        described.has_foreign_labels |= !labels.is_empty();
+        described.irregular |=
             !labels.is_sorted_by_key(|(name, _)| name) || labels.iter().any(|(_, value)| value.is_empty());
         for (name, value) in labels {
             self.push_label(from, name, value);
@@ -310,23 +333,7 @@ impl Families {
         if self.text.len() > from {
             self.text.push(',');
         }
-        self.text.push_str(name);
-        self.text.push_str("=\"");
-        let value = &value[..value.floor_char_boundary(MAX_LABEL_VALUE)];
-        if value.bytes().any(|b| matches!(b, b'\\' | b'"' | b'\n' | b'\0')) {
-            for c in value.chars() {
-                match c {
-                    '\0' => self.text.push(char::REPLACEMENT_CHARACTER), // Prometheus reads it as the end of the text
-                    '\\' => self.text.push_str("\\\\"),
-                    '"' => self.text.push_str("\\\""),
-                    '\n' => self.text.push_str("\\n"),
-                    c => self.text.push(c),
-                }
-            }
-        } else {
-            self.text.push_str(value);
-        }
-        self.text.push('"');
+        write_label(&mut self.text, name, value);
     }
 
     fn push_sample(&mut self, family: u32, suffix: Suffix, from: usize, value: f64) {
@@ -395,6 +402,27 @@ impl Families {
     pub fn finish(self) -> Finished {
         Finished::new(self.text, self.list, self.samples, self.skipped, self.dropped, self.withheld)
     }
+}
+
+/// Writes `name="value"`, escaped and cut.
+pub(super) fn write_label(text: &mut String, name: &str, value: &str) {
+    text.push_str(name);
+    text.push_str("=\"");
+    let value = &value[..value.floor_char_boundary(MAX_LABEL_VALUE)];
+    if value.bytes().any(|b| matches!(b, b'\\' | b'"' | b'\n' | b'\0')) {
+        for c in value.chars() {
+            match c {
+                '\0' => text.push(char::REPLACEMENT_CHARACTER), // Prometheus reads it as the end of the text
+                '\\' => text.push_str("\\\\"),
+                '"' => text.push_str("\\\""),
+                '\n' => text.push_str("\\n"),
+                c => text.push(c),
+            }
+        }
+    } else {
+        text.push_str(value);
+    }
+    text.push('"');
 }
 
 /// Bytes of a sample's line beside its name and labels: suffix, braces, value.

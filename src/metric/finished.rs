@@ -11,7 +11,7 @@ pub struct Finished {
     pub(super) text: String,
     pub(super) families: Vec<Family>,
     pub(super) samples: Vec<Sample>,
-    skipped: u64,
+    pub(super) skipped: u64,
     dropped: u64,
     withheld: u64,
 }
@@ -154,7 +154,7 @@ impl Finished {
 }
 
 /// The labels in the order of their names, without those that have no value.
-fn canonical(labels: &str) -> String {
+pub(super) fn canonical(labels: &str) -> String {
     let mut pairs = Vec::new();
     let mut rest = labels;
     while let Some((pair, after)) = next_pair(rest) {
@@ -178,7 +178,7 @@ fn values(labels: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Splits `a="b",c="d"` after its first pair. The text is our own: it is always well formed.
-fn next_pair(labels: &str) -> Option<(&str, &str)> {
+pub(super) fn next_pair(labels: &str) -> Option<(&str, &str)> {
     let open = labels.find('"')?;
     let bytes = labels.as_bytes();
     let mut at = open + 1;

@@ -11,6 +11,7 @@ mod families;
 mod filter;
 mod finished;
 mod gzip;
+mod members;
 mod negotiate;
 
 pub use allowance::{Allowance, Excess, Stop};
@@ -21,6 +22,7 @@ pub use families::{Families, FamilyId, Mark, Suffix};
 pub use filter::{Compiled, Filter, FilterError};
 pub use finished::Finished;
 pub use gzip::{gunzip, gzip};
+pub use members::{Merged, merge_members};
 pub use negotiate::{Encoding, Format, negotiate_encoding, negotiate_format};
 
 /// What a family measures, as Prometheus names it.
@@ -48,6 +50,17 @@ impl Type {
             Self::Summary => "summary",
             Self::Unknown => "untyped",
         }
+    }
+
+    /// The type with this word in a `# TYPE` line of text 0.0.4.
+    fn of_text(word: &str) -> Option<Self> {
+        let all = [Self::Counter, Self::Gauge, Self::Histogram, Self::Summary, Self::Unknown];
+        all.into_iter().find(|kind| kind.text() == word)
+    }
+
+    /// Whether its samples have several names.
+    const fn is_composed(self) -> bool {
+        matches!(self, Self::Histogram | Self::Summary)
     }
 
     /// The word in a `# TYPE` line of OpenMetrics 1.0.

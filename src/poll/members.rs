@@ -1,5 +1,6 @@
 //! The members of a target as the last round left them, for answers and pages.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::snapshot::{CallRecord, Failure};
@@ -62,7 +63,7 @@ pub struct MemberPoll {
     /// Series of the member.
     pub samples: usize,
     /// The calls, in order. What was sent is the same for all members, but for the address.
-    pub calls: Box<[CallRecord]>,
+    pub calls: Arc<[CallRecord]>,
 }
 
 /// How many members a target has.

@@ -4,13 +4,17 @@
 
 mod admission;
 mod blocking;
+mod compose;
 mod declarations;
 mod delay;
 mod first_polls;
+mod member;
 mod members;
 mod pacer;
 mod poller;
+mod prepare;
 mod render;
+mod round;
 mod runtime;
 mod snapshot;
 mod translate;
@@ -221,6 +225,9 @@ impl Pollers {
         let mut changed = 0;
         for mut target in targets {
             target.sample_limit = target.sample_limit.min(self.max_sample_limit);
+            if let Some(members) = &mut target.members {
+                members.sample_limit = members.sample_limit.min(self.max_sample_limit);
+            }
             match table.get(&target.id) {
                 Some(poller) => changed += usize::from(poller.change(target)),
                 None => fresh.push(target),

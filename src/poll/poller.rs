@@ -80,7 +80,8 @@ impl TargetStatus {
     /// Whether both have the same state for the same reason.
     pub(super) fn has_same_state(&self, other: &Self) -> bool {
         let reason = |status: &Self| status.failure.as_ref().map(|failure| failure.reason);
-        self.state == other.state && reason(self) == reason(other)
+        let is_partial = |status: &Self| status.partial.is_some();
+        self.state == other.state && reason(self) == reason(other) && is_partial(self) == is_partial(other)
     }
 }
 
@@ -276,7 +277,7 @@ impl Poller {
 
     /// Makes `snapshot`, the result of a poll of `target`, the newest one, unless the target has changed meanwhile.
     ///
-    /// Returns the status before and after if its state or reason has changed, or if this is the first result of the target as it is
+    /// Returns the status before and after if its state or reason or the number of its members has changed, or if this is the first result of the target as it is
     /// declared now.
     pub(super) fn publish(&self, target: &Target, snapshot: Snapshot) -> Option<(TargetStatus, TargetStatus)> {
         // Locked to the end, so that a change comes either before, and this snapshot is discarded, or after, and it is removed.
@@ -295,6 +296,10 @@ impl Poller {
         let before = status.clone();
         status.state = state;
         status.failure.clone_from(&snapshot.failure);
+        let (members, partial) = snapshot.member_counts().unzip();
+        status.members = members;
+        // The first failure stays: another one at each poll would be news each time.
+        status.partial = partial.flatten().map(|new| before.partial.clone().unwrap_or(new));
         if state == TargetState::Up {
             status.last_success = Some(snapshot.ended_at);
         }
@@ -305,7 +310,8 @@ impl Poller {
         drop(status);
         let first = self.newest.send_replace(Some(Arc::new(snapshot))).is_none();
         drop(current);
-        (first || !before.has_same_state(&after)).then_some((before, after))
+        let is_news = first || !before.has_same_state(&after) || before.members != after.members;
+        is_news.then_some((before, after))
     }
 }
 

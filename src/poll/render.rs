@@ -1,7 +1,7 @@
 //! Builds the snapshot of a poll, with the families `probe_*` about the poll itself.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -22,6 +22,11 @@ crate::descs! {
     LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "Expiry of the verified certificate chain that expires last, as Unix time; https only, absent if no chain was verified.";
     SERIES_DROPPED = gauge "probe_series_dropped" [] "Series omitted from this response because of spec.sampleLimit.";
     SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's response that were not exported: wrong type, duplicate labels, not a number, reserved name.";
+    MEMBERS = gauge "probe_members" ["state"] "Members of the target by state: up, down, terminating, not_ready, over_limit. Only for targets with spec.members.";
+    MEMBER_SUCCESS = gauge "probe_member_success" [] "Whether the primary call of the last poll of this member succeeded. Absent for a terminating member that fails.";
+    MEMBER_DURATION = gauge "probe_member_duration_seconds" [] "Duration of the last poll of this member in seconds, including all its calls.";
+    MEMBER_FAILURE = gauge "probe_member_failure_info" ["reason"] "Reason why the last poll of this member failed, in the label. Always 1; absent if it succeeded, and for a terminating member.";
+    MEMBER_INFO = gauge "probe_member_info" ["address", "node", "zone"] "A member that is polled: where it is polled, and where it runs. Always 1.";
 }
 
 /// The families of every response of `/probe`, in addition to the target's own.
@@ -31,13 +36,11 @@ pub static PROBE_FAMILIES: &[&crate::metric::Desc] = FAMILIES;
 pub(super) struct Polled {
     pub(super) started: Instant,
     pub(super) ended: Instant,
-    pub(super) target: Finished,
+    pub(super) families: Finished,
     pub(super) failure: Option<Failure>,
     pub(super) calls: Vec<CallRecord>,
     pub(super) requests: Arc<[Call]>,
     pub(super) certificate_expiry: Option<Expiry>,
-    /// The format in which the exposition is kept.
-    pub(super) format: Format,
 }
 
 /// Seconds since 1970.
@@ -49,23 +52,29 @@ pub(super) fn unix_seconds(at: SystemTime) -> f64 {
 const MAX_MESSAGE_CHARS: usize = 512;
 
 /// The message, cut if it is too long.
-fn bounded(sentence: &str) -> &str {
+pub(super) fn bounded(sentence: &str) -> &str {
     sentence.char_indices().nth(MAX_MESSAGE_CHARS).map_or(sentence, |(end, _)| sentence.get(..end).unwrap_or_default())
 }
 
-/// The snapshot of a poll that took place.
-pub(super) fn polled(mut polled: Polled) -> Snapshot {
-    if let Some(failure) = &mut polled.failure {
-        failure.message = bounded(&failure.message).into();
+impl Polled {
+    /// Cuts messages that are too long.
+    pub(super) fn bound_messages(&mut self) {
+        if let Some(failure) = &mut self.failure {
+            failure.message = bounded(&failure.message).into();
+        }
+        for error in self.calls.iter_mut().filter_map(|call| call.error.as_mut()) {
+            *error = bounded(error).into();
+        }
     }
-    for error in polled.calls.iter_mut().filter_map(|call| call.error.as_mut()) {
-        *error = bounded(error).into();
-    }
+}
+
+/// The snapshot of a poll that took place, with its exposition in `format`.
+pub(super) fn polled(mut polled: Polled, format: Format) -> Snapshot {
+    polled.bound_messages();
     let ended_at = SystemTime::now();
     let mut own = Families::default();
     own.set(&SUCCESS, &[], if polled.failure.is_none() { 1.0 } else { 0.0 });
-    own.set(&DURATION, &[], polled.ended.duration_since(polled.started).as_secs_f64());
-    own.set(&TIMESTAMP, &[], (unix_seconds(ended_at) * 1e3).round() / 1e3);
+    set_times(&mut own, polled.ended.duration_since(polled.started), ended_at);
     if let Some(failure) = &polled.failure {
         own.set(&FAILURE, &[failure.reason.as_str()], 1.0);
     }
@@ -77,17 +86,12 @@ pub(super) fn polled(mut polled: Polled) -> Snapshot {
         }
     }
     if let Some(expiry) = polled.certificate_expiry {
-        #[expect(clippy::cast_precision_loss, reason = "dates are far below 2^53 seconds")]
-        let seconds = |at: i64| at as f64;
-        own.set(&CERTIFICATE_EXPIRY, &[], seconds(expiry.earliest));
-        if let Some(last) = expiry.last_chain {
-            own.set(&LAST_CHAIN_EXPIRY, &[], seconds(last));
-        }
+        set_expiry(&mut own, expiry);
     }
     #[expect(clippy::cast_precision_loss, reason = "counts of values in one answer")]
     {
-        own.set(&SERIES_DROPPED, &[], polled.target.dropped() as f64);
-        own.set(&SKIPPED_FIELDS, &[], polled.target.skipped() as f64);
+        own.set(&SERIES_DROPPED, &[], polled.families.dropped() as f64);
+        own.set(&SKIPPED_FIELDS, &[], polled.families.skipped() as f64);
     }
     let own = own.finish();
     Snapshot {
@@ -97,11 +101,27 @@ pub(super) fn polled(mut polled: Polled) -> Snapshot {
         failure: polled.failure,
         calls: polled.calls.into_boxed_slice(),
         members: None,
-        withheld: polled.target.withheld(),
+        withheld: polled.families.withheld(),
         requests: polled.requests,
         is_permanent: false,
-        samples: polled.target.len() + own.len(),
-        exposition: Exposition::new(&[&polled.target, &own], polled.format),
+        samples: polled.families.len() + own.len(),
+        exposition: Exposition::new(&[&polled.families, &own], format),
+    }
+}
+
+/// How long a poll took, and when it ended.
+pub(super) fn set_times(own: &mut Families, duration: Duration, ended_at: SystemTime) {
+    own.set(&DURATION, &[], duration.as_secs_f64());
+    own.set(&TIMESTAMP, &[], (unix_seconds(ended_at) * 1e3).round() / 1e3);
+}
+
+/// When the certificates of a server expire.
+pub(super) fn set_expiry(own: &mut Families, expiry: Expiry) {
+    #[expect(clippy::cast_precision_loss, reason = "dates are far below 2^53 seconds")]
+    let seconds = |at: i64| at as f64;
+    own.set(&CERTIFICATE_EXPIRY, &[], seconds(expiry.earliest));
+    if let Some(last) = expiry.last_chain {
+        own.set(&LAST_CHAIN_EXPIRY, &[], seconds(last));
     }
 }
 

@@ -12,7 +12,7 @@ use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use tokio::time::Instant;
 
-use super::members::MemberReport;
+use super::members::{MemberCounts, MemberReport, MemberState};
 use crate::kind::{Call, Reason};
 use crate::metric::{
     Encoding, Finished, Format, PlainCounters, Rewriter, encode, gunzip, gzip, openmetrics_to_text, text_to_openmetrics,
@@ -84,6 +84,24 @@ impl Snapshot {
         self.failure.as_ref().map_or("success", |failure| failure.reason.as_str())
     }
 
+    /// Whether the server, or a member, has rejected the credentials.
+    pub(super) fn is_rejected(&self) -> bool {
+        let is_auth =
+            |failure: &Option<Failure>| failure.as_ref().is_some_and(|failure| failure.reason == Reason::Auth);
+        let members = self.members.as_deref().unwrap_or_default();
+        is_auth(&self.failure) || members.iter().any(|report| is_auth(&report.failure))
+    }
+
+    /// How many members there are, and the failure of the first that does not answer, although others do.
+    pub(super) fn member_counts(&self) -> Option<(MemberCounts, Option<Arc<str>>)> {
+        let members = self.members.as_deref()?;
+        let up = members.iter().filter(|report| report.poll.is_some() && report.failure.is_none()).count();
+        let down = members.iter().find(|report| report.state == MemberState::Down).filter(|_| up > 0);
+        let failure = down.and_then(|report| Some((&report.member.name, report.failure.as_ref()?.reason.as_str())));
+        let partial = failure.map(|(name, reason)| format!("{name}: {reason}").into());
+        Some((MemberCounts { found: members.len(), up }, partial))
+    }
+
     /// Whether [`body`](Self::body) would block its thread for long and need much memory: then use [`pieces`](Self::pieces). The form that
     /// is kept costs nothing.
     pub fn is_costly(&self, format: Format, encoding: Encoding) -> bool {
@@ -130,7 +148,17 @@ impl Exposition {
     pub(super) fn new(parts: &[&Finished], format: Format) -> Self {
         let mut text = Vec::new();
         let plain_counters = encode(parts, format, &mut text);
-        Self { gzip: gzip(&text).into(), format, length: text.len(), plain_counters: Arc::new(plain_counters) }
+        Self::of_text(&text, format, plain_counters)
+    }
+
+    /// Compresses an exposition.
+    pub(super) fn of_text(text: &[u8], format: Format, plain_counters: PlainCounters) -> Self {
+        Self { gzip: gzip(text).into(), format, length: text.len(), plain_counters: Arc::new(plain_counters) }
+    }
+
+    /// Bytes before compression.
+    pub(super) const fn length(&self) -> usize {
+        self.length
     }
 }
 

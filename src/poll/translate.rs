@@ -1,5 +1,4 @@
-//! Turns the answers of one poll into its snapshot: translates them, enforces the limits of the target, masks secrets, and renders. It makes
-//! no calls.
+//! Turns the answers of one server into families: translates them, enforces limits, and masks secrets. It makes no calls.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,13 +8,13 @@ use tokio::time::Instant;
 
 use super::PollContext;
 use super::blocking::{NamespaceShares, WorkError, WorkPermit, run_blocking};
+use super::prepare::{PreparedTarget, Translator};
 use super::render::{self, Polled};
-use super::snapshot::{CallRecord, Failure, Snapshot};
-use super::worker::PreparedTarget;
+use super::snapshot::{CallRecord, Failure};
 use crate::fetch::{Expiry, Fetched, HeldMemory, Redactor};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
-use crate::metric::{Allowance, Excess, Families, Filter, Finished, Format, Stop};
-use crate::target::Target;
+use crate::metric::{Allowance, Excess, Families, Filter, Finished, Stop};
+use crate::target::{Source, Target, TargetMembers};
 
 /// Answers up to this size are translated inline, on the thread that read them, if their exposition is small as well; all others on
 /// [blocking threads](super::blocking).
@@ -27,65 +26,113 @@ const MAX_INLINE_EXPOSITION: usize = 512 << 10;
 /// The average bytes of the exposition that a series may take.
 const BYTES_PER_SERIES: usize = 1 << 10;
 
+/// The least bytes of the exposition of a member, however many members there are.
+const MIN_MEMBER_BYTES: usize = 64 << 10;
+
 /// The limits of the size of an exposition, however few or many series its target may have.
 const EXPOSITION_BYTES: std::ops::RangeInclusive<usize> = (256 << 10)..=(32 << 20);
 
 /// How many answers of a server may have new names before all of its answers are translated on blocking threads.
 const MAX_INLINE_COMPARISONS: u8 = 3;
 
-/// Makes the snapshot of a poll. Small answers are translated inline; others, and those whose exposition turns out to be large, on blocking
-/// threads.
-pub(super) async fn translate(
-    target: &Target,
-    prepared: &mut PreparedTarget,
+/// A poll whose answers are there.
+pub(super) struct AnsweredPoll<'p> {
+    pub(super) target: &'p Target,
+    pub(super) prepared: &'p PreparedTarget,
+    pub(super) translator: &'p mut Translator,
+    pub(super) requests: Arc<[Call]>,
+    pub(super) fetched: Fetched,
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+    pub(super) limits: TranslationLimits,
+}
+
+/// The limits of what the answers of one server may become.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TranslationLimits {
+    samples: SampleLimit,
+    /// The bytes of the exposition.
+    bytes: usize,
+}
+
+impl TranslationLimits {
+    /// For a target that is one process.
+    pub(super) fn of_target(target: &Target) -> Self {
+        let samples = SampleLimit::of(target);
+        Self { samples, bytes: exposition_bytes(samples.effective) }
+    }
+
+    /// For one of `count` members, which share what one target may have.
+    pub(super) fn of_member(target: &Target, members: &TargetMembers, count: usize) -> Self {
+        let (count, whole) = (count.max(1), SampleLimit::of(target));
+        let share = (members.sample_limit / count).max(1);
+        let samples = if share < whole.effective {
+            SampleLimit { effective: share, setting: "spec.members.sampleLimit (divided by the number of members)" }
+        } else {
+            whole
+        };
+        let bytes = (exposition_bytes(members.sample_limit) / count).max(MIN_MEMBER_BYTES);
+        Self { samples, bytes: bytes.min(exposition_bytes(samples.effective)) }
+    }
+}
+
+/// The limit of an exposition of so many series.
+fn exposition_bytes(samples: usize) -> usize {
+    samples.saturating_mul(BYTES_PER_SERIES).clamp(*EXPOSITION_BYTES.start(), *EXPOSITION_BYTES.end())
+}
+
+/// Translates the answers of a poll, and calls `finish` with the result on the same thread. Small answers are translated inline; others, and
+/// those whose exposition turns out to be large, on blocking threads.
+pub(super) async fn translate<T: Send + 'static>(
+    poll: AnsweredPoll<'_>,
     context: &Arc<PollContext>,
-    requests: Arc<[Call]>,
-    fetched: Fetched,
-    started: Instant,
-    format: Format,
-) -> Snapshot {
-    let deadline = started + target.timeout;
+    finish: impl Fn(Polled) -> T + Clone + Send + 'static,
+) -> T {
+    let AnsweredPoll { target, prepared, translator, requests, fetched, started, deadline, limits } = poll;
     let bytes: usize = fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
-    let mut translation = Translation::new(target, prepared, context, requests, fetched, started, format);
+    let mut translation = Translation::new(prepared, context, requests, fetched, started, limits.samples);
     let is_small = bytes <= MAX_INLINE_ANSWERS;
-    if is_small && !prepared.is_large && !prepared.redactor.is_slow() {
-        let allowance = Allowance { bytes: MAX_INLINE_EXPOSITION, compares: false, stop: Stop::default() };
-        match translation.translate(prepared.take_translator(), allowance) {
+    let source = &prepared.source;
+    if is_small && !translator.is_large && !prepared.redactor.is_slow() {
+        let inline = MAX_INLINE_EXPOSITION.min(limits.bytes);
+        let allowance = Allowance { bytes: inline, compares: false, stop: Stop::default() };
+        match translation.translate(translator.take(source), allowance, &finish) {
             Ok(done) => {
                 // Well before it is too large, since a translation that exceeds its allowance loses the translator: see below.
-                prepared.is_large = done.bytes > MAX_INLINE_EXPOSITION / 4;
-                prepared.translator = done.translator;
-                return done.snapshot;
+                translator.is_large = done.bytes > inline / 4 && inline == MAX_INLINE_EXPOSITION;
+                translator.kind = done.translator;
+                return done.output;
             }
             // The translator is not used again, since it has counted this poll already.
             Err((excess, _)) => {
-                prepared.comparisons = prepared.comparisons.saturating_add(u8::from(excess == Excess::Comparison));
-                prepared.is_large = excess != Excess::Comparison || prepared.comparisons > MAX_INLINE_COMPARISONS;
+                translator.comparisons = translator.comparisons.saturating_add(u8::from(excess == Excess::Comparison));
+                translator.is_large = excess != Excess::Comparison || translator.comparisons > MAX_INLINE_COMPARISONS;
             }
         }
     }
     let shares = if is_small { &context.small_answers } else { &context.large_answers };
     let permit = match translation.acquire_permit(target, shares, deadline).await {
         Ok(permit) => permit,
-        Err(error) => return translation.poll.failed(&error, target),
+        Err(error) => return finish(translation.poll.failed(&error, source, limits.samples)),
     };
     let record = translation.poll.clone();
-    let translator = prepared.take_translator();
-    let bytes =
-        target.sample_limit.saturating_mul(BYTES_PER_SERIES).clamp(*EXPOSITION_BYTES.start(), *EXPOSITION_BYTES.end());
-    let work = move |stop| translation.translate(translator, Allowance { bytes, compares: true, stop });
+    let (kind, finished) = (translator.take(source), finish.clone());
+    let work = move |stop| {
+        let allowance = Allowance { bytes: limits.bytes, compares: true, stop };
+        translation.translate(kind, allowance, &finished)
+    };
     let error = match run_blocking(permit, deadline, work).await {
         Ok(Ok(done)) => {
-            prepared.translator = done.translator;
-            return done.snapshot;
+            translator.kind = done.translator;
+            return done.output;
         }
-        Ok(Err((excess, translator))) => {
-            prepared.translator = Some(translator);
-            excess_error(excess, bytes)
+        Ok(Err((excess, kind))) => {
+            translator.kind = Some(kind);
+            excess_error(excess, limits.bytes)
         }
         Err(error) => error.of_translation(),
     };
-    record.failed(&error, target)
+    finish(record.failed(&error, source, limits.samples))
 }
 
 /// The error for users if an exposition exceeds its allowance.
@@ -121,27 +168,25 @@ struct PollRecord {
     requests: Arc<[Call]>,
     calls: Vec<CallRecord>,
     certificate_expiry: Option<Expiry>,
-    format: Format,
 }
 
 /// The result of a translation.
-struct Translated {
+struct Translated<T> {
     /// `None` if it panicked: then it is not used again.
     translator: Option<Box<dyn Kind>>,
-    snapshot: Snapshot,
+    output: T,
     /// The approximate size of the exposition.
     bytes: usize,
 }
 
 impl Translation {
     fn new(
-        target: &Target,
         prepared: &PreparedTarget,
         context: &PollContext,
         requests: Arc<[Call]>,
         fetched: Fetched,
         started: Instant,
-        format: Format,
+        limit: SampleLimit,
     ) -> Self {
         let Fetched { exchanges, certificate_expiry, memory } = fetched;
         let (answers, calls): (Vec<Answer>, Vec<CallRecord>) = exchanges
@@ -158,13 +203,13 @@ impl Translation {
                 (exchange.answer, record)
             })
             .unzip();
-        let poll = PollRecord { started, ended: Instant::now(), requests, calls, certificate_expiry, format };
+        let poll = PollRecord { started, ended: Instant::now(), requests, calls, certificate_expiry };
         Self {
             answers,
             memory,
             poll,
-            filter: target.source.filter.clone(),
-            limit: SampleLimit::of(target),
+            filter: prepared.source.filter.clone(),
+            limit,
             redactor: Arc::clone(&prepared.redactor),
             bodies: context.shows_bodies(),
         }
@@ -187,12 +232,13 @@ impl Translation {
         memory.pin().map(|()| permit)
     }
 
-    /// Translates, renders and compresses. If the allowance is exceeded there is no result, and the answers are kept.
-    fn translate(
+    /// Translates. If the allowance is exceeded there is no result, and the answers are kept.
+    fn translate<T>(
         &mut self,
         mut translator: Box<dyn Kind>,
         allowance: Allowance,
-    ) -> Result<Translated, (Excess, Box<dyn Kind>)> {
+        finish: impl Fn(Polled) -> T,
+    ) -> Result<Translated<T>, (Excess, Box<dyn Kind>)> {
         let mut families = Families::within(allowance, self.filter.clone());
         let cx = Context { now: render::unix_seconds(SystemTime::now()), sample_limit: self.limit.effective };
         let translated = catch_unwind(AssertUnwindSafe(|| {
@@ -212,7 +258,7 @@ impl Translation {
         // Masked last: no part of a secret that we sent may leave the exporter, whatever has put the texts together.
         families.withhold(|text| self.redactor.is_in(text));
         let answers = std::mem::take(&mut self.answers);
-        let PollRecord { started, ended, requests, mut calls, certificate_expiry, format } = self.poll.clone();
+        let PollRecord { started, ended, requests, mut calls, certificate_expiry } = self.poll.clone();
         let mut failure = None;
         for (i, ((record, answer), result)) in calls.iter_mut().zip(&answers).zip(results).enumerate() {
             if let Err(error) = result {
@@ -231,28 +277,27 @@ impl Translation {
         }
         drop(answers);
         self.memory = None;
-        let target = self.limit.enforce(families, &mut failure);
-        let polled = Polled { started, ended, target, failure, calls, requests, certificate_expiry, format };
-        Ok(Translated { translator, snapshot: render::polled(polled), bytes })
+        let families = self.limit.enforce(families, &mut failure);
+        let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };
+        Ok(Translated { translator, output: finish(polled), bytes })
     }
 }
 
 impl PollRecord {
-    /// The snapshot of a poll of `target` whose answers could not be translated.
-    fn failed(self, error: &CallError, target: &Target) -> Snapshot {
-        let Self { started, ended, requests, mut calls, certificate_expiry, format } = self;
-        let source = &target.source;
+    /// The outcome of a poll of `source` whose answers could not be translated.
+    fn failed(self, error: &CallError, source: &Source, limit: SampleLimit) -> Polled {
+        let Self { started, ended, requests, mut calls, certificate_expiry } = self;
         let answers: Vec<Answer> = requests.iter().map(|_| Answer(Err(error.clone()))).collect();
         let allowance = Allowance { bytes: MAX_INLINE_EXPOSITION, compares: false, stop: Stop::default() };
         let mut families = Families::within(allowance, source.filter.clone());
-        let cx = Context { now: render::unix_seconds(SystemTime::now()), sample_limit: target.sample_limit };
+        let cx = Context { now: render::unix_seconds(SystemTime::now()), sample_limit: limit.effective };
         source.options.build(source.kind, &source.url).translate(&answers, &cx, &mut families);
-        let target = if families.excess().is_none() { families.finish() } else { Families::default().finish() };
+        let families = if families.excess().is_none() { families.finish() } else { Families::default().finish() };
         if let Some(primary) = calls.first_mut() {
             primary.error = Some(error.message.as_str().into());
         }
         let failure = Some(Failure { reason: error.reason, message: error.message.as_str().into() });
-        render::polled(Polled { started, ended, target, failure, calls, requests, certificate_expiry, format })
+        Polled { started, ended, families, failure, calls, requests, certificate_expiry }
     }
 }
 
@@ -260,25 +305,24 @@ impl PollRecord {
 #[derive(Clone, Copy, Debug)]
 struct SampleLimit {
     effective: usize,
-    /// Whether it is less than `spec.sampleLimit`.
-    is_capped: bool,
+    /// The setting to raise.
+    setting: &'static str,
 }
+
+/// The setting that limits a target by default. Kinds name it, since they know no other.
+const SAMPLE_LIMIT: &str = "spec.sampleLimit";
 
 impl SampleLimit {
     fn of(target: &Target) -> Self {
         let wanted = usize::try_from(target.declaration.spec.sample_limit).unwrap_or(usize::MAX);
-        Self { effective: target.sample_limit, is_capped: target.sample_limit < wanted }
-    }
-
-    /// The setting to raise.
-    const fn name(self) -> &'static str {
-        if self.is_capped { "--max-sample-limit" } else { "spec.sampleLimit" }
+        let is_capped = target.sample_limit < wanted;
+        Self { effective: target.sample_limit, setting: if is_capped { "--max-sample-limit" } else { SAMPLE_LIMIT } }
     }
 
     /// Names the setting in the error of a kind, which knows no flags.
     fn explain(self, error: CallError) -> CallError {
-        if error.reason == Reason::Limit && self.is_capped {
-            return CallError { message: error.message.replace("spec.sampleLimit", self.name()), ..error };
+        if error.reason == Reason::Limit && self.setting != SAMPLE_LIMIT {
+            return CallError { message: error.message.replace(SAMPLE_LIMIT, self.setting), ..error };
         }
         error
     }
@@ -288,7 +332,7 @@ impl SampleLimit {
         if families.len() <= self.effective {
             return families;
         }
-        let message = format!("{} series, but {} is {}", families.len(), self.name(), self.effective);
+        let message = format!("{} series, but {} is {}", families.len(), self.setting, self.effective);
         *failure = Some(Failure { reason: Reason::Limit, message: Arc::from(message) });
         let mut none = Families::default();
         none.drop_series(families.len() + usize::try_from(families.dropped()).unwrap_or(usize::MAX));

@@ -9,18 +9,18 @@ use tokio::time::Instant;
 use tracing::Level;
 
 use super::admission::Admission;
-use super::blocking::{WorkError, run_blocking};
+use super::blocking::WorkError;
 use super::first_polls::{PendingFirstPoll, log_down};
 use super::poller::{Poller, TargetState};
+use super::prepare::{PreparedTarget, Translator, prepare};
 use super::render;
+use super::round::{MemberEvent, MemberPolls, SLOW_ROUND};
 use super::snapshot::Snapshot;
-use super::translate::translate;
+use super::translate::{AnsweredPoll, TranslationLimits, translate};
 use super::{BackgroundMode, FirstPollTime, PollContext};
-use crate::error_chain::one_line;
-use crate::fetch::{Client, Redactor, fetch};
-use crate::kind::{Call, Kind, Reason};
-use crate::metric::Stop;
-use crate::target::{Source, Target, TargetId};
+use crate::fetch::fetch;
+use crate::kind::Reason;
+use crate::target::{Target, TargetId};
 
 /// Polls one target until it is removed: first after `delay`, and after `offset` when it takes over from another replica.
 pub(super) async fn run(
@@ -32,7 +32,9 @@ pub(super) async fn run(
     delay: Duration,
     offset: Duration,
 ) {
-    let mut prepared: Option<PreparedTarget> = None;
+    let mut prepared: Option<Arc<PreparedTarget>> = None;
+    let mut process = Translator::default(); // of a target that is one process
+    let mut members: Option<Box<MemberPolls>> = None; // of one that is several
     let mut next = Instant::now() + delay;
     let mut interval = poller.target().interval;
     let mut last: Option<(Instant, Instant)> = None; // the last poll's start and end
@@ -46,6 +48,7 @@ pub(super) async fn run(
         let prepared = match ready {
             Ok(prepared) => prepared,
             Err((reason, message)) => {
+                members = None;
                 publish(&poller, &target, &context, &mut first, render::unpolled(reason, &message));
                 tokio::select! {
                     () = poller.stop.cancelled() => return,
@@ -64,6 +67,12 @@ pub(super) async fn run(
         }
         interval = target.interval;
         let polls = *background.borrow_and_update() != BackgroundMode::Off;
+        if target.members.is_none() {
+            members = None;
+        }
+        if let Some(members) = &mut members {
+            members.follow(&target, &prepared, prepared.known_calls().filter(|_| polls));
+        }
         let ended = last.map(|(_, ended)| ended);
         let requested = poller.is_requested_since(ended);
         if !polls && !requested {
@@ -82,11 +91,19 @@ pub(super) async fn run(
                     Err(_) => return,
                 },
                 () = tokio::time::sleep_until(next), if polls => due = Some(next),
+                event = members_event(&mut members) => if let (MemberEvent::Changed, Some(members)) = (event, &mut members)
+                    && let Some(snapshot) = members.compose(&poller, &target).await
+                {
+                    publish(&poller, &target, &context, &mut first, snapshot);
+                },
                 () = poller.demand.notified() => {} // unless the poll that just ended has answered it
             }
             continue;
         };
-        let permit = {
+        // Each member has a permit of its own.
+        let permit = if target.members.is_some() {
+            None
+        } else {
             let _queued = poller.mark_queued();
             tokio::select! {
                 () = poller.stop.cancelled() => return,
@@ -98,23 +115,35 @@ pub(super) async fn run(
                     }
                     Err(_) => return,
                 },
-                permit = Box::pin(admission.acquire(time)) => permit, // boxed for the same reason as the poll
+                permit = Box::pin(admission.acquire(time)) => Some(permit), // boxed for the same reason as the poll
             }
         };
         due = None;
-        context.metrics.delay.observe(time.elapsed().as_secs_f64());
         let started = Instant::now();
-        let poll = Box::pin(poll(&poller, &target, prepared, &context, started)); // boxed: an idle poller must stay small
-        let snapshot = tokio::select! {
-            () = poller.stop.cancelled() => return,
-            () = data_changed(&poller, &target) => {
-                next = Instant::now();
-                continue;
+        let snapshot = if target.members.is_some() {
+            let members =
+                members.get_or_insert_with(|| Box::new(MemberPolls::new(Arc::clone(&context), Arc::clone(&admission))));
+            let round = Box::pin(poll_members(&poller, &target, &prepared, members, &context, &mut first, started));
+            tokio::select! {
+                () = poller.stop.cancelled() => return,
+                snapshot = round => snapshot,
             }
-            snapshot = poll => snapshot,
+        } else {
+            context.metrics.delay.observe(time.elapsed().as_secs_f64());
+            // Boxed: an idle poller must stay small.
+            let poll = Box::pin(poll(&poller, &target, &prepared, &mut process, &context, started));
+            tokio::select! {
+                () = poller.stop.cancelled() => return,
+                () = data_changed(&poller, &target) => None,
+                snapshot = poll => Some(snapshot),
+            }
+        };
+        let Some(snapshot) = snapshot else {
+            next = Instant::now(); // the target has changed
+            continue;
         };
         drop(permit);
-        if snapshot.failure.as_ref().is_some_and(|failure| failure.reason == Reason::Auth) {
+        if snapshot.is_rejected() {
             let _ = context.refused.try_send(poller.id().clone());
         }
         log(poller.id(), &target, &snapshot);
@@ -152,61 +181,89 @@ async fn data_changed(poller: &Poller, target: &Target) {
 async fn poll(
     poller: &Poller,
     target: &Target,
-    prepared: &mut PreparedTarget,
+    prepared: &Arc<PreparedTarget>,
+    translator: &mut Translator,
     context: &Arc<PollContext>,
     started: Instant,
 ) -> Snapshot {
     let _in_flight = context.metrics.start();
     let deadline = started + target.timeout;
-    let snapshot = match calls(target, prepared, context, deadline).await {
-        Ok(calls) => {
+    let snapshot = match prepared.calls(target, context, deadline).await {
+        Ok(requests) => {
             let headers = &prepared.source.headers;
-            let fetched = fetch(&prepared.client, &calls, headers, &context.limits, deadline).await;
-            translate(target, prepared, context, calls, fetched, started, poller.format()).await
+            let fetched = fetch(&prepared.client, &requests, headers, &context.limits, deadline).await;
+            translator.use_with(prepared);
+            let limits = TranslationLimits::of_target(target);
+            let poll = AnsweredPoll { target, prepared, translator, requests, fetched, started, deadline, limits };
+            let format = poller.format();
+            translate(poll, context, move |polled| render::polled(polled, format)).await
         }
-        Err(error) => {
-            let message = match error {
-                WorkError::NoPermit => {
-                    "the patterns of spec.metrics had to wait for those of other targets until the timeout"
-                }
-                WorkError::TimedOut => "the patterns of spec.metrics take too long to compare, write simpler ones",
-                WorkError::Aborted => "the comparison of spec.metrics was aborted: please report this",
-            };
-            render::unpolled(error.reason(), message)
-        }
+        Err(error) => unprepared(error),
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     snapshot
 }
 
-/// The calls of a target. Once after each change its patterns are compared with all names of its type, on a blocking thread.
-async fn calls(
-    target: &Target,
-    prepared: &mut PreparedTarget,
-    context: &Arc<PollContext>,
-    deadline: Instant,
-) -> Result<Arc<[Call]>, WorkError> {
-    if let Some(calls) = &prepared.calls {
-        return Ok(Arc::clone(calls));
-    }
-    let (translator, source) = (prepared.take_translator(), prepared.source.clone());
-    let work = move |stop: Stop| {
-        let filter = source.filter.as_deref()?;
-        let _compiled = filter.compiled(); // once for all names
-        for desc in source.kind.families() {
-            filter.wants(desc.name);
-            if stop.is_set() {
-                return None;
-            }
-        }
-        let calls: Arc<[Call]> = translator.calls(Some(filter)).into();
-        Some((translator, calls))
+/// The snapshot where the calls of a target are not known.
+fn unprepared(error: WorkError) -> Snapshot {
+    let message = match error {
+        WorkError::NoPermit => "the patterns of spec.metrics had to wait for those of other targets until the timeout",
+        WorkError::TimedOut => "the patterns of spec.metrics take too long to compare, write simpler ones",
+        WorkError::Aborted => "the comparison of spec.metrics was aborted: please report this",
     };
-    let permit = context.small_answers.acquire(target, deadline).await?;
-    let (translator, calls) = run_blocking(permit, deadline, work).await?.ok_or(WorkError::TimedOut)?;
-    prepared.translator = Some(translator);
-    prepared.calls = Some(Arc::clone(&calls));
-    Ok(calls)
+    render::unpolled(error.reason(), message)
+}
+
+/// One round: polls all members at once. `None`: meanwhile, the target has been changed to one that gives other data.
+async fn poll_members(
+    poller: &Poller,
+    declared: &Arc<Target>,
+    prepared: &Arc<PreparedTarget>,
+    members: &mut MemberPolls,
+    context: &Arc<PollContext>,
+    first: &mut Option<PendingFirstPoll>,
+    started: Instant,
+) -> Option<Snapshot> {
+    let _in_flight = context.metrics.start();
+    let mut target = Arc::clone(declared);
+    let snapshot = match prepared.calls(&target, context, started + target.timeout).await {
+        Ok(calls) => {
+            members.begin_round(&target, prepared, &calls, started).await;
+            let slow = started + SLOW_ROUND;
+            while members.is_running() {
+                tokio::select! {
+                    () = poller.changed.notified() => {
+                        let now = poller.target();
+                        if !now.gives_same_data(&target) {
+                            return None;
+                        }
+                        target = now;
+                        members.follow(&target, prepared, Some(&calls));
+                    }
+                    event = members.event() => if event == MemberEvent::Changed
+                        && let Some(snapshot) = members.compose(poller, &target).await
+                    {
+                        publish(poller, &target, context, first, snapshot);
+                    },
+                    () = tokio::time::sleep_until(slow), if started.elapsed() < SLOW_ROUND => {}
+                }
+                members.compress_if_slow(started).await;
+            }
+            members.end_round(started);
+            members.compose(poller, &target).await?
+        }
+        Err(error) => unprepared(error),
+    };
+    context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
+    Some(snapshot)
+}
+
+/// What happens to the members of a target between two rounds.
+async fn members_event(members: &mut Option<Box<MemberPolls>>) -> MemberEvent {
+    match members {
+        Some(members) => members.event().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Logs a poll at debug level, and its calls at trace level. Secrets in what the server sent are masked already, as on the debug page.
@@ -241,6 +298,9 @@ fn publish(
     let unread = target.problem.as_ref().is_some_and(|problem| problem.reason.ends_with("Unread"));
     let (target, kind) = (poller.id(), target.source.kind);
     match (after.state, &after.failure) {
+        (TargetState::Up, _) if before.state == TargetState::Up => {
+            tracing::debug!(%target, %kind, partial = after.partial.as_deref(), "members of the target are up or down");
+        }
         (TargetState::Up, _) if before.state == TargetState::Pending => {
             if let Some(first) = first.take() {
                 first.up();
@@ -262,67 +322,4 @@ fn publish(
         },
         (_, None) => {}
     }
-}
-
-/// What is made once for a target, and kept until its source changes.
-pub(super) struct PreparedTarget {
-    pub(super) source: Source,
-    pub(super) client: Client,
-    pub(super) redactor: Arc<Redactor>,
-    /// None until the target's patterns have been compared with the families of its type.
-    pub(super) calls: Option<Arc<[Call]>>,
-    /// `None` while an answer is being translated on a blocking thread.
-    pub(super) translator: Option<Box<dyn Kind>>,
-    /// Its expositions are too large to be made on a thread of polls.
-    pub(super) is_large: bool,
-    /// How often its answers had new names, which patterns had to be compared with.
-    pub(super) comparisons: u8,
-}
-
-impl PreparedTarget {
-    /// Only what has changed is made anew: a rotated Secret must not reset the counters of a translator.
-    fn new(target: &Target, before: Option<Self>, client: Client) -> Self {
-        let source = &target.source;
-        let same_calls = |before: &Self| {
-            let before = &before.source;
-            before.kind == source.kind && before.url == source.url && before.options == source.options
-        };
-        let before = before.filter(same_calls);
-        let is_large = before.as_ref().is_some_and(|before| before.is_large);
-        let kept = before.and_then(|before| before.translator);
-        let translator = kept.unwrap_or_else(|| source.options.build(source.kind, &source.url));
-        let calls = source.filter.is_none().then(|| translator.calls(None).into());
-        Self {
-            source: source.clone(),
-            client,
-            redactor: Arc::new(Redactor::new(&source.headers)),
-            calls,
-            translator: Some(translator),
-            is_large,
-            comparisons: 0,
-        }
-    }
-
-    /// Takes the translator, or a new one if the last poll lost it. The counters of a new one begin at 0, as after a restart.
-    pub(super) fn take_translator(&mut self) -> Box<dyn Kind> {
-        let source = &self.source;
-        self.translator.take().unwrap_or_else(|| source.options.build(source.kind, &source.url))
-    }
-}
-
-/// Prepares `target`, if its source has changed. If that fails, the old preparation is kept: a rotated CA that is no certificate will be
-/// replaced by another one, and then the counters go on.
-pub(super) fn prepare<'p>(
-    prepared: &'p mut Option<PreparedTarget>,
-    target: &Target,
-    context: &PollContext,
-) -> Result<&'p mut PreparedTarget, String> {
-    if prepared.as_ref().is_none_or(|prepared| prepared.source != target.source) {
-        let source = &target.source;
-        let client = context.clients.client(&source.url, &source.connection, &target.id.namespace);
-        let client = client.map_err(|error| one_line(&error))?;
-        let before = prepared.take();
-        *prepared = Some(PreparedTarget::new(target, before, client));
-    }
-    prepared.as_mut().ok_or_else(String::new)
 }

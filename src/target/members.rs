@@ -39,6 +39,17 @@ impl TargetMembers {
     }
 }
 
+impl TargetMembers {
+    /// What must be equal for members to be those of the same application, with the same series: the Service, and the limit.
+    pub(super) fn application(&self) -> (Option<&str>, usize) {
+        let service = match &self.source {
+            MemberSource::Dns => None,
+            MemberSource::Service { host, .. } => Some(&**host),
+        };
+        (service, self.sample_limit)
+    }
+}
+
 /// Where the members of a target come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MemberSource {

@@ -71,8 +71,10 @@ pub struct Target {
     pub source: Source,
     /// From the start of one poll to the start of the next.
     pub interval: Duration,
-    /// For all calls of one poll together.
+    /// For all calls of one poll together, or of one member.
     pub timeout: Duration,
+    /// The time within which all members begin to be polled; zero if there are no members.
+    pub spread: Duration,
     /// The greatest age of data that a scrape gets without a new poll.
     pub max_age: Duration,
     /// Whether polling is suspended.
@@ -132,12 +134,15 @@ pub struct Scrape {
 }
 
 impl Target {
-    /// Whether a poll of `other` would return the same data. If not, the data of one must not be served for the other.
+    /// Whether a poll of `other` would return the same data. If not, the data of one must not be served for the other. Members may come and
+    /// go: their series do so as well.
     pub fn gives_same_data(&self, other: &Self) -> bool {
         self.source == other.source
             && self.suspend == other.suspend
             && self.problem == other.problem
             && self.sample_limit == other.sample_limit
+            && self.members.as_ref().map(TargetMembers::application)
+                == other.members.as_ref().map(TargetMembers::application)
     }
 
     /// Labels that discovery joins to every series, sorted by name; never in the body.

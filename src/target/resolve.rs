@@ -32,6 +32,7 @@ impl Target {
             },
             interval: spec.effective_interval(),
             timeout: spec.effective_timeout(),
+            spread: spec.effective_spread(),
             max_age: spec.effective_max_age(),
             suspend: spec.suspend,
             sample_limit: usize::try_from(spec.sample_limit).unwrap_or(usize::MAX),

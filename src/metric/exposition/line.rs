@@ -86,7 +86,7 @@ fn closing_quote(text: &str) -> Option<usize> {
 }
 
 /// `\\`, `\n` and, where `quotes` are escaped, `\"` as the characters they stand for; any other backslash stays, as in Prometheus.
-pub(super) fn unescape(text: &str, quotes: bool) -> Cow<'_, str> {
+pub(in crate::metric) fn unescape(text: &str, quotes: bool) -> Cow<'_, str> {
     if !text.contains('\\') {
         return Cow::Borrowed(text);
     }

@@ -1,0 +1,464 @@
+//! The polls of the members of one target. A round polls all of them at once, each with a task and a timeout of its own; a member that
+//! appears between two rounds is polled at once, and the series of one that is gone are left out of the answer at once.
+//!
+//! It does not decide when a round is due, nor where members come from.
+
+use std::collections::{BTreeMap, HashSet};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Mutex;
+use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::PollContext;
+use super::admission::Admission;
+use super::blocking::{WorkError, run_blocking};
+use super::compose::{Composition, RoundTime, Totals};
+use super::member::{MemberJob, MemberProcess, MemberResult, MemberText};
+use super::members::{MemberPoll, MemberReport, MemberState};
+use super::poller::Poller;
+use super::prepare::PreparedTarget;
+use super::render;
+use super::snapshot::{Failure, Snapshot};
+use super::translate::TranslationLimits;
+use crate::fetch::Expiry;
+use crate::kind::{Call, CallError, Reason};
+use crate::metric::Format;
+use crate::target::{Member, MemberSource, Target, TargetMembers};
+
+/// Polls of members begin at least this far apart, so that a target with many members does not keep other targets waiting; but all of them
+/// within [`Target::spread`].
+const GAP: Duration = Duration::from_millis(2);
+
+/// How long after a change of the members the answer is put together anew, since several often change together.
+const COLLECT_CHANGES: Duration = Duration::from_millis(150);
+
+/// The least time between two answers that are put together because of changes.
+const MIN_COMPOSE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Answers up to this size are put together on the thread of polls: some milliseconds.
+const MAX_INLINE_BYTES: usize = 256 << 10;
+
+/// After this time, the series of members that have answered are compressed while they wait for the others.
+pub(super) const SLOW_ROUND: Duration = Duration::from_secs(1);
+
+/// How many texts are compressed before other polls get a turn.
+const COMPRESS_BATCH: usize = 16;
+
+/// How long addresses are used at least before the name is resolved again.
+const MIN_RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// For so many rounds, the addresses that are known are used while the name cannot be resolved.
+const ROUNDS_WITHOUT_DNS: u32 = 3;
+
+/// The members of a target, their newest results, and the polls of them that are under way.
+pub(super) struct MemberPolls {
+    context: Arc<PollContext>,
+    admission: Arc<Admission>,
+    /// The members that are polled, by name.
+    polled: BTreeMap<Arc<str>, PolledMember>,
+    /// All others, and why they are not polled.
+    others: BTreeMap<Arc<str>, (Member, MemberState)>,
+    tasks: JoinSet<(Arc<str>, u64, MemberResult)>,
+    /// What was sent last.
+    calls: Arc<[Call]>,
+    /// How many polls were begun.
+    begun: u64,
+    names: ResolvedMembers,
+    /// The last round that has ended.
+    round: Option<RoundTime>,
+    /// When the answer must be put together anew.
+    compose_at: Option<Instant>,
+    composed: Option<Instant>,
+}
+
+/// A member that is polled.
+struct PolledMember {
+    member: Member,
+    process: Arc<Mutex<MemberProcess>>,
+    /// The poll under way, by its number.
+    running: Option<(u64, AbortHandle)>,
+    result: Option<MemberResult>,
+}
+
+/// The addresses of a host, as they were last resolved.
+#[derive(Default)]
+struct ResolvedMembers {
+    members: Arc<[Member]>,
+    resolved: Option<Instant>,
+    failures: u32,
+    error: Option<CallError>,
+}
+
+/// What has happened to the members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MemberEvent {
+    /// A poll has ended.
+    Polled,
+    /// The answer must be put together anew.
+    Changed,
+}
+
+impl MemberPolls {
+    pub(super) fn new(context: Arc<PollContext>, admission: Arc<Admission>) -> Self {
+        Self {
+            context,
+            admission,
+            polled: BTreeMap::new(),
+            others: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            calls: Arc::default(),
+            begun: 0,
+            names: ResolvedMembers::default(),
+            round: None,
+            compose_at: None,
+            composed: None,
+        }
+    }
+
+    /// Begins a round. The name of the target's host is resolved first, if that is where its members come from.
+    pub(super) async fn begin_round(
+        &mut self,
+        target: &Arc<Target>,
+        prepared: &Arc<PreparedTarget>,
+        calls: &Arc<[Call]>,
+        started: Instant,
+    ) {
+        let Some(members) = &target.members else { return };
+        if members.source == MemberSource::Dns {
+            self.names.resolve(prepared, target, started).await;
+        }
+        self.set_members(members);
+        let names: Vec<Arc<str>> =
+            self.polled.iter().filter(|(_, member)| !member.is_running()).map(|(name, _)| Arc::clone(name)).collect();
+        self.begin_polls(names, target, prepared, calls);
+    }
+
+    /// Follows a change of the target's members: forgets those that are gone, and polls those that are new, if `calls` are known.
+    pub(super) fn follow(&mut self, target: &Arc<Target>, prepared: &Arc<PreparedTarget>, calls: Option<&Arc<[Call]>>) {
+        let Some(members) = &target.members else { return };
+        self.set_members(members);
+        let Some(calls) = calls else { return };
+        let is_new = |member: &PolledMember| !member.is_running() && member.result.is_none();
+        let names: Vec<Arc<str>> =
+            self.polled.iter().filter(|(_, member)| is_new(member)).map(|(name, _)| Arc::clone(name)).collect();
+        self.begin_polls(names, target, prepared, calls);
+    }
+
+    /// Whether a poll of a member is under way.
+    pub(super) fn is_running(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
+    /// Waits until a poll of a member has ended or the answer must be put together anew; for ever, if there is nothing to wait for.
+    pub(super) async fn event(&mut self) -> MemberEvent {
+        let compose_at = self.compose_at;
+        let changed = async {
+            match compose_at {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            Some(ended) = self.tasks.join_next() => {
+                // A poll that was aborted has no result, and one that panicked is reported by the runtime.
+                if let Ok((name, number, result)) = ended {
+                    self.put_result(&name, number, result);
+                }
+                MemberEvent::Polled
+            }
+            () = changed => MemberEvent::Changed,
+        }
+    }
+
+    /// Ends a round: its series replace those of the last one.
+    pub(super) fn end_round(&mut self, started: Instant) {
+        self.round = Some(RoundTime { started, ended: Instant::now(), ended_at: SystemTime::now() });
+    }
+
+    /// Compresses what waits, if a round that began at `started` takes long. It is looked at whenever a member has answered.
+    pub(super) async fn compress_if_slow(&mut self, started: Instant) {
+        if started.elapsed() < SLOW_ROUND {
+            return;
+        }
+        let mut compressed = 0;
+        for text in self.polled.values_mut().filter_map(|member| member.result.as_mut()?.text.as_mut()) {
+            if let MemberText::Plain(plain) = text
+                && plain.len() <= MAX_INLINE_BYTES
+            {
+                text.compress();
+                compressed += 1;
+                if compressed % COMPRESS_BATCH == 0 {
+                    yield_now().await;
+                }
+            }
+        }
+    }
+
+    /// The answer with what is known of the members now; `None` before the end of the first round.
+    pub(super) async fn compose(&mut self, poller: &Poller, target: &Target) -> Option<Snapshot> {
+        self.compose_at = None;
+        self.composed = Some(Instant::now());
+        let round = self.round?;
+        let base = poller.newest().filter(|newest| newest.members.is_some());
+        let composition = self.composition(round, base, poller.format());
+        if composition.bytes() <= MAX_INLINE_BYTES {
+            return Some(composition.snapshot());
+        }
+        let deadline = Instant::now() + target.timeout;
+        let composed = async {
+            let permit = self.context.large_answers.acquire(target, deadline).await?;
+            run_blocking(permit, deadline, move |_| composition.snapshot()).await
+        };
+        Some(composed.await.unwrap_or_else(|error| {
+            let message = match error {
+                WorkError::NoPermit | WorkError::TimedOut => {
+                    "the members have answered, but the answer could not be put together before the timeout"
+                }
+                WorkError::Aborted => "the answer could not be put together: please report this",
+            };
+            render::unpolled(error.reason(), message)
+        }))
+    }
+
+    /// Takes the series that are not in an answer yet.
+    fn composition(&mut self, round: RoundTime, base: Option<Arc<Snapshot>>, format: Format) -> Composition {
+        let (mut texts, mut taken, mut totals) = (Vec::new(), HashSet::new(), Totals::default());
+        let mut certificate_expiry: Option<Expiry> = None;
+        for (name, member) in &mut self.polled {
+            let Some(result) = &mut member.result else { continue };
+            match result.text.take() {
+                Some(text) => texts.push(text),
+                None if result.samples > 0 && base.is_none() => {
+                    member.result = None; // its series are in an answer that is not valid any more
+                    continue;
+                }
+                None if result.samples > 0 => _ = taken.insert(Arc::clone(name)),
+                None => {}
+            }
+            totals.add(result);
+            certificate_expiry = earliest(certificate_expiry, result.certificate_expiry);
+        }
+        let mut members: Vec<MemberReport> = self.polled.values().map(PolledMember::report).collect();
+        members.extend(self.others.values().map(|(member, state)| MemberReport {
+            member: member.clone(),
+            state: *state,
+            failure: None,
+            poll: None,
+        }));
+        members.sort_by(|a, b| a.member.name.cmp(&b.member.name));
+        let base = base.filter(|_| !taken.is_empty()).map(|base| (base, taken));
+        let failure = self.names.failure();
+        Composition {
+            round,
+            base,
+            texts,
+            members,
+            failure,
+            certificate_expiry,
+            totals,
+            requests: Arc::clone(&self.calls),
+            format,
+        }
+    }
+
+    /// Replaces the members. A process that stays keeps its results and the memory of its counters.
+    fn set_members(&mut self, declared: &TargetMembers) {
+        let all = match &declared.source {
+            MemberSource::Dns => Arc::clone(&self.names.members),
+            MemberSource::Service { endpoints, .. } => Arc::clone(endpoints),
+        };
+        let mut before = std::mem::take(&mut self.polled);
+        let others = std::mem::take(&mut self.others);
+        let mut has_changed = false;
+        for member in all.iter() {
+            let name = Arc::clone(&member.name);
+            if member.is_included(declared.include) && self.polled.len() < declared.limit {
+                let known = before.remove(&name);
+                has_changed |= known.as_ref().is_none_or(|known| known.member != *member);
+                self.polled.insert(name, PolledMember::new(member, known));
+            } else {
+                let state = if member.terminating {
+                    MemberState::Terminating
+                } else if member.is_included(declared.include) {
+                    MemberState::OverLimit
+                } else {
+                    MemberState::NotReady
+                };
+                let other = (member.clone(), state);
+                has_changed |= others.get(&name) != Some(&other);
+                self.others.insert(name, other);
+            }
+        }
+        has_changed |= !before.is_empty() || others.len() != self.others.len();
+        before.into_values().for_each(PolledMember::stop);
+        if has_changed {
+            self.schedule_composition();
+        }
+    }
+
+    fn schedule_composition(&mut self) {
+        let soon = Instant::now() + COLLECT_CHANGES;
+        let earliest = self.composed.map_or(soon, |composed| soon.max(composed + MIN_COMPOSE_INTERVAL));
+        self.compose_at.get_or_insert(earliest);
+    }
+
+    fn begin_polls(
+        &mut self,
+        names: Vec<Arc<str>>,
+        target: &Arc<Target>,
+        prepared: &Arc<PreparedTarget>,
+        calls: &Arc<[Call]>,
+    ) {
+        let Some(members) = &target.members else { return };
+        self.calls = Arc::clone(calls);
+        let spread = target.spread;
+        let gap = GAP.min(spread / u32::try_from(names.len().max(1)).unwrap_or(u32::MAX));
+        let limits = TranslationLimits::of_member(target, members, self.polled.len());
+        let service = match &members.source {
+            MemberSource::Dns => None,
+            MemberSource::Service { host, .. } => Some(Arc::clone(host)),
+        };
+        let mut due = Instant::now();
+        for name in names {
+            let Some(polled) = self.polled.get_mut(&name) else { continue };
+            let job = MemberJob {
+                context: Arc::clone(&self.context),
+                admission: Arc::clone(&self.admission),
+                target: Arc::clone(target),
+                prepared: Arc::clone(prepared),
+                calls: Arc::clone(calls),
+                member: polled.member.clone(),
+                service: service.clone(),
+                limits,
+                due,
+                timeout: target.timeout.min(target.interval.saturating_sub(spread)),
+            };
+            due += gap;
+            self.begun += 1;
+            let (number, process) = (self.begun, Arc::clone(&polled.process));
+            let task = self.tasks.spawn(async move {
+                let mut process = process.lock_owned().await;
+                let result = job.run(&mut process).await;
+                (name, number, result)
+            });
+            polled.running = Some((number, task));
+        }
+    }
+
+    fn put_result(&mut self, name: &Arc<str>, number: u64, result: MemberResult) {
+        let Some(polled) = self.polled.get_mut(name) else { return };
+        if polled.running.as_ref().is_none_or(|(running, _)| *running != number) {
+            return; // a poll of a process that is gone
+        }
+        polled.running = None;
+        let is_first = polled.result.replace(result).is_none();
+        if is_first {
+            self.schedule_composition();
+        }
+    }
+}
+
+impl PolledMember {
+    /// `known` is what was known under the same name.
+    fn new(member: &Member, known: Option<Self>) -> Self {
+        let fresh = || Self { member: member.clone(), process: Arc::default(), running: None, result: None };
+        match known {
+            None => fresh(),
+            Some(known) if known.member.uid != member.uid => {
+                known.stop();
+                fresh()
+            }
+            // The process is the same, but what is at its old address may be another one.
+            Some(known) if known.member.address != member.address => {
+                let process = Arc::clone(&known.process);
+                known.stop();
+                Self { process, ..fresh() }
+            }
+            Some(known) => Self { member: member.clone(), ..known },
+        }
+    }
+
+    /// Stops the poll that is under way.
+    fn stop(self) {
+        if let Some((_, task)) = self.running {
+            task.abort();
+        }
+    }
+
+    /// A poll is under way. One that has ended without a result, since it panicked, is not.
+    fn is_running(&self) -> bool {
+        self.running.as_ref().is_some_and(|(_, task)| !task.is_finished())
+    }
+
+    fn report(&self) -> MemberReport {
+        let failure = self.result.as_ref().and_then(|result| result.failure.clone());
+        let state = match &self.result {
+            _ if self.member.terminating => MemberState::Terminating,
+            None => MemberState::Pending,
+            Some(_) if failure.is_some() => MemberState::Down,
+            Some(_) => MemberState::Up,
+        };
+        let poll = self.result.as_ref().map(|result| MemberPoll {
+            ended_at: result.ended_at,
+            duration: result.duration,
+            samples: result.samples,
+            calls: Arc::clone(&result.calls),
+        });
+        MemberReport { member: self.member.clone(), state, failure, poll }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, result: &MemberResult) {
+        self.samples += result.samples;
+        self.dropped += result.dropped;
+        self.skipped += result.skipped;
+        self.withheld += result.withheld;
+    }
+}
+
+impl ResolvedMembers {
+    /// Resolves the name of the target's host, unless that was done a moment ago.
+    async fn resolve(&mut self, prepared: &PreparedTarget, target: &Target, started: Instant) {
+        // A little less than the interval, since a round may begin a moment early.
+        let fresh = MIN_RESOLVE_INTERVAL.max(target.interval) - Duration::from_millis(500);
+        if self.error.is_none() && self.resolved.is_some_and(|resolved| started.duration_since(resolved) < fresh) {
+            return;
+        }
+        let deadline = started + target.timeout;
+        let found = timeout_at(deadline, prepared.client.host_addresses()).await;
+        let found =
+            found.unwrap_or_else(|_| Err(CallError::new(Reason::Dns, "the name servers did not answer in time")));
+        self.resolved = Some(started);
+        match found {
+            Ok(addresses) => {
+                let mut members: Vec<Member> = addresses.iter().map(|address| Member::at(*address)).collect();
+                members.sort_by(|a, b| a.name.cmp(&b.name));
+                *self = Self { members: members.into(), resolved: self.resolved, failures: 0, error: None };
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                self.error = Some(error);
+                if self.failures > ROUNDS_WITHOUT_DNS {
+                    self.members = Arc::default();
+                }
+            }
+        }
+    }
+
+    /// Why there are no members, if the name could not be resolved.
+    fn failure(&self) -> Option<Failure> {
+        let error = self.error.as_ref().filter(|_| self.members.is_empty())?;
+        Some(Failure { reason: error.reason, message: render::bounded(&error.message).into() })
+    }
+}
+
+/// The certificate of either that expires first.
+fn earliest(one: Option<Expiry>, other: Option<Expiry>) -> Option<Expiry> {
+    let (Some(a), Some(b)) = (one, other) else { return one.or(other) };
+    let last_chain = [a.last_chain, b.last_chain].into_iter().flatten().min();
+    Some(Expiry { earliest: a.earliest.min(b.earliest), last_chain })
+}
