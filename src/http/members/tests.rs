@@ -46,7 +46,7 @@ pub(in crate::http) fn pod(number: u8, state: MemberState) -> MemberReport {
         ended_at: SystemTime::now() - Duration::from_secs(3),
         duration: Duration::from_millis(12),
         samples: 2,
-        calls: Box::from([call]),
+        calls: Arc::from([call]),
     };
     let member = Member {
         name: format!("rooms-{number:03}").into(),
