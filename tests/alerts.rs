@@ -12,6 +12,7 @@ use std::process::Command;
 
 use reqwest::Url;
 use scrapetarget_exporter::kind::{Blocks, Reason, Type};
+use scrapetarget_exporter::poll::MemberState;
 use serde_json::{Value, json};
 use support::exposition::{Sample, sample};
 use support::families;
@@ -215,7 +216,10 @@ fn given() -> BTreeSet<String> {
     let calls: Vec<&str> =
         Type::ALL.iter().flat_map(|kind| blocks.build(*kind, &url).calls(None)).map(|call| call.name).collect();
     with("probe_call_success", "call", &mut calls.into_iter());
-    for name in families::series().iter().filter(|(_, labels)| labels.is_empty()).map(|(name, _)| name) {
+    with("probe_members", "state", &mut MemberState::COUNTED.iter().map(|state| state.as_str()));
+    with("probe_member_failure_info", "reason", &mut Reason::ALL.iter().map(|reason| reason.as_str()));
+    let by_itself = |labels: &BTreeSet<String>| labels.iter().all(|label| promql::OF_MEMBERS.contains(&label.as_str()));
+    for name in families::series().iter().filter(|(_, labels)| by_itself(labels)).map(|(name, _)| name) {
         given.insert(Sample { name: name.clone(), labels: Vec::new(), value: 0.0 }.series());
     }
     given
@@ -229,7 +233,11 @@ fn the_cases_use_series_that_the_exporter_gives_with_the_labels_of_discovery() {
             let text = input["series"].as_str().unwrap();
             let line = text.replace(", ", ",") + " 0";
             let mut sample = sample(&line).unwrap_or_else(|why| panic!("{text}: {why}"));
-            let of_the_exporter = sample.labels.iter().any(|(name, _)| name == "pod");
+            let of_the_exporter = !sample.labels.iter().any(|(name, _)| name == "target_name");
+            if !of_the_exporter && promql::is_of_members(&sample.name) {
+                // Of a target with members, each series has the label of one; of a target without, none has.
+                sample.labels.retain(|(name, _)| !promql::OF_MEMBERS.contains(&name.as_str()));
+            }
             let discovered: &[&str] = if of_the_exporter { &OF_PODS } else { &OF_TARGETS };
             let labels: BTreeMap<String, String> = sample.labels.iter().cloned().collect();
             for label in discovered {

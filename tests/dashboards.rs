@@ -109,6 +109,50 @@ fn each_dashboard_can_be_narrowed_to_a_job_a_namespace_and_a_target() {
     }
 }
 
+/// A target may be many processes. All must mean targets without members as well: they lack the label.
+#[test]
+fn each_dashboard_of_a_kind_can_be_narrowed_to_a_pod_and_each_of_its_series_is() {
+    for (name, dashboard) in dashboards().into_iter().filter(|(name, _)| name != "exporter") {
+        let (_, series, label) = variables(&dashboard).into_iter().find(|(name, ..)| name == "pod").unwrap();
+        assert!(series.starts_with(&format!("{name}_up{{")) && label == "pod", "{name}: {series}, {label}");
+        for panel in panels(&dashboard) {
+            for target in list(&panel["targets"]) {
+                let query = text(&target, "expr");
+                for (series, labels) in promql::mentions(query).series {
+                    let narrowed = labels.contains("pod");
+                    assert_eq!(narrowed, promql::is_of_members(&series), "{name}: {}: {series}", text(&panel, "title"));
+                }
+            }
+        }
+    }
+}
+
+/// Processes of one target have equal labels but for these: what shows each must tell them apart, and what does not must add them up.
+#[test]
+fn what_shows_single_processes_names_them() {
+    for (name, dashboard) in dashboards().into_iter().filter(|(name, _)| name != "exporter") {
+        for panel in panels(&dashboard) {
+            for target in list(&panel["targets"]) {
+                let (query, legend) = (text(&target, "expr"), text(&target, "legendFormat"));
+                let place = format!("{name}: {}: {query}", text(&panel, "title"));
+                let of_processes = promql::mentions(query).series.keys().all(|series| promql::is_of_members(series));
+                let added_up = ["sum", "count", "max", "min", "topk", "histogram_quantile"];
+                let added_up = added_up.iter().any(|function| query.starts_with(function));
+                if of_processes && !added_up {
+                    assert!(legend.contains("{{pod}}") && legend.contains("{{member}}"), "{place}");
+                }
+                for by in query.split(" by (").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+                    let by: BTreeSet<&str> = by.split(", ").collect();
+                    let named = promql::OF_MEMBERS.map(|label| by.contains(label));
+                    // A table has a row for each process, and the number of a worker's process is one of its own machine.
+                    let single = text(&panel, "type") == "table" || by.contains("pid");
+                    assert!(named == [single; 2], "{place}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn each_panel_has_a_title_a_sentence_a_unit_and_a_place_of_its_own() {
     for (name, dashboard) in dashboards() {
@@ -186,6 +230,8 @@ global: {{ scrape_interval: {every}s, scrape_timeout: {every}s }}
 scrape_configs:
 - job_name: scrapetarget-exporter-probe
   http_sd_configs: [{{ url: "{base}/sd", refresh_interval: {every}s }}]
+  # The demo has no pods. To the dashboards, its members are some.
+  metric_relabel_configs: [{{ source_labels: [member], regex: (.+), target_label: pod }}]
 - job_name: scrapetarget-exporter
   static_configs: [{{ targets: ["{host}"], labels: {{ namespace: prometheus, pod: scrapetarget-exporter-0 }} }}]
 "#
@@ -213,6 +259,9 @@ async fn no_panel_and_no_variable_is_empty_when_prometheus_scrapes_the_demo() {
     for (name, dashboard) in dashboards() {
         let names: Vec<String> = variables(&dashboard).into_iter().map(|(name, ..)| name).collect();
         for (variable, series, label) in variables(&dashboard) {
+            if variable == "pod" && name != "mediasoup" {
+                continue; // only applications on mediasoup have members in the demo
+            }
             let query =
                 format!("count by ({label}) ({}{{{label}!=\"\"}})", filled(&series, &names)).replace("}{", ", ");
             open.push((format!("{name}: ${variable}"), query));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::Permissions;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,9 +12,11 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
+use super::print;
 use super::service::{Service, ServiceOptions, Signals, TargetSource, listen};
-use super::{print, simulate};
+use super::simulate::{self, Start};
 use crate::cli::{DemoArgs, PollingArgs};
+use crate::fetch::KnownHosts;
 use crate::poll::{Pollers, TargetState};
 use crate::telemetry;
 use crate::time::PromDuration;
@@ -25,6 +27,9 @@ const AGENT_TOKEN: &str = "demo-token";
 
 /// The target that is down on purpose.
 const DOWN: &str = "orion-old";
+
+/// The host of the application that runs as several processes. The domain is reserved: no name server knows it.
+const ROOMS: &str = "rooms.test";
 
 /// Serves the demo until a signal comes, or with `--once` until every target has been polled.
 pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
@@ -50,6 +55,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             max_sample_limit: 100_000,
             debug_bodies: false,
         },
+        known_hosts: KnownHosts::from([(ROOMS.into(), servers.rooms.addresses().into())]),
         external_url: None,
         allowed_hosts: Vec::new(),
         loose_targets: true,
@@ -78,7 +84,7 @@ struct Servers {
     sora: Vec<Simulated>,
     flaky: Switch,
     orion: Simulated,
-    agent: Simulated,
+    rooms: Application,
     edumeet: Simulated,
     /// A port on which nothing listens.
     closed: u16,
@@ -87,7 +93,7 @@ struct Servers {
 impl Servers {
     async fn start() -> std::io::Result<Self> {
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
-        let cluster = simulate::cluster();
+        let cluster = simulate::cluster(Start::of_demo(0));
         let mut sora = Vec::new();
         for node in cluster.nodes() {
             sora.push(Simulated::serve(node.router(), loopback).await?);
@@ -100,9 +106,9 @@ impl Servers {
         Ok(Self {
             sora,
             flaky,
-            orion: Simulated::serve(simulate::broker().routes(), loopback).await?,
-            agent: Simulated::serve(simulate::agent(Some(AGENT_TOKEN)).routes(), loopback).await?,
-            edumeet: Simulated::serve(simulate::edumeet(None).routes(), loopback).await?,
+            orion: Simulated::serve(simulate::broker(Start::of_demo(0)).routes(), loopback).await?,
+            rooms: Application::start().await?,
+            edumeet: Simulated::serve(simulate::edumeet(Start::of_demo(0), None).routes(), loopback).await?,
             closed,
         })
     }
@@ -128,14 +134,46 @@ impl Servers {
         }
         target("orion-city", "fiware", "Orion", &self.orion.url(), "");
         target(DOWN, "fiware", "Orion", &format!("http://127.0.0.1:{}/", self.closed), "");
-        let token = "  authorization: { credentials: { name: mediasoup-agent, key: token } }\n  mediasoup: { perObject: [Producers, Transports] }\n";
-        target("mediasoup-rooms", "webrtc", "Mediasoup", &self.agent.url(), token);
+        let rooms = "  members: { dns: {} }\n  authorization: { credentials: { name: mediasoup-agent, key: token } }\n  mediasoup: { perObject: [Producers, Transports] }\n";
+        target("mediasoup-rooms", "webrtc", "Mediasoup", &format!("http://{ROOMS}:{}/", self.rooms.port), rooms);
         target("edumeet", "school", "Mediasoup", &self.edumeet.url(), "  mediasoup: { source: Prometheus }\n");
         let _ = write!(
             text,
             "apiVersion: v1\nkind: Secret\nmetadata: {{ name: mediasoup-agent, namespace: webrtc }}\nstringData: {{ token: {AGENT_TOKEN} }}\n"
         );
         text
+    }
+}
+
+/// An application on mediasoup whose processes have addresses of their own and one port, as pods have.
+struct Application {
+    processes: Vec<Simulated>,
+    port: u16,
+}
+
+impl Application {
+    async fn start() -> std::io::Result<Self> {
+        let process = |number| simulate::agent(Start::of_demo(number), Some(AGENT_TOKEN)).routes();
+        let first = Simulated::serve(process(0), (Ipv4Addr::LOCALHOST, 0).into()).await?;
+        let port = first.address.port();
+        let mut processes = vec![first];
+        for number in 1..=2 {
+            // Only Linux has all of 127.0.0.0/8. Elsewhere there is one process less.
+            if let Ok(another) = Simulated::serve(process(number.into()), (Self::address(number), port).into()).await {
+                processes.push(another);
+            }
+        }
+        Ok(Self { processes, port })
+    }
+
+    const fn address(number: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, 0, 0, 1 + number)
+    }
+
+    /// The addresses of all processes, and one at which nothing listens.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let closed = IpAddr::V4(Self::address(3));
+        self.processes.iter().map(|process| process.address.ip()).chain([closed]).collect()
     }
 }
 
@@ -176,10 +214,11 @@ fn welcome(manifests: &str, file: &str, url: &str) -> String {
          The page            {url}/\n\
          One target          {url}/probe?target=webrtc/sora-tokyo\n\
          How it was polled   {url}/probe?target=webrtc/sora-tokyo&debug=true\n\
+         One with members    {url}/probe?target=webrtc/mediasoup-rooms&debug=true\n\
          For Prometheus      {url}/sd\n\
          For scripts         {url}/api/v1/targets\n\
          The exporter        {url}/metrics\n\n\
-         sora-nagoya is flaky and {DOWN} is down, on purpose. Stop with Ctrl-C.\n"
+         sora-nagoya is flaky, {DOWN} is down, and one member of mediasoup-rooms is down, on purpose. Stop with Ctrl-C.\n"
     )
 }
 

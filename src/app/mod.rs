@@ -13,7 +13,7 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use crate::cli::{CheckArgs, Command, PollingArgs};
-use crate::fetch::{AddressRules, Clients, Limits};
+use crate::fetch::{AddressRules, Clients, KnownHosts, Limits};
 use crate::poll::Pollers;
 use crate::self_metrics::PollMetrics;
 use crate::target::TargetId;
@@ -61,8 +61,13 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
     result
 }
 
-/// The pollers as the flags say, and the receiver of targets whose server rejects the credentials.
-fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pollers, mpsc::Receiver<TargetId>) {
+/// The pollers as the flags say, and the receiver of targets whose server rejects the credentials. They resolve `known_hosts` themselves.
+fn pollers(
+    polling: PollingArgs,
+    known_hosts: KnownHosts,
+    metrics: PollMetrics,
+    background: bool,
+) -> (Pollers, mpsc::Receiver<TargetId>) {
     let PollingArgs {
         target_deny_cidr,
         target_allow_cidr,
@@ -74,7 +79,7 @@ fn pollers(polling: PollingArgs, metrics: PollMetrics, background: bool) -> (Pol
     } = polling;
     let rules = AddressRules::denying(target_deny_cidr).allowing(target_allow_cidr, target_allow_host);
     let limits = Limits::new(max_body_bytes, max_inflight_bytes);
-    let (pollers, refused) = Pollers::new(Clients::new(rules), limits, metrics, background);
+    let (pollers, refused) = Pollers::new(Clients::new(rules).knowing(known_hosts), limits, metrics, background);
     pollers.show_bodies(debug_bodies);
     (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{WrongValue, complain, print};
 use crate::cli::ProbeArgs;
 use crate::crd::{self, ParsedTarget};
+use crate::fetch::KnownHosts;
 use crate::file;
 use crate::http::debug_text;
 use crate::metric::{Encoding, Format};
@@ -37,7 +38,7 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         target.timeout = timeout;
     }
     let metrics = SelfMetrics::new().context("register metrics")?;
-    let (pollers, _) = super::pollers(polling, metrics.polls, false);
+    let (pollers, _) = super::pollers(polling, KnownHosts::new(), metrics.polls, false);
     let id = target.id.clone();
     pollers.apply([target]);
     let poller = pollers.get(&id).context("the target was just added")?;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
+use crate::fetch::KnownHosts;
 use crate::http::{self, AllowedWebHost, HostAllowlist, WebConfig};
 use crate::k8s::{self, ApiClient, Controller};
 use crate::poll::Pollers;
@@ -29,6 +30,7 @@ pub(super) struct ServiceOptions {
     pub(super) web: Option<Arc<WebConfig>>,
     pub(super) source: TargetSource,
     pub(super) polling: PollingArgs,
+    pub(super) known_hosts: KnownHosts,
     pub(super) external_url: Option<Url>,
     pub(super) allowed_hosts: Vec<AllowedWebHost>,
     pub(super) loose_targets: bool,
@@ -108,6 +110,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         web,
         source,
         polling,
+        known_hosts: KnownHosts::new(),
         external_url: web_external_url,
         allowed_hosts: web_allowed_hosts,
         loose_targets: web_loose_targets || !in_cluster,
@@ -131,11 +134,20 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 impl Service {
     /// Starts everything. No target is known yet.
     pub(super) fn start(options: ServiceOptions) -> anyhow::Result<Self> {
-        let ServiceOptions { listeners, web, source, polling, external_url, allowed_hosts, loose_targets, connections } =
-            options;
+        let ServiceOptions {
+            listeners,
+            web,
+            source,
+            polling,
+            known_hosts,
+            external_url,
+            allowed_hosts,
+            loose_targets,
+            connections,
+        } = options;
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
         let alone = matches!(source, TargetSource::Files { .. });
-        let (pollers, refusals) = super::pollers(polling, metrics.polls.clone(), alone);
+        let (pollers, refusals) = super::pollers(polling, known_hosts, metrics.polls.clone(), alone);
         let pollers = Arc::new(pollers.on_own_threads().context("start the threads of polls")?);
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();

@@ -25,7 +25,7 @@ use super::dial::{AttemptLayer, AttemptResolver, ConnectAttempts, ConnectFailure
 use super::error::{self, handshake_alert};
 use super::plain::{PlainConnection, PlainResponse};
 use super::renewal::{RenewalPeriod, RenewalSchedule};
-use super::resolve::Resolver;
+use super::resolve::{KnownHosts, Resolver};
 use super::sessions::SessionCache;
 use super::{AddressRules, ClientError, Connection, Identity, Request, USER_AGENT};
 use crate::kind::{CallError, Reason};
@@ -62,6 +62,13 @@ impl Clients {
         let rules = Arc::new(rules);
         let resolver = Arc::default();
         Self { rules, resolver, shared: Mutex::default(), tls: Mutex::default() }
+    }
+
+    /// The same with names whose addresses are known without a name server.
+    #[must_use]
+    pub fn knowing(mut self, hosts: KnownHosts) -> Self {
+        self.resolver = Arc::new(Resolver::knowing(hosts));
+        self
     }
 
     /// The client for a target of `namespace` at `url` with these settings. It has connections and TLS settings in common with all targets

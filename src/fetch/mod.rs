@@ -44,6 +44,7 @@ pub use host::{AllowedHost, AllowedHostError};
 pub use mask::Redactor;
 use plain::PlainConnection;
 use renewal::RenewalPeriod;
+pub use resolve::KnownHosts;
 
 use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
 

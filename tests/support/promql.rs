@@ -91,12 +91,23 @@ pub const OF_PODS: [&str; 7] = ["job", "instance", "namespace", "pod", "containe
 /// Series that Prometheus adds to each scrape, of whatever.
 const OF_SCRAPES: [&str; 2] = ["up", "scrape_samples_scraped"];
 
-/// The labels that a series has from discovery.
+/// The label that the series of a process have if its target has several: one of these.
+pub const OF_MEMBERS: [&str; 2] = ["pod", "member"];
+
+/// Whether each process of a target with members has this series.
+pub fn is_of_members(name: &str) -> bool {
+    !["scrapetarget_", "process_"].iter().any(|start| name.starts_with(start))
+        && (!name.starts_with("probe_") || name.starts_with("probe_member_") || name == "probe_call_success")
+}
+
+/// The labels that a series has from discovery, or because its target has members.
 fn discovered(name: &str) -> BTreeSet<&'static str> {
     if OF_SCRAPES.contains(&name) {
         OF_TARGETS.into_iter().chain(OF_PODS).collect()
     } else if name.starts_with("scrapetarget_") || name.starts_with("process_") {
         OF_PODS.into()
+    } else if is_of_members(name) {
+        OF_TARGETS.into_iter().chain(OF_MEMBERS).collect()
     } else {
         OF_TARGETS.into()
     }

@@ -50,6 +50,9 @@ const SLOW_PERMITS: (usize, usize) = (16, 128);
 /// The addresses of a host: at least one.
 pub(super) type Resolved = Result<Arc<[IpAddr]>, NameError>;
 
+/// Names whose addresses are known without a query, as in a file of hosts. Where they may be used, is decided as for all others.
+pub type KnownHosts = HashMap<Arc<str>, Arc<[IpAddr]>>;
+
 type SharedLookup = Shared<BoxFuture<'static, Resolved>>;
 
 /// Why a name has no addresses.
@@ -91,6 +94,7 @@ impl NameError {
 /// Resolves the names of all targets.
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
+    known: KnownHosts,
     state: Mutex<ResolverState>,
     /// One for each name that a namespace waits for: it holds the permit of the namespace. Not a part of the state, which is locked when
     /// such a lookup ends.
@@ -137,8 +141,16 @@ impl Default for LookupPermits {
 }
 
 impl Resolver {
+    /// A resolver that knows these names besides those of the system.
+    pub(super) fn knowing(known: KnownHosts) -> Self {
+        Self { known, ..Self::default() }
+    }
+
     /// The addresses of `host`, for a target of `namespace`. The lookup is dropped when no target waits for it any more.
     pub(super) async fn look_up(self: &Arc<Self>, namespace: &Arc<str>, host: &Arc<str>) -> Resolved {
+        if let Some(known) = self.known.get(host) {
+            return Ok(Arc::clone(known));
+        }
         if let Some(answer) = self.lock().without_query(host) {
             return answer;
         }
