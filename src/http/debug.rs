@@ -17,11 +17,25 @@ use crate::target::{Member, Target};
 const MAX_METRICS_BYTES: usize = 256 << 10;
 
 /// The text of `debug=true` about `snapshot`, a result of `poller`.
-pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
-    target_text(&poller.target(), &poller.status(), snapshot)
+pub(super) fn debug_page(poller: &Poller, snapshot: &Snapshot) -> String {
+    target_text(&poller.target(), &poller.status(), snapshot, MemberCalls::Linked)
 }
 
-fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot) -> String {
+/// The same for the command `probe`, where no request can ask for a single member.
+pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
+    target_text(&poller.target(), &poller.status(), snapshot, MemberCalls::Shown)
+}
+
+/// Where the calls of members are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MemberCalls {
+    /// In the text.
+    Shown,
+    /// In the texts about the members.
+    Linked,
+}
+
+fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot, calls: MemberCalls) -> String {
     /// Why samples are left out although they can be read.
     const WITHHELD: &str = "Their names are reserved for Prometheus, this exporter, another type, or recording rules; or they contain a \
                             credential of this target.";
@@ -30,7 +44,11 @@ fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot) -> S
     let _ = write_summary(&mut out, target, status, snapshot);
     match &snapshot.members {
         Some(members) => {
-            let _ = write_members(&mut out, target, members);
+            let _ = write_members(&mut out, members);
+            let _ = match calls {
+                MemberCalls::Shown => write_calls_of_members(&mut out, target, snapshot, members),
+                MemberCalls::Linked => write_link_to_member(&mut out, target, members),
+            };
         }
         None => {
             out.push_str("\nThe calls of the poll\n\n");
@@ -97,14 +115,16 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
 }
 
 /// The members, those that need attention first.
-fn write_members(out: &mut String, target: &Target, members: &[MemberReport]) -> fmt::Result {
+fn write_members(out: &mut String, members: &[MemberReport]) -> fmt::Result {
     /// Members that are listed; the rest is only counted. As many as can be polled.
     const MAX_LISTED: usize = 500;
     /// Of one column, in characters: a longer text moves the rest of its own line only.
     const MAX_WIDTH: usize = 63;
     writeln!(out, "\nThe members\n")?;
     let listed: Vec<&MemberReport> = by_attention(members).into_iter().take(MAX_LISTED).collect();
-    let Some(first) = listed.first() else { return writeln!(out, "  none") };
+    if listed.is_empty() {
+        return writeln!(out, "  none");
+    }
     let now = SystemTime::now();
     let rows: Vec<MemberRow> = listed.iter().map(|report| MemberRow::new(report, now)).collect();
     let header = MemberRow::HEADER.map(str::to_owned);
@@ -124,8 +144,31 @@ fn write_members(out: &mut String, target: &Target, members: &[MemberReport]) ->
     if members.len() > MAX_LISTED {
         writeln!(out, "  and {} more", members.len() - MAX_LISTED)?;
     }
-    let (label, name) = (first.member.label.as_str(), bounded(&first.member.name));
-    writeln!(out, "\n  The calls and series of one: /probe?target={}&debug=true&{label}={name}", target.id)
+    Ok(())
+}
+
+/// The calls of the first members in the order of the list.
+fn write_calls_of_members(
+    out: &mut String,
+    target: &Target,
+    snapshot: &Snapshot,
+    members: &[MemberReport],
+) -> fmt::Result {
+    /// Members whose calls are shown: with hundreds, the rest of the text would be hard to find.
+    const MAX_SHOWN: usize = 20;
+    let polled = by_attention(members).into_iter().filter_map(|report| Some((report, report.poll.as_ref()?)));
+    for (report, poll) in polled.take(MAX_SHOWN) {
+        writeln!(out, "\nThe calls of {}\n", bounded(&report.member.name))?;
+        write_calls(out, target, &snapshot.requests, &poll.calls)?;
+    }
+    Ok(())
+}
+
+/// How to see the calls of one member, by the example of the first in the list.
+fn write_link_to_member(out: &mut String, target: &Target, members: &[MemberReport]) -> fmt::Result {
+    let Some(first) = by_attention(members).first().map(|report| &report.member) else { return Ok(()) };
+    let (id, label, name) = (&target.id, first.label.as_str(), bounded(&first.name));
+    writeln!(out, "\n  The calls and series of one: /probe?target={id}&debug=true&{label}={name}")
 }
 
 fn write_row(out: &mut String, cells: &[String], widths: [usize; MemberRow::COLUMNS]) -> fmt::Result {
@@ -298,7 +341,7 @@ mod tests {
     fn the_text_of_a_target_lists_its_members_those_that_fail_first() {
         let mut members = pods(3);
         members.push(pod(4, MemberState::OverLimit));
-        let text = target_text(&target("rooms"), &status(), &snapshot(members));
+        let text = target_text(&target("rooms"), &status(), &snapshot(members), MemberCalls::Linked);
         for words in [
             "  members       2 of 4 answer (1 down, 2 up, 1 over_limit)\n",
             "  partial       rooms-003: connect\n",
@@ -311,7 +354,16 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words:?} in {text}");
         }
-        assert!(!text.contains("The calls of the poll"), "{text}");
+        assert!(!text.contains("The calls of"), "{text}");
+    }
+
+    #[test]
+    fn the_command_shows_the_calls_of_some_members_those_that_fail_first() {
+        let text = target_text(&target("rooms"), &status(), &snapshot(pods(100)), MemberCalls::Shown);
+        let shown: Vec<&str> = text.split("\nThe calls of ").skip(1).map(|rest| &rest[..9]).collect();
+        assert_eq!((shown.len(), &shown[..2]), (20, &["rooms-100", "rooms-001"][..]));
+        assert!(text.contains("\nThe calls of rooms-100\n\n  1. stats\n     → no answer, 7.0 ms\n"), "{text}");
+        assert!(!text.contains("/probe?target="), "{text}");
     }
 
     #[test]
@@ -325,7 +377,7 @@ mod tests {
             })
             .collect();
         let mut shown = snapshot(members);
-        let text = target_text(&target("rooms"), &status(), &shown);
+        let text = target_text(&target("rooms"), &status(), &shown, MemberCalls::Linked);
         assert!(text.contains("  and 4500 more\n") && text.contains("this answer   no poll"), "{text}");
         assert!(
             text.len() < 1 << 20 && text.lines().count() < 700,
@@ -334,7 +386,7 @@ mod tests {
             text.lines().count()
         );
         shown.members = Some([].into());
-        let text = target_text(&target("rooms"), &status(), &shown);
+        let text = target_text(&target("rooms"), &status(), &shown, MemberCalls::Linked);
         assert!(text.contains("\nThe members\n\n  none\n"), "{text}");
     }
 

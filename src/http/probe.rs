@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
-use super::debug::{debug_text, member_text};
+use super::debug::{debug_page, member_text};
 use super::fair_semaphore::{FairPermit, QueueFull};
 use super::members::MemberParameter;
 use super::response::{self, ErrorResponse, RequestClient, ResponsePermit, exposition};
@@ -93,7 +93,7 @@ impl ProbeRequest {
             // Not `answer`: a view of this page must not count as a scrape, or it would hide that no Prometheus scrapes the target.
             let snapshot = poller.show(wait).await;
             let render = move |_| match member {
-                None => response::text(StatusCode::OK, debug_text(&poller, &snapshot)),
+                None => response::text(StatusCode::OK, debug_page(&poller, &snapshot)),
                 Some(member) => {
                     let target = poller.target();
                     match member.find(&target, &snapshot) {
