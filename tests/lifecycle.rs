@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -242,6 +243,37 @@ async fn the_targets_file_of_the_demo_can_be_edited_and_is_gone_at_the_end() {
     signal(demo.id(), "INT");
     assert_eq!(demo.ended().code(), Some(0), "{}", demo.log());
     assert!(!file.exists() && !file.parent().is_some_and(Path::exists), "{} is left behind", file.display());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_has_a_target_with_members_of_which_one_is_down() {
+    let (demo, words, _) = demo();
+    assert!(words.contains("one member of mediasoup-rooms is down"), "{words}");
+    // Other systems than Linux have fewer addresses of loopback.
+    let processes = if cfg!(target_os = "linux") { 3 } else { 1 };
+    let body = demo
+        .until("/probe?target=webrtc/mediasoup-rooms", |status, body| {
+            let up = format!("\nprobe_members{{state=\"up\"}} {processes}\n");
+            (status == 200 && body.contains(&up) && body.contains("\nprobe_success 1\n")).then(|| body.to_owned())
+        })
+        .await;
+    assert!(body.contains("\nprobe_members{state=\"down\"} 1\n"), "{body}");
+    let of_each = |family: &str| -> Vec<(&str, &str)> {
+        let lines = body.lines().filter_map(|line| line.strip_prefix(family)?.strip_prefix("{member=\""));
+        lines.map(|line| line.split_once("\"").unwrap()).collect()
+    };
+    let successes = of_each("probe_member_success");
+    assert_eq!(successes.len(), processes + 1, "{body}");
+    let mut ports: Vec<&str> = successes.iter().map(|(member, _)| member.rsplit_once(':').unwrap().1).collect();
+    ports.dedup();
+    assert_eq!(ports.len(), 1, "{successes:?}");
+    let down: Vec<_> = successes.iter().filter(|(_, rest)| *rest == "} 0").map(|(member, _)| *member).collect();
+    assert!(matches!(&down[..], [member] if member.starts_with("127.0.0.4:")), "{successes:?}");
+    // Processes differ, as those of real applications do.
+    let of_workers = of_each("mediasoup_worker_resident_memory_bytes");
+    assert_eq!(of_workers.iter().map(|(member, _)| *member).collect::<BTreeSet<_>>().len(), processes, "{body}");
+    let different: BTreeSet<&str> = of_workers.iter().map(|(_, rest)| *rest).collect();
+    assert_eq!(different.len(), of_workers.len(), "{body}");
 }
 
 #[test]

@@ -209,18 +209,23 @@ impl PolicyRule {
     ) -> Self {
         Self { verb, group, resource, namespace: namespace.map(Arc::from) }
     }
+
+    /// The sentence that it is missing, where several verbs are needed.
+    pub(super) fn with_verbs(&self, verbs: &[&str]) -> String {
+        let Self { verb: _, group, resource, namespace } = self;
+        let rule = format!("the rule {{apiGroups: [{group:?}], resources: [{resource:?}], verbs: {verbs:?}}}");
+        match namespace {
+            Some(namespace) => {
+                format!("not permitted in namespace {namespace}: a Role or ClusterRole must have {rule}")
+            }
+            None => format!("not permitted: a ClusterRole must have {rule}"),
+        }
+    }
 }
 
 impl fmt::Display for PolicyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verb, group, resource, namespace } = self;
-        match namespace {
-            Some(namespace) => {
-                write!(f, "not permitted in namespace {namespace}: a Role or ClusterRole must have the rule ")?;
-            }
-            None => f.write_str("not permitted: a ClusterRole must have the rule ")?,
-        }
-        write!(f, "{{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [{verb:?}]}}")
+        f.write_str(&self.with_verbs(&[self.verb]))
     }
 }
 

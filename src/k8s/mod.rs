@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! watch ──► controller ──► pollers              every replica reads
-//! secrets ─────┘  │
+//! secrets ─────┤  │
+//! endpoints ───┘  │
 //!          target store ──► status, monitor     only the leader writes, at a bounded rate
 //! leader ──► endpoints
 //! ```
@@ -15,6 +16,7 @@ mod cleanup;
 mod client;
 mod controller;
 mod dry_run;
+mod endpoint_slices;
 mod labels;
 mod leader;
 mod monitor;

@@ -19,6 +19,8 @@ pub(super) enum Part {
     Lease,
     /// The watch of a scope of ScrapeTargets.
     Targets(usize),
+    /// The watch of a scope of EndpointSlices.
+    EndpointSlices(usize),
     /// The writer of statuses.
     Statuses,
 }
@@ -68,11 +70,11 @@ impl Outage {
         state.logged = Some(LoggedOutage { since, of_watches: part.is_watch() });
         match part {
             Part::Statuses => tracing::warn!(%error, "the API server does not accept statuses, retrying"),
-            Part::Lease | Part::Targets(_) if known => tracing::warn!(
+            Part::Lease | Part::Targets(_) | Part::EndpointSlices(_) if known => tracing::warn!(
                 %error,
                 "the API server cannot be watched: known targets are still polled, and the leader does not change"
             ),
-            Part::Lease | Part::Targets(_) => tracing::warn!(
+            Part::Lease | Part::Targets(_) | Part::EndpointSlices(_) => tracing::warn!(
                 %error,
                 "the API server cannot be watched: no target is known yet, and scrapes are answered with 503"
             ),

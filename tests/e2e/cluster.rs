@@ -255,8 +255,14 @@ impl Cluster {
 
     /// Sends a signal to the exporter in a pod.
     pub(crate) fn signal(&self, name: &str, pod: &str) {
-        let uid = self.field(NAMESPACE, &format!("pod/{pod}"), "{.metadata.uid}");
-        let exporters = processes(|command| command.contains("/scrapetarget-exporter\0run\0"));
+        self.signal_to("run", name, NAMESPACE, pod);
+    }
+
+    /// Sends a signal to our program in a pod, which runs this command.
+    pub(crate) fn signal_to(&self, command: &str, name: &str, namespace: &str, pod: &str) {
+        let uid = self.field(namespace, &format!("pod/{pod}"), "{.metadata.uid}");
+        let ours = format!("/scrapetarget-exporter\0{command}\0");
+        let exporters = processes(|command| command.contains(&ours));
         let in_pod =
             |id: &&u32| std::fs::read_to_string(format!("/proc/{id}/cgroup")).is_ok_and(|groups| groups.contains(&uid));
         let found: Vec<&u32> = exporters.iter().filter(in_pod).collect();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
-use crate::{figure, targets, until};
+use crate::{figure, members, targets, until};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -28,6 +28,8 @@ pub(crate) fn of_some_namespaces(cluster: &Cluster) {
     let ours: Vec<&str> = targets::names().into_iter().filter(|name| name.starts_with("simulated-webrtc/")).collect();
     cluster.until_up(&ours, PATIENCE);
     figure("from helm upgrade to exactly the watched targets", start.elapsed());
+    // Its right to find them holds in this namespace only.
+    members::until_series_are_of_the_pods(cluster, 3);
     let monitors = cluster.names("servicemonitors");
     assert!(!monitors.is_empty() && monitors.iter().all(|name| name.starts_with("simulated-webrtc/")), "{monitors:?}");
     let account = format!("system:serviceaccount:{}:{}", crate::cluster::NAMESPACE, crate::cluster::RELEASE);
@@ -35,6 +37,7 @@ pub(crate) fn of_some_namespaces(cluster: &Cluster) {
         for (verb, resource) in [
             ("list", "scrapetargets.scrapetarget.dev"),
             ("get", "secrets"),
+            ("list", "endpointslices.discovery.k8s.io"),
             ("patch", "servicemonitors.monitoring.coreos.com"),
         ] {
             let said = cluster.try_kubectl(&["auth", "can-i", verb, resource, "-n", namespace, "--as", &account], "");

@@ -46,6 +46,7 @@ pub(crate) fn with_least_privilege(cluster: &Cluster) {
         ("patch", "scrapetargets.scrapetarget.dev --subresource=status", "default"),
         ("get", "secrets", "default"),
         ("patch", "servicemonitors.monitoring.coreos.com", "default"),
+        ("watch", "endpointslices.discovery.k8s.io", "default"),
         ("patch", &format!("leases.coordination.k8s.io/{RELEASE}"), NAMESPACE),
     ] {
         assert!(may(verb, resource, namespace), "it must be able to {verb} {resource} in {namespace}");
@@ -58,6 +59,8 @@ pub(crate) fn with_least_privilege(cluster: &Cluster) {
         ("get", "pods", "default"),
         ("patch", &format!("leases.coordination.k8s.io/{RELEASE}"), "default"),
         ("patch", "endpoints", "default"),
+        ("patch", "endpointslices.discovery.k8s.io", "default"),
+        ("get", "services", "default"),
         ("create", "clusterroles.rbac.authorization.k8s.io", "default"),
     ] {
         assert!(!may(verb, resource, namespace), "it must not be able to {verb} {resource} in {namespace}");

@@ -8,6 +8,7 @@ mod cluster;
 mod discovery;
 mod install;
 mod load;
+mod members;
 mod overload;
 mod prometheus;
 mod replicas;
@@ -33,13 +34,19 @@ const CHAPTERS: &[Chapter] = &[
     ("a rotated Secret is read again without a restart", changes::secret_is_rotated),
     ("a server that dies and comes back is seen to", changes::server_dies_and_comes_back),
     ("a deleted target is gone everywhere", changes::target_is_deleted),
+    (
+        "pods come, drain and go behind a Service, and Prometheus has the series of those that are there",
+        members::come_and_go,
+    ),
     ("an upgrade to three replicas and a newer CRD costs at most one scrape", replicas::are_added_by_an_upgrade),
+    ("three replicas have the series of each pod once", members::are_scaled),
     ("a leader that is deleted costs at most one scrape", replicas::leader_is_deleted),
     ("a killed leader leaves no gap over 30 s", replicas::leader_is_killed),
     ("a frozen leader leaves no gap over 30 s", replicas::leader_is_frozen),
     ("scrapes go on while the API server is down for two minutes", replicas::api_server_is_down),
     ("a thousand targets applied at once are all scraped", load::of_a_thousand_targets),
     ("httpSD gives the series of the contract, without an object for each target", discovery::by_http),
+    ("httpSD has the series of each pod once", members::are_scaled),
     ("a mediasoup application in another pod is watched as the agent's README says", agent::in_another_pod),
     ("a pod with too little CPU lives on, and recovers when it has enough", overload::of_a_pod_with_too_little_cpu),
     ("with watchNamespaces, others are left alone", discovery::of_some_namespaces),

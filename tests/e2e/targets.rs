@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, root};
 use crate::prometheus::{INTERVAL, Labels};
-use crate::{figure, until};
+use crate::{figure, members, until};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -69,6 +69,10 @@ pub(crate) fn are_scraped(cluster: &Cluster) {
         if up == TARGETS.len() { Ok(table) } else { Err(table) }
     });
     println!("{}", indented(&table));
+    until("number of members in the status", PATIENCE, || {
+        let status = cluster.field("simulated-webrtc", "st/rooms", "{.status.members.found} {.status.members.up}");
+        if status == "3 3" { Ok(()) } else { Err(status) }
+    });
     until("condition Scraped of all targets", PATIENCE, || {
         let wide = cluster.kubectl(&["get", "scrapetargets", "-A", "-o", "wide"]);
         let scraped =
@@ -122,7 +126,10 @@ fn poll_more_often(cluster: &Cluster) {
 /// Each target has its family, once, with exactly the labels of the contract.
 pub(crate) fn series_are_those_of_the_contract(cluster: &Cluster) {
     for (instance, family, region) in TARGETS {
-        for name in ["up", "probe_success", family] {
+        // Of a target with members each pod has it.
+        let once =
+            if instance == members::TARGET { &["up", "probe_success"][..] } else { &["up", "probe_success", family] };
+        for name in once {
             let (found, _) = until(name, PATIENCE, || {
                 let found = cluster.query(&format!(r#"{name}{{instance="{instance}"}}"#))?;
                 if found.is_empty() { Err(format!("no {name} of {instance}")) } else { Ok(found) }
@@ -133,9 +140,23 @@ pub(crate) fn series_are_those_of_the_contract(cluster: &Cluster) {
             assert_eq!((labels, *value), (expected(instance, region), 1.0), "{name}");
         }
     }
+    for (mut labels, value) in members::until_series_are_of_the_pods(cluster, 3) {
+        labels.remove("__name__");
+        labels.remove("pod");
+        assert_eq!((labels, value), (expected(members::TARGET, ""), 1.0));
+    }
     // In all series, whatever discovery gives and the contract drops is dropped, and Orion's own label `service` is Orion's.
-    for label in ["pod", "container", "endpoint", "exported_service", "exported_instance"] {
-        let expression = format!(r#"count({{__name__=~"(sora|orion|mediasoup|edumeet|probe)_.+", {label}!=""}})"#);
+    let every = r#"__name__=~"(sora|orion|mediasoup|edumeet|probe)_.+""#;
+    for label in ["container", "endpoint", "exported_service", "exported_instance", "exported_pod", "member"] {
+        let expression = format!(r#"count({{{every}, {label}!=""}})"#);
+        assert_eq!(cluster.number(&expression), Ok(0.0), "{expression}");
+    }
+    // A pod is one of the application's. All series of its kind say which.
+    for others in [
+        format!(r#"{every}, pod!="", instance!="{}""#, members::TARGET),
+        format!(r#"__name__=~"mediasoup_.+", pod="", instance="{}""#, members::TARGET),
+    ] {
+        let expression = format!("count({{{others}}})");
         assert_eq!(cluster.number(&expression), Ok(0.0), "{expression}");
     }
     assert_eq!(cluster.number(r#"count({target_name!="", service!="", __name__!~"orion_.+"})"#), Ok(0.0));

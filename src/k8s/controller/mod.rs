@@ -20,12 +20,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::endpoint_slices::EndpointCache;
 use super::observed::{ConvertedTarget, WatchedTarget};
 use super::secrets::SecretCache;
 use super::settings::Scope;
 use super::watch::{Collection, WatchConfig, WatchEvent, watch};
 use crate::crd::{ParsedTarget, ScrapeTarget};
-use crate::target::{Problem, Target, TargetId};
+use crate::target::{MemberSource, Problem, Target, TargetId};
 use change_log::{ChangeLog, TargetChange};
 use readiness::{Readiness, WatchHealth};
 
@@ -33,12 +34,12 @@ use readiness::{Readiness, WatchHealth};
 const EVENTS: usize = 64;
 /// The most events that are taken, and targets that are declared, before other tasks get a turn.
 const BATCH: usize = 500;
-/// A target whose Secrets are not read after this is declared without them, and reports them as unread.
-const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
+/// A target whose Secrets or endpoints are not read after this is declared without them, and reports them as unread.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest delay while the CRD is missing: somebody is probably installing it.
 const CRD_RETRY: Duration = Duration::from_secs(4);
 
-/// Starts the watch of each scope, the reader of Secrets, and the reconciler that turns their results into targets.
+/// Starts the watch of each scope, the reader of Secrets, the watches of EndpointSlices, and the reconciler that turns their results into targets.
 pub(super) fn start(
     shared: &Arc<Shared>,
     rejected: mpsc::Receiver<TargetId>,
@@ -56,7 +57,9 @@ pub(super) fn start(
         });
     }
     tasks.spawn(Arc::clone(&secrets).run(stop.clone()));
-    let reconciler = Reconciler::new(Arc::clone(shared), secrets, scopes);
+    let endpoints = EndpointCache::new(Arc::clone(shared), &scopes);
+    tasks.spawn(Arc::clone(&endpoints).run(stop.clone()));
+    let reconciler = Reconciler::new(Arc::clone(shared), secrets, endpoints, scopes);
     let stop = stop.clone();
     tasks.spawn(async move {
         stop.run_until_cancelled(reconciler.run(events, rejected)).await;
@@ -94,11 +97,12 @@ fn forward(
 struct Reconciler {
     shared: Arc<Shared>,
     secrets: Arc<SecretCache>,
-    scopes: Vec<WatchedScope>,
+    endpoints: Arc<EndpointCache>,
+    scopes: Vec<ListedScope>,
     /// What must be done about each target, at the end of the batch.
     pending: BTreeMap<TargetId, PendingAction>,
-    /// Targets whose Secrets are being read, and until when they wait for that.
-    awaiting_secrets: BTreeMap<TargetId, Instant>,
+    /// Targets whose Secrets or endpoints are being read, and until when they wait for that.
+    awaiting: BTreeMap<TargetId, Instant>,
     readiness: Readiness,
     health: WatchHealth,
     change_log: ChangeLog,
@@ -106,7 +110,7 @@ struct Reconciler {
     unknown_field_logged: bool,
 }
 
-struct WatchedScope {
+struct ListedScope {
     scope: Scope,
     /// The targets that a list has shown so far, while it is read.
     listing: Option<HashSet<TargetId>>,
@@ -116,19 +120,22 @@ struct WatchedScope {
 enum PendingAction {
     /// Declare it as it is in the store.
     Declare,
+    /// Declare it with the endpoints that its Service has now. Nothing else has changed.
+    UpdateEndpoints,
     /// It cannot be used as it is declared. Scrapes of it are answered by this stand-in, if there is one.
     Refuse(Option<Arc<ParsedTarget>>),
 }
 
 impl Reconciler {
-    fn new(shared: Arc<Shared>, secrets: Arc<SecretCache>, scopes: Vec<Scope>) -> Self {
+    fn new(shared: Arc<Shared>, secrets: Arc<SecretCache>, endpoints: Arc<EndpointCache>, scopes: Vec<Scope>) -> Self {
         let (readiness, health) = (Readiness::new(scopes.len()), WatchHealth::new(scopes.len()));
         Self {
             shared,
             secrets,
-            scopes: scopes.into_iter().map(|scope| WatchedScope { scope, listing: None }).collect(),
+            endpoints,
+            scopes: scopes.into_iter().map(|scope| ListedScope { scope, listing: None }).collect(),
             pending: BTreeMap::new(),
-            awaiting_secrets: BTreeMap::new(),
+            awaiting: BTreeMap::new(),
             readiness,
             health,
             change_log: ChangeLog::default(),
@@ -146,6 +153,7 @@ impl Reconciler {
                     return std::future::pending().await; // the watches have stopped, and this task is about to be cancelled
                 },
                 () = self.secrets.changed() => self.declare_changed_secrets(),
+                () = self.endpoints.changed() => self.update_changed_endpoints(),
                 Some(id) = rejected.recv() => self.secrets.credentials_rejected(&id),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
@@ -156,7 +164,7 @@ impl Reconciler {
             while self.reconcile_batch() {
                 tokio::task::yield_now().await; // scrapes come first
             }
-            if self.readiness.becomes_known(self.awaiting_secrets.is_empty()) {
+            if self.readiness.becomes_known(self.awaiting.is_empty()) {
                 self.shared.pollers.set_known();
                 tracing::info!(targets = self.shared.targets.ids().len(), "targets are known");
             }
@@ -167,7 +175,7 @@ impl Reconciler {
     /// When the next deadline is, if nothing happens before.
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
-        let secrets = self.awaiting_secrets.values().min().copied();
+        let secrets = self.awaiting.values().min().copied();
         [secrets, self.readiness.deadline(), self.change_log.closes()].into_iter().flatten().fold(far, Instant::min)
     }
 
@@ -200,7 +208,7 @@ impl Reconciler {
 
     /// Removes the targets that the list did not show.
     fn list_finished(&mut self, index: usize) {
-        let Some(WatchedScope { scope, listing }) = self.scopes.get_mut(index) else { return };
+        let Some(ListedScope { scope, listing }) = self.scopes.get_mut(index) else { return };
         let Some(listed) = listing.take() else { return };
         let covers = |id: &TargetId| scope.as_ref().is_none_or(|namespace| *namespace == id.namespace);
         let mut deleted = self.shared.targets.ids();
@@ -248,11 +256,13 @@ impl Reconciler {
         }
         let action = if let Ok(declaration) = &target.declaration {
             self.secrets.set_references(&id, &declaration.spec);
+            self.endpoints.set_service(&id, declaration);
             self.count_event("applied", &id);
             PendingAction::Declare
         } else {
             self.secrets.remove_target(&id);
-            self.awaiting_secrets.remove(&id);
+            self.endpoints.remove_target(&id);
+            self.awaiting.remove(&id);
             self.count_event("malformed", &id);
             PendingAction::Refuse(stand_in)
         };
@@ -267,8 +277,9 @@ impl Reconciler {
     /// An object does not exist any more: its poller is removed at once.
     fn deleted(&mut self, id: &TargetId) {
         self.pending.remove(id);
-        self.awaiting_secrets.remove(id);
+        self.awaiting.remove(id);
         self.secrets.remove_target(id);
+        self.endpoints.remove_target(id);
         if self.shared.targets.remove(id).is_some() {
             self.shared.pollers.remove(id);
             self.shared.statuses.add(id.clone());
@@ -281,15 +292,31 @@ impl Reconciler {
     /// Declares targets whose Secrets were read for the first time, or have changed.
     fn declare_changed_secrets(&mut self) {
         for id in self.secrets.take_changed() {
-            self.pending.entry(id).or_insert(PendingAction::Declare);
+            self.declare(id);
         }
     }
 
-    /// Declares targets that have waited for their Secrets long enough.
+    /// Declares targets whose endpoints were read for the first time, or have changed.
+    fn update_changed_endpoints(&mut self) {
+        for id in self.endpoints.take_changed() {
+            self.pending.entry(id).or_insert(PendingAction::UpdateEndpoints);
+        }
+    }
+
+    fn declare(&mut self, id: TargetId) {
+        let action = self.pending.entry(id).or_insert(PendingAction::Declare);
+        if matches!(action, PendingAction::UpdateEndpoints) {
+            *action = PendingAction::Declare;
+        }
+    }
+
+    /// Declares targets that have waited for their Secrets and endpoints long enough.
     fn declare_overdue(&mut self) {
         let now = Instant::now();
-        for (id, _) in self.awaiting_secrets.iter().filter(|(_, deadline)| **deadline <= now) {
-            self.pending.entry(id.clone()).or_insert(PendingAction::Declare);
+        let overdue = self.awaiting.iter().filter(|(_, deadline)| **deadline <= now);
+        let overdue: Vec<TargetId> = overdue.map(|(id, _)| id.clone()).collect();
+        for id in overdue {
+            self.declare(id);
         }
     }
 
@@ -301,12 +328,21 @@ impl Reconciler {
             let Some((id, action)) = self.pending.pop_first() else { break };
             let Some(record) = self.shared.targets.get(&id) else { continue };
             let problem = match (&record.object.declaration, action) {
-                (Ok(declaration), PendingAction::Declare) => {
-                    if self.must_wait_for_secrets(&id) {
+                (Ok(declaration), action @ (PendingAction::Declare | PendingAction::UpdateEndpoints)) => {
+                    if self.must_wait(&id) {
                         continue;
                     }
-                    let target = Target::resolve(id.clone(), Arc::clone(declaration), &*self.secrets);
+                    let target = self.resolve(&id, declaration);
                     let problem = target.problem.clone();
+                    if matches!(action, PendingAction::UpdateEndpoints)
+                        && is_accepted_as(record.accepted.as_ref(), problem.as_ref())
+                    {
+                        let poller = self.shared.pollers.get(&id);
+                        if poller.is_none_or(|poller| *poller.target() != target) {
+                            targets.push(target);
+                        }
+                        continue;
+                    }
                     targets.push(target);
                     problem
                 }
@@ -324,19 +360,36 @@ impl Reconciler {
             };
             reconciled.push((id, problem));
         }
-        if !reconciled.is_empty() {
+        if !targets.is_empty() {
             self.shared.pollers.apply(targets);
+        }
+        if !reconciled.is_empty() {
             self.publish(reconciled);
         }
         !self.pending.is_empty()
     }
 
-    fn must_wait_for_secrets(&mut self, id: &TargetId) -> bool {
+    /// The target of a declaration, with the endpoints that its Service has now.
+    fn resolve(&self, id: &TargetId, declaration: &Arc<ParsedTarget>) -> Target {
+        let mut target = Target::resolve(id.clone(), Arc::clone(declaration), &*self.secrets);
+        if let Some(members) = &mut target.members
+            && let MemberSource::Service { endpoints, .. } = &mut members.source
+        {
+            match self.endpoints.endpoints(id, declaration) {
+                Ok(found) => *endpoints = found,
+                Err(problem) => target.problem = target.problem.or(Some(problem)),
+            }
+        }
+        target
+    }
+
+    fn must_wait(&mut self, id: &TargetId) -> bool {
         let now = Instant::now();
-        let mut deadline = || *self.awaiting_secrets.entry(id.clone()).or_insert_with(|| now + SECRETS_TIMEOUT);
-        let must_wait = !self.secrets.is_read(id) && deadline() > now;
+        let mut deadline = || *self.awaiting.entry(id.clone()).or_insert_with(|| now + READ_TIMEOUT);
+        let is_read = self.secrets.is_read(id) && self.endpoints.is_read(id);
+        let must_wait = !is_read && deadline() > now;
         if !must_wait {
-            self.awaiting_secrets.remove(id);
+            self.awaiting.remove(id);
         }
         must_wait
     }
@@ -364,4 +417,9 @@ impl Reconciler {
     fn count(&self, event: &str) {
         self.shared.metrics.events.with_label_values(&["ScrapeTarget", event]).inc();
     }
+}
+
+/// Whether a target was declared before, and accepted or refused for the same reason as now.
+fn is_accepted_as(accepted: Option<&Result<(), Problem>>, problem: Option<&Problem>) -> bool {
+    accepted.is_some_and(|accepted| accepted.as_ref().err() == problem)
 }

@@ -48,8 +48,9 @@ impl Harness {
     fn new(namespaces: &[Option<&str>]) -> Self {
         let shared = Shared::idle();
         let secrets = SecretCache::new(shared.client.clone(), None);
-        let namespaces = namespaces.iter().map(|namespace| namespace.map(Arc::from)).collect();
-        Self { reconciler: Reconciler::new(Arc::clone(&shared), secrets, namespaces), shared }
+        let namespaces: Vec<Scope> = namespaces.iter().map(|namespace| namespace.map(Arc::from)).collect();
+        let endpoints = EndpointCache::new(Arc::clone(&shared), &namespaces);
+        Self { reconciler: Reconciler::new(Arc::clone(&shared), secrets, endpoints, namespaces), shared }
     }
 
     /// Handles events as one batch.
@@ -114,11 +115,8 @@ async fn our_own_status_is_not_enqueued_when_it_is_observed_and_anothers_only_fo
     harness.applied(observed("a"));
     harness.queued();
     let declared = harness.shared.pollers.revision();
-    let status = |generation| ScrapeTargetStatus {
-        observed_generation: Some(generation),
-        conditions: Vec::new(),
-        members: None,
-    };
+    let status =
+        |generation| ScrapeTargetStatus { observed_generation: Some(generation), ..ScrapeTargetStatus::default() };
     let before = harness.shared.targets.get(&id("a")).unwrap().object;
     harness.shared.targets.put_status(&before, "2".to_owned(), status(1));
     harness.applied(ObservedTarget { resource_version: "2".to_owned(), status: status(1), ..observed("a") });
@@ -246,11 +244,32 @@ async fn a_target_whose_secrets_are_not_read_is_declared_without_them_after_two_
     harness.reconciler.declare_overdue();
     assert!(!harness.reconciler.reconcile_batch());
     assert!(harness.url("a").is_none() && harness.url("b").is_some());
-    tokio::time::advance(SECRETS_TIMEOUT).await;
+    tokio::time::advance(READ_TIMEOUT).await;
     assert!(harness.reconciler.wake_at() <= Instant::now());
     harness.reconciler.declare_overdue();
-    assert!(!harness.reconciler.reconcile_batch() && harness.reconciler.awaiting_secrets.is_empty());
+    assert!(!harness.reconciler.reconcile_batch() && harness.reconciler.awaiting.is_empty());
     assert!(
         matches!(harness.shared.targets.get(&id("a")).unwrap().accepted, Some(Err(problem)) if problem.reason == "SecretUnread")
     );
+}
+
+/// The same as [`observed`], with the endpoints of a Service as its members. No watch runs in these tests.
+fn with_members(name: &str) -> ObservedTarget {
+    let mut spec = ScrapeTargetSpec::new(Type::Sora, "http://rooms:80/");
+    spec.members = Some(serde_json::from_value(serde_json::json!({ "service": {} })).unwrap());
+    let declaration = Ok(Arc::new(ParsedTarget::parse(ScrapeTarget::new(name, spec)).unwrap()));
+    ObservedTarget { declaration, ..observed(name) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_whose_endpoints_are_not_read_waits_for_two_seconds_and_then_says_so() {
+    let mut harness = Harness::new(&[None]);
+    harness.list(0, [with_members("a"), observed("b")]);
+    assert!(harness.url("a").is_none() && harness.url("b").is_some());
+    tokio::time::advance(READ_TIMEOUT).await;
+    harness.reconciler.declare_overdue();
+    assert!(!harness.reconciler.reconcile_batch() && harness.reconciler.awaiting.is_empty());
+    let accepted = harness.shared.targets.get(&id("a")).unwrap().accepted;
+    assert!(matches!(accepted, Some(Err(problem)) if problem.reason == "EndpointsUnread"));
+    assert!(harness.reconciler.readiness.becomes_known(harness.reconciler.awaiting.is_empty()));
 }

@@ -27,6 +27,8 @@ const AWAITED: [&str; 3] = [ACCEPTED, MONITOR_READY, UP];
 const PENDING: &str = Reason::Pending.condition();
 const SUSPENDED: &str = Reason::Suspended.condition();
 const CONFIG: &str = Reason::Config.condition();
+/// Some members answer, and others do not.
+const PARTIAL: &str = "Partial";
 const NOT_SCRAPED: &str = "NotScraped";
 
 /// In characters. A server may answer with a page of text, and the API server keeps every status in memory.
@@ -35,7 +37,7 @@ const MAX_MESSAGE: usize = 1024;
 /// `maxItems` of the schema. Conditions of other writers count as well.
 const MAX_CONDITIONS: usize = 16;
 
-/// A Secret that could not be read yet is reported after this time only: a restart of the API server is not worth a write of the status.
+/// What could not be read yet, as a Secret, is reported after this time only: a restart of the API server is not worth a write of the status.
 const UNREAD_GRACE: Duration = Duration::from_secs(30);
 
 /// After so many scrape intervals without a scrape, `Scraped` becomes `False`.
@@ -51,6 +53,8 @@ pub(super) struct StatusFacts<'f> {
     /// Whether the target can be polled as declared; `None`: not known yet.
     pub(super) accepted: Option<Result<(), &'f Problem>>,
     pub(super) suspended: bool,
+    /// Whether it has `spec.members`.
+    pub(super) has_members: bool,
     pub(super) monitor: Option<&'f MonitorState>,
     /// The state after polls of this very declaration; `None`: there was none yet.
     pub(super) poll: Option<&'f TargetStatus>,
@@ -88,22 +92,26 @@ pub(super) fn status(facts: &StatusFacts<'_>) -> ScrapeTargetStatus {
     ScrapeTargetStatus {
         observed_generation: Some(facts.generation),
         conditions: states.into_iter().map(|(kind, state)| facts.condition(kind, state)).collect(),
-        members: facts.poll.and_then(|poll| poll.members).map(members),
+        members: facts.members(),
     }
-}
-
-fn members(counts: MemberCounts) -> MembersStatus {
-    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    MembersStatus { found: number(counts.found), up: number(counts.up) }
 }
 
 /// Whether `observed` has everything of `desired`. Conditions of other writers do not count.
 pub(super) fn is_up_to_date(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> bool {
+    has_same_conditions(observed, desired) && observed.members == desired.members
+}
+
+/// Whether nothing of `observed` differs from `desired` but the numbers of members, which change with every rollout.
+pub(super) fn differs_in_numbers_only(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> bool {
+    has_same_conditions(observed, desired) && observed.members.is_some() && desired.members.is_some()
+}
+
+fn has_same_conditions(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> bool {
     observed.observed_generation == desired.observed_generation
         && desired.conditions.iter().all(|condition| find(observed, &condition.kind) == Some(condition))
 }
 
-/// A hash of a status. It leaves out times, and the message of `Up`, which differs from poll to poll.
+/// A hash of a status. It leaves out times, numbers of members, and the message of `Up`, which differ from poll to poll.
 pub(super) fn fingerprint(status: &ScrapeTargetStatus) -> u64 {
     let mut hasher = DefaultHasher::new();
     for Condition { kind, status, reason, message, .. } in &status.conditions {
@@ -121,9 +129,9 @@ pub(super) fn foreign_conditions<'s>(
     observed.conditions.iter().filter(|condition| find(desired, &condition.kind).is_none())
 }
 
-/// Whether a problem is reported now: a Secret or ConfigMap that was not read yet is usually read soon.
+/// Whether a problem is reported now: what was not read yet is usually read soon.
 pub(super) fn is_worth_reporting(problem: &Problem, watched_for: Duration) -> bool {
-    watched_for >= UNREAD_GRACE || !matches!(problem.reason, "SecretUnread" | "ConfigMapUnread")
+    watched_for >= UNREAD_GRACE || !matches!(problem.reason, "SecretUnread" | "ConfigMapUnread" | "EndpointsUnread")
 }
 
 /// Whether a condition is pending that should become known soon.
@@ -225,13 +233,26 @@ impl StatusFacts<'_> {
             TargetState::Invalid if self.accepted.is_none() => return None, // a Secret that is not read yet
             TargetState::Suspended | TargetState::Invalid => ConditionStatus::Unknown,
         };
-        let (reason, message) = poll
-            .failure
-            .as_ref()
-            .map_or(("Succeeded", "the last poll succeeded"), |failure| (failure.reason.condition(), &failure.message));
-        // The message of a failure has durations and sizes in it: keep the first one, or every poll would be a write.
+        let partial = poll.partial.as_ref().map(|failure| {
+            let MemberCounts { found, up } = poll.members.unwrap_or_default();
+            format!("{up} of {found} answered; {failure}")
+        });
+        let (reason, message) = match (&poll.failure, &partial) {
+            (Some(failure), _) => (failure.reason.condition(), &*failure.message),
+            (None, Some(message)) => (PARTIAL, message.as_str()),
+            (None, None) => ("Succeeded", "the last poll succeeded"),
+        };
+        // The message of a failure has durations, sizes and numbers in it: keep the first one, or every poll would be a write.
         let message = self.same_message(UP, status, reason).unwrap_or(message);
         Some(ConditionState::new(status, reason, message))
+    }
+
+    /// The members as the last poll found them; those of the status, as long as there was no poll.
+    fn members(&self) -> Option<MembersStatus> {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let polled = self.poll.and_then(|poll| poll.members);
+        let polled = polled.map(|MemberCounts { found, up }| MembersStatus { found: number(found), up: number(up) });
+        polled.or(self.observed.members).filter(|_| self.has_members)
     }
 
     fn scraped(&self) -> Option<ConditionState> {

@@ -95,6 +95,7 @@ impl StatusBackend for ClusterStatuses {
             observed: &object.status,
             accepted: None,
             suspended: false,
+            has_members: false,
             monitor: monitor.as_ref(),
             poll: None,
             scrapes: None,
@@ -112,6 +113,7 @@ impl StatusBackend for ClusterStatuses {
         });
         facts.poll = poll.as_ref();
         facts.suspended = declared.spec.suspend;
+        facts.has_members = declared.spec.members.is_some();
         facts.scrapes = Some(ScrapeFacts {
             interval: declared.spec.effective_scrape_interval(),
             last: poller.as_ref().and_then(|poller| poller.since_last_scrape()),
@@ -168,6 +170,7 @@ fn patch(object: &ObservedTarget, status: &ScrapeTargetStatus) -> (PatchParams, 
     // the conditions of others are sent along.
     let conditions = status.conditions.iter().chain(conditions::foreign_conditions(&object.status, status));
     body["status"]["conditions"] = json!(conditions.collect::<Vec<_>>());
+    body["status"]["members"] = json!(status.members); // `null` removes it
     let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
     (params, Patch::Merge(body))
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::conditions::{exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending};
+use super::conditions::{
+    differs_in_numbers_only, exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending,
+};
 use crate::crd::ScrapeTargetStatus;
 use crate::k8s::WRITES_PER_SECOND;
 use crate::k8s::backoff::exponential;
@@ -42,6 +44,9 @@ const FLAPPING: Duration = Duration::from_secs(10);
 
 /// The interval where a user waits for the result: after a change of the spec, and for conditions that were still pending.
 const AWAITED: Duration = Duration::from_secs(1);
+
+/// Numbers of members alone are written once in this time. They are compared by the resync, so that no target waits in the queue for it.
+const NUMBERS: Duration = Duration::from_mins(1);
 
 /// Where another writer overwrites a status, the delay before it is written again doubles each time, up to this.
 const LONGEST_REWRITE: Duration = Duration::from_secs(600);
@@ -159,20 +164,33 @@ impl<B: StatusBackend> StatusWriter<B> {
         if !self.backend.may_write() {
             return;
         }
+        let numbers_only = differs_in_numbers_only(&record.object.status, &desired);
         let result = self.backend.write(&record.object, &desired).await;
-        self.finish(item, &desired, &result);
+        let written = (!numbers_only).then(|| fingerprint(&desired));
+        self.finish(item, written, &result);
     }
 
-    /// The status that `record` should have, if it has another.
+    /// The status that `record` should have, if it has another that may be replaced now or soon.
     fn difference(&self, record: &TargetRecord, now: Instant) -> Option<ScrapeTargetStatus> {
-        let since = self.history().of(&record.object, now).since;
-        let desired = self.backend.desired(record, now.saturating_duration_since(since));
-        (!is_up_to_date(&record.object.status, &desired)).then_some(desired)
+        let (since, sent) = {
+            let mut history = self.history();
+            let history = history.of(&record.object, now);
+            (history.since, history.sent)
+        };
+        let (observed, desired) =
+            (&record.object.status, self.backend.desired(record, now.saturating_duration_since(since)));
+        if is_up_to_date(observed, &desired) {
+            return None;
+        }
+        // Another replica may have written them shortly before this one has taken over.
+        let has_rested = now.saturating_duration_since(sent.unwrap_or(since)) >= NUMBERS;
+        (has_rested || !differs_in_numbers_only(observed, &desired)).then_some(desired)
     }
 
-    fn finish(&self, item: WorkItem<TargetId>, desired: &ScrapeTargetStatus, result: &Result<(), ApiError>) {
+    /// `fingerprint`: that of the status that was sent; `None`: nothing but numbers has changed.
+    fn finish(&self, item: WorkItem<TargetId>, fingerprint: Option<u64>, result: &Result<(), ApiError>) {
         let target = item.key().clone();
-        let contested = self.history().sent(&target, fingerprint(desired), result.is_ok(), Instant::now());
+        let contested = self.history().sent(&target, fingerprint, result.is_ok(), Instant::now());
         if result.is_ok() {
             self.backend.queue().add(target.clone()); // it may have changed during the write
         }
@@ -288,12 +306,10 @@ impl History {
     }
 
     /// Notes that a status was sent. Returns whether somebody else seems to write it as well, once for each of some targets.
-    fn sent(&mut self, id: &TargetId, fingerprint: u64, is_written: bool, now: Instant) -> bool {
+    fn sent(&mut self, id: &TargetId, fingerprint: Option<u64>, is_written: bool, now: Instant) -> bool {
         let Some(entry) = self.targets.get_mut(id) else { return false };
         let before = entry.sent.replace(now);
-        if !is_written {
-            return false;
-        }
+        let Some(fingerprint) = fingerprint.filter(|_| is_written) else { return false };
         let rested = before.is_none_or(|before| now - before > 2 * LONGEST_REWRITE);
         if entry.written.replace(fingerprint) == Some(fingerprint) {
             entry.rewrites = if rested { 1 } else { entry.rewrites.saturating_add(1) };

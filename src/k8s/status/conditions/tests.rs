@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -10,6 +12,7 @@ struct OwnedFacts {
     observed: ScrapeTargetStatus,
     accepted: Option<Result<(), Problem>>,
     suspended: bool,
+    has_members: bool,
     monitor: Option<MonitorState>,
     poll: Option<TargetStatus>,
     scrapes: Option<ScrapeFacts>,
@@ -24,6 +27,7 @@ impl OwnedFacts {
             observed: ScrapeTargetStatus::default(),
             accepted: None,
             suspended: false,
+            has_members: false,
             monitor: None,
             poll: None,
             scrapes: Some(ScrapeFacts {
@@ -57,6 +61,7 @@ impl OwnedFacts {
             observed: &self.observed,
             accepted: self.accepted.as_ref().map(|accepted| accepted.as_ref().copied()),
             suspended: self.suspended,
+            has_members: self.has_members,
             monitor: self.monitor.as_ref(),
             poll: self.poll.as_ref(),
             scrapes: self.scrapes,
@@ -394,6 +399,55 @@ fn conditions_of_others_are_left_alone() {
     assert!(!is_up_to_date(&facts.observed, &facts.status()));
 }
 
+/// A target with members, of which so many answer.
+fn with_members(found: usize, up: usize, partial: Option<&str>, failure: Option<(Reason, &str)>) -> OwnedFacts {
+    let members = Some(MemberCounts { found, up });
+    let poll = TargetStatus { members, partial: partial.map(Arc::from), ..poll(failure) };
+    OwnedFacts { has_members: true, poll: Some(poll), ..OwnedFacts::good() }
+}
+
+#[test]
+fn a_target_is_up_if_one_member_answers_and_the_message_names_one_that_does_not() {
+    for (facts, reason, message) in [
+        (with_members(12, 12, None, None), "True/Succeeded", "the last poll succeeded"),
+        (
+            with_members(12, 11, Some("rooms-7d9f-x2: connect"), None),
+            "True/Partial",
+            "11 of 12 answered; rooms-7d9f-x2: connect",
+        ),
+        (with_members(12, 0, None, Some((Reason::Connect, "refused"))), "False/Connect", "refused"),
+        (with_members(0, 0, None, Some((Reason::NoMembers, "there is none"))), "False/NoMembers", "there is none"),
+    ] {
+        assert_eq!((facts.condition(UP).as_str(), facts.message(UP).as_str()), (reason, message));
+    }
+}
+
+#[test]
+fn a_condition_is_not_written_again_because_of_numbers_but_the_status_has_them() {
+    let mut facts = with_members(12, 11, Some("rooms-7d9f-x2: connect"), None);
+    facts.write();
+    facts.poll = with_members(13, 9, Some("rooms-7d9f-x1: timeout"), None).poll;
+    let status = facts.status();
+    assert_eq!(facts.message(UP), "11 of 12 answered; rooms-7d9f-x2: connect");
+    assert!(differs_in_numbers_only(&facts.observed, &status) && !is_up_to_date(&facts.observed, &status));
+    assert_eq!(fingerprint(&facts.observed), fingerprint(&status));
+    assert_eq!(status.members, Some(MembersStatus { found: 13, up: 9 }));
+    facts.poll = with_members(13, 13, None, None).poll;
+    assert!(!differs_in_numbers_only(&facts.observed, &facts.status()));
+}
+
+#[test]
+fn members_stay_until_they_are_polled_again_and_go_with_the_field() {
+    let mut facts = with_members(12, 11, None, None);
+    facts.write();
+    facts.poll = None;
+    assert_eq!(facts.status().members, Some(MembersStatus { found: 12, up: 11 }));
+    facts.has_members = false;
+    assert_eq!(facts.status().members, None);
+    assert!(!differs_in_numbers_only(&facts.observed, &facts.status()), "it is removed at once");
+    assert_eq!(OwnedFacts::good().status().members, None);
+}
+
 fn any_status() -> impl Strategy<Value = ConditionStatus> {
     prop_oneof![Just(ConditionStatus::True), Just(ConditionStatus::False), Just(ConditionStatus::Unknown)]
 }
@@ -404,6 +458,7 @@ fn any_observed() -> impl Strategy<Value = ScrapeTargetStatus> {
         "Accepted",
         "Written",
         "Succeeded",
+        "Partial",
         "Scraped",
         "NotScraped",
         "NeverScraped",
@@ -428,11 +483,12 @@ fn any_observed() -> impl Strategy<Value = ScrapeTargetStatus> {
         reason: reason.to_owned(),
         message,
     });
-    (proptest::option::of(1_i64..3), proptest::collection::vec(condition, 0..7)).prop_map(
-        |(observed_generation, mut conditions)| {
+    let members = proptest::option::of((0_u32..9, 0_u32..9).prop_map(|(found, up)| MembersStatus { found, up }));
+    (proptest::option::of(1_i64..3), proptest::collection::vec(condition, 0..7), members).prop_map(
+        |(observed_generation, mut conditions, members)| {
             conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
             conditions.dedup_by(|a, b| a.kind == b.kind);
-            ScrapeTargetStatus { observed_generation, conditions, members: None }
+            ScrapeTargetStatus { observed_generation, conditions, members }
         },
     )
 }
@@ -445,10 +501,16 @@ fn any_facts() -> impl Strategy<Value = OwnedFacts> {
         Some((Reason::Config, "a certificate is none")),
         Some((Reason::Timeout, "no answer within 5s")),
         Some((Reason::Connect, "refused")),
+        Some((Reason::NoMembers, "there is none")),
     ];
     let accepted = prop_oneof![Just(None), Just(Some(Ok(()))), Just(Some(Err(missing_secret())))];
     let monitor = prop_oneof![Just(None), Just(Some(monitor(true))), Just(Some(monitor(false)))];
-    let poll = proptest::option::of(proptest::sample::select(failures.to_vec()).prop_map(poll));
+    let polled = (proptest::sample::select(failures.to_vec()), proptest::option::of((0_usize..9, any::<bool>())));
+    let poll = proptest::option::of(polled.prop_map(|(failure, members)| TargetStatus {
+        members: members.map(|(up, _)| MemberCounts { found: 9, up }),
+        partial: members.filter(|(_, partial)| *partial && failure.is_none()).map(|_| "rooms-x2: connect".into()),
+        ..poll(failure)
+    }));
     let modes = [DiscoveryMode::ServiceMonitor, DiscoveryMode::HttpSd, DiscoveryMode::None];
     let scrapes =
         (proptest::option::of(0_u64..200), 0_u64..200, proptest::sample::select(modes.to_vec()), any::<bool>());
@@ -459,11 +521,12 @@ fn any_facts() -> impl Strategy<Value = OwnedFacts> {
         mode,
         monitor,
     }));
-    (any_observed(), accepted, any::<bool>(), monitor, poll, scrapes, 1_i64..3, 0_u64..1_000_000).prop_map(
-        |(observed, accepted, suspended, monitor, poll, scrapes, generation, now)| OwnedFacts {
+    (any_observed(), accepted, any::<[bool; 2]>(), monitor, poll, scrapes, 1_i64..3, 0_u64..1_000_000).prop_map(
+        |(observed, accepted, [suspended, has_members], monitor, poll, scrapes, generation, now)| OwnedFacts {
             observed,
             accepted,
             suspended,
+            has_members,
             monitor,
             poll,
             scrapes,

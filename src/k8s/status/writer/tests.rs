@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::crd::{Condition, ConditionStatus};
+use crate::crd::{Condition, ConditionStatus, MembersStatus};
 use crate::k8s::client::PolicyRule;
 use crate::target::Problem;
 
@@ -18,6 +18,8 @@ struct FakeCluster {
     queue: WorkQueue<TargetId>,
     write_limiter: RateLimiter,
     may_write: watch::Sender<bool>,
+    /// The numbers of members that each target has.
+    members: Mutex<HashMap<TargetId, u32>>,
     /// The desired reason of each target.
     reasons: Mutex<HashMap<TargetId, String>>,
     /// The error of all writes, by namespace.
@@ -36,6 +38,7 @@ impl FakeCluster {
             queue: WorkQueue::new(LIMITS),
             write_limiter: RateLimiter::new(50),
             may_write: watch::Sender::new(true),
+            members: Mutex::default(),
             reasons: Mutex::default(),
             errors: Mutex::default(),
             slow: Mutex::default(),
@@ -137,7 +140,9 @@ impl StatusBackend for FakeCluster {
     fn desired(&self, record: &TargetRecord, watched_for: Duration) -> ScrapeTargetStatus {
         let reason = self.reasons.lock().unwrap()[&record.object.id].clone();
         let late = reason == "Late" && watched_for < 100 * SECOND;
-        status(record.object.generation, if late { "Early" } else { &reason })
+        let members = self.members.lock().unwrap().get(&record.object.id).copied();
+        let members = members.map(|found| MembersStatus { found, up: found });
+        ScrapeTargetStatus { members, ..status(record.object.generation, if late { "Early" } else { &reason }) }
     }
 
     async fn write(&self, object: &ObservedTarget, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
@@ -482,4 +487,52 @@ async fn a_status_that_another_writer_overwrites_is_written_after_growing_delays
     pass(11 * SECOND).await;
     assert_eq!(cluster.held(&id).unwrap(), "Connect");
     assert_eq!(cluster.attempts().len(), writes + 1);
+}
+
+/// A target with members, and the numbers of them that were written, each with its time.
+#[tokio::test(start_paused = true)]
+async fn numbers_of_members_are_written_once_a_minute_and_the_newest_are_not_lost() {
+    let (cluster, writer) = FakeCluster::start();
+    let id = cluster.create("team", "a", "Succeeded");
+    let held = || cluster.store.get(&id).unwrap().object.status.members.map(|members| members.found);
+    let count = |found: u32| cluster.members.lock().unwrap().insert(id.clone(), found);
+    count(1);
+    tokio::time::sleep(5 * SECOND).await;
+    assert_eq!((held(), cluster.attempts().len()), (Some(1), 1));
+    // A rollout: the numbers change each second, for ten minutes.
+    for found in 2..602 {
+        count(found);
+        cluster.queue.add(id.clone());
+        tokio::time::sleep(SECOND).await;
+    }
+    let times: Vec<Instant> = cluster.attempts().iter().map(|(at, ..)| *at).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 60 * SECOND), "{times:?}");
+    assert!(times.len() >= 7, "{times:?}");
+    tokio::time::sleep(60 * SECOND + RESYNC).await;
+    assert_eq!(held(), Some(601));
+    // A condition is written at once, and takes the numbers along.
+    count(1000);
+    cluster.becomes(&id, "Partial");
+    tokio::time::sleep(11 * SECOND).await;
+    assert_eq!((held(), cluster.held(&id).as_deref()), (Some(1000), Some("Partial")));
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn targets_whose_numbers_wait_do_not_delay_a_new_one() {
+    let (cluster, writer) = FakeCluster::start();
+    let ids: Vec<TargetId> = (0..200).map(|i| cluster.create("team", &i.to_string(), "Succeeded")).collect();
+    let count = |found: u32| cluster.members.lock().unwrap().extend(ids.iter().map(|id| (id.clone(), found)));
+    count(1);
+    tokio::time::sleep(30 * SECOND).await;
+    count(2);
+    cluster.queue.add_all(ids.iter().cloned());
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(cluster.queue.delayed(), 0);
+    let before = cluster.attempts().len();
+    let new = cluster.create("team", "new", "Succeeded");
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(cluster.held(&new).as_deref(), Some("Succeeded"));
+    assert_eq!(cluster.attempts().len(), before + 1);
+    writer.abort();
 }

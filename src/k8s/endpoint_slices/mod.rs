@@ -1,0 +1,326 @@
+//! The endpoints of Services that targets name as their members, kept up to date by one watch of EndpointSlices for each scope.
+//!
+//! The watch begins with the first target that names a Service, and ends with the last. Of Services that no target names, nothing is kept.
+//! While the API server is away, the endpoints that were last known stay in use.
+
+mod join;
+mod problem;
+mod scope;
+mod slice;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::StreamExt as _;
+use futures::future::join_all;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::client::ApiError;
+use super::outage::Part;
+use super::settings::Scope;
+use super::watch::{Collection, WatchConfig, WatchEvent, watch};
+use crate::crd::ParsedTarget;
+use crate::target::{Member, Problem, TargetId};
+use join::WantedPort;
+use problem::EndpointsError;
+use scope::{MembersError, ScopeState, SliceAccess};
+use slice::{RawSlice, SharedTexts, is_service_name};
+use store::{MOST, ServiceRef};
+
+/// Slices in one page: each may have 35 kB, and the ones that no target needs are dropped only when it was read.
+const PAGE_SIZE: u32 = 100;
+
+/// The most Services of which it is logged that not all of their endpoints are kept.
+const MOST_TRUNCATED_LOGGED: usize = 10;
+
+/// The endpoints of Services, kept up to date by [`run`](Self::run).
+pub(super) struct EndpointCache {
+    shared: Arc<Shared>,
+    scopes: Vec<ScopeWatch>,
+    state: Mutex<CacheState>,
+    /// Wakes [`changed`](Self::changed).
+    has_changed: Notify,
+}
+
+struct ScopeWatch {
+    scope: Scope,
+    /// Wakes its watch when it should begin, be replaced or end.
+    rescheduled: Notify,
+}
+
+#[derive(Default)]
+struct CacheState {
+    scopes: Vec<ScopeState>,
+    /// The Service that each target names.
+    services: HashMap<TargetId, ServiceRef>,
+    texts: SharedTexts,
+    /// The targets whose endpoints have changed and were not taken yet.
+    changed: BTreeSet<TargetId>,
+    /// Services of which it was logged that not all of their endpoints are kept.
+    truncated_logged: HashSet<ServiceRef>,
+}
+
+impl EndpointCache {
+    pub(super) fn new(shared: Arc<Shared>, scopes: &[Scope]) -> Arc<Self> {
+        let state =
+            CacheState { scopes: scopes.iter().map(|_| ScopeState::default()).collect(), ..CacheState::default() };
+        let watched = |scope: &Scope| ScopeWatch { scope: scope.clone(), rescheduled: Notify::new() };
+        let scopes = scopes.iter().map(watched).collect();
+        Arc::new(Self { shared, scopes, state: Mutex::new(state), has_changed: Notify::new() })
+    }
+
+    /// Replaces the Service that a target names.
+    pub(super) fn set_service(&self, id: &TargetId, declaration: &ParsedTarget) {
+        let service = declaration.members_service().filter(|name| is_service_name(name));
+        let mut state = self.state();
+        let before = state.services.get(id);
+        if before.map(|service| &*service.name) == service {
+            return;
+        }
+        let Some(index) = self.scope_of(&id.namespace) else { return };
+        let Some(rescheduled) = self.scopes.get(index).map(|scope| &scope.rescheduled) else { return };
+        let CacheState { scopes, services, .. } = &mut *state;
+        let Some(scope) = scopes.get_mut(index) else { return };
+        let before = services.remove(id);
+        // The new one first, so that the watch does not end in between.
+        let mut must_wake = false;
+        if let Some(name) = service {
+            let service = ServiceRef { namespace: Arc::clone(&id.namespace), name: name.into() };
+            must_wake |= scope.want(&service, id, Instant::now());
+            services.insert(id.clone(), service);
+        }
+        if let Some(before) = before {
+            must_wake |= scope.unwant(&before, id);
+        }
+        if must_wake {
+            rescheduled.notify_one();
+        }
+    }
+
+    /// Removes a target, and everything of its Service if no other target names that.
+    pub(super) fn remove_target(&self, id: &TargetId) {
+        let mut state = self.state();
+        let Some(service) = state.services.remove(id) else { return };
+        state.changed.remove(id);
+        if let Some(index) = self.scope_of(&id.namespace)
+            && let Some(scope) = state.scopes.get_mut(index)
+            && scope.unwant(&service, id)
+            && let Some(ScopeWatch { rescheduled, .. }) = self.scopes.get(index)
+        {
+            rescheduled.notify_one();
+        }
+    }
+
+    /// Whether the endpoints of a target are known, or that they may not be read. A target that names no Service has none.
+    pub(super) fn is_read(&self, id: &TargetId) -> bool {
+        let state = self.state();
+        let Some(service) = state.services.get(id) else { return true };
+        let scope = self.scope_of(&id.namespace).and_then(|index| state.scopes.get(index));
+        scope.is_none_or(|scope| scope.access == SliceAccess::Denied || scope.is_listed(service))
+    }
+
+    /// The endpoints of the Service that a target names.
+    pub(super) fn endpoints(&self, id: &TargetId, declaration: &ParsedTarget) -> Result<Arc<[Member]>, Problem> {
+        let found = self.find(id, declaration);
+        found.map_err(|error| error.problem())
+    }
+
+    fn find(&self, id: &TargetId, declaration: &ParsedTarget) -> Result<Arc<[Member]>, EndpointsError> {
+        let state = &mut *self.state();
+        let Some(service) = state.services.get(id) else { return Err(EndpointsError::no_service(id, declaration)) };
+        let scope = self.scope_of(&id.namespace).and_then(|index| Some((index, state.scopes.get_mut(index)?)));
+        let Some((index, scope)) = scope else { return Err(EndpointsError::no_service(id, declaration)) };
+        match &scope.access {
+            SliceAccess::Denied => return Err(EndpointsError::Forbidden(service.clone(), self.collection(index))),
+            SliceAccess::Failed(why) if !scope.is_listed(service) => {
+                return Err(EndpointsError::Unread(service.clone(), Arc::clone(why)));
+            }
+            SliceAccess::Granted if !scope.is_listed(service) => {
+                return Err(EndpointsError::Unread(service.clone(), "they are being listed".into()));
+            }
+            SliceAccess::Granted | SliceAccess::Failed(_) => {}
+        }
+        let members = declaration.spec.members.as_ref().and_then(|members| members.service.as_ref());
+        let port = WantedPort {
+            name: members.and_then(|service| service.port.as_deref()).map(Arc::from),
+            number: declaration.url().port_or_known_default().unwrap_or(80),
+        };
+        let prefers_ipv6 = self.shared.settings.advertise.is_some_and(|address| address.is_ipv6());
+        scope.members(service, &port, prefers_ipv6).map_err(|error| match error {
+            MembersError::NoSlice => EndpointsError::no_service(id, declaration),
+            MembersError::Port(found) => EndpointsError::Port(service.clone(), port, found),
+        })
+    }
+
+    /// Waits until the endpoints of a target have changed, or were all read for the first time. One task may wait at a time.
+    pub(super) async fn changed(&self) {
+        while self.state().changed.is_empty() {
+            self.has_changed.notified().await;
+        }
+    }
+
+    /// Takes the targets whose endpoints have changed.
+    pub(super) fn take_changed(&self) -> BTreeSet<TargetId> {
+        std::mem::take(&mut self.state().changed)
+    }
+
+    /// Watches the slices of every scope until `stop`.
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) -> &'static str {
+        let watches = join_all((0..self.scopes.len()).map(|index| self.run_scope(index)));
+        stop.run_until_cancelled(watches).await;
+        "the watches of EndpointSlices"
+    }
+
+    async fn run_scope(&self, index: usize) {
+        let Some(ScopeWatch { rescheduled, .. }) = self.scopes.get(index) else { return };
+        loop {
+            match self.begins_at(index) {
+                Some(at) if at <= Instant::now() => self.watch(index, rescheduled).await,
+                Some(at) => tokio::select! {
+                    () = tokio::time::sleep_until(at) => {}
+                    () = rescheduled.notified() => {}
+                },
+                None => rescheduled.notified().await,
+            }
+        }
+    }
+
+    fn begins_at(&self, index: usize) -> Option<Instant> {
+        self.state().scopes.get(index).and_then(ScopeState::begins_at)
+    }
+
+    /// Watches the slices of a scope until another selector is needed, or none.
+    async fn watch(&self, index: usize, rescheduled: &Notify) {
+        let selector = self.with_scope(index, |scope| scope.is_wanted().then(|| scope.begin(Instant::now())));
+        let Some(selector) = selector.flatten() else { return };
+        tracing::debug!(selector, "EndpointSlices are watched");
+        let config = WatchConfig { label_selector: Some(selector), page_size: PAGE_SIZE, ..WatchConfig::default() };
+        let mut events = watch::<RawSlice>(&self.shared.client, self.collection(index), config);
+        loop {
+            let deadlines = self.with_scope(index, |scope| {
+                if scope.is_wanted() {
+                    return Some((scope.changes_at(), scope.begins_at()));
+                }
+                scope.end();
+                None
+            });
+            let Some((changes_at, begins_at)) = deadlines.flatten() else {
+                tracing::debug!("EndpointSlices are not needed any more");
+                return self.shared.outage.works(Part::EndpointSlices(index));
+            };
+            if begins_at.is_some_and(|at| at <= Instant::now()) {
+                return;
+            }
+            let wake_at = [changes_at, begins_at].into_iter().flatten().min();
+            let due = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(event) => self.handle(index, event),
+                    None => return,
+                },
+                () = due => {}
+                () = rescheduled.notified() => {}
+            }
+            self.publish(index);
+        }
+    }
+
+    fn handle(&self, index: usize, event: WatchEvent<RawSlice>) {
+        let (now, mut state) = (Instant::now(), self.state());
+        let entries: usize = state.scopes.iter().map(ScopeState::entries).sum();
+        let CacheState { scopes, texts, .. } = &mut *state;
+        let Some(scope) = scopes.get_mut(index) else { return };
+        let elsewhere = entries - scope.entries();
+        match event {
+            WatchEvent::ListStarted => scope.list_started(),
+            WatchEvent::ListPage(page) => page.iter().for_each(|slice| scope.listed(slice, elsewhere, texts)),
+            WatchEvent::ListFinished => {
+                scope.list_finished(now);
+                self.shared.outage.works(Part::EndpointSlices(index));
+                self.count("listed");
+            }
+            WatchEvent::Applied(slice) => {
+                scope.applied(&slice, elsewhere, texts, now);
+                self.count("applied");
+            }
+            WatchEvent::Deleted(slice) => {
+                scope.deleted(&slice, now);
+                self.count("deleted");
+            }
+            WatchEvent::Denied => {
+                scope.set_access(SliceAccess::Denied, now);
+                self.shared.outage.works(Part::EndpointSlices(index)); // the missing permission is logged by the client
+            }
+            WatchEvent::Failed(ApiError::Forbidden(_)) => self.shared.outage.works(Part::EndpointSlices(index)),
+            WatchEvent::Failed(error) => {
+                if scope.access != SliceAccess::Granted {
+                    scope.set_access(SliceAccess::Failed(error.to_string().into()), now);
+                }
+                self.shared.outage.failed(Part::EndpointSlices(index), &error, self.shared.pollers.known());
+            }
+            WatchEvent::Recovered => {
+                scope.set_access(SliceAccess::Granted, now);
+                self.shared.outage.works(Part::EndpointSlices(index));
+            }
+        }
+    }
+
+    /// Tells the targets whose endpoints have changed.
+    fn publish(&self, index: usize) {
+        let mut state = self.state();
+        let CacheState { scopes, services, changed, truncated_logged, .. } = &mut *state;
+        let Some(scope) = scopes.get_mut(index) else { return };
+        let targets = scope.take_changed(Instant::now());
+        for service in targets.iter().filter_map(|id| services.get(id)) {
+            if scope.is_truncated(service)
+                && truncated_logged.len() < MOST_TRUNCATED_LOGGED
+                && truncated_logged.insert(service.clone())
+            {
+                tracing::warn!(
+                    namespace = &*service.namespace,
+                    service = &*service.name,
+                    "the Service, or all Services of its namespace, or those of all targets ({MOST}) have more endpoints than are kept, so \
+                     that some of them are not polled"
+                );
+            }
+        }
+        if !targets.is_empty() {
+            changed.extend(targets);
+            self.has_changed.notify_one();
+        }
+    }
+
+    fn with_scope<T>(&self, index: usize, change: impl FnOnce(&mut ScopeState) -> T) -> Option<T> {
+        self.state().scopes.get_mut(index).map(change)
+    }
+
+    /// The scope in which the slices of a namespace are watched.
+    fn scope_of(&self, namespace: &Arc<str>) -> Option<usize> {
+        self.scopes.iter().position(|ScopeWatch { scope, .. }| scope.as_ref().is_none_or(|scope| scope == namespace))
+    }
+
+    fn collection(&self, index: usize) -> Collection {
+        let scope = self.scopes.get(index).and_then(|scope| scope.scope.clone());
+        Collection { group: "discovery.k8s.io", version: "v1", resource: "endpointslices", scope }
+    }
+
+    fn count(&self, event: &str) {
+        self.shared.metrics.events.with_label_values(&["EndpointSlice", event]).inc();
+    }
+
+    fn state(&self) -> MutexGuard<'_, CacheState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
