@@ -266,7 +266,10 @@ pub struct ProbeArgs {
     /// Field of the spec, with its value as YAML, such as sora.clusterMetrics=true or mediasoup.source=Prometheus; repeatable
     #[arg(long, value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
-    /// Timeout of the poll, for all its requests together
+    /// Poll every address of the host in the URL, as members.dns of a ScrapeTarget does
+    #[arg(long)]
+    pub members_dns: bool,
+    /// Timeout of the poll, for all its requests together; with members, of each member
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Also print each request with its status, duration and error; secrets are masked
@@ -326,7 +329,7 @@ pub struct HealthcheckArgs {
 impl ProbeArgs {
     /// What is wrong with the combination of these flags. clap's own message names only some of the possible combinations.
     fn mistake(&self) -> Option<&'static str> {
-        let Self { file, target, kind, url, set, .. } = self;
+        let Self { file, target, kind, url, set, members_dns, .. } = self;
         match (file, kind, url) {
             (None, None, _) | (None, _, None) => {
                 Some("error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)")
@@ -337,6 +340,9 @@ impl ProbeArgs {
             (Some(_), ..) if !set.is_empty() => {
                 Some("error: --set goes with --type and --url: in a FILE, write the field itself (see --help)")
             }
+            (Some(_), ..) if *members_dns => Some(
+                "error: --members-dns goes with --type and --url: in a FILE, write members: {dns: {}} (see --help)",
+            ),
             _ => None,
         }
     }

@@ -138,6 +138,10 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("probe --type Sora --url http://x/ --timeout 0.5s".to_owned(), "write for instance 15s"),
         ("probe file --type Sora".to_owned(), "--type"),
         ("probe file --set interval=5s".to_owned(), "write the field itself"),
+        ("probe file --members-dns".to_owned(), "in a FILE, write members: {dns: {}}"),
+        ("probe --type Sora --url http://127.0.0.1:9/ --members-dns".to_owned(), "the host in url is an address"),
+        ("probe --type Sora --url http://x/ --set members.service={}".to_owned(), "write dns: {} instead"),
+        ("probe --type Sora --url http://x/ --members-dns --set members.service={}".to_owned(), "write one of them"),
         ("check".to_owned(), "<FILE>"),
         ("crd surplus".to_owned(), "surplus"),
         ("healthcheck here".to_owned(), "http://127.0.0.1:9850/-/healthy"),
@@ -560,6 +564,48 @@ fn check_notes_a_secret_that_must_be_elsewhere_without_failing() {
     let place = "a.yaml:4: document 1 (ScrapeTarget webrtc/good): spec.authorization.credentials: the key \"token\" of";
     assert!(empty.stdout.starts_with(place), "{}", empty.stdout);
     assert!(empty.stdout.ends_with("0 good targets, 1 problem\n"), "{}", empty.stdout);
+}
+
+/// A good target whose members are the pods of a Service.
+fn of_service() -> String {
+    GOOD.trim_end().trim_end_matches('}').to_owned() + ", members: { service: {} } }\n"
+}
+
+#[test]
+fn check_notes_members_of_a_service_and_refuses_them_for_a_directory_of_secrets() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("a.yaml"), of_service()).unwrap();
+    let line = "a.yaml:4: document 1 (ScrapeTarget webrtc/good): spec.members.service: the pods behind a Service are known in Kubernetes \
+                only: for targets from files, write dns: {} instead, with a url whose host has the addresses of all processes";
+    let cluster = check(folder.path(), &["--require-secrets", "a.yaml"]);
+    assert_eq!((cluster.code, cluster.stdout), (Some(0), format!("{line} (note)\n1 good target, 0 problems\n")));
+    fs::create_dir(folder.path().join("secrets")).unwrap();
+    let files = check(folder.path(), &["--secrets-directory", "secrets", "a.yaml"]);
+    assert_eq!((files.code, files.stdout), (Some(1), format!("{line}\n0 good targets, 1 problem\n")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_polls_the_addresses_of_a_name_and_not_the_pods_of_a_service() {
+    let server = Simulated::serve(Node::single(1).router(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let url = server.url().replace("127.0.0.1", "localhost");
+    let said = run(["probe", "--type", "Sora", "--url", &url, "--members-dns"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+    support::exposition::parse(&said.stdout).unwrap();
+    assert!(said.stdout.contains("\nprobe_success 1\n"), "{}", said.stdout);
+
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("target.yaml");
+    let of_name = of_service().replace("http://sora:3000/", &url).replace("service: {}", "dns: {}");
+    fs::write(&file, &of_name).unwrap();
+    let said = run(["probe", file.to_str().unwrap(), "--timeout", "30s"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+
+    fs::write(&file, of_service()).unwrap();
+    let said = run(["probe", file.to_str().unwrap()]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains("probe_failure_info{reason=\"config\"} 1\n"), "{}", said.stdout);
+    let line = one_line(&said);
+    assert!(line.contains("spec.members.service: ") && line.ends_with("of all processes (config)"), "{line}");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn the_yaml_reads_back_as_the_same_crd() {
             .map(|column| column["name"].as_str().unwrap())
     };
     assert_eq!(names(false).collect::<Vec<_>>(), ["Type", "URL", "Up", "Reason", "Age"]);
-    assert_eq!(names(true).collect::<Vec<_>>(), ["Interval", "Ready", "Scraped"]);
+    assert_eq!(names(true).collect::<Vec<_>>(), ["Interval", "Ready", "Scraped", "Members"]);
     assert_eq!(
         read["spec"]["versions"][0]["selectableFields"],
         json!([{"jsonPath": ".spec.type"}, {"jsonPath": ".spec.url"}])
@@ -190,7 +190,11 @@ fn url() -> impl Strategy<Value = Value> {
             "http://h\\x",
             "http://h/[",
             "http://1.2.3.4/?x",
-            "http://1.2.3"
+            "http://1.2.3",
+            "http://1.2.3.4:80",
+            "http://a_b.c/",
+            "http://a.b.svc:3000/",
+            "https://3-A"
         ]),
         "(http|https|HTTP)(://|:)[a-z0-9._@:\\[\\]-]{1,12}(:[0-9]{0,6})?(/[a-z%0-9]{0,4})?([?#][a-z]{0,2})?"
             .prop_map(Value::from),
@@ -302,6 +306,26 @@ fn relabelings() -> BoxedStrategy<Value> {
     ]))
 }
 
+/// Half of them with one source of members, as most are that users write.
+fn members() -> BoxedStrategy<Value> {
+    let names = || texts(&["orion", "3scale", "a-", "Orion", "a.b", "a_b", "8080", "é"]).boxed();
+    let service = object(vec![("name", names()), ("port", names())]);
+    let rest = vec![
+        ("include", texts(&["Serving", "Ready", "All"]).boxed()),
+        ("limit", pick(&[json!(1), json!(500)]).boxed()),
+    ];
+    let sources = vec![("service", service.clone()), ("dns", pick(&[json!({})]).boxed())];
+    let one = prop_oneof![service.prop_map(|service| json!({ "service": service })), pick(&[json!({ "dns": {} })]),];
+    prop_oneof![
+        (one, object(rest.clone())).prop_map(|(one, mut members)| {
+            members.as_object_mut().unwrap().extend(one.as_object().unwrap().clone());
+            members
+        }),
+        object(sources.into_iter().chain(rest).collect()),
+    ]
+    .boxed()
+}
+
 fn spec() -> impl Strategy<Value = Value> {
     let either = || object(vec![("secret", reference().boxed()), ("configMap", reference().boxed())]);
     let optional = object(vec![
@@ -309,7 +333,11 @@ fn spec() -> impl Strategy<Value = Value> {
         ("timeout", duration().boxed()),
         ("maxAge", duration().boxed()),
         ("proxyUrl", url().boxed()),
-        ("labels", map(&["region", "job", "__a", "a-b", "", "reason", "Le", "é"], &["x", "$(A)", "$A"])),
+        (
+            "labels",
+            map(&["region", "job", "__a", "a-b", "", "reason", "Le", "é", "pod", "member"], &["x", "$(A)", "$A"]),
+        ),
+        ("members", members()),
         ("basicAuth", object(vec![]).prop_map(|_| json!({"username": {"name": "s", "key": "k"}})).boxed()),
         (
             "authorization",

@@ -159,6 +159,30 @@ async fn a_missing_secret_is_reason_config_and_nothing_is_sent_until_it_is_there
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_service_are_refused_with_what_to_write_instead_and_nothing_is_sent() {
+    let (one, two) = (Rooms::start(1).await, Rooms::start(2).await);
+    let folder = TempDir::new().unwrap();
+    let with = |members: &str| one.target("a", members).replace("127.0.0.1", "localhost");
+    write(folder.path(), "a.yaml", &with("  members: { service: {} }\n"));
+    write(folder.path(), "b.yaml", &two.target("b", ""));
+    let service = Running::ready(folder.path(), [""; 0]).await;
+    until_says(&service, "a", "probe_failure_info{reason=\"config\"} 1").await;
+    until_says(&service, "b", "media_rooms 2").await;
+    let found = entry(&service, "a").await;
+    assert_eq!(found["state"], "invalid", "{found:#}");
+    assert!(
+        found.to_string().contains("spec.members.service: ") && found.to_string().contains("write dns: {}"),
+        "{found:#}"
+    );
+    assert_eq!(one.asked(), 0);
+
+    write(folder.path(), "a.yaml", &with("  members: { dns: {} }\n"));
+    until_says(&service, "a", "probe_success 1").await;
+    write(folder.path(), "a.yaml", &with("  members: { service: {} }\n"));
+    until_says(&service, "a", "probe_failure_info{reason=\"config\"} 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_comes_from_a_file_of_its_own_and_is_followed_there() {
     let rooms = Rooms::start(1).await;
     *rooms.token.lock().unwrap() = "t0ken-one".to_owned();

@@ -15,20 +15,21 @@ use crate::fetch::KnownHosts;
 use crate::file;
 use crate::http::debug_text;
 use crate::metric::{Encoding, Format};
+use crate::poll::{Failure, Snapshot};
 use crate::self_metrics::SelfMetrics;
-use crate::target::{Target, TargetId};
+use crate::target::{Member, Target, TargetId};
 
-/// The most problems of other manifests that are printed as warnings.
+/// The most problems of other manifests, and the most members that do not answer, that are printed as warnings.
 const MAX_WARNINGS: usize = 10;
 
-/// Polls once. Exit code 0: the primary call succeeded; 1: it failed.
+/// Polls once. Exit code 0: the primary call succeeded, of at least one member if there are any; 1: it failed.
 pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
-    let ProbeArgs { file, secrets_directory, target, kind, url, set, timeout, debug, polling } = args;
+    let ProbeArgs { file, secrets_directory, target, kind, url, set, members_dns, timeout, debug, polling } = args;
     let mut target = match (file, kind, url) {
         (Some(file), _, _) => from_file(&file, secrets_directory.as_deref(), target.as_deref())?,
         (None, Some(kind), Some(url)) => {
-            let declaration =
-                from_flags(kind.as_str(), &url, &set).map_err(|error| WrongValue(format!("{error:#}")))?;
+            let declaration = from_flags(kind.as_str(), &url, members_dns, &set);
+            let declaration = declaration.map_err(|error| WrongValue(format!("{error:#}")))?;
             let objects = file::FileObjects::default();
             Target::resolve(TargetId::new("default", "probe"), Arc::new(declaration), &objects)
         }
@@ -36,23 +37,39 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     };
     if let Some(timeout) = timeout {
         target.timeout = timeout;
+        // There is only one poll: no member must make way for the next one.
+        target.interval = target.interval.max(timeout + target.spread);
     }
     let metrics = SelfMetrics::new().context("register metrics")?;
     let (pollers, _) = super::pollers(polling, KnownHosts::new(), metrics.polls, false);
     let id = target.id.clone();
     pollers.apply([target]);
     let poller = pollers.get(&id).context("the target was just added")?;
-    let wait = poller.target().timeout + Duration::from_secs(1);
+    // The members are polled once their name is resolved, which may take as long again.
+    let wait = poller.target().timeout * 2 + poller.target().spread + Duration::from_secs(1);
     let snapshot = poller.answer(wait).await;
     if debug {
         print(&debug_text(&poller, &snapshot));
     } else {
         print(&String::from_utf8_lossy(&snapshot.body(Format::Text, Encoding::Identity)));
     }
+    for (member, failure) in failures(&snapshot).take(MAX_WARNINGS) {
+        complain(&format!("warning: {}: {} ({})", member.name, failure.message, failure.reason.as_str()));
+    }
+    match failures(&snapshot).count().saturating_sub(MAX_WARNINGS) {
+        0 => {}
+        more => complain(&format!("warning: {more} more members do not answer")),
+    }
     match &snapshot.failure {
         None => Ok(ExitCode::SUCCESS),
         Some(failure) => bail!("{} ({})", failure.message, failure.reason.as_str()),
     }
+}
+
+/// The members that do not answer.
+fn failures(snapshot: &Snapshot) -> impl Iterator<Item = (&Member, &Failure)> {
+    let members = snapshot.members.iter().flat_map(|members| members.iter());
+    members.filter_map(|report| Some((&report.member, report.failure.as_ref()?)))
 }
 
 fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyhow::Result<Target> {
@@ -74,7 +91,7 @@ fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyho
             for problem in loaded.problems.iter().take(MAX_WARNINGS) {
                 complain(&format!("warning: {problem}"));
             }
-            Ok(Target::resolve(id.clone(), Arc::clone(declaration), &loaded.objects))
+            Ok(Target::resolve(id.clone(), Arc::clone(declaration), &loaded.objects).outside_kubernetes())
         }
         (None, Some(wanted)) => {
             let names = |object: &str| {
@@ -96,8 +113,11 @@ fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyho
 }
 
 /// The target that the flags describe, validated like any other.
-fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ParsedTarget> {
+fn from_flags(kind: &str, url: &str, members_dns: bool, set: &[String]) -> anyhow::Result<ParsedTarget> {
     let mut spec = json!({ "type": kind, "url": url });
+    if members_dns {
+        spec["members"] = json!({ "dns": {} });
+    }
     for assignment in set {
         let (path, value) =
             assignment.split_once('=').with_context(|| format!("--set {assignment}: write FIELD=VALUE"))?;
@@ -111,7 +131,10 @@ fn from_flags(kind: &str, url: &str, set: &[String]) -> anyhow::Result<ParsedTar
     let manifest = json!({
         "apiVersion": crd::API_VERSION, "kind": "ScrapeTarget", "metadata": { "name": "probe", "namespace": "default" }, "spec": spec,
     });
-    crd::judge(&manifest).map_err(|problems| {
+    let declaration = crd::judge(&manifest);
+    let declaration =
+        declaration.and_then(|target| target.needs_kubernetes().map_or(Ok(target), |error| Err(vec![error])));
+    declaration.map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", lines.join("; "))
     })

@@ -245,7 +245,7 @@ async fn apply_files(
         let Some(news) = declared.borrow_and_update().clone() else { continue };
         let file::TargetSet { targets, objects, incomplete, refused, problems } = news;
         let resolved = tokio::task::spawn_blocking(move || {
-            let resolve = |(id, declaration)| Target::resolve(id, declaration, &*objects);
+            let resolve = |(id, declaration)| Target::resolve(id, declaration, &*objects).outside_kubernetes();
             targets.into_iter().map(resolve).collect::<Vec<Target>>()
         });
         let resolved = tokio::select! {

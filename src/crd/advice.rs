@@ -16,6 +16,9 @@ pub(super) fn for_type(node: &SchemaNode, path: &str, found: &Value) -> String {
         (JsonType::Text, Value::Number(number)) if rules::is_duration(path) => {
             seconds(number).map_or_else(|| ", write for instance 15s".to_owned(), |span| format!(", write {span}"))
         }
+        (JsonType::Text, Value::Number(_)) if path.ends_with("members.service.port") => {
+            ", write the name of the port: its number is in url".to_owned()
+        }
         (JsonType::Text, Value::Number(_) | Value::Bool(_)) => ", put it in quotes".to_owned(),
         (JsonType::Integer | JsonType::Boolean, Value::String(_)) => ", write it without quotes".to_owned(),
         // A map instead of a list whose items have names: its first name shows what is meant, its value may be a secret.
@@ -29,7 +32,6 @@ pub(super) fn for_type(node: &SchemaNode, path: &str, found: &Value) -> String {
             let kind = if path.ends_with("configMap") { "ConfigMap" } else { "Secret" };
             format!(", write {}: the value is read from a {kind} in the target's namespace", shape(node, ""))
         }
-        (JsonType::Object, _) if node.properties.is_empty() && node.additional.is_none() => String::new(),
         (JsonType::Object, _) => format!(", write {}", shape(node, "")),
         _ => String::new(),
     }
@@ -58,6 +60,9 @@ fn shape(node: &SchemaNode, name: &str) -> String {
         JsonType::Object if has("secret") && has("configMap") => {
             format!("{} or {}", fields(&["secret"]), fields(&["configMap"]))
         }
+        JsonType::Object if has("service") && has("dns") => format!("{} or {}", fields(&["service"]), fields(&["dns"])),
+        JsonType::Object if is_service(node) => fields(&["name"]),
+        JsonType::Object if node.properties.is_empty() => "{}".to_owned(),
         JsonType::Object if is_named(node) => fields(&["name", "value"]),
         JsonType::Object if is_secret_key(node) => fields(&["name", "key"]),
         JsonType::Object if !node.required.is_empty() => {
@@ -86,6 +91,11 @@ fn is_named(node: &SchemaNode) -> bool {
     ["name", "value"].iter().all(|field| node.properties.contains_key(*field))
 }
 
+/// Whether it refers to a Service.
+fn is_service(node: &SchemaNode) -> bool {
+    node.properties.keys().eq(["name", "port"])
+}
+
 /// Names in other tools, without case and punctuation, and the fields here that mean the same.
 const ELSEWHERE: &[(&[&str], &[&str])] = &[
     (&["bearertoken", "bearertokenfile", "bearertokensecret", "bearer", "token", "tokenfile"], &["authorization"]),
@@ -101,12 +111,20 @@ const ELSEWHERE: &[(&[&str], &[&str])] = &[
     (&["secretname", "secretref", "secret"], &["secretKeyRef", "secret", "name"]),
     (&["configmapname", "configmapref"], &["configMap", "name"]),
     (&["secretkey", "configmapkey"], &["key"]),
-    (&["address", "host", "hostname", "target", "targets", "endpoint", "server"], &["url"]),
+    (&["address", "host", "hostname", "target", "targets", "endpoint", "server", "scheme", "port", "path"], &["url"]),
     (&["kind", "module"], &["type"]),
     (&["period", "scrapeinterval", "pollinterval"], &["interval"]),
     (&["proxy", "httpproxy"], &["proxyUrl"]),
     (&["enabled", "disabled", "paused"], &["suspend"]),
     (&["httpheaders", "customheaders"], &["headers"]),
+    (&["limit", "serieslimit", "maxseries"], &["sampleLimit"]),
+    (&["include", "includes", "allow"], &["keep"]),
+    (&["exclude", "excludes", "deny"], &["drop"]),
+    (&["pods", "replicas", "instances", "processes", "backends"], &["members"]),
+    (&["services", "servicename", "serviceref", "endpoints", "endpointslice", "endpointslices"], &["service"]),
+    (&["hosts", "dnsname", "addresses", "srv"], &["dns"]),
+    (&["portname", "targetport", "containerport"], &["port"]),
+    (&["maxmembers", "maxpods"], &["limit"]),
 ];
 
 /// The most fields that are listed where none is similar to the one that was written.
@@ -125,8 +143,11 @@ pub(super) fn for_unknown_field(node: &SchemaNode, name: &str) -> String {
     if ["name", "key"].contains(&name) && has("secret") && has("configMap") {
         return format!(", write {}", shape(node, ""));
     }
-    if let Some(places) = where_secrets_belong(node, name) {
-        return places;
+    if node.kind == JsonType::Object && node.properties.is_empty() {
+        return ", remove it: write {}".to_owned();
+    }
+    if let Some(advice) = where_secrets_belong(node, name).or_else(|| how_pods_are_selected(node, name)) {
+        return advice;
     }
     if let Some(near) = nearest(name, fields()) {
         return format!(", did you mean {near:?}?");
@@ -177,6 +198,23 @@ fn where_secrets_belong(node: &SchemaNode, name: &str) -> Option<String> {
     let is_spec = node.properties.contains_key("basicAuth");
     is_spec
         .then(|| ", refer to it where its values are used: basicAuth, authorization, headers or tlsConfig".to_owned())
+}
+
+/// The end of the message where pods are selected by their labels, or a Service by its namespace.
+fn how_pods_are_selected(node: &SchemaNode, name: &str) -> Option<String> {
+    const SELECTORS: [&str; 5] = ["podselector", "selector", "labelselector", "matchlabels", "matchexpressions"];
+    let plain = plain(name);
+    if is_service(node) && plain.starts_with("namespace") {
+        return Some(", remove it: the Service must be in the namespace of the target".to_owned());
+    }
+    if !SELECTORS.contains(&plain.as_str()) {
+        return None;
+    }
+    let members = node.properties.get("members");
+    let service = shape(members.unwrap_or(node).properties.get("service")?, "");
+    let block =
+        if members.is_some() { format!("members: {{service: {service}}}") } else { format!("service: {service}") };
+    Some(format!(", write {block}, and let a Service select the pods: it may be headless"))
 }
 
 /// Where below this node a field called `name` belongs.
@@ -244,6 +282,13 @@ mod tests {
             ("headers: {x-api-key: hunter2}", ", write a list: [{name: x-api-key, value: VALUE}]"),
             ("headers: ['x-api-key: hunter2']", ", write {name: NAME, value: VALUE}"),
             ("headers: x", ", write a list: [{name: NAME, value: VALUE}]"),
+            ("members: true", ", write {service: {name: NAME}} or {dns: {}}"),
+            ("members: [orion]", ", write {service: {name: NAME}} or {dns: {}}"),
+            ("members: {service: orion}", ", write {name: NAME}"),
+            ("members: {service: {name: orion, port: 1026}}", ", write the name of the port: its number is in url"),
+            ("members: {dns: true}", "\"boolean\", write {}"),
+            ("members: {dns: orion}", "\"string\", write {}"),
+            ("members: {dns: {}, limit: '5'}", ", write it without quotes"),
             ("labels: [a]", ", write {NAME: VALUE}"),
             ("metrics: {keep: sora_.*}", ", write a list: […]"),
             ("metrics: all", ", write a block with any of drop, keep"),
@@ -286,6 +331,31 @@ mod tests {
             ("tlsConfig: {ca: {name: company-ca}}", format!("write {{secret: {secret}}} or {{configMap: {secret}}}")),
             ("tlsConfig: {ca: {key: ca.crt}}", format!("write {{secret: {secret}}} or {{configMap: {secret}}}")),
             ("oauth2: {}", "reserved for a later version".to_owned()),
+            ("member: {service: {}}", "did you mean \"members\"?".to_owned()),
+            ("service: {name: orion}", "write spec.members.service: {name: NAME}".to_owned()),
+            ("serviceName: orion", "write spec.members.service: {name: NAME}".to_owned()),
+            ("endpoints: [orion]", "write spec.members.service: {name: NAME}".to_owned()),
+            ("dns: {}", "write spec.members.dns: {}".to_owned()),
+            ("replicas: 3", "write members: {service: {name: NAME}} or {dns: {}}".to_owned()),
+            (
+                "podSelector: {app: orion}",
+                "write members: {service: {name: NAME}}, and let a Service select".to_owned(),
+            ),
+            ("selector: {app: orion}", "write members: {service: {name: NAME}}, and let a Service select".to_owned()),
+            (
+                "members: {podSelector: {app: orion}}",
+                "write service: {name: NAME}, and let a Service select".to_owned(),
+            ),
+            ("members: {selector: {}}", "write service: {name: NAME}, and let a Service select".to_owned()),
+            ("members: {serviceName: orion}", "write service: {name: NAME}".to_owned()),
+            ("members: {service: {namespace: x}}", "the Service must be in the namespace of the target".to_owned()),
+            ("members: {service: {portName: http}}", "did you mean \"port\"?".to_owned()),
+            ("members: {service: {selector: {}}}", "remove it: the fields here are name, port".to_owned()),
+            ("members: {dns: {name: orion}}", "remove it: write {}".to_owned()),
+            ("members: {dns: {}, maxPods: 3}", "did you mean \"limit\"?".to_owned()),
+            ("port: 3000", "did you mean \"url\"?".to_owned()),
+            ("limit: 3000", "did you mean \"sampleLimit\"?".to_owned()),
+            ("metrics: {include: [a]}", "write keep: […]".to_owned()),
         ] {
             let told = sentence(more);
             if !told.contains("unknown field") || !told.contains(&wanted) || told.contains('\n') {

@@ -3,26 +3,28 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The processes of an application that runs as several pods. Each is polled at url, with its own address and port in the place of the
-/// host's; the header Host and the name in the certificate stay those of url. Exactly one of service and dns must be set.
+/// The processes of an application that runs as several pods. Every member is polled with the scheme, path and query of url, but at its own
+/// address; the header Host and the name that its certificate must have remain those of url. Exactly one of service and dns must be set.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Members {
-    /// The members are the endpoints of a Service in the namespace of the target. Only in Kubernetes.
+    /// The members are the endpoints of a Service in the namespace of the target. Not for targets in files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<MembersService>,
-    /// The members are all addresses of the host in url. The name is resolved again every interval, but at most every 10s.
+    /// The members are all addresses of the host in url, at the port of url. The name is resolved again every interval, but at most every
+    /// 10s. Write {}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<MembersDns>,
-    /// Which endpoints are polled. Serving: those that pass their readiness probe, terminating or not. Ready: those that are ready and not
-    /// terminating. All: every endpoint with an address. Without effect with dns.
+    /// Which endpoints of the Service are polled. Serving: those that pass their readiness probe, terminating or not. Ready: those that are
+    /// ready and not terminating. All: every endpoint that has an address. Not with dns.
     #[serde(default)]
     pub include: Include,
-    /// Maximum number of members that are polled. If there are more, the first ones by name are polled.
+    /// Maximum number of members that are polled. If there are more, the first ones by name are polled, and the others are counted as
+    /// over_limit.
     #[serde(default = "limit")]
     #[schemars(range(min = 1, max = 500))]
     pub limit: u32,
-    /// Maximum number of series of all members together. Each member may have an equal part of it, and no more than spec.sampleLimit.
+    /// Maximum number of series of all members together. Each member may have an equal share of it, and no more than spec.sampleLimit.
     #[serde(default = "sample_limit")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub sample_limit: u32,
@@ -32,11 +34,13 @@ pub struct Members {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MembersService {
-    /// The name of the Service. Defaults to the first label of the host in url.
+    /// The name of the Service, which must be in the namespace of the target. Defaults to the first label of the host in url: rooms in
+    /// `http://rooms.webrtc.svc:9851/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
-    /// The name of its port. Defaults to the only port, or to the one that has the number of the port in url.
+    /// The name of its port. Members are polled at the number that this port has in their pods. Defaults to the only port; if there are
+    /// several, to the one that has the number of the port in url.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub port: Option<String>,

@@ -77,11 +77,19 @@ impl ParsedTarget {
         self.proxy_url.as_ref()
     }
 
-    /// The name of the Service whose endpoints are the members; `None` if no Service is named by `spec.members`.
+    /// The name of the Service whose endpoints are the members: the written one, or the first label of the url's host, which a rule has
+    /// found to be one. `None` if the members are no endpoints of a Service, or there are none.
     pub fn members_service(&self) -> Option<&str> {
         let service = self.spec.members.as_ref()?.service.as_ref()?;
-        let named = service.name.as_deref();
-        named.or_else(|| Some(self.url.host_str()?.split('.').next().unwrap_or_default()))
+        let host = || Some(self.url.host_str()?.split('.').next().unwrap_or_default());
+        service.name.as_deref().or_else(host)
+    }
+
+    /// Why this target can only be polled by an exporter that runs with Kubernetes as the source of its targets; `None` if it need not be.
+    pub fn needs_kubernetes(&self) -> Option<FieldError> {
+        const MESSAGE: &str = "the pods behind a Service are known in Kubernetes only: for targets from files, write dns: {} instead, with a \
+                               url whose host has the addresses of all processes";
+        self.members_service().map(|_| FieldError::new("spec.members.service", MESSAGE))
     }
 
     /// `spec.headers`, in their order.

@@ -79,8 +79,14 @@ patterns! {
     K8S_VALUE = "^([a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?)?$";
     /// A name of Kubernetes: RFC 1123 subdomain.
     K8S_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
-    /// The name of a namespace: RFC 1123 label.
-    NAMESPACE = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+    /// The name of a namespace, a Service or a port of a Service: RFC 1123 label. Its length has a limit of its own.
+    DNS_LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+    /// What has a host as a URL has, however it goes on: what does not has a message of its own.
+    URL_WITH_HOST = r"^https?://[a-zA-Z0-9_\[]";
+    /// A URL whose host is an address.
+    URL_OF_ADDRESS = r"^https?://(\[|[0-9]+(\.[0-9]+){3}([:/?]|$))";
+    /// A URL whose host begins with a label that can be the name of a Service. Addresses as well.
+    URL_OF_SERVICE = r"^https?://[a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?([.:/?]|$)";
 }
 
 /// Whether it can be the key of a label or annotation of Kubernetes: `NAME`, or `DOMAIN/NAME`.
@@ -96,7 +102,7 @@ pub fn is_label_value(text: &str) -> bool {
 
 /// Whether it can be the name of a namespace or a Service: a label of the DNS (RFC 1123).
 pub fn is_dns_label(text: &str) -> bool {
-    text.len() <= 63 && NAMESPACE.is_match(text)
+    text.len() <= 63 && DNS_LABEL.is_match(text)
 }
 
 /// Whether the host in brackets of a URL is an IPv6 address; true where there are no brackets. IPv4-mapped addresses are refused, as

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{FieldError, advice};
 
 /// Names that later versions will use, with a message of their own.
-const RESERVED: [&str; 3] = ["spec.podSelector", "spec.oauth2", "spec.className"];
+const RESERVED: [&str; 2] = ["spec.oauth2", "spec.className"];
 
 /// One node of a schema, compiled for checking values.
 #[derive(Debug, Default)]
@@ -150,7 +150,7 @@ impl SchemaNode {
     }
 
     fn check_object(&self, fields: &mut Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
-        if self.properties.is_empty() && self.additional.is_none() {
+        if self.kind == JsonType::Any {
             return; // metadata: any object
         }
         // As in the API server, a null counts as absent, also in maps.
@@ -189,7 +189,7 @@ impl SchemaNode {
     pub(crate) fn prune(&self, value: &mut Value, path: &str) -> Option<String> {
         let mut unknown = None;
         match value {
-            Value::Object(fields) if !self.properties.is_empty() => fields.retain(|name, value| {
+            Value::Object(fields) if self.kind == JsonType::Object => fields.retain(|name, value| {
                 let path = join(path, name);
                 let known = self.properties.get(name).or(self.additional.as_deref());
                 match known {

@@ -61,13 +61,14 @@ pub struct ScrapeTargetSpec {
     /// The URL of the server. The description in the schema also says how each type uses it.
     #[schemars(length(min = 1, max = 2048), description = url_description())]
     pub url: String,
-    /// The processes of an application that runs as several pods. If not set, url leads to one process.
+    /// The processes of an application that runs as several pods. If not set, url must lead to one process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Members>,
     /// How often the target is polled, from 1s to 1h.
     #[serde(default = "interval")]
     pub interval: PromDuration,
-    /// The timeout of a poll, including all its calls; at most interval. Defaults to the smaller of 10s and interval.
+    /// The timeout of a poll, including all its calls; at most interval. Defaults to the smaller of 10s and interval. With members, it is the
+    /// timeout of each member, which is shortened if less time remains of interval after the members were started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<PromDuration>,
     /// The maximum age of the data that a scrape returns without a new poll; at most interval. Defaults to 0.9 of interval. With 0s, every
@@ -77,7 +78,7 @@ pub struct ScrapeTargetSpec {
     /// Suspend polling. A suspended target stays declared, but has no ServiceMonitor and no entry in /sd.
     #[serde(default)]
     pub suspend: bool,
-    /// Labels that discovery adds to every series of this target.
+    /// Labels that discovery adds to every series of this target. With members, not pod and member.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::texts::<32, 256>")]
     pub labels: BTreeMap<String, String>,
@@ -95,12 +96,12 @@ pub struct ScrapeTargetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_config: Option<TlsConfig>,
     /// HTTP proxy for the requests to the target, for instance `http://proxy:3128`. If not set, no proxy is used; proxy variables in the
-    /// environment of the exporter are ignored.
+    /// environment of the exporter are ignored. Not with members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub proxy_url: Option<String>,
-    /// Maximum number of series of one poll. If it is exceeded, detailed series are dropped first; the poll fails only if that is not
-    /// sufficient. The administrator of the exporter may set a lower limit.
+    /// Maximum number of series of one poll; with members, of each member. If it is exceeded, detailed series are dropped first; the poll
+    /// fails only if that is not sufficient. The administrator of the exporter may set a lower limit.
     #[serde(default = "sample_limit")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub sample_limit: u32,
@@ -142,7 +143,7 @@ const fn sample_limit() -> u32 {
 fn url_description() -> String {
     let usages: Vec<_> = kind::Type::ALL.iter().map(|kind| format!("{kind}: {}.", kind.url_usage())).collect();
     format!(
-        "The URL of the server: http or https, host, port and path. It must lead to one process. {}",
+        "The URL of the server: http or https, host, port and path. Without members, it must lead to one process. {}",
         usages.join(" ")
     )
 }
@@ -220,7 +221,7 @@ pub struct ScrapeTargetStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The members of a target with `spec.members`. Written at most once a minute.
+    /// How many members a target with `spec.members` has. Written at most once a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub members: Option<MembersStatus>,
 }
@@ -229,9 +230,9 @@ pub struct ScrapeTargetStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MembersStatus {
-    /// Members that were found.
+    /// Members that were found, whether they are polled or not.
     pub found: u32,
-    /// Members whose last poll succeeded.
+    /// Members whose last poll was successful.
     pub up: u32,
 }
 

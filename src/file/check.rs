@@ -76,7 +76,7 @@ pub fn check(inputs: &Inputs, options: CheckOptions<'_>) -> CheckReport {
     let mut good = 0;
     for (id, (target, origin)) in &targets {
         let begin = found.len();
-        for (path, message, is_note) in problems_of(id, target, &objects, options.all_references) {
+        for (path, message, is_note) in problems_of(id, target, &objects, options) {
             found.push(TargetProblem { id, origin, path, message, is_note });
         }
         good += usize::from(found.iter().skip(begin).all(|problem| problem.is_note));
@@ -97,23 +97,28 @@ fn problems_of(
     id: &TargetId,
     target: &ParsedTarget,
     objects: &FileObjects,
-    all_references: bool,
+    options: CheckOptions<'_>,
 ) -> Vec<(String, String, bool)> {
     let mut found = Vec::new();
+    // Values of Secrets come from a directory only where targets come from files. Otherwise these may be meant for a cluster.
+    if let Some(error) = target.needs_kubernetes() {
+        found.push((error.path, error.message, options.secrets.is_none()));
+    }
+    let unresolved = found.len();
     for reference in target.spec.references() {
         match objects.value(reference.kind, &id.namespace, reference.name, reference.key) {
             Ok(_) => {}
             // An object in the cluster would not help, and `run` does not poll the target even if the reference is optional.
             Err(bad @ LookupError::BadFile { .. }) => found.push((reference.path, bad.to_string(), false)),
             Err(_) if reference.optional => {}
-            Err(missing) if all_references => found.push((reference.path, missing.to_string(), false)),
+            Err(missing) if options.all_references => found.push((reference.path, missing.to_string(), false)),
             Err(missing) => {
                 found.push((reference.path, format!("{missing}; or it must be in the cluster"), true));
             }
         }
     }
     // Whether the values are usable shows only when all of them are there.
-    if found.is_empty() {
+    if found.len() == unresolved {
         let error = Target::check_values(&id.namespace, target, objects).err();
         found.extend(error.map(|error| (error.path, error.message, false)));
     }

@@ -37,9 +37,7 @@ impl TargetMembers {
             sample_limit: number(members.sample_limit),
         }
     }
-}
 
-impl TargetMembers {
     /// What must be equal for members to be those of the same application, with the same series: the Service, and the limit.
     pub(super) fn application(&self) -> (Option<&str>, usize) {
         let service = match &self.source {
@@ -129,5 +127,140 @@ impl Member {
             Include::Ready => self.ready && !self.terminating,
             Include::All => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::crd::judge;
+    use crate::target::{Lookup, LookupError, ObjectKind, Target};
+
+    /// Targets here refer to nothing.
+    struct Nothing;
+
+    impl Lookup for Nothing {
+        fn value(&self, kind: ObjectKind, namespace: &str, name: &str, _: &str) -> Result<Vec<u8>, LookupError> {
+            Err(LookupError::NoObject { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+    }
+
+    fn target(url: &str, members: Value) -> Target {
+        let mut spec = json!({ "type": "Orion", "url": url });
+        if !members.is_null() {
+            spec["members"] = members;
+        }
+        let manifest = json!({
+            "apiVersion": crate::crd::API_VERSION, "kind": "ScrapeTarget", "metadata": { "name": "city" }, "spec": spec,
+        });
+        let declaration = judge(&manifest).unwrap_or_else(|problems| panic!("{problems:?}"));
+        Target::resolve(TargetId::new("fiware", "city"), Arc::new(declaration), &Nothing)
+    }
+
+    fn members(url: &str, members: Value) -> TargetMembers {
+        target(url, members).members.unwrap()
+    }
+
+    #[test]
+    fn the_service_is_the_one_that_is_named_or_the_first_label_of_the_host() {
+        for (url, service, expected) in [
+            ("http://orion:1026/", json!({}), "orion.fiware.svc"),
+            ("https://Orion.fiware.svc.cluster.local./v2", json!({}), "orion.fiware.svc"),
+            ("http://orion.example.com", json!({ "port": "http" }), "orion.fiware.svc"),
+            ("http://orion.fiware.svc:1026/", json!({ "name": "city-2" }), "city-2.fiware.svc"),
+            ("http://10.0.0.1:1026/", json!({ "name": "city" }), "city.fiware.svc"),
+            ("http://[2001:db8::1]:1026/", json!({ "name": "city" }), "city.fiware.svc"),
+        ] {
+            let MemberSource::Service { host, endpoints } = members(url, json!({ "service": service })).source else {
+                panic!("{url} {service}");
+            };
+            assert_eq!((&*host, endpoints.len()), (expected, 0), "{url} {service}");
+        }
+        assert_eq!(members("http://orion:1026/", json!({ "dns": {} })).source, MemberSource::Dns);
+        assert_eq!(target("http://orion:1026/", Value::Null).members, None);
+    }
+
+    #[test]
+    fn limits_and_readiness_are_those_of_the_declaration_or_their_defaults() {
+        let of = |members: TargetMembers| (members.include, members.limit, members.sample_limit);
+        assert_eq!(of(members("http://orion/", json!({ "service": {} }))), (Include::Serving, 100, 50_000));
+        let written = json!({ "service": {}, "include": "All", "limit": 500, "sampleLimit": 1 });
+        assert_eq!(of(members("http://orion/", written)), (Include::All, 500, 1));
+    }
+
+    #[test]
+    fn include_decides_by_readiness_and_termination() {
+        let member = |ready, serving, terminating| Member {
+            ready,
+            serving,
+            terminating,
+            ..Member::at(SocketAddr::from(([192, 0, 2, 1], 1026)))
+        };
+        for (member, included) in [
+            (member(true, true, false), [true, true, true]),
+            (member(false, false, false), [false, false, true]),
+            (member(false, true, true), [true, false, true]),
+            (member(false, false, true), [false, false, true]),
+            // With publishNotReadyAddresses an endpoint is always called ready, also while its pod terminates.
+            (member(true, false, false), [false, true, true]),
+            (member(true, true, true), [true, false, true]),
+        ] {
+            let of = [Include::Serving, Include::Ready, Include::All].map(|include| member.is_included(include));
+            assert_eq!(of, included, "{member:?}");
+        }
+    }
+
+    #[test]
+    fn other_endpoints_give_the_same_data_and_another_application_does_not() {
+        let service = |more: Value| {
+            let mut members = json!({ "service": { "name": "orion" } });
+            members.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            target("http://orion:1026/", members)
+        };
+        let before = service(json!({}));
+        let mut after = before.clone();
+        if let Some(TargetMembers { source: MemberSource::Service { endpoints, .. }, .. }) = &mut after.members {
+            *endpoints = Arc::from([Member::at(SocketAddr::from(([192, 0, 2, 1], 1026)))]);
+        }
+        assert!(before != after && before.gives_same_data(&after));
+        // These say which members are polled, and the series of the others are those of before.
+        assert!(before.gives_same_data(&service(json!({ "include": "All", "limit": 5 }))));
+        for other in [
+            service(json!({ "service": { "name": "city" } })),
+            service(json!({ "sampleLimit": 5 })),
+            target("http://orion:1026/", json!({ "dns": {} })),
+            target("http://orion:1026/", Value::Null),
+        ] {
+            assert!(!before.gives_same_data(&other) && !other.gives_same_data(&before), "{:?}", other.members);
+        }
+    }
+
+    #[test]
+    fn the_effective_declaration_names_the_service_and_every_limit() {
+        let shown = target("http://orion.fiware.svc:1026/", json!({ "service": {} })).effective();
+        let shown: Value = serde_saphyr::from_str(&shown).unwrap();
+        assert_eq!(
+            shown["members"],
+            json!({ "service": { "name": "orion" }, "include": "Serving", "limit": 100, "sampleLimit": 50_000 })
+        );
+        let shown = target("http://orion:1026/", json!({ "dns": {}, "limit": 3 })).effective();
+        let shown: Value = serde_saphyr::from_str(&shown).unwrap();
+        assert_eq!(shown["members"], json!({ "dns": {}, "include": "Serving", "limit": 3, "sampleLimit": 50_000 }));
+    }
+
+    #[test]
+    fn outside_of_a_cluster_the_pods_of_a_service_are_refused_and_all_else_is_not() {
+        let refused = target("http://orion:1026/", json!({ "service": {} })).outside_kubernetes();
+        let problem = refused.problem.unwrap();
+        assert_eq!(problem.reason, "InvalidSpec");
+        assert!(
+            problem.message.starts_with("spec.members.service: ") && problem.message.contains("write dns: {}"),
+            "{}",
+            problem.message
+        );
+        assert_eq!(target("http://orion:1026/", json!({ "dns": {} })).outside_kubernetes().problem, None);
+        assert_eq!(target("http://orion:1026/", Value::Null).outside_kubernetes().problem, None);
     }
 }

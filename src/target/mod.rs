@@ -145,6 +145,15 @@ impl Target {
                 == other.members.as_ref().map(TargetMembers::application)
     }
 
+    /// The target where there are no Services, as in files: one whose members are the endpoints of a Service has a problem.
+    #[must_use]
+    pub fn outside_kubernetes(mut self) -> Self {
+        if let Some(error) = self.declaration.needs_kubernetes() {
+            self.problem.get_or_insert_with(|| Problem::invalid_spec(error.to_string()));
+        }
+        self
+    }
+
     /// Labels that discovery joins to every series, sorted by name; never in the body.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.declaration.spec.labels

@@ -62,6 +62,12 @@ impl Target {
         spec.timeout = Some(self.timeout.into());
         spec.max_age = Some(self.max_age.into());
         spec.sample_limit = u32::try_from(self.sample_limit).unwrap_or(spec.sample_limit);
+        if let (Some(written), Some(members)) = (&mut spec.members, &self.members) {
+            written.sample_limit = u32::try_from(members.sample_limit).unwrap_or(written.sample_limit);
+            if let Some(service) = &mut written.service {
+                service.name = self.declaration.members_service().map(ToOwned::to_owned);
+            }
+        }
         let monitor = spec.monitor.get_or_insert_default();
         monitor.interval = Some(self.scrape.interval.into());
         monitor.scrape_timeout = Some(self.scrape.timeout.into());

@@ -68,6 +68,7 @@ fn kubectl_explains_each_field_in_our_words() {
     for path in [
         "st.spec.interval",
         "st.spec.headers.secretKeyRef.key",
+        "st.spec.members.service.port",
         "st.spec.mediasoup.perObject",
         "st.status.conditions.reason",
     ] {
@@ -85,7 +86,7 @@ fn kubectl_explains_each_field_in_our_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_is_shown_in_the_columns_and_is_written_by_itself_only() {
     let (cluster, namespace) = served();
-    let spec = json!({ "type": "Sora", "url": "http://sora-tokyo:3000/" });
+    let spec = json!({ "type": "Sora", "url": "http://sora-tokyo:3000/", "members": { "service": {} } });
     cluster.apply(&target(&namespace, "tokyo", &spec));
     cluster.apply(&target(&namespace, "osaka", &json!({ "type": "Orion", "url": "http://orion/", "interval": "1m" })));
     let condition = |(kind, status, reason): (&str, &str, &str)| {
@@ -106,7 +107,8 @@ async fn a_status_is_shown_in_the_columns_and_is_written_by_itself_only() {
     let how = PatchParams::apply("scrapetarget-exporter").validation_strict();
     let body =
         |part: &str, content: Value| json!({ "apiVersion": crd::API_VERSION, "kind": "ScrapeTarget", part: content });
-    let status = body("status", json!({ "observedGeneration": 1, "conditions": conditions }));
+    let members = json!({ "found": 12, "up": 11 });
+    let status = body("status", json!({ "observedGeneration": 1, "conditions": conditions, "members": members }));
     let written = api.patch_status("tokyo", &how, &Patch::Apply(&status)).await.unwrap();
     assert_eq!(written.status.as_ref().unwrap().conditions.len(), 5);
     assert_eq!(written.metadata.generation, Some(1));
@@ -118,8 +120,12 @@ async fn a_status_is_shown_in_the_columns_and_is_written_by_itself_only() {
     assert_eq!(with_age(&short[1]), "osaka Orion http://orion/");
     assert_eq!(with_age(&short[2]), "tokyo Sora http://sora-tokyo:3000/ False HttpStatus");
     let wide = table(cluster, &["--namespace", &namespace, "get", "monitoring", "--output", "wide"]);
-    assert_eq!(wide[0], "NAME TYPE URL UP REASON INTERVAL READY SCRAPED AGE");
-    assert_eq!(with_age(&wide[2]), "tokyo Sora http://sora-tokyo:3000/ False HttpStatus 15s True False");
+    assert_eq!(wide[0], "NAME TYPE URL UP REASON INTERVAL READY SCRAPED MEMBERS AGE");
+    // What is not there is no column of `table`; a target that is one process has no members.
+    assert_eq!(with_age(&wide[1]), "osaka Orion http://orion/ 1m");
+    let members = r#"{"found":12,"up":11}"#;
+    let wanted = format!("tokyo Sora http://sora-tokyo:3000/ False HttpStatus 15s True False {members}");
+    assert_eq!(with_age(&wide[2]), wanted);
 
     // Neither of the two ways writes what the other one is for.
     let mut both = body("status", json!({ "conditions": [] }));
@@ -238,14 +244,47 @@ fn not_full(schema: &Value, value: &Value, path: &str) -> Vec<String> {
 #[test]
 fn the_cost_of_the_rules_is_within_the_limits_with_everything_at_its_maximum() {
     let (cluster, namespace) = served();
-    let mut spec = full_spec();
-    assert_eq!(not_full(&crd::openapi()["properties"]["spec"], &spec, "spec"), Vec::<String>::new());
-    let manifest = |spec: &Value| serde_json::from_str::<Value>(&target(&namespace, "full", spec)).unwrap();
-    assert!(crd::judge(&manifest(&spec)).is_ok(), "{:#?}", crd::judge(&manifest(&spec)).unwrap_err());
-    cluster.apply(&target(&namespace, "full", &spec));
-    // And the last of the rules still speaks: nothing was given up on the way.
-    spec["monitor"]["metricRelabelings"][15]["replacement"] = "$(x)".into();
-    let sentence = &crd::judge(&manifest(&spec)).unwrap_err()[0].message;
-    let refused = cluster.try_apply(&target(&namespace, "full", &spec)).unwrap_err();
-    assert!(refused.contains(sentence.as_str()), "{refused}");
+    // A proxy and members go not together.
+    let mut with_members = full_spec();
+    with_members.as_object_mut().unwrap().remove("proxyUrl");
+    let service = json!({ "name": "n".repeat(63), "port": "p".repeat(63) });
+    with_members["members"] =
+        json!({ "service": service, "include": "Serving", "limit": 500, "sampleLimit": 1_000_000 });
+    let mut without_name = with_members.clone();
+    without_name["members"]["service"].as_object_mut().unwrap().remove("name");
+    for mut spec in [full_spec(), with_members, without_name] {
+        assert_eq!(not_full(&crd::openapi()["properties"]["spec"], &spec, "spec"), Vec::<String>::new());
+        let manifest = |spec: &Value| serde_json::from_str::<Value>(&target(&namespace, "full", spec)).unwrap();
+        assert!(crd::judge(&manifest(&spec)).is_ok(), "{:#?}", crd::judge(&manifest(&spec)).unwrap_err());
+        cluster.apply(&target(&namespace, "full", &spec));
+        // And the last of the rules still speaks: nothing was given up on the way.
+        spec["monitor"]["metricRelabelings"][15]["replacement"] = "$(x)".into();
+        let sentence = &crd::judge(&manifest(&spec)).unwrap_err()[0].message;
+        let refused = cluster.try_apply(&target(&namespace, "full", &spec)).unwrap_err();
+        assert!(refused.contains(sentence.as_str()), "{refused}");
+    }
+}
+
+/// Whether we take these names of a Service and of its port.
+fn takes(name: &str, port: &str) -> bool {
+    let spec = json!({ "type": "Orion", "url": "http://a/", "members": { "service": { "name": name, "port": port } } });
+    crd::judge(&serde_json::from_str(&target("default", "a", &spec)).unwrap()).is_ok()
+}
+
+#[test]
+fn every_service_and_every_port_can_be_named_and_what_can_be_none_is_refused() {
+    let (cluster, namespace) = served();
+    let long = ["a".repeat(63), "a".repeat(64)];
+    for name in ["orion", "a", "3scale", "8080", "a-1", "-a", "a-", "A", "a.b", "a_b", &long[0], &long[1]] {
+        let service = |service: &str, port: &str| {
+            let ports = json!([{ "name": port, "port": 1026 }]);
+            let metadata = json!({ "name": service, "namespace": namespace });
+            json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": { "ports": ports } })
+                .to_string()
+        };
+        // Older versions of Kubernetes take no Service whose name begins with a digit.
+        let can_exist = cluster.try_apply(&service(name, "http")).is_ok() || ["3scale", "8080"].contains(&name);
+        assert_eq!(can_exist, takes(name, "http"), "Service {name}");
+        assert_eq!(cluster.try_apply(&service("orion", name)).is_ok(), takes("orion", name), "port {name}");
+    }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::{Rule, raw};
 use crate::crd::pattern::{
-    self, BEYOND_ASCII, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN, URL,
+    self, BEYOND_ASCII, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME,
+    TOKEN, URL, URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
 };
 use crate::crd::regex_syntax;
 use crate::kind;
@@ -16,7 +17,7 @@ use crate::time::{self, PromDuration};
 /// Every rule. The order is that of the fields.
 pub fn all() -> &'static [Rule] {
     static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-        [spec(), url(), durations(), labels(), headers(), access(), regexes(), monitor(), relabelings()]
+        [spec(), url(), members(), durations(), labels(), headers(), access(), regexes(), monitor(), relabelings()]
             .into_iter()
             .flatten()
             .collect()
@@ -143,6 +144,90 @@ fn url_query() -> Rule {
         });
         is_allowed || !text(spec, "url").is_some_and(|url| url.contains('?'))
     })
+}
+
+/// What names one process of a target: `pod`, or `member` where there is no pod.
+const MEMBER: [&str; 2] = ["pod", "member"];
+
+fn members() -> Vec<Rule> {
+    let has = |spec: &Value, path: &str| spec.pointer(path).is_some();
+    vec![
+        Rule::new(
+            "spec.members",
+            "has(self.service) != has(self.dns)",
+            "needs either service or dns, write one of them and not both: service: {} for the pods of a Service, dns: {} for all addresses \
+             of the host in url",
+        )
+        .holds_if(|members| {
+            !members.is_object() || members.get("service").is_some() != members.get("dns").is_some()
+        }),
+        Rule::new(
+            "spec.members",
+            "!has(self.dns) || self.include == 'Serving'",
+            "include has no effect with dns, which knows nothing of readiness: remove it, or write service instead of dns",
+        )
+        .field("include")
+        .holds_if(|members| {
+            members.get("dns").is_none() || text(members, "include").is_none_or(|include| include == "Serving")
+        }),
+        Rule::matches(
+            "spec.members.service.name",
+            &DNS_LABEL,
+            "must be the name of a Service in the namespace of the target, of lower-case letters, digits and -, without namespace and domain",
+        ),
+        Rule::matches(
+            "spec.members.service.port",
+            &DNS_LABEL,
+            "must be the name of a port of the Service, of lower-case letters, digits and -, as kubectl describe service prints it",
+        ),
+        Rule::new(
+            "spec",
+            format!(
+                "!has(self.members) || !has(self.members.service) || has(self.members.service.name) || !self.url.matches({}) || \
+                 (self.url.matches({}) && !self.url.matches({}))",
+                raw(URL_WITH_HOST.as_str()),
+                raw(URL_OF_SERVICE.as_str()),
+                raw(URL_OF_ADDRESS.as_str()),
+            ),
+            "the host in url does not begin with the name of a Service, write members.service.name",
+        )
+        .field("members.service.name")
+        .holds_if(move |spec| {
+            let can_name = |url: &str| URL_OF_SERVICE.is_match(url) && !URL_OF_ADDRESS.is_match(url);
+            !has(spec, "/members/service")
+                || has(spec, "/members/service/name")
+                || text(spec, "url").is_none_or(|url| !URL_WITH_HOST.is_match(url) || can_name(url))
+        }),
+        Rule::new(
+            "spec",
+            format!(
+                "!has(self.members) || !has(self.members.dns) || !self.url.matches({})",
+                raw(URL_OF_ADDRESS.as_str())
+            ),
+            "the host in url is an address, so there is nothing to resolve: write a name that has the addresses of all members",
+        )
+        .field("members.dns")
+        .holds_if(move |spec| {
+            !has(spec, "/members/dns") || text(spec, "url").is_none_or(|url| !URL_OF_ADDRESS.is_match(url))
+        }),
+        Rule::new(
+            "spec",
+            "!has(self.members) || !has(self.proxyUrl)",
+            "members and proxyUrl are mutually exclusive, since a proxy cannot be told which member is meant: remove one of them",
+        )
+        .field("proxyUrl")
+        .holds_if(move |spec| !has(spec, "/members") || !has(spec, "/proxyUrl")),
+        Rule::new(
+            "spec",
+            format!("!has(self.members) || !has(self.labels) || !self.labels.exists(key, key in [{}])", quoted(&MEMBER)),
+            "with members, the labels pod and member tell which process a series belongs to, write another name",
+        )
+        .field("labels")
+        .holds_if(move |spec| {
+            let labels = spec.get("labels").and_then(Value::as_object);
+            !has(spec, "/members") || labels.is_none_or(|labels| MEMBER.iter().all(|name| !labels.contains_key(*name)))
+        }),
+    ]
 }
 
 /// The durations, beside `spec.interval`.
