@@ -19,8 +19,10 @@ use scrapetarget_exporter::target::{Include, Member, MemberLabel, MemberSource, 
 use simulators::mediasoup::Agent;
 use simulators::orion::Broker;
 use simulators::{Mode, Simulated};
+use support::dns::Dns;
 use support::eventually::{PATIENCE, eventually};
 use support::faults::{Fault, Faulty};
+use support::namespaces::inside;
 use support::{NoObjects, pollers, pollers_with, series, text};
 
 /// A pod that serves.
@@ -383,12 +385,7 @@ async fn the_host_header_is_that_of_the_url() {
         format!("# TYPE app_host gauge\napp_host{{host=\"{host}\",pod=\"theirs\"}} 1\n")
     });
     let server = Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap();
-    let mut spec =
-        serde_json::to_value(ScrapeTargetSpec::new(Type::Mediasoup, "http://app.media.svc:1026/metrics")).unwrap();
-    spec["mediasoup"] = serde_json::json!({ "source": "Prometheus" });
-    spec["members"] = serde_json::json!({ "service": {} });
-    let declaration = ParsedTarget::parse(ScrapeTarget::new("app", serde_json::from_value(spec).unwrap())).unwrap();
-    let target = Target::resolve(TargetId::new("media", "app"), Arc::new(declaration), &NoObjects);
+    let target = resolve(passed_on("http://app.media.svc:1026/metrics"));
     let snapshot = poll(with(target, &[pod("a", server.address)])).await;
     let wanted = "app_host{pod=\"a\",host=\"app.media.svc:1026\",exported_pod=\"theirs\"}";
     assert_eq!(value(&snapshot, wanted), Some(1.0), "{}", text(&snapshot));
@@ -425,11 +422,73 @@ async fn five_hundred_members_are_one_answer_within_their_limit() {
     assert!(of_kind <= 50_000, "{of_kind} series");
 }
 
+#[tokio::test]
+async fn the_members_of_a_name_are_all_its_addresses_and_follow_them() {
+    if !inside("the_members_of_a_name_are_all_its_addresses_and_follow_them", &[]) {
+        return;
+    }
+    let dns = Dns::start().await;
+    dns.time_to_live(1);
+    let one = numbered_at(([127, 0, 0, 2], 0).into(), 1).await;
+    let port = one.address.port();
+    let _two = numbered_at(([127, 0, 0, 3], port).into(), 2).await;
+    let mut spec = passed_on(&format!("http://app.test:{port}/metrics"));
+    (spec["members"], spec["interval"]) = (serde_json::json!({ "dns": {} }), "1s".into());
+    let target = polled_by_scrapes(resolve(spec));
+    let pollers = pollers_with(Limits::new(1 << 20, 8 << 20), false);
+    pollers.apply([target.clone()]);
+    let until = async |wanted: &[(&str, f64)], reason: Option<Reason>| {
+        let wanted: BTreeMap<String, f64> = wanted
+            .iter()
+            .map(|(address, number)| (format!("app_server{{member=\"{address}:{port}\"}}"), *number))
+            .collect();
+        eventually(PATIENCE, async || {
+            let snapshot = answer(&pollers, &target).await;
+            let all = series(&text(&snapshot)).into_iter().filter(|(name, _)| name.starts_with("app_server"));
+            let (found, failed): (BTreeMap<String, f64>, _) =
+                (all.collect(), snapshot.failure.as_ref().map(|failure| failure.reason));
+            if (&found, failed) == (&wanted, reason) {
+                Ok(())
+            } else {
+                Err(format!("{found:?}, {failed:?}, not {wanted:?}"))
+            }
+        })
+        .await;
+    };
+    dns.name("app.test", &["127.0.0.2"]);
+    until(&[("127.0.0.2", 1.0)], None).await;
+    dns.name("app.test", &["127.0.0.3", "127.0.0.2", "::1"]);
+    until(&[("127.0.0.2", 1.0), ("127.0.0.3", 2.0)], None).await;
+    dns.forget("app.test");
+    until(&[], Some(Reason::Dns)).await;
+    dns.name("app.test", &["127.0.0.3"]);
+    until(&[("127.0.0.3", 2.0)], None).await;
+    dns.name("app.test", &[]);
+    until(&[], Some(Reason::NoMembers)).await;
+}
+
+/// The spec of a target whose servers' own metrics are passed on.
+fn passed_on(url: &str) -> serde_json::Value {
+    let mut spec = serde_json::to_value(ScrapeTargetSpec::new(Type::Mediasoup, url)).unwrap();
+    spec["mediasoup"] = serde_json::json!({ "source": "Prometheus" });
+    spec["members"] = serde_json::json!({ "service": {} });
+    spec
+}
+
+fn resolve(spec: serde_json::Value) -> Target {
+    let declaration = ParsedTarget::parse(ScrapeTarget::new("app", serde_json::from_value(spec).unwrap())).unwrap();
+    Target::resolve(TargetId::new("media", "app"), Arc::new(declaration), &NoObjects)
+}
+
 /// A server that says which one it is.
 async fn numbered(number: usize) -> Simulated {
+    numbered_at(([127, 0, 0, 1], 0).into(), number).await
+}
+
+async fn numbered_at(address: SocketAddr, number: usize) -> Simulated {
     let routes =
         Router::new().fallback(move || async move { format!("# TYPE app_server gauge\napp_server {number}\n") });
-    Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap()
+    Simulated::serve(routes, address).await.unwrap()
 }
 
 const SERVERS: usize = 4;
@@ -456,13 +515,9 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// Plays `changes`, and waits until the answer says what is true at the end: each pod that is polled, with the server that it is on.
 async fn play(servers: &[Simulated], changes: Vec<Change>) {
-    let mut spec =
-        serde_json::to_value(ScrapeTargetSpec::new(Type::Mediasoup, "http://app.media.svc:1026/metrics")).unwrap();
-    spec["mediasoup"] = serde_json::json!({ "source": "Prometheus" });
-    spec["members"] = serde_json::json!({ "service": {} });
+    let mut spec = passed_on("http://app.media.svc:1026/metrics");
     (spec["interval"], spec["maxAge"]) = ("1h".into(), "1h".into());
-    let declaration = ParsedTarget::parse(ScrapeTarget::new("app", serde_json::from_value(spec).unwrap())).unwrap();
-    let target = Target::resolve(TargetId::new("media", "app"), Arc::new(declaration), &NoObjects);
+    let target = resolve(spec);
     let pollers = pollers();
     pollers.apply([target.clone()]);
     answer(&pollers, &target).await;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
@@ -106,19 +107,37 @@ fn id(leaf: &[u8]) -> u64 {
 
 /// The expiry of the certificates behind kept connections, by server. One for each client, since that is how connections are shared.
 #[derive(Debug, Default)]
-pub(super) struct ExpiryCache(Mutex<HashMap<Box<str>, Leaves>>);
+pub(super) struct ExpiryCache(Mutex<ExpiryByServer>);
 
-/// Leaves with the expiry of the certificates that came with each, the newest last.
-type Leaves = Vec<(u64, Expiry)>;
+#[derive(Debug, Default)]
+struct ExpiryByServer {
+    by_authority: HashMap<Box<str>, KnownLeaves>,
+    /// The number of servers at which those are removed that do not exist any more.
+    sweep_at: usize,
+}
+
+/// The certificates of one server.
+#[derive(Debug)]
+struct KnownLeaves {
+    /// Leaves with the expiry of the certificates that came with each, the newest last.
+    leaves: Vec<(u64, Expiry)>,
+    last_used: Instant,
+}
 
 /// More than a client has servers. When there are more, all are forgotten, and the expiry of a leaf is used in place of its chain's.
 const MAX_AUTHORITIES: usize = 1 << 16;
+
+/// Up to this number of servers, none is removed.
+const MIN_SWEEP: usize = 256;
+
+/// Neither a connection nor a session is used for as long as this: without an answer meanwhile, a handshake shows the certificates again.
+const UNUSED: Duration = Duration::from_mins(15);
 
 /// Certificates of one address: several servers may share it, and one that changes its certificate has two for a while.
 const MAX_LEAVES: usize = 8;
 
 impl ExpiryCache {
-    /// The expiry for an answer from `authority` (`host:port`). Behind a proxy with a certificate the HTTP client does not provide the
+    /// The expiry for an answer from `authority`: `host:port`, for a member with its address. Behind a proxy with a certificate the HTTP client does not provide the
     /// `leaf`.
     /// `verified` matters where only the leaf is known.
     pub(super) fn of(
@@ -130,12 +149,10 @@ impl ExpiryCache {
         verified: bool,
     ) -> Option<Expiry> {
         let wanted = leaf.map(id);
-        let mut by_authority = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((id, expiry)) = handshakes.proven(wanted, proxy) {
-            if by_authority.len() >= MAX_AUTHORITIES && !by_authority.contains_key(authority) {
-                by_authority.clear();
-            }
-            let leaves = by_authority.entry(authority.into()).or_default();
+            let leaves = servers.entry(authority, now);
             leaves.retain(|(known, _)| *known != id);
             if leaves.len() == MAX_LEAVES {
                 leaves.remove(0);
@@ -143,12 +160,35 @@ impl ExpiryCache {
             leaves.push((id, expiry));
             return Some(expiry);
         }
-        let mut kept = by_authority.get(authority).into_iter().flatten().rev();
+        let known = servers.by_authority.get_mut(authority);
+        let mut kept = known.into_iter().flat_map(|known| {
+            known.last_used = now;
+            known.leaves.iter().rev()
+        });
         let kept = kept.find(|(known, _)| wanted.is_none_or(|wanted| *known == wanted));
         kept.map(|(_, expiry)| *expiry).or_else(|| {
             let earliest = tls::not_after(leaf?)?;
             Some(Expiry { earliest, last_chain: verified.then_some(earliest) })
         })
+    }
+}
+
+impl ExpiryByServer {
+    /// The leaves of a server, which is used `now`.
+    fn entry(&mut self, authority: &str, now: Instant) -> &mut Vec<(u64, Expiry)> {
+        let Self { by_authority, sweep_at } = self;
+        if by_authority.len() >= (*sweep_at).clamp(MIN_SWEEP, MAX_AUTHORITIES) && !by_authority.contains_key(authority)
+        {
+            by_authority.retain(|_, known| now.duration_since(known.last_used) < UNUSED);
+            if by_authority.len() >= MAX_AUTHORITIES {
+                by_authority.clear();
+            }
+            *sweep_at = 2 * by_authority.len();
+        }
+        let new = || KnownLeaves { leaves: Vec::new(), last_used: now };
+        let known = by_authority.entry(authority.into()).or_insert_with(new);
+        known.last_used = now;
+        &mut known.leaves
     }
 }
 
@@ -259,5 +299,37 @@ impl ServerCertVerifier for RecordingVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         if self.trusted.is_some() { tls::algorithms().supported_schemes() } else { tls::all_schemes() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_are_gone_are_forgotten_and_those_in_use_are_not() {
+        let mut servers = ExpiryByServer::default();
+        let start = Instant::now();
+        // A pod is replaced each second, for ten hours; one stays.
+        for second in 0..36_000 {
+            let now = start + Duration::from_secs(second);
+            servers.entry("the one that stays", now).truncate(0);
+            servers
+                .entry(&format!("10.0.0.{second}:443 as rooms.svc:443"), now)
+                .push((second, Expiry { earliest: 1, last_chain: None }));
+        }
+        let most = 3 * usize::try_from(UNUSED.as_secs()).unwrap();
+        assert!(servers.by_authority.len() < most, "{}", servers.by_authority.len());
+        assert!(servers.by_authority.contains_key("the one that stays"));
+    }
+
+    #[test]
+    fn servers_without_number_take_a_bounded_amount_of_memory() {
+        let mut servers = ExpiryByServer::default();
+        let now = Instant::now();
+        for number in 0..=MAX_AUTHORITIES {
+            servers.entry(&number.to_string(), now);
+            assert!(servers.by_authority.len() <= MAX_AUTHORITIES);
+        }
     }
 }

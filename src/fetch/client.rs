@@ -316,12 +316,19 @@ fn is_localhost(name: &str) -> bool {
     name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
-/// The host that is connected to: the url's, or the proxy's.
+/// What is connected to.
 #[derive(Debug)]
 enum ContactedHost {
+    /// The url's host, or the proxy's.
     Address(IpAddr),
+    /// The same.
     Name(Arc<str>),
+    /// One process behind the url, at a port of its own.
+    Member(IpAddr),
 }
+
+/// The most addresses of one IP version that are tried.
+const MAX_TRIED: usize = 16;
 
 /// A client that targets share.
 #[derive(Debug)]
@@ -358,10 +365,13 @@ impl SharedClient {
         Some(CallError::new(Reason::Tls, tls::describe(&error, Peer::Server)))
     }
 
-    /// Replaces the host in the url by `serverName`, if that is set: TLS takes the name from there, and the resolver knows the addresses.
-    /// The server still gets its own name in `Host`.
-    fn name_server(&self, request: &mut reqwest::Request) {
-        let Some(server_name) = self.server_name.as_deref() else { return };
+    /// Replaces the host in the url by `serverName`, if that is set, and its port by that of a member: TLS takes the name from there, and the
+    /// connector the port; the resolver knows the addresses. The server still gets what the user wrote in `Host`.
+    fn address(&self, request: &mut reqwest::Request, member: Option<SocketAddr>) {
+        let server_name = self.server_name.as_deref();
+        if server_name.is_none() && member.is_none() {
+            return;
+        }
         let url = request.url();
         let host = match (url.host_str(), url.port()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
@@ -371,8 +381,14 @@ impl SharedClient {
         if let Ok(value) = HeaderValue::from_str(&host) {
             request.headers_mut().insert(HOST, value);
         }
-        // A name that is not valid in a url was rejected with the declaration.
-        let _ = request.url_mut().set_host(Some(server_name));
+        if server_name.is_some() {
+            // A name that is not valid in a url was rejected with the declaration.
+            let _ = request.url_mut().set_host(server_name);
+        }
+        if let Some(member) = member {
+            // A url of https always takes one.
+            let _ = request.url_mut().set_port(Some(member.port()));
+        }
     }
 }
 
@@ -476,6 +492,15 @@ impl Client {
     /// `service` is the Service that has named the address, as `NAME.NAMESPACE.svc`; `None` if it is an address of the url's host. Whoever
     /// may write an EndpointSlice of it must not reach more with that than with a url of that name.
     pub fn member(&self, address: SocketAddr, service: Option<&str>) -> Result<Self, ClientError> {
+        if self.is_proxied() {
+            return Err(ClientError::ProxiedMembers);
+        }
+        if let Transport::Pooled(shared) = &self.transport
+            && shared.server_name.is_none()
+            && matches!(self.contacted, ContactedHost::Address(_))
+        {
+            return Err(ClientError::UnnamedMembers);
+        }
         let grant = match service {
             None => self.grant,
             Some(host) => self
@@ -491,17 +516,37 @@ impl Client {
             rules: Arc::clone(&self.rules),
             resolver: Arc::clone(&self.resolver),
             namespace: Arc::clone(&self.namespace),
-            contacted: ContactedHost::Address(address.ip()),
+            contacted: ContactedHost::Member(address.ip()),
             port: address.port(),
             grant,
-            renewal: self.renewal.as_ref().map(RenewalSchedule::another),
+            renewal: self.renewal.as_ref().map(|_| RenewalSchedule::of(&address)),
             last_good: Mutex::default(),
         })
     }
 
-    /// Every address of the url's host, those that may not be contacted as well: [`member`](Self::member) refuses them one by one.
+    /// Every address of the url's host, those that may not be contacted as well: [`member`](Self::member) refuses them one by one. They are
+    /// of one IP version, IPv4 if there are any, since a process that has both would be found twice. None for a name that exists and has no
+    /// address: an error is only what does not say which addresses there are.
     pub async fn host_addresses(&self) -> Result<Arc<[SocketAddr]>, CallError> {
-        self.addresses().await
+        let name = match &self.contacted {
+            ContactedHost::Address(address) | ContactedHost::Member(address) => {
+                return Ok(Arc::from([SocketAddr::new(*address, self.port)]));
+            }
+            ContactedHost::Name(name) => name,
+        };
+        let found = match self.resolver.look_up(&self.namespace, name).await {
+            Ok(found) => found,
+            Err(error) if error.says_that_there_is_no_address() => return Ok(Arc::default()),
+            Err(error) => return Err(CallError::new(Reason::Dns, error.to_string())),
+        };
+        let has_v4 = found.addresses.iter().any(IpAddr::is_ipv4);
+        if !has_v4 && !found.is_complete {
+            // Else every member would get another name until the question about IPv4 is answered.
+            return Err(self.unresolved());
+        }
+        let mut once = HashSet::new();
+        let of_version = found.addresses.iter().filter(|address| address.is_ipv4() == has_v4 && once.insert(**address));
+        Ok(of_version.map(|address| SocketAddr::new(*address, self.port)).collect())
     }
 
     /// The namespace of the target that it is for.
@@ -512,13 +557,16 @@ impl Client {
     /// The addresses that may be contacted now: those of the host, or of the proxy, that no rule forbids.
     pub(super) async fn addresses(&self) -> Result<Arc<[SocketAddr]>, CallError> {
         let name = match &self.contacted {
-            ContactedHost::Address(address) => return Ok(Arc::from([SocketAddr::new(*address, self.port)])), // judged with the url
+            // Judged with the url, or when the member was found.
+            ContactedHost::Address(address) | ContactedHost::Member(address) => {
+                return Ok(Arc::from([SocketAddr::new(*address, self.port)]));
+            }
             ContactedHost::Name(name) => name,
         };
         let found = self.resolver.look_up(&self.namespace, name).await;
         let found = found.map_err(|error| CallError::new(Reason::Dns, error.to_string()))?;
         let mut refused = None;
-        let allowed = found.iter().filter(|address| {
+        let allowed = found.first_of_each_version(MAX_TRIED).filter(|address| {
             let ground = self.rules.refusal(**address, self.grant);
             refused = refused.or_else(|| ground.map(|ground| (**address, ground)));
             ground.is_none()
@@ -538,7 +586,7 @@ impl Client {
     /// The error of a call whose deadline passed within [`addresses`](Self::addresses).
     pub(super) fn unresolved(&self) -> CallError {
         let message = match &self.contacted {
-            ContactedHost::Address(_) => "no answer in time".to_owned(),
+            ContactedHost::Address(_) | ContactedHost::Member(_) => "no answer in time".to_owned(),
             ContactedHost::Name(name) => self.resolver.timeout_error(name).to_string(),
         };
         CallError::new(Reason::Dns, message)
@@ -569,7 +617,7 @@ impl Client {
             Transport::Pooled(shared) => shared,
         };
         let mut request = request.in_absolute_form();
-        shared.name_server(&mut request);
+        shared.address(&mut request, self.member_address());
         let again = request.try_clone();
         let mut sent = self.send_by(shared, &shared.http, request, addresses, period, deadline, failures).await;
         if matches!(sent, Err(SendError::ReusedClosed(_)))
@@ -653,7 +701,8 @@ impl Client {
                 period.tag_url(request.url_mut(), address.ip());
             }
             failures.begin(&attempt);
-            match attempt.during(http.execute(request)).await {
+            let resumes = self.member_address().is_none();
+            match attempt.during(http.execute(request), resumes).await {
                 Ok(response) => {
                     *self.last_good() = response.remote_addr().map(|address| address.ip());
                     return Ok(response);
@@ -681,6 +730,14 @@ impl Client {
         Err(failures.call_error(self.is_proxied()).into())
     }
 
+    /// The address of the member that it is for.
+    const fn member_address(&self) -> Option<SocketAddr> {
+        match self.contacted {
+            ContactedHost::Member(address) => Some(SocketAddr::new(address, self.port)),
+            ContactedHost::Address(_) | ContactedHost::Name(_) => None,
+        }
+    }
+
     fn last_good(&self) -> MutexGuard<'_, Option<IpAddr>> {
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -700,7 +757,11 @@ impl Client {
         let (Transport::Pooled(shared), UnreadResponse::Pooled(response)) = (&self.transport, response) else {
             return None;
         };
-        let authority = https_authority(url)?;
+        let mut authority = https_authority(url)?;
+        if let Some(member) = self.member_address() {
+            // Its certificate is its own, whatever the names that all of them have in common.
+            authority = format!("{member} as {authority}");
+        }
         let leaf =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
         let SharedClient { expiries, tls_proxy, verifies, .. } = &**shared;

@@ -89,6 +89,14 @@ pub enum ClientError {
         /// The host.
         host: String,
     },
+    /// The addresses of members are contacted directly.
+    #[error("members cannot be combined with proxyUrl: remove one of them")]
+    ProxiedMembers,
+    /// No member has the address in the url, so there is no name that its certificate could contain.
+    #[error(
+        "the url of members over https must have a name: write the name in their certificates in url, or in tlsConfig.serverName"
+    )]
+    UnnamedMembers,
     /// The HTTP client refuses the settings.
     #[error("the connection settings cannot be used")]
     Build(#[source] reqwest::Error),
@@ -103,7 +111,8 @@ impl ClientError {
             Self::Key(_) => Some("tlsConfig.keySecret"),
             Self::ProxiedServerName | Self::ServerName => Some("tlsConfig.serverName"),
             Self::HostNotAllowed { field, .. } => Some(field),
-            Self::ResolvedByProxy { .. } => Some("url"),
+            Self::ResolvedByProxy { .. } | Self::UnnamedMembers => Some("url"),
+            Self::ProxiedMembers => Some("members"),
             Self::Roots | Self::Denied { .. } | Self::Build(_) => None,
         }
     }

@@ -22,6 +22,15 @@ use crate::kind::{CallError, Reason};
 tokio::task_local! {
     /// The attempt of the request under way.
     static ATTEMPT: ConnectAttempt;
+    /// Whether the connection that is being made may resume a TLS session. Unlike the attempt it is known as well where the connection is
+    /// finished in a task of its own.
+    static RESUMES: bool;
+}
+
+/// Whether the connection that is being made may resume a session that another connection has left under the name of its server. Members of
+/// a target have one name and are several servers, each with its own certificate, which is then verified on every connection.
+pub(super) fn resumes() -> bool {
+    RESUMES.try_with(|resumes| *resumes).unwrap_or(true)
 }
 
 /// How long a connection to the first address is waited for before the second is tried as well, as RFC 8305 recommends.
@@ -61,9 +70,9 @@ impl ConnectAttempt {
         self.0.addresses.first().copied()
     }
 
-    /// Sends a request. It reuses a connection if none is made meanwhile.
-    pub(super) async fn during<R: Future>(&self, request: R) -> R::Output {
-        ATTEMPT.scope(self.clone(), request).await
+    /// Sends a request. It reuses a connection if none is made meanwhile; one that is made resumes a TLS session only if it `resumes`.
+    pub(super) async fn during<R: Future>(&self, request: R, resumes: bool) -> R::Output {
+        RESUMES.scope(resumes, ATTEMPT.scope(self.clone(), request)).await
     }
 
     /// Connects over TCP.
@@ -230,7 +239,7 @@ where
             attempt.0.is_started.store(true, Ordering::Relaxed);
             attempt.0.deadline
         });
-        let connecting = self.0.call(to);
+        let connecting = RESUMES.scope(resumes(), self.0.call(to));
         Box::pin(async move {
             let connection = match deadline {
                 Ok(Some(deadline)) => {

@@ -2,7 +2,7 @@
 //! name that has moved and a certificate that was renewed are followed. Each server has its own schedule, so that not all connections are
 //! renewed at once.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,16 +27,12 @@ pub(super) struct RenewalPeriod {
 }
 
 impl RenewalSchedule {
-    /// For the server at `host:port`. Targets with the same server have the same periods, and so share its connections.
-    pub(super) fn of(authority: &str) -> Self {
+    /// For this server: `host:port`, or the address of a member. Targets with the same server have the same periods, and so share its
+    /// connections.
+    pub(super) fn of(server: &(impl Hash + ?Sized)) -> Self {
         static SPREAD: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let offset = SPREAD.hash_one(authority) % (RenewalPeriod::LENGTH.as_secs() * 1000);
+        let offset = SPREAD.hash_one(server) % (RenewalPeriod::LENGTH.as_secs() * 1000);
         Self { offset: Duration::from_millis(offset), last_poll: Mutex::default() }
-    }
-
-    /// Another schedule with the same periods.
-    pub(super) fn another(&self) -> Self {
-        Self { offset: self.offset, last_poll: Mutex::default() }
     }
 
     /// The period of a poll that begins now. The next poll is expected after as much time as has passed since the last one.

@@ -9,6 +9,8 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls_pki_types::ServerName;
 
+use super::dial::resumes;
+
 /// After this time the certificate of a server is verified again: one that was renewed or has expired is noticed by then.
 const MAX_AGE: Duration = Duration::from_mins(10);
 
@@ -77,7 +79,7 @@ impl ClientSessionStore for SessionCache {
     }
 
     fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.read(name, |known| known.tls12.clone())
+        resumes().then(|| self.read(name, |known| known.tls12.clone()))?
     }
 
     fn remove_tls12_session(&self, name: &ServerName<'static>) {
@@ -89,7 +91,7 @@ impl ClientSessionStore for SessionCache {
     }
 
     fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.read(name, |known| known.tls13.take())
+        resumes().then(|| self.read(name, |known| known.tls13.take()))?
     }
 }
 

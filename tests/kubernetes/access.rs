@@ -32,6 +32,8 @@ fn served() -> &'static Cluster {
 struct Permission {
     group: String,
     resource: String,
+    /// Whether it is for one object only. Both are shipped for EndpointSlices: our own, and those of the members of targets.
+    is_named: bool,
     verb: String,
 }
 
@@ -40,7 +42,18 @@ impl Permission {
         let (resource, subresource) = self.resource.split_once('/').unwrap_or((&self.resource, ""));
         // The log calls it by what was sent: an apply.
         let sent = if self.verb == "create" && resource != "leases" { "patch" } else { &self.verb };
-        line.resource == resource && line.subresource == subresource && line.verb == sent
+        let is_meant = resource != "endpointslices" || line.name.is_empty() != self.is_named;
+        line.resource == resource && line.subresource == subresource && line.verb == sent && is_meant
+    }
+
+    /// Whether it is of this rule.
+    fn is_in(&self, rule: &Value) -> bool {
+        rule["resources"][0] == *self.resource && rule["resourceNames"].is_array() == self.is_named
+    }
+
+    /// Whether it is for the members of targets.
+    fn is_for_members(&self) -> bool {
+        self.resource == "endpointslices" && !self.is_named
     }
 }
 
@@ -78,14 +91,20 @@ impl Installation {
         self.rules()
             .flat_map(|rule| {
                 let (group, resource) = (text(&rule["apiGroups"][0]), text(&rule["resources"][0]));
+                let is_named = rule["resourceNames"].is_array();
                 let verbs: Vec<String> = rule["verbs"].as_array().unwrap().iter().map(text).collect();
-                verbs.into_iter().map(move |verb| Permission { group: group.clone(), resource: resource.clone(), verb })
+                verbs.into_iter().map(move |verb| Permission {
+                    group: group.clone(),
+                    resource: resource.clone(),
+                    is_named,
+                    verb,
+                })
             })
             .collect()
     }
 
     fn take_away(&mut self, permission: &Permission) {
-        let rules = self.rules().filter(|rule| rule["resources"][0] == *permission.resource);
+        let rules = self.rules().filter(|rule| permission.is_in(rule));
         for verbs in rules.filter_map(|rule| rule["verbs"].as_array_mut()) {
             verbs.retain(|verb| *verb != *permission.verb);
         }
@@ -128,6 +147,17 @@ apiVersion: scrapetarget.dev/v1alpha1
 kind: ScrapeTarget
 metadata: {{ name: trusting, namespace: {name} }}
 spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap: {{ name: names, key: ca }} }} }} }}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{ name: rooms, namespace: {name}, labels: {{ kubernetes.io/service-name: rooms }} }}
+addressType: IPv4
+endpoints: []
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: {{ name: many, namespace: {name} }}
+spec: {{ type: Sora, url: 'http://rooms/', members: {{ service: {{}} }} }}
 "
         ));
     }
@@ -160,7 +190,7 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
 
     /// Everything that this permission is for: up to the sentence that says that it is missing, and on until all is well with it.
     fn until_told_and_healed(&self, permission: &Permission) {
-        let Permission { group, resource, verb } = permission;
+        let Permission { group, resource, verb, .. } = permission;
         let rule = format!("{{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [{verb:?}]}}");
         if resource.starts_with("endpoint") && (verb == "get" || verb == "delete") {
             let mut running = self.start();
@@ -196,6 +226,11 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
                 self.until(&what, &mut running, |installation, _| installation.told(target, kind) == reason);
             }
         }
+        if permission.is_for_members() {
+            self.until("the problem of the target with members", &mut running, |installation, _| {
+                installation.told("many", "Accepted") == "False/EndpointsForbidden"
+            });
+        }
         // Who cannot lead, or knows no targets, writes nothing; everybody else writes all that is permitted.
         if resource != "leases" && !is_blind {
             self.until_written(permission, &mut running);
@@ -214,7 +249,7 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
         if missing.resource != "endpoints" {
             self.until(&without("Endpoints"), running, |installation, _| installation.endpoints() == "10.9.8.1");
         }
-        if missing.resource != "endpointslices" {
+        if missing.resource != "endpointslices" || missing.is_for_members() {
             self.until(&without("EndpointSlice"), running, |installation, _| installation.slices() == "10.9.8.1");
         }
         if missing.resource != "scrapetargets/status" {
@@ -260,6 +295,7 @@ spec: {{ type: Sora, url: 'https://127.0.0.1:1/', tlsConfig: {{ ca: {{ configMap
             && self.told("plain", "MonitorReady").starts_with("True/")
             && self.told("secretive", "Accepted") == "True/Accepted"
             && !["", "False/ConfigMapForbidden"].contains(&&*self.told("trusting", "Accepted"))
+            && self.told("many", "Accepted") == "True/Accepted"
             && self.monitors().contains("secretive")
             && self.is_behind_both()
     }
@@ -339,17 +375,18 @@ fn the_shipped_permissions_are_enough_and_each_is_used() {
     installation.apply();
     let mut running = installation.start();
     installation
-        .until("monitors", &mut running, |installation, _| installation.monitors() == "plain secretive trusting");
+        .until("monitors", &mut running, |installation, _| installation.monitors() == "many plain secretive trusting");
     installation.until("Endpoints", &mut running, |installation, _| installation.is_behind_both());
     installation.until("status", &mut running, |installation, _| installation.told("plain", "Up") == "False/Connect");
     installation.disable_monitor();
-    installation
-        .until("an end of a monitor", &mut running, |installation, _| installation.monitors() == "secretive trusting");
+    installation.until("an end of a monitor", &mut running, |installation, _| {
+        installation.monitors() == "many secretive trusting"
+    });
     let log = running.log();
     stop(running);
     assert!(!log.contains("not permitted"), "{log}");
     let cleaned = installation.cleanup();
-    assert_eq!(cleaned.stdout, "removed 2 ServiceMonitors and 1 Endpoints\n", "{}", cleaned.stderr);
+    assert_eq!(cleaned.stdout, "removed 3 ServiceMonitors and 1 Endpoints\n", "{}", cleaned.stderr);
     assert_eq!(cleaned.code, Some(0));
     assert_eq!([installation.monitors(), installation.endpoints(), installation.slices()], [""; 3]);
 

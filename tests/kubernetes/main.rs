@@ -13,6 +13,7 @@ mod exporter;
 mod faults;
 mod leader;
 mod manifests;
+mod members;
 mod model;
 mod monitor;
 mod operator;

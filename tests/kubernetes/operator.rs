@@ -19,6 +19,7 @@ use serde_json::json;
 use release::{Release, SERVICE};
 use server::{Labels, Pool, Server, until};
 use stage::Stage;
+pub(crate) use stage::own_address;
 
 use crate::support::load::allowed;
 use crate::support::program::{Running, signal};

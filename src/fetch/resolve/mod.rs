@@ -41,6 +41,9 @@ const MAX_NAMES: usize = 1 << 15;
 /// Up to this number of names, none is removed.
 const MIN_SWEEP: usize = 1024;
 
+/// Addresses in memory, beside the first of each name.
+const MAX_ADDRESSES: usize = 1 << 17;
+
 /// Concurrent lookups of names that are expected to be answered, and of those that are not: of one namespace, and in total. The former wait
 /// for a permit, which takes little time; the latter fail. Each lookup is a socket for either IP version, and the same for each of three
 /// retries.
@@ -48,7 +51,27 @@ const QUICK_PERMITS: (usize, usize) = (32, 128);
 const SLOW_PERMITS: (usize, usize) = (16, 128);
 
 /// The addresses of a host: at least one.
-pub(super) type Resolved = Result<Arc<[IpAddr]>, NameError>;
+pub(super) type Resolved = Result<HostAddresses, NameError>;
+
+/// The addresses of a host.
+#[derive(Clone, Debug)]
+pub(super) struct HostAddresses {
+    pub(super) addresses: Arc<[IpAddr]>,
+    /// What is missing does not exist: no question about one of the IP versions is open.
+    pub(super) is_complete: bool,
+}
+
+impl HostAddresses {
+    /// The addresses that the name server named first, up to `most` of each IP version.
+    pub(super) fn first_of_each_version(&self, most: usize) -> impl Iterator<Item = &IpAddr> {
+        let (mut v4, mut v6) = (0, 0);
+        self.addresses.iter().filter(move |address| {
+            let count = if address.is_ipv4() { &mut v4 } else { &mut v6 };
+            *count += 1;
+            *count <= most
+        })
+    }
+}
 
 /// Names whose addresses are known without a query, as in a file of hosts. Where they may be used, is decided as for all others.
 pub type KnownHosts = HashMap<Arc<str>, Arc<[IpAddr]>>;
@@ -76,6 +99,11 @@ enum NameErrorCause {
 }
 
 impl NameError {
+    /// Whether a name server has said that the name exists, and that no address belongs to it.
+    pub(super) fn says_that_there_is_no_address(&self) -> bool {
+        self.cause == NameErrorCause::NoAddress
+    }
+
     fn sentence(&self) -> String {
         let Self { host, servers, cause } = self;
         match cause {
@@ -107,6 +135,8 @@ struct ResolverState {
     files: ConfigFiles,
     system: Option<Arc<SystemConfig>>,
     names: HashMap<Arc<str>, CachedName>,
+    /// The sum of [`CachedName::size`].
+    addresses: usize,
     /// The number of names at which expired ones are removed.
     sweep_at: usize,
     /// One for each name that is being resolved.
@@ -119,6 +149,14 @@ struct ResolverState {
 struct CachedName {
     answer: Option<(Resolved, Instant)>,
     silent_until: Option<Instant>,
+}
+
+impl CachedName {
+    /// Addresses beside the first one.
+    fn size(&self) -> usize {
+        let addresses = self.answer.as_ref().and_then(|(answer, _)| answer.as_ref().ok()).map(|found| &found.addresses);
+        addresses.map_or(0, |addresses| addresses.len().saturating_sub(1))
+    }
 }
 
 /// Limits concurrent lookups.
@@ -213,7 +251,8 @@ impl Resolver {
             Ok(found) => {
                 let left =
                     found.until.map_or(*CACHE_TIME.end(), |until| until.duration_since(std::time::Instant::now()));
-                let answer: Resolved = Ok(found.addresses.into());
+                let answer: Resolved =
+                    Ok(HostAddresses { addresses: found.addresses.into(), is_complete: found.is_complete });
                 if current {
                     state.cache(&host, answer.clone(), left.clamp(*CACHE_TIME.start(), *CACHE_TIME.end()));
                 }
@@ -259,6 +298,7 @@ impl ResolverState {
         if self.files.have_changed() {
             self.system = Some(Arc::new(SystemConfig::read(self.system.as_deref())));
             self.names.clear();
+            self.addresses = 0;
             self.running = RunningLookups::default();
         }
     }
@@ -271,7 +311,8 @@ impl ResolverState {
     fn without_query(&mut self, host: &Arc<str>) -> Option<Resolved> {
         self.refresh();
         self.cached(host).or_else(|| {
-            let answer: Resolved = Ok(self.system().without_query(host)?.into());
+            let addresses = self.system().without_query(host)?.into();
+            let answer: Resolved = Ok(HostAddresses { addresses, is_complete: true });
             self.cache(host, answer.clone(), *CACHE_TIME.end());
             Some(answer)
         })
@@ -288,7 +329,17 @@ impl ResolverState {
         if !matches!(&answer, Err(NameError { cause: NameErrorCause::ServerFailed, .. })) {
             name.silent_until = None;
         }
+        let before = name.size();
         name.answer = Some((answer, Instant::now() + time));
+        let size = name.size();
+        self.addresses = self.addresses.saturating_sub(before) + size;
+        if self.addresses > MAX_ADDRESSES {
+            self.sweep();
+        }
+        if self.addresses > MAX_ADDRESSES {
+            self.names.clear();
+            self.addresses = 0;
+        }
     }
 
     fn mark_silent(&mut self, host: &Arc<str>) {
@@ -302,17 +353,24 @@ impl ResolverState {
 
     fn entry(&mut self, host: &Arc<str>) -> &mut CachedName {
         if self.names.len() >= self.sweep_at.clamp(MIN_SWEEP, MAX_NAMES) && !self.names.contains_key(host) {
-            let now = Instant::now();
-            self.names.retain(|_, known| {
-                let answer = known.answer.as_ref().map(|(_, until)| *until);
-                [answer, known.silent_until].into_iter().flatten().any(|until| now < until)
-            });
+            self.sweep();
             if self.names.len() >= MAX_NAMES {
                 self.names.clear();
+                self.addresses = 0;
             }
             self.sweep_at = 2 * self.names.len();
         }
         self.names.entry(Arc::clone(host)).or_default()
+    }
+
+    /// Removes what has expired.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        self.names.retain(|_, known| {
+            let answer = known.answer.as_ref().map(|(_, until)| *until);
+            [answer, known.silent_until].into_iter().flatten().any(|until| now < until)
+        });
+        self.addresses = self.names.values().map(CachedName::size).sum();
     }
 
     /// The permits of a namespace.

@@ -73,6 +73,8 @@ pub(super) struct SystemConfig {
 pub(super) struct FoundAddresses {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) until: Option<Instant>,
+    /// Both questions were answered.
+    pub(super) is_complete: bool,
 }
 
 impl SystemConfig {
@@ -229,16 +231,24 @@ async fn both_versions(server: &TokioResolver, name: &Name) -> Result<FoundAddre
             (v4, Some(v6))
         }
     };
-    let mut found = FoundAddresses { addresses: Vec::new(), until: None };
+    let mut found = FoundAddresses { addresses: Vec::new(), until: None, is_complete: true };
     let mut whys = Vec::new();
-    for lookup in [v4, v6].into_iter().flatten() {
+    for lookup in [v4, v6] {
+        let Some(lookup) = lookup else {
+            found.is_complete = false;
+            continue;
+        };
         match lookup {
             Ok(lookup) => {
                 found.addresses.extend(addresses(&lookup));
                 let until = lookup.valid_until();
                 found.until = Some(found.until.map_or(until, |earlier| earlier.min(until)));
             }
-            Err(error) => whys.push(why(&error)),
+            Err(error) => {
+                let why = why(&error);
+                found.is_complete &= matches!(why, NameErrorCause::NotFound | NameErrorCause::NoAddress);
+                whys.push(why);
+            }
         }
     }
     if found.addresses.is_empty() {
@@ -260,8 +270,9 @@ async fn rest_of(
     }
 }
 
-/// The most addresses of one version that are taken from an answer: each is kept, and may be tried.
-const MOST_ADDRESSES: usize = 16;
+/// The most addresses of one version that are taken: as many as one answer of a name server has room for. Fewer would be another choice each
+/// time, since name servers rotate them.
+const MOST_ADDRESSES: usize = 4096;
 
 fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
     lookup.answers().iter().filter_map(|record| record.data.ip_addr()).take(MOST_ADDRESSES).collect()

@@ -198,6 +198,8 @@ impl ScopeState {
         if let Some(watch) = self.watch.as_mut().filter(|watch| watch.listed_within.is_zero()) {
             watch.listed_within = now - watch.begun;
         }
+        // Where slices may be listed and not watched, that is found out in a moment.
+        let at = if self.access == SliceAccess::Denied { now + BATCHING } else { now };
         for (service, wanted) in &mut self.services {
             let is_first = wanted.coverage == Coverage::Watched;
             if is_first {
@@ -205,7 +207,7 @@ impl ScopeState {
             }
             if is_first || !self.store.has_same(service, &before) {
                 wanted.joined.clear();
-                self.dirty.insert(service.clone(), now);
+                self.dirty.insert(service.clone(), at);
             }
         }
         self.set_access(SliceAccess::Granted, now);

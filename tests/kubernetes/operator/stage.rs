@@ -66,7 +66,7 @@ impl Stage {
 }
 
 /// An address of this machine that may stand in Endpoints: the API server refuses loopback and link-local ones.
-pub(super) fn own_address() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     // Nothing is sent: the system only tells from which address it would.
     let destinations =
         [[192, 0, 2, 1], [198, 51, 100, 1], [10, 255, 255, 254], [172, 31, 255, 254], [192, 168, 255, 254]];
