@@ -187,7 +187,7 @@ impl Resolver {
     /// The addresses of `host`, for a target of `namespace`. The lookup is dropped when no target waits for it any more.
     pub(super) async fn look_up(self: &Arc<Self>, namespace: &Arc<str>, host: &Arc<str>) -> Resolved {
         if let Some(known) = self.known.get(host) {
-            return Ok(Arc::clone(known));
+            return Ok(HostAddresses { addresses: Arc::clone(known), is_complete: true });
         }
         if let Some(answer) = self.lock().without_query(host) {
             return answer;
