@@ -42,18 +42,15 @@ fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot, call
     let mut out = String::with_capacity(16 * 1024);
     // Writing to a String cannot fail.
     let _ = write_summary(&mut out, target, status, snapshot);
-    match &snapshot.members {
-        Some(members) => {
-            let _ = write_members(&mut out, members);
-            let _ = match calls {
-                MemberCalls::Shown => write_calls_of_members(&mut out, target, snapshot, members),
-                MemberCalls::Linked => write_link_to_member(&mut out, target, members),
-            };
-        }
-        None => {
-            out.push_str("\nThe calls of the poll\n\n");
-            let _ = write_calls(&mut out, target, &snapshot.requests, &snapshot.calls);
-        }
+    if let Some(members) = &snapshot.members {
+        let _ = write_members(&mut out, members);
+        let _ = match calls {
+            MemberCalls::Shown => write_calls_of_members(&mut out, target, snapshot, members),
+            MemberCalls::Linked => write_link_to_member(&mut out, target, members),
+        };
+    } else {
+        out.push_str("\nThe calls of the poll\n\n");
+        let _ = write_calls(&mut out, target, &snapshot.requests, &snapshot.calls);
     }
     if snapshot.withheld > 0 {
         let _ = writeln!(out, "\nSamples left out: {}. {WITHHELD}", snapshot.withheld);

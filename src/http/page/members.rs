@@ -12,14 +12,14 @@ use crate::poll::MemberReport;
 /// From this number on, the members of a target are folded.
 const FOLDED_FROM: usize = 10;
 
-impl TargetsPage<'_> {
-    /// How many members answer, below the state of the target.
-    pub(super) fn members_up(&self, view: &TargetView) -> Markup {
-        let Some(members) = view.members() else { return Markup::default() };
-        let counts = counts(members);
-        html! { small { (Thousands(counts.up)) "/" (Thousands(counts.found)) " up" span class="sr" { ", of its members" } } }
-    }
+/// How many members answer, below the state of the target.
+pub(super) fn members_up(view: &TargetView) -> Markup {
+    let Some(members) = view.members() else { return Markup::default() };
+    let counts = counts(members);
+    html! { small { (Thousands(counts.up)) "/" (Thousands(counts.found)) " up" span class="sr" { ", of its members" } } }
+}
 
+impl TargetsPage<'_> {
     /// The members of a target, first those that the filter is about, then those that fail. `None`: there is none to show.
     pub(super) fn members(&self, view: &TargetView, rows: &PageRows<'_>) -> Option<Markup> {
         let members = view.members().filter(|members| !members.is_empty())?;

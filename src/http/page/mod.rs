@@ -307,7 +307,7 @@ impl TargetsPage<'_> {
         html! {
             tr role="row" class=(state) {
                 th scope="row" role="rowheader" { small { (view.id.namespace) } (view.id.name) }
-                td role="cell" data-label="State" { div { div class="state" { (state) } (self.members_up(view)) } }
+                td role="cell" data-label="State" { div { div class="state" { (state) } (members::members_up(view)) } }
                 @let failure = status.failure.as_ref().filter(|_| is_unwell);
                 @let members = self.members(view, rows);
                 @if failure.is_none() && members.is_none() {
