@@ -317,7 +317,7 @@ fn one_service_and_one_namespace_do_not_take_the_memory_of_others() {
             "metadata": { "name": name.to_string(), "namespace": namespace }, "addressType": "IPv4", "endpoints": endpoints,
         });
         let service = ServiceRef { namespace: namespace.into(), name: service.into() };
-        store.put(&service, &serde_json::from_value(slice).unwrap(), 0, &mut texts);
+        store.put(&service, &serde_json::from_value(slice).unwrap(), None, 0, &mut texts);
         (store.entries(), store.is_truncated(&service))
     };
     assert_eq!(put("fair", "a", 0), (1001, false));
