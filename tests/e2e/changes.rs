@@ -42,6 +42,8 @@ pub(crate) fn wrong_target_is_refused(cluster: &Cluster) {
 
 pub(crate) fn secret_is_rotated(cluster: &Cluster) {
     let success = r#"probe_success{instance="simulated-webrtc/rooms"}"#;
+    // Its pods will be others.
+    cluster.until_steady();
     // The server wants another token before anybody has told us.
     cluster.kubectl(&[
         "-n",

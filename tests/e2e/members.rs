@@ -73,6 +73,7 @@ fn scale(cluster: &Cluster, replicas: u32) {
 
 /// All that happens to pods, while one drains.
 pub(crate) fn come_and_go(cluster: &Cluster) {
+    cluster.until_steady();
     until_series_are_of_the_pods(cluster, 3);
     cluster.apply(&draining_pod());
     until_series_are_of_the_pods(cluster, 4);
@@ -137,6 +138,7 @@ fn one_is_killed(cluster: &Cluster, pod: &str) {
 
 /// Pods come and go in whatever way Prometheus finds targets, and however many replicas there are.
 pub(crate) fn are_scaled(cluster: &Cluster) {
+    cluster.until_steady();
     for number in [4, 3] {
         scale(cluster, number);
         until_series_are_of_the_pods(cluster, number);

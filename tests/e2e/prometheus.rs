@@ -88,13 +88,20 @@ impl Cluster {
         time
     }
 
-    /// Begins to count scrapes of targets that are all up.
-    pub(crate) fn watch_scrapes(&self) -> Watched<'_> {
+    /// Waits until each target that is up is scraped at the interval that it has in the end, and returns how many there are. While its
+    /// configuration changes, Prometheus may forget to end series that are gone from an answer: they end after five minutes then.
+    pub(crate) fn until_steady(&self) -> usize {
         let (targets, _) = until("targets that are scraped every 5 s", Duration::from_secs(180), || {
             let steady = self.query(&format!("count_over_time({SUCCESS}[{}s]) >= 3", 3 * INTERVAL.as_secs() + 1))?;
             let up = self.query(&format!("{} == 1", scraped(SUCCESS)))?;
             if !up.is_empty() && steady.len() == up.len() { Ok(up.len()) } else { Err(format!("{steady:?} of {up:?}")) }
         });
+        targets
+    }
+
+    /// Begins to count scrapes of targets that are all up.
+    pub(crate) fn watch_scrapes(&self) -> Watched<'_> {
+        let targets = self.until_steady();
         Watched { cluster: self, since: SystemTime::now(), targets }
     }
 }
