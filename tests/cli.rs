@@ -600,6 +600,14 @@ async fn probe_polls_the_addresses_of_a_name_and_not_the_pods_of_a_service() {
     let said = run(["probe", file.to_str().unwrap(), "--timeout", "30s"]);
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
 
+    let closed = closed_port().replace("127.0.0.1", "localhost");
+    let said = run(["probe", "--type", "Sora", "--url", &closed, "--members-dns"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains("probe_failure_info{reason=\"connect\"} 1\n"), "{}", said.stdout);
+    let [member, all] = said.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{}", said.stderr) };
+    assert!(member.starts_with("warning: 127.0.0.1:") && member.ends_with("(connect)"), "{member}");
+    assert!(all.starts_with("error: ") && all.contains("127.0.0.1:"), "{all}");
+
     fs::write(&file, of_service()).unwrap();
     let said = run(["probe", file.to_str().unwrap()]);
     assert_eq!(said.code, Some(1));

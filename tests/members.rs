@@ -308,6 +308,44 @@ async fn a_change_of_the_members_takes_effect_while_another_member_hangs() {
     .await;
 }
 
+#[tokio::test]
+async fn a_target_whose_members_are_all_new_keeps_no_series_of_those_that_are_gone() {
+    let (server, hanging) = (broker(1).await.1, Faulty::start(Fault::HangsBeforeTheAnswer).await);
+    let pollers = pollers();
+    let mut target = target(Type::Orion, &[pod("old", server.address)]);
+    target.timeout = PATIENCE * 4;
+    pollers.apply([target.clone()]);
+    answer(&pollers, &target).await;
+    pollers.apply([with(target.clone(), &[pod("new", hanging.address)])]);
+    eventually(PATIENCE, async || {
+        let snapshot = answer(&pollers, &target).await;
+        let reason = snapshot.failure.as_ref().map(|failure| failure.reason);
+        if (pods(&snapshot), reason) == (BTreeSet::new(), Some(Reason::Pending)) {
+            Ok(())
+        } else {
+            Err(format!("{reason:?}"))
+        }
+    })
+    .await;
+    assert_eq!(pollers.get(&target.id).unwrap().status().state, TargetState::Pending, "which is not down");
+}
+
+#[tokio::test]
+async fn after_a_change_of_what_is_polled_no_older_result_of_any_member_is_served() {
+    let (broker, server) = broker(1).await;
+    let pollers = pollers();
+    let target = target(Type::Orion, &[pod("a", server.address), pod("b", server.address)]);
+    pollers.apply([target.clone()]);
+    assert_eq!(pods(&*answer(&pollers, &target).await).len(), 2);
+    broker.switch().set(Mode::Status(500));
+    let mut changed = target.clone();
+    changed.source.url = "http://other.media.svc:1026/".parse().unwrap();
+    pollers.apply([changed]);
+    let snapshot = answer(&pollers, &target).await;
+    assert_eq!(snapshot.failure.as_ref().map(|failure| failure.reason), Some(Reason::HttpStatus));
+    assert_eq!(states(&snapshot), counted([("down", 2.0)]));
+}
+
 /// The sum of the counters that the exporter accumulates.
 fn accumulated(snapshot: &Snapshot) -> f64 {
     let all = series(&text(snapshot));
@@ -333,7 +371,8 @@ async fn the_memory_of_a_process_goes_with_the_uid_of_its_pod() {
     assert!(before > 0.0);
     let moved = Member { node: Some("node-2".into()), ..member.clone() };
     pollers.apply([with(target.clone(), &[moved])]);
-    assert!(accumulated(&*answer(&pollers, &target).await) >= before, "it is the same process");
+    let same = answer(&pollers, &target).await;
+    assert!(accumulated(&same) >= before, "it is the same process: {before}, then\n{}", text(&same));
     let replaced = Member { uid: "another".into(), ..member };
     pollers.apply([with(target.clone(), &[replaced])]);
     let after = accumulated(&*answer(&pollers, &target).await);

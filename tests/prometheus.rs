@@ -3,12 +3,14 @@
 
 mod support;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scrapetarget_exporter::metric::{ExpositionPolicy, Families, Format, merge_members, read_exposition};
 use serde_json::Value;
 use support::eventually::{PATIENCE, eventually};
 use support::load::allowed;
@@ -123,6 +125,55 @@ fn promtool_accepts_every_golden_exposition_and_finds_only_the_names_that_are_ke
     // A name that is not found any more need not be kept.
     let stale: Vec<String> = kept().difference(&found).cloned().collect();
     assert!(stale.is_empty(), "{stale:#?}");
+}
+
+/// Lets everything through as it is.
+struct Everything;
+
+impl ExpositionPolicy for Everything {
+    fn admits(&self, _: &str) -> bool {
+        true
+    }
+
+    fn rewrite<'v>(&self, _: &str, value: Cow<'v, str>) -> Cow<'v, str> {
+        value
+    }
+}
+
+#[test]
+fn promtool_accepts_one_exposition_of_members_that_have_little_in_common() {
+    let golden = expositions(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"));
+    let mut texts: Vec<String> = golden.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    texts.push(
+        "# HELP x_seconds How \\\\ long.\n# TYPE x_seconds gauge\nx_seconds{pod=\"q\",exported_pod=\"r\"} 1\n\
+         # HELP y_count Not a part.\n# TYPE y_count counter\ny_count 1\n"
+            .to_owned(),
+    );
+    texts.push(
+        "# HELP x_seconds Spread.\n# TYPE x_seconds histogram\nx_seconds_bucket{le=\"+Inf\"} 1\nx_seconds_sum 1\nx_seconds_count 1\n\
+         # HELP y Spread.\n# TYPE y summary\ny{quantile=\"0.5\"} 1\ny_sum 1\ny_count 1\n"
+            .to_owned(),
+    );
+    let members: Vec<(usize, Vec<u8>)> = texts
+        .iter()
+        .zip(0..)
+        .map(|(text, number)| {
+            let mut out = Families::default();
+            read_exposition(text, &Everything, usize::MAX, &mut out).unwrap();
+            let mut families = out.finish();
+            let text = families.encode_member("pod", &format!("rooms-{number}"));
+            (families.len(), text)
+        })
+        .collect();
+    let parts: Vec<&[u8]> = members.iter().map(|(_, text)| text.as_slice()).collect();
+    let mut text = Vec::new();
+    let merged = merge_members(&parts, &Families::default().finish(), Format::Text, &mut text);
+    let text = String::from_utf8(text).unwrap();
+    judged("merged", &text);
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(series + merged.left_out, members.iter().map(|(series, _)| series).sum::<usize>());
+    assert!(text.contains("x_seconds{pod=") && !text.contains("x_seconds_bucket"), "the first decides");
+    assert!(text.contains("y_count{pod=") && !text.contains("# TYPE y_count"), "it is a part of the summary");
 }
 
 #[test]

@@ -19,8 +19,7 @@ pub struct Members {
     /// ready and not terminating. All: every endpoint that has an address. Not with dns.
     #[serde(default)]
     pub include: Include,
-    /// Maximum number of members that are polled. If there are more, the first ones by name are polled, and the others are counted as
-    /// over_limit.
+    /// Maximum number of members that are polled. If there are more, the first ones by name are polled, and the others are only counted.
     #[serde(default = "limit")]
     #[schemars(range(min = 1, max = 500))]
     pub limit: u32,

@@ -410,6 +410,18 @@ mod tests {
     }
 
     #[test]
+    fn a_block_without_fields_takes_none() {
+        let mut manifest = serde_json::json!({
+            "apiVersion": crate::crd::API_VERSION, "kind": "ScrapeTarget", "metadata": { "name": "a", "labels": { "b": "c" } },
+            "spec": { "type": "Sora", "url": "http://a/", "members": { "dns": { "servers": [] } } },
+        });
+        let errors = crate::crd::judge(&manifest).unwrap_err();
+        assert_eq!(errors[0].path, "spec.members.dns.servers", "{errors:?}");
+        assert_eq!(crate::crd::prune(&mut manifest).as_deref(), Some("spec.members.dns.servers"));
+        assert!(crate::crd::judge(&manifest).is_ok() && manifest["metadata"]["labels"]["b"] == "c");
+    }
+
+    #[test]
     fn every_pattern_of_the_schema_compiles() {
         fn walk(schema: &Value) {
             if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {

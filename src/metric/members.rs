@@ -2,9 +2,8 @@
 //! family, when they are all there.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
-use std::collections::binary_heap::PeekMut;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 
 use super::encode::{HeaderWriter, PlainCounters, encode, write_header, write_sample};
 use super::exposition::unescape;
@@ -128,46 +127,86 @@ pub fn merge_members(parts: &[&[u8]], own: &Finished, format: Format, out: &mut 
     let mut own_text = Vec::new();
     encode(&[own], Format::Text, &mut own_text);
     let texts = std::iter::once(own_text.as_slice()).chain(parts.iter().copied());
-    let mut sources: Vec<FamilyReader<'_>> = texts.map(FamilyReader::new).collect();
+    let mut readers: Vec<FamilyReader<'_>> = texts.map(FamilyReader::new).collect();
     out.reserve(parts.iter().map(|part| part.len()).sum::<usize>() + own_text.len());
-    let names =
-        sources.iter().enumerate().filter_map(|(source, reader)| Some(Reverse((reader.next.as_ref()?.name, source))));
-    let mut queue: BinaryHeap<Reverse<(&str, usize)>> = names.collect();
-    let mut headers = HeaderWriter::new(format, Vec::new());
-    let mut composed = Vec::new();
-    let mut current: Option<(&str, Option<Type>)> = None;
-    let mut left_out = 0;
-    while let Some(mut first) = queue.peek_mut() {
-        let (name, source) = first.0;
-        let Some(block) = sources.get_mut(source).and_then(FamilyReader::take) else {
-            PeekMut::pop(first);
-            continue;
-        };
-        match sources.get(source).and_then(|reader| reader.next.as_ref()) {
-            Some(next) => first.0.0 = next.name,
-            None => _ = PeekMut::pop(first),
-        }
-        let written = match current {
-            Some((current, written)) if current == name => written,
-            _ => {
-                let written = (!is_part_of_any(name, &composed)).then_some(block.kind);
-                if written.is_some() {
-                    headers.write_next(out, name, block.kind, &unescape(block.help, false));
-                    if block.kind.is_composed() {
-                        composed.push(name);
-                    }
-                }
-                current = Some((name, written));
-                written
-            }
-        };
-        if written.is_some_and(|written| fits(block.kind, written)) {
-            out.extend_from_slice(block.samples.as_bytes());
-        } else {
-            left_out += block.samples.split_terminator('\n').count();
+    let mut queue = FamilyQueue::default();
+    for (place, reader) in readers.iter().enumerate() {
+        if let Some(next) = &reader.next {
+            queue.push(next.name, place);
         }
     }
+    let mut headers = HeaderWriter::new(format, Vec::new());
+    let mut composed = Vec::new();
+    let mut left_out = 0;
+    while let Some((name, mut places)) = queue.pop() {
+        places.sort_unstable(); // mostly they are
+        let mut written = None;
+        let mut after = None;
+        for (number, place) in places.drain(..).enumerate() {
+            let Some(reader) = readers.get_mut(place) else { continue };
+            let Some(family) = reader.take(after) else { continue };
+            if let Some(next) = reader.next {
+                queue.push(next.name, place);
+                after = Some(next);
+            }
+            if number == 0 && !is_part_of_any(name, &composed) {
+                headers.write_next(out, name, family.kind, &unescape(family.help, false));
+                if family.kind.is_composed() {
+                    composed.push(name);
+                }
+                written = Some(family.kind);
+            }
+            if written.is_some_and(|written| fits(family.kind, written)) {
+                out.extend_from_slice(family.samples.as_bytes());
+            } else {
+                left_out += family.samples.split_terminator('\n').count();
+            }
+        }
+        queue.spare.push(places);
+    }
     Merged { plain_counters: headers.finish(out), left_out }
+}
+
+/// Which texts have which family next. Members have most families in common, so few names are in it at a time.
+#[derive(Debug, Default)]
+struct FamilyQueue<'t> {
+    by_name: BTreeMap<&'t str, Vec<usize>>,
+    /// The name that was added last, and the texts that have it, as long as it is not in the map.
+    newest: Option<(&'t str, Vec<usize>)>,
+    /// Lists for reuse.
+    spare: Vec<Vec<usize>>,
+}
+
+impl<'t> FamilyQueue<'t> {
+    /// The text at this place has the family `name` next.
+    fn push(&mut self, name: &'t str, place: usize) {
+        match &mut self.newest {
+            Some((newest, places)) if *newest == name => places.push(place),
+            _ => {
+                self.flush();
+                let mut places = self.spare.pop().unwrap_or_default();
+                places.push(place);
+                self.newest = Some((name, places));
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some((name, mut places)) = self.newest.take() else { return };
+        match self.by_name.entry(name) {
+            Entry::Vacant(free) => _ = free.insert(places),
+            Entry::Occupied(mut known) => {
+                known.get_mut().append(&mut places);
+                self.spare.push(places);
+            }
+        }
+    }
+
+    /// The first name, and the texts that have it.
+    fn pop(&mut self) -> Option<(&'t str, Vec<usize>)> {
+        self.flush();
+        self.by_name.pop_first()
+    }
 }
 
 /// Whether samples of one type can be written under another.
@@ -182,8 +221,10 @@ fn is_part_of_any(name: &str, composed: &[&str]) -> bool {
 }
 
 /// One family of a text that [`Finished::encode_member`] has written.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct FamilyText<'t> {
+    /// The comments.
+    header: &'t str,
     name: &'t str,
     kind: Type,
     /// As it is escaped in text 0.0.4.
@@ -193,19 +234,30 @@ struct FamilyText<'t> {
 }
 
 impl<'t> FamilyText<'t> {
-    /// The first family of a text, and what follows it.
-    fn split_first(text: &'t str) -> Option<(Self, &'t str)> {
-        let (header, rest) = text.strip_prefix("# HELP ")?.split_once('\n')?;
-        let (name, help) = header.split_once(' ')?;
-        let (kind, rest) = rest.strip_prefix("# TYPE ")?.split_once('\n')?;
-        let kind = Type::of_text(kind.rsplit(' ').next()?)?;
+    /// The first family of a text, and what follows it. It probably has the comments of a family that is known.
+    fn split_first(text: &'t str, known: Option<Self>) -> Option<(Self, &'t str)> {
+        let known = known.and_then(|known| Some((known, text.strip_prefix(known.header)?)));
+        let (family, rest) = match known {
+            Some(known) => known,
+            None => Self::read_header(text)?,
+        };
         // A line that begins in this way is a comment: in the values of labels, line breaks are escaped.
         let mut end = 0;
         while let Some(line) = rest.get(end..).filter(|rest| !rest.is_empty() && !rest.starts_with('#')) {
             end += line.find('\n').map_or(line.len(), |at| at + 1);
         }
         let (samples, rest) = rest.split_at_checked(end)?;
-        Some((Self { name, kind, help, samples }, rest))
+        Some((Self { samples, ..family }, rest))
+    }
+
+    /// The comments at the beginning of a text, and what follows them.
+    fn read_header(text: &'t str) -> Option<(Self, &'t str)> {
+        let (line, rest) = text.strip_prefix("# HELP ")?.split_once('\n')?;
+        let (name, help) = line.split_once(' ')?;
+        let (kind, rest) = rest.strip_prefix("# TYPE ")?.split_once('\n')?;
+        let kind = Type::of_text(kind.rsplit(' ').next()?)?;
+        let header = text.get(..text.len() - rest.len())?;
+        Some((Self { header, name, kind, help, samples: "" }, rest))
     }
 }
 
@@ -221,13 +273,13 @@ impl<'t> FamilyReader<'t> {
         let text = std::str::from_utf8(text);
         debug_assert!(text.is_ok(), "the exporter itself has written it");
         let mut reader = Self { next: None, rest: text.unwrap_or_default() };
-        reader.take();
+        reader.take(None);
         reader
     }
 
-    /// The next family; the one after it becomes the next.
-    fn take(&mut self) -> Option<FamilyText<'t>> {
-        let (next, rest) = FamilyText::split_first(self.rest).unzip();
+    /// The next family; the one after it becomes the next, and probably has the comments of `after`.
+    fn take(&mut self, after: Option<FamilyText<'t>>) -> Option<FamilyText<'t>> {
+        let (next, rest) = FamilyText::split_first(self.rest, after).unzip();
         debug_assert!(next.is_some() || self.rest.is_empty(), "the exporter itself has written it");
         self.rest = rest.unwrap_or_default();
         std::mem::replace(&mut self.next, next)

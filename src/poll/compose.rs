@@ -182,8 +182,11 @@ fn failure_of(members: &[MemberReport]) -> Option<Failure> {
     Some(Failure { reason, message: render::bounded(&message).into() })
 }
 
-/// The failure of a target without a member that is polled.
+/// The failure of a target without a member that was polled.
 fn no_members(members: &[MemberReport]) -> Failure {
+    if members.iter().any(|report| report.state == MemberState::Pending) {
+        return Failure { reason: Reason::Pending, message: "no member was polled yet".into() };
+    }
     let message = match members.len() {
         0 => "there are no members".to_owned(),
         found => format!("none of {found} members is polled: spec.members.include admits none of them"),

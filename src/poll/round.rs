@@ -67,6 +67,8 @@ pub(super) struct MemberPolls {
     /// How many polls were begun.
     begun: u64,
     names: ResolvedMembers,
+    /// What the results are about.
+    target: Option<Arc<Target>>,
     /// The last round that has ended.
     round: Option<RoundTime>,
     /// When the answer must be put together anew.
@@ -112,6 +114,7 @@ impl MemberPolls {
             calls: Arc::default(),
             begun: 0,
             names: ResolvedMembers::default(),
+            target: None,
             round: None,
             compose_at: None,
             composed: None,
@@ -126,11 +129,10 @@ impl MemberPolls {
         calls: &Arc<[Call]>,
         started: Instant,
     ) {
-        let Some(members) = &target.members else { return };
-        if members.source == MemberSource::Dns {
+        if target.members.as_ref().is_some_and(|members| members.source == MemberSource::Dns) {
             self.names.resolve(prepared, target, started).await;
         }
-        self.set_members(members);
+        self.set_target(target);
         let names: Vec<Arc<str>> =
             self.polled.iter().filter(|(_, member)| !member.is_running()).map(|(name, _)| Arc::clone(name)).collect();
         self.begin_polls(names, target, prepared, calls);
@@ -138,8 +140,7 @@ impl MemberPolls {
 
     /// Follows a change of the target's members: forgets those that are gone, and polls those that are new, if `calls` are known.
     pub(super) fn follow(&mut self, target: &Arc<Target>, prepared: &Arc<PreparedTarget>, calls: Option<&Arc<[Call]>>) {
-        let Some(members) = &target.members else { return };
-        self.set_members(members);
+        self.set_target(target);
         let Some(calls) = calls else { return };
         let is_new = |member: &PolledMember| !member.is_running() && member.result.is_none();
         let names: Vec<Arc<str>> =
@@ -264,6 +265,20 @@ impl MemberPolls {
         }
     }
 
+    /// Replaces the target. If another one gives other data, all results are forgotten, and polls that are under way are stopped.
+    fn set_target(&mut self, target: &Arc<Target>) {
+        let before = self.target.replace(Arc::clone(target));
+        if before.is_some_and(|before| !before.gives_same_data(target)) {
+            self.round = None;
+            for member in self.polled.values_mut() {
+                member.forget();
+            }
+        }
+        if let Some(members) = &target.members {
+            self.set_members(members);
+        }
+    }
+
     /// Replaces the members. A process that stays keeps its results and the memory of its counters.
     fn set_members(&mut self, declared: &TargetMembers) {
         let all = match &declared.source {
@@ -372,20 +387,25 @@ impl PolledMember {
                 fresh()
             }
             // The process is the same, but what is at its old address may be another one.
-            Some(known) if known.member.address != member.address => {
-                let process = Arc::clone(&known.process);
-                known.stop();
-                Self { process, ..fresh() }
+            Some(mut known) if known.member.address != member.address => {
+                known.forget();
+                Self { member: member.clone(), ..known }
             }
             Some(known) => Self { member: member.clone(), ..known },
         }
     }
 
-    /// Stops the poll that is under way.
-    fn stop(self) {
-        if let Some((_, task)) = self.running {
+    /// Forgets its result, but not the memory of its counters.
+    fn forget(&mut self) {
+        self.result = None;
+        if let Some((_, task)) = self.running.take() {
             task.abort();
         }
+    }
+
+    /// The process is gone.
+    fn stop(mut self) {
+        self.forget();
     }
 
     /// A poll is under way. One that has ended without a result, since it panicked, is not.

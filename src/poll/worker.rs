@@ -309,6 +309,7 @@ fn publish(
         }
         (TargetState::Up, _) if context.first_polls.recover(target) => tracing::debug!(%target, %kind, "target is up"),
         (TargetState::Up, _) => tracing::info!(%target, %kind, "target is up again"),
+        (TargetState::Pending, _) => tracing::debug!(%target, %kind, "all members are new"),
         (TargetState::Suspended, _) if first.take().is_some() => tracing::debug!(%target, %kind, "target is suspended"),
         (TargetState::Suspended, _) => tracing::info!(%target, %kind, "target is suspended"),
         // This resolves itself, and an API server that does not answer would cause one line for every target.

@@ -251,10 +251,12 @@ impl Resolver {
             Ok(found) => {
                 let left =
                     found.until.map_or(*CACHE_TIME.end(), |until| until.duration_since(std::time::Instant::now()));
+                // What is missing may be known soon.
+                let most = if found.is_complete { *CACHE_TIME.end() } else { *CACHE_TIME.start() };
                 let answer: Resolved =
                     Ok(HostAddresses { addresses: found.addresses.into(), is_complete: found.is_complete });
                 if current {
-                    state.cache(&host, answer.clone(), left.clamp(*CACHE_TIME.start(), *CACHE_TIME.end()));
+                    state.cache(&host, answer.clone(), left.clamp(*CACHE_TIME.start(), most));
                 }
                 answer
             }
@@ -420,5 +422,42 @@ impl<K: Hash + Eq> RunningLookups<K> {
             self.by_key.insert(key, weak);
         }
         lookup
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// An answer with so many addresses.
+    fn answer(addresses: u32) -> Resolved {
+        let addresses = (0..addresses).map(|number| Ipv4Addr::from_bits(number).into()).collect();
+        Ok(HostAddresses { addresses, is_complete: true })
+    }
+
+    #[tokio::test]
+    async fn names_with_many_addresses_take_a_bounded_amount_of_memory() {
+        let mut state = ResolverState::default();
+        for number in 0..200_u32 {
+            // Each third one replaces an answer.
+            let name: Arc<str> = format!("{}.test", number.saturating_sub(u32::from(number % 3 == 0))).into();
+            state.cache(&name, answer(1 + 37 * number), *CACHE_TIME.end());
+            let kept: usize = state.names.values().map(CachedName::size).sum();
+            assert_eq!(state.addresses, kept, "{number}");
+            assert!(kept <= MAX_ADDRESSES, "{kept}");
+            assert!(state.cached(&name).is_some() || state.names.is_empty());
+        }
+    }
+
+    #[test]
+    fn of_many_addresses_the_first_of_each_ip_version_are_tried() {
+        let addresses: Vec<IpAddr> =
+            ["10.0.0.1", "::1", "10.0.0.2", "10.0.0.3", "::2"].map(|text| text.parse().unwrap()).into();
+        let found = HostAddresses { addresses: addresses.into(), is_complete: true };
+        let tried = |most| found.first_of_each_version(most).map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(tried(1), ["10.0.0.1", "::1"]);
+        assert_eq!(tried(2), ["10.0.0.1", "::1", "10.0.0.2", "::2"]);
     }
 }
