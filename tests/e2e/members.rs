@@ -1,7 +1,7 @@
 //! Pods behind a Service come and go, all watched by one target: Prometheus has the series of those that are there, each once.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -75,6 +75,7 @@ fn scale(cluster: &Cluster, replicas: u32) {
 pub(crate) fn come_and_go(cluster: &Cluster) {
     cluster.until_steady();
     until_series_are_of_the_pods(cluster, 3);
+    let start = Instant::now();
     cluster.apply(&draining_pod());
     until_series_are_of_the_pods(cluster, 4);
     cluster.kubectl(&["-n", NAMESPACE, "delete", "pod", DRAINING, "--wait=false"]);
@@ -113,7 +114,8 @@ pub(crate) fn come_and_go(cluster: &Cluster) {
 
     one_is_killed(cluster, after.first().unwrap());
     // Whatever happened to pods: the target has always been up, and is one.
-    let success = format!(r#"min_over_time(probe_success{{instance="{TARGET}"}}[3m])"#);
+    let time = start.elapsed().as_secs();
+    let success = format!(r#"min_over_time(probe_success{{instance="{TARGET}"}}[{time}s])"#);
     assert_eq!(cluster.query(&success).unwrap().iter().map(|(_, value)| *value).collect::<Vec<_>>(), [1.0]);
 }
 
