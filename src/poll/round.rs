@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::PollContext;
 use super::admission::Admission;
 use super::blocking::{WorkError, run_blocking};
-use super::compose::{Composition, RoundTime, Totals};
+use super::compose::{Composition, MemberTotals, RoundTime};
 use super::member::{MemberJob, MemberProcess, MemberResult, MemberText};
 use super::members::{MemberPoll, MemberReport, MemberState};
 use super::poller::Poller;
@@ -229,7 +229,7 @@ impl MemberPolls {
 
     /// Takes the series that are not in an answer yet.
     fn composition(&mut self, round: RoundTime, base: Option<Arc<Snapshot>>, format: Format) -> Composition {
-        let (mut texts, mut taken, mut totals) = (Vec::new(), HashSet::new(), Totals::default());
+        let (mut texts, mut taken, mut totals) = (Vec::new(), HashSet::new(), MemberTotals::default());
         let mut certificate_expiry: Option<Expiry> = None;
         for (name, member) in &mut self.polled {
             let Some(result) = &mut member.result else { continue };
@@ -434,7 +434,7 @@ impl PolledMember {
     }
 }
 
-impl Totals {
+impl MemberTotals {
     fn add(&mut self, result: &MemberResult) {
         self.samples += result.samples;
         self.dropped += result.dropped;
