@@ -66,6 +66,9 @@ fn a_pod_that_is_moved_to_another_slice_is_one_member_in_its_newest_state() {
     let ready = of(7, "IPv4", &[pod("a", "1", "10.0.0.1", "")]);
     let starting = of(3, "IPv4", &[pod("a", "1", "10.0.0.1", "rs")]);
     assert_eq!(shown(&[ready, starting]), ["a@10.0.0.1:80"]);
+    let ready = of(3, "IPv4", &[pod("a", "1", "10.0.0.1", "")]);
+    let unready = of(7, "IPv4", &[pod("a", "1", "10.0.0.1", "rs")]);
+    assert_eq!(shown(&[ready, unready]), ["a@10.0.0.1:80 rs"]);
 }
 
 #[test]
