@@ -44,7 +44,7 @@ fn slice_of(service: &str, name: &str, addresses: &[u8]) -> Value {
     })
 }
 
-fn event(kind: &str, slice: Value) -> Value {
+fn event(kind: &str, slice: &Value) -> Value {
     json!({ "type": kind, "object": slice })
 }
 
@@ -161,11 +161,11 @@ async fn changes_of_slices_reach_their_targets_together_within_a_second_and_no_o
         ScriptedAnswer::Later(
             5 * SECOND,
             vec![
-                event("ADDED", slice_of("rooms", "rooms-2", &[2, 3])),
-                event("ADDED", slice_of("unwanted", "unwanted-1", &[4])),
-                event("DELETED", slice_of("rooms", "rooms-1", &[1])),
-                event("MODIFIED", slice_of("rooms", "rooms-2", &[2])),
-                event("BOOKMARK", json!({ "metadata": { "resourceVersion": "8" } })),
+                event("ADDED", &slice_of("rooms", "rooms-2", &[2, 3])),
+                event("ADDED", &slice_of("unwanted", "unwanted-1", &[4])),
+                event("DELETED", &slice_of("rooms", "rooms-1", &[1])),
+                event("MODIFIED", &slice_of("rooms", "rooms-2", &[2])),
+                event("BOOKMARK", &json!({ "metadata": { "resourceVersion": "8" } })),
             ],
         )
     });
@@ -175,8 +175,8 @@ async fn changes_of_slices_reach_their_targets_together_within_a_second_and_no_o
     assert_eq!(harness.changed().await, [id("a"), id("b")]);
     let listed = Instant::now();
     assert_eq!(harness.changed().await, [id("a")]);
-    let took = listed.elapsed() - 5 * SECOND;
-    assert!(took < SECOND, "{took:?}");
+    let took = listed.elapsed();
+    assert!(took < 6 * SECOND, "{took:?}");
     assert_eq!(harness.members(&rooms), ["pod-2"]);
     harness.stop().await;
 }
@@ -192,8 +192,8 @@ async fn a_slice_that_is_given_to_another_service_leaves_the_first() {
             );
         }
         let moved = vec![
-            event("MODIFIED", slice_of("more", "one", &[1])),
-            event("MODIFIED", slice_of("unwanted", "two", &[2])),
+            event("MODIFIED", &slice_of("more", "one", &[1])),
+            event("MODIFIED", &slice_of("unwanted", "two", &[2])),
         ];
         ScriptedAnswer::Open(moved)
     });

@@ -27,7 +27,7 @@ fn of(version: u32, family: &str, endpoints: &[Value]) -> KeptSlice {
     }))
 }
 
-fn ports(ports: Value) -> KeptSlice {
+fn ports(ports: &Value) -> KeptSlice {
     slice(&json!({ "addressType": "IPv4", "endpoints": [{ "addresses": ["10.0.0.1"] }], "ports": ports }))
 }
 
@@ -66,6 +66,9 @@ fn a_pod_that_is_moved_to_another_slice_is_one_member_in_its_newest_state() {
     let ready = of(7, "IPv4", &[pod("a", "1", "10.0.0.1", "")]);
     let starting = of(3, "IPv4", &[pod("a", "1", "10.0.0.1", "rs")]);
     assert_eq!(shown(&[ready, starting]), ["a@10.0.0.1:80"]);
+    let ready = of(3, "IPv4", &[pod("a", "1", "10.0.0.1", "")]);
+    let unready = of(7, "IPv4", &[pod("a", "1", "10.0.0.1", "rs")]);
+    assert_eq!(shown(&[ready, unready]), ["a@10.0.0.1:80 rs"]);
 }
 
 #[test]
@@ -126,7 +129,7 @@ fn the_port_is_found_by_its_name_or_is_the_only_one_or_that_of_the_url() {
             Some(8080),
         ),
     ] {
-        let members = all(&[ports(found.clone())], port).ok();
+        let members = all(&[ports(found)], port).ok();
         let number = members.map(|members| members[0].address.port());
         assert_eq!(number, wanted, "{found} for {port:?}");
     }

@@ -101,22 +101,15 @@ impl Cluster {
             let before = self.written.get(&slice).map(|(before, _)| before.clone());
             if is_gone {
                 if self.written.remove(&slice).is_some() {
-                    events.push(("DELETED", self.object(slice, &json!([]), self.version)));
+                    events.push(("DELETED", object(slice, &json!([]), self.version)));
                 }
             } else if before.as_ref() != Some(&contents) {
                 self.version += 1;
                 self.written.insert(slice, (contents.clone(), self.version));
-                events.push(("MODIFIED", self.object(slice, &contents, self.version)));
+                events.push(("MODIFIED", object(slice, &contents, self.version)));
             }
         }
         events
-    }
-
-    fn object(&self, slice: u8, endpoints: &Value, version: u64) -> Value {
-        let mut object = slice_of("rooms", &format!("rooms-{slice}"), &[]);
-        object["metadata"]["resourceVersion"] = json!(version.to_string());
-        object["endpoints"] = endpoints.clone();
-        object
     }
 
     fn apply(&mut self, step: &Step) {
@@ -162,6 +155,13 @@ impl Cluster {
     }
 }
 
+fn object(slice: u8, endpoints: &Value, version: u64) -> Value {
+    let mut object = slice_of("rooms", &format!("rooms-{slice}"), &[]);
+    object["metadata"]["resourceVersion"] = json!(version.to_string());
+    object["endpoints"] = endpoints.clone();
+    object
+}
+
 struct Watcher {
     scope: ScopeState,
     texts: SharedTexts,
@@ -171,11 +171,8 @@ struct Watcher {
 impl Watcher {
     fn list(&mut self, cluster: &Cluster) {
         self.scope.list_started();
-        let mut slices: Vec<Value> = cluster
-            .written
-            .iter()
-            .map(|(slice, (contents, version))| cluster.object(*slice, contents, *version))
-            .collect();
+        let mut slices: Vec<Value> =
+            cluster.written.iter().map(|(slice, (contents, version))| object(*slice, contents, *version)).collect();
         slices.push(slice_of("unwanted", "unwanted-1", &[200]));
         for slice in slices {
             self.scope.listed(&raw(slice), 0, &mut self.texts);
