@@ -247,7 +247,7 @@ async fn members_are_listed_by_debug_and_one_is_shown_alone() {
     for words in [
         "  members       1 of 2 answer (1 down, 1 up)\n",
         "  state         up since ",
-        "  partial       sora-1: http_status\n",
+        "  partial       1 of 2 answered; sora-1: http_status\n",
         "\n  down   sora-1  ",
         "    http_status: GetStatsReport: answered 503 Service Unavailable, 2 bytes of JSON\n  up     sora-0  ",
         "sora_up{pod=\"sora-0\"} 1\n",

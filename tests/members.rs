@@ -438,7 +438,7 @@ async fn a_target_is_partly_up_by_the_first_failure_and_members_are_reported() {
     pollers.apply([target.clone()]);
     let snapshot = answer(&pollers, &target).await;
     let status = pollers.get(&target.id).unwrap().status();
-    assert_eq!((status.state, status.partial.as_deref()), (TargetState::Up, Some("b-bad: connect")));
+    assert_eq!((status.state, status.partial.as_deref()), (TargetState::Up, Some("1 of 3 answered; b-bad: connect")));
     assert_eq!(status.members, Some(MemberCounts { found: 3, up: 1 }));
     let reports = snapshot.members.as_deref().unwrap();
     let named: Vec<(&str, MemberState)> = reports.iter().map(|report| (&*report.member.name, report.state)).collect();

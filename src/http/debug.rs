@@ -341,7 +341,7 @@ mod tests {
         let text = target_text(&target("rooms"), &status(), &snapshot(members), MemberCalls::Linked);
         for words in [
             "  members       2 of 4 answer (1 down, 2 up, 1 over_limit)\n",
-            "  partial       rooms-003: connect\n",
+            "  partial       2 of 3 answered; rooms-003: connect\n",
             "  last poll     ended ",
             "\n  STATE       NAME       ADDRESS        NODE    ZONE    POLLED   TOOK   SERIES\n",
             "\n  down        rooms-003  10.0.0.3:9851  node-a  zone-1  3 s ago  12 ms  2\n    connect: stats: Connection refused\n  up ",

@@ -59,8 +59,8 @@ pub struct TargetStatus {
     pub last_success: Option<SystemTime>,
     /// How many members it has; `None`: it has no `spec.members`, or was not polled yet.
     pub members: Option<MemberCounts>,
-    /// The failure of the first member that does not answer, in a target that is up: `rooms-7d9f-x2: connect`. It stays the same while the
-    /// target stays in this state.
+    /// Which members do not answer, in a target that is up: `11 of 12 answered; rooms-7d9f-x2: connect`. It stays the same while the target
+    /// stays in this state.
     pub partial: Option<Arc<str>>,
 }
 

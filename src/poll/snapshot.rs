@@ -92,13 +92,17 @@ impl Snapshot {
         is_auth(&self.failure) || members.iter().any(|report| is_auth(&report.failure))
     }
 
-    /// How many members there are, and the failure of the first that does not answer, although others do.
+    /// How many members there are, and a sentence about those that do not answer although others do, with the failure of the first one.
     pub(super) fn member_counts(&self) -> Option<(MemberCounts, Option<Arc<str>>)> {
         let members = self.members.as_deref()?;
         let up = members.iter().filter(|report| report.poll.is_some() && report.failure.is_none()).count();
         let down = members.iter().find(|report| report.state == MemberState::Down).filter(|_| up > 0);
-        let failure = down.and_then(|report| Some((&report.member.name, report.failure.as_ref()?.reason.as_str())));
-        let partial = failure.map(|(name, reason)| format!("{name}: {reason}").into());
+        let partial = down.and_then(|report| {
+            // Members that are not polled, or that are being stopped, do not count.
+            let asked = up + members.iter().filter(|report| report.state == MemberState::Down).count();
+            let (name, reason) = (&report.member.name, report.failure.as_ref()?.reason.as_str());
+            Some(format!("{up} of {asked} answered; {name}: {reason}").into())
+        });
         Some((MemberCounts { found: members.len(), up }, partial))
     }
 

@@ -89,7 +89,7 @@ pub(in crate::http) fn status() -> TargetStatus {
         since: SystemTime::now(),
         last_success: Some(SystemTime::now()),
         members: Some(MemberCounts { found: 3, up: 2 }),
-        partial: Some("rooms-003: connect".into()),
+        partial: Some("2 of 3 answered; rooms-003: connect".into()),
     }
 }
 

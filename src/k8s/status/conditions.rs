@@ -233,13 +233,9 @@ impl StatusFacts<'_> {
             TargetState::Invalid if self.accepted.is_none() => return None, // a Secret that is not read yet
             TargetState::Suspended | TargetState::Invalid => ConditionStatus::Unknown,
         };
-        let partial = poll.partial.as_ref().map(|failure| {
-            let MemberCounts { found, up } = poll.members.unwrap_or_default();
-            format!("{up} of {found} answered; {failure}")
-        });
-        let (reason, message) = match (&poll.failure, &partial) {
+        let (reason, message) = match (&poll.failure, &poll.partial) {
             (Some(failure), _) => (failure.reason.condition(), &*failure.message),
-            (None, Some(message)) => (PARTIAL, message.as_str()),
+            (None, Some(message)) => (PARTIAL, &**message),
             (None, None) => ("Succeeded", "the last poll succeeded"),
         };
         // The message of a failure has durations, sizes and numbers in it: keep the first one, or every poll would be a write.
