@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, PostParams};
 use scrapetarget_exporter::crd::{ScrapeTarget, ScrapeTargetSpec};
 use scrapetarget_exporter::kind::Type;
+use serde_json::json;
 
 use support::{Exporter, Result, Scraper, Servers, cpu_of, runs, scrape_all, setting};
 use test_support::cluster::{AuditLine, Cluster};
@@ -43,6 +45,9 @@ async fn measure() -> Result<()> {
     bench.create_targets(&servers).await?;
     println!("{targets} ScrapeTargets created in {:.1} s", started.elapsed().as_secs_f64());
 
+    if runs("slices") {
+        bench.slices().await?;
+    }
     if runs("start") {
         bench.start().await?;
     }
@@ -79,6 +84,31 @@ fn prepare() -> (Cluster, PathBuf) {
     (cluster, kubeconfig)
 }
 
+/// Services of the scenario `slices`, each of one EndpointSlice, and the pods of each.
+const SERVICES: u64 = 500;
+const PODS: u64 = 20;
+
+/// The EndpointSlice of a Service; `version` makes it differ.
+fn slice(service: u64, version: u64) -> Result<EndpointSlice> {
+    let endpoint = |pod: u64| {
+        json!({
+            "addresses": [format!("198.51.100.{}", pod + 1)],
+            "conditions": { "ready": true, "serving": true, "terminating": false },
+            "nodeName": format!("node-{}", pod % 7),
+            "targetRef": {
+                "kind": "Pod", "namespace": TARGETS, "name": format!("service-{service}-7d9f8c6b5-{pod:05}"),
+                "uid": format!("6f1c0e9e-0000-4000-8000-{version:04x}{service:04x}{pod:04x}"),
+            },
+        })
+    };
+    Ok(serde_json::from_value(json!({
+        "metadata": { "name": format!("service-{service}-x"), "labels": { "kubernetes.io/service-name": format!("service-{service}") } },
+        "addressType": "IPv4",
+        "endpoints": (0..PODS).map(endpoint).collect::<Vec<_>>(),
+        "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }],
+    }))?)
+}
+
 struct Bench {
     cluster: Cluster,
     kubeconfig: PathBuf,
@@ -107,6 +137,49 @@ impl Bench {
         let mut arguments = vec!["--target-allow-loopback".to_owned(), format!("--namespace={OWN}")];
         arguments.push(format!("--discovery.mode={mode}"));
         Exporter::start_with(arguments, [("KUBECONFIG", &self.kubeconfig)])
+    }
+
+    /// What the watch of EndpointSlices costs while one of them changes each second: without targets that need it, with two that name ten
+    /// Services, and with so many that every slice is watched. The targets are suspended, so that nothing else is measured.
+    async fn slices(&self) -> Result<()> {
+        let api = Api::<EndpointSlice>::namespaced(self.cluster.client(), TARGETS);
+        for service in 0..SERVICES {
+            api.create(&PostParams::default(), &slice(service, 0)?).await?;
+        }
+        let seconds = setting("FLEET_SECONDS", 60);
+        let exporter = self.exporter("none")?;
+        exporter.ready().await?;
+        let mut named = 0;
+        for wanted in [0, 10, 60] {
+            while named < wanted {
+                let mut target =
+                    ScrapeTarget::new(&format!("many-{named}"), ScrapeTargetSpec::new(Type::Sora, "http://any/"));
+                target.spec.suspend = true;
+                target.spec.members =
+                    Some(serde_json::from_value(json!({ "service": { "name": format!("service-{named}") } }))?);
+                self.api().create(&PostParams::default(), &target).await?;
+                named += 1;
+            }
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let (begun, cpu) = (Instant::now(), exporter.cpu()?);
+            for second in 1..=seconds {
+                // Each in its turn: of those that are named, and of all others.
+                let service = if second % 2 == 0 { second % wanted.max(1) } else { second * 7 % SERVICES };
+                api.replace(&format!("service-{service}-x"), &PostParams::default(), &slice(service, second)?).await?;
+                tokio::time::sleep((begun + Duration::from_secs(second)).saturating_duration_since(Instant::now()))
+                    .await;
+            }
+            let share = (exporter.cpu()? - cpu) / begun.elapsed().as_secs_f64() * 100.0;
+            println!(
+                "slices: {} pods in {SERVICES} Services, {wanted} of them named, one slice a second: {share:.2} % of a core, {:.1} MiB",
+                SERVICES * PODS,
+                exporter.memory()?.0
+            );
+        }
+        for target in 0..named {
+            self.api().delete(&format!("many-{target}"), &DeleteParams::default()).await?;
+        }
+        Ok(())
     }
 
     /// From the start of the process to readiness, and the most memory that it ever had in the minute after it.

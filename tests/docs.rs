@@ -220,7 +220,11 @@ fn metrics_page() -> String {
          the families `probe_*` that describe the poll. Labels that identify the target (`instance`, `namespace`, \
          `target_namespace`, `target_name` and those of `spec.labels`) are added by discovery, never by the exporter.\n\n\
          A value that a server does not report is absent, never 0. Polls run in the background: `probe_timestamp_seconds` is the \
-         time at which the values were collected. Use `spec.metrics` to select the families that are exported.\n\n",
+         time at which the values were collected. Use `spec.metrics` to select the families that are exported.\n\n\
+         If a target has [`spec.members`](members.md), every series of its kind and of `probe_call_success` and `probe_member_*` has \
+         one more label, not listed in the tables: `pod`, the name of the member's pod, or `member`, its `ADDRESS:PORT` if there is no \
+         pod. The other families `probe_*` are about the target as a whole. `probe_call_duration_seconds` and \
+         `probe_call_http_status_code` are absent.\n\n",
     );
     out.push_str("## The poll: `probe_*`\n\n");
     table(&mut out, PROBE_FAMILIES);
@@ -370,20 +374,19 @@ fn each_permission_is_on_the_page_and_each_on_the_page_is_shipped() {
     assert_eq!(told, shipped);
 }
 
-/// The words in CamelCase that the code of these folders holds as texts, but for its tests.
-fn camel_case(folder: &Path, words: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            camel_case(&path, words);
-        } else if !path.ends_with("tests.rs") && path.extension().is_some_and(|end| end == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap();
-            let is_word = |word: &&str| {
-                word.starts_with(|c: char| c.is_ascii_uppercase()) && word.chars().all(|c| c.is_ascii_alphabetic())
-            };
-            words.extend(code.split('"').filter(is_word).map(ToOwned::to_owned));
+/// The words in CamelCase that the code of a file, or of all files of a folder, holds as texts, but for its tests.
+fn camel_case(path: &Path, words: &mut BTreeSet<String>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            camel_case(&entry.unwrap().path(), words);
         }
+    } else if !path.ends_with("tests.rs") && path.extension().is_some_and(|end| end == "rs") {
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let is_word = |word: &&str| {
+            word.starts_with(|c: char| c.is_ascii_uppercase()) && word.chars().all(|c| c.is_ascii_alphabetic())
+        };
+        words.extend(code.split('"').filter(is_word).map(ToOwned::to_owned));
     }
 }
 
@@ -394,8 +397,8 @@ fn each_reason_of_a_condition_is_on_the_page_and_each_on_the_page_exists() {
         ["Apply", "ConfigMap", "MonitorReady", "RoleSelector", "ScrapeTarget", "Secret", "ServiceMonitor", "Up"];
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut reasons: BTreeSet<String> = Reason::ALL.iter().map(|reason| reason.condition().to_owned()).collect();
-    for folder in ["k8s/status", "k8s/monitor", "target"] {
-        camel_case(&source.join(folder), &mut reasons);
+    for place in ["k8s/status", "k8s/monitor", "k8s/endpoint_slices/problem.rs", "target"] {
+        camel_case(&source.join(place), &mut reasons);
     }
     reasons.retain(|word| !OTHERS.contains(&word.as_str()));
     assert!(reasons.len() > 30, "{reasons:#?}");

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::routing::any;
+use scrapetarget_exporter::crd::{Members, MembersService};
 use scrapetarget_exporter::http::{RouterOptions, TARGET_FAMILIES};
 use scrapetarget_exporter::kind::Type;
 use serde_json::json;
 use service::load::allowed;
-use service::{Service, client, declared, nobody, pending, server, target};
+use service::{Service, client, declared, nobody, pending, server, target, target_of_pods};
 use simulators::Simulated;
 
 const PROMETHEUS_3: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
@@ -86,7 +87,10 @@ async fn a_suspended_target_has_its_reason_and_no_success() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_said_in_words() {
-    let targets = vec![target("webrtc", "sora", "http://sora.invalid/")];
+    let rooms = declared("webrtc", "rooms", Type::Mediasoup, "http://rooms.webrtc.svc:9851/", |spec| {
+        spec.members = Some(Members { service: Some(MembersService::default()), ..Members::default() });
+    });
+    let targets = vec![target("webrtc", "sora", "http://sora.invalid/"), rooms];
     let service = Service::start(targets, RouterOptions::default()).await;
     for (path, status, words) in [
         ("/probe", 400, "/probe?target=namespace/name"),
@@ -97,6 +101,11 @@ async fn what_is_wrong_with_a_request_is_said_in_words() {
         ("/probe?target=webrtc/sora&target=webrtc/sora", 400, "several targets"),
         ("/probe?target=webrtc/other", 404, "\"webrtc/other\""),
         ("/probe?target=webrtc/sora&module=orion", 400, "module=Sora"),
+        ("/probe?target=webrtc/sora&pod=a", 400, "no spec.members: leave out pod="),
+        ("/probe?target=webrtc/sora&debug=true&member=127.0.0.1:80", 400, "no spec.members: leave out member="),
+        ("/probe?target=webrtc/rooms&pod=rooms-a", 400, "write debug=true&pod=… to look at one"),
+        ("/probe?target=webrtc/rooms&debug=true&pod=a&pod=b", 400, "several members"),
+        ("/probe?target=webrtc/rooms&debug=true&pod=rooms-a", 404, "target webrtc/rooms"),
     ] {
         let (got, text) = service.text(path).await;
         assert!(got.as_u16() == status && text.contains(words), "{path}: {got} {text}");
@@ -226,6 +235,55 @@ async fn debug_tells_the_calls_and_keeps_the_secrets() {
     assert_eq!(poller.since_last_scrape(), None, "a look is no scrape");
     service.get("/probe?target=webrtc/sora").send().await.unwrap();
     assert!(poller.since_last_scrape().is_some());
+}
+
+#[tokio::test]
+async fn members_are_listed_by_debug_and_one_is_shown_alone() {
+    let (up, down) = (server(StatusCode::OK).await, server(StatusCode::SERVICE_UNAVAILABLE).await);
+    let sora = target_of_pods("webrtc", "sora", &[("sora-0", up.address), ("sora-1", down.address)]);
+    let service = Service::start(vec![sora], RouterOptions::default()).await;
+    let (status, text) = service.text("/probe?target=webrtc/sora&debug=true").await;
+    assert_eq!(status, StatusCode::OK);
+    for words in [
+        "  members       1 of 2 answer (1 down, 1 up)\n",
+        "  state         up since ",
+        "  partial       sora-1: http_status\n",
+        "\n  down   sora-1  ",
+        "    http_status: GetStatsReport: answered 503 Service Unavailable, 2 bytes of JSON\n  up     sora-0  ",
+        "sora_up{pod=\"sora-0\"} 1\n",
+        "sora_up{pod=\"sora-1\"} 0\n",
+        "/probe?target=webrtc/sora&debug=true&pod=sora-1\n",
+    ] {
+        assert!(text.contains(words), "{words:?} in {text}");
+    }
+    let (status, text) = service.text("/probe?target=webrtc/sora&debug=true&pod=sora-1").await;
+    assert_eq!(status, StatusCode::OK);
+    for words in [
+        "Target webrtc/sora, pod sora-1\n",
+        &format!("  address       {}\n  node          node-1\n", down.address),
+        "     POST http://sora.webrtc.svc:3000/\n",
+        "     x-api-key: <secret>\n",
+        "     → 503, 2 bytes, ",
+        "     body:  not shown, --debug-bodies shows its beginning\n",
+        "probe_member_failure_info{pod=\"sora-1\",reason=\"http_status\"} 1\n",
+    ] {
+        assert!(text.contains(words), "{words:?} in {text}");
+    }
+    for words in ["open sesame", "pod=\"sora-0\"", "probe_success "] {
+        assert!(!text.contains(words), "{words:?} in {text}");
+    }
+    let (status, text) = service.text("/probe?target=webrtc/sora&debug=true&pod=sora-2").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(text.ends_with("has no member pod=\"sora-2\": it has 2, write one of pod=sora-0, pod=sora-1\n"), "{text}");
+    // As a template writes it that has no pod.
+    assert_eq!(service.text("/probe?target=webrtc/sora&pod=").await.0, StatusCode::OK);
+    let answer = service.json("/api/v1/targets").await;
+    let members = &answer["data"]["targets"][0]["members"];
+    assert_eq!((&members[0]["name"], &members[0]["state"]), (&json!("sora-0"), &json!("up")));
+    assert_eq!((&members[1]["name"], &members[1]["reason"]), (&json!("sora-1"), &json!("http_status")));
+    assert_eq!(members[1]["address"], json!(down.address.to_string()));
+    let (_, page) = service.text("/").await;
+    assert!(page.contains("<small>1/2 up") && page.contains("&amp;debug=true&amp;pod=sora-1\">"), "{page}");
 }
 
 #[tokio::test]

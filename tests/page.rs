@@ -15,7 +15,7 @@ use axum::routing::any;
 use scrapetarget_exporter::http::RouterOptions;
 use scrapetarget_exporter::kind::Type;
 use service::eventually::PATIENCE;
-use service::{Service, nobody, pending, server, target};
+use service::{Service, nobody, pending, server, target, target_of_pods};
 use simulators::Simulated;
 
 const HOSTILE: &str = "</th><script>document.title='owned'</script><img src=x onerror=\"alert(1)\">'&amp;\u{202e}";
@@ -85,10 +85,13 @@ async fn service() -> (Service, Vec<Simulated>) {
     let mut suspended = target("a", "suspended", "http://x.invalid/");
     suspended.suspend = true;
     let long = "sora-with-a-name-as-long-as-a-name-in-kubernetes-may-be-and-then-some";
+    let pod = "a-pod-with-a-name-without-any-place-to-break-it-".repeat(5);
+    let pod = pod.trim_end_matches('-');
     let url = format!("{}{}", good.url(), "a-path-without-any-place-to-break-it-".repeat(8).trim_end_matches('-'));
     let targets = vec![
         suspended,
         target("webrtc", long, &url),
+        target_of_pods("webrtc", "pods", &[("sora-0", good.address), (pod, bad.address)]),
         pending("webrtc", "pending", &hanging.url()),
         target("webrtc", "refused", &nobody()),
         invalid,
@@ -111,7 +114,7 @@ async fn a_browser_shows_what_is_down_first_and_runs_nothing_that_a_stranger_wro
     assert!(seen.dom.contains("<title>2 down, 1 invalid · scrapetarget-exporter</title>"), "{}", seen.dom);
     let rows: Vec<&str> = seen.dom.split("<tr role=\"row\" class=\"").skip(1).collect();
     let states: Vec<&str> = rows.iter().map(|row| row.split('"').next().unwrap()).collect();
-    assert_eq!(states, ["down", "down", "invalid", "pending", "up", "suspended"]);
+    assert_eq!(states, ["down", "down", "invalid", "pending", "up", "up", "suspended"]);
     for (row, words) in rows.iter().zip([
         &[
             "</small>gateway</th>",
@@ -119,6 +122,8 @@ async fn a_browser_shows_what_is_down_first_and_runs_nothing_that_a_stranger_wro
         ][..],
         &["</small>refused</th>", "<b>connect</b>", "probe?target=webrtc%2Frefused&amp;debug=true"],
         &["<b>config</b>", "&lt;script&gt;"],
+        &["</small>pending</th>"],
+        &["</small>pods</th>", "<small>1/2 up", "<li class=\"down\">", "&amp;debug=true&amp;pod=sora-0\">"],
     ]) {
         assert!(words.iter().all(|words| row.contains(words)), "{words:?} in {row}");
     }

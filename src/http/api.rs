@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -12,11 +13,12 @@ use reqwest::Url;
 use serde::Serialize;
 
 use super::host::RequestHost;
+use super::members::{bounded, by_attention};
 use super::response::{self, DocumentRequest, ErrorResponse};
 use super::targets::TargetView;
 use super::{AppState, path_prefix, time};
 use crate::kind::Type;
-use crate::poll;
+use crate::poll::{self, MemberReport};
 use crate::target::{Target, TargetId};
 use crate::time::PromDuration;
 
@@ -97,7 +99,7 @@ struct TargetsData<'a> {
     mistakes: &'a [String],
 }
 
-/// Absent values are `null`, so that every entry has the same keys.
+/// Absent values are `null`, so that every entry has the same keys; only those about members are absent where there are none.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct TargetEntry<'a> {
@@ -115,6 +117,66 @@ struct TargetEntry<'a> {
     samples: Option<usize>,
     interval_seconds: Option<f64>,
     labels: BTreeMap<&'a str, &'a str>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    members: Option<MemberEntries<'a>>,
+}
+
+/// The members of a target.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MemberEntries<'a> {
+    /// In the order of their names.
+    members: Vec<MemberEntry<'a>>,
+    /// Further ones, which are not polled.
+    members_omitted: usize,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MemberEntry<'a> {
+    /// `pod` or `member`: the label of its series.
+    label: &'static str,
+    name: Cow<'a, str>,
+    state: &'static str,
+    address: SocketAddr,
+    node: Option<Cow<'a, str>>,
+    zone: Option<Cow<'a, str>>,
+    reason: Option<&'static str>,
+    message: Option<&'a str>,
+    last_poll: Option<String>,
+    duration_seconds: Option<f64>,
+    samples: Option<usize>,
+}
+
+impl<'a> MemberEntries<'a> {
+    fn new(members: &'a [MemberReport]) -> Self {
+        /// Of one target. All that are polled are among them.
+        const MAX_ENTRIES: usize = 1000;
+        let mut listed = by_attention(members);
+        listed.truncate(MAX_ENTRIES);
+        listed.sort_by(|a, b| a.member.name.cmp(&b.member.name));
+        let members_omitted = members.len() - listed.len();
+        Self { members: listed.into_iter().map(MemberEntry::new).collect(), members_omitted }
+    }
+}
+
+impl<'a> MemberEntry<'a> {
+    fn new(report: &'a MemberReport) -> Self {
+        let MemberReport { member, state, failure, poll } = report;
+        Self {
+            label: member.label.as_str(),
+            name: bounded(&member.name),
+            state: state.as_str(),
+            address: member.address,
+            node: member.node.as_deref().map(bounded),
+            zone: member.zone.as_deref().map(bounded),
+            reason: failure.as_ref().map(|failure| failure.reason.as_str()),
+            message: failure.as_ref().map(|failure| &*failure.message),
+            last_poll: poll.as_ref().map(|poll| time::rfc3339_millis(poll.ended_at)),
+            duration_seconds: poll.as_ref().map(|poll| poll.duration.as_secs_f64()),
+            samples: poll.as_ref().map(|poll| poll.samples),
+        }
+    }
 }
 
 /// `/api/v1/targets`.
@@ -162,6 +224,7 @@ impl<'a> TargetEntry<'a> {
             samples: poll.map(|poll| poll.samples),
             interval_seconds: view.target().map(|target| target.interval.as_secs_f64()),
             labels: view.labels().collect(),
+            members: view.members().map(MemberEntries::new),
         }
     }
 }
@@ -244,5 +307,72 @@ impl ScrapeAddress {
             labels.insert("__scheme__", Cow::from(scheme));
         }
         SdGroup { targets: [&self.host], labels }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::http::members::tests::{pod, pods, snapshot, status, target};
+    use crate::poll::MemberState;
+
+    fn entry(members: Vec<MemberReport>) -> Value {
+        let view = TargetView::of(target("rooms"), status(), Some(snapshot(members)));
+        serde_json::to_value(TargetEntry::new(&view)).unwrap()
+    }
+
+    #[test]
+    fn members_are_listed_by_name_with_what_is_known_of_each() {
+        let mut members = pods(2);
+        members.push(pod(3, MemberState::NotReady));
+        let entry = entry(members);
+        assert_eq!(entry["membersOmitted"], 0);
+        let [up, down, unpolled] = &entry["members"].as_array().unwrap()[..] else { panic!("{entry}") };
+        for (key, value) in [
+            ("label", json!("pod")),
+            ("name", json!("rooms-002")),
+            ("state", json!("down")),
+            ("address", json!("10.0.0.2:9851")),
+            ("node", json!("node-a")),
+            ("zone", json!("zone-1")),
+            ("reason", json!("connect")),
+            ("message", json!("stats: Connection refused")),
+            ("durationSeconds", json!(0.012)),
+            ("samples", json!(2)),
+        ] {
+            assert_eq!(down[key], value, "{key}");
+        }
+        assert!(down["lastPoll"].as_str().unwrap().ends_with('Z'));
+        assert_eq!((&up["name"], &up["state"], &up["reason"]), (&json!("rooms-001"), &json!("up"), &Value::Null));
+        assert_eq!((&unpolled["state"], &unpolled["lastPoll"]), (&json!("not_ready"), &Value::Null));
+        assert_eq!(
+            down.as_object().unwrap().len(),
+            unpolled.as_object().unwrap().len(),
+            "every entry has the same keys"
+        );
+    }
+
+    #[test]
+    fn of_thousands_of_members_all_that_are_polled_are_listed() {
+        let mut members: Vec<MemberReport> = (0..4000).map(|_| pod(0, MemberState::NotReady)).collect();
+        members.extend(pods(200));
+        let entry = entry(members);
+        let listed = entry["members"].as_array().unwrap();
+        assert_eq!((listed.len(), &entry["membersOmitted"]), (1000, &json!(3200)));
+        assert_eq!(listed.iter().filter(|member| member["lastPoll"] != Value::Null).count(), 200);
+    }
+
+    #[test]
+    fn a_target_that_is_one_process_has_no_key_about_members() {
+        let declared = target("rooms");
+        let keys = |target: Target| {
+            let view = TargetView::of(target, status(), None);
+            serde_json::to_value(TargetEntry::new(&view)).unwrap()
+        };
+        assert_eq!(keys(declared.clone())["members"], json!([]), "not polled yet");
+        let single = keys(Target { members: None, ..declared });
+        assert!(single.get("members").is_none() && single.get("membersOmitted").is_none(), "{single}");
     }
 }

@@ -5,9 +5,11 @@
 mod api;
 mod connection;
 mod connection_limiter;
+mod debug;
 mod fair_semaphore;
 mod handshake;
 mod host;
+mod members;
 mod metrics;
 mod page;
 mod probe;
@@ -29,9 +31,9 @@ use axum::routing::get;
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
+pub use debug::debug_text;
 pub use host::{AllowedWebHost, HostAllowlist};
 pub use metrics::TARGET_FAMILIES;
-pub use probe::debug_text;
 pub use server::{ServerLimits, serve};
 pub use web_config::{WebConfig, WebConfigError};
 
@@ -64,7 +66,10 @@ struct AppState {
 /// All paths and their purpose, listed in the response to an unknown path.
 const PATHS: &[(&str, &str)] = &[
     ("/", "the targets, for people"),
-    ("/probe?target=NAMESPACE/NAME", "the metrics of one target; with &debug=true the details of the poll"),
+    (
+        "/probe?target=NAMESPACE/NAME",
+        "the metrics of one target; with &debug=true the details of the poll, with &debug=true&pod=NAME those of one of its pods",
+    ),
     ("/metrics", "the metrics of the exporter itself"),
     ("/sd", "the targets, for Prometheus' http_sd_configs"),
     ("/api/v1/targets", "the targets, for scripts"),

@@ -2,9 +2,8 @@
 //! the data came about.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -12,12 +11,14 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
+use super::debug::{debug_page, member_text};
 use super::fair_semaphore::{FairPermit, QueueFull};
+use super::members::MemberParameter;
 use super::response::{self, ErrorResponse, RequestClient, ResponsePermit, exposition};
-use super::{AppState, targets, time};
+use super::{AppState, targets};
 use crate::metric::{Encoding, Format};
-use crate::poll::{Pieces, Poller, Snapshot, TargetStatus};
-use crate::target::Target;
+use crate::poll::{Pieces, Poller};
+use crate::target::{MemberLabel, Target};
 
 /// The header with the scrape timeout of Prometheus, in seconds.
 const SCRAPE_TIMEOUT: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
@@ -33,6 +34,7 @@ const MIN_WAIT: Duration = Duration::from_millis(100);
 struct ProbeQuery<'q> {
     target: Option<Cow<'q, str>>,
     module: Option<Cow<'q, str>>,
+    member: Option<MemberParameter>,
     debug: bool,
 }
 
@@ -41,6 +43,7 @@ struct ProbeRequest {
     poller: Arc<Poller>,
     wait: Duration,
     debug: bool,
+    member: Option<MemberParameter>,
     format: Format,
     encoding: Encoding,
 }
@@ -69,23 +72,36 @@ impl ProbeRequest {
         if let Some(module) = query.module {
             check_module(&module, &poller.target())?;
         }
+        if let Some(member) = &query.member {
+            check_member(member, query.debug, &poller.target())?;
+        }
         let headers = request.headers();
         let wait = max_wait(headers, &poller)?;
         Ok(Self {
             poller,
             wait,
             debug: query.debug,
+            member: query.member,
             format: response::format(headers),
             encoding: response::encoding(headers),
         })
     }
 
     async fn respond(self, client: Option<RequestClient>) -> Response {
-        let Self { poller, wait, debug, format, encoding } = self;
+        let Self { poller, wait, debug, member, format, encoding } = self;
         if debug {
             // Not `answer`: a view of this page must not count as a scrape, or it would hide that no Prometheus scrapes the target.
             let snapshot = poller.show(wait).await;
-            let render = move |_| response::text(StatusCode::OK, debug_text(&poller, &snapshot));
+            let render = move |_| match member {
+                None => response::text(StatusCode::OK, debug_page(&poller, &snapshot)),
+                Some(member) => {
+                    let target = poller.target();
+                    match member.find(&target, &snapshot) {
+                        Ok(report) => response::text(StatusCode::OK, member_text(&target, &snapshot, report)),
+                        Err(error) => error.into_response(),
+                    }
+                }
+            };
             return response::render_in_background(client, render).await;
         }
         poller.prefer(format);
@@ -140,6 +156,12 @@ impl<'q> ProbeQuery<'q> {
                 "target" if !value.is_empty() => parsed.target = Some(value),
                 // Templates write an empty value for none.
                 "module" if !value.is_empty() => parsed.module = Some(value),
+                "pod" | "member" if value.is_empty() => {}
+                "pod" | "member" if parsed.member.is_some() => {
+                    return Err(ErrorResponse::bad_request("several members are named: write one"));
+                }
+                "pod" => parsed.member = Some(MemberParameter { label: MemberLabel::Pod, name: value.into() }),
+                "member" => parsed.member = Some(MemberParameter { label: MemberLabel::Member, name: value.into() }),
                 "debug" => parsed.debug = value == "true",
                 _ => {}
             }
@@ -157,6 +179,23 @@ fn check_module(module: &str, target: &Target) -> Result<(), ErrorResponse> {
     let id = &target.id;
     Err(ErrorResponse::bad_request(format!(
         "target {id} is of type {kind}: write module={kind} or no module, not {module:?}"
+    )))
+}
+
+/// Rejects a `pod` or `member` of a target that has none, and in a scrape: it would be a second source of the same series.
+fn check_member(member: &MemberParameter, debug: bool, target: &Target) -> Result<(), ErrorResponse> {
+    let (id, label) = (&target.id, member.label.as_str());
+    if target.members.is_none() {
+        return Err(ErrorResponse::bad_request(format!(
+            "target {id} is one process, since it has no spec.members: leave out {label}="
+        )));
+    }
+    if debug {
+        return Ok(());
+    }
+    Err(ErrorResponse::bad_request(format!(
+        "{label}= is no parameter of a scrape, which always gets all members of target {id}: write debug=true&{label}=… to look at one, \
+         or leave it out"
     )))
 }
 
@@ -180,105 +219,5 @@ fn max_wait(headers: &HeaderMap, poller: &Poller) -> Result<Duration, ErrorRespo
                 "the header {name} must be a number of seconds such as 10, not {text:?}"
             )))
         }
-    }
-}
-
-/// The text of `debug=true` about `snapshot`, a result of `poller`.
-///
-/// It contains no values of Secrets, as far as they can be recognized in what a server returns, and nothing from a server except series,
-/// unless `--debug-bodies` is set.
-pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
-    /// Why samples are left out although they can be read.
-    const WITHHELD: &str = "Their names are reserved for Prometheus, this exporter, another type, or recording rules; or they contain a \
-                            credential of this target.";
-    let target = poller.target();
-    let mut out = String::with_capacity(16 * 1024);
-    // Writing to a String cannot fail.
-    let _ = write_summary(&mut out, &target, &poller.status(), snapshot);
-    let _ = write_calls(&mut out, &target, snapshot);
-    if snapshot.withheld > 0 {
-        let _ = writeln!(out, "\nSamples left out: {}. {WITHHELD}", snapshot.withheld);
-    }
-    let samples = snapshot.samples;
-    let _ = write!(out, "\nThe metrics of this answer ({samples} samples, text 0.0.4)\n\n");
-    write_metrics(&mut out, snapshot);
-    let _ = write!(out, "\nThe effective configuration (secrets masked)\n\n{}\n", target.effective().trim_end());
-    out
-}
-
-fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snapshot: &Snapshot) -> fmt::Result {
-    let now = SystemTime::now();
-    writeln!(out, "Target {}\n", target.id)?;
-    writeln!(out, "  type          {}", target.source.kind)?;
-    writeln!(out, "  url           {}", target.source.url)?;
-    let state = status.state.as_str();
-    writeln!(out, "  state         {state} since {}", time::utc_and_ago(status.since, now))?;
-    if let Some(failure) = &status.failure {
-        writeln!(out, "  reason        {}: {}", failure.reason.as_str(), failure.message)?;
-    }
-    match status.last_success {
-        Some(at) => writeln!(out, "  last success  {}", time::utc_and_ago(at, now))?,
-        None => writeln!(out, "  last success  never")?,
-    }
-    if snapshot.calls.is_empty() {
-        match &snapshot.failure {
-            Some(failure) => writeln!(out, "  this answer   no poll: {}: {}", failure.reason.as_str(), failure.message),
-            None => writeln!(out, "  this answer   no poll"),
-        }
-    } else {
-        let ended = time::utc_and_ago(snapshot.ended_at, now);
-        writeln!(out, "  last poll     ended {ended}, took {}", time::duration(snapshot.duration()))
-    }
-}
-
-fn write_calls(out: &mut String, target: &Target, snapshot: &Snapshot) -> fmt::Result {
-    writeln!(out, "\nThe calls of the poll\n")?;
-    if snapshot.calls.is_empty() {
-        return writeln!(out, "  none");
-    }
-    let source = &target.source;
-    let requests = &snapshot.requests;
-    for (i, record) in snapshot.calls.iter().enumerate() {
-        writeln!(out, "  {}. {}", i + 1, record.call)?;
-        if let Some(request) = requests.iter().find(|request| request.name == record.call) {
-            writeln!(out, "     {} {}", request.method.as_str(), request.url)?;
-            for (name, value) in &request.headers {
-                writeln!(out, "     {name}: {value}")?;
-            }
-        }
-        for (name, value) in &source.headers {
-            let value =
-                if value.is_sensitive() { "<secret>".into() } else { String::from_utf8_lossy(value.as_bytes()) };
-            writeln!(out, "     {name}: {value}")?;
-        }
-        let took = time::duration(record.duration);
-        match record.status {
-            Some(status) => writeln!(out, "     → {status}, {} bytes, {took}", record.bytes)?,
-            None => writeln!(out, "     → no answer, {took}")?,
-        }
-        if let Some(error) = &record.error {
-            writeln!(out, "     error: {error}")?;
-            match &record.beginning {
-                Some(beginning) if beginning.is_empty() => writeln!(out, "     body:  empty")?,
-                Some(beginning) => writeln!(out, "     body:  {beginning}")?,
-                None if record.bytes > 0 => writeln!(out, "     body:  not shown, --debug-bodies shows its beginning")?,
-                None => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The exposition; of a large one only the beginning.
-fn write_metrics(out: &mut String, snapshot: &Snapshot) {
-    const MAX_BYTES: usize = 256 << 10;
-    let end = out.len() + MAX_BYTES;
-    let mut pieces = snapshot.pieces(Format::Text, Encoding::Identity);
-    while out.len() < end {
-        let Some(piece) = pieces.next() else { return };
-        out.push_str(&String::from_utf8_lossy(&piece));
-    }
-    if pieces.next().is_some() {
-        out.push_str("\nThe rest is omitted here: send the request without debug=true\n");
     }
 }

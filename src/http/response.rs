@@ -63,6 +63,11 @@ impl IntoResponse for ErrorResponse {
     }
 }
 
+/// Whether it is a control character or changes the direction of text: a name from outside could use it to look like another.
+pub(super) fn is_invisible(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// The format that the request asks for.
 pub(super) fn format(request: &HeaderMap) -> Format {
     thread_local! {

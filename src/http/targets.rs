@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::AppState;
 use super::response::ErrorResponse;
 use crate::kind::{Reason, Type};
-use crate::poll::{Failure, Poller, Pollers, Snapshot, TargetState, TargetStatus};
+use crate::poll::{Failure, MemberReport, Poller, Pollers, Snapshot, TargetState, TargetStatus};
 use crate::target::{RefusedTarget, Target, TargetId};
 
 /// One target at one moment: its declaration, its state, its last poll.
@@ -63,6 +63,18 @@ impl TargetView {
             status,
             declaration: TargetDeclaration::Usable(target),
             newest: poller.newest(),
+        }
+    }
+
+    /// A target with a result that was made by hand.
+    #[cfg(test)]
+    pub(super) fn of(target: Target, status: TargetStatus, newest: Option<Snapshot>) -> Self {
+        Self {
+            id: target.id.clone(),
+            polled: Some(status.state),
+            status,
+            declaration: TargetDeclaration::Usable(Arc::new(target)),
+            newest: newest.map(Arc::new),
         }
     }
 
@@ -124,6 +136,12 @@ impl TargetView {
     /// The newest result, if a poll took place.
     pub(super) fn last_poll(&self) -> Option<&Snapshot> {
         self.newest.as_deref().filter(|snapshot| !snapshot.is_permanent)
+    }
+
+    /// The members, in the order of their names; none before the first poll. `None`: it is one process.
+    pub(super) fn members(&self) -> Option<&[MemberReport]> {
+        let known = self.newest.as_deref().and_then(|snapshot| snapshot.members.as_deref());
+        known.or_else(|| self.target()?.members.as_ref().map(|_| &[][..]))
     }
 
     /// When the last poll ended.

@@ -32,7 +32,7 @@ pub(super) struct Composition {
     /// Why there are no members, if that is an error.
     pub(super) failure: Option<Failure>,
     pub(super) certificate_expiry: Option<Expiry>,
-    pub(super) totals: Totals,
+    pub(super) totals: MemberTotals,
     pub(super) requests: Arc<[Call]>,
     pub(super) format: Format,
 }
@@ -47,7 +47,7 @@ pub(super) struct RoundTime {
 
 /// What all members have in common.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Totals {
+pub(super) struct MemberTotals {
     pub(super) samples: usize,
     pub(super) dropped: u64,
     pub(super) skipped: u64,
@@ -65,8 +65,9 @@ impl Composition {
     pub(super) fn snapshot(self) -> Snapshot {
         let Self { round, base, texts, members, failure, certificate_expiry, mut totals, requests, format } = self;
         let failure = failure.or_else(|| failure_of(&members));
-        let own =
-            |totals: &Totals| own_families(&round, &members, failure.as_ref(), certificate_expiry, totals).finish();
+        let own = |totals: &MemberTotals| {
+            own_families(&round, &members, failure.as_ref(), certificate_expiry, totals).finish()
+        };
         let kept = base.map(|(base, taken)| {
             let text = base.body(Format::Text, Encoding::Identity);
             retain_members(&text, |name| taken.contains(name))
@@ -109,7 +110,7 @@ fn own_families(
     members: &[MemberReport],
     failure: Option<&Failure>,
     certificate_expiry: Option<Expiry>,
-    totals: &Totals,
+    totals: &MemberTotals,
 ) -> Families {
     let mut own = Families::default();
     own.set(&SUCCESS, &[], if failure.is_none() { 1.0 } else { 0.0 });

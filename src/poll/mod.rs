@@ -37,6 +37,8 @@ pub use delay::PollDelay;
 pub use members::{MemberCounts, MemberPoll, MemberReport, MemberState};
 pub use poller::{Poller, TargetState, TargetStatus};
 pub use render::PROBE_FAMILIES;
+#[cfg(test)]
+pub(crate) use render::test_snapshot;
 pub use snapshot::{CallRecord, Failure, Pieces, Snapshot};
 
 use self::admission::Admission;

@@ -161,7 +161,7 @@ pub(super) fn failure(error: &CallError, call: &str) -> Failure {
 
 /// A snapshot of nothing but these families.
 #[cfg(test)]
-pub(super) fn test_snapshot(families: &Finished, format: Format) -> Snapshot {
+pub(crate) fn test_snapshot(families: &Finished, format: Format) -> Snapshot {
     without_calls(None, false, families, format)
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::PollContext;
 use super::admission::Admission;
 use super::blocking::{WorkError, run_blocking};
-use super::compose::{Composition, RoundTime, Totals};
+use super::compose::{Composition, MemberTotals, RoundTime};
 use super::member::{MemberJob, MemberProcess, MemberResult, MemberText};
 use super::members::{MemberPoll, MemberReport, MemberState};
 use super::poller::Poller;
@@ -49,6 +49,9 @@ const COMPRESS_BATCH: usize = 16;
 
 /// How long addresses are used at least before the name is resolved again.
 const MIN_RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A round that begins this much early after the last resolution resolves the name all the same.
+const EARLY: Duration = Duration::from_millis(500);
 
 /// For so many rounds, the addresses that are known are used while the name cannot be resolved.
 const ROUNDS_WITHOUT_DNS: u32 = 3;
@@ -226,7 +229,7 @@ impl MemberPolls {
 
     /// Takes the series that are not in an answer yet.
     fn composition(&mut self, round: RoundTime, base: Option<Arc<Snapshot>>, format: Format) -> Composition {
-        let (mut texts, mut taken, mut totals) = (Vec::new(), HashSet::new(), Totals::default());
+        let (mut texts, mut taken, mut totals) = (Vec::new(), HashSet::new(), MemberTotals::default());
         let mut certificate_expiry: Option<Expiry> = None;
         for (name, member) in &mut self.polled {
             let Some(result) = &mut member.result else { continue };
@@ -431,7 +434,7 @@ impl PolledMember {
     }
 }
 
-impl Totals {
+impl MemberTotals {
     fn add(&mut self, result: &MemberResult) {
         self.samples += result.samples;
         self.dropped += result.dropped;
@@ -443,8 +446,7 @@ impl Totals {
 impl ResolvedMembers {
     /// Resolves the name of the target's host, unless that was done a moment ago.
     async fn resolve(&mut self, prepared: &PreparedTarget, target: &Target, started: Instant) {
-        // A little less than the interval, since a round may begin a moment early.
-        let fresh = MIN_RESOLVE_INTERVAL.max(target.interval) - Duration::from_millis(500);
+        let fresh = MIN_RESOLVE_INTERVAL.max(target.interval).saturating_sub(EARLY);
         if self.error.is_none() && self.resolved.is_some_and(|resolved| started.duration_since(resolved) < fresh) {
             return;
         }

@@ -33,8 +33,7 @@ pub(super) async fn run(
     offset: Duration,
 ) {
     let mut prepared: Option<Arc<PreparedTarget>> = None;
-    let mut process = Translator::default(); // of a target that is one process
-    let mut members: Option<Box<MemberPolls>> = None; // of one that is several
+    let mut processes = Processes::default();
     let mut next = Instant::now() + delay;
     let mut interval = poller.target().interval;
     let mut last: Option<(Instant, Instant)> = None; // the last poll's start and end
@@ -48,7 +47,7 @@ pub(super) async fn run(
         let prepared = match ready {
             Ok(prepared) => prepared,
             Err((reason, message)) => {
-                members = None;
+                processes.members = None;
                 publish(&poller, &target, &context, &mut first, render::unpolled(reason, &message));
                 tokio::select! {
                     () = poller.stop.cancelled() => return,
@@ -67,12 +66,7 @@ pub(super) async fn run(
         }
         interval = target.interval;
         let polls = *background.borrow_and_update() != BackgroundMode::Off;
-        if target.members.is_none() {
-            members = None;
-        }
-        if let Some(members) = &mut members {
-            members.follow(&target, &prepared, prepared.known_calls().filter(|_| polls));
-        }
+        processes.follow(&target, &prepared, polls);
         let ended = last.map(|(_, ended)| ended);
         let requested = poller.is_requested_since(ended);
         if !polls && !requested {
@@ -91,11 +85,7 @@ pub(super) async fn run(
                     Err(_) => return,
                 },
                 () = tokio::time::sleep_until(next), if polls => due = Some(next),
-                event = members_event(&mut members) => if let (MemberEvent::Changed, Some(members)) = (event, &mut members)
-                    && let Some(snapshot) = members.compose(&poller, &target).await
-                {
-                    publish(&poller, &target, &context, &mut first, snapshot);
-                },
+                () = processes.members_changed() => processes.recompose(&poller, &target, &context, &mut first).await,
                 () = poller.demand.notified() => {} // unless the poll that just ended has answered it
             }
             continue;
@@ -120,23 +110,10 @@ pub(super) async fn run(
         };
         due = None;
         let started = Instant::now();
-        let snapshot = if target.members.is_some() {
-            let members =
-                members.get_or_insert_with(|| Box::new(MemberPolls::new(Arc::clone(&context), Arc::clone(&admission))));
-            let round = Box::pin(poll_members(&poller, &target, &prepared, members, &context, &mut first, started));
-            tokio::select! {
-                () = poller.stop.cancelled() => return,
-                snapshot = round => snapshot,
-            }
-        } else {
-            context.metrics.delay.observe(time.elapsed().as_secs_f64());
-            // Boxed: an idle poller must stay small.
-            let poll = Box::pin(poll(&poller, &target, &prepared, &mut process, &context, started));
-            tokio::select! {
-                () = poller.stop.cancelled() => return,
-                () = data_changed(&poller, &target) => None,
-                snapshot = poll => Some(snapshot),
-            }
+        let poll = processes.poll(&poller, &target, &prepared, &context, &admission, &mut first, time);
+        let snapshot = tokio::select! {
+            () = poller.stop.cancelled() => return,
+            snapshot = Box::pin(poll) => snapshot, // boxed: an idle poller must stay small
         };
         let Some(snapshot) = snapshot else {
             next = Instant::now(); // the target has changed
@@ -150,6 +127,72 @@ pub(super) async fn run(
         last = Some((started, snapshot.ended));
         next = started + target.interval;
         publish(&poller, &target, &context, &mut first, snapshot);
+    }
+}
+
+/// What is kept from one poll of a target to the next.
+#[derive(Default)]
+struct Processes {
+    /// Of a target that is one process.
+    translator: Translator,
+    /// Of one that is several.
+    members: Option<Box<MemberPolls>>,
+}
+
+impl Processes {
+    /// Follows a change of the members. Those that are new are polled at once, if targets are polled in the background.
+    fn follow(&mut self, target: &Arc<Target>, prepared: &Arc<PreparedTarget>, polls: bool) {
+        if target.members.is_none() {
+            self.members = None;
+        }
+        if let Some(members) = &mut self.members {
+            members.follow(target, prepared, prepared.known_calls().filter(|_| polls));
+        }
+    }
+
+    /// Waits until the members have changed between two rounds, so that the answer must be put together anew.
+    async fn members_changed(&mut self) {
+        let Some(members) = &mut self.members else { return std::future::pending().await };
+        while members.event().await != MemberEvent::Changed {}
+    }
+
+    /// Publishes the answer with the members as they are now. It must run to its end, since it takes series that are in no answer yet.
+    async fn recompose(
+        &mut self,
+        poller: &Poller,
+        target: &Target,
+        context: &PollContext,
+        first: &mut Option<PendingFirstPoll>,
+    ) {
+        let Some(members) = &mut self.members else { return };
+        if let Some(snapshot) = Box::pin(members.compose(poller, target)).await {
+            publish(poller, target, context, first, snapshot);
+        }
+    }
+
+    /// Polls the target, which was due at `due`. `None`: meanwhile, it has been changed to one that gives other data.
+    #[expect(clippy::too_many_arguments, reason = "all that a poll needs, and it is called once")]
+    async fn poll(
+        &mut self,
+        poller: &Poller,
+        target: &Arc<Target>,
+        prepared: &Arc<PreparedTarget>,
+        context: &Arc<PollContext>,
+        admission: &Arc<Admission>,
+        first: &mut Option<PendingFirstPoll>,
+        due: Instant,
+    ) -> Option<Snapshot> {
+        let started = Instant::now();
+        if target.members.is_some() {
+            let new = || Box::new(MemberPolls::new(Arc::clone(context), Arc::clone(admission)));
+            let members = self.members.get_or_insert_with(new);
+            return poll_members(poller, target, prepared, members, context, first, started).await;
+        }
+        context.metrics.delay.observe(due.elapsed().as_secs_f64());
+        tokio::select! {
+            () = data_changed(poller, target) => None,
+            snapshot = poll(poller, target, prepared, &mut self.translator, context, started) => Some(snapshot),
+        }
     }
 }
 
@@ -256,14 +299,6 @@ async fn poll_members(
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     Some(snapshot)
-}
-
-/// What happens to the members of a target between two rounds.
-async fn members_event(members: &mut Option<Box<MemberPolls>>) -> MemberEvent {
-    match members {
-        Some(members) => members.event().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Logs a poll at debug level, and its calls at trace level. Secrets in what the server sent are masked already, as on the debug page.

@@ -46,9 +46,9 @@ impl Permission {
         line.resource == resource && line.subresource == subresource && line.verb == sent && is_meant
     }
 
-    /// Whether it is of this rule.
-    fn is_in(&self, rule: &Value) -> bool {
-        rule["resources"][0] == *self.resource && rule["resourceNames"].is_array() == self.is_named
+    /// Whether this rule gives it. What may be done with every object may be done with the named one.
+    fn is_given_by(&self, rule: &Value) -> bool {
+        rule["resources"][0] == *self.resource && (self.is_named || rule["resourceNames"].is_null())
     }
 
     /// Whether it is for the members of targets.
@@ -104,7 +104,7 @@ impl Installation {
     }
 
     fn take_away(&mut self, permission: &Permission) {
-        let rules = self.rules().filter(|rule| permission.is_in(rule));
+        let rules = self.rules().filter(|rule| permission.is_given_by(rule));
         for verbs in rules.filter_map(|rule| rule["verbs"].as_array_mut()) {
             verbs.retain(|verb| *verb != *permission.verb);
         }

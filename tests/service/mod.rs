@@ -16,14 +16,16 @@ use axum::http::StatusCode;
 use axum::routing::any;
 use eventually::PATIENCE;
 use reqwest::RequestBuilder;
-use scrapetarget_exporter::crd::{Header, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
+use scrapetarget_exporter::crd::{
+    Header, Members, MembersService, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec,
+};
 use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
 use scrapetarget_exporter::file::FileObjects;
 use scrapetarget_exporter::http::{self, RouterOptions, ServerLimits, WebConfig};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::poll::Pollers;
 use scrapetarget_exporter::self_metrics::SelfMetrics;
-use scrapetarget_exporter::target::{Target, TargetId};
+use scrapetarget_exporter::target::{Member, MemberLabel, MemberSource, Target, TargetId};
 use simulators::Simulated;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
@@ -150,6 +152,25 @@ pub(crate) fn target(namespace: &str, name: &str, url: &str) -> Target {
 /// The same on a server that hangs: no poll of it ends while a test runs.
 pub(crate) fn pending(namespace: &str, name: &str, url: &str) -> Target {
     declared(namespace, name, Type::Sora, url, |spec| spec.timeout = Some(Duration::from_mins(9).into()))
+}
+
+/// A target of these pods, which is polled once and then rarely.
+pub(crate) fn target_of_pods(namespace: &str, name: &str, pods: &[(&str, SocketAddr)]) -> Target {
+    let mut target = declared(namespace, name, Type::Sora, &format!("http://{name}.{namespace}.svc:3000/"), |spec| {
+        spec.members = Some(Members { service: Some(MembersService::default()), ..Members::default() });
+    });
+    let Some(MemberSource::Service { endpoints, .. }) = target.members.as_mut().map(|members| &mut members.source)
+    else {
+        panic!("{:?}", target.members)
+    };
+    let pod = |(name, address): &(&str, SocketAddr)| Member {
+        name: (*name).into(),
+        label: MemberLabel::Pod,
+        node: Some("node-1".into()),
+        ..Member::at(*address)
+    };
+    *endpoints = pods.iter().map(pod).collect();
+    target
 }
 
 /// A target that is polled once and then rarely, declared with further `changes`.

@@ -2,6 +2,7 @@
 //!
 //! It has no scripts and loads no resources. `maud` escapes all text; invisible characters are replaced by [`without_invisible`].
 
+mod members;
 mod query;
 
 use std::fmt;
@@ -14,7 +15,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::response::{self, DocumentRequest};
+use super::response::{self, DocumentRequest, is_invisible};
 use super::targets::TargetView;
 use super::{AppState, time};
 use crate::kind::Type;
@@ -244,7 +245,7 @@ impl TargetsPage<'_> {
         html! {
             form method="get" role="search" {
                 label class="sr" for="q" { "Filter" }
-                input id="q" name="q" type="search" value=(query.text) placeholder="Name, url, label or reason";
+                input id="q" name="q" type="search" value=(query.text) placeholder="Name, pod, url, label or reason";
                 (select("state", "State", "any state", states))
                 (select("type", "Type", "any type", kinds))
                 @if !query.refreshes { input type="hidden" name="refresh" value="off"; }
@@ -290,14 +291,14 @@ impl TargetsPage<'_> {
                             th scope="col" { span class="sr" { "Links" } }
                         }
                     }
-                    tbody role="rowgroup" { @for view in &rows.views { (self.row(view)) } }
+                    tbody role="rowgroup" { @for view in &rows.views { (self.row(view, rows)) } }
                 }
             }
             (self.page_links(rows))
         }
     }
 
-    fn row(&self, view: &TargetView) -> Markup {
+    fn row(&self, view: &TargetView, rows: &PageRows<'_>) -> Markup {
         let status = &view.status;
         let state = status.state.as_str();
         let id = view.id.to_string();
@@ -306,13 +307,18 @@ impl TargetsPage<'_> {
         html! {
             tr role="row" class=(state) {
                 th scope="row" role="rowheader" { small { (view.id.namespace) } (view.id.name) }
-                td role="cell" data-label="State" { div class="state" { (state) } }
-                @if let Some(failure) = status.failure.as_ref().filter(|_| is_unwell) {
-                    td role="cell" data-label="Reason" class="why" {
-                        div { b { (failure.reason.as_str()) } " " bdi { (failure.message) } }
-                    }
-                } @else {
+                td role="cell" data-label="State" { div { div class="state" { (state) } (members::members_up(view)) } }
+                @let failure = status.failure.as_ref().filter(|_| is_unwell);
+                @let members = self.members(view, rows);
+                @if failure.is_none() && members.is_none() {
                     td role="cell" class="why" {}
+                } @else {
+                    td role="cell" data-label=(if failure.is_some() { "Reason" } else { "Members" }) class="why" {
+                        div {
+                            @if let Some(failure) = failure { b { (failure.reason.as_str()) } " " bdi { (failure.message) } }
+                            @if let Some(members) = members { (members) }
+                        }
+                    }
                 }
                 (self.time_cell("Since", Some(status.since)))
                 (self.time_cell("Last poll", view.last_poll_at()))
@@ -412,10 +418,8 @@ fn shortened(label: &str) -> &str {
 /// The page with U+FFFD in place of control characters and of those that change the direction of text: a name or a message from outside
 /// could use them to look like another.
 fn without_invisible(page: String) -> String {
-    let is_invisible = |c: char| {
-        (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if page.contains(is_invisible) { page.replace(is_invisible, "\u{fffd}") } else { page }
+    let is_replaced = |c: char| is_invisible(c) && !matches!(c, '\n' | '\t');
+    if page.contains(is_replaced) { page.replace(is_replaced, "\u{fffd}") } else { page }
 }
 
 /// A count with separated thousands: `12,345`.
@@ -441,9 +445,93 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::members::tests::{self as made, pod, pods};
+    use crate::poll::{MemberReport, MemberState};
 
     fn page<'p>(query: &'p PageQuery, mistakes: &'p Mistakes) -> TargetsPage<'p> {
         TargetsPage { views: &[], unknown: None, mistakes, late: None, query, now: SystemTime::now() }
+    }
+
+    fn with_members(name: &str, reports: Vec<MemberReport>) -> TargetView {
+        TargetView::of(made::target(name), made::status(), Some(made::snapshot(reports)))
+    }
+
+    /// The rows of a page with these targets.
+    fn rows(views: &[TargetView], query: &str) -> Vec<String> {
+        let (query, mistakes) = (PageQuery::parse(query), Mistakes::default());
+        let page = TargetsPage { views, ..page(&query, &mistakes) }.render("nonce");
+        page.split("<tr role=\"row\"").skip(1).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn members_are_below_their_target_those_that_fail_first_and_folded_from_ten_on() {
+        let few = rows(&[with_members("few", pods(3))], "").remove(0);
+        assert!(few.contains("<small>2/3 up<span class=\"sr\">, of its members</span></small>"), "{few}");
+        assert!(few.contains("data-label=\"Members\"") && !few.contains("<details"), "{few}");
+        let items: Vec<&str> = few.split("<li").skip(1).collect();
+        assert_eq!(items.len(), 3);
+        for words in [
+            "class=\"down\"><a href=\"probe?target=webrtc%2Ffew&amp;debug=true&amp;pod=rooms-003\">",
+            "<bdi>rooms-003</bdi></a> <span class=\"state\">down</span> <b>connect</b> <bdi>stats: Connection refused</bdi> <small>3 s ago</small>",
+        ] {
+            assert!(items[0].contains(words), "{words} in {few}");
+        }
+        let views = [with_members("many", pods(12)), with_members("few", pods(9))];
+        let both = rows(&views, "");
+        assert!(
+            both[0].contains("<details><summary>1 down, 11 up</summary><ul") && !both[1].contains("<details"),
+            "{both:?}"
+        );
+        assert!(rows(&views, "q=many")[0].contains("<details open><summary>"), "a target that is alone");
+    }
+
+    #[test]
+    fn a_page_has_a_bounded_number_of_members() {
+        let views: Vec<TargetView> = (0..400).map(|n| with_members(&format!("t{n}"), pods(250))).collect();
+        let all = rows(&views, "");
+        assert_eq!(all.len(), 400);
+        for row in &all {
+            assert_eq!(row.matches("<li class=").count(), 5);
+            assert!(row.contains("&amp;debug=true\">and 245 more</a>"), "{row}");
+        }
+        let one = rows(&views[..1], "").remove(0);
+        assert!(one.matches("<li class=").count() == 100 && one.contains("and 150 more"), "{one}");
+    }
+
+    #[test]
+    fn a_target_is_found_by_its_members_and_those_that_match_are_shown() {
+        let views = [with_members("a", pods(200)), with_members("b", vec![pod(201, MemberState::Up)])];
+        for query in ["q=rooms-150", "q=10.0.0.150%3A9851"] {
+            let found = rows(&views, query);
+            assert!(found.len() == 1 && found[0].contains("webrtc%2Fa"), "{query}: {found:?}");
+            let (_, first) = found[0].split_once("<li class=\"up\"").unwrap();
+            assert!(
+                first.starts_with("><a href=\"probe?target=webrtc%2Fa&amp;debug=true&amp;pod=rooms-150\">"),
+                "{first}"
+            );
+        }
+        for (query, targets) in [("q=node-A", 2), ("q=connection+refused", 1), ("q=zone-2", 0), ("q=webrtc%2Fb", 1)] {
+            assert_eq!(rows(&views, query).len(), targets, "{query}");
+        }
+    }
+
+    #[test]
+    fn of_targets_that_are_up_those_with_a_member_that_is_down_come_first() {
+        let whole = with_members("a", vec![pod(1, MemberState::Up), pod(2, MemberState::NotReady)]);
+        let names = rows(&[whole, with_members("b", pods(2))], "");
+        assert!(names[0].contains("</small>b</th>") && names[1].contains("</small>a</th>"), "{names:?}");
+        let none = rows(&[with_members("none", vec![])], "").remove(0);
+        assert!(none.contains("<small>0/0 up") && !none.contains("<ul class=\"members\""), "{none}");
+    }
+
+    #[test]
+    fn names_of_members_are_escaped() {
+        let mut hostile = pod(1, MemberState::Down);
+        hostile.member.name = "\"><script>x</script>&\u{202e}".into();
+        hostile.failure.as_mut().unwrap().message = "<img src=x>".into();
+        let row = rows(&[with_members("a", vec![hostile])], "").remove(0);
+        assert!(!row.contains("<script") && !row.contains("<img") && !row.contains('\u{202e}'), "{row}");
+        assert!(row.contains("&amp;pod=%22%3E%3Cscript%3Ex%3C%2Fscript%3E%26%E2%80%AE\""), "{row}");
     }
 
     #[test]

@@ -5,10 +5,19 @@ use std::cmp::Reverse;
 use super::STATES;
 use crate::http::targets::TargetView;
 use crate::kind::Type;
-use crate::poll::TargetState;
+use crate::poll::{MemberReport, MemberState, TargetState};
 
 /// Rows of one page: more would make a phone's browser slow.
 const ROWS_PER_PAGE: usize = 500;
+
+/// Members on one page, if that leaves each target [`MIN_MEMBERS`].
+const MEMBERS_PER_PAGE: usize = 1000;
+
+/// Members that every target may show, however many targets there are.
+const MIN_MEMBERS: usize = 5;
+
+/// Members that one target may show: the debug text has all.
+const MAX_MEMBERS: usize = 100;
 
 /// The longest filter text. Names and URLs are no longer.
 const MAX_TEXT_CHARS: usize = 2048;
@@ -79,7 +88,23 @@ impl PageQuery {
             || has(view.url())
             || view.status.failure.as_ref().is_some_and(|why| has(why.reason.as_str()) || has(&why.message))
             || view.labels().any(|(name, value)| has(&format!("{name}={value}")))
+            || view.members().unwrap_or_default().iter().any(|report| is_member(report, &needle))
     }
+
+    /// Whether the text of the filter is about this member.
+    pub(super) fn is_about(&self, report: &MemberReport) -> bool {
+        !self.text.is_empty() && is_member(report, &self.text.to_lowercase())
+    }
+}
+
+/// Whether a member's name, address, node, zone, or the reason why it fails contains `needle`.
+fn is_member(report: &MemberReport, needle: &str) -> bool {
+    let MemberReport { member, failure, .. } = report;
+    let has = |text: &str| text.to_lowercase().contains(needle);
+    has(&member.name)
+        || has(&member.address.to_string())
+        || [&member.node, &member.zone].into_iter().flatten().any(|text| has(text))
+        || failure.as_ref().is_some_and(|why| has(why.reason.as_str()) || has(&why.message))
 }
 
 /// `?a=b&c=d`, percent-encoded.
@@ -98,23 +123,30 @@ pub(super) struct PageRows<'v> {
     pub(super) pages: usize,
     /// Rows on earlier pages.
     pub(super) before: usize,
+    /// How many members each target may show.
+    pub(super) members_per_target: usize,
 }
 
 impl<'v> PageRows<'v> {
     pub(super) fn new(views: &'v [TargetView], query: &PageQuery) -> Self {
         let mut rows: Vec<&TargetView> = views.iter().filter(|view| query.matches(view)).collect();
-        // Of the targets that are down, the one that failed last comes first: users most likely look for it. Others are ordered by name.
+        // Of the targets that are down, the one that failed last comes first: users most likely look for it. Others are ordered by name, but
+        // those of which a member is down come before those that are up as a whole.
         rows.sort_by_cached_key(|view| {
             let broken = matches!(view.status.state, TargetState::Down | TargetState::Invalid);
             let rank = STATES.iter().position(|state| *state == view.status.state);
-            (rank, broken.then_some(Reverse(view.status.since)))
+            let members = view.members().unwrap_or_default();
+            let is_partial = members.iter().any(|report| report.state == MemberState::Down);
+            (rank, broken.then_some(Reverse(view.status.since)), !is_partial)
         });
         let matching = rows.len();
         let pages = matching.div_ceil(ROWS_PER_PAGE).max(1);
         let page = query.page.min(pages);
         let before = (page - 1) * ROWS_PER_PAGE;
-        let views = rows.into_iter().skip(before).take(ROWS_PER_PAGE).collect();
-        Self { views, matching, page, pages, before }
+        let views: Vec<&TargetView> = rows.into_iter().skip(before).take(ROWS_PER_PAGE).collect();
+        let with_members = views.iter().filter(|view| view.members().is_some()).count();
+        let members_per_target = (MEMBERS_PER_PAGE / with_members.max(1)).clamp(MIN_MEMBERS, MAX_MEMBERS);
+        Self { views, matching, page, pages, before, members_per_target }
     }
 }
 

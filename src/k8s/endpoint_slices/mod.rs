@@ -43,20 +43,20 @@ const MOST_TRUNCATED_LOGGED: usize = 10;
 /// The endpoints of Services, kept up to date by [`run`](Self::run).
 pub(super) struct EndpointCache {
     shared: Arc<Shared>,
-    scopes: Vec<ScopeWatch>,
-    state: Mutex<CacheState>,
+    scopes: Vec<SliceScope>,
+    state: Mutex<EndpointState>,
     /// Wakes [`changed`](Self::changed).
     has_changed: Notify,
 }
 
-struct ScopeWatch {
+struct SliceScope {
     scope: Scope,
     /// Wakes its watch when it should begin, be replaced or end.
     rescheduled: Notify,
 }
 
 #[derive(Default)]
-struct CacheState {
+struct EndpointState {
     scopes: Vec<ScopeState>,
     /// The Service that each target names.
     services: HashMap<TargetId, ServiceRef>,
@@ -69,9 +69,11 @@ struct CacheState {
 
 impl EndpointCache {
     pub(super) fn new(shared: Arc<Shared>, scopes: &[Scope]) -> Arc<Self> {
-        let state =
-            CacheState { scopes: scopes.iter().map(|_| ScopeState::default()).collect(), ..CacheState::default() };
-        let watched = |scope: &Scope| ScopeWatch { scope: scope.clone(), rescheduled: Notify::new() };
+        let state = EndpointState {
+            scopes: scopes.iter().map(|_| ScopeState::default()).collect(),
+            ..EndpointState::default()
+        };
+        let watched = |scope: &Scope| SliceScope { scope: scope.clone(), rescheduled: Notify::new() };
         let scopes = scopes.iter().map(watched).collect();
         Arc::new(Self { shared, scopes, state: Mutex::new(state), has_changed: Notify::new() })
     }
@@ -86,7 +88,7 @@ impl EndpointCache {
         }
         let Some(index) = self.scope_of(&id.namespace) else { return };
         let Some(rescheduled) = self.scopes.get(index).map(|scope| &scope.rescheduled) else { return };
-        let CacheState { scopes, services, .. } = &mut *state;
+        let EndpointState { scopes, services, .. } = &mut *state;
         let Some(scope) = scopes.get_mut(index) else { return };
         let before = services.remove(id);
         // The new one first, so that the watch does not end in between.
@@ -112,7 +114,7 @@ impl EndpointCache {
         if let Some(index) = self.scope_of(&id.namespace)
             && let Some(scope) = state.scopes.get_mut(index)
             && scope.unwant(&service, id)
-            && let Some(ScopeWatch { rescheduled, .. }) = self.scopes.get(index)
+            && let Some(SliceScope { rescheduled, .. }) = self.scopes.get(index)
         {
             rescheduled.notify_one();
         }
@@ -179,7 +181,7 @@ impl EndpointCache {
     }
 
     async fn run_scope(&self, index: usize) {
-        let Some(ScopeWatch { rescheduled, .. }) = self.scopes.get(index) else { return };
+        let Some(SliceScope { rescheduled, .. }) = self.scopes.get(index) else { return };
         loop {
             match self.begins_at(index) {
                 Some(at) if at <= Instant::now() => self.watch(index, rescheduled).await,
@@ -240,7 +242,7 @@ impl EndpointCache {
     fn handle(&self, index: usize, event: WatchEvent<RawSlice>) {
         let (now, mut state) = (Instant::now(), self.state());
         let entries: usize = state.scopes.iter().map(ScopeState::entries).sum();
-        let CacheState { scopes, texts, .. } = &mut *state;
+        let EndpointState { scopes, texts, .. } = &mut *state;
         let Some(scope) = scopes.get_mut(index) else { return };
         let elsewhere = entries - scope.entries();
         match event {
@@ -265,7 +267,8 @@ impl EndpointCache {
             }
             WatchEvent::Failed(ApiError::Forbidden(_)) => self.shared.outage.works(Part::EndpointSlices(index)),
             WatchEvent::Failed(error) => {
-                if scope.access != SliceAccess::Granted {
+                // What was listed before stays in use, and a permission that was taken away is no less missing.
+                if matches!(scope.access, SliceAccess::Failed(_)) {
                     scope.set_access(SliceAccess::Failed(error.to_string().into()), now);
                 }
                 self.shared.outage.failed(Part::EndpointSlices(index), &error, self.shared.pollers.known());
@@ -280,7 +283,7 @@ impl EndpointCache {
     /// Tells the targets whose endpoints have changed.
     fn publish(&self, index: usize) {
         let mut state = self.state();
-        let CacheState { scopes, services, changed, truncated_logged, .. } = &mut *state;
+        let EndpointState { scopes, services, changed, truncated_logged, .. } = &mut *state;
         let Some(scope) = scopes.get_mut(index) else { return };
         let targets = scope.take_changed(Instant::now());
         for service in targets.iter().filter_map(|id| services.get(id)) {
@@ -308,7 +311,7 @@ impl EndpointCache {
 
     /// The scope in which the slices of a namespace are watched.
     fn scope_of(&self, namespace: &Arc<str>) -> Option<usize> {
-        self.scopes.iter().position(|ScopeWatch { scope, .. }| scope.as_ref().is_none_or(|scope| scope == namespace))
+        self.scopes.iter().position(|SliceScope { scope, .. }| scope.as_ref().is_none_or(|scope| scope == namespace))
     }
 
     fn collection(&self, index: usize) -> Collection {
@@ -320,7 +323,7 @@ impl EndpointCache {
         self.shared.metrics.events.with_label_values(&["EndpointSlice", event]).inc();
     }
 
-    fn state(&self) -> MutexGuard<'_, CacheState> {
+    fn state(&self) -> MutexGuard<'_, EndpointState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

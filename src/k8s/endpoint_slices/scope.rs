@@ -46,7 +46,7 @@ pub(super) struct ScopeState {
     listing: Option<SliceStore>,
     /// When the first and the last Service appeared that the watch does not cover.
     uncovered: Option<(Instant, Instant)>,
-    watch: Option<WatchScope>,
+    watch: Option<RunningWatch>,
     pub(super) access: SliceAccess,
     /// When the targets of a changed Service are told.
     dirty: BTreeMap<ServiceRef, Instant>,
@@ -54,7 +54,7 @@ pub(super) struct ScopeState {
 
 /// A running watch.
 #[derive(Debug)]
-struct WatchScope {
+struct RunningWatch {
     begun: Instant,
     /// How long its list took.
     listed_within: Duration,
@@ -82,14 +82,14 @@ impl Default for SliceAccess {
 #[derive(Debug, Default)]
 struct WantedService {
     targets: BTreeSet<TargetId>,
-    coverage: Coverage,
+    coverage: WatchCoverage,
     /// What was joined for its targets since its slices have changed.
     joined: HashMap<WantedPort, Result<Arc<[Member]>, PortNotFound>>,
 }
 
 /// How much is known of a Service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Coverage {
+enum WatchCoverage {
     /// The watch has begun before it was wanted, so that its slices may have been dropped.
     #[default]
     None,
@@ -104,7 +104,7 @@ impl ScopeState {
     pub(super) fn want(&mut self, service: &ServiceRef, target: &TargetId, now: Instant) -> bool {
         let wanted = self.services.entry(service.clone()).or_default();
         wanted.targets.insert(target.clone());
-        if wanted.coverage != Coverage::None {
+        if wanted.coverage != WatchCoverage::None {
             return false;
         }
         let (first, _) = self.uncovered.unwrap_or((now, now));
@@ -123,7 +123,7 @@ impl ScopeState {
             if let Some(listing) = &mut self.listing {
                 listing.remove_service(service);
             }
-            let is_uncovered = |wanted: &WantedService| wanted.coverage == Coverage::None;
+            let is_uncovered = |wanted: &WantedService| wanted.coverage == WatchCoverage::None;
             self.uncovered = self.uncovered.filter(|_| self.services.values().any(is_uncovered));
         }
         self.services.is_empty()
@@ -136,7 +136,7 @@ impl ScopeState {
 
     /// Whether the slices of a Service were listed.
     pub(super) fn is_listed(&self, service: &ServiceRef) -> bool {
-        self.services.get(service).is_some_and(|wanted| wanted.coverage == Coverage::Listed)
+        self.services.get(service).is_some_and(|wanted| wanted.coverage == WatchCoverage::Listed)
     }
 
     /// When a watch should begin that covers every Service; `None`: the running one does.
@@ -159,12 +159,12 @@ impl ScopeState {
     pub(super) fn begin(&mut self, now: Instant) -> String {
         self.uncovered = None;
         self.listing = None;
-        for wanted in self.services.values_mut().filter(|wanted| wanted.coverage == Coverage::None) {
-            wanted.coverage = Coverage::Watched;
+        for wanted in self.services.values_mut().filter(|wanted| wanted.coverage == WatchCoverage::None) {
+            wanted.coverage = WatchCoverage::Watched;
         }
         let names: BTreeSet<&str> = self.services.keys().map(|service| &*service.name).collect();
         let is_of_all = names.len() >= MOST_SELECTED;
-        self.watch = Some(WatchScope { begun: now, listed_within: Duration::ZERO, is_of_all });
+        self.watch = Some(RunningWatch { begun: now, listed_within: Duration::ZERO, is_of_all });
         if is_of_all {
             return SERVICE_NAME.to_owned();
         }
@@ -187,7 +187,8 @@ impl ScopeState {
         if let Some(service) = self.covered(slice)
             && let Some(listing) = &mut self.listing
         {
-            listing.put(&service, slice, elsewhere, texts);
+            let known = self.store.slice(&service, &slice.metadata.name);
+            listing.put(&service, slice, known, elsewhere, texts);
         }
     }
 
@@ -201,9 +202,9 @@ impl ScopeState {
         // Where slices may be listed and not watched, that is found out in a moment.
         let at = if self.access == SliceAccess::Denied { now + BATCHING } else { now };
         for (service, wanted) in &mut self.services {
-            let is_first = wanted.coverage == Coverage::Watched;
+            let is_first = wanted.coverage == WatchCoverage::Watched;
             if is_first {
-                wanted.coverage = Coverage::Listed;
+                wanted.coverage = WatchCoverage::Listed;
             }
             if is_first || !self.store.has_same(service, &before) {
                 wanted.joined.clear();
@@ -216,7 +217,7 @@ impl ScopeState {
     /// A slice was created or changed.
     pub(super) fn applied(&mut self, slice: &RawSlice, elsewhere: usize, texts: &mut SharedTexts, now: Instant) {
         let changed = match self.covered(slice) {
-            Some(service) => self.store.put(&service, slice, elsewhere, texts),
+            Some(service) => self.store.put(&service, slice, None, elsewhere, texts),
             None => self.store.remove(&slice.metadata.namespace, &slice.metadata.name).into_iter().collect(),
         };
         for service in &changed {
@@ -236,7 +237,7 @@ impl ScopeState {
         let namespace = slice.metadata.namespace.as_str().into();
         let service = ServiceRef { namespace, name: slice.service()?.into() };
         let (service, wanted) = self.services.get_key_value(&service)?;
-        (wanted.coverage != Coverage::None).then(|| service.clone())
+        (wanted.coverage != WatchCoverage::None).then(|| service.clone())
     }
 
     fn changed(&mut self, service: &ServiceRef, now: Instant) {
@@ -271,7 +272,7 @@ impl ScopeState {
         self.dirty.retain(|service, at| {
             let is_due = *at <= now;
             if let Some(wanted) = self.services.get(service).filter(|_| is_due)
-                && (is_denied || wanted.coverage == Coverage::Listed)
+                && (is_denied || wanted.coverage == WatchCoverage::Listed)
             {
                 targets.extend(wanted.targets.iter().cloned());
             }

@@ -50,13 +50,15 @@ struct ServiceSlices {
 }
 
 impl SliceStore {
-    /// Stores the slice of a Service in place of an older state of it. `elsewhere` are the entries of other stores.
+    /// Stores the slice of a Service in place of an older state of it. `known` is that state in another store, `elsewhere` are the entries
+    /// of other stores.
     ///
     /// Returns the Services that have changed.
     pub(super) fn put(
         &mut self,
         service: &ServiceRef,
         raw: &RawSlice,
+        known: Option<&KeptSlice>,
         elsewhere: usize,
         texts: &mut SharedTexts,
     ) -> Vec<ServiceRef> {
@@ -77,8 +79,8 @@ impl SliceStore {
             }
             None => raw.metadata.name.as_str().into(),
         };
-        let before = before.as_ref().map(|(_, _, slice)| slice);
-        let slice = KeptSlice::new(raw, room.saturating_sub(1), before, texts);
+        let known = before.as_ref().map(|(_, _, slice)| slice).or(known);
+        let slice = KeptSlice::new(raw, room.saturating_sub(1), known, texts);
         let slices = self.services.entry(service.clone()).or_default();
         slices.is_truncated |= slice.dropped > 0;
         // The first slice is kept without room as well, since it shows that the Service has one.
@@ -130,6 +132,11 @@ impl SliceStore {
                 self.namespaces.remove(namespace);
             }
         }
+    }
+
+    /// A slice of a Service.
+    pub(super) fn slice(&self, service: &ServiceRef, name: &str) -> Option<&KeptSlice> {
+        self.services.get(service)?.slices.get(name)
     }
 
     /// The slices of a Service, in the order of their names.

@@ -250,6 +250,25 @@ async fn without_the_permission_the_rule_is_named_and_it_recovers_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_permission_that_was_taken_away_stays_missing_while_the_api_server_is_away() {
+    let harness = Harness::new(|before, request| match (before, request.is_list()) {
+        (0, _) => ScriptedAnswer::Page(vec![slice_of("rooms", "rooms-1", &[1])], "7", None),
+        (6..10, _) => ScriptedAnswer::Status(500),
+        _ => ScriptedAnswer::Status(403),
+    });
+    let rooms = declaration("rooms");
+    harness.cache.set_service(&id("a"), &rooms);
+    harness.changed().await;
+    assert_eq!(harness.members(&rooms), ["pod-1"]);
+    harness.changed().await;
+    while harness.requests.all().len() < 12 {
+        assert_eq!(harness.reason(&rooms), "EndpointsForbidden");
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    harness.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_name_that_no_service_can_have_is_never_in_the_selector() {
     let harness = Harness::new(|_, _| ScriptedAnswer::Hang);
     for name in ["a),b", "x in (y)", "A"] {
@@ -317,7 +336,7 @@ fn one_service_and_one_namespace_do_not_take_the_memory_of_others() {
             "metadata": { "name": name.to_string(), "namespace": namespace }, "addressType": "IPv4", "endpoints": endpoints,
         });
         let service = ServiceRef { namespace: namespace.into(), name: service.into() };
-        store.put(&service, &serde_json::from_value(slice).unwrap(), 0, &mut texts);
+        store.put(&service, &serde_json::from_value(slice).unwrap(), None, 0, &mut texts);
         (store.entries(), store.is_truncated(&service))
     };
     assert_eq!(put("fair", "a", 0), (1001, false));
