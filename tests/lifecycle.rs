@@ -260,7 +260,7 @@ async fn the_demo_has_a_target_with_members_of_which_one_is_down() {
     assert!(body.contains("\nprobe_members{state=\"down\"} 1\n"), "{body}");
     let of_each = |family: &str| -> Vec<(&str, &str)> {
         let lines = body.lines().filter_map(|line| line.strip_prefix(family)?.strip_prefix("{member=\""));
-        lines.map(|line| line.split_once("\"").unwrap()).collect()
+        lines.map(|line| line.split_once('"').unwrap()).collect()
     };
     let successes = of_each("probe_member_success");
     assert_eq!(successes.len(), processes + 1, "{body}");

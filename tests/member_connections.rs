@@ -12,7 +12,7 @@ use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, d
 use reqwest::Url;
 use rustls_pki_types::PrivateKeyDer;
 use scrapetarget_exporter::fetch::{
-    AddressRules, Client, ClientError, Clients, Connection, DenyReason, Fetched, Limits, fetch,
+    AddressRules, Client, ClientError, Clients, Connection, DenyReason, Fetched, KnownHosts, Limits, fetch,
 };
 use scrapetarget_exporter::kind::{Call, Method, Reason};
 use support::choose_tls_provider;
@@ -508,6 +508,19 @@ async fn found(client: &Client) -> Result<Vec<String>, (Reason, String)> {
     let mut addresses: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
     addresses.sort();
     Ok(addresses)
+}
+
+/// As `demo` gives them. A name that is known stands above no rule.
+#[tokio::test]
+async fn the_addresses_of_a_known_host_are_judged_as_those_of_any_other() {
+    let known = [("rooms.test".into(), ["127.0.0.1", "127.0.0.2"].map(|address| address.parse().unwrap()).into())];
+    let clients = clients(rules(&["127.0.0.2/32"], &[], &[])).knowing(KnownHosts::from(known));
+    let client = client_of(&clients, "http://rooms.test:9851/", &Connection::default());
+    assert_eq!(found(&client).await.unwrap(), ["127.0.0.1", "127.0.0.2"]);
+    let member = |address: &str| client.member(format!("{address}:9851").parse().unwrap(), None);
+    assert!(member("127.0.0.1").is_ok());
+    let refused = member("127.0.0.2").unwrap_err();
+    assert!(matches!(&refused, ClientError::Denied { ground: DenyReason::Loopback, .. }), "{refused}");
 }
 
 #[tokio::test]

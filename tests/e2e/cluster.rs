@@ -104,11 +104,16 @@ impl Cluster {
         if self.is_ours() {
             self.kubectl(&["create", "namespace", OPERATOR]);
             let bundle = std::fs::read_to_string(std::env::var("OPERATOR_BUNDLE").unwrap()).unwrap();
-            self.apply(&of_this_node(&bundle));
+            let bundle = of_this_node(&bundle);
+            let is_crd = |document: &&str| document.contains("\nkind: CustomResourceDefinition\n");
+            let (crds, others): (Vec<&str>, Vec<&str>) = bundle.split("\n---\n").partition(is_crd);
+            // First: what it does not find when it starts, the Operator does not read until it is started again.
+            self.apply(&crds.join("\n---\n"));
             let crds = ["prometheuses", "servicemonitors", "scrapeconfigs", "prometheusrules"];
             for crd in crds.map(|name| format!("crd/{name}.monitoring.coreos.com")) {
                 self.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=180s"]);
             }
+            self.apply(&others.join("\n---\n"));
             let image = "  replicas: 1\n  image: localhost/prometheus:e2e\n  version: v3.15.0\n";
             manifests = manifests.replace("  replicas: 1\n", image);
             self.rolled_out(OPERATOR, "prometheus-operator");
