@@ -346,6 +346,31 @@ async fn after_a_change_of_what_is_polled_no_older_result_of_any_member_is_serve
     assert_eq!(states(&snapshot), counted([("down", 2.0)]));
 }
 
+#[tokio::test]
+async fn members_that_come_and_hang_without_end_do_not_keep_the_others_from_being_polled() {
+    let (server, hanging) = (broker(1).await.1, Faulty::start(Fault::HangsBeforeTheAnswer).await);
+    let pollers = pollers();
+    let good = pod("good", server.address);
+    let mut target = target(Type::Orion, std::slice::from_ref(&good));
+    (target.interval, target.timeout) = (Duration::from_secs(2), Duration::from_secs(2));
+    pollers.apply([target.clone()]);
+    let mut ended = answer(&pollers, &target).await.ended;
+    let mut rounds = 0;
+    for number in 0_u64.. {
+        assert!(number < PATIENCE.as_secs() * 4, "{rounds} rounds have ended");
+        pollers.apply([with(target.clone(), &[good.clone(), pod(&format!("hanging-{number}"), hanging.address)])]);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let newest = pollers.get(&target.id).unwrap().newest().unwrap();
+        if newest.ended > ended {
+            assert_eq!(value(&newest, "orion_up{pod=\"good\"}"), Some(1.0));
+            (ended, rounds) = (newest.ended, rounds + 1);
+        }
+        if rounds == 3 {
+            return;
+        }
+    }
+}
+
 /// The sum of the counters that the exporter accumulates.
 fn accumulated(snapshot: &Snapshot) -> f64 {
     let all = series(&text(snapshot));
@@ -375,7 +400,9 @@ async fn the_memory_of_a_process_goes_with_the_uid_of_its_pod() {
     assert!(accumulated(&same) >= before, "it is the same process: {before}, then\n{}", text(&same));
     let replaced = Member { uid: "another".into(), ..member };
     pollers.apply([with(target.clone(), &[replaced])]);
-    let after = accumulated(&*answer(&pollers, &target).await);
+    let other = answer(&pollers, &target).await;
+    let after = accumulated(&other);
+    assert_eq!(other.failure, None);
     assert!(after < before, "{after} of {before}: another process has the name now");
 }
 
@@ -504,6 +531,61 @@ async fn the_members_of_a_name_are_all_its_addresses_and_follow_them() {
     until(&[("127.0.0.3", 2.0)], None).await;
     dns.name("app.test", &[]);
     until(&[], Some(Reason::NoMembers)).await;
+}
+
+#[tokio::test]
+async fn after_a_change_of_the_host_nothing_is_sent_to_the_addresses_of_the_old_one() {
+    if !inside("after_a_change_of_the_host_nothing_is_sent_to_the_addresses_of_the_old_one", &[]) {
+        return;
+    }
+    let dns = Dns::start().await;
+    let (old, new) = (Faulty::start(Fault::Closes).await, numbered_at(([127, 0, 0, 2], 0).into(), 2).await);
+    dns.name("old.test", &["127.0.0.1"]);
+    dns.name("new.test", &["127.0.0.2"]);
+    let target = |url: &str| {
+        let mut spec = passed_on(url);
+        (spec["members"], spec["interval"]) = (serde_json::json!({ "dns": {} }), "1h".into());
+        resolve(spec)
+    };
+    let pollers = pollers();
+    let before = target(&format!("http://old.test:{}/metrics", old.address.port()));
+    pollers.apply([before.clone()]);
+    answer(&pollers, &before).await;
+    let connections = old.connections.load(Ordering::SeqCst);
+    let after = target(&format!("http://new.test:{}/metrics", new.address.port()));
+    pollers.apply([after.clone()]);
+    let snapshot = answer(&pollers, &after).await;
+    assert_eq!(value(&snapshot, &format!("app_server{{member=\"{}\"}}", new.address)), Some(2.0));
+    assert_eq!((connections, old.connections.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[tokio::test]
+async fn while_addresses_are_known_silent_name_servers_keep_nothing_from_being_polled() {
+    if !inside("while_addresses_are_known_silent_name_servers_keep_nothing_from_being_polled", &[]) {
+        return;
+    }
+    let dns = Dns::start().await;
+    dns.time_to_live(1);
+    dns.name("app.test", &["127.0.0.2"]);
+    let server = numbered_at(([127, 0, 0, 2], 0).into(), 2).await;
+    let mut spec = passed_on(&format!("http://app.test:{}/metrics", server.address.port()));
+    spec["members"] = serde_json::json!({ "dns": {} });
+    let mut target = polled_by_scrapes(resolve(spec));
+    (target.interval, target.spread, target.timeout) =
+        (Duration::from_secs(1), Duration::from_millis(100), PATIENCE * 4);
+    let pollers = pollers_with(Limits::new(1 << 20, 8 << 20), false);
+    pollers.apply([target.clone()]);
+    answer(&pollers, &target).await;
+    dns.silent_about("test");
+    let asked = dns.asked().len();
+    eventually(PATIENCE, async || {
+        answer(&pollers, &target).await;
+        if dns.asked().len() > asked { Ok(()) } else { Err("the name was not asked for again".to_owned()) }
+    })
+    .await;
+    let snapshot = answer(&pollers, &target).await;
+    let found = value(&snapshot, &format!("app_server{{member=\"{}\"}}", server.address));
+    assert_eq!(found, Some(2.0), "{:?}\n{}", snapshot.failure, text(&snapshot));
 }
 
 /// The spec of a target whose servers' own metrics are passed on.

@@ -89,7 +89,7 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
     if let Some(failure) = &status.failure {
         writeln!(out, "  reason        {}: {}", failure.reason.as_str(), failure.message)?;
     }
-    if let Some(partial) = &status.partial {
+    if let Some(partial) = snapshot.partial() {
         writeln!(out, "  partial       {partial}")?;
     }
     match status.last_success {

@@ -29,6 +29,8 @@ pub(super) struct Composition {
     pub(super) texts: Vec<MemberText>,
     /// Every member, in the order of their names.
     pub(super) members: Vec<MemberReport>,
+    /// Some of those that are to be polled were not polled yet.
+    pub(super) has_pending: bool,
     /// Why there are no members, if that is an error.
     pub(super) failure: Option<Failure>,
     pub(super) certificate_expiry: Option<Expiry>,
@@ -54,6 +56,14 @@ pub(super) struct MemberTotals {
     pub(super) withheld: u64,
 }
 
+impl MemberTotals {
+    /// Counts samples that do not fit to those of other members.
+    fn leave_out(&mut self, samples: usize) {
+        self.samples = self.samples.saturating_sub(samples);
+        self.skipped += samples as u64;
+    }
+}
+
 impl Composition {
     /// About the bytes that have to be copied and compressed.
     pub(super) fn bytes(&self) -> usize {
@@ -63,23 +73,36 @@ impl Composition {
 
     /// Puts the answer together.
     pub(super) fn snapshot(self) -> Snapshot {
-        let Self { round, base, texts, members, failure, certificate_expiry, mut totals, requests, format } = self;
-        let failure = failure.or_else(|| failure_of(&members));
+        let Self {
+            round,
+            base,
+            texts,
+            members,
+            has_pending,
+            failure,
+            certificate_expiry,
+            mut totals,
+            requests,
+            format,
+        } = self;
+        let failure = failure.or_else(|| failure_of(&members, has_pending));
         let own = |totals: &MemberTotals| {
             own_families(&round, &members, failure.as_ref(), certificate_expiry, totals).finish()
         };
+        let mut left_out = base.as_ref().map_or(0, |(base, _)| base.left_out);
         let kept = base.map(|(base, taken)| {
             let text = base.body(Format::Text, Encoding::Identity);
             retain_members(&text, |name| taken.contains(name))
         });
         let texts: Vec<Vec<u8>> = kept.into_iter().chain(texts.into_iter().map(MemberText::into_plain)).collect();
         let parts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
+        totals.leave_out(left_out);
         let (mut text, mut own_of_all) = (Vec::new(), own(&totals));
         let mut merged = merge_members(&parts, &own_of_all, format, &mut text);
         if merged.left_out > 0 {
             // Rare: members of different versions, whose servers choose the names. It is told in the answer itself.
-            totals.samples = totals.samples.saturating_sub(merged.left_out);
-            totals.skipped += merged.left_out as u64;
+            left_out += merged.left_out;
+            totals.leave_out(merged.left_out);
             own_of_all = own(&totals);
             text.clear();
             merged = merge_members(&parts, &own_of_all, format, &mut text);
@@ -93,6 +116,7 @@ impl Composition {
             failure,
             calls: Box::default(),
             members: Some(members.into()),
+            left_out,
             withheld: totals.withheld,
             requests,
             is_permanent: false,
@@ -152,7 +176,7 @@ fn own_families(
 }
 
 /// Why the target is down: `None` if at least one member answered.
-fn failure_of(members: &[MemberReport]) -> Option<Failure> {
+fn failure_of(members: &[MemberReport], has_pending: bool) -> Option<Failure> {
     let polled = || members.iter().filter(|report| report.poll.is_some());
     if polled().any(|report| report.failure.is_none()) {
         return None;
@@ -170,7 +194,7 @@ fn failure_of(members: &[MemberReport]) -> Option<Failure> {
     let reasons = Reason::ALL.iter().copied().filter(|reason| of_reason(*reason).next().is_some());
     // The first one where two are as frequent: `max_by_key` would take the last.
     let Some(reason) = reasons.rev().max_by_key(|reason| of_reason(*reason).count()) else {
-        return Some(no_members(members));
+        return Some(no_members(members, has_pending));
     };
     let count = of_reason(reason).count();
     let (name, message) =
@@ -184,8 +208,8 @@ fn failure_of(members: &[MemberReport]) -> Option<Failure> {
 }
 
 /// The failure of a target without a member that was polled.
-fn no_members(members: &[MemberReport]) -> Failure {
-    if members.iter().any(|report| report.state == MemberState::Pending) {
+fn no_members(members: &[MemberReport], has_pending: bool) -> Failure {
+    if has_pending {
         return Failure { reason: Reason::Pending, message: "no member was polled yet".into() };
     }
     let message = match members.len() {

@@ -18,6 +18,9 @@ use crate::kind::{Call, Reason};
 use crate::metric::{gunzip, gzip};
 use crate::target::{Member, Target};
 
+/// Up to this size, the series of a member wait uncompressed for those of the others.
+const MAX_PLAIN_TEXT: usize = 64 << 10;
+
 /// What is kept of a process from one of its polls to the next. It belongs to the uid of a pod, and goes with it.
 #[derive(Default)]
 pub(super) struct MemberProcess {
@@ -87,11 +90,12 @@ impl MemberText {
         }
     }
 
-    /// Compresses it, since it has to wait for other members.
-    pub(super) fn compress(&mut self) {
-        if let Self::Plain(text) = self {
-            *self = Self::Compressed(gzip(text), text.len());
-        }
+    /// Compresses it, since it has to wait for other members. Returns how many bytes were compressed.
+    pub(super) fn compress(&mut self) -> usize {
+        let Self::Plain(text) = self else { return 0 };
+        let length = text.len();
+        *self = Self::Compressed(gzip(text), length);
+        length
     }
 }
 
@@ -149,6 +153,10 @@ impl MemberResult {
     fn of(mut polled: Polled, label: &str, name: &str) -> Self {
         polled.bound_messages();
         let text = polled.families.encode_member(label, name); // it may leave out samples
+        let mut text = MemberText::Plain(text);
+        if text.len() > MAX_PLAIN_TEXT {
+            text.compress(); // here, on the thread that has made it
+        }
         let families = &polled.families;
         Self {
             ended_at: SystemTime::now(),
@@ -157,7 +165,7 @@ impl MemberResult {
             dropped: families.dropped(),
             skipped: families.skipped(),
             withheld: families.withheld(),
-            text: Some(MemberText::Plain(text)),
+            text: Some(text),
             failure: polled.failure,
             calls: polled.calls.into(),
             certificate_expiry: polled.certificate_expiry,

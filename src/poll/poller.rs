@@ -296,10 +296,10 @@ impl Poller {
         let before = status.clone();
         status.state = state;
         status.failure.clone_from(&snapshot.failure);
-        let (members, partial) = snapshot.member_counts().unzip();
-        status.members = members;
-        // The first failure stays: another one at each poll would be news each time.
-        status.partial = partial.flatten().map(|new| before.partial.clone().unwrap_or(new));
+        status.members = snapshot.member_counts();
+        // The first sentence stays, since another one at each poll would be news each time; but not after a change of the target.
+        let before_partial = before.partial.clone().filter(|_| self.newest.borrow().is_some());
+        status.partial = snapshot.partial().map(|new| before_partial.unwrap_or(new));
         if state == TargetState::Up {
             status.last_success = Some(snapshot.ended_at);
         }

@@ -5,18 +5,19 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
-use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::task::{self, AbortHandle, JoinError, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::PollContext;
 use super::admission::Admission;
 use super::blocking::{WorkError, run_blocking};
 use super::compose::{Composition, MemberTotals, RoundTime};
-use super::member::{MemberJob, MemberProcess, MemberResult, MemberText};
+use super::member::{MemberJob, MemberProcess, MemberResult};
 use super::members::{MemberPoll, MemberReport, MemberState};
 use super::poller::Poller;
 use super::prepare::PreparedTarget;
@@ -33,7 +34,7 @@ use crate::target::{Member, MemberSource, Target, TargetMembers};
 const GAP: Duration = Duration::from_millis(2);
 
 /// How long after a change of the members the answer is put together anew, since several often change together.
-const COLLECT_CHANGES: Duration = Duration::from_millis(150);
+const COLLECT_CHANGES: Duration = Duration::from_millis(100);
 
 /// The least time between two answers that are put together because of changes.
 const MIN_COMPOSE_INTERVAL: Duration = Duration::from_millis(500);
@@ -44,8 +45,8 @@ const MAX_INLINE_BYTES: usize = 256 << 10;
 /// After this time, the series of members that have answered are compressed while they wait for the others.
 pub(super) const SLOW_ROUND: Duration = Duration::from_secs(1);
 
-/// How many texts are compressed before other polls get a turn.
-const COMPRESS_BATCH: usize = 16;
+/// How many bytes are compressed before other polls get a turn: a millisecond or two.
+const COMPRESS_BATCH: usize = 128 << 10;
 
 /// How long addresses are used at least before the name is resolved again.
 const MIN_RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -64,11 +65,13 @@ pub(super) struct MemberPolls {
     polled: BTreeMap<Arc<str>, PolledMember>,
     /// All others, and why they are not polled.
     others: BTreeMap<Arc<str>, (Member, MemberState)>,
-    tasks: JoinSet<(Arc<str>, u64, MemberResult)>,
+    tasks: JoinSet<EndedPoll>,
     /// What was sent last.
     calls: Arc<[Call]>,
     /// How many polls were begun.
     begun: u64,
+    /// The number of the last poll that belongs to the round under way. Those of members that appear later do not: it ends without them.
+    last_of_round: u64,
     names: ResolvedMembers,
     /// What the results are about.
     target: Option<Arc<Target>>,
@@ -78,6 +81,9 @@ pub(super) struct MemberPolls {
     compose_at: Option<Instant>,
     composed: Option<Instant>,
 }
+
+/// A poll that has ended: the member's name, the number of the poll, and its result.
+type EndedPoll = (Arc<str>, u64, MemberResult);
 
 /// A member that is polled.
 struct PolledMember {
@@ -92,7 +98,10 @@ struct PolledMember {
 #[derive(Default)]
 struct ResolvedMembers {
     members: Arc<[Member]>,
-    resolved: Option<Instant>,
+    /// The lookup under way, if there is one.
+    lookup: JoinSet<Result<Arc<[SocketAddr]>, CallError>>,
+    /// When the last lookup began.
+    begun: Option<Instant>,
     failures: u32,
     error: Option<CallError>,
 }
@@ -102,6 +111,8 @@ struct ResolvedMembers {
 pub(super) enum MemberEvent {
     /// A poll has ended.
     Polled,
+    /// The addresses of the host are known anew: there may be new members to poll.
+    Resolved,
     /// The answer must be put together anew.
     Changed,
 }
@@ -116,6 +127,7 @@ impl MemberPolls {
             tasks: JoinSet::new(),
             calls: Arc::default(),
             begun: 0,
+            last_of_round: 0,
             names: ResolvedMembers::default(),
             target: None,
             round: None,
@@ -124,7 +136,8 @@ impl MemberPolls {
         }
     }
 
-    /// Begins a round. The name of the target's host is resolved first, if that is where its members come from.
+    /// Begins a round. If the members are the addresses of a host, that is resolved first. While addresses are known, slow name servers do
+    /// not keep them from being polled in time.
     pub(super) async fn begin_round(
         &mut self,
         target: &Arc<Target>,
@@ -132,31 +145,37 @@ impl MemberPolls {
         calls: &Arc<[Call]>,
         started: Instant,
     ) {
-        if target.members.as_ref().is_some_and(|members| members.source == MemberSource::Dns) {
-            self.names.resolve(prepared, target, started).await;
-        }
         self.set_target(target);
+        if let Some(members) = target.members.as_ref().filter(|members| members.source == MemberSource::Dns) {
+            self.names.begin_lookup(prepared, target, started);
+            if self.names.wait(started + target.spread).await {
+                self.set_members(members);
+            }
+        }
         let names: Vec<Arc<str>> =
             self.polled.iter().filter(|(_, member)| !member.is_running()).map(|(name, _)| Arc::clone(name)).collect();
         self.begin_polls(names, target, prepared, calls);
+        self.last_of_round = self.begun;
     }
 
-    /// Follows a change of the target's members: forgets those that are gone, and polls those that are new, if `calls` are known.
+    /// Follows a change of the target's members: forgets those that are gone, and polls those that are new, if `calls` are known. Before the
+    /// first round has begun, that is left to it.
     pub(super) fn follow(&mut self, target: &Arc<Target>, prepared: &Arc<PreparedTarget>, calls: Option<&Arc<[Call]>>) {
         self.set_target(target);
-        let Some(calls) = calls else { return };
+        let Some(calls) = calls.filter(|_| self.round.is_some() || self.is_round_running()) else { return };
         let is_new = |member: &PolledMember| !member.is_running() && member.result.is_none();
         let names: Vec<Arc<str>> =
             self.polled.iter().filter(|(_, member)| is_new(member)).map(|(name, _)| Arc::clone(name)).collect();
         self.begin_polls(names, target, prepared, calls);
     }
 
-    /// Whether a poll of a member is under way.
-    pub(super) fn is_running(&self) -> bool {
-        !self.tasks.is_empty()
+    /// Whether a poll of the round is under way.
+    pub(super) fn is_round_running(&self) -> bool {
+        let last = self.last_of_round;
+        self.polled.values().any(|member| member.running.as_ref().is_some_and(|(number, _)| *number <= last))
     }
 
-    /// Waits until a poll of a member has ended or the answer must be put together anew; for ever, if there is nothing to wait for.
+    /// Waits until something happens to the members; for ever, if there is nothing to wait for.
     pub(super) async fn event(&mut self) -> MemberEvent {
         let compose_at = self.compose_at;
         let changed = async {
@@ -166,20 +185,49 @@ impl MemberPolls {
             }
         };
         tokio::select! {
-            Some(ended) = self.tasks.join_next() => {
-                // A poll that was aborted has no result, and one that panicked is reported by the runtime.
-                if let Ok((name, number, result)) = ended {
-                    self.put_result(&name, number, result);
-                }
+            Some(ended) = self.tasks.join_next_with_id() => {
+                self.end_poll(ended);
                 MemberEvent::Polled
+            }
+            () = self.names.ended() => {
+                if let Some(members) = self.target.as_ref().and_then(|target| target.members.clone()) {
+                    self.set_members(&members);
+                }
+                MemberEvent::Resolved
             }
             () = changed => MemberEvent::Changed,
         }
     }
 
-    /// Ends a round: its series replace those of the last one.
-    pub(super) fn end_round(&mut self, started: Instant) {
+    /// Ends a round that began at `started`, and puts its answer together.
+    pub(super) async fn end_round(&mut self, poller: &Poller, target: &Target, started: Instant) -> Snapshot {
         self.round = Some(RoundTime { started, ended: Instant::now(), ended_at: SystemTime::now() });
+        match self.compose(poller, target).await {
+            Ok(Some(snapshot)) => snapshot,
+            Ok(None) => render::unpolled(Reason::Internal, "a round without a result: please report this"),
+            Err(error) => {
+                let message = match error {
+                    WorkError::NoPermit | WorkError::TimedOut => {
+                        "the members have answered, but the answer could not be put together before the timeout"
+                    }
+                    WorkError::Aborted => "the answer could not be put together: please report this",
+                };
+                render::unpolled(error.reason(), message)
+            }
+        }
+    }
+
+    /// The answer with the members as they are now; `None` before the end of the first round, and if there was no time for it: then the last
+    /// answer stays, and it is tried again.
+    pub(super) async fn recompose(&mut self, poller: &Poller, target: &Target) -> Option<Snapshot> {
+        match self.compose(poller, target).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                tracing::debug!(target = %target.id, ?error, "the answer was not put together anew");
+                self.schedule_composition();
+                None
+            }
+        }
     }
 
     /// Compresses what waits, if a round that began at `started` takes long. It is looked at whenever a member has answered.
@@ -187,54 +235,60 @@ impl MemberPolls {
         if started.elapsed() < SLOW_ROUND {
             return;
         }
-        let mut compressed = 0;
+        let mut bytes = 0;
         for text in self.polled.values_mut().filter_map(|member| member.result.as_mut()?.text.as_mut()) {
-            if let MemberText::Plain(plain) = text
-                && plain.len() <= MAX_INLINE_BYTES
-            {
-                text.compress();
-                compressed += 1;
-                if compressed % COMPRESS_BATCH == 0 {
-                    yield_now().await;
-                }
+            bytes += text.compress();
+            if bytes >= COMPRESS_BATCH {
+                bytes = 0;
+                yield_now().await;
             }
         }
     }
 
-    /// The answer with what is known of the members now; `None` before the end of the first round.
-    pub(super) async fn compose(&mut self, poller: &Poller, target: &Target) -> Option<Snapshot> {
+    /// Puts the answer together; `None` before the end of the first round. It must run to its end, since it takes the series that are not in
+    /// an answer yet. If it fails they are lost, and their members are as if they were not polled yet.
+    async fn compose(&mut self, poller: &Poller, target: &Target) -> Result<Option<Snapshot>, WorkError> {
         self.compose_at = None;
         self.composed = Some(Instant::now());
-        let round = self.round?;
+        let Some(round) = self.round else { return Ok(None) };
         let base = poller.newest().filter(|newest| newest.members.is_some());
-        let composition = self.composition(round, base, poller.format());
+        let (composition, names) = self.composition(round, base, poller.format());
         if composition.bytes() <= MAX_INLINE_BYTES {
-            return Some(composition.snapshot());
+            return Ok(Some(composition.snapshot()));
         }
         let deadline = Instant::now() + target.timeout;
         let composed = async {
             let permit = self.context.large_answers.acquire(target, deadline).await?;
             run_blocking(permit, deadline, move |_| composition.snapshot()).await
         };
-        Some(composed.await.unwrap_or_else(|error| {
-            let message = match error {
-                WorkError::NoPermit | WorkError::TimedOut => {
-                    "the members have answered, but the answer could not be put together before the timeout"
+        let composed = composed.await;
+        if composed.is_err() {
+            for name in names {
+                if let Some(member) = self.polled.get_mut(&name) {
+                    member.result = None;
                 }
-                WorkError::Aborted => "the answer could not be put together: please report this",
-            };
-            render::unpolled(error.reason(), message)
-        }))
+            }
+        }
+        composed.map(Some)
     }
 
-    /// Takes the series that are not in an answer yet.
-    fn composition(&mut self, round: RoundTime, base: Option<Arc<Snapshot>>, format: Format) -> Composition {
-        let (mut texts, mut taken, mut totals) = (Vec::new(), HashSet::new(), MemberTotals::default());
+    /// Takes the series that are not in an answer yet, and says whose they are.
+    fn composition(
+        &mut self,
+        round: RoundTime,
+        base: Option<Arc<Snapshot>>,
+        format: Format,
+    ) -> (Composition, Vec<Arc<str>>) {
+        let (mut texts, mut names) = (Vec::new(), Vec::new());
+        let (mut taken, mut totals) = (HashSet::new(), MemberTotals::default());
         let mut certificate_expiry: Option<Expiry> = None;
         for (name, member) in &mut self.polled {
             let Some(result) = &mut member.result else { continue };
             match result.text.take() {
-                Some(text) => texts.push(text),
+                Some(text) => {
+                    texts.push(text);
+                    names.push(Arc::clone(name));
+                }
                 None if result.samples > 0 && base.is_none() => {
                     member.result = None; // its series are in an answer that is not valid any more
                     continue;
@@ -255,17 +309,20 @@ impl MemberPolls {
         members.sort_by(|a, b| a.member.name.cmp(&b.member.name));
         let base = base.filter(|_| !taken.is_empty()).map(|base| (base, taken));
         let failure = self.names.failure();
-        Composition {
+        let has_pending = self.polled.values().any(|member| member.result.is_none());
+        let composition = Composition {
             round,
             base,
             texts,
             members,
+            has_pending,
             failure,
             certificate_expiry,
             totals,
             requests: Arc::clone(&self.calls),
             format,
-        }
+        };
+        (composition, names)
     }
 
     /// Replaces the target. If another one gives other data, all results are forgotten, and polls that are under way are stopped.
@@ -273,6 +330,7 @@ impl MemberPolls {
         let before = self.target.replace(Arc::clone(target));
         if before.is_some_and(|before| !before.gives_same_data(target)) {
             self.round = None;
+            self.names = ResolvedMembers::default(); // of another host, or at another port
             for member in self.polled.values_mut() {
                 member.forget();
             }
@@ -295,7 +353,7 @@ impl MemberPolls {
             let name = Arc::clone(&member.name);
             if member.is_included(declared.include) && self.polled.len() < declared.limit {
                 let known = before.remove(&name);
-                has_changed |= known.as_ref().is_none_or(|known| known.member != *member);
+                has_changed |= known.as_ref().is_none_or(|known| !known.member.is_shown_like(member));
                 self.polled.insert(name, PolledMember::new(member, known));
             } else {
                 let state = if member.terminating {
@@ -305,9 +363,8 @@ impl MemberPolls {
                 } else {
                     MemberState::NotReady
                 };
-                let other = (member.clone(), state);
-                has_changed |= others.get(&name) != Some(&other);
-                self.others.insert(name, other);
+                has_changed |= others.get(&name).is_none_or(|(_, before)| *before != state);
+                self.others.insert(name, (member.clone(), state));
             }
         }
         has_changed |= !before.is_empty() || others.len() != self.others.len();
@@ -366,14 +423,31 @@ impl MemberPolls {
         }
     }
 
-    fn put_result(&mut self, name: &Arc<str>, number: u64, result: MemberResult) {
-        let Some(polled) = self.polled.get_mut(name) else { return };
-        if polled.running.as_ref().is_none_or(|(running, _)| *running != number) {
+    fn end_poll(&mut self, ended: Result<(task::Id, EndedPoll), JoinError>) {
+        let (id, (name, number, result)) = match ended {
+            Ok(ended) => ended,
+            // The process is gone.
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => {
+                let is_this = |member: &PolledMember| {
+                    member.running.as_ref().filter(|(_, task)| task.id() == error.id()).map(|(number, _)| *number)
+                };
+                let found = self.polled.iter().find_map(|(name, member)| Some((Arc::clone(name), is_this(member)?)));
+                let Some((name, number)) = found else { return };
+                (
+                    error.id(),
+                    (name, number, MemberResult::unsent(Reason::Internal, "the poll was aborted: please report this")),
+                )
+            }
+        };
+        let Some(polled) = self.polled.get_mut(&name) else { return };
+        if polled.running.as_ref().is_none_or(|(running, task)| *running != number || task.id() != id) {
             return; // a poll of a process that is gone
         }
         polled.running = None;
         let is_first = polled.result.replace(result).is_none();
-        if is_first {
+        // The answer of a round is put together at its end.
+        if is_first && number > self.last_of_round {
             self.schedule_composition();
         }
     }
@@ -411,9 +485,9 @@ impl PolledMember {
         self.forget();
     }
 
-    /// A poll is under way. One that has ended without a result, since it panicked, is not.
+    /// Whether a poll is under way.
     fn is_running(&self) -> bool {
-        self.running.as_ref().is_some_and(|(_, task)| !task.is_finished())
+        self.running.is_some()
     }
 
     fn report(&self) -> MemberReport {
@@ -444,25 +518,48 @@ impl MemberTotals {
 }
 
 impl ResolvedMembers {
-    /// Resolves the name of the target's host, unless that was done a moment ago.
-    async fn resolve(&mut self, prepared: &PreparedTarget, target: &Target, started: Instant) {
+    /// Begins to resolve the name of the target's host, unless that was done a moment ago or is under way.
+    fn begin_lookup(&mut self, prepared: &Arc<PreparedTarget>, target: &Target, started: Instant) {
         let fresh = MIN_RESOLVE_INTERVAL.max(target.interval).saturating_sub(EARLY);
-        if self.error.is_none() && self.resolved.is_some_and(|resolved| started.duration_since(resolved) < fresh) {
+        let is_fresh = self.begun.is_some_and(|begun| started.duration_since(begun) < fresh);
+        if (is_fresh && self.error.is_none()) || !self.lookup.is_empty() {
             return;
         }
-        let deadline = started + target.timeout;
-        let found = timeout_at(deadline, prepared.client.host_addresses()).await;
-        let found =
-            found.unwrap_or_else(|_| Err(CallError::new(Reason::Dns, "the name servers did not answer in time")));
-        self.resolved = Some(started);
-        match found {
+        self.begun = Some(started);
+        let (prepared, deadline) = (Arc::clone(prepared), started + target.timeout);
+        self.lookup.spawn(async move {
+            let found = timeout_at(deadline, prepared.client.host_addresses()).await;
+            found.unwrap_or_else(|_| Err(CallError::new(Reason::Dns, "the name servers did not answer in time")))
+        });
+    }
+
+    /// Waits for the lookup under way, if there is one: until `deadline`, or to its end while no address is known. Returns whether it has
+    /// ended.
+    async fn wait(&mut self, deadline: Instant) -> bool {
+        if self.lookup.is_empty() {
+            return false;
+        }
+        if self.members.is_empty() {
+            self.ended().await; // it has a deadline of its own
+            return true;
+        }
+        timeout_at(deadline, self.ended()).await.is_ok()
+    }
+
+    /// Waits until the lookup under way has ended, and takes its result; for ever, if there is none.
+    async fn ended(&mut self) {
+        let Some(found) = self.lookup.join_next().await else { return pending().await };
+        match found
+            .unwrap_or_else(|_| Err(CallError::new(Reason::Internal, "the lookup was aborted: please report this")))
+        {
             Ok(addresses) => {
                 let mut members: Vec<Member> = addresses.iter().map(|address| Member::at(*address)).collect();
                 members.sort_by(|a, b| a.name.cmp(&b.name));
-                *self = Self { members: members.into(), resolved: self.resolved, failures: 0, error: None };
+                (self.members, self.failures, self.error) = (members.into(), 0, None);
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
+                tracing::debug!(failures = self.failures, error = %error, "the host of a target with members was not resolved");
                 self.error = Some(error);
                 if self.failures > ROUNDS_WITHOUT_DNS {
                     self.members = Arc::default();

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub calls: Box<[CallRecord]>,
     /// The members, in the order of their names; `None` for a target that is one process.
     pub members: Option<Arc<[MemberReport]>>,
+    /// Samples of members that do not fit to those of others, beside those in `probe_skipped_fields` of the members themselves.
+    pub(super) left_out: usize,
     /// Samples that were left out because the server may not export their names or contents.
     pub withheld: u64,
     /// What was sent, without the user's headers.
@@ -92,18 +94,22 @@ impl Snapshot {
         is_auth(&self.failure) || members.iter().any(|report| is_auth(&report.failure))
     }
 
-    /// How many members there are, and a sentence about those that do not answer although others do, with the failure of the first one.
-    pub(super) fn member_counts(&self) -> Option<(MemberCounts, Option<Arc<str>>)> {
+    /// How many members there are; `None` for a target that is one process.
+    pub(super) fn member_counts(&self) -> Option<MemberCounts> {
         let members = self.members.as_deref()?;
         let up = members.iter().filter(|report| report.poll.is_some() && report.failure.is_none()).count();
-        let down = members.iter().find(|report| report.state == MemberState::Down).filter(|_| up > 0);
-        let partial = down.and_then(|report| {
-            // Members that are not polled, or that are being stopped, do not count.
-            let asked = up + members.iter().filter(|report| report.state == MemberState::Down).count();
-            let (name, reason) = (&report.member.name, report.failure.as_ref()?.reason.as_str());
-            Some(format!("{up} of {asked} answered; {name}: {reason}").into())
-        });
-        Some((MemberCounts { found: members.len(), up }, partial))
+        Some(MemberCounts { found: members.len(), up })
+    }
+
+    /// A sentence about members that do not answer although others do, with the failure of the first one.
+    pub fn partial(&self) -> Option<Arc<str>> {
+        let MemberCounts { up, .. } = self.member_counts().filter(|counts| counts.up > 0)?;
+        let mut down = self.members.as_deref()?.iter().filter(|report| report.state == MemberState::Down);
+        // Members that are not polled, or that are being stopped, do not count.
+        let asked = up + down.clone().count();
+        let first = down.next()?;
+        let (name, reason) = (&first.member.name, first.failure.as_ref()?.reason.as_str());
+        Some(format!("{up} of {asked} answered; {name}: {reason}").into())
     }
 
     /// Whether [`body`](Self::body) would block its thread for long and need much memory: then use [`pieces`](Self::pieces). The form that

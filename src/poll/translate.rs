@@ -66,11 +66,14 @@ impl TranslationLimits {
     pub(super) fn of_member(target: &Target, members: &TargetMembers, count: usize) -> Self {
         let (count, whole) = (count.max(1), SampleLimit::of(target));
         let share = (members.sample_limit / count).max(1);
-        let samples = if share < whole.effective {
-            SampleLimit { effective: share, setting: "spec.members.sampleLimit (divided by the number of members)" }
+        let declared = target.declaration.spec.members.as_ref().map_or(0, |members| members.sample_limit);
+        let is_capped = usize::try_from(declared).is_ok_and(|declared| members.sample_limit < declared);
+        let setting = if is_capped {
+            "--max-sample-limit (divided by the number of members)"
         } else {
-            whole
+            "spec.members.sampleLimit (divided by the number of members)"
         };
+        let samples = if share < whole.effective { SampleLimit { effective: share, setting } } else { whole };
         let bytes = (exposition_bytes(members.sample_limit) / count).max(MIN_MEMBER_BYTES);
         Self { samples, bytes: bytes.min(exposition_bytes(samples.effective)) }
     }

@@ -153,7 +153,7 @@ impl Processes {
     /// Waits until the members have changed between two rounds, so that the answer must be put together anew.
     async fn members_changed(&mut self) {
         let Some(members) = &mut self.members else { return std::future::pending().await };
-        while members.event().await != MemberEvent::Changed {}
+        while members.event().await == MemberEvent::Polled {}
     }
 
     /// Publishes the answer with the members as they are now. It must run to its end, since it takes series that are in no answer yet.
@@ -165,7 +165,7 @@ impl Processes {
         first: &mut Option<PendingFirstPoll>,
     ) {
         let Some(members) = &mut self.members else { return };
-        if let Some(snapshot) = Box::pin(members.compose(poller, target)).await {
+        if let Some(snapshot) = Box::pin(members.recompose(poller, target)).await {
             publish(poller, target, context, first, snapshot);
         }
     }
@@ -273,7 +273,7 @@ async fn poll_members(
         Ok(calls) => {
             members.begin_round(&target, prepared, &calls, started).await;
             let slow = started + SLOW_ROUND;
-            while members.is_running() {
+            while members.is_round_running() {
                 tokio::select! {
                     () = poller.changed.notified() => {
                         let now = poller.target();
@@ -283,17 +283,18 @@ async fn poll_members(
                         target = now;
                         members.follow(&target, prepared, Some(&calls));
                     }
-                    event = members.event() => if event == MemberEvent::Changed
-                        && let Some(snapshot) = members.compose(poller, &target).await
-                    {
-                        publish(poller, &target, context, first, snapshot);
+                    event = members.event() => match event {
+                        MemberEvent::Polled => {}
+                        MemberEvent::Resolved => members.follow(&target, prepared, Some(&calls)),
+                        MemberEvent::Changed => if let Some(snapshot) = members.recompose(poller, &target).await {
+                            publish(poller, &target, context, first, snapshot);
+                        }
                     },
                     () = tokio::time::sleep_until(slow), if started.elapsed() < SLOW_ROUND => {}
                 }
                 members.compress_if_slow(started).await;
             }
-            members.end_round(started);
-            members.compose(poller, &target).await?
+            members.end_round(poller, &target, started).await
         }
         Err(error) => unprepared(error),
     };
@@ -304,7 +305,9 @@ async fn poll_members(
 /// Logs a poll at debug level, and its calls at trace level. Secrets in what the server sent are masked already, as on the debug page.
 fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
     let kind = target.source.kind;
-    for record in &snapshot.calls {
+    let of_members =
+        snapshot.members.iter().flat_map(|members| members.iter().filter_map(|report| report.poll.as_ref()));
+    for record in snapshot.calls.iter().chain(of_members.flat_map(|poll| poll.calls.iter())) {
         if !tracing::enabled!(Level::TRACE) {
             break;
         }

@@ -120,6 +120,12 @@ impl Member {
         }
     }
 
+    /// Whether it is the same process at the same place as `other`, in the same state as far as an answer shows it.
+    pub fn is_shown_like(&self, other: &Self) -> bool {
+        let shown = |it: &Self| Self { ready: false, serving: false, ..it.clone() };
+        shown(self) == shown(other)
+    }
+
     /// Whether it is polled.
     pub const fn is_included(&self, include: Include) -> bool {
         match include {
