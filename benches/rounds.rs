@@ -1,7 +1,10 @@
-//! What rounds cost: 100 targets of 100 members each, whose answers are taken once an interval, beside 10,000 targets that are one process
+//! `rounds`: what rounds cost: 100 targets of 100 members each, whose answers are taken once an interval, beside 10,000 targets that are one process
 //! each and that nobody scrapes. Both have the same servers, and each has a process of its own, one after the other.
 //!
-//! `cargo bench --bench rounds` prints CPU and memory of both, and their ratio. `ROUNDS_TARGETS` (100), `ROUNDS_MEMBERS` (100),
+//! `changes`: how long it takes from a change of the members of a target (500, or `ROUNDS_CHANGED`) until its answer shows it, and how long
+//! the answers of another target take meanwhile, which must not wait for that.
+//!
+//! `cargo bench --bench rounds` runs both; `cargo bench --bench rounds -- changes` runs one. `ROUNDS_TARGETS` (100), `ROUNDS_MEMBERS` (100),
 //! `ROUNDS_SECONDS` (60, after a warm-up of two intervals) and `ROUNDS_INTERVAL` (15) change its size. The pollers are those of the program;
 //! HTTP between them and Prometheus is not measured.
 
@@ -23,7 +26,7 @@ use scrapetarget_exporter::self_metrics::SelfMetrics;
 use scrapetarget_exporter::target::{
     Lookup, LookupError, Member, MemberLabel, MemberSource, ObjectKind, Target, TargetId,
 };
-use support::{Result, Servers, cpu_of, setting, sum};
+use support::{Result, Servers, cpu_of, runs, setting, sum};
 
 fn main() -> Result<()> {
     support::main(measure())
@@ -34,6 +37,16 @@ async fn measure() -> Result<()> {
         return run(&role).await;
     }
     let servers = Servers::start().await?;
+    if runs("rounds") {
+        rounds(&servers).await?;
+    }
+    if runs("changes") {
+        changes(&servers).await?;
+    }
+    Ok(())
+}
+
+async fn rounds(servers: &Servers) -> Result<()> {
     println!("{:<44} {:>8} {:>9} {:>10} {:>10} {:>9}", "scenario", "core", "RSS MiB", "polls", "≤ 1 s late", "up");
     let mut cores = Vec::new();
     for role in ["plain", "members"] {
@@ -53,6 +66,85 @@ async fn measure() -> Result<()> {
     if let [plain, members] = cores[..] {
         println!("CPU of the members to that of the plain targets: {:.2}", members / plain);
     }
+    Ok(())
+}
+
+/// Takes one member away and gives it back, again and again.
+async fn changes(servers: &Servers) -> Result<()> {
+    const CHANGES: usize = 20;
+    let metrics = SelfMetrics::new()?;
+    let limits = Limits::new(16 << 20, 256 << 20);
+    let pollers = Pollers::new(Clients::new(AddressRules::default()), limits, metrics.polls.clone(), true).0;
+    let pollers = Arc::new(pollers.on_own_threads()?);
+    let members = setting("ROUNDS_CHANGED", 500);
+    let mut all = target_of_members(0, members, servers.http)?;
+    if let Some(members) = &mut all.members {
+        members.limit = 500;
+    }
+    let mut fewer = all.clone();
+    if let Some(MemberSource::Service { endpoints, .. }) = fewer.members.as_mut().map(|members| &mut members.source) {
+        *endpoints = endpoints.iter().skip(1).cloned().collect();
+    }
+    let other = target(1_000_000, &format!("http://{}:{}/", Servers::address(1_000_000), servers.http), false)?;
+    let (id, other_id) = (all.id.clone(), other.id.clone());
+    pollers.apply([all.clone(), other]);
+    let poller = pollers.get(&id).ok_or("no poller")?;
+    let beside = pollers.get(&other_id).ok_or("no poller")?;
+    let whole = poller.answer(Duration::from_secs(60)).await;
+    beside.answer(Duration::from_secs(60)).await;
+    println!(
+        "{members} members, {} series, {} bytes compressed",
+        whole.samples,
+        whole.body(Format::OpenMetrics, Encoding::Gzip).len()
+    );
+    let asking = tokio::spawn(async move {
+        let mut times = Vec::new();
+        loop {
+            let start = std::time::Instant::now();
+            std::hint::black_box(
+                beside.answer(Duration::from_secs(60)).await.body(Format::OpenMetrics, Encoding::Gzip),
+            );
+            times.push(start.elapsed());
+            if times.len() > 200_000 {
+                return times;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if beside.target().suspend {
+                return times;
+            }
+        }
+    });
+    let mut times = Vec::new();
+    for change in 0..CHANGES {
+        let (target, wanted) = if change % 2 == 0 { (&fewer, members - 1) } else { (&all, members) };
+        let start = std::time::Instant::now();
+        pollers.apply([target.clone()]);
+        loop {
+            let newest = poller.newest().ok_or("no answer")?;
+            let shown = newest.members.iter().flat_map(|members| members.iter()).filter(|report| report.poll.is_some());
+            if u64::try_from(shown.count())? == wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        times.push(start.elapsed());
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+    let mut stopped = pollers.get(&other_id).ok_or("no poller")?.target().as_ref().clone();
+    stopped.suspend = true;
+    pollers.apply([stopped]);
+    let mut beside = asking.await?;
+    beside.sort();
+    times.sort();
+    let [median, slowest] = [times[CHANGES / 2], times[CHANGES - 1]];
+    println!("from a change to the answer: median {median:?}, slowest {slowest:?} of {CHANGES}");
+    let (count, last) = (beside.len(), beside.len() - 1);
+    println!(
+        "answers of another target meanwhile: median {:?}, 99.9 % {:?}, slowest {:?} of {count}",
+        beside[last / 2],
+        beside[last * 999 / 1000],
+        beside[last]
+    );
     Ok(())
 }
 
