@@ -48,6 +48,18 @@ impl ParsedTarget {
         let proxy_url = spec.proxy_url.as_ref().map(|url| parse_url("spec.proxyUrl", url, &mut errors));
         let headers: Vec<Option<ParsedHeader>> =
             spec.headers.iter().enumerate().map(|(index, header)| parse_header(index, header, &mut errors)).collect();
+        if let Some(url) = &url
+            && spec
+                .members
+                .as_ref()
+                .and_then(|members| members.service.as_ref())
+                .is_some_and(|service| service.name.is_none())
+            && url.domain().is_none()
+        {
+            // Such as 0x7f000001, which a pattern takes for a name.
+            let message = "the host in url is an address, write members.service.name";
+            errors.push(FieldError::new("spec.members.service.name", message));
+        }
         let filter = parse_filter(spec, &mut errors);
         match (url, proxy_url.map_or(Some(None), |url| url.map(Some)), headers.into_iter().collect()) {
             (Some(url), Some(proxy_url), Some(headers)) if errors.is_empty() => {

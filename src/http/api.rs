@@ -13,12 +13,12 @@ use reqwest::Url;
 use serde::Serialize;
 
 use super::host::RequestHost;
-use super::members::{bounded, by_attention};
+use super::members::bounded;
 use super::response::{self, DocumentRequest, ErrorResponse};
 use super::targets::TargetView;
 use super::{AppState, path_prefix, time};
 use crate::kind::Type;
-use crate::poll::{self, MemberReport};
+use crate::poll::{self, MemberReport, MemberReports};
 use crate::target::{Target, TargetId};
 use crate::time::PromDuration;
 
@@ -149,14 +149,9 @@ struct MemberEntry<'a> {
 }
 
 impl<'a> MemberEntries<'a> {
-    fn new(members: &'a [MemberReport]) -> Self {
-        /// Of one target. All that are polled are among them.
-        const MAX_ENTRIES: usize = 1000;
-        let mut listed = by_attention(members);
-        listed.truncate(MAX_ENTRIES);
-        listed.sort_by(|a, b| a.member.name.cmp(&b.member.name));
-        let members_omitted = members.len() - listed.len();
-        Self { members: listed.into_iter().map(MemberEntry::new).collect(), members_omitted }
+    fn new(members: &'a MemberReports) -> Self {
+        let members_omitted = members.counts().found - members.len();
+        Self { members: members.iter().map(MemberEntry::new).collect(), members_omitted }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt::{self, Write};
 use std::time::SystemTime;
 
-use super::members::{bounded, by_attention, by_state, counts};
+use super::members::{bounded, by_attention, by_state};
 use super::time;
 use crate::kind::Call;
 use crate::metric::{Encoding, Format};
@@ -81,7 +81,7 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
     writeln!(out, "  type          {}", target.source.kind)?;
     writeln!(out, "  url           {}", target.source.url)?;
     if let Some(members) = &snapshot.members {
-        let counts = counts(members);
+        let counts = members.counts();
         writeln!(out, "  members       {} of {} answer ({})", counts.up, counts.found, by_state(members))?;
     }
     let state = status.state.as_str();

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use axum::http::StatusCode;
 
 use super::response::{ErrorResponse, is_invisible};
-use crate::poll::{MemberCounts, MemberReport, MemberState, Snapshot};
+use crate::poll::{MemberReport, MemberReports, MemberState, Snapshot};
 use crate::target::{Member, MemberLabel, Target};
 
 /// The order of states where not all members are shown: those that fail come first, those that are not polled last.
@@ -26,17 +26,11 @@ pub(super) fn by_attention(members: &[MemberReport]) -> Vec<&MemberReport> {
     sorted
 }
 
-/// How many there are, and how many of them answer.
-pub(super) fn counts(members: &[MemberReport]) -> MemberCounts {
-    let answers = |report: &&MemberReport| report.poll.is_some() && report.failure.is_none();
-    MemberCounts { found: members.len(), up: members.iter().filter(answers).count() }
-}
-
 /// How many are in each state: `1 down, 11 up`.
-pub(super) fn by_state(members: &[MemberReport]) -> String {
+pub(super) fn by_state(members: &MemberReports) -> String {
     let mut text = String::new();
     for state in STATES {
-        let count = members.iter().filter(|report| report.state == state).count();
+        let count = members.count(state);
         if count > 0 {
             let comma = if text.is_empty() { "" } else { ", " };
             let _ = write!(text, "{comma}{count} {}", state.as_str()); // writing to a String cannot fail

@@ -1,7 +1,7 @@
 //! Targets as responses show them, and the target that a request names.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::AppState;
 use super::response::ErrorResponse;
 use crate::kind::{Reason, Type};
-use crate::poll::{Failure, MemberReport, Poller, Pollers, Snapshot, TargetState, TargetStatus};
+use crate::poll::{Failure, MemberReports, Poller, Pollers, Snapshot, TargetState, TargetStatus};
 use crate::target::{RefusedTarget, Target, TargetId};
 
 /// One target at one moment: its declaration, its state, its last poll.
@@ -139,9 +139,10 @@ impl TargetView {
     }
 
     /// The members, in the order of their names; none before the first poll. `None`: it is one process.
-    pub(super) fn members(&self) -> Option<&[MemberReport]> {
+    pub(super) fn members(&self) -> Option<&MemberReports> {
+        static NONE: LazyLock<MemberReports> = LazyLock::new(MemberReports::default);
         let known = self.newest.as_deref().and_then(|snapshot| snapshot.members.as_deref());
-        known.or_else(|| self.target()?.members.as_ref().map(|_| &[][..]))
+        known.or_else(|| self.target()?.members.as_ref().map(|_| &*NONE))
     }
 
     /// When the last poll ended.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::member::MemberText;
-use super::members::{MemberReport, MemberState};
+use super::members::{MemberReport, MemberReports, MemberState};
 use super::render::{
     self, CALL_SUCCESS, FAILURE, MEMBER_DURATION, MEMBER_FAILURE, MEMBER_INFO, MEMBER_SUCCESS, MEMBERS, SERIES_DROPPED,
     SKIPPED_FIELDS, SUCCESS,
@@ -27,8 +27,7 @@ pub(super) struct Composition {
     pub(super) base: Option<(Arc<Snapshot>, HashSet<Arc<str>>)>,
     /// The series of members that are not taken from the base, in the order of members.
     pub(super) texts: Vec<MemberText>,
-    /// Every member, in the order of their names.
-    pub(super) members: Vec<MemberReport>,
+    pub(super) members: MemberReports,
     /// Some of those that are to be polled were not polled yet.
     pub(super) has_pending: bool,
     /// Why there are no members, if that is an error.
@@ -131,7 +130,7 @@ const MEMBER_BYTES: usize = 512;
 
 fn own_families(
     round: &RoundTime,
-    members: &[MemberReport],
+    members: &MemberReports,
     failure: Option<&Failure>,
     certificate_expiry: Option<Expiry>,
     totals: &MemberTotals,
@@ -150,11 +149,10 @@ fn own_families(
         own.set(&SERIES_DROPPED, &[], totals.dropped as f64);
         own.set(&SKIPPED_FIELDS, &[], totals.skipped as f64);
         for state in MemberState::COUNTED {
-            let count = members.iter().filter(|report| report.state == *state).count();
-            own.set(&MEMBERS, &[state.as_str()], count as f64);
+            own.set(&MEMBERS, &[state.as_str()], members.count(*state) as f64);
         }
     }
-    for report in members {
+    for report in members.iter() {
         let MemberReport { member, state, failure, poll } = report;
         let Some(poll) = poll else { continue };
         let of = (member.label.as_str(), &*member.name);
@@ -176,7 +174,7 @@ fn own_families(
 }
 
 /// Why the target is down: `None` if at least one member answered.
-fn failure_of(members: &[MemberReport], has_pending: bool) -> Option<Failure> {
+fn failure_of(members: &MemberReports, has_pending: bool) -> Option<Failure> {
     let polled = || members.iter().filter(|report| report.poll.is_some());
     if polled().any(|report| report.failure.is_none()) {
         return None;
@@ -208,11 +206,11 @@ fn failure_of(members: &[MemberReport], has_pending: bool) -> Option<Failure> {
 }
 
 /// The failure of a target without a member that was polled.
-fn no_members(members: &[MemberReport], has_pending: bool) -> Failure {
+fn no_members(members: &MemberReports, has_pending: bool) -> Failure {
     if has_pending {
         return Failure { reason: Reason::Pending, message: "no member was polled yet".into() };
     }
-    let message = match members.len() {
+    let message = match members.counts().found {
         0 => "there are no members".to_owned(),
         found => format!("none of {found} members is polled: spec.members.include admits none of them"),
     };

@@ -1,5 +1,7 @@
 //! The members of a target as the last round left them, for answers and pages.
 
+use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -37,6 +39,51 @@ impl MemberState {
             Self::OverLimit => "over_limit",
             Self::Pending => "pending",
         }
+    }
+}
+
+/// The members of a target: every one that is polled and the first of the others, in the order of their names. All others are only counted,
+/// since a Service may have thousands of endpoints, and many targets.
+#[derive(Clone, Debug, Default)]
+pub struct MemberReports {
+    list: Box<[MemberReport]>,
+    unlisted: UnlistedMembers,
+}
+
+/// Members that are not polled, by state.
+pub(super) type UnlistedMembers = BTreeMap<MemberState, usize>;
+
+impl MemberReports {
+    pub(super) fn new(list: Vec<MemberReport>, unlisted: UnlistedMembers) -> Self {
+        Self { list: list.into(), unlisted }
+    }
+
+    /// How many are in this state, listed or not.
+    pub fn count(&self, state: MemberState) -> usize {
+        let listed = self.list.iter().filter(|report| report.state == state).count();
+        listed + self.unlisted.get(&state).copied().unwrap_or(0)
+    }
+
+    /// How many there are, and how many answer.
+    pub fn counts(&self) -> MemberCounts {
+        let answers = |report: &&MemberReport| report.poll.is_some() && report.failure.is_none();
+        let found = self.list.len() + self.unlisted.values().sum::<usize>();
+        MemberCounts { found, up: self.list.iter().filter(answers).count() }
+    }
+}
+
+/// Those that are listed.
+impl Deref for MemberReports {
+    type Target = [MemberReport];
+
+    fn deref(&self) -> &[MemberReport] {
+        &self.list
+    }
+}
+
+impl From<Vec<MemberReport>> for MemberReports {
+    fn from(list: Vec<MemberReport>) -> Self {
+        Self::new(list, UnlistedMembers::new())
     }
 }
 

@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 
 pub use declarations::Mistakes;
 pub use delay::PollDelay;
-pub use members::{MemberCounts, MemberPoll, MemberReport, MemberState};
+pub use members::{MemberCounts, MemberPoll, MemberReport, MemberReports, MemberState};
 pub use poller::{Poller, TargetState, TargetStatus};
 pub use render::PROBE_FAMILIES;
 #[cfg(test)]

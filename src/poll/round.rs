@@ -18,7 +18,7 @@ use super::admission::Admission;
 use super::blocking::{WorkError, run_blocking};
 use super::compose::{Composition, MemberTotals, RoundTime};
 use super::member::{MemberJob, MemberProcess, MemberResult};
-use super::members::{MemberPoll, MemberReport, MemberState};
+use super::members::{MemberPoll, MemberReport, MemberReports, MemberState, UnlistedMembers};
 use super::poller::Poller;
 use super::prepare::PreparedTarget;
 use super::render;
@@ -42,6 +42,9 @@ const MIN_COMPOSE_INTERVAL: Duration = Duration::from_millis(500);
 /// Answers up to this size are put together on the thread of polls: some milliseconds.
 const MAX_INLINE_BYTES: usize = 256 << 10;
 
+/// Members that are not polled and are listed all the same; more are only counted.
+const MAX_OTHERS: usize = 100;
+
 /// After this time, the series of members that have answered are compressed while they wait for the others.
 pub(super) const SLOW_ROUND: Duration = Duration::from_secs(1);
 
@@ -63,13 +66,17 @@ pub(super) struct MemberPolls {
     admission: Arc<Admission>,
     /// The members that are polled, by name.
     polled: BTreeMap<Arc<str>, PolledMember>,
-    /// All others, and why they are not polled.
-    others: BTreeMap<Arc<str>, (Member, MemberState)>,
+    /// Others, by name, and why they are not polled.
+    others: Vec<(Member, MemberState)>,
+    /// How many more there are.
+    unlisted: UnlistedMembers,
     tasks: JoinSet<EndedPoll>,
     /// What was sent last.
     calls: Arc<[Call]>,
     /// How many polls were begun.
     begun: u64,
+    /// How many polls may begin before the next round. Whoever renames pods without end must not cause polls without end.
+    extra_polls: usize,
     /// The number of the last poll that belongs to the round under way. Those of members that appear later do not: it ends without them.
     last_of_round: u64,
     names: ResolvedMembers,
@@ -123,10 +130,12 @@ impl MemberPolls {
             context,
             admission,
             polled: BTreeMap::new(),
-            others: BTreeMap::new(),
+            others: Vec::new(),
+            unlisted: UnlistedMembers::new(),
             tasks: JoinSet::new(),
             calls: Arc::default(),
             begun: 0,
+            extra_polls: 0,
             last_of_round: 0,
             names: ResolvedMembers::default(),
             target: None,
@@ -156,6 +165,7 @@ impl MemberPolls {
             self.polled.iter().filter(|(_, member)| !member.is_running()).map(|(name, _)| Arc::clone(name)).collect();
         self.begin_polls(names, target, prepared, calls);
         self.last_of_round = self.begun;
+        self.extra_polls = target.members.as_ref().map_or(0, |members| members.limit);
     }
 
     /// Follows a change of the target's members: forgets those that are gone, and polls those that are new, if `calls` are known. Before the
@@ -164,8 +174,9 @@ impl MemberPolls {
         self.set_target(target);
         let Some(calls) = calls.filter(|_| self.round.is_some() || self.is_round_running()) else { return };
         let is_new = |member: &PolledMember| !member.is_running() && member.result.is_none();
-        let names: Vec<Arc<str>> =
-            self.polled.iter().filter(|(_, member)| is_new(member)).map(|(name, _)| Arc::clone(name)).collect();
+        let new = self.polled.iter().filter(|(_, member)| is_new(member)).map(|(name, _)| Arc::clone(name));
+        let names: Vec<Arc<str>> = new.take(self.extra_polls).collect();
+        self.extra_polls -= names.len();
         self.begin_polls(names, target, prepared, calls);
     }
 
@@ -300,7 +311,7 @@ impl MemberPolls {
             certificate_expiry = earliest(certificate_expiry, result.certificate_expiry);
         }
         let mut members: Vec<MemberReport> = self.polled.values().map(PolledMember::report).collect();
-        members.extend(self.others.values().map(|(member, state)| MemberReport {
+        members.extend(self.others.iter().map(|(member, state)| MemberReport {
             member: member.clone(),
             state: *state,
             failure: None,
@@ -308,13 +319,15 @@ impl MemberPolls {
         }));
         members.sort_by(|a, b| a.member.name.cmp(&b.member.name));
         let base = base.filter(|_| !taken.is_empty()).map(|base| (base, taken));
-        let failure = self.names.failure();
+        let is_of_names =
+            |target: &Arc<Target>| target.members.as_ref().is_some_and(|it| it.source == MemberSource::Dns);
+        let failure = self.names.failure().filter(|_| self.target.as_ref().is_some_and(is_of_names));
         let has_pending = self.polled.values().any(|member| member.result.is_none());
         let composition = Composition {
             round,
             base,
             texts,
-            members,
+            members: MemberReports::new(members, self.unlisted.clone()),
             has_pending,
             failure,
             certificate_expiry,
@@ -347,7 +360,8 @@ impl MemberPolls {
             MemberSource::Service { endpoints, .. } => Arc::clone(endpoints),
         };
         let mut before = std::mem::take(&mut self.polled);
-        let others = std::mem::take(&mut self.others);
+        let mut others = Vec::new();
+        let mut unlisted = UnlistedMembers::new();
         let mut has_changed = false;
         for member in all.iter() {
             let name = Arc::clone(&member.name);
@@ -363,11 +377,18 @@ impl MemberPolls {
                 } else {
                     MemberState::NotReady
                 };
-                has_changed |= others.get(&name).is_none_or(|(_, before)| *before != state);
-                self.others.insert(name, (member.clone(), state));
+                if others.len() < MAX_OTHERS {
+                    others.push((member.clone(), state));
+                } else {
+                    *unlisted.entry(state).or_default() += 1;
+                }
             }
         }
-        has_changed |= !before.is_empty() || others.len() != self.others.len();
+        let shown = |others: &[(Member, MemberState)]| -> Vec<(Arc<str>, MemberState)> {
+            others.iter().map(|(member, state)| (Arc::clone(&member.name), *state)).collect()
+        };
+        has_changed |= !before.is_empty() || shown(&others) != shown(&self.others) || unlisted != self.unlisted;
+        (self.others, self.unlisted) = (others, unlisted);
         before.into_values().for_each(PolledMember::stop);
         if has_changed {
             self.schedule_composition();

@@ -12,7 +12,7 @@ use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use tokio::time::Instant;
 
-use super::members::{MemberCounts, MemberReport, MemberState};
+use super::members::{MemberCounts, MemberReports, MemberState};
 use crate::kind::{Call, Reason};
 use crate::metric::{
     Encoding, Finished, Format, PlainCounters, Rewriter, encode, gunzip, gzip, openmetrics_to_text, text_to_openmetrics,
@@ -33,8 +33,8 @@ pub struct Snapshot {
     pub samples: usize,
     /// The calls, in order; none where nothing was sent.
     pub calls: Box<[CallRecord]>,
-    /// The members, in the order of their names; `None` for a target that is one process.
-    pub members: Option<Arc<[MemberReport]>>,
+    /// The members; `None` for a target that is one process.
+    pub members: Option<Arc<MemberReports>>,
     /// Samples of members that do not fit to those of others, beside those in `probe_skipped_fields` of the members themselves.
     pub(super) left_out: usize,
     /// Samples that were left out because the server may not export their names or contents.
@@ -90,15 +90,13 @@ impl Snapshot {
     pub(super) fn is_rejected(&self) -> bool {
         let is_auth =
             |failure: &Option<Failure>| failure.as_ref().is_some_and(|failure| failure.reason == Reason::Auth);
-        let members = self.members.as_deref().unwrap_or_default();
-        is_auth(&self.failure) || members.iter().any(|report| is_auth(&report.failure))
+        let mut members = self.members.iter().flat_map(|members| members.iter());
+        is_auth(&self.failure) || members.any(|report| is_auth(&report.failure))
     }
 
     /// How many members there are; `None` for a target that is one process.
     pub(super) fn member_counts(&self) -> Option<MemberCounts> {
-        let members = self.members.as_deref()?;
-        let up = members.iter().filter(|report| report.poll.is_some() && report.failure.is_none()).count();
-        Some(MemberCounts { found: members.len(), up })
+        self.members.as_ref().map(|members| members.counts())
     }
 
     /// A sentence about members that do not answer although others do, with the failure of the first one.

@@ -85,7 +85,7 @@ pub(super) async fn run(
                     Err(_) => return,
                 },
                 () = tokio::time::sleep_until(next), if polls => due = Some(next),
-                () = processes.members_changed() => processes.recompose(&poller, &target, &context, &mut first).await,
+                () = processes.members_changed() => processes.recompose(&poller, &target, &context).await,
                 () = poller.demand.notified() => {} // unless the poll that just ended has answered it
             }
             continue;
@@ -110,7 +110,7 @@ pub(super) async fn run(
         };
         due = None;
         let started = Instant::now();
-        let poll = processes.poll(&poller, &target, &prepared, &context, &admission, &mut first, time);
+        let poll = processes.poll(&poller, &target, &prepared, &context, &admission, time);
         let snapshot = tokio::select! {
             () = poller.stop.cancelled() => return,
             snapshot = Box::pin(poll) => snapshot, // boxed: an idle poller must stay small
@@ -157,21 +157,14 @@ impl Processes {
     }
 
     /// Publishes the answer with the members as they are now. It must run to its end, since it takes series that are in no answer yet.
-    async fn recompose(
-        &mut self,
-        poller: &Poller,
-        target: &Target,
-        context: &PollContext,
-        first: &mut Option<PendingFirstPoll>,
-    ) {
+    async fn recompose(&mut self, poller: &Poller, target: &Target, context: &PollContext) {
         let Some(members) = &mut self.members else { return };
         if let Some(snapshot) = Box::pin(members.recompose(poller, target)).await {
-            publish(poller, target, context, first, snapshot);
+            publish_change(poller, target, context, snapshot);
         }
     }
 
     /// Polls the target, which was due at `due`. `None`: meanwhile, it has been changed to one that gives other data.
-    #[expect(clippy::too_many_arguments, reason = "all that a poll needs, and it is called once")]
     async fn poll(
         &mut self,
         poller: &Poller,
@@ -179,14 +172,13 @@ impl Processes {
         prepared: &Arc<PreparedTarget>,
         context: &Arc<PollContext>,
         admission: &Arc<Admission>,
-        first: &mut Option<PendingFirstPoll>,
         due: Instant,
     ) -> Option<Snapshot> {
         let started = Instant::now();
         if target.members.is_some() {
             let new = || Box::new(MemberPolls::new(Arc::clone(context), Arc::clone(admission)));
             let members = self.members.get_or_insert_with(new);
-            return poll_members(poller, target, prepared, members, context, first, started).await;
+            return poll_members(poller, target, prepared, members, context, started).await;
         }
         context.metrics.delay.observe(due.elapsed().as_secs_f64());
         tokio::select! {
@@ -264,7 +256,6 @@ async fn poll_members(
     prepared: &Arc<PreparedTarget>,
     members: &mut MemberPolls,
     context: &Arc<PollContext>,
-    first: &mut Option<PendingFirstPoll>,
     started: Instant,
 ) -> Option<Snapshot> {
     let _in_flight = context.metrics.start();
@@ -287,7 +278,7 @@ async fn poll_members(
                         MemberEvent::Polled => {}
                         MemberEvent::Resolved => members.follow(&target, prepared, Some(&calls)),
                         MemberEvent::Changed => if let Some(snapshot) = members.recompose(poller, &target).await {
-                            publish(poller, &target, context, first, snapshot);
+                            publish_change(poller, &target, context, snapshot);
                         }
                     },
                     () = tokio::time::sleep_until(slow), if started.elapsed() < SLOW_ROUND => {}
@@ -317,6 +308,15 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
         tracing::trace!(target = %id, call = record.call, url, status = record.status, bytes = record.bytes, duration, error, "called");
     }
     tracing::debug!(target = %id, %kind, outcome = snapshot.outcome(), duration = ?snapshot.duration(), samples = snapshot.samples, "polled");
+}
+
+/// Publishes the result of a change of the members. It is not logged: pods may come and go many times between two polls.
+fn publish_change(poller: &Poller, target: &Target, context: &PollContext, snapshot: Snapshot) {
+    if let Some((before, after)) = poller.publish(target, snapshot) {
+        context.notify_state_listener(poller.id());
+        let (before, after) = (before.state.as_str(), after.state.as_str());
+        tracing::debug!(target = %poller.id(), before, after, "the members of the target have changed");
+    }
 }
 
 /// Publishes a result, and logs a change of state: not every failed poll, nor every change of the spec. The first results after a start are

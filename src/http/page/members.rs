@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::query::{PageRows, query_string};
 use super::{TargetsPage, Thousands};
-use crate::http::members::{bounded, by_attention, by_state, counts};
+use crate::http::members::{bounded, by_attention, by_state};
 use crate::http::targets::TargetView;
 use crate::http::time;
 use crate::poll::MemberReport;
@@ -15,7 +15,7 @@ const FOLDED_FROM: usize = 10;
 /// How many members answer, below the state of the target.
 pub(super) fn members_up(view: &TargetView) -> Markup {
     let Some(members) = view.members() else { return Markup::default() };
-    let counts = counts(members);
+    let counts = members.counts();
     html! { small { (Thousands(counts.up)) "/" (Thousands(counts.found)) " up" span class="sr" { ", of its members" } } }
 }
 

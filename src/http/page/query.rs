@@ -88,7 +88,7 @@ impl PageQuery {
             || has(view.url())
             || view.status.failure.as_ref().is_some_and(|why| has(why.reason.as_str()) || has(&why.message))
             || view.labels().any(|(name, value)| has(&format!("{name}={value}")))
-            || view.members().unwrap_or_default().iter().any(|report| is_member(report, &needle))
+            || view.members().into_iter().flat_map(|members| members.iter()).any(|report| is_member(report, &needle))
     }
 
     /// Whether the text of the filter is about this member.
@@ -135,8 +135,8 @@ impl<'v> PageRows<'v> {
         rows.sort_by_cached_key(|view| {
             let broken = matches!(view.status.state, TargetState::Down | TargetState::Invalid);
             let rank = STATES.iter().position(|state| *state == view.status.state);
-            let members = view.members().unwrap_or_default();
-            let is_partial = members.iter().any(|report| report.state == MemberState::Down);
+            let mut members = view.members().into_iter().flat_map(|members| members.iter());
+            let is_partial = members.any(|report| report.state == MemberState::Down);
             (rank, broken.then_some(Reverse(view.status.since)), !is_partial)
         });
         let matching = rows.len();
