@@ -371,6 +371,38 @@ async fn members_that_come_and_hang_without_end_do_not_keep_the_others_from_bein
     }
 }
 
+#[tokio::test]
+async fn a_pod_that_is_replaced_without_end_is_not_polled_without_end() {
+    const LIMIT: usize = 3;
+    let server = Faulty::start(Fault::Closes).await;
+    let pollers = pollers();
+    let pod = |uid: usize| Member { uid: uid.to_string().into(), ..pod("a", server.address) };
+    let mut target = target(Type::Orion, &[pod(0)]);
+    target.members.as_mut().unwrap().limit = LIMIT;
+    pollers.apply([target.clone()]);
+    answer(&pollers, &target).await;
+    for uid in 1..50 {
+        pollers.apply([with(target.clone(), &[pod(uid)])]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let polls = server.connections.load(Ordering::SeqCst);
+    assert!((2..=1 + LIMIT).contains(&polls), "{polls} polls in one interval");
+}
+
+#[tokio::test]
+async fn of_thousands_of_endpoints_those_that_are_not_polled_are_counted_and_few_are_kept() {
+    let server = broker(1).await.1;
+    let members: Vec<Member> = (0..5000).map(|i| pod(&format!("orion-{i:04}"), server.address)).collect();
+    let mut target = target(Type::Orion, &members);
+    target.members.as_mut().unwrap().limit = 1;
+    let pollers = pollers();
+    pollers.apply([target.clone()]);
+    let snapshot = answer(&pollers, &target).await;
+    assert_eq!(states(&snapshot), counted([("up", 1.0), ("over_limit", 4999.0)]));
+    assert_eq!(pollers.get(&target.id).unwrap().status().members, Some(MemberCounts { found: 5000, up: 1 }));
+    assert!(snapshot.members.as_ref().unwrap().len() <= 101);
+}
+
 /// The sum of the counters that the exporter accumulates.
 fn accumulated(snapshot: &Snapshot) -> f64 {
     let all = series(&text(snapshot));

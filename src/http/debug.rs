@@ -382,7 +382,7 @@ mod tests {
             text.len(),
             text.lines().count()
         );
-        shown.members = Some([].into());
+        shown.members = Some(std::sync::Arc::default());
         let text = target_text(&target("rooms"), &status(), &shown, MemberCalls::Linked);
         assert!(text.contains("\nThe members\n\n  none\n"), "{text}");
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::kind::Reason;
 use crate::metric::{Families, Format, Suffix, Type};
-use crate::poll::{CallRecord, Failure, MemberPoll, TargetState, TargetStatus, test_snapshot};
+use crate::poll::{CallRecord, Failure, MemberCounts, MemberPoll, TargetState, TargetStatus, test_snapshot};
 use crate::target::{Lookup, LookupError, ObjectKind, ParsedTarget, TargetId};
 
 struct NoObjects;
@@ -77,7 +77,7 @@ pub(in crate::http) fn snapshot(members: Vec<MemberReport>) -> Snapshot {
         families.set_dynamic(total, Suffix::None, &[pod, ("kind", "{pod=\"rooms-001\"}")], 70.0);
     }
     let mut snapshot = test_snapshot(&families.finish(), Format::OpenMetrics);
-    snapshot.members = Some(members.into());
+    snapshot.members = Some(std::sync::Arc::new(members.into()));
     snapshot
 }
 
@@ -105,7 +105,8 @@ fn members_that_fail_come_first_and_those_that_are_not_polled_last() {
     let names: Vec<&str> = by_attention(&reports).into_iter().map(|report| &*report.member.name).collect();
     let order = [4, 8, 7, 5, 2, 6, 3, 1].map(|number| format!("rooms-{number:03}"));
     assert_eq!(names, order);
-    assert_eq!(counts(&reports), MemberCounts { found: 8, up: 3 });
+    let reports = MemberReports::from(reports);
+    assert_eq!(reports.counts(), MemberCounts { found: 8, up: 3 });
     assert_eq!(by_state(&reports), "2 down, 1 pending, 1 terminating, 2 up, 1 not_ready, 1 over_limit");
 }
 
