@@ -364,9 +364,13 @@ fn services_that_no_target_names_any_more_are_bounded() {
 async fn a_scope_whose_last_targets_go_while_its_watch_is_replaced_is_empty_and_begins_no_watch() {
     let cache = EndpointCache::new(Shared::idle(), &[None]);
     let names: Vec<String> = (0..60).map(|name| format!("s{name}")).collect();
-    names.iter().for_each(|name| cache.set_service(&id(name), &declaration(name)));
+    for name in &names {
+        cache.set_service(&id(name), &declaration(name));
+    }
     let _ = cache.with_scope(0, |scope| scope.begin(Instant::now()));
-    names.iter().for_each(|name| cache.remove_target(&id(name)));
+    for name in &names {
+        cache.remove_target(&id(name));
+    }
     tokio::time::advance(3600 * SECOND).await;
     assert_eq!(cache.begins_at(0), None);
     assert_eq!(cache.with_scope(0, |scope| scope.forgets_at()), Some(None));
