@@ -136,8 +136,8 @@ pub struct PollingArgs {
     /// Memory for all responses that are being read, including buffers; when it is full, stalled responses are dropped first
     #[arg(long, env = "SCRAPETARGET_MAX_INFLIGHT_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_inflight_bytes: usize,
-    /// Maximum number of series of one target, regardless of its sampleLimit. This also limits the memory per target: an exposition
-    /// takes at most 1 KiB per series, and at most 32 MiB
+    /// Maximum number of series of one target, regardless of its sampleLimit; with members, of all of them together, regardless of
+    /// members.sampleLimit. This also limits the memory per target: an exposition takes at most 1 KiB per series, and at most 32 MiB
     #[arg(long, env = "SCRAPETARGET_MAX_SAMPLE_LIMIT", default_value = "100000", value_name = "COUNT", value_parser = sample_limit)]
     pub max_sample_limit: u32,
     /// Show the beginning of the response body of a failed request, on the debug page and in the debug output of probe only. It may

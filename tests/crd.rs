@@ -178,6 +178,8 @@ fn url() -> impl Strategy<Value = Value> {
         texts(&[
             "http://sora:3000/",
             "https://[2001:db8::1]:443/a?b=c",
+            "https://10.0.0.1/",
+            "https://[::1]:8443/",
             "http://[::1]",
             "http://[1:2]/",
             "http://[::ffff:102:304]/",
@@ -257,8 +259,11 @@ fn names() -> BoxedStrategy<Value> {
         "[i]nstance",
         "$(x)",
     ]);
-    prop_oneof![written, "[(]?(_{0,2}(a|i|instance|job|target_name)?(\\.[*+])?[|]?){0,3}[)]?".prop_map(Value::from)]
-        .boxed()
+    prop_oneof![
+        written,
+        "[(]?(_{0,2}(a|i|instance|job|target_name|po|pod|member)?(\\.[*+])?[|]?){0,3}[)]?".prop_map(Value::from)
+    ]
+    .boxed()
 }
 
 fn relabelings() -> BoxedStrategy<Value> {
@@ -284,6 +289,9 @@ fn relabelings() -> BoxedStrategy<Value> {
         "__",
         "__address__",
         "__tmp_hash",
+        "pod",
+        "member",
+        "pods",
         "instance",
         "Instance",
         "job",

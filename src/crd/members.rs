@@ -39,7 +39,7 @@ pub struct MembersService {
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
     /// The name of its port. Members are polled at the number that this port has in their pods. Defaults to the only port; if there are
-    /// several, to the one that has the number of the port in url.
+    /// several, to the one whose number in the pods (targetPort) is the port in url.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub port: Option<String>,

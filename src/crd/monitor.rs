@@ -31,7 +31,7 @@ pub struct Monitor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrape_timeout: Option<PromDuration>,
     /// Relabelings of the target. They may read the labels that the exporter sets. They must not write labels that begin with __ or labels
-    /// that identify the series of a target, such as instance, job and namespace.
+    /// that identify the series of a target, such as instance, job and namespace; with members, not pod and member either.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub relabelings: Vec<Relabeling>,

@@ -353,7 +353,7 @@ fn publish(
         // This resolves itself, and an API server that does not answer would cause one line for every target.
         (TargetState::Invalid, Some(failure)) if unread => {
             *first = None; // the log line about the other targets does not wait for it
-            tracing::debug!(%target, %kind, error = %failure.message, "target waits for its credentials");
+            tracing::debug!(%target, %kind, error = %failure.message, "target waits for objects that were not read yet");
         }
         (_, Some(failure)) => match first.take() {
             Some(first) => first.down(target, kind, failure),

@@ -17,10 +17,22 @@ use crate::time::{self, PromDuration};
 /// Every rule. The order is that of the fields.
 pub fn all() -> &'static [Rule] {
     static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-        [spec(), url(), members(), durations(), labels(), headers(), access(), regexes(), monitor(), relabelings()]
-            .into_iter()
-            .flatten()
-            .collect()
+        [
+            spec(),
+            url(),
+            members(),
+            durations(),
+            labels(),
+            headers(),
+            access(),
+            regexes(),
+            monitor(),
+            relabelings(),
+            member_relabelings(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     });
     &RULES
 }
@@ -226,6 +238,24 @@ fn members() -> Vec<Rule> {
         .holds_if(move |spec| {
             let labels = spec.get("labels").and_then(Value::as_object);
             !has(spec, "/members") || labels.is_none_or(|labels| MEMBER.iter().all(|name| !labels.contains_key(*name)))
+        }),
+        // No member has the address, and with dns it is refused anyway.
+        Rule::new(
+            "spec",
+            format!(
+                "!has(self.members) || !has(self.members.service) || !self.url.startsWith('https:') || !self.url.matches({}) || \
+                 (has(self.tlsConfig) && has(self.tlsConfig.serverName))",
+                raw(URL_OF_ADDRESS.as_str())
+            ),
+            "the host in url is an address that no member has, so over https write tlsConfig.serverName, the name in the certificates of the \
+             members, or that name as the host",
+        )
+        .field("tlsConfig.serverName")
+        .holds_if(move |spec| {
+            let is_unnamed = |url: &str| url.starts_with("https:") && URL_OF_ADDRESS.is_match(url);
+            !has(spec, "/members/service")
+                || has(spec, "/tlsConfig/serverName")
+                || !text(spec, "url").is_some_and(is_unnamed)
         }),
     ]
 }
@@ -535,6 +565,52 @@ fn relabelings() -> Vec<Rule> {
     .also(&RELABELINGS[1..])
     .holds_if(|step| !matches!(action(step).as_str(), "labelmap" | "labelkeep"));
     vec![maps, writes, drops]
+}
+
+/// With members, no relabeling may take from a series what tells whose it is.
+fn member_relabelings() -> Vec<Rule> {
+    let names = quoted(&MEMBER);
+    let rule = |list: &'static str, cel: String, breaks: fn(&Value) -> bool, instead: &str| {
+        Rule::new(
+            "spec",
+            format!(
+                "!has(self.members) || !has(self.monitor) || !has(self.monitor.{list}) || !self.monitor.{list}.exists(step, {cel})"
+            ),
+            format!("with members, the labels pod and member tell which process a series belongs to, {instead}"),
+        )
+        .field(format!("monitor.{list}"))
+        .holds_if(move |spec| {
+            let steps = spec.pointer(&format!("/monitor/{list}")).and_then(Value::as_array);
+            spec.get("members").is_none() || !steps.is_some_and(|steps| steps.iter().any(breaks))
+        })
+    };
+    let writes = |list| {
+        let comparing = quoted(&COMPARING);
+        let cel = format!(
+            "has(step.targetLabel) && step.targetLabel in [{names}] && !(step.action.lowerAscii() in [{comparing}])"
+        );
+        let breaks = |step: &Value| {
+            let writes = text(step, "targetLabel").is_some_and(|label| MEMBER.contains(&label));
+            writes && !COMPARING.contains(&action(step).as_str())
+        };
+        rule(list, cel, breaks, "write another targetLabel")
+    };
+    // A relabeling of the target cannot drop a label of its samples. What is no list of names has a message of its own.
+    let by_name = raw(LABELS_BY_NAME.as_str());
+    let drops = rule(
+        "metricRelabelings",
+        format!(
+            "step.action.lowerAscii() == 'labeldrop' && has(step.regex) && step.regex.matches({by_name}) && \
+             [{names}].exists(name, name.matches('^(?:' + step.regex + ')$'))"
+        ),
+        |step| {
+            let is_dropped =
+                |regex: &str| LABELS_BY_NAME.is_match(regex) && MEMBER.iter().any(|name| is_named(name, regex));
+            action(step) == "labeldrop" && text(step, "regex").is_some_and(is_dropped)
+        },
+        "keep them out of the regex of a labeldrop",
+    );
+    vec![writes("relabelings"), writes("metricRelabelings"), drops]
 }
 
 /// Where relabeling steps stand.

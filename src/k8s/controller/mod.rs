@@ -36,6 +36,9 @@ const EVENTS: usize = 64;
 const BATCH: usize = 500;
 /// A target whose Secrets or endpoints are not read after this is declared without them, and reports them as unread.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same, of endpoints that will be listed soon: a watch of EndpointSlices that has just begun is not replaced at once. Until then the
+/// target is as it was before, which is better than refused.
+const LISTED_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest delay while the CRD is missing: somebody is probably installing it.
 const CRD_RETRY: Duration = Duration::from_secs(4);
 
@@ -101,8 +104,8 @@ struct Reconciler {
     scopes: Vec<ListedScope>,
     /// What must be done about each target, at the end of the batch.
     pending: BTreeMap<TargetId, PendingAction>,
-    /// Targets whose Secrets or endpoints are being read, and until when they wait for that.
-    awaiting: BTreeMap<TargetId, Instant>,
+    /// Targets whose Secrets or endpoints are being read.
+    awaiting: BTreeMap<TargetId, AwaitedObjects>,
     readiness: Readiness,
     health: WatchHealth,
     change_log: ChangeLog,
@@ -114,6 +117,13 @@ struct ListedScope {
     scope: Scope,
     /// The targets that a list has shown so far, while it is read.
     listing: Option<HashSet<TargetId>>,
+}
+
+/// How long a target waits for what it refers to.
+#[derive(Clone, Copy, Debug)]
+struct AwaitedObjects {
+    since: Instant,
+    deadline: Instant,
 }
 
 /// What must be done about a target.
@@ -175,7 +185,7 @@ impl Reconciler {
     /// When the next deadline is, if nothing happens before.
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
-        let secrets = self.awaiting.values().min().copied();
+        let secrets = self.awaiting.values().map(|awaited| awaited.deadline).min();
         [secrets, self.readiness.deadline(), self.change_log.closes()].into_iter().flatten().fold(far, Instant::min)
     }
 
@@ -313,7 +323,7 @@ impl Reconciler {
     /// Declares targets that have waited for their Secrets and endpoints long enough.
     fn declare_overdue(&mut self) {
         let now = Instant::now();
-        let overdue = self.awaiting.iter().filter(|(_, deadline)| **deadline <= now);
+        let overdue = self.awaiting.iter().filter(|(_, awaited)| awaited.deadline <= now);
         let overdue: Vec<TargetId> = overdue.map(|(id, _)| id.clone()).collect();
         for id in overdue {
             self.declare(id);
@@ -385,9 +395,16 @@ impl Reconciler {
 
     fn must_wait(&mut self, id: &TargetId) -> bool {
         let now = Instant::now();
-        let mut deadline = || *self.awaiting.entry(id.clone()).or_insert_with(|| now + READ_TIMEOUT);
-        let is_read = self.secrets.is_read(id) && self.endpoints.is_read(id);
-        let must_wait = !is_read && deadline() > now;
+        let (has_secrets, has_endpoints) = (self.secrets.is_read(id), self.endpoints.is_read(id));
+        if has_secrets && has_endpoints {
+            self.awaiting.remove(id);
+            return false;
+        }
+        let is_listed_soon = has_secrets && self.endpoints.is_being_read(id);
+        let timeout = if is_listed_soon { LISTED_TIMEOUT } else { READ_TIMEOUT };
+        let waits = self.awaiting.entry(id.clone()).or_insert(AwaitedObjects { since: now, deadline: now });
+        waits.deadline = waits.since + timeout;
+        let must_wait = waits.deadline > now;
         if !must_wait {
             self.awaiting.remove(id);
         }

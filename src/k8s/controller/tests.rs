@@ -273,3 +273,21 @@ async fn a_target_whose_endpoints_are_not_read_waits_for_two_seconds_and_then_sa
     assert!(matches!(accepted, Some(Err(problem)) if problem.reason == "EndpointsUnread"));
     assert!(harness.reconciler.readiness.becomes_known(harness.reconciler.awaiting.is_empty()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_target_whose_endpoints_will_be_listed_soon_is_not_refused_meanwhile() {
+    let mut harness = Harness::new(&[None]);
+    harness.reconciler.endpoints.grant();
+    harness.list(0, [with_members("a")]);
+    let began = Instant::now();
+    for until in [began + READ_TIMEOUT, began + LISTED_TIMEOUT] {
+        assert!(harness.url("a").is_none() && harness.shared.targets.get(&id("a")).unwrap().accepted.is_none());
+        assert!(harness.reconciler.wake_at() > Instant::now());
+        tokio::time::sleep_until(until).await;
+        harness.reconciler.declare_overdue();
+        assert!(!harness.reconciler.reconcile_batch());
+    }
+    assert!(harness.reconciler.awaiting.is_empty());
+    let accepted = harness.shared.targets.get(&id("a")).unwrap().accepted;
+    assert!(matches!(accepted, Some(Err(problem)) if problem.reason == "EndpointsUnread"));
+}

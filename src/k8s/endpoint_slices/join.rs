@@ -16,7 +16,8 @@ use crate::target::{Member, MemberLabel};
 /// Which port of the endpoints is polled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WantedPort {
-    /// The name of the Service's port; `None`: the only one, or that of the number of the url.
+    /// The name of the Service's port; `None`: the only one, or the one that has the number of the url in the pods. Slices do not have the
+    /// number that it has in the Service.
     pub(super) name: Option<Arc<str>>,
     /// The number in the url.
     pub(super) number: u16,

@@ -99,21 +99,21 @@ impl EndpointCache {
             services.insert(id.clone(), service);
         }
         if let Some(before) = before {
-            must_wake |= scope.unwant(&before, id);
+            must_wake |= scope.unwant(&before, id, Instant::now());
         }
         if must_wake {
             rescheduled.notify_one();
         }
     }
 
-    /// Removes a target, and everything of its Service if no other target names that.
+    /// Removes a target, and in a while everything of its Service if no other target names that.
     pub(super) fn remove_target(&self, id: &TargetId) {
         let mut state = self.state();
         let Some(service) = state.services.remove(id) else { return };
         state.changed.remove(id);
         if let Some(index) = self.scope_of(&id.namespace)
             && let Some(scope) = state.scopes.get_mut(index)
-            && scope.unwant(&service, id)
+            && scope.unwant(&service, id, Instant::now())
             && let Some(SliceScope { rescheduled, .. }) = self.scopes.get(index)
         {
             rescheduled.notify_one();
@@ -126,6 +126,13 @@ impl EndpointCache {
         let Some(service) = state.services.get(id) else { return true };
         let scope = self.scope_of(&id.namespace).and_then(|index| state.scopes.get(index));
         scope.is_none_or(|scope| scope.access == SliceAccess::Denied || scope.is_listed(service))
+    }
+
+    /// Whether the endpoints of a target, which are not read, will be soon, since the API server answers.
+    pub(super) fn is_being_read(&self, id: &TargetId) -> bool {
+        let state = self.state();
+        let scope = self.scope_of(&id.namespace).and_then(|index| state.scopes.get(index));
+        state.services.contains_key(id) && scope.is_some_and(|scope| scope.access == SliceAccess::Granted)
     }
 
     /// The endpoints of the Service that a target names.
@@ -194,8 +201,20 @@ impl EndpointCache {
         }
     }
 
+    /// When a watch of the scope should begin. If no target names a Service, everything is dropped instead, so that it is `None`: a watch
+    /// that returned at once would be begun over and over.
     fn begins_at(&self, index: usize) -> Option<Instant> {
-        self.state().scopes.get(index).and_then(ScopeState::begins_at)
+        let begins_at = self.with_scope(index, |scope| {
+            if scope.is_wanted() {
+                return scope.begins_at();
+            }
+            scope.end();
+            None
+        });
+        begins_at.flatten().or_else(|| {
+            self.shared.outage.works(Part::EndpointSlices(index));
+            None
+        })
     }
 
     /// Watches the slices of a scope until another selector is needed, or none.
@@ -208,19 +227,20 @@ impl EndpointCache {
         loop {
             let deadlines = self.with_scope(index, |scope| {
                 if scope.is_wanted() {
-                    return Some((scope.changes_at(), scope.begins_at()));
+                    scope.forget_unwanted(Instant::now());
+                    return Some((scope.changes_at(), scope.begins_at(), scope.forgets_at()));
                 }
                 scope.end();
                 None
             });
-            let Some((changes_at, begins_at)) = deadlines.flatten() else {
+            let Some((changes_at, begins_at, forgets_at)) = deadlines.flatten() else {
                 tracing::debug!("EndpointSlices are not needed any more");
                 return self.shared.outage.works(Part::EndpointSlices(index));
             };
             if begins_at.is_some_and(|at| at <= Instant::now()) {
                 return;
             }
-            let wake_at = [changes_at, begins_at].into_iter().flatten().min();
+            let wake_at = [changes_at, begins_at, forgets_at].into_iter().flatten().min();
             let due = async {
                 match wake_at {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -321,6 +341,12 @@ impl EndpointCache {
 
     fn count(&self, event: &str) {
         self.shared.metrics.events.with_label_values(&["EndpointSlice", event]).inc();
+    }
+
+    /// As if every scope had been listed before its targets were declared.
+    #[cfg(test)]
+    pub(super) fn grant(&self) {
+        self.state().scopes.iter_mut().for_each(|scope| scope.set_access(SliceAccess::Granted, Instant::now()));
     }
 
     fn state(&self) -> MutexGuard<'_, EndpointState> {

@@ -84,8 +84,8 @@ fn port_message(service: &ServiceRef, WantedPort { name, number }: &WantedPort, 
             format!("{service} has no TCP port {name:?}: write one of these into spec.members.service.port: {list}")
         }
         (None, list) => format!(
-            "{service} has several TCP ports, none with the number {number} of the url: write the name of one into \
-             spec.members.service.port: {list}"
+            "{service} has several TCP ports, none of which has the number {number} of the url in the pods (targetPort): write the name of \
+             one into spec.members.service.port: {list}"
         ),
     }
 }

@@ -1,7 +1,7 @@
 //! The Services of one scope that targets name, and their slices. It decides when the watch begins, when it is replaced by one with another
 //! selector, and which Services have changed; it does not watch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,13 @@ const LONGEST_SETTLE: Duration = Duration::from_secs(1);
 /// A watch that is replaced because of new Services has run at least ten times as long as its list took, within these limits.
 const LIST_SHARE: u32 = 10;
 const SHORTEST_GAP: Duration = Duration::from_secs(1);
-const LONGEST_GAP: Duration = Duration::from_secs(15);
+const LONGEST_GAP: Duration = Duration::from_secs(10);
+
+/// A Service that no target names any more stays watched for this long, so that a target which is deleted and created again needs no other
+/// list. That many Services at most, and that many entries of all of them, which is a quarter of what a namespace may have.
+const KEPT_UNWANTED: Duration = Duration::from_secs(30);
+const MOST_UNWANTED: usize = 25;
+const MOST_ENTRIES_UNWANTED: usize = 5_000;
 
 /// After this time, a watch of more than is needed is replaced, and left out slices are read again.
 const REFRESH: Duration = Duration::from_mins(10);
@@ -41,6 +47,8 @@ const LONGEST_BATCHING: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct ScopeState {
     services: BTreeMap<ServiceRef, WantedService>,
+    /// Those of `services` that no target names any more, and since when, the oldest first.
+    unwanted: VecDeque<(ServiceRef, Instant)>,
     store: SliceStore,
     /// What a list has shown so far, while it is read.
     listing: Option<SliceStore>,
@@ -103,6 +111,9 @@ impl ScopeState {
     /// A target names the Service. Returns whether the watch must be begun or replaced.
     pub(super) fn want(&mut self, service: &ServiceRef, target: &TargetId, now: Instant) -> bool {
         let wanted = self.services.entry(service.clone()).or_default();
+        if wanted.targets.is_empty() {
+            self.unwanted.retain(|(unwanted, _)| unwanted != service);
+        }
         wanted.targets.insert(target.clone());
         if wanted.coverage != WatchCoverage::None {
             return false;
@@ -113,25 +124,55 @@ impl ScopeState {
     }
 
     /// A target does not name the Service any more. Returns whether no target names any Service now.
-    pub(super) fn unwant(&mut self, service: &ServiceRef, target: &TargetId) -> bool {
+    pub(super) fn unwant(&mut self, service: &ServiceRef, target: &TargetId, now: Instant) -> bool {
         let Some(wanted) = self.services.get_mut(service) else { return false };
-        wanted.targets.remove(target);
-        if wanted.targets.is_empty() {
-            self.services.remove(service);
-            self.dirty.remove(service);
-            self.store.remove_service(service);
-            if let Some(listing) = &mut self.listing {
-                listing.remove_service(service);
+        if wanted.targets.remove(target) && wanted.targets.is_empty() {
+            if wanted.coverage == WatchCoverage::None {
+                self.forget(service);
+            } else {
+                self.unwanted.push_back((service.clone(), now));
+                self.forget_unwanted(now);
             }
-            let is_uncovered = |wanted: &WantedService| wanted.coverage == WatchCoverage::None;
-            self.uncovered = self.uncovered.filter(|_| self.services.values().any(is_uncovered));
         }
-        self.services.is_empty()
+        !self.is_wanted()
+    }
+
+    /// Drops the Services that no target has named for a while, and the oldest of them while they are too many.
+    pub(super) fn forget_unwanted(&mut self, now: Instant) {
+        while let Some((service, since)) = self.unwanted.front() {
+            let is_due = *since + KEPT_UNWANTED <= now;
+            if !is_due && self.unwanted.len() <= MOST_UNWANTED && self.entries_unwanted() <= MOST_ENTRIES_UNWANTED {
+                return;
+            }
+            let service = service.clone();
+            self.unwanted.pop_front();
+            self.forget(&service);
+        }
+    }
+
+    fn entries_unwanted(&self) -> usize {
+        self.unwanted.iter().map(|(service, _)| self.store.entries_of(service)).sum()
+    }
+
+    /// When [`forget_unwanted`](Self::forget_unwanted) has something to drop.
+    pub(super) fn forgets_at(&self) -> Option<Instant> {
+        self.unwanted.front().map(|(_, since)| *since + KEPT_UNWANTED)
+    }
+
+    fn forget(&mut self, service: &ServiceRef) {
+        self.services.remove(service);
+        self.dirty.remove(service);
+        self.store.remove_service(service);
+        if let Some(listing) = &mut self.listing {
+            listing.remove_service(service);
+        }
+        let is_uncovered = |wanted: &WantedService| wanted.coverage == WatchCoverage::None;
+        self.uncovered = self.uncovered.filter(|_| self.services.values().any(is_uncovered));
     }
 
     /// Whether any target names a Service.
     pub(super) fn is_wanted(&self) -> bool {
-        !self.services.is_empty()
+        self.services.len() > self.unwanted.len()
     }
 
     /// Whether the slices of a Service were listed.
@@ -151,12 +192,18 @@ impl ScopeState {
         }
         let watch = self.watch.as_ref()?;
         // Half as many, or it would be replaced all the time.
-        let is_too_wide = watch.is_of_all && self.services.len() < MOST_SELECTED / 2;
+        let is_too_wide = watch.is_of_all && self.services.len() - self.unwanted.len() < MOST_SELECTED / 2;
         (is_too_wide || self.store.has_truncated()).then(|| watch.begun + REFRESH)
     }
 
-    /// Begins a watch of every Service that is wanted. Returns the label selector.
+    /// Begins a watch of every Service that is wanted, or was a moment ago. Returns the label selector.
     pub(super) fn begin(&mut self, now: Instant) -> String {
+        if self.services.len() >= MOST_SELECTED {
+            // They must not make the watch one of all.
+            for (service, _) in std::mem::take(&mut self.unwanted) {
+                self.forget(&service);
+            }
+        }
         self.uncovered = None;
         self.listing = None;
         for wanted in self.services.values_mut().filter(|wanted| wanted.coverage == WatchCoverage::None) {
@@ -243,6 +290,9 @@ impl ScopeState {
     fn changed(&mut self, service: &ServiceRef, now: Instant) {
         let Some(wanted) = self.services.get_mut(service) else { return };
         wanted.joined.clear();
+        if wanted.targets.is_empty() {
+            return;
+        }
         let endpoints: usize = self.store.slices(service).map(|slice| slice.endpoints.len()).sum();
         let members = u32::try_from(endpoints.saturating_mul(wanted.targets.len())).unwrap_or(u32::MAX);
         let delay = (BATCHING + BATCHING_PER_MEMBER.saturating_mul(members)).min(LONGEST_BATCHING);

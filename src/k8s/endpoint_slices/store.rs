@@ -63,7 +63,7 @@ impl SliceStore {
         texts: &mut SharedTexts,
     ) -> Vec<ServiceRef> {
         let before = self.take(&service.namespace, &raw.metadata.name);
-        let of_service = self.services.get(service).map_or(0, |service| service.entries);
+        let of_service = self.entries_of(service);
         let of_namespace = self.namespaces.get(&service.namespace).copied().unwrap_or(0);
         let room = MOST_OF_SERVICE
             .saturating_sub(of_service)
@@ -113,6 +113,11 @@ impl SliceStore {
         }
         self.forget(&namespace, entries);
         Some((owner, name, slice))
+    }
+
+    /// What is kept of a Service.
+    pub(super) fn entries_of(&self, service: &ServiceRef) -> usize {
+        self.services.get(service).map_or(0, |service| service.entries)
     }
 
     /// Removes all slices of a Service.

@@ -297,6 +297,90 @@ fn a_few_names_are_in_the_selector_and_many_are_not() {
     assert_eq!(scope.begin(now), "kubernetes.io/service-name");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_created_again_needs_no_other_list_and_one_that_is_gone_costs_nothing_for_long() {
+    let harness = Harness::new(|_, request| {
+        if request.is_list() {
+            ScriptedAnswer::Page(vec![slice_of("rooms", "rooms-1", &[1]), slice_of("more", "more-1", &[2])], "7", None)
+        } else {
+            ScriptedAnswer::Later(5 * SECOND, vec![event("MODIFIED", &slice_of("rooms", "rooms-1", &[1, 3]))])
+        }
+    });
+    let (rooms, more) = (declaration("rooms"), declaration("more"));
+    harness.cache.set_service(&id("a"), &rooms);
+    harness.cache.set_service(&id("b"), &more);
+    assert_eq!(harness.changed().await, [id("a"), id("b")]);
+    harness.cache.remove_target(&id("a"));
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!(harness.cache.take_changed(), BTreeSet::new());
+    harness.cache.set_service(&id("a"), &rooms);
+    assert!(harness.cache.is_read(&id("a")));
+    assert_eq!(harness.members(&rooms), ["pod-1", "pod-3"], "what has changed meanwhile is known");
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(harness.members(&rooms), ["pod-1", "pod-3"]);
+    assert_eq!(harness.requests.lists(), 1);
+    let before = harness.cache.state().scopes[0].entries();
+    harness.cache.remove_target(&id("a"));
+    tokio::time::sleep(40 * SECOND).await;
+    assert!(harness.cache.state().scopes[0].entries() < before);
+    harness.cache.set_service(&id("a"), &rooms);
+    assert!(!harness.cache.is_read(&id("a")));
+    harness.stop().await;
+}
+
+#[test]
+fn services_that_no_target_names_any_more_are_bounded() {
+    let (mut scope, mut texts, now) = (ScopeState::default(), SharedTexts::default(), Instant::now());
+    let service = |name: usize| ServiceRef { namespace: "team".into(), name: format!("s{name}").into() };
+    (0..40).for_each(|name| assert!(scope.want(&service(name), &id("a"), now)));
+    let _ = scope.begin(now);
+    scope.list_started();
+    for name in 0..40 {
+        // The last ones have 1,000 endpoints each.
+        let count = if name < 30 { 1 } else { 1000 };
+        let endpoints: Vec<Value> =
+            (0..count).map(|i| json!({ "addresses": [format!("10.0.{}.{}", i / 250, i % 250)] })).collect();
+        let mut slice = slice_of(&format!("s{name}"), &format!("s{name}-1"), &[]);
+        slice["endpoints"] = json!(endpoints);
+        scope.listed(&serde_json::from_value(slice).unwrap(), 0, &mut texts);
+    }
+    scope.list_finished(now);
+    let is_kept = |scope: &ScopeState, names: std::ops::Range<usize>| {
+        names.filter(|name| scope.is_listed(&service(*name))).count()
+    };
+    (1..30).for_each(|name| assert!(!scope.unwant(&service(name), &id("a"), now)));
+    assert_eq!((is_kept(&scope, 1..5), is_kept(&scope, 5..30)), (0, 25), "the oldest go first");
+    (30..40).for_each(|name| assert!(!scope.unwant(&service(name), &id("a"), now)));
+    assert_eq!((is_kept(&scope, 1..36), is_kept(&scope, 36..40)), (0, 4));
+    // Those that are wanted again stay.
+    assert!(!scope.want(&service(39), &id("a"), now));
+    scope.forget_unwanted(now + 31 * SECOND);
+    assert_eq!((is_kept(&scope, 0..39), is_kept(&scope, 39..40)), (1, 1));
+    assert!(!scope.unwant(&service(0), &id("a"), now) && scope.unwant(&service(39), &id("a"), now));
+    assert!(!scope.is_wanted(), "the watch ends at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scope_whose_last_targets_go_while_its_watch_is_replaced_is_empty_and_begins_no_watch() {
+    let cache = EndpointCache::new(Shared::idle(), &[None]);
+    let names: Vec<String> = (0..60).map(|name| format!("s{name}")).collect();
+    for name in &names {
+        cache.set_service(&id(name), &declaration(name));
+    }
+    let _ = cache.with_scope(0, |scope| scope.begin(Instant::now()));
+    for name in &names {
+        cache.remove_target(&id(name));
+    }
+    tokio::time::advance(3600 * SECOND).await;
+    assert_eq!(cache.begins_at(0), None);
+    assert_eq!(cache.with_scope(0, |scope| scope.forgets_at()), Some(None));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&cache).run(stop.clone()));
+    tokio::time::sleep(SECOND).await;
+    stop.cancel();
+    task.await.unwrap();
+}
+
 #[test]
 fn messages_say_what_to_write_instead() {
     let message = |url: &str, namespace: &str| {
@@ -323,7 +407,8 @@ fn messages_say_what_to_write_instead() {
     };
     let listed = port(Some("agent"), 14);
     assert!(listed.contains("\"agent\"") && listed.ends_with("\"p09\" (9), 4 more"), "{listed}");
-    assert!(port(None, 2).contains("9851") && port(None, 0).contains("no TCP port"));
+    assert!(port(None, 2).contains("has the number 9851 of the url in the pods (targetPort)"));
+    assert!(port(None, 0).contains("no TCP port"));
 }
 
 #[test]

@@ -243,12 +243,19 @@ impl StatusFacts<'_> {
         Some(ConditionState::new(status, reason, message))
     }
 
-    /// The members as the last poll found them; those of the status, as long as there was no poll.
+    /// The members as the last poll found them; those of the status, as long as nothing is known. A target that is not polled has none.
     fn members(&self) -> Option<MembersStatus> {
+        if !self.has_members || self.suspended || self.accepted.is_some_and(|accepted| accepted.is_err()) {
+            return None;
+        }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let polled = self.poll.and_then(|poll| poll.members);
-        let polled = polled.map(|MemberCounts { found, up }| MembersStatus { found: number(found), up: number(up) });
-        polled.or(self.observed.members).filter(|_| self.has_members)
+        let counts = |MemberCounts { found, up }| MembersStatus { found: number(found), up: number(up) };
+        match self.poll.map(|poll| (poll.state, poll.members)) {
+            None | Some((TargetState::Pending, None)) => self.observed.members,
+            // An object that was not read yet, which is no reason to write.
+            Some((TargetState::Invalid, _)) if self.accepted.is_none() => self.observed.members,
+            Some((_, members)) => members.map(counts),
+        }
     }
 
     fn scraped(&self) -> Option<ConditionState> {

@@ -223,7 +223,7 @@ fn check(steps: &[Step]) {
                     let _ = watcher.scope.begin(Instant::now());
                     watcher.works = false;
                 }
-                watcher.scope.unwant(&other, &id("b"));
+                watcher.scope.unwant(&other, &id("b"), Instant::now());
             }
             _ => {}
         }

@@ -448,6 +448,30 @@ fn members_stay_until_they_are_polled_again_and_go_with_the_field() {
     assert_eq!(OwnedFacts::good().status().members, None);
 }
 
+#[test]
+fn a_target_that_is_not_polled_has_no_members() {
+    let mut facts = with_members(12, 11, None, None);
+    facts.write();
+    let unpolled = |state| TargetStatus { state, members: None, ..poll(Some((Reason::Config, "not polled"))) };
+    let observed = Some(MembersStatus { found: 12, up: 11 });
+    facts.poll = Some(unpolled(TargetState::Pending));
+    assert_eq!(facts.status().members, observed);
+    facts.poll = Some(unpolled(TargetState::Invalid));
+    facts.accepted = None;
+    assert_eq!(facts.status().members, observed, "its endpoints are not read yet");
+    facts.accepted = Some(Err(missing_secret()));
+    for poll in [facts.poll.clone(), None] {
+        facts.poll = poll;
+        assert_eq!(facts.status().members, None);
+        assert!(!differs_in_numbers_only(&facts.observed, &facts.status()), "they are removed at once");
+    }
+    facts = OwnedFacts { suspended: true, accepted: Some(Ok(())), ..facts };
+    for poll in [Some(unpolled(TargetState::Suspended)), None] {
+        facts.poll = poll;
+        assert_eq!(facts.status().members, None);
+    }
+}
+
 fn any_status() -> impl Strategy<Value = ConditionStatus> {
     prop_oneof![Just(ConditionStatus::True), Just(ConditionStatus::False), Just(ConditionStatus::Unknown)]
 }
