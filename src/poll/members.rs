@@ -51,10 +51,10 @@ pub struct MemberReports {
 }
 
 /// Members that are not polled, by state.
-pub(super) type UnlistedMembers = BTreeMap<MemberState, usize>;
+pub(crate) type UnlistedMembers = BTreeMap<MemberState, usize>;
 
 impl MemberReports {
-    pub(super) fn new(list: Vec<MemberReport>, unlisted: UnlistedMembers) -> Self {
+    pub(crate) fn new(list: Vec<MemberReport>, unlisted: UnlistedMembers) -> Self {
         Self { list: list.into(), unlisted }
     }
 

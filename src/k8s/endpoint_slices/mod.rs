@@ -162,10 +162,16 @@ impl EndpointCache {
             number: declaration.url().port_or_known_default().unwrap_or(80),
         };
         let prefers_ipv6 = self.shared.settings.advertise.is_some_and(|address| address.is_ipv6());
-        scope.members(service, &port, prefers_ipv6).map_err(|error| match error {
-            MembersError::NoSlice => EndpointsError::no_service(id, declaration),
-            MembersError::Port(found) => EndpointsError::Port(service.clone(), port, found),
-        })
+        let is_truncated = scope.is_truncated(service);
+        match scope.members(service, &port, prefers_ipv6) {
+            // Else the target would be told that there are no pods.
+            Ok(members) if members.is_empty() && is_truncated => Err(EndpointsError::NotKept(service.clone())),
+            Err(MembersError::NoSlice) if is_truncated => Err(EndpointsError::NotKept(service.clone())),
+            Ok(members) => Ok(members),
+            Err(MembersError::NoSlice) => Err(EndpointsError::no_service(id, declaration)),
+            Err(MembersError::Port(found)) => Err(EndpointsError::Port(service.clone(), port, found)),
+            Err(MembersError::TooManyPorts) => Err(EndpointsError::TooManyPorts(service.clone())),
+        }
     }
 
     /// Waits until the endpoints of a target have changed, or were all read for the first time. One task may wait at a time.

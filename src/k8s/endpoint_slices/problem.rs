@@ -18,6 +18,10 @@ pub(super) enum EndpointsError {
     NotFound(String),
     /// No endpoint has the wanted port.
     Port(ServiceRef, WantedPort, PortNotFound),
+    /// Its targets ask for too many different ports.
+    TooManyPorts(ServiceRef),
+    /// Not all slices are kept, and none of its own.
+    NotKept(ServiceRef),
     /// Slices of this collection may not be read.
     Forbidden(ServiceRef, Collection),
     /// The API server has not shown them, for this reason.
@@ -47,6 +51,20 @@ impl EndpointsError {
             Self::Port(service, wanted, found) => {
                 Problem { reason: "PortNotFound", message: port_message(service, wanted, found) }
             }
+            Self::TooManyPorts(service) => Problem {
+                reason: "PortNotFound",
+                message: format!(
+                    "the EndpointSlices of {service} admit any port, and its targets poll too many different ones: write the port of another \
+                     target into spec.url"
+                ),
+            },
+            Self::NotKept(service) => Problem {
+                reason: "EndpointsUnread",
+                message: format!(
+                    "the Services that targets name have more endpoints than the exporter keeps, so that those of {service} are not known: \
+                     see docs/kubernetes.md for the bounds"
+                ),
+            },
             Self::Forbidden(service, collection) => {
                 let rule = collection.rule("list").with_verbs(&["list", "watch"]);
                 Problem {

@@ -12,6 +12,10 @@ use super::slice::{RawSlice, SharedTexts};
 use super::store::{ServiceRef, SliceStore};
 use crate::target::{Member, TargetId};
 
+/// The most different lists of members of one Service: its slices may admit any port, and each target ask for another one.
+const MOST_PORTS: usize = 16;
+/// The most questions about the members of one Service that are remembered.
+const MOST_JOINED: usize = 64;
 /// The label of a slice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -92,7 +96,7 @@ struct WantedService {
     targets: BTreeSet<TargetId>,
     coverage: WatchCoverage,
     /// What was joined for its targets since its slices have changed.
-    joined: HashMap<WantedPort, Result<Arc<[Member]>, PortNotFound>>,
+    joined: HashMap<WantedPort, Arc<[Member]>>,
 }
 
 /// How much is known of a Service.
@@ -344,14 +348,22 @@ impl ScopeState {
         }
         let Some(wanted) = self.services.get_mut(service) else { return Err(MembersError::NoSlice) };
         if let Some(known) = wanted.joined.get(port) {
-            return known.clone().map_err(MembersError::Port);
+            return Ok(Arc::clone(known));
         }
-        let joined = join(slices, port, prefers_ipv6).map(|members| {
-            let equal = wanted.joined.values().flatten().find(|known| known[..] == members[..]);
-            equal.map_or_else(|| members.into(), Arc::clone)
-        });
-        wanted.joined.insert(port.clone(), joined.clone());
-        joined.map_err(MembersError::Port)
+        let members = match join(slices, port, prefers_ipv6) {
+            Ok(members) => members,
+            Err(error) => return Err(MembersError::Port(error)),
+        };
+        let mut known = wanted.joined.values();
+        let members = match known.find(|known| known[..] == members[..]) {
+            Some(equal) => Arc::clone(equal),
+            None if wanted.joined.len() >= MOST_PORTS => return Err(MembersError::TooManyPorts),
+            None => members.into(),
+        };
+        if wanted.joined.len() < MOST_JOINED {
+            wanted.joined.insert(port.clone(), Arc::clone(&members));
+        }
+        Ok(members)
     }
 
     /// Everything that is kept.
@@ -372,4 +384,6 @@ pub(super) enum MembersError {
     NoSlice,
     /// No endpoint has the port.
     Port(PortNotFound),
+    /// Its targets ask for too many different ports of slices that admit any.
+    TooManyPorts,
 }
