@@ -8,8 +8,6 @@
 //! `ROUNDS_SECONDS` (60, after a warm-up of two intervals) and `ROUNDS_INTERVAL` (15) change its size. The pollers are those of the program;
 //! HTTP between them and Prometheus is not measured.
 
-#![expect(clippy::cast_precision_loss, reason = "figures for people")]
-
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -196,7 +194,7 @@ async fn run(role: &str) -> Result<()> {
         .list()
         .iter()
         .map(|poller| poller.status())
-        .map(|status| status.members.map_or(usize::from(status.failure.is_none()), |members| members.up))
+        .map(|status| status.members.map_or_else(|| usize::from(status.failure.is_none()), |members| members.up))
         .sum();
     let name = if has_members {
         format!("{targets} targets of {members} members, scraped")

@@ -290,7 +290,7 @@ async fn a_change_of_the_members_takes_effect_while_another_member_hangs() {
     let (hanging, one, two) = (Faulty::start(Fault::HangsBeforeTheAnswer).await, broker(1).await.1, broker(2).await.1);
     let pollers = pollers();
     let (h, a, b) = (pod("hanging", hanging.address), pod("a", one.address), pod("b", two.address));
-    let mut target = target(Type::Orion, &[a.clone()]);
+    let mut target = target(Type::Orion, std::slice::from_ref(&a));
     target.timeout = PATIENCE * 4;
     pollers.apply([target.clone()]);
     answer(&pollers, &target).await;
@@ -471,7 +471,7 @@ async fn a_scrape_joins_a_round_as_it_joins_a_poll() {
         })
         .collect();
     for scrape in scrapes {
-        assert_eq!(pods(&*scrape.await.unwrap()).len(), 2);
+        assert_eq!(pods(&scrape.await.unwrap()).len(), 2);
     }
     assert!(two.connections.load(Ordering::SeqCst) <= 2, "{:?}", two.connections);
 }

@@ -105,13 +105,13 @@ pub(crate) fn come_and_go(cluster: &Cluster) {
         until_series_are_of_the_pods(cluster, 3).into_iter().map(|(labels, _)| labels["pod"].clone()).collect();
     assert!(after.is_disjoint(&before), "each was replaced: {after:?}");
     // It was polled until its end, and never said to be down.
-    let drained = |function: &str| {
-        cluster
-            .number(&format!(r#"{function}(probe_member_success{{instance="{TARGET}", pod="{DRAINING}"}}[5m])"#))
-            .unwrap()
+    let time = start.elapsed().as_secs();
+    let drained = |function: &str, name: &str| {
+        let series = format!(r#"{name}{{instance="{TARGET}", pod="{DRAINING}"}}"#);
+        cluster.number(&format!("{function}({series}[{time}s])")).unwrap()
     };
-    assert_eq!(drained("min_over_time"), 1.0);
-    let samples = drained("count_over_time");
+    assert_eq!(drained("min_over_time", "mediasoup_up"), 1.0);
+    let samples = drained("count_over_time", "probe_member_success");
     assert!(samples >= 10.0, "{samples} samples of a minute");
 
     one_is_killed(cluster, after.first().unwrap());
