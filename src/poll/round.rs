@@ -319,9 +319,7 @@ impl MemberPolls {
         }));
         members.sort_by(|a, b| a.member.name.cmp(&b.member.name));
         let base = base.filter(|_| !taken.is_empty()).map(|base| (base, taken));
-        let is_of_names =
-            |target: &Arc<Target>| target.members.as_ref().is_some_and(|it| it.source == MemberSource::Dns);
-        let failure = self.names.failure().filter(|_| self.target.as_ref().is_some_and(is_of_names));
+        let failure = self.names.failure();
         let has_pending = self.polled.values().any(|member| member.result.is_none());
         let composition = Composition {
             round,
@@ -341,6 +339,9 @@ impl MemberPolls {
     /// Replaces the target. If another one gives other data, all results are forgotten, and polls that are under way are stopped.
     fn set_target(&mut self, target: &Arc<Target>) {
         let before = self.target.replace(Arc::clone(target));
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, target)) {
+            return; // the usual case
+        }
         if before.is_some_and(|before| !before.gives_same_data(target)) {
             self.round = None;
             self.names = ResolvedMembers::default(); // of another host, or at another port
@@ -445,24 +446,21 @@ impl MemberPolls {
     }
 
     fn end_poll(&mut self, ended: Result<(task::Id, EndedPoll), JoinError>) {
-        let (id, (name, number, result)) = match ended {
-            Ok(ended) => ended,
+        let (name, number, result) = match ended {
+            Ok((_, ended)) => ended,
             // The process is gone.
             Err(error) if error.is_cancelled() => return,
             Err(error) => {
-                let is_this = |member: &PolledMember| {
-                    member.running.as_ref().filter(|(_, task)| task.id() == error.id()).map(|(number, _)| *number)
-                };
-                let found = self.polled.iter().find_map(|(name, member)| Some((Arc::clone(name), is_this(member)?)));
-                let Some((name, number)) = found else { return };
-                (
-                    error.id(),
-                    (name, number, MemberResult::unsent(Reason::Internal, "the poll was aborted: please report this")),
-                )
+                let panicked = self.polled.iter().find_map(|(name, member)| {
+                    let (number, task) = member.running.as_ref()?;
+                    (task.id() == error.id()).then(|| (Arc::clone(name), *number))
+                });
+                let Some((name, number)) = panicked else { return };
+                (name, number, MemberResult::unsent(Reason::Internal, "the poll was aborted: please report this"))
             }
         };
         let Some(polled) = self.polled.get_mut(&name) else { return };
-        if polled.running.as_ref().is_none_or(|(running, task)| *running != number || task.id() != id) {
+        if polled.running.as_ref().is_none_or(|(running, _)| *running != number) {
             return; // a poll of a process that is gone
         }
         polled.running = None;

@@ -109,8 +109,11 @@ pub(super) async fn run(
             }
         };
         due = None;
+        if permit.is_some() {
+            context.metrics.delay.observe(time.elapsed().as_secs_f64());
+        }
         let started = Instant::now();
-        let poll = processes.poll(&poller, &target, &prepared, &context, &admission, time);
+        let poll = processes.poll(&poller, &target, &prepared, &context, &admission, started);
         let snapshot = tokio::select! {
             () = poller.stop.cancelled() => return,
             snapshot = Box::pin(poll) => snapshot, // boxed: an idle poller must stay small
@@ -164,7 +167,7 @@ impl Processes {
         }
     }
 
-    /// Polls the target, which was due at `due`. `None`: meanwhile, it has been changed to one that gives other data.
+    /// Polls the target. `None`: meanwhile, it has been changed to one that gives other data.
     async fn poll(
         &mut self,
         poller: &Poller,
@@ -172,15 +175,13 @@ impl Processes {
         prepared: &Arc<PreparedTarget>,
         context: &Arc<PollContext>,
         admission: &Arc<Admission>,
-        due: Instant,
+        started: Instant,
     ) -> Option<Snapshot> {
-        let started = Instant::now();
         if target.members.is_some() {
             let new = || Box::new(MemberPolls::new(Arc::clone(context), Arc::clone(admission)));
             let members = self.members.get_or_insert_with(new);
             return poll_members(poller, target, prepared, members, context, started).await;
         }
-        context.metrics.delay.observe(due.elapsed().as_secs_f64());
         tokio::select! {
             () = data_changed(poller, target) => None,
             snapshot = poll(poller, target, prepared, &mut self.translator, context, started) => Some(snapshot),

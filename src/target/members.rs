@@ -122,8 +122,9 @@ impl Member {
 
     /// Whether it is the same process at the same place as `other`, in the same state as far as an answer shows it.
     pub fn is_shown_like(&self, other: &Self) -> bool {
-        let shown = |it: &Self| Self { ready: false, serving: false, ..it.clone() };
-        shown(self) == shown(other)
+        let Self { name, label, uid, address, node, zone, ready: _, serving: _, terminating } = self;
+        (name, label, uid, address) == (&other.name, &other.label, &other.uid, &other.address)
+            && (node, zone, terminating) == (&other.node, &other.zone, &other.terminating)
     }
 
     /// Whether it is polled.
