@@ -1,24 +1,15 @@
 //! Reading another exporter's text: what we write is read back as it was, and no text whatsoever breaks what is written next.
 
+#[path = "support/exposition.rs"]
+mod exposition;
+
 use std::borrow::Cow;
 
+use exposition::Everything;
 use proptest::prelude::*;
 use scrapetarget_exporter::metric::{
     ExpositionError, ExpositionPolicy, Families, Finished, Format, Suffix, Type, encode, read_exposition,
 };
-
-/// Lets everything through as it is.
-struct Everything;
-
-impl ExpositionPolicy for Everything {
-    fn admits(&self, _: &str) -> bool {
-        true
-    }
-
-    fn rewrite<'v>(&self, _: &str, value: Cow<'v, str>) -> Cow<'v, str> {
-        value
-    }
-}
 
 /// Refuses `up`, empties every label `secret`.
 struct Guard;

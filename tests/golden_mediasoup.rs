@@ -3,18 +3,21 @@
 //! A case is a folder in `tests/fixtures/mediasoup` with `case.json` (options, limit, the answers of its polls) and a file
 //! `poll-N.metrics` for each poll. `UPDATE_GOLDEN=1` writes those files anew: read what changed before it is committed.
 
-use std::borrow::Cow;
+#[path = "support/exposition.rs"]
+mod exposition;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use exposition::Everything;
 use proptest::prelude::*;
 use regex::Regex;
 use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, StatsSource, families};
 use scrapetarget_exporter::kind::{Answer, CallError, Context, Kind, Options as _, Reason, Response};
-use scrapetarget_exporter::metric::{ExpositionPolicy, Families, Filter, Finished, Format, encode, read_exposition};
+use scrapetarget_exporter::metric::{Families, Filter, Finished, Format, encode, read_exposition};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -58,18 +61,6 @@ fn text(finished: &Finished, format: Format) -> String {
     let mut text = Vec::new();
     encode(&[finished], format, &mut text);
     String::from_utf8(text).unwrap()
-}
-
-struct Everything;
-
-impl ExpositionPolicy for Everything {
-    fn admits(&self, _: &str) -> bool {
-        true
-    }
-
-    fn rewrite<'v>(&self, _: &str, value: Cow<'v, str>) -> Cow<'v, str> {
-        value
-    }
 }
 
 /// Reads what was written, in both formats, and says how many samples there are.

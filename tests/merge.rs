@@ -2,13 +2,13 @@
 #[path = "support/exposition.rs"]
 mod exposition;
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use exposition::Everything;
 use proptest::prelude::*;
 use scrapetarget_exporter::metric::{
-    ExpositionPolicy, Families, Finished, Format, Merged, Suffix, Type, encode, merge_members, openmetrics_to_text,
-    read_exposition, text_to_openmetrics,
+    Families, Finished, Format, Merged, Suffix, Type, encode, merge_members, openmetrics_to_text, read_exposition,
+    text_to_openmetrics,
 };
 
 scrapetarget_exporter::descs! {
@@ -17,19 +17,6 @@ scrapetarget_exporter::descs! {
     DELAY = histogram "t_delay_seconds" [] "How long it takes.";
     SUCCESS = gauge "probe_success" [] "Whether it answered.";
     MEMBER = gauge "probe_member_success" ["pod"] "Whether this one answered.";
-}
-
-/// Lets everything through as it is.
-struct Everything;
-
-impl ExpositionPolicy for Everything {
-    fn admits(&self, _: &str) -> bool {
-        true
-    }
-
-    fn rewrite<'v>(&self, _: &str, value: Cow<'v, str>) -> Cow<'v, str> {
-        value
-    }
 }
 
 fn read(text: &str) -> Finished {

@@ -3,16 +3,16 @@
 
 mod support;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scrapetarget_exporter::metric::{ExpositionPolicy, Families, Format, merge_members, read_exposition};
+use scrapetarget_exporter::metric::{Families, Format, merge_members, read_exposition};
 use serde_json::Value;
 use support::eventually::{PATIENCE, eventually};
+use support::exposition::Everything;
 use support::load::allowed;
 use support::program::Running;
 use support::tools::lint;
@@ -125,19 +125,6 @@ fn promtool_accepts_every_golden_exposition_and_finds_only_the_names_that_are_ke
     // A name that is not found any more need not be kept.
     let stale: Vec<String> = kept().difference(&found).cloned().collect();
     assert!(stale.is_empty(), "{stale:#?}");
-}
-
-/// Lets everything through as it is.
-struct Everything;
-
-impl ExpositionPolicy for Everything {
-    fn admits(&self, _: &str) -> bool {
-        true
-    }
-
-    fn rewrite<'v>(&self, _: &str, value: Cow<'v, str>) -> Cow<'v, str> {
-        value
-    }
 }
 
 #[test]

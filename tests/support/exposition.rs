@@ -4,7 +4,23 @@
 //! no series comes twice, and that label values have only the three escapes.
 #![allow(dead_code, unreachable_pub, reason = "a module of several test binaries, each of which uses a part of it")]
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
+
+use scrapetarget_exporter::metric::ExpositionPolicy;
+
+/// Lets every sample of another exposition through as it is.
+pub struct Everything;
+
+impl ExpositionPolicy for Everything {
+    fn admits(&self, _: &str) -> bool {
+        true
+    }
+
+    fn rewrite<'v>(&self, _: &str, value: Cow<'v, str>) -> Cow<'v, str> {
+        value
+    }
+}
 
 /// A family of an exposition.
 #[derive(Clone, Debug, PartialEq)]
