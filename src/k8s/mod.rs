@@ -12,6 +12,7 @@
 //! and a lost write is repeated. Nothing here polls a target or answers a scrape; both continue while the API server is unreachable.
 
 mod backoff;
+mod changed_targets;
 mod cleanup;
 mod client;
 mod controller;

@@ -162,8 +162,8 @@ impl Reconciler {
                 count = events.recv_many(&mut batch, BATCH) => if count == 0 {
                     return std::future::pending().await; // the watches have stopped, and this task is about to be cancelled
                 },
-                () = self.secrets.changed() => self.declare_changed_secrets(),
-                () = self.endpoints.changed() => self.update_changed_endpoints(),
+                () = self.secrets.changed.wait() => self.declare_changed_secrets(),
+                () = self.endpoints.changed.wait() => self.update_changed_endpoints(),
                 Some(id) = rejected.recv() => self.secrets.credentials_rejected(&id),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
@@ -301,14 +301,14 @@ impl Reconciler {
 
     /// Declares targets whose Secrets were read for the first time, or have changed.
     fn declare_changed_secrets(&mut self) {
-        for id in self.secrets.take_changed() {
+        for id in self.secrets.changed.take() {
             self.declare(id);
         }
     }
 
     /// Declares targets whose endpoints were read for the first time, or have changed.
     fn update_changed_endpoints(&mut self) {
-        for id in self.endpoints.take_changed() {
+        for id in self.endpoints.changed.take() {
             self.pending.entry(id).or_insert(PendingAction::UpdateEndpoints);
         }
     }

@@ -12,7 +12,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::changed_targets::ChangedTargets;
 use super::client::ApiError;
 use super::outage::Part;
 use super::settings::Scope;
@@ -45,8 +46,8 @@ pub(super) struct EndpointCache {
     shared: Arc<Shared>,
     scopes: Vec<SliceScope>,
     state: Mutex<EndpointState>,
-    /// Wakes [`changed`](Self::changed).
-    has_changed: Notify,
+    /// The targets whose endpoints have changed, or were all read for the first time.
+    pub(super) changed: ChangedTargets,
 }
 
 struct SliceScope {
@@ -61,8 +62,6 @@ struct EndpointState {
     /// The Service that each target names.
     services: HashMap<TargetId, ServiceRef>,
     texts: SharedTexts,
-    /// The targets whose endpoints have changed and were not taken yet.
-    changed: BTreeSet<TargetId>,
     /// Services of which it was logged that not all of their endpoints are kept.
     truncated_logged: HashSet<ServiceRef>,
 }
@@ -75,7 +74,7 @@ impl EndpointCache {
         };
         let watched = |scope: &Scope| SliceScope { scope: scope.clone(), rescheduled: Notify::new() };
         let scopes = scopes.iter().map(watched).collect();
-        Arc::new(Self { shared, scopes, state: Mutex::new(state), has_changed: Notify::new() })
+        Arc::new(Self { shared, scopes, state: Mutex::new(state), changed: ChangedTargets::default() })
     }
 
     /// Replaces the Service that a target names.
@@ -110,7 +109,7 @@ impl EndpointCache {
     pub(super) fn remove_target(&self, id: &TargetId) {
         let mut state = self.state();
         let Some(service) = state.services.remove(id) else { return };
-        state.changed.remove(id);
+        self.changed.remove(id);
         if let Some(index) = self.scope_of(&id.namespace)
             && let Some(scope) = state.scopes.get_mut(index)
             && scope.unwant(&service, id, Instant::now())
@@ -172,18 +171,6 @@ impl EndpointCache {
             Err(MembersError::Port(found)) => Err(EndpointsError::Port(service.clone(), port, found)),
             Err(MembersError::TooManyPorts) => Err(EndpointsError::TooManyPorts(service.clone())),
         }
-    }
-
-    /// Waits until the endpoints of a target have changed, or were all read for the first time. One task may wait at a time.
-    pub(super) async fn changed(&self) {
-        while self.state().changed.is_empty() {
-            self.has_changed.notified().await;
-        }
-    }
-
-    /// Takes the targets whose endpoints have changed.
-    pub(super) fn take_changed(&self) -> BTreeSet<TargetId> {
-        std::mem::take(&mut self.state().changed)
     }
 
     /// Watches the slices of every scope until `stop`.
@@ -309,7 +296,7 @@ impl EndpointCache {
     /// Tells the targets whose endpoints have changed.
     fn publish(&self, index: usize) {
         let mut state = self.state();
-        let EndpointState { scopes, services, changed, truncated_logged, .. } = &mut *state;
+        let EndpointState { scopes, services, truncated_logged, .. } = &mut *state;
         let Some(scope) = scopes.get_mut(index) else { return };
         let targets = scope.take_changed(Instant::now());
         for service in targets.iter().filter_map(|id| services.get(id)) {
@@ -325,10 +312,7 @@ impl EndpointCache {
                 );
             }
         }
-        if !targets.is_empty() {
-            changed.extend(targets);
-            self.has_changed.notify_one();
-        }
+        self.changed.add_all(targets);
     }
 
     fn with_scope<T>(&self, index: usize, change: impl FnOnce(&mut ScopeState) -> T) -> Option<T> {

@@ -2,6 +2,7 @@
 
 mod model;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -70,8 +71,8 @@ impl Harness {
 
     /// Waits for a change, and takes it.
     async fn changed(&self) -> Vec<TargetId> {
-        tokio::time::timeout(60 * SECOND, self.cache.changed()).await.unwrap();
-        self.cache.take_changed().into_iter().collect()
+        tokio::time::timeout(60 * SECOND, self.cache.changed.wait()).await.unwrap();
+        self.cache.changed.take().into_iter().collect()
     }
 
     /// The names of the members of the target `a`.
@@ -312,7 +313,7 @@ async fn a_target_that_is_created_again_needs_no_other_list_and_one_that_is_gone
     assert_eq!(harness.changed().await, [id("a"), id("b")]);
     harness.cache.remove_target(&id("a"));
     tokio::time::sleep(10 * SECOND).await;
-    assert_eq!(harness.cache.take_changed(), BTreeSet::new());
+    assert_eq!(harness.cache.changed.take(), BTreeSet::new());
     harness.cache.set_service(&id("a"), &rooms);
     assert!(harness.cache.is_read(&id("a")));
     assert_eq!(harness.members(&rooms), ["pod-1", "pod-3"], "what has changed meanwhile is known");

@@ -8,7 +8,6 @@ mod read;
 mod schedule;
 mod values;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::changed_targets::ChangedTargets;
 use super::{ApiClient, RequiredLabel};
 use crate::crd::ScrapeTargetSpec;
 use crate::target::{Lookup, LookupError, ObjectKind, TargetId};
@@ -45,8 +45,8 @@ pub(super) struct SecretCache<R = ApiReader> {
     /// The condition for the use of a Secret, for messages: ` and the label …`, or empty.
     condition: String,
     state: Mutex<CacheState>,
-    /// Wakes [`changed`](Self::changed).
-    has_changed: Notify,
+    /// The targets whose values have changed, or were all read for the first time.
+    pub(super) changed: ChangedTargets,
     /// Wakes [`run`](Self::run) when a read is due earlier than it was.
     rescheduled: Notify,
 }
@@ -56,8 +56,6 @@ pub(super) struct SecretCache<R = ApiReader> {
 struct CacheState {
     values: ValueStore,
     schedule: RefreshSchedule,
-    /// The targets whose values have changed and were not taken yet.
-    changed: BTreeSet<TargetId>,
 }
 
 /// The keys to read, and the ticket that names the object.
@@ -83,7 +81,7 @@ impl<R: SecretReader> SecretCache<R> {
             reader,
             condition,
             state: Mutex::default(),
-            has_changed: Notify::new(),
+            changed: ChangedTargets::default(),
             rescheduled: Notify::new(),
         })
     }
@@ -91,7 +89,7 @@ impl<R: SecretReader> SecretCache<R> {
     /// Replaces the references of a target. Keys that were never read are read at once.
     pub(super) fn set_references(&self, id: &TargetId, spec: &ScrapeTargetSpec) {
         let now = Instant::now();
-        let CacheState { values, schedule, .. } = &mut *self.state();
+        let CacheState { values, schedule } = &mut *self.state();
         let changes = values.set_references(id, &spec.references());
         for object in &changes.removed {
             schedule.remove(object);
@@ -106,7 +104,7 @@ impl<R: SecretReader> SecretCache<R> {
 
     /// Removes the references of a target, and the objects to which no other target refers.
     pub(super) fn remove_target(&self, id: &TargetId) {
-        let CacheState { values, schedule, .. } = &mut *self.state();
+        let CacheState { values, schedule } = &mut *self.state();
         for object in &values.set_references(id, &[]).removed {
             schedule.remove(object);
         }
@@ -120,23 +118,11 @@ impl<R: SecretReader> SecretCache<R> {
     /// The target's server did not accept its credentials: its objects are read again soon, but each at most every 30 s.
     pub(super) fn credentials_rejected(&self, id: &TargetId) {
         let now = Instant::now();
-        let CacheState { values, schedule, .. } = &mut *self.state();
+        let CacheState { values, schedule } = &mut *self.state();
         for object in values.objects_of(id) {
             schedule.schedule_rejected(object, now);
         }
         self.rescheduled.notify_one();
-    }
-
-    /// Waits until the values of a target have changed, or were all read for the first time. One task may wait at a time.
-    pub(super) async fn changed(&self) {
-        while self.state().changed.is_empty() {
-            self.has_changed.notified().await;
-        }
-    }
-
-    /// Takes the targets whose values have changed.
-    pub(super) fn take_changed(&self) -> BTreeSet<TargetId> {
-        std::mem::take(&mut self.state().changed)
     }
 
     /// Reads what is due until `stop`.
@@ -167,7 +153,7 @@ impl<R: SecretReader> SecretCache<R> {
     /// The reads that are due now, and when the next one is due.
     fn due(&self) -> (Vec<DueRead>, Option<Instant>) {
         let now = Instant::now();
-        let CacheState { values, schedule, .. } = &mut *self.state();
+        let CacheState { values, schedule } = &mut *self.state();
         let tickets = std::iter::from_fn(|| schedule.next(now));
         let due = tickets.map(|ticket| (values.keys(&ticket.object), ticket)).collect();
         (due, schedule.wake_at())
@@ -175,7 +161,7 @@ impl<R: SecretReader> SecretCache<R> {
 
     /// Takes the result of a read, unless its object was removed meanwhile.
     fn finish(&self, ticket: &ReadTicket, keys: &[Arc<str>], result: ReadResult) {
-        let CacheState { values, schedule, changed } = &mut *self.state();
+        let CacheState { values, schedule } = &mut *self.state();
         if !schedule.finish(ticket) {
             return;
         }
@@ -183,8 +169,7 @@ impl<R: SecretReader> SecretCache<R> {
         schedule.reschedule(ticket, outcome, Instant::now());
         if !targets.is_empty() {
             tracing::debug!(object = %ticket.object, targets = targets.len(), "values have changed");
-            changed.extend(targets);
-            self.has_changed.notify_one();
+            self.changed.add_all(targets);
         }
     }
 

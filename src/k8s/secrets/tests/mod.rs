@@ -137,8 +137,8 @@ impl RunningCache {
 
     /// The next target whose values have changed, waited for at most `limit`.
     async fn next_changed(&self, limit: Duration) -> Option<TargetId> {
-        tokio::time::timeout(limit, self.secrets.changed()).await.ok()?;
-        self.secrets.state().changed.pop_first()
+        tokio::time::timeout(limit, self.secrets.changed.wait()).await.ok()?;
+        self.secrets.changed.ids().pop_first()
     }
 }
 

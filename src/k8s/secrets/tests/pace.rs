@@ -86,7 +86,7 @@ async fn a_thousand_missing_secrets_do_not_delay_a_rejected_one() {
         run.set_references(&format!("m{index}"), &[(&format!("missing{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(100)).await;
-    run.secrets.take_changed();
+    run.secrets.changed.take();
     run.reader.put("s", &[("k", "new")]);
     run.secrets.credentials_rejected(&target("t"));
     assert_eq!(run.next_changed(seconds(1)).await, Some(target("t")));
@@ -102,7 +102,7 @@ async fn an_api_server_that_did_not_answer_for_an_hour_gets_no_burst() {
         run.set_references(&index.to_string(), &[(&format!("s{index}"), "k", false)]);
     }
     tokio::time::sleep(seconds(60)).await;
-    run.secrets.take_changed();
+    run.secrets.changed.take();
     run.reader.others(Some(unavailable()));
     let gone = Instant::now();
     tokio::time::sleep(seconds(3600)).await;
@@ -113,7 +113,7 @@ async fn an_api_server_that_did_not_answer_for_an_hour_gets_no_burst() {
     let counts = run.reader.per_second(back);
     assert!(counts.iter().all(|count| *count <= 20), "{counts:?}");
     assert!(counts[3..].iter().all(|count| *count >= 18), "{counts:?}");
-    assert!(run.secrets.state().changed.is_empty(), "nothing has changed");
+    assert!(run.secrets.changed.ids().is_empty(), "nothing has changed");
 }
 
 #[tokio::test(start_paused = true)]

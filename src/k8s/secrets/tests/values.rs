@@ -11,7 +11,7 @@ async fn a_target_is_read_when_all_it_refers_to_was_read_and_not_before() {
     assert!(!run.secrets.is_read(&target("t")));
     assert_eq!(run.reason("one", "k"), "SecretUnread");
     assert_eq!(run.next_changed(seconds(2)).await, Some(target("t")));
-    assert!(run.secrets.is_read(&target("t")) && run.secrets.state().changed.is_empty());
+    assert!(run.secrets.is_read(&target("t")) && run.secrets.changed.ids().is_empty());
     assert_eq!(run.start.elapsed(), seconds(1), "both are read at the same time");
     assert_eq!((run.value("one", "k").unwrap(), run.value("two", "k").unwrap()), ("1".into(), "2".into()));
     assert_eq!(run.reason("two", "other"), "SecretNotFound");
