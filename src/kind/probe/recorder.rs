@@ -104,6 +104,11 @@ impl Recorder {
         }
     }
 
+    /// The newest line of the timeline.
+    pub fn last_event(&self) -> Option<&str> {
+        self.events.last().map(|event| &*event.text)
+    }
+
     /// Adds a line about a certificate.
     pub(super) fn certificate(&mut self, text: &str) {
         const MAX_CERTIFICATES: usize = 16;
