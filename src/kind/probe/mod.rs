@@ -2,6 +2,8 @@
 //! that several kinds have are here.
 
 mod address;
+#[allow(dead_code, reason = "not every kind needs all of it")]
+mod pattern;
 mod recorder;
 mod tls;
 
@@ -14,6 +16,8 @@ use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
 pub use recorder::{ProbeEvent, ProbeRecord, Recorder};
+#[allow(unused_imports, reason = "not every kind needs all of them")]
+pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
 
 use crate::budget::MemoryShare;
 use crate::dial::{Dialer, JudgedAddress};
