@@ -114,8 +114,13 @@ impl Redactor {
 
     /// The beginning of a body, likewise.
     pub fn beginning(&self, body: &[u8]) -> String {
+        self.beginning_of(body, false)
+    }
+
+    /// The same of a body that may have been cut already.
+    pub fn beginning_of(&self, body: &[u8], is_cut: bool) -> String {
         let start = body.get(..MAX_READ).unwrap_or(body);
-        self.shown(&String::from_utf8_lossy(start), start.len() < body.len())
+        self.shown(&String::from_utf8_lossy(start), is_cut || start.len() < body.len())
     }
 
     /// Whether a search in a large text takes so long that it should be done on a blocking thread.

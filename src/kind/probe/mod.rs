@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
-pub use recorder::{Event, ProbeRecord, Recorder};
+pub use recorder::{BodyBeginning, Event, ProbeRecord, Recorder};
 
 use crate::budget::MemoryShare;
 use crate::dial::{Dialer, JudgedAddress};
@@ -56,6 +56,8 @@ pub struct Probe<'p> {
     pub memory: &'p mut MemoryShare,
     /// `--max-body-bytes`.
     pub max_body_bytes: usize,
+    /// `--icmp-max-payload`: the most bytes of an ICMP echo request, without headers. A larger option is an error of reason `limit`.
+    pub max_icmp_payload: usize,
     /// Does what takes long on other threads.
     pub compute: &'p dyn Compute,
 }

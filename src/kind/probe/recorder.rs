@@ -17,6 +17,9 @@ const MAX_LABEL: usize = 1024;
 const MAX_EVENTS: usize = 64;
 const MAX_EVENT: usize = 300;
 
+/// Bytes of an answer that are kept for the debug page: what is shown is much shorter.
+const MAX_BEGINNING: usize = 4096;
+
 /// What one probe has recorded.
 #[derive(Debug)]
 pub struct Recorder {
@@ -26,6 +29,7 @@ pub struct Recorder {
     certificates: Vec<Box<str>>,
     status: Option<u16>,
     bytes: usize,
+    beginning: Option<BodyBeginning>,
     skipped: usize,
     /// The earliest end of the certificates that were sent, and that of the verified chain that is valid longest.
     pub(super) expiry: Option<(i64, Option<i64>)>,
@@ -38,6 +42,15 @@ struct RecordedSeries {
     names: Option<Vec<String>>,
     values: Vec<String>,
     value: f64,
+}
+
+/// The first bytes of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyBeginning {
+    /// These bytes.
+    pub bytes: Box<[u8]>,
+    /// More bytes followed.
+    pub is_cut: bool,
 }
 
 /// One line of the timeline of a probe.
@@ -68,6 +81,7 @@ impl Recorder {
             certificates: Vec::new(),
             status: None,
             bytes: 0,
+            beginning: None,
             skipped: 0,
             expiry: None,
         }
@@ -125,6 +139,17 @@ impl Recorder {
     /// Notes that so many bytes of the answer have arrived.
     pub const fn received(&mut self, bytes: usize) {
         self.bytes += bytes;
+    }
+
+    /// Keeps the beginning of the body of an answer. It is shown only if the probe has failed and the operator allows that; the last one counts.
+    pub fn beginning(&mut self, body: &[u8]) {
+        let start = body.get(..MAX_BEGINNING).unwrap_or(body);
+        self.beginning = Some(BodyBeginning { bytes: start.into(), is_cut: start.len() < body.len() });
+    }
+
+    /// The beginning of the body of the answer.
+    pub const fn body_beginning(&self) -> Option<&BodyBeginning> {
+        self.beginning.as_ref()
     }
 
     /// Counts a value of the answer that cannot be exported.
@@ -196,4 +221,20 @@ impl Recorder {
 /// The text, cut if it is too long.
 fn cut(text: &str, longest: usize) -> String {
     text[..text.floor_char_boundary(longest.min(text.len()))].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_body_only_the_beginning_is_kept_and_that_it_is_cut() {
+        let mut record = Recorder::new(Instant::now());
+        assert_eq!(record.body_beginning(), None);
+        record.beginning(&vec![b'x'; MAX_BEGINNING + 1]);
+        let kept = record.body_beginning().unwrap();
+        assert!(kept.is_cut && kept.bytes.len() == MAX_BEGINNING);
+        record.beginning(b"short");
+        assert_eq!(record.body_beginning(), Some(&BodyBeginning { bytes: (*b"short").into(), is_cut: false }));
+    }
 }
