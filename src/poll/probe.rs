@@ -88,8 +88,8 @@ pub(super) async fn probe(
     }];
     let certificate_expiry = record.expiry().map(|(earliest, last_chain)| Expiry { earliest, last_chain });
     let mut shown = record.into_record();
-    for event in &mut shown.events {
-        event.text = prepared.redactor.sentence(&event.text).into();
+    for text in shown.events.iter_mut().map(|event| &mut event.text).chain(&mut shown.certificates) {
+        *text = prepared.redactor.sentence(text).into();
     }
     let requests = Arc::default();
     let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };

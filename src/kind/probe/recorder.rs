@@ -1,6 +1,7 @@
 //! What a probe records: values of families, which it may set again as it learns more, and events for the debug page. It is bounded, whatever
 //! a server sends.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ const MAX_BEGINNING: usize = 4096;
 pub struct Recorder {
     started: Instant,
     series: Vec<RecordedSeries>,
+    /// The address that was chosen last.
+    pub(super) address: Option<IpAddr>,
     events: Vec<Event>,
     certificates: Vec<Box<str>>,
     status: Option<u16>,
@@ -65,6 +68,8 @@ pub struct Event {
 /// What the debug page shows of a probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeRecord {
+    /// The address that was probed; of several, the last one.
+    pub address: Option<IpAddr>,
     /// What happened, in order.
     pub events: Box<[Event]>,
     /// A line about each certificate that the server sent, its own first.
@@ -77,6 +82,7 @@ impl Recorder {
         Self {
             started,
             series: Vec::with_capacity(32),
+            address: None,
             events: Vec::new(),
             certificates: Vec::new(),
             status: None,
@@ -214,7 +220,7 @@ impl Recorder {
 
     /// What the debug page shows.
     pub fn into_record(self) -> ProbeRecord {
-        ProbeRecord { events: self.events.into(), certificates: self.certificates.into() }
+        ProbeRecord { address: self.address, events: self.events.into(), certificates: self.certificates.into() }
     }
 }
 
