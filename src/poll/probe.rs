@@ -48,6 +48,7 @@ pub(super) async fn probe(
         record: &mut record,
         memory: &mut memory,
         max_body_bytes: context.limits.max_body_bytes,
+        max_icmp_payload: context.max_icmp_payload(),
         compute: &compute,
     };
     let probing = AssertUnwindSafe(prepared.prober.probe(&mut probe)).catch_unwind();
@@ -79,18 +80,20 @@ pub(super) async fn probe(
     let call = prepared.prober.call();
     let mut failure = error.as_ref().map(|error| render::failure(error, call));
     let families = SampleLimit::of(target).enforce(families, &mut failure);
+    let body = record.body_beginning().filter(|_| error.is_some() && context.shows_bodies());
+    let beginning = body.map(|body| prepared.redactor.beginning_of(&body.bytes, body.is_cut).into());
     let calls = vec![CallRecord {
         call,
         duration: ended.duration_since(started),
         status: record.http_status(),
         bytes: record.bytes(),
         error: error.map(|error| error.message.into()),
-        beginning: None,
+        beginning,
     }];
     let certificate_expiry = record.expiry().map(|(earliest, last_chain)| Expiry { earliest, last_chain });
     let mut shown = record.into_record();
-    for event in &mut shown.events {
-        event.text = prepared.redactor.sentence(&event.text).into();
+    for text in shown.events.iter_mut().map(|event| &mut event.text).chain(&mut shown.certificates) {
+        *text = prepared.redactor.sentence(text).into();
     }
     let requests = Arc::default();
     let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };

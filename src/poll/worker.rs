@@ -332,8 +332,17 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
         }
         let request = snapshot.requests.iter().find(|request| request.name == record.call);
         let (duration, error) = (tracing::field::debug(record.duration), record.error.as_deref());
-        let url = request.map(|request| tracing::field::display(&request.url));
-        tracing::trace!(target = %id, call = record.call, url, status = record.status, bytes = record.bytes, duration, error, "called");
+        let probed = snapshot.probe.as_ref();
+        let url = request.map(|request| &request.url).or(probed.map(|_| &target.source.url));
+        let (url, address) = (url.map(tracing::field::display), probed.and_then(|probe| probe.address));
+        let address = address.map(tracing::field::display);
+        tracing::trace!(target = %id, call = record.call, url, address, status = record.status, bytes = record.bytes, duration, error, "called");
+    }
+    for event in snapshot.probe.iter().flat_map(|probe| &probe.events) {
+        if !tracing::enabled!(Level::TRACE) {
+            break;
+        }
+        tracing::trace!(target = %id, at = ?event.at, event = %event.text, "probed");
     }
     tracing::debug!(target = %id, %kind, outcome = snapshot.outcome(), duration = ?snapshot.duration(), samples = snapshot.samples, "polled");
 }
