@@ -488,7 +488,7 @@ mod tests {
             error: Some("answered 500".into()),
             beginning: Some("out of order".into()),
         }]);
-        let event = |at, text: &str| Event { at: Duration::from_micros(at), text: text.into() };
+        let event = |at, text: &str| ProbeEvent { at: Duration::from_micros(at), text: text.into() };
         shown.probe = Some(Box::new(ProbeRecord {
             address: Some([127, 0, 0, 1].into()),
             events: Box::new([
