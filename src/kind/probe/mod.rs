@@ -15,9 +15,9 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
-pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 #[allow(unused_imports, reason = "not every kind needs all of them")]
 pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
+pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 
 use crate::budget::MemoryShare;
 use crate::dial::{Dialer, JudgedAddress};
