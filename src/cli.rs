@@ -144,6 +144,10 @@ pub struct PollingArgs {
     /// contain anything that the server knows, and everyone who can reach the port can read it
     #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]
     pub debug_bodies: bool,
+    /// Maximum number of bytes that a ping may carry, regardless of the payloadSize of a target. More than a packet of 1500 bytes holds
+    /// is sent in fragments
+    #[arg(long, env = "SCRAPETARGET_ICMP_MAX_PAYLOAD", default_value_t = 1472, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=65507))]
+    pub icmp_max_payload: u16,
 }
 
 /// Flags about the log, on stderr.
@@ -220,15 +224,34 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
     /// Which server to simulate
-    #[arg(value_name = "SERVER")]
+    #[arg(value_name = "SERVER", ignore_case = true)]
     pub server: SimulatedServer,
     /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
-    /// 3000, 1026, 9851 or 8889
+    /// 3000, 1026, 9851 or 8889; 8443 for a website, 1053 for a name server, which listens there over UDP as well
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
     /// For Mediasoup and Edumeet: bearer token; requests without it are answered with 401
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// Misbehave: error (status 500, or SERVFAIL), hang (no answer), html (another document), empty (no content), or truncated (half of
+    /// it)
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Option<SimulatedFault>,
+}
+
+/// How a simulated server misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimulatedFault {
+    /// Answers with an error.
+    Error,
+    /// Never answers.
+    Hang,
+    /// Answers with an HTML page.
+    Html,
+    /// Answers without content.
+    Empty,
+    /// Answers with half of the content.
+    Truncated,
 }
 
 /// What can be simulated.
@@ -243,6 +266,10 @@ pub enum SimulatedServer {
     Mediasoup,
     /// edumeet with its own exporter: a target with `source: Prometheus`.
     Edumeet,
+    /// A website over https, with a certificate that ends in ten days.
+    Website,
+    /// A name server with the zone `shop.test`.
+    Dns,
 }
 
 /// Flags of `probe`.
@@ -352,7 +379,9 @@ impl SimulateArgs {
     /// What is wrong with the combination of these flags.
     fn mistake(&self) -> Option<&'static str> {
         match (self.server, self.listen_address.len()) {
-            (SimulatedServer::Sora | SimulatedServer::Orion, _) if self.token.is_some() => {
+            (server, _)
+                if self.token.is_some() && !matches!(server, SimulatedServer::Mediasoup | SimulatedServer::Edumeet) =>
+            {
                 Some("error: --token goes with Mediasoup and Edumeet (see --help)")
             }
             (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
