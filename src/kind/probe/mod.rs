@@ -2,6 +2,8 @@
 //! that several kinds have are here.
 
 mod address;
+#[allow(dead_code, reason = "not every kind needs all of it")]
+mod pattern;
 mod recorder;
 mod tls;
 
@@ -13,6 +15,8 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
+#[allow(unused_imports, reason = "not every kind needs all of them")]
+pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
 pub use recorder::{BodyBeginning, Event, ProbeRecord, Recorder};
 
 use crate::budget::MemoryShare;
@@ -100,4 +104,6 @@ impl SharedFamilies {
     pub const ADDRESS: &'static [&'static Desc] = address::FAMILIES;
     /// About the TLS connection.
     pub const TLS: &'static [&'static Desc] = tls::FAMILIES;
+    /// About its cipher suite, in addition.
+    pub const CIPHER: &'static [&'static Desc] = tls::cipher::FAMILIES;
 }
