@@ -21,7 +21,7 @@ use crate::http::AllowedWebHost;
 use crate::kind::Type;
 use value::{bytes, cidr, duration, external_url, health_url, interval, sample_limit};
 
-/// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup.
+/// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup, and for probes of web servers, ports, names and hosts.
 #[derive(Debug, Parser)]
 #[command(name = "scrapetarget-exporter", version, max_term_width = 100)]
 pub struct Cli {
@@ -290,7 +290,7 @@ pub struct ProbeArgs {
     /// URL of the target
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// Field of the spec, with its value as YAML, such as sora.clusterMetrics=true or mediasoup.source=Prometheus; repeatable
+    /// Field of the spec, with its value as YAML, such as sora.clusterMetrics=true or 'http.validStatusCodes=[200, 404]'; repeatable
     #[arg(long, value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
     /// Poll every address of the host in the URL, as members.dns of a ScrapeTarget does
@@ -299,7 +299,8 @@ pub struct ProbeArgs {
     /// Timeout of the poll, for all its requests together; with members, of each member
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// Also print each request with its status, duration and error; secrets are masked
+    /// Also print each request with its status, duration and error, or each step of a probe with its time and the certificates of the
+    /// server; secrets are masked
     #[arg(long)]
     pub debug: bool,
     /// Flags about polls.
@@ -355,23 +356,43 @@ pub struct HealthcheckArgs {
 
 impl ProbeArgs {
     /// What is wrong with the combination of these flags. clap's own message names only some of the possible combinations.
-    fn mistake(&self) -> Option<&'static str> {
+    fn mistake(&self) -> Option<String> {
         let Self { file, target, kind, url, set, members_dns, .. } = self;
-        match (file, kind, url) {
-            (None, None, _) | (None, _, None) => {
-                Some("error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)")
+        let mistake = match (file, kind, url) {
+            (None, None, Some(url)) => return Some(Self::type_is_missing(url)),
+            (None, None, None) | (None, _, None) => {
+                "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)"
             }
             (None, ..) if target.is_some() => {
-                Some("error: --target chooses from a FILE: write probe FILE --target NAME (see --help)")
+                "error: --target chooses from a FILE: write probe FILE --target NAME (see --help)"
             }
             (Some(_), ..) if !set.is_empty() => {
-                Some("error: --set goes with --type and --url: in a FILE, write the field itself (see --help)")
+                "error: --set goes with --type and --url: in a FILE, write the field itself (see --help)"
             }
-            (Some(_), ..) if *members_dns => Some(
-                "error: --members-dns goes with --type and --url: in a FILE, write members: {dns: {}} (see --help)",
+            (Some(_), ..) if *members_dns => {
+                "error: --members-dns goes with --type and --url: in a FILE, write members: {dns: {}} (see --help)"
+            }
+            _ => return None,
+        };
+        Some(mistake.to_owned())
+    }
+
+    fn type_is_missing(url: &str) -> String {
+        let types = Self::types_of(url);
+        match &types[..] {
+            [] => "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)".to_owned(),
+            [one] => format!(
+                "error: which type? {url} is the url of a target of type {one}: write --type {one} (see --help)"
             ),
-            _ => None,
+            several => {
+                format!("error: which type is {url}? write --type with one of {} (see --help)", several.join(", "))
+            }
         }
+    }
+
+    /// The types whose targets have such a url.
+    pub fn types_of(url: &str) -> Vec<&'static str> {
+        Type::ALL.iter().filter(|kind| kind.url().pattern.is_match(url)).map(|kind| kind.as_str()).collect()
     }
 }
 
@@ -431,7 +452,7 @@ impl Cli {
             ),
             Command::Run(args) if args.targets.is_empty() => args.kubernetes.mistake(args.web_config_file.is_some()),
             Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
-            Command::Probe(args) => args.mistake().map(ToOwned::to_owned),
+            Command::Probe(args) => args.mistake(),
             Command::Simulate(args) => args.mistake().map(ToOwned::to_owned),
             Command::Cleanup(args) => args.release.mistake(),
             _ => None,
