@@ -53,6 +53,9 @@ pub trait Options:
     /// Where in the block regular expressions stand: `spec.example.pattern[]`.
     const REGEXES: &'static [&'static str] = &[];
 
+    /// Fields of the block that do not exist, with what is said to whoever writes them.
+    const RESERVED: &'static [(&'static str, &'static str)] = &[];
+
     /// Rules about the block, and about other fields of a spec of this type.
     fn rules() -> Vec<Rule> {
         Vec::new()
@@ -215,6 +218,11 @@ macro_rules! kinds {
             /// Where in the block regular expressions stand.
             pub const fn regexes(self) -> &'static [&'static str] {
                 match self { $(Self::$kind => <$module::Options as Options>::REGEXES),+ }
+            }
+
+            /// Fields of the block that do not exist, with what is said to whoever writes them.
+            pub const fn reserved(self) -> &'static [(&'static str, &'static str)] {
+                match self { $(Self::$kind => <$module::Options as Options>::RESERVED),+ }
             }
 
             /// Whether it is probed. If not, it is polled with HTTP calls, and the names of its families begin with that of its block.
