@@ -435,6 +435,15 @@ fn each_reason_of_a_condition_is_on_the_page_and_each_on_the_page_exists() {
 }
 
 #[test]
+fn each_reason_is_in_the_table_of_what_to_do_and_each_there_exists() {
+    let page = fs::read_to_string(page("operating.md")).unwrap();
+    let part = page.split("\n## When a target is down").nth(1).unwrap().split("\n## ").next().unwrap();
+    let table = part.split("| reason | what happened |").nth(1).unwrap();
+    let told: BTreeSet<String> = rows(table).into_iter().map(|row| row[0].clone()).collect();
+    assert_eq!(told, Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect());
+}
+
+#[test]
 fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
 }
