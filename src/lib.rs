@@ -9,6 +9,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod convert;
 pub mod crd;
 pub mod error_chain;
 pub mod fetch;

@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("error_chain", &[]),
     ("fetch", &["error_chain", "host_pattern", "kind", "tls"]),
     ("crd", &["kind", "metric", "time"]),
+    ("convert", &["crd", "kind", "time"]),
     ("target", &["crd", "fetch", "kind", "metric"]),
     ("file", &["crd", "kind", "self_metrics", "target"]),
     ("poll", &["error_chain", "fetch", "kind", "metric", "self_metrics", "target"]),
@@ -28,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "app",
         &[
             "cli",
+            "convert",
             "crd",
             "error_chain",
             "fetch",
@@ -56,7 +58,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("prometheus", &["self_metrics"]),
     ("simulators", &["app"]),
-    ("serde_saphyr", &["cli", "crd", "file", "http", "target", "app"]),
+    ("serde_saphyr", &["cli", "convert", "crd", "file", "http", "target", "app"]),
     ("tokio", &["app", "fetch", "file", "http", "k8s", "poll"]),
 ];
 
