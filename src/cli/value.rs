@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use reqwest::Url;
 
 use crate::crd::is_dns_label;
+use crate::kind::Type;
 use crate::time::PromDuration;
 
 /// `:9850`, `127.0.0.1:9850`, `[::1]:9850` or `localhost:9850`.
@@ -76,6 +77,22 @@ pub(super) fn sample_limit(text: &str) -> Result<u32, String> {
 pub(super) fn namespace(text: &str) -> Result<String, String> {
     let fine = is_dns_label(text);
     fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 lowercase letters, digits and inner hyphens".to_owned())
+}
+
+/// A type that is probed, or `none` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProberWord(pub(super) Option<Type>);
+
+pub(super) fn prober(text: &str) -> Result<ProberWord, String> {
+    if text == "none" {
+        return Ok(ProberWord(None));
+    }
+    let probed = || Type::ALL.iter().copied().filter(|kind| kind.is_probed());
+    let found = probed().find(|kind| kind.as_str().eq_ignore_ascii_case(text));
+    found.map(|kind| ProberWord(Some(kind))).ok_or_else(|| {
+        let words: Vec<&str> = probed().map(Type::as_str).collect();
+        format!("write some of {}, or none", words.join(", "))
+    })
 }
 
 /// A number of bytes: `4096`, `64KiB`, `16MiB`, `1GiB`.
