@@ -161,7 +161,12 @@ pub fn convert(
         return Err(faults);
     }
     let (manifests, targets) = manifests(&requests.list, &modules, module_input, options, &mut names, &mut reporters);
-    let remarks = reporters.into_iter().flat_map(|reporter| reporter.remarks).collect();
+    let in_order = |reporter: Reporter| {
+        let mut remarks = reporter.remarks;
+        remarks.sort_by_key(|remark| remark.line);
+        remarks
+    };
+    let remarks = reporters.into_iter().flat_map(in_order).collect();
     Ok(Conversion { manifests: write::documents(&manifests), targets, remarks })
 }
 

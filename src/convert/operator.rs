@@ -185,6 +185,9 @@ fn times(block: &mut Block<'_>, place: &str, reporter: &mut Reporter) -> (Durati
 
 fn left_out(block: &mut Block<'_>, place: &str, reporter: &mut Reporter) {
     for field in block.any_of(&CONNECTION) {
+        if field.node.scalar() == Some("http") {
+            continue; // the default scheme
+        }
         let message = format!("{} is left out: it is about the connection to the blackbox exporter", field.value);
         reporter.remark(field.line(), place, message);
     }

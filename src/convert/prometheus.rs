@@ -222,6 +222,9 @@ impl Source<'_> {
         let metric_relabelings = steps(metric_relabel_configs, Spelling::Snake, reporter).unwrap_or_default();
         let honors_labels = block.flag("honor_labels", reporter).is_some_and(|flag| flag.value);
         for connection in block.any_of(&CONNECTION) {
+            if connection.node.scalar() == Some("http") {
+                continue; // the default scheme
+            }
             let message = "is left out: it is about the connection to the blackbox exporter";
             reporter.remark(connection.line(), &connection.path, message);
         }
@@ -432,13 +435,18 @@ impl Job {
         if !self.relabelings.iter().all(|step| step.apply(&mut labels)) {
             return false;
         }
-        let path = format!("{} ({})", group.path, self.name);
-        requests.from_labels(labels, (self.interval, self.timeout), (line, &path), reporter, |request, reporter| {
-            if self.honors_labels {
-                request.monitor.insert("honorLabels".to_owned(), json!(true));
-            }
-            request.metric_relabelings(&self.metric_relabelings, reporter);
-        });
+        requests.from_labels(
+            labels,
+            (self.interval, self.timeout),
+            (line, &group.path),
+            reporter,
+            |request, reporter| {
+                if self.honors_labels {
+                    request.monitor.insert("honorLabels".to_owned(), json!(true));
+                }
+                request.metric_relabelings(&self.metric_relabelings, reporter);
+            },
+        );
         true
     }
 }

@@ -196,6 +196,13 @@ impl Scanner<'_> {
                     self.at += 1;
                     return Ok(());
                 }
+                // Both read a bracket at the beginning, and a hyphen at either end, as characters.
+                Some(plain @ (']' | '-'))
+                    if (is_first && self.ahead(1) != Some('-')) || (plain == '-' && self.ahead(1) == Some(']')) =>
+                {
+                    self.out.push(plain);
+                    self.at += 1;
+                }
                 Some('[') if self.ahead(1) == Some(':') && self.posix_name()? => {}
                 Some(_) => {
                     let low = self.class_item()?;
@@ -227,10 +234,12 @@ impl Scanner<'_> {
 
     fn class_item(&mut self) -> Result<String, PatternProblem> {
         match self.peek() {
-            Some('\\') => self.escape(true).map(|text| if text == "-" { "\\-".to_owned() } else { text }),
+            Some('\\') => self.escape(true),
             Some(character) => {
                 self.at += 1;
-                let special = matches!(character, '[' | ']' | '^' | '-' | '&' | '~');
+                // Two of these in a row are operators in Rust.
+                let is_doubled = matches!(character, '&' | '~') && self.peek() == Some(character);
+                let special = is_doubled || matches!(character, '[' | ']' | '^' | '-');
                 Ok(if special { format!("\\{character}") } else { character.to_string() })
             }
             None => Err(invalid("a class that does not end")),
@@ -337,6 +346,11 @@ mod tests {
             ".*",
             r"\Aa\z",
             r"\bx\b",
+            "[]a]",
+            "[^ -]",
+            "[-a]",
+            "[a-z0-9-]+",
+            "[a&b]",
         ] {
             assert_eq!(rewrite(pattern).as_deref(), Ok(pattern));
         }
@@ -346,12 +360,11 @@ mod tests {
     fn what_go_writes_in_its_own_way_is_rewritten_and_matches_the_same() {
         for (pattern, wanted, text) in [
             (r"\Qa.b*\E+", r"a\.b\*+", "a.b**"),
-            ("[a&&b]", r"[a\&\&b]", "&"),
+            ("[a&&b]", r"[a\&&b]", "&"),
             ("[[a]", r"[\[a]", "["),
-            ("[a~~]", r"[a\~\~]", "~"),
-            ("[]a]", r"[\]a]", "]"),
+            ("[a~~]", r"[a\~~]", "~"),
             ("[+--]", r"[+-\-]", ","),
-            ("[a-]", r"[a\-]", "-"),
+            ("[--/]", r"[\--/]", "."),
             (r"\<b\>", "<b>", "<b>"),
             ("{\"a\": {1}", "\\{\"a\": {1}", "{\"a\": "),
             ("{\"status\":\"ok\"}", "\\{\"status\":\"ok\"\\}", "{\"status\":\"ok\"}"),

@@ -64,7 +64,8 @@ pub(super) struct Reporter {
     file: String,
     pub(super) faults: Vec<InputFault>,
     pub(super) remarks: Vec<Remark>,
-    said: BTreeSet<Remark>,
+    /// Places and messages of all remarks.
+    said: BTreeSet<(String, String)>,
 }
 
 impl Reporter {
@@ -84,7 +85,7 @@ impl Reporter {
     pub(super) fn remark(&mut self, line: usize, path: &str, message: impl Into<String>) {
         let (file, line) = (self.file.clone(), Some(line).filter(|line| *line > 0));
         let remark = Remark { file, line, path: path.to_owned(), message: message.into() };
-        if self.said.insert(remark.clone()) {
+        if self.said.insert((remark.path.clone(), remark.message.clone())) {
             self.remarks.push(remark);
         }
     }

@@ -271,6 +271,10 @@ impl ProbeRequest {
             match why {
                 // The exporter itself says in which namespace a target is.
                 Some(_) if label == "namespace" && self.namespace.as_ref() == Some(value) => {}
+                Some(_) if label == "namespace" => {
+                    let message = format!("the label namespace is that of the target, and no longer {}", quoted(value));
+                    reporter.remark(self.line, &self.path, message);
+                }
                 Some(why) => {
                     let message = format!("the label {} is left out: {why}; write another label", quoted(label));
                     reporter.remark(self.line, &self.path, message);
@@ -285,20 +289,27 @@ impl ProbeRequest {
         let mut monitor = self.monitor.clone();
         monitor.insert("instance".to_owned(), json!("Url"));
         let is = address.url.as_str();
+        let scheme = is.split_once("://").map_or("", |(scheme, _)| scheme);
         match &self.instance {
             Some(was) if was == is => {}
-            Some(was) => {
+            // Said once for all of them.
+            Some(was) if is.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://")) == Some(was) => {
                 let message = format!(
-                    "the label instance is {} and not {}: change it where dashboards and alerts name it",
-                    quoted(is),
-                    quoted(&masked(was))
+                    "the label instance is the url, which begins with {scheme}://, and no longer the bare address: change it where \
+                     dashboards and alerts name it"
+                );
+                reporter.remark(self.line, &self.path, message);
+            }
+            Some(was) => {
+                let (is, was) = (quoted(is), quoted(&masked(was)));
+                let message = format!(
+                    "the label instance is {is}, and no longer {was}: change it where dashboards and alerts name it"
                 );
                 reporter.remark(self.line, &self.place(), message);
             }
             None => {
-                let message =
-                    format!("the label instance is {} and not the address of the blackbox exporter", quoted(is));
-                reporter.remark(self.line, &self.place(), message);
+                let message = "the label instance is the url, and no longer the address of the blackbox exporter";
+                reporter.remark(self.line, &self.path, message);
             }
         }
         if let Some(job) = &self.job {

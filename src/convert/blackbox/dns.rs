@@ -1,5 +1,7 @@
 //! The prober dns.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::super::block::{Block, Field};
@@ -58,8 +60,8 @@ impl ModuleReader<'_> {
         }
         self.tls_config(&mut block, over_tls.is_some());
         let codes = block.texts("valid_rcodes", self.reporter);
-        let codes: Vec<String> =
-            codes.into_iter().filter(|code| self.is_word(code, RCODES)).map(|code| code.value).collect();
+        let known = codes.into_iter().filter(|code| self.is_word(code, RCODES)).map(|code| code.value);
+        let codes: BTreeSet<String> = known.collect();
         if !codes.is_empty() {
             dns.insert("validRcodes".to_owned(), json!(codes));
         }
