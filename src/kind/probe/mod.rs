@@ -2,6 +2,8 @@
 //! that several kinds have are here.
 
 mod address;
+#[allow(dead_code, reason = "not every kind needs all of it")]
+mod pattern;
 mod recorder;
 mod tls;
 
@@ -13,7 +15,9 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
-pub use recorder::{ProbeEvent, ProbeRecord, Recorder};
+#[allow(unused_imports, reason = "not every kind needs all of them")]
+pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
+pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 
 use crate::budget::MemoryShare;
 use crate::dial::{Dialer, JudgedAddress};
@@ -56,6 +60,8 @@ pub struct Probe<'p> {
     pub memory: &'p mut MemoryShare,
     /// `--max-body-bytes`.
     pub max_body_bytes: usize,
+    /// `--icmp-max-payload`: the most bytes of an ICMP echo request, without headers. A larger option is an error of reason `limit`.
+    pub max_icmp_payload: usize,
     /// Does what takes long on other threads.
     pub compute: &'p dyn Compute,
 }
