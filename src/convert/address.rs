@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::blackbox::Prober;
+use super::blackbox::ModuleProber;
 use super::report::quoted;
 
 /// An address of a target.
@@ -31,20 +31,20 @@ impl ProbeAddress {
 }
 
 /// Reads a target. The error says why there can be no URL for it.
-pub(super) fn address(target: &str, prober: &Prober, forces_https: bool) -> Result<ProbeAddress, String> {
+pub(super) fn address(target: &str, prober: &ModuleProber, forces_https: bool) -> Result<ProbeAddress, String> {
     match prober {
-        Prober::Http => http(target, forces_https),
-        Prober::Tcp { tls } => {
+        ModuleProber::Http => http(target, forces_https),
+        ModuleProber::Tcp { tls } => {
             let (host, port) = split_port(target)
                 .ok_or("a target of tcp is HOST:PORT, and the blackbox exporter refuses it as well")?;
             plain(if *tls { "tls" } else { "tcp" }, host, Some(port))
         }
-        Prober::Dns => match split_port(target) {
+        ModuleProber::Dns => match split_port(target) {
             Some((host, port)) => plain("dns", host, Some(port)),
             None => plain("dns", target, None),
         },
-        Prober::Icmp => plain("icmp", target, None),
-        Prober::Grpc { tls } => {
+        ModuleProber::Icmp => plain("icmp", target, None),
+        ModuleProber::Grpc { tls } => {
             let lower = target.to_ascii_lowercase();
             let skip = ["http://", "https://"]
                 .iter()
@@ -58,7 +58,7 @@ pub(super) fn address(target: &str, prober: &Prober, forces_https: bool) -> Resu
                 None => plain(scheme, authority, None),
             }
         }
-        Prober::Missing(why) => Err((*why).to_owned()),
+        ModuleProber::Missing(why) => Err((*why).to_owned()),
     }
 }
 
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn url(target: &str, prober: &Prober) -> Result<String, String> {
+    fn url(target: &str, prober: &ModuleProber) -> Result<String, String> {
         address(target, prober, false).map(|address| address.url)
     }
 
@@ -244,34 +244,34 @@ mod tests {
             ("http://日本.jp/あ", "http://xn--wgv71a.jp/%E3%81%82"),
             ("http://example.com/?next=http://b/", "http://example.com/?next=http://b/"),
         ] {
-            assert_eq!(url(target, &Prober::Http).as_deref(), Ok(wanted), "{target}");
+            assert_eq!(url(target, &ModuleProber::Http).as_deref(), Ok(wanted), "{target}");
         }
         for target in
             ["ftp://example.com", "http://", "http://a b/", "http://a:b/", "http://a:99999/", "http://{{ host }}/"]
         {
-            assert!(url(target, &Prober::Http).is_err(), "{target}");
+            assert!(url(target, &ModuleProber::Http).is_err(), "{target}");
         }
-        let with_login = address("https://al%40ice:s%3Acret@example.com/", &Prober::Http, false).unwrap();
+        let with_login = address("https://al%40ice:s%3Acret@example.com/", &ModuleProber::Http, false).unwrap();
         assert_eq!(with_login.login, Some(("al@ice".to_owned(), "s:cret".to_owned())));
         assert_eq!(with_login.url, "https://example.com/");
-        assert!(address("http://a/", &Prober::Http, true).unwrap().is_https());
+        assert!(address("http://a/", &ModuleProber::Http, true).unwrap().is_https());
     }
 
     #[test]
     fn targets_of_other_probers_get_the_scheme_of_their_type() {
-        let (tcp, tls) = (Prober::Tcp { tls: false }, Prober::Tcp { tls: true });
+        let (tcp, tls) = (ModuleProber::Tcp { tls: false }, ModuleProber::Tcp { tls: true });
         for (target, prober, wanted) in [
             ("example.com:22", &tcp, "tcp://example.com:22"),
             ("[::1]:22", &tcp, "tcp://[::1]:22"),
             ("example.com:443", &tls, "tls://example.com:443"),
-            ("8.8.8.8", &Prober::Dns, "dns://8.8.8.8"),
-            ("8.8.8.8:5353", &Prober::Dns, "dns://8.8.8.8:5353"),
-            ("2001:4860:4860::8888", &Prober::Dns, "dns://[2001:4860:4860::8888]"),
-            ("example.com", &Prober::Icmp, "icmp://example.com"),
-            ("::1", &Prober::Icmp, "icmp://[::1]"),
-            ("example.com", &Prober::Grpc { tls: false }, "grpc://example.com"),
-            ("example.com:50051", &Prober::Grpc { tls: true }, "grpcs://example.com:50051"),
-            ("https://example.com:50051/x", &Prober::Grpc { tls: false }, "grpc://example.com:50051"),
+            ("8.8.8.8", &ModuleProber::Dns, "dns://8.8.8.8"),
+            ("8.8.8.8:5353", &ModuleProber::Dns, "dns://8.8.8.8:5353"),
+            ("2001:4860:4860::8888", &ModuleProber::Dns, "dns://[2001:4860:4860::8888]"),
+            ("example.com", &ModuleProber::Icmp, "icmp://example.com"),
+            ("::1", &ModuleProber::Icmp, "icmp://[::1]"),
+            ("example.com", &ModuleProber::Grpc { tls: false }, "grpc://example.com"),
+            ("example.com:50051", &ModuleProber::Grpc { tls: true }, "grpcs://example.com:50051"),
+            ("https://example.com:50051/x", &ModuleProber::Grpc { tls: false }, "grpc://example.com:50051"),
         ] {
             assert_eq!(url(target, prober).as_deref(), Ok(wanted), "{target}");
         }
@@ -279,9 +279,9 @@ mod tests {
             ("example.com", &tcp),
             ("tcp://example.com:22", &tcp),
             ("example.com:ssh", &tcp),
-            ("http://example.com", &Prober::Icmp),
-            ("example.com:53", &Prober::Icmp),
-            ("", &Prober::Dns),
+            ("http://example.com", &ModuleProber::Icmp),
+            ("example.com:53", &ModuleProber::Icmp),
+            ("", &ModuleProber::Dns),
         ] {
             assert!(url(target, prober).is_err(), "{target}");
         }
@@ -309,7 +309,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_target_makes_it_panic(target in "\\PC{0,40}|(http://|https://|[a-z.:@/?#%\\[\\]0-9]){0,24}") {
-            for prober in [Prober::Http, Prober::Tcp { tls: false }, Prober::Dns, Prober::Icmp, Prober::Grpc { tls: true }] {
+            for prober in [ModuleProber::Http, ModuleProber::Tcp { tls: false }, ModuleProber::Dns, ModuleProber::Icmp, ModuleProber::Grpc { tls: true }] {
                 if let Ok(address) = address(&target, &prober, false) {
                     prop_assert!(address.url.is_ascii());
                 }

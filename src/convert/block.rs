@@ -18,13 +18,13 @@ pub(super) struct Block<'n> {
 
 /// A field of a map.
 #[derive(Clone, Debug)]
-pub(super) struct Field<'n, T> {
+pub(super) struct BlockField<'n, T> {
     pub(super) value: T,
     pub(super) node: &'n Node,
     pub(super) path: String,
 }
 
-impl<T> Field<'_, T> {
+impl<T> BlockField<'_, T> {
     pub(super) const fn line(&self) -> usize {
         self.node.line
     }
@@ -45,31 +45,30 @@ impl<'n> Block<'n> {
     }
 
     /// A field that is there and not empty.
-    pub(super) fn node(&mut self, key: &'static str) -> Option<Field<'n, ()>> {
+    pub(super) fn node(&mut self, key: &'static str) -> Option<BlockField<'n, ()>> {
         self.known.push(key);
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
-        let field = Field { value: (), node: &entry.value, path: join(&self.path, key) };
+        let field = BlockField { value: (), node: &entry.value, path: join(&self.path, key) };
         (!entry.value.is_null()).then_some(field)
     }
 
-    /// The fields among `keys` that are there, none of which matters.
-    pub(super) fn any_of(&mut self, keys: &[&'static str]) -> Vec<Field<'n, &'static str>> {
-        let found = keys.iter().filter_map(|key| self.node(key).map(|field| field.with(*key)));
-        found.collect()
+    /// The fields among these words that are there.
+    pub(super) fn any_of(&mut self, words: &'static str) -> Vec<BlockField<'n, &'static str>> {
+        words.split_whitespace().filter_map(|key| self.node(key).map(|field| field.with(key))).collect()
     }
 
-    pub(super) fn text(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<Field<'n, String>> {
+    pub(super) fn text(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, String>> {
         let field = self.node(key)?;
         let text = text_of(field.node, &field.path, reporter)?;
         Some(field.with(text))
     }
 
     /// A text that is not empty. An empty one is as if it were not written, as in Go.
-    pub(super) fn filled(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<Field<'n, String>> {
+    pub(super) fn filled(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, String>> {
         self.text(key, reporter).filter(|field| !field.value.is_empty())
     }
 
-    pub(super) fn flag(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<Field<'n, bool>> {
+    pub(super) fn flag(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, bool>> {
         let field = self.node(key)?;
         // Go's reader of YAML takes the words of YAML 1.1 where a boolean is wanted.
         let value = match field.node.scalar() {
@@ -83,7 +82,7 @@ impl<'n> Block<'n> {
         Some(field.with(value))
     }
 
-    pub(super) fn integer(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<Field<'n, i64>> {
+    pub(super) fn integer(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, i64>> {
         let field = self.node(key)?;
         let Data::Integer(value, _) = field.node.data else {
             reporter.wrong_type(field.node, &field.path, "a whole number");
@@ -93,7 +92,11 @@ impl<'n> Block<'n> {
     }
 
     /// A duration as Go reads it: `1.5s`, `2h45m`.
-    pub(super) fn go_duration(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<Field<'n, Duration>> {
+    pub(super) fn go_duration(
+        &mut self,
+        key: &'static str,
+        reporter: &mut Reporter,
+    ) -> Option<BlockField<'n, Duration>> {
         self.duration(key, reporter, go::duration, "for instance 5s, 1.5s or 1m30s")
     }
 
@@ -102,7 +105,7 @@ impl<'n> Block<'n> {
         &mut self,
         key: &'static str,
         reporter: &mut Reporter,
-    ) -> Option<Field<'n, Duration>> {
+    ) -> Option<BlockField<'n, Duration>> {
         self.duration(key, reporter, prometheus_duration, "for instance 30s, 1m30s or 1h")
     }
 
@@ -112,7 +115,7 @@ impl<'n> Block<'n> {
         reporter: &mut Reporter,
         read: fn(&str) -> Option<Duration>,
         examples: &str,
-    ) -> Option<Field<'n, Duration>> {
+    ) -> Option<BlockField<'n, Duration>> {
         let field = self.node(key)?;
         let text = text_of(field.node, &field.path, reporter)?;
         let Some(value) = read(&text) else {
@@ -126,23 +129,27 @@ impl<'n> Block<'n> {
         Some(field.with(value))
     }
 
-    pub(super) fn list(&mut self, key: &'static str, reporter: &mut Reporter) -> Vec<Field<'n, ()>> {
+    pub(super) fn list(&mut self, key: &'static str, reporter: &mut Reporter) -> Vec<BlockField<'n, ()>> {
         let Some(field) = self.node(key) else { return Vec::new() };
         let Data::List(items) = &field.node.data else {
             reporter.wrong_type(field.node, &field.path, "a list");
             return Vec::new();
         };
         let items = items.iter().enumerate();
-        items.map(|(index, node)| Field { value: (), node, path: format!("{}[{index}]", field.path) }).collect()
+        items.map(|(index, node)| BlockField { value: (), node, path: format!("{}[{index}]", field.path) }).collect()
     }
 
-    pub(super) fn texts(&mut self, key: &'static str, reporter: &mut Reporter) -> Vec<Field<'n, String>> {
+    pub(super) fn texts(&mut self, key: &'static str, reporter: &mut Reporter) -> Vec<BlockField<'n, String>> {
         let items = self.list(key, reporter).into_iter();
         items.filter_map(|item| text_of(item.node, &item.path, reporter).map(|text| item.with(text))).collect()
     }
 
     /// A map from names to texts, in the order of the file.
-    pub(super) fn text_map(&mut self, key: &'static str, reporter: &mut Reporter) -> Vec<(String, Field<'n, String>)> {
+    pub(super) fn text_map(
+        &mut self,
+        key: &'static str,
+        reporter: &mut Reporter,
+    ) -> Vec<(String, BlockField<'n, String>)> {
         let Some(field) = self.node(key) else { return Vec::new() };
         let Data::Map(entries) = &field.node.data else {
             reporter.wrong_type(field.node, &field.path, "a map of texts");
@@ -152,7 +159,7 @@ impl<'n> Block<'n> {
         for entry in entries {
             let path = join(&field.path, &entry.key);
             if let Some(text) = text_of(&entry.value, &path, reporter) {
-                found.push((entry.key.clone(), Field { value: text, node: &entry.value, path }));
+                found.push((entry.key.clone(), BlockField { value: text, node: &entry.value, path }));
             }
         }
         found
@@ -163,7 +170,7 @@ impl<'n> Block<'n> {
         &mut self,
         key: &'static str,
         reporter: &mut Reporter,
-    ) -> Vec<(String, Field<'n, Vec<String>>)> {
+    ) -> Vec<(String, BlockField<'n, Vec<String>>)> {
         let Some(field) = self.node(key) else { return Vec::new() };
         let Data::Map(entries) = &field.node.data else {
             reporter.wrong_type(field.node, &field.path, "a map of lists of texts");
@@ -175,7 +182,7 @@ impl<'n> Block<'n> {
             match &entry.value.data {
                 Data::List(items) => {
                     let texts = items.iter().filter_map(|item| text_of(item, &path, reporter)).collect();
-                    found.push((entry.key.clone(), Field { value: texts, node: &entry.value, path }));
+                    found.push((entry.key.clone(), BlockField { value: texts, node: &entry.value, path }));
                 }
                 Data::Null => {}
                 _ => reporter.wrong_type(&entry.value, &path, "a list of texts"),
@@ -214,9 +221,9 @@ impl<'n> Block<'n> {
     }
 }
 
-impl<'n, T> Field<'n, T> {
-    pub(super) fn with<U>(self, value: U) -> Field<'n, U> {
-        Field { value, node: self.node, path: self.path }
+impl<'n, T> BlockField<'n, T> {
+    pub(super) fn with<U>(self, value: U) -> BlockField<'n, U> {
+        BlockField { value, node: self.node, path: self.path }
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::Requests;
+use super::AskedTargets;
 use super::blackbox::DEFAULT_MODULE;
-use super::block::{Block, Field};
+use super::block::{Block, BlockField};
 use super::operator::monitor_labels;
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::Reporter;
@@ -33,13 +33,13 @@ struct Defaults<'n> {
     module: Option<String>,
     interval: Option<Duration>,
     scrape_timeout: Option<Duration>,
-    labels: Vec<(String, Field<'n, String>)>,
-    metric_labels: Vec<(String, Field<'n, String>)>,
+    labels: Vec<(String, BlockField<'n, String>)>,
+    metric_labels: Vec<(String, BlockField<'n, String>)>,
     relabelings: Vec<RelabelStep>,
 }
 
 /// Reads the targets. Modules are read as a configuration of their own, at the path `config`.
-pub(super) fn read(root: &Node, path: &str, requests: &mut Requests, reporter: &mut Reporter) {
+pub(super) fn read(root: &Node, path: &str, requests: &mut AskedTargets, reporter: &mut Reporter) {
     let Some(mut values) = Block::open(root, path, reporter) else { return };
     values.node("config");
     if let Some(secret) = values.filled("configExistingSecretName", reporter) {
@@ -62,7 +62,7 @@ pub(super) fn read(root: &Node, path: &str, requests: &mut Requests, reporter: &
     }
     let Some(mut monitors) = monitors else { return };
     let enabled = monitors.flag("enabled", reporter);
-    for field in monitors.any_of(&["scheme", "tlsConfig", "bearerTokenFile", "path", "apiVersion"]) {
+    for field in monitors.any_of("scheme tlsConfig bearerTokenFile path apiVersion") {
         // Those are the chart's own defaults, which a file of all values repeats.
         let is_default = field.node.entries().is_empty()
             && matches!(field.node.scalar(), None | Some("http" | "/probe" | "monitoring.coreos.com/v1"));
@@ -104,7 +104,12 @@ fn defaults<'n>(monitors: &mut Block<'n>, reporter: &mut Reporter) -> Defaults<'
     defaults
 }
 
-fn read_target(field: &Field<'_, ()>, defaults: &Defaults<'_>, requests: &mut Requests, reporter: &mut Reporter) {
+fn read_target(
+    field: &BlockField<'_, ()>,
+    defaults: &Defaults<'_>,
+    requests: &mut AskedTargets,
+    reporter: &mut Reporter,
+) {
     let Some(mut block) = Block::open(field.node, &field.path, reporter) else { return };
     let name = block.filled("name", reporter);
     let url = block.filled("url", reporter);
@@ -148,7 +153,7 @@ fn read_target(field: &Field<'_, ()>, defaults: &Defaults<'_>, requests: &mut Re
     let interval = interval.or(defaults.interval).unwrap_or(DEFAULT_TIMES);
     let timeout = scrape_timeout.or(defaults.scrape_timeout).unwrap_or(DEFAULT_TIMES);
     let labels = monitor_labels(labels, &path, line, reporter);
-    requests.from_labels(all, (interval, timeout), (line, &path), reporter, |request, reporter| {
+    requests.add_labelled(all, (interval, timeout), (line, &path), reporter, |request, reporter| {
         if !labels.is_empty() {
             let mut monitor = Map::new();
             monitor.insert("labels".to_owned(), Value::Object(labels));

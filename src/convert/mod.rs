@@ -10,11 +10,12 @@ mod encoding;
 mod go;
 mod name;
 mod operator;
-mod prometheus;
+
 mod re2;
 mod relabel;
 mod report;
 mod request;
+mod scrape_config;
 mod secret;
 mod tree;
 mod write;
@@ -25,10 +26,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use blackbox::{BlackboxModule, Prober};
+use blackbox::{BlackboxModule, ModuleProber};
 use name::Names;
 use report::{Reporter, quoted};
-use request::ProbeRequest;
+use request::AskedTarget;
 use secret::NeededSecret;
 use tree::Node;
 
@@ -102,28 +103,20 @@ pub fn convert(
     let mut module_input = 0;
     if let Some(input) = &inputs.blackbox {
         let mut reporter = Reporter::new(&input.name);
-        match single(input, &mut reporter) {
-            Some(root) => {
-                modules =
-                    blackbox::modules(&root, "", &mut names, &Below { files, folder: &input.folder }, &mut reporter)
-            }
-            None if reporter.faults.is_empty() => {
-                reporter.fault(
-                    0,
-                    "",
-                    "is empty: write the configuration of a blackbox exporter, with its field modules",
-                );
-            }
-            None => {}
+        if let Some(root) = single(input, &mut reporter) {
+            let below = Below { files, folder: &input.folder };
+            modules = blackbox::modules(&root, "", &mut names, &below, &mut reporter);
+        } else if reporter.faults.is_empty() {
+            reporter.fault(0, "", "is empty: write the configuration of a blackbox exporter, with its field modules");
         }
         reporters.push(reporter);
     }
-    let mut requests = Requests::new(options.namespace.clone());
+    let mut requests = AskedTargets::new(options.namespace.clone());
     for input in &inputs.prometheus {
         let mut reporter = Reporter::new(&input.name);
         requests.input = reporters.len();
         for document in parsed(input, &mut reporter) {
-            prometheus::read(&document, &input.folder, files, &mut requests, &mut reporter);
+            scrape_config::read(&document, &input.folder, files, &mut requests, &mut reporter);
         }
         reporters.push(reporter);
     }
@@ -204,16 +197,16 @@ fn single(input: &ConvertInput, reporter: &mut Reporter) -> Option<Node> {
 }
 
 /// The targets of all inputs.
-struct Requests {
+struct AskedTargets {
     /// Which input is being read.
     input: usize,
     /// The namespace that the user chose.
     namespace: Option<String>,
-    list: Vec<ProbeRequest>,
+    list: Vec<AskedTarget>,
     seen: BTreeSet<String>,
 }
 
-impl Requests {
+impl AskedTargets {
     const fn new(namespace: Option<String>) -> Self {
         Self { input: 0, namespace, list: Vec::new(), seen: BTreeSet::new() }
     }
@@ -224,7 +217,7 @@ impl Requests {
         self.namespace.clone().or_else(own)
     }
 
-    fn add(&mut self, request: ProbeRequest, reporter: &mut Reporter) {
+    fn add(&mut self, request: AskedTarget, reporter: &mut Reporter) {
         if self.list.len() == MAX_TARGETS {
             if reporter.faults.is_empty() {
                 reporter.fault(
@@ -258,7 +251,7 @@ impl Requests {
 }
 
 fn manifests(
-    requests: &[ProbeRequest],
+    requests: &[AskedTarget],
     modules: &BTreeMap<String, BlackboxModule>,
     module_input: usize,
     options: &ConvertOptions,
@@ -296,7 +289,7 @@ fn manifests(
         for module in modules.values() {
             let Some(namespaces) = used.get(module.name.as_str()) else {
                 let why = match module.prober {
-                    Prober::Missing(why) => format!("has no targets, and could have none: {why}"),
+                    ModuleProber::Missing(why) => format!("has no targets, and could have none: {why}"),
                     _ => "has no targets: nothing in the inputs asks for it; name what does by --prometheus, --manifests or --values".to_owned(),
                 };
                 reporter.remark(module.line, &module.path, why);

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::Requests;
+use super::AskedTargets;
 use super::blackbox::DEFAULT_MODULE;
-use super::block::{Block, Field};
-use super::prometheus::DEFAULT_TIMEOUT;
+use super::block::{Block, BlockField};
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
+use super::scrape_config::DEFAULT_TIMEOUT;
 use super::tree::{Data, Node};
 use crate::crd::{is_dns_label, is_label_key, is_label_value};
 
@@ -17,41 +17,14 @@ use crate::crd::{is_dns_label, is_label_key, is_label_value};
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How Prometheus reaches the blackbox exporter.
-const CONNECTION: [&str; 12] = [
-    "scheme",
-    "tlsConfig",
-    "bearerTokenFile",
-    "bearerTokenSecret",
-    "basicAuth",
-    "oauth2",
-    "authorization",
-    "proxyUrl",
-    "noProxy",
-    "proxyFromEnvironment",
-    "proxyConnectHeader",
-    "enableHttp2",
-];
+const CONNECTION: &str = "scheme tlsConfig bearerTokenFile bearerTokenSecret basicAuth oauth2 authorization proxyUrl noProxy \
+    proxyFromEnvironment proxyConnectHeader enableHttp2";
 
 /// How Prometheus treats what it has scraped.
-const SCRAPING: [&str; 17] = [
-    "sampleLimit",
-    "targetLimit",
-    "labelLimit",
-    "labelNameLengthLimit",
-    "labelValueLengthLimit",
-    "keepDroppedTargets",
-    "nativeHistogramBucketLimit",
-    "nativeHistogramMinBucketFactor",
-    "convertClassicHistogramsToNHCB",
-    "scrapeClassicHistograms",
-    "scrapeNativeHistograms",
-    "scrapeProtocols",
-    "fallbackScrapeProtocol",
-    "honorTimestamps",
-    "trackTimestampsStaleness",
-    "filterRunning",
-    "bodySizeLimit",
-];
+const SCRAPING: &str = "sampleLimit targetLimit labelLimit labelNameLengthLimit labelValueLengthLimit keepDroppedTargets \
+    nativeHistogramBucketLimit nativeHistogramMinBucketFactor convertClassicHistogramsToNHCB \
+    scrapeClassicHistograms scrapeNativeHistograms scrapeProtocols fallbackScrapeProtocol honorTimestamps \
+    trackTimestampsStaleness filterRunning bodySizeLimit";
 
 /// Labels by which tools find the objects that they have written.
 const LABELS_OF_TOOLS: [&str; 8] = [
@@ -66,7 +39,7 @@ const LABELS_OF_TOOLS: [&str; 8] = [
 ];
 
 /// Reads one document.
-pub(super) fn read(node: &Node, path: &str, requests: &mut Requests, reporter: &mut Reporter) {
+pub(super) fn read(node: &Node, path: &str, requests: &mut AskedTargets, reporter: &mut Reporter) {
     let text = |key: &str| node.get(key).and_then(Node::scalar).unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
     if !matches!(node.data, Data::Map(_)) || kind.is_empty() {
@@ -109,22 +82,19 @@ pub(super) fn read(node: &Node, path: &str, requests: &mut Requests, reporter: &
 }
 
 /// What both kinds of objects say about themselves.
-struct Origin {
+struct ObjectOrigin {
     name: String,
     namespace: String,
     monitor: Map<String, Value>,
 }
 
-fn origin(object: &mut Block<'_>, place: &str, reporter: &mut Reporter) -> Option<Origin> {
-    object.any_of(&["apiVersion", "kind", "status"]);
-    let metadata = object.node("metadata");
-    let mut metadata = match metadata {
-        Some(field) => Block::open(field.node, &format!("{place}: metadata"), reporter)?,
-        None => {
-            reporter.fault(object.line, place, "has no metadata.name, write it");
-            return None;
-        }
+fn origin(object: &mut Block<'_>, place: &str, reporter: &mut Reporter) -> Option<ObjectOrigin> {
+    object.any_of("apiVersion kind status");
+    let Some(metadata) = object.node("metadata") else {
+        reporter.fault(object.line, place, "has no metadata.name, write it");
+        return None;
     };
+    let mut metadata = Block::open(metadata.node, &format!("{place}: metadata"), reporter)?;
     let name = metadata.filled("name", reporter);
     let namespace = metadata.filled("namespace", reporter);
     let labels = metadata.text_map("labels", reporter);
@@ -140,12 +110,12 @@ fn origin(object: &mut Block<'_>, place: &str, reporter: &mut Reporter) -> Optio
     if !namespace.is_empty() && !is_dns_label(&namespace) {
         reporter.fault(object.line, place, format!("{} is no name of a namespace", quoted(&namespace)));
     }
-    Some(Origin { name: name?.value, namespace, monitor })
+    Some(ObjectOrigin { name: name?.value, namespace, monitor })
 }
 
 /// Labels by which a Prometheus selects what it scrapes. Those of the tool that wrote the object would make the tool take ours for its own.
 pub(super) fn monitor_labels(
-    labels: Vec<(String, Field<'_, String>)>,
+    labels: Vec<(String, BlockField<'_, String>)>,
     place: &str,
     line: usize,
     reporter: &mut Reporter,
@@ -184,14 +154,14 @@ fn times(block: &mut Block<'_>, place: &str, reporter: &mut Reporter) -> (Durati
 }
 
 fn left_out(block: &mut Block<'_>, place: &str, reporter: &mut Reporter) {
-    for field in block.any_of(&CONNECTION) {
+    for field in block.any_of(CONNECTION) {
         if field.node.scalar() == Some("http") {
             continue; // the default scheme
         }
         let message = format!("{} is left out: it is about the connection to the blackbox exporter", field.value);
         reporter.remark(field.line(), place, message);
     }
-    for field in block.any_of(&SCRAPING) {
+    for field in block.any_of(SCRAPING) {
         let message = format!(
             "{} is left out: it is about how Prometheus scrapes, and the monitors of targets do not set it",
             field.value
@@ -212,7 +182,7 @@ fn known_steps(steps: Vec<RelabelStep>, reporter: &mut Reporter) -> Vec<RelabelS
     known
 }
 
-fn probe(node: &Node, place: &str, requests: &mut Requests, reporter: &mut Reporter) {
+fn probe(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut Reporter) {
     let Some(mut object) = Block::open(node, place, reporter) else { return };
     let Some(origin) = origin(&mut object, place, reporter) else { return };
     let Some(mut spec) = object.block("spec", reporter) else {
@@ -239,8 +209,8 @@ fn probe(node: &Node, place: &str, requests: &mut Requests, reporter: &mut Repor
     }
     let mut prober_path = "/probe".to_owned();
     if let Some(mut prober) = spec.block("prober", reporter) {
-        prober.any_of(&["url"]);
-        prober.any_of(&CONNECTION);
+        prober.any_of("url");
+        prober.any_of(CONNECTION);
         if let Some(path) = prober.filled("path", reporter) {
             prober_path = path.value;
         }
@@ -304,7 +274,7 @@ fn probe(node: &Node, place: &str, requests: &mut Requests, reporter: &mut Repor
             reporter.remark(address.node.line, place, message);
             continue;
         }
-        requests.from_labels(all, times, (address.node.line, place), reporter, |request, reporter| {
+        requests.add_labelled(all, times, (address.node.line, place), reporter, |request, reporter| {
             request.namespace.clone_from(&namespace);
             request.monitor.extend(monitor.clone());
             request.metric_relabelings(&metric_steps, reporter);
@@ -312,7 +282,7 @@ fn probe(node: &Node, place: &str, requests: &mut Requests, reporter: &mut Repor
     }
 }
 
-fn service_monitor(node: &Node, place: &str, requests: &mut Requests, reporter: &mut Reporter) {
+fn service_monitor(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut Reporter) {
     let endpoints = node.get("spec").and_then(|spec| spec.get("endpoints")).map(Node::items).unwrap_or_default();
     let asks = |endpoint: &Node| {
         let path = endpoint.get("path").and_then(Node::scalar).unwrap_or_default();
@@ -326,8 +296,8 @@ fn service_monitor(node: &Node, place: &str, requests: &mut Requests, reporter: 
     let Some(origin) = origin(&mut object, place, reporter) else { return };
     let Some(mut spec) = object.block("spec", reporter) else { return };
     object.close(reporter);
-    spec.any_of(&["selector", "namespaceSelector", "selectorMechanism", "serviceDiscoveryRole"]);
-    for field in spec.any_of(&["jobLabel", "targetLabels", "podTargetLabels", "attachMetadata"]) {
+    spec.any_of("selector namespaceSelector selectorMechanism serviceDiscoveryRole");
+    for field in spec.any_of("jobLabel targetLabels podTargetLabels attachMetadata") {
         let message = format!("{} is left out: it names labels of the blackbox exporter's own objects", field.value);
         reporter.remark(field.line(), place, message);
     }
@@ -347,11 +317,11 @@ fn service_monitor(node: &Node, place: &str, requests: &mut Requests, reporter: 
             continue;
         }
         let Some(mut endpoint) = Block::open(item.node, &item.path, reporter) else { continue };
-        endpoint.any_of(&["path", "port", "targetPort"]);
+        endpoint.any_of("path port targetPort");
         let times = times(&mut endpoint, place, reporter);
         let parameters = endpoint.list_map("params", reporter);
         left_out(&mut endpoint, place, reporter);
-        endpoint.any_of(&["followRedirects", "metricNameValidationScheme"]);
+        endpoint.any_of("followRedirects metricNameValidationScheme");
         let honors_labels = endpoint.flag("honorLabels", reporter).is_some_and(|flag| flag.value);
         let relabelings = endpoint.list("relabelings", reporter);
         let metric_relabelings = endpoint.list("metricRelabelings", reporter);
@@ -372,7 +342,7 @@ fn service_monitor(node: &Node, place: &str, requests: &mut Requests, reporter: 
             reporter.remark(item.line(), place, "is not converted: its relabelings drop it, as in Prometheus");
             continue;
         }
-        requests.from_labels(all, times, (item.line(), place), reporter, |request, reporter| {
+        requests.add_labelled(all, times, (item.line(), place), reporter, |request, reporter| {
             request.namespace.clone_from(&namespace);
             request.monitor.extend(monitor.clone());
             if honors_labels {

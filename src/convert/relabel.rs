@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
-use super::block::{Block, Field};
+use super::block::{Block, BlockField};
 use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, quoted};
 use super::tree::Node;
@@ -56,7 +56,7 @@ impl Spelling {
 
 /// The steps of a list. `None` if one of them cannot be carried out, which has been said; a wrong one is a fault.
 pub(super) fn steps(
-    items: Vec<Field<'_, ()>>,
+    items: Vec<BlockField<'_, ()>>,
     spelling: Spelling,
     reporter: &mut Reporter,
 ) -> Option<Vec<RelabelStep>> {
@@ -85,7 +85,6 @@ fn step(node: &Node, path: &str, spelling: Spelling, reporter: &mut Reporter) ->
     let action_name = action.as_ref().map_or_else(|| "replace".to_owned(), |action| action.value.to_lowercase());
     let target_label = target_label.map(|label| label.value).unwrap_or_default();
     match action_name.as_str() {
-        "keep" | "drop" | "labelmap" | "labeldrop" | "labelkeep" => {}
         "replace" | "lowercase" | "uppercase" | "keepequal" | "dropequal" | "hashmod" if target_label.is_empty() => {
             reporter.fault(
                 line,
@@ -97,7 +96,6 @@ fn step(node: &Node, path: &str, spelling: Spelling, reporter: &mut Reporter) ->
             );
             return None;
         }
-        "replace" | "lowercase" | "uppercase" | "keepequal" | "dropequal" => {}
         "hashmod" => {
             reporter.remark(
                 line,
@@ -107,6 +105,8 @@ fn step(node: &Node, path: &str, spelling: Spelling, reporter: &mut Reporter) ->
             );
             return None;
         }
+        "keep" | "drop" | "labelmap" | "labeldrop" | "labelkeep" | "replace" | "lowercase" | "uppercase"
+        | "keepequal" | "dropequal" => {}
         _ => {
             let shown = action.map(|action| quoted(&action.value)).unwrap_or_default();
             reporter.fault(line, path, format!("{shown} is no action of a relabeling, write for instance replace"));
@@ -239,7 +239,7 @@ mod tests {
     fn run(text: &str, labels: &[(&str, &str)]) -> Option<Labels> {
         let node = documents(text).unwrap().remove(0);
         let mut reporter = Reporter::new("x");
-        let items = node.items().iter().map(|node| Field { value: (), node, path: "r".to_owned() }).collect();
+        let items = node.items().iter().map(|node| BlockField { value: (), node, path: "r".to_owned() }).collect();
         let steps = steps(items, Spelling::Snake, &mut reporter).unwrap_or_else(|| panic!("{reporter:?}"));
         let mut labels: Labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         steps.iter().all(|step| step.apply(&mut labels)).then_some(labels)
@@ -289,7 +289,7 @@ mod tests {
         ] {
             let node = documents(text).unwrap().remove(0);
             let mut reporter = Reporter::new("x");
-            let items = node.items().iter().map(|node| Field { value: (), node, path: "r".to_owned() }).collect();
+            let items = node.items().iter().map(|node| BlockField { value: (), node, path: "r".to_owned() }).collect();
             assert!(steps(items, Spelling::Snake, &mut reporter).is_none(), "{text}");
             assert_eq!(
                 (!reporter.faults.is_empty(), !reporter.remarks.is_empty()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::address::{ProbeAddress, address, is_without_proxy};
-use super::blackbox::{BlackboxModule, Prober};
+use super::blackbox::{BlackboxModule, ModuleProber};
 use super::name::{MAX_NAME, Names, slug};
 use super::relabel::{Labels, RelabelStep, is_label_name};
 use super::report::{Reporter, quoted};
@@ -26,7 +26,7 @@ const MAX_RELABELINGS: usize = 16;
 
 /// One target of one job.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct ProbeRequest {
+pub(super) struct AskedTarget {
     /// Which input it is from.
     pub(super) input: usize,
     pub(super) line: usize,
@@ -46,7 +46,7 @@ pub(super) struct ProbeRequest {
 }
 
 /// A ScrapeTarget, and what it needs besides.
-pub(super) struct ConvertedTarget {
+pub(super) struct WrittenTarget {
     pub(super) manifest: Value,
     /// The Secret with user name and password that stand in the target itself.
     pub(super) login: Option<Login>,
@@ -59,7 +59,7 @@ pub(super) struct Login {
     pub(super) password: String,
 }
 
-impl ProbeRequest {
+impl AskedTarget {
     /// What the remarks about it begin with.
     pub(super) fn place(&self) -> String {
         format!("{}: {}", self.path, masked(&self.target))
@@ -107,15 +107,15 @@ impl ProbeRequest {
         module: &BlackboxModule,
         names: &mut Names,
         reporter: &mut Reporter,
-    ) -> Option<ConvertedTarget> {
+    ) -> Option<WrittenTarget> {
         let place = self.place();
         let kind = match &module.prober {
-            Prober::Http => "Http",
-            Prober::Tcp { .. } => "Tcp",
-            Prober::Dns => "Dns",
-            Prober::Icmp => "Icmp",
-            Prober::Grpc { .. } => "Grpc",
-            Prober::Missing(why) => {
+            ModuleProber::Http => "Http",
+            ModuleProber::Tcp { .. } => "Tcp",
+            ModuleProber::Dns => "Dns",
+            ModuleProber::Icmp => "Icmp",
+            ModuleProber::Grpc { .. } => "Grpc",
+            ModuleProber::Missing(why) => {
                 reporter.remark(self.line, &place, format!("is not converted: {why}"));
                 return None;
             }
@@ -175,7 +175,7 @@ impl ProbeRequest {
         let manifest =
             json!({ "apiVersion": crd::API_VERSION, "kind": "ScrapeTarget", "metadata": metadata, "spec": spec });
         match crd::judge(&manifest) {
-            Ok(_) => Some(ConvertedTarget { manifest, login }),
+            Ok(_) => Some(WrittenTarget { manifest, login }),
             Err(problems) => {
                 for problem in problems {
                     let message = format!("is not converted, since its manifest would be refused: {problem}");
@@ -199,7 +199,7 @@ impl ProbeRequest {
         let mut host = settings.host.clone();
         if let Some(hostname) = &self.hostname {
             match module.prober {
-                Prober::Http => {
+                ModuleProber::Http => {
                     if let Some(host) = host.as_ref().filter(|host| *host != hostname) {
                         let message = format!(
                             "is not converted: its hostname {} is not the header Host {} of the module, and the blackbox exporter answers 400",
@@ -214,7 +214,7 @@ impl ProbeRequest {
                     }
                     host = Some(hostname.clone());
                 }
-                Prober::Tcp { .. } => host = Some(hostname.clone()),
+                ModuleProber::Tcp { .. } => host = Some(hostname.clone()),
                 _ => {
                     let message = "the parameter hostname is left out: the prober does not use it";
                     reporter.remark(self.line, &self.place(), message);
@@ -222,8 +222,8 @@ impl ProbeRequest {
             }
         }
         let has_tls = match module.prober {
-            Prober::Http => address.is_https(),
-            Prober::Tcp { tls } => tls || spec.contains_key("tlsConfig"),
+            ModuleProber::Http => address.is_https(),
+            ModuleProber::Tcp { tls } => tls || spec.contains_key("tlsConfig"),
             _ => false,
         };
         if let Some(host) = host.filter(|_| has_tls) {

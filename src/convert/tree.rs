@@ -118,7 +118,7 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, NotYaml> {
         let parsed: Result<Spanned<Tree>, _> = serde_saphyr::from_str_with_options(part, options());
         let mut document = match parsed {
             Ok(parsed) => node_of(parsed, part),
-            Err(error) => return Err(not_yaml(error, first_line)),
+            Err(error) => return Err(not_yaml(&error, first_line)),
         };
         shift(&mut document, first_line - 1);
         if !document.is_null() {
@@ -139,7 +139,7 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-fn not_yaml(error: serde_saphyr::Error, first_line: usize) -> NotYaml {
+fn not_yaml(error: &serde_saphyr::Error, first_line: usize) -> NotYaml {
     let error = error.without_snippet();
     let line = error.location().map_or(1, |place| place.line());
     let line = first_line - 1 + usize::try_from(line).unwrap_or(1);
@@ -202,8 +202,8 @@ enum Tree {
     Integer(i64),
     Number,
     Text(String),
-    List(Vec<Spanned<Tree>>),
-    Map(Vec<(Spanned<String>, Spanned<Tree>)>),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 fn node_of(tree: Spanned<Tree>, source: &str) -> Node {

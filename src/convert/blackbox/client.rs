@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::block::{Block, Field};
+use super::super::block::{Block, BlockField};
 use super::super::report::quoted;
 use super::super::secret::CredentialSource;
 use super::ModuleReader;
@@ -34,7 +34,7 @@ const RESERVED_HEADERS: [&str; 22] = [
 ];
 
 /// One of the three ways to write a credential, and its place.
-type Credential<'n> = Field<'n, CredentialSource>;
+type Credential<'n> = BlockField<'n, CredentialSource>;
 
 impl ModuleReader<'_> {
     /// A credential that is written as `NAME`, `NAME_file` or `NAME_ref`; at most one of them.
@@ -145,7 +145,7 @@ impl ModuleReader<'_> {
         }
     }
 
-    fn tls_version<'n>(&mut self, block: &mut Block<'n>, key: &'static str) -> Option<Field<'n, u8>> {
+    fn tls_version<'n>(&mut self, block: &mut Block<'n>, key: &'static str) -> Option<BlockField<'n, u8>> {
         let word = block.filled(key, self.reporter)?;
         let version = match word.value.as_str() {
             "TLS10" => 10,
@@ -237,7 +237,7 @@ impl ModuleReader<'_> {
         self.put("authorization", Value::Object(authorization));
     }
 
-    fn oauth2(&mut self, field: &Field<'_, ()>) {
+    fn oauth2(&mut self, field: &BlockField<'_, ()>) {
         let Some(mut inner) = Block::open(field.node, &field.path, self.reporter) else { return };
         let said = self.reporter.remarks.len();
         let kept = std::mem::take(&mut self.settings);
@@ -317,7 +317,7 @@ impl ModuleReader<'_> {
         }
     }
 
-    fn proxy_url(&mut self, field: &Field<'_, String>) {
+    fn proxy_url(&mut self, field: &BlockField<'_, String>) {
         let parsed = reqwest::Url::parse(&field.value).ok().filter(reqwest::Url::has_host);
         let Some(mut url) = parsed else {
             // It may contain a password, and is not repeated.

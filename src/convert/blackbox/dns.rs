@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::super::block::{Block, Field};
+use super::super::block::{Block, BlockField};
 use super::super::report::quoted;
 use super::ModuleReader;
 
@@ -91,7 +91,7 @@ impl ModuleReader<'_> {
         block.close(self.reporter);
     }
 
-    fn is_word(&mut self, field: &Field<'_, String>, words: &str) -> bool {
+    fn is_word(&mut self, field: &BlockField<'_, String>, words: &str) -> bool {
         let is_known = words.split_whitespace().any(|word| word == field.value);
         if !is_known {
             let near = crate::crd::nearest(&field.value, words.split_whitespace());

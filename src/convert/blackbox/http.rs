@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::super::block::{Block, Field};
+use super::super::block::{Block, BlockField};
 use super::super::encoding::accepts;
 use super::super::go;
 use super::super::report::quoted;
@@ -75,7 +75,7 @@ impl ModuleReader<'_> {
             match item.node.scalar().and_then(|text| text.parse::<u16>().ok()) {
                 Some(code) if (100..=999).contains(&code) => codes.push(code),
                 _ => {
-                    self.reporter.fault(item.line(), &item.path, "is no status code, write a number, for instance 200")
+                    self.reporter.fault(item.line(), &item.path, "is no status code, write a number, for instance 200");
                 }
             }
         }
@@ -139,7 +139,7 @@ impl ModuleReader<'_> {
     }
 
     /// `headers`; the value of Accept-Encoding.
-    fn headers<'n>(&mut self, block: &mut Block<'n>) -> Option<Field<'n, String>> {
+    fn headers<'n>(&mut self, block: &mut Block<'n>) -> Option<BlockField<'n, String>> {
         let mut accept_encoding = None;
         for (name, field) in block.text_map("headers", self.reporter) {
             match name.to_ascii_lowercase().as_str() {
@@ -204,7 +204,7 @@ impl ModuleReader<'_> {
     fn compression(
         &mut self,
         block: &mut Block<'_>,
-        accept_encoding: Option<Field<'_, String>>,
+        accept_encoding: Option<BlockField<'_, String>>,
         http: &mut Map<String, Value>,
     ) {
         let Some(word) = block.filled("compression", self.reporter) else { return };
@@ -267,6 +267,6 @@ impl ModuleReader<'_> {
 /// A number of bytes as a quantity of Kubernetes.
 fn quantity(bytes: u64) -> String {
     let units = [(30, "Gi"), (20, "Mi"), (10, "Ki")];
-    let whole = units.iter().find(|(shift, _)| bytes % (1 << shift) == 0);
+    let whole = units.iter().find(|(shift, _)| bytes.is_multiple_of(1 << shift));
     whole.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }

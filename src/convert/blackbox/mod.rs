@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::block::{Block, Field};
+use super::block::{Block, BlockField};
 use super::name::{Names, slug};
 use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, join, quoted};
@@ -29,14 +29,14 @@ pub(super) struct BlackboxModule {
     pub(super) name: String,
     pub(super) line: usize,
     pub(super) path: String,
-    pub(super) prober: Prober,
+    pub(super) prober: ModuleProber,
     pub(super) timeout: Option<Duration>,
-    pub(super) settings: Settings,
+    pub(super) settings: ModuleSettings,
 }
 
 /// What a module probes with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Prober {
+pub(super) enum ModuleProber {
     Http,
     Tcp {
         tls: bool,
@@ -52,7 +52,7 @@ pub(super) enum Prober {
 
 /// What a module says about each of its targets.
 #[derive(Debug, Default)]
-pub(super) struct Settings {
+pub(super) struct ModuleSettings {
     /// Fields of `spec`.
     pub(super) spec: Map<String, Value>,
     /// The headers of `spec`, in order.
@@ -72,7 +72,7 @@ pub(super) struct Settings {
 struct ModuleReader<'r> {
     reporter: &'r mut Reporter,
     files: &'r dyn FileAccess,
-    settings: Settings,
+    settings: ModuleSettings,
 }
 
 /// Reads all modules of a configuration. Faults are in the reporter.
@@ -108,7 +108,7 @@ pub(super) fn modules(
         let path = join(&list.path, &entry.key);
         let secrets =
             ModuleSecrets::new(names.unique(&format!("blackbox-{}", slug(&entry.key)), &entry.key, SECRET_NAME));
-        let settings = Settings { secrets, ..Settings::default() };
+        let settings = ModuleSettings { secrets, ..ModuleSettings::default() };
         let mut reader = ModuleReader { reporter: &mut *reporter, files, settings };
         if let Some((prober, timeout)) = reader.module(&entry.value, &path) {
             let settings = reader.settings;
@@ -126,7 +126,7 @@ const SECRET_NAME: usize = 57;
 const PROBERS: [&str; 7] = ["http", "tcp", "unix", "dns", "icmp", "grpc", "websocket"];
 
 impl ModuleReader<'_> {
-    fn module(&mut self, node: &Node, path: &str) -> Option<(Prober, Option<Duration>)> {
+    fn module(&mut self, node: &Node, path: &str) -> Option<(ModuleProber, Option<Duration>)> {
         let mut block = Block::open(node, path, self.reporter)?;
         let word = block.filled("prober", self.reporter);
         let timeout = block.go_duration("timeout", self.reporter);
@@ -162,7 +162,7 @@ impl ModuleReader<'_> {
                 None => format!("is missing, write one of {}", PROBERS.join(", ")),
                 Some(word) => format!("{} is no prober, write one of {}", quoted(&word.value), PROBERS.join(", ")),
             };
-            let line = word.as_ref().map_or(line, Field::line);
+            let line = word.as_ref().map_or(line, BlockField::line);
             self.reporter.fault(line, &join(path, "prober"), message);
             return None;
         };
@@ -170,33 +170,33 @@ impl ModuleReader<'_> {
         Some((prober, timeout.map(|timeout| timeout.value).filter(|timeout| !timeout.is_zero())))
     }
 
-    fn prober(&mut self, name: &str, node: &Node, path: &str) -> Prober {
-        let Some(block) = Block::open(node, path, self.reporter) else { return Prober::Icmp };
+    fn prober(&mut self, name: &str, node: &Node, path: &str) -> ModuleProber {
+        let Some(block) = Block::open(node, path, self.reporter) else { return ModuleProber::Icmp };
         match name {
             "http" => {
                 self.http(block);
-                Prober::Http
+                ModuleProber::Http
             }
-            "tcp" => Prober::Tcp { tls: self.tcp(block) },
+            "tcp" => ModuleProber::Tcp { tls: self.tcp(block) },
             "dns" => {
                 self.dns(block);
-                Prober::Dns
+                ModuleProber::Dns
             }
             "icmp" => {
                 self.icmp(block);
-                Prober::Icmp
+                ModuleProber::Icmp
             }
-            "grpc" => Prober::Grpc { tls: self.grpc(block) },
+            "grpc" => ModuleProber::Grpc { tls: self.grpc(block) },
             "unix" => {
                 self.unix(block);
-                Prober::Missing(
+                ModuleProber::Missing(
                     "the prober unix is not offered: a socket in the file system of the exporter's own container is nobody's target; \
                      give the server a TCP port and write a target of type Tcp",
                 )
             }
             _ => {
                 self.websocket(block);
-                Prober::Missing(
+                ModuleProber::Missing(
                     "the type WebSocket does not exist yet, it comes with a later version: keep the blackbox exporter for it until then",
                 )
             }
@@ -292,7 +292,7 @@ impl ModuleReader<'_> {
     }
 
     /// An expression in the common dialect. One that Go refuses is a fault, one that only Go reads is left out with a remark.
-    fn regex(&mut self, field: &Field<'_, String>) -> Option<String> {
+    fn regex(&mut self, field: &BlockField<'_, String>) -> Option<String> {
         match rewrite(&field.value) {
             Ok(common) => {
                 if common != field.value {

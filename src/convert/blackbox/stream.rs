@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::super::block::{Block, Field};
+use super::super::block::{Block, BlockField};
 use super::super::go;
 use super::super::relabel::is_label_name;
 use super::super::report::quoted;
@@ -132,7 +132,7 @@ impl ModuleReader<'_> {
     }
 
     /// The bytes of a scalar: those of its text, or those that it encodes.
-    fn bytes(&mut self, field: &Field<'_, ()>) -> Option<Vec<u8>> {
+    fn bytes(&mut self, field: &BlockField<'_, ()>) -> Option<Vec<u8>> {
         let Node { data, .. } = field.node;
         if let Data::Binary(encoded) = data {
             let bytes = go::binary(encoded);

@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde_json::{Map, json};
 
 use super::blackbox::DEFAULT_MODULE;
-use super::block::{Block, Field};
+use super::block::{Block, BlockField};
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
-use super::request::ProbeRequest;
+use super::request::AskedTarget;
 use super::tree::{Data, Node, documents};
-use super::{FileAccess, Requests};
+use super::{AskedTargets, FileAccess};
 
 /// What Prometheus uses where nothing is written.
 const DEFAULT_INTERVAL: Duration = Duration::from_mins(1);
@@ -22,103 +22,45 @@ pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_FILES: usize = 1000;
 
 /// Sections of the configuration that have nothing to do with scraping.
-const OTHER_SECTIONS: [&str; 9] =
-    ["runtime", "alerting", "rule_files", "storage", "tracing", "remote_write", "remote_read", "otlp", "$schema"];
+const OTHER_SECTIONS: &str = "runtime alerting rule_files storage tracing remote_write remote_read otlp $schema";
 
 /// How Prometheus reaches the blackbox exporter, which is not needed any more.
-const CONNECTION: [&str; 15] = [
-    "scheme",
-    "basic_auth",
-    "authorization",
-    "bearer_token",
-    "bearer_token_file",
-    "oauth2",
-    "tls_config",
-    "proxy_url",
-    "no_proxy",
-    "proxy_from_environment",
-    "proxy_connect_header",
-    "follow_redirects",
-    "enable_http2",
-    "http_headers",
-    "enable_compression",
-];
+const CONNECTION: &str = "scheme basic_auth authorization bearer_token bearer_token_file oauth2 tls_config proxy_url no_proxy \
+    proxy_from_environment proxy_connect_header follow_redirects enable_http2 http_headers enable_compression";
 
 /// How Prometheus treats what it has scraped.
-const SCRAPING: [&str; 22] = [
-    "honor_timestamps",
-    "track_timestamps_staleness",
-    "scrape_protocols",
-    "scrape_fallback_protocol",
-    "fallback_scrape_protocol",
-    "scrape_classic_histograms",
-    "always_scrape_classic_histograms",
-    "convert_classic_histograms_to_nhcb",
-    "scrape_native_histograms",
-    "native_histogram_bucket_limit",
-    "native_histogram_min_bucket_factor",
-    "metric_name_validation_scheme",
-    "metric_name_escaping_scheme",
-    "extra_scrape_metrics",
-    "scrape_failure_log_file",
-    "keep_dropped_targets",
-    "body_size_limit",
-    "sample_limit",
-    "target_limit",
-    "label_limit",
-    "label_name_length_limit",
-    "label_value_length_limit",
-];
+const SCRAPING: &str = "honor_timestamps track_timestamps_staleness scrape_protocols scrape_fallback_protocol fallback_scrape_protocol \
+    scrape_classic_histograms always_scrape_classic_histograms convert_classic_histograms_to_nhcb \
+    scrape_native_histograms native_histogram_bucket_limit native_histogram_min_bucket_factor \
+    metric_name_validation_scheme metric_name_escaping_scheme extra_scrape_metrics scrape_failure_log_file \
+    keep_dropped_targets body_size_limit sample_limit target_limit label_limit label_name_length_limit \
+    label_value_length_limit";
 
 /// Discovery that happens while Prometheus runs.
-const DISCOVERY: [&str; 27] = [
-    "azure_sd_configs",
-    "aws_sd_configs",
-    "consul_sd_configs",
-    "digitalocean_sd_configs",
-    "dns_sd_configs",
-    "docker_sd_configs",
-    "dockerswarm_sd_configs",
-    "ec2_sd_configs",
-    "eureka_sd_configs",
-    "gce_sd_configs",
-    "hetzner_sd_configs",
-    "http_sd_configs",
-    "ionos_sd_configs",
-    "kubernetes_sd_configs",
-    "kuma_sd_configs",
-    "lightsail_sd_configs",
-    "linode_sd_configs",
-    "marathon_sd_configs",
-    "nerve_sd_configs",
-    "nomad_sd_configs",
-    "openstack_sd_configs",
-    "ovhcloud_sd_configs",
-    "puppetdb_sd_configs",
-    "scaleway_sd_configs",
-    "serverset_sd_configs",
-    "stackit_sd_configs",
-    "uyuni_sd_configs",
-];
+const DISCOVERY: &str = "azure_sd_configs aws_sd_configs consul_sd_configs digitalocean_sd_configs dns_sd_configs docker_sd_configs \
+    dockerswarm_sd_configs ec2_sd_configs eureka_sd_configs gce_sd_configs hetzner_sd_configs http_sd_configs \
+    ionos_sd_configs kubernetes_sd_configs kuma_sd_configs lightsail_sd_configs linode_sd_configs \
+    marathon_sd_configs nerve_sd_configs nomad_sd_configs openstack_sd_configs ovhcloud_sd_configs \
+    puppetdb_sd_configs scaleway_sd_configs serverset_sd_configs stackit_sd_configs uyuni_sd_configs";
 
 /// Reads one configuration.
 pub(super) fn read(
     node: &Node,
     folder: &Path,
     files: &dyn FileAccess,
-    requests: &mut Requests,
+    requests: &mut AskedTargets,
     reporter: &mut Reporter,
 ) {
-    let source = Source { folder, files };
+    let source = JobSource { folder, files };
     // A bare list of jobs is what the Operator's additionalScrapeConfigs holds.
     if let Data::List(items) = &node.data {
         let jobs = items.iter().enumerate();
-        let jobs = jobs.map(|(index, node)| Field { value: (), node, path: format!("[{index}]") }).collect();
+        let jobs = jobs.map(|(index, node)| BlockField { value: (), node, path: format!("[{index}]") }).collect();
         source.jobs(jobs, (DEFAULT_INTERVAL, DEFAULT_TIMEOUT), requests, reporter);
         return;
     }
     let Some(mut root) = Block::open(node, "", reporter) else { return };
-    root.any_of(&OTHER_SECTIONS);
+    root.any_of(OTHER_SECTIONS);
     if let Some(list) = root.node("scrape_config_files") {
         let message = "is not followed: name each of these files by --prometheus as well";
         reporter.remark(list.line(), &list.path, message);
@@ -139,7 +81,7 @@ pub(super) fn read(
     source.jobs(jobs, defaults, requests, reporter);
 }
 
-struct Source<'s> {
+struct JobSource<'s> {
     folder: &'s Path,
     files: &'s dyn FileAccess,
 }
@@ -163,12 +105,12 @@ struct Group {
     path: String,
 }
 
-impl Source<'_> {
+impl JobSource<'_> {
     fn jobs(
         &self,
-        jobs: Vec<Field<'_, ()>>,
+        jobs: Vec<BlockField<'_, ()>>,
         defaults: (Duration, Duration),
-        requests: &mut Requests,
+        requests: &mut AskedTargets,
         reporter: &mut Reporter,
     ) {
         let mut others = 0;
@@ -192,9 +134,9 @@ impl Source<'_> {
 
     fn job(
         &self,
-        field: &Field<'_, ()>,
+        field: &BlockField<'_, ()>,
         defaults: (Duration, Duration),
-        requests: &mut Requests,
+        requests: &mut AskedTargets,
         reporter: &mut Reporter,
     ) {
         let Some(mut block) = Block::open(field.node, &field.path, reporter) else { return };
@@ -221,25 +163,25 @@ impl Source<'_> {
         let metric_relabel_configs = block.list("metric_relabel_configs", reporter);
         let metric_relabelings = steps(metric_relabel_configs, Spelling::Snake, reporter).unwrap_or_default();
         let honors_labels = block.flag("honor_labels", reporter).is_some_and(|flag| flag.value);
-        for connection in block.any_of(&CONNECTION) {
+        for connection in block.any_of(CONNECTION) {
             if connection.node.scalar() == Some("http") {
                 continue; // the default scheme
             }
             let message = "is left out: it is about the connection to the blackbox exporter";
             reporter.remark(connection.line(), &connection.path, message);
         }
-        for scraping in block.any_of(&SCRAPING) {
+        for scraping in block.any_of(SCRAPING) {
             let message = "is left out: it is about how Prometheus scrapes, and the monitors of targets do not set it";
             reporter.remark(scraping.line(), &scraping.path, message);
         }
-        for discovery in block.any_of(&DISCOVERY) {
+        for discovery in block.any_of(DISCOVERY) {
             let message = "is not converted: what it discovers changes while Prometheus runs; write a ScrapeTarget for each server, or let \
                            the tool that creates the servers write them";
             reporter.remark(discovery.line(), &discovery.path, message);
         }
         let mut groups = Vec::new();
         for group in block.list("static_configs", reporter) {
-            groups.extend(self.group(group.node, &group.path, reporter));
+            groups.extend(read_group(group.node, &group.path, reporter));
         }
         for files in block.list("file_sd_configs", reporter) {
             groups.extend(self.file_sd(&files, reporter));
@@ -276,17 +218,7 @@ impl Source<'_> {
         }
     }
 
-    fn group(&self, node: &Node, path: &str, reporter: &mut Reporter) -> Option<Group> {
-        let mut block = Block::open(node, path, reporter)?;
-        let targets = block.texts("targets", reporter);
-        let labels = block.text_map("labels", reporter);
-        block.close(reporter);
-        let targets = targets.into_iter().map(|target| (target.value, target.node.line)).collect();
-        let labels = labels.into_iter().map(|(label, value)| (label, value.value)).collect();
-        Some(Group { targets, labels, path: path.to_owned() })
-    }
-
-    fn file_sd(&self, field: &Field<'_, ()>, reporter: &mut Reporter) -> Vec<Group> {
+    fn file_sd(&self, field: &BlockField<'_, ()>, reporter: &mut Reporter) -> Vec<Group> {
         let Some(mut block) = Block::open(field.node, &field.path, reporter) else { return Vec::new() };
         let patterns = block.texts("files", reporter);
         block.prometheus_duration("refresh_interval", reporter);
@@ -345,7 +277,7 @@ impl Source<'_> {
                         inner.wrong_type(&document, "", "a list of groups with targets and labels");
                     }
                     for (index, item) in document.items().iter().enumerate() {
-                        if let Some(mut group) = self.group(item, &format!("[{index}]"), &mut inner) {
+                        if let Some(mut group) = read_group(item, &format!("[{index}]"), &mut inner) {
                             group.path = format!("{} in {shown}", pattern.path);
                             group.targets.iter_mut().for_each(|(_, line)| *line = pattern.line());
                             group.labels.insert("__meta_filepath".to_owned(), shown.clone());
@@ -379,6 +311,16 @@ impl Source<'_> {
         found.sort();
         if found.len() > MAX_FILES { Err(format!("more than {MAX_FILES} files")) } else { Ok(found) }
     }
+}
+
+fn read_group(node: &Node, path: &str, reporter: &mut Reporter) -> Option<Group> {
+    let mut block = Block::open(node, path, reporter)?;
+    let targets = block.texts("targets", reporter);
+    let labels = block.text_map("labels", reporter);
+    block.close(reporter);
+    let targets = targets.into_iter().map(|target| (target.value, target.node.line)).collect();
+    let labels = labels.into_iter().map(|(label, value)| (label, value.value)).collect();
+    Some(Group { targets, labels, path: path.to_owned() })
 }
 
 /// Whether a name is as a pattern with stars says.
@@ -415,7 +357,7 @@ impl Job {
         target: &str,
         line: usize,
         group: &Group,
-        requests: &mut Requests,
+        requests: &mut AskedTargets,
         reporter: &mut Reporter,
     ) -> bool {
         let mut labels = Labels::new();
@@ -435,7 +377,7 @@ impl Job {
         if !self.relabelings.iter().all(|step| step.apply(&mut labels)) {
             return false;
         }
-        requests.from_labels(
+        requests.add_labelled(
             labels,
             (self.interval, self.timeout),
             (line, &group.path),
@@ -451,15 +393,15 @@ impl Job {
     }
 }
 
-impl Requests {
+impl AskedTargets {
     /// Adds what the labels of a target say after its relabeling.
-    pub(super) fn from_labels(
+    pub(super) fn add_labelled(
         &mut self,
         mut labels: Labels,
         (interval, timeout): (Duration, Duration),
         (line, path): (usize, &str),
         reporter: &mut Reporter,
-        more: impl FnOnce(&mut ProbeRequest, &mut Reporter),
+        more: impl FnOnce(&mut AskedTarget, &mut Reporter),
     ) {
         let Some(target) = labels.remove("__param_target") else {
             let shown = labels.get("__address__").map(|address| quoted(address)).unwrap_or_default();
@@ -486,7 +428,7 @@ impl Requests {
         let instance = labels.remove("instance");
         let labels: BTreeMap<String, String> =
             labels.into_iter().filter(|(label, _)| !label.starts_with("__")).collect();
-        let mut request = ProbeRequest {
+        let mut request = AskedTarget {
             input: self.input,
             line,
             path: path.to_owned(),
