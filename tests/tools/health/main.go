@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -49,13 +50,20 @@ func main() {
 	select {}
 }
 
-// refuse answers with the code that the name of the service asks for, or never.
+// slow is longer than the timeouts of the tests. It is not for ever: there are clients without any timeout.
+const slow = 8 * time.Second
+
+// refuse answers with the code that the name of the service asks for, or late.
 func refuse(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	service := request.(*healthpb.HealthCheckRequest).Service
 	switch service {
-	case "silent":
-		<-ctx.Done()
-		return nil, ctx.Err()
+	case "slow":
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(slow):
+		}
+		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
 	case "token":
 		if given, _ := metadata.FromIncomingContext(ctx); len(given["x-token"]) != 1 || given["x-token"][0] != "s3cret" {
 			return nil, status.Error(codes.Unauthenticated, "no token")
