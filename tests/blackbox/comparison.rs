@@ -89,7 +89,9 @@ fn reason(of: &[Family]) -> Option<&str> {
 
 /// Probes a row by both: the differences that occurred, or what is wrong.
 pub async fn compare(sides: &Sides, row: &Row) -> Result<BTreeSet<&'static str>, String> {
+    let start = std::time::Instant::now();
     let (theirs, ours) = tokio::join!(sides.theirs(row), sides.ours(row));
+    if start.elapsed().as_secs() > 4 { println!("SLOW {} {:?}", row.name, start.elapsed()); }
     let mut wrong = Vec::new();
     let success = |of, expected: bool| value(of, "probe_success") == Some(f64::from(u8::from(expected)));
     if !success(&theirs, row.theirs_succeeds) {

@@ -185,7 +185,6 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         row("http09", "http09", "").fails("protocol"),
         row("another-protocol", "another-protocol", "").fails("protocol"),
         row("bad-status", "bad-status", "").fails("protocol"),
-        Row::new("https-plain-server", "http", format!("https://{}/", servers.plain.address), "").fails("tls"),
         Row::new("http-tls-server", "http", format!("http://{}/", servers.secure.address), "").fails("protocol"),
         // Length and form of the body.
         row("says-more", "says-more", ""),

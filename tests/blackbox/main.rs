@@ -8,6 +8,7 @@ mod support;
 
 mod comparison;
 mod differences;
+mod dns;
 mod grpc;
 mod http;
 mod row;
@@ -55,6 +56,7 @@ async fn both_say_the_same_of_every_server() {
     let http = http::Servers::start(Arc::clone(&secure)).await;
     let tcp = tcp::Servers::start(Arc::clone(&secure)).await;
     let grpc = grpc::Servers::start(&files).await;
-    let rows = [http::rows(&http), self::tls::rows(&of_tls), tcp::rows(&tcp), grpc::rows(&grpc)];
+    let dns = dns::Servers::start(Arc::clone(&secure)).await;
+    let rows = [grpc::rows(&grpc), dns::rows(&dns), tcp::rows(&tcp), self::tls::rows(&of_tls), http::rows(&http)];
     compare(rows.into_iter().flatten().collect(), files).await;
 }

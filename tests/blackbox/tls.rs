@@ -66,7 +66,13 @@ impl Servers {
             incomplete: start(tls(&authority.signs(&server()).incomplete(), both)).await,
             older_root: start(tls(&authority.signs(&server()).with(&authority.older_root()), both)).await,
             asks: start(authority.asks_for_certificate(&authority.signs(&server()))).await,
-            plain: Conversations::start("127.0.0.1", None, serve).await,
+            plain: Conversations::start("127.0.0.1", None, |mut client: Conversation| async move {
+                // As web servers do that are spoken to in TLS.
+                client.bytes(1).await?;
+                client.say("HTTP/1.1 400 Bad Request\r\n\r\n").await?;
+                client.end().await
+            })
+            .await,
         }
     }
 }
