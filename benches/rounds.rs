@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scrapetarget_exporter::crd::{Members, MembersService, ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
-use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits};
+use scrapetarget_exporter::dial::AddressRules;
+use scrapetarget_exporter::fetch::{Clients, Limits};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::metric::{Encoding, Format};
 use scrapetarget_exporter::poll::Pollers;

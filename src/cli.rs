@@ -15,7 +15,7 @@ pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, Relea
 pub use value::ListenAddress;
 pub use variables::unknown_variables;
 
-use crate::fetch::AllowedHost;
+use crate::dial::AllowedHost;
 use crate::file;
 use crate::http::AllowedWebHost;
 use crate::kind::Type;

@@ -8,9 +8,12 @@
 //! ```
 
 pub mod app;
+pub mod budget;
 pub mod cli;
 pub mod crd;
+pub mod dial;
 pub mod error_chain;
+pub mod failure;
 pub mod fetch;
 pub mod file;
 pub mod host_pattern;
@@ -19,6 +22,7 @@ pub mod k8s;
 pub mod kind;
 pub mod metric;
 pub mod poll;
+pub mod rule;
 pub mod self_metrics;
 pub mod target;
 pub mod telemetry;

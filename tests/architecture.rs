@@ -10,25 +10,30 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("metric", &[]),
     ("self_metrics", &["metric"]),
-    ("kind", &["metric"]),
+    ("failure", &[]),
+    ("rule", &[]),
+    ("budget", &["failure"]),
+    ("dial", &["error_chain", "failure", "host_pattern", "tls"]),
+    ("kind", &["budget", "dial", "failure", "metric", "rule", "tls"]),
     ("time", &[]),
     ("tls", &[]),
     ("host_pattern", &[]),
     ("error_chain", &[]),
-    ("fetch", &["error_chain", "host_pattern", "kind", "tls"]),
-    ("crd", &["kind", "metric", "time"]),
-    ("target", &["crd", "fetch", "kind", "metric"]),
+    ("fetch", &["budget", "dial", "error_chain", "failure", "kind", "tls"]),
+    ("crd", &["kind", "metric", "rule", "time"]),
+    ("target", &["crd", "dial", "kind", "metric"]),
     ("file", &["crd", "kind", "self_metrics", "target"]),
-    ("poll", &["error_chain", "fetch", "kind", "metric", "self_metrics", "target"]),
+    ("poll", &["budget", "dial", "error_chain", "failure", "fetch", "kind", "metric", "self_metrics", "target"]),
     ("http", &["host_pattern", "kind", "metric", "poll", "self_metrics", "target", "time", "tls"]),
     ("k8s", &["crd", "error_chain", "kind", "poll", "self_metrics", "target", "time"]),
-    ("cli", &["crd", "fetch", "file", "http", "k8s", "kind", "time"]),
+    ("cli", &["crd", "dial", "file", "http", "k8s", "kind", "time"]),
     ("telemetry", &["cli"]),
     (
         "app",
         &[
             "cli",
             "crd",
+            "dial",
             "error_chain",
             "fetch",
             "file",
@@ -50,14 +55,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Crates that only these modules may name: I/O and frameworks stay at the rim.
 const CONFINED: &[(&str, &[&str])] = &[
     ("axum", &["http"]),
-    ("hyper", &["fetch", "http"]),
+    ("hyper", &["fetch", "http", "kind"]),
     ("kube", &["crd", "k8s"]),
     ("k8s_openapi", &["crd", "k8s"]),
     ("clap", &["cli"]),
     ("prometheus", &["self_metrics"]),
     ("simulators", &["app"]),
     ("serde_saphyr", &["cli", "crd", "file", "http", "target", "app"]),
-    ("tokio", &["app", "fetch", "file", "http", "k8s", "poll"]),
+    ("tokio", &["app", "budget", "dial", "fetch", "file", "http", "k8s", "kind", "poll"]),
 ];
 
 /// Names of a crate's own root that are no modules.

@@ -13,7 +13,7 @@ use rcgen::{
     PKCS_ECDSA_P521_SHA512, PublicKeyData, date_time_ymd,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use scrapetarget_exporter::fetch::Identity;
+use scrapetarget_exporter::dial::Identity;
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::target::Target;
 use scrapetarget_exporter::tls::{TrustStore, Usage};

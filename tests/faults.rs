@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits};
+use scrapetarget_exporter::dial::AddressRules;
+use scrapetarget_exporter::fetch::{Clients, Limits};
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::poll::{Pollers, Snapshot};
 use scrapetarget_exporter::self_metrics::SelfMetrics;

@@ -11,9 +11,8 @@ use http::HeaderMap;
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use reqwest::Url;
 use rustls_pki_types::PrivateKeyDer;
-use scrapetarget_exporter::fetch::{
-    AddressRules, Client, ClientError, Clients, Connection, DenyReason, Fetched, KnownHosts, Limits, fetch,
-};
+use scrapetarget_exporter::dial::{AddressRules, ClientError, Connection, DenyReason, KnownHosts};
+use scrapetarget_exporter::fetch::{Client, Clients, Fetched, Limits, fetch};
 use scrapetarget_exporter::kind::{Call, Method, Reason};
 use support::choose_tls_provider;
 use support::dns::Dns;

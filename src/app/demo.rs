@@ -16,7 +16,7 @@ use super::print;
 use super::service::{Service, ServiceOptions, Signals, TargetSource, listen};
 use super::simulate::{self, Start};
 use crate::cli::{DemoArgs, PollingArgs};
-use crate::fetch::KnownHosts;
+use crate::dial::KnownHosts;
 use crate::poll::{Pollers, TargetState};
 use crate::telemetry;
 use crate::time::PromDuration;

@@ -13,7 +13,8 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use crate::cli::{CheckArgs, Command, PollingArgs};
-use crate::fetch::{AddressRules, Clients, KnownHosts, Limits};
+use crate::dial::{AddressRules, Dialers, KnownHosts};
+use crate::fetch::{Clients, Limits};
 use crate::poll::Pollers;
 use crate::self_metrics::PollMetrics;
 use crate::target::TargetId;
@@ -79,7 +80,8 @@ fn pollers(
     } = polling;
     let rules = AddressRules::denying(target_deny_cidr).allowing(target_allow_cidr, target_allow_host);
     let limits = Limits::new(max_body_bytes, max_inflight_bytes);
-    let (pollers, refused) = Pollers::new(Clients::new(rules).knowing(known_hosts), limits, metrics, background);
+    let (pollers, refused) =
+        Pollers::new(Clients::with(Dialers::new(rules).knowing(known_hosts)), limits, metrics, background);
     pollers.show_bodies(debug_bodies);
     (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{WrongValue, complain, print};
 use crate::cli::ProbeArgs;
 use crate::crd::{self, ParsedTarget};
-use crate::fetch::KnownHosts;
+use crate::dial::KnownHosts;
 use crate::file;
 use crate::http::debug_text;
 use crate::metric::{Encoding, Format};

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ListenAddress, PollingArgs, RunArgs};
-use crate::fetch::KnownHosts;
+use crate::dial::KnownHosts;
 use crate::http::{self, AllowedWebHost, HostAllowlist, WebConfig};
 use crate::k8s::{self, ApiClient, Controller};
 use crate::poll::Pollers;

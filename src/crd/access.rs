@@ -8,21 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ScrapeTargetSpec;
-
-/// One key of a Secret in the namespace of the ScrapeTarget.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
-pub struct SecretKeyRef {
-    /// The name of the Secret.
-    #[schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
-    pub name: String,
-    /// The key in the Secret. A trailing newline of its value is removed.
-    #[schemars(length(max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
-    pub key: String,
-    /// Whether the Secret or its key may be missing. If it is missing, the setting is omitted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub optional: Option<bool>,
-}
+pub use crate::kind::SecretKeyRef;
 
 /// One key of a ConfigMap in the namespace of the ScrapeTarget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
@@ -41,13 +27,17 @@ pub struct ConfigMapKeyRef {
 
 /// The description of `spec.headers[].name`, with the headers of each kind.
 fn header_description() -> String {
-    let mut own = vec!["Host", "Connection", "Content-*", "Transfer-Encoding", "Accept*"]
+    let mut own = vec!["Connection", "Content-Length", "Transfer-Encoding", "Upgrade"]
         .into_iter()
         .map(str::to_owned)
         .chain(crate::kind::Type::ALL.iter().flat_map(|kind| kind.own_headers()).map(|name| capitalized(name)))
         .collect::<Vec<_>>();
     let last = own.pop().unwrap_or_default();
-    format!("The name of the header. {} and {last} are set by the exporter and are not allowed here.", own.join(", "))
+    format!(
+        "The name of the header. {} and {last} are set by the exporter and are not allowed here, nor are Host, Accept* and Content-* with types \
+         that are polled through an API.",
+        own.join(", ")
+    )
 }
 
 /// `X-Own-Header` of `x-own-header`.
@@ -117,9 +107,26 @@ pub struct TlsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub server_name: Option<String>,
+    /// The lowest version of TLS that may be agreed on: TLS12 or TLS13. Older ones are not supported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<TlsVersion>,
+    /// The highest version of TLS that may be agreed on: TLS12 or TLS13.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_version: Option<TlsVersion>,
     /// Do not verify the target's certificate. Anyone between the exporter and the target can then read and change everything.
     #[serde(default)]
     pub insecure_skip_verify: bool,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[serde(rename = "TLS12")]
+    Tls12,
+    /// TLS 1.3.
+    #[serde(rename = "TLS13")]
+    Tls13,
 }
 
 /// A key of either a Secret or a ConfigMap.
@@ -211,6 +218,8 @@ impl ScrapeTargetSpec {
             found.extend(tls.cert.as_ref().and_then(|either| either.reference("spec.tlsConfig.cert")));
             found.extend(tls.key_secret.as_ref().map(|key| key.reference("spec.tlsConfig.keySecret")));
         }
+        let of_block = self.blocks.secrets(self.kind).into_iter();
+        found.extend(of_block.map(|(field, key)| key.reference(&format!("spec.{field}"))));
         found
     }
 }

@@ -18,9 +18,10 @@ use kube::CustomResourceExt;
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use crate::rule::FieldError;
 pub use access::{
     Authorization, BasicAuth, ConfigMapKeyRef, Header, ObjectKind, Reference, SecretKeyRef, SecretOrConfigMap,
-    TlsConfig,
+    TlsConfig, TlsVersion,
 };
 pub(crate) use advice::nearest;
 pub use members::{Include, Members, MembersDns, MembersService};
@@ -30,7 +31,7 @@ pub use parsed::{HeaderSource, ParsedHeader, ParsedTarget};
 pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use regex_syntax::regex_problem;
 pub use v1alpha1::{
-    Condition, ConditionStatus, MembersStatus, Metrics, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus,
+    Condition, ConditionStatus, IpProtocol, MembersStatus, Metrics, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus,
 };
 
 /// The API group of ScrapeTarget.
@@ -38,28 +39,6 @@ pub const GROUP: &str = "scrapetarget.dev";
 
 /// The `apiVersion` of a ScrapeTarget.
 pub const API_VERSION: &str = "scrapetarget.dev/v1alpha1";
-
-/// One thing that is wrong with a field of a manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldError {
-    /// The field: `spec.headers[2].name`. Empty if it is about the whole manifest.
-    pub path: String,
-    /// What is wrong, and what to write instead. It contains no value of a Secret.
-    pub message: String,
-}
-
-impl FieldError {
-    /// An error of the field at `path`.
-    pub fn new(path: &str, message: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), message: message.into() }
-    }
-}
-
-impl std::fmt::Display for FieldError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.path.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.path, self.message) }
-    }
-}
 
 /// Validates a manifest as the API server does, applies the defaults, and reports all errors and not only the first.
 ///

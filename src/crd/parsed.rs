@@ -6,8 +6,10 @@ use std::sync::{Arc, LazyLock};
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
+use super::regex_syntax::dialect_problem;
+use super::rules::each_text;
 use super::{FieldError, Header, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, regex_problem};
-use crate::kind::Type;
+use crate::kind::{Engine, Type};
 use crate::metric::Filter;
 
 /// A ScrapeTarget with its parsed spec, immutable.
@@ -18,6 +20,7 @@ pub struct ParsedTarget {
     proxy_url: Option<Url>,
     headers: Vec<ParsedHeader>,
     filter: Option<Arc<Filter>>,
+    engine: Option<Engine>,
 }
 
 /// One of `spec.headers`.
@@ -61,9 +64,10 @@ impl ParsedTarget {
             errors.push(FieldError::new("spec.members.service.name", message));
         }
         let filter = parse_filter(spec, &mut errors);
+        let engine = url.as_ref().and_then(|url| parse_engine(spec, url, &mut errors));
         match (url, proxy_url.map_or(Some(None), |url| url.map(Some)), headers.into_iter().collect()) {
             (Some(url), Some(proxy_url), Some(headers)) if errors.is_empty() => {
-                Ok(Self { written, url, proxy_url, headers, filter })
+                Ok(Self { written, url, proxy_url, headers, filter, engine })
             }
             _ => Err(errors),
         }
@@ -76,7 +80,7 @@ impl ParsedTarget {
             LazyLock::new(|| Url::parse("http://invalid.invalid/").expect("a constant that is a URL"));
         let parsed = Url::parse(url).unwrap_or_else(|_| NOWHERE.clone());
         let written = ScrapeTarget::new(name, ScrapeTargetSpec::new(kind, url));
-        Self { written, url: parsed, proxy_url: None, headers: Vec::new(), filter: None }
+        Self { written, url: parsed, proxy_url: None, headers: Vec::new(), filter: None, engine: None }
     }
 
     /// Where the server is.
@@ -109,6 +113,11 @@ impl ParsedTarget {
         &self.headers
     }
 
+    /// How it is polled; `None` for a [`stand_in`](Self::stand_in).
+    pub const fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
+    }
+
     /// `spec.metrics`; `None` if every family is exported. Targets with the same patterns share one.
     pub const fn filter(&self) -> Option<&Arc<Filter>> {
         self.filter.as_ref()
@@ -137,6 +146,23 @@ impl Eq for ParsedTarget {}
 fn parse_url(path: &str, text: &str, errors: &mut Vec<FieldError>) -> Option<Url> {
     let parsed = Url::parse(text);
     parsed.map_err(|error| errors.push(FieldError::new(path, format!("is not a URL: {error}, correct it")))).ok()
+}
+
+fn parse_engine(spec: &ScrapeTargetSpec, url: &Url, errors: &mut Vec<FieldError>) -> Option<Engine> {
+    let mut broken: Vec<FieldError> = Vec::new();
+    if !spec.kind.regexes().is_empty() {
+        let target = serde_json::json!({ "spec": &spec.blocks });
+        for path in spec.kind.regexes() {
+            each_text(&target, path, &mut |text, at| {
+                broken.extend(dialect_problem(text).map(|problem| FieldError::new(&at, problem)));
+            });
+        }
+    }
+    if !broken.is_empty() {
+        errors.append(&mut broken);
+        return None;
+    }
+    spec.blocks.engine(spec.kind, url).map_err(|mut mistakes| errors.append(&mut mistakes)).ok()
 }
 
 fn parse_header(index: usize, header: &Header, errors: &mut Vec<FieldError>) -> Option<ParsedHeader> {

@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 use reqwest::Url;
 
+use crate::rule::{host, port};
+
 macro_rules! patterns {
     ($($(#[$meta:meta])* $name:ident = $pattern:expr;)+) => {
         $(
@@ -20,24 +22,6 @@ macro_rules! patterns {
     };
 }
 
-/// A host: an IPv4 address; a name whose last label is no number, since resolvers read numbers as addresses; or an IPv6 address in brackets.
-macro_rules! host {
-    () => {
-        concat!(
-            r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}",
-            r"|([a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?\.)*([a-zA-Z_]|[0-9]+[a-zA-Z_-])([a-zA-Z0-9_-]*[a-zA-Z0-9_])?\.?",
-            r"|\[[0-9a-fA-F:]{2,39}\])"
-        )
-    };
-}
-
-/// A port from 1 to 65535.
-macro_rules! port {
-    () => {
-        "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
-    };
-}
-
 /// The name of a label that does not begin with `__`, or the beginning of one.
 macro_rules! label {
     () => {
@@ -46,14 +30,6 @@ macro_rules! label {
 }
 
 patterns! {
-    /// The URL of a target.
-    URL = concat!(
-        "^https?://",
-        host!(),
-        port!(),
-        r"(/([a-zA-Z0-9._~!$&'()*+,;=:@/-]|%[0-9a-fA-F]{2})*)?",
-        r"(\?([a-zA-Z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9a-fA-F]{2})*)?$"
-    );
     /// The URL of a proxy.
     PROXY = concat!("^https?://", host!(), port!(), "/?$");
     /// A host without port, as in a certificate.
@@ -66,8 +42,6 @@ patterns! {
     );
     /// The value of a header, without line breaks.
     PRINTABLE = "^[\\t -~]*$";
-    /// A character that no URL may contain.
-    BEYOND_ASCII = r"[^\x00-\x7F]";
     /// A token of RFC 9110: the name of a header, the scheme of an Authorization.
     TOKEN = "^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$";
     /// The key of a label or annotation of Kubernetes.
@@ -108,7 +82,8 @@ pub fn is_dns_label(text: &str) -> bool {
 /// Whether the host in brackets of a URL is an IPv6 address; true where there are no brackets. IPv4-mapped addresses are refused, as
 /// Kubernetes' `isIP` refuses them.
 pub(super) fn ipv6_host_is_address(url: &str) -> bool {
-    let Some((_, rest)) = url.split_once("://[").filter(|(scheme, _)| matches!(*scheme, "http" | "https")) else {
+    let is_scheme = |scheme: &str| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase());
+    let Some((_, rest)) = url.split_once("://[").filter(|(scheme, _)| is_scheme(scheme)) else {
         return true;
     };
     let Some((host, _)) = rest.split_once(']') else { return true };

@@ -19,6 +19,11 @@ pub fn regex_problem(pattern: &str) -> Option<String> {
     dialect(pattern).or_else(|| compile(pattern).err().map(|error| error.advice))
 }
 
+/// Why RE2 and Rust would read `pattern` differently; `None` if they do not.
+pub(super) fn dialect_problem(pattern: &str) -> Option<String> {
+    if pattern.is_ascii() { dialect(pattern) } else { None }
+}
+
 /// Whether RE2 can read `pattern`, as far as can be known here: the counterpart of the rule in CEL. Syntax that only RE2 has is accepted, and
 /// so is a pattern that is only too large for the exporter.
 pub(super) fn is_readable(pattern: &str) -> bool {

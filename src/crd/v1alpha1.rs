@@ -100,6 +100,17 @@ pub struct ScrapeTargetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub proxy_url: Option<String>,
+    /// Which address of the host is probed if it has IPv4 and IPv6 addresses: ip4 (the default) or ip6. Only with types that probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_ip_protocol: Option<IpProtocol>,
+    /// Whether an address of the other IP version is probed if the host has none of the preferred one. Defaults to true. Only with types that
+    /// probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_protocol_fallback: Option<bool>,
+    /// The address of the exporter's own from which probes are sent. Only with types that probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 39))]
+    pub source_ip_address: Option<String>,
     /// Maximum number of series of one poll; with members, of each member. If it is exceeded, detailed series are dropped first; the poll
     /// fails only if that is not sufficient. The administrator of the exporter may set a lower limit.
     #[serde(default = "sample_limit")]
@@ -114,6 +125,16 @@ pub struct ScrapeTargetSpec {
     /// The block of the target's type.
     #[serde(flatten)]
     pub blocks: kind::Blocks,
+}
+
+/// A version of the Internet Protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IpProtocol {
+    /// IPv4.
+    Ip4,
+    /// IPv6.
+    Ip6,
 }
 
 /// Which families are exported, by regular expressions on their names.
@@ -143,7 +164,7 @@ const fn sample_limit() -> u32 {
 fn url_description() -> String {
     let usages: Vec<_> = kind::Type::ALL.iter().map(|kind| format!("{kind}: {}.", kind.url_usage())).collect();
     format!(
-        "The URL of the server: http or https, host, port and path. Without members, it must lead to one process. {}",
+        "The URL of the server. Without members, it must lead to one process. How it is written depends on the type. {}",
         usages.join(" ")
     )
 }
@@ -165,6 +186,9 @@ impl ScrapeTargetSpec {
             authorization: None,
             tls_config: None,
             proxy_url: None,
+            preferred_ip_protocol: None,
+            ip_protocol_fallback: None,
+            source_ip_address: None,
             sample_limit: sample_limit(),
             metrics: None,
             monitor: None,

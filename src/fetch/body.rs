@@ -7,10 +7,10 @@ use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
-use super::budget::MemoryShare;
 use super::client::UnreadResponse;
 use super::{Limits, Progress};
-use crate::kind::{CallError, Reason};
+use crate::budget::MemoryShare;
+use crate::failure::{CallError, Reason};
 
 /// The size of the client's first read buffer. It doubles each time it is filled by one read.
 const FIRST_READ: usize = 8 * 1024;

@@ -12,11 +12,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::{DigitallySignedStruct, ProtocolVersion, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::ClientError;
+use crate::dial::ClientError;
 use crate::tls::{self, SignatureCheck, TrustStore, Usage};
 
 tokio::task_local! {
@@ -205,11 +204,11 @@ impl RecordingVerifier {
     /// Verifies against the authorities in `ca`, or the system's.
     pub(super) fn verifying(ca: Option<&[u8]>, address: Option<IpAddr>) -> Result<Arc<Self>, ClientError> {
         let trusted = match ca {
-            None => Arc::clone(&SYSTEM_ROOTS),
-            Some(pem) => Arc::new(TrustStore::new(tls::certificates(pem).ok_or(ClientError::Ca)?).0),
+            None => tls::system_authorities(),
+            Some(pem) => TrustStore::of_pem(pem).ok_or(ClientError::Ca)?,
         };
         if trusted.is_empty() {
-            return Err(if ca.is_some() { ClientError::Ca } else { ClientError::Roots });
+            return Err(ClientError::Roots);
         }
         let address = address.map(|address| ServerName::IpAddress(address.into()));
         Ok(Arc::new(Self { trusted: Some(trusted), address }))
@@ -221,18 +220,8 @@ impl RecordingVerifier {
     }
 }
 
-/// The system's authorities, read once because they take a megabyte.
-static SYSTEM_ROOTS: LazyLock<Arc<TrustStore>> = LazyLock::new(|| {
-    let loaded = rustls_native_certs::load_native_certs();
-    for error in &loaded.errors {
-        tracing::warn!(error = error as &dyn std::error::Error, "a trusted certificate of this system cannot be read");
-    }
-    Arc::new(TrustStore::authorities_only(&loaded.certs).0)
-});
-
 impl RecordingVerifier {
-    /// Verifies the signature of a handshake as rustls does. If certificates are not verified, signatures that cannot be verified are
-    /// accepted as well, but wrong ones are not: they come from a server with the certificate of another.
+    /// Verifies the signature of a handshake, and records that the server has the key.
     fn signature(
         &self,
         version: ProtocolVersion,
@@ -240,15 +229,7 @@ impl RecordingVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let check = match (&self.trusted, version) {
-            (None, version) => tls::verify_signature(version, message, certificate, signed)?,
-            (Some(_), ProtocolVersion::TLSv1_3) => {
-                verify_tls13_signature(message, certificate, signed, tls::algorithms())
-                    .map(|_| SignatureCheck::Verified)?
-            }
-            (Some(_), _) => verify_tls12_signature(message, certificate, signed, tls::algorithms())
-                .map(|_| SignatureCheck::Verified)?,
-        };
+        let check = tls::verify_handshake(self.trusted.is_some(), version, message, certificate, signed)?;
         if check == SignatureCheck::Verified {
             Handshakes::record_proof(certificate);
         }

@@ -12,37 +12,35 @@ use reqwest::header::{self, HOST, HeaderMap, HeaderValue};
 use reqwest::{StatusCode, Url};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::SingleCertAndKey;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use url::Host;
 
-use super::address::AllowedBy;
+use super::attempts::{AttemptLayer, AttemptResolver, ConnectAttempts, ConnectFailure, ConnectFailures};
 use super::certificate::{Expiry, ExpiryCache, Handshakes, RecordingVerifier};
-use super::dial::{AttemptLayer, AttemptResolver, ConnectAttempts, ConnectFailure, ConnectFailures};
 use super::error::{self, handshake_alert};
 use super::plain::{PlainConnection, PlainResponse};
 use super::renewal::{RenewalPeriod, RenewalSchedule};
-use super::resolve::{KnownHosts, Resolver};
 use super::sessions::SessionCache;
-use super::{AddressRules, ClientError, Connection, Identity, Request, USER_AGENT};
-use crate::kind::{CallError, Reason};
-use crate::tls::{self, Peer, certificates};
+use super::{Request, USER_AGENT};
+use crate::dial::{AddressRules, AllowedBy, ClientError, Connection, Dialers, Identity, Resolver, TlsVersions};
+use crate::failure::{CallError, Reason};
+use crate::tls::{self, Peer};
 
 /// The clients in use.
 #[derive(Debug)]
 pub struct Clients {
-    rules: Arc<AddressRules>,
-    resolver: Arc<Resolver>,
+    dialers: Arc<Dialers>,
     shared: Mutex<HashMap<ClientKey, Weak<SharedClient>>>,
     tls: Mutex<HashMap<TlsKey, Weak<rustls::ClientConfig>>>,
 }
 
 /// What must be equal for TLS settings, trusted authorities and all, to be in memory once: authorities, identity, verification, and the
 /// address that the certificate must name.
-type TlsKey = (bool, Option<Arc<[u8]>>, Option<Identity>, bool, Option<IpAddr>);
+type TlsKey = (bool, Option<Arc<[u8]>>, Option<Identity>, bool, TlsVersions, Option<IpAddr>);
 
 /// What must be equal for a client to be shared.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -59,16 +57,17 @@ struct ClientKey {
 impl Clients {
     /// No client yet; all will obey `rules`.
     pub fn new(rules: AddressRules) -> Self {
-        let rules = Arc::new(rules);
-        let resolver = Arc::default();
-        Self { rules, resolver, shared: Mutex::default(), tls: Mutex::default() }
+        Self::with(Dialers::new(rules))
     }
 
-    /// The same with names whose addresses are known without a name server.
-    #[must_use]
-    pub fn knowing(mut self, hosts: KnownHosts) -> Self {
-        self.resolver = Arc::new(Resolver::knowing(hosts));
-        self
+    /// No client yet; all will use the rules and the names of these dialers.
+    pub fn with(dialers: Dialers) -> Self {
+        Self { dialers: Arc::new(dialers), shared: Mutex::default(), tls: Mutex::default() }
+    }
+
+    /// What opens the sockets of probes.
+    pub const fn dialers(&self) -> &Arc<Dialers> {
+        &self.dialers
     }
 
     /// The client for a target of `namespace` at `url` with these settings. It has connections and TLS settings in common with all targets
@@ -90,8 +89,8 @@ impl Clients {
             } else {
                 Transport::Pooled(self.shared(url, connection, grant)?)
             },
-            rules: Arc::clone(&self.rules),
-            resolver: Arc::clone(&self.resolver),
+            rules: Arc::clone(self.dialers.rules()),
+            resolver: Arc::clone(self.dialers.resolver()),
             namespace: Arc::clone(namespace),
             contacted,
             port,
@@ -113,7 +112,7 @@ impl Clients {
         let host = url.host_str().unwrap_or_default();
         let name = if literal.is_some() { None } else { Some(host) };
         let refused = || ClientError::HostNotAllowed { field, host: host.to_owned() };
-        let grant = self.rules.allowed_by(name, namespace).ok_or_else(refused)?;
+        let grant = self.dialers.rules().allowed_by(name, namespace).ok_or_else(refused)?;
         let known = match name {
             // The proxy's own localhost.
             Some(name) if behind_proxy && is_localhost(name) => {
@@ -125,7 +124,7 @@ impl Clients {
             _ => literal.into_iter().collect(),
         };
         for address in known {
-            if let Some(ground) = self.rules.refusal(address, grant) {
+            if let Some(ground) = self.dialers.rules().refusal(address, grant) {
                 return Err(ClientError::Denied { address, ground });
             }
         }
@@ -187,8 +186,8 @@ impl Clients {
         connection: &Connection,
         address: Option<IpAddr>,
     ) -> Result<Arc<rustls::ClientConfig>, ClientError> {
-        let Connection { ca, identity, insecure_skip_verify, server_name: _, proxy: _ } = connection;
-        let key = (used, ca.clone(), identity.clone(), *insecure_skip_verify, address);
+        let Connection { ca, identity, insecure_skip_verify, tls_versions, .. } = connection;
+        let key = (used, ca.clone(), identity.clone(), *insecure_skip_verify, *tls_versions, address);
         let mut shared = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tls) = shared.get(&key).and_then(Weak::upgrade) {
             return Ok(tls);
@@ -209,10 +208,13 @@ impl Clients {
             // A client for plain http verifies no certificate; loading the system's authorities for it would cost megabytes.
             (false, _) | (_, true) => RecordingVerifier::trusting(),
         };
-        let builder = rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
+        let builder = rustls::ClientConfig::builder_with_protocol_versions(connection.tls_versions.list());
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match &connection.identity {
             None => builder.with_no_client_auth(),
-            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified(identity)?))),
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified()?)))
+            }
         };
         config.resumption = Resumption::store(Arc::<SessionCache>::default());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -253,15 +255,8 @@ impl Connection {
         if let Some(ca) = self.ca.as_deref().filter(|_| !self.insecure_skip_verify) {
             RecordingVerifier::verifying(Some(ca), None)?;
         }
-        self.identity.as_ref().map_or(Ok(()), |identity| certified(identity).map(drop))
+        self.identity.as_ref().map_or(Ok(()), |identity| identity.certified().map(drop))
     }
-}
-
-/// The client certificate with its key.
-fn certified(identity: &Identity) -> Result<CertifiedKey, ClientError> {
-    let chain = certificates(&identity.certificates).ok_or(ClientError::Certificate)?;
-    let key = tls::private_key(&identity.key).map_err(ClientError::Key)?;
-    tls::certified_key(chain, key).map_err(ClientError::Identity)
 }
 
 /// Whether a connection may use TLS, to the target or to the proxy.

@@ -10,9 +10,9 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use super::dial::{AttemptTimedOut, ConnectFailure};
+use super::attempts::{AttemptTimedOut, ConnectFailure};
 use crate::error_chain::chain;
-use crate::kind::{CallError, Reason};
+use crate::failure::{CallError, Reason};
 use crate::tls::{self, Peer};
 
 /// Why no connection was made, if another address of the host may work. `None` if the server was reached, and its certificate or answer

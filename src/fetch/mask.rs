@@ -61,10 +61,15 @@ impl fmt::Debug for Redactor {
 impl Redactor {
     /// For what is sent with every call.
     pub fn new(headers: &HeaderMap) -> Self {
+        Self::of(headers, std::iter::empty())
+    }
+
+    /// For what is sent with every call, and for other secrets that are sent.
+    pub fn of<'s>(headers: &HeaderMap, secrets: impl Iterator<Item = &'s [u8]>) -> Self {
         let (mut texts, mut parts, mut verbatim) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for (name, value) in headers {
-            let whole = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            let is_credential = name.as_str().contains("auth");
+        let headers = headers.iter().map(|(name, value)| (value.as_bytes(), name.as_str().contains("auth")));
+        for (value, is_credential) in headers.chain(secrets.map(|secret| (secret, true))) {
+            let whole = String::from_utf8_lossy(value).into_owned();
             let mut secrets = vec![whole.clone()];
             if let Some((_, credentials)) = whole.split_once(' ').filter(|_| is_credential) {
                 let credentials = credentials.trim();

@@ -3,19 +3,14 @@
 //! It enforces all limits: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It knows neither what an answer
 //! means nor when to poll again.
 
-mod address;
+mod attempts;
 mod body;
-mod budget;
 mod certificate;
 mod client;
-mod connection;
-mod dial;
 mod error;
-mod host;
 mod mask;
 mod plain;
 mod renewal;
-mod resolve;
 mod sessions;
 
 use std::sync::Arc;
@@ -29,24 +24,20 @@ use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use url::Position;
 
-pub use address::{AddressRules, DenyReason};
+use attempts::ConnectFailures;
 use body::ReadBytes;
-pub use budget::HeldMemory;
-use budget::{Budget, MemoryShare, eviction_error};
 pub use certificate::Expiry;
 use certificate::Handshakes;
 pub use certificate::RecordingVerifier;
 pub use client::{Client, Clients};
-pub use connection::{ClientError, Connection, Identity};
-use dial::ConnectFailures;
 pub use error::handshake_alert;
-pub use host::{AllowedHost, AllowedHostError};
 pub use mask::Redactor;
 use plain::PlainConnection;
 use renewal::RenewalPeriod;
-pub use resolve::KnownHosts;
 
-use crate::kind::{Answer, Call, CallError, Method, Reason, Response};
+use crate::budget::{Budget, HeldMemory, MemoryShare, eviction_error};
+use crate::failure::{CallError, Reason};
+use crate::kind::{Answer, Call, Method, Response};
 
 /// How many bytes of answers may be in memory.
 #[derive(Debug)]
@@ -60,6 +51,11 @@ impl Limits {
     /// Limits for one body, and for all bodies in flight together.
     pub fn new(max_body_bytes: usize, max_inflight_bytes: usize) -> Self {
         Self { max_body_bytes, inflight: Budget::new(max_inflight_bytes) }
+    }
+
+    /// The share of one poll of a target in `namespace`: nothing at first.
+    pub fn share(&self, namespace: &Arc<str>) -> MemoryShare {
+        self.inflight.share(namespace)
     }
 }
 
@@ -101,7 +97,7 @@ pub async fn fetch(
     deadline: Instant,
 ) -> Fetched {
     let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, memory: None };
-    let mut share = limits.inflight.share(client.namespace());
+    let mut share = limits.share(client.namespace());
     let mut read = ReadBytes::default();
     let mut kept = None;
     let evicted = share.evicted();

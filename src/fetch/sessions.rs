@@ -9,7 +9,7 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls_pki_types::ServerName;
 
-use super::dial::resumes;
+use super::attempts::resumes;
 
 /// After this time the certificate of a server is verified again: one that was renewed or has expired is noticed by then.
 const MAX_AGE: Duration = Duration::from_mins(10);

@@ -1,23 +1,33 @@
-//! The kinds of target: which calls a kind makes, and what their answers mean in Prometheus. Pure: no network, no clock.
+//! The kinds of target. Some are polled with HTTP calls, whose answers a kind translates into families: these are pure, without network and
+//! clock. The others are probed: they speak a protocol themselves, over sockets that a [`Dialer`](crate::dial::Dialer) opens.
 //!
-//! To add a kind: make a folder `kind/<name>/` with an `Options` that implements [`Options`] and a translator that implements
-//! [`Kind`], then add its line to `kinds!` below. The CRD, the command line, the docs and the tests follow from that line.
+//! To add a kind: make a folder `kind/<name>/` with an `Options` that implements [`Options`] and either [`CallOptions`] or
+//! [`ProbeOptions`], then add its line to `kinds!` below. The CRD, the command line, the docs and the tests follow from that line.
 
 mod answer;
 mod json;
+mod probe;
 pub mod reserved;
+mod secret;
+mod surface;
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::sync::Arc;
 
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use answer::{Answer, CallError, Reason, Response};
+pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
+pub use probe::{Compute, Event, HeavyWork, Probe, ProbeRecord, Prober, Recorder, SharedFamilies};
+pub use secret::SecretKeyRef;
+pub use surface::{Field, UrlForm, UrlQuery};
 
+pub use crate::failure::{CallError, Reason};
 use crate::metric::{Desc, Families, Filter};
+use crate::rule::{FieldError, Rule};
 
 /// The options block of a kind: `spec.sora`, `spec.orion`, … Its doc comments are what `kubectl explain` prints.
 ///
@@ -25,17 +35,75 @@ use crate::metric::{Desc, Families, Filter};
 pub trait Options:
     Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + JsonSchema + Send + Sync
 {
+    /// How `spec.url` is written.
+    const URL: UrlForm = UrlForm::HTTP;
+
     /// How `spec.url` is used: follows the name of the kind in the description of that field.
     const URL_USAGE: &'static str;
 
-    /// The option and its value with which `spec.url` may have a query. By default it may not.
-    const URL_QUERY_WITH: Option<(&'static str, &'static str)> = None;
+    /// Whether `spec.url` may have a query.
+    const URL_QUERY: UrlQuery = UrlQuery::Never;
+
+    /// The fields of the spec, beside those that every kind has, which have a meaning for this one. The others are refused.
+    const FIELDS: &'static [Field] = Field::OF_CALLS;
 
     /// Headers, in lower case, that the calls set to protocol words or to an option: `spec.headers` may not name them.
     const OWN_HEADERS: &'static [&'static str] = &[];
 
+    /// Where in the block regular expressions stand: `spec.example.pattern[]`.
+    const REGEXES: &'static [&'static str] = &[];
+
+    /// Rules about the block, and about other fields of a spec of this type.
+    fn rules() -> Vec<Rule> {
+        Vec::new()
+    }
+
+    /// Keys of Secrets that the block names, each with its field below the block: `queryResponse[0].sendSecretRef`. Their values are given to
+    /// the probe in the same order.
+    fn secrets(&self) -> Vec<(String, &SecretKeyRef)> {
+        Vec::new()
+    }
+}
+
+/// The options of a kind that is polled with HTTP calls.
+pub trait CallOptions: Options {
     /// Makes the translator of one target. `url` is the target's own, already validated.
     fn build(&self, url: &Url) -> Box<dyn Kind>;
+}
+
+/// The options of a kind that is probed.
+pub trait ProbeOptions: Options {
+    /// Makes the prober of one target: whatever can be parsed or compiled, is. The errors are those that neither schema nor CEL can express.
+    fn prober(&self, url: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>>;
+}
+
+/// How a target is polled.
+#[derive(Clone)]
+pub enum Engine {
+    /// With HTTP calls. It makes a translator of their answers.
+    Calls(Arc<dyn Fn() -> Box<dyn Kind> + Send + Sync>),
+    /// By a prober.
+    Probe(Arc<dyn Prober>),
+}
+
+impl Engine {
+    fn calls<O: CallOptions + 'static>(options: O, url: &Url) -> Self {
+        let url = url.clone();
+        Self::Calls(Arc::new(move || options.build(&url)))
+    }
+
+    fn probe<O: ProbeOptions>(options: &O, url: &Url) -> Result<Self, Vec<FieldError>> {
+        options.prober(url).map(Self::Probe)
+    }
+}
+
+impl Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Calls(_) => "Calls",
+            Self::Probe(_) => "Probe",
+        })
+    }
 }
 
 /// One target's translator. It may remember things between polls, to accumulate counters.
@@ -91,9 +159,14 @@ impl Method {
     }
 }
 
-/// Registers the kinds. Each line gives the word of `spec.type`, the folder, and the kind's block of the spec.
+/// Registers the kinds. Each line gives the word of `spec.type`, the folder, which is also the name of the kind's block of the spec, and
+/// whether it is polled with `calls` or by a `probe`.
 macro_rules! kinds {
-    ($($(#[doc = $doc:literal])+ $kind:ident => $module:ident;)+) => {
+    (@engine calls, $options:expr, $url:expr) => { Ok(Engine::calls($options, $url)) };
+    (@engine probe, $options:expr, $url:expr) => { Engine::probe(&$options, $url) };
+    (@is_probed calls) => { false };
+    (@is_probed probe) => { true };
+    ($($(#[doc = $doc:literal])+ $kind:ident => $module:ident, $engine:ident;)+) => {
         $(pub mod $module;)+
 
         /// What is polled; decides which block of the spec may be present.
@@ -124,9 +197,34 @@ macro_rules! kinds {
                 match self { $(Self::$kind => <$module::Options as Options>::URL_USAGE),+ }
             }
 
-            /// The option and its value with which `spec.url` may have a query.
-            pub const fn url_query_with(self) -> Option<(&'static str, &'static str)> {
-                match self { $(Self::$kind => <$module::Options as Options>::URL_QUERY_WITH),+ }
+            /// How `spec.url` is written.
+            pub const fn url(self) -> UrlForm {
+                match self { $(Self::$kind => <$module::Options as Options>::URL),+ }
+            }
+
+            /// Whether `spec.url` may have a query.
+            pub const fn url_query(self) -> UrlQuery {
+                match self { $(Self::$kind => <$module::Options as Options>::URL_QUERY),+ }
+            }
+
+            /// The fields of the spec, beside those that every kind has, which have a meaning for this one.
+            pub const fn fields(self) -> &'static [Field] {
+                match self { $(Self::$kind => <$module::Options as Options>::FIELDS),+ }
+            }
+
+            /// Where in the block regular expressions stand.
+            pub const fn regexes(self) -> &'static [&'static str] {
+                match self { $(Self::$kind => <$module::Options as Options>::REGEXES),+ }
+            }
+
+            /// Whether it is probed. If not, it is polled with HTTP calls, and the names of its families begin with that of its block.
+            pub const fn is_probed(self) -> bool {
+                match self { $(Self::$kind => kinds!(@is_probed $engine)),+ }
+            }
+
+            /// The rules of its folder.
+            pub fn rules(self) -> Vec<Rule> {
+                match self { $(Self::$kind => <$module::Options as Options>::rules()),+ }
             }
 
             /// Headers, in lower case, that only the kind may set.
@@ -166,10 +264,19 @@ macro_rules! kinds {
                 }
             }
 
-            /// Makes the translator for a target of type `kind`.
-            pub fn build(&self, kind: Type, url: &Url) -> Box<dyn Kind> {
+            /// How a target of type `kind` is polled.
+            pub fn engine(&self, kind: Type, url: &Url) -> Result<Engine, Vec<FieldError>> {
                 match kind {
-                    $(Type::$kind => self.$module.clone().unwrap_or_default().build(url)),+
+                    $(Type::$kind => kinds!(@engine $engine, self.$module.clone().unwrap_or_default(), url)),+
+                }
+            }
+
+            /// Keys of Secrets that the block of `kind` names, each with its field below the spec.
+            pub fn secrets(&self, kind: Type) -> Vec<(String, &SecretKeyRef)> {
+                match kind {
+                    $(Type::$kind => self.$module.iter().flat_map(Options::secrets).map(|(field, key)| {
+                        (format!("{}.{field}", kind.block()), key)
+                    }).collect()),+
                 }
             }
         }
@@ -178,11 +285,21 @@ macro_rules! kinds {
 
 kinds! {
     /// WebRTC SFU Sora, polled through its HTTP API.
-    Sora => sora;
+    Sora => sora, calls;
     /// FIWARE Orion Context Broker, polled through its monitoring endpoints.
-    Orion => orion;
+    Orion => orion, calls;
     /// A mediasoup application, polled through the agent of this project or through its own exporter.
-    Mediasoup => mediasoup;
+    Mediasoup => mediasoup, calls;
+    /// A web server, probed with HTTP requests as by the blackbox exporter.
+    Http => http, probe;
+    /// A TCP port, probed by connecting and, if wanted, by TLS and a dialogue.
+    Tcp => tcp, probe;
+    /// A DNS server, probed with a query.
+    Dns => dns, probe;
+    /// A host, probed with ICMP echo requests (ping).
+    Icmp => icmp, probe;
+    /// A gRPC service, probed through the standard health checking protocol.
+    Grpc => grpc, probe;
 }
 
 impl std::fmt::Display for Type {

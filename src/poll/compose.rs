@@ -118,6 +118,7 @@ impl Composition {
             left_out,
             withheld: totals.withheld,
             requests,
+            probe: None,
             is_permanent: false,
             samples,
             exposition: Exposition::of_text(&text, format, merged.plain_counters),

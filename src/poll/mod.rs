@@ -13,6 +13,7 @@ mod members;
 mod pacer;
 mod poller;
 mod prepare;
+mod probe;
 mod render;
 mod round;
 mod runtime;
@@ -202,7 +203,7 @@ impl Pollers {
     /// No pollers and no background polls, for tests.
     #[cfg(test)]
     pub(crate) fn idle() -> Self {
-        let clients = Clients::new(crate::fetch::AddressRules::default());
+        let clients = Clients::new(crate::dial::AddressRules::default());
         let metrics = crate::self_metrics::SelfMetrics::new().unwrap();
         Self::new(clients, Limits::new(1 << 20, 8 << 20), metrics.polls, false).0
     }

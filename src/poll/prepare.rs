@@ -6,19 +6,118 @@ use tokio::time::Instant;
 
 use super::PollContext;
 use super::blocking::{WorkError, run_blocking};
+use crate::dial::Dialer;
 use crate::error_chain::one_line;
 use crate::fetch::{Client, Redactor};
-use crate::kind::{Call, Kind};
-use crate::metric::Stop;
-use crate::target::{Source, Target};
+use crate::kind::{Call, Engine, Kind, Prober};
+use crate::metric::{Filter, Stop};
+use crate::target::{SecretValue, Source, Target};
 
 /// What is made once for a target, and kept until its source changes.
 pub(super) struct PreparedTarget {
     pub(super) source: Source,
     pub(super) client: Client,
     pub(super) redactor: Arc<Redactor>,
+    /// Makes a translator of the answers.
+    pub(super) translators: Translators,
     /// Unset until the target's patterns have been compared with the families of its type.
     calls: OnceLock<Arc<[Call]>>,
+}
+
+/// Makes translators of one target's answers.
+pub(super) type Translators = Arc<dyn Fn() -> Box<dyn Kind> + Send + Sync>;
+
+/// What is made once for a target that is probed, and kept until its source changes.
+pub(super) struct PreparedProbe {
+    pub(super) source: Source,
+    pub(super) prober: Arc<dyn Prober>,
+    pub(super) dialer: Dialer,
+    pub(super) redactor: Redactor,
+    /// Set when the target's patterns have been compared with the families of its type.
+    compared: OnceLock<()>,
+}
+
+/// What is made once for a target.
+#[derive(Clone)]
+pub(super) enum Prepared {
+    /// It is polled with HTTP calls.
+    Calls(Arc<PreparedTarget>),
+    /// It is probed.
+    Probe(Arc<PreparedProbe>),
+}
+
+impl Prepared {
+    fn source(&self) -> &Source {
+        match self {
+            Self::Calls(prepared) => &prepared.source,
+            Self::Probe(prepared) => &prepared.source,
+        }
+    }
+
+    fn new(target: &Target, context: &PollContext) -> Result<Self, String> {
+        match target.engine() {
+            Some(Engine::Calls(translators)) => {
+                PreparedTarget::new(target, translators, context).map(|prepared| Self::Calls(Arc::new(prepared)))
+            }
+            Some(Engine::Probe(prober)) => {
+                PreparedProbe::new(target, prober, context).map(|prepared| Self::Probe(Arc::new(prepared)))
+            }
+            None => Err("the declaration of the target is not valid".to_owned()),
+        }
+    }
+}
+
+impl PreparedProbe {
+    fn new(target: &Target, prober: &Arc<dyn Prober>, context: &PollContext) -> Result<Self, String> {
+        let source = target.source.clone();
+        let dialer = context.clients.dialers().dialer(&source.connection, &target.id.namespace);
+        let dialer = dialer.map_err(|error| one_line(&error))?;
+        let secrets = source.secrets.iter().flatten().map(SecretValue::expose);
+        let redactor = Redactor::of(&source.headers, secrets);
+        let compared = OnceLock::new();
+        if source.filter.is_none() {
+            let _ = compared.set(());
+        }
+        Ok(Self { source, prober: Arc::clone(prober), dialer, redactor, compared })
+    }
+
+    /// Compares the patterns of the target with all names of its type, once after each change, on a blocking thread.
+    pub(super) async fn compare(
+        &self,
+        target: &Target,
+        context: &PollContext,
+        deadline: Instant,
+    ) -> Result<(), WorkError> {
+        if self.compared.get().is_none() {
+            compare(&self.source, target, context, deadline, |_| ()).await?;
+            let _ = self.compared.set(());
+        }
+        Ok(())
+    }
+}
+
+/// Compares the patterns of the target with all names of its type on a blocking thread, and calls `then` with the filter there.
+async fn compare<T: Send + 'static>(
+    source: &Source,
+    target: &Target,
+    context: &PollContext,
+    deadline: Instant,
+    then: impl FnOnce(&Filter) -> T + Send + 'static,
+) -> Result<T, WorkError> {
+    let (filter, kind) = (source.filter.clone(), source.kind);
+    let work = move |stop: Stop| {
+        let filter = filter.as_deref()?;
+        let _compiled = filter.compiled(); // once for all names
+        for desc in kind.families() {
+            filter.wants(desc.name);
+            if stop.is_set() {
+                return None;
+            }
+        }
+        Some(then(filter))
+    };
+    let permit = context.small_answers.acquire(target, deadline).await?;
+    run_blocking(permit, deadline, work).await?.ok_or(WorkError::TimedOut)
 }
 
 /// The translator of one server, and what its answers were like.
@@ -36,8 +135,8 @@ pub(super) struct Translator {
 
 impl Translator {
     /// Takes the translator, or a new one if there is none. The counters of a new one begin at 0, as after a restart.
-    pub(super) fn take(&mut self, source: &Source) -> Box<dyn Kind> {
-        self.kind.take().unwrap_or_else(|| source.options.build(source.kind, &source.url))
+    pub(super) fn take(&mut self, prepared: &PreparedTarget) -> Box<dyn Kind> {
+        self.kind.take().unwrap_or_else(|| (prepared.translators)())
     }
 
     /// Prepares it for the answers of another poll. Only what has changed is made anew: a rotated Secret must not reset its counters.
@@ -55,16 +154,16 @@ impl Translator {
 }
 
 impl PreparedTarget {
-    fn new(target: &Target, context: &PollContext) -> Result<Self, String> {
+    fn new(target: &Target, translators: &Translators, context: &PollContext) -> Result<Self, String> {
         let source = target.source.clone();
         let client = context.clients.client(&source.url, &source.connection, &target.id.namespace);
         let client = client.map_err(|error| one_line(&error))?;
         let redactor = Arc::new(Redactor::new(&source.headers));
         let calls = OnceLock::new();
         if source.filter.is_none() {
-            let _ = calls.set(source.options.build(source.kind, &source.url).calls(None).into());
+            let _ = calls.set(translators().calls(None).into());
         }
-        Ok(Self { source, client, redactor, calls })
+        Ok(Self { source, client, redactor, translators: Arc::clone(translators), calls })
     }
 
     /// The calls of a poll, if they are known already.
@@ -82,20 +181,9 @@ impl PreparedTarget {
         if let Some(calls) = self.calls.get() {
             return Ok(Arc::clone(calls));
         }
-        let source = self.source.clone();
-        let work = move |stop: Stop| {
-            let filter = source.filter.as_deref()?;
-            let _compiled = filter.compiled(); // once for all names
-            for desc in source.kind.families() {
-                filter.wants(desc.name);
-                if stop.is_set() {
-                    return None;
-                }
-            }
-            Some(source.options.build(source.kind, &source.url).calls(Some(filter)).into())
-        };
-        let permit = context.small_answers.acquire(target, deadline).await?;
-        let calls: Arc<[Call]> = run_blocking(permit, deadline, work).await?.ok_or(WorkError::TimedOut)?;
+        let translators = Arc::clone(&self.translators);
+        let work = move |filter: &Filter| Arc::<[Call]>::from(translators().calls(Some(filter)));
+        let calls = compare(&self.source, target, context, deadline, work).await?;
         Ok(Arc::clone(self.calls.get_or_init(|| calls)))
     }
 }
@@ -103,14 +191,14 @@ impl PreparedTarget {
 /// Prepares `target`, if its source has changed. If that fails, the old preparation is kept: a rotated CA that is no certificate will be
 /// replaced by another one, and then the counters go on.
 pub(super) fn prepare(
-    prepared: &mut Option<Arc<PreparedTarget>>,
+    prepared: &mut Option<Prepared>,
     target: &Target,
     context: &PollContext,
-) -> Result<Arc<PreparedTarget>, String> {
-    if let Some(prepared) = prepared.as_ref().filter(|prepared| prepared.source == target.source) {
-        return Ok(Arc::clone(prepared));
+) -> Result<Prepared, String> {
+    if let Some(prepared) = prepared.as_ref().filter(|prepared| *prepared.source() == target.source) {
+        return Ok(prepared.clone());
     }
-    let new = Arc::new(PreparedTarget::new(target, context)?);
-    *prepared = Some(Arc::clone(&new));
+    let new = Prepared::new(target, context)?;
+    *prepared = Some(new.clone());
     Ok(new)
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::snapshot::{CallRecord, Exposition, Failure, Snapshot};
 use crate::fetch::Expiry;
-use crate::kind::{Call, CallError, Reason};
+use crate::kind::{Call, CallError, ProbeRecord, Reason};
 use crate::metric::{Families, Finished, Format};
 
 crate::descs! {
@@ -20,6 +20,7 @@ crate::descs! {
     CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "HTTP status code of the response to this call of the last poll.";
     CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "Earliest expiry of the certificates that the server sent, as Unix time, even if they were rejected; https only.";
     LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "Expiry of the verified certificate chain that expires last, as Unix time; https only, absent if no chain was verified.";
+    TIMEOUT = gauge "probe_timeout_seconds" [] "Timeout of the last probe in seconds. Only for types that probe.";
     SERIES_DROPPED = gauge "probe_series_dropped" [] "Series omitted from this response because of spec.sampleLimit.";
     SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's response that were not exported: wrong type, duplicate labels, not a number, reserved name.";
     MEMBERS = gauge "probe_members" ["state"] "Members of the target by state: up, down, terminating, not_ready, over_limit. Only for targets with spec.members.";
@@ -69,10 +70,20 @@ impl Polled {
 }
 
 /// The snapshot of a poll that took place, with its exposition in `format`.
-pub(super) fn polled(mut polled: Polled, format: Format) -> Snapshot {
+pub(super) fn polled(polled: Polled, format: Format) -> Snapshot {
+    snapshot(polled, Families::default(), None, format)
+}
+
+/// The same of a probe.
+pub(super) fn probed(polled: Polled, timeout: Duration, record: ProbeRecord, format: Format) -> Snapshot {
+    let mut own = Families::default();
+    own.set(&TIMEOUT, &[], timeout.as_secs_f64());
+    snapshot(polled, own, Some(Box::new(record)), format)
+}
+
+fn snapshot(mut polled: Polled, mut own: Families, probe: Option<Box<ProbeRecord>>, format: Format) -> Snapshot {
     polled.bound_messages();
     let ended_at = SystemTime::now();
-    let mut own = Families::default();
     own.set(&SUCCESS, &[], if polled.failure.is_none() { 1.0 } else { 0.0 });
     set_times(&mut own, polled.ended.duration_since(polled.started), ended_at);
     if let Some(failure) = &polled.failure {
@@ -104,6 +115,7 @@ pub(super) fn polled(mut polled: Polled, format: Format) -> Snapshot {
         left_out: 0,
         withheld: polled.families.withheld(),
         requests: polled.requests,
+        probe,
         is_permanent: false,
         samples: polled.families.len() + own.len(),
         exposition: Exposition::new(&[&polled.families, &own], format),
@@ -150,6 +162,7 @@ fn without_calls(failure: Option<Failure>, is_permanent: bool, families: &Finish
         left_out: 0,
         withheld: 0,
         requests: Arc::default(),
+        probe: None,
         is_permanent,
         samples: families.len(),
         exposition: Exposition::new(&[families], format),

@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use tokio::time::Instant;
 
 use super::members::{MemberCounts, MemberReports, MemberState};
-use crate::kind::{Call, Reason};
+use crate::kind::{Call, ProbeRecord, Reason};
 use crate::metric::{
     Encoding, Finished, Format, PlainCounters, Rewriter, encode, gunzip, gzip, openmetrics_to_text, text_to_openmetrics,
 };
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub withheld: u64,
     /// What was sent, without the user's headers.
     pub requests: Arc<[Call]>,
+    /// What happened in a probe; `None` for a target that is polled with calls.
+    pub probe: Option<Box<ProbeRecord>>,
     /// No poll took place and none will: the snapshot stays valid until the target changes.
     pub is_permanent: bool,
     pub(super) exposition: Exposition,

@@ -11,17 +11,18 @@ use super::blocking::{NamespaceShares, WorkError, WorkPermit, run_blocking};
 use super::prepare::{PreparedTarget, Translator};
 use super::render::{self, Polled};
 use super::snapshot::{CallRecord, Failure};
-use crate::fetch::{Expiry, Fetched, HeldMemory, Redactor};
+use crate::budget::HeldMemory;
+use crate::fetch::{Expiry, Fetched, Redactor};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
 use crate::metric::{Allowance, Excess, Families, Filter, Finished, Stop};
-use crate::target::{Source, Target, TargetMembers};
+use crate::target::{Target, TargetMembers};
 
 /// Answers up to this size are translated inline, on the thread that read them, if their exposition is small as well; all others on
 /// [blocking threads](super::blocking).
 const MAX_INLINE_ANSWERS: usize = 32 << 10;
 
 /// The largest exposition that is made inline, in bytes: some milliseconds of work.
-const MAX_INLINE_EXPOSITION: usize = 512 << 10;
+pub(super) const MAX_INLINE_EXPOSITION: usize = 512 << 10;
 
 /// The average bytes of the exposition that a series may take.
 const BYTES_PER_SERIES: usize = 1 << 10;
@@ -95,11 +96,10 @@ pub(super) async fn translate<T: Send + 'static>(
     let bytes: usize = fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
     let mut translation = Translation::new(prepared, context, requests, fetched, started, limits.samples);
     let is_small = bytes <= MAX_INLINE_ANSWERS;
-    let source = &prepared.source;
     if is_small && !translator.is_large && !prepared.redactor.is_slow() {
         let inline = MAX_INLINE_EXPOSITION.min(limits.bytes);
         let allowance = Allowance { bytes: inline, compares: false, stop: Stop::default() };
-        match translation.translate(translator.take(source), allowance, &finish) {
+        match translation.translate(translator.take(prepared), allowance, &finish) {
             Ok(done) => {
                 // Well before it is too large, since a translation that exceeds its allowance loses the translator: see below.
                 translator.is_large = done.bytes > inline / 4 && inline == MAX_INLINE_EXPOSITION;
@@ -116,10 +116,10 @@ pub(super) async fn translate<T: Send + 'static>(
     let shares = if is_small { &context.small_answers } else { &context.large_answers };
     let permit = match translation.acquire_permit(target, shares, deadline).await {
         Ok(permit) => permit,
-        Err(error) => return finish(translation.poll.failed(&error, source, limits.samples)),
+        Err(error) => return finish(translation.poll.failed(&error, prepared, limits.samples)),
     };
     let record = translation.poll.clone();
-    let (kind, finished) = (translator.take(source), finish.clone());
+    let (kind, finished) = (translator.take(prepared), finish.clone());
     let work = move |stop| {
         let allowance = Allowance { bytes: limits.bytes, compares: true, stop };
         translation.translate(kind, allowance, &finished)
@@ -135,7 +135,7 @@ pub(super) async fn translate<T: Send + 'static>(
         }
         Err(error) => error.of_translation(),
     };
-    finish(record.failed(&error, source, limits.samples))
+    finish(record.failed(&error, prepared, limits.samples))
 }
 
 /// The error for users if an exposition exceeds its allowance.
@@ -288,13 +288,14 @@ impl Translation {
 
 impl PollRecord {
     /// The outcome of a poll of `source` whose answers could not be translated.
-    fn failed(self, error: &CallError, source: &Source, limit: SampleLimit) -> Polled {
+    fn failed(self, error: &CallError, prepared: &PreparedTarget, limit: SampleLimit) -> Polled {
+        let (source, translators) = (&prepared.source, &prepared.translators);
         let Self { started, ended, requests, mut calls, certificate_expiry } = self;
         let answers: Vec<Answer> = requests.iter().map(|_| Answer(Err(error.clone()))).collect();
         let allowance = Allowance { bytes: MAX_INLINE_EXPOSITION, compares: false, stop: Stop::default() };
         let mut families = Families::within(allowance, source.filter.clone());
         let cx = Context { now: render::unix_seconds(SystemTime::now()), sample_limit: limit.effective };
-        source.options.build(source.kind, &source.url).translate(&answers, &cx, &mut families);
+        translators().translate(&answers, &cx, &mut families);
         let families = if families.excess().is_none() { families.finish() } else { Families::default().finish() };
         if let Some(primary) = calls.first_mut() {
             primary.error = Some(error.message.as_str().into());
@@ -306,7 +307,7 @@ impl PollRecord {
 
 /// How many series a target may have, and which setting says so.
 #[derive(Clone, Copy, Debug)]
-struct SampleLimit {
+pub(super) struct SampleLimit {
     effective: usize,
     /// The setting to raise.
     setting: &'static str,
@@ -316,7 +317,7 @@ struct SampleLimit {
 const SAMPLE_LIMIT: &str = "spec.sampleLimit";
 
 impl SampleLimit {
-    fn of(target: &Target) -> Self {
+    pub(super) fn of(target: &Target) -> Self {
         let wanted = usize::try_from(target.declaration.spec.sample_limit).unwrap_or(usize::MAX);
         let is_capped = target.sample_limit < wanted;
         Self { effective: target.sample_limit, setting: if is_capped { "--max-sample-limit" } else { SAMPLE_LIMIT } }
@@ -331,7 +332,7 @@ impl SampleLimit {
     }
 
     /// Removes everything if there are still too many series after the kind has left out what it can.
-    fn enforce(self, families: Finished, failure: &mut Option<Failure>) -> Finished {
+    pub(super) fn enforce(self, families: Finished, failure: &mut Option<Failure>) -> Finished {
         if families.len() <= self.effective {
             return families;
         }

@@ -12,7 +12,8 @@ use super::admission::Admission;
 use super::blocking::WorkError;
 use super::first_polls::{PendingFirstPoll, log_down};
 use super::poller::{Poller, TargetState};
-use super::prepare::{PreparedTarget, Translator, prepare};
+use super::prepare::{Prepared, PreparedProbe, PreparedTarget, Translator, prepare};
+use super::probe::probe;
 use super::render;
 use super::round::{MemberEvent, MemberPolls, SLOW_ROUND};
 use super::snapshot::Snapshot;
@@ -32,7 +33,7 @@ pub(super) async fn run(
     delay: Duration,
     offset: Duration,
 ) {
-    let mut prepared: Option<Arc<PreparedTarget>> = None;
+    let mut prepared: Option<Prepared> = None;
     let mut processes = Processes::default();
     let mut next = Instant::now() + delay;
     let mut interval = poller.target().interval;
@@ -144,11 +145,11 @@ struct Processes {
 
 impl Processes {
     /// Follows a change of the members. Those that are new are polled at once, if targets are polled in the background.
-    fn follow(&mut self, target: &Arc<Target>, prepared: &Arc<PreparedTarget>, polls: bool) {
+    fn follow(&mut self, target: &Arc<Target>, prepared: &Prepared, polls: bool) {
         if target.members.is_none() {
             self.members = None;
         }
-        if let Some(members) = &mut self.members {
+        if let (Some(members), Prepared::Calls(prepared)) = (&mut self.members, prepared) {
             members.follow(target, prepared, prepared.known_calls().filter(|_| polls));
         }
     }
@@ -172,11 +173,20 @@ impl Processes {
         &mut self,
         poller: &Poller,
         target: &Arc<Target>,
-        prepared: &Arc<PreparedTarget>,
+        prepared: &Prepared,
         context: &Arc<PollContext>,
         admission: &Arc<Admission>,
         started: Instant,
     ) -> Option<Snapshot> {
+        let prepared = match prepared {
+            Prepared::Calls(prepared) => prepared,
+            Prepared::Probe(prepared) => {
+                return tokio::select! {
+                    () = data_changed(poller, target) => None,
+                    snapshot = probe_once(poller, target, prepared, context, started) => Some(snapshot),
+                };
+            }
+        };
         if target.members.is_some() {
             let new = || Box::new(MemberPolls::new(Arc::clone(context), Arc::clone(admission)));
             let members = self.members.get_or_insert_with(new);
@@ -234,6 +244,22 @@ async fn poll(
             let format = poller.format();
             translate(poll, context, move |polled| render::polled(polled, format)).await
         }
+        Err(error) => unprepared(error),
+    };
+    context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
+    snapshot
+}
+
+async fn probe_once(
+    poller: &Poller,
+    target: &Target,
+    prepared: &PreparedProbe,
+    context: &Arc<PollContext>,
+    started: Instant,
+) -> Snapshot {
+    let _in_flight = context.metrics.start();
+    let snapshot = match prepared.compare(target, context, started + target.timeout).await {
+        Ok(()) => probe(target, prepared, context, started, poller.format()).await,
         Err(error) => unprepared(error),
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());

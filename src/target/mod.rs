@@ -18,8 +18,8 @@ pub use members::{Include, Member, MemberLabel, MemberSource, TargetMembers};
 
 pub use crate::crd::{ObjectKind, ParsedTarget};
 
-use crate::fetch::Connection;
-use crate::kind::{Blocks, Type};
+use crate::dial::Connection;
+use crate::kind::{Blocks, Engine, Type};
 use crate::metric::Filter;
 
 /// `namespace/name` of a ScrapeTarget. Cheap to clone; orders by namespace, then name.
@@ -120,8 +120,27 @@ pub struct Source {
     pub connection: Connection,
     /// Headers of every call; values that came from Secrets are marked sensitive.
     pub headers: HeaderMap,
+    /// The values of the Secrets that the kind's options name, in their order; none where an optional one is missing.
+    pub secrets: Vec<Option<SecretValue>>,
     /// Which metric names are exported; `None`: all.
     pub filter: Option<Arc<Filter>>,
+}
+
+/// The value of a Secret; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretValue(Arc<[u8]>);
+
+impl SecretValue {
+    /// The bytes.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
 }
 
 /// How Prometheus should scrape a target.
@@ -152,6 +171,11 @@ impl Target {
             self.problem.get_or_insert_with(|| Problem::invalid_spec(error.to_string()));
         }
         self
+    }
+
+    /// How it is polled; `None` for one that was declared wrongly and is only shown.
+    pub fn engine(&self) -> Option<&Engine> {
+        self.declaration.engine()
     }
 
     /// Labels that discovery joins to every series, sorted by name; never in the body.

@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
-use super::{Lookup, LookupError, Problem, Scrape, Source, Target, TargetId, TargetMembers};
-use crate::crd::{FieldError, HeaderSource, ParsedTarget, Reference, SecretKeyRef};
-use crate::fetch::{Connection, Identity};
+use super::{Lookup, LookupError, Problem, Scrape, SecretValue, Source, Target, TargetId, TargetMembers};
+use crate::crd::{FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsVersion};
+use crate::dial::{Connection, Identity, IpPreference, IpVersion, TlsVersions};
 
 impl Target {
     /// The target that `declaration` describes, with what its references hold in `objects`.
@@ -19,7 +19,9 @@ impl Target {
     pub fn resolve(id: TargetId, declaration: Arc<ParsedTarget>, objects: &dyn Lookup) -> Self {
         let resolver = ReferenceResolver { objects, namespace: &id.namespace };
         let (connection, headers) = (resolver.connection(&declaration), resolver.headers(&declaration));
-        let problem = connection.as_ref().err().or_else(|| headers.as_ref().err()).map(ResolveError::problem);
+        let secrets = resolver.secrets(&declaration);
+        let errors = [connection.as_ref().err(), headers.as_ref().err(), secrets.as_ref().err()];
+        let problem = errors.into_iter().flatten().next().map(ResolveError::problem);
         let spec = &declaration.spec;
         Self {
             source: Source {
@@ -28,6 +30,7 @@ impl Target {
                 options: spec.blocks.clone(),
                 connection: connection.unwrap_or_default(),
                 headers: headers.unwrap_or_default(),
+                secrets: secrets.unwrap_or_default(),
                 filter: declaration.filter().cloned(),
             },
             interval: spec.effective_interval(),
@@ -50,6 +53,7 @@ impl Target {
         let resolver = ReferenceResolver { objects, namespace };
         let connection = resolver.connection(declaration).map_err(ResolveError::into_field_error)?;
         resolver.headers(declaration).map_err(ResolveError::into_field_error)?;
+        resolver.secrets(declaration).map_err(ResolveError::into_field_error)?;
         connection.check(declaration.url()).map_err(|error| {
             let field = error.field().map(|field| format!("spec.{field}")).unwrap_or_default();
             FieldError::new(&field, error.to_string())
@@ -160,8 +164,17 @@ impl ReferenceResolver<'_> {
 
     fn connection(&self, declaration: &ParsedTarget) -> Result<Connection, ResolveError> {
         let proxy = declaration.proxy_url().cloned();
+        let spec = &declaration.spec;
+        let ip = IpPreference {
+            preferred: match spec.preferred_ip_protocol {
+                None | Some(IpProtocol::Ip4) => IpVersion::V4,
+                Some(IpProtocol::Ip6) => IpVersion::V6,
+            },
+            fallback: spec.ip_protocol_fallback.unwrap_or(true),
+        };
+        let source_address = spec.source_ip_address.as_ref().and_then(|text| text.parse().ok());
         let Some(tls) = &declaration.spec.tls_config else {
-            return Ok(Connection { proxy, ..Connection::default() });
+            return Ok(Connection { proxy, ip, source_address, ..Connection::default() });
         };
         let value = |reference: Option<Reference<'_>>| {
             Ok(reference.map(|reference| self.value(&reference)).transpose()?.flatten())
@@ -176,8 +189,25 @@ impl ReferenceResolver<'_> {
                 .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),
             server_name: tls.server_name.clone(),
             insecure_skip_verify: tls.insecure_skip_verify,
+            tls_versions: match (tls.min_version, tls.max_version) {
+                (Some(TlsVersion::Tls13), _) => TlsVersions::Only13,
+                (_, Some(TlsVersion::Tls12)) => TlsVersions::Only12,
+                _ => TlsVersions::All,
+            },
             proxy,
+            ip,
+            source_address,
         })
+    }
+
+    /// The values of the Secrets that the kind's options name.
+    fn secrets(&self, declaration: &ParsedTarget) -> Result<Vec<Option<SecretValue>>, ResolveError> {
+        let spec = &declaration.spec;
+        let value = |(field, key): (String, &SecretKeyRef)| {
+            let value = self.credential(&key.reference(&format!("spec.{field}")))?;
+            Ok(value.map(|value| SecretValue(value.into())))
+        };
+        spec.blocks.secrets(spec.kind).into_iter().map(value).collect()
     }
 
     fn headers(&self, declaration: &ParsedTarget) -> Result<HeaderMap, ResolveError> {

@@ -11,8 +11,8 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 
 pub use messages::{Peer, describe};
 pub use pem::{KeyError, certificates, certified_key, private_key};
-pub use signature::{SignatureCheck, all_schemes, verify_signature};
-pub use trust::{TrustStore, Usage, not_after};
+pub use signature::{SignatureCheck, all_schemes, verify_handshake, verify_signature};
+pub use trust::{TrustStore, Usage, not_after, system_authorities};
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 

@@ -1,5 +1,6 @@
 //! Whether a peer has the private key of its certificate. Unlike in rustls, the certificate may be of any version of X.509.
 
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::{CertificateError, DigitallySignedStruct, ProtocolVersion, SignatureScheme};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use webpki::RawPublicKeyEntity;
@@ -20,6 +21,25 @@ pub fn all_schemes() -> Vec<SignatureScheme> {
     let mut schemes = super::algorithms().supported_schemes();
     schemes.extend([SignatureScheme::RSA_PKCS1_SHA1, SignatureScheme::ECDSA_SHA1_Legacy, SignatureScheme::ED448]);
     schemes
+}
+
+/// Verifies the signature of a handshake as rustls does. If certificates are not verified, signatures that cannot be verified are accepted
+/// as well, but wrong ones are not: they come from a server with the certificate of another.
+pub fn verify_handshake(
+    verifies_certificates: bool,
+    version: ProtocolVersion,
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<SignatureCheck, rustls::Error> {
+    let algorithms = super::algorithms();
+    match (verifies_certificates, version) {
+        (false, version) => verify_signature(version, message, certificate, signed),
+        (true, ProtocolVersion::TLSv1_3) => {
+            verify_tls13_signature(message, certificate, signed, algorithms).map(|_| SignatureCheck::Verified)
+        }
+        (true, _) => verify_tls12_signature(message, certificate, signed, algorithms).map(|_| SignatureCheck::Verified),
+    }
 }
 
 /// Verifies the signature of a handshake.

@@ -2,7 +2,7 @@
 //! configured certificate is also accepted as the peer's own, without a chain.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rustls::{CertificateError, DistinguishedName, OtherError, RootCertStore};
@@ -18,6 +18,21 @@ pub struct TrustStore {
     expiries: Vec<i64>,
     /// Certificates that a peer may present as its own.
     pinned: Vec<CertificateDer<'static>>,
+}
+
+/// The system's authorities, read once because they take a megabyte. There may be none.
+pub fn system_authorities() -> Arc<TrustStore> {
+    static AUTHORITIES: LazyLock<Arc<TrustStore>> = LazyLock::new(|| {
+        let loaded = rustls_native_certs::load_native_certs();
+        for error in &loaded.errors {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "a trusted certificate of this system cannot be read"
+            );
+        }
+        Arc::new(TrustStore::authorities_only(&loaded.certs).0)
+    });
+    Arc::clone(&AUTHORITIES)
 }
 
 /// What a peer uses its certificate for.
@@ -57,6 +72,12 @@ impl TrustStore {
             }
         }
         (store, invalid)
+    }
+
+    /// Trusts the certificates in `pem`; none if it holds no certificate that can be used.
+    pub fn of_pem(pem: &[u8]) -> Option<Arc<Self>> {
+        let (store, _) = Self::new(super::certificates(pem)?);
+        (!store.is_empty()).then(|| Arc::new(store))
     }
 
     /// Whether no authority is trusted.

@@ -19,7 +19,8 @@ use reqwest::RequestBuilder;
 use scrapetarget_exporter::crd::{
     Header, Members, MembersService, Monitor, ParsedTarget, ScrapeTarget, ScrapeTargetSpec,
 };
-use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits as FetchLimits};
+use scrapetarget_exporter::dial::AddressRules;
+use scrapetarget_exporter::fetch::{Clients, Limits as FetchLimits};
 use scrapetarget_exporter::file::FileObjects;
 use scrapetarget_exporter::http::{self, RouterOptions, ServerLimits, WebConfig};
 use scrapetarget_exporter::kind::Type;

@@ -26,7 +26,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use scrapetarget_exporter::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetSpec};
-use scrapetarget_exporter::fetch::{AddressRules, Clients, Limits};
+use scrapetarget_exporter::dial::AddressRules;
+use scrapetarget_exporter::fetch::{Clients, Limits};
 use scrapetarget_exporter::kind::Type;
 use scrapetarget_exporter::metric::{Encoding, Format};
 use scrapetarget_exporter::poll::{Pollers, Snapshot};

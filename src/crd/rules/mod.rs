@@ -5,119 +5,12 @@
 
 mod table;
 
-use std::sync::LazyLock;
-
-use regex::Regex;
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use super::FieldError;
-use super::pattern::BEYOND_ASCII;
+use crate::rule::FieldError;
 pub(crate) use table::is_duration;
 pub use table::{all, relabeling_problem, reserved_labels};
-
-/// One rule.
-pub struct Rule {
-    /// The places in the schema that it is attached to: `spec.headers[].name`; `[]` are the items of a list, `{}` the values of a map.
-    pub paths: Vec<&'static str>,
-    /// The field below the place that the message is about; empty if it is the place itself.
-    pub field: String,
-    /// Whether `cel` is about each key of a map, called `key`, instead of the value `self`.
-    pub keys: bool,
-    /// The condition that must hold, in CEL.
-    pub cel: String,
-    /// What is wrong and what to write instead.
-    pub message: String,
-    holds: Box<dyn Fn(&Value) -> bool + Send + Sync>,
-    /// More about the value, which the message of the API server cannot contain.
-    more: fn(&str) -> Option<String>,
-}
-
-impl Rule {
-    fn new(path: &'static str, cel: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            paths: vec![path],
-            field: String::new(),
-            keys: false,
-            cel: cel.into(),
-            message: message.into(),
-            holds: Box::new(|_| true),
-            more: |_| None,
-        }
-    }
-
-    /// A rule that a text must match a pattern.
-    fn matches(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
-        Self::new(path, format!("self.matches({})", raw(regex.as_str())), message)
-            .holds_if_text(|text| regex.is_match(text))
-    }
-
-    /// The same, except for texts with characters beyond ASCII, which have a rule of their own.
-    fn matches_in_ascii(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
-        let cel = format!("self.matches({}) || self.matches({})", raw(regex.as_str()), raw(BEYOND_ASCII.as_str()));
-        Self::new(path, cel, message).holds_if_text(|text| regex.is_match(text) || BEYOND_ASCII.is_match(text))
-    }
-
-    fn also(mut self, paths: &[&'static str]) -> Self {
-        self.paths.extend_from_slice(paths);
-        self
-    }
-
-    fn field(mut self, field: impl Into<String>) -> Self {
-        self.field = field.into();
-        self
-    }
-
-    const fn on_keys(mut self) -> Self {
-        self.keys = true;
-        self
-    }
-
-    fn holds_if(mut self, holds: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Self {
-        self.holds = Box::new(holds);
-        self
-    }
-
-    /// Sets the condition in Rust of a rule about a text. The schema has refused any other type before.
-    fn holds_if_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        self.holds_if(move |value| value.as_str().is_none_or(&holds))
-    }
-
-    fn more(mut self, more: fn(&str) -> Option<String>) -> Self {
-        self.more = more;
-        self
-    }
-
-    /// The message about this value.
-    fn message_for(&self, value: &Value) -> String {
-        match value.as_str().and_then(self.more) {
-            Some(more) => format!("{}: {more}", self.message),
-            None => self.message.clone(),
-        }
-    }
-
-    /// The condition as it is written in the schema.
-    pub fn expression(&self) -> String {
-        if self.keys { format!("self.all(key, {})", self.cel) } else { self.cel.clone() }
-    }
-
-    /// Whether the condition in Rust holds for `value`, the value at the rule's place.
-    pub fn accepts(&self, value: &Value) -> bool {
-        match value.as_object().filter(|_| self.keys) {
-            Some(map) => map.keys().all(|key| self.accepts_key(key)),
-            None => (self.holds)(value),
-        }
-    }
-
-    fn accepts_key(&self, key: &str) -> bool {
-        (self.holds)(&Value::String(key.to_owned()))
-    }
-}
-
-/// A raw string of CEL, in which a backslash is a backslash.
-fn raw(text: &str) -> String {
-    format!("r\"{text}\"")
-}
 
 /// Writes the rules into the schema of the spec, as `x-kubernetes-validations`.
 pub(crate) fn attach(schema: &mut Schema) {
@@ -177,6 +70,17 @@ pub(crate) fn check(target: &Value, errors: &mut Vec<FieldError>) {
             });
         }
     }
+}
+
+/// Calls `found` for every text at `path`, with its own path.
+pub(crate) fn each_text(target: &Value, path: &str, found: &mut impl FnMut(&str, String)) {
+    let mut steps: Vec<&str> = path.split('.').collect();
+    steps.reverse();
+    visit(target, &mut steps, String::new(), &mut |value, at| {
+        if let Some(text) = value.as_str() {
+            found(text, at);
+        }
+    });
 }
 
 /// Calls `found` for every value at the place that the steps (last first) lead to.

@@ -1,17 +1,18 @@
 //! The rules themselves, in the order of the fields.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::{Rule, raw};
 use crate::crd::pattern::{
-    self, BEYOND_ASCII, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME,
-    TOKEN, URL, URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
+    self, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN,
+    URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
 };
 use crate::crd::regex_syntax;
-use crate::kind;
+use crate::kind::{self, Field, UrlQuery};
+use crate::rule::{BEYOND_ASCII, Rule, raw};
 use crate::time::{self, PromDuration};
 
 /// Every rule. The order is that of the fields.
@@ -19,6 +20,8 @@ pub fn all() -> &'static [Rule] {
     static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         [
             spec(),
+            fields(),
+            url_forms(),
             url(),
             members(),
             durations(),
@@ -29,6 +32,8 @@ pub fn all() -> &'static [Rule] {
             monitor(),
             relabelings(),
             member_relabelings(),
+            kind::Type::ALL.iter().flat_map(|kind| kind.rules()).collect(),
+            labels_of_kinds(),
         ]
         .into_iter()
         .flatten()
@@ -99,14 +104,58 @@ fn spec() -> Vec<Rule> {
     rules
 }
 
+/// The url of each type has a form. Types with the same form have one rule.
+fn url_forms() -> Vec<Rule> {
+    let mut forms: Vec<(kind::UrlForm, Vec<kind::Type>)> = Vec::new();
+    for kind in kind::Type::ALL {
+        let form = kind.url();
+        match forms.iter_mut().find(|(known, _)| std::ptr::eq(known.pattern, form.pattern)) {
+            Some((_, kinds)) => kinds.push(*kind),
+            None => forms.push((form, vec![*kind])),
+        }
+    }
+    let rule = |(form, kinds): (kind::UrlForm, Vec<kind::Type>)| {
+        let cel = format!(
+            "!(self.type in [{}]) || self.url.matches({}) || self.url.matches({})",
+            names(&kinds),
+            raw(form.pattern.as_str()),
+            raw(BEYOND_ASCII.as_str())
+        );
+        Rule::new("spec", cel, form.message).field("url").holds_if(move |spec| {
+            let is_of = kinds.iter().any(|kind| text(spec, "type") == Some(kind.as_str()));
+            !is_of || text(spec, "url").is_none_or(|url| form.pattern.is_match(url) || BEYOND_ASCII.is_match(url))
+        })
+    };
+    forms.into_iter().map(rule).collect()
+}
+
+/// The fields that have no meaning for some types.
+fn fields() -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let names_of_fields: BTreeSet<&'static str> = Field::ALL.iter().flat_map(|field| field.names()).copied().collect();
+    for name in names_of_fields {
+        let has = |kind: &kind::Type| kind.fields().iter().any(|field| field.names().contains(&name));
+        let without: Vec<kind::Type> = kind::Type::ALL.iter().copied().filter(|kind| !has(kind)).collect();
+        if without.is_empty() {
+            continue;
+        }
+        let with: Vec<&str> = kind::Type::ALL.iter().filter(|kind| has(kind)).map(|kind| kind.as_str()).collect();
+        let cel = format!("!has(self.{name}) || !(self.type in [{}])", names(&without));
+        let message = format!("{name} has no effect with this type, only with {}: remove it", with.join(", "));
+        rules.push(Rule::new("spec", cel, message).field(name).holds_if(move |spec| {
+            spec.get(name).is_none() || !without.iter().any(|kind| text(spec, "type") == Some(kind.as_str()))
+        }));
+    }
+    rules
+}
+
+/// The names of kinds for CEL.
+fn names(kinds: &[kind::Type]) -> String {
+    quoted(&kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>())
+}
+
 fn url() -> Vec<Rule> {
     vec![
-        Rule::matches_in_ascii(
-            "spec.url",
-            &URL,
-            "url must be http://HOST:PORT/PATH or https://HOST:PORT/PATH, with a port from 1 to 65535 if any, and without user, \
-             password, fragment, backslash or whitespace",
-        ),
         Rule::new(
             "spec.url",
             format!("!self.matches({})", raw(BEYOND_ASCII.as_str())),
@@ -119,7 +168,7 @@ fn url() -> Vec<Rule> {
         // Only the bracketed hosts that the pattern lets through are looked at: netip and Rust read those alike.
         Rule::new(
             "spec.url",
-            "!self.matches(r\"^https?://\\[[0-9a-fA-F:]+\\]\") || isIP(self.substring(self.indexOf('[') + 1, self.indexOf(']')))",
+            "!self.matches(r\"^[a-z]+://\\[[0-9a-fA-F:]+\\]\") || isIP(self.substring(self.indexOf('[') + 1, self.indexOf(']')))",
             "the host in brackets is not an IPv6 address, write for instance http://[2001:db8::1]/",
         )
         .also(&["spec.proxyUrl"])
@@ -133,26 +182,41 @@ fn url() -> Vec<Rule> {
     ]
 }
 
-/// A url has a query only where the options of a kind allow it.
+/// A url has a query only where its kind allows it.
 fn url_query() -> Rule {
-    let allowed = || kind::Type::ALL.iter().filter_map(|kind| Some((*kind, kind.url_query_with()?)));
     let mut cel = vec!["!self.url.contains('?')".to_owned()];
     let mut except = Vec::new();
-    for (kind, (option, value)) in allowed() {
-        let block = kind.block();
-        cel.push(format!("(self.type == '{kind}' && has(self.{block}) && self.{block}.{option} == '{value}')"));
-        except.push(format!("{block}.{option}: {value}"));
+    for kind in kind::Type::ALL {
+        match kind.url_query() {
+            UrlQuery::Never => {}
+            UrlQuery::AsWritten => {
+                cel.push(format!("self.type == '{kind}'"));
+                except.push(format!("type: {kind}"));
+            }
+            UrlQuery::With(option, value) => {
+                let block = kind.block();
+                cel.push(format!("(self.type == '{kind}' && has(self.{block}) && self.{block}.{option} == '{value}')"));
+                except.push(format!("{block}.{option}: {value}"));
+            }
+        }
     }
-    let (cel, except) = (cel.join(" || "), except.join(" or "));
-    let message = if except.is_empty() {
-        "url must not have a query, remove it".to_owned()
-    } else {
-        format!("url must not have a query except with {except}, remove it")
+    let message = match except.split_last() {
+        None => "url must not have a query, remove it".to_owned(),
+        Some((last, [])) => format!("url must not have a query except with {last}, remove it"),
+        Some((last, others)) => {
+            format!("url must not have a query except with {} or {last}, remove it", others.join(", "))
+        }
     };
-    Rule::new("spec", cel, message).field("url").holds_if(move |spec| {
-        let is_allowed = allowed().any(|(kind, (option, value))| {
+    Rule::new("spec", cel.join(" || "), message).field("url").holds_if(move |spec| {
+        let is_allowed = kind::Type::ALL.iter().any(|kind| {
             text(spec, "type") == Some(kind.as_str())
-                && spec.get(kind.block()).is_some_and(|block| text(block, option) == Some(value))
+                && match kind.url_query() {
+                    UrlQuery::Never => false,
+                    UrlQuery::AsWritten => true,
+                    UrlQuery::With(option, value) => {
+                        spec.get(kind.block()).is_some_and(|block| text(block, option) == Some(value))
+                    }
+                }
         });
         is_allowed || !text(spec, "url").is_some_and(|url| url.contains('?'))
     })
@@ -309,7 +373,8 @@ const PROBE: [&str; 2] = ["call", "reason"];
 /// Every name that `spec.labels` must not use.
 pub fn reserved_labels() -> &'static BTreeSet<&'static str> {
     static NAMES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
-        let families = kind::Type::ALL.iter().flat_map(|kind| kind.families());
+        let kinds = kind::Type::ALL.iter().filter(|kind| !kind.is_probed());
+        let families = kinds.flat_map(|kind| kind.families());
         families.flat_map(|family| family.labels).chain(&IDENTITY).chain(&TAKEN).chain(&PROBE).copied().collect()
     });
     &NAMES
@@ -343,6 +408,28 @@ fn labels() -> Vec<Rule> {
     ]
 }
 
+/// The labels of the families of a kind that is probed are taken for its own targets only: other targets may have had such labels before the
+/// kind came.
+fn labels_of_kinds() -> Vec<Rule> {
+    let kinds = kind::Type::ALL.iter().filter(|kind| kind.is_probed());
+    kinds
+        .map(|kind| {
+            let labels: BTreeSet<&str> = kind.families().iter().flat_map(|family| family.labels).copied().collect();
+            let own: Vec<&str> = labels.difference(reserved_labels()).copied().collect();
+            let cel = format!(
+                "self.type != '{kind}' || !has(self.labels) || !self.labels.exists(key, key in [{}])",
+                quoted(&own)
+            );
+            let message = format!("{} are labels of the families of type {kind}, write another name", own.join(", "));
+            Rule::new("spec", cel, message).field("labels").holds_if(move |spec| {
+                let labels = spec.get("labels").and_then(Value::as_object);
+                text(spec, "type") != Some(kind.as_str())
+                    || labels.is_none_or(|labels| own.iter().all(|name| !labels.contains_key(*name)))
+            })
+        })
+        .collect()
+}
+
 /// The Operator's config reloader replaces `$(NAME)` by an environment variable, and stops all of Prometheus if there is none.
 fn no_variable(path: &'static str) -> Rule {
     Rule::new(
@@ -354,10 +441,11 @@ fn no_variable(path: &'static str) -> Rule {
 }
 
 /// Headers that belong to the exporter whatever the kind, in lower case.
-const HTTP_HEADERS: [&str; 3] = ["host", "connection", "transfer-encoding"];
+const HTTP_HEADERS: [&str; 5] = ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"];
 
-/// What names of the exporter's headers begin with.
-const OWN_PREFIXES: [&str; 2] = ["content-", "accept"];
+/// Headers that belong to it if it calls an API, and what names of others begin with.
+const API_HEADERS: [&str; 1] = ["host"];
+const API_PREFIXES: [&str; 2] = ["content-", "accept"];
 
 /// Every header that belongs to the exporter by its whole name.
 fn own_headers() -> impl Iterator<Item = &'static str> {
@@ -366,7 +454,9 @@ fn own_headers() -> impl Iterator<Item = &'static str> {
 
 fn headers() -> Vec<Rule> {
     let own = quoted(&own_headers().collect::<Vec<_>>());
-    let prefixes = OWN_PREFIXES.map(|prefix| format!(" && !self.lowerAscii().startsWith('{prefix}')")).concat();
+    let prefixes = API_PREFIXES.map(|prefix| format!(" || h.name.lowerAscii().startsWith('{prefix}')")).concat();
+    let callers: Vec<kind::Type> =
+        kind::Type::ALL.iter().copied().filter(|kind| kind.fields().contains(&Field::Headers)).collect();
     vec![
         Rule::new(
             "spec.headers[]",
@@ -383,12 +473,29 @@ fn headers() -> Vec<Rule> {
         ),
         Rule::new(
             "spec.headers[].name",
-            format!("!(self.lowerAscii() in [{own}]){prefixes}"),
+            format!("!(self.lowerAscii() in [{own}])"),
             "the exporter sets this header itself, remove it",
         )
-        .holds_if_text(|name| {
-            let name = name.to_ascii_lowercase();
-            !own_headers().any(|own| own == name) && !OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        .holds_if_text(|name| !own_headers().any(|own| name.eq_ignore_ascii_case(own))),
+        Rule::new(
+            "spec",
+            format!(
+                "!(self.type in [{}]) || !has(self.headers) || !self.headers.exists(h, h.name.lowerAscii() in [{}]{prefixes})",
+                names(&callers),
+                quoted(&API_HEADERS),
+            ),
+            "with this type the exporter sets Host, Accept* and Content-* itself, remove them",
+        )
+        .field("headers")
+        .holds_if(move |spec| {
+            let is_own = |header: &Value| {
+                text(header, "name").map(str::to_ascii_lowercase).is_some_and(|name| {
+                    API_HEADERS.contains(&name.as_str()) || API_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                })
+            };
+            let headers = spec.get("headers").and_then(Value::as_array);
+            !callers.iter().any(|kind| text(spec, "type") == Some(kind.as_str()))
+                || !headers.is_some_and(|headers| headers.iter().any(is_own))
         }),
         Rule::matches(
             "spec.headers[].value",
@@ -428,12 +535,29 @@ fn access() -> Vec<Rule> {
             "cert and keySecret must be set together, write both or neither",
         )
         .holds_if(|tls| tls.get("cert").is_some() == tls.get("keySecret").is_some()),
+        Rule::new(
+            "spec.tlsConfig",
+            "!has(self.minVersion) || !has(self.maxVersion) || self.minVersion <= self.maxVersion",
+            "minVersion must be at most maxVersion, exchange them or remove one",
+        )
+        .field("minVersion")
+        .holds_if(|tls| match (text(tls, "minVersion"), text(tls, "maxVersion")) {
+            (Some(least), Some(most)) => least <= most,
+            _ => true,
+        }),
+        Rule::new("spec.sourceIpAddress", "isIP(self)", "must be an IPv4 or IPv6 address, for instance 10.0.0.7")
+            .holds_if_text(|text| text.parse::<IpAddr>().is_ok_and(|address| !is_mapped(address))),
         Rule::matches(
             "spec.tlsConfig.serverName",
             &SERVER_NAME,
             "serverName must be a host name or an IP address, without scheme, port and brackets",
         ),
     ]
+}
+
+/// Kubernetes' `isIP` refuses these.
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
 fn regexes() -> Vec<Rule> {
@@ -445,6 +569,7 @@ fn regexes() -> Vec<Rule> {
             "is not a regular expression that RE2 accepts, correct it",
         )
         .also(&["spec.metrics.drop[]", "spec.monitor.relabelings[].regex", "spec.monitor.metricRelabelings[].regex"])
+        .also(&kind::Type::ALL.iter().flat_map(|kind| kind.regexes()).copied().collect::<Vec<_>>())
         .holds_if_text(regex_syntax::is_readable)
         .more(regex_syntax::mistake),
     ]

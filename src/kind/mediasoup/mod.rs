@@ -17,7 +17,7 @@ use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, CallError, Kind, Reason};
+use super::{Answer, CallError, Kind, Reason, UrlQuery};
 use crate::metric::Desc;
 use document::ShortText;
 
@@ -108,8 +108,10 @@ impl Default for Options {
 impl super::Options for Options {
     const URL_USAGE: &'static str = "stats is appended to its path for source Agent; it is used unchanged and may have a query for source \
                                      Prometheus";
-    const URL_QUERY_WITH: Option<(&'static str, &'static str)> = Some(("source", "Prometheus"));
+    const URL_QUERY: UrlQuery = UrlQuery::With("source", "Prometheus");
+}
 
+impl super::CallOptions for Options {
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         match self.source {
             StatsSource::Agent => Box::new(agent::Agent::new(url, self)),

@@ -69,7 +69,9 @@ impl Default for Options {
 impl super::Options for Options {
     const URL_USAGE: &'static str = "admin/metrics, statistics, cache/statistics and version are appended to its path";
     const OWN_HEADERS: &'static [&'static str] = &[SERVICE_HEADER];
+}
 
+impl super::CallOptions for Options {
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         Box::new(Orion { options: self.clone(), url: url.clone(), service_times: ServiceTimes::default() })
     }

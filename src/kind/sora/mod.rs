@@ -50,7 +50,9 @@ impl Default for Options {
 impl super::Options for Options {
     const URL_USAGE: &'static str = "all calls are sent to it";
     const OWN_HEADERS: &'static [&'static str] = &[TARGET_HEADER];
+}
 
+impl super::CallOptions for Options {
     fn build(&self, url: &Url) -> Box<dyn Kind> {
         Box::new(Sora { options: self.clone(), url: url.clone() })
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use state::{BudgetState, PROGRESS, PollId, PollSignals};
 
-use crate::kind::{CallError, Reason};
+use crate::failure::{CallError, Reason};
 
 /// How often the state is checked while a poll waits: others may be evicted only after a grace period.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -24,7 +24,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 ///
 /// There is one lock: a poll takes it some five times, for less than a microsecond each.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub struct Budget {
     shared: Mutex<CheckedState>,
 }
 
@@ -36,12 +36,13 @@ struct CheckedState {
 }
 
 impl Budget {
-    pub(super) fn new(bytes: usize) -> Arc<Self> {
+    /// So many bytes for all polls together.
+    pub fn new(bytes: usize) -> Arc<Self> {
         Arc::new(Self { shared: Mutex::new(CheckedState { state: BudgetState::new(bytes), checked: None }) })
     }
 
     /// The share of one poll of a target in `namespace`: nothing at first.
-    pub(super) fn share(self: &Arc<Self>, namespace: &Arc<str>) -> MemoryShare {
+    pub fn share(self: &Arc<Self>, namespace: &Arc<str>) -> MemoryShare {
         MemoryShare {
             budget: Arc::clone(self),
             namespace: Arc::clone(namespace),
@@ -68,7 +69,7 @@ impl Budget {
 
 /// What one poll holds of the budget.
 #[derive(Debug)]
-pub(super) struct MemoryShare {
+pub struct MemoryShare {
     budget: Arc<Budget>,
     namespace: Arc<str>,
     /// Set once it has requested something.
@@ -81,17 +82,17 @@ pub(super) struct MemoryShare {
 
 impl MemoryShare {
     /// Cancelled when others need what this poll holds: it must soon give up everything.
-    pub(super) fn evicted(&self) -> CancellationToken {
+    pub fn evicted(&self) -> CancellationToken {
         self.signals.evicted.clone()
     }
 
     /// Notes that the server has sent `bytes`.
-    pub(super) const fn received(&mut self, bytes: usize) {
+    pub const fn received(&mut self, bytes: usize) {
         self.received += bytes;
     }
 
     /// Covers `bytes` from now on, more or less than before; waits while there is not enough.
-    pub(super) async fn cover(&mut self, bytes: usize) {
+    pub async fn cover(&mut self, bytes: usize) {
         if self.request(bytes) {
             return;
         }
@@ -117,7 +118,7 @@ impl MemoryShare {
     }
 
     /// Keeps `bytes` for complete answers, or less if the share is smaller. `None` if the poll has been evicted.
-    pub(super) fn keep(self, bytes: usize) -> Option<HeldMemory> {
+    pub fn keep(self, bytes: usize) -> Option<HeldMemory> {
         if let Some(id) = self.id {
             self.budget.lock().state.shrink(id, bytes, Instant::now());
         }
@@ -154,7 +155,7 @@ impl HeldMemory {
 }
 
 /// The error of a poll that was evicted.
-pub(super) fn eviction_error() -> CallError {
+pub fn eviction_error() -> CallError {
     CallError::new(
         Reason::Limit,
         "dropped, because other targets needed the memory (--max-inflight-bytes) and this one had held memory longest without sending \

@@ -29,7 +29,7 @@ impl AddressRules {
     }
 
     /// What allows a target of `namespace` to point to `name`, or to an address where there is no name; `None` if nothing does.
-    pub(super) fn allowed_by(&self, name: Option<&str>, namespace: &str) -> Option<AllowedBy> {
+    pub(crate) fn allowed_by(&self, name: Option<&str>, namespace: &str) -> Option<AllowedBy> {
         let restricted = !(self.allowed.is_empty() && self.hosts.is_empty());
         let named = || name.is_some_and(|name| self.hosts.iter().any(|host| host.covers(name, namespace)));
         if !restricted || named() {
@@ -42,7 +42,7 @@ impl AddressRules {
     }
 
     /// Why `address` may not be contacted by a target that is `allowed` in this way; `None` if it may.
-    pub(super) fn refusal(&self, address: IpAddr, allowed: AllowedBy) -> Option<DenyReason> {
+    pub(crate) fn refusal(&self, address: IpAddr, allowed: AllowedBy) -> Option<DenyReason> {
         let address = address.to_canonical(); // ::ffff:169.254.169.254 is 169.254.169.254
         let denied = forms(address).find_map(|form| {
             let in_range = |form| self.denied.iter().any(|range| range.contains(&form));
@@ -70,7 +70,7 @@ impl AddressRules {
 
 /// What allows a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum AllowedBy {
+pub(crate) enum AllowedBy {
     /// By its name, or because there are no rules about it: at any address that is not denied.
     Host,
     /// Only at the addresses of `--target-allow-cidr`.
@@ -86,6 +86,8 @@ pub enum DenyReason {
     Metadata,
     /// Multicast or broadcast.
     Multicast,
+    /// 0.0.0.0/8, which is no destination.
+    ThisNetwork,
     /// This host.
     Loopback,
     /// In a range that the operator denies.
@@ -100,6 +102,7 @@ impl std::fmt::Display for DenyReason {
             Self::LinkLocal => "link-local, which is always denied",
             Self::Metadata => "the metadata service of a cloud, which is always denied",
             Self::Multicast => "multicast or broadcast, which is always denied",
+            Self::ThisNetwork => "no destination, which is always denied",
             Self::Loopback => "loopback: in Kubernetes it needs --target-allow-loopback; or --target-deny-cidr",
             Self::Denied => "--target-deny-cidr",
             Self::NotAllowed => "not in --target-allow-cidr, nor is its host in --target-allow-host",

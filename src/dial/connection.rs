@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use reqwest::Url;
+use rustls::sign::CertifiedKey;
 
 use super::address::DenyReason;
-use crate::tls::{KeyError, Peer, describe};
+use crate::tls::{KeyError, Peer, certificates, certified_key, describe, private_key};
 
 /// The settings of the connection to a target. Targets with equal settings can share a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,6 +22,71 @@ pub struct Connection {
     pub insecure_skip_verify: bool,
     /// `http://host:port` of a proxy.
     pub proxy: Option<Url>,
+    /// Which versions of TLS may be agreed on.
+    pub tls_versions: TlsVersions,
+    /// Which address of a name is contacted. Probes only: polls over HTTP try all addresses.
+    pub ip: IpPreference,
+    /// The address of this machine that sockets are bound to. Probes only.
+    pub source_address: Option<IpAddr>,
+}
+
+/// A range of versions of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TlsVersions {
+    /// 1.2 and 1.3.
+    #[default]
+    All,
+    /// 1.2.
+    Only12,
+    /// 1.3.
+    Only13,
+}
+
+impl TlsVersions {
+    /// The same for the TLS library.
+    pub(crate) fn list(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+        static TLS12: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
+        static TLS13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+        match self {
+            Self::All => rustls::ALL_VERSIONS,
+            Self::Only12 => TLS12,
+            Self::Only13 => TLS13,
+        }
+    }
+}
+
+/// Which address of a name is contacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IpPreference {
+    /// The first address of this version is contacted.
+    pub preferred: IpVersion,
+    /// If there is none, one of the other version is.
+    pub fallback: bool,
+}
+
+impl Default for IpPreference {
+    fn default() -> Self {
+        Self { preferred: IpVersion::V4, fallback: true }
+    }
+}
+
+/// A version of the Internet Protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpVersion {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
 }
 
 /// A client certificate with its key, both PEM.
@@ -30,6 +96,15 @@ pub struct Identity {
     pub certificates: Arc<[u8]>,
     /// The private key: never printed.
     pub key: Arc<[u8]>,
+}
+
+impl Identity {
+    /// The certificate with its key as TLS takes them.
+    pub(crate) fn certified(&self) -> Result<CertifiedKey, ClientError> {
+        let chain = certificates(&self.certificates).ok_or(ClientError::Certificate)?;
+        let key = private_key(&self.key).map_err(ClientError::Key)?;
+        certified_key(chain, key).map_err(ClientError::Identity)
+    }
 }
 
 impl std::fmt::Debug for Identity {

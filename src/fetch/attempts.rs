@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::kind::{CallError, Reason};
+use crate::failure::{CallError, Reason};
 
 tokio::task_local! {
     /// The attempt of the request under way.

@@ -51,19 +51,19 @@ const QUICK_PERMITS: (usize, usize) = (32, 128);
 const SLOW_PERMITS: (usize, usize) = (16, 128);
 
 /// The addresses of a host: at least one.
-pub(super) type Resolved = Result<HostAddresses, NameError>;
+pub(crate) type Resolved = Result<HostAddresses, NameError>;
 
 /// The addresses of a host.
 #[derive(Clone, Debug)]
-pub(super) struct HostAddresses {
-    pub(super) addresses: Arc<[IpAddr]>,
+pub(crate) struct HostAddresses {
+    pub(crate) addresses: Arc<[IpAddr]>,
     /// What is missing does not exist: no question about one of the IP versions is open.
-    pub(super) is_complete: bool,
+    pub(crate) is_complete: bool,
 }
 
 impl HostAddresses {
     /// The addresses that the name server named first, up to `most` of each IP version.
-    pub(super) fn first_of_each_version(&self, most: usize) -> impl Iterator<Item = &IpAddr> {
+    pub(crate) fn first_of_each_version(&self, most: usize) -> impl Iterator<Item = &IpAddr> {
         let (mut v4, mut v6) = (0, 0);
         self.addresses.iter().filter(move |address| {
             let count = if address.is_ipv4() { &mut v4 } else { &mut v6 };
@@ -76,12 +76,19 @@ impl HostAddresses {
 /// Names whose addresses are known without a query, as in a file of hosts. Where they may be used, is decided as for all others.
 pub type KnownHosts = HashMap<Arc<str>, Arc<[IpAddr]>>;
 
+/// Whether a lookup may be answered from the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Freshness {
+    Cached,
+    Asked,
+}
+
 type SharedLookup = Shared<BoxFuture<'static, Resolved>>;
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.sentence())]
-pub(super) struct NameError {
+pub(crate) struct NameError {
     host: Arc<str>,
     servers: Arc<str>,
     cause: NameErrorCause,
@@ -100,7 +107,7 @@ enum NameErrorCause {
 
 impl NameError {
     /// Whether a name server has said that the name exists, and that no address belongs to it.
-    pub(super) fn says_that_there_is_no_address(&self) -> bool {
+    pub(crate) fn says_that_there_is_no_address(&self) -> bool {
         self.cause == NameErrorCause::NoAddress
     }
 
@@ -121,12 +128,12 @@ impl NameError {
 
 /// Resolves the names of all targets.
 #[derive(Debug, Default)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     known: KnownHosts,
     state: Mutex<ResolverState>,
     /// One for each name that a namespace waits for: it holds the permit of the namespace. Not a part of the state, which is locked when
     /// such a lookup ends.
-    waited: Mutex<RunningLookups<(Arc<str>, Arc<str>)>>,
+    waited: Mutex<RunningLookups<(Arc<str>, Arc<str>, Freshness)>>,
     permits: LookupPermits,
 }
 
@@ -180,28 +187,44 @@ impl Default for LookupPermits {
 
 impl Resolver {
     /// A resolver that knows these names besides those of the system.
-    pub(super) fn knowing(known: KnownHosts) -> Self {
+    pub(crate) fn knowing(known: KnownHosts) -> Self {
         Self { known, ..Self::default() }
     }
 
     /// The addresses of `host`, for a target of `namespace`. The lookup is dropped when no target waits for it any more.
-    pub(super) async fn look_up(self: &Arc<Self>, namespace: &Arc<str>, host: &Arc<str>) -> Resolved {
+    pub(crate) async fn look_up(self: &Arc<Self>, namespace: &Arc<str>, host: &Arc<str>) -> Resolved {
         if let Some(known) = self.known.get(host) {
             return Ok(HostAddresses { addresses: Arc::clone(known), is_complete: true });
         }
         if let Some(answer) = self.lock().without_query(host) {
             return answer;
         }
+        self.wait_for(namespace, host, Freshness::Cached).await
+    }
+
+    /// The same, but a name server is asked although its last answer could still be used: for those who measure that.
+    pub(crate) async fn look_up_anew(self: &Arc<Self>, namespace: &Arc<str>, host: &Arc<str>) -> Resolved {
+        if let Some(known) = self.known.get(host) {
+            return Ok(HostAddresses { addresses: Arc::clone(known), is_complete: true });
+        }
+        if let Some(answer) = self.lock().of_files(host) {
+            return answer;
+        }
+        self.wait_for(namespace, host, Freshness::Asked).await
+    }
+
+    async fn wait_for(self: &Arc<Self>, namespace: &Arc<str>, host: &Arc<str>, freshness: Freshness) -> Resolved {
         let waited = {
             let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (Arc::clone(namespace), Arc::clone(host));
-            waited.join(key, || Arc::clone(self).look_up_with_permit(Arc::clone(namespace), Arc::clone(host)).boxed())
+            let key = (Arc::clone(namespace), Arc::clone(host), freshness);
+            let (namespace, host) = (Arc::clone(namespace), Arc::clone(host));
+            waited.join(key, || Arc::clone(self).look_up_with_permit(namespace, host, freshness).boxed())
         };
         waited.await
     }
 
     /// The error for a host whose lookup did not end in time.
-    pub(super) fn timeout_error(&self, host: &str) -> NameError {
+    pub(crate) fn timeout_error(&self, host: &str) -> NameError {
         self.lock().system().error(host, NameErrorCause::NoAnswer)
     }
 
@@ -210,14 +233,21 @@ impl Resolver {
     }
 
     /// Looks a name up when the namespace has a permit.
-    async fn look_up_with_permit(self: Arc<Self>, namespace: Arc<str>, host: Arc<str>) -> Resolved {
+    async fn look_up_with_permit(
+        self: Arc<Self>,
+        namespace: Arc<str>,
+        host: Arc<str>,
+        freshness: Freshness,
+    ) -> Resolved {
         let share = self.lock().share(&namespace);
         let mut under_way = None;
         if !self.lock().is_silent(&host) {
             let _permits = (acquire(&share.quick).await, acquire(&self.permits.quick).await);
             let lookup = {
                 let mut state = self.lock();
-                if let Some(answer) = state.cached(&host) {
+                if freshness == Freshness::Cached
+                    && let Some(answer) = state.cached(&host)
+                {
                     return answer;
                 }
                 self.join(&mut state, &host)
@@ -313,11 +343,17 @@ impl ResolverState {
     fn without_query(&mut self, host: &Arc<str>) -> Option<Resolved> {
         self.refresh();
         self.cached(host).or_else(|| {
-            let addresses = self.system().without_query(host)?.into();
-            let answer: Resolved = Ok(HostAddresses { addresses, is_complete: true });
+            let answer = self.of_files(host)?;
             self.cache(host, answer.clone(), *CACHE_TIME.end());
             Some(answer)
         })
+    }
+
+    /// The result for `host` if the files of the system have it.
+    fn of_files(&mut self, host: &str) -> Option<Resolved> {
+        self.refresh();
+        let addresses = self.system().without_query(host)?.into();
+        Some(Ok(HostAddresses { addresses, is_complete: true }))
     }
 
     fn cached(&self, host: &str) -> Option<Resolved> {

@@ -1,0 +1,248 @@
+//! One dialer for each target that is probed: the only way from the host of its url to a socket.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::reason_of;
+use super::handshake::TlsSettings;
+use super::rate::AddressRate;
+use super::{AddressRules, ClientError, Connection, IpPreference, IpVersion, KnownHosts, Resolver};
+use crate::failure::{CallError, Reason};
+use crate::tls::TrustStore;
+
+/// Probes of one address in a second, unless the operator sets another limit.
+pub const DEFAULT_PROBES_PER_ADDRESS: u32 = 20;
+
+/// What all dialers share: rules, names, the rate of each address, and trusted authorities.
+#[derive(Debug)]
+pub struct Dialers {
+    rules: Arc<AddressRules>,
+    resolver: Arc<Resolver>,
+    rate: AddressRate,
+    trust: Mutex<HashMap<Arc<[u8]>, Weak<TrustStore>>>,
+}
+
+impl Dialers {
+    /// All dialers will obey `rules`.
+    pub fn new(rules: AddressRules) -> Self {
+        Self {
+            rules: Arc::new(rules),
+            resolver: Arc::default(),
+            rate: AddressRate::new(DEFAULT_PROBES_PER_ADDRESS),
+            trust: Mutex::default(),
+        }
+    }
+
+    /// The same with names whose addresses are known without a name server.
+    #[must_use]
+    pub fn knowing(mut self, hosts: KnownHosts) -> Self {
+        self.resolver = Arc::new(Resolver::knowing(hosts));
+        self
+    }
+
+    /// The same with another limit of probes of one address in a second; 0: none.
+    #[must_use]
+    pub fn limiting(mut self, probes_per_second: u32) -> Self {
+        self.rate = AddressRate::new(probes_per_second);
+        self
+    }
+
+    pub(crate) const fn rules(&self) -> &Arc<AddressRules> {
+        &self.rules
+    }
+
+    pub(crate) const fn resolver(&self) -> &Arc<Resolver> {
+        &self.resolver
+    }
+
+    /// The dialer for a target of `namespace` with these settings.
+    pub fn dialer(self: &Arc<Self>, settings: &Connection, namespace: &Arc<str>) -> Result<Dialer, ClientError> {
+        let trust = |pem: &Arc<[u8]>| self.trust(pem);
+        Ok(Dialer {
+            dialers: Arc::clone(self),
+            namespace: Arc::clone(namespace),
+            ip: settings.ip,
+            source: settings.source_address,
+            tls: TlsSettings::new(settings, trust)?,
+        })
+    }
+
+    /// The authorities in `pem`, in memory once.
+    fn trust(&self, pem: &Arc<[u8]>) -> Result<Arc<TrustStore>, ClientError> {
+        let mut shared = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = shared.get(pem).and_then(Weak::upgrade) {
+            return Ok(store);
+        }
+        let store = TrustStore::of_pem(pem).ok_or(ClientError::Ca)?;
+        shared.retain(|_, store| store.strong_count() > 0);
+        shared.insert(Arc::clone(pem), Arc::downgrade(&store));
+        Ok(store)
+    }
+}
+
+/// An address that the target may contact. Only a [`Dialer`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JudgedAddress(IpAddr);
+
+impl JudgedAddress {
+    /// The address itself.
+    pub const fn ip(self) -> IpAddr {
+        self.0
+    }
+}
+
+/// Opens the sockets of one target's probes.
+#[derive(Debug)]
+pub struct Dialer {
+    dialers: Arc<Dialers>,
+    namespace: Arc<str>,
+    ip: IpPreference,
+    source: Option<IpAddr>,
+    pub(super) tls: TlsSettings,
+}
+
+impl Dialer {
+    /// The namespace of the target that it is for.
+    pub const fn namespace(&self) -> &Arc<str> {
+        &self.namespace
+    }
+
+    /// The address of `host` that is contacted: a name, an IPv4 address, or an IPv6 address with or without brackets. A name is looked up
+    /// anew, so that the time that this takes is that of a lookup and not of a cache. All its addresses are judged. Of those that may be
+    /// contacted it is the first one of the preferred IP version, else the last one of the other, as with the blackbox exporter.
+    ///
+    /// Reasons: `config` if the operator's rules refuse it, `dns` if there is no address.
+    pub async fn resolve(&self, host: &str, deadline: Instant) -> Result<JudgedAddress, CallError> {
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        let rules = &self.dialers.rules;
+        let name = if literal.is_some() { None } else { Some(host) };
+        let refused = |error: ClientError| CallError::new(Reason::Config, error.to_string());
+        let grant = rules
+            .allowed_by(name, &self.namespace)
+            .ok_or_else(|| refused(ClientError::HostNotAllowed { field: "url", host: host.to_owned() }))?;
+        let found: Arc<[IpAddr]> = match literal {
+            Some(address) => Arc::from([address]),
+            None => self.look_up(host, deadline).await?,
+        };
+        let mut denied = None;
+        let allowed = found.iter().map(IpAddr::to_canonical).filter(|address| {
+            let ground = rules.refusal(*address, grant).or_else(|| unusable(*address));
+            denied = denied.or_else(|| ground.map(|ground| (*address, ground)));
+            ground.is_none()
+        });
+        let allowed: Vec<IpAddr> = allowed.collect();
+        if let Some(address) = self.ip.choose(&allowed) {
+            return Ok(JudgedAddress(address));
+        }
+        Err(match (denied, literal) {
+            (Some((address, ground)), Some(_)) => refused(ClientError::Denied { address, ground }),
+            (Some((address, ground)), None) => {
+                let message = format!("{host} is at {address}, an address that may not be contacted ({ground})");
+                CallError::new(Reason::Config, message)
+            }
+            (None, _) => {
+                let version = self.ip.preferred.as_str();
+                CallError::new(Reason::Dns, format!("{host} has no {version} address, and ipProtocolFallback is false"))
+            }
+        })
+    }
+
+    async fn look_up(&self, host: &str, deadline: Instant) -> Result<Arc<[IpAddr]>, CallError> {
+        let name: Arc<str> = host.into();
+        let resolver = &self.dialers.resolver;
+        let found = match timeout_at(deadline, resolver.look_up_anew(&self.namespace, &name)).await {
+            Ok(found) => found,
+            Err(_) => Err(resolver.timeout_error(host)),
+        };
+        found.map(|found| found.addresses).map_err(|error| CallError::new(Reason::Dns, error.to_string()))
+    }
+
+    /// Connects over TCP.
+    ///
+    /// Reasons: `connect`, `unreachable`, `timeout`; `config` for a source address that this machine does not have; `limit` if the address
+    /// has been probed too often.
+    pub async fn connect(&self, address: JudgedAddress, port: u16, deadline: Instant) -> Result<TcpStream, CallError> {
+        self.count(address)?;
+        let to = SocketAddr::new(address.ip(), port);
+        let failed = |error: &io::Error| CallError::new(reason_of(error), format!("no connection to {to}: {error}"));
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(|error| failed(&error))?;
+        if let Some(from) = self.source_for(address)? {
+            socket.bind(SocketAddr::new(from, 0)).map_err(|error| self.unbound(from, &error))?;
+        }
+        let connecting = timeout_at(deadline, socket.connect(to)).await;
+        let connected =
+            connecting.map_err(|_| CallError::new(Reason::Timeout, format!("no connection to {to} in time")))?;
+        let stream = connected.map_err(|error| failed(&error))?;
+        let _ = stream.set_nodelay(true); // only a matter of speed
+        Ok(stream)
+    }
+
+    /// A UDP socket that sends to this address alone, and gets datagrams from nowhere else.
+    pub async fn udp(&self, address: JudgedAddress, port: u16) -> Result<UdpSocket, CallError> {
+        self.count(address)?;
+        let to = SocketAddr::new(address.ip(), port);
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let from = self.source_for(address)?;
+        let socket = UdpSocket::bind(SocketAddr::new(from.unwrap_or(any), 0)).await;
+        let socket = socket.map_err(|error| self.unbound(from.unwrap_or(any), &error))?;
+        let failed = |error: io::Error| CallError::new(reason_of(&error), format!("no way to {to}: {error}"));
+        socket.connect(to).await.map_err(failed)?;
+        Ok(socket)
+    }
+
+    /// The address from which sockets to `address` are bound, if the target has one.
+    pub(super) fn source_for(&self, address: JudgedAddress) -> Result<Option<IpAddr>, CallError> {
+        let Some(from) = self.source else { return Ok(None) };
+        if from.is_ipv4() != address.ip().is_ipv4() {
+            let to = address.ip();
+            let message =
+                format!("spec.sourceIpAddress: {from} is of another IP version than {to}, write one of the same");
+            return Err(CallError::new(Reason::Config, message));
+        }
+        Ok(Some(from))
+    }
+
+    fn unbound(&self, from: IpAddr, error: &io::Error) -> CallError {
+        if self.source.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable {
+            let message = format!("spec.sourceIpAddress: {from} is no address of this machine, write one of its own");
+            return CallError::new(Reason::Config, message);
+        }
+        CallError::new(reason_of(error), format!("no socket at {from}: {error}"))
+    }
+
+    /// Counts a probe of `address`.
+    pub(super) fn count(&self, address: JudgedAddress) -> Result<(), CallError> {
+        let rate = &self.dialers.rate;
+        if rate.take(address.ip()) {
+            return Ok(());
+        }
+        let (ip, most) = (address.ip(), rate.per_second());
+        let message = format!(
+            "not probed: all targets together send {most} probes a second to {ip}, and --max-probes-per-address allows no more"
+        );
+        Err(CallError::new(Reason::Limit, message))
+    }
+}
+
+impl IpPreference {
+    /// The address to contact.
+    fn choose(self, addresses: &[IpAddr]) -> Option<IpAddr> {
+        let is_preferred = |address: &&IpAddr| address.is_ipv4() == (self.preferred == IpVersion::V4);
+        let preferred = addresses.iter().find(is_preferred);
+        preferred.or_else(|| addresses.last().filter(|_| self.fallback)).copied()
+    }
+}
+
+/// No probe is sent to "this network": it leads to this host, or nowhere.
+fn unusable(address: IpAddr) -> Option<super::DenyReason> {
+    match address {
+        IpAddr::V4(v4) => (v4.octets()[0] == 0 && !v4.is_unspecified()).then_some(super::DenyReason::ThisNetwork),
+        IpAddr::V6(_) => None,
+    }
+}

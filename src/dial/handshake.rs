@@ -1,0 +1,238 @@
+//! TLS of a probe: every handshake is a full one, and what the server sent is known also if it was refused.
+
+use std::io;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CipherSuite, DigitallySignedStruct, ProtocolVersion, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{ClientError, Connection, Dialer, broken};
+use crate::failure::{CallError, Reason};
+use crate::tls::{self, TrustStore, Usage};
+
+/// A handshake takes no longer than this, whatever the timeout of the target, as with the blackbox exporter.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// The TLS settings of one target.
+#[derive(Debug)]
+pub(super) struct TlsSettings {
+    trust: Trust,
+    identity: Option<Arc<CertifiedKey>>,
+    /// The name that is wanted, where it is not the host.
+    name: Option<ServerName<'static>>,
+    versions: super::TlsVersions,
+}
+
+/// What certificates are verified with.
+#[derive(Debug)]
+enum Trust {
+    /// They are not verified.
+    Anything,
+    /// The system's authorities, which are loaded when they are first needed.
+    System,
+    /// Those in `tlsConfig.ca`.
+    Configured(Arc<TrustStore>),
+}
+
+impl Trust {
+    fn store(&self) -> Option<Arc<TrustStore>> {
+        match self {
+            Self::Anything => None,
+            Self::System => Some(tls::system_authorities()),
+            Self::Configured(store) => Some(Arc::clone(store)),
+        }
+    }
+}
+
+impl TlsSettings {
+    pub(super) fn new(
+        settings: &Connection,
+        trust: impl Fn(&Arc<[u8]>) -> Result<Arc<TrustStore>, ClientError>,
+    ) -> Result<Self, ClientError> {
+        let Connection { ca, identity, server_name, insecure_skip_verify, tls_versions, .. } = settings;
+        let trust = match ca {
+            _ if *insecure_skip_verify => Trust::Anything,
+            Some(pem) => Trust::Configured(trust(pem)?),
+            None => Trust::System,
+        };
+        let identity = identity.as_ref().map(|identity| identity.certified().map(Arc::new)).transpose()?;
+        let name = server_name.as_deref().map(|name| ServerName::try_from(name.to_owned()));
+        let name = name.transpose().map_err(|_| ClientError::ServerName)?;
+        Ok(Self { trust, identity, name, versions: *tls_versions })
+    }
+
+    fn config(&self, verifier: Arc<HandshakeVerifier>, alpn: &[&[u8]], sni: bool) -> rustls::ClientConfig {
+        let builder = rustls::ClientConfig::builder_with_protocol_versions(self.versions.list());
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**identity).clone()))),
+        };
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config.enable_sni = sni;
+        config
+    }
+}
+
+/// The other end of a TLS connection, as far as the handshake came.
+#[derive(Clone, Debug, Default)]
+pub struct TlsPeer {
+    /// The certificates that were sent, the server's own first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// When the verified chain that is valid longest expires, as Unix time; `None` if none was verified, or the server has not proven that
+    /// the certificate is its own.
+    pub last_chain: Option<i64>,
+    /// The version that was agreed on; `None` if the handshake failed.
+    pub version: Option<ProtocolVersion>,
+    /// The same for the cipher suite.
+    pub cipher: Option<CipherSuite>,
+    /// The protocol that the server chose by ALPN.
+    pub alpn: Option<Vec<u8>>,
+}
+
+impl Dialer {
+    /// Makes a handshake with `host`, which certificates are verified for unless `tlsConfig.serverName` is set. The peer is returned also if
+    /// the handshake fails, once the server has sent certificates.
+    ///
+    /// Reasons: `tls`, `timeout`.
+    pub async fn handshake<S>(
+        &self,
+        stream: S,
+        host: &str,
+        alpn: &[&[u8]],
+        deadline: Instant,
+    ) -> (Result<TlsStream<S>, CallError>, Option<TlsPeer>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
+        let name = match &self.tls.name {
+            Some(name) => name.clone(),
+            None => match ServerName::try_from(host.to_owned()) {
+                Ok(name) => name,
+                Err(_) => {
+                    let message =
+                        format!("{host} is no name that a certificate can contain: write tlsConfig.serverName");
+                    return (Err(CallError::new(Reason::Tls, message)), None);
+                }
+            },
+        };
+        let sni = matches!(name, ServerName::DnsName(_));
+        let verifier = Arc::new(HandshakeVerifier { trusted: self.tls.trust.store(), sent: Mutex::default() });
+        let config = Arc::new(self.tls.config(Arc::clone(&verifier), alpn, sni));
+        let deadline = deadline.min(Instant::now() + LONGEST);
+        let connecting = TlsConnector::from(config).connect(name, stream);
+        let result = match timeout_at(deadline, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(_) => Err(CallError::new(Reason::Timeout, "the TLS handshake did not end in time")),
+        };
+        let mut peer = verifier.take();
+        if let (Ok(stream), Some(peer)) = (&result, &mut peer) {
+            let (_, session) = stream.get_ref();
+            peer.version = session.protocol_version();
+            peer.cipher = session.negotiated_cipher_suite().map(|suite| suite.suite());
+            peer.alpn = session.alpn_protocol().map(<[u8]>::to_vec);
+        }
+        (result, peer)
+    }
+}
+
+/// The failure of a handshake. Whatever ends it, it is one of TLS: there was a connection.
+fn failed(error: &io::Error) -> CallError {
+    let error = broken(error);
+    if error.reason == Reason::Tls {
+        return error;
+    }
+    CallError::new(Reason::Tls, format!("the connection ended in the TLS handshake: {}", error.message))
+}
+
+/// Verifies the certificates of one handshake and keeps them.
+#[derive(Debug)]
+struct HandshakeVerifier {
+    trusted: Option<Arc<TrustStore>>,
+    sent: Mutex<Option<SentChain>>,
+}
+
+#[derive(Debug)]
+struct SentChain {
+    peer: TlsPeer,
+    is_proven: bool,
+}
+
+impl HandshakeVerifier {
+    fn take(&self) -> Option<TlsPeer> {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let SentChain { mut peer, is_proven } = sent;
+        peer.last_chain = peer.last_chain.filter(|_| is_proven);
+        Some(peer)
+    }
+
+    fn signature(
+        &self,
+        version: ProtocolVersion,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        tls::verify_handshake(self.trusted.is_some(), version, message, certificate, signed)?;
+        if let Some(sent) = &mut *self.sent.lock().unwrap_or_else(PoisonError::into_inner) {
+            sent.is_proven = true;
+        }
+        Ok(HandshakeSignatureValid::assertion())
+    }
+}
+
+impl ServerCertVerifier for HandshakeVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let trusted = self.trusted.as_ref();
+        let verified =
+            trusted.map(|trusted| trusted.verify(end_entity, intermediates, Usage::Server(server_name), now));
+        let last_chain = verified.as_ref().and_then(|verified| verified.as_ref().ok()).copied();
+        let chain =
+            std::iter::once(end_entity).chain(intermediates).map(|certificate| certificate.clone().into_owned());
+        let peer = TlsPeer { chain: chain.collect(), last_chain, ..TlsPeer::default() };
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(SentChain { peer, is_proven: false });
+        verified.transpose().map(|_| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(ProtocolVersion::TLSv1_2, message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(ProtocolVersion::TLSv1_3, message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        if self.trusted.is_some() { tls::algorithms().supported_schemes() } else { tls::all_schemes() }
+    }
+}

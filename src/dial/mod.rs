@@ -1,0 +1,23 @@
+//! From the host of a target to a connection: names are resolved, every address is judged by the operator's rules, and only an address that
+//! was judged is connected to.
+//!
+//! Probes have no other way to open a socket than a [`Dialer`]. The HTTP clients of `fetch` use the same names, rules and settings.
+
+mod address;
+mod connection;
+mod dialer;
+mod error;
+mod handshake;
+mod host;
+mod rate;
+mod resolve;
+
+pub(crate) use address::AllowedBy;
+pub use address::{AddressRules, DenyReason};
+pub use connection::{ClientError, Connection, Identity, IpPreference, IpVersion, TlsVersions};
+pub use dialer::{DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress};
+pub use error::broken;
+pub use handshake::TlsPeer;
+pub use host::{AllowedHost, AllowedHostError};
+pub use resolve::KnownHosts;
+pub(crate) use resolve::Resolver;

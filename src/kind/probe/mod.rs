@@ -1,0 +1,101 @@
+//! What a prober gets and gives: a dialer, a deadline and a recorder for its families, its verdict, and what the debug page shows. Families
+//! that several kinds have are here.
+
+mod address;
+mod recorder;
+mod tls;
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use reqwest::header::HeaderMap;
+use tokio::time::Instant;
+
+pub use recorder::{Event, ProbeRecord, Recorder};
+
+use crate::budget::MemoryShare;
+use crate::dial::{Dialer, JudgedAddress};
+use crate::failure::CallError;
+use crate::metric::Desc;
+
+/// Probes one target. Made once and kept until the declaration changes: patterns are compiled, texts are parsed.
+pub trait Prober: Debug + Send + Sync {
+    /// What a probe does, as the value of the label `call`: one of a small fixed set.
+    fn call(&self) -> &'static str;
+
+    /// Sets the families that are there whatever becomes of the probe, most of them to 0. Dashboards and alerts depend on that: a server that
+    /// does not answer has the status code 0, and not none.
+    fn begin(&self, record: &mut Recorder);
+
+    /// Probes the target once, until the deadline at the latest: the future is dropped then, and what has been recorded by then counts.
+    ///
+    /// The error is the verdict that it failed. It must not panic, whatever the server sends.
+    fn probe<'p>(&'p self, probe: &'p mut Probe<'_>) -> BoxFuture<'p, Result<(), CallError>>;
+}
+
+/// What a prober may use for one probe.
+#[derive(Debug)]
+pub struct Probe<'p> {
+    /// Opens its sockets.
+    pub dialer: &'p Dialer,
+    /// The host of the target's url, as it is written there.
+    pub host: &'p str,
+    /// `spec.headers`, and the header of `basicAuth` or `authorization`. Values that must not be shown are marked as sensitive.
+    pub headers: &'p HeaderMap,
+    /// The values of [`Options::secrets`](super::Options::secrets), in their order; none where an optional one is missing.
+    pub secrets: &'p [Option<&'p [u8]>],
+    /// `spec.proxyUrl`.
+    pub proxy: Option<&'p reqwest::Url>,
+    /// When it must be over.
+    pub deadline: Instant,
+    /// What it records.
+    pub record: &'p mut Recorder,
+    /// Memory for what it reads, shared with all other polls. It must be covered before it is used.
+    pub memory: &'p mut MemoryShare,
+    /// `--max-body-bytes`.
+    pub max_body_bytes: usize,
+    /// Does what takes long on other threads.
+    pub compute: &'p dyn Compute,
+}
+
+/// Work that takes long, and its result.
+pub type HeavyWork = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
+
+/// Does work that takes longer than some milliseconds, so that it does not delay other polls on the same thread.
+pub trait Compute: Debug + Send + Sync {
+    /// Does the work on another thread, when the namespace of the target has its turn.
+    fn run(&self, work: HeavyWork) -> BoxFuture<'_, Result<Box<dyn Any + Send>, CallError>>;
+}
+
+impl Probe<'_> {
+    /// The time that is left.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Resolves `host` and records the families about its address. The time it took is returned as well, since kinds have a phase for it.
+    pub async fn resolve(&mut self, host: &str) -> (Result<JudgedAddress, CallError>, Duration) {
+        let start = Instant::now();
+        let resolved = self.dialer.resolve(host, self.deadline).await;
+        let took = start.elapsed();
+        address::record(self.record, &resolved, took);
+        match &resolved {
+            Ok(address) => self.record.event(format!("resolved {host} to {}", address.ip())),
+            Err(error) => self.record.event(format!("resolved {host}: {error}")),
+        }
+        (resolved, took)
+    }
+}
+
+/// Families that several kinds have.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedFamilies;
+
+impl SharedFamilies {
+    /// About the address that was chosen.
+    pub const ADDRESS: &'static [&'static Desc] = address::FAMILIES;
+    /// About the TLS connection.
+    pub const TLS: &'static [&'static Desc] = tls::FAMILIES;
+}

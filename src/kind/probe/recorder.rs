@@ -1,0 +1,199 @@
+//! What a probe records: values of families, which it may set again as it learns more, and events for the debug page. It is bounded, whatever
+//! a server sends.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::metric::{Desc, Families, Suffix};
+
+/// The most series of one probe.
+const MAX_SERIES: usize = 256;
+
+/// The longest value of a label, in bytes.
+const MAX_LABEL: usize = 1024;
+
+/// The most events that are kept, and the longest text of one, in bytes.
+const MAX_EVENTS: usize = 64;
+const MAX_EVENT: usize = 300;
+
+/// What one probe has recorded.
+#[derive(Debug)]
+pub struct Recorder {
+    started: Instant,
+    series: Vec<RecordedSeries>,
+    events: Vec<Event>,
+    certificates: Vec<Box<str>>,
+    status: Option<u16>,
+    bytes: usize,
+    skipped: usize,
+    /// The earliest end of the certificates that were sent, and that of the verified chain that is valid longest.
+    pub(super) expiry: Option<(i64, Option<i64>)>,
+}
+
+#[derive(Debug)]
+struct RecordedSeries {
+    desc: &'static Desc,
+    /// Names are the family's, or these where they depend on the target.
+    names: Option<Vec<String>>,
+    values: Vec<String>,
+    value: f64,
+}
+
+/// One line of the timeline of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Since the probe began.
+    pub at: Duration,
+    /// What happened.
+    pub text: Box<str>,
+}
+
+/// What the debug page shows of a probe.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeRecord {
+    /// What happened, in order.
+    pub events: Box<[Event]>,
+    /// A line about each certificate that the server sent, its own first.
+    pub certificates: Box<[Box<str>]>,
+}
+
+impl Recorder {
+    /// Nothing recorded yet, of a probe that begins now.
+    pub fn new(started: Instant) -> Self {
+        Self {
+            started,
+            series: Vec::with_capacity(32),
+            events: Vec::new(),
+            certificates: Vec::new(),
+            status: None,
+            bytes: 0,
+            skipped: 0,
+            expiry: None,
+        }
+    }
+
+    /// Sets the value of a series, also if it had one before.
+    pub fn set(&mut self, desc: &'static Desc, labels: &[&str], value: f64) {
+        *self.value(desc, labels) = value;
+    }
+
+    /// Adds to the value of a series, which is 0 at first.
+    pub fn add(&mut self, desc: &'static Desc, labels: &[&str], value: f64) {
+        *self.value(desc, labels) += value;
+    }
+
+    /// Sets a series whose names of labels depend on the target. There is one such series of a family.
+    pub fn set_labelled(&mut self, desc: &'static Desc, labels: &[(String, String)], value: f64) {
+        self.series.retain(|series| !std::ptr::eq(series.desc, desc));
+        let (names, values) = labels.iter().map(|(name, value)| (name.clone(), cut(value, MAX_LABEL))).unzip();
+        self.push(RecordedSeries { desc, names: Some(names), values, value });
+    }
+
+    /// Removes a family: what was set at first does not hold.
+    pub fn remove(&mut self, desc: &'static Desc) {
+        self.series.retain(|series| !std::ptr::eq(series.desc, desc));
+    }
+
+    /// Adds a line to the timeline. Secrets that were sent are masked later; nothing else of a server should be in it but what the protocol
+    /// defines.
+    pub fn event(&mut self, text: impl AsRef<str>) {
+        if self.events.len() < MAX_EVENTS {
+            let text = cut(text.as_ref(), MAX_EVENT).into_boxed_str();
+            self.events.push(Event { at: self.started.elapsed(), text });
+        }
+    }
+
+    /// Adds a line about a certificate.
+    pub(super) fn certificate(&mut self, text: &str) {
+        const MAX_CERTIFICATES: usize = 16;
+        if self.certificates.len() < MAX_CERTIFICATES {
+            self.certificates.push(cut(text, 2 * MAX_EVENT).into_boxed_str());
+        }
+    }
+
+    /// Forgets the certificates of an earlier connection.
+    pub(super) fn forget_certificates(&mut self) {
+        self.certificates.clear();
+    }
+
+    /// Notes the HTTP status of the answer.
+    pub const fn status(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+
+    /// Notes that so many bytes of the answer have arrived.
+    pub const fn received(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    /// Counts a value of the answer that cannot be exported.
+    pub const fn skip(&mut self) {
+        self.skipped += 1;
+    }
+
+    /// The HTTP status of the answer.
+    pub const fn http_status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Bytes of the answer.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The earliest end of the certificates that were sent, as Unix time, and that of the verified chain that is valid longest.
+    pub const fn expiry(&self) -> Option<(i64, Option<i64>)> {
+        self.expiry
+    }
+
+    fn value(&mut self, desc: &'static Desc, labels: &[&str]) -> &mut f64 {
+        let is_it = |series: &RecordedSeries| std::ptr::eq(series.desc, desc) && series.values == labels;
+        let at = match self.series.iter().position(is_it) {
+            Some(at) => at,
+            None => {
+                let values = labels.iter().map(|value| cut(value, MAX_LABEL)).collect();
+                self.push(RecordedSeries { desc, names: None, values, value: 0.0 });
+                self.series.len() - 1
+            }
+        };
+        #[expect(clippy::indexing_slicing, reason = "found or pushed above")]
+        &mut self.series[at].value
+    }
+
+    fn push(&mut self, series: RecordedSeries) {
+        debug_assert!(self.series.len() < MAX_SERIES, "a prober sets a fixed number of series");
+        self.series.push(series);
+    }
+
+    /// Writes what was recorded.
+    pub fn write(&self, out: &mut Families) {
+        for RecordedSeries { desc, names, values, value } in &self.series {
+            match names {
+                None => {
+                    let labels: Vec<&str> = values.iter().map(String::as_str).collect();
+                    out.set(desc, &labels, *value);
+                }
+                Some(names) => {
+                    let Some(family) = out.family(desc.name, desc.kind, desc.help) else { continue };
+                    let labels: Vec<(&str, &str)> =
+                        names.iter().zip(values).map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                    out.set_dynamic(family, Suffix::None, &labels, *value);
+                }
+            }
+        }
+        for _ in 0..self.skipped {
+            out.skip();
+        }
+    }
+
+    /// What the debug page shows.
+    pub fn into_record(self) -> ProbeRecord {
+        ProbeRecord { events: self.events.into(), certificates: self.certificates.into() }
+    }
+}
+
+/// The text, cut if it is too long.
+fn cut(text: &str, longest: usize) -> String {
+    text[..text.floor_char_boundary(longest.min(text.len()))].to_owned()
+}

@@ -1,0 +1,93 @@
+//! What the schema of the spec must know of a kind: how its url is written, and which common fields mean something for it.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::rule::{host, port};
+
+/// How the url of a kind is written.
+#[derive(Clone, Copy, Debug)]
+pub struct UrlForm {
+    /// What it must match. RE2 reads it in the API server and `regex` here, so it has only syntax that means the same in both, and no double
+    /// quote.
+    pub pattern: &'static LazyLock<Regex>,
+    /// What is said if it does not: what to write.
+    pub message: &'static str,
+}
+
+/// A path, and a query, with what RFC 3986 allows in them.
+macro_rules! path_and_query {
+    () => {
+        concat!(
+            r"(/([a-zA-Z0-9._~!$&'()*+,;=:@/-]|%[0-9a-fA-F]{2})*)?",
+            r"(\?([a-zA-Z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9a-fA-F]{2})*)?"
+        )
+    };
+}
+pub(super) use path_and_query;
+
+/// A url of http or https.
+static HTTP: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!("^https?://", host!(), port!(), path_and_query!(), "$")).expect("a constant, and a test uses it")
+});
+
+impl UrlForm {
+    /// `http://` or `https://` with host, port, path and query.
+    pub const HTTP: Self = Self {
+        pattern: &HTTP,
+        message: "url must be http://HOST:PORT/PATH or https://HOST:PORT/PATH, with a port from 1 to 65535 if any, and without user, \
+                  password, fragment, backslash or whitespace",
+    };
+}
+
+/// Whether a url may have a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UrlQuery {
+    /// It may not.
+    Never,
+    /// The form of the url says whether.
+    AsWritten,
+    /// Only if this option has this value.
+    With(&'static str, &'static str),
+}
+
+/// Fields of the spec that not every kind has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `members`.
+    Members,
+    /// `headers`, of which those that HTTP clients choose themselves are the exporter's: `Host`, `Accept*`, `Content-*`.
+    Headers,
+    /// `headers`, these included.
+    AnyHeaders,
+    /// `basicAuth` and `authorization`.
+    Credentials,
+    /// `tlsConfig`.
+    Tls,
+    /// `proxyUrl`.
+    Proxy,
+    /// `preferredIpProtocol`, `ipProtocolFallback` and `sourceIpAddress`.
+    Addresses,
+}
+
+impl Field {
+    /// Every field.
+    pub const ALL: &[Self] =
+        &[Self::Members, Self::Headers, Self::AnyHeaders, Self::Credentials, Self::Tls, Self::Proxy, Self::Addresses];
+
+    /// What they are called in the spec.
+    pub const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Members => &["members"],
+            Self::Headers | Self::AnyHeaders => &["headers"],
+            Self::Credentials => &["basicAuth", "authorization"],
+            Self::Tls => &["tlsConfig"],
+            Self::Proxy => &["proxyUrl"],
+            Self::Addresses => &["preferredIpProtocol", "ipProtocolFallback", "sourceIpAddress"],
+        }
+    }
+
+    /// What the kinds have that are polled with HTTP calls.
+    pub const OF_CALLS: &[Self] = &[Self::Members, Self::Headers, Self::Credentials, Self::Tls, Self::Proxy];
+}

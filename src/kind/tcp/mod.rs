@@ -1,0 +1,55 @@
+//! SKELETON
+use std::sync::{Arc, LazyLock};
+
+use futures::future::BoxFuture;
+use regex::Regex;
+use reqwest::Url;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{CallError, Field, Probe, Prober, Recorder, SharedFamilies, UrlForm, UrlQuery};
+use crate::metric::Desc;
+use crate::rule::{FieldError, host, port};
+
+/// The dialogue with a server on a TCP port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Options {}
+
+static URL: LazyLock<Regex> = LazyLock::new(|| Regex::new(concat!("^(tcp|tls)://", host!(), port!(), "$")).expect("a constant, and a test uses it"));
+
+impl super::Options for Options {
+    const URL: UrlForm = UrlForm { pattern: &URL, message: "url must be tcp://HOST:PORT or tls://HOST:PORT" };
+    const URL_USAGE: &'static str = "tcp://HOST:PORT, or tls://HOST:PORT for a connection with TLS from the start";
+    const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
+    const FIELDS: &'static [Field] = &[Field::Tls, Field::Addresses];
+}
+
+impl super::ProbeOptions for Options {
+    fn prober(&self, _: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>> {
+        Ok(Arc::new(TcpProber))
+    }
+}
+
+/// Every family of this kind.
+pub fn families() -> Vec<&'static Desc> {
+    [SharedFamilies::ADDRESS, SharedFamilies::TLS].concat()
+}
+
+#[derive(Debug)]
+struct TcpProber;
+
+impl Prober for TcpProber {
+    fn call(&self) -> &'static str {
+        "exchange"
+    }
+
+    fn begin(&self, _: &mut Recorder) {}
+
+    fn probe<'p>(&'p self, probe: &'p mut Probe<'_>) -> BoxFuture<'p, Result<(), CallError>> {
+        Box::pin(async move {
+            let host = probe.host.to_owned();
+            probe.resolve(&host).await.0.map(|_| ())
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! One probe: gives the prober of a target what it needs, ends it at the deadline, and makes its result a snapshot.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, timeout_at};
+
+use super::PollContext;
+use super::blocking::{WorkError, run_blocking};
+use super::prepare::PreparedProbe;
+use super::render::{self, Polled};
+use super::snapshot::{CallRecord, Snapshot};
+use super::translate::{MAX_INLINE_EXPOSITION, SampleLimit};
+use crate::budget::eviction_error;
+use crate::failure::{CallError, Reason};
+use crate::fetch::Expiry;
+use crate::kind::{Compute, HeavyWork, Probe, Recorder};
+use crate::metric::{Allowance, Families, Format, Stop};
+use crate::target::{SecretValue, Target};
+
+/// Probes a target.
+pub(super) async fn probe(
+    target: &Target,
+    prepared: &PreparedProbe,
+    context: &Arc<PollContext>,
+    started: Instant,
+    format: Format,
+) -> Snapshot {
+    let deadline = started + target.timeout;
+    let source = &prepared.source;
+    let mut record = Recorder::new(started);
+    prepared.prober.begin(&mut record);
+    let mut memory = context.limits.share(prepared.dialer.namespace());
+    let evicted = memory.evicted();
+    let compute = BlockingWork { context, target, deadline };
+    let secrets: Vec<Option<&[u8]>> =
+        source.secrets.iter().map(|secret| secret.as_ref().map(SecretValue::expose)).collect();
+    let mut probe = Probe {
+        dialer: &prepared.dialer,
+        host: source.url.host_str().unwrap_or_default(),
+        headers: &source.headers,
+        secrets: &secrets,
+        proxy: source.connection.proxy.as_ref(),
+        deadline,
+        record: &mut record,
+        memory: &mut memory,
+        max_body_bytes: context.limits.max_body_bytes,
+        compute: &compute,
+    };
+    let probing = AssertUnwindSafe(prepared.prober.probe(&mut probe)).catch_unwind();
+    let outcome = tokio::select! {
+        biased;
+        () = evicted.cancelled() => Err(eviction_error()),
+        outcome = timeout_at(deadline, probing) => match outcome {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(_)) => Err(CallError::new(Reason::Internal, "the probe was aborted: please report this")),
+            Err(_) => Err(CallError::new(Reason::Timeout, "the probe did not end in time")),
+        },
+    };
+    drop(memory);
+    let ended = Instant::now();
+    let error = outcome.err().map(|error| CallError::new(error.reason, prepared.redactor.sentence(&error.message)));
+    match &error {
+        Some(error) => record.event(format!("failed: {}: {}", error.reason.as_str(), error.message)),
+        None => record.event("succeeded"),
+    }
+    let allowance = Allowance { bytes: MAX_INLINE_EXPOSITION, compares: true, stop: Stop::default() };
+    let mut families = Families::within(allowance, source.filter.clone());
+    record.write(&mut families);
+    let mut families = families.finish();
+    families.withhold(|text| prepared.redactor.is_in(text));
+    let call = prepared.prober.call();
+    let mut failure = error.as_ref().map(|error| render::failure(error, call));
+    let families = SampleLimit::of(target).enforce(families, &mut failure);
+    let calls = vec![CallRecord {
+        call,
+        duration: ended.duration_since(started),
+        status: record.http_status(),
+        bytes: record.bytes(),
+        error: error.map(|error| error.message.into()),
+        beginning: None,
+    }];
+    let certificate_expiry = record.expiry().map(|(earliest, last_chain)| Expiry { earliest, last_chain });
+    let mut shown = record.into_record();
+    for event in &mut shown.events {
+        event.text = prepared.redactor.sentence(&event.text).into();
+    }
+    let requests = Arc::default();
+    let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };
+    render::probed(polled, target.timeout, shown, format)
+}
+
+/// Does the heavy work of a prober on blocking threads, in the share of its namespace.
+#[derive(Debug)]
+struct BlockingWork<'w> {
+    context: &'w Arc<PollContext>,
+    target: &'w Target,
+    deadline: Instant,
+}
+
+impl Compute for BlockingWork<'_> {
+    fn run(&self, work: HeavyWork) -> BoxFuture<'_, Result<Box<dyn Any + Send>, CallError>> {
+        Box::pin(async move {
+            let permit = self.context.large_answers.acquire(self.target, self.deadline).await;
+            let permit = permit.map_err(WorkError::of_translation)?;
+            run_blocking(permit, self.deadline, move |_| work()).await.map_err(WorkError::of_translation)
+        })
+    }
+}
