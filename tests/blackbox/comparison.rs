@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::differences::{DIFFERENCES, Difference, Shape};
+use super::differences::{DIFFERENCES, Difference, Rows, Shape};
 use super::row::Row;
 use super::sides::Sides;
 use crate::support::exposition::Family;
@@ -91,7 +91,9 @@ fn reason(of: &[Family]) -> Option<&str> {
 pub async fn compare(sides: &Sides, row: &Row) -> Result<BTreeSet<&'static str>, String> {
     let start = std::time::Instant::now();
     let (theirs, ours) = tokio::join!(sides.theirs(row), sides.ours(row));
-    if start.elapsed().as_secs() > 4 { println!("SLOW {} {:?}", row.name, start.elapsed()); }
+    if start.elapsed().as_secs() > 4 {
+        println!("SLOW {} {:?}", row.name, start.elapsed());
+    }
     let mut wrong = Vec::new();
     let success = |of, expected: bool| value(of, "probe_success") == Some(f64::from(u8::from(expected)));
     if !success(&theirs, row.theirs_succeeds) {
@@ -112,7 +114,7 @@ pub async fn compare(sides: &Sides, row: &Row) -> Result<BTreeSet<&'static str>,
     let mut occurred = BTreeSet::new();
     for found in differing(&theirs, &ours) {
         let wanted = |difference: &&Difference| {
-            (difference.everywhere || row.differs.contains(&difference.name)) && difference.covers(&found)
+            (difference.rows == Rows::All || row.differs.contains(&difference.name)) && difference.covers(&found)
         };
         match DIFFERENCES.iter().find(wanted) {
             Some(difference) => _ = occurred.insert(difference.name),

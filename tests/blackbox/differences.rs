@@ -22,6 +22,16 @@ pub enum Shape {
     Value,
 }
 
+/// Where a difference may occur. It must occur somewhere there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rows {
+    All,
+    /// Those that name it, and there it must.
+    Named,
+    /// The same, of the rows that are probed in namespaces.
+    NamedInNamespaces,
+}
+
 #[derive(Debug)]
 pub struct Difference {
     /// By what a row refers to it.
@@ -29,31 +39,28 @@ pub struct Difference {
     /// Names of families; `*` at the end stands for any end.
     pub families: &'static [&'static str],
     pub shapes: &'static [Shape],
-    /// It may occur in every row; else only in those that name it, and there it must.
-    pub everywhere: bool,
+    pub rows: Rows,
     /// For the docs: when, what they do, what we do, and why.
     pub when: &'static str,
     pub theirs: &'static str,
     pub ours: &'static str,
 }
 
-pub const DIFFERENCES: &[Difference] = &[
-    Difference {
-        name: "about the poll",
-        families: &[
-            "probe_failure_info",
-            "probe_timestamp_seconds",
-            "probe_call_*",
-            "probe_series_dropped",
-            "probe_skipped_fields",
-        ],
-        shapes: &[Shape::Ours],
-        everywhere: true,
-        when: "always",
-        theirs: "absent",
-        ours: "why the probe failed, when it was, how each call went, and what was left out",
-    },
-];
+pub const DIFFERENCES: &[Difference] = &[Difference {
+    name: "about the poll",
+    families: &[
+        "probe_failure_info",
+        "probe_timestamp_seconds",
+        "probe_call_*",
+        "probe_series_dropped",
+        "probe_skipped_fields",
+    ],
+    shapes: &[Shape::Ours],
+    rows: Rows::All,
+    when: "always",
+    theirs: "absent",
+    ours: "why the probe failed, when it was, how each call went, and what was left out",
+}];
 
 impl Difference {
     pub fn covers(&self, found: &Found) -> bool {
@@ -76,8 +83,7 @@ fn the_page_of_the_probers_lists_each_difference() {
     let (_, after) = rest.split_once(END).expect("the mark where the table ends");
     let mut table = "| family | when | blackbox exporter | here |\n|---|---|---|---|\n".to_owned();
     for Difference { families, when, theirs, ours, .. } in DIFFERENCES {
-        let families: Vec<String> =
-            families.iter().map(|family| format!("`{}`", family.replace('*', "…"))).collect();
+        let families: Vec<String> = families.iter().map(|family| format!("`{}`", family.replace('*', "…"))).collect();
         let _ = writeln!(table, "| {} | {when} | {theirs} | {ours} |", families.join(", "));
     }
     let expected = format!("{before}{BEGIN}{table}{END}{after}");

@@ -105,7 +105,12 @@ const TYPES: &[(&str, u16, &str, &str)] = &[
     ("AAAA", 28, "20010db8 00000000 00000000 00000001", "2001:db8::1"),
     ("NS", 2, "<ns.test>", "ns.test."),
     ("CNAME", 5, "<www.test>", "www.test."),
-    ("SOA", 6, "<ns.test> <root.test> 789abcde 00001c20 00000e10 00127500 00000e10", "ns.test. root.test. 2023406814 7200 3600 1209600 3600"),
+    (
+        "SOA",
+        6,
+        "<ns.test> <root.test> 789abcde 00001c20 00000e10 00127500 00000e10",
+        "ns.test. root.test. 2023406814 7200 3600 1209600 3600",
+    ),
     ("PTR", 12, "<host.test>", "host.test."),
     ("HINFO", 13, "\"PC\" \"Linux 6\"", "\"PC\" \"Linux 6\""),
     ("MX", 15, "000a <mail.test>", "10 mail.test."),
@@ -114,12 +119,32 @@ const TYPES: &[(&str, u16, &str, &str)] = &[
     ("AFSDB", 18, "0001 <afs.test>", "1 afs.test."),
     ("LOC", 29, "00 12 16 13 8b0d2c8c 7ff8fca5 00989680", "51 30 12.748 N 00 07 39.611 W 0m 1m 10000m 10m"),
     ("SRV", 33, "0001 0002 0050 <www.test>", "1 2 80 www.test."),
-    ("NAPTR", 35, "0064 000a \"u\" \"E2U+sip\" \"!^.*$!sip:a@b.test!\" <>", "100 10 \"u\" \"E2U+sip\" \"!^.*$!sip:a@b.test!\" ."),
+    (
+        "NAPTR",
+        35,
+        "0064 000a \"u\" \"E2U+sip\" \"!^.*$!sip:a@b.test!\" <>",
+        "100 10 \"u\" \"E2U+sip\" \"!^.*$!sip:a@b.test!\" .",
+    ),
     ("CERT", 37, "0001 3039 08 deadbeef", "PKIX 12345 RSASHA256 3q2+7w=="),
     ("DNAME", 39, "<other.test>", "other.test."),
-    ("DS", 43, "3039 08 02 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff", "12345 8 2 00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF"),
-    ("SSHFP", 44, "04 02 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff", "4 2 00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF"),
-    ("RRSIG", 46, "0001 0d 02 00000e10 6a000000 69000000 3039 <test> deadbeef", "A 13 2 3600 20260510034816 20251027232800 12345 test. 3q2+7w=="),
+    (
+        "DS",
+        43,
+        "3039 08 02 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+        "12345 8 2 00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF",
+    ),
+    (
+        "SSHFP",
+        44,
+        "04 02 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+        "4 2 00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF",
+    ),
+    (
+        "RRSIG",
+        46,
+        "0001 0d 02 00000e10 6a000000 69000000 3039 <test> deadbeef",
+        "A 13 2 3600 20260510034816 20251027232800 12345 test. 3q2+7w==",
+    ),
     ("NSEC", 47, "<b.test> 00 06 400000000003", "b.test. A RRSIG NSEC"),
     ("DNSKEY", 48, "0101 03 0d deadbeef", "257 3 13 3q2+7w=="),
     ("NSEC3", 50, "01 00 000a 02 abcd 05 0011223344 00 01 40", "1 0 10 ABCD 008I4CQ4 A"),
@@ -158,7 +183,11 @@ fn answer(asked: &str, query: &[u8], udp: bool) -> Option<Vec<u8>> {
         "servfail" => Answer::code(2),
         "nxdomain" => Answer {
             flags: 3,
-            sections: [Vec::new(), vec![record("test", 6, "<ns.test> <root.test> 00000001 00000001 00000001 00000001 00000001")], Vec::new()],
+            sections: [
+                Vec::new(),
+                vec![record("test", 6, "<ns.test> <root.test> 00000001 00000001 00000001 00000001 00000001")],
+                Vec::new(),
+            ],
         },
         "notimp" => Answer::code(4),
         "refused" => Answer::code(5),
@@ -175,17 +204,29 @@ fn answer(asked: &str, query: &[u8], udp: bool) -> Option<Vec<u8>> {
             sections: [
                 vec![address("sections.test")],
                 vec![record("test", 2, "<ns1.test>"), record("test", 2, "<ns2.test>")],
-                vec![address("ns1.test"), address("ns2.test"), record("ns1.test", 28, "20010db8 00000000 00000000 00000001")],
+                vec![
+                    address("ns1.test"),
+                    address("ns2.test"),
+                    record("ns1.test", 28, "20010db8 00000000 00000000 00000001"),
+                ],
             ],
         },
-        "soa" => Answer::of(vec![record("soa.test", 6, "<ns.test> <root.test> 789abcde 00001c20 00000e10 00127500 00000e10")]),
+        "soa" => Answer::of(vec![record(
+            "soa.test",
+            6,
+            "<ns.test> <root.test> 789abcde 00001c20 00000e10 00127500 00000e10",
+        )]),
         "two-soas" => Answer::of(vec![
             record("a.test", 6, "<ns.test> <root.test> 00000007 00001c20 00000e10 00127500 00000e10"),
             record("b.test", 6, "<ns.test> <root.test> 00000008 00001c20 00000e10 00127500 00000e10"),
         ]),
         "soa-below" => Answer {
             flags: 0,
-            sections: [Vec::new(), vec![record("test", 6, "<ns.test> <root.test> 00000009 00000001 00000001 00000001 00000001")], Vec::new()],
+            sections: [
+                Vec::new(),
+                vec![record("test", 6, "<ns.test> <root.test> 00000009 00000001 00000001 00000001 00000001")],
+                Vec::new(),
+            ],
         },
         "version" => {
             let mut version = record("version.bind", 16, "\"tests 1.0\"");
@@ -246,7 +287,7 @@ async fn over_tcp(mut client: Conversation) -> std::io::Result<()> {
     client.end().await
 }
 
-async fn over_udp(socket: UdpSocket) {
+pub async fn over_udp(socket: UdpSocket) {
     let mut packet = [0; 4096];
     // An error is what the kernel heard of a client that had gone away.
     loop {
@@ -325,35 +366,70 @@ impl Servers {
         process.wait("its start", |process| process.stdout().contains("CoreDNS-").then_some(()));
         let hole = Blackhole::start([127, 0, 0, 1].into());
         let coredns = format!("127.0.0.1:{port}");
-        Self { udp, task, tcp, tls, plain, hole, closed: nobody, coredns, _coredns: process, _closed: other, _zones: zones }
+        Self {
+            udp,
+            task,
+            tcp,
+            tls,
+            plain,
+            hole,
+            closed: nobody,
+            coredns,
+            _coredns: process,
+            _closed: other,
+            _zones: zones,
+        }
     }
 }
 
 pub fn rows(servers: &Servers) -> Vec<Row> {
-    let ask = |row: &str, server: &dyn ToString, name: &str, options: &str| {
-        Row::new(format!("dns-{row}"), "dns", server.to_string(), &format!("query_name: {name}{options}"))
-    };
-    let udp = |row: &str, name: &str, options: &str| ask(row, &servers.udp, name, &format!(", query_type: A{options}"));
+    [asked_for(servers), rules(servers), texts(servers)].into_iter().flatten().collect()
+}
+
+fn ask(row: &str, server: &dyn ToString, name: &str, options: &str) -> Row {
+    Row::new(&format!("dns-{row}"), "dns", &server.to_string(), &format!("query_name: {name}{options}"))
+}
+
+impl Servers {
+    fn udp(&self, row: &str, name: &str, options: &str) -> Row {
+        ask(row, &self.udp, name, &format!(", query_type: A{options}"))
+    }
+}
+
+/// What a server answers to a question.
+fn asked_for(servers: &Servers) -> Vec<Row> {
+    let udp = |row: &str, name: &str, options: &str| servers.udp(row, name, options);
     let tcp = |row: &str, name: &str, options: &str| {
         let options = format!(", query_type: A, transport_protocol: tcp{options}");
         ask(&format!("tcp-{row}"), &servers.tcp.address, name, &options)
     };
     let tls = |row: &str, config: &str| {
-        let options = format!(", query_type: A, transport_protocol: tcp, dns_over_tls: true, tls_config: {{ {config} }}");
+        let options =
+            format!(", query_type: A, transport_protocol: tcp, dns_over_tls: true, tls_config: {{ {config} }}");
         ask(&format!("tls-{row}"), &servers.tls.address, "good.test", &options)
     };
-    let mut rows = vec![
+    vec![
         udp("good", "good.test", ""),
         tcp("good", "good.test", ""),
         tls("good", "ca_file: root.pem"),
         tls("by-name", "ca_file: root.pem, server_name: server.test"),
         tls("other-name", "ca_file: root.pem, server_name: other.test").fails("tls").differs("TLS of DNS"),
-        ask("tls-plain-server", &servers.plain.address, "good.test",
-            ", query_type: A, transport_protocol: tcp, dns_over_tls: true, tls_config: { ca_file: root.pem }").fails("tls"),
+        ask(
+            "tls-plain-server",
+            &servers.plain.address,
+            "good.test",
+            ", query_type: A, transport_protocol: tcp, dns_over_tls: true, tls_config: { ca_file: root.pem }",
+        )
+        .fails("tls"),
         ask("any", &servers.udp, "good.test", ""),
         udp("no-recursion", "good.test", ", recursion_desired: false"),
-        ask("chaos", &servers.udp, "version.bind", ", query_type: TXT, query_class: CH, \
-            validate_answer_rrs: { fail_if_not_matches_regexp: ['^version.bind.\\t3600\\tCH\\tTXT\\t\"tests 1.0\"$'] }"),
+        ask(
+            "chaos",
+            &servers.udp,
+            "version.bind",
+            ", query_type: TXT, query_class: CH, \
+            validate_answer_rrs: { fail_if_not_matches_regexp: ['^version.bind.\\t3600\\tCH\\tTXT\\t\"tests 1.0\"$'] }",
+        ),
         udp("source-address", "good.test", ", source_ip_address: 127.0.0.9"),
         udp("case", "GOOD.test", ""),
         udp("with-the-dot", "good.test.", ""),
@@ -393,7 +469,8 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         tcp("breaks-off", "breaks-off.test", "").fails("connect"),
         ask("closed", &servers.closed, "good.test", ", query_type: A").fails("connect"),
         ask("tcp-closed", &servers.closed, "good.test", ", query_type: A, transport_protocol: tcp").fails("connect"),
-        ask("tcp-black-hole", &servers.hole.address, "good.test", ", query_type: A, transport_protocol: tcp").times_out(),
+        ask("tcp-black-hole", &servers.hole.address, "good.test", ", query_type: A, transport_protocol: tcp")
+            .times_out(),
         // The serial of a zone.
         ask("soa", &servers.udp, "soa.test", ", query_type: SOA"),
         ask("two-soas", &servers.udp, "two-soas.test", ", query_type: SOA"),
@@ -401,14 +478,30 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         ask("no-soa", &servers.udp, "good.test", ", query_type: SOA"),
         udp("soa-not-asked-for", "soa.test", ""),
         // A real server.
-        ask("real", &servers.coredns, "www.real.test", ", query_type: A, \
-            validate_answer_rrs: { fail_if_none_matches_regexp: ['192.0.2.80'] }"),
+        ask(
+            "real",
+            &servers.coredns,
+            "www.real.test",
+            ", query_type: A, \
+            validate_answer_rrs: { fail_if_none_matches_regexp: ['192.0.2.80'] }",
+        ),
         ask("real-soa", &servers.coredns, "real.test", ", query_type: SOA"),
-        ask("real-mx", &servers.coredns, "real.test", ", query_type: MX, transport_protocol: tcp, \
-            validate_answer_rrs: { fail_if_not_matches_regexp: ['^real.test.\\t300\\tIN\\tMX\\t10 mail.real.test.$'] }"),
+        ask(
+            "real-mx",
+            &servers.coredns,
+            "real.test",
+            ", query_type: MX, transport_protocol: tcp, \
+            validate_answer_rrs: { fail_if_not_matches_regexp: ['^real.test.\\t300\\tIN\\tMX\\t10 mail.real.test.$'] }",
+        ),
         ask("real-nxdomain", &servers.coredns, "nothing.real.test", ", query_type: A").fails("response"),
         ask("real-refused", &servers.coredns, "other.test", ", query_type: A").fails("response"),
-    ];
+    ]
+}
+
+/// The four rules, in each section.
+fn rules(servers: &Servers) -> Vec<Row> {
+    let udp = |row: &str, name: &str, options: &str| servers.udp(row, name, options);
+    let mut rows = Vec::new();
     for (section, name, one, all) in [
         ("answer", "chain.test", "192.0.2.1", "IN"),
         ("authority", "sections.test", "ns1", "NS"),
@@ -441,9 +534,16 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
             rows.push(if good { row } else { row.fails("match") });
         }
     }
+    rows
+}
+
+/// The text that rules are applied to, for each type of record.
+fn texts(servers: &Servers) -> Vec<Row> {
+    let mut rows = Vec::new();
     let text = |name: &str, kind: &str, start: &str, text: &str| {
         let regex = format!("^{start}\\t{}$", regex::escape(text)).replace('\'', "''");
-        let options = format!(", query_type: {kind}, validate_answer_rrs: {{ fail_if_not_matches_regexp: ['{regex}'] }}");
+        let options =
+            format!(", query_type: {kind}, validate_answer_rrs: {{ fail_if_not_matches_regexp: ['{regex}'] }}");
         ask(&format!("text-of-{name}"), &servers.udp, &format!("{name}.test"), &options)
     };
     for (kind, _, _, ends) in TYPES {

@@ -68,11 +68,9 @@ impl Servers {
 }
 
 pub fn rows(servers: &Servers) -> Vec<Row> {
-    let row = |name: &str, address: &str, options: &str| Row::new(format!("grpc-{name}"), "grpc", address, options);
+    let row = |name: &str, address: &str, options: &str| Row::new(&format!("grpc-{name}"), "grpc", address, options);
     let plain = |name: &str, options: &str| row(name, &servers.plain, options);
-    let over = |name: &str, config: &str| {
-        row(name, &servers.tls, &format!("tls: true, tls_config: {{ {config} }}"))
-    };
+    let over = |name: &str, config: &str| row(name, &servers.tls, &format!("tls: true, tls_config: {{ {config} }}"));
     vec![
         plain("serving", ""),
         plain("not-serving", "service: down").fails("response"),
@@ -90,9 +88,7 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         over("tls-other-name", "ca_file: root.pem, server_name: other.test")
             .fails("tls")
             .differs("certificates that are refused"),
-        over("tls-unknown-authority", "ca_file: self-signed.pem")
-            .fails("tls")
-            .differs("certificates that are refused"),
+        over("tls-unknown-authority", "ca_file: self-signed.pem").fails("tls").differs("certificates that are refused"),
         over("tls-not-verified", "insecure_skip_verify: true"),
         row("plain-server", &servers.plain, "tls: true, tls_config: { ca_file: root.pem }").fails("tls"),
         row("tls-server", &servers.tls, "").fails("protocol"),

@@ -30,12 +30,13 @@ impl Servers {
 }
 
 /// What all compressed bodies say.
-const TEXT: &str = "hello, compressed world; hello, compressed world; hello, compressed world; hello, compressed world; ";
+const TEXT: &str =
+    "hello, compressed world; hello, compressed world; hello, compressed world; hello, compressed world; ";
 
 /// The same in brotli.
 const BROTLI: [u8; 31] = [
-    0x1b, 0x63, 0x00, 0x20, 0x8c, 0x94, 0xa9, 0xe3, 0x5b, 0x83, 0x8c, 0xa1, 0xb5, 0xa9, 0x9d, 0xb7, 0x1c, 0xa4, 0x13, 0xcc,
-    0xd2, 0x42, 0x42, 0x59, 0x5a, 0xf3, 0x2d, 0x05, 0x26, 0xc8, 0x00,
+    0x1b, 0x63, 0x00, 0x20, 0x8c, 0x94, 0xa9, 0xe3, 0x5b, 0x83, 0x8c, 0xa1, 0xb5, 0xa9, 0x9d, 0xb7, 0x1c, 0xa4, 0x13,
+    0xcc, 0xd2, 0x42, 0x42, 0x59, 0x5a, 0xf3, 0x2d, 0x05, 0x26, 0xc8, 0x00,
 ];
 
 fn gzip() -> Vec<u8> {
@@ -71,7 +72,7 @@ async fn serve(mut client: Conversation, other: String) -> io::Result<()> {
     let to = |status: &str, place: &str| answer(status, &format!("location: {place}\r\n"), "elsewhere");
     let parts: Vec<&str> = path[1..].split('/').collect();
     let bytes = match parts[..] {
-        [""] | ["old"] => ok("content-type: text/plain\r\n", b"hello, world"),
+        ["" | "old"] => ok("content-type: text/plain\r\n", b"hello, world"),
         ["status", code] => answer(&format!("{code} As Asked"), "", "as asked"),
         ["no-body", code] => format!("HTTP/1.1 {code} As Asked\r\nconnection: close\r\n\r\n").into_bytes(),
         ["hangs"] => return client.hang().await,
@@ -97,7 +98,9 @@ async fn serve(mut client: Conversation, other: String) -> io::Result<()> {
         ["chunks"] => {
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n7\r\n, world\r\n0\r\n\r\n".to_vec()
         }
-        ["chunks-break-off"] => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n7\r\n, wo".to_vec(),
+        ["chunks-break-off"] => {
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n7\r\n, wo".to_vec()
+        }
         ["bad-chunks"] => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nhello\r\n".to_vec(),
         ["http10"] => b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello".to_vec(),
         ["http09"] => b"hello, world".to_vec(),
@@ -153,22 +156,40 @@ async fn serve(mut client: Conversation, other: String) -> io::Result<()> {
     client.end().await
 }
 
-pub fn rows(servers: &Servers) -> Vec<Row> {
-    let plain = |path: &str| format!("http://{}/{path}", servers.plain.address);
-    let secure = |path: &str| format!("https://{}/{path}", servers.secure.address);
-    let row = |name: &str, path: &str, options: &str| Row::new(format!("http-{name}"), "http", plain(path), options);
-    let over_tls = |name: &str, path: &str, options: &str| {
+impl Servers {
+    fn row(&self, name: &str, path: &str, options: &str) -> Row {
+        let url = format!("http://{}/{path}", self.plain.address);
+        Row::new(&format!("http-{name}"), "http", &url, options)
+    }
+
+    fn over_tls(&self, name: &str, path: &str, options: &str) -> Row {
         let separator = if options.is_empty() { "" } else { ", " };
         let options = format!("tls_config: {{ ca_file: root.pem }}{separator}{options}");
-        Row::new(format!("https-{name}"), "http", secure(path), &options)
-    };
+        Row::new(&format!("https-{name}"), "http", &format!("https://{}/{path}", self.secure.address), &options)
+    }
+}
+
+pub fn rows(servers: &Servers) -> Vec<Row> {
     let port = servers.secure.address.port();
-    let mut rows = vec![
-        row("good", "", ""),
-        over_tls("good", "", ""),
-        // No answer.
+    let to_localhost = format!("https://localhost:{port}/host");
+    let host =
+        format!("tls_config: {{ ca_file: root.pem }}, fail_if_body_not_matches_regexp: ['host=.localhost:{port}.']");
+    let good = vec![
+        servers.row("good", "", ""),
+        servers.over_tls("good", "", ""),
+        Row::new("https-by-name", "http", &to_localhost, &host),
+    ];
+    let others = [no_answer, lengths, judged, compressed, sent, redirected, secured];
+    good.into_iter().chain(others.iter().flat_map(|rows| rows(servers))).collect()
+}
+
+/// What a server breaks off, or does not say at all.
+fn no_answer(servers: &Servers) -> Vec<Row> {
+    let row = |name: &str, path: &str, options: &str| servers.row(name, path, options);
+    let over_tls = |name: &str, path: &str, options: &str| servers.over_tls(name, path, options);
+    vec![
         Row::new("http-refused", "http", &servers.closed, "").fails("connect"),
-        Row::new("http-black-hole", "http", format!("http://{}/", servers.hole.address), "").times_out(),
+        Row::new("http-black-hole", "http", &format!("http://{}/", servers.hole.address), "").times_out(),
         row("hangs", "hangs", "").times_out(),
         row("hangs-in-the-head", "hangs-in-the-head", "").times_out(),
         row("hangs-in-the-body", "hangs-in-the-body", "").times_out(),
@@ -185,8 +206,14 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         row("http09", "http09", "").fails("protocol"),
         row("another-protocol", "another-protocol", "").fails("protocol"),
         row("bad-status", "bad-status", "").fails("protocol"),
-        Row::new("http-tls-server", "http", format!("http://{}/", servers.secure.address), "").fails("protocol"),
-        // Length and form of the body.
+        Row::new("http-tls-server", "http", &format!("http://{}/", servers.secure.address), "").fails("protocol"),
+    ]
+}
+
+/// Length and form of the body.
+fn lengths(servers: &Servers) -> Vec<Row> {
+    let row = |name: &str, path: &str, options: &str| servers.row(name, path, options);
+    vec![
         row("says-more", "says-more", ""),
         row("until-the-end", "until-the-end", ""),
         row("chunks", "chunks", ""),
@@ -201,6 +228,13 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         row("limit-passed-by-chunks", "chunks", "body_size_limit: 11B").fails("too_large"),
         row("limit-of-gzip-kept", "gzip", "compression: gzip, body_size_limit: 100B"),
         row("limit-of-gzip-passed", "gzip", "compression: gzip, body_size_limit: 99B").fails("too_large"),
+    ]
+}
+
+/// What is made of the status, the version, the headers and the body.
+fn judged(servers: &Servers) -> Vec<Row> {
+    let row = |name: &str, path: &str, options: &str| servers.row(name, path, options);
+    vec![
         // Status.
         row("status-not-found", "status/404", "").fails("http_status"),
         row("status-unavailable", "status/503", "").fails("http_status"),
@@ -221,14 +255,19 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         row("body-lacks", "", "fail_if_body_not_matches_regexp: [hello, moon]").fails("match"),
         row("body-ignores-case", "", "fail_if_body_not_matches_regexp: ['(?i)HELLO']"),
         row("body-of-chunks", "chunks", "fail_if_body_not_matches_regexp: ['^hello, world$']"),
-        row("header-matches", "two-headers", "fail_if_header_matches: [{ header: X-Word, regexp: two }]").fails("match"),
+        row("header-matches", "two-headers", "fail_if_header_matches: [{ header: X-Word, regexp: two }]")
+            .fails("match"),
         row("header-matches-not", "two-headers", "fail_if_header_matches: [{ header: X-Word, regexp: three }]"),
         row("header-has", "two-headers", "fail_if_header_not_matches: [{ header: X-Word, regexp: two }]"),
         row("header-lacks", "two-headers", "fail_if_header_not_matches: [{ header: X-Word, regexp: three }]")
             .fails("match"),
         row("header-empty", "two-headers", "fail_if_header_not_matches: [{ header: x-empty, regexp: '^$' }]"),
         row("header-missing", "", "fail_if_header_matches: [{ header: X-Word, regexp: two }]").fails("match"),
-        row("header-may-be-missing", "", "fail_if_header_matches: [{ header: X-Word, regexp: two, allow_missing: true }]"),
+        row(
+            "header-may-be-missing",
+            "",
+            "fail_if_header_matches: [{ header: X-Word, regexp: two, allow_missing: true }]",
+        ),
         row("header-must-be-there", "", "fail_if_header_not_matches: [{ header: X-Word, regexp: two }]").fails("match"),
         row(
             "header-need-not-be-there",
@@ -239,7 +278,13 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
             .fails("http_status"),
         row("last-modified", "last-modified", ""),
         row("last-modified-in-words", "last-modified-in-words", ""),
-        // Compression.
+    ]
+}
+
+/// Bodies that are compressed, or should be.
+fn compressed(servers: &Servers) -> Vec<Row> {
+    let row = |name: &str, path: &str, options: &str| servers.row(name, path, options);
+    vec![
         row("gzip", "gzip", "compression: gzip, fail_if_body_not_matches_regexp: ['^hello, compressed']"),
         row("deflate", "deflate", "compression: deflate, fail_if_body_not_matches_regexp: ['^hello, compressed']"),
         row("br", "br", "compression: br, fail_if_body_not_matches_regexp: ['^hello, compressed']"),
@@ -251,7 +296,13 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         row("gzip-as-it-comes", "gzip", ""),
         row("gzip-asked-for", "gzip", "compression: gzip, headers: { Accept-Encoding: 'br;q=0.5, gzip;q=0.9' }"),
         row("identity-that-is-gzip", "gzip", "compression: identity"),
-        // What is sent.
+    ]
+}
+
+/// What is sent.
+fn sent(servers: &Servers) -> Vec<Row> {
+    let row = |name: &str, path: &str, options: &str| servers.row(name, path, options);
+    vec![
         row("post", "method", "method: POST, body: 'a=1', fail_if_body_not_matches_regexp: ['^POST .a=1.$']"),
         row("put-nothing", "method", "method: PUT, fail_if_body_not_matches_regexp: ['^PUT ..$']"),
         row("get-with-body", "method", "body: 'a=1', fail_if_body_not_matches_regexp: ['^GET .a=1.$']"),
@@ -266,7 +317,13 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         row("bearer", "authorization", "bearer_token: t0ken"),
         row("bearer-wrong", "authorization", "bearer_token: token").fails("auth"),
         row("no-credentials", "authorization", "").fails("auth"),
-        // Redirects.
+    ]
+}
+
+/// Where a server leads to.
+fn redirected(servers: &Servers) -> Vec<Row> {
+    let row = |name: &str, path: &str, options: &str| servers.row(name, path, options);
+    vec![
         row("found", "found/old", "fail_if_body_not_matches_regexp: [hello]"),
         row("moved", "moved/old", ""),
         row("relative", "relative", "fail_if_body_not_matches_regexp: [hello]"),
@@ -291,13 +348,21 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         row("to-another-scheme", "other-scheme", "").fails("protocol"),
         row("to-not-found", "found/status/404", "").fails("http_status"),
         row("post-found", "found/method", "method: POST, body: 'a=1', fail_if_body_not_matches_regexp: ['^GET ..$']"),
-        row("post-see-other", "see-other/method", "method: POST, body: 'a=1', fail_if_body_not_matches_regexp: ['^GET ..$']"),
+        row(
+            "post-see-other",
+            "see-other/method",
+            "method: POST, body: 'a=1', fail_if_body_not_matches_regexp: ['^GET ..$']",
+        ),
         row(
             "post-same-again",
             "same-again/method",
             "method: POST, body: 'a=1', fail_if_body_not_matches_regexp: ['^POST .a=1.$']",
         ),
-        row("put-for-ever", "for-ever/method", "method: PUT, body: 'a=1', fail_if_body_not_matches_regexp: ['^PUT .a=1.$']"),
+        row(
+            "put-for-ever",
+            "for-ever/method",
+            "method: PUT, body: 'a=1', fail_if_body_not_matches_regexp: ['^PUT .a=1.$']",
+        ),
         row("referer", "found/referer", "fail_if_body_not_matches_regexp: ['true']"),
         row("headers-after-redirect", "found/word", "headers: { X-Word: abc }, fail_if_body_not_matches_regexp: [abc]"),
         row("cookie", "takes-a-cookie", "fail_if_body_not_matches_regexp: ['welcome back']"),
@@ -312,7 +377,14 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         .fails("auth")
         .theirs_succeeds()
         .differs("credentials for another host"),
-        // TLS that is wanted or not.
+    ]
+}
+
+/// TLS that is wanted, or is not.
+fn secured(servers: &Servers) -> Vec<Row> {
+    let row = |name: &str, path: &str, options: &str| servers.row(name, path, options);
+    let over_tls = |name: &str, path: &str, options: &str| servers.over_tls(name, path, options);
+    vec![
         row("ssl-wanted", "", "fail_if_not_ssl: true").fails("response"),
         row("ssl-not-wanted", "", "fail_if_ssl: true"),
         over_tls("ssl-wanted", "", "fail_if_not_ssl: true"),
@@ -321,9 +393,5 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         over_tls("status", "status/500", "").fails("http_status"),
         over_tls("body", "", "fail_if_body_not_matches_regexp: [moon]").fails("match"),
         over_tls("without-http2", "", "enable_http2: false"),
-    ];
-    let to_localhost = format!("https://localhost:{port}/host");
-    let host = format!("tls_config: {{ ca_file: root.pem }}, fail_if_body_not_matches_regexp: ['host=.localhost:{port}.']");
-    rows.push(Row::new("https-by-name", "http", to_localhost, &host));
-    rows
+    ]
 }

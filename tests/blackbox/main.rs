@@ -11,6 +11,8 @@ mod differences;
 mod dns;
 mod grpc;
 mod http;
+mod names;
+mod nginx;
 mod row;
 mod sides;
 mod tcp;
@@ -19,17 +21,19 @@ mod tls;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use differences::{DIFFERENCES, Rows};
 use futures::StreamExt;
-use rustls::version::{TLS12, TLS13};
 use row::Row;
+use rustls::version::{TLS12, TLS13};
 use sides::{Files, Sides};
 use support::authority::{self, Authority, server};
+use support::namespaces::inside;
 
 /// How many rows are asked at a time.
 const TOGETHER: usize = 16;
 
-/// Probes all rows; the wanted differences that occurred.
-async fn compare(mut rows: Vec<Row>, files: Files) -> BTreeSet<&'static str> {
+/// Probes all rows. The wanted differences of these sorts must occur.
+async fn compare(mut rows: Vec<Row>, files: Files, differences: &[Rows]) {
     rows.sort_by_key(|row| !row.waits());
     let sides = Sides::start(&rows, &files).await;
     let compared = futures::stream::iter(&rows).map(|row| comparison::compare(&sides, row));
@@ -43,7 +47,9 @@ async fn compare(mut rows: Vec<Row>, files: Files) -> BTreeSet<&'static str> {
         }
     }
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
-    occurred
+    let wanted = DIFFERENCES.iter().filter(|difference| differences.contains(&difference.rows));
+    let missing: Vec<_> = wanted.map(|difference| difference.name).filter(|name| !occurred.contains(name)).collect();
+    assert!(missing.is_empty(), "these wanted differences no longer occur: {missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,6 +63,23 @@ async fn both_say_the_same_of_every_server() {
     let tcp = tcp::Servers::start(Arc::clone(&secure)).await;
     let grpc = grpc::Servers::start(&files).await;
     let dns = dns::Servers::start(Arc::clone(&secure)).await;
-    let rows = [grpc::rows(&grpc), dns::rows(&dns), tcp::rows(&tcp), self::tls::rows(&of_tls), http::rows(&http)];
-    compare(rows.into_iter().flatten().collect(), files).await;
+    let nginx = nginx::Server::start(&files).await;
+    let rows = [
+        grpc::rows(&grpc),
+        nginx::rows(&nginx),
+        dns::rows(&dns),
+        tcp::rows(&tcp),
+        self::tls::rows(&of_tls),
+        http::rows(&http),
+    ];
+    compare(rows.into_iter().flatten().collect(), files, &[Rows::All, Rows::Named]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_say_the_same_of_names_and_pings() {
+    if !inside("both_say_the_same_of_names_and_pings", &[]) {
+        return;
+    }
+    let servers = names::Servers::start().await;
+    compare(names::rows(&servers), Files::new(), &[Rows::NamedInNamespaces]).await;
 }

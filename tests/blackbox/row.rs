@@ -1,5 +1,6 @@
 //! One row of the table: what both programs are asked. It is written once, in the words of the blackbox exporter.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -29,14 +30,22 @@ pub struct Row {
 
 impl Row {
     /// `options` is the inside of a flow mapping of YAML.
-    pub fn new(name: impl Into<String>, prober: &'static str, target: impl ToString, options: &str) -> Self {
-        let name = name.into();
+    pub fn new(name: &str, prober: &'static str, target: &(impl ToString + ?Sized), options: &str) -> Self {
         let mut parsed: Map<String, Value> =
             serde_saphyr::from_str(&format!("{{ {options} }}")).unwrap_or_else(|error| panic!("{name}: {error}"));
         // Theirs is ip6, ours is ip4.
         parsed.entry("preferred_ip_protocol").or_insert_with(|| "ip4".into());
-        let (target, differs) = (target.to_string(), Vec::new());
-        Self { name, prober, target, options: parsed, timeout: PATIENT, verdict: Ok(()), theirs_succeeds: true, differs }
+        let (name, target, differs) = (name.to_owned(), target.to_string(), Vec::new());
+        Self {
+            name,
+            prober,
+            target,
+            options: parsed,
+            timeout: PATIENT,
+            verdict: Ok(()),
+            theirs_succeeds: true,
+            differs,
+        }
     }
 
     /// Both say that it failed, and we say why.
@@ -48,11 +57,6 @@ impl Row {
 
     pub fn theirs_succeeds(mut self) -> Self {
         self.theirs_succeeds = true;
-        self
-    }
-
-    pub fn theirs_fails(mut self) -> Self {
-        self.theirs_succeeds = false;
         self
     }
 
@@ -100,6 +104,7 @@ impl Row {
                 let kind = self.options.get("query_type").and_then(Value::as_str).unwrap_or("ANY");
                 format!("dns://{target}/{}?type={kind}{class}", self.text("query_name"))
             }
+            "icmp" if target.parse::<Ipv6Addr>().is_ok() => format!("icmp://[{target}]"),
             "grpc" if self.flag("tls") => format!("grpcs://{target}"),
             "tcp" | "icmp" | "grpc" => format!("{}://{target}", self.prober),
             _ => target.clone(),
@@ -149,8 +154,7 @@ impl Row {
             json!({ "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": metadata, "spec": spec }),
         ];
         if !secret.is_empty() {
-            documents
-                .push(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": secret }));
+            documents.push(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": secret }));
         }
         documents
     }

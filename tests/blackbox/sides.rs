@@ -56,7 +56,11 @@ impl Sides {
         let documents: Vec<String> =
             documents.into_iter().chain(rows.iter().flat_map(Row::manifest)).map(|value| value.to_string()).collect();
         let targets = write("targets.yaml", &documents.join("\n---\n"));
-        let ours = if std::env::var_os("PEER_ONLY").is_some() { None } else { Some(Running::ready(&targets, ["--max-probes-per-address", "0"]).await) };
+        let ours = if std::env::var_os("PEER_ONLY").is_some() {
+            None
+        } else {
+            Some(Running::ready(&targets, ["--max-probes-per-address", "0"]).await)
+        };
         Self { theirs, ours, _folder: folder }
     }
 
@@ -76,7 +80,10 @@ impl Sides {
     pub async fn debug(&self, row: &Row) -> String {
         let encoded = url::form_urlencoded::byte_serialize(row.target.as_bytes()).collect::<String>();
         let theirs = self.theirs.body(&format!("/probe?debug=true&module={}&target={encoded}", row.name)).await;
-        let ours = match &self.ours { None => String::new(), Some(ours) => ours.body(&format!("/probe?debug=true&target={NAMESPACE}/{}", row.name)).await };
+        let ours = match &self.ours {
+            None => String::new(),
+            Some(ours) => ours.body(&format!("/probe?debug=true&target={NAMESPACE}/{}", row.name)).await,
+        };
         let of_theirs = theirs.split("Metrics that would have been returned:").next().unwrap_or_default();
         format!("theirs:\n{of_theirs}\nours:\n{ours}")
     }

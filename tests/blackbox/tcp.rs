@@ -118,9 +118,10 @@ const SMTP: &str = r"query_response: [
 
 pub fn rows(servers: &Servers) -> Vec<Row> {
     let row = |name: &str, server: &Conversations, options: &str| {
-        Row::new(format!("tcp-{name}"), "tcp", server.address, options)
+        Row::new(&format!("tcp-{name}"), "tcp", &server.address, options)
     };
-    let says = |name: &str, server: &Conversations, steps: &str| row(name, server, &format!("query_response: [{steps}]"));
+    let says =
+        |name: &str, server: &Conversations, steps: &str| row(name, server, &format!("query_response: [{steps}]"));
     let over = |name: &str, server: &Conversations, config: &str, steps: &str| {
         row(name, server, &format!("tls_config: {{ {config} }}, {steps}"))
     };
@@ -131,7 +132,7 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         row("source-address", &servers.silent, "source_ip_address: 127.0.0.9"),
         Row::new("tcp-refused", "tcp", closed, "").fails("connect"),
         Row::new("tcp-refused-tls", "tcp", closed, "tls: true").fails("connect"),
-        Row::new("tcp-black-hole", "tcp", servers.hole.address, "").times_out(),
+        Row::new("tcp-black-hole", "tcp", &servers.hole.address, "").times_out(),
         row("silent-tls", &servers.silent, "tls: true").times_out(),
         row("closes-tls", &servers.closes, "tls: true").fails("tls"),
         says("expect-of-silent", &servers.silent, "{ expect: '^SSH' }").times_out(),
@@ -147,10 +148,18 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         says("lines-out-of-order", &servers.lines, "{ expect: '^third' }, { expect: '^first' }").fails("match"),
         says("send", &servers.echo, "{ send: 'hello' }, { expect: '^you said .hello.$' }"),
         says("send-and-expect-in-one-step", &servers.ssh, "{ expect: '^SSH', send: 'QUIT' }"),
-        says("irc", &servers.irc, "{ send: 'NICK prober' }, { send: 'USER prober prober prober :prober' }, \
-            { expect: 'PING :([^ ]+)', send: 'PONG ${1}' }, { expect: '^:[^ ]+ 001' }"),
-        says("irc-by-name", &servers.irc, "{ send: 'NICK prober' }, { send: 'USER prober prober prober :prober' }, \
-            { expect: 'PING :(?P<number>[^ ]+)', send: 'PONG ${number}' }, { expect: '^:[^ ]+ 001' }"),
+        says(
+            "irc",
+            &servers.irc,
+            "{ send: 'NICK prober' }, { send: 'USER prober prober prober :prober' }, \
+            { expect: 'PING :([^ ]+)', send: 'PONG ${1}' }, { expect: '^:[^ ]+ 001' }",
+        ),
+        says(
+            "irc-by-name",
+            &servers.irc,
+            "{ send: 'NICK prober' }, { send: 'USER prober prober prober :prober' }, \
+            { expect: 'PING :(?P<number>[^ ]+)', send: 'PONG ${number}' }, { expect: '^:[^ ]+ 001' }",
+        ),
         says("redis", &servers.redis, "{ send: PING }, { expect: '^[+]PONG' }"),
         over("smtp", &servers.smtp, "ca_file: root.pem", SMTP),
         over("smtp-by-name", &servers.smtp, "ca_file: root.pem, server_name: server.test", SMTP),

@@ -60,7 +60,8 @@ impl Servers {
             only_13: start(tls(&authority.signs(&server()), &[&TLS13])).await,
             expired: start(with(|params| params.not_after = date_time_ymd(2025, 1, 1))).await,
             not_yet: start(with(|params| params.not_before = date_time_ymd(2039, 1, 1))).await,
-            other_name: start(tls(&authority.signs(&CertificateParams::new(["other.test".to_owned()]).unwrap()), both)).await,
+            other_name: start(tls(&authority.signs(&CertificateParams::new(["other.test".to_owned()]).unwrap()), both))
+                .await,
             self_signed: start(tls(&alone, both)).await,
             unknown: start(tls(&Authority::new().signs(&server()), both)).await,
             incomplete: start(tls(&authority.signs(&server()).incomplete(), both)).await,
@@ -78,6 +79,7 @@ impl Servers {
 }
 
 const ROOT: &str = "ca_file: root.pem";
+const SKIP: &str = "insecure_skip_verify: true";
 
 pub fn rows(servers: &Servers) -> Vec<Row> {
     ["http", "tcp"].into_iter().flat_map(|prober| rows_of(prober, servers)).collect()
@@ -88,8 +90,8 @@ fn rows_of(prober: &'static str, servers: &Servers) -> Vec<Row> {
         let options = format!("tls_config: {{ {config} }}");
         let name = format!("{prober}-tls-{name}");
         match prober {
-            "http" => Row::new(name, prober, format!("https://{}/", server.address), &options),
-            _ => Row::new(name, prober, server.address, &format!("tls: true, {options}")),
+            "http" => Row::new(&name, prober, &format!("https://{}/", server.address), &options),
+            _ => Row::new(&name, prober, &server.address, &format!("tls: true, {options}")),
         }
     };
     let by_name = |name: &str, server: &Conversations, config: &str| {
@@ -99,7 +101,6 @@ fn rows_of(prober: &'static str, servers: &Servers) -> Vec<Row> {
     };
     let refused = |row: Row| row.fails("tls").differs("certificates that are refused");
     let unverified = |row: Row| row.differs("no verified chain");
-    const SKIP: &str = "insecure_skip_verify: true";
     let rows = vec![
         row("good", &servers.good, ROOT),
         by_name("by-name", &servers.good, ROOT),
