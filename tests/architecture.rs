@@ -31,10 +31,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "budget",
             "cli",
             "crd",
             "dial",
             "error_chain",
+            "failure",
             "fetch",
             "file",
             "host_pattern",
@@ -43,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "kind",
             "metric",
             "poll",
+            "rule",
             "self_metrics",
             "target",
             "telemetry",

@@ -335,7 +335,6 @@ mod tests {
             ("service: {name: orion}", "write spec.members.service: {name: NAME}".to_owned()),
             ("serviceName: orion", "write spec.members.service: {name: NAME}".to_owned()),
             ("endpoints: [orion]", "write spec.members.service: {name: NAME}".to_owned()),
-            ("dns: {}", "write spec.members.dns: {}".to_owned()),
             ("replicas: 3", "write members: {service: {name: NAME}} or {dns: {}}".to_owned()),
             (
                 "podSelector: {app: orion}",

@@ -21,7 +21,7 @@ use serde_json::Value;
 pub use crate::rule::FieldError;
 pub use access::{
     Authorization, BasicAuth, ConfigMapKeyRef, Header, ObjectKind, Reference, SecretKeyRef, SecretOrConfigMap,
-    TlsConfig, TlsVersion,
+    TlsConfig, TlsProtocol,
 };
 pub(crate) use advice::nearest;
 pub use members::{Include, Members, MembersDns, MembersService};

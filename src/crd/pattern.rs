@@ -103,6 +103,7 @@ pub(super) fn host_in_ascii(url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::UrlForm;
 
     #[test]
     fn every_pattern_compiles_and_fits_into_a_raw_text_of_cel() {
@@ -132,7 +133,7 @@ mod tests {
             ("65536", false),
             ("70000", false),
         ] {
-            assert_eq!(URL.is_match(&format!("http://sora:{port}/")), good, "{port}");
+            assert_eq!(UrlForm::HTTP.pattern.is_match(&format!("http://sora:{port}/")), good, "{port}");
         }
     }
 
@@ -140,12 +141,12 @@ mod tests {
     fn a_host_that_the_pattern_takes_is_a_host_for_the_url_parser() {
         for host in ["a", "a.b.c", "sora_1", "10.0.0.1", "[::1]", "a.", "3scale", "node.0ns", "1-2.x", "1-2"] {
             let url = format!("http://{host}/");
-            assert!(URL.is_match(&url) && reqwest::Url::parse(&url).is_ok(), "{host}");
+            assert!(UrlForm::HTTP.pattern.is_match(&url) && reqwest::Url::parse(&url).is_ok(), "{host}");
         }
         for host in
             ["1.2.3", "1.2.3.4.5", "256.1.1.1", "-a", "a..b", "", "user@a", "a b", "a\\b", "[fe80::1%25eth0]", "日本"]
         {
-            assert!(!URL.is_match(&format!("http://{host}/")), "{host}");
+            assert!(!UrlForm::HTTP.pattern.is_match(&format!("http://{host}/")), "{host}");
         }
     }
 }

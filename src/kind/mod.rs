@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
-pub use probe::{Compute, Event, HeavyWork, Probe, ProbeRecord, Prober, Recorder, SharedFamilies};
+pub use probe::{Compute, HeavyWork, Probe, ProbeEvent, ProbeRecord, Prober, Recorder, SharedFamilies};
 pub use secret::SecretKeyRef;
 pub use surface::{Field, UrlForm, UrlQuery};
 

@@ -34,9 +34,9 @@ pub fn is_reserved(own: Type, name: &str) -> bool {
         || Type::ALL.iter().any(|kind| *kind != own && has_prefix_of(*kind, name))
 }
 
-/// Whether `name` begins as the families of a kind do: with its block's name.
+/// Whether `name` begins as the families of a kind do: with its block's name. Those of probes begin as those of all polls.
 fn has_prefix_of(kind: Type, name: &str) -> bool {
-    name.strip_prefix(kind.block()).is_some_and(|rest| rest.starts_with('_'))
+    !kind.is_probed() && name.strip_prefix(kind.block()).is_some_and(|rest| rest.starts_with('_'))
 }
 
 #[cfg(test)]
@@ -48,7 +48,9 @@ mod tests {
         for (own, other) in Type::ALL.iter().flat_map(|own| Type::ALL.iter().map(move |other| (*own, *other))) {
             for family in other.families() {
                 let reserved = is_reserved(own, family.name);
-                assert_eq!(reserved, own != other && has_prefix_of(other, family.name), "{own} {}", family.name);
+                let is_probe = OUR_PREFIXES.iter().any(|prefix| family.name.starts_with(prefix));
+                let of_other = own != other && has_prefix_of(other, family.name);
+                assert_eq!(reserved, is_probe || of_other, "{own} {}", family.name);
             }
         }
     }
@@ -66,6 +68,8 @@ mod tests {
         }
         for name in [
             "upstream_requests",
+            "http_requests_total",
+            "grpc_server_handled_total",
             "process_cpu_seconds_total",
             "scraper_x",
             "nodejs_heap",

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
-pub use recorder::{Event, ProbeRecord, Recorder};
+pub use recorder::{ProbeEvent, ProbeRecord, Recorder};
 
 use crate::budget::MemoryShare;
 use crate::dial::{Dialer, JudgedAddress};

@@ -22,7 +22,7 @@ const MAX_EVENT: usize = 300;
 pub struct Recorder {
     started: Instant,
     series: Vec<RecordedSeries>,
-    events: Vec<Event>,
+    events: Vec<ProbeEvent>,
     certificates: Vec<Box<str>>,
     status: Option<u16>,
     bytes: usize,
@@ -42,7 +42,7 @@ struct RecordedSeries {
 
 /// One line of the timeline of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct ProbeEvent {
     /// Since the probe began.
     pub at: Duration,
     /// What happened.
@@ -53,7 +53,7 @@ pub struct Event {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeRecord {
     /// What happened, in order.
-    pub events: Box<[Event]>,
+    pub events: Box<[ProbeEvent]>,
     /// A line about each certificate that the server sent, its own first.
     pub certificates: Box<[Box<str>]>,
 }
@@ -100,7 +100,7 @@ impl Recorder {
     pub fn event(&mut self, text: impl AsRef<str>) {
         if self.events.len() < MAX_EVENTS {
             let text = cut(text.as_ref(), MAX_EVENT).into_boxed_str();
-            self.events.push(Event { at: self.started.elapsed(), text });
+            self.events.push(ProbeEvent { at: self.started.elapsed(), text });
         }
     }
 
