@@ -12,14 +12,14 @@ use ipnet::IpNet;
 use reqwest::Url;
 
 pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, ReleaseArgs};
-pub use value::ListenAddress;
+pub use value::{ListenAddress, ProberWord};
 pub use variables::unknown_variables;
 
-use crate::dial::AllowedHost;
+use crate::dial::{AllowedHost, DEFAULT_PROBES_PER_ADDRESS};
 use crate::file;
 use crate::http::AllowedWebHost;
 use crate::kind::Type;
-use value::{bytes, cidr, duration, external_url, health_url, interval, sample_limit};
+use value::{bytes, cidr, duration, external_url, health_url, interval, prober, sample_limit};
 
 /// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup.
 #[derive(Debug, Parser)]
@@ -81,6 +81,9 @@ pub struct RunArgs {
     /// Flags about polls.
     #[command(flatten)]
     pub polling: PollingArgs,
+    /// Flags about types of target that are probed.
+    #[command(flatten)]
+    pub probing: ProbingArgs,
     /// URL under which Prometheus reaches this service; if not set, /sd uses the Host header of each request
     #[arg(long = "web.external-url", env = "SCRAPETARGET_WEB_EXTERNAL_URL", value_name = "URL", value_parser = external_url)]
     pub web_external_url: Option<Url>,
@@ -144,6 +147,32 @@ pub struct PollingArgs {
     /// contain anything that the server knows, and everyone who can reach the port can read it
     #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]
     pub debug_bodies: bool,
+}
+
+/// Flags about what authors of targets may have probed.
+#[derive(Clone, Debug, Args)]
+pub struct ProbingArgs {
+    /// Types of target that may be probed, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp and Grpc. Targets of another type are
+    /// not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
+    #[arg(long, env = "SCRAPETARGET_PROBERS", value_delimiter = ',', value_name = "TYPE", value_parser = prober)]
+    pub probers: Vec<ProberWord>,
+    /// Maximum number of probes of one address in a second, over all targets in all namespaces; a probe beyond it fails with the reason
+    /// limit. 0 means no limit
+    #[arg(long, env = "SCRAPETARGET_MAX_PROBES_PER_ADDRESS", default_value_t = DEFAULT_PROBES_PER_ADDRESS, value_name = "COUNT")]
+    pub max_probes_per_address: u32,
+}
+
+impl Default for ProbingArgs {
+    fn default() -> Self {
+        Self { probers: Vec::new(), max_probes_per_address: DEFAULT_PROBES_PER_ADDRESS }
+    }
+}
+
+impl ProbingArgs {
+    /// The types that `--probers` allows; `None`: all of them.
+    pub fn allowed(&self) -> Option<impl Iterator<Item = Type>> {
+        (!self.probers.is_empty()).then(|| self.probers.iter().filter_map(|ProberWord(kind)| *kind))
+    }
 }
 
 /// Flags about the log, on stderr.
@@ -430,7 +459,8 @@ fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cli, Refusal};
+    use super::{Cli, Command, Refusal};
+    use crate::kind::Type;
 
     #[test]
     fn an_interval_that_no_target_may_have_is_refused_with_those_it_may() {
@@ -442,5 +472,27 @@ mod tests {
             assert!(line.contains("from 1s to 1h"), "{line}");
         }
         assert!(Cli::parse_line(["scrapetarget-exporter", "demo", "--interval", "1s"]).is_ok());
+    }
+
+    #[test]
+    fn the_types_that_may_be_probed_are_some_all_or_none() {
+        let allowed = |flags: &[&str]| {
+            let line = ["scrapetarget-exporter", "run", "--targets", "x"].iter().chain(flags);
+            match Cli::parse_line(line) {
+                Ok(Cli { command: Command::Run(args) }) => {
+                    Ok(args.probing.allowed().map(Iterator::collect::<Vec<Type>>))
+                }
+                Ok(_) => panic!("not run"),
+                Err(Refusal::Wrong(line) | Refusal::Asked(line)) => Err(line),
+            }
+        };
+        assert_eq!(allowed(&[]), Ok(None));
+        assert_eq!(allowed(&["--probers", "none"]), Ok(Some(vec![])));
+        assert_eq!(allowed(&["--probers", "Http,icmp"]), Ok(Some(vec![Type::Http, Type::Icmp])));
+        assert_eq!(allowed(&["--probers", "Tcp", "--probers", "Dns"]), Ok(Some(vec![Type::Tcp, Type::Dns])));
+        for wrong in ["Sora", "", "Http;Tcp"] {
+            let line = allowed(&["--probers", wrong]).unwrap_err();
+            assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, or none"), "{line}");
+        }
     }
 }

@@ -65,6 +65,7 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 /// The pollers as the flags say, and the receiver of targets whose server rejects the credentials. They resolve `known_hosts` themselves.
 fn pollers(
     polling: PollingArgs,
+    probes_per_address: u32,
     known_hosts: KnownHosts,
     metrics: PollMetrics,
     background: bool,
@@ -79,9 +80,9 @@ fn pollers(
         debug_bodies,
     } = polling;
     let rules = AddressRules::denying(target_deny_cidr).allowing(target_allow_cidr, target_allow_host);
+    let dialers = Dialers::new(rules).knowing(known_hosts).limiting(probes_per_address);
     let limits = Limits::new(max_body_bytes, max_inflight_bytes);
-    let (pollers, refused) =
-        Pollers::new(Clients::with(Dialers::new(rules).knowing(known_hosts)), limits, metrics, background);
+    let (pollers, refused) = Pollers::new(Clients::with(dialers), limits, metrics, background);
     pollers.show_bodies(debug_bodies);
     (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }

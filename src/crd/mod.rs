@@ -26,7 +26,7 @@ pub use access::{
 pub(crate) use advice::nearest;
 pub use members::{Include, Members, MembersDns, MembersService};
 pub(crate) use metadata::check_names;
-pub use monitor::{Action, Monitor, Relabeling};
+pub use monitor::{Action, InstanceLabel, Monitor, Relabeling};
 pub use parsed::{HeaderSource, ParsedHeader, ParsedTarget};
 pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use regex_syntax::regex_problem;

@@ -632,8 +632,21 @@ fn monitor() -> Vec<Rule> {
             "spec.monitor.metricRelabelings[].separator",
             "spec.monitor.metricRelabelings[].regex",
             "spec.monitor.metricRelabelings[].replacement",
+            "spec.monitor.job",
         ]
         .map(no_variable),
+    );
+    rules.push(
+        Rule::new(
+            "spec",
+            "!has(self.monitor) || self.monitor.instance != 'Url' || !self.url.contains('$(')",
+            "with monitor.instance: Url, url must not contain $(, which the config reloader of Prometheus would expand: write %24(",
+        )
+        .field("url")
+        .holds_if(|spec| {
+            let as_url = spec.pointer("/monitor/instance").and_then(Value::as_str) == Some("Url");
+            !as_url || text(spec, "url").is_none_or(|url| !url.contains("$("))
+        }),
     );
     rules
 }
