@@ -285,7 +285,8 @@ fn algorithm(identifier: &[u8]) -> String {
     format!("{}{}", named(&main, "an algorithm"), curve.unwrap_or_default())
 }
 
-fn named(number: &Oid<'_>, what: &str) -> String {
+/// The usual name of an algorithm or a curve, or `what` with its number.
+pub(super) fn named(number: &Oid<'_>, what: &str) -> String {
     let number = number.to_id_string();
     let known = NAMES.iter().find(|(known, _)| *known == number);
     match known {

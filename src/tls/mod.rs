@@ -1,5 +1,6 @@
 //! TLS as the HTTP client and the listener share it: the crypto provider, PEM, trust, signatures, and error messages. Nothing here does I/O.
 
+mod certificate;
 mod messages;
 mod pem;
 mod signature;
@@ -9,6 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 
+pub use certificate::CertificateSummary;
 pub use messages::{Peer, describe};
 pub use pem::{KeyError, certificates, certified_key, private_key};
 pub use signature::{SignatureCheck, all_schemes, verify_handshake, verify_signature};

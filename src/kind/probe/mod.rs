@@ -98,4 +98,6 @@ impl SharedFamilies {
     pub const ADDRESS: &'static [&'static Desc] = address::FAMILIES;
     /// About the TLS connection.
     pub const TLS: &'static [&'static Desc] = tls::FAMILIES;
+    /// About its cipher suite, in addition.
+    pub const CIPHER: &'static [&'static Desc] = tls::cipher::FAMILIES;
 }

@@ -10,8 +10,8 @@ use crate::metric::{Desc, Families, Suffix};
 /// The most series of one probe.
 const MAX_SERIES: usize = 256;
 
-/// The longest value of a label, in bytes.
-const MAX_LABEL: usize = 1024;
+/// The longest value of a label, in bytes, as in every exposition.
+pub(super) const MAX_LABEL: usize = 1024;
 
 /// The most events that are kept, and the longest text of one, in bytes.
 const MAX_EVENTS: usize = 64;
