@@ -19,9 +19,9 @@ pub fn regex_problem(pattern: &str) -> Option<String> {
     dialect(pattern).or_else(|| compile(pattern).err().map(|error| error.advice))
 }
 
-/// Why RE2 and Rust would read `pattern` differently; `None` if they do not.
+/// Why RE2 and Rust would read `pattern`, which may be of any characters, differently; `None` if they do not.
 pub(super) fn dialect_problem(pattern: &str) -> Option<String> {
-    if pattern.is_ascii() { dialect(pattern) } else { None }
+    difference(pattern)
 }
 
 /// Whether RE2 can read `pattern`, as far as can be known here: the counterpart of the rule in CEL. Syntax that only RE2 has is accepted, and
@@ -32,6 +32,8 @@ pub(super) fn is_readable(pattern: &str) -> bool {
         || pattern.contains("\\P")
         || pattern.contains("\\Q")
         || compile(pattern).err().is_none_or(|error| error.is_too_large)
+        // Patterns for texts may name characters that no name of a metric has.
+        || regex_syntax::parse(pattern).is_ok()
 }
 
 /// Why `pattern` cannot be read, and where the error is.
@@ -70,13 +72,18 @@ fn compile(pattern: &str) -> Result<(), CompileError> {
     result
 }
 
-/// The first part that the two dialects read differently.
+/// Why a pattern for names of metrics would be read differently.
 fn dialect(pattern: &str) -> Option<String> {
     if !pattern.is_ascii() {
         return Some("must be ASCII, as names of metrics are".to_owned());
     }
+    difference(pattern)
+}
+
+/// The first part that the two dialects read differently.
+fn difference(pattern: &str) -> Option<String> {
     let differs = |what: &str, rest: &str| {
-        let at = pattern.len() - rest.len() + 1;
+        let at = pattern.chars().count() - rest.chars().count() + 1;
         Some(format!(
             "{what} is interpreted differently by Prometheus and the exporter (character {at}), write it differently"
         ))
@@ -85,8 +92,8 @@ fn dialect(pattern: &str) -> Option<String> {
     let mut first = false; // whether a closing bracket would be a character of the class
     let mut rest = pattern;
     while let Some(character) = rest.chars().next() {
-        let next = rest.get(1..).unwrap_or_default();
-        let mut step = 1;
+        let next = rest.get(character.len_utf8()..).unwrap_or_default();
+        let mut step = character.len_utf8();
         match character {
             '\\' => {
                 let escaped = next.chars().next().unwrap_or_default();
@@ -96,9 +103,10 @@ fn dialect(pattern: &str) -> Option<String> {
                 if escaped == 'b' && next.starts_with("b{") {
                     return differs("\\b{", rest);
                 }
-                step = 2;
+                step += escaped.len_utf8();
                 first = false;
             }
+            '{' if class == 0 && next.starts_with(',') => return differs("{,", rest),
             '[' if class == 0 => {
                 class = 1;
                 first = true;
@@ -166,6 +174,22 @@ mod tests {
     }
 
     #[test]
+    fn patterns_of_kinds_may_have_any_characters() {
+        for pattern in ["日本|東京", "[ぁ-ん]+", r"é\.", r"(?i)É\b", "é[]é]"] {
+            assert_eq!(dialect_problem(pattern), None, "{pattern}");
+        }
+        for (pattern, word) in [
+            (r"日本\pL", "\\p"),
+            ("é[a&&b]", "(character 4)"),
+            ("日{,3}", "(character 2)"),
+            ("日[é[]", "[ inside a class"),
+        ] {
+            let problem = dialect_problem(pattern).unwrap_or_else(|| panic!("{pattern} was taken"));
+            assert!(problem.contains(word), "{pattern}: {problem}");
+        }
+    }
+
+    #[test]
     fn what_they_read_differently_is_refused_by_name() {
         for (pattern, word) in [
             ("(?=a)", "look-around"),
@@ -200,7 +224,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,40}|[\\[\\]\\\\&~(?)^:a-z-]{0,24}") {
-            let _ = (regex_problem(&text), is_readable(&text));
+            let _ = (regex_problem(&text), is_readable(&text), dialect_problem(&text));
         }
     }
 }

@@ -2,6 +2,8 @@
 //! that several kinds have are here.
 
 mod address;
+#[allow(dead_code, reason = "not every kind needs all of it")]
+mod pattern;
 mod recorder;
 mod tls;
 
@@ -13,6 +15,8 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
+#[allow(unused_imports, reason = "not every kind needs all of them")]
+pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
 pub use recorder::{ProbeEvent, ProbeRecord, Recorder};
 
 use crate::budget::MemoryShare;
