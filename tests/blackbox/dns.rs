@@ -411,8 +411,8 @@ fn asked_for(servers: &Servers) -> Vec<Row> {
     vec![
         udp("good", "good.test", ""),
         tcp("good", "good.test", ""),
-        tls("good", "ca_file: root.pem"),
-        tls("by-name", "ca_file: root.pem, server_name: server.test"),
+        tls("good", "ca_file: root.pem").differs("TLS of DNS"),
+        tls("by-name", "ca_file: root.pem, server_name: server.test").differs("TLS of DNS"),
         tls("other-name", "ca_file: root.pem, server_name: other.test").fails("tls").differs("TLS of DNS"),
         ask(
             "tls-plain-server",
@@ -457,16 +457,17 @@ fn asked_for(servers: &Servers) -> Vec<Row> {
         udp("wrong-id", "wrong-id.test", "").times_out(),
         udp("wrong-id-first", "wrong-id-first.test", ""),
         tcp("wrong-id", "wrong-id.test", "").fails("protocol"),
-        udp("empty", "empty.test", "").fails("protocol"),
+        // What cannot be read may be anybody's: we wait on.
+        udp("empty", "empty.test", "").times_out(),
         tcp("empty", "empty.test", "").fails("protocol"),
-        udp("garbage", "garbage.test", "").fails("protocol"),
+        udp("garbage", "garbage.test", "").times_out(),
         tcp("garbage", "garbage.test", "").fails("protocol"),
-        udp("half", "half.test", "").fails("protocol"),
+        udp("half", "half.test", "").times_out(),
         udp("question", "question.test", "").fails("protocol").theirs_succeeds().differs("a question for an answer"),
-        udp("counts", "counts.test", "").fails("protocol"),
+        udp("counts", "counts.test", "").fails("protocol").differs("fewer records than promised"),
         udp("loop", "loop.test", "").fails("protocol"),
         tcp("closes", "closes.test", "").fails("connect"),
-        tcp("breaks-off", "breaks-off.test", "").fails("connect"),
+        tcp("breaks-off", "breaks-off.test", "").fails("protocol"),
         ask("closed", &servers.closed, "good.test", ", query_type: A").fails("connect"),
         ask("tcp-closed", &servers.closed, "good.test", ", query_type: A, transport_protocol: tcp").fails("connect"),
         ask("tcp-black-hole", &servers.hole.address, "good.test", ", query_type: A, transport_protocol: tcp")
@@ -474,8 +475,8 @@ fn asked_for(servers: &Servers) -> Vec<Row> {
         // The serial of a zone.
         ask("soa", &servers.udp, "soa.test", ", query_type: SOA"),
         ask("two-soas", &servers.udp, "two-soas.test", ", query_type: SOA"),
-        ask("soa-below", &servers.udp, "soa-below.test", ", query_type: SOA"),
-        ask("no-soa", &servers.udp, "good.test", ", query_type: SOA"),
+        ask("soa-below", &servers.udp, "soa-below.test", ", query_type: SOA").differs("serial of no zone"),
+        ask("no-soa", &servers.udp, "good.test", ", query_type: SOA").differs("serial of no zone"),
         udp("soa-not-asked-for", "soa.test", ""),
         // A real server.
         ask(

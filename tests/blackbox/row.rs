@@ -140,7 +140,6 @@ impl Row {
                 }
                 "bearer_token" => spec["authorization"] = json!({ "credentials": refer("token", value) }),
                 "tls_config" => spec["tlsConfig"] = tls_config(value.as_object().unwrap()),
-                "dns_over_tls" => _ = block.insert("dnsOverTLS".to_owned(), value.clone()),
                 _ => {
                     block.insert(camel(name), camel_keys(value));
                 }

@@ -17,7 +17,7 @@ pub const VERSION: &str = "0.23.0";
 
 pub struct Sides {
     theirs: Running,
-    ours: Option<Running>,
+    ours: Running,
     _folder: TempDir,
 }
 
@@ -56,11 +56,7 @@ impl Sides {
         let documents: Vec<String> =
             documents.into_iter().chain(rows.iter().flat_map(Row::manifest)).map(|value| value.to_string()).collect();
         let targets = write("targets.yaml", &documents.join("\n---\n"));
-        let ours = if std::env::var_os("PEER_ONLY").is_some() {
-            None
-        } else {
-            Some(Running::ready(&targets, ["--max-probes-per-address", "0"]).await)
-        };
+        let ours = Running::ready(&targets, ["--max-probes-per-address", "0"]).await;
         Self { theirs, ours, _folder: folder }
     }
 
@@ -70,20 +66,21 @@ impl Sides {
         parse(&answer).unwrap_or_else(|error| panic!("{}: {error}\n{answer}", row.name))
     }
 
-    pub async fn ours(&self, row: &Row) -> Vec<Family> {
-        let Some(ours) = &self.ours else { return Vec::new() };
-        let answer = ours.body(&format!("/probe?target={NAMESPACE}/{}", row.name)).await;
-        parse(&answer).unwrap_or_else(|error| panic!("{}: {error}\n{answer}", row.name))
+    /// The error says why the target cannot be probed at all.
+    pub async fn ours(&self, row: &Row) -> Result<Vec<Family>, String> {
+        let answer = self.ours.get(&format!("/probe?target={NAMESPACE}/{}", row.name)).await;
+        match answer {
+            Some((200, answer)) => parse(&answer).map_err(|error| format!("{error}\n{answer}")),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     /// What each of them has to say about a row, for people.
     pub async fn debug(&self, row: &Row) -> String {
         let encoded = url::form_urlencoded::byte_serialize(row.target.as_bytes()).collect::<String>();
         let theirs = self.theirs.body(&format!("/probe?debug=true&module={}&target={encoded}", row.name)).await;
-        let ours = match &self.ours {
-            None => String::new(),
-            Some(ours) => ours.body(&format!("/probe?debug=true&target={NAMESPACE}/{}", row.name)).await,
-        };
+        let ours = self.ours.get(&format!("/probe?debug=true&target={NAMESPACE}/{}", row.name)).await;
+        let ours = ours.map(|(_, body)| body).unwrap_or_default();
         let of_theirs = theirs.split("Metrics that would have been returned:").next().unwrap_or_default();
         format!("theirs:\n{of_theirs}\nours:\n{ours}")
     }
