@@ -114,8 +114,13 @@ impl Redactor {
 
     /// The beginning of a body, likewise.
     pub fn beginning(&self, body: &[u8]) -> String {
+        self.beginning_of(body, false)
+    }
+
+    /// The same of a body that may have been cut already.
+    pub fn beginning_of(&self, body: &[u8], is_cut: bool) -> String {
         let start = body.get(..MAX_READ).unwrap_or(body);
-        self.shown(&String::from_utf8_lossy(start), start.len() < body.len())
+        self.shown(&String::from_utf8_lossy(start), is_cut || start.len() < body.len())
     }
 
     /// Whether a search in a large text takes so long that it should be done on a blocking thread.
@@ -137,6 +142,9 @@ impl Redactor {
 
     /// At the end of a text that was cut, the beginning of a secret is masked as well.
     fn masked(&self, text: &str, is_cut: bool) -> String {
+        if self.folded.is_empty() && self.literal.is_empty() {
+            return text.to_owned();
+        }
         let mut found: Vec<Range<usize>> = Vec::new();
         for secret in &self.literal {
             found.extend(text.match_indices(secret.as_str()).map(|(at, part)| at..at + part.len()));

@@ -77,7 +77,7 @@ impl Target {
         monitor.scrape_timeout = Some(self.scrape.timeout.into());
         for header in &mut spec.headers {
             if let Some(value) = &mut header.value {
-                "<masked>".clone_into(value);
+                MASK.clone_into(value);
             }
         }
         if let Some(url) = self.declaration.proxy_url().filter(|url| url.password().is_some()) {
@@ -86,10 +86,14 @@ impl Target {
             let _ = url.set_password(Some("masked"));
             spec.proxy_url = Some(url.into());
         }
+        spec.blocks.mask(spec.kind, MASK);
         spec.blocks.fill(spec.kind);
         serde_saphyr::to_string(&spec).unwrap_or_else(|error| format!("cannot be shown: {error}\n"))
     }
 }
+
+/// Stands for a text that may be a credential.
+const MASK: &str = "<masked>";
 
 /// Why a value that the spec refers to cannot be used.
 enum ResolveError {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 #[allow(unused_imports, reason = "not every kind needs all of them")]
 pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
-pub use recorder::{ProbeEvent, ProbeRecord, Recorder};
+pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 
 use crate::budget::MemoryShare;
 use crate::dial::{Dialer, JudgedAddress};
@@ -60,6 +60,8 @@ pub struct Probe<'p> {
     pub memory: &'p mut MemoryShare,
     /// `--max-body-bytes`.
     pub max_body_bytes: usize,
+    /// `--icmp-max-payload`: the most bytes of an ICMP echo request, without headers. A larger option is an error of reason `limit`.
+    pub max_icmp_payload: usize,
     /// Does what takes long on other threads.
     pub compute: &'p dyn Compute,
 }
