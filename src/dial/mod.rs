@@ -16,7 +16,7 @@ pub(crate) use address::AllowedBy;
 pub use address::{AddressRules, DenyReason};
 pub use connection::{ClientError, Connection, Identity, IpPreference, IpVersion, TlsVersions};
 pub use dialer::{DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress};
-pub use error::broken;
+pub use error::{broken, rejection};
 pub use handshake::TlsPeer;
 pub use host::{AllowedHost, AllowedHostError};
 pub use resolve::KnownHosts;

@@ -16,6 +16,7 @@ pub mod load;
 pub mod manifests;
 pub mod namespaces;
 pub mod old;
+pub mod probing;
 pub mod program;
 pub mod promql;
 pub mod proxy;
