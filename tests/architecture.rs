@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rule", &[]),
     ("budget", &["failure"]),
     ("dial", &["error_chain", "failure", "host_pattern", "tls"]),
-    ("kind", &["budget", "dial", "failure", "metric", "rule", "tls"]),
+    ("kind", &["budget", "dial", "failure", "metric", "rule", "time", "tls"]),
     ("time", &[]),
     ("tls", &[]),
     ("host_pattern", &[]),

@@ -18,12 +18,16 @@ use crate::tls::TrustStore;
 /// Probes of one address in a second, unless the operator sets another limit.
 pub const DEFAULT_PROBES_PER_ADDRESS: u32 = 20;
 
+/// Bytes of the payload of an ICMP echo request, unless the operator allows more: what a packet of Ethernet takes.
+pub const DEFAULT_MAX_ECHO_PAYLOAD: u16 = 1472;
+
 /// What all dialers share: rules, names, the rate of each address, and trusted authorities.
 #[derive(Debug)]
 pub struct Dialers {
     rules: Arc<AddressRules>,
     resolver: Arc<Resolver>,
     rate: AddressRate,
+    max_echo_payload: u16,
     trust: Mutex<HashMap<Arc<[u8]>, Weak<TrustStore>>>,
 }
 
@@ -34,6 +38,7 @@ impl Dialers {
             rules: Arc::new(rules),
             resolver: Arc::default(),
             rate: AddressRate::new(DEFAULT_PROBES_PER_ADDRESS),
+            max_echo_payload: DEFAULT_MAX_ECHO_PAYLOAD,
             trust: Mutex::default(),
         }
     }
@@ -49,6 +54,13 @@ impl Dialers {
     #[must_use]
     pub fn limiting(mut self, probes_per_second: u32) -> Self {
         self.rate = AddressRate::new(probes_per_second);
+        self
+    }
+
+    /// The same with another limit of the payload of ICMP echo requests, in bytes.
+    #[must_use]
+    pub const fn echoing_up_to(mut self, bytes: u16) -> Self {
+        self.max_echo_payload = bytes;
         self
     }
 
@@ -110,6 +122,11 @@ impl Dialer {
     /// The namespace of the target that it is for.
     pub const fn namespace(&self) -> &Arc<str> {
         &self.namespace
+    }
+
+    /// The largest payload of an ICMP echo request that the operator allows, in bytes.
+    pub fn max_echo_payload(&self) -> u16 {
+        self.dialers.max_echo_payload
     }
 
     /// The address of `host` that is contacted: a name, an IPv4 address, or an IPv6 address with or without brackets. A name is looked up
@@ -208,7 +225,7 @@ impl Dialer {
         Ok(Some(from))
     }
 
-    fn unbound(&self, from: IpAddr, error: &io::Error) -> CallError {
+    pub(super) fn unbound(&self, from: IpAddr, error: &io::Error) -> CallError {
         if self.source.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable {
             let message = format!("spec.sourceIpAddress: {from} is no address of this machine, write one of its own");
             return CallError::new(Reason::Config, message);

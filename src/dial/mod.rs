@@ -9,15 +9,17 @@ mod dialer;
 mod error;
 mod handshake;
 mod host;
+mod icmp;
 mod rate;
 mod resolve;
 
 pub(crate) use address::AllowedBy;
 pub use address::{AddressRules, DenyReason};
 pub use connection::{ClientError, Connection, Identity, IpPreference, IpVersion, TlsVersions};
-pub use dialer::{DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress};
+pub use dialer::{DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress};
 pub use error::{broken, rejection};
 pub use handshake::TlsPeer;
 pub use host::{AllowedHost, AllowedHostError};
+pub use icmp::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 pub use resolve::KnownHosts;
 pub(crate) use resolve::Resolver;

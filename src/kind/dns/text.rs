@@ -110,7 +110,7 @@ impl RecordText<'_> {
         put!(self, "\t{seconds_to_live}\t{}\t{}\t", types::class_name(class), types::type_name(number));
         if number == types::NULL {
             let rest = rest(data)?;
-            return self.escaped(rest, is_quoted_special);
+            return self.escaped(rest, |_| false);
         }
         if data.remaining() == 0 {
             return Ok(());
@@ -507,7 +507,11 @@ impl RecordText<'_> {
             }
             EXTENDED_ERROR => {
                 let error = value.parse_u16_be()?;
-                put!(self, "\n; EDE: {error}: (");
+                put!(self, "\n; EDE: {error}");
+                if let Some(name) = types::extended_error(error) {
+                    put!(self, " ({name})");
+                }
+                put!(self, ": (");
                 let text = rest(value)?;
                 self.escaped(text, |_| false)?;
                 put!(self, ")");
@@ -550,4 +554,93 @@ fn address6(data: &mut WireParser<'_>) -> Result<Ipv6Addr, RecordError> {
 
 fn groups(data: &mut WireParser<'_>) -> Result<[u16; 4], RecordError> {
     Ok([data.parse_u16_be()?, data.parse_u16_be()?, data.parse_u16_be()?, data.parse_u16_be()?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unhex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn written(wire: &[u8]) -> Result<(String, usize), RecordError> {
+        let mut text = String::new();
+        let mut parser = Parser::from_ref(wire);
+        write_record(&mut parser, &mut text, 1 << 20)?;
+        Ok((text, parser.remaining()))
+    }
+
+    #[test]
+    fn every_type_reads_as_in_miekg_dns() {
+        let mut seen = std::collections::BTreeSet::new();
+        for line in include_str!("records.txt").lines().filter(|line| !line.starts_with('#')) {
+            let (wire, text) = line.split_once(' ').unwrap();
+            let wire = unhex(wire);
+            let expected: String = serde_json::from_str(text).unwrap();
+            assert_eq!(written(&wire), Ok((expected.clone(), 0)), "{line}");
+            seen.extend(expected.split('\t').nth(3).map(str::to_owned));
+        }
+        let described = types::TYPES.iter().filter(|known| known.data.is_some() && known.number != types::NULL);
+        let missing: Vec<&str> = described.map(|known| known.name).filter(|name| !seen.contains(*name)).collect();
+        assert_eq!(missing, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_few_records_read_as_a_person_expects() {
+        let of = |data: &[u8]| {
+            let mut wire = unhex("076578616d706c6503636f6d00");
+            wire.extend_from_slice(data);
+            written(&wire).unwrap().0
+        };
+        assert_eq!(of(b"\0\x01\0\x01\0\0\x01\x2c\0\x04\xc0\0\x02\x01"), "example.com.\t300\tIN\tA\t192.0.2.1");
+        assert_eq!(of(b"\0\x10\0\x01\0\0\0\x3c\0\x06\x02hi\x02yo"), "example.com.\t60\tIN\tTXT\t\"hi\" \"yo\"");
+        assert_eq!(of(b"\0\x0a\0\x01\0\0\0\x3c\0\x03a\0b"), ";example.com.\t60\tIN\tNULL\ta\\000b");
+        assert_eq!(of(b"\0\xff\0\x01\0\0\0\x3c\0\x01a"), "example.com.\t60\tCLASS1\tTYPE255\t\\# 1 61");
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let record = |number: u8, length: u8, data: &[u8]| {
+            let mut wire = vec![0, 0, number, 0, 1, 0, 0, 0, 1, 0, length];
+            wire.extend_from_slice(data);
+            written(&wire).map(|(text, _)| text)
+        };
+        let malformed = Err(RecordError::Malformed);
+        assert_eq!(record(1, 3, &[1, 2, 3]), malformed, "an address is too short");
+        assert_eq!(record(1, 5, &[1, 2, 3, 4, 5]), malformed, "or too long");
+        assert_eq!(record(1, 4, &[1, 2, 3]), malformed, "or cut off");
+        assert_eq!(record(16, 2, &[5, b'a']), malformed, "a text is longer than its record");
+        assert_eq!(record(2, 2, &[0xc0, 11]), malformed, "a name points to itself");
+        assert_eq!(record(2, 2, &[0xc0, 200]), malformed, "or behind the message");
+        assert_eq!(record(47, 4, &[0, 0, 0, 1]), malformed, "a bitmap is empty");
+        assert_eq!(record(47, 8, &[0, 1, 1, 0x80, 0, 1, 0x80, 0]), malformed, "or its windows are out of order");
+        assert_eq!(record(64, 7, &[0, 1, 0, 0, 3, 0, 0]), malformed, "a port has no number");
+        assert_eq!(record(42, 5, &[0, 1, 33, 1, 1]), malformed, "a prefix is longer than an address");
+        assert_eq!(record(45, 3, &[1, 9, 1]), malformed, "there is no such gateway");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_not_written_to_its_end() {
+        // Names that are only pointers to a long name: 2 bytes become 1,000.
+        let mut wire = vec![63];
+        for _ in 0..3 {
+            wire.extend_from_slice(&[0xff; 63]);
+            wire.push(63);
+        }
+        wire.extend_from_slice(&[0xff; 61]);
+        wire[192] = 61;
+        wire.push(0);
+        let start = wire.len();
+        let servers = 30_000;
+        wire.extend_from_slice(&[0, 0, 55, 0, 1, 0, 0, 0, 1]);
+        wire.extend_from_slice(&u16::try_from(4 + 2 * servers).unwrap().to_be_bytes());
+        wire.extend_from_slice(&[0, 1, 0, 0]);
+        wire.extend(std::iter::repeat_n([0xc0, 0], servers).flatten());
+        let mut text = String::new();
+        let mut parser = Parser::from_ref(&wire[..]);
+        parser.advance(start).unwrap();
+        assert_eq!(write_record(&mut parser, &mut text, 100_000), Err(RecordError::TooLong));
+        assert!(text.len() < 110_000, "{}", text.len());
+    }
 }

@@ -302,6 +302,46 @@ pub(super) fn service_parameter(key: u16) -> Option<&'static str> {
     NAMES.get(usize::from(key)).copied()
 }
 
+/// The names of the extended errors of RFC 8914.
+const EXTENDED_ERRORS: &[&str] = &[
+    "Other",
+    "Unsupported DNSKEY Algorithm",
+    "Unsupported DS Digest Type",
+    "Stale Answer",
+    "Forged Answer",
+    "DNSSEC Indeterminate",
+    "DNSSEC Bogus",
+    "Signature Expired",
+    "Signature Not Yet Valid",
+    "DNSKEY Missing",
+    "RRSIGs Missing",
+    "No Zone Key Bit Set",
+    "NSEC Missing",
+    "Cached Error",
+    "Not Ready",
+    "Blocked",
+    "Censored",
+    "Filtered",
+    "Prohibited",
+    "Stale NXDOMAIN Answer",
+    "Not Authoritative",
+    "Not Supported",
+    "No Reachable Authority",
+    "Network Error",
+    "Invalid Data",
+    "Signature Expired Before Valid",
+    "Too Early",
+    "Unsupported NSEC3 Iterations Value",
+    "Unable To Conform To Policy",
+    "Synthesized",
+    "Invalid Query Type",
+];
+
+/// The name of an extended error.
+pub(super) fn extended_error(number: u16) -> Option<&'static str> {
+    EXTENDED_ERRORS.get(usize::from(number)).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
