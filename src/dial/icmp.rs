@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
@@ -13,7 +13,7 @@ use rustix::net::sockopt::{
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 
 use super::error::reason_of;
 use super::{Dialer, JudgedAddress};
@@ -74,7 +74,8 @@ const CONTROL: usize = 512;
 /// A socket that sends echo requests to one address.
 #[derive(Debug)]
 pub struct EchoSocket {
-    socket: AsyncFd<Socket>,
+    /// A datagram socket, if not of UDP: it is waited for in the same way.
+    socket: UdpSocket,
     peer: IpAddr,
 }
 
@@ -104,8 +105,7 @@ impl Dialer {
         }
         let to = SockAddr::from(SocketAddr::new(peer, 0));
         socket.connect(&to).map_err(|error| refused_here(peer, &error))?;
-        let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
-        let socket = AsyncFd::register_with_interest(socket, interest).map_err(|error| failed(&error))?;
+        let socket = UdpSocket::from_std(OwnedFd::from(socket).into()).map_err(|error| failed(&error))?;
         Ok(EchoSocket { socket, peer })
     }
 }
@@ -152,7 +152,7 @@ impl EchoSocket {
     pub async fn send(&self, packet: &[u8]) -> Result<(), CallError> {
         let mut failed_before = false;
         loop {
-            match self.socket.async_io(Interest::WRITABLE, |socket| socket.send(packet)).await {
+            match self.socket.send(packet).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The first error may be that of an earlier request: it is in the queue of errors, and this one was not sent yet.
@@ -164,26 +164,30 @@ impl EchoSocket {
 
     /// Waits for something that belongs to the requests.
     pub async fn receive(&self, buffer: &mut [u8]) -> Result<EchoArrival, CallError> {
-        let mut failed: Option<Errno> = None;
+        const ANYTHING: Interest = Interest::READABLE.add(Interest::ERROR);
+        let mut failed = None;
         loop {
-            let ready = self.socket.ready(Interest::READABLE | Interest::ERROR).await;
-            let mut ready = ready.map_err(|error| refused_here(self.peer, &error))?;
-            // Refusals first: they explain the error that a plain read gives.
-            match self.refusal(buffer) {
-                Ok(Some(refusal)) => return Ok(refusal),
-                Ok(None) | Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => {}
-                Err(error) => failed = Some(error),
+            let ready = self.socket.ready(ANYTHING).await;
+            ready.map_err(|error| refused_here(self.peer, &error))?;
+            match self.socket.try_io(ANYTHING, || self.arrival(buffer)) {
+                Ok(Some(arrival)) => return Ok(arrival),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => match failed.take() {
+                    Some(earlier) => return Err(refused_here(self.peer, &earlier)),
+                    None if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // It may be in the queue of errors, too, which explains it.
+                    None => failed = Some(error),
+                },
             }
-            if let Some(error) = failed {
-                return Err(refused_here(self.peer, &error.into()));
-            }
-            match self.packet(buffer) {
-                Ok(Some(packet)) => return Ok(packet),
-                Ok(None) | Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(error) => failed = Some(error),
-            }
+        }
+    }
+
+    /// What has come, if it is of a kind that is known. Refusals first: they explain the error that a plain read gives.
+    fn arrival(&self, buffer: &mut [u8]) -> io::Result<Option<EchoArrival>> {
+        match self.refusal(buffer) {
+            Err(Errno::EAGAIN) => Ok(self.packet(buffer)?),
+            refusal => Ok(refusal?),
         }
     }
 
@@ -191,7 +195,7 @@ impl EchoSocket {
     fn packet(&self, buffer: &mut [u8]) -> Result<Option<EchoArrival>, Errno> {
         let mut control = vec![0; CONTROL];
         let mut parts = [IoSliceMut::new(buffer)];
-        let fd = self.socket.get_ref().as_raw_fd();
+        let fd = self.socket.as_raw_fd();
         let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
         let from = message.address.as_ref().and_then(ip_of);
         if from != Some(self.peer) {
@@ -209,7 +213,7 @@ impl EchoSocket {
     fn refusal(&self, buffer: &mut [u8]) -> Result<Option<EchoArrival>, Errno> {
         let mut control = vec![0; CONTROL];
         let mut parts = [IoSliceMut::new(buffer)];
-        let fd = self.socket.get_ref().as_raw_fd();
+        let fd = self.socket.as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_ERRQUEUE;
         let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), flags)?;
         let is_ipv4 = self.peer.is_ipv4();
