@@ -21,7 +21,7 @@ use crate::http::AllowedWebHost;
 use crate::kind::Type;
 use value::{bytes, cidr, duration, external_url, health_url, interval, prober, sample_limit};
 
-/// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup.
+/// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup, and for probes of web servers, ports, names and hosts.
 #[derive(Debug, Parser)]
 #[command(name = "scrapetarget-exporter", version, max_term_width = 100)]
 pub struct Cli {
@@ -147,6 +147,10 @@ pub struct PollingArgs {
     /// contain anything that the server knows, and everyone who can reach the port can read it
     #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]
     pub debug_bodies: bool,
+    /// Maximum number of bytes that a ping may carry, regardless of the payloadSize of a target. More than a packet of 1500 bytes holds
+    /// is sent in fragments
+    #[arg(long, env = "SCRAPETARGET_ICMP_MAX_PAYLOAD", default_value_t = 1472, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=65507))]
+    pub icmp_max_payload: u16,
 }
 
 /// Flags about what authors of targets may have probed.
@@ -249,15 +253,34 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
     /// Which server to simulate
-    #[arg(value_name = "SERVER")]
+    #[arg(value_name = "SERVER", ignore_case = true)]
     pub server: SimulatedServer,
     /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
-    /// 3000, 1026, 9851 or 8889
+    /// 3000, 1026, 9851 or 8889; 8443 for a website, 1053 for a name server, which listens there over UDP as well
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
     /// For Mediasoup and Edumeet: bearer token; requests without it are answered with 401
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// Misbehave: error (status 500, or SERVFAIL), hang (no answer), html (another document), empty (no content), or truncated (half of
+    /// it)
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Option<SimulatedFault>,
+}
+
+/// How a simulated server misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimulatedFault {
+    /// Answers with an error.
+    Error,
+    /// Never answers.
+    Hang,
+    /// Answers with an HTML page.
+    Html,
+    /// Answers without content.
+    Empty,
+    /// Answers with half of the content.
+    Truncated,
 }
 
 /// What can be simulated.
@@ -272,6 +295,10 @@ pub enum SimulatedServer {
     Mediasoup,
     /// edumeet with its own exporter: a target with `source: Prometheus`.
     Edumeet,
+    /// A website over https, with a certificate that ends in ten days.
+    Website,
+    /// A name server with the zone `shop.test`.
+    Dns,
 }
 
 /// Flags of `probe`.
@@ -292,7 +319,7 @@ pub struct ProbeArgs {
     /// URL of the target
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// Field of the spec, with its value as YAML, such as sora.clusterMetrics=true or mediasoup.source=Prometheus; repeatable
+    /// Field of the spec, with its value as YAML, such as sora.clusterMetrics=true or 'http.validStatusCodes=[200, 404]'; repeatable
     #[arg(long, value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
     /// Poll every address of the host in the URL, as members.dns of a ScrapeTarget does
@@ -301,7 +328,8 @@ pub struct ProbeArgs {
     /// Timeout of the poll, for all its requests together; with members, of each member
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// Also print each request with its status, duration and error; secrets are masked
+    /// Also print each request with its status, duration and error, or each step of a probe with its time and the certificates of the
+    /// server; secrets are masked
     #[arg(long)]
     pub debug: bool,
     /// Flags about polls.
@@ -357,23 +385,43 @@ pub struct HealthcheckArgs {
 
 impl ProbeArgs {
     /// What is wrong with the combination of these flags. clap's own message names only some of the possible combinations.
-    fn mistake(&self) -> Option<&'static str> {
+    fn mistake(&self) -> Option<String> {
         let Self { file, target, kind, url, set, members_dns, .. } = self;
-        match (file, kind, url) {
-            (None, None, _) | (None, _, None) => {
-                Some("error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)")
+        let mistake = match (file, kind, url) {
+            (None, None, Some(url)) => return Some(Self::type_is_missing(url)),
+            (None, None, None) | (None, _, None) => {
+                "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)"
             }
             (None, ..) if target.is_some() => {
-                Some("error: --target chooses from a FILE: write probe FILE --target NAME (see --help)")
+                "error: --target chooses from a FILE: write probe FILE --target NAME (see --help)"
             }
             (Some(_), ..) if !set.is_empty() => {
-                Some("error: --set goes with --type and --url: in a FILE, write the field itself (see --help)")
+                "error: --set goes with --type and --url: in a FILE, write the field itself (see --help)"
             }
-            (Some(_), ..) if *members_dns => Some(
-                "error: --members-dns goes with --type and --url: in a FILE, write members: {dns: {}} (see --help)",
+            (Some(_), ..) if *members_dns => {
+                "error: --members-dns goes with --type and --url: in a FILE, write members: {dns: {}} (see --help)"
+            }
+            _ => return None,
+        };
+        Some(mistake.to_owned())
+    }
+
+    fn type_is_missing(url: &str) -> String {
+        let types = Self::types_of(url);
+        match &types[..] {
+            [] => "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)".to_owned(),
+            [one] => format!(
+                "error: which type? {url} is the url of a target of type {one}: write --type {one} (see --help)"
             ),
-            _ => None,
+            several => {
+                format!("error: which type is {url}? write --type with one of {} (see --help)", several.join(", "))
+            }
         }
+    }
+
+    /// The types whose targets have such a url.
+    pub fn types_of(url: &str) -> Vec<&'static str> {
+        Type::ALL.iter().filter(|kind| kind.url().pattern.is_match(url)).map(|kind| kind.as_str()).collect()
     }
 }
 
@@ -381,7 +429,9 @@ impl SimulateArgs {
     /// What is wrong with the combination of these flags.
     fn mistake(&self) -> Option<&'static str> {
         match (self.server, self.listen_address.len()) {
-            (SimulatedServer::Sora | SimulatedServer::Orion, _) if self.token.is_some() => {
+            (server, _)
+                if self.token.is_some() && !matches!(server, SimulatedServer::Mediasoup | SimulatedServer::Edumeet) =>
+            {
                 Some("error: --token goes with Mediasoup and Edumeet (see --help)")
             }
             (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
@@ -431,7 +481,7 @@ impl Cli {
             ),
             Command::Run(args) if args.targets.is_empty() => args.kubernetes.mistake(args.web_config_file.is_some()),
             Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
-            Command::Probe(args) => args.mistake().map(ToOwned::to_owned),
+            Command::Probe(args) => args.mistake(),
             Command::Simulate(args) => args.mistake().map(ToOwned::to_owned),
             Command::Cleanup(args) => args.release.mistake(),
             _ => None,

@@ -347,7 +347,7 @@ async fn metrics_tell_of_every_target_and_of_every_combination_of_type_and_state
     }
     assert!(!text.contains("target_name=\"later\""), "neither up nor down");
     assert!(!text.contains("timestamp_seconds{target_namespace=\"webrtc\",target_name=\"down\""));
-    assert_eq!(text.matches("\nscrapetarget_targets{").count(), 15);
+    assert_eq!(text.matches("\nscrapetarget_targets{").count(), 5 * Type::ALL.len());
     let request = service.get("/metrics").header("accept", PROMETHEUS_3).header("accept-encoding", "gzip");
     let response = request.send().await.unwrap();
     assert_eq!(response.headers()["content-type"], OPENMETRICS);

@@ -60,8 +60,11 @@ impl TargetFilter {
                     _ => return Err(format!("honorLabels={value:?} is unknown: write true or false")),
                 },
                 other => {
-                    let last = if is_discovery { "honorLabels" } else { "state" };
-                    let known = format!("namespace, type, label and {last}");
+                    let known = if is_discovery {
+                        "namespace, type, label and honorLabels"
+                    } else {
+                        "namespace, type, state and label"
+                    };
                     return Err(format!("unknown parameter {other:?}, known are {known}"));
                 }
             }

@@ -93,6 +93,7 @@ impl super::Options for Options {
         "grpc://HOST, or grpcs://HOST for TLS, and a port if it is not 80 or, with TLS, 443";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
     const FIELDS: &'static [Field] = &[Field::AnyHeaders, Field::Credentials, Field::Tls, Field::Addresses];
+    const CONFIDENTIAL: &'static [&'static str] = &["spec.grpc.metadata"];
 
     fn rules() -> Vec<Rule> {
         let quoted = |names: &[&str]| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");

@@ -97,6 +97,8 @@ impl super::Options for Options {
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
     const FIELDS: &'static [Field] = &[Field::Tls, Field::Addresses];
     const REGEXES: &'static [&'static str] = &["spec.tcp.queryResponse[].expect"];
+    const CONFIDENTIAL: &'static [&'static str] =
+        &["spec.tcp.queryResponse[].send", "spec.tcp.queryResponse[].sendBase64"];
 
     fn rules() -> Vec<Rule> {
         rules()
