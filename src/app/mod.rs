@@ -81,10 +81,9 @@ fn pollers(
     } = polling;
     let rules = AddressRules::denying(target_deny_cidr).allowing(target_allow_cidr, target_allow_host);
     let limits = Limits::new(max_body_bytes, max_inflight_bytes);
-    let (pollers, refused) =
-        Pollers::new(Clients::with(Dialers::new(rules).knowing(known_hosts)), limits, metrics, background);
+    let dialers = Dialers::new(rules).knowing(known_hosts).echoing_up_to(icmp_max_payload);
+    let (pollers, refused) = Pollers::new(Clients::with(dialers), limits, metrics, background);
     pollers.show_bodies(debug_bodies);
-    pollers.limit_icmp_payload(icmp_max_payload.into());
     (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }
 
