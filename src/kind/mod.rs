@@ -58,6 +58,9 @@ pub trait Options:
     /// Whatever is at such a place or below it is masked wherever the spec is shown.
     const CONFIDENTIAL: &'static [&'static str] = &[];
 
+    /// Fields of the block that do not exist, with what is said to whoever writes them.
+    const RESERVED: &'static [(&'static str, &'static str)] = &[];
+
     /// Rules about the block, and about other fields of a spec of this type.
     fn rules() -> Vec<Rule> {
         Vec::new()
@@ -225,6 +228,11 @@ macro_rules! kinds {
             /// Where in the block texts stand that are not shown.
             pub const fn confidential(self) -> &'static [&'static str] {
                 match self { $(Self::$kind => <$module::Options as Options>::CONFIDENTIAL),+ }
+            }
+
+            /// Fields of the block that do not exist, with what is said to whoever writes them.
+            pub const fn reserved(self) -> &'static [(&'static str, &'static str)] {
+                match self { $(Self::$kind => <$module::Options as Options>::RESERVED),+ }
             }
 
             /// Whether it is probed. If not, it is polled with HTTP calls, and the names of its families begin with that of its block.
