@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("error_chain", &[]),
     ("fetch", &["budget", "dial", "error_chain", "failure", "kind", "tls"]),
     ("crd", &["kind", "metric", "rule", "time"]),
+    ("convert", &["crd", "kind", "time"]),
     ("target", &["crd", "dial", "kind", "metric"]),
     ("file", &["crd", "kind", "self_metrics", "target"]),
     ("poll", &["budget", "dial", "error_chain", "failure", "fetch", "kind", "metric", "self_metrics", "target"]),
@@ -33,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "budget",
             "cli",
+            "convert",
             "crd",
             "dial",
             "error_chain",
@@ -64,7 +66,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("prometheus", &["self_metrics"]),
     ("simulators", &["app"]),
-    ("serde_saphyr", &["cli", "crd", "file", "http", "target", "app"]),
+    ("serde_saphyr", &["cli", "convert", "crd", "file", "http", "target", "app"]),
     ("tokio", &["app", "budget", "dial", "fetch", "file", "http", "k8s", "kind", "poll"]),
 ];
 

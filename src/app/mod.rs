@@ -1,6 +1,7 @@
 //! The commands. This is the composition root, the only module that depends on all others: it creates, connects and stops them.
 
 mod cluster;
+mod convert;
 mod demo;
 mod healthcheck;
 mod probe;
@@ -40,6 +41,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Probe(args) => block_on(probe::run(args)),
         Command::Healthcheck(args) => block_on(healthcheck::run(args)),
         Command::Check(args) => check(args),
+        Command::Convert(args) => Ok(convert::run(args)),
         Command::Cleanup(args) => block_on(cluster::cleanup(args)),
         Command::Crd => {
             print(&crd::print().context("write the CRD")?);
