@@ -225,6 +225,7 @@ fuzz:
 generate: $(HELM)
 	cargo run --locked --quiet -- crd > crds/scrapetargets.yaml
 	UPDATE_DOCS=1 cargo test --locked --quiet --test docs --test alerts
+	UPDATE_DOCS=1 cargo test --locked --quiet --test convert worked_example
 	UPDATE_DOCS=1 cargo test --locked --quiet --test chart generated::
 
 clean-cache:
