@@ -188,10 +188,10 @@ async fn run<I: Send + Sync + ?Sized + 'static, O: Send + 'static>(
 
 /// A text from a server that patterns are compared with. It is cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::kind) struct Subject(Text);
+pub(in crate::kind) struct Subject(SubjectText);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Text {
+enum SubjectText {
     /// UTF-8 as it came.
     Valid(Bytes),
     /// A copy in which every byte that is not UTF-8 is replaced by one character.
@@ -209,22 +209,22 @@ impl Subject {
     pub(in crate::kind) fn new(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self(match readable(&bytes) {
-            Cow::Borrowed(_) => Text::Valid(bytes),
-            Cow::Owned(text) => Text::Replaced(text.into()),
+            Cow::Borrowed(_) => SubjectText::Valid(bytes),
+            Cow::Owned(text) => SubjectText::Replaced(text.into()),
         })
     }
 
     fn as_str(&self) -> &str {
         match &self.0 {
-            Text::Valid(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
-            Text::Replaced(text) => text,
+            SubjectText::Valid(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+            SubjectText::Replaced(text) => text,
         }
     }
 
     fn len(&self) -> usize {
         match &self.0 {
-            Text::Valid(bytes) => bytes.len(),
-            Text::Replaced(text) => text.len(),
+            SubjectText::Valid(bytes) => bytes.len(),
+            SubjectText::Replaced(text) => text.len(),
         }
     }
 }
