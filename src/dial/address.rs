@@ -273,7 +273,9 @@ mod tests {
 
     #[test]
     fn an_address_leads_to_the_same_host_in_every_form() {
-        for form in ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2002:a01:203::1", "2001:0:808:808:0:0:f5fe:fdfc"] {
+        for form in
+            ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2002:a01:203::1", "2001:0:808:808:0:0:f5fe:fdfc"]
+        {
             assert_eq!(destination(form.parse().unwrap()), IpAddr::from([10, 1, 2, 3]), "{form}");
         }
         let plain: IpAddr = "2001:db8::1".parse().unwrap();

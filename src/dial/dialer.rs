@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 
+use super::address::destination;
 use super::error::reason_of;
 use super::handshake::TlsSettings;
 use super::rate::AddressRate;
-use super::address::destination;
 use super::{
     AddressRules, AllowedBy, ClientError, Connection, DenyReason, IpPreference, IpVersion, KnownHosts, Resolver,
 };
