@@ -282,7 +282,7 @@ impl Route {
             return Ok(*address);
         }
         let address = if probe.proxy.is_some() && template.skip_resolve_phase_with_proxy {
-            probe.dialer.judge_unresolved(host)?;
+            probe.dialer.judge_unresolved(host, probe.deadline).await?;
             for phase in Phase::AFTER_RESOLVE {
                 phase.took(probe.record, std::time::Duration::ZERO);
             }
