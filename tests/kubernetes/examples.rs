@@ -57,13 +57,24 @@ fn the_admission_policy_lets_each_namespace_have_the_types_and_hosts_of_its_anno
     until(Some("type Http may not be probed"), "Http", "https://www.example.com/", none());
     until(None, "Sora", "http://sora:3000/", none());
     let annotation = "scrapetarget.example.com/hosts=www.example.com,*.shop.svc";
-    let said = cluster.kubectl(&["annotate", "namespace", &namespace, "scrapetarget.example.com/probers=Http,Tcp", annotation]);
+    let said = cluster.kubectl(&[
+        "annotate",
+        "namespace",
+        &namespace,
+        "scrapetarget.example.com/probers=Http,Tcp",
+        annotation,
+    ]);
     assert!(said.good(), "{}", said.stderr);
     until(None, "Http", "https://www.example.com/a?b=c", none());
     until(None, "Tcp", "tcp://db.SHOP.svc:5432", none());
     until(Some("type Icmp may not be probed"), "Icmp", "icmp://www.example.com", none());
     for url in ["https://example.com/", "https://www.example.com.evil.test/", "https://shop.svc/", "https://[::1]/"] {
-        until(Some("may not be probed from this namespace: its annotation scrapetarget.example.com/hosts"), "Http", url, none());
+        until(
+            Some("may not be probed from this namespace: its annotation scrapetarget.example.com/hosts"),
+            "Http",
+            url,
+            none(),
+        );
     }
     let proxy = json!({ "proxyUrl": "http://proxy.example.com:3128" });
     until(Some("proxyUrl may not be used"), "Http", "https://www.example.com/", proxy);
