@@ -15,11 +15,11 @@ pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, Relea
 pub use value::{ListenAddress, ProberWord};
 pub use variables::unknown_variables;
 
-use crate::dial::{AllowedHost, DEFAULT_PROBES_PER_ADDRESS};
+use crate::dial::{AllowedHost, DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS};
 use crate::file;
 use crate::http::AllowedWebHost;
 use crate::kind::Type;
-use value::{bytes, cidr, duration, external_url, health_url, interval, prober, sample_limit};
+use value::{bytes, cidr, duration, external_url, health_url, interval, namespace, prober, sample_limit};
 
 /// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup, and for probes of web servers, ports, names and hosts.
 #[derive(Debug, Parser)]
@@ -45,6 +45,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Prints the CustomResourceDefinition of ScrapeTarget
     Crd,
+    /// Prints the targets of a blackbox exporter as ScrapeTargets, and says on stderr what is left behind
+    Convert(ConvertArgs),
     /// Deletes the ServiceMonitors and the Endpoints that a release created, before it is uninstalled
     Cleanup(CleanupArgs),
     /// Checks the health of a running service and exits with code 0 if it is healthy; for containers without a shell
@@ -149,7 +151,7 @@ pub struct PollingArgs {
     pub debug_bodies: bool,
     /// Maximum number of bytes that a ping may carry, regardless of the payloadSize of a target. More than a packet of 1500 bytes holds
     /// is sent in fragments
-    #[arg(long, env = "SCRAPETARGET_ICMP_MAX_PAYLOAD", default_value_t = 1472, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=65507))]
+    #[arg(long, env = "SCRAPETARGET_ICMP_MAX_PAYLOAD", default_value_t = DEFAULT_MAX_ECHO_PAYLOAD, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=65507))]
     pub icmp_max_payload: u16,
 }
 
@@ -358,6 +360,29 @@ pub struct CheckArgs {
     pub kube_context: Option<String>,
 }
 
+/// Flags of `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Configuration of the blackbox exporter, with its modules; - is standard input. Not needed if --values contains it
+    #[arg(value_name = "FILE", required_unless_present = "values")]
+    pub file: Option<PathBuf>,
+    /// Configuration of Prometheus, whose jobs with a path that ends in /probe are converted; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub prometheus: Vec<PathBuf>,
+    /// Manifests of Probes and ServiceMonitors of the Prometheus Operator; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub manifests: Vec<PathBuf>,
+    /// Values of the Helm chart of the blackbox exporter: config, and the targets of serviceMonitor
+    #[arg(long, value_name = "FILE")]
+    pub values: Option<PathBuf>,
+    /// Namespace of all targets. If not set, that of the Probe or ServiceMonitor that a target is from; if there is none, none is written
+    #[arg(long, value_name = "NAMESPACE", value_parser = namespace)]
+    pub namespace: Option<String>,
+    /// Also print Secrets with the passwords and tokens that are in the inputs. If not set, targets only refer to them
+    #[arg(long)]
+    pub secrets: bool,
+}
+
 /// Flags of `healthcheck`. A password or a key comes from a file: every user of the machine reads command lines.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
@@ -425,6 +450,18 @@ impl ProbeArgs {
     }
 }
 
+impl ConvertArgs {
+    /// What is wrong with the combination of these flags.
+    fn mistake(&self) -> Option<&'static str> {
+        let Self { file, prometheus, manifests, values, .. } = self;
+        let all = file.iter().chain(prometheus).chain(manifests).chain(values);
+        let of_stdin = all.filter(|path| file::is_stdin(path)).count();
+        (of_stdin > 1).then_some(
+            "error: standard input can be read once: write - for one input only; a file called - is ./- (see --help)",
+        )
+    }
+}
+
 impl SimulateArgs {
     /// What is wrong with the combination of these flags.
     fn mistake(&self) -> Option<&'static str> {
@@ -450,7 +487,7 @@ impl Cli {
         I: IntoIterator,
         I::Item: Into<std::ffi::OsString> + Clone,
     {
-        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help";
+        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, convert, cleanup, healthcheck or help";
         let arguments: Vec<std::ffi::OsString> = arguments.into_iter().map(Into::into).collect();
         let parsed = Self::command().try_get_matches_from(&arguments);
         let parsed = parsed.and_then(|given| Ok((Self::from_arg_matches(&given)?, given)));
@@ -483,6 +520,7 @@ impl Cli {
             Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
             Command::Probe(args) => args.mistake(),
             Command::Simulate(args) => args.mistake().map(ToOwned::to_owned),
+            Command::Convert(args) => args.mistake().map(ToOwned::to_owned),
             Command::Cleanup(args) => args.release.mistake(),
             _ => None,
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use reqwest::Url;
 
+use crate::crd::is_dns_label;
 use crate::kind::Type;
 use crate::time::PromDuration;
 
@@ -70,6 +71,12 @@ pub(super) fn external_url(text: &str) -> Result<Url, String> {
 pub(super) fn sample_limit(text: &str) -> Result<u32, String> {
     let count = text.parse().ok().filter(|count| (1..=1_000_000).contains(count));
     count.ok_or_else(|| "write a number of series from 1 to 1000000, for instance 100000".to_owned())
+}
+
+/// The name of a namespace, a Service or a release: a DNS label.
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    let fine = is_dns_label(text);
+    fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 lowercase letters, digits and inner hyphens".to_owned())
 }
 
 /// A type that is probed, or `none` of them.

@@ -49,7 +49,7 @@ pub struct Monitor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub job: Option<String>,
-    /// The label instance of the series. Name: namespace and name of the target, as in webrtc/sora-tokyo. Url: url as it is written, which
+    /// The label instance of the series. Name: namespace and name of the target, as in web/shop. Url: url as it is written, which
     /// is what dashboards for the blackbox exporter select by.
     #[serde(default)]
     pub instance: InstanceLabel,

@@ -11,9 +11,17 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
 use super::{FieldError, advice};
+use crate::kind::Type;
 
 /// Names that later versions will use, with a message of their own.
 const RESERVED: [&str; 2] = ["spec.oauth2", "spec.className"];
+
+/// What a kind says about a field that its block does not have.
+fn reserved_by_kind(path: &str) -> Option<&'static str> {
+    let (block, field) = path.strip_prefix("spec.")?.split_once('.')?;
+    let kind = Type::ALL.iter().find(|kind| kind.block() == block)?;
+    kind.reserved().iter().find(|(name, _)| *name == field).map(|(_, hint)| *hint)
+}
 
 /// One node of a schema, compiled for checking values.
 #[derive(Debug, Default)]
@@ -213,6 +221,8 @@ impl SchemaNode {
         let full = join(path, name);
         let hint = if RESERVED.contains(&full.as_str()) {
             ": the name is reserved for a later version, remove it".to_owned()
+        } else if let Some(hint) = reserved_by_kind(&full) {
+            format!(": {hint}")
         } else {
             advice::for_unknown_field(self, name)
         };
@@ -378,6 +388,7 @@ mod tests {
         "pattern",
         "minLength",
         "maxLength",
+        "minItems",
         "maxItems",
         "maxProperties",
         "minimum",

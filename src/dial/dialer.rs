@@ -177,6 +177,34 @@ impl Dialer {
         })
     }
 
+    /// Whether a host may be contacted that only a proxy resolves: its addresses are not known here.
+    ///
+    /// Reasons: `config`.
+    pub fn judge_unresolved(&self, host: &str) -> Result<(), CallError> {
+        let rules = &self.dialers.rules;
+        let refused = |error: ClientError| CallError::new(Reason::Config, error.to_string());
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        let name = if literal.is_some() { None } else { Some(host) };
+        let grant = rules
+            .allowed_by(name, &self.namespace)
+            .ok_or_else(|| refused(ClientError::HostNotAllowed { field: "url", host: host.to_owned() }))?;
+        let is_localhost = |name: &str| {
+            name.trim_end_matches('.').rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
+        };
+        let known: Vec<IpAddr> = match name {
+            // The proxy's own.
+            Some(name) if is_localhost(name) => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            Some(_) if grant == AllowedBy::Address => {
+                return Err(refused(ClientError::ResolvedByProxy { host: host.to_owned() }));
+            }
+            _ => literal.into_iter().collect(),
+        };
+        match known.into_iter().find_map(|address| Some((address, rules.refusal(address, grant)?))) {
+            Some((address, ground)) => Err(refused(ClientError::Denied { address, ground })),
+            None => Ok(()),
+        }
+    }
+
     async fn look_up(&self, host: &str, deadline: Instant) -> Result<Arc<[IpAddr]>, CallError> {
         let name: Arc<str> = host.into();
         let resolver = &self.dialers.resolver;

@@ -70,10 +70,16 @@ impl TlsSettings {
         Ok(Self { trust, identity, name, versions: *tls_versions })
     }
 
-    fn config(&self, verifier: Arc<HandshakeVerifier>, alpn: &[&[u8]], sni: bool) -> rustls::ClientConfig {
+    fn config(
+        &self,
+        verifier: Arc<HandshakeVerifier>,
+        identity: Option<&Arc<CertifiedKey>>,
+        alpn: &[&[u8]],
+        sni: bool,
+    ) -> rustls::ClientConfig {
         let builder = rustls::ClientConfig::builder_with_protocol_versions(self.versions.list());
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        let mut config = match &self.identity {
+        let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**identity).clone()))),
         };
@@ -115,9 +121,39 @@ impl Dialer {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        self.handshake_as(self.tls.name.as_ref(), self.tls.identity.as_ref(), stream, host, alpn, deadline).await
+    }
+
+    /// The same with a server that the target does not name, such as a proxy or one that it redirects to: neither `tlsConfig.serverName` nor
+    /// the client certificate is meant for it.
+    pub async fn handshake_with_other<S>(
+        &self,
+        stream: S,
+        host: &str,
+        alpn: &[&[u8]],
+        deadline: Instant,
+    ) -> (Result<TlsStream<S>, CallError>, Option<TlsPeer>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.handshake_as(None, None, stream, host, alpn, deadline).await
+    }
+
+    async fn handshake_as<S>(
+        &self,
+        name: Option<&ServerName<'static>>,
+        identity: Option<&Arc<CertifiedKey>>,
+        stream: S,
+        host: &str,
+        alpn: &[&[u8]],
+        deadline: Instant,
+    ) -> (Result<TlsStream<S>, CallError>, Option<TlsPeer>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
-        let name = match &self.tls.name {
+        let name = match name {
             Some(name) => name.clone(),
             None => match ServerName::try_from(host.to_owned()) {
                 Ok(name) => name,
@@ -130,7 +166,7 @@ impl Dialer {
         };
         let sni = matches!(name, ServerName::DnsName(_));
         let verifier = Arc::new(HandshakeVerifier { trusted: self.tls.trust.store(), sent: Mutex::default() });
-        let config = Arc::new(self.tls.config(Arc::clone(&verifier), alpn, sni));
+        let config = Arc::new(self.tls.config(Arc::clone(&verifier), identity, alpn, sni));
         let deadline = deadline.min(Instant::now() + LONGEST);
         let connecting = TlsConnector::from(config).connect(name, stream);
         let result = match timeout_at(deadline, connecting).await {

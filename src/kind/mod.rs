@@ -58,6 +58,9 @@ pub trait Options:
     /// Whatever is at such a place or below it is masked wherever the spec is shown.
     const CONFIDENTIAL: &'static [&'static str] = &[];
 
+    /// Fields of the block that do not exist, with what is said to whoever writes them.
+    const RESERVED: &'static [(&'static str, &'static str)] = &[];
+
     /// Rules about the block, and about other fields of a spec of this type.
     fn rules() -> Vec<Rule> {
         Vec::new()
@@ -227,6 +230,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind => <$module::Options as Options>::CONFIDENTIAL),+ }
             }
 
+            /// Fields of the block that do not exist, with what is said to whoever writes them.
+            pub const fn reserved(self) -> &'static [(&'static str, &'static str)] {
+                match self { $(Self::$kind => <$module::Options as Options>::RESERVED),+ }
+            }
+
             /// Whether it is probed. If not, it is polled with HTTP calls, and the names of its families begin with that of its block.
             pub const fn is_probed(self) -> bool {
                 match self { $(Self::$kind => kinds!(@is_probed $engine)),+ }
@@ -278,6 +286,13 @@ macro_rules! kinds {
             pub fn mask(&mut self, kind: Type, mask: &str) {
                 match kind {
                     $(Type::$kind => confidential::mask(self.$module.as_mut(), kind.confidential(), mask)),+
+                }
+            }
+
+            /// The texts of the block of `kind` that are not shown.
+            pub fn confidential_texts(&self, kind: Type) -> Vec<String> {
+                match kind {
+                    $(Type::$kind => confidential::texts(self.$module.as_ref(), kind.confidential())),+
                 }
             }
 

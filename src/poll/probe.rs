@@ -48,7 +48,6 @@ pub(super) async fn probe(
         record: &mut record,
         memory: &mut memory,
         max_body_bytes: context.limits.max_body_bytes,
-        max_icmp_payload: context.max_icmp_payload(),
         compute: &compute,
     };
     let probing = AssertUnwindSafe(prepared.prober.probe(&mut probe)).catch_unwind();

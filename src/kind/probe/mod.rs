@@ -62,8 +62,6 @@ pub struct Probe<'p> {
     pub memory: &'p mut MemoryShare,
     /// `--max-body-bytes`.
     pub max_body_bytes: usize,
-    /// `--icmp-max-payload`: the most bytes of an ICMP echo request, without headers. A larger option is an error of reason `limit`.
-    pub max_icmp_payload: usize,
     /// Does what takes long on other threads.
     pub compute: &'p dyn Compute,
 }

@@ -1,0 +1,278 @@
+//! Whether an answer is good: the rules of the target in the order of the blackbox exporter. The first that does not hold is the verdict, and
+//! the others that cost nothing are judged nevertheless, since their families must be there.
+
+use std::sync::Arc;
+
+use ::http::header::{CONTENT_LENGTH, HeaderName, LAST_MODIFIED, TRANSFER_ENCODING};
+use ::http::{HeaderMap, Method, StatusCode, Version};
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::BodyReader;
+use super::redirects::{LastAnswer, RefusedRedirect};
+use super::{
+    AnswerRules, BODY_LENGTH, CONTENT_LENGTH as CONTENT_LENGTH_FAMILY, FAILED_DUE_TO_REGEX, HeaderRule, HttpVersion,
+    LAST_MODIFIED as LAST_MODIFIED_FAMILY, Phase, SSL, STATUS_CODE, VERSION,
+};
+use crate::failure::{CallError, Reason};
+use crate::kind::Probe;
+use crate::kind::probe::{Pattern, Subject, find};
+use crate::rule::FieldError;
+
+/// One of the rules about headers, compiled.
+#[derive(Debug)]
+pub(super) struct HeaderTest {
+    header: HeaderName,
+    pattern: Arc<[Pattern]>,
+    allow_missing: bool,
+    /// `http.failIfHeaderMatches[0]`.
+    field: String,
+}
+
+impl HeaderTest {
+    pub(super) fn list(path: &str, rules: &[HeaderRule], errors: &mut Vec<FieldError>) -> Box<[Self]> {
+        let mut tests = Vec::with_capacity(rules.len());
+        for (index, rule) in rules.iter().enumerate() {
+            let header = HeaderName::from_bytes(rule.header.as_bytes());
+            let pattern = Pattern::new(&rule.regexp);
+            match (header, pattern) {
+                (Ok(header), Ok(pattern)) => {
+                    let field = format!("{}[{index}]", path.trim_start_matches("spec."));
+                    tests.push(Self { header, pattern: [pattern].into(), allow_missing: rule.allow_missing, field });
+                }
+                (Err(_), _) => {
+                    let message = "is no name of a header, write for instance Content-Type";
+                    errors.push(FieldError::new(&format!("{path}[{index}].header"), message));
+                }
+                (_, Err(message)) => errors.push(FieldError::new(&format!("{path}[{index}].regexp"), message)),
+            }
+        }
+        tests.into()
+    }
+}
+
+/// The first reason to fail.
+#[derive(Default)]
+struct Verdict(Option<CallError>);
+
+impl Verdict {
+    const fn is_good(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn fail(&mut self, error: CallError) {
+        self.0.get_or_insert(error);
+    }
+
+    fn note(&mut self, result: Result<(), CallError>) {
+        if let Err(error) = result {
+            self.fail(error);
+        }
+    }
+}
+
+/// Judges the last answer, and records what it is.
+pub(super) async fn judge(
+    rules: &AnswerRules,
+    mut answer: LastAnswer,
+    probe: &mut Probe<'_>,
+) -> Result<(), CallError> {
+    let (status, version) = (answer.response.head.status, answer.response.head.version);
+    probe.record.status(status.as_u16());
+    probe.record.set(&STATUS_CODE, &[], f64::from(status.as_u16()));
+    probe.record.set(&VERSION, &[], number(version));
+    probe.record.set(&SSL, &[], f64::from(u8::from(answer.is_tls)));
+    probe.record.set(&CONTENT_LENGTH_FAMILY, &[], content_length(&answer));
+    if let Some(modified) = last_modified(&answer) {
+        probe.record.set(&LAST_MODIFIED_FAMILY, &[], modified);
+    }
+    let mut verdict = Verdict::default();
+    verdict.note(judge_status(rules, status, answer.refused));
+    if verdict.is_good() {
+        let judged = judge_headers(rules, &answer.response.head.headers, probe).await;
+        verdict.note(judged);
+    }
+    let has_body_rules = !rules.body_matches.is_empty() || !rules.body_not_matches.is_empty();
+    let compares = verdict.is_good() && has_body_rules;
+    if answer.refused.is_some() {
+        if compares {
+            let message = "the answer is a redirect that is not followed, so there is no body to compare";
+            verdict.fail(CallError::new(Reason::Match, message));
+            probe.record.set(&FAILED_DUE_TO_REGEX, &[], 1.0);
+        }
+    } else {
+        let body = read(rules, compares, &mut answer, probe).await;
+        let failed_to_read = body.is_err();
+        match body {
+            Ok(body) if compares => {
+                let judged = judge_body(rules, body, probe).await;
+                verdict.note(judged);
+            }
+            Ok(_) => {}
+            Err(error) => verdict.fail(error),
+        }
+        if compares && (failed_to_read || !verdict.is_good()) {
+            probe.record.set(&FAILED_DUE_TO_REGEX, &[], 1.0);
+        }
+    }
+    verdict.note(judge_version(rules, version));
+    if answer.is_tls && rules.fail_if_ssl {
+        let message = "the answer came over TLS, and http.failIfSsl does not allow that";
+        verdict.fail(CallError::new(Reason::Response, message));
+    }
+    if !answer.is_tls && rules.fail_if_not_ssl {
+        let message = "the answer did not come over TLS, and http.failIfNotSsl demands it";
+        verdict.fail(CallError::new(Reason::Response, message));
+    }
+    verdict.0.map_or(Ok(()), Err)
+}
+
+fn judge_status(
+    rules: &AnswerRules,
+    status: StatusCode,
+    refused: Option<RefusedRedirect>,
+) -> Result<(), CallError> {
+    let code = status.as_u16();
+    let valid = &rules.valid_status_codes;
+    if if valid.is_empty() { status.is_success() } else { valid.contains(&code) } {
+        return Ok(());
+    }
+    let wanted = if valid.is_empty() { "200 to 299" } else { "one of http.validStatusCodes" };
+    Err(match (refused, code) {
+        (Some(RefusedRedirect::TooMany), _) => {
+            CallError::new(Reason::Response, format!("the server answered {code} after 10 redirects: they are not followed further"))
+        }
+        (Some(RefusedRedirect::Unwanted), _) => {
+            let message = format!("the server answered {code}, a redirect that http.followRedirects does not allow to follow");
+            CallError::new(Reason::HttpStatus, message)
+        }
+        (None, 401 | 403) => CallError::new(
+            Reason::Auth,
+            format!("the server answered {code}: it wants other credentials, in basicAuth, authorization or headers"),
+        ),
+        (None, _) => CallError::new(Reason::HttpStatus, format!("the server answered {code}, and not {wanted}")),
+    })
+}
+
+async fn judge_headers(rules: &AnswerRules, headers: &HeaderMap, probe: &mut Probe<'_>) -> Result<(), CallError> {
+    let tests = rules.header_matches.iter().map(|test| (test, true));
+    for (test, is_bad) in tests.chain(rules.header_not_matches.iter().map(|test| (test, false))) {
+        let HeaderTest { header, pattern, allow_missing, field } = test;
+        let mut values = headers.get_all(header).iter().peekable();
+        let problem = if values.peek().is_none() {
+            (!allow_missing).then(|| format!("the answer has no header {header} ({field})"))
+        } else {
+            let mut is_found = false;
+            for value in values {
+                let subject = Subject::new(Bytes::copy_from_slice(value.as_bytes()));
+                if find(pattern, true, &subject, probe.compute).await?.is_some() {
+                    is_found = true;
+                    break;
+                }
+            }
+            match (is_found, is_bad) {
+                (true, true) => Some(format!("the header {header} matches {}", shown(pattern.first(), field))),
+                (false, false) => Some(format!("the header {header} does not match {}", shown(pattern.first(), field))),
+                _ => None,
+            }
+        };
+        if let Some(problem) = problem {
+            probe.record.set(&FAILED_DUE_TO_REGEX, &[], 1.0);
+            return Err(CallError::new(Reason::Match, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the body, and records its length and how long that took.
+async fn read(
+    rules: &AnswerRules,
+    keep: bool,
+    answer: &mut LastAnswer,
+    probe: &mut Probe<'_>,
+) -> Result<Bytes, CallError> {
+    let Probe { memory, record, max_body_bytes, deadline, .. } = probe;
+    let mut reader = BodyReader::new(rules, keep, *max_body_bytes, memory, record);
+    let body = timeout_at(*deadline, reader.read(&mut answer.response)).await;
+    let body = body.unwrap_or_else(|_| Err(CallError::new(Reason::Timeout, "the body did not end in time")));
+    let length = reader.length;
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+    probe.record.set(&BODY_LENGTH, &[], length as f64);
+    Phase::Transfer.took(probe.record, Instant::now().duration_since(answer.began));
+    probe.record.event(format!("read {length} bytes of the body"));
+    body
+}
+
+async fn judge_body(rules: &AnswerRules, body: Bytes, probe: &mut Probe<'_>) -> Result<(), CallError> {
+    let copy = Subject::copy_bytes(&body);
+    if copy > 0 {
+        probe.memory.cover(body.len() + copy).await;
+    }
+    let body = Subject::new(body);
+    if let Some(index) = find(&rules.body_matches, true, &body, probe.compute).await? {
+        let shown = shown(rules.body_matches.get(index), &format!("http.failIfBodyMatchesRegexp[{index}]"));
+        return Err(CallError::new(Reason::Match, format!("the body matches {shown}")));
+    }
+    if let Some(index) = find(&rules.body_not_matches, false, &body, probe.compute).await? {
+        let shown = shown(rules.body_not_matches.get(index), &format!("http.failIfBodyNotMatchesRegexp[{index}]"));
+        return Err(CallError::new(Reason::Match, format!("the body does not match {shown}")));
+    }
+    Ok(())
+}
+
+/// A pattern and where it is written.
+fn shown(pattern: Option<&Pattern>, field: &str) -> String {
+    const MOST: usize = 64;
+    let text = pattern.map_or("", Pattern::as_str);
+    let start: String = text.chars().take(MOST).collect();
+    let rest = if start.len() < text.len() { "…" } else { "" };
+    format!("{start:?}{rest} ({field})")
+}
+
+fn judge_version(rules: &AnswerRules, version: Version) -> Result<(), CallError> {
+    let is_it = |wanted: &HttpVersion| match wanted {
+        HttpVersion::Http10 => version == Version::HTTP_10,
+        HttpVersion::Http11 => version == Version::HTTP_11,
+        HttpVersion::Http20 | HttpVersion::Http2 => version == Version::HTTP_2,
+    };
+    let valid = &rules.valid_http_versions;
+    if valid.is_empty() || valid.iter().any(is_it) {
+        return Ok(());
+    }
+    let message = format!("the answer came over {version:?}, which is none of http.validHttpVersions");
+    Err(CallError::new(Reason::Response, message))
+}
+
+/// The version as the family has it.
+fn number(version: Version) -> f64 {
+    match version {
+        Version::HTTP_2 => 2.0,
+        Version::HTTP_10 => 1.0,
+        Version::HTTP_09 => 0.9,
+        _ => 1.1,
+    }
+}
+
+/// What the header declares, as Go reads it.
+fn content_length(answer: &LastAnswer) -> f64 {
+    let head = &answer.response.head;
+    if matches!(head.status.as_u16(), 204 | 304) && answer.method != Method::HEAD {
+        return 0.0;
+    }
+    let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+    match declared {
+        Some(length) if !head.headers.contains_key(TRANSFER_ENCODING) => length as f64,
+        _ if head.version == Version::HTTP_2 && answer.method != Method::HEAD && answer.response.is_complete() => 0.0,
+        _ => -1.0,
+    }
+}
+
+fn last_modified(answer: &LastAnswer) -> Option<f64> {
+    let text = answer.response.head.headers.get(LAST_MODIFIED)?.to_str().ok()?;
+    let at = httpdate::parse_http_date(text).ok()?;
+    Some(match at.duration_since(std::time::UNIX_EPOCH) {
+        Ok(since) => since.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    })
+}
