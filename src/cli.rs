@@ -12,14 +12,14 @@ use ipnet::IpNet;
 use reqwest::Url;
 
 pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, ReleaseArgs};
-pub use value::ListenAddress;
+pub use value::{ListenAddress, ProberWord};
 pub use variables::unknown_variables;
 
-use crate::dial::{AllowedHost, DEFAULT_MAX_ECHO_PAYLOAD};
+use crate::dial::{AllowedHost, DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS};
 use crate::file;
 use crate::http::AllowedWebHost;
 use crate::kind::Type;
-use value::{bytes, cidr, duration, external_url, health_url, interval, sample_limit};
+use value::{bytes, cidr, duration, external_url, health_url, interval, namespace, prober, sample_limit};
 
 /// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup, and for probes of web servers, ports, names and hosts.
 #[derive(Debug, Parser)]
@@ -45,6 +45,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Prints the CustomResourceDefinition of ScrapeTarget
     Crd,
+    /// Prints the targets of a blackbox exporter as ScrapeTargets, and says on stderr what is left behind
+    Convert(ConvertArgs),
     /// Deletes the ServiceMonitors and the Endpoints that a release created, before it is uninstalled
     Cleanup(CleanupArgs),
     /// Checks the health of a running service and exits with code 0 if it is healthy; for containers without a shell
@@ -81,6 +83,9 @@ pub struct RunArgs {
     /// Flags about polls.
     #[command(flatten)]
     pub polling: PollingArgs,
+    /// Flags about types of target that are probed.
+    #[command(flatten)]
+    pub probing: ProbingArgs,
     /// URL under which Prometheus reaches this service; if not set, /sd uses the Host header of each request
     #[arg(long = "web.external-url", env = "SCRAPETARGET_WEB_EXTERNAL_URL", value_name = "URL", value_parser = external_url)]
     pub web_external_url: Option<Url>,
@@ -148,6 +153,32 @@ pub struct PollingArgs {
     /// is sent in fragments
     #[arg(long, env = "SCRAPETARGET_ICMP_MAX_PAYLOAD", default_value_t = DEFAULT_MAX_ECHO_PAYLOAD, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=65507))]
     pub icmp_max_payload: u16,
+}
+
+/// Flags about what authors of targets may have probed.
+#[derive(Clone, Debug, Args)]
+pub struct ProbingArgs {
+    /// Types of target that may be probed, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp and Grpc. Targets of another type are
+    /// not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
+    #[arg(long, env = "SCRAPETARGET_PROBERS", value_delimiter = ',', value_name = "TYPE", value_parser = prober)]
+    pub probers: Vec<ProberWord>,
+    /// Maximum number of probes of one address in a second, over all targets in all namespaces; a probe beyond it fails with the reason
+    /// limit. 0 means no limit
+    #[arg(long, env = "SCRAPETARGET_MAX_PROBES_PER_ADDRESS", default_value_t = DEFAULT_PROBES_PER_ADDRESS, value_name = "COUNT")]
+    pub max_probes_per_address: u32,
+}
+
+impl Default for ProbingArgs {
+    fn default() -> Self {
+        Self { probers: Vec::new(), max_probes_per_address: DEFAULT_PROBES_PER_ADDRESS }
+    }
+}
+
+impl ProbingArgs {
+    /// The types that `--probers` allows; `None`: all of them.
+    pub fn allowed(&self) -> Option<impl Iterator<Item = Type>> {
+        (!self.probers.is_empty()).then(|| self.probers.iter().filter_map(|ProberWord(kind)| *kind))
+    }
 }
 
 /// Flags about the log, on stderr.
@@ -329,6 +360,29 @@ pub struct CheckArgs {
     pub kube_context: Option<String>,
 }
 
+/// Flags of `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Configuration of the blackbox exporter, with its modules; - is standard input. Not needed if --values contains it
+    #[arg(value_name = "FILE", required_unless_present = "values")]
+    pub file: Option<PathBuf>,
+    /// Configuration of Prometheus, whose jobs with a path that ends in /probe are converted; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub prometheus: Vec<PathBuf>,
+    /// Manifests of Probes and ServiceMonitors of the Prometheus Operator; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub manifests: Vec<PathBuf>,
+    /// Values of the Helm chart of the blackbox exporter: config, and the targets of serviceMonitor
+    #[arg(long, value_name = "FILE")]
+    pub values: Option<PathBuf>,
+    /// Namespace of all targets. If not set, that of the Probe or ServiceMonitor that a target is from; if there is none, none is written
+    #[arg(long, value_name = "NAMESPACE", value_parser = namespace)]
+    pub namespace: Option<String>,
+    /// Also print Secrets with the passwords and tokens that are in the inputs. If not set, targets only refer to them
+    #[arg(long)]
+    pub secrets: bool,
+}
+
 /// Flags of `healthcheck`. A password or a key comes from a file: every user of the machine reads command lines.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
@@ -396,6 +450,18 @@ impl ProbeArgs {
     }
 }
 
+impl ConvertArgs {
+    /// What is wrong with the combination of these flags.
+    fn mistake(&self) -> Option<&'static str> {
+        let Self { file, prometheus, manifests, values, .. } = self;
+        let all = file.iter().chain(prometheus).chain(manifests).chain(values);
+        let of_stdin = all.filter(|path| file::is_stdin(path)).count();
+        (of_stdin > 1).then_some(
+            "error: standard input can be read once: write - for one input only; a file called - is ./- (see --help)",
+        )
+    }
+}
+
 impl SimulateArgs {
     /// What is wrong with the combination of these flags.
     fn mistake(&self) -> Option<&'static str> {
@@ -421,7 +487,7 @@ impl Cli {
         I: IntoIterator,
         I::Item: Into<std::ffi::OsString> + Clone,
     {
-        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help";
+        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, convert, cleanup, healthcheck or help";
         let arguments: Vec<std::ffi::OsString> = arguments.into_iter().map(Into::into).collect();
         let parsed = Self::command().try_get_matches_from(&arguments);
         let parsed = parsed.and_then(|given| Ok((Self::from_arg_matches(&given)?, given)));
@@ -454,6 +520,7 @@ impl Cli {
             Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
             Command::Probe(args) => args.mistake(),
             Command::Simulate(args) => args.mistake().map(ToOwned::to_owned),
+            Command::Convert(args) => args.mistake().map(ToOwned::to_owned),
             Command::Cleanup(args) => args.release.mistake(),
             _ => None,
         };
@@ -480,7 +547,8 @@ fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cli, Refusal};
+    use super::{Cli, Command, Refusal};
+    use crate::kind::Type;
 
     #[test]
     fn an_interval_that_no_target_may_have_is_refused_with_those_it_may() {
@@ -492,5 +560,27 @@ mod tests {
             assert!(line.contains("from 1s to 1h"), "{line}");
         }
         assert!(Cli::parse_line(["scrapetarget-exporter", "demo", "--interval", "1s"]).is_ok());
+    }
+
+    #[test]
+    fn the_types_that_may_be_probed_are_some_all_or_none() {
+        let allowed = |flags: &[&str]| {
+            let line = ["scrapetarget-exporter", "run", "--targets", "x"].iter().chain(flags);
+            match Cli::parse_line(line) {
+                Ok(Cli { command: Command::Run(args) }) => {
+                    Ok(args.probing.allowed().map(Iterator::collect::<Vec<Type>>))
+                }
+                Ok(_) => panic!("not run"),
+                Err(Refusal::Wrong(line) | Refusal::Asked(line)) => Err(line),
+            }
+        };
+        assert_eq!(allowed(&[]), Ok(None));
+        assert_eq!(allowed(&["--probers", "none"]), Ok(Some(vec![])));
+        assert_eq!(allowed(&["--probers", "Http,icmp"]), Ok(Some(vec![Type::Http, Type::Icmp])));
+        assert_eq!(allowed(&["--probers", "Tcp", "--probers", "Dns"]), Ok(Some(vec![Type::Tcp, Type::Dns])));
+        for wrong in ["Sora", "", "Http;Tcp"] {
+            let line = allowed(&["--probers", wrong]).unwrap_err();
+            assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, or none"), "{line}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use support::old::{pem_of, version_1};
 use support::program::{PATIENCE, Running, Said, command, run, said, said_to, signal};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 8] = ["run", "demo", "simulate", "probe", "check", "crd", "cleanup", "healthcheck"];
+const COMMANDS: [&str; 9] = ["run", "demo", "simulate", "probe", "check", "crd", "convert", "cleanup", "healthcheck"];
 
 /// One line on stderr, nothing on stdout; the line.
 fn one_line(said: &Said) -> &str {
@@ -65,8 +65,8 @@ fn the_help_of_run_names_the_variable_of_every_flag() {
 fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
     let run_on = |more: &[&str]| [&["run", "--targets", "x"], more].concat().join(" ");
     let cases = [
-        (String::new(), "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help"),
-        ("serve".to_owned(), "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help"),
+        (String::new(), "run, demo, simulate, probe, check, crd, convert, cleanup, healthcheck or help"),
+        ("serve".to_owned(), "run, demo, simulate, probe, check, crd, convert, cleanup, healthcheck or help"),
         ("prob".to_owned(), "'probe'"),
         ("--bogus".to_owned(), "--bogus"),
         ("run --targets".to_owned(), "--targets <FILE_OR_DIRECTORY>"),

@@ -41,8 +41,10 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         // There is only one poll: no member must make way for the next one.
         target.interval = target.interval.max(timeout + target.spread);
     }
+    /// Probes of one address in a second: there is only one poll.
+    const NO_LIMIT: u32 = 0;
     let metrics = SelfMetrics::new().context("register metrics")?;
-    let (pollers, _) = super::pollers(polling, KnownHosts::new(), metrics.polls, false);
+    let (pollers, _) = super::pollers(polling, NO_LIMIT, KnownHosts::new(), metrics.polls, false);
     let id = target.id.clone();
     pollers.apply([target]);
     let poller = pollers.get(&id).context("the target was just added")?;

@@ -167,7 +167,14 @@ impl EchoSocket {
         loop {
             let ready = self.socket.ready(ANYTHING).await;
             ready.map_err(|error| refused_here(self.peer, &error))?;
-            match self.socket.try_io(ANYTHING, || self.arrival(buffer)) {
+            // One after the other: for several interests at once nothing is ever ready, and this would go round without a pause.
+            let arrived = match self.socket.try_io(Interest::ERROR, || self.arrival(buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.socket.try_io(Interest::READABLE, || self.arrival(buffer))
+                }
+                arrived => arrived,
+            };
+            match arrived {
                 Ok(Some(arrival)) => return Ok(arrival),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -387,7 +387,7 @@ mod tests {
 
     use super::*;
     use crate::http::members::tests::{pod, pods, snapshot, status, target};
-    use crate::kind::Event;
+    use crate::kind::ProbeEvent;
     use crate::poll::MemberState;
     use crate::target::MemberLabel;
 
@@ -488,7 +488,7 @@ mod tests {
             error: Some("answered 500".into()),
             beginning: Some("out of order".into()),
         }]);
-        let event = |at, text: &str| Event { at: Duration::from_micros(at), text: text.into() };
+        let event = |at, text: &str| ProbeEvent { at: Duration::from_micros(at), text: text.into() };
         shown.probe = Some(Box::new(ProbeRecord {
             address: Some([127, 0, 0, 1].into()),
             events: Box::new([

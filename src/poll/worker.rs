@@ -49,7 +49,8 @@ pub(super) async fn run(
             Ok(prepared) => prepared,
             Err((reason, message)) => {
                 processes.members = None;
-                publish(&poller, &target, &context, &mut first, render::unpolled(reason, &message));
+                let unpolled = render::unpolled_target(&target, reason, &message);
+                publish(&poller, &target, &context, &mut first, unpolled);
                 tokio::select! {
                     () = poller.stop.cancelled() => return,
                     () = poller.changed.notified() => {}
@@ -244,7 +245,7 @@ async fn poll(
             let format = poller.format();
             translate(poll, context, move |polled| render::polled(polled, format)).await
         }
-        Err(error) => unprepared(error),
+        Err(error) => unprepared(target, error),
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     snapshot
@@ -260,20 +261,20 @@ async fn probe_once(
     let _in_flight = context.metrics.start();
     let snapshot = match prepared.compare(target, context, started + target.timeout).await {
         Ok(()) => probe(target, prepared, context, started, poller.format()).await,
-        Err(error) => unprepared(error),
+        Err(error) => unprepared(target, error),
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     snapshot
 }
 
 /// The snapshot where the calls of a target are not known.
-fn unprepared(error: WorkError) -> Snapshot {
+fn unprepared(target: &Target, error: WorkError) -> Snapshot {
     let message = match error {
         WorkError::NoPermit => "the patterns of spec.metrics had to wait for those of other targets until the timeout",
         WorkError::TimedOut => "the patterns of spec.metrics take too long to compare, write simpler ones",
         WorkError::Aborted => "the comparison of spec.metrics was aborted: please report this",
     };
-    render::unpolled(error.reason(), message)
+    render::unpolled_target(target, error.reason(), message)
 }
 
 /// One round: polls all members at once. `None`: meanwhile, the target has been changed to one that gives other data.
@@ -314,7 +315,7 @@ async fn poll_members(
             }
             members.end_round(poller, &target, started).await
         }
-        Err(error) => unprepared(error),
+        Err(error) => unprepared(&target, error),
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     Some(snapshot)

@@ -9,7 +9,7 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::{Lookup, LookupError, Problem, Scrape, SecretValue, Source, Target, TargetId, TargetMembers};
-use crate::crd::{FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsVersion};
+use crate::crd::{FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsProtocol};
 use crate::dial::{Connection, Identity, IpPreference, IpVersion, TlsVersions};
 
 impl Target {
@@ -194,8 +194,8 @@ impl ReferenceResolver<'_> {
             server_name: tls.server_name.clone(),
             insecure_skip_verify: tls.insecure_skip_verify,
             tls_versions: match (tls.min_version, tls.max_version) {
-                (Some(TlsVersion::Tls13), _) => TlsVersions::Only13,
-                (_, Some(TlsVersion::Tls12)) => TlsVersions::Only12,
+                (Some(TlsProtocol::Tls13), _) => TlsVersions::Only13,
+                (_, Some(TlsProtocol::Tls12)) => TlsVersions::Only12,
                 _ => TlsVersions::All,
             },
             proxy,

@@ -407,3 +407,25 @@ fn the_image_is_named_by_registry_repository_and_digest_or_tag() {
         format!("ghcr.io/scrapetarget/scrapetarget-exporter@{digest}")
     );
 }
+
+#[test]
+fn the_types_that_may_be_probed_are_a_value_and_only_icmp_needs_a_sysctl_for_the_group_of_the_pod() {
+    let rendered = |set: &str| {
+        let manifests = chart::render(&["--set-json", set]);
+        let spec = chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"].clone();
+        let arguments = chart::arguments(&spec["containers"][0]);
+        let flag = arguments.iter().find_map(|argument| argument.strip_prefix("--probers="));
+        (flag.map(ToOwned::to_owned), spec["securityContext"]["sysctls"].clone())
+    };
+    let sysctl = |value: &str| serde_json::json!([{ "name": "net.ipv4.ping_group_range", "value": value }]);
+    let icmp = |more: &str| rendered(&format!(r#"probers=["Icmp"]{more}"#)).1;
+    assert_eq!(rendered("replicas=1"), (Some("Http,Tcp,Dns,Grpc".to_owned()), Value::Null));
+    assert_eq!(rendered("probers=[]"), (Some("none".to_owned()), Value::Null));
+    assert_eq!(rendered(r#"probers=["Http","Icmp"]"#), (Some("Http,Icmp".to_owned()), sysctl("65532 65532")));
+    assert_eq!(icmp(",podSecurityContext.runAsGroup=1000"), sysctl("1000 1000"));
+    assert_eq!(icmp(",securityContext.runAsGroup=7"), sysctl("7 7"), "that of the container counts");
+    assert_eq!(icmp(r#",openshift.enabled=true"#), sysctl("0 0"));
+    assert_eq!(icmp(",hostNetwork=true"), Value::Null, "the kubelet would refuse the pod");
+    let all = r#",podSecurityContext.sysctls=[{"name":"net.ipv4.ping_group_range","value":"0 2147483647"}]"#;
+    assert_eq!(icmp(all), sysctl("0 2147483647"), "the user's own");
+}

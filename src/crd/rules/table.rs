@@ -414,19 +414,22 @@ fn labels() -> Vec<Rule> {
 fn labels_of_kinds() -> Vec<Rule> {
     let kinds = kind::Type::ALL.iter().filter(|kind| kind.is_probed());
     kinds
-        .map(|kind| {
+        .filter_map(|kind| {
             let labels: BTreeSet<&str> = kind.families().iter().flat_map(|family| family.labels).copied().collect();
             let own: Vec<&str> = labels.difference(reserved_labels()).copied().collect();
+            if own.is_empty() {
+                return None;
+            }
             let cel = format!(
                 "self.type != '{kind}' || !has(self.labels) || !self.labels.exists(key, key in [{}])",
                 quoted(&own)
             );
             let message = format!("{} are labels of the families of type {kind}, write another name", own.join(", "));
-            Rule::new("spec", cel, message).field("labels").holds_if(move |spec| {
+            Some(Rule::new("spec", cel, message).field("labels").holds_if(move |spec| {
                 let labels = spec.get("labels").and_then(Value::as_object);
                 text(spec, "type") != Some(kind.as_str())
                     || labels.is_none_or(|labels| own.iter().all(|name| !labels.contains_key(*name)))
-            })
+            }))
         })
         .collect()
 }
@@ -455,7 +458,9 @@ fn own_headers() -> impl Iterator<Item = &'static str> {
 
 fn headers() -> Vec<Rule> {
     let own = quoted(&own_headers().collect::<Vec<_>>());
-    let prefixes = API_PREFIXES.map(|prefix| format!(" || h.name.lowerAscii().startsWith('{prefix}')")).concat();
+    let prefixes = API_PREFIXES
+        .map(|prefix| format!(" || (h.name.lowerAscii().startsWith('{prefix}') && !(h.name.lowerAscii() in [{own}]))"));
+    let prefixes = prefixes.concat();
     let callers: Vec<kind::Type> =
         kind::Type::ALL.iter().copied().filter(|kind| kind.fields().contains(&Field::Headers)).collect();
     vec![
@@ -491,7 +496,8 @@ fn headers() -> Vec<Rule> {
         .holds_if(move |spec| {
             let is_own = |header: &Value| {
                 text(header, "name").map(str::to_ascii_lowercase).is_some_and(|name| {
-                    API_HEADERS.contains(&name.as_str()) || API_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                    let has_prefix = API_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+                    API_HEADERS.contains(&name.as_str()) || has_prefix && own_headers().all(|own| own != name)
                 })
             };
             let headers = spec.get("headers").and_then(Value::as_array);
@@ -627,8 +633,21 @@ fn monitor() -> Vec<Rule> {
             "spec.monitor.metricRelabelings[].separator",
             "spec.monitor.metricRelabelings[].regex",
             "spec.monitor.metricRelabelings[].replacement",
+            "spec.monitor.job",
         ]
         .map(no_variable),
+    );
+    rules.push(
+        Rule::new(
+            "spec",
+            "!has(self.monitor) || self.monitor.instance != 'Url' || !self.url.contains('$(')",
+            "with monitor.instance: Url, url must not contain $(, which the config reloader of Prometheus would expand: write %24(",
+        )
+        .field("url")
+        .holds_if(|spec| {
+            let as_url = spec.pointer("/monitor/instance").and_then(Value::as_str) == Some("Url");
+            !as_url || text(spec, "url").is_none_or(|url| !url.contains("$("))
+        }),
     );
     rules
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 #[allow(unused_imports, reason = "not every kind needs all of them")]
 pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
-pub use recorder::{BodyBeginning, Event, ProbeRecord, Recorder};
+pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
 
 use crate::budget::MemoryShare;

@@ -28,7 +28,7 @@ pub struct Recorder {
     series: Vec<RecordedSeries>,
     /// The address that was chosen last.
     pub(super) address: Option<IpAddr>,
-    events: Vec<Event>,
+    events: Vec<ProbeEvent>,
     certificates: Vec<Box<str>>,
     status: Option<u16>,
     bytes: usize,
@@ -58,7 +58,7 @@ pub struct BodyBeginning {
 
 /// One line of the timeline of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct ProbeEvent {
     /// Since the probe began.
     pub at: Duration,
     /// What happened.
@@ -71,7 +71,7 @@ pub struct ProbeRecord {
     /// The address that was probed; of several, the last one.
     pub address: Option<IpAddr>,
     /// What happened, in order.
-    pub events: Box<[Event]>,
+    pub events: Box<[ProbeEvent]>,
     /// A line about each certificate that the server sent, its own first.
     pub certificates: Box<[Box<str>]>,
 }
@@ -120,8 +120,13 @@ impl Recorder {
     pub fn event(&mut self, text: impl AsRef<str>) {
         if self.events.len() < MAX_EVENTS {
             let text = cut(text.as_ref(), MAX_EVENT).into_boxed_str();
-            self.events.push(Event { at: self.started.elapsed(), text });
+            self.events.push(ProbeEvent { at: self.started.elapsed(), text });
         }
+    }
+
+    /// The newest line of the timeline.
+    pub fn last_event(&self) -> Option<&str> {
+        self.events.last().map(|event| &*event.text)
     }
 
     /// Adds a line about a certificate.
