@@ -132,7 +132,7 @@ e2e: root tools node image $(ROOMS)
 endif
 
 ## Programs that judge us, built at the versions that tests/tools/*/go.mod pin
-tools: $(PROMTOOL) $(PROMETHEUS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM)
+tools: $(PROMTOOL) $(PROMETHEUS) $(COREDNS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM)
 
 $(TOOLS_prometheus)/%:
 	$(call build,prometheus,github.com/prometheus/prometheus/cmd/$*)

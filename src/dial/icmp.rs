@@ -8,9 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
-use rustix::net::sockopt::{
-    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
-};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -168,8 +166,10 @@ impl EchoSocket {
         let mut failed = None;
         loop {
             let ready = self.socket.ready(ANYTHING).await;
-            ready.map_err(|error| refused_here(self.peer, &error))?;
-            match self.socket.try_io(ANYTHING, || self.arrival(buffer)) {
+            let ready = ready.map_err(|error| refused_here(self.peer, &error))?;
+            // One of them at a time: only that can be marked as not ready any more.
+            let interest = if ready.is_error() { Interest::ERROR } else { Interest::READABLE };
+            match self.socket.try_io(interest, || self.arrival(buffer)) {
                 Ok(Some(arrival)) => return Ok(arrival),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

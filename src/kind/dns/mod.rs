@@ -345,6 +345,15 @@ pub fn families() -> Vec<&'static Desc> {
     [SharedFamilies::ADDRESS, SharedFamilies::TLS, FAMILIES].concat()
 }
 
+/// The texts of the records of a reply to any query, by which a fuzzer judges how replies are read.
+pub fn record_texts(message: &[u8]) -> Option<Vec<String>> {
+    let id = u16::from_be_bytes(*message.first_chunk()?);
+    let question = DnsQuestion { name: Name::root_vec(), number: types::ANY, class: 1 };
+    let reply = Reply::read(message, id, &question).ok()?;
+    let records = Section::ALL.into_iter().flat_map(|section| reply.records(section));
+    Some(records.map(|(_, text)| String::from_utf8_lossy(&text).into_owned()).collect())
+}
+
 #[derive(Debug)]
 struct DnsProber {
     question: DnsQuestion,
