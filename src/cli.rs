@@ -15,7 +15,7 @@ pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, Relea
 pub use value::{ListenAddress, ProberWord};
 pub use variables::unknown_variables;
 
-use crate::dial::{AllowedHost, DEFAULT_PROBES_PER_ADDRESS};
+use crate::dial::{AllowedHost, DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS};
 use crate::file;
 use crate::http::AllowedWebHost;
 use crate::kind::Type;
@@ -151,7 +151,7 @@ pub struct PollingArgs {
     pub debug_bodies: bool,
     /// Maximum number of bytes that a ping may carry, regardless of the payloadSize of a target. More than a packet of 1500 bytes holds
     /// is sent in fragments
-    #[arg(long, env = "SCRAPETARGET_ICMP_MAX_PAYLOAD", default_value_t = 1472, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=65507))]
+    #[arg(long, env = "SCRAPETARGET_ICMP_MAX_PAYLOAD", default_value_t = DEFAULT_MAX_ECHO_PAYLOAD, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=65507))]
     pub icmp_max_payload: u16,
 }
 

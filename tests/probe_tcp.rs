@@ -142,6 +142,113 @@ async fn the_earliest_end_is_that_of_all_that_was_sent_and_the_last_chain_that_o
     assert_eq!(probed.value("probe_ssl_last_chain_expiry_timestamp_seconds"), YEAR_2030);
 }
 
+/// An authority between has one key and two certificates: of two roots that end at different times.
+#[tokio::test]
+async fn of_two_ways_to_a_root_the_one_that_lasts_longest_counts() {
+    let [short, long] =
+        [("short", 2030), ("long", 2035)].map(|(name, until)| authority(name, until, KeyPair::generate().unwrap()));
+    let key = KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2050, 1, 1));
+    let crossed = [&short, &long].map(|root| params.signed_by(&key, root).unwrap().der().clone());
+    let between = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+    let mut certificate = Certificate::good();
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2040, 1, 1));
+    let leaf = params.signed_by(&certificate.key, &between).unwrap();
+    certificate.chain = std::iter::once(leaf.der().clone()).chain(crossed).collect();
+    let server = Actor::with_tls([Act::Tls, Act::Hang], Some(certificate.acceptor())).await;
+    for (trusted, expected) in [
+        (short.pem(), YEAR_2030),
+        (long.pem(), YEAR_2035),
+        (format!("{}{}", short.pem(), long.pem()), YEAR_2035),
+        (format!("{}{}", long.pem(), short.pem()), YEAR_2035),
+    ] {
+        let probed = probe_with(server.url("tls"), json!([]), &trusted).await;
+        probed.succeeded();
+        assert_eq!(probed.value("probe_ssl_last_chain_expiry_timestamp_seconds"), expected);
+        assert_eq!(probed.value("probe_ssl_earliest_cert_expiry"), YEAR_2040);
+    }
+}
+
+#[tokio::test]
+async fn versions_of_tls_can_be_chosen_for_probes_and_for_polls() {
+    let certificate = Certificate::good();
+    for (spoken, name, chosen, other) in [
+        (&rustls::version::TLS12, "TLS 1.2", json!({ "maxVersion": "TLS12" }), json!({ "minVersion": "TLS13" })),
+        (&rustls::version::TLS13, "TLS 1.3", json!({ "minVersion": "TLS13" }), json!({ "maxVersion": "TLS12" })),
+    ] {
+        support::choose_tls_provider();
+        let key = rustls_pki_types::PrivateKeyDer::try_from(certificate.key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_protocol_versions(&[spoken])
+            .with_no_client_auth()
+            .with_single_cert(certificate.chain.clone(), key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let answer = say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+        let server = Actor::with_tls([Act::Tls, answer, Act::Hang], Some(acceptor)).await;
+        for (versions, agreed) in [(json!({}), true), (chosen, true), (other, false)] {
+            let trust = |target: &mut scrapetarget_exporter::target::Target| {
+                target.source.connection.ca = Some(certificate.ca.as_bytes().into());
+            };
+            let spec = json!({ "type": "Tcp", "url": server.url("tls"), "tlsConfig": versions });
+            let probed = Probed::changed(spec, trust).await;
+            if agreed {
+                probed.succeeded();
+                assert_eq!(probed.value(&format!("probe_tls_version_info{{version=\"{name}\"}}")), 1.0);
+            } else {
+                probed.failed(Reason::Tls);
+                assert!(probed.message.contains("version") || probed.message.contains("TLS 1."), "{}", probed.message);
+            }
+            let spec = json!({ "type": "Sora", "url": server.url("https"), "tlsConfig": versions, "sora": { "serverMode": false } });
+            let polled = Probed::changed(spec, trust).await;
+            // `{}` is no answer of Sora: the handshake succeeded.
+            let expected = if agreed { Reason::Schema } else { Reason::Tls };
+            assert_eq!(polled.reason, Some(expected), "{name} {versions}: {}", polled.message);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_signed_for_itself_is_told_of_and_can_be_trusted() {
+    let mut certificate = Certificate::good();
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2040, 1, 1));
+    let own = params.self_signed(&certificate.key).unwrap();
+    certificate.chain = vec![own.der().clone()];
+    let server = Actor::with_tls([Act::Tls, Act::Hang], Some(certificate.acceptor())).await;
+    let probed = probe_with(server.url("tls"), json!([]), &certificate.ca).await;
+    probed.failed(Reason::Tls);
+    assert!(probed.has("probe_ssl_last_chain_info") && probed.has("probe_ssl_earliest_cert_expiry"));
+    let probed = probe_with(server.url("tls"), json!([]), &own.pem()).await;
+    probed.succeeded();
+    assert_eq!(probed.value("probe_ssl_last_chain_expiry_timestamp_seconds"), YEAR_2040);
+}
+
+/// In TLS 1.3 the handshake is over for us before the server has looked at our certificate, and it may end the connection while we send.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_that_is_missing_is_told_of_during_the_dialogue() {
+    let certificate = Certificate::good();
+    support::choose_tls_provider();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.chain[0].clone()).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder(std::sync::Arc::new(roots)).build().unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(certificate.key.serialize_der()).unwrap();
+    let builder = rustls::ServerConfig::builder().with_client_cert_verifier(verifier);
+    let config = builder.with_single_cert(certificate.chain.clone(), key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let server = Actor::with_tls([Act::Tls, Act::Hang], Some(acceptor)).await;
+    let steps: Vec<Value> = (0..4).map(|_| json!({ "send": "x" })).chain([json!({ "expect": "y" })]).collect();
+    for _ in 0..20 {
+        let probed = probe_with(server.url("tls"), json!(steps), &certificate.ca).await;
+        probed.failed(Reason::Tls);
+        assert!(probed.message.contains("requires a client certificate"), "{}", probed.message);
+        assert!(probed.has("probe_ssl_last_chain_info"));
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_that_is_not_verified_has_no_last_chain() {
     let certificate = Certificate::good();

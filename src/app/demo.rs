@@ -17,7 +17,7 @@ use super::print;
 use super::service::{Service, ServiceOptions, Signals, TargetSource, listen};
 use super::simulate::{self, Start, WEBSITE};
 use crate::cli::{DemoArgs, PollingArgs};
-use crate::dial::KnownHosts;
+use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, KnownHosts};
 use crate::poll::{Pollers, TargetState};
 use crate::telemetry;
 use crate::time::PromDuration;
@@ -55,7 +55,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             max_inflight_bytes: 128 << 20,
             max_sample_limit: 100_000,
             debug_bodies: false,
-            icmp_max_payload: 1472,
+            icmp_max_payload: DEFAULT_MAX_ECHO_PAYLOAD,
         },
         known_hosts: KnownHosts::from([
             (ROOMS.into(), servers.rooms.addresses().into()),

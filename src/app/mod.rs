@@ -83,11 +83,10 @@ fn pollers(
         icmp_max_payload,
     } = polling;
     let rules = AddressRules::denying(target_deny_cidr).allowing(target_allow_cidr, target_allow_host);
-    let dialers = Dialers::new(rules).knowing(known_hosts).limiting(probes_per_address);
+    let dialers = Dialers::new(rules).knowing(known_hosts).limiting(probes_per_address).echoing_up_to(icmp_max_payload);
     let limits = Limits::new(max_body_bytes, max_inflight_bytes);
     let (pollers, refused) = Pollers::new(Clients::with(dialers), limits, metrics, background);
     pollers.show_bodies(debug_bodies);
-    pollers.limit_icmp_payload(icmp_max_payload.into());
     (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }
 

@@ -19,7 +19,13 @@ pub fn broken(error: &io::Error) -> CallError {
     if error.kind() == io::ErrorKind::TimedOut {
         return CallError::new(Reason::Timeout, "no answer in time");
     }
-    CallError::new(reason_of(error), error.to_string())
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let message = match error.kind() {
+        BrokenPipe | UnexpectedEof => "the server ended the connection".to_owned(),
+        ConnectionReset | ConnectionAborted => "the server reset the connection".to_owned(),
+        _ => error.to_string(),
+    };
+    CallError::new(reason_of(error), message)
 }
 
 /// The failure of a connection that broke while something was written to it. A server that rejects our certificate says so before it ends the

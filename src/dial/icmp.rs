@@ -80,10 +80,8 @@ pub struct EchoSocket {
 impl Dialer {
     /// A socket that sends echo requests to this address alone.
     ///
-    /// Reasons: `permission`, `unreachable`; `config` for a source address that this machine does not have; `limit` if the address has been
-    /// probed too often.
+    /// Reasons: `permission`, `unreachable`; `config` for a source address that this machine does not have.
     pub fn echo(&self, address: JudgedAddress, settings: EchoSettings) -> Result<EchoSocket, CallError> {
-        self.count(address)?;
         let peer = address.ip();
         let failed = |error: &io::Error| CallError::new(reason_of(error), format!("no ICMP socket: {error}"));
         let (domain, protocol) =
@@ -167,7 +165,14 @@ impl EchoSocket {
         loop {
             let ready = self.socket.ready(ANYTHING).await;
             ready.map_err(|error| refused_here(self.peer, &error))?;
-            match self.socket.try_io(ANYTHING, || self.arrival(buffer)) {
+            // One after the other: for several interests at once nothing is ever ready, and this would go round without a pause.
+            let arrived = match self.socket.try_io(Interest::ERROR, || self.arrival(buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.socket.try_io(Interest::READABLE, || self.arrival(buffer))
+                }
+                arrived => arrived,
+            };
+            match arrived {
                 Ok(Some(arrival)) => return Ok(arrival),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -107,6 +107,15 @@ impl Redactor {
         }
     }
 
+    /// The same, which also masks these texts in sentences, each as a whole. They may be as harmless as the name of a command, so that series
+    /// may have them, and short ones are not searched for.
+    #[must_use]
+    pub fn hiding(mut self, texts: &[String]) -> Self {
+        let forms = texts.iter().map(|text| fold(beginning(text, MAX_SECRET))).filter(|form| form.len() >= MIN_PART);
+        self.folded.extend(forms);
+        self
+    }
+
     /// `text` as it may be shown: on one line, without invisible characters, bounded, and without a secret.
     pub fn sentence(&self, text: &str) -> String {
         self.shown(text, false)
@@ -369,6 +378,16 @@ mod tests {
         assert_eq!(redactor.beginning(&vec![b'x'; 3 * MAX_READ]).len(), MAX_SHOWN);
         assert_eq!(redactor.beginning(b""), "");
         assert_eq!(Redactor::new(&HeaderMap::new()).sentence("answered 403 Forbidden"), "answered 403 Forbidden");
+    }
+
+    #[test]
+    fn a_text_that_may_be_a_secret_is_masked_as_a_whole_and_stays_in_series() {
+        let redactor = redactor(&[]).hiding(&["login hunter2".to_owned(), "QUIT".to_owned()]);
+        assert_eq!(
+            redactor.sentence("got LOGIN hunter2, then QUIT and hunter2"),
+            "got <masked>, then QUIT and hunter2"
+        );
+        assert!(!redactor.is_in("line=\"login hunter2\""));
     }
 
     #[test]

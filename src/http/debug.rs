@@ -256,7 +256,7 @@ fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, probe: &P
     }
     writeln!(out, "\nThe certificates that the server sent, its own first\n")?;
     for (number, certificate) in probe.certificates.iter().enumerate() {
-        writeln!(out, "  {}. {certificate}", number + 1)?;
+        writeln!(out, "  {}. {}", number + 1, certificate.replace("; ", "\n     "))?;
     }
     Ok(())
 }
@@ -496,7 +496,7 @@ mod tests {
                 event(12_300, "answered 302, redirected to https://localhost/login"),
                 event(120_000, "failed: http_status: answered 500"),
             ]),
-            certificates: Box::new(["CN=localhost".into(), "CN=authority".into()]),
+            certificates: Box::new(["CN=localhost; issued by CN=authority".into(), "CN=authority".into()]),
         }));
         shown
     }
@@ -510,7 +510,7 @@ mod tests {
              body:  out of order\n",
             "\nIts timeline\n\n     0.42 ms  resolved localhost to 127.0.0.1\n       12 ms  answered 302, redirected to https://localhost/login\n",
             "\n      120 ms  failed: http_status: answered 500\n",
-            "\nThe certificates that the server sent, its own first\n\n  1. CN=localhost\n  2. CN=authority\n\n",
+            "\nThe certificates that the server sent, its own first\n\n  1. CN=localhost\n     issued by CN=authority\n  2. CN=authority\n\n",
         ] {
             assert!(text.contains(words), "{words:?} in {text}");
         }

@@ -1,4 +1,4 @@
-//! Masks the texts in the options of a kind that may be credentials.
+//! The texts in the options of a kind that may be credentials: masks them where the spec is shown, and lists them to be found elsewhere.
 
 use serde_json::Value;
 
@@ -10,34 +10,49 @@ pub(super) fn mask<O: Options>(options: Option<&mut O>, paths: &[&str], mask: &s
     // Options that cannot be read again after that are not shown at all.
     *options = serde_json::to_value(&*options)
         .and_then(|mut value| {
-            for path in paths {
-                // The first two steps lead to the block.
-                let steps: Vec<&str> = path.split('.').skip(2).collect();
-                mask_at(&mut value, &steps, mask);
-            }
+            each_at_paths(&mut value, paths, &mut |text| mask.clone_into(text));
             serde_json::from_value(value)
         })
         .unwrap_or_default();
 }
 
-fn mask_at(value: &mut Value, steps: &[&str], mask: &str) {
-    let Some((step, rest)) = steps.split_first() else { return mask_below(value, mask) };
-    let name = step.trim_end_matches(['[', ']', '{', '}']);
-    let Some(inner) = value.get_mut(name) else { return };
-    match inner {
-        Value::Array(items) if step.ends_with(']') => items.iter_mut().for_each(|item| mask_at(item, rest, mask)),
-        Value::Object(fields) if step.ends_with('}') => {
-            fields.values_mut().for_each(|field| mask_at(field, rest, mask))
-        }
-        inner => mask_at(inner, rest, mask),
+/// Every text at and below `paths`.
+pub(super) fn texts<O: Options>(options: Option<&O>, paths: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(options) = options.filter(|_| !paths.is_empty())
+        && let Ok(mut value) = serde_json::to_value(options)
+    {
+        each_at_paths(&mut value, paths, &mut |text| found.push(std::mem::take(text)));
+    }
+    found
+}
+
+fn each_at_paths(value: &mut Value, paths: &[&str], found: &mut impl FnMut(&mut String)) {
+    for path in paths {
+        // The first two steps lead to the block.
+        let steps: Vec<&str> = path.split('.').skip(2).collect();
+        each_at(value, &steps, found);
     }
 }
 
-fn mask_below(value: &mut Value, mask: &str) {
+fn each_at(value: &mut Value, steps: &[&str], found: &mut impl FnMut(&mut String)) {
+    let Some((step, rest)) = steps.split_first() else { return each_below(value, found) };
+    let name = step.trim_end_matches(['[', ']', '{', '}']);
+    let Some(inner) = value.get_mut(name) else { return };
+    match inner {
+        Value::Array(items) if step.ends_with(']') => items.iter_mut().for_each(|item| each_at(item, rest, found)),
+        Value::Object(fields) if step.ends_with('}') => {
+            fields.values_mut().for_each(|field| each_at(field, rest, found));
+        }
+        inner => each_at(inner, rest, found),
+    }
+}
+
+fn each_below(value: &mut Value, found: &mut impl FnMut(&mut String)) {
     match value {
-        Value::String(text) => mask.clone_into(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| mask_below(item, mask)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| mask_below(field, mask)),
+        Value::String(text) => found(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| each_below(item, found)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| each_below(field, found)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
@@ -94,6 +109,15 @@ mod tests {
         assert_eq!(masked(written), shown);
         assert_eq!(masked(json!({})), json!({ "body": null, "retries": 0, "metadata": {}, "steps": [] }));
         mask::<Dialogue>(None, Dialogue::CONFIDENTIAL, "-");
+    }
+
+    #[test]
+    fn the_texts_at_and_below_the_places_are_listed() {
+        let written =
+            json!({ "body": "a", "metadata": { "x-key": ["b", "c"] }, "steps": [{ "send": "d", "expect": "OK" }] });
+        let options: Dialogue = serde_json::from_value(written).unwrap();
+        assert_eq!(texts(Some(&options), Dialogue::CONFIDENTIAL), ["a", "d", "b", "c"]);
+        assert_eq!(texts(Some(&options), &[]), Vec::<String>::new());
     }
 
     /// Fields of the kinds, as paths, whose name says that they are sent to a server and may hold whatever a server wants to know.

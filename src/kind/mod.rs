@@ -289,6 +289,13 @@ macro_rules! kinds {
                 }
             }
 
+            /// The texts of the block of `kind` that are not shown.
+            pub fn confidential_texts(&self, kind: Type) -> Vec<String> {
+                match kind {
+                    $(Type::$kind => confidential::texts(self.$module.as_ref(), kind.confidential())),+
+                }
+            }
+
             /// How a target of type `kind` is polled.
             pub fn engine(&self, kind: Type, url: &Url) -> Result<Engine, Vec<FieldError>> {
                 match kind {

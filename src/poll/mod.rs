@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -73,8 +73,6 @@ pub struct PollContext {
     state_listener: OnceLock<StateListener>,
     /// `--debug-bodies`.
     shows_bodies: AtomicBool,
-    /// `--icmp-max-payload`.
-    max_icmp_payload: AtomicUsize,
 }
 
 impl PollContext {
@@ -89,11 +87,6 @@ impl PollContext {
     fn shows_bodies(&self) -> bool {
         self.shows_bodies.load(Ordering::Relaxed)
     }
-
-    /// The most bytes that an ICMP echo request may carry.
-    fn max_icmp_payload(&self) -> usize {
-        self.max_icmp_payload.load(Ordering::Relaxed)
-    }
 }
 
 /// Called when the state of a target has changed.
@@ -104,9 +97,6 @@ impl fmt::Debug for StateListener {
         f.debug_struct("StateListener").finish_non_exhaustive()
     }
 }
-
-/// What an ICMP echo request may carry unless the operator says otherwise: as much as a packet of 1,500 bytes holds.
-const DEFAULT_ICMP_PAYLOAD: usize = 1472;
 
 const REFUSED_QUEUE: usize = 1024;
 
@@ -172,7 +162,6 @@ impl Pollers {
             first_polls: FirstPolls::new(stop.clone()),
             state_listener: OnceLock::new(),
             shows_bodies: AtomicBool::new(false),
-            max_icmp_payload: AtomicUsize::new(DEFAULT_ICMP_PAYLOAD),
         };
         let pollers = Self {
             context: Arc::new(context),
@@ -228,11 +217,6 @@ impl Pollers {
     /// Sets whether the debug page shows the beginning of the bodies of failed calls, from the next polls on.
     pub fn show_bodies(&self, show: bool) {
         self.context.shows_bodies.store(show, Ordering::Relaxed);
-    }
-
-    /// Sets the most bytes that an ICMP echo request may carry, from the next polls on.
-    pub fn limit_icmp_payload(&self, bytes: usize) {
-        self.context.max_icmp_payload.store(bytes, Ordering::Relaxed);
     }
 
     /// Starts a poller for each new target, and updates the others. Returns how many targets are new or changed.

@@ -27,7 +27,7 @@ use crate::kind::{CallError, Probe, Reason};
 const METHOD: &str = "/grpc.health.v1.Health/Check";
 
 /// The largest answer: a real one has seven bytes.
-const MAX_ANSWER: usize = 16 * 1024;
+const MAX_ANSWER: u32 = 16 * 1024;
 
 /// The most headers of an answer.
 const MAX_HEADERS: u32 = 16 * 1024;
@@ -47,7 +47,7 @@ pub(super) async fn check(
     let deadline = probe.deadline;
     let request = request(prober, probe)?;
     probe.memory.cover(MEMORY).await;
-    let seen = Arc::<Mutex<ConnectionState>>::default();
+    let seen = Arc::<Mutex<SeenTraffic>>::default();
     let observed = ObservedStream { stream, seen: Arc::clone(&seen) };
     let exchanged = timeout_at(deadline, exchange(request, observed)).await;
     let (received, failure) = {
@@ -122,10 +122,10 @@ async fn exchange(request: Request<Full<Bytes>>, stream: ObservedStream) -> Resu
     let tasks = Arc::<Mutex<JoinSet<()>>>::default();
     let mut builder = http2::Builder::new(CallTasks(Arc::downgrade(&tasks)));
     builder
-        .initial_stream_window_size(MAX_ANSWER as u32)
+        .initial_stream_window_size(MAX_ANSWER)
         .initial_connection_window_size(u32::from(u16::MAX))
         .max_header_list_size(MAX_HEADERS)
-        .max_send_buf_size(MAX_ANSWER);
+        .max_send_buf_size(MAX_ANSWER as usize);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     let mut connection = std::pin::pin!(connection);
     let mut answering = std::pin::pin!(async {
@@ -156,7 +156,7 @@ async fn answer(response: Response<Incoming>) -> Result<GrpcAnswer, Broken> {
     let mut code = of_headers;
     while let Some(frame) = body.frame().await {
         match frame?.into_data() {
-            Ok(data) if bytes.len() + data.len() > MAX_ANSWER => {
+            Ok(data) if bytes.len() + data.len() > MAX_ANSWER as usize => {
                 let message = format!("the answer to the health check has over {} KiB", MAX_ANSWER / 1024);
                 return Err(Broken::Answer(FailedCheck::new(StatusCode::RESOURCE_EXHAUSTED, Reason::Limit, message)));
             }
@@ -203,6 +203,16 @@ fn broken_http(error: &hyper::Error) -> FailedCheck {
     FailedCheck::new(StatusCode::UNAVAILABLE, Reason::Protocol, message)
 }
 
+/// What the first bytes from a server show, if they are none of HTTP/2.
+fn other_protocol(first: &[u8]) -> Option<&'static str> {
+    match first {
+        [b'H', b'T', b'T', b'P', b'/', b'1', ..] => Some("the server speaks HTTP/1 and not HTTP/2: correct host and port in url"),
+        // An alert of TLS.
+        [0x15, 3, ..] => Some("the server expects TLS: write grpcs:// in url"),
+        _ => None,
+    }
+}
+
 /// Runs what a connection needs beside itself. It ends with the call: whoever holds the set drops it.
 #[derive(Clone)]
 struct CallTasks(Weak<Mutex<JoinSet<()>>>);
@@ -217,7 +227,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for CallTas
 
 /// What happened on a connection.
 #[derive(Debug, Default)]
-struct ConnectionState {
+struct SeenTraffic {
     received: usize,
     /// Its first error: HTTP/2 does not pass on its cause.
     failure: Option<CallError>,
@@ -226,7 +236,7 @@ struct ConnectionState {
 /// A connection that counts what it receives, and notes its first error.
 struct ObservedStream {
     stream: BoxedStream,
-    seen: Arc<Mutex<ConnectionState>>,
+    seen: Arc<Mutex<SeenTraffic>>,
 }
 
 impl ObservedStream {
@@ -234,7 +244,7 @@ impl ObservedStream {
         if let Poll::Ready(Err(error)) = &polled {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let error = broken(error);
-            // An error of TLS tells why a write failed before.
+            // An error of TLS tells why a write failed before. What the first bytes were stays the cause.
             if seen.failure.is_none() || error.reason == Reason::Tls {
                 seen.failure = Some(error);
             }
@@ -249,7 +259,12 @@ impl AsyncRead for ObservedStream {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if matches!(polled, Poll::Ready(Ok(()))) {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.received += buffer.filled().len() - before;
+            let new = buffer.filled().get(before..).unwrap_or_default();
+            if seen.received == 0 {
+                let error = other_protocol(new).map(|message| CallError::new(Reason::Protocol, message));
+                seen.failure = seen.failure.take().or(error);
+            }
+            seen.received += new.len();
             if seen.received > MAX_RECEIVED {
                 let message = format!("the server sends over {} KiB instead of a short answer", MAX_RECEIVED / 1024);
                 seen.failure = Some(CallError::new(Reason::Limit, message));
