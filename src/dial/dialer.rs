@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 
+use super::address::destination;
 use super::error::reason_of;
 use super::handshake::TlsSettings;
 use super::rate::AddressRate;
@@ -217,10 +218,8 @@ impl Dialer {
 
     /// Connects over TCP.
     ///
-    /// Reasons: `connect`, `unreachable`, `timeout`; `config` for a source address that this machine does not have; `limit` if the address
-    /// has been probed too often.
+    /// Reasons: `connect`, `unreachable`, `timeout`; `config` for a source address that this machine does not have.
     pub async fn connect(&self, address: JudgedAddress, port: u16, deadline: Instant) -> Result<TcpStream, CallError> {
-        self.count(address)?;
         let to = SocketAddr::new(address.ip(), port);
         let failed = |error: &io::Error| CallError::new(reason_of(error), format!("no connection to {to}: {error}"));
         let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
@@ -238,7 +237,6 @@ impl Dialer {
 
     /// A UDP socket that sends to this address alone, and gets datagrams from nowhere else.
     pub async fn udp(&self, address: JudgedAddress, port: u16) -> Result<UdpSocket, CallError> {
-        self.count(address)?;
         let to = SocketAddr::new(address.ip(), port);
         let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let from = self.source_for(address)?;
@@ -269,15 +267,23 @@ impl Dialer {
         CallError::new(reason_of(error), format!("no socket at {from}: {error}"))
     }
 
-    /// Counts a probe of `address`.
-    pub(super) fn count(&self, address: JudgedAddress) -> Result<(), CallError> {
+    /// Waits until the address may be probed once more, a moment at most. It is asked once for each address of a probe, before the first
+    /// connection: a probe may need several, and what it measures must not contain the wait.
+    ///
+    /// Reason: `limit` if it has been probed too often.
+    pub async fn admit(&self, address: JudgedAddress, deadline: Instant) -> Result<(), CallError> {
         let rate = &self.dialers.rate;
-        if rate.take(address.ip(), &self.namespace) {
+        let patience = deadline.saturating_duration_since(Instant::now()) / 4;
+        if let Some(wait) = rate.request(destination(address.ip()), &self.namespace, patience) {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
             return Ok(());
         }
         let (ip, most) = (address.ip(), rate.per_second());
         let message = format!(
-            "not probed: all targets together send {most} probes a second to {ip}, and --max-probes-per-address allows no more"
+            "not probed: the targets of all namespaces may probe {ip} {most} times a second, and want to do so more often; write a longer \
+             interval, or let the operator of the exporter raise --max-probes-per-address"
         );
         Err(CallError::new(Reason::Limit, message))
     }

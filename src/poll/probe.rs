@@ -44,6 +44,7 @@ pub(super) async fn probe(
         headers: &source.headers,
         secrets: &secrets,
         proxy: source.connection.proxy.as_ref(),
+        admitted: Vec::new(),
         deadline,
         record: &mut record,
         memory: &mut memory,

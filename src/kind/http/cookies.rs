@@ -169,6 +169,23 @@ mod tests {
         assert_eq!(of_address, None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_cookie_makes_it_panic_or_goes_to_a_stranger(
+            text in "[\\PC]{0,60}|s=1(; ?(Domain|Path|Max-Age|Expires|Secure)=?[a-z./0-9-]{0,12}){0,4}",
+        ) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = ::http::HeaderValue::from_bytes(text.as_bytes()) {
+                headers.append(SET_COOKIE, value);
+            }
+            let mut jar = CookieJar::default();
+            jar.store(&Url::parse("http://www.example.com/a/b").unwrap(), &headers);
+            for stranger in ["http://www.example.org/a/b", "http://com/a/b", "http://10.0.0.1/a/b"] {
+                assert_eq!(jar.header(&Url::parse(stranger).unwrap()), None, "{text}");
+            }
+        }
+    }
+
     #[test]
     fn a_flood_of_cookies_is_bounded() {
         let many: Vec<String> = (0..1000).map(|n| format!("c{n}={}", "x".repeat(100))).collect();

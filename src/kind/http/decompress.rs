@@ -235,6 +235,21 @@ mod tests {
         assert_eq!(all(Compression::Gzip, &members, 4096, 4096), None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_hang(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600), room in 1_usize..64) {
+            for compression in [Compression::Gzip, Compression::Deflate, Compression::Br] {
+                let _ = all(compression, &bytes, 16, room);
+            }
+            // Beginnings that are right.
+            for body in [gzip(&bytes), deflate(&bytes)] {
+                let changed = [&body[..body.len() / 2], &bytes[..]].concat();
+                let _ = (all(Compression::Gzip, &changed, 7, room), all(Compression::Deflate, &changed, 7, room));
+            }
+            let _ = all(Compression::Br, &[&[0x1b, 0x0f, 0x00][..], &bytes].concat(), 7, room);
+        }
+    }
+
     #[test]
     fn the_window_of_brotli_is_known_from_its_first_byte() {
         for (first, bits) in [(0x00, 16), (0x01, 17), (0x03, 18), (0x0b, 22), (0x0f, 24), (0x21, 10), (0x71, 15)] {

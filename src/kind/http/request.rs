@@ -301,6 +301,7 @@ impl Route {
             Phase::Resolve.took(probe.record, start.elapsed());
             let address = resolved?;
             probe.record.event(format!("resolved {host} to {}", address.ip()));
+            probe.admit(address).await?;
             Some(address)
         };
         self.last = Some((host.to_owned(), address));
@@ -372,6 +373,9 @@ impl Route {
             None => probe.dialer.resolve(host, probe.deadline).await.map_err(of_proxy)?,
         };
         self.proxy = Some(at);
+        if address.is_none() {
+            probe.admit(at).await?;
+        }
         let stream = probe.dialer.connect(at, port, probe.deadline).await.map_err(of_proxy)?;
         probe.record.event(format!("connected to the proxy {}", std::net::SocketAddr::new(at.ip(), port)));
         let mut stream: Box<dyn Io> = Box::new(stream);
@@ -426,4 +430,68 @@ fn tunnel_status(header: &[u8]) -> Option<u16> {
     let (version, rest) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     let status = rest.get(..3).filter(|_| version.starts_with("HTTP/1."))?;
     status.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(url: &str) -> RequestTemplate {
+        RequestTemplate::new(&Url::parse(url).unwrap(), Method::GET, &Options::default())
+    }
+
+    fn next(hop: Hop, template: &RequestTemplate, location: &str) -> Result<Hop, CallError> {
+        hop.next(template, StatusCode::FOUND, &HeaderValue::from_bytes(location.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn who_was_away_once_gets_no_secrets_again() {
+        let template = template("http://web.test/a");
+        let here = next(Hop::first(&template), &template, "/b").unwrap();
+        assert!(here.is_at_home && here.keeps_host);
+        for away in ["https://web.test/b", "http://web.test:81/b", "http://other.test/b", "//other.test/b"] {
+            let away = next(Hop::first(&template), &template, away).unwrap();
+            assert!(!away.is_at_home && !away.keeps_host);
+            let back = next(away, &template, "http://web.test/a").unwrap();
+            assert!(!back.is_at_home && !back.keeps_host);
+        }
+        let same = next(Hop::first(&template), &template, "http://web.test:80/b").unwrap();
+        assert!(same.is_at_home && !same.keeps_host, "a whole url names its host itself");
+    }
+
+    #[test]
+    fn a_referer_tells_no_secret_to_another_server() {
+        let template = template("https://web.test/a?token=1");
+        let referer = |location: &str| next(Hop::first(&template), &template, location).unwrap().referer;
+        assert_eq!(referer("/b").unwrap(), "https://web.test/a?token=1");
+        assert_eq!(referer("https://other.test/").unwrap(), "https://web.test/");
+        assert_eq!(referer("http://web.test/"), None);
+    }
+
+    #[test]
+    fn a_tunnel_is_open_only_if_the_proxy_says_so() {
+        for (header, status) in [
+            ("HTTP/1.1 200 Connection established\r\n\r\n", Some(200)),
+            ("HTTP/1.0 407\r\n\r\n", Some(407)),
+            ("HTTP/1.1 20\r\n\r\n", None),
+            ("HTTP/2 200\r\n\r\n", None),
+            ("SSH-2.0\r\n\r\n", None),
+            ("\r\n\r\n", None),
+        ] {
+            assert_eq!(tunnel_status(header.as_bytes()), status, "{header}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_location_makes_it_panic(location in "[ -~\u{80}-\u{ff}]{0,80}|https?:/{0,3}[a-z0-9.:@\\[\\]/?#-]{0,40}") {
+            let template = template("http://web.test/a");
+            if let Ok(value) = HeaderValue::from_bytes(location.as_bytes())
+                && let Ok(hop) = Hop::first(&template).next(&template, StatusCode::TEMPORARY_REDIRECT, &value)
+            {
+                assert!(matches!(hop.url.scheme(), "http" | "https") && hop.url.username().is_empty());
+                assert!(hop.url.password().is_none() && hop.url.fragment().is_none());
+            }
+        }
+    }
 }

@@ -21,7 +21,7 @@ const SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
 /// The bytes that the states of one pattern may take, which are made while it is compared.
 const MAX_STATES: usize = 256 << 10;
 
-/// Compiled patterns in memory. Targets are often made from templates and share patterns; those of others are compiled again when they are
+/// CompiledPattern patterns in memory. Targets are often made from templates and share patterns; those of others are compiled again when they are
 /// used.
 const MAX_COMPILED: usize = 128;
 
@@ -54,7 +54,7 @@ impl Pattern {
             return Ok(Self { written: written.into(), form: Form::Literal });
         }
         let translated: Arc<str> = translate(written).into();
-        let size = Cache::global(|cache| cache.compiled(&translated).map(|compiled| compiled.size));
+        let size = PatternCache::global(|cache| cache.compiled(&translated).map(|compiled| compiled.size));
         match size {
             Ok(size) => Ok(Self { written: written.into(), form: Form::Regex { translated, size } }),
             Err(regex::Error::CompiledTooBig(most)) => Err(format!(
@@ -346,31 +346,31 @@ fn translate(pattern: &str) -> String {
 
 /// The compiled pattern. It has been compiled once, so it can be again.
 fn compiled(translated: &Arc<str>) -> Option<Regex> {
-    Cache::global(|cache| cache.compiled(translated).ok().map(|compiled| compiled.regex))
+    PatternCache::global(|cache| cache.compiled(translated).ok().map(|compiled| compiled.regex))
 }
 
-/// Compiled patterns, those that were used last.
+/// CompiledPattern patterns, those that were used last.
 #[derive(Default)]
-struct Cache {
-    compiled: HashMap<Arc<str>, Compiled>,
+struct PatternCache {
+    compiled: HashMap<Arc<str>, CompiledPattern>,
     uses: u64,
 }
 
 #[derive(Clone)]
-struct Compiled {
+struct CompiledPattern {
     regex: Regex,
     size: usize,
     used: u64,
 }
 
-impl Cache {
+impl PatternCache {
     /// Patterns are compiled under the lock, which takes less than a millisecond each.
     fn global<T>(with: impl FnOnce(&mut Self) -> T) -> T {
-        static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
+        static CACHE: LazyLock<Mutex<PatternCache>> = LazyLock::new(Mutex::default);
         with(&mut CACHE.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn compiled(&mut self, translated: &Arc<str>) -> Result<Compiled, regex::Error> {
+    fn compiled(&mut self, translated: &Arc<str>) -> Result<CompiledPattern, regex::Error> {
         self.uses += 1;
         if let Some(known) = self.compiled.get_mut(translated) {
             known.used = self.uses;
@@ -381,7 +381,7 @@ impl Cache {
             let oldest = self.compiled.iter().min_by_key(|(_, compiled)| compiled.used).map(|(key, _)| Arc::clone(key));
             oldest.and_then(|key| self.compiled.remove(&key));
         }
-        let compiled = Compiled { regex, size, used: self.uses };
+        let compiled = CompiledPattern { regex, size, used: self.uses };
         self.compiled.insert(Arc::clone(translated), compiled.clone());
         Ok(compiled)
     }
@@ -507,7 +507,7 @@ mod tests {
 
     #[test]
     fn no_more_than_a_few_compiled_patterns_are_kept_and_all_still_match() {
-        let mut cache = Cache::default();
+        let mut cache = PatternCache::default();
         let patterns: Vec<Arc<str>> = (0..3 * MAX_COMPILED).map(|n| format!("^a{n}$").into()).collect();
         for pattern in &patterns {
             cache.compiled(pattern).unwrap();

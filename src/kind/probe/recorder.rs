@@ -19,7 +19,7 @@ const MAX_EVENTS: usize = 64;
 const MAX_EVENT: usize = 300;
 
 /// Bytes of an answer that are kept for the debug page: what is shown is much shorter.
-const MAX_BEGINNING: usize = 4096;
+const MAX_BEGINNING: usize = 2048;
 
 /// What one probe has recorded.
 #[derive(Debug)]
@@ -48,10 +48,10 @@ struct RecordedSeries {
 }
 
 /// The first bytes of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyBeginning {
     /// These bytes.
-    pub bytes: Box<[u8]>,
+    pub bytes: Vec<u8>,
     /// More bytes followed.
     pub is_cut: bool,
 }
@@ -152,10 +152,13 @@ impl Recorder {
         self.bytes += bytes;
     }
 
-    /// Keeps the beginning of the body of an answer. It is shown only if the probe has failed and the operator allows that; the last one counts.
-    pub fn beginning(&mut self, body: &[u8]) {
-        let start = body.get(..MAX_BEGINNING).unwrap_or(body);
-        self.beginning = Some(BodyBeginning { bytes: start.into(), is_cut: start.len() < body.len() });
+    /// Keeps the beginning of the body of an answer, which may come in pieces. It is shown only if the probe has failed and the operator
+    /// allows that.
+    pub fn beginning(&mut self, piece: &[u8]) {
+        let kept = self.beginning.get_or_insert_default();
+        let room = MAX_BEGINNING - kept.bytes.len();
+        kept.is_cut |= piece.len() > room;
+        kept.bytes.extend_from_slice(piece.get(..room).unwrap_or(piece));
     }
 
     /// The beginning of the body of the answer.
@@ -242,10 +245,13 @@ mod tests {
     fn of_a_body_only_the_beginning_is_kept_and_that_it_is_cut() {
         let mut record = Recorder::new(Instant::now());
         assert_eq!(record.body_beginning(), None);
-        record.beginning(&vec![b'x'; MAX_BEGINNING + 1]);
+        record.beginning(b"");
+        assert_eq!(record.body_beginning(), Some(&BodyBeginning::default()));
+        record.beginning(b"<html>");
+        record.beginning(&vec![b'x'; MAX_BEGINNING - 6]);
+        assert!(!record.body_beginning().unwrap().is_cut);
+        record.beginning(b"y");
         let kept = record.body_beginning().unwrap();
-        assert!(kept.is_cut && kept.bytes.len() == MAX_BEGINNING);
-        record.beginning(b"short");
-        assert_eq!(record.body_beginning(), Some(&BodyBeginning { bytes: (*b"short").into(), is_cut: false }));
+        assert!(kept.is_cut && kept.bytes.len() == MAX_BEGINNING && kept.bytes.starts_with(b"<html>x"));
     }
 }
