@@ -25,6 +25,7 @@ BUILD_kubernetes := -ldflags '-s -w -X $(VERSION_OF_KUBERNETES).gitVersion=v1.36
 BUILD_operator := -ldflags '-s -w -X github.com/prometheus/common/version.Version=0.93.0'
 BUILD_coredns := -ldflags '-s -w'
 BUILD_pause := -ldflags '-s -w'
+BUILD_health := -ldflags '-s -w'
 BUILD_helm := -ldflags '-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1'
 sum = $(firstword $(shell { cat tests/tools/$(1)/*; echo "$(BUILD_$(1))"; } | cksum))
 TOOLS_prometheus := $(CACHE)/prometheus-$(call sum,prometheus)
@@ -34,6 +35,9 @@ TOOLS_operator := $(CACHE)/operator-$(call sum,operator)
 TOOLS_helm := $(CACHE)/helm-$(call sum,helm)
 TOOLS_coredns := $(CACHE)/coredns-$(call sum,coredns)
 TOOLS_pause := $(CACHE)/pause-$(call sum,pause)
+TOOLS_health := $(CACHE)/health-$(call sum,health)
+# What is no Go module here comes from Debian, unpacked and not installed.
+TOOLS_debian := $(CACHE)/debian-$(call sum,debian)
 # build MODULE, PACKAGE
 build = mkdir -p $(@D) && cd tests/tools/$(1) && CGO_ENABLED=0 go build -trimpath -buildvcs=false $(BUILD_$(1)) -o $@ $(2)
 
@@ -66,6 +70,10 @@ export CONFIG_RELOADER := $(TOOLS_operator)/prometheus-config-reloader
 export OPERATOR_BUNDLE := $(TOOLS_operator)/bundle.yaml
 export COREDNS := $(TOOLS_coredns)/coredns
 export PAUSE := $(TOOLS_pause)/pause
+# The blackbox exporter, and real servers for both to probe.
+export BLACKBOX_EXPORTER := $(TOOLS_debian)/usr/bin/prometheus-blackbox-exporter
+export NGINX := $(TOOLS_debian)/usr/sbin/nginx
+export HEALTH := $(TOOLS_health)/health
 # The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.
 MEDIASOUP ?= 3.8.4
 export MEDIASOUP_INSTALLED := $(CACHE)/mediasoup-$(MEDIASOUP)-$(call sum,mediasoup)
@@ -131,8 +139,9 @@ e2e: root tools node image $(ROOMS)
 	  && tests/e2e/node/run.sh cargo test --locked --test e2e
 endif
 
-## Programs that judge us, built at the versions that tests/tools/*/go.mod pin
-tools: $(PROMTOOL) $(PROMETHEUS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM)
+## Programs that judge us, at the versions that tests/tools/*/go.mod and tests/tools/debian/packages.txt pin
+tools: $(PROMTOOL) $(PROMETHEUS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM) \
+  $(COREDNS) $(HEALTH) $(TOOLS_debian)
 
 $(TOOLS_prometheus)/%:
 	$(call build,prometheus,github.com/prometheus/prometheus/cmd/$*)
@@ -154,6 +163,12 @@ $(COREDNS):
 
 $(PAUSE):
 	$(call build,pause,.)
+
+$(HEALTH):
+	$(call build,health,.)
+
+$(TOOLS_debian):
+	tests/tools/debian/unpack.sh $@
 
 # The module brings its CRDs along, and the manifests that install it.
 $(TOOLS_operator)/operator-crds: | $(TOOLS_operator)/operator
@@ -225,7 +240,9 @@ fuzz:
 generate: $(HELM)
 	cargo run --locked --quiet -- crd > crds/scrapetargets.yaml
 	UPDATE_DOCS=1 cargo test --locked --quiet --test docs --test alerts
-	UPDATE_DOCS=1 cargo test --locked --quiet --test chart generated::
+	# One after another: some render what others write.
+	UPDATE_DOCS=1 cargo test --locked --quiet --test chart generated:: -- --test-threads 1
+	UPDATE_DOCS=1 cargo test --locked --quiet --test blackbox differences::
 
 clean-cache:
 	rm -rf $(CACHE)

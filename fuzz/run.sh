@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?write how many seconds each target may take, for instance: fuzz/run.sh 60}
 shift
-all=(sora orion mediasoup exposition manifests negotiation duration web_config)
+all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health)
 [[ $# -gt 0 ]] && targets=("$1") || targets=("${all[@]}")
 [[ $# -gt 1 && $seconds != 0 ]] && targets=("$@")
 
@@ -81,6 +81,15 @@ plant() {
         cp "$file" "$into/seed-$(echo "${file#"$fixtures"/}" | tr / -)"
       done
       ;;
+    blackbox)
+      # each module on its own, with a job that asks for it: short inputs are tried faster
+      awk -v into="$into/seed-" -v job="$(cat seeds/blackbox/job)" '
+        function finish() { if (name) { own = job; gsub("web_plain", name, own); print own > (into name) } }
+        /^  [a-z0-9_]+:$/ { finish(); name = substr($1, 1, length($1) - 1); print "modules:" > (into name) }
+        name { print > (into name) }
+        END { finish() }' "$fixtures/convert/blackbox.yml"
+      join '' "$fixtures"/convert/{blackbox,prometheus,objects}.yml "$fixtures/convert/values.yaml" > "$into/seed-all"
+      ;;
     manifests)
       # one seed for each document: short inputs are tried faster
       for file in ../tests/manifests/*.yaml; do
@@ -93,7 +102,7 @@ plant() {
 # longest TARGET: bytes of an input; for texts that are slow to read, less
 longest() {
   case $1 in
-    exposition | manifests) echo 4096 ;;
+    exposition | manifests | blackbox) echo 4096 ;;
     *) echo 32768 ;;
   esac
 }

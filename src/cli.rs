@@ -12,16 +12,16 @@ use ipnet::IpNet;
 use reqwest::Url;
 
 pub use kubernetes::{CleanupArgs, CleanupOnly, JsonObject, KubernetesArgs, ReleaseArgs};
-pub use value::ListenAddress;
+pub use value::{ListenAddress, ProberWord};
 pub use variables::unknown_variables;
 
-use crate::dial::AllowedHost;
+use crate::dial::{AllowedHost, DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS};
 use crate::file;
 use crate::http::AllowedWebHost;
 use crate::kind::Type;
-use value::{bytes, cidr, duration, external_url, health_url, interval, sample_limit};
+use value::{bytes, cidr, duration, external_url, health_url, interval, namespace, prober, sample_limit};
 
-/// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup.
+/// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup, and for probes of web servers, ports, names and hosts.
 #[derive(Debug, Parser)]
 #[command(name = "scrapetarget-exporter", version, max_term_width = 100)]
 pub struct Cli {
@@ -45,6 +45,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Prints the CustomResourceDefinition of ScrapeTarget
     Crd,
+    /// Prints the targets of a blackbox exporter as ScrapeTargets, and says on stderr what is left behind
+    Convert(ConvertArgs),
     /// Deletes the ServiceMonitors and the Endpoints that a release created, before it is uninstalled
     Cleanup(CleanupArgs),
     /// Checks the health of a running service and exits with code 0 if it is healthy; for containers without a shell
@@ -81,6 +83,9 @@ pub struct RunArgs {
     /// Flags about polls.
     #[command(flatten)]
     pub polling: PollingArgs,
+    /// Flags about types of target that are probed.
+    #[command(flatten)]
+    pub probing: ProbingArgs,
     /// URL under which Prometheus reaches this service; if not set, /sd uses the Host header of each request
     #[arg(long = "web.external-url", env = "SCRAPETARGET_WEB_EXTERNAL_URL", value_name = "URL", value_parser = external_url)]
     pub web_external_url: Option<Url>,
@@ -144,6 +149,36 @@ pub struct PollingArgs {
     /// contain anything that the server knows, and everyone who can reach the port can read it
     #[arg(long, env = "SCRAPETARGET_DEBUG_BODIES")]
     pub debug_bodies: bool,
+    /// Maximum number of bytes that a ping may carry, regardless of the payloadSize of a target. More than a packet of 1500 bytes holds
+    /// is sent in fragments
+    #[arg(long, env = "SCRAPETARGET_ICMP_MAX_PAYLOAD", default_value_t = DEFAULT_MAX_ECHO_PAYLOAD, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=65507))]
+    pub icmp_max_payload: u16,
+}
+
+/// Flags about what authors of targets may have probed.
+#[derive(Clone, Debug, Args)]
+pub struct ProbingArgs {
+    /// Types of target that may be probed, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp and Grpc. Targets of another type are
+    /// not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
+    #[arg(long, env = "SCRAPETARGET_PROBERS", value_delimiter = ',', value_name = "TYPE", value_parser = prober)]
+    pub probers: Vec<ProberWord>,
+    /// Maximum number of probes of one address in a second, over all targets in all namespaces; a probe beyond it fails with the reason
+    /// limit. 0 means no limit
+    #[arg(long, env = "SCRAPETARGET_MAX_PROBES_PER_ADDRESS", default_value_t = DEFAULT_PROBES_PER_ADDRESS, value_name = "COUNT")]
+    pub max_probes_per_address: u32,
+}
+
+impl Default for ProbingArgs {
+    fn default() -> Self {
+        Self { probers: Vec::new(), max_probes_per_address: DEFAULT_PROBES_PER_ADDRESS }
+    }
+}
+
+impl ProbingArgs {
+    /// The types that `--probers` allows; `None`: all of them.
+    pub fn allowed(&self) -> Option<impl Iterator<Item = Type>> {
+        (!self.probers.is_empty()).then(|| self.probers.iter().filter_map(|ProberWord(kind)| *kind))
+    }
 }
 
 /// Flags about the log, on stderr.
@@ -220,15 +255,34 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
     /// Which server to simulate
-    #[arg(value_name = "SERVER")]
+    #[arg(value_name = "SERVER", ignore_case = true)]
     pub server: SimulatedServer,
     /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
-    /// 3000, 1026, 9851 or 8889
+    /// 3000, 1026, 9851 or 8889; 8443 for a website, 1053 for a name server, which listens there over UDP as well
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
     /// For Mediasoup and Edumeet: bearer token; requests without it are answered with 401
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// Misbehave: error (status 500, or SERVFAIL), hang (no answer), html (another document), empty (no content), or truncated (half of
+    /// it)
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Option<SimulatedFault>,
+}
+
+/// How a simulated server misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimulatedFault {
+    /// Answers with an error.
+    Error,
+    /// Never answers.
+    Hang,
+    /// Answers with an HTML page.
+    Html,
+    /// Answers without content.
+    Empty,
+    /// Answers with half of the content.
+    Truncated,
 }
 
 /// What can be simulated.
@@ -243,6 +297,10 @@ pub enum SimulatedServer {
     Mediasoup,
     /// edumeet with its own exporter: a target with `source: Prometheus`.
     Edumeet,
+    /// A website over https, with a certificate that ends in ten days.
+    Website,
+    /// A name server with the zone `shop.test`.
+    Dns,
 }
 
 /// Flags of `probe`.
@@ -263,7 +321,7 @@ pub struct ProbeArgs {
     /// URL of the target
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// Field of the spec, with its value as YAML, such as sora.clusterMetrics=true or mediasoup.source=Prometheus; repeatable
+    /// Field of the spec, with its value as YAML, such as sora.clusterMetrics=true or 'http.validStatusCodes=[200, 404]'; repeatable
     #[arg(long, value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
     /// Poll every address of the host in the URL, as members.dns of a ScrapeTarget does
@@ -272,7 +330,8 @@ pub struct ProbeArgs {
     /// Timeout of the poll, for all its requests together; with members, of each member
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// Also print each request with its status, duration and error; secrets are masked
+    /// Also print each request with its status, duration and error, or each step of a probe with its time and the certificates of the
+    /// server; secrets are masked
     #[arg(long)]
     pub debug: bool,
     /// Flags about polls.
@@ -299,6 +358,29 @@ pub struct CheckArgs {
     /// Context of the kubeconfig for --server-side; if not set, the current context
     #[arg(long, env = "SCRAPETARGET_KUBE_CONTEXT", value_name = "CONTEXT")]
     pub kube_context: Option<String>,
+}
+
+/// Flags of `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Configuration of the blackbox exporter, with its modules; - is standard input. Not needed if --values contains it
+    #[arg(value_name = "FILE", required_unless_present = "values")]
+    pub file: Option<PathBuf>,
+    /// Configuration of Prometheus, whose jobs with a path that ends in /probe are converted; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub prometheus: Vec<PathBuf>,
+    /// Manifests of Probes and ServiceMonitors of the Prometheus Operator; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub manifests: Vec<PathBuf>,
+    /// Values of the Helm chart of the blackbox exporter: config, and the targets of serviceMonitor
+    #[arg(long, value_name = "FILE")]
+    pub values: Option<PathBuf>,
+    /// Namespace of all targets. If not set, that of the Probe or ServiceMonitor that a target is from; if there is none, none is written
+    #[arg(long, value_name = "NAMESPACE", value_parser = namespace)]
+    pub namespace: Option<String>,
+    /// Also print Secrets with the passwords and tokens that are in the inputs. If not set, targets only refer to them
+    #[arg(long)]
+    pub secrets: bool,
 }
 
 /// Flags of `healthcheck`. A password or a key comes from a file: every user of the machine reads command lines.
@@ -328,23 +410,55 @@ pub struct HealthcheckArgs {
 
 impl ProbeArgs {
     /// What is wrong with the combination of these flags. clap's own message names only some of the possible combinations.
-    fn mistake(&self) -> Option<&'static str> {
+    fn mistake(&self) -> Option<String> {
         let Self { file, target, kind, url, set, members_dns, .. } = self;
-        match (file, kind, url) {
-            (None, None, _) | (None, _, None) => {
-                Some("error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)")
+        let mistake = match (file, kind, url) {
+            (None, None, Some(url)) => return Some(Self::type_is_missing(url)),
+            (None, None, None) | (None, _, None) => {
+                "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)"
             }
             (None, ..) if target.is_some() => {
-                Some("error: --target chooses from a FILE: write probe FILE --target NAME (see --help)")
+                "error: --target chooses from a FILE: write probe FILE --target NAME (see --help)"
             }
             (Some(_), ..) if !set.is_empty() => {
-                Some("error: --set goes with --type and --url: in a FILE, write the field itself (see --help)")
+                "error: --set goes with --type and --url: in a FILE, write the field itself (see --help)"
             }
-            (Some(_), ..) if *members_dns => Some(
-                "error: --members-dns goes with --type and --url: in a FILE, write members: {dns: {}} (see --help)",
+            (Some(_), ..) if *members_dns => {
+                "error: --members-dns goes with --type and --url: in a FILE, write members: {dns: {}} (see --help)"
+            }
+            _ => return None,
+        };
+        Some(mistake.to_owned())
+    }
+
+    fn type_is_missing(url: &str) -> String {
+        let types = Self::types_of(url);
+        match &types[..] {
+            [] => "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)".to_owned(),
+            [one] => format!(
+                "error: which type? {url} is the url of a target of type {one}: write --type {one} (see --help)"
             ),
-            _ => None,
+            several => {
+                format!("error: which type is {url}? write --type with one of {} (see --help)", several.join(", "))
+            }
         }
+    }
+
+    /// The types whose targets have such a url.
+    pub fn types_of(url: &str) -> Vec<&'static str> {
+        Type::ALL.iter().filter(|kind| kind.url().pattern.is_match(url)).map(|kind| kind.as_str()).collect()
+    }
+}
+
+impl ConvertArgs {
+    /// What is wrong with the combination of these flags.
+    fn mistake(&self) -> Option<&'static str> {
+        let Self { file, prometheus, manifests, values, .. } = self;
+        let all = file.iter().chain(prometheus).chain(manifests).chain(values);
+        let of_stdin = all.filter(|path| file::is_stdin(path)).count();
+        (of_stdin > 1).then_some(
+            "error: standard input can be read once: write - for one input only; a file called - is ./- (see --help)",
+        )
     }
 }
 
@@ -352,7 +466,9 @@ impl SimulateArgs {
     /// What is wrong with the combination of these flags.
     fn mistake(&self) -> Option<&'static str> {
         match (self.server, self.listen_address.len()) {
-            (SimulatedServer::Sora | SimulatedServer::Orion, _) if self.token.is_some() => {
+            (server, _)
+                if self.token.is_some() && !matches!(server, SimulatedServer::Mediasoup | SimulatedServer::Edumeet) =>
+            {
                 Some("error: --token goes with Mediasoup and Edumeet (see --help)")
             }
             (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
@@ -371,7 +487,7 @@ impl Cli {
         I: IntoIterator,
         I::Item: Into<std::ffi::OsString> + Clone,
     {
-        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help";
+        const COMMANDS: &str = "run, demo, simulate, probe, check, crd, convert, cleanup, healthcheck or help";
         let arguments: Vec<std::ffi::OsString> = arguments.into_iter().map(Into::into).collect();
         let parsed = Self::command().try_get_matches_from(&arguments);
         let parsed = parsed.and_then(|given| Ok((Self::from_arg_matches(&given)?, given)));
@@ -402,8 +518,9 @@ impl Cli {
             ),
             Command::Run(args) if args.targets.is_empty() => args.kubernetes.mistake(args.web_config_file.is_some()),
             Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
-            Command::Probe(args) => args.mistake().map(ToOwned::to_owned),
+            Command::Probe(args) => args.mistake(),
             Command::Simulate(args) => args.mistake().map(ToOwned::to_owned),
+            Command::Convert(args) => args.mistake().map(ToOwned::to_owned),
             Command::Cleanup(args) => args.release.mistake(),
             _ => None,
         };
@@ -430,7 +547,8 @@ fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cli, Refusal};
+    use super::{Cli, Command, Refusal};
+    use crate::kind::Type;
 
     #[test]
     fn an_interval_that_no_target_may_have_is_refused_with_those_it_may() {
@@ -442,5 +560,27 @@ mod tests {
             assert!(line.contains("from 1s to 1h"), "{line}");
         }
         assert!(Cli::parse_line(["scrapetarget-exporter", "demo", "--interval", "1s"]).is_ok());
+    }
+
+    #[test]
+    fn the_types_that_may_be_probed_are_some_all_or_none() {
+        let allowed = |flags: &[&str]| {
+            let line = ["scrapetarget-exporter", "run", "--targets", "x"].iter().chain(flags);
+            match Cli::parse_line(line) {
+                Ok(Cli { command: Command::Run(args) }) => {
+                    Ok(args.probing.allowed().map(Iterator::collect::<Vec<Type>>))
+                }
+                Ok(_) => panic!("not run"),
+                Err(Refusal::Wrong(line) | Refusal::Asked(line)) => Err(line),
+            }
+        };
+        assert_eq!(allowed(&[]), Ok(None));
+        assert_eq!(allowed(&["--probers", "none"]), Ok(Some(vec![])));
+        assert_eq!(allowed(&["--probers", "Http,icmp"]), Ok(Some(vec![Type::Http, Type::Icmp])));
+        assert_eq!(allowed(&["--probers", "Tcp", "--probers", "Dns"]), Ok(Some(vec![Type::Tcp, Type::Dns])));
+        for wrong in ["Sora", "", "Http;Tcp"] {
+            let line = allowed(&["--probers", wrong]).unwrap_err();
+            assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, or none"), "{line}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 pub mod app;
 pub mod budget;
 pub mod cli;
+pub mod convert;
 pub mod crd;
 pub mod dial;
 pub mod error_chain;

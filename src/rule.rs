@@ -152,11 +152,18 @@ macro_rules! host {
     };
 }
 
-/// A port from 1 to 65535.
-macro_rules! port {
+/// A port from 1 to 65535, with its colon.
+macro_rules! needed_port {
     () => {
-        "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+        "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))"
     };
 }
 
-pub(crate) use {host, port};
+/// The same, or nothing.
+macro_rules! port {
+    () => {
+        concat!(crate::rule::needed_port!(), "?")
+    };
+}
+
+pub(crate) use {host, needed_port, port};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use reqwest::Url;
-use scrapetarget_exporter::kind::{Blocks, Reason, Type};
+use scrapetarget_exporter::kind::{Blocks, Engine, Reason, Type};
 use scrapetarget_exporter::poll::MemberState;
 use serde_json::{Value, json};
 use support::exposition::{Sample, sample};
@@ -213,8 +213,15 @@ fn given() -> BTreeSet<String> {
     with("probe_failure_info", "reason", &mut Reason::ALL.iter().map(|reason| reason.as_str()));
     let blocks: Blocks = serde_json::from_value(json!({ "sora": { "clusterMetrics": true } })).unwrap();
     let url = Url::parse("http://server/").unwrap();
-    let calls: Vec<&str> =
-        Type::ALL.iter().flat_map(|kind| blocks.build(*kind, &url).calls(None)).map(|call| call.name).collect();
+    let calls = |kind: &Type| -> Vec<&str> {
+        // A prober has a call of one name, which no url of http tells.
+        match blocks.engine(*kind, &url) {
+            Ok(Engine::Calls(build)) => build().calls(None).iter().map(|call| call.name).collect(),
+            Ok(Engine::Probe(prober)) => vec![prober.call()],
+            Err(_) => Vec::new(),
+        }
+    };
+    let calls: Vec<&str> = Type::ALL.iter().flat_map(calls).collect();
     with("probe_call_success", "call", &mut calls.into_iter());
     with("probe_members", "state", &mut MemberState::COUNTED.iter().map(|state| state.as_str()));
     with("probe_member_failure_info", "reason", &mut Reason::ALL.iter().map(|reason| reason.as_str()));
@@ -321,6 +328,7 @@ fn page() -> String {
             "sora" => "Sora",
             "orion" => "Orion",
             "mediasoup" => "mediasoup",
+            "probes" => "Probes",
             other => panic!("{other} has no title"),
         };
         let _ = write!(out, "\n## {title}\n\n| alert | severity | after | what it means |\n|---|---|---|---|\n");

@@ -18,7 +18,7 @@ use support::old::{pem_of, version_1};
 use support::program::{PATIENCE, Running, Said, command, run, said, said_to, signal};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 8] = ["run", "demo", "simulate", "probe", "check", "crd", "cleanup", "healthcheck"];
+const COMMANDS: [&str; 9] = ["run", "demo", "simulate", "probe", "check", "crd", "convert", "cleanup", "healthcheck"];
 
 /// One line on stderr, nothing on stdout; the line.
 fn one_line(said: &Said) -> &str {
@@ -65,8 +65,8 @@ fn the_help_of_run_names_the_variable_of_every_flag() {
 fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
     let run_on = |more: &[&str]| [&["run", "--targets", "x"], more].concat().join(" ");
     let cases = [
-        (String::new(), "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help"),
-        ("serve".to_owned(), "run, demo, simulate, probe, check, crd, cleanup, healthcheck or help"),
+        (String::new(), "run, demo, simulate, probe, check, crd, convert, cleanup, healthcheck or help"),
+        ("serve".to_owned(), "run, demo, simulate, probe, check, crd, convert, cleanup, healthcheck or help"),
         ("prob".to_owned(), "'probe'"),
         ("--bogus".to_owned(), "--bogus"),
         ("run --targets".to_owned(), "--targets <FILE_OR_DIRECTORY>"),
@@ -117,7 +117,9 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("demo --interval often".to_owned(), "write for instance 15s"),
         ("demo --listen-address here".to_owned(), "write HOST:PORT or :PORT"),
         ("simulate".to_owned(), "<SERVER>"),
-        ("simulate Kurento".to_owned(), "Sora, Orion, Mediasoup, Edumeet"),
+        ("simulate Kurento".to_owned(), "Sora, Orion, Mediasoup, Edumeet, Website, Dns"),
+        ("simulate Dns --fault slow".to_owned(), "error, hang, html, empty, truncated"),
+        ("simulate Website --token x".to_owned(), "goes with Mediasoup and Edumeet"),
         ("simulate Sora --listen-address :1,:2".to_owned(), "or three for a cluster"),
         ("simulate Orion --listen-address :1,:2".to_owned(), "write one"),
         ("simulate Mediasoup --listen-address :1,:2".to_owned(), "write one"),
@@ -125,7 +127,14 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("simulate Orion --token x".to_owned(), "goes with Mediasoup and Edumeet"),
         ("probe".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
         ("probe --type Sora".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
-        ("probe --url http://x/".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
+        ("probe --url x".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
+        ("probe --url http://x/".to_owned(), "write --type with one of Sora, Orion, Mediasoup, Http"),
+        ("probe --url tcp://x:25".to_owned(), "tcp://x:25 is the url of a target of type Tcp: write --type Tcp"),
+        ("probe --url dns://x/a.test".to_owned(), "write --type Dns"),
+        ("probe --url icmp://x".to_owned(), "write --type Icmp"),
+        ("probe --url grpcs://x".to_owned(), "write --type Grpc"),
+        ("probe --type Http --url tcp://x:25".to_owned(), "tcp://x:25 is the url of a target of type Tcp"),
+        ("probe --type Icmp --url icmp://x --icmp-max-payload 65508".to_owned(), "65507"),
         ("probe --type Kurento --url http://x/".to_owned(), "write one of Sora, Orion, Mediasoup"),
         ("probe --type Sora --url x".to_owned(), "http://HOST:PORT/PATH"),
         ("probe --type Sora --url ftp://x/".to_owned(), "http://HOST:PORT/PATH"),
@@ -772,6 +781,104 @@ fn each_simulated_server_is_one_that_a_poll_takes() {
         signal(server.id(), "TERM");
         assert!(server.ended().success(), "{simulated:?}");
     }
+}
+
+/// A simulated server with these arguments, and what it says: the address, and more.
+fn simulated(arguments: &[&str], until: &str) -> (Running, String, String) {
+    let mut server = Running::spawn(command([&["simulate", "--listen-address", FREE], arguments].concat()));
+    let said = server.wait("its words", |server| Some(server.stdout()).filter(|said| said.ends_with(until)));
+    let address = said.lines().next().unwrap().strip_prefix("listening on ").unwrap().to_owned();
+    (server, address, said)
+}
+
+#[test]
+fn a_simulated_website_is_one_that_probes_take_when_they_trust_its_authority() {
+    let (_server, address, said) = simulated(&["website"], "-----END CERTIFICATE-----\n");
+    let authority = said.split_once("signed by:\n").unwrap().1;
+    let folder = TempDir::new().unwrap();
+    let manifest = |name: &str, kind: &str, url: &str, tls: &str| {
+        format!(
+            "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name} }}\n\
+             spec: {{ type: {kind}, url: \"{url}\", tlsConfig: {{ {tls} }} }}\n---\n"
+        )
+    };
+    let trusted = "ca: { configMap: { name: authority, key: ca.crt } }";
+    let config_map = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "authority" }, "data": { "ca.crt": authority },
+    });
+    let text = [
+        manifest("page", "Http", &format!("https://{address}/"), trusted),
+        manifest("moved", "Http", &format!("https://{address}/old"), trusted),
+        manifest("port", "Tcp", &format!("tls://{address}"), trusted),
+        manifest("unknown", "Http", &format!("https://{address}/"), "serverName: www.shop.test"),
+        manifest("missing", "Http", &format!("https://{address}/nowhere"), trusted),
+        config_map.to_string(),
+    ];
+    let file = folder.path().join("targets.yaml");
+    fs::write(&file, text.concat()).unwrap();
+    for (name, code, wanted) in [
+        ("page", 0, "probe_http_status_code 200\n"),
+        ("moved", 0, "probe_http_redirects 1\n"),
+        ("port", 0, "probe_ssl_earliest_cert_expiry "),
+        ("unknown", 1, "probe_failure_info{reason=\"tls\"} 1\n"),
+        ("missing", 1, "probe_failure_info{reason=\"http_status\"} 1\n"),
+    ] {
+        let probe = run(["probe", file.to_str().unwrap(), "--target", name]);
+        assert_eq!(probe.code, Some(code), "{name}: {}", probe.stderr);
+        assert!(probe.stdout.contains(wanted), "{name}: {}", probe.stdout);
+        let until = probe.stdout.lines().find_map(|line| line.strip_prefix("probe_ssl_earliest_cert_expiry "));
+        let left = until.unwrap().parse::<f64>().unwrap() - unix_now();
+        assert!((9.0..10.1).contains(&(left / 86_400.0)), "{name}: {left} s");
+    }
+    let debug = run(["probe", file.to_str().unwrap(), "--target", "moved", "--debug"]);
+    assert_eq!(debug.code, Some(0), "{}", debug.stderr);
+    for wanted in [
+        "\n  address       127.0.0.1\n",
+        "\nThe probe\n\n  request of https://127.0.0.1:",
+        "\nIts timeline\n",
+        "TLS 1.3",
+        "redirected to https://127.0.0.1:",
+        "\nThe certificates that the server sent, its own first\n\n  1. ",
+        "CN=Simulated Authority 1",
+    ] {
+        assert!(debug.stdout.contains(wanted), "{wanted:?} in {}", debug.stdout);
+    }
+}
+
+fn unix_now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+#[test]
+fn a_simulated_name_server_is_one_that_probes_take_and_misbehaves_as_it_is_told() {
+    let transports = [&[][..], &["--set", "dns.transportProtocol=tcp"]];
+    for (fault, code, reason) in [
+        (None, 0, None),
+        (Some("error"), 1, Some("response")),
+        (Some("hang"), 1, Some("timeout")),
+        (Some("html"), 1, None),
+    ] {
+        let flags: Vec<&str> = fault.into_iter().flat_map(|fault| ["--fault", fault]).collect();
+        let (_server, address, _) = simulated(&[&["Dns"], &flags[..]].concat(), "\n");
+        for transport in transports {
+            let url = format!("dns://{address}/www.shop.test?type=A");
+            let probe = ["probe", "--type", "Dns", "--timeout", "1s", "--url", &url];
+            let probe = run([&probe, transport].concat());
+            assert_eq!(probe.code, Some(code), "{fault:?} {transport:?}: {}{}", probe.stdout, probe.stderr);
+            if let Some(reason) = reason {
+                let wanted = format!("probe_failure_info{{reason=\"{reason}\"}} 1\n");
+                assert!(probe.stdout.contains(&wanted), "{fault:?} {transport:?}: {}", probe.stdout);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_simulated_broker_misbehaves_as_it_is_told() {
+    let (_server, address, _) = simulated(&["Orion", "--fault", "error"], "\n");
+    let probe = run(["probe", "--type", "Orion", "--url", &format!("http://{address}/")]);
+    assert_eq!(probe.code, Some(1));
+    assert!(probe.stdout.contains("probe_failure_info{reason=\"http_status\"} 1\n"), "{}", probe.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,7 +129,15 @@ fn defaults_that_depend_on_other_fields_are_those_of_the_documentation() {
 fn labels_of_every_family_are_reserved() {
     for kind in scrapetarget_exporter::kind::Type::ALL {
         for label in kind.families().iter().flat_map(|family| family.labels) {
-            let bad = target(&json!({"type": "Sora", "url": "http://sora/", "labels": {*label: "x"}}));
+            let (of, url) = match kind.as_str() {
+                "Http" => ("Http", "http://web/"),
+                "Tcp" => ("Tcp", "tcp://web:80"),
+                "Dns" => ("Dns", "dns://ns/example.com"),
+                "Icmp" => ("Icmp", "icmp://host"),
+                "Grpc" => ("Grpc", "grpc://api:80"),
+                _ => ("Sora", "http://sora/"),
+            };
+            let bad = target(&json!({"type": of, "url": url, "labels": {*label: "x"}}));
             assert_eq!(crd::judge(&bad).unwrap_err().len(), 1, "{label}");
         }
     }

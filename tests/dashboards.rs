@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use scrapetarget_exporter::kind::Type;
 use serde_json::{Value, json};
 use support::eventually::PATIENCE;
 use support::load::allowed;
@@ -75,14 +76,30 @@ fn queries(name: &str, dashboard: &Value) -> Vec<(String, String)> {
     panels(dashboard).into_iter().flat_map(of).map(|(place, query)| (place, filled(&query, &variables))).collect()
 }
 
+/// Whether a dashboard is that of a kind which is polled with HTTP calls.
+fn is_of_a_kind(name: &str) -> bool {
+    !["exporter", "probes"].contains(&name)
+}
+
+/// The types that are probed, as an expression for all of them.
+fn probed() -> String {
+    let probed = Type::ALL.iter().filter(|kind| kind.is_probed()).map(|kind| kind.as_str());
+    probed.collect::<Vec<_>>().join("|")
+}
+
 #[test]
-fn there_is_one_dashboard_for_each_kind_and_one_for_the_exporter() {
+fn there_is_one_dashboard_for_each_kind_one_for_all_probes_and_one_for_the_exporter() {
     let dashboards = dashboards();
-    assert_eq!(dashboards.keys().collect::<Vec<_>>(), ["exporter", "mediasoup", "orion", "sora"]);
+    assert_eq!(dashboards.keys().collect::<Vec<_>>(), ["exporter", "mediasoup", "orion", "probes", "sora"]);
     let uids: BTreeSet<&str> = dashboards.values().map(|dashboard| text(dashboard, "uid")).collect();
-    // The table of targets links by the value of the label `type`.
-    let expected = ["scrapetarget-Mediasoup", "scrapetarget-Orion", "scrapetarget-Sora", "scrapetarget-exporter"];
-    assert_eq!(uids, expected.into());
+    // The table of targets links by the value of the label `type`, or to the one for all types that are probed.
+    let polled = Type::ALL.iter().filter(|kind| !kind.is_probed()).map(|kind| format!("scrapetarget-{kind}"));
+    let expected: BTreeSet<String> =
+        polled.chain(["scrapetarget-Probes".to_owned(), "scrapetarget-exporter".to_owned()]).collect();
+    assert_eq!(uids, expected.iter().map(String::as_str).collect());
+    let links = queries("exporter", &dashboards["exporter"]);
+    let to_probes = format!(r#""dashboard", "Probes", "type", "{}""#, probed());
+    assert!(links.iter().any(|(_, query)| query.contains(&to_probes)), "no link of every type that is probed");
     for (name, dashboard) in &dashboards {
         assert_eq!(dashboard["schemaVersion"], json!(42), "{name}");
         assert_eq!(dashboard["id"], Value::Null, "{name}: Grafana gives the number");
@@ -112,7 +129,7 @@ fn each_dashboard_can_be_narrowed_to_a_job_a_namespace_and_a_target() {
 /// A target may be many processes. All must mean targets without members as well: they lack the label.
 #[test]
 fn each_dashboard_of_a_kind_can_be_narrowed_to_a_pod_and_each_of_its_series_is() {
-    for (name, dashboard) in dashboards().into_iter().filter(|(name, _)| name != "exporter") {
+    for (name, dashboard) in dashboards().into_iter().filter(|(name, _)| is_of_a_kind(name)) {
         let (_, series, label) = variables(&dashboard).into_iter().find(|(name, ..)| name == "pod").unwrap();
         assert!(series.starts_with(&format!("{name}_up{{")) && label == "pod", "{name}: {series}, {label}");
         for panel in panels(&dashboard) {
@@ -130,7 +147,7 @@ fn each_dashboard_of_a_kind_can_be_narrowed_to_a_pod_and_each_of_its_series_is()
 /// Processes of one target have equal labels but for these: what shows each must tell them apart, and what does not must add them up.
 #[test]
 fn what_shows_single_processes_names_them() {
-    for (name, dashboard) in dashboards().into_iter().filter(|(name, _)| name != "exporter") {
+    for (name, dashboard) in dashboards().into_iter().filter(|(name, _)| is_of_a_kind(name)) {
         for panel in panels(&dashboard) {
             for target in list(&panel["targets"]) {
                 let (query, legend) = (text(&target, "expr"), text(&target, "legendFormat"));
@@ -238,6 +255,33 @@ scrape_configs:
     )
 }
 
+/// The types of the targets of a service.
+async fn types(service: &Running) -> BTreeSet<String> {
+    let answer: Value = serde_json::from_str(&service.body("/api/v1/targets").await).unwrap();
+    list(&answer["data"]["targets"]).iter().map(|target| text(target, "type").to_owned()).collect()
+}
+
+/// Whether the demo, which has targets of these types, has something to show for a query about probes. It has no probe that fails, and none
+/// with every option.
+fn is_probed_in_the_demo(query: &str, types: &BTreeSet<String>) -> bool {
+    const NEVER: [&str; 5] =
+        ["probe_failure_info", "probe_dns_serial", "probe_icmp_packets_", "probe_icmp_rtt_", "probe_failed_due_to_"];
+    /// What all types have: the lookup of a host.
+    const OF_ALL: &str = "probe_dns_lookup_";
+    let series = promql::mentions(query).series;
+    let is_never = series.keys().any(|name| NEVER.iter().any(|never| name.starts_with(never)));
+    let probed: Vec<&Type> = Type::ALL.iter().filter(|kind| kind.is_probed()).collect();
+    let missing: Vec<String> = probed
+        .iter()
+        .filter(|kind| !types.contains(kind.as_str()))
+        .map(|kind| format!("probe_{}_", kind.block()))
+        .collect();
+    let is_missing = series
+        .keys()
+        .any(|name| !name.starts_with(OF_ALL) && missing.iter().any(|beginning| name.starts_with(beginning.as_str())));
+    missing.len() < probed.len() && !is_never && !is_missing
+}
+
 /// Whether an instant query has a result that can be drawn; an error of Prometheus fails the test.
 async fn has_data(server: &Running, place: &str, query: &str) -> bool {
     let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
@@ -255,6 +299,7 @@ async fn no_panel_and_no_variable_is_empty_when_prometheus_scrapes_the_demo() {
     let file = folder.path().join("prometheus.yml");
     fs::write(&file, config(&demo.base)).unwrap();
     let server = Running::prometheus(&file).await;
+    let types = types(&demo).await;
     let mut open = Vec::new();
     for (name, dashboard) in dashboards() {
         let names: Vec<String> = variables(&dashboard).into_iter().map(|(name, ..)| name).collect();
@@ -262,11 +307,15 @@ async fn no_panel_and_no_variable_is_empty_when_prometheus_scrapes_the_demo() {
             if variable == "pod" && name != "mediasoup" {
                 continue; // only applications on mediasoup have members in the demo
             }
+            if name == "probes" && !is_probed_in_the_demo(&series, &types) {
+                continue;
+            }
             let query =
                 format!("count by ({label}) ({}{{{label}!=\"\"}})", filled(&series, &names)).replace("}{", ", ");
             open.push((format!("{name}: ${variable}"), query));
         }
-        open.extend(queries(&name, &dashboard));
+        let shown = queries(&name, &dashboard).into_iter();
+        open.extend(shown.filter(|(_, query)| name != "probes" || is_probed_in_the_demo(query, &types)));
     }
     assert!(open.len() > 200, "{}", open.len());
     let start = Instant::now();

@@ -178,9 +178,19 @@ fn parts(kind: Type) -> &'static [Part] {
     }
 }
 
+/// The families that several of these kinds have, and those that each has for itself alone.
+fn shared_families(kinds: &[Type]) -> (Vec<&'static Desc>, Vec<(Type, Vec<&'static Desc>)>) {
+    let all: Vec<&Desc> = kinds.iter().flat_map(|kind| kind.families()).collect();
+    let is_shared = |desc: &Desc| all.iter().filter(|other| other.name == desc.name).count() > 1;
+    let own = |kind: &Type| (*kind, kind.families().into_iter().filter(|desc| !is_shared(desc)).collect());
+    let mut shared: Vec<&Desc> = all.iter().copied().filter(|desc| is_shared(desc)).collect();
+    shared.sort_by_key(|desc| desc.name);
+    shared.dedup_by_key(|desc| desc.name);
+    (shared, kinds.iter().map(own).collect())
+}
+
 /// The families of a kind by its parts, each family once.
-fn kind_tables(out: &mut String, kind: Type) {
-    let mut left = kind.families();
+fn kind_tables(out: &mut String, kind: Type, mut left: Vec<&'static Desc>) {
     for Part(title, text, beginnings) in parts(kind) {
         let (here, others) =
             left.into_iter().partition(|desc| beginnings.iter().any(|start| desc.name.starts_with(start)));
@@ -231,11 +241,19 @@ fn metrics_page() -> String {
     out.push_str("The values of `reason` are a closed set: ");
     let reasons: Vec<String> = Reason::ALL.iter().map(|reason| format!("`{}`", reason.as_str())).collect();
     let _ = writeln!(out, "{}.\n", reasons.join(", "));
-    for kind in Type::ALL {
+    let (probed, polled): (Vec<Type>, Vec<Type>) = Type::ALL.iter().partition(|kind| kind.is_probed());
+    for kind in polled {
         let _ = writeln!(out, "## {kind}\n\n{}\n", kind.about().trim());
-        kind_tables(&mut out, *kind);
+        kind_tables(&mut out, kind, kind.families());
     }
     out.push_str(PASSED_ON);
+    out.push_str(PROBES);
+    let (shared, own) = shared_families(&probed);
+    table(&mut out, &shared);
+    for (kind, families) in own {
+        let _ = writeln!(out, "### {kind}\n\n{}\n", kind.about().trim());
+        kind_tables(&mut out, kind, families);
+    }
     out.push_str(
         "## Names kept for compatibility\n\nThese names are those of an older exporter, so that its dashboards and alerts keep \
          working. `promtool check metrics` reports these names and no others. A counter in this list has the type `unknown` in \
@@ -259,6 +277,13 @@ fn metrics_page() -> String {
 const PASSED_ON: &str = "### Source `Prometheus`\n\n\
     With `mediasoup.source: Prometheus` the families are those of the application's own exporter, with their original names; \
     `mediasoup_up` is added. `mediasoup.addresses` controls labels that contain client addresses.\n\n";
+
+/// What the types have in common that are probed.
+const PROBES: &str = "## Types that probe\n\n\
+    [Probes](probers.md) are what the blackbox exporter does, with the names, labels and units of its families. Unlike the families of \
+    other types, they do not vanish when a probe fails: what could not be measured is 0, as dashboards for the blackbox exporter expect. \
+    Each family of this table belongs to several types. Families of TLS are there as soon \
+    as a certificate was sent, even if it was rejected.\n\n";
 
 fn flags_page() -> String {
     let mut out = String::from(
@@ -314,7 +339,9 @@ fn the_page_of_metrics_says_what_the_code_says() {
 #[test]
 fn promtool_complains_about_the_names_kept_for_compatibility_and_no_others() {
     let mut out = Families::default();
-    for desc in Type::ALL.iter().flat_map(|kind| kind.families()).chain(PROBE_FAMILIES.iter().copied()) {
+    let mut seen = BTreeSet::new();
+    let all = Type::ALL.iter().flat_map(|kind| kind.families()).chain(PROBE_FAMILIES.iter().copied());
+    for desc in all.filter(|desc| seen.insert(desc.name)) {
         match desc.kind {
             Kind::Histogram => out.histogram(desc, [(1.0, 1.0)], 1.0, 1.0),
             _ => out.set(desc, &vec!["x"; desc.labels.len()], 1.0),
@@ -407,6 +434,15 @@ fn each_reason_of_a_condition_is_on_the_page_and_each_on_the_page_exists() {
     let told: BTreeSet<String> =
         rows(part).into_iter().flat_map(|row| row[0].split(", ").map(ToOwned::to_owned).collect::<Vec<_>>()).collect();
     assert_eq!(told, reasons);
+}
+
+#[test]
+fn each_reason_is_in_the_table_of_what_to_do_and_each_there_exists() {
+    let page = fs::read_to_string(page("operating.md")).unwrap();
+    let part = page.split("\n## When a target is down").nth(1).unwrap().split("\n## ").next().unwrap();
+    let table = part.split("| reason | what happened |").nth(1).unwrap();
+    let told: BTreeSet<String> = rows(table).into_iter().map(|row| row[0].clone()).collect();
+    assert_eq!(told, Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect());
 }
 
 #[test]

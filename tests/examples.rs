@@ -1,6 +1,6 @@
 //! What users copy must work: example manifests, snippets of the documentation, Prometheus configurations, the proxy for Sora.
 
-#![expect(clippy::unwrap_used, reason = "a test may")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 #[path = "support/pages.rs"]
 mod pages;
@@ -14,10 +14,10 @@ use std::sync::LazyLock;
 use regex::Regex;
 use reqwest::Url;
 use scrapetarget_exporter::file;
-use scrapetarget_exporter::kind::Blocks;
+use scrapetarget_exporter::kind::{Blocks, Engine, Type};
 use serde_json::Value;
 
-const PAGES: &[&str] = &["README.md", "docs/kubernetes.md", "docs/members.md", "docs/operating.md"];
+const PAGES: &[&str] = &["README.md", "docs/kubernetes.md", "docs/members.md", "docs/operating.md", "docs/probers.md"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -133,8 +133,9 @@ fn every_manifest_on_a_page_passes_the_check() {
 #[test]
 fn every_kind_and_every_source_has_an_example() {
     let all: String = folder("deploy/examples").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    for line in ["type: Sora", "type: Orion", "type: Mediasoup", "source: Agent", "source: Prometheus"] {
-        assert!(all.contains(line), "no example has {line}");
+    let types = Type::ALL.iter().map(|kind| format!("type: {kind}"));
+    for line in types.chain(["source: Agent", "source: Prometheus"].map(ToOwned::to_owned)) {
+        assert!(all.contains(&line), "no example has {line}");
     }
 }
 
@@ -218,7 +219,8 @@ fn the_proxy_lets_exactly_our_calls_to_sora_through() {
     let options = serde_json::json!({ "sora": { "clusterMetrics": true, "serverMode": true } });
     let blocks: Blocks = serde_json::from_value(options).unwrap();
     let url = Url::parse("http://sora.example.com:3001/").unwrap();
-    let calls = blocks.build("Sora".parse().unwrap(), &url).calls(None);
+    let Ok(Engine::Calls(build)) = blocks.engine("Sora".parse().unwrap(), &url) else { panic!("it is not polled") };
+    let calls = build().calls(None);
     let ours: BTreeSet<String> = calls.into_iter().map(|call| call.headers[0].1.clone()).collect();
     let conf = read("deploy/nginx/sora-read-only.conf");
     let allowed = conf.lines().map(str::trim).filter(|line| line.starts_with("Sora_"));
@@ -230,6 +232,17 @@ fn the_proxy_lets_exactly_our_calls_to_sora_through() {
         })
         .collect();
     assert_eq!(allowed, ours);
+}
+
+#[test]
+fn every_limit_on_the_page_of_probes_names_a_test_that_is_there() {
+    let page = read("docs/probers.md");
+    let (_, limits) = page.split_once("## Limits for tenants").unwrap();
+    let named = limits.split('`').skip(1).step_by(2).filter(|word| word.contains('_') && !word.contains('/'));
+    let named: BTreeSet<&str> = named.collect();
+    let code = sources(&root().join("tests")) + &sources(&root().join("src"));
+    let missing: Vec<_> = named.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty() && named.len() > 5, "{missing:?}");
 }
 
 /// Every file below `folder` that ends in `.rs`, joined.
@@ -278,6 +291,7 @@ fn links_between_pages_lead_somewhere() {
         "docs/kubernetes.md",
         "docs/members.md",
         "docs/operating.md",
+        "docs/probers.md",
         "docs/security.md",
     ] {
         let text = read(page);

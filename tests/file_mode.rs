@@ -182,6 +182,37 @@ async fn members_of_a_service_are_refused_with_what_to_write_instead_and_nothing
     until_says(&service, "a", "probe_failure_info{reason=\"config\"} 1").await;
 }
 
+/// A web server that counts who asks.
+async fn site() -> (Simulated, Arc<AtomicUsize>) {
+    let asked = Arc::<AtomicUsize>::default();
+    let counter = Arc::clone(&asked);
+    let routes = Router::new().fallback(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async { "hello" }
+    });
+    (Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap(), asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_the_installation_does_not_probe_is_refused_with_the_flag_and_never_contacted() {
+    let (one, (site, asked)) = (Rooms::start(1).await, site().await);
+    let folder = TempDir::new().unwrap();
+    let web = format!(
+        "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: web, namespace: media }}\n\
+         spec: {{ type: Http, url: '{}', interval: 1s }}\n",
+        site.url()
+    );
+    write(folder.path(), "a.yaml", &(one.target("a", "") + &web));
+    let service = Running::ready(folder.path(), ["--probers", "Tcp,Dns"]).await;
+    until_says(&service, "web", "probe_failure_info{reason=\"config\"} 1").await;
+    until_says(&service, "a", "media_rooms 1").await;
+    let entry = entry(&service, "web").await;
+    assert_eq!(entry["state"], "invalid", "{entry}");
+    let message = entry["message"].as_str().unwrap();
+    assert!(message.contains("type Http is not allowed") && message.contains("--probers"), "{message}");
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_comes_from_a_file_of_its_own_and_is_followed_there() {
     let rooms = Rooms::start(1).await;

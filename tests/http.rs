@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::routing::any;
-use scrapetarget_exporter::crd::{Members, MembersService};
+use scrapetarget_exporter::crd::{InstanceLabel, Members, MembersService};
 use scrapetarget_exporter::http::{RouterOptions, TARGET_FAMILIES};
 use scrapetarget_exporter::kind::Type;
 use serde_json::json;
@@ -347,7 +347,7 @@ async fn metrics_tell_of_every_target_and_of_every_combination_of_type_and_state
     }
     assert!(!text.contains("target_name=\"later\""), "neither up nor down");
     assert!(!text.contains("timestamp_seconds{target_namespace=\"webrtc\",target_name=\"down\""));
-    assert_eq!(text.matches("\nscrapetarget_targets{").count(), 15);
+    assert_eq!(text.matches("\nscrapetarget_targets{").count(), 5 * Type::ALL.len());
     let request = service.get("/metrics").header("accept", PROMETHEUS_3).header("accept-encoding", "gzip");
     let response = request.send().await.unwrap();
     assert_eq!(response.headers()["content-type"], OPENMETRICS);
@@ -393,6 +393,44 @@ async fn discovery_has_one_group_each_with_all_that_a_scrape_needs() {
     let mut tokyo = group("webrtc", "tokyo");
     tokyo["labels"]["region"] = json!("jp \"east\"");
     assert_eq!(service.json("/sd").await, json!([group("a", "z"), tokyo]));
+}
+
+#[tokio::test]
+async fn discovery_gives_the_job_and_the_instance_that_a_target_names() {
+    let web = declared("web", "shop", Type::Http, "https://shop.invalid", |spec| {
+        let monitor = spec.monitor.get_or_insert_default();
+        (monitor.job, monitor.instance) = (Some("blackbox $1".to_owned()), InstanceLabel::Url);
+    });
+    let service = Service::start(vec![web], RouterOptions::default()).await;
+    let labels = service.json("/sd").await[0]["labels"].take();
+    assert_eq!(labels["job"], "blackbox $1");
+    assert_eq!(labels["instance"], "https://shop.invalid", "as it is written");
+    assert_eq!((&labels["__param_target"], &labels["__tmp_hash"]), (&json!("web/shop"), &json!("web/shop")));
+}
+
+#[tokio::test]
+async fn each_target_is_in_one_of_both_answers_about_honor_labels() {
+    let honoring = |name: &str, honor_labels: bool| {
+        declared("a", name, Type::Sora, "http://x.invalid/", |spec| {
+            spec.monitor.get_or_insert_default().honor_labels = honor_labels;
+        })
+    };
+    let targets = vec![honoring("own", true), honoring("ours", false), target("a", "plain", "http://x.invalid/")];
+    let service = Service::start(targets, RouterOptions::default()).await;
+    for (query, expected) in [
+        ("", vec!["ours", "own", "plain"]),
+        ("?honorLabels=true", vec!["own"]),
+        ("?honorLabels=false", vec!["ours", "plain"]),
+        ("?honorLabels=false&namespace=b", vec![]),
+    ] {
+        let groups = service.json(&format!("/sd{query}")).await;
+        let names: Vec<&str> =
+            groups.as_array().unwrap().iter().map(|g| g["labels"]["target_name"].as_str().unwrap()).collect();
+        assert_eq!(names, expected, "{query}");
+    }
+    let (status, text) = service.text("/sd?honorLabels=1").await;
+    assert!(status == StatusCode::BAD_REQUEST && text.contains("write true or false"), "{text}");
+    assert_eq!(service.text("/api/v1/targets?honorLabels=true").await.0, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

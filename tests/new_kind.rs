@@ -1,4 +1,5 @@
-//! A kind is one folder and one line: the complete example of `docs/architecture.md` is added to a copy of the source, and tested.
+//! A kind is one folder and one line: the complete examples of `docs/architecture.md`, one of each sort, are added to a copy of the source, and
+//! tested.
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
@@ -29,12 +30,17 @@ fn write(path: &Path, text: &str) {
     }
 }
 
-/// Makes `to` equal to `from`, but for the folder and the line that are added.
+/// The folders that are added.
+const FOLDERS: [&str; 2] = ["src/kind/example", "src/kind/finger"];
+
+/// Makes `to` equal to `from`, but for the folders and the lines that are added.
 fn mirror(from: &Path, to: &Path, edit: &impl Fn(&Path, String) -> String) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(to).unwrap().map(Result::unwrap) {
         let path = entry.path();
-        if from.join(entry.file_name()).exists() || path.ends_with("kind/example") {
+        if from.join(entry.file_name()).exists()
+            || FOLDERS.iter().any(|folder| path.ends_with(folder.trim_start_matches("src/")))
+        {
             continue;
         }
         if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
@@ -68,17 +74,20 @@ fn manifest() -> String {
 #[test]
 fn a_kind_is_one_folder_and_one_line() {
     let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
-    let line = block(&page, "the line in kinds!");
+    let lines = block(&page, "the line in kinds!").to_owned() + block(&page, "the line of the kind that probes");
     let add_line = |file: &Path, text: String| {
         if !file.ends_with("src/kind/mod.rs") {
             return text;
         }
         let (before, after) = text.split_once("\nkinds! {\n").unwrap();
-        format!("{before}\nkinds! {{\n{line}{after}")
+        format!("{before}\nkinds! {{\n{lines}{after}")
     };
     mirror(&root().join("src"), &copy().join("src"), &add_line);
     mirror(&root().join("simulators"), &copy().join("simulators"), &|_, text| renamed(&text));
-    write(&copy().join("src/kind/example/mod.rs"), block(&page, "src/kind/example/mod.rs"));
+    for folder in FOLDERS {
+        let file = format!("{folder}/mod.rs");
+        write(&copy().join(&file), block(&page, &file));
+    }
     for file in ["build.rs", "Cargo.lock"] {
         write(&copy().join(file), &renamed(&fs::read_to_string(root().join(file)).unwrap()));
     }
@@ -98,9 +107,9 @@ fn a_kind_is_one_folder_and_one_line() {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     cargo.args(["test", "--offline", "--locked", "--lib", "--target-dir"]).arg(target);
     cargo.arg("--manifest-path").arg(copy().join("Cargo.toml"));
-    cargo.args(["--", "kind::example::"]);
+    cargo.args(["--", "kind::example::", "kind::finger::"]);
     let output = cargo.output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stderr}\n{stdout}");
-    assert!(stdout.contains("3 passed"), "the tests of the example did not run: {stdout}");
+    assert!(stdout.contains("6 passed"), "the tests of the examples did not run: {stdout}");
 }

@@ -424,7 +424,15 @@ fn answers() -> BTreeMap<&'static str, Vec<u8>> {
         ("GET /cache/statistics", json(ORION_CACHE)),
         ("GET /version", json(ORION_VERSION)),
         ("GET /stats", json(MEDIASOUP)),
+        ("GET /page", page()),
     ])
+}
+
+/// A page of 10 kB.
+fn page() -> Vec<u8> {
+    let body = "<p>All systems are up.</p>\n".repeat(10_000 / 27);
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(

@@ -4,8 +4,10 @@
 
 pub mod edumeet;
 pub mod mediasoup;
+pub mod nameserver;
 pub mod orion;
 pub mod sora;
+pub mod website;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

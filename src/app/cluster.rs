@@ -13,6 +13,7 @@ use crate::http::WebConfig;
 use crate::k8s::{
     self, AccessError, ApiClient, Discovery, DryRunError, DryRunOutcome, Election, Listener, Scheme, Settings,
 };
+use crate::target::AllowedProbers;
 use crate::{file, telemetry};
 
 /// The addresses of the exporter's own pod: those of loopback, and the unspecified ones. A sidecar there may trust local requests.
@@ -22,7 +23,11 @@ pub(super) fn denied_loopback(args: &KubernetesArgs) -> Vec<IpNet> {
 }
 
 /// The cluster and its settings as the flags say, without the port of the advertised address, which is known only when the listener is bound.
-pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> anyhow::Result<(ApiClient, Settings)> {
+pub(super) async fn source(
+    args: KubernetesArgs,
+    probers: AllowedProbers,
+    web: Option<&WebConfig>,
+) -> anyhow::Result<(ApiClient, Settings)> {
     let KubernetesArgs {
         release,
         target_selector,
@@ -71,7 +76,7 @@ pub(super) async fn source(args: KubernetesArgs, web: Option<&WebConfig>) -> any
             discovery.service
         );
     }
-    Ok((cluster, Settings { target_selector, secret_label, discovery, election, advertise, ..settings }))
+    Ok((cluster, Settings { target_selector, secret_label, probers, discovery, election, advertise, ..settings }))
 }
 
 /// Deletes the objects that a release created, and prints how many they were.
@@ -134,6 +139,7 @@ async fn connect(args: ReleaseArgs, otherwise: &str) -> anyhow::Result<(ApiClien
         watch_namespaces: watch_namespace,
         target_selector: None,
         secret_label: None,
+        probers: AllowedProbers::default(),
         discovery: Discovery { mode: discovery_mode, service, ..Discovery::default() },
         election: Election {
             lease: leader_election_lease_name.unwrap_or_else(|| release_name.clone()),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::Permissions;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use tokio::net::TcpListener;
 
 use super::print;
 use super::service::{Service, ServiceOptions, Signals, TargetSource, listen};
-use super::simulate::{self, Start};
+use super::simulate::{self, Start, WEBSITE};
 use crate::cli::{DemoArgs, PollingArgs};
-use crate::dial::KnownHosts;
+use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, KnownHosts};
 use crate::poll::{Pollers, TargetState};
 use crate::telemetry;
 use crate::time::PromDuration;
@@ -54,8 +55,12 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             max_inflight_bytes: 128 << 20,
             max_sample_limit: 100_000,
             debug_bodies: false,
+            icmp_max_payload: DEFAULT_MAX_ECHO_PAYLOAD,
         },
-        known_hosts: KnownHosts::from([(ROOMS.into(), servers.rooms.addresses().into())]),
+        known_hosts: KnownHosts::from([
+            (ROOMS.into(), servers.rooms.addresses().into()),
+            (WEBSITE.into(), [IpAddr::V4(Ipv4Addr::LOCALHOST)].into()),
+        ]),
         external_url: None,
         allowed_hosts: Vec::new(),
         loose_targets: true,
@@ -86,13 +91,18 @@ struct Servers {
     orion: Simulated,
     rooms: Application,
     edumeet: Simulated,
+    website: Simulated,
+    /// The authority of the website's certificate, as PEM.
+    authority: String,
+    name_server: Simulated,
     /// A port on which nothing listens.
     closed: u16,
 }
 
 impl Servers {
-    async fn start() -> std::io::Result<Self> {
+    async fn start() -> anyhow::Result<Self> {
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
+        let website = simulate::website(&[WEBSITE])?;
         let cluster = simulate::cluster(Start::of_demo(0));
         let mut sora = Vec::new();
         for node in cluster.nodes() {
@@ -109,8 +119,24 @@ impl Servers {
             orion: Simulated::serve(simulate::broker(Start::of_demo(0)).routes(), loopback).await?,
             rooms: Application::start().await?,
             edumeet: Simulated::serve(simulate::edumeet(Start::of_demo(0), None).routes(), loopback).await?,
+            website: website.on(TcpListener::bind(loopback).await?)?,
+            authority: simulate::certificate_pem(website.authority()),
+            name_server: Self::name_server().await?,
             closed,
         })
+    }
+
+    /// The name server needs one port for both of its protocols: the first that is free for one may be taken for the other.
+    async fn name_server() -> anyhow::Result<Simulated> {
+        const ATTEMPTS: usize = 20;
+        let server = simulate::name_server()?;
+        let mut attempts = 1..;
+        loop {
+            match server.on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?).await {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && attempts.next() < Some(ATTEMPTS) => {}
+                served => return Ok(served?),
+            }
+        }
     }
 
     /// The manifests of the targets, as a user would write them.
@@ -137,12 +163,36 @@ impl Servers {
         let rooms = "  members: { dns: {} }\n  authorization: { credentials: { name: mediasoup-agent, key: token } }\n  mediasoup: { perObject: [Producers, Transports] }\n";
         target("mediasoup-rooms", "webrtc", "Mediasoup", &format!("http://{ROOMS}:{}/", self.rooms.port), rooms);
         target("edumeet", "school", "Mediasoup", &self.edumeet.url(), "  mediasoup: { source: Prometheus }\n");
+        let trusted = "  tlsConfig: { ca: { configMap: { name: authority, key: ca.crt } } }\n";
+        let port = self.website.address.port();
+        target("website", "shop", "Http", &format!("https://{WEBSITE}:{port}/"), trusted);
+        target("website-moved", "shop", "Http", &format!("https://{WEBSITE}:{port}/old"), trusted);
+        target("website-tls", "shop", "Tcp", &format!("tls://{WEBSITE}:{port}"), trusted);
+        target("name", "shop", "Dns", &format!("dns://{}/{WEBSITE}?type=A", self.name_server.address), "");
+        if may_ping() {
+            target("host", "shop", "Icmp", "icmp://127.0.0.1", "");
+        }
+        let authority = self.authority.trim_end().replace('\n', "\n    ");
+        let _ = write!(
+            text,
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: authority, namespace: shop }}\ndata:\n  ca.crt: |\n    {authority}\n---\n"
+        );
         let _ = write!(
             text,
             "apiVersion: v1\nkind: Secret\nmetadata: {{ name: mediasoup-agent, namespace: webrtc }}\nstringData: {{ token: {AGENT_TOKEN} }}\n"
         );
         text
     }
+}
+
+/// Whether the system lets this process open the socket of a ping: it does for the groups of a setting.
+fn may_ping() -> bool {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").unwrap_or_default();
+    let mut bounds = range.split_whitespace().map(|bound| bound.parse::<u32>().ok());
+    let (Some(Some(first)), Some(Some(last))) = (bounds.next(), bounds.next()) else { return false };
+    let others = rustix::process::getgroups().unwrap_or_default();
+    let mut groups = others.iter().copied().chain([rustix::process::getegid()]);
+    groups.any(|group| (first..=last).contains(&group.as_raw()))
 }
 
 /// An application on mediasoup whose processes have addresses of their own and one port, as pods have.
@@ -208,6 +258,11 @@ async fn flake(switch: Switch) {
 }
 
 fn welcome(manifests: &str, file: &str, url: &str) -> String {
+    let ping = if may_ping() {
+        ""
+    } else {
+        "No host is pinged: the system setting net.ipv4.ping_group_range does not have the group of this process.\n"
+    };
     let indented = manifests.trim_end().replace('\n', "\n    ");
     format!(
         "These targets are being polled. They stand in {file};\nedit that file, and the service follows within two seconds.\n\n    {indented}\n\n\
@@ -215,10 +270,12 @@ fn welcome(manifests: &str, file: &str, url: &str) -> String {
          One target          {url}/probe?target=webrtc/sora-tokyo\n\
          How it was polled   {url}/probe?target=webrtc/sora-tokyo&debug=true\n\
          One with members    {url}/probe?target=webrtc/mediasoup-rooms&debug=true\n\
+         A probe             {url}/probe?target=shop/website-moved&debug=true\n\
          For Prometheus      {url}/sd\n\
          For scripts         {url}/api/v1/targets\n\
          The exporter        {url}/metrics\n\n\
-         sora-nagoya is flaky, {DOWN} is down, and one member of mediasoup-rooms is down, on purpose. Stop with Ctrl-C.\n"
+         sora-nagoya is flaky, {DOWN} is down, one member of mediasoup-rooms is down, and the certificate of the website ends in ten days, on\n\
+         purpose. {ping}Stop with Ctrl-C.\n"
     )
 }
 

@@ -1,6 +1,7 @@
 //! The commands. This is the composition root, the only module that depends on all others: it creates, connects and stops them.
 
 mod cluster;
+mod convert;
 mod demo;
 mod healthcheck;
 mod probe;
@@ -40,6 +41,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Probe(args) => block_on(probe::run(args)),
         Command::Healthcheck(args) => block_on(healthcheck::run(args)),
         Command::Check(args) => check(args),
+        Command::Convert(args) => Ok(convert::run(args)),
         Command::Cleanup(args) => block_on(cluster::cleanup(args)),
         Command::Crd => {
             print(&crd::print().context("write the CRD")?);
@@ -65,6 +67,7 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 /// The pollers as the flags say, and the receiver of targets whose server rejects the credentials. They resolve `known_hosts` themselves.
 fn pollers(
     polling: PollingArgs,
+    probes_per_address: u32,
     known_hosts: KnownHosts,
     metrics: PollMetrics,
     background: bool,
@@ -77,11 +80,12 @@ fn pollers(
         max_inflight_bytes,
         max_sample_limit,
         debug_bodies,
+        icmp_max_payload,
     } = polling;
     let rules = AddressRules::denying(target_deny_cidr).allowing(target_allow_cidr, target_allow_host);
+    let dialers = Dialers::new(rules).knowing(known_hosts).limiting(probes_per_address).echoing_up_to(icmp_max_payload);
     let limits = Limits::new(max_body_bytes, max_inflight_bytes);
-    let (pollers, refused) =
-        Pollers::new(Clients::with(Dialers::new(rules).knowing(known_hosts)), limits, metrics, background);
+    let (pollers, refused) = Pollers::new(Clients::with(dialers), limits, metrics, background);
     pollers.show_bodies(debug_bodies);
     (pollers.capped(usize::try_from(max_sample_limit).unwrap_or(usize::MAX)), refused)
 }

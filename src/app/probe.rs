@@ -14,6 +14,7 @@ use crate::crd::{self, ParsedTarget};
 use crate::dial::KnownHosts;
 use crate::file;
 use crate::http::debug_text;
+use crate::kind::Type;
 use crate::metric::{Encoding, Format};
 use crate::poll::{Failure, Snapshot};
 use crate::self_metrics::SelfMetrics;
@@ -28,7 +29,7 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     let mut target = match (file, kind, url) {
         (Some(file), _, _) => from_file(&file, secrets_directory.as_deref(), target.as_deref())?,
         (None, Some(kind), Some(url)) => {
-            let declaration = from_flags(kind.as_str(), &url, members_dns, &set);
+            let declaration = from_flags(kind, &url, members_dns, &set);
             let declaration = declaration.map_err(|error| WrongValue(format!("{error:#}")))?;
             let objects = file::FileObjects::default();
             Target::resolve(TargetId::new("default", "probe"), Arc::new(declaration), &objects)
@@ -40,8 +41,10 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         // There is only one poll: no member must make way for the next one.
         target.interval = target.interval.max(timeout + target.spread);
     }
+    /// Probes of one address in a second: there is only one poll.
+    const NO_LIMIT: u32 = 0;
     let metrics = SelfMetrics::new().context("register metrics")?;
-    let (pollers, _) = super::pollers(polling, KnownHosts::new(), metrics.polls, false);
+    let (pollers, _) = super::pollers(polling, NO_LIMIT, KnownHosts::new(), metrics.polls, false);
     let id = target.id.clone();
     pollers.apply([target]);
     let poller = pollers.get(&id).context("the target was just added")?;
@@ -113,8 +116,8 @@ fn from_file(path: &Path, secrets: Option<&Path>, wanted: Option<&str>) -> anyho
 }
 
 /// The target that the flags describe, validated like any other.
-fn from_flags(kind: &str, url: &str, members_dns: bool, set: &[String]) -> anyhow::Result<ParsedTarget> {
-    let mut spec = json!({ "type": kind, "url": url });
+fn from_flags(kind: Type, url: &str, members_dns: bool, set: &[String]) -> anyhow::Result<ParsedTarget> {
+    let mut spec = json!({ "type": kind.as_str(), "url": url });
     if members_dns {
         spec["members"] = json!({ "dns": {} });
     }
@@ -135,7 +138,11 @@ fn from_flags(kind: &str, url: &str, members_dns: bool, set: &[String]) -> anyho
     let declaration =
         declaration.and_then(|target| target.needs_kubernetes().map_or(Ok(target), |error| Err(vec![error])));
     declaration.map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let fitting = ProbeArgs::types_of(url);
+        if !fitting.is_empty() && !fitting.contains(&kind.as_str()) {
+            lines.push(format!("{url} is the url of a target of type {}", fitting.join(", ")));
+        }
         anyhow::anyhow!("{}", lines.join("; "))
     })
 }

@@ -13,13 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{ListenAddress, PollingArgs, RunArgs};
+use crate::cli::{ListenAddress, PollingArgs, ProbingArgs, RunArgs};
 use crate::dial::KnownHosts;
 use crate::http::{self, AllowedWebHost, HostAllowlist, WebConfig};
 use crate::k8s::{self, ApiClient, Controller};
 use crate::poll::Pollers;
 use crate::self_metrics::{FileMetrics, SelfMetrics, SourceMetrics};
-use crate::target::{Target, TargetId};
+use crate::target::{AllowedProbers, Target, TargetId};
 use crate::{file, telemetry};
 
 use super::cluster;
@@ -71,6 +71,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         secrets_directory,
         kubernetes,
         mut polling,
+        probing,
         web_external_url,
         web_loose_targets,
         web_max_connections,
@@ -86,7 +87,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let in_cluster = targets.is_empty();
     let mut source = if in_cluster {
         polling.target_deny_cidr.extend(cluster::denied_loopback(&kubernetes));
-        TargetSource::Cluster(Box::new(cluster::source(kubernetes, web.as_deref()).await?))
+        TargetSource::Cluster(Box::new(cluster::source(kubernetes, allowed(&probing), web.as_deref()).await?))
     } else {
         TargetSource::Files { paths: targets, secrets: secrets_directory }
     };
@@ -118,7 +119,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     // Within this time, Prometheus discovers the replica that takes over.
     let shutdown_delay = shutdown_delay.unwrap_or(if in_cluster { Duration::from_secs(10) } else { Duration::ZERO });
-    let mut service = Service::start(options)?;
+    let mut service = Service::start_limited(options, &probing)?;
     tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, "stopping");
@@ -132,8 +133,13 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl Service {
-    /// Starts everything. No target is known yet.
+    /// Starts everything, and lets targets have every type. No target is known yet.
     pub(super) fn start(options: ServiceOptions) -> anyhow::Result<Self> {
+        Self::start_limited(options, &ProbingArgs::default())
+    }
+
+    /// The same with limits of what may be probed.
+    fn start_limited(options: ServiceOptions, probing: &ProbingArgs) -> anyhow::Result<Self> {
         let ServiceOptions {
             listeners,
             web,
@@ -147,7 +153,8 @@ impl Service {
         } = options;
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
         let alone = matches!(source, TargetSource::Files { .. });
-        let (pollers, refusals) = super::pollers(polling, known_hosts, metrics.polls.clone(), alone);
+        let rate = probing.max_probes_per_address;
+        let (pollers, refusals) = super::pollers(polling, rate, known_hosts, metrics.polls.clone(), alone);
         let pollers = Arc::new(pollers.on_own_threads().context("start the threads of polls")?);
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
@@ -156,7 +163,7 @@ impl Service {
                 metrics.sources.leader.set(1.0);
                 let own = (metrics.sources.clone(), metrics.files().context("register metrics of files")?);
                 let watcher = file::FileWatcher::new(paths, secrets.as_deref());
-                watch_files(watcher, &pollers, refusals, own, &mut tasks, &stop);
+                watch_files(watcher, &pollers, allowed(probing), refusals, own, &mut tasks, &stop);
                 None
             }
             TargetSource::Cluster(source) => {
@@ -207,10 +214,16 @@ impl Service {
     }
 }
 
+/// The types of target that the flags let be probed.
+fn allowed(probing: &ProbingArgs) -> AllowedProbers {
+    probing.allowed().map_or_else(AllowedProbers::default, AllowedProbers::only)
+}
+
 /// Starts the tasks that watch target files and apply them to the pollers.
 fn watch_files(
     watcher: file::FileWatcher,
     pollers: &Arc<Pollers>,
+    probers: AllowedProbers,
     refusals: mpsc::Receiver<TargetId>,
     metrics: (SourceMetrics, FileMetrics),
     tasks: &mut JoinSet<&'static str>,
@@ -223,7 +236,7 @@ fn watch_files(
         watcher.run(sender, watcher_stop).await;
         "the reader of target files"
     });
-    tasks.spawn(apply_files(declared, Arc::clone(pollers), metrics, stop.clone()));
+    tasks.spawn(apply_files(declared, Arc::clone(pollers), Arc::new(probers), metrics, stop.clone()));
     tasks.spawn(reread_refused(refusals, rescan, stop.clone()));
 }
 
@@ -231,6 +244,7 @@ fn watch_files(
 async fn apply_files(
     mut declared: watch::Receiver<Option<file::TargetSet>>,
     pollers: Arc<Pollers>,
+    probers: Arc<AllowedProbers>,
     (metrics, files): (SourceMetrics, FileMetrics),
     stop: CancellationToken,
 ) -> &'static str {
@@ -244,8 +258,11 @@ async fn apply_files(
         }
         let Some(news) = declared.borrow_and_update().clone() else { continue };
         let file::TargetSet { targets, objects, incomplete, refused, problems } = news;
+        let probers = Arc::clone(&probers);
         let resolved = tokio::task::spawn_blocking(move || {
-            let resolve = |(id, declaration)| Target::resolve(id, declaration, &*objects).outside_kubernetes();
+            let resolve = |(id, declaration)| {
+                Target::resolve(id, declaration, &*objects).outside_kubernetes().allowed_by(&probers)
+            };
             targets.into_iter().map(resolve).collect::<Vec<Target>>()
         });
         let resolved = tokio::select! {

@@ -1,25 +1,35 @@
 //! The command `simulate`: one simulated server, or a cluster of them, in the foreground. Also the servers that `demo` starts.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tokio::net::TcpListener;
 
 use super::print;
 use super::service::{Signals, listen};
-use crate::cli::{SimulateArgs, SimulatedServer};
-use simulators::Simulated;
+use crate::cli::{SimulateArgs, SimulatedFault, SimulatedServer};
 use simulators::edumeet::Edumeet;
 use simulators::mediasoup::Agent;
+use simulators::nameserver::NameServer;
 use simulators::orion::Broker;
 use simulators::sora::{Cluster, Node};
+use simulators::website::Website;
+use simulators::{Mode, Simulated, Switch};
+
+/// The zone of the simulated name server. The domain is reserved: no real name server knows it.
+pub(super) const ZONE: &str = "shop.test";
+
+/// The website in it.
+pub(super) const WEBSITE: &str = "www.shop.test";
 
 /// Serves until a signal comes.
 pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
-    let SimulateArgs { server, mut listen_address, token } = args;
+    let SimulateArgs { server, mut listen_address, token, fault } = args;
     if listen_address.is_empty() {
         listen_address.push(default_port(server).parse().map_err(anyhow::Error::msg)?);
     }
@@ -28,9 +38,15 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     for address in &listen_address {
         listeners.push(listen(address).await?);
     }
-    let servers = serve(server, token.as_deref(), listeners).context("read a listener's address")?;
-    for server in &servers {
+    let simulation = Simulation::start(server, token.as_deref(), listeners).await?;
+    if let Some(fault) = fault {
+        simulation.switches.iter().for_each(|switch| switch.set(mode(fault)));
+    }
+    for server in &simulation.servers {
         print(&format!("listening on {}\n", server.address));
+    }
+    if let Some(authority) = &simulation.authority {
+        print(&format!("its certificate is signed by:\n{authority}"));
     }
     signals.next().await;
     Ok(ExitCode::SUCCESS)
@@ -43,20 +59,96 @@ const fn default_port(server: SimulatedServer) -> &'static str {
         SimulatedServer::Orion => ":1026",
         SimulatedServer::Mediasoup => ":9851",
         SimulatedServer::Edumeet => ":8889",
+        SimulatedServer::Website => ":8443",
+        SimulatedServer::Dns => ":1053",
     }
 }
 
-/// A server on each listener. Several Sora servers are one cluster.
-fn serve(server: SimulatedServer, token: Option<&str>, listeners: Vec<TcpListener>) -> io::Result<Vec<Simulated>> {
-    let start = Start::of_this_host();
-    let routes = match server {
-        SimulatedServer::Sora if listeners.len() == 1 => vec![node(start).router()],
-        SimulatedServer::Sora => cluster(start).nodes().iter().map(Node::router).collect(),
-        SimulatedServer::Orion => vec![broker(start).routes()],
-        SimulatedServer::Mediasoup => vec![agent(start, token).routes()],
-        SimulatedServer::Edumeet => vec![edumeet(start, token).routes()],
-    };
-    listeners.into_iter().zip(routes).map(|(listener, routes)| Simulated::on(listener, routes)).collect()
+const fn mode(fault: SimulatedFault) -> Mode {
+    match fault {
+        SimulatedFault::Error => Mode::Status(500),
+        SimulatedFault::Hang => Mode::Hang,
+        SimulatedFault::Html => Mode::Html,
+        SimulatedFault::Empty => Mode::Empty,
+        SimulatedFault::Truncated => Mode::Truncated,
+    }
+}
+
+/// Servers that run.
+struct Simulation {
+    servers: Vec<Simulated>,
+    switches: Vec<Switch>,
+    /// The authority that signed the certificate of a server, as PEM.
+    authority: Option<String>,
+}
+
+impl Simulation {
+    /// A server on each listener. Several Sora servers are one cluster.
+    async fn start(server: SimulatedServer, token: Option<&str>, listeners: Vec<TcpListener>) -> anyhow::Result<Self> {
+        let start = Start::of_this_host();
+        let (mut servers, mut authority) = (Vec::new(), None);
+        let (routes, switches) = match server {
+            SimulatedServer::Sora => {
+                let nodes = if listeners.len() == 1 { vec![node(start)] } else { cluster(start).nodes().to_vec() };
+                nodes.iter().map(|node| (node.router(), node.switch().clone())).unzip()
+            }
+            SimulatedServer::Orion => {
+                let broker = broker(start);
+                (vec![broker.routes()], vec![broker.switch()])
+            }
+            SimulatedServer::Mediasoup => {
+                let agent = agent(start, token);
+                (vec![agent.routes()], vec![agent.switch().clone()])
+            }
+            SimulatedServer::Edumeet => {
+                let edumeet = edumeet(start, token);
+                (vec![edumeet.routes()], vec![edumeet.switch().clone()])
+            }
+            SimulatedServer::Website => {
+                let website = website(&["localhost", "127.0.0.1", "::1", WEBSITE])?;
+                for listener in listeners {
+                    servers.push(website.on(listener).context("read a listener's address")?);
+                }
+                authority = Some(certificate_pem(website.authority()));
+                return Ok(Self { servers, switches: vec![website.switch().clone()], authority });
+            }
+            SimulatedServer::Dns => {
+                let server = name_server()?;
+                for listener in listeners {
+                    servers.push(server.on(listener).await.context("listen over UDP as well")?);
+                }
+                return Ok(Self { servers, switches: vec![server.switch().clone()], authority });
+            }
+        };
+        for (listener, routes) in listeners.into_iter().zip(routes) {
+            servers.push(Simulated::on(listener, routes).context("read a listener's address")?);
+        }
+        Ok(Self { servers, switches, authority })
+    }
+}
+
+/// A certificate as people and ConfigMaps hold it.
+pub(super) fn certificate_pem(der: &[u8]) -> String {
+    const LINE: usize = 64;
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let mut rest = STANDARD.encode(der);
+    while !rest.is_empty() {
+        let more = rest.split_off(LINE.min(rest.len()));
+        pem.extend([rest.as_str(), "\n"]);
+        rest = more;
+    }
+    pem + "-----END CERTIFICATE-----\n"
+}
+
+/// A website whose certificate ends in ten days.
+pub(super) fn website(names: &[&str]) -> anyhow::Result<Website> {
+    const LEFT: Duration = Duration::from_hours(10 * 24);
+    Website::new(names, LEFT).context("make the certificate of the website")
+}
+
+/// A name server that knows the website.
+pub(super) fn name_server() -> anyhow::Result<NameServer> {
+    NameServer::new(ZONE, Ipv4Addr::LOCALHOST).context("make the zone of the name server")
 }
 
 /// What the numbers of a server depend on when it starts.

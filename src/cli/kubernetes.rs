@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, ValueEnum};
 
 use super::LogArgs;
-use super::value::duration;
+use super::value::{duration, namespace};
 use crate::crd::is_dns_label;
 use crate::k8s::{DiscoveryMode, MonitorNamespace, RequiredLabel, Scheme, Selector};
 
@@ -178,12 +178,6 @@ impl ReleaseArgs {
             )
         })
     }
-}
-
-/// The name of a namespace, a Service or a release: a DNS label.
-fn namespace(text: &str) -> Result<String, String> {
-    let fine = is_dns_label(text);
-    fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 lowercase letters, digits and inner hyphens".to_owned())
 }
 
 /// The name of a scrape class. It may be any text, but the blank in a list such as `a, b` is a mistake.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use reqwest::Url;
 
+use crate::crd::is_dns_label;
+use crate::kind::Type;
 use crate::time::PromDuration;
 
 /// `:9850`, `127.0.0.1:9850`, `[::1]:9850` or `localhost:9850`.
@@ -69,6 +71,28 @@ pub(super) fn external_url(text: &str) -> Result<Url, String> {
 pub(super) fn sample_limit(text: &str) -> Result<u32, String> {
     let count = text.parse().ok().filter(|count| (1..=1_000_000).contains(count));
     count.ok_or_else(|| "write a number of series from 1 to 1000000, for instance 100000".to_owned())
+}
+
+/// The name of a namespace, a Service or a release: a DNS label.
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    let fine = is_dns_label(text);
+    fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 lowercase letters, digits and inner hyphens".to_owned())
+}
+
+/// A type that is probed, or `none` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProberWord(pub(super) Option<Type>);
+
+pub(super) fn prober(text: &str) -> Result<ProberWord, String> {
+    if text == "none" {
+        return Ok(ProberWord(None));
+    }
+    let probed = || Type::ALL.iter().copied().filter(|kind| kind.is_probed());
+    let found = probed().find(|kind| kind.as_str().eq_ignore_ascii_case(text));
+    found.map(|kind| ProberWord(Some(kind))).ok_or_else(|| {
+        let words: Vec<&str> = probed().map(Type::as_str).collect();
+        format!("write some of {}, or none", words.join(", "))
+    })
 }
 
 /// A number of bytes: `4096`, `64KiB`, `16MiB`, `1GiB`.

@@ -109,10 +109,10 @@ pub struct TlsConfig {
     pub server_name: Option<String>,
     /// The lowest version of TLS that may be agreed on: TLS12 or TLS13. Older ones are not supported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_version: Option<TlsVersion>,
+    pub min_version: Option<TlsProtocol>,
     /// The highest version of TLS that may be agreed on: TLS12 or TLS13.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_version: Option<TlsVersion>,
+    pub max_version: Option<TlsProtocol>,
     /// Do not verify the target's certificate. Anyone between the exporter and the target can then read and change everything.
     #[serde(default)]
     pub insecure_skip_verify: bool,
@@ -120,7 +120,7 @@ pub struct TlsConfig {
 
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
-pub enum TlsVersion {
+pub enum TlsProtocol {
     /// TLS 1.2.
     #[serde(rename = "TLS12")]
     Tls12,

@@ -8,6 +8,7 @@ use strsim::osa_distance;
 
 use super::rules;
 use super::schema::{JsonType, SchemaNode, join};
+use crate::kind::Type;
 use crate::time::PromDuration;
 
 /// The end of the message that `found` has the wrong type for `node`.
@@ -222,7 +223,9 @@ fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n
     if let Some(field) = node.properties.get(name).filter(|_| !path.is_empty()) {
         return Some((join(path, name), field));
     }
-    let below = node.properties.iter().filter(|(field, _)| *field != "status");
+    // The block of one probe says nothing to a target of another type, and each has fields with common names.
+    let is_of_probe = |field: &str| Type::ALL.iter().any(|kind| kind.is_probed() && kind.block() == field);
+    let below = node.properties.iter().filter(|(field, _)| *field != "status" && !is_of_probe(field));
     below.into_iter().find_map(|(field, node)| find(node, &join(path, field), name))
 }
 

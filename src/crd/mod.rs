@@ -21,12 +21,12 @@ use serde_json::Value;
 pub use crate::rule::FieldError;
 pub use access::{
     Authorization, BasicAuth, ConfigMapKeyRef, Header, ObjectKind, Reference, SecretKeyRef, SecretOrConfigMap,
-    TlsConfig, TlsVersion,
+    TlsConfig, TlsProtocol,
 };
 pub(crate) use advice::nearest;
 pub use members::{Include, Members, MembersDns, MembersService};
 pub(crate) use metadata::check_names;
-pub use monitor::{Action, Monitor, Relabeling};
+pub use monitor::{Action, InstanceLabel, Monitor, Relabeling};
 pub use parsed::{HeaderSource, ParsedHeader, ParsedTarget};
 pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use regex_syntax::regex_problem;

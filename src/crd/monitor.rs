@@ -44,6 +44,29 @@ pub struct Monitor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub scrape_class: Option<String>,
+    /// The label job of the series, for dashboards and rules that select by it. If not set, it is the name of the Service or ScrapeConfig by
+    /// which Prometheus discovers the exporter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub job: Option<String>,
+    /// The label instance of the series. Name: namespace and name of the target, as in web/shop. Url: url as it is written, which
+    /// is what dashboards for the blackbox exporter select by.
+    #[serde(default)]
+    pub instance: InstanceLabel,
+    /// Whether labels that the target itself gives its series win over those that discovery sets, such as namespace and instance: for
+    /// servers whose series describe others. If not, Prometheus renames them: exported_namespace.
+    #[serde(default)]
+    pub honor_labels: bool,
+}
+
+/// What the label instance of a target's series is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum InstanceLabel {
+    /// Namespace and name of the target.
+    #[default]
+    Name,
+    /// The url as it is written.
+    Url,
 }
 
 const fn yes() -> bool {
@@ -61,6 +84,9 @@ impl Default for Monitor {
             relabelings: Vec::new(),
             metric_relabelings: Vec::new(),
             scrape_class: None,
+            job: None,
+            instance: InstanceLabel::default(),
+            honor_labels: false,
         }
     }
 }

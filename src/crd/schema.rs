@@ -388,6 +388,7 @@ mod tests {
         "pattern",
         "minLength",
         "maxLength",
+        "minItems",
         "maxItems",
         "maxProperties",
         "minimum",

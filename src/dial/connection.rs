@@ -145,6 +145,14 @@ pub enum ClientError {
         /// By which rule.
         ground: DenyReason,
     },
+    /// An address in `sourceIpAddress` that may not be used.
+    #[error("spec.sourceIpAddress: no probe may come from {address} ({ground})")]
+    DeniedSource {
+        /// The address.
+        address: IpAddr,
+        /// By which rule.
+        ground: DenyReason,
+    },
     /// A host that the operator does not allow.
     #[error(
         "spec.{field}: the operator of the exporter does not allow targets of this namespace to point to {host} (--target-allow-host, --target-allow-cidr)"
@@ -188,6 +196,7 @@ impl ClientError {
             Self::HostNotAllowed { field, .. } => Some(field),
             Self::ResolvedByProxy { .. } | Self::UnnamedMembers => Some("url"),
             Self::ProxiedMembers => Some("members"),
+            Self::DeniedSource { .. } => Some("sourceIpAddress"),
             Self::Roots | Self::Denied { .. } | Self::Build(_) => None,
         }
     }

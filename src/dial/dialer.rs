@@ -11,12 +11,17 @@ use tokio::time::{Instant, timeout_at};
 use super::error::reason_of;
 use super::handshake::TlsSettings;
 use super::rate::AddressRate;
-use super::{AddressRules, AllowedBy, ClientError, Connection, IpPreference, IpVersion, KnownHosts, Resolver};
+use super::{
+    AddressRules, AllowedBy, ClientError, Connection, DenyReason, IpPreference, IpVersion, KnownHosts, Resolver,
+};
 use crate::failure::{CallError, Reason};
 use crate::tls::TrustStore;
 
 /// Probes of one address in a second, unless the operator sets another limit.
 pub const DEFAULT_PROBES_PER_ADDRESS: u32 = 20;
+
+/// Bytes of the payload of an ICMP echo request, unless the operator allows more: what a packet of Ethernet takes.
+pub const DEFAULT_MAX_ECHO_PAYLOAD: u16 = 1472;
 
 /// What all dialers share: rules, names, the rate of each address, and trusted authorities.
 #[derive(Debug)]
@@ -24,6 +29,7 @@ pub struct Dialers {
     rules: Arc<AddressRules>,
     resolver: Arc<Resolver>,
     rate: AddressRate,
+    max_echo_payload: u16,
     trust: Mutex<HashMap<Arc<[u8]>, Weak<TrustStore>>>,
 }
 
@@ -34,6 +40,7 @@ impl Dialers {
             rules: Arc::new(rules),
             resolver: Arc::default(),
             rate: AddressRate::new(DEFAULT_PROBES_PER_ADDRESS),
+            max_echo_payload: DEFAULT_MAX_ECHO_PAYLOAD,
             trust: Mutex::default(),
         }
     }
@@ -52,6 +59,13 @@ impl Dialers {
         self
     }
 
+    /// The same with another limit of the payload of ICMP echo requests, in bytes.
+    #[must_use]
+    pub const fn echoing_up_to(mut self, bytes: u16) -> Self {
+        self.max_echo_payload = bytes;
+        self
+    }
+
     pub(crate) const fn rules(&self) -> &Arc<AddressRules> {
         &self.rules
     }
@@ -63,6 +77,12 @@ impl Dialers {
     /// The dialer for a target of `namespace` with these settings.
     pub fn dialer(self: &Arc<Self>, settings: &Connection, namespace: &Arc<str>) -> Result<Dialer, ClientError> {
         let trust = |pem: &Arc<[u8]>| self.trust(pem);
+        // From an address that is denied, a probe would reach what the rule protects.
+        if let Some(address) = settings.source_address
+            && let Some(ground) = self.rules.refusal(address, AllowedBy::Host)
+        {
+            return Err(ClientError::DeniedSource { address, ground });
+        }
         Ok(Dialer {
             dialers: Arc::clone(self),
             namespace: Arc::clone(namespace),
@@ -110,6 +130,11 @@ impl Dialer {
     /// The namespace of the target that it is for.
     pub const fn namespace(&self) -> &Arc<str> {
         &self.namespace
+    }
+
+    /// The largest payload of an ICMP echo request that the operator allows, in bytes.
+    pub fn max_echo_payload(&self) -> u16 {
+        self.dialers.max_echo_payload
     }
 
     /// The address of `host` that is contacted: a name, an IPv4 address, or an IPv6 address with or without brackets. A name is looked up
@@ -236,7 +261,7 @@ impl Dialer {
         Ok(Some(from))
     }
 
-    fn unbound(&self, from: IpAddr, error: &io::Error) -> CallError {
+    pub(super) fn unbound(&self, from: IpAddr, error: &io::Error) -> CallError {
         if self.source.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable {
             let message = format!("spec.sourceIpAddress: {from} is no address of this machine, write one of its own");
             return CallError::new(Reason::Config, message);
@@ -247,7 +272,7 @@ impl Dialer {
     /// Counts a probe of `address`.
     pub(super) fn count(&self, address: JudgedAddress) -> Result<(), CallError> {
         let rate = &self.dialers.rate;
-        if rate.take(address.ip()) {
+        if rate.take(address.ip(), &self.namespace) {
             return Ok(());
         }
         let (ip, most) = (address.ip(), rate.per_second());
@@ -268,9 +293,203 @@ impl IpPreference {
 }
 
 /// No probe is sent to "this network": it leads to this host, or nowhere.
-fn unusable(address: IpAddr) -> Option<super::DenyReason> {
-    match address {
-        IpAddr::V4(v4) => (v4.octets()[0] == 0 && !v4.is_unspecified()).then_some(super::DenyReason::ThisNetwork),
-        IpAddr::V6(_) => None,
+fn unusable(address: IpAddr) -> Option<DenyReason> {
+    let is_this_network = match address {
+        IpAddr::V4(v4) => v4.octets()[0] == 0,
+        IpAddr::V6(v6) => v6.is_unspecified(),
+    };
+    is_this_network.then_some(DenyReason::ThisNetwork)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NAME: &str = "a.example.com";
+
+    fn addresses(list: &[&str]) -> Arc<[IpAddr]> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// A dialer that knows one name.
+    fn dialer(rules: AddressRules, known: &[&str], change: impl FnOnce(&mut Connection)) -> Dialer {
+        let hosts = KnownHosts::from([(NAME.into(), addresses(known))]);
+        let mut settings = Connection::default();
+        change(&mut settings);
+        Arc::new(Dialers::new(rules).knowing(hosts)).dialer(&settings, &"team-a".into()).unwrap()
+    }
+
+    async fn resolved(dialer: &Dialer, host: &str) -> Result<String, (Reason, String)> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let found = dialer.resolve(host, deadline).await;
+        found.map(|address| address.ip().to_string()).map_err(|error| (error.reason, error.message))
+    }
+
+    fn denying(range: &str) -> AddressRules {
+        AddressRules::denying([range.parse().unwrap()])
+    }
+
+    #[tokio::test]
+    async fn the_first_address_of_the_preferred_version_is_chosen_or_the_last_of_the_other() {
+        let both = ["10.0.0.1", "2001:db8::1", "10.0.0.2", "2001:db8::2"];
+        let only_v6 = ["2001:db8::1", "2001:db8::2"];
+        let prefer =
+            |preferred, fallback| move |settings: &mut Connection| settings.ip = IpPreference { preferred, fallback };
+        for (known, preferred, fallback, expected) in [
+            (&both[..], IpVersion::V4, true, Some("10.0.0.1")),
+            (&both[..], IpVersion::V6, true, Some("2001:db8::1")),
+            (&both[..], IpVersion::V6, false, Some("2001:db8::1")),
+            (&both[..1], IpVersion::V6, true, Some("10.0.0.1")),
+            (&only_v6[..], IpVersion::V4, true, Some("2001:db8::2")),
+            (&only_v6[..], IpVersion::V4, false, None),
+        ] {
+            let dialer = dialer(AddressRules::default(), known, prefer(preferred, fallback));
+            let found = resolved(&dialer, NAME).await;
+            match expected {
+                Some(address) => assert_eq!(found.unwrap(), address, "{known:?}"),
+                None => {
+                    let (reason, message) = found.unwrap_err();
+                    assert!(reason == Reason::Dns && message.contains("ipProtocolFallback"), "{message}");
+                }
+            }
+        }
+        let v6 = dialer(AddressRules::default(), &both, prefer(IpVersion::V6, false));
+        assert_eq!(resolved(&v6, "10.9.9.9").await.unwrap_err().0, Reason::Dns, "also of an address itself");
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_judged_and_only_an_allowed_one_is_chosen() {
+        let some = dialer(denying("10.0.0.0/24"), &["10.0.0.1", "10.0.1.1", "2001:db8::1"], |_| ());
+        assert_eq!(resolved(&some, NAME).await.unwrap(), "10.0.1.1");
+        for hidden in ["::ffff:10.0.0.1", "64:ff9b::10.0.0.1", "2002:a00:1::1"] {
+            let none = dialer(denying("10.0.0.0/24"), &["10.0.0.1", hidden], |_| ());
+            let (reason, message) = resolved(&none, NAME).await.unwrap_err();
+            assert_eq!(reason, Reason::Config, "{hidden}");
+            assert!(message.contains(NAME) && message.contains("--target-deny-cidr"), "{message}");
+        }
+        for literal in ["10.0.0.7", "[::ffff:10.0.0.7]", "::ffff:a00:7"] {
+            assert_eq!(resolved(&some, literal).await.unwrap_err().0, Reason::Config, "{literal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_destination_is_never_probed() {
+        let free = dialer(AddressRules::default(), &["169.254.169.254", "0.0.0.1", "ff02::1"], |_| ());
+        assert_eq!(resolved(&free, NAME).await.unwrap_err().0, Reason::Config);
+        for literal in ["0.0.0.0", "[::]", "0.1.2.3", "224.0.0.1", "255.255.255.255", "[fe80::1]", "169.254.169.254"] {
+            assert_eq!(resolved(&free, literal).await.unwrap_err().0, Reason::Config, "{literal}");
+        }
+        assert_eq!(resolved(&free, "[::1]").await.unwrap(), "::1");
+        assert_eq!(resolved(&free, "::ffff:127.0.0.1").await.unwrap(), "127.0.0.1");
+    }
+
+    #[tokio::test]
+    async fn what_other_programs_read_as_an_address_is_a_name_here() {
+        let dialer = dialer(AddressRules::default(), &["10.0.0.1"], |_| ());
+        for host in ["0x7f.1", "2130706433", "127.1", "0177.0.0.1", "127.0.0.1."] {
+            assert_eq!(resolved(&dialer, host).await.unwrap_err().0, Reason::Dns, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_must_be_allowed_where_names_are_restricted() {
+        let hosts = vec!["*.{namespace}.svc".parse().unwrap()];
+        let rules = AddressRules::default().allowing(Vec::new(), hosts);
+        let dialer = dialer(rules, &["10.0.0.1"], |_| ());
+        for host in [NAME, "10.0.0.1"] {
+            let (reason, message) = resolved(&dialer, host).await.unwrap_err();
+            assert!(reason == Reason::Config && message.contains("--target-allow-host"), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lookup_ends_with_the_deadline_of_the_probe() {
+        let dialer = dialer(AddressRules::default(), &["10.0.0.1"], |_| ());
+        let past = Instant::now();
+        let error = dialer.resolve("slow.example.invalid", past).await.unwrap_err();
+        assert_eq!(error.reason, Reason::Dns);
+    }
+
+    #[tokio::test]
+    async fn a_source_address_is_one_of_this_machine_and_of_the_same_version() {
+        let free = AddressRules::default;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let from = |address: &str| {
+            let source = address.parse().unwrap();
+            dialer(free(), &["127.0.0.1"], |settings: &mut Connection| settings.source_address = Some(source))
+        };
+        let own = from("127.0.0.3");
+        let to = own.resolve(NAME, deadline).await.unwrap();
+        let stream = own.connect(to, port, deadline).await.unwrap();
+        assert_eq!(stream.local_addr().unwrap().ip().to_string(), "127.0.0.3");
+        assert_eq!(own.udp(to, port).await.unwrap().local_addr().unwrap().ip().to_string(), "127.0.0.3");
+        for (address, says) in [("192.0.2.1", "no address of this machine"), ("::1", "another IP version")] {
+            let dialer = from(address);
+            let to = dialer.resolve(NAME, deadline).await.unwrap();
+            let errors =
+                [dialer.connect(to, port, deadline).await.unwrap_err(), dialer.udp(to, port).await.unwrap_err()];
+            for error in errors {
+                assert!(error.reason == Reason::Config && error.message.contains(says), "{error}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_address_that_is_denied_is_refused() {
+        let dialers = Arc::new(Dialers::new(denying("127.0.0.0/8")));
+        let settings = Connection { source_address: Some("127.0.0.1".parse().unwrap()), ..Connection::default() };
+        let error = dialers.dialer(&settings, &"team-a".into()).unwrap_err();
+        assert_eq!(error.field(), Some("sourceIpAddress"));
+        assert!(error.to_string().contains("127.0.0.1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn probes_of_one_address_are_limited_over_all_namespaces_and_ports() {
+        let dialers = Arc::new(Dialers::new(AddressRules::default()).limiting(3));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut refused = 0;
+        for namespace in ["a", "b", "a", "b", "c"] {
+            let dialer = dialers.dialer(&Connection::default(), &namespace.into()).unwrap();
+            let address = dialer.resolve("127.0.0.1", deadline).await.unwrap();
+            let result = if namespace == "b" {
+                dialer.udp(address, 9).await.map(|_| ())
+            } else {
+                dialer.connect(address, port, deadline).await.map(|_| ())
+            };
+            if let Err(error) = result {
+                assert!(error.reason == Reason::Limit && error.message.contains("127.0.0.1"), "{error}");
+                refused += 1;
+            }
+        }
+        // On a machine that is very busy, the second may be over.
+        assert!((1..=2).contains(&refused), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_port_without_a_server_is_refused_and_a_silent_one_ends_with_the_deadline() {
+        let dialer = dialer(AddressRules::default(), &["127.0.0.1"], |_| ());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let to = dialer.resolve(NAME, deadline).await.unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        assert_eq!(dialer.connect(to, closed, deadline).await.unwrap_err().reason, Reason::Connect);
+        // A full queue of a listener that nobody accepts from lets connections wait.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match dialer.connect(to, port, Instant::now() + Duration::from_millis(300)).await {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.reason, Reason::Timeout);
     }
 }

@@ -1,7 +1,6 @@
 //! TLS of a probe: every handshake is a full one, and what the server sent is known also if it was refused.
 
 use std::io;
-
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,9 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{ClientError, Connection, Dialer, broken};
+use super::{ClientError, Connection, Dialer};
+use crate::error_chain::chain;
 use crate::failure::{CallError, Reason};
-use crate::tls::{self, TrustStore, Usage};
+use crate::tls::{self, Peer, TrustStore, Usage};
 
 /// A handshake takes no longer than this, whatever the timeout of the target, as with the blackbox exporter.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -171,7 +171,7 @@ impl Dialer {
         let connecting = TlsConnector::from(config).connect(name, stream);
         let result = match timeout_at(deadline, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(failed(&error)),
+            Ok(Err(error)) => Err(failed(&error, alpn)),
             Err(_) => Err(CallError::new(Reason::Timeout, "the TLS handshake did not end in time")),
         };
         let mut peer = verifier.take();
@@ -186,12 +186,20 @@ impl Dialer {
 }
 
 /// The failure of a handshake. Whatever ends it, it is one of TLS: there was a connection.
-fn failed(error: &io::Error) -> CallError {
-    let error = broken(error);
-    if error.reason == Reason::Tls {
-        return error;
-    }
-    CallError::new(Reason::Tls, format!("the connection ended in the TLS handshake: {}", error.message))
+fn failed(error: &io::Error, alpn: &[&[u8]]) -> CallError {
+    use rustls::{AlertDescription, Error, InvalidMessage};
+    let message = match chain(error).find_map(|link| link.downcast_ref::<Error>()) {
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "the answer is not TLS: if the server does not encrypt, write a url without TLS, for instance http:// or tcp://".to_owned()
+        }
+        Some(Error::NoApplicationProtocol | Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            let names: Vec<_> = alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
+            format!("the server does not speak {} over TLS (ALPN)", names.join(" or "))
+        }
+        Some(error) => tls::describe(error, Peer::Server),
+        None => format!("the connection ended in the TLS handshake: {error}"),
+    };
+    CallError::new(Reason::Tls, message)
 }
 
 /// Verifies the certificates of one handshake and keeps them.

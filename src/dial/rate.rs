@@ -3,16 +3,23 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Addresses in memory. When there are more, those are forgotten that have their full rate again.
+/// Buckets in memory. When there are more, those are forgotten that are full again.
 const MIN_SWEEP: usize = 4096;
 
-/// Up to this many are kept that do not have it; then all are forgotten.
-const MAX_ADDRESSES: usize = 1 << 16;
+/// Up to this many are kept that are not; then all are forgotten.
+const MAX_BUCKETS: usize = 1 << 17;
+
+/// Of the probes of a second, this part more is for namespaces that send fewer than it: one that floods an address does not keep the others
+/// from probing it.
+const RESERVED_PART: u32 = 4;
+
+/// How long at most a namespace must send little before it gets a part of what is reserved.
+const LONGEST_DEBT: Duration = Duration::from_secs(10);
 
 /// The rate of each address: a bucket that holds the probes of one second.
 #[derive(Debug)]
@@ -24,8 +31,8 @@ pub(super) struct AddressRate {
 
 #[derive(Debug, Default)]
 struct Buckets {
-    /// When each bucket is full again.
-    full_at: HashMap<IpAddr, Instant>,
+    /// When each bucket is full again: of an address for all namespaces, and of each one's own part of what is reserved.
+    full_at: HashMap<(IpAddr, Option<Arc<str>>), Instant>,
     sweep_at: usize,
 }
 
@@ -38,30 +45,44 @@ impl AddressRate {
         self.per_second
     }
 
-    /// Whether another probe may be sent to `address` now; if so it counts.
-    pub(super) fn take(&self, address: IpAddr) -> bool {
+    /// Whether another probe may be sent to `address` now for a target of `namespace`; if so it counts.
+    pub(super) fn take(&self, address: IpAddr, namespace: &Arc<str>) -> bool {
         const SECOND: Duration = Duration::from_secs(1);
         if self.per_second == 0 {
             return true;
         }
         let now = Instant::now();
         let one = SECOND / self.per_second;
+        let address = address.to_canonical();
+        let (of_all, own) = ((address, None), (address, Some(Arc::clone(namespace))));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let Buckets { full_at, sweep_at } = &mut *buckets;
-        if full_at.len() >= (*sweep_at).max(MIN_SWEEP) && !full_at.contains_key(&address) {
-            full_at.retain(|_, at| *at > now);
-            if full_at.len() >= MAX_ADDRESSES {
-                full_at.clear();
-            }
-            *sweep_at = 2 * full_at.len();
-        }
-        let full = full_at.entry(address.to_canonical()).or_insert(now);
-        let after = (*full).max(now) + one;
-        let may = after <= now + SECOND;
+        buckets.sweep(now);
+        let after = |key, one| buckets.full_at.get(key).map_or(now, |full| (*full).max(now)) + one;
+        let all_after = after(&of_all, one);
+        let reserved = self.per_second / RESERVED_PART;
+        let own_after = SECOND.checked_div(reserved).map(|one| after(&own, one).min(now + LONGEST_DEBT));
+        let is_moderate = own_after.is_some_and(|after| after <= now + SECOND);
+        let most = if is_moderate { SECOND + one * reserved } else { SECOND };
+        let may = all_after <= now + most;
         if may {
-            *full = after;
+            buckets.full_at.insert(of_all, all_after);
         }
+        // Also if it may not: whoever only tries to flood an address has no right to what is reserved either.
+        buckets.full_at.extend(own_after.map(|after| (own, after)));
         may
+    }
+}
+
+impl Buckets {
+    /// Forgets buckets that are full, if there are many.
+    fn sweep(&mut self, now: Instant) {
+        if self.full_at.len() >= self.sweep_at.max(MIN_SWEEP) {
+            self.full_at.retain(|_, at| *at > now);
+            if self.full_at.len() >= MAX_BUCKETS {
+                self.full_at.clear();
+            }
+            self.sweep_at = 2 * self.full_at.len();
+        }
     }
 }
 
@@ -69,37 +90,65 @@ impl AddressRate {
 mod tests {
     use super::*;
 
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// How many of a hundred probes may be sent at once.
+    fn taken(rate: &AddressRate, address: IpAddr, namespace: &str) -> usize {
+        let namespace: Arc<str> = namespace.into();
+        (0..100).filter(|_| rate.take(address, &namespace)).count()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_address_gets_its_rate_and_another_one_is_not_touched() {
         let rate = AddressRate::new(20);
-        let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse().unwrap());
-        assert_eq!((0..100).filter(|_| rate.take(one)).count(), 20);
-        assert!(rate.take(other));
+        let one = address("10.0.0.1");
+        assert_eq!(taken(&rate, one, "a"), 20);
+        assert_eq!(taken(&rate, address("10.0.0.2"), "a"), 20);
         tokio::time::advance(Duration::from_millis(500)).await;
-        assert_eq!((0..100).filter(|_| rate.take(one)).count(), 10);
+        assert_eq!(taken(&rate, one, "a"), 10);
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!((0..100).filter(|_| rate.take(one)).count(), 20);
+        assert_eq!(taken(&rate, one, "a"), 20);
+    }
+
+    /// Two namespaces flood an address that a third one probes now and then.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_floods_an_address_does_not_keep_others_from_it() {
+        let rate = AddressRate::new(20);
+        let one = address("10.0.0.1");
+        let honest: Arc<str> = "honest".into();
+        let (mut flooded, mut probed) = (0, 0);
+        for _ in 0..60 {
+            flooded += taken(&rate, one, "a") + taken(&rate, one, "b");
+            probed += usize::from(rate.take(one, &honest));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(probed, 59, "but for the first second, when nobody has sent much yet");
+        assert!((60 * 19..=60 * 20 + 5).contains(&(flooded + probed)), "all together have the rate: {flooded}");
+        let alone = AddressRate::new(1);
+        assert_eq!((taken(&alone, one, "a"), taken(&alone, one, "b")), (1, 0), "there is nothing to reserve");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_in_its_mapped_form_is_the_same_address() {
         let rate = AddressRate::new(1);
-        assert!(rate.take("10.0.0.1".parse().unwrap()));
-        assert!(!rate.take("::ffff:10.0.0.1".parse().unwrap()));
+        assert_eq!(taken(&rate, address("10.0.0.1"), "a"), 1);
+        assert_eq!(taken(&rate, address("::ffff:10.0.0.1"), "a"), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn addresses_without_number_take_a_bounded_amount_of_memory() {
         let rate = AddressRate::new(1);
-        for number in 0..(MAX_ADDRESSES as u32 + 10_000) {
-            rate.take(IpAddr::V4(number.into()));
+        let namespace: Arc<str> = "a".into();
+        for number in 0..(MAX_BUCKETS as u32 + 10_000) {
+            rate.take(IpAddr::V4(number.into()), &namespace);
         }
-        assert!(rate.buckets.lock().unwrap().full_at.len() <= MAX_ADDRESSES);
+        assert!(rate.buckets.lock().unwrap().full_at.len() <= MAX_BUCKETS + 2);
     }
 
     #[test]
     fn zero_means_no_limit() {
-        let rate = AddressRate::new(0);
-        assert!((0..1000).all(|_| rate.take("10.0.0.1".parse().unwrap())));
+        assert_eq!(taken(&AddressRate::new(0), address("10.0.0.1"), "a"), 100);
     }
 }

@@ -107,6 +107,15 @@ impl Redactor {
         }
     }
 
+    /// The same, which also masks these texts in sentences, each as a whole. They may be as harmless as the name of a command, so that series
+    /// may have them, and short ones are not searched for.
+    #[must_use]
+    pub fn hiding(mut self, texts: &[String]) -> Self {
+        let forms = texts.iter().map(|text| fold(beginning(text, MAX_SECRET))).filter(|form| form.len() >= MIN_PART);
+        self.folded.extend(forms);
+        self
+    }
+
     /// `text` as it may be shown: on one line, without invisible characters, bounded, and without a secret.
     pub fn sentence(&self, text: &str) -> String {
         self.shown(text, false)
@@ -114,8 +123,13 @@ impl Redactor {
 
     /// The beginning of a body, likewise.
     pub fn beginning(&self, body: &[u8]) -> String {
+        self.beginning_of(body, false)
+    }
+
+    /// The same of a body that may have been cut already.
+    pub fn beginning_of(&self, body: &[u8], is_cut: bool) -> String {
         let start = body.get(..MAX_READ).unwrap_or(body);
-        self.shown(&String::from_utf8_lossy(start), start.len() < body.len())
+        self.shown(&String::from_utf8_lossy(start), is_cut || start.len() < body.len())
     }
 
     /// Whether a search in a large text takes so long that it should be done on a blocking thread.
@@ -137,6 +151,9 @@ impl Redactor {
 
     /// At the end of a text that was cut, the beginning of a secret is masked as well.
     fn masked(&self, text: &str, is_cut: bool) -> String {
+        if self.folded.is_empty() && self.literal.is_empty() {
+            return text.to_owned();
+        }
         let mut found: Vec<Range<usize>> = Vec::new();
         for secret in &self.literal {
             found.extend(text.match_indices(secret.as_str()).map(|(at, part)| at..at + part.len()));
@@ -361,6 +378,16 @@ mod tests {
         assert_eq!(redactor.beginning(&vec![b'x'; 3 * MAX_READ]).len(), MAX_SHOWN);
         assert_eq!(redactor.beginning(b""), "");
         assert_eq!(Redactor::new(&HeaderMap::new()).sentence("answered 403 Forbidden"), "answered 403 Forbidden");
+    }
+
+    #[test]
+    fn a_text_that_may_be_a_secret_is_masked_as_a_whole_and_stays_in_series() {
+        let redactor = redactor(&[]).hiding(&["login hunter2".to_owned(), "QUIT".to_owned()]);
+        assert_eq!(
+            redactor.sentence("got LOGIN hunter2, then QUIT and hunter2"),
+            "got <masked>, then QUIT and hunter2"
+        );
+        assert!(!redactor.is_in("line=\"login hunter2\""));
     }
 
     #[test]

@@ -29,12 +29,14 @@ struct TargetFilter {
     kinds: Vec<Type>,
     states: Vec<poll::TargetState>,
     labels: Vec<(String, String)>,
+    /// `honorLabels` of `/sd`: Prometheus has this option for a whole scrape configuration, so each configuration asks for its own targets.
+    honors_labels: Option<bool>,
 }
 
 impl TargetFilter {
     /// Parses a query. The error says what to write instead. An unknown parameter is an error, so that a misspelt filter does not return all
-    /// targets; if `allows_state` is false, so is `state`.
-    fn parse(uri: &Uri, allows_state: bool) -> Result<Self, String> {
+    /// targets. `state` is for scripts only, `honorLabels` for discovery only.
+    fn parse(uri: &Uri, is_discovery: bool) -> Result<Self, String> {
         /// Every target is compared with every parameter.
         const MAX_PARAMETERS: usize = 100;
         let mut filter = Self::default();
@@ -51,10 +53,18 @@ impl TargetFilter {
                     }
                     _ => return Err(format!("label={value:?} is not of the form name=value")),
                 },
-                "state" if allows_state => filter.states.push(parse_state(&value)?),
+                "state" if !is_discovery => filter.states.push(parse_state(&value)?),
+                "honorLabels" if is_discovery => match &*value {
+                    "true" => filter.honors_labels = Some(true),
+                    "false" => filter.honors_labels = Some(false),
+                    _ => return Err(format!("honorLabels={value:?} is unknown: write true or false")),
+                },
                 other => {
-                    let known =
-                        if allows_state { "namespace, type, state and label" } else { "namespace, type and label" };
+                    let known = if is_discovery {
+                        "namespace, type, label and honorLabels"
+                    } else {
+                        "namespace, type, state and label"
+                    };
                     return Err(format!("unknown parameter {other:?}, known are {known}"));
                 }
             }
@@ -176,7 +186,7 @@ impl<'a> MemberEntry<'a> {
 
 /// `/api/v1/targets`.
 pub(super) async fn targets(State(app): State<Arc<AppState>>, request: Request) -> Response {
-    let filter = match TargetFilter::parse(request.uri(), true) {
+    let filter = match TargetFilter::parse(request.uri(), false) {
         Ok(filter) => filter,
         Err(error) => return api_error(StatusCode::BAD_REQUEST, "bad_data", &error),
     };
@@ -241,7 +251,7 @@ struct ScrapeAddress {
 /// `/sd`.
 pub(super) async fn service_discovery(State(app): State<Arc<AppState>>, request: Request) -> Response {
     // Without `state`: it may change with every poll, and targets would appear and disappear in Prometheus.
-    let parsed = TargetFilter::parse(request.uri(), false)
+    let parsed = TargetFilter::parse(request.uri(), true)
         .map_err(ErrorResponse::bad_request)
         .and_then(|filter| Ok((filter, ScrapeAddress::new(app.options.external_url.as_ref(), &request)?)));
     let (filter, address) = match parsed {
@@ -259,7 +269,8 @@ fn sd_response(app: &AppState, filter: &TargetFilter, address: &ScrapeAddress, d
     let targets = pollers.iter().map(|poller| (poller.target(), poller.status().state));
     let matching = targets.filter(|(target, state)| {
         let labels = target.labels().iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        !target.suspend && filter.matches(&target.id, Some(target.source.kind), &labels, *state)
+        let honors_as_asked = filter.honors_labels.is_none_or(|asked| asked == target.honors_labels());
+        !target.suspend && honors_as_asked && filter.matches(&target.id, Some(target.source.kind), &labels, *state)
     });
     let targets: Vec<Arc<Target>> = matching.map(|(target, _)| target).collect();
     let targets = targets.iter().take_while(|_| !document.cancelled.is_cancelled());
@@ -292,12 +303,11 @@ impl ScrapeAddress {
             ("__scrape_interval__", Cow::from(PromDuration::from(target.scrape.interval).to_string())),
             ("__scrape_timeout__", Cow::from(PromDuration::from(target.scrape.timeout).to_string())),
             // All targets have one address: without a hash of its own, each would be on the same shard of Prometheus.
-            ("__tmp_hash", Cow::from(id.clone())),
-            ("instance", Cow::from(id)),
-            ("namespace", Cow::from(&*target.id.namespace)),
-            ("target_namespace", Cow::from(&*target.id.namespace)),
-            ("target_name", Cow::from(&*target.id.name)),
+            ("__tmp_hash", Cow::from(id)),
         ]);
+        for (label, value) in target.identity_labels() {
+            labels.insert(label, value);
+        }
         if let Some(scheme) = &self.scheme {
             labels.insert("__scheme__", Cow::from(scheme));
         }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::members::{bounded, by_attention, by_state};
 use super::time;
-use crate::kind::Call;
+use crate::kind::{Call, ProbeRecord};
 use crate::metric::{Encoding, Format};
 use crate::poll::{CallRecord, MemberReport, Poller, Snapshot, TargetStatus};
 use crate::target::{Member, Target};
@@ -48,6 +48,8 @@ fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot, call
             MemberCalls::Shown => write_calls_of_members(&mut out, target, snapshot, members),
             MemberCalls::Linked => write_link_to_member(&mut out, target, members),
         };
+    } else if let Some(probe) = &snapshot.probe {
+        let _ = write_probe(&mut out, target, snapshot, probe);
     } else {
         out.push_str("\nThe calls of the poll\n\n");
         let _ = write_calls(&mut out, target, &snapshot.requests, &snapshot.calls);
@@ -80,6 +82,9 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
     writeln!(out, "Target {}\n", target.id)?;
     writeln!(out, "  type          {}", target.source.kind)?;
     writeln!(out, "  url           {}", target.source.url)?;
+    if let Some(address) = snapshot.probe.as_ref().and_then(|probe| probe.address) {
+        writeln!(out, "  address       {address}")?;
+    }
     if let Some(members) = &snapshot.members {
         let counts = members.counts();
         writeln!(out, "  members       {} of {} answer ({})", counts.up, counts.found, by_state(members))?;
@@ -234,11 +239,32 @@ fn write_member_summary(out: &mut String, target: &Target, report: &MemberReport
     }
 }
 
+/// What a prober did, step by step, and the certificates that it met.
+fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, probe: &ProbeRecord) -> fmt::Result {
+    writeln!(out, "\nThe probe\n")?;
+    for record in &snapshot.calls {
+        writeln!(out, "  {} of {}", record.call, target.source.url)?;
+        write_headers(out, target)?;
+        write_outcome_of_probe(out, record)?;
+    }
+    writeln!(out, "\nIts timeline\n")?;
+    for event in &probe.events {
+        writeln!(out, "  {:>10}  {}", time::duration(event.at), event.text)?;
+    }
+    if probe.certificates.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nThe certificates that the server sent, its own first\n")?;
+    for (number, certificate) in probe.certificates.iter().enumerate() {
+        writeln!(out, "  {}. {}", number + 1, certificate.replace("; ", "\n     "))?;
+    }
+    Ok(())
+}
+
 fn write_calls(out: &mut String, target: &Target, requests: &[Call], calls: &[CallRecord]) -> fmt::Result {
     if calls.is_empty() {
         return writeln!(out, "  none");
     }
-    let source = &target.source;
     for (i, record) in calls.iter().enumerate() {
         writeln!(out, "  {}. {}", i + 1, record.call)?;
         if let Some(request) = requests.iter().find(|request| request.name == record.call) {
@@ -247,27 +273,55 @@ fn write_calls(out: &mut String, target: &Target, requests: &[Call], calls: &[Ca
                 writeln!(out, "     {name}: {value}")?;
             }
         }
-        for (name, value) in &source.headers {
-            let value =
-                if value.is_sensitive() { "<secret>".into() } else { String::from_utf8_lossy(value.as_bytes()) };
-            writeln!(out, "     {name}: {value}")?;
-        }
-        let took = time::duration(record.duration);
-        match record.status {
-            Some(status) => writeln!(out, "     → {status}, {} bytes, {took}", record.bytes)?,
-            None => writeln!(out, "     → no answer, {took}")?,
-        }
-        if let Some(error) = &record.error {
-            writeln!(out, "     error: {error}")?;
-            match &record.beginning {
-                Some(beginning) if beginning.is_empty() => writeln!(out, "     body:  empty")?,
-                Some(beginning) => writeln!(out, "     body:  {beginning}")?,
-                None if record.bytes > 0 => writeln!(out, "     body:  not shown, --debug-bodies shows its beginning")?,
-                None => {}
-            }
-        }
+        write_headers(out, target)?;
+        write_outcome(out, record)?;
     }
     Ok(())
+}
+
+/// The headers of the spec.
+fn write_headers(out: &mut String, target: &Target) -> fmt::Result {
+    for (name, value) in &target.source.headers {
+        let value = if value.is_sensitive() { "<secret>".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        writeln!(out, "     {name}: {value}")?;
+    }
+    Ok(())
+}
+
+/// What came of a call.
+fn write_outcome(out: &mut String, record: &CallRecord) -> fmt::Result {
+    let took = time::duration(record.duration);
+    match record.status {
+        Some(status) => writeln!(out, "     → {status}, {} bytes, {took}", record.bytes)?,
+        None => writeln!(out, "     → no answer, {took}")?,
+    }
+    write_error(out, record)
+}
+
+/// What came of a probe: most of them have no status.
+fn write_outcome_of_probe(out: &mut String, record: &CallRecord) -> fmt::Result {
+    if record.status.is_some() || (record.bytes == 0 && record.error.is_some()) {
+        return write_outcome(out, record);
+    }
+    let took = time::duration(record.duration);
+    match record.bytes {
+        0 => writeln!(out, "     → succeeded, {took}")?,
+        bytes => writeln!(out, "     → {bytes} bytes, {took}")?,
+    }
+    write_error(out, record)
+}
+
+fn write_error(out: &mut String, record: &CallRecord) -> fmt::Result {
+    let Some(error) = &record.error else { return Ok(()) };
+    writeln!(out, "     error: {error}")?;
+    match &record.beginning {
+        Some(beginning) if beginning.is_empty() => writeln!(out, "     body:  empty"),
+        Some(beginning) => writeln!(out, "     body:  {beginning}"),
+        None if record.bytes > 0 && record.status.is_some() => {
+            writeln!(out, "     body:  not shown, --debug-bodies shows its beginning")
+        }
+        None => Ok(()),
+    }
 }
 
 /// The exposition; of a large one only the beginning.
@@ -329,8 +383,11 @@ impl MemberSeries {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::http::members::tests::{pod, pods, snapshot, status, target};
+    use crate::kind::ProbeEvent;
     use crate::poll::MemberState;
     use crate::target::MemberLabel;
 
@@ -417,6 +474,54 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words:?} in {text}");
         }
+    }
+
+    /// A failed probe of the target `web`.
+    fn probed() -> Snapshot {
+        let mut shown = snapshot(Vec::new());
+        shown.members = None;
+        shown.calls = Box::new([CallRecord {
+            call: "request",
+            duration: Duration::from_millis(120),
+            status: Some(500),
+            bytes: 12,
+            error: Some("answered 500".into()),
+            beginning: Some("out of order".into()),
+        }]);
+        let event = |at, text: &str| ProbeEvent { at: Duration::from_micros(at), text: text.into() };
+        shown.probe = Some(Box::new(ProbeRecord {
+            address: Some([127, 0, 0, 1].into()),
+            events: Box::new([
+                event(420, "resolved localhost to 127.0.0.1"),
+                event(12_300, "answered 302, redirected to https://localhost/login"),
+                event(120_000, "failed: http_status: answered 500"),
+            ]),
+            certificates: Box::new(["CN=localhost; issued by CN=authority".into(), "CN=authority".into()]),
+        }));
+        shown
+    }
+
+    #[test]
+    fn the_text_of_a_probe_has_its_timeline_and_the_certificates_in_place_of_calls() {
+        let text = target_text(&target("web"), &status(), &probed(), MemberCalls::Linked);
+        for words in [
+            "\n  address       127.0.0.1\n",
+            "\nThe probe\n\n  request of http://web.webrtc.svc:9851/\n     → 500, 12 bytes, 120 ms\n     error: answered 500\n     \
+             body:  out of order\n",
+            "\nIts timeline\n\n     0.42 ms  resolved localhost to 127.0.0.1\n       12 ms  answered 302, redirected to https://localhost/login\n",
+            "\n      120 ms  failed: http_status: answered 500\n",
+            "\nThe certificates that the server sent, its own first\n\n  1. CN=localhost\n     issued by CN=authority\n  2. CN=authority\n\n",
+        ] {
+            assert!(text.contains(words), "{words:?} in {text}");
+        }
+        assert!(!text.contains("The calls of the poll"), "{text}");
+        let mut plain = probed();
+        let succeeded = CallRecord { status: None, bytes: 0, error: None, beginning: None, ..plain.calls[0].clone() };
+        plain.calls = Box::new([succeeded]);
+        plain.probe.as_mut().unwrap().certificates = Box::default();
+        let text = target_text(&target("web"), &status(), &plain, MemberCalls::Linked);
+        assert!(text.contains("\n     → succeeded, 120 ms\n\nIts timeline\n"), "{text}");
+        assert!(!text.contains("The certificates"), "{text}");
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Shared {
             watch_namespaces: Vec::new(),
             target_selector: None,
             secret_label: None,
+            probers: crate::target::AllowedProbers::default(),
             discovery: Discovery::default(),
             election,
             advertise: None,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::crd::{is_label_key, is_label_value};
+use crate::target::AllowedProbers;
 
 /// A namespace that is listed and watched; `None`: all of them together.
 pub(super) type Scope = Option<Arc<str>>;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub target_selector: Option<Selector>,
     /// Only Secrets with this label may be used by targets.
     pub secret_label: Option<RequiredLabel>,
+    /// The types of target that may be probed.
+    pub probers: AllowedProbers,
     /// How Prometheus finds the targets.
     pub discovery: Discovery,
     /// Which replica leads.

@@ -5,6 +5,7 @@
 //! [`ProbeOptions`], then add its line to `kinds!` below. The CRD, the command line, the docs and the tests follow from that line.
 
 mod answer;
+mod confidential;
 mod json;
 mod probe;
 pub mod reserved;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
-pub use probe::{Compute, Event, HeavyWork, Probe, ProbeRecord, Prober, Recorder, SharedFamilies};
+pub use probe::{BodyBeginning, Compute, HeavyWork, Probe, ProbeEvent, ProbeRecord, Prober, Recorder, SharedFamilies};
 pub use secret::SecretKeyRef;
 pub use surface::{Field, UrlForm, UrlQuery};
 
@@ -52,6 +53,10 @@ pub trait Options:
 
     /// Where in the block regular expressions stand: `spec.example.pattern[]`.
     const REGEXES: &'static [&'static str] = &[];
+
+    /// Where in the block texts stand that people may write credentials into, though there are Secrets for that: `spec.example.send[]`.
+    /// Whatever is at such a place or below it is masked wherever the spec is shown.
+    const CONFIDENTIAL: &'static [&'static str] = &[];
 
     /// Fields of the block that do not exist, with what is said to whoever writes them.
     const RESERVED: &'static [(&'static str, &'static str)] = &[];
@@ -220,6 +225,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind => <$module::Options as Options>::REGEXES),+ }
             }
 
+            /// Where in the block texts stand that are not shown.
+            pub const fn confidential(self) -> &'static [&'static str] {
+                match self { $(Self::$kind => <$module::Options as Options>::CONFIDENTIAL),+ }
+            }
+
             /// Fields of the block that do not exist, with what is said to whoever writes them.
             pub const fn reserved(self) -> &'static [(&'static str, &'static str)] {
                 match self { $(Self::$kind => <$module::Options as Options>::RESERVED),+ }
@@ -269,6 +279,20 @@ macro_rules! kinds {
             pub fn fill(&mut self, kind: Type) {
                 match kind {
                     $(Type::$kind => { self.$module.get_or_insert_default(); }),+
+                }
+            }
+
+            /// Replaces the texts of the block of `kind` that are not shown.
+            pub fn mask(&mut self, kind: Type, mask: &str) {
+                match kind {
+                    $(Type::$kind => confidential::mask(self.$module.as_mut(), kind.confidential(), mask)),+
+                }
+            }
+
+            /// The texts of the block of `kind` that are not shown.
+            pub fn confidential_texts(&self, kind: Type) -> Vec<String> {
+                match kind {
+                    $(Type::$kind => confidential::texts(self.$module.as_ref(), kind.confidential())),+
                 }
             }
 

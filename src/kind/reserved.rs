@@ -1,8 +1,15 @@
-//! Metric names that a passed-on exposition may not use. One list for all kinds that pass text on.
+//! Metric names that a passed-on exposition may not use, one list for all kinds that pass text on, and names of labels that users may not
+//! choose.
 //!
-//! Labels need none: those that discovery sets win over a server's, which Prometheus then calls `exported_…`.
+//! Labels of passed-on text need none: those that discovery sets win over a server's, which Prometheus then calls `exported_…`.
 
 use super::Type;
+
+/// Labels that identify the target of a series. Discovery sets them, and no target may change them.
+pub const IDENTITY_LABELS: [&str; 5] = ["instance", "job", "namespace", "target_name", "target_namespace"];
+
+/// Labels that mean something in every exposition.
+pub const TAKEN_LABELS: [&str; 2] = ["le", "quantile"];
 
 /// What Prometheus itself adds to every scrape.
 pub const OF_A_SCRAPE: [&str; 8] = [

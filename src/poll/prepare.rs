@@ -73,7 +73,8 @@ impl PreparedProbe {
         let dialer = context.clients.dialers().dialer(&source.connection, &target.id.namespace);
         let dialer = dialer.map_err(|error| one_line(&error))?;
         let secrets = source.secrets.iter().flatten().map(SecretValue::expose);
-        let redactor = Redactor::of(&source.headers, secrets);
+        let written = source.options.confidential_texts(source.kind);
+        let redactor = Redactor::of(&source.headers, secrets).hiding(&written);
         let compared = OnceLock::new();
         if source.filter.is_none() {
             let _ = compared.set(());

@@ -57,12 +57,16 @@ pub(super) async fn probe(
         outcome = timeout_at(deadline, probing) => match outcome {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(_)) => Err(CallError::new(Reason::Internal, "the probe was aborted: please report this")),
-            Err(_) => Err(CallError::new(Reason::Timeout, "the probe did not end in time")),
+            Err(_) => Err(CallError::new(Reason::Timeout, "")),
         },
     };
     drop(memory);
     let ended = Instant::now();
-    let error = outcome.err().map(|error| CallError::new(error.reason, prepared.redactor.sentence(&error.message)));
+    let error = outcome.err().map(|error| match error.message.as_str() {
+        "" => CallError::new(error.reason, not_in_time(&record)),
+        _ => error,
+    });
+    let error = error.map(|error| CallError::new(error.reason, prepared.redactor.sentence(&error.message)));
     match &error {
         Some(error) => record.event(format!("failed: {}: {}", error.reason.as_str(), error.message)),
         None => record.event("succeeded"),
@@ -75,22 +79,32 @@ pub(super) async fn probe(
     let call = prepared.prober.call();
     let mut failure = error.as_ref().map(|error| render::failure(error, call));
     let families = SampleLimit::of(target).enforce(families, &mut failure);
+    let body = record.body_beginning().filter(|_| error.is_some() && context.shows_bodies());
+    let beginning = body.map(|body| prepared.redactor.beginning_of(&body.bytes, body.is_cut).into());
     let calls = vec![CallRecord {
         call,
         duration: ended.duration_since(started),
         status: record.http_status(),
         bytes: record.bytes(),
         error: error.map(|error| error.message.into()),
-        beginning: None,
+        beginning,
     }];
     let certificate_expiry = record.expiry().map(|(earliest, last_chain)| Expiry { earliest, last_chain });
     let mut shown = record.into_record();
-    for event in &mut shown.events {
-        event.text = prepared.redactor.sentence(&event.text).into();
+    for text in shown.events.iter_mut().map(|event| &mut event.text).chain(&mut shown.certificates) {
+        *text = prepared.redactor.sentence(text).into();
     }
     let requests = Arc::default();
     let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };
     render::probed(polled, target.timeout, shown, format)
+}
+
+/// What a probe was doing when its time was over.
+fn not_in_time(record: &Recorder) -> String {
+    match record.last_event() {
+        Some(event) => format!("no answer in time; before that: {event}"),
+        None => "no answer in time".to_owned(),
+    }
 }
 
 /// Does the heavy work of a prober on blocking threads, in the share of its namespace.

@@ -6,17 +6,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::snapshot::{CallRecord, Exposition, Failure, Snapshot};
+use super::translate::MAX_INLINE_EXPOSITION;
 use crate::fetch::Expiry;
-use crate::kind::{Call, CallError, ProbeRecord, Reason};
-use crate::metric::{Families, Finished, Format};
+use crate::kind::{Call, CallError, Engine, ProbeRecord, Prober, Reason, Recorder};
+use crate::metric::{Allowance, Families, Finished, Format, Stop};
+use crate::target::Target;
 
 crate::descs! {
     SUCCESS = gauge "probe_success" [] "Whether the primary call of the last poll succeeded.";
     DURATION = gauge "probe_duration_seconds" [] "Duration of the last poll in seconds, including all its calls.";
     TIMESTAMP = gauge "probe_timestamp_seconds" [] "Unix time at which the last poll ended. Polls run in the background: use it to calculate the age of the data.";
     FAILURE = gauge "probe_failure_info" ["reason"] "Reason why the last poll failed, in the label. Always 1; absent if the last poll succeeded.";
-    CALL_SUCCESS = gauge "probe_call_success" ["call"] "Whether this HTTP call of the last poll returned a usable response.";
-    CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "Duration of this HTTP call of the last poll in seconds.";
+    CALL_SUCCESS = gauge "probe_call_success" ["call"] "Whether this call of the last poll, an HTTP request or a probe, was successful.";
+    CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "Duration of this call of the last poll in seconds.";
     CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "HTTP status code of the response to this call of the last poll.";
     CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "Earliest expiry of the certificates that the server sent, as Unix time, even if they were rejected; https only.";
     LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "Expiry of the verified certificate chain that expires last, as Unix time; https only, absent if no chain was verified.";
@@ -148,6 +150,33 @@ pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
     let failure = Some(Failure { reason, message: bounded(message).into() });
     let is_permanent = matches!(reason, Reason::Suspended | Reason::Config);
     without_calls(failure, is_permanent, &own.finish(), Format::OpenMetrics)
+}
+
+/// The same with what is there whatever becomes of a probe: dashboards and alerts depend on it for types that probe.
+pub(super) fn unpolled_target(target: &Target, reason: Reason, message: &str) -> Snapshot {
+    let zeros = match target.engine() {
+        Some(Engine::Probe(prober)) if reason != Reason::Suspended => zeros(target, prober.as_ref()),
+        _ => None,
+    };
+    let Some(zeros) = zeros else { return unpolled(reason, message) };
+    let mut own = Families::default();
+    own.set(&SUCCESS, &[], 0.0);
+    own.set(&FAILURE, &[reason.as_str()], 1.0);
+    own.set(&TIMEOUT, &[], target.timeout.as_secs_f64());
+    let parts = [&zeros, &own.finish()];
+    let exposition = Exposition::new(&parts, Format::OpenMetrics);
+    let samples = parts.iter().map(|part| part.len()).sum();
+    Snapshot { samples, exposition, ..unpolled(reason, message) }
+}
+
+/// What a prober sets first, unless patterns would have to be compared for it.
+fn zeros(target: &Target, prober: &dyn Prober) -> Option<Finished> {
+    let mut record = Recorder::new(Instant::now());
+    prober.begin(&mut record);
+    let allowance = Allowance { bytes: MAX_INLINE_EXPOSITION, compares: false, stop: Stop::default() };
+    let mut families = Families::within(allowance, target.source.filter.clone());
+    record.write(&mut families);
+    families.excess().is_none().then(|| families.finish())
 }
 
 fn without_calls(failure: Option<Failure>, is_permanent: bool, families: &Finished, format: Format) -> Snapshot {

@@ -49,7 +49,8 @@ pub(super) async fn run(
             Ok(prepared) => prepared,
             Err((reason, message)) => {
                 processes.members = None;
-                publish(&poller, &target, &context, &mut first, render::unpolled(reason, &message));
+                let unpolled = render::unpolled_target(&target, reason, &message);
+                publish(&poller, &target, &context, &mut first, unpolled);
                 tokio::select! {
                     () = poller.stop.cancelled() => return,
                     () = poller.changed.notified() => {}
@@ -244,7 +245,7 @@ async fn poll(
             let format = poller.format();
             translate(poll, context, move |polled| render::polled(polled, format)).await
         }
-        Err(error) => unprepared(error),
+        Err(error) => unprepared(target, error),
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     snapshot
@@ -260,20 +261,20 @@ async fn probe_once(
     let _in_flight = context.metrics.start();
     let snapshot = match prepared.compare(target, context, started + target.timeout).await {
         Ok(()) => probe(target, prepared, context, started, poller.format()).await,
-        Err(error) => unprepared(error),
+        Err(error) => unprepared(target, error),
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     snapshot
 }
 
 /// The snapshot where the calls of a target are not known.
-fn unprepared(error: WorkError) -> Snapshot {
+fn unprepared(target: &Target, error: WorkError) -> Snapshot {
     let message = match error {
         WorkError::NoPermit => "the patterns of spec.metrics had to wait for those of other targets until the timeout",
         WorkError::TimedOut => "the patterns of spec.metrics take too long to compare, write simpler ones",
         WorkError::Aborted => "the comparison of spec.metrics was aborted: please report this",
     };
-    render::unpolled(error.reason(), message)
+    render::unpolled_target(target, error.reason(), message)
 }
 
 /// One round: polls all members at once. `None`: meanwhile, the target has been changed to one that gives other data.
@@ -314,7 +315,7 @@ async fn poll_members(
             }
             members.end_round(poller, &target, started).await
         }
-        Err(error) => unprepared(error),
+        Err(error) => unprepared(&target, error),
     };
     context.metrics.end(target.source.kind.as_str(), snapshot.outcome(), snapshot.duration());
     Some(snapshot)
@@ -331,8 +332,17 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
         }
         let request = snapshot.requests.iter().find(|request| request.name == record.call);
         let (duration, error) = (tracing::field::debug(record.duration), record.error.as_deref());
-        let url = request.map(|request| tracing::field::display(&request.url));
-        tracing::trace!(target = %id, call = record.call, url, status = record.status, bytes = record.bytes, duration, error, "called");
+        let probed = snapshot.probe.as_ref();
+        let url = request.map(|request| &request.url).or(probed.map(|_| &target.source.url));
+        let (url, address) = (url.map(tracing::field::display), probed.and_then(|probe| probe.address));
+        let address = address.map(tracing::field::display);
+        tracing::trace!(target = %id, call = record.call, url, address, status = record.status, bytes = record.bytes, duration, error, "called");
+    }
+    for event in snapshot.probe.iter().flat_map(|probe| &probe.events) {
+        if !tracing::enabled!(Level::TRACE) {
+            break;
+        }
+        tracing::trace!(target = %id, at = ?event.at, event = %event.text, "probed");
     }
     tracing::debug!(target = %id, %kind, outcome = snapshot.outcome(), duration = ?snapshot.duration(), samples = snapshot.samples, "polled");
 }

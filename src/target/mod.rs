@@ -1,9 +1,12 @@
 //! A target as pollers need it: its spec is parsed, every default is filled in, every reference to a Secret or ConfigMap is resolved.
 
+mod allowed;
+mod identity;
 mod lookup;
 mod members;
 mod resolve;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +16,8 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
+pub use allowed::AllowedProbers;
+pub use identity::identity_labels;
 pub use lookup::{Lookup, LookupError};
 pub use members::{Include, Member, MemberLabel, MemberSource, TargetMembers};
 
@@ -181,6 +186,16 @@ impl Target {
     /// Labels that discovery joins to every series, sorted by name; never in the body.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.declaration.spec.labels
+    }
+
+    /// The labels that identify its series, which discovery sets last.
+    pub fn identity_labels(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
+        identity_labels(&self.id, &self.declaration.spec)
+    }
+
+    /// Whether the labels that its own series have win over those of discovery.
+    pub fn honors_labels(&self) -> bool {
+        self.declaration.spec.monitor.as_ref().is_some_and(|monitor| monitor.honor_labels)
     }
 }
 

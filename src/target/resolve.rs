@@ -9,7 +9,7 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::{Lookup, LookupError, Problem, Scrape, SecretValue, Source, Target, TargetId, TargetMembers};
-use crate::crd::{FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsVersion};
+use crate::crd::{FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsProtocol};
 use crate::dial::{Connection, Identity, IpPreference, IpVersion, TlsVersions};
 
 impl Target {
@@ -77,7 +77,7 @@ impl Target {
         monitor.scrape_timeout = Some(self.scrape.timeout.into());
         for header in &mut spec.headers {
             if let Some(value) = &mut header.value {
-                "<masked>".clone_into(value);
+                MASK.clone_into(value);
             }
         }
         if let Some(url) = self.declaration.proxy_url().filter(|url| url.password().is_some()) {
@@ -86,10 +86,14 @@ impl Target {
             let _ = url.set_password(Some("masked"));
             spec.proxy_url = Some(url.into());
         }
+        spec.blocks.mask(spec.kind, MASK);
         spec.blocks.fill(spec.kind);
         serde_saphyr::to_string(&spec).unwrap_or_else(|error| format!("cannot be shown: {error}\n"))
     }
 }
+
+/// Stands for a text that may be a credential.
+const MASK: &str = "<masked>";
 
 /// Why a value that the spec refers to cannot be used.
 enum ResolveError {
@@ -190,8 +194,8 @@ impl ReferenceResolver<'_> {
             server_name: tls.server_name.clone(),
             insecure_skip_verify: tls.insecure_skip_verify,
             tls_versions: match (tls.min_version, tls.max_version) {
-                (Some(TlsVersion::Tls13), _) => TlsVersions::Only13,
-                (_, Some(TlsVersion::Tls12)) => TlsVersions::Only12,
+                (Some(TlsProtocol::Tls13), _) => TlsVersions::Only13,
+                (_, Some(TlsProtocol::Tls12)) => TlsVersions::Only12,
                 _ => TlsVersions::All,
             },
             proxy,

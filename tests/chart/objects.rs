@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::support::chart;
@@ -100,10 +101,21 @@ fn the_exporters_own_monitor_selects_the_service_with_all_pods() {
 fn the_scrape_config_asks_the_leader_and_there_is_none_in_other_modes() {
     let manifests = case("http-sd");
     let config = chart::one(&manifests, "ScrapeConfig", chart::RELEASE);
-    let sd = &config["spec"]["httpSDConfigs"][0];
-    assert_eq!(sd["url"], "http://scrapetarget-exporter-probe.prometheus.svc:9850/sd");
-    // As with ServiceMonitors.
-    assert_eq!(config["spec"]["jobName"], "scrapetarget-exporter-probe");
+    let honoring = chart::one(&manifests, "ScrapeConfig", &format!("{}-honor-labels", chart::RELEASE));
+    for (config, honors) in [(config, false), (honoring, true)] {
+        let sd = &config["spec"]["httpSDConfigs"][0];
+        let url = format!("http://scrapetarget-exporter-probe.prometheus.svc:9850/sd?honorLabels={honors}");
+        assert_eq!((&sd["url"], config["spec"].get("honorLabels")), (&json!(url), honors.then_some(&json!(true))));
+        // As with ServiceMonitors, and a job that a target names itself stays.
+        let job = &config["spec"]["relabelings"][0];
+        let name = config["metadata"]["name"].as_str().unwrap();
+        let own = format!("scrapeConfig/prometheus/{name}");
+        assert!(Regex::new(&format!("^(?:{})$", job["regex"].as_str().unwrap())).unwrap().is_match(&own), "{job}");
+        assert_eq!(
+            (&job["sourceLabels"], &job["targetLabel"], &job["replacement"], config["spec"].get("jobName")),
+            (&json!(["job"]), &json!("job"), &json!("scrapetarget-exporter-probe"), None)
+        );
+    }
     assert!(has(&config["metadata"]["labels"], &json!({ "release": "kube-prometheus-stack", "team": "media" })));
     let tls = case("web-config-tls");
     let config = chart::one(&tls, "ScrapeConfig", chart::RELEASE);
@@ -112,7 +124,7 @@ fn the_scrape_config_asks_the_leader_and_there_is_none_in_other_modes() {
     for (name, file) in chart::cases() {
         let configs = chart::render_case(&file).iter().filter(|manifest| manifest["kind"] == "ScrapeConfig").count();
         let wanted = ["http-sd", "odd-names", "web-config-tls", "watch-without-secrets"].contains(&name.as_str());
-        assert_eq!(configs, usize::from(wanted), "{name}");
+        assert_eq!(configs, 2 * usize::from(wanted), "{name}");
     }
 }
 
@@ -155,6 +167,16 @@ fn the_network_policy_holds_for_every_pod_and_opens_the_port_of_the_container() 
         "targets, names, API server, ourselves"
     );
     assert_eq!(chart::of_kind(&chart::render(&[""; 0]), "NetworkPolicy").len(), 0);
+    let few = chart::render(&[
+        "--set-json",
+        r#"networkPolicy={"enabled":true,"egress":{"targetPorts":[443,{"port":1,"endPort":9,"protocol":"UDP"}]}}"#,
+    ]);
+    let targets = &chart::one(&few, "NetworkPolicy", chart::RELEASE)["spec"]["egress"][0];
+    assert_eq!(targets["to"][0], json!({ "namespaceSelector": {} }));
+    assert_eq!(
+        targets["ports"],
+        json!([{ "port": 443, "protocol": "TCP" }, { "port": 1, "endPort": 9, "protocol": "UDP" }])
+    );
 }
 
 /// To whom a policy lets targets be asked, and the ports of all other rules.
@@ -436,7 +458,7 @@ fn names_that_yaml_would_read_as_something_else_stay_texts() {
         assert_eq!(wrong, [""; 0], "{manifests:#?}");
     }
     let odd = &rendered[0];
-    assert_eq!(chart::one(odd, "ScrapeConfig", "null")["spec"]["jobName"], "a: b # c");
+    assert_eq!(chart::one(odd, "ScrapeConfig", "null")["spec"]["relabelings"][0]["replacement"], "a: b # c");
     assert_eq!(chart::one(odd, "ServiceMonitor", "null")["spec"]["jobLabel"], "y");
     let path = &chart::one(odd, "Ingress", "null")["spec"]["rules"][0]["http"]["paths"][0]["path"];
     assert_eq!(path, "/a: #b");

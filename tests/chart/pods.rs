@@ -102,6 +102,8 @@ fn the_defaults_of_the_values_are_those_of_the_program() {
     assert_eq!(given.polling.max_body_bytes, default.polling.max_body_bytes);
     assert_eq!(given.polling.max_inflight_bytes, default.polling.max_inflight_bytes);
     assert_eq!(given.polling.max_sample_limit, default.polling.max_sample_limit);
+    assert_eq!(given.polling.icmp_max_payload, default.polling.icmp_max_payload);
+    assert_eq!(given.probing.max_probes_per_address, default.probing.max_probes_per_address);
     assert_eq!(given.web_max_connections, default.web_max_connections);
     assert_eq!(given.log.log_level, default.log.log_level);
     assert_eq!(given.log.log_format, default.log.log_format);
@@ -406,4 +408,26 @@ fn the_image_is_named_by_registry_repository_and_digest_or_tag() {
         image(&format!("image.tag=x,image.digest={digest}")),
         format!("ghcr.io/scrapetarget/scrapetarget-exporter@{digest}")
     );
+}
+
+#[test]
+fn the_types_that_may_be_probed_are_a_value_and_only_icmp_needs_a_sysctl_for_the_group_of_the_pod() {
+    let rendered = |set: &str| {
+        let manifests = chart::render(&["--set-json", set]);
+        let spec = chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"].clone();
+        let arguments = chart::arguments(&spec["containers"][0]);
+        let flag = arguments.iter().find_map(|argument| argument.strip_prefix("--probers="));
+        (flag.map(ToOwned::to_owned), spec["securityContext"]["sysctls"].clone())
+    };
+    let sysctl = |value: &str| serde_json::json!([{ "name": "net.ipv4.ping_group_range", "value": value }]);
+    let icmp = |more: &str| rendered(&format!(r#"probers=["Icmp"]{more}"#)).1;
+    assert_eq!(rendered("replicas=1"), (Some("Http,Tcp,Dns,Grpc".to_owned()), Value::Null));
+    assert_eq!(rendered("probers=[]"), (Some("none".to_owned()), Value::Null));
+    assert_eq!(rendered(r#"probers=["Http","Icmp"]"#), (Some("Http,Icmp".to_owned()), sysctl("65532 65532")));
+    assert_eq!(icmp(",podSecurityContext.runAsGroup=1000"), sysctl("1000 1000"));
+    assert_eq!(icmp(",securityContext.runAsGroup=7"), sysctl("7 7"), "that of the container counts");
+    assert_eq!(icmp(r#",openshift.enabled=true"#), sysctl("0 0"));
+    assert_eq!(icmp(",hostNetwork=true"), Value::Null, "the kubelet would refuse the pod");
+    let all = r#",podSecurityContext.sysctls=[{"name":"net.ipv4.ping_group_range","value":"0 2147483647"}]"#;
+    assert_eq!(icmp(all), sysctl("0 2147483647"), "the user's own");
 }

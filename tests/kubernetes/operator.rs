@@ -14,7 +14,7 @@ mod tenants;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use release::{Release, SERVICE};
 use server::{Labels, Pool, Server, until};
@@ -162,6 +162,18 @@ async fn prometheus_follows_what_is_declared() {
     until_scraped(&server, &release, &release.team, &["orion-city", "sora-tokyo"]).await;
     let resumed = [expected(&release, "orion-city", &[("region", "kobe")])].into();
     until_one(&server, &release, r#"up{region="kobe"}"#, &resumed).await;
+
+    // What dashboards that were made for another exporter select by, in the same words as /sd.
+    release.apply("orion-city", "Orion", "monitor: { job: 'brokers $5', instance: Url, honorLabels: true }");
+    let mut named = expected(&release, "orion-city", &[]);
+    named.insert("job".to_owned(), "brokers $5".to_owned());
+    named.insert("instance".to_owned(), release.url("Orion"));
+    until_one(&server, &release, r#"up{target_name="orion-city"}"#, &[named.clone()].into()).await;
+    let sd: Value = serde_json::from_str(&release.replicas[0].body("/sd?honorLabels=true").await).unwrap();
+    for (name, value) in &named {
+        assert_eq!(sd[0]["labels"][name], *value, "{name}: {sd}");
+    }
+    server.check_config();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,19 +41,28 @@ struct Exporter<'c> {
 
 impl<'c> Exporter<'c> {
     fn start(cluster: &'c Cluster) -> Self {
+        Self::start_with(cluster, &[])
+    }
+
+    /// The same with further arguments.
+    fn start_with(cluster: &'c Cluster, further: &[&str]) -> Self {
         cluster.install_crd();
         let namespace = cluster.namespace("status");
         cluster.grant(&namespace, "exporter", &namespace, RIGHTS);
-        let program = Self::run(cluster, &namespace);
+        let program = Self::run_with(cluster, &namespace, further);
         Self { cluster, namespace, program }
     }
 
-    /// Nothing is written for Prometheus, so that its CRDs do not matter.
     fn run(cluster: &Cluster, namespace: &str) -> Running {
+        Self::run_with(cluster, namespace, &[])
+    }
+
+    /// Nothing is written for Prometheus, so that its CRDs do not matter.
+    fn run_with(cluster: &Cluster, namespace: &str, further: &[&str]) -> Running {
         let mut command = command(["run", "--listen-address", "127.0.0.1:0", "--discovery.mode", "none"]);
         command.args(["--watch-namespace", namespace, "--target-allow-loopback", "--shutdown-delay", "0s"]);
         command.args(["--target-allow-cidr", "127.0.0.0/8", "--target-allow-host", "*.{namespace}.svc"]);
-        command.env("KUBECONFIG", cluster.kubeconfig_of(namespace, "exporter"));
+        command.args(further).env("KUBECONFIG", cluster.kubeconfig_of(namespace, "exporter"));
         let mut program = Running::listening(command);
         // Targets that are there before it leads are polled in their turn, and not at once.
         program.wait("the Lease", |program| program.log().contains("message=leading").then_some(()));
@@ -335,4 +344,24 @@ fn wait(mut done: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "it does not come to be");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_may_not_be_probed_is_not_accepted_and_others_are_polled() {
+    let agent = agent(anywhere()).await;
+    let exporter = Exporter::start_with(Cluster::shared(), &["--probers", "Http"]);
+    exporter.declare("rooms", &agent.url(), "1s");
+    exporter.cluster.apply(&format!(
+        "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: host, namespace: {} }}\n\
+         spec: {{ type: Icmp, url: 'icmp://127.0.0.1', interval: 1s }}\n",
+        exporter.namespace
+    ));
+    exporter.until("rooms", &["Accepted=True/Accepted", "Up=True/Succeeded"]).await;
+    let refused = exporter.until("host", &["Accepted=False/TypeNotAllowed"]).await;
+    let conditions = refused.status.unwrap().conditions;
+    let message = &conditions.iter().find(|told| told.kind == "Accepted").unwrap().message;
+    assert!(message.contains("type Icmp is not allowed") && message.contains("--probers"), "{message}");
+    let path = format!("/probe?target={}/host", exporter.namespace);
+    let body = exporter.program.body(&path).await;
+    assert!(body.contains("probe_failure_info{reason=\"config\"} 1\n") && body.contains("probe_success 0\n"), "{body}");
 }

@@ -19,3 +19,4 @@ mod memory;
 mod names;
 mod passwords;
 mod patterns;
+mod probes;

@@ -49,6 +49,33 @@ pub fn own_families() -> Vec<(String, String, Vec<String>, String)> {
     families
 }
 
+/// Families of the blackbox exporter that dashboards and alerts use, with their labels: they are promised, whatever else a prober exports.
+const OF_PROBERS: &[(&str, &[&str])] = &[
+    ("probe_dns_answer_rrs", &[]),
+    ("probe_dns_duration_seconds", &["phase"]),
+    ("probe_dns_lookup_time_seconds", &[]),
+    ("probe_dns_query_succeeded", &[]),
+    ("probe_dns_serial", &[]),
+    ("probe_failed_due_to_bytes", &[]),
+    ("probe_failed_due_to_regex", &[]),
+    ("probe_grpc_duration_seconds", &["phase"]),
+    ("probe_grpc_healthcheck_response", &["serving_status"]),
+    ("probe_grpc_status_code", &[]),
+    ("probe_http_duration_seconds", &["phase"]),
+    ("probe_http_redirects", &[]),
+    ("probe_http_ssl", &[]),
+    ("probe_http_status_code", &[]),
+    ("probe_http_uncompressed_body_length", &[]),
+    ("probe_http_version", &[]),
+    ("probe_icmp_duration_seconds", &["phase"]),
+    ("probe_icmp_packets_received", &[]),
+    ("probe_icmp_packets_sent", &[]),
+    ("probe_icmp_rtt_seconds", &["stat"]),
+    ("probe_ip_addr_hash", &[]),
+    ("probe_tcp_duration_seconds", &["phase"]),
+    ("probe_tls_version_info", &["version"]),
+];
+
 /// The labels that each series has from the exporter itself, by the name of the series: a histogram has three.
 pub fn series() -> BTreeMap<String, BTreeSet<String>> {
     let of_targets = Type::ALL.iter().flat_map(|kind| kind.families()).chain(PROBE_FAMILIES.iter().copied());
@@ -57,7 +84,10 @@ pub fn series() -> BTreeMap<String, BTreeSet<String>> {
         ((*name).to_owned(), kind.text().to_owned(), labels)
     });
     let own = own_families().into_iter().map(|(name, kind, labels, _)| (name, kind, labels));
-    let mut series = BTreeMap::new();
+    let promised = OF_PROBERS.iter().map(|(name, labels)| {
+        ((*name).to_owned(), labels.iter().map(|label| (*label).to_owned()).collect::<BTreeSet<String>>())
+    });
+    let mut series: BTreeMap<String, BTreeSet<String>> = promised.collect();
     for (name, kind, labels) in of_targets.chain(own) {
         let labels: BTreeSet<String> = labels.into_iter().collect();
         if kind == "histogram" {

@@ -2,8 +2,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 pub mod attack;
+pub mod authority;
 pub mod chart;
 pub mod cluster;
+pub mod conversation;
 pub mod dns;
 pub mod eventually;
 pub mod exposition;
@@ -14,6 +16,7 @@ pub mod load;
 pub mod manifests;
 pub mod namespaces;
 pub mod old;
+pub mod probing;
 pub mod program;
 pub mod promql;
 pub mod proxy;

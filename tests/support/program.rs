@@ -153,7 +153,7 @@ impl Running {
     }
 
     /// Starts `command`, and waits until it has told its address in a line with this message.
-    fn saying(command: Command, message: &str) -> Self {
+    pub fn saying(command: Command, message: &str) -> Self {
         let mut running = Self::spawn(command);
         running.base = running.wait("its address", |running| {
             let log = running.log();

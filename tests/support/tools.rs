@@ -1,4 +1,4 @@
-//! Programs of others that judge what we write: the Prometheus project's, a Kubernetes API server with its etcd, and Helm.
+//! Programs of others that judge what we write: the Prometheus project's, a Kubernetes API server with its etcd, and Helm; and servers to probe.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::path::PathBuf;
@@ -72,6 +72,24 @@ pub fn helm() -> PathBuf {
 
 pub fn promtool() -> PathBuf {
     tool("PROMTOOL", "promtool")
+}
+
+/// The exporter whose dashboards and alerts must go on working.
+pub fn blackbox_exporter() -> PathBuf {
+    tool("BLACKBOX_EXPORTER", "blackbox_exporter")
+}
+
+pub fn nginx() -> PathBuf {
+    tool("NGINX", "nginx")
+}
+
+pub fn coredns() -> PathBuf {
+    tool("COREDNS", "coredns")
+}
+
+/// A gRPC server with the health service; see tests/tools/health.
+pub fn health() -> PathBuf {
+    tool("HEALTH", "health")
 }
 
 /// What `promtool check metrics` finds in a text; an error if it cannot read it.

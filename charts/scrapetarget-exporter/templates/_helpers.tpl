@@ -109,6 +109,23 @@ app.kubernetes.io/component: exporter
 {{- if include "scrapetarget-exporter.openshift" . }}
 {{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}
 {{- end }}
+{{- if and (has "Icmp" (.Values.probers | default list)) (not .Values.hostNetwork) }}
+{{- $range := "net.ipv4.ping_group_range" }}
+{{- /* OpenShift runs the process in the group 0; the image has a group of its own. */}}
+{{- $group := ternary 0 65532 (eq (include "scrapetarget-exporter.openshift" .) "true") }}
+{{- range list $context (.Values.securityContext | default dict) }}
+{{- if not (kindIs "invalid" .runAsGroup) }}{{ $group = .runAsGroup }}{{ end }}
+{{- end }}
+{{- $sysctls := $context.sysctls | default list }}
+{{- $set := false }}
+{{- range $sysctls }}
+{{- if eq .name $range }}{{ $set = true }}{{ end }}
+{{- end }}
+{{- if not $set }}
+{{- $own := dict "name" $range "value" (printf "%d %d" (int64 $group) (int64 $group)) }}
+{{- $context = merge (dict "sysctls" (append $sysctls $own)) $context }}
+{{- end }}
+{{- end }}
 {{- toYaml $context }}
 {{- end }}
 
@@ -200,6 +217,9 @@ app.kubernetes.io/component: exporter
 {{- if .Values.targetAllowLoopback }}
 - --target-allow-loopback
 {{- end }}
+{{- if not (kindIs "invalid" .Values.probers) }}
+{{ include "scrapetarget-exporter.arg" (list "probers" (join "," .Values.probers | default "none")) }}
+{{- end }}
 {{- range include "scrapetarget-exporter.targetHosts" . | fromYamlArray }}
 {{ include "scrapetarget-exporter.arg" (list "target-allow-host" .) }}
 {{- end }}
@@ -283,8 +303,16 @@ No rule: no target is allowed that a NetworkPolicy could match.
 {{- range $ranges }}
 {{- $peers = concat $peers (include "scrapetarget-exporter.ipBlock" (list $ .) | fromYamlArray) }}
 {{- end }}
+{{- $ports := list }}
+{{- range ($.Values.networkPolicy.egress | default dict).targetPorts }}
+{{- $ports = append $ports (kindIs "map" . | ternary . (dict "port" . "protocol" "TCP")) }}
+{{- end }}
 {{- with $peers }}
-{{- toYaml (list (dict "to" .)) }}
+{{- $rule := dict "to" . }}
+{{- if $ports }}
+{{- $_ := set $rule "ports" $ports }}
+{{- end }}
+{{- toYaml (list $rule) }}
 {{- end }}
 {{- end }}
 
@@ -403,6 +431,7 @@ discovery.scheme: discovery.scheme
 discovery.scrape-class: discovery.scrapeClass
 discovery.service: fullnameOverride
 discovery.tls: discovery.tls
+icmp-max-payload: limits.icmpMaxPayload
 leader-election.lease-duration: leaderElection.leaseDuration
 leader-election.lease-name: leaderElection.leaseName
 listen-address: containerPort
@@ -412,8 +441,10 @@ log.format: log.format
 log.level: log.level
 max-body-bytes: limits.maxBodyBytes
 max-inflight-bytes: limits.maxInflightBytes
+max-probes-per-address: limits.maxProbesPerAddress
 max-sample-limit: limits.maxSampleLimit
 namespace: namespaceOverride
+probers: probers
 release-name: fullnameOverride
 secret-label: secretLabel
 shutdown-delay: shutdownDelay
@@ -529,6 +560,11 @@ web.open-health: web.openHealth
 {{- end }}
 {{- if and (eq $access.profile "Listed") (not (or $access.hosts $access.cidrs)) }}
 {{- fail "targetAccess.profile: Listed needs targetAccess.hosts or targetAccess.cidrs. Without both, no target could be polled" }}
+{{- end }}
+{{- with (.Values.networkPolicy.egress | default dict) }}
+{{- if and .targets .targetPorts }}
+{{- fail "networkPolicy.egress.targets and networkPolicy.egress.targetPorts are mutually exclusive: write the ports into the rules" }}
+{{- end }}
 {{- end }}
 {{- include "scrapetarget-exporter.validateExtra" . }}
 {{- if and .Values.rbac.secretNamespaces (ne .Values.rbac.secrets "namespaces") }}

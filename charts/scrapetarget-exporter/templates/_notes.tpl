@@ -108,6 +108,11 @@ discovery.monitorNamespace to release together with discovery.tls or discovery.b
 NOTE: Prometheus connects to the exporter with https, and must trust the certificate authority of the exporter. If that is your own, set
 discovery.scrapeClass, or discovery.monitorNamespace to release together with discovery.tls.
 {{- end }}
+{{- if and .Values.hostNetwork (has "Icmp" (.Values.probers | default list)) }}
+
+NOTE: with hostNetwork, the chart cannot set net.ipv4.ping_group_range. On every node, the group of the pod must be in this range, or
+targets of type Icmp fail with the reason permission.
+{{- end }}
 {{- if not (or .Values.crds.enabled ($has.Has "scrapetarget.dev/v1alpha1/ScrapeTarget")) }}
 
 WARNING: the cluster has no CRD for ScrapeTargets, and crds.enabled is false. The exporter waits until the CustomResourceDefinition is

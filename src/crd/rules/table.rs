@@ -11,6 +11,7 @@ use crate::crd::pattern::{
     URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
 };
 use crate::crd::regex_syntax;
+use crate::kind::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use crate::kind::{self, Field, UrlQuery};
 use crate::rule::{BEYOND_ASCII, Rule, raw};
 use crate::time::{self, PromDuration};
@@ -361,12 +362,6 @@ fn durations() -> Vec<Rule> {
     ]
 }
 
-/// Labels that identify the target of a series. Discovery sets them, and no target may change them.
-const IDENTITY: [&str; 5] = ["instance", "job", "namespace", "target_name", "target_namespace"];
-
-/// Labels that mean something in every exposition.
-const TAKEN: [&str; 2] = ["le", "quantile"];
-
 /// Labels of the generic families of every poll: `probe_failure_info`, `probe_call_*`.
 const PROBE: [&str; 2] = ["call", "reason"];
 
@@ -375,7 +370,13 @@ pub fn reserved_labels() -> &'static BTreeSet<&'static str> {
     static NAMES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
         let kinds = kind::Type::ALL.iter().filter(|kind| !kind.is_probed());
         let families = kinds.flat_map(|kind| kind.families());
-        families.flat_map(|family| family.labels).chain(&IDENTITY).chain(&TAKEN).chain(&PROBE).copied().collect()
+        families
+            .flat_map(|family| family.labels)
+            .chain(&IDENTITY_LABELS)
+            .chain(&TAKEN_LABELS)
+            .chain(&PROBE)
+            .copied()
+            .collect()
     });
     &NAMES
 }
@@ -413,19 +414,22 @@ fn labels() -> Vec<Rule> {
 fn labels_of_kinds() -> Vec<Rule> {
     let kinds = kind::Type::ALL.iter().filter(|kind| kind.is_probed());
     kinds
-        .map(|kind| {
+        .filter_map(|kind| {
             let labels: BTreeSet<&str> = kind.families().iter().flat_map(|family| family.labels).copied().collect();
             let own: Vec<&str> = labels.difference(reserved_labels()).copied().collect();
+            if own.is_empty() {
+                return None;
+            }
             let cel = format!(
                 "self.type != '{kind}' || !has(self.labels) || !self.labels.exists(key, key in [{}])",
                 quoted(&own)
             );
             let message = format!("{} are labels of the families of type {kind}, write another name", own.join(", "));
-            Rule::new("spec", cel, message).field("labels").holds_if(move |spec| {
+            Some(Rule::new("spec", cel, message).field("labels").holds_if(move |spec| {
                 let labels = spec.get("labels").and_then(Value::as_object);
                 text(spec, "type") != Some(kind.as_str())
                     || labels.is_none_or(|labels| own.iter().all(|name| !labels.contains_key(*name)))
-            })
+            }))
         })
         .collect()
 }
@@ -454,7 +458,9 @@ fn own_headers() -> impl Iterator<Item = &'static str> {
 
 fn headers() -> Vec<Rule> {
     let own = quoted(&own_headers().collect::<Vec<_>>());
-    let prefixes = API_PREFIXES.map(|prefix| format!(" || h.name.lowerAscii().startsWith('{prefix}')")).concat();
+    let prefixes = API_PREFIXES
+        .map(|prefix| format!(" || (h.name.lowerAscii().startsWith('{prefix}') && !(h.name.lowerAscii() in [{own}]))"));
+    let prefixes = prefixes.concat();
     let callers: Vec<kind::Type> =
         kind::Type::ALL.iter().copied().filter(|kind| kind.fields().contains(&Field::Headers)).collect();
     vec![
@@ -490,7 +496,8 @@ fn headers() -> Vec<Rule> {
         .holds_if(move |spec| {
             let is_own = |header: &Value| {
                 text(header, "name").map(str::to_ascii_lowercase).is_some_and(|name| {
-                    API_HEADERS.contains(&name.as_str()) || API_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                    let has_prefix = API_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+                    API_HEADERS.contains(&name.as_str()) || has_prefix && own_headers().all(|own| own != name)
                 })
             };
             let headers = spec.get("headers").and_then(Value::as_array);
@@ -626,15 +633,28 @@ fn monitor() -> Vec<Rule> {
             "spec.monitor.metricRelabelings[].separator",
             "spec.monitor.metricRelabelings[].regex",
             "spec.monitor.metricRelabelings[].replacement",
+            "spec.monitor.job",
         ]
         .map(no_variable),
+    );
+    rules.push(
+        Rule::new(
+            "spec",
+            "!has(self.monitor) || self.monitor.instance != 'Url' || !self.url.contains('$(')",
+            "with monitor.instance: Url, url must not contain $(, which the config reloader of Prometheus would expand: write %24(",
+        )
+        .field("url")
+        .holds_if(|spec| {
+            let as_url = spec.pointer("/monitor/instance").and_then(Value::as_str) == Some("Url");
+            !as_url || text(spec, "url").is_none_or(|url| !url.contains("$("))
+        }),
     );
     rules
 }
 
 /// Relabelings may neither redirect a scrape, by labels that begin with `__`, nor make series look like those of another target.
 fn relabelings() -> Vec<Rule> {
-    let identity = quoted(&IDENTITY);
+    let identity = quoted(&IDENTITY_LABELS);
     let [writes, drops] = [
         Rule::new(
             RELABELINGS[0],
@@ -647,14 +667,14 @@ fn relabelings() -> Vec<Rule> {
             format!(
                 "targetLabel must be one constant name of letters, digits and underscores that does not begin with __ and is none of {}, \
                  which identify the target: write another label",
-                IDENTITY.join(", ")
+                IDENTITY_LABELS.join(", ")
             ),
         )
         .field("targetLabel")
         .holds_if(|step| {
             COMPARING.contains(&action(step).as_str())
                 || text(step, "targetLabel").is_none_or(|label| {
-                    LABEL_NAME.is_match(label) && !label.starts_with("__") && !IDENTITY.contains(&label)
+                    LABEL_NAME.is_match(label) && !label.starts_with("__") && !IDENTITY_LABELS.contains(&label)
                 })
         }),
         // The names come from the labels of a series, which are not known here, so only the beginning of the expression is checked.
@@ -668,14 +688,14 @@ fn relabelings() -> Vec<Rule> {
             format!(
                 "the regex of a labeldrop must be label names, or prefixes of them followed by .*, separated by |, that do not begin with \
                  __ and are none of {}: write for instance region|rack_.*",
-                IDENTITY.join(", ")
+                IDENTITY_LABELS.join(", ")
             ),
         )
         .field("regex")
         .holds_if(|step| {
             action(step) != "labeldrop"
                 || text(step, "regex").is_some_and(|regex| {
-                    LABELS_BY_NAME.is_match(regex) && !IDENTITY.iter().any(|name| is_named(name, regex))
+                    LABELS_BY_NAME.is_match(regex) && !IDENTITY_LABELS.iter().any(|name| is_named(name, regex))
                 })
         }),
     ]

@@ -381,7 +381,8 @@ impl Reconciler {
 
     /// The target of a declaration, with the endpoints that its Service has now.
     fn resolve(&self, id: &TargetId, declaration: &Arc<ParsedTarget>) -> Target {
-        let mut target = Target::resolve(id.clone(), Arc::clone(declaration), &*self.secrets);
+        let target = Target::resolve(id.clone(), Arc::clone(declaration), &*self.secrets);
+        let mut target = target.allowed_by(&self.shared.settings.probers);
         if let Some(members) = &mut target.members
             && let MemberSource::Service { endpoints, .. } = &mut members.source
         {

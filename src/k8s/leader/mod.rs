@@ -133,6 +133,7 @@ pub(super) mod tests {
             watch_namespaces: Vec::new(),
             target_selector: None,
             secret_label: None,
+            probers: crate::target::AllowedProbers::default(),
             discovery: Discovery { service: "st-probe".to_owned(), ..Discovery::default() },
             election: Election { lease: "st".to_owned(), identity: "a".to_owned(), duration: Duration::from_secs(15) },
             advertise: None,

@@ -16,7 +16,7 @@ use crate::crd::{self, Monitor, ScrapeTargetSpec};
 use crate::k8s::observed::ObservedTarget;
 use crate::k8s::target_store::MonitorState;
 use crate::k8s::{Discovery, MonitorNamespace, Scheme, Settings};
-use crate::target::TargetId;
+use crate::target::{TargetId, identity_labels};
 use crate::time::PromDuration;
 
 /// Namespace and name of a ServiceMonitor.
@@ -177,6 +177,9 @@ fn monitor_spec(
         "scheme": settings.discovery.scheme.as_str(),
         "relabelings": relabelings(id, spec, monitor, settings),
     });
+    if monitor.honor_labels {
+        endpoint["honorLabels"] = json!(true);
+    }
     if !monitor.metric_relabelings.is_empty() {
         endpoint["metricRelabelings"] = json!(monitor.metric_relabelings);
     }
@@ -216,10 +219,10 @@ const POD_LABELS: &str = "service|pod|container|endpoint";
 fn relabelings(id: &TargetId, spec: &ScrapeTargetSpec, monitor: &Monitor, settings: &Settings) -> Vec<Value> {
     let mut steps = endpoint_steps(settings).to_vec();
     steps.extend(spec.labels.iter().map(|(label, value)| constant(label, value)));
-    steps.extend(identity_steps(id));
+    steps.extend(identity_steps(id, spec));
     if !monitor.relabelings.is_empty() {
         steps.extend(monitor.relabelings.iter().map(|step| json!(step)));
-        steps.extend(identity_steps(id));
+        steps.extend(identity_steps(id, spec));
     }
     steps
 }
@@ -240,20 +243,40 @@ fn endpoint_steps(settings: &Settings) -> [Value; 2] {
 }
 
 /// The labels that identify the target, and the shard it belongs to.
-fn identity_steps(id: &TargetId) -> [Value; 5] {
-    [
-        // All targets have the same address: without a hash of their own, all would be on one shard of Prometheus.
-        json!({ "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": "__tmp_hash" }),
-        json!({ "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": "instance" }),
+fn identity_steps(id: &TargetId, spec: &ScrapeTargetSpec) -> Vec<Value> {
+    // All targets have the same address: without a hash of their own, all would be on one shard of Prometheus.
+    let mut steps = vec![name_of_target("__tmp_hash")];
+    let name = id.to_string();
+    steps
+        .extend(identity_labels(id, spec).map(|(label, value)| {
+            if value == name.as_str() { name_of_target(label) } else { constant(label, &value) }
+        }));
+    steps
+}
+
+/// Writes `namespace/name` of the target into a label.
+fn name_of_target(label: &str) -> Value {
+    json!({ "action": "replace", "sourceLabels": ["__param_target"], "targetLabel": label })
+}
+
+/// Whether `step` is one of those that we write into a monitor of `id`, whatever relabelings its user declares. She chooses the values of
+/// `job` and `instance` by other fields, and may have chosen another one since.
+pub(super) fn is_own_step(step: &Value, id: &TargetId, settings: &Settings) -> bool {
+    let is_chosen = || {
+        let (label, value) = (step["targetLabel"].as_str(), step["replacement"].as_str());
+        label.zip(value).is_some_and(|(label, value)| {
+            matches!(label, "instance" | "job") && *step == constant(label, &value.replace("$$", "$"))
+        })
+    };
+    let fixed = [
+        name_of_target("__tmp_hash"),
+        name_of_target("instance"),
+        name_of_target("job"),
         constant("namespace", &id.namespace),
         constant("target_namespace", &id.namespace),
         constant("target_name", &id.name),
-    ]
-}
-
-/// Whether `step` is one of those that we write into every monitor of `id`, whatever its user declares.
-pub(super) fn is_own_step(step: &Value, id: &TargetId, settings: &Settings) -> bool {
-    endpoint_steps(settings).contains(step) || identity_steps(id).contains(step)
+    ];
+    endpoint_steps(settings).contains(step) || fixed.contains(step) || is_chosen()
 }
 
 fn constant(label: &str, value: &str) -> Value {

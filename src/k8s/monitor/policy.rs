@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::condition;
 use super::desired::is_own_step;
 use crate::crd::rules::relabeling_problem;
-use crate::crd::{Monitor, Relabeling, ScrapeTargetSpec};
+use crate::crd::{InstanceLabel, Monitor, Relabeling, ScrapeTargetSpec};
 use crate::k8s::target_store::MonitorState;
 use crate::k8s::{Discovery, Settings};
 use crate::target::TargetId;
@@ -20,6 +20,13 @@ pub(super) fn check_variables(spec: &ScrapeTargetSpec) -> Result<(), MonitorStat
     let label = spec.labels.iter().find(|(_, value)| value.contains("$("));
     let path = label.map(|(label, _)| format!("spec.labels.{label}")).or_else(|| {
         let monitor = spec.monitor.as_ref()?;
+        let has_variable = |text: &str| text.contains("$(");
+        if monitor.job.as_deref().is_some_and(has_variable) {
+            return Some("spec.monitor.job".to_owned());
+        }
+        if monitor.instance == InstanceLabel::Url && has_variable(&spec.url) {
+            return Some("spec.url".to_owned());
+        }
         variable_path(&json!(monitor.relabelings), "spec.monitor.relabelings")
             .or_else(|| variable_path(&json!(monitor.metric_relabelings), "spec.monitor.metricRelabelings"))
     });
@@ -113,6 +120,7 @@ mod tests {
         assert!(!violates(&classed, allowed) && !violates(&classed, of_all));
         assert!(violates(&classed, Discovery::default()));
         assert!(!violates(&spec(&json!({})), Discovery::default()));
+        assert!(!violates(&spec(&json!({ "job": "a $1", "instance": "Url" })), Discovery::default()));
         assert!(!violates(&Value::Null, Discovery::default()));
     }
 
@@ -127,6 +135,11 @@ mod tests {
             ("relabelings", json!({ "action": "replace", "targetLabel": "target_name", "replacement": "victim" })),
             ("relabelings", json!({ "targetLabel": "namespace", "replacement": "victims" })),
             ("relabelings", json!({ "action": "labelmap", "regex": "a(.*)" })),
+            ("relabelings", json!({ "action": "replace", "targetLabel": "job", "replacement": "$1" })),
+            (
+                "relabelings",
+                json!({ "action": "replace", "sourceLabels": ["a"], "targetLabel": "instance", "replacement": "b" }),
+            ),
             ("metricRelabelings", json!({ "action": "replace", "targetLabel": "job", "replacement": "api" })),
             // One of our own steps, but we write none into this list.
             ("metricRelabelings", json!({ "action": "replace", "targetLabel": "namespace", "replacement": "webrtc" })),

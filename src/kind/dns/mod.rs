@@ -1,55 +1,436 @@
-//! SKELETON
+//! DNS servers, probed with one query. Nothing of the system's resolver is used but for the server's own name.
+
+mod exchange;
+mod judge;
+mod query;
+mod reply;
+mod text;
+mod types;
+
 use std::sync::{Arc, LazyLock};
 
+use domain::base::name::Name;
 use futures::future::BoxFuture;
 use regex::Regex;
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{CallError, Field, Probe, Prober, Recorder, SharedFamilies, UrlForm, UrlQuery};
+use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
 use crate::metric::Desc;
-use crate::rule::{FieldError, host, port};
+use crate::rule::{FieldError, Rule, host, port, raw};
+use exchange::{Query, Transport};
+use judge::{RecordRules, ReplyRules};
+use query::DnsQuestion;
+use reply::{Reply, Section};
 
-/// The query to a DNS server, and what its answer must be.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+/// The query to a DNS server, and what its reply must be.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Options {}
+pub struct Options {
+    /// The domain name that is asked for, if it is not in `url`; `.` is the root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 254))]
+    pub query_name: Option<String>,
+    /// The type of the records that are asked for, if it is not in `url`: `A`, `SOA`, …, or `TYPE` with a number. Default: `ANY`, which many
+    /// servers answer only in part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub query_type: Option<String>,
+    /// The class of the records that are asked for, if it is not in `url`: `IN`, or `CH` for `version.bind`. Default: `IN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub query_class: Option<String>,
+    /// Ask the server to ask other servers, if it does not know the answer.
+    pub recursion_desired: bool,
+    /// `udp` or `tcp`. Default: `udp`, and `tcp` with `dnsOverTls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport_protocol: Option<TransportProtocol>,
+    /// Ask over TLS (DoT), at port 853 unless `url` has another one.
+    pub dns_over_tls: bool,
+    /// The response codes that are right.
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "set"))]
+    pub valid_rcodes: Vec<Rcode>,
+    /// What the records of the answer must be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_answer_rrs: Option<RecordRules>,
+    /// What the records of the authority section must be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_authority_rrs: Option<RecordRules>,
+    /// What the records of the additional section must be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_additional_rrs: Option<RecordRules>,
+    /// Send the query with EDNS. Without it, a reply over UDP has at most 512 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edns: Option<Edns>,
+    /// If a reply over UDP is truncated, ask again over TCP.
+    pub retry_truncated: bool,
+}
 
-static URL: LazyLock<Regex> = LazyLock::new(|| Regex::new(concat!("^dns://", host!(), port!(), super::surface::path_and_query!(), "$")).expect("a constant, and a test uses it"));
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            query_name: None,
+            query_type: None,
+            query_class: None,
+            recursion_desired: true,
+            transport_protocol: None,
+            dns_over_tls: false,
+            valid_rcodes: vec![Rcode("NOERROR".to_owned())],
+            validate_answer_rrs: None,
+            validate_authority_rrs: None,
+            validate_additional_rrs: None,
+            edns: None,
+            retry_truncated: false,
+        }
+    }
+}
+
+/// What the query is sent over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TransportProtocol {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+}
+
+/// The name of a response code.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Rcode(#[schemars(extend("enum" = rcode_names()))] String);
+
+/// The names of all response codes.
+fn rcode_names() -> Vec<&'static str> {
+    types::RCODES.iter().map(|(_, name)| *name).collect()
+}
+
+/// The extensions of the protocol that the query offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Edns {
+    /// The largest datagram that the server may send, in bytes.
+    #[schemars(range(min = 512, max = 65535))]
+    pub buffer_size: u16,
+    /// Ask for the records of DNSSEC as well (the flag DO).
+    pub r#do: bool,
+}
+
+impl Default for Edns {
+    fn default() -> Self {
+        Self { buffer_size: 1232, r#do: false }
+    }
+}
+
+/// A domain name in a url.
+macro_rules! name {
+    () => {
+        r"([a-zA-Z0-9_*-]{1,63}\.)*[a-zA-Z0-9_*-]{1,63}\.?"
+    };
+}
+
+/// The type and the class in a url.
+macro_rules! kinds_of_records {
+    () => {
+        concat!(
+            r"(\?(type=[A-Z0-9-]{1,16}([&;]class=[A-Z]{2,4})?|class=[A-Z]{2,4}([&;]type=[A-Z0-9-]{1,16})?))?"
+        )
+    };
+}
+
+macro_rules! patterns {
+    ($($name:ident = $pattern:expr;)+) => {
+        $(static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new(&String::from($pattern)).expect("a constant, and tests use it"));)+
+    };
+}
+
+patterns! {
+    URL = concat!("^dns://", host!(), port!(), "(/(", name!(), ")?)?", kinds_of_records!(), "$");
+    URL_WITH_NAME = "^dns://[^/]+/[^?]";
+    URL_WITH_TYPE = r"[?&;]type=";
+    URL_WITH_CLASS = r"[?&;]class=";
+    URL_TYPE = format!("[?&;]type={}([&;]|$)", types::any_type());
+    URL_CLASS = r"[?&;]class=(IN|CS|CH|HS|NONE|ANY)([&;]|$)";
+    QUERY_NAME = r"^(\.|([a-zA-Z0-9_*/-]{1,63}\.)*[a-zA-Z0-9_*/-]{1,63}\.?)$";
+    QUERY_TYPE = format!("^{}$", types::any_type());
+    QUERY_CLASS = "^(IN|CS|CH|HS|NONE|ANY)$";
+}
+
+const UNKNOWN_TYPE: &str = "is no type of DNS records, write A, AAAA, MX, NS, SOA, TXT, … in capital letters, or TYPE with a number";
+const UNKNOWN_CLASS: &str = "is no class of DNS records, write IN, CH, HS, CS, NONE or ANY";
 
 impl super::Options for Options {
-    const URL: UrlForm = UrlForm { pattern: &URL, message: "url must be dns://SERVER:PORT/NAME?type=TYPE" };
-    const URL_USAGE: &'static str = "dns://SERVER:PORT/NAME?type=TYPE";
+    const URL: UrlForm = UrlForm {
+        pattern: &URL,
+        message: "url must be dns://SERVER:PORT/NAME?type=TYPE&class=CLASS, where :PORT, /NAME, type and class can be left out: the server \
+                  that is asked, and the domain name that is asked for",
+    };
+    const URL_USAGE: &'static str = "the server that is asked and what it is asked for, as in dns://192.0.2.53/example.com?type=SOA";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
     const FIELDS: &'static [Field] = &[Field::Tls, Field::Addresses];
+    const REGEXES: &'static [&'static str] = &[
+        "spec.dns.validateAnswerRrs.failIfMatchesRegexp[]",
+        "spec.dns.validateAnswerRrs.failIfAllMatchRegexp[]",
+        "spec.dns.validateAnswerRrs.failIfNotMatchesRegexp[]",
+        "spec.dns.validateAnswerRrs.failIfNoneMatchesRegexp[]",
+        "spec.dns.validateAuthorityRrs.failIfMatchesRegexp[]",
+        "spec.dns.validateAuthorityRrs.failIfAllMatchRegexp[]",
+        "spec.dns.validateAuthorityRrs.failIfNotMatchesRegexp[]",
+        "spec.dns.validateAuthorityRrs.failIfNoneMatchesRegexp[]",
+        "spec.dns.validateAdditionalRrs.failIfMatchesRegexp[]",
+        "spec.dns.validateAdditionalRrs.failIfAllMatchRegexp[]",
+        "spec.dns.validateAdditionalRrs.failIfNotMatchesRegexp[]",
+        "spec.dns.validateAdditionalRrs.failIfNoneMatchesRegexp[]",
+    ];
+
+    fn rules() -> Vec<Rule> {
+        let mut rules = vec![
+            Rule::matches(
+                "spec.dns.queryName",
+                &QUERY_NAME,
+                "must be a domain name of letters, digits, -, _, * and /, with at most 63 of them between two dots, for instance example.com, \
+                 or . for the root",
+            ),
+            Rule::matches("spec.dns.queryType", &QUERY_TYPE, UNKNOWN_TYPE),
+            Rule::matches("spec.dns.queryClass", &QUERY_CLASS, UNKNOWN_CLASS),
+            Rule::new(
+                "spec.dns",
+                "!self.dnsOverTls || !has(self.transportProtocol) || self.transportProtocol == 'tcp'",
+                "dnsOverTls is over TCP, remove transportProtocol or write tcp",
+            )
+            .field("transportProtocol")
+            .holds_if(|dns| dns.get("dnsOverTls") != Some(&Value::Bool(true)) || text(dns, "transportProtocol") != Some("udp")),
+            Rule::new(
+                "spec.dns",
+                "!self.retryTruncated || !(self.dnsOverTls || (has(self.transportProtocol) && self.transportProtocol == 'tcp'))",
+                "over TCP no reply is truncated, remove retryTruncated",
+            )
+            .field("retryTruncated")
+            .holds_if(|dns| {
+                let is = |field: &str| dns.get(field) == Some(&Value::Bool(true));
+                !is("retryTruncated") || !(is("dnsOverTls") || text(dns, "transportProtocol") == Some("tcp"))
+            }),
+            of_dns(
+                format!(
+                    "!self.url.matches({}) || self.url.matches({}) || (has(self.dns) && has(self.dns.queryName))",
+                    raw(URL.as_str()),
+                    raw(URL_WITH_NAME.as_str())
+                ),
+                "the domain name that is asked for is missing: write it into url, as in dns://SERVER/example.com, or in dns.queryName",
+                "url",
+                |spec, url| !URL.is_match(url) || URL_WITH_NAME.is_match(url) || spec.pointer("/dns/queryName").is_some(),
+            ),
+            of_dns(
+                "!has(self.tlsConfig) || (has(self.dns) && self.dns.dnsOverTls)".to_owned(),
+                "tlsConfig has no effect without TLS: write dns.dnsOverTls: true, or remove it",
+                "tlsConfig",
+                |spec, _| {
+                    spec.get("tlsConfig").is_none() || spec.pointer("/dns/dnsOverTls") == Some(&Value::Bool(true))
+                },
+            ),
+            of_dns(
+                format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_TYPE.as_str()), raw(URL_TYPE.as_str())),
+                "the type in url is no type of DNS records, write A, AAAA, MX, NS, SOA, TXT, … in capital letters, or TYPE with a number",
+                "url",
+                |_, url| !URL_WITH_TYPE.is_match(url) || URL_TYPE.is_match(url),
+            ),
+            of_dns(
+                format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_CLASS.as_str()), raw(URL_CLASS.as_str())),
+                "the class in url is no class of DNS records, write IN, CH, HS, CS, NONE or ANY",
+                "url",
+                |_, url| !URL_WITH_CLASS.is_match(url) || URL_CLASS.is_match(url),
+            ),
+        ];
+        let twice: [(&'static str, &'static LazyLock<Regex>, &'static str); 3] = [
+            ("queryName", &URL_WITH_NAME, "the domain name is in url as well, remove it from one of them"),
+            ("queryType", &URL_WITH_TYPE, "the type is in url as well, remove it from one of them"),
+            ("queryClass", &URL_WITH_CLASS, "the class is in url as well, remove it from one of them"),
+        ];
+        rules.extend(twice.map(|(field, with, message)| {
+            let cel = format!("!has(self.dns) || !has(self.dns.{field}) || !self.url.matches({})", raw(with.as_str()));
+            of_dns(cel, message, &format!("dns.{field}"), move |spec, url| {
+                spec.pointer(&format!("/dns/{field}")).is_none() || !with.is_match(url)
+            })
+        }));
+        rules
+    }
+}
+
+/// A rule between the url of a target of this type and other fields.
+fn of_dns(
+    cel: String,
+    message: &str,
+    field: &str,
+    holds: impl Fn(&Value, &str) -> bool + Send + Sync + 'static,
+) -> Rule {
+    Rule::new("spec", format!("self.type != 'Dns' || {cel}"), message).field(field).holds_if(move |spec| {
+        text(spec, "type") != Some("Dns") || text(spec, "url").is_none_or(|url| holds(spec, url))
+    })
+}
+
+fn text<'v>(value: &'v Value, field: &str) -> Option<&'v str> {
+    value.get(field)?.as_str()
 }
 
 impl super::ProbeOptions for Options {
-    fn prober(&self, _: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>> {
-        Ok(Arc::new(DnsProber))
+    fn prober(&self, url: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let sections = [&self.validate_answer_rrs, &self.validate_authority_rrs, &self.validate_additional_rrs];
+        let rules = ReplyRules::new(sections.map(Option::as_ref), &mut errors);
+        let question = self.question(url).map_err(|error| errors.push(error)).ok();
+        let Some(question) = question.filter(|_| errors.is_empty()) else { return Err(errors) };
+        let transport = match (self.dns_over_tls, self.transport_protocol) {
+            (true, _) => Transport::Tls,
+            (false, Some(TransportProtocol::Tcp)) => Transport::Tcp,
+            (false, _) => Transport::Udp,
+        };
+        let default_port = if self.dns_over_tls { 853 } else { 53 };
+        Ok(Arc::new(DnsProber {
+            question,
+            recursion_desired: self.recursion_desired,
+            edns: self.edns,
+            transport,
+            port: url.port().unwrap_or(default_port),
+            retry_truncated: self.retry_truncated,
+            valid_rcodes: self.valid_rcodes.iter().filter_map(|rcode| types::rcode_number(&rcode.0)).collect(),
+            rules,
+        }))
     }
+}
+
+impl Options {
+    /// What is asked, from the url and the block together. The rules have refused what stands in both or in none.
+    fn question(&self, url: &Url) -> Result<DnsQuestion, FieldError> {
+        let in_url = url.path().trim_start_matches('/');
+        let parts = || url.query().unwrap_or_default().split(['&', ';']).filter_map(|part| part.split_once('='));
+        let of_url = |key: &str| parts().find(|(name, _)| *name == key).map(|(_, value)| value);
+        let (name_field, name) = match &self.query_name {
+            Some(name) => ("spec.dns.queryName", name.as_str()),
+            None => ("spec.url", in_url),
+        };
+        let number = match self.query_type.as_deref().or_else(|| of_url("type")) {
+            None => types::ANY,
+            Some(name) => {
+                types::type_number(name).ok_or_else(|| FieldError::new("spec.dns.queryType", UNKNOWN_TYPE))?
+            }
+        };
+        let class = match self.query_class.as_deref().or_else(|| of_url("class")) {
+            None => 1,
+            Some(name) => {
+                types::class_number(name).ok_or_else(|| FieldError::new("spec.dns.queryClass", UNKNOWN_CLASS))?
+            }
+        };
+        let name = name.parse::<Name<Vec<u8>>>().map_err(|_| {
+            FieldError::new(name_field, "is no domain name: at most 63 bytes between two dots, and 253 in all")
+        })?;
+        Ok(DnsQuestion { name, number, class })
+    }
+}
+
+crate::descs! {
+    DURATION = gauge "probe_dns_duration_seconds" ["phase"] "Duration of the DNS query in seconds by phase: resolve is the lookup of the server's own name, connect the way to it with TCP and TLS, request from the query to the reply.";
+    ANSWER = gauge "probe_dns_answer_rrs" [] "Records in the answer of the reply; 0 without a reply.";
+    AUTHORITY = gauge "probe_dns_authority_rrs" [] "Records in the authority section of the reply; 0 without a reply.";
+    ADDITIONAL = gauge "probe_dns_additional_rrs" [] "Records in the additional section of the reply; 0 without a reply.";
+    SUCCEEDED = gauge "probe_dns_query_succeeded" [] "Whether there was a reply, whatever its response code.";
+    SERIAL = gauge "probe_dns_serial" [] "Serial number of the zone, if its SOA record was asked for and is in the answer.";
+    RCODE = gauge "probe_dns_rcode" [] "Response code of the reply as a number: 0 is NOERROR, 2 SERVFAIL, 3 NXDOMAIN, 5 REFUSED.";
+    FLAG = gauge "probe_dns_flag" ["flag"] "Whether the reply has this flag: aa (the server is an authority for the name), tc (truncated), ad (verified with DNSSEC).";
 }
 
 /// Every family of this kind.
 pub fn families() -> Vec<&'static Desc> {
-    [SharedFamilies::ADDRESS, SharedFamilies::TLS].concat()
+    [SharedFamilies::ADDRESS, SharedFamilies::TLS, FAMILIES].concat()
 }
 
 #[derive(Debug)]
-struct DnsProber;
+struct DnsProber {
+    question: DnsQuestion,
+    recursion_desired: bool,
+    edns: Option<Edns>,
+    transport: Transport,
+    port: u16,
+    retry_truncated: bool,
+    valid_rcodes: Vec<u16>,
+    rules: ReplyRules,
+}
 
 impl Prober for DnsProber {
     fn call(&self) -> &'static str {
         "query"
     }
 
-    fn begin(&self, _: &mut Recorder) {}
+    fn begin(&self, record: &mut Recorder) {
+        for phase in ["resolve", "connect", "request"] {
+            record.set(&DURATION, &[phase], 0.0);
+        }
+        for family in [&ANSWER, &AUTHORITY, &ADDITIONAL, &SUCCEEDED] {
+            record.set(family, &[], 0.0);
+        }
+    }
 
     fn probe<'p>(&'p self, probe: &'p mut Probe<'_>) -> BoxFuture<'p, Result<(), CallError>> {
         Box::pin(async move {
             let host = probe.host.to_owned();
-            probe.resolve(&host).await.0.map(|_| ())
+            let (address, took) = probe.resolve(&host).await;
+            let address = address?;
+            probe.record.set(&DURATION, &["resolve"], took.as_secs_f64());
+            let query = self.query()?;
+            let mut reply = query.exchange(probe, address, self.transport).await?;
+            if reply.is_truncated && self.retry_truncated && self.transport == Transport::Udp {
+                probe.record.event("the reply was truncated");
+                reply = query.exchange(probe, address, Transport::Tcp).await?;
+            }
+            self.record(&reply, probe.record);
+            self.judge(&reply, probe).await
         })
+    }
+}
+
+impl DnsProber {
+    fn query(&self) -> Result<Query<'_>, CallError> {
+        let id = query::random_id();
+        let message = self.question.message(id, self.recursion_desired, self.edns);
+        let message = message.map_err(|_| CallError::new(Reason::Internal, "the query could not be written"))?;
+        Ok(Query { id, question: &self.question, message, edns: self.edns, port: self.port })
+    }
+
+    fn record(&self, reply: &Reply, record: &mut Recorder) {
+        let [answer, authority, additional] = Section::ALL.map(|section| reply.count(section));
+        for (family, count) in [(&ANSWER, answer), (&AUTHORITY, authority), (&ADDITIONAL, additional)] {
+            #[expect(clippy::cast_precision_loss, reason = "at most some thousands")]
+            record.set(family, &[], count as f64);
+        }
+        record.set(&SUCCEEDED, &[], 1.0);
+        record.set(&RCODE, &[], f64::from(reply.rcode));
+        let flags = [("aa", reply.is_authoritative), ("tc", reply.is_truncated), ("ad", reply.is_authenticated)];
+        for (flag, is_set) in flags {
+            record.set(&FLAG, &[flag], f64::from(u8::from(is_set)));
+        }
+        if self.question.number == types::SOA
+            && let Some(serial) = reply.serial
+        {
+            record.set(&SERIAL, &[], f64::from(serial));
+        }
+        let set: String = flags.iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| format!(", {flag}")).collect();
+        record.event(format!(
+            "answered {} with {answer} answer, {authority} authority and {additional} additional records{set}",
+            types::rcode_name(reply.rcode)
+        ));
+    }
+
+    async fn judge(&self, reply: &Reply, probe: &Probe<'_>) -> Result<(), CallError> {
+        if !self.valid_rcodes.contains(&reply.rcode) {
+            let wanted: Vec<String> = self.valid_rcodes.iter().map(|rcode| types::rcode_name(*rcode)).collect();
+            let message = format!(
+                "the server answered {}, and dns.validRcodes wants {}",
+                types::rcode_name(reply.rcode),
+                wanted.join(" or ")
+            );
+            return Err(CallError::new(Reason::Response, message));
+        }
+        self.rules.judge(reply, probe.compute).await
     }
 }

@@ -57,6 +57,7 @@ impl<'r> BodyReader<'r> {
 
     /// Reads to the end, and returns the body if it is kept. The length counts also if this fails.
     pub(super) async fn read(&mut self, response: &mut Response) -> Result<Bytes, CallError> {
+        self.record.beginning(&[]);
         if response.is_complete() && matches!(self.compression, None | Some(Compression::Identity)) {
             return Ok(Bytes::new());
         }
@@ -120,6 +121,7 @@ impl<'r> BodyReader<'r> {
 
     /// Counts a piece of the body, and keeps it if that is wanted.
     async fn add(&mut self, piece: &[u8]) -> Result<(), CallError> {
+        self.record.beginning(piece);
         let length = self.length + piece.len();
         if let Some(limit) = self.limit.filter(|limit| length > *limit && *limit <= self.max_body_bytes) {
             self.length = limit;

@@ -170,6 +170,7 @@ impl super::Options for Options {
         "spec.http.failIfHeaderMatches[].regexp",
         "spec.http.failIfHeaderNotMatches[].regexp",
     ];
+    const CONFIDENTIAL: &'static [&'static str] = &["spec.http.body"];
     const RESERVED: &'static [(&'static str, &'static str)] = &[
         ("failIfBodyJsonMatchesCel", "CEL expressions are not supported, write failIfBodyMatchesRegexp instead"),
         ("failIfBodyJsonNotMatchesCel", "CEL expressions are not supported, write failIfBodyNotMatchesRegexp instead"),

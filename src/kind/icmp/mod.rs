@@ -1,55 +1,319 @@
-//! SKELETON
+//! Hosts, probed with ICMP echo requests (ping). No capability is needed: see `dial`.
+
+mod echo;
+mod round_trips;
+
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use regex::Regex;
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
 
-use super::{CallError, Field, Probe, Prober, Recorder, SharedFamilies, UrlForm, UrlQuery};
+use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
+use crate::dial::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 use crate::metric::Desc;
-use crate::rule::{FieldError, host};
+use crate::rule::{FieldError, Rule, host};
+use crate::time::PromDuration;
+pub use echo::{IcmpVersion, refused_request, reply, request};
+use round_trips::RoundTrips;
 
 /// The echo requests to a host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Options {}
+pub struct Options {
+    /// Bytes after the header of a request; 0: 28. The operator sets how many are allowed (`--icmp-max-payload`), by default 1472.
+    #[schemars(range(max = 65507))]
+    pub payload_size: u16,
+    /// Forbid that a request is divided on its way, so that one which is too large fails.
+    pub dont_fragment: bool,
+    /// How many routers may pass a request on.
+    #[schemars(range(min = 1))]
+    pub ttl: u8,
+    /// How many requests are sent. With more than one, the number of replies and their round-trip times are exported as well.
+    #[schemars(range(min = 1, max = 10))]
+    pub count: u8,
+    /// The time from one request to the next, from 50ms to 10s.
+    pub packet_interval: PromDuration,
+    /// How many requests must be answered.
+    #[schemars(range(min = 1, max = 10))]
+    pub min_received: u8,
+}
 
-static URL: LazyLock<Regex> = LazyLock::new(|| Regex::new(concat!("^icmp://", host!(), "$")).expect("a constant, and a test uses it"));
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            payload_size: 0,
+            dont_fragment: false,
+            ttl: 64,
+            count: 1,
+            packet_interval: Duration::from_millis(200).into(),
+            min_received: 1,
+        }
+    }
+}
+
+static URL: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(concat!("^icmp://", host!(), "$")).expect("a constant, and a test uses it"));
 
 impl super::Options for Options {
-    const URL: UrlForm = UrlForm { pattern: &URL, message: "url must be icmp://HOST" };
-    const URL_USAGE: &'static str = "icmp://HOST";
+    const URL: UrlForm = UrlForm {
+        pattern: &URL,
+        message: "url must be icmp://HOST, without port and path, where HOST is a name, an IPv4 address, or an IPv6 address in brackets",
+    };
+    const URL_USAGE: &'static str = "the host that is pinged, as in icmp://192.0.2.1";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
     const FIELDS: &'static [Field] = &[Field::Addresses];
+
+    fn rules() -> Vec<Rule> {
+        let number = |icmp: &Value, field: &str| icmp.get(field).and_then(Value::as_u64).unwrap_or(1);
+        vec![
+            Rule::new(
+                "spec.icmp",
+                "self.minReceived <= self.count",
+                "no more requests can be answered than are sent, write at most count",
+            )
+            .field("minReceived")
+            .holds_if(move |icmp| number(icmp, "minReceived") <= number(icmp, "count")),
+            Rule::new(
+                "spec.icmp.packetInterval",
+                "self.matches('^([0-9]{1,2}s)?([0-9]{1,5}ms)?$') && self != '' && duration(self) >= duration('50ms') && \
+                 duration(self) <= duration('10s')",
+                "must be a duration from 50ms to 10s",
+            )
+            .holds_if_text(|text| {
+                let allowed = PromDuration::from(Duration::from_millis(50))..=PromDuration::from_secs(10);
+                INTERVAL.is_match(text) && text.parse().is_ok_and(|interval: PromDuration| allowed.contains(&interval))
+            }),
+        ]
+    }
 }
+
+static INTERVAL: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("^([0-9]{1,2}s)?([0-9]{1,5}ms)?$").expect("a constant, and a test uses it"));
 
 impl super::ProbeOptions for Options {
     fn prober(&self, _: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>> {
-        Ok(Arc::new(IcmpProber))
+        Ok(Arc::new(IcmpProber { options: self.clone() }))
     }
+}
+
+crate::descs! {
+    DURATION = gauge "probe_icmp_duration_seconds" ["phase"] "Duration of the ICMP echo in seconds by phase: resolve is the lookup of the host's name, setup the opening of the socket, rtt the round trip, on average if there are several.";
+    HOP_LIMIT = gauge "probe_icmp_reply_hop_limit" [] "TTL (IPv4) or hop limit (IPv6) of the last reply.";
+    SENT = gauge "probe_icmp_packets_sent" [] "Echo requests that were sent; only with a count of more than one.";
+    RECEIVED = gauge "probe_icmp_packets_received" [] "Echo requests that were answered; only with a count of more than one.";
+    ROUND_TRIP = gauge "probe_icmp_rtt_seconds" ["stat"] "Round-trip times of the echo requests that were answered, in seconds: min, avg, max, stddev; only with a count of more than one.";
 }
 
 /// Every family of this kind.
 pub fn families() -> Vec<&'static Desc> {
-    [SharedFamilies::ADDRESS, SharedFamilies::TLS].concat()
+    [SharedFamilies::ADDRESS, FAMILIES].concat()
 }
 
+/// How long replies are waited for after the last request, if enough have come.
+const LATE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
-struct IcmpProber;
+struct IcmpProber {
+    options: Options,
+}
 
 impl Prober for IcmpProber {
     fn call(&self) -> &'static str {
         "echo"
     }
 
-    fn begin(&self, _: &mut Recorder) {}
+    fn begin(&self, record: &mut Recorder) {
+        for phase in ["resolve", "setup", "rtt"] {
+            record.set(&DURATION, &[phase], 0.0);
+        }
+        if self.options.count > 1 {
+            record.set(&SENT, &[], 0.0);
+            record.set(&RECEIVED, &[], 0.0);
+        }
+    }
 
     fn probe<'p>(&'p self, probe: &'p mut Probe<'_>) -> BoxFuture<'p, Result<(), CallError>> {
         Box::pin(async move {
+            let Options { payload_size, ttl, dont_fragment, .. } = self.options;
             let host = probe.host.to_owned();
-            probe.resolve(&host).await.0.map(|_| ())
+            let (address, took) = probe.resolve(&host).await;
+            let address = address?;
+            probe.record.set(&DURATION, &["resolve"], took.as_secs_f64());
+            let most = probe.dialer.max_echo_payload();
+            if payload_size > most {
+                let message = format!(
+                    "spec.icmp.payloadSize: {payload_size} is more than the operator allows, write at most {most} (--icmp-max-payload)"
+                );
+                return Err(CallError::new(Reason::Config, message));
+            }
+            let start = Instant::now();
+            let socket = probe.dialer.echo(address, EchoSettings { ttl, dont_fragment });
+            probe.record.set(&DURATION, &["setup"], start.elapsed().as_secs_f64());
+            let socket = socket?;
+            let payload = echo::payload(usize::from(payload_size));
+            // The payload of each request is kept until its reply has come.
+            probe.memory.cover((payload.len() + ICMP_HEADER) * (usize::from(self.options.count) + 2)).await;
+            Echoes::new(&self.options, &socket, payload).exchange(probe).await
         })
+    }
+}
+
+/// A request on its way.
+#[derive(Debug)]
+struct SentRequest {
+    sequence: u16,
+    at: Instant,
+    payload: Vec<u8>,
+    is_answered: bool,
+}
+
+/// The requests of one probe.
+#[derive(Debug)]
+struct Echoes<'e> {
+    options: &'e Options,
+    socket: &'e EchoSocket,
+    version: IcmpVersion,
+    payload: Vec<u8>,
+    first_sequence: u16,
+    sent: Vec<SentRequest>,
+    times: RoundTrips,
+    /// Requests that were refused, and the last refusal.
+    refused: u8,
+    refusal: Option<IcmpRefusal>,
+}
+
+impl<'e> Echoes<'e> {
+    fn new(options: &'e Options, socket: &'e EchoSocket, payload: Vec<u8>) -> Self {
+        let version = if socket.peer().is_ipv4() { IcmpVersion::V4 } else { IcmpVersion::V6 };
+        let first_sequence = echo::random_sequence();
+        let (sent, times) = (Vec::new(), RoundTrips::default());
+        Self { options, socket, version, payload, first_sequence, sent, times, refused: 0, refusal: None }
+    }
+
+    /// Sends all requests and waits for their replies.
+    async fn exchange(mut self, probe: &mut Probe<'_>) -> Result<(), CallError> {
+        let mut buffer = vec![0; self.payload.len() + ICMP_HEADER + 1];
+        let mut next = Instant::now();
+        loop {
+            let all_sent = self.sent.len() >= usize::from(self.options.count);
+            let until = if all_sent { self.end(probe.deadline) } else { next.min(probe.deadline) };
+            if all_sent && self.times.count() + usize::from(self.refused) >= self.sent.len() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                arrival = self.socket.receive(&mut buffer) => {
+                    let at = Instant::now();
+                    self.arrived(&arrival?, &buffer, at, probe.record);
+                }
+                () = sleep_until(until) => {
+                    if all_sent || Instant::now() >= probe.deadline {
+                        break;
+                    }
+                    next = Instant::now() + self.options.packet_interval.get();
+                    if let Err(error) = self.send(probe.record).await {
+                        return self.verdict().map_err(|_| error);
+                    }
+                }
+            }
+        }
+        self.verdict()
+    }
+
+    /// When replies are no longer waited for: once there are enough, those that take much longer are lost.
+    fn end(&self, deadline: Instant) -> Instant {
+        let last = self.sent.last().map_or(deadline, |request| request.at);
+        if self.times.count() >= usize::from(self.options.min_received) {
+            deadline.min(last + LATE.max(self.times.longest() * 2))
+        } else {
+            deadline
+        }
+    }
+
+    async fn send(&mut self, record: &mut Recorder) -> Result<(), CallError> {
+        let number = self.sent.len();
+        let sequence = self.first_sequence.wrapping_add(u16::try_from(number).unwrap_or_default());
+        let mut payload = self.payload.clone();
+        if self.options.count > 1 {
+            echo::randomize(&mut payload);
+        }
+        let packet = request(self.version, sequence, &payload);
+        let at = Instant::now();
+        self.socket.send(&packet).await?;
+        self.sent.push(SentRequest { sequence, at, payload, is_answered: false });
+        record.event(format!("sent request {} with {} bytes", number + 1, self.payload.len()));
+        if self.options.count > 1 {
+            #[expect(clippy::cast_precision_loss, reason = "at most 10")]
+            record.set(&SENT, &[], self.sent.len() as f64);
+        }
+        Ok(())
+    }
+
+    fn arrived(&mut self, arrival: &EchoArrival, buffer: &[u8], at: Instant, record: &mut Recorder) {
+        match arrival {
+            EchoArrival::Packet { length, hop_limit } => {
+                let Some((sequence, payload)) = reply(self.version, buffer.get(..*length).unwrap_or_default()) else {
+                    return;
+                };
+                let mut waiting = (1..).zip(self.sent.iter_mut()).filter(|(_, request)| !request.is_answered);
+                let is_it = |request: &SentRequest| request.sequence == sequence && request.payload == payload;
+                let Some((number, request)) = waiting.find(|(_, request)| is_it(request)) else { return };
+                request.is_answered = true;
+                self.times.add(at.duration_since(request.at));
+                record.received(*length);
+                self.record(*hop_limit, record);
+                record.event(format!("request {number} was answered"));
+            }
+            EchoArrival::Refusal { length, refusal } => {
+                let of = refused_request(self.version, buffer.get(..*length).unwrap_or_default());
+                let is_it = |request: &&mut SentRequest| {
+                    !request.is_answered && (refusal.is_of_this_machine() || of == Some(request.sequence))
+                };
+                let Some(request) = self.sent.iter_mut().find(is_it) else { return };
+                request.is_answered = true;
+                self.refused += 1;
+                self.refusal = Some(*refusal);
+                record.event(refusal.to_string());
+            }
+        }
+    }
+
+    fn record(&self, hop_limit: Option<u8>, record: &mut Recorder) {
+        record.set(&DURATION, &["rtt"], self.times.average().as_secs_f64());
+        if let Some(hop_limit) = hop_limit {
+            record.set(&HOP_LIMIT, &[], f64::from(hop_limit));
+        }
+        if self.options.count > 1 {
+            #[expect(clippy::cast_precision_loss, reason = "at most 10")]
+            record.set(&RECEIVED, &[], self.times.count() as f64);
+            for (stat, value) in self.times.stats() {
+                record.set(&ROUND_TRIP, &[stat], value);
+            }
+        }
+    }
+
+    fn verdict(&self) -> Result<(), CallError> {
+        let (received, wanted) = (self.times.count(), self.options.min_received);
+        if received >= usize::from(wanted) {
+            return Ok(());
+        }
+        let peer = self.socket.peer();
+        if let Some(refusal) = &self.refusal {
+            return Err(CallError::new(Reason::Unreachable, format!("no way to {peer}: {refusal}")));
+        }
+        let message = match received {
+            0 => format!("no reply from {peer} in time"),
+            _ => {
+                let sent = self.sent.len();
+                format!("only {received} of {sent} requests to {peer} were answered in time, and icmp.minReceived is {wanted}")
+            }
+        };
+        Err(CallError::new(Reason::Timeout, message))
     }
 }

@@ -17,6 +17,7 @@ crate::descs! {
 pub(super) fn record(record: &mut Recorder, resolved: &Result<JudgedAddress, CallError>, took: Duration) {
     record.set(&LOOKUP, &[], took.as_secs_f64());
     let address = resolved.as_ref().ok().map(|address| address.ip());
+    record.address = address;
     record.set(
         &PROTOCOL,
         &[],

@@ -5,6 +5,7 @@ mod address;
 #[allow(dead_code, reason = "not every kind needs all of it")]
 mod pattern;
 mod recorder;
+mod stream;
 mod tls;
 
 use std::any::Any;
@@ -17,7 +18,8 @@ use tokio::time::Instant;
 
 #[allow(unused_imports, reason = "not every kind needs all of them")]
 pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
-pub use recorder::{Event, ProbeRecord, Recorder};
+pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
+pub(in crate::kind) use stream::BoxedStream;
 
 use crate::budget::MemoryShare;
 use crate::dial::{Dialer, JudgedAddress};

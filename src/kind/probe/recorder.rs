@@ -1,6 +1,7 @@
 //! What a probe records: values of families, which it may set again as it learns more, and events for the debug page. It is bounded, whatever
 //! a server sends.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,15 +18,21 @@ pub(super) const MAX_LABEL: usize = 1024;
 const MAX_EVENTS: usize = 64;
 const MAX_EVENT: usize = 300;
 
+/// Bytes of an answer that are kept for the debug page: what is shown is much shorter.
+const MAX_BEGINNING: usize = 2048;
+
 /// What one probe has recorded.
 #[derive(Debug)]
 pub struct Recorder {
     started: Instant,
     series: Vec<RecordedSeries>,
-    events: Vec<Event>,
+    /// The address that was chosen last.
+    pub(super) address: Option<IpAddr>,
+    events: Vec<ProbeEvent>,
     certificates: Vec<Box<str>>,
     status: Option<u16>,
     bytes: usize,
+    beginning: Option<BodyBeginning>,
     skipped: usize,
     /// The earliest end of the certificates that were sent, and that of the verified chain that is valid longest.
     pub(super) expiry: Option<(i64, Option<i64>)>,
@@ -40,9 +47,18 @@ struct RecordedSeries {
     value: f64,
 }
 
+/// The first bytes of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BodyBeginning {
+    /// These bytes.
+    pub bytes: Vec<u8>,
+    /// More bytes followed.
+    pub is_cut: bool,
+}
+
 /// One line of the timeline of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct ProbeEvent {
     /// Since the probe began.
     pub at: Duration,
     /// What happened.
@@ -52,8 +68,10 @@ pub struct Event {
 /// What the debug page shows of a probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeRecord {
+    /// The address that was probed; of several, the last one.
+    pub address: Option<IpAddr>,
     /// What happened, in order.
-    pub events: Box<[Event]>,
+    pub events: Box<[ProbeEvent]>,
     /// A line about each certificate that the server sent, its own first.
     pub certificates: Box<[Box<str>]>,
 }
@@ -64,10 +82,12 @@ impl Recorder {
         Self {
             started,
             series: Vec::with_capacity(32),
+            address: None,
             events: Vec::new(),
             certificates: Vec::new(),
             status: None,
             bytes: 0,
+            beginning: None,
             skipped: 0,
             expiry: None,
         }
@@ -100,8 +120,13 @@ impl Recorder {
     pub fn event(&mut self, text: impl AsRef<str>) {
         if self.events.len() < MAX_EVENTS {
             let text = cut(text.as_ref(), MAX_EVENT).into_boxed_str();
-            self.events.push(Event { at: self.started.elapsed(), text });
+            self.events.push(ProbeEvent { at: self.started.elapsed(), text });
         }
+    }
+
+    /// The newest line of the timeline.
+    pub fn last_event(&self) -> Option<&str> {
+        self.events.last().map(|event| &*event.text)
     }
 
     /// Adds a line about a certificate.
@@ -125,6 +150,20 @@ impl Recorder {
     /// Notes that so many bytes of the answer have arrived.
     pub const fn received(&mut self, bytes: usize) {
         self.bytes += bytes;
+    }
+
+    /// Keeps the beginning of the body of an answer, which may come in pieces. It is shown only if the probe has failed and the operator
+    /// allows that.
+    pub fn beginning(&mut self, piece: &[u8]) {
+        let kept = self.beginning.get_or_insert_default();
+        let room = MAX_BEGINNING - kept.bytes.len();
+        kept.is_cut |= piece.len() > room;
+        kept.bytes.extend_from_slice(piece.get(..room).unwrap_or(piece));
+    }
+
+    /// The beginning of the body of the answer.
+    pub const fn body_beginning(&self) -> Option<&BodyBeginning> {
+        self.beginning.as_ref()
     }
 
     /// Counts a value of the answer that cannot be exported.
@@ -189,11 +228,30 @@ impl Recorder {
 
     /// What the debug page shows.
     pub fn into_record(self) -> ProbeRecord {
-        ProbeRecord { events: self.events.into(), certificates: self.certificates.into() }
+        ProbeRecord { address: self.address, events: self.events.into(), certificates: self.certificates.into() }
     }
 }
 
 /// The text, cut if it is too long.
 fn cut(text: &str, longest: usize) -> String {
     text[..text.floor_char_boundary(longest.min(text.len()))].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_body_only_the_beginning_is_kept_and_that_it_is_cut() {
+        let mut record = Recorder::new(Instant::now());
+        assert_eq!(record.body_beginning(), None);
+        record.beginning(b"");
+        assert_eq!(record.body_beginning(), Some(&BodyBeginning::default()));
+        record.beginning(b"<html>");
+        record.beginning(&vec![b'x'; MAX_BEGINNING - 6]);
+        assert!(!record.body_beginning().unwrap().is_cut);
+        record.beginning(b"y");
+        let kept = record.body_beginning().unwrap();
+        assert!(kept.is_cut && kept.bytes.len() == MAX_BEGINNING && kept.bytes.starts_with(b"<html>x"));
+    }
 }

@@ -64,18 +64,23 @@ impl Release {
 
     /// Applies a target with an interval of 1 s; `more` are further fields of its spec, as YAML in braces would have them.
     pub(super) fn apply(&self, name: &str, kind: &str, more: &str) {
+        self.stage.cluster.apply(&format!(
+            "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: {} }}\n\
+             spec: {{ type: {kind}, url: '{}', interval: 1s, {more} }}\n",
+            self.team,
+            self.url(kind),
+        ));
+    }
+
+    /// The url of the targets of a type.
+    pub(super) fn url(&self, kind: &str) -> String {
         let Servers { sora, orion, mediasoup } = &self.servers;
         let server = match kind {
             "Sora" => sora,
             "Orion" => orion,
             _ => mediasoup,
         };
-        self.stage.cluster.apply(&format!(
-            "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: {} }}\n\
-             spec: {{ type: {kind}, url: '{}', interval: 1s, {more} }}\n",
-            self.team,
-            server.url(),
-        ));
+        server.url()
     }
 
     /// Deletes a target.

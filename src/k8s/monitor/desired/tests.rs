@@ -16,6 +16,7 @@ pub(in crate::k8s::monitor) fn settings(discovery: Discovery) -> Settings {
         watch_namespaces: Vec::new(),
         target_selector: None,
         secret_label: None,
+        probers: crate::target::AllowedProbers::default(),
         discovery: Discovery { service: "ste-probe".to_owned(), ..discovery },
         election: Election {
             lease: "ste".to_owned(),
@@ -165,6 +166,56 @@ fn the_monitor_has_what_the_user_declares_for_it() {
     assert_eq!(endpoint["metricRelabelings"], dropped);
 }
 
+/// What the steps make of the labels of a scrape, as Prometheus applies them.
+fn relabeled(steps: &[Value], target: &str) -> BTreeMap<String, String> {
+    let mut labels = text(&[("__param_target", target), ("job", "ste-probe")]);
+    for step in steps.iter().filter(|step| step["action"] == "replace") {
+        let value = match step["replacement"].as_str() {
+            Some(value) => value.replace("$$", "$"),
+            None => labels[step["sourceLabels"][0].as_str().unwrap()].clone(),
+        };
+        labels.insert(step["targetLabel"].as_str().unwrap().to_owned(), value);
+    }
+    labels.retain(|name, _| !name.starts_with("__"));
+    labels
+}
+
+#[test]
+fn a_target_chooses_its_job_and_its_instance_and_discovery_by_either_way_sets_the_same_labels() {
+    for (monitor, job, instance) in [
+        (json!({}), None, "webrtc/sora-tokyo"),
+        (json!({ "instance": "Name", "job": "webrtc/sora-tokyo" }), Some("webrtc/sora-tokyo"), "webrtc/sora-tokyo"),
+        (json!({ "instance": "Url", "job": "pays 5$ or ${5}" }), Some("pays 5$ or ${5}"), "http://sora-tokyo:3000/$1"),
+    ] {
+        let mut spec = two_lines();
+        spec["url"] = json!("http://sora-tokyo:3000/$1");
+        spec["labels"] = json!({ "region": "tokyo" });
+        spec["monitor"] = monitor;
+        spec["monitor"]["relabelings"] =
+            json!([{ "sourceLabels": ["region"], "targetLabel": "area", "replacement": "x" }]);
+        let (object, declaration) = object("webrtc", "sora-tokyo", spec.clone());
+        let endpoint = monitor_of(spec, Discovery::default(), ALL).unwrap().fields["spec"]["endpoints"][0].take();
+        let steps = endpoint["relabelings"].as_array().unwrap();
+        let labels = relabeled(steps, "webrtc/sora-tokyo");
+        assert_eq!((labels["instance"].as_str(), labels["job"].as_str()), (instance, job.unwrap_or("ste-probe")));
+        for (name, value) in crate::target::identity_labels(&object.id, &declaration.spec) {
+            assert_eq!(labels[name], value, "{name}: /sd gives this value");
+        }
+        let unknown = steps.iter().skip(2).find(|step| {
+            let own = step["targetLabel"] != "area" && step["targetLabel"] != "region";
+            own && !is_own_step(step, &object.id, &settings(Discovery::default()))
+        });
+        assert_eq!(unknown, None, "an own step");
+        assert!(endpoint.get("honorLabels").is_none());
+    }
+    let mut spec = two_lines();
+    spec["monitor"] = json!({ "honorLabels": true });
+    assert_eq!(
+        monitor_of(spec, Discovery::default(), ALL).unwrap().fields["spec"]["endpoints"][0]["honorLabels"],
+        true
+    );
+}
+
 #[test]
 fn fields_that_the_operator_does_not_know_are_left_out() {
     let none = OperatorFeatures { scrape_class: false, keep_dropped_targets: false, selector_mechanism: false };
@@ -287,6 +338,8 @@ fn a_variable_of_the_operator_is_refused_wherever_it_is() {
         (json!({ "labels": { "a": "$(HOME)" } }), "spec.labels.a"),
         (json!({ "monitor": { "relabelings": [{}, step] } }), "spec.monitor.relabelings[1].replacement"),
         (json!({ "monitor": { "metricRelabelings": [step] } }), "spec.monitor.metricRelabelings[0].replacement"),
+        (json!({ "monitor": { "job": "$(HOME)" } }), "spec.monitor.job"),
+        (json!({ "monitor": { "instance": "Url" }, "url": "http://sora/$(HOME)" }), "spec.url"),
     ] {
         let mut spec = two_lines();
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());

@@ -1,0 +1,418 @@
+//! Options of connections and clients that several probers have: TLS, credentials, proxies, headers from elsewhere.
+
+use serde_json::{Map, Value, json};
+
+use super::super::block::{Block, BlockField};
+use super::super::report::quoted;
+use super::super::secret::CredentialSource;
+use super::ModuleReader;
+
+/// Headers that the exporter does not let `http_headers` set, in small letters.
+const RESERVED_HEADERS: [&str; 22] = [
+    "authorization",
+    "host",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "user-agent",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "www-authenticate",
+    "accept-encoding",
+    "x-prometheus-remote-write-version",
+    "x-prometheus-remote-read-version",
+    "x-prometheus-scrape-timeout-seconds",
+    "x-amz-date",
+    "x-amz-security-token",
+    "x-amz-content-sha256",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+];
+
+/// One of the three ways to write a credential, and its place.
+type Credential<'n> = BlockField<'n, CredentialSource>;
+
+impl ModuleReader<'_> {
+    /// A credential that is written as `NAME`, `NAME_file` or `NAME_ref`; at most one of them.
+    fn credential<'n>(&mut self, block: &mut Block<'n>, keys: [&'static str; 3]) -> Option<Credential<'n>> {
+        let [inline, file, reference] = keys;
+        let inline = block.filled(inline, self.reporter).map(|field| {
+            let value = field.value.clone();
+            field.with(CredentialSource::Inline(value))
+        });
+        let file = block.filled(file, self.reporter).map(|field| {
+            let value = field.value.clone();
+            field.with(CredentialSource::File(value))
+        });
+        let reference = block.filled(reference, self.reporter).map(|field| {
+            let value = field.value.clone();
+            field.with(CredentialSource::Reference(value))
+        });
+        let mut found = [inline, file, reference].into_iter().flatten();
+        let first = found.next();
+        if let Some(second) = found.next() {
+            self.reporter.fault(
+                second.line(),
+                &second.path,
+                format!("at most one of {} may be written", keys.join(", ")),
+            );
+        }
+        first
+    }
+
+    /// The reference to a credential.
+    fn reference(&mut self, key: &str, credential: Credential<'_>) -> Value {
+        let (line, path) = (credential.line(), credential.path);
+        self.settings.secrets.add(key, credential.value, (line, &path), self.reporter)
+    }
+
+    /// `tls_config`. It is written into the spec only if there is TLS at all.
+    pub(super) fn tls_config(&mut self, block: &mut Block<'_>, has_tls: bool) {
+        let Some(mut inner) = block.block("tls_config", self.reporter) else { return };
+        let said = self.reporter.remarks.len();
+        let mut tls = Map::new();
+        let ca = self.credential(&mut inner, ["ca", "ca_file", "ca_ref"]);
+        let cert = self.credential(&mut inner, ["cert", "cert_file", "cert_ref"]);
+        let key = self.credential(&mut inner, ["key", "key_file", "key_ref"]);
+        if cert.is_some() != key.is_some() {
+            let missing = if cert.is_some() { "key" } else { "cert" };
+            let message = format!("a client certificate needs both: write {missing} or {missing}_file as well");
+            self.reporter.fault(inner.line, &inner.path, message);
+        }
+        let server_name = inner.filled("server_name", self.reporter);
+        let skip_verify = inner.flag("insecure_skip_verify", self.reporter).is_some_and(|flag| flag.value);
+        let min = self.tls_version(&mut inner, "min_version");
+        let max = self.tls_version(&mut inner, "max_version");
+        if let (Some(min), Some(max)) = (&min, &max)
+            && min.value > max.value
+        {
+            let message = format!(
+                "min_version TLS{} is above max_version TLS{}: write the lower one first",
+                min.value, max.value
+            );
+            self.reporter.fault(min.line(), &min.path, message);
+        }
+        let (line, path) = (inner.line, inner.path.clone());
+        inner.close(self.reporter);
+        if !has_tls {
+            // The exporter does not use it either.
+            self.reporter.remarks.truncate(said);
+            self.reporter.remark(line, &path, "is left out, since nothing here uses TLS");
+            return;
+        }
+        if let Some(ca) = ca {
+            tls.insert("ca".to_owned(), json!({ "secret": self.reference("ca.crt", ca) }));
+        }
+        if let (Some(cert), Some(key)) = (cert, key) {
+            tls.insert("cert".to_owned(), json!({ "secret": self.reference("tls.crt", cert) }));
+            tls.insert("keySecret".to_owned(), self.reference("tls.key", key));
+        }
+        if let Some(name) = server_name {
+            tls.insert("serverName".to_owned(), json!(name.value));
+        }
+        if skip_verify {
+            tls.insert("insecureSkipVerify".to_owned(), json!(true));
+        }
+        if let Some(min) = min {
+            if min.value < 12 {
+                let message = format!(
+                    "TLS{} is not offered, no connection is made below TLS 1.2: minVersion TLS12 is in effect",
+                    min.value
+                );
+                self.reporter.remark(min.line(), &min.path, message);
+            } else {
+                tls.insert("minVersion".to_owned(), json!(format!("TLS{}", min.value)));
+            }
+        }
+        if let Some(max) = max {
+            if max.value < 12 {
+                let message = format!(
+                    "TLS{} is not offered, no connection is made below TLS 1.2: the limit is left out, so that a server that speaks only \
+                     older versions is reported as failed with the reason tls; keep the blackbox exporter for it",
+                    max.value
+                );
+                self.reporter.remark(max.line(), &max.path, message);
+            } else {
+                tls.insert("maxVersion".to_owned(), json!(format!("TLS{}", max.value)));
+            }
+        }
+        if !tls.is_empty() {
+            self.put("tlsConfig", Value::Object(tls));
+        }
+    }
+
+    fn tls_version<'n>(&mut self, block: &mut Block<'n>, key: &'static str) -> Option<BlockField<'n, u8>> {
+        let word = block.filled(key, self.reporter)?;
+        let version = match word.value.as_str() {
+            "TLS10" => 10,
+            "TLS11" => 11,
+            "TLS12" => 12,
+            "TLS13" => 13,
+            _ => {
+                let message = format!("{} is no version of TLS, write TLS12 or TLS13", quoted(&word.value));
+                self.reporter.fault(word.line(), &word.path, message);
+                return None;
+            }
+        };
+        Some(word.with(version))
+    }
+
+    /// The options of an HTTP client, as far as they are the same wherever there is one.
+    pub(super) fn client(&mut self, block: &mut Block<'_>) {
+        self.authentication(block);
+        self.proxy(block);
+        self.tls_config(block, true);
+        self.http_headers(block, "http_headers");
+    }
+
+    fn authentication(&mut self, block: &mut Block<'_>) {
+        let mut ways = Vec::new();
+        if let Some(field) = block.node("basic_auth")
+            && let Some(mut inner) = Block::open(field.node, &field.path, self.reporter)
+        {
+            ways.push((field.line(), field.path));
+            let username = self.credential(&mut inner, ["username", "username_file", "username_ref"]);
+            let password = self.credential(&mut inner, ["password", "password_file", "password_ref"]);
+            let (line, path) = (inner.line, inner.path.clone());
+            inner.close(self.reporter);
+            match username {
+                Some(username) => {
+                    let mut basic = Map::new();
+                    basic.insert("username".to_owned(), self.reference("username", username));
+                    if let Some(password) = password {
+                        basic.insert("password".to_owned(), self.reference("password", password));
+                    }
+                    self.put("basicAuth", Value::Object(basic));
+                }
+                None => self.reporter.fault(line, &path, "has no user name, write username"),
+            }
+        }
+        if let Some(field) = block.node("authorization")
+            && let Some(mut inner) = Block::open(field.node, &field.path, self.reporter)
+        {
+            ways.push((field.line(), field.path));
+            let scheme = inner.filled("type", self.reporter);
+            let credentials = self.credential(&mut inner, ["credentials", "credentials_file", "credentials_ref"]);
+            let (line, path) = (inner.line, inner.path.clone());
+            inner.close(self.reporter);
+            if let Some(scheme) = scheme.as_ref().filter(|scheme| scheme.value.trim().eq_ignore_ascii_case("basic")) {
+                self.reporter.fault(
+                    scheme.line(),
+                    &scheme.path,
+                    "Basic is not allowed here: write basic_auth in its place",
+                );
+            }
+            match credentials {
+                Some(credentials) => self.authorization(scheme.map(|scheme| scheme.value), credentials),
+                None => self.reporter.remark(line, &path, "is left out, since it has no credentials"),
+            }
+        }
+        let token = self.credential(block, ["bearer_token", "bearer_token_file", "bearer_token_ref"]);
+        if let Some(token) = token {
+            ways.push((token.line(), token.path.clone()));
+            self.authorization(None, token);
+        }
+        if let Some(field) = block.node("oauth2") {
+            ways.push((field.line(), field.path.clone()));
+            self.oauth2(&field);
+        }
+        if let [_, (line, path), ..] = ways.as_slice() {
+            let message =
+                "at most one of basic_auth, authorization, bearer_token and oauth2 may be written: remove the others";
+            self.reporter.fault(*line, path, message);
+        }
+    }
+
+    fn authorization(&mut self, scheme: Option<String>, credentials: Credential<'_>) {
+        let credentials = self.reference("token", credentials);
+        let mut authorization = Map::new();
+        if let Some(scheme) = scheme.filter(|scheme| scheme != "Bearer") {
+            authorization.insert("type".to_owned(), json!(scheme.trim()));
+        }
+        authorization.insert("credentials".to_owned(), credentials);
+        self.put("authorization", Value::Object(authorization));
+    }
+
+    fn oauth2(&mut self, field: &BlockField<'_, ()>) {
+        let Some(mut inner) = Block::open(field.node, &field.path, self.reporter) else { return };
+        let said = self.reporter.remarks.len();
+        let kept = std::mem::take(&mut self.settings);
+        for key in ["client_id", "token_url"] {
+            if inner.filled(key, self.reporter).is_none() {
+                self.reporter.fault(inner.line, &inner.path, format!("{key} is missing, write it"));
+            }
+        }
+        self.credential(&mut inner, ["client_secret", "client_secret_file", "client_secret_ref"]);
+        let key = ["client_certificate_key", "client_certificate_key_file", "client_certificate_key_ref"];
+        self.credential(&mut inner, key);
+        if let Some(word) = inner.filled("signature_algorithm", self.reporter)
+            && !matches!(word.value.as_str(), "RS256" | "RS384" | "RS512")
+        {
+            let message =
+                format!("{} is no algorithm that can be used, write RS256, RS384 or RS512", quoted(&word.value));
+            self.reporter.fault(word.line(), &word.path, message);
+        }
+        inner.texts("scopes", self.reporter);
+        inner.text_map("endpoint_params", self.reporter);
+        for key in ["grant_type", "client_certificate_key_id", "iss", "audience"] {
+            inner.text(key, self.reporter);
+        }
+        inner.node("claims");
+        self.proxy(&mut inner);
+        self.tls_config(&mut inner, true);
+        inner.close(self.reporter);
+        // Nothing of it is a part of the target.
+        self.settings = kept;
+        self.reporter.remarks.truncate(said);
+        let message = "is left out: oauth2 comes with a later version; until then the target is asked without a token, so that a server \
+                       that demands one answers 401; suspend the target, or keep the blackbox exporter for it";
+        self.reporter.remark(field.line(), &field.path, message);
+    }
+
+    fn proxy(&mut self, block: &mut Block<'_>) {
+        let url = block.filled("proxy_url", self.reporter);
+        let from_environment = block.flag("proxy_from_environment", self.reporter).filter(|flag| flag.value);
+        let no_proxy = block.filled("no_proxy", self.reporter);
+        let connect = block.node("proxy_connect_header");
+        block.list_map("proxy_connect_header", self.reporter);
+        if let (Some(flag), Some(_)) = (&from_environment, &url) {
+            self.reporter.fault(flag.line(), &flag.path, "excludes proxy_url: remove one of them");
+        }
+        if let (Some(flag), Some(_)) = (&from_environment, &no_proxy) {
+            self.reporter.fault(flag.line(), &flag.path, "excludes no_proxy: remove one of them");
+        }
+        let has_proxy = url.is_some() || from_environment.is_some();
+        if let Some(no_proxy) = no_proxy.as_ref().filter(|_| url.is_none()) {
+            self.reporter.fault(no_proxy.line(), &no_proxy.path, "needs proxy_url: write it, or remove no_proxy");
+        }
+        if let Some(connect) = &connect {
+            if has_proxy {
+                let message = "is left out: credentials of a proxy come with a later version; until then the proxy is asked without this \
+                               header";
+                self.reporter.remark(connect.line(), &connect.path, message);
+            } else {
+                self.reporter.fault(
+                    connect.line(),
+                    &connect.path,
+                    "needs proxy_url: write it, or remove proxy_connect_header",
+                );
+            }
+        }
+        if let Some(flag) = from_environment {
+            let message =
+                "is left out: a target uses no proxy from the environment; write proxyUrl in the targets that need one";
+            self.reporter.remark(flag.line(), &flag.path, message);
+        }
+        if let Some(url) = url {
+            self.proxy_url(&url);
+        }
+        if let Some(no_proxy) = no_proxy {
+            let message = "is carried out now: targets whose host it names are written without proxyUrl; it does not hold for redirects";
+            self.reporter.remark(no_proxy.line(), &no_proxy.path, message);
+            self.settings.no_proxy = Some(no_proxy.value);
+        }
+    }
+
+    fn proxy_url(&mut self, field: &BlockField<'_, String>) {
+        let parsed = reqwest::Url::parse(&field.value).ok().filter(reqwest::Url::has_host);
+        let Some(mut url) = parsed else {
+            // It may contain a password, and is not repeated.
+            self.reporter.fault(
+                field.line(),
+                &field.path,
+                "is no URL of a proxy, write for instance http://proxy:3128",
+            );
+            return;
+        };
+        if !matches!(url.scheme(), "http" | "https") {
+            let message = format!(
+                "the scheme {} of a proxy is not offered, write http://HOST:PORT; the target is written without it",
+                url.scheme()
+            );
+            self.reporter.remark(field.line(), &field.path, message);
+            return;
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            let message = "its user name and password are left out: credentials of a proxy come with a later version";
+            self.reporter.remark(field.line(), &field.path, message);
+            let _ = (url.set_username(""), url.set_password(None));
+        }
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            self.reporter.remark(
+                field.line(),
+                &field.path,
+                "its path, query and fragment are left out, a proxy has none",
+            );
+        }
+        url.set_path("");
+        url.set_query(None);
+        url.set_fragment(None);
+        self.put("proxyUrl", json!(url.as_str().trim_end_matches('/')));
+    }
+
+    /// Headers with values from the file, from secrets and from other files.
+    pub(super) fn http_headers(&mut self, block: &mut Block<'_>, key: &'static str) {
+        let Some(field) = block.node(key) else { return };
+        let Some(outer) = Block::open(field.node, &field.path, self.reporter) else { return };
+        for entry in outer.rest() {
+            let path = super::join(&field.path, &entry.key);
+            let Some(mut inner) = Block::open(&entry.value, &path, self.reporter) else { continue };
+            let values = inner.texts("values", self.reporter);
+            let secrets = inner.texts("secrets", self.reporter);
+            let files = inner.texts("files", self.reporter);
+            inner.close(self.reporter);
+            if key == "http_headers" && RESERVED_HEADERS.contains(&entry.key.to_ascii_lowercase().as_str()) {
+                let message =
+                    "is a header that the exporter sets itself, and that it refuses here: write it under headers";
+                self.reporter.fault(entry.line, &path, message);
+                continue;
+            }
+            let plain: Vec<&str> = values.iter().map(|value| value.value.as_str()).collect();
+            match (plain.len(), secrets.len() + files.len()) {
+                (0, 0) => {}
+                (1.., 0) => self.header(&entry.key, &plain.join(", "), (entry.line, &path)),
+                (0, 1) => {
+                    let inline = secrets.into_iter().map(|secret| {
+                        let value = secret.value.clone();
+                        secret.with(CredentialSource::Inline(value))
+                    });
+                    let elsewhere = files.into_iter().map(|file| {
+                        let value = file.value.clone();
+                        file.with(CredentialSource::File(value))
+                    });
+                    for credential in inline.chain(elsewhere) {
+                        let reference = self.reference(&header_key(&entry.key), credential);
+                        self.settings.headers.push(json!({ "name": entry.key, "secretKeyRef": reference }));
+                    }
+                }
+                _ => {
+                    let message = "is left out: a header with a secret value has one value only; put all values, with commas between them, \
+                                   into one key of a Secret, and write the header with secretKeyRef";
+                    self.reporter.remark(entry.line, &path, message);
+                }
+            }
+        }
+    }
+
+    /// A header with its value in plain text, unless its name says that the value is confidential.
+    pub(super) fn header(&mut self, name: &str, value: &str, at: (usize, &str)) {
+        if super::super::secret::is_confidential(name) {
+            let source = CredentialSource::Inline(value.to_owned());
+            let reference = self.settings.secrets.add(&header_key(name), source, at, self.reporter);
+            self.settings.headers.push(json!({ "name": name, "secretKeyRef": reference }));
+        } else {
+            self.settings.headers.push(json!({ "name": name, "value": value }));
+        }
+    }
+}
+
+/// The key of a Secret for the value of a header.
+fn header_key(name: &str) -> String {
+    let safe =
+        name.to_ascii_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect::<String>();
+    format!("header-{safe}")
+}

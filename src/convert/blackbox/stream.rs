@@ -1,0 +1,160 @@
+//! Probers over a stream of bytes: tcp, and those that are read and not converted, unix and websocket.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::super::block::{Block, BlockField};
+use super::super::go;
+use super::super::relabel::is_label_name;
+use super::super::report::quoted;
+use super::super::tree::{Data, Node};
+use super::ModuleReader;
+
+impl ModuleReader<'_> {
+    /// Whether the connection begins with TLS.
+    pub(super) fn tcp(&mut self, mut block: Block<'_>) -> bool {
+        self.family(&mut block);
+        self.source_address(&mut block);
+        let tls = block.flag("tls", self.reporter).is_some_and(|tls| tls.value);
+        let (steps, has_start_tls) = self.query_response(&mut block, "query_response");
+        if tls && has_start_tls {
+            // The exporter starts TLS within TLS; no server answers that.
+            let message = "starttls over a connection that begins with TLS is left as it is: check the steps";
+            self.reporter.remark(block.line, &block.path, message);
+        }
+        self.tls_config(&mut block, tls || has_start_tls);
+        let mut tcp = Map::new();
+        if !steps.is_empty() {
+            tcp.insert("queryResponse".to_owned(), Value::Array(steps));
+        }
+        self.put_block("tcp", tcp);
+        block.close(self.reporter);
+        tls
+    }
+
+    pub(super) fn unix(&mut self, mut block: Block<'_>) {
+        let tls = block.flag("tls", self.reporter).is_some_and(|tls| tls.value);
+        self.query_response(&mut block, "query_response");
+        self.tls_config(&mut block, tls);
+        block.close(self.reporter);
+    }
+
+    pub(super) fn websocket(&mut self, mut block: Block<'_>) {
+        self.family(&mut block);
+        if let Some(mut client) = block.block("http_config", self.reporter) {
+            self.client(&mut client);
+            client.close(self.reporter);
+        }
+        self.http_headers(&mut block, "headers");
+        self.query_response(&mut block, "query_response");
+        block.close(self.reporter);
+    }
+
+    /// The steps, and whether one of them starts TLS.
+    fn query_response(&mut self, block: &mut Block<'_>, key: &'static str) -> (Vec<Value>, bool) {
+        let mut steps = Vec::new();
+        let (mut has_start_tls, mut with_labels) = (false, false);
+        for item in block.list(key, self.reporter) {
+            let Some(mut inner) = Block::open(item.node, &item.path, self.reporter) else { continue };
+            let mut step = Map::new();
+            let expect = inner.filled("expect", self.reporter);
+            let expect_bytes = inner.node("expect_bytes");
+            if let (Some(_), Some(bytes)) = (&expect, &expect_bytes) {
+                let message = "excludes expect: write one of them, or two steps";
+                self.reporter.fault(bytes.line(), &bytes.path, message);
+            }
+            if let Some(expect) = expect
+                && let Some(common) = self.regex(&expect)
+            {
+                step.insert("expect".to_owned(), json!(common));
+            }
+            if let Some(bytes) = expect_bytes
+                && let Some(bytes) = self.bytes(&bytes)
+            {
+                put_bytes(&mut step, ["expectBytes", "expectBase64"], &bytes);
+            }
+            let labels = self.step_labels(&mut inner);
+            if !labels.is_empty() {
+                if std::mem::replace(&mut with_labels, true) {
+                    let message =
+                        "a second step has labels: the blackbox exporter fails when both match; write them in one step";
+                    self.reporter.fault(inner.line, &inner.path, message);
+                }
+                step.insert("labels".to_owned(), Value::Array(labels));
+            }
+            if let Some(send) = inner.node("send")
+                && let Some(bytes) = self.bytes(&send)
+                && !bytes.is_empty()
+            {
+                put_bytes(&mut step, ["send", "sendBase64"], &bytes);
+                if step.contains_key("sendBase64") {
+                    // The exporter ends everything that it sends with a line feed.
+                    step.insert("newline".to_owned(), json!(true));
+                    let message = "is sent with a line feed at its end, as the blackbox exporter does: write newline: false if the \
+                                   server does not expect it";
+                    self.reporter.remark(send.line(), &send.path, message);
+                }
+            }
+            if inner.flag("starttls", self.reporter).is_some_and(|flag| flag.value) {
+                step.insert("starttls".to_owned(), json!(true));
+                has_start_tls = true;
+            }
+            inner.close(self.reporter);
+            if !step.is_empty() {
+                steps.push(Value::Object(step));
+            }
+        }
+        (steps, has_start_tls)
+    }
+
+    fn step_labels(&mut self, step: &mut Block<'_>) -> Vec<Value> {
+        let mut labels = Vec::new();
+        for item in step.list("labels", self.reporter) {
+            let Some(mut inner) = Block::open(item.node, &item.path, self.reporter) else { continue };
+            let name = inner.filled("name", self.reporter);
+            let value = inner.text("value", self.reporter);
+            inner.close(self.reporter);
+            match name {
+                Some(name) if is_label_name(&name.value) => {
+                    labels.push(
+                        json!({ "name": name.value, "value": value.map(|value| value.value).unwrap_or_default() }),
+                    );
+                }
+                Some(name) => {
+                    let message = format!("{} is no name of a label", quoted(&name.value));
+                    self.reporter.fault(name.line(), &name.path, message);
+                }
+                None => self.reporter.fault(item.line(), &item.path, "a label needs a name and a value"),
+            }
+        }
+        labels
+    }
+
+    /// The bytes of a scalar: those of its text, or those that it encodes.
+    fn bytes(&mut self, field: &BlockField<'_, ()>) -> Option<Vec<u8>> {
+        let Node { data, .. } = field.node;
+        if let Data::Binary(encoded) = data {
+            let bytes = go::binary(encoded);
+            if bytes.is_none() {
+                self.reporter.fault(field.line(), &field.path, "is not base64");
+            }
+            return bytes;
+        }
+        let text = field.node.scalar();
+        if text.is_none() {
+            self.reporter.wrong_type(field.node, &field.path, "a text");
+        }
+        text.map(|text| text.as_bytes().to_vec())
+    }
+}
+
+/// Bytes as text where a manifest can hold them and a reader recognizes them, else in base64.
+fn put_bytes(step: &mut Map<String, Value>, [plain, encoded]: [&str; 2], bytes: &[u8]) {
+    let is_text = |text: &&str| text.chars().all(|c| !c.is_control() || matches!(c, '\t' | '\r' | '\n'));
+    let (field, text) = match std::str::from_utf8(bytes).ok().filter(is_text) {
+        Some(text) => (plain, text.to_owned()),
+        None => (encoded, STANDARD.encode(bytes)),
+    };
+    step.insert(field.to_owned(), json!(text));
+}

@@ -1,0 +1,218 @@
+//! The way of a query to the server and of the reply back: over UDP, TCP or TLS.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+
+use super::query::DnsQuestion;
+use super::reply::{NoReply, Reply, text_bytes};
+use super::{DURATION, Edns};
+use crate::dial::{JudgedAddress, broken};
+use crate::failure::{CallError, Reason};
+use crate::kind::Probe;
+
+/// What the query travels over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Udp,
+    Tcp,
+    Tls,
+}
+
+impl Transport {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+        }
+    }
+}
+
+/// Datagrams without EDNS have at most 512 bytes; a server that sends more is not refused for that.
+const LEAST_BUFFER: usize = 4096;
+
+/// One query that is sent.
+#[derive(Debug)]
+pub(super) struct Query<'q> {
+    pub(super) id: u16,
+    pub(super) question: &'q DnsQuestion,
+    pub(super) message: Vec<u8>,
+    pub(super) edns: Option<Edns>,
+    pub(super) port: u16,
+}
+
+impl Query<'_> {
+    /// Sends it and waits for the reply, until the deadline of the probe. The phases `connect` and `request` are recorded.
+    pub(super) async fn exchange(
+        &self,
+        probe: &mut Probe<'_>,
+        address: JudgedAddress,
+        transport: Transport,
+    ) -> Result<Reply, CallError> {
+        probe.record.event(format!("asked port {} of {} over {}", self.port, address.ip(), transport.as_str()));
+        match transport {
+            Transport::Udp => self.over_udp(probe, address).await,
+            Transport::Tcp => {
+                let start = Instant::now();
+                let connected = probe.dialer.connect(address, self.port, probe.deadline).await;
+                probe.record.add(&DURATION, &["connect"], start.elapsed().as_secs_f64());
+                self.over_stream(probe, connected?).await
+            }
+            Transport::Tls => {
+                let start = Instant::now();
+                let connected = self.connect_tls(probe, address).await;
+                probe.record.add(&DURATION, &["connect"], start.elapsed().as_secs_f64());
+                self.over_stream(probe, connected?).await
+            }
+        }
+    }
+
+    async fn connect_tls(
+        &self,
+        probe: &mut Probe<'_>,
+        address: JudgedAddress,
+    ) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, CallError> {
+        let stream = probe.dialer.connect(address, self.port, probe.deadline).await?;
+        let (shaken, peer) = probe.dialer.handshake(stream, probe.host, &[], probe.deadline).await;
+        if let Some(peer) = peer {
+            probe.record.tls(&peer, false);
+        }
+        shaken
+    }
+
+    async fn over_udp(&self, probe: &mut Probe<'_>, address: JudgedAddress) -> Result<Reply, CallError> {
+        let start = Instant::now();
+        let socket = probe.dialer.udp(address, self.port).await;
+        probe.record.add(&DURATION, &["connect"], start.elapsed().as_secs_f64());
+        let socket = socket?;
+        let largest = self.edns.map_or(0, |edns| usize::from(edns.buffer_size)).max(LEAST_BUFFER);
+        probe.memory.cover(largest + text_bytes(largest)).await;
+        let mut buffer = vec![0; largest + 1];
+        let mut others = Others::default();
+        let sent = Instant::now();
+        let waiting = timeout_at(probe.deadline, self.reply_to_datagram(&socket, &mut buffer, &mut others)).await;
+        probe.record.add(&DURATION, &["request"], sent.elapsed().as_secs_f64());
+        let (reply, length) = match waiting {
+            Ok(reply) => reply?,
+            Err(_) => return Err(others.timeout(Transport::Udp)),
+        };
+        probe.record.received(length);
+        Ok(reply)
+    }
+
+    /// The reply and its length. Datagrams that are none to this query are passed over: they may be late, or not from the server.
+    async fn reply_to_datagram(
+        &self,
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        others: &mut Others,
+    ) -> Result<(Reply, usize), CallError> {
+        let failed = |error: io::Error| {
+            let error = broken(&error);
+            CallError::new(error.reason, format!("no DNS server at this port over UDP: {}", error.message))
+        };
+        socket.send(&self.message).await.map_err(failed)?;
+        loop {
+            let length = socket.recv(buffer).await.map_err(failed)?;
+            if length == buffer.len() {
+                let message = format!(
+                    "the server sent a datagram of more than {} bytes, which is more than it may: correct the server, or write a larger \
+                     edns.bufferSize",
+                    length - 1
+                );
+                return Err(CallError::new(Reason::Protocol, message));
+            }
+            match Reply::read(buffer.get(..length).unwrap_or_default(), self.id, self.question) {
+                Ok(reply) => return Ok((reply, length)),
+                Err(NoReply::Other(why)) => others.note(why),
+                Err(no_reply) => return Err(unreadable(&no_reply)),
+            }
+        }
+    }
+
+    async fn over_stream(
+        &self,
+        probe: &mut Probe<'_>,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> Result<Reply, CallError> {
+        let sent = Instant::now();
+        let deadline = probe.deadline;
+        let waiting = timeout_at(deadline, self.message_from_stream(probe, &mut stream)).await;
+        probe.record.add(&DURATION, &["request"], sent.elapsed().as_secs_f64());
+        let message = waiting.map_err(|_| Others::default().timeout(Transport::Tcp))??;
+        probe.record.received(message.len());
+        Reply::read(&message, self.id, self.question).map_err(|no_reply| unreadable(&no_reply))
+    }
+
+    /// One message after its length.
+    async fn message_from_stream(
+        &self,
+        probe: &mut Probe<'_>,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    ) -> Result<Vec<u8>, CallError> {
+        let length = u16::try_from(self.message.len()).map_err(|_| CallError::new(Reason::Internal, "a long query"))?;
+        let mut framed = length.to_be_bytes().to_vec();
+        framed.extend_from_slice(&self.message);
+        let failed = |error: io::Error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                return CallError::new(Reason::Connect, "the server closed the connection without a reply");
+            }
+            let error = broken(&error);
+            CallError::new(error.reason, format!("the connection broke before the reply: {}", error.message))
+        };
+        stream.write_all(&framed).await.map_err(failed)?;
+        stream.flush().await.map_err(failed)?;
+        let length = usize::from(stream.read_u16().await.map_err(failed)?);
+        probe.memory.cover(length + text_bytes(length)).await;
+        let mut message = vec![0; length];
+        stream.read_exact(&mut message).await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                CallError::new(Reason::Protocol, format!("the reply ended before the {length} bytes that it announced"))
+            }
+            _ => failed(error),
+        })?;
+        Ok(message)
+    }
+}
+
+/// Datagrams that were passed over.
+#[derive(Debug, Default)]
+struct Others {
+    count: usize,
+    last: &'static str,
+}
+
+impl Others {
+    const fn note(&mut self, why: &'static str) {
+        self.count += 1;
+        self.last = why;
+    }
+
+    fn timeout(&self, transport: Transport) -> CallError {
+        let message = match self.count {
+            0 => format!("no reply to the query over {} in time", transport.as_str()),
+            count => format!(
+                "no reply to the query over {} in time, only {count} other datagrams, the last of them with {}",
+                transport.as_str(),
+                self.last
+            ),
+        };
+        CallError::new(Reason::Timeout, message)
+    }
+}
+
+fn unreadable(no_reply: &NoReply) -> CallError {
+    match no_reply {
+        NoReply::Other(why) => CallError::new(Reason::Protocol, format!("the server sent no reply to the query: {why}")),
+        NoReply::Malformed(why) => {
+            CallError::new(Reason::Protocol, format!("the reply of the server is no valid DNS message: {why}"))
+        }
+        NoReply::TooLong => CallError::new(
+            Reason::Limit,
+            "the records of the reply are longer than 1 MiB as text, ask for fewer of them with queryType",
+        ),
+    }
+}

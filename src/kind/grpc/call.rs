@@ -1,0 +1,292 @@
+//! One unary call over HTTP/2, within limits: a server can make it neither long nor large.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+
+use ::http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
+use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode as HttpStatus};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+
+use super::health::{self, ServingStatus};
+use super::status::StatusCode;
+use super::{FailedCheck, GrpcProber};
+use crate::dial::broken;
+use crate::kind::probe::BoxedStream;
+use crate::kind::{CallError, Probe, Reason};
+
+/// The method that is called.
+const METHOD: &str = "/grpc.health.v1.Health/Check";
+
+/// The largest answer: a real one has seven bytes.
+const MAX_ANSWER: usize = 16 * 1024;
+
+/// The most headers of an answer.
+const MAX_HEADERS: u32 = 16 * 1024;
+
+/// What a server may send on the connection, with everything that is no answer.
+const MAX_RECEIVED: usize = 256 * 1024;
+
+/// What the buffers of a connection may take.
+const MEMORY: usize = 64 * 1024;
+
+/// Asks for the health.
+pub(super) async fn check(
+    prober: &GrpcProber,
+    probe: &mut Probe<'_>,
+    stream: BoxedStream,
+) -> Result<ServingStatus, FailedCheck> {
+    let deadline = probe.deadline;
+    let request = request(prober, probe)?;
+    probe.memory.cover(MEMORY).await;
+    let seen = Arc::<Mutex<SeenTraffic>>::default();
+    let observed = ObservedStream { stream, seen: Arc::clone(&seen) };
+    let exchanged = timeout_at(deadline, exchange(request, observed)).await;
+    let (received, failure) = {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (seen.received, seen.failure.take())
+    };
+    probe.memory.received(received);
+    probe.record.received(received);
+    let answer = match exchanged {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(Broken::Answer(failed))) => return Err(failed),
+        // What happened to the connection says more than what this meant for the call.
+        Ok(Err(Broken::Http(error))) => return Err(failure.map_or_else(|| broken_http(&error), FailedCheck::unavailable)),
+        Err(_) => {
+            let error = CallError::new(Reason::Timeout, "the server did not answer the health check in time");
+            return Err(FailedCheck::unavailable(error));
+        }
+    };
+    probe.record.event(format!("grpc-status {} ({})", answer.code.number(), answer.code.name()));
+    if answer.code != StatusCode::OK {
+        return Err(answer.code.failure(&prober.service));
+    }
+    health::serving_status(&answer.body).map_err(|found| {
+        let message = format!("the server answers the health check with {found}");
+        FailedCheck::new(StatusCode::INTERNAL, Reason::Protocol, message)
+    })
+}
+
+fn request(prober: &GrpcProber, probe: &Probe<'_>) -> Result<Request<Full<Bytes>>, FailedCheck> {
+    const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+    let mut headers: HeaderMap = probe.headers.clone();
+    let authority = headers.remove(HOST);
+    let authority = authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(&prober.authority);
+    let scheme = if prober.is_tls { "https" } else { "http" };
+    for (name, value) in &prober.metadata {
+        headers.append(name, value.clone());
+    }
+    headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if let Ok(timeout) = HeaderValue::from_str(&format!("{}m", probe.left().as_millis().clamp(1, 99_999_999))) {
+        headers.insert("grpc-timeout", timeout);
+    }
+    let body = Full::new(Bytes::from(health::request(&prober.service)));
+    let mut request = Request::post(format!("{scheme}://{authority}{METHOD}")).body(body).map_err(|_| {
+        let message = "the header Host is no host that a request can be sent to, correct it";
+        FailedCheck::new(StatusCode::INTERNAL, Reason::Config, message)
+    })?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// What the server answered.
+struct GrpcAnswer {
+    code: StatusCode,
+    body: Vec<u8>,
+}
+
+/// Why there is no answer.
+enum Broken {
+    Http(hyper::Error),
+    Answer(FailedCheck),
+}
+
+impl From<hyper::Error> for Broken {
+    fn from(error: hyper::Error) -> Self {
+        Self::Http(error)
+    }
+}
+
+async fn exchange(request: Request<Full<Bytes>>, stream: ObservedStream) -> Result<GrpcAnswer, Broken> {
+    let tasks = Arc::<Mutex<JoinSet<()>>>::default();
+    let mut builder = http2::Builder::new(CallTasks(Arc::downgrade(&tasks)));
+    builder
+        .initial_stream_window_size(MAX_ANSWER as u32)
+        .initial_connection_window_size(u32::from(u16::MAX))
+        .max_header_list_size(MAX_HEADERS)
+        .max_send_buf_size(MAX_ANSWER);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    let mut connection = std::pin::pin!(connection);
+    let mut answering = std::pin::pin!(async {
+        let response = sender.send_request(request).await?;
+        answer(response).await
+    });
+    tokio::select! {
+        biased;
+        answered = &mut answering => answered,
+        ended = &mut connection => match ended {
+            Ok(()) => answering.await,
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+/// Reads an answer: headers, a message and trailers; or headers alone.
+async fn answer(response: Response<Incoming>) -> Result<GrpcAnswer, Broken> {
+    let of_headers = StatusCode::of(response.headers());
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let is_grpc = kind.strip_prefix("application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']));
+    let status = response.status();
+    if of_headers.is_none() && (status != HttpStatus::OK || !is_grpc) {
+        return Err(Broken::Answer(no_grpc(status)));
+    }
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    let mut code = of_headers;
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(data) if bytes.len() + data.len() > MAX_ANSWER => {
+                let message = format!("the answer to the health check has over {} KiB", MAX_ANSWER / 1024);
+                return Err(Broken::Answer(FailedCheck::new(StatusCode::RESOURCE_EXHAUSTED, Reason::Limit, message)));
+            }
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    code = StatusCode::of(&trailers);
+                }
+            }
+        }
+    }
+    match code {
+        Some(code) => Ok(GrpcAnswer { code, body: bytes }),
+        None => {
+            let message = "the server ended the answer without a grpc-status: a proxy may have removed the trailers";
+            Err(Broken::Answer(FailedCheck::new(StatusCode::INTERNAL, Reason::Protocol, message)))
+        }
+    }
+}
+
+/// The server speaks HTTP/2 and not gRPC.
+fn no_grpc(status: HttpStatus) -> FailedCheck {
+    let code = StatusCode::of_http(status.as_u16());
+    match code {
+        StatusCode::UNAUTHENTICATED | StatusCode::PERMISSION_DENIED => {
+            let message = format!("the server answered with HTTP status {status}: correct authorization, basicAuth or headers");
+            FailedCheck::new(code, Reason::Auth, message)
+        }
+        _ => {
+            let message = format!("the answer is none of gRPC (HTTP status {status}): correct host and port in url");
+            FailedCheck::new(code, Reason::Protocol, message)
+        }
+    }
+}
+
+/// The connection, or the stream of the call, ended by rules of HTTP/2.
+fn broken_http(error: &hyper::Error) -> FailedCheck {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let of_stream = causes.any(|cause| cause.to_string().starts_with("stream error"));
+    if of_stream {
+        return FailedCheck::new(StatusCode::INTERNAL, Reason::Protocol, "the server reset the call (RST_STREAM)");
+    }
+    let message = "the server does not speak HTTP/2, or ended the connection: correct host and port in url, and write grpcs:// if it wants TLS";
+    FailedCheck::new(StatusCode::UNAVAILABLE, Reason::Protocol, message)
+}
+
+/// What the first bytes from a server show, if they are none of HTTP/2.
+fn other_protocol(first: &[u8]) -> Option<&'static str> {
+    match first {
+        [b'H', b'T', b'T', b'P', b'/', b'1', ..] => Some("the server speaks HTTP/1 and not HTTP/2: correct host and port in url"),
+        // An alert of TLS.
+        [0x15, 3, ..] => Some("the server expects TLS: write grpcs:// in url"),
+        _ => None,
+    }
+}
+
+/// Runs what a connection needs beside itself. It ends with the call: whoever holds the set drops it.
+#[derive(Clone)]
+struct CallTasks(Weak<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for CallTasks {
+    fn execute(&self, task: F) {
+        if let Some(tasks) = self.0.upgrade() {
+            tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+        }
+    }
+}
+
+/// What happened on a connection.
+#[derive(Debug, Default)]
+struct SeenTraffic {
+    received: usize,
+    /// Its first error: HTTP/2 does not pass on its cause.
+    failure: Option<CallError>,
+}
+
+/// A connection that counts what it receives, and notes its first error.
+struct ObservedStream {
+    stream: BoxedStream,
+    seen: Arc<Mutex<SeenTraffic>>,
+}
+
+impl ObservedStream {
+    fn note<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &polled {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let error = broken(error);
+            // An error of TLS tells why a write failed before. What the first bytes were stays the cause.
+            if seen.failure.is_none() || error.reason == Reason::Tls {
+                seen.failure = Some(error);
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncRead for ObservedStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if matches!(polled, Poll::Ready(Ok(()))) {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = buffer.filled().get(before..).unwrap_or_default();
+            if seen.received == 0 {
+                let error = other_protocol(new).map(|message| CallError::new(Reason::Protocol, message));
+                seen.failure = seen.failure.take().or(error);
+            }
+            seen.received += new.len();
+            if seen.received > MAX_RECEIVED {
+                let message = format!("the server sends over {} KiB instead of a short answer", MAX_RECEIVED / 1024);
+                seen.failure = Some(CallError::new(Reason::Limit, message));
+                return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+            }
+        }
+        self.note(polled)
+    }
+}
+
+impl AsyncWrite for ObservedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note(polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,246 @@
+//! The dialogue with a server. It reads no more than it needs, keeps one line at most, and waits no longer than the deadline, whatever the
+//! server sends.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+
+use super::script::{Expectation, Script, ScriptStep, SentMessage, with_newline};
+use super::{EXPECT_INFO, FAILED_BYTES, FAILED_REGEX, TcpPhase, handshake, mismatch};
+use crate::dial::{broken, rejection};
+use crate::kind::probe::{BoxedStream, Pattern, Subject, expand_on};
+use crate::kind::{CallError, Probe, Reason};
+
+/// The longest line, its end included.
+const MAX_LINE: usize = 64 * 1024;
+
+/// The buffer at first. It grows up to [`MAX_LINE`].
+const FIRST_BUFFER: usize = 2 * 1024;
+
+/// What a line may take while it is compared, as a multiple of the buffer that it is in: the buffer, a copy, and one in which bytes that
+/// are not UTF-8 are replaced.
+const COPIES: usize = 8;
+
+/// The longest value of a label, in characters.
+const MAX_VALUE: usize = 128;
+
+/// How long the end of a connection may take.
+const GOODBYE: Duration = Duration::from_millis(100);
+
+/// A connection in the middle of a dialogue.
+pub(super) struct Dialogue<'d, 'p> {
+    probe: &'d mut Probe<'p>,
+    stream: BoxedStream,
+    buffer: Vec<u8>,
+    /// Where in the buffer the bytes begin that are not used yet.
+    used: usize,
+    /// All bytes that the server has sent.
+    received: usize,
+}
+
+impl<'d, 'p> Dialogue<'d, 'p> {
+    pub(super) const fn new(probe: &'d mut Probe<'p>, stream: BoxedStream) -> Self {
+        Self { probe, stream, buffer: Vec::new(), used: 0, received: 0 }
+    }
+
+    /// Goes through all steps.
+    pub(super) async fn run(mut self, script: &Script) -> Result<(), CallError> {
+        let mut exchange = Duration::ZERO;
+        let mut result = Ok(());
+        for step in &script.steps {
+            let start = Instant::now();
+            result = self.step(step).await;
+            exchange += start.elapsed();
+            self.probe.record.set(&super::DURATION, &[TcpPhase::Exchange.as_str()], exchange.as_secs_f64());
+            if result.is_ok() && step.starttls {
+                result = self.start_tls().await;
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        if result.is_ok() {
+            let end = self.probe.deadline.min(Instant::now() + GOODBYE);
+            let _ = timeout_at(end, self.stream.shutdown()).await; // it has served its purpose
+        }
+        result
+    }
+
+    async fn step(&mut self, step: &ScriptStep) -> Result<(), CallError> {
+        let mut expanded = None;
+        match &step.expect {
+            Some(Expectation::Line { pattern, labels, templates }) => {
+                let mut texts = self.expect_line(step, pattern, templates).await?;
+                if matches!(step.send, Some(SentMessage::Expanded { .. })) {
+                    expanded = texts.pop();
+                }
+                if !labels.is_empty() {
+                    let values = texts.into_iter().map(|text| text.chars().take(MAX_VALUE).collect());
+                    let labels: Vec<(String, String)> = labels.iter().cloned().zip(values).collect();
+                    self.probe.record.set_labelled(&EXPECT_INFO, &labels, 1.0);
+                }
+            }
+            Some(Expectation::Bytes(bytes)) => self.expect_bytes(step, bytes).await?,
+            None => {}
+        }
+        match &step.send {
+            Some(SentMessage::Expanded { newline }) => {
+                self.send(step, &with_newline(expanded.unwrap_or_default().as_bytes(), *newline)).await
+            }
+            Some(SentMessage::Bytes(bytes)) => self.send(step, bytes).await,
+            Some(SentMessage::Secret { index, newline }) => {
+                match self.probe.secrets.get(*index).copied().flatten() {
+                    Some(secret) => self.send(step, &with_newline(secret, *newline)).await,
+                    None => Ok(()), // it is optional and missing
+                }
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Reads lines until one matches. Returns the texts that are made of it.
+    async fn expect_line(
+        &mut self,
+        step: &ScriptStep,
+        pattern: &Pattern,
+        templates: &std::sync::Arc<[String]>,
+    ) -> Result<Vec<String>, CallError> {
+        let field = &step.field;
+        let mut lines = 0_usize;
+        loop {
+            let Some(line) = self.line(field, lines).await? else {
+                self.probe.record.set(&FAILED_REGEX, &[], 1.0);
+                let message =
+                    format!("the server ended the connection after {lines} lines, none of which matches {field}.expect");
+                return Err(mismatch(message));
+            };
+            lines += 1;
+            let line = Subject::new(line);
+            if let Some(texts) = expand_on(pattern, &line, templates, self.probe.compute).await? {
+                self.probe.record.event(format!("{}: line {lines} matched", short(field)));
+                return Ok(texts);
+            }
+            if lines.is_multiple_of(64) {
+                tokio::task::yield_now().await; // thousands of them may be in one buffer
+            }
+        }
+    }
+
+    /// The next line without its end; `None` at the end of the stream. What follows the last end is a line as well.
+    async fn line(&mut self, field: &str, lines: usize) -> Result<Option<Bytes>, CallError> {
+        let mut searched = 0;
+        loop {
+            let unused = self.unused();
+            if let Some(length) = unused.iter().skip(searched).position(|byte| *byte == b'\n') {
+                let length = searched + length;
+                let line = without_return(unused.get(..length).unwrap_or_default());
+                self.used += length + 1;
+                return Ok(Some(line));
+            }
+            searched = unused.len();
+            if searched >= MAX_LINE {
+                let message = format!("the server sends a line of over {} KiB, and {field}.expect waits for its end", MAX_LINE / 1024);
+                return Err(CallError::new(Reason::Limit, message));
+            }
+            let late = || format!("no line that matches {field}.expect in time: {lines} others, and {searched} bytes without an end");
+            if !self.fill(late).await? {
+                let rest = self.unused();
+                let line = (!rest.is_empty()).then(|| without_return(rest));
+                self.used = self.buffer.len();
+                return Ok(line);
+            }
+        }
+    }
+
+    /// Reads as many bytes as are expected, and compares them.
+    async fn expect_bytes(&mut self, step: &ScriptStep, expected: &[u8]) -> Result<(), CallError> {
+        let field = &step.field;
+        let whole = expected.len();
+        while self.unused().len() < whole {
+            let have = self.unused().len();
+            let late = || format!("{have} of the {whole} bytes that {field} expects in time");
+            if !self.fill(late).await? {
+                let message = format!("the server ended the connection after {have} of the {whole} bytes that {field} expects");
+                return Err(mismatch(message));
+            }
+        }
+        let same = self.unused().get(..whole) == Some(expected);
+        self.used += whole;
+        if same {
+            self.probe.record.event(format!("{}: {whole} bytes matched", short(field)));
+            return Ok(());
+        }
+        self.probe.record.set(&FAILED_BYTES, &[], 1.0);
+        Err(mismatch(format!("the server sent {whole} other bytes than {field} expects")))
+    }
+
+    fn unused(&self) -> &[u8] {
+        self.buffer.get(self.used..).unwrap_or_default()
+    }
+
+    /// Reads more from the server; `false` at the end of the stream.
+    async fn fill(&mut self, late: impl Fn() -> String) -> Result<bool, CallError> {
+        self.buffer.drain(..self.used);
+        self.used = 0;
+        if self.received >= self.probe.max_body_bytes {
+            let message = format!(
+                "the server has sent {} bytes, which is as much as --max-body-bytes allows, and not yet what is expected",
+                self.received
+            );
+            return Err(CallError::new(Reason::Limit, message));
+        }
+        let capacity = self.buffer.capacity();
+        if self.buffer.len() == capacity {
+            let larger = (2 * capacity).clamp(FIRST_BUFFER, MAX_LINE);
+            self.probe.memory.cover(COPIES * larger).await;
+            self.buffer.reserve_exact(larger.saturating_sub(self.buffer.len()));
+        }
+        let read = timeout_at(self.probe.deadline, self.stream.read_buf(&mut self.buffer)).await;
+        let read = read.map_err(|_| CallError::new(Reason::Timeout, late()))?;
+        let bytes = read.map_err(|error| broken(&error))?;
+        self.received += bytes;
+        self.probe.memory.received(bytes);
+        self.probe.record.received(bytes);
+        Ok(bytes > 0)
+    }
+
+    async fn send(&mut self, step: &ScriptStep, message: &[u8]) -> Result<(), CallError> {
+        let field = &step.field;
+        let sending = async {
+            self.stream.write_all(message).await?;
+            self.stream.flush().await
+        };
+        match timeout_at(self.probe.deadline, sending).await {
+            Ok(Ok(())) => {
+                self.probe.record.event(format!("{}: sent {} bytes", short(field), message.len()));
+                Ok(())
+            }
+            Ok(Err(error)) => Err(rejection(&mut self.stream, &error, self.probe.deadline).await),
+            Err(_) => {
+                let message = format!("the server did not read in time what {field} sends");
+                Err(CallError::new(Reason::Timeout, message))
+            }
+        }
+    }
+
+    /// Goes on with TLS. What the server has sent in plain text beyond what was expected is not used: anybody on the way may have sent it.
+    async fn start_tls(&mut self) -> Result<(), CallError> {
+        self.buffer.clear();
+        self.used = 0;
+        let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        self.stream = handshake(self.probe, plain).await?;
+        Ok(())
+    }
+}
+
+/// A copy of the line without a carriage return at its end.
+fn without_return(line: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// `queryResponse[3]` of `spec.tcp.queryResponse[3]`.
+fn short(field: &str) -> &str {
+    field.strip_prefix("spec.tcp.").unwrap_or(field)
+}
