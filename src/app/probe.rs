@@ -20,6 +20,9 @@ use crate::poll::{Failure, Snapshot};
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Member, Target, TargetId};
 
+/// The most probes of one address in a second: there is only one poll.
+const NO_LIMIT: u32 = 0;
+
 /// The most problems of other manifests, and the most members that do not answer, that are printed as warnings.
 const MAX_WARNINGS: usize = 10;
 
@@ -41,8 +44,6 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         // There is only one poll: no member must make way for the next one.
         target.interval = target.interval.max(timeout + target.spread);
     }
-    /// Probes of one address in a second: there is only one poll.
-    const NO_LIMIT: u32 = 0;
     let metrics = SelfMetrics::new().context("register metrics")?;
     let (pollers, _) = super::pollers(polling, NO_LIMIT, KnownHosts::new(), metrics.polls, false);
     let id = target.id.clone();
