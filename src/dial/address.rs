@@ -28,6 +28,11 @@ impl AddressRules {
         self
     }
 
+    /// Whether the operator denies any range.
+    pub(crate) fn denies(&self) -> bool {
+        !self.denied.is_empty()
+    }
+
     /// What allows a target of `namespace` to point to `name`, or to an address where there is no name; `None` if nothing does.
     pub(crate) fn allowed_by(&self, name: Option<&str>, namespace: &str) -> Option<AllowedBy> {
         let restricted = !(self.allowed.is_empty() && self.hosts.is_empty());
