@@ -338,12 +338,10 @@ fn the_page_of_metrics_says_what_the_code_says() {
 
 #[test]
 fn promtool_complains_about_the_names_kept_for_compatibility_and_no_others() {
-    let (mut out, mut names) = (Families::default(), BTreeSet::new());
-    for desc in Type::ALL.iter().flat_map(|kind| kind.families()).chain(PROBE_FAMILIES.iter().copied()) {
-        // Some types have a family of the same name.
-        if !names.insert(desc.name) {
-            continue;
-        }
+    let mut out = Families::default();
+    let mut seen = BTreeSet::new();
+    let all = Type::ALL.iter().flat_map(|kind| kind.families()).chain(PROBE_FAMILIES.iter().copied());
+    for desc in all.filter(|desc| seen.insert(desc.name)) {
         match desc.kind {
             Kind::Histogram => out.histogram(desc, [(1.0, 1.0)], 1.0, 1.0),
             _ => out.set(desc, &vec!["x"; desc.labels.len()], 1.0),

@@ -202,7 +202,7 @@ async fn versions_of_tls_can_be_chosen_for_probes_and_for_polls() {
                 probed.failed(Reason::Tls);
                 assert!(probed.message.contains("version") || probed.message.contains("TLS 1."), "{}", probed.message);
             }
-            let spec = json!({ "type": "Sora", "url": server.url("https"), "tlsConfig": versions });
+            let spec = json!({ "type": "Sora", "url": server.url("https"), "tlsConfig": versions, "sora": { "serverMode": false } });
             let polled = Probed::changed(spec, trust).await;
             // `{}` is no answer of Sora: the handshake succeeded.
             let expected = if agreed { Reason::Schema } else { Reason::Tls };

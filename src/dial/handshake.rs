@@ -53,6 +53,14 @@ impl Trust {
     }
 }
 
+impl Connection {
+    /// Whether a [`Dialer`] could be made with these settings, but for the addresses in them. When files are checked, the rules may be those of
+    /// another machine.
+    pub fn check_for_probes(&self) -> Result<(), ClientError> {
+        TlsSettings::new(self, |pem| TrustStore::of_pem(pem).ok_or(ClientError::Ca)).map(drop)
+    }
+}
+
 impl TlsSettings {
     pub(super) fn new(
         settings: &Connection,

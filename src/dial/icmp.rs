@@ -80,10 +80,8 @@ pub struct EchoSocket {
 impl Dialer {
     /// A socket that sends echo requests to this address alone.
     ///
-    /// Reasons: `permission`, `unreachable`; `config` for a source address that this machine does not have; `limit` if the address has been
-    /// probed too often.
+    /// Reasons: `permission`, `unreachable`; `config` for a source address that this machine does not have.
     pub fn echo(&self, address: JudgedAddress, settings: EchoSettings) -> Result<EchoSocket, CallError> {
-        self.count(address)?;
         let peer = address.ip();
         let failed = |error: &io::Error| CallError::new(reason_of(error), format!("no ICMP socket: {error}"));
         let (domain, protocol) =

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::differences::{DIFFERENCES, Difference, Rows, Shape};
+use super::differences::{DIFFERENCES, Difference, Shape};
 use super::row::Row;
 use super::sides::Sides;
 use crate::support::exposition::Family;
@@ -104,9 +104,7 @@ pub async fn compare(sides: &Sides, row: &Row) -> Result<BTreeSet<&'static str>,
     }
     let mut occurred = BTreeSet::new();
     for found in differing(&theirs, &ours) {
-        let wanted = |difference: &&Difference| {
-            (difference.rows == Rows::All || row.differs.contains(&difference.name)) && difference.covers(&found)
-        };
+        let wanted = |difference: &&Difference| difference.covers(row, &found);
         match DIFFERENCES.iter().find(wanted) {
             Some(difference) => _ = occurred.insert(difference.name),
             None => wrong.push(format!("{:?} {}: {}", found.shape, found.family, found.what)),

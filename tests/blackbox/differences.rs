@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::comparison::Found;
+use super::row::Row;
 
 /// How a family differs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +27,8 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rows {
     All,
+    /// All of a prober.
+    Of(&'static str),
     /// Those that name it, and there it must.
     Named,
     /// The same, of the rows that are probed in namespaces.
@@ -125,7 +128,7 @@ pub const DIFFERENCES: &[Difference] = &[
         name: "bytes that were expected",
         families: &["probe_failed_due_to_bytes"],
         shapes: &[Shape::Ours],
-        rows: Rows::All,
+        rows: Rows::Of("tcp"),
         when: "type Tcp",
         theirs: "absent; newer versions have it once they are connected",
         ours: "always",
@@ -134,7 +137,7 @@ pub const DIFFERENCES: &[Difference] = &[
         name: "phases of TCP",
         families: &["probe_tcp_duration_seconds"],
         shapes: &[Shape::Ours],
-        rows: Rows::All,
+        rows: Rows::Of("tcp"),
         when: "type Tcp",
         theirs: "absent",
         ours: "the time of each phase",
@@ -143,7 +146,7 @@ pub const DIFFERENCES: &[Difference] = &[
         name: "answer of DNS",
         families: &["probe_dns_rcode", "probe_dns_flag"],
         shapes: &[Shape::Ours],
-        rows: Rows::All,
+        rows: Rows::Of("dns"),
         when: "type Dns",
         theirs: "absent",
         ours: "the response code, and the flags `aa`, `tc` and `ad`",
@@ -185,6 +188,24 @@ pub const DIFFERENCES: &[Difference] = &[
         ours: "absent",
     },
     Difference {
+        name: "large pings",
+        families: &["probe_success", "probe_icmp_reply_hop_limit"],
+        shapes: &[Shape::Value, Shape::Theirs],
+        rows: Rows::NamedInNamespaces,
+        when: "a ping is larger than this installation allows",
+        theirs: "there is no such limit",
+        ours: "it is not sent",
+    },
+    Difference {
+        name: "certificate of gRPC",
+        families: &["probe_ssl_earliest_cert_expiry"],
+        shapes: &[Shape::Theirs, Shape::Value],
+        rows: Rows::Of("grpc"),
+        when: "type Grpc, without TLS or with a certificate that is refused",
+        theirs: "0, for which alerts about certificates that end soon fire; absent in newer versions",
+        ours: "absent without TLS, else as sent",
+    },
+    Difference {
         name: "deadline of gRPC",
         families: &["probe_success", "probe_grpc_status_code", "probe_grpc_healthcheck_response", "probe_grpc_ssl"],
         shapes: &[Shape::Value, Shape::Ours, Shape::Theirs],
@@ -205,8 +226,13 @@ pub const DIFFERENCES: &[Difference] = &[
 ];
 
 impl Difference {
-    pub fn covers(&self, found: &Found) -> bool {
-        self.shapes.contains(&found.shape)
+    pub fn covers(&self, row: &Row, found: &Found) -> bool {
+        let here = match self.rows {
+            Rows::All => true,
+            Rows::Of(prober) => row.prober == prober,
+            Rows::Named | Rows::NamedInNamespaces => row.differs.contains(&self.name),
+        };
+        here && self.shapes.contains(&found.shape)
             && self.families.iter().any(|family| match family.strip_suffix('*') {
                 Some(start) => found.family.starts_with(start),
                 None => found.family == *family,

@@ -102,6 +102,8 @@ fn the_defaults_of_the_values_are_those_of_the_program() {
     assert_eq!(given.polling.max_body_bytes, default.polling.max_body_bytes);
     assert_eq!(given.polling.max_inflight_bytes, default.polling.max_inflight_bytes);
     assert_eq!(given.polling.max_sample_limit, default.polling.max_sample_limit);
+    assert_eq!(given.polling.icmp_max_payload, default.polling.icmp_max_payload);
+    assert_eq!(given.probing.max_probes_per_address, default.probing.max_probes_per_address);
     assert_eq!(given.web_max_connections, default.web_max_connections);
     assert_eq!(given.log.log_level, default.log.log_level);
     assert_eq!(given.log.log_format, default.log.log_format);

@@ -431,6 +431,7 @@ discovery.scheme: discovery.scheme
 discovery.scrape-class: discovery.scrapeClass
 discovery.service: fullnameOverride
 discovery.tls: discovery.tls
+icmp-max-payload: limits.icmpMaxPayload
 leader-election.lease-duration: leaderElection.leaseDuration
 leader-election.lease-name: leaderElection.leaseName
 listen-address: containerPort
