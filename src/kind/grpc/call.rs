@@ -168,13 +168,11 @@ async fn answer(response: Response<Incoming>) -> Result<GrpcAnswer, Broken> {
             }
         }
     }
-    match code {
-        Some(code) => Ok(GrpcAnswer { code, body: bytes }),
-        None => {
-            let message = "the server ended the answer without a grpc-status: a proxy may have removed the trailers";
-            Err(Broken::Answer(FailedCheck::new(StatusCode::INTERNAL, Reason::Protocol, message)))
-        }
-    }
+    let code = code.ok_or_else(|| {
+        let message = "the server ended the answer without a grpc-status: a proxy may have removed the trailers";
+        Broken::Answer(FailedCheck::new(StatusCode::INTERNAL, Reason::Protocol, message))
+    })?;
+    Ok(GrpcAnswer { code, body: bytes })
 }
 
 /// The server speaks HTTP/2 and not gRPC.
