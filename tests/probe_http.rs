@@ -1,6 +1,7 @@
 //! Type Http against real servers on loopback: what a good answer is, what is exported whatever happens, and servers that mean harm.
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::needless_pass_by_value, reason = "options are written where they are used")]
 
 mod support;
 
@@ -65,7 +66,7 @@ fn say(text: impl AsRef<[u8]>) -> Answer {
 
 /// An answer with these lines of a header, and a body.
 fn answer(status: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Answer {
-    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines = headers.iter().flat_map(|line| [*line, "\r\n"]).collect::<String>();
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{lines}\r\n", body.as_ref().len());
     Answer::Say([head.as_bytes(), body.as_ref()].concat())
 }
@@ -404,7 +405,7 @@ async fn a_good_answer_has_every_family_of_the_blackbox_exporter() {
         .lacks("probe_ssl");
     for name in PHASES {
         let took = probed.get(&phase(name)).unwrap();
-        assert!(took >= 0.0 && took < 60.0 && (name != "tls" || took == 0.0), "{name} {took}");
+        assert!((0.0..60.0).contains(&took) && (name != "tls" || took == 0.0), "{name} {took}");
     }
     let request = &web.seen()[0];
     assert_eq!(request.line, "GET / HTTP/1.1");
@@ -630,13 +631,13 @@ async fn credentials_and_a_secret_body_are_sent_and_never_shown() {
 
 #[tokio::test]
 async fn bodies_match_or_not() {
+    const DATABASE: &str = "could not connect to database";
     let web = Web::plain(|request| match request.path() {
         "/sjis" => ok(b"<title>\x93\xfa\x96{</title>"),
         "/long" => ok("x".repeat(200_000) + "\nDown for maintenance"),
         _ => ok("Bad news: could not connect to database server"),
     })
     .await;
-    const DATABASE: &str = "could not connect to database";
     let body = async |path: &str, matches: &[&str], not: &[&str]| {
         let options = json!({ "failIfBodyMatchesRegexp": matches, "failIfBodyNotMatchesRegexp": not });
         probe(&format!("{}{path}", web.url()), options).await
@@ -727,8 +728,8 @@ async fn the_server_name_is_that_of_the_settings_of_the_host_header_or_of_the_ur
     at("www.example.com").probe().await.succeeded();
     at("www.example.com.").probe().await.succeeded();
     at("web").with("headers", host.clone()).probe().await.succeeded();
-    let named = json!({ "serverName": "www.example.com" });
-    at("web").with("headers", host).with("tlsConfig", named).probe().await.succeeded();
+    let tls = json!({ "serverName": "www.example.com" });
+    at("web").with("headers", host).with("tlsConfig", tls).probe().await.succeeded();
     let names: Vec<String> = web.seen().into_iter().filter_map(|request| request.server_name).collect();
     assert_eq!(names, ["www.example.com", "www.example.com", "other.example.com", "www.example.com"]);
     let port = web.address.port();
@@ -1042,7 +1043,7 @@ async fn a_name_that_only_the_proxy_resolves_is_judged_by_the_rules_for_names() 
 
 #[tokio::test]
 async fn zeros_are_left_when_there_is_no_answer() {
-    let closed = probe(&closed_port(), json!({})).await;
+    let nobody = probe(&closed_port(), json!({})).await;
     let resets = Faulty::start(Fault::Resets).await;
     let closes = Faulty::start(Fault::Closes).await;
     let unknown = Setup::new("http://unknown.invalid/", json!({})).with("timeout", json!("5s")).probe().await;
@@ -1051,18 +1052,18 @@ async fn zeros_are_left_when_there_is_no_answer() {
     for name in &PHASES[1..] {
         unknown.lacks(&phase(name));
     }
-    closed.failed(Reason::Connect, "no connection to 127.0.0.1:");
+    nobody.failed(Reason::Connect, "no connection to 127.0.0.1:");
     let reset = probe(&resets.url(), json!({})).await;
     reset.failed(Reason::Connect, "before the answer");
     let ended = probe(&closes.url(), json!({})).await;
     ended.failed(Reason::Connect, "closed the connection before it had answered");
-    for probed in [&closed, &reset, &ended] {
+    for probed in [&nobody, &reset, &ended] {
         for name in PHASES {
             assert!(probed.get(&phase(name)).is_some(), "{name}");
         }
         probed.has("probe_ip_protocol", 4.0);
     }
-    for probed in [unknown, closed, reset, ended] {
+    for probed in [unknown, nobody, reset, ended] {
         for family in ["status_code", "version", "ssl", "content_length", "redirects", "uncompressed_body_length"]
             .map(|name| format!("probe_http_{name}"))
         {
@@ -1096,8 +1097,7 @@ async fn floods_before_the_answer_end() {
         let probed = probe(&web.url(), json!({})).await;
         probed.failed(reason, "").has("probe_http_status_code", 0.0);
     }
-    let web =
-        Web::plain(|_| say(format!("HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx"))).await;
+    let web = Web::plain(|_| say("HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx")).await;
     probe(&web.url(), json!({})).await.succeeded();
 }
 

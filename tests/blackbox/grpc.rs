@@ -91,7 +91,7 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         over("tls-unknown-authority", "ca_file: self-signed.pem").fails("tls").differs("certificates that are refused"),
         over("tls-not-verified", "insecure_skip_verify: true"),
         row("plain-server", &servers.plain, "tls: true, tls_config: { ca_file: root.pem }").fails("tls"),
-        row("tls-server", &servers.tls, "").fails("protocol"),
+        row("tls-server", &servers.tls, "").fails("protocol or connect"),
         row("refused", &servers.closed, "").fails("connect"),
         row("closes", &servers.closes.address.to_string(), "").fails("protocol"),
         row("speaks-http1", &servers.speaks_http1.address.to_string(), "").fails("protocol"),

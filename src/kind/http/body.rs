@@ -82,7 +82,7 @@ impl<'r> BodyReader<'r> {
                 self.add(&chunk).await?;
             } else if compressed > self.max_body_bytes {
                 // What decompresses to nothing is bounded as well.
-                return Err(self.too_large(self.max_body_bytes, "--max-body-bytes"));
+                return Err(too_large(self.max_body_bytes, "--max-body-bytes"));
             } else {
                 self.decompress(&mut decompressor, &chunk, &mut buffer, &mut yield_at).await?;
             }
@@ -125,11 +125,11 @@ impl<'r> BodyReader<'r> {
         let length = self.length + piece.len();
         if let Some(limit) = self.limit.filter(|limit| length > *limit && *limit <= self.max_body_bytes) {
             self.length = limit;
-            return Err(self.too_large(limit, "http.bodySizeLimit"));
+            return Err(too_large(limit, "http.bodySizeLimit"));
         }
         if length > self.max_body_bytes {
             self.length = self.max_body_bytes;
-            return Err(self.too_large(self.max_body_bytes, "--max-body-bytes"));
+            return Err(too_large(self.max_body_bytes, "--max-body-bytes"));
         }
         self.length = length;
         let Some(mut kept) = self.kept.take() else { return Ok(()) };
@@ -150,7 +150,8 @@ impl<'r> BodyReader<'r> {
         self.memory.cover(self.besides + kept).await;
     }
 
-    fn too_large(&self, most: usize, limit: &str) -> CallError {
-        CallError::new(Reason::Limit, format!("the body is larger than {most} bytes ({limit})"))
-    }
+}
+
+fn too_large(most: usize, limit: &str) -> CallError {
+    CallError::new(Reason::Limit, format!("the body is larger than {most} bytes ({limit})"))
 }

@@ -69,8 +69,7 @@ impl Cookie {
                 "domain" if !value.is_empty() => {
                     let domain = value.trim_start_matches('.').to_ascii_lowercase();
                     // The names of whole registries are not known here, so at least one with a dot is wanted.
-                    let is_own = domain == own;
-                    if !is_own && !(domain.contains('.') && is_below(own, &domain)) {
+                    if domain != own && (!domain.contains('.') || !is_below(own, &domain)) {
                         return None;
                     }
                     with_subdomains = domain.contains('.') && own.parse::<std::net::IpAddr>().is_err();

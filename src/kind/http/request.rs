@@ -336,7 +336,7 @@ impl Route {
         let start = Instant::now();
         let (stream, peer) = if hop.is_at_home {
             let wanted = hop.host_override(probe).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-            let host = wanted.as_ref().map_or(hop.host(), Authority::host);
+            let host = wanted.as_ref().map_or_else(|| hop.host(), Authority::host);
             probe.dialer.handshake(stream, host, alpn, probe.deadline).await
         } else {
             probe.dialer.handshake_with_other(stream, hop.host(), alpn, probe.deadline).await

@@ -21,7 +21,7 @@ const SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
 /// The bytes that the states of one pattern may take, which are made while it is compared.
 const MAX_STATES: usize = 256 << 10;
 
-/// CompiledPattern patterns in memory. Targets are often made from templates and share patterns; those of others are compiled again when they are
+/// Compiled patterns in memory. Targets are often made from templates and share patterns; those of others are compiled again when they are
 /// used.
 const MAX_COMPILED: usize = 128;
 
@@ -349,7 +349,7 @@ fn compiled(translated: &Arc<str>) -> Option<Regex> {
     PatternCache::global(|cache| cache.compiled(translated).ok().map(|compiled| compiled.regex))
 }
 
-/// CompiledPattern patterns, those that were used last.
+/// Compiled patterns, those that were used last.
 #[derive(Default)]
 struct PatternCache {
     compiled: HashMap<Arc<str>, CompiledPattern>,
