@@ -95,7 +95,7 @@ fn sora() -> Case {
             black_box(serde_json::from_slice::<JsonList<api::ClusterNode>>(body(&answers[2])).is_ok());
             black_box(serde_json::from_slice::<JsonField<api::ServerMode>>(body(&answers[3])).is_ok());
         },
-        kind: blocks.build(Type::Sora, &url),
+        kind: blocks.engine(Type::Sora, &url).unwrap().translator().unwrap(),
         goal: 5.0,
     }
 }

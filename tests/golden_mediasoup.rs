@@ -16,7 +16,7 @@ use exposition::Everything;
 use proptest::prelude::*;
 use regex::Regex;
 use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, StatsSource, families};
-use scrapetarget_exporter::kind::{Answer, CallError, Context, Kind, Options as _, Reason, Response};
+use scrapetarget_exporter::kind::{Answer, CallError, CallOptions as _, Context, Kind, Reason, Response};
 use scrapetarget_exporter::metric::{Families, Filter, Finished, Format, encode, read_exposition};
 use serde::Deserialize;
 

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use reqwest::Url;
-use scrapetarget_exporter::kind::{Answer, CallError, Context, Options as _, Reason, Response, orion};
+use scrapetarget_exporter::kind::{Answer, CallError, CallOptions as _, Context, Reason, Response, orion};
 use scrapetarget_exporter::metric::{Families, Format, encode};
 use serde::Deserialize;
 

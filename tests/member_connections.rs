@@ -11,7 +11,7 @@ use http::HeaderMap;
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use reqwest::Url;
 use rustls_pki_types::PrivateKeyDer;
-use scrapetarget_exporter::dial::{AddressRules, ClientError, Connection, DenyReason, KnownHosts};
+use scrapetarget_exporter::dial::{AddressRules, ClientError, Connection, DenyReason, Dialers, KnownHosts};
 use scrapetarget_exporter::fetch::{Client, Clients, Fetched, Limits, fetch};
 use scrapetarget_exporter::kind::{Call, Method, Reason};
 use support::choose_tls_provider;
@@ -513,7 +513,9 @@ async fn found(client: &Client) -> Result<Vec<String>, (Reason, String)> {
 #[tokio::test]
 async fn the_addresses_of_a_known_host_are_judged_as_those_of_any_other() {
     let known = [("rooms.test".into(), ["127.0.0.1", "127.0.0.2"].map(|address| address.parse().unwrap()).into())];
-    let clients = clients(rules(&["127.0.0.2/32"], &[], &[])).knowing(KnownHosts::from(known));
+    choose_tls_provider();
+    let dialers = Dialers::new(rules(&["127.0.0.2/32"], &[], &[])).knowing(KnownHosts::from(known));
+    let clients = Clients::with(dialers);
     let client = client_of(&clients, "http://rooms.test:9851/", &Connection::default());
     assert_eq!(found(&client).await.unwrap(), ["127.0.0.1", "127.0.0.2"]);
     let member = |address: &str| client.member(format!("{address}:9851").parse().unwrap(), None);

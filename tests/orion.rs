@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::Request;
 use reqwest::Url;
 use scrapetarget_exporter::kind::orion::{Level, Options};
-use scrapetarget_exporter::kind::{Answer, CallError, Context, Kind, Method, Options as _, Reason, Response};
+use scrapetarget_exporter::kind::{Answer, CallError, CallOptions as _, Context, Kind, Method, Reason, Response};
 use scrapetarget_exporter::metric::{Families, Finished};
 use serde_json::json;
 use simulators::orion::Broker;

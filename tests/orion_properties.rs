@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 use reqwest::Url;
 use scrapetarget_exporter::kind::orion::{Level, Options};
-use scrapetarget_exporter::kind::{Answer, Context, Kind, Options as _, Response};
+use scrapetarget_exporter::kind::{Answer, CallOptions as _, Context, Kind, Response};
 use scrapetarget_exporter::metric::{Families, Format, encode};
 use serde_json::{Value, json};
 

@@ -23,7 +23,7 @@ fn judge(bodies: [Vec<u8>; 4], sample_limit: usize) -> Result<(), TestCaseError>
         server_mode: true,
     };
     let blocks = Blocks { sora: Some(options), ..Blocks::default() };
-    let mut kind = blocks.build(Type::Sora, &Url::parse("http://sora:3000/").unwrap());
+    let mut kind = blocks.engine(Type::Sora, &Url::parse("http://sora:3000/").unwrap()).unwrap().translator().unwrap();
     let answers = bodies.map(|body| Answer(Ok(Response { status: 200, body: body.into() })));
     let mut out = Families::default();
     let verdicts = kind.translate(&answers, &Context { now: 1.7e9, sample_limit }, &mut out);

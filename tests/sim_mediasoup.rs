@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use bytes::Bytes;
 use scrapetarget_exporter::kind::mediasoup::{Compatibility, Options, PerObject, StatsSource, families};
-use scrapetarget_exporter::kind::{Answer, Context, Kind, Options as _, Response};
+use scrapetarget_exporter::kind::{Answer, CallOptions as _, Context, Kind, Response};
 use scrapetarget_exporter::metric::{Families, Finished};
 use simulators::edumeet::Edumeet;
 use simulators::mediasoup::Agent;

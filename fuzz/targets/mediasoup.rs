@@ -3,7 +3,7 @@
 
 use invariants::{bodies, never_fall, polls};
 use libfuzzer_sys::fuzz_target;
-use scrapetarget_exporter::kind::Options as _;
+use scrapetarget_exporter::kind::CallOptions as _;
 use scrapetarget_exporter::kind::mediasoup::{Addresses, Compatibility, Options, PerObject, StatsSource};
 use url::Url;
 

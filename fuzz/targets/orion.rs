@@ -4,7 +4,7 @@
 use invariants::{bodies, polls};
 use libfuzzer_sys::fuzz_target;
 use scrapetarget_exporter::kind::{
-    Options as _,
+    CallOptions as _,
     orion::{Level, Options},
 };
 use url::Url;

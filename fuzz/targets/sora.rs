@@ -3,7 +3,7 @@
 
 use invariants::{bodies, polls};
 use libfuzzer_sys::fuzz_target;
-use scrapetarget_exporter::kind::{Options as _, sora::Options};
+use scrapetarget_exporter::kind::{CallOptions as _, sora::Options};
 use url::Url;
 
 fuzz_target!(|input: &[u8]| {

@@ -100,6 +100,14 @@ impl Engine {
         Self::Calls(Arc::new(move || options.build(&url)))
     }
 
+    /// A new translator; none if it is probed.
+    pub fn translator(&self) -> Option<Box<dyn Kind>> {
+        match self {
+            Self::Calls(translators) => Some(translators()),
+            Self::Probe(_) => None,
+        }
+    }
+
     fn probe<O: ProbeOptions>(options: &O, url: &Url) -> Result<Self, Vec<FieldError>> {
         options.prober(url).map(Self::Probe)
     }
