@@ -149,7 +149,8 @@ fn bytes_that_are_no_utf8_cost_no_more_than_a_character() {
     let mut report = br#"{"version":"20?5","total_connection_created":1}"#.to_vec();
     let at = report.iter().position(|byte| *byte == b'?').unwrap();
     report[at] = 0xff;
-    let mut kind = Blocks::default().build(Type::Sora, &Url::parse("http://sora:3000/").unwrap());
+    let mut kind =
+        Blocks::default().engine(Type::Sora, &Url::parse("http://sora:3000/").unwrap()).unwrap().translator().unwrap();
     let answers =
         [report, LICENSE.into(), MODE.into()].map(|body| Answer(Ok(Response { status: 200, body: body.into() })));
     let mut out = Families::default();
