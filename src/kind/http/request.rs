@@ -15,13 +15,13 @@ use reqwest::Url;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::Connection;
+use super::connection::RequestConnection;
 use super::cookies::CookieJar;
-use super::stream::Io;
 use super::{Options, Phase};
 use crate::dial::{JudgedAddress, broken};
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
+use crate::kind::probe::BoxedStream;
 
 const OWN_USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
@@ -250,13 +250,13 @@ fn referer(from: &Url, to: &Url, stays: bool) -> Option<HeaderValue> {
 
 /// A connection, and how requests over it name their url.
 pub(super) struct Connected {
-    connection: Connection,
+    connection: RequestConnection,
     /// A proxy gets whole urls.
     is_absolute: bool,
 }
 
 impl Connected {
-    pub(super) async fn send(self, request: Request<Full<Bytes>>) -> Result<super::connection::Response, CallError> {
+    pub(super) async fn send(self, request: Request<Full<Bytes>>) -> Result<super::connection::UnreadAnswer, CallError> {
         self.connection.send(request).await
     }
 }
@@ -316,7 +316,7 @@ impl Route {
     ) -> Result<Connected, CallError> {
         let address = self.resolve(template, hop, probe).await?;
         let start = Instant::now();
-        let stream: Box<dyn Io> = match (probe.proxy, address) {
+        let stream: BoxedStream = match (probe.proxy, address) {
             (Some(proxy), _) => self.through(proxy, hop, address, probe).await?,
             (None, Some(address)) => {
                 let stream = probe.dialer.connect(address, hop.port(), probe.deadline).await?;
@@ -328,7 +328,7 @@ impl Route {
         Phase::Connect.took(probe.record, start.elapsed());
         if !hop.is_tls() {
             probe.record.forget_tls();
-            let connection = Connection::http1(stream).await?;
+            let connection = RequestConnection::http1(stream).await?;
             return Ok(Connected { connection, is_absolute: probe.proxy.is_some() });
         }
         let alpn: &[&[u8]] = if template.enable_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
@@ -346,12 +346,12 @@ impl Route {
         let stream = stream?;
         Phase::Tls.took(probe.record, start.elapsed());
         let speaks_http2 = peer.and_then(|peer| peer.alpn).is_some_and(|protocol| protocol == b"h2");
-        let stream: Box<dyn Io> = Box::new(stream);
+        let stream: BoxedStream = Box::new(stream);
         let connection = if speaks_http2 {
-            let opening = timeout_at(probe.deadline, Connection::http2(stream));
+            let opening = timeout_at(probe.deadline, RequestConnection::http2(stream));
             opening.await.map_err(|_| CallError::new(Reason::Timeout, "HTTP/2 did not begin in time"))??
         } else {
-            Connection::http1(stream).await?
+            RequestConnection::http1(stream).await?
         };
         Ok(Connected { connection, is_absolute: false })
     }
@@ -363,7 +363,7 @@ impl Route {
         hop: &Hop,
         address: Option<JudgedAddress>,
         probe: &mut Probe<'_>,
-    ) -> Result<Box<dyn Io>, CallError> {
+    ) -> Result<BoxedStream, CallError> {
         let of_proxy = |error: CallError| CallError::new(error.reason, format!("proxyUrl: {}", error.message));
         let host = proxy.host_str().unwrap_or_default();
         let port = proxy.port_or_known_default().unwrap_or(80);
@@ -374,7 +374,7 @@ impl Route {
         self.proxy = Some(at);
         let stream = probe.dialer.connect(at, port, probe.deadline).await.map_err(of_proxy)?;
         probe.record.event(format!("connected to the proxy {}", std::net::SocketAddr::new(at.ip(), port)));
-        let mut stream: Box<dyn Io> = Box::new(stream);
+        let mut stream: BoxedStream = Box::new(stream);
         if proxy.scheme() == "https" {
             let (encrypted, _) = probe.dialer.handshake_with_other(stream, host, &[], probe.deadline).await;
             stream = Box::new(encrypted.map_err(of_proxy)?);
@@ -396,7 +396,7 @@ impl Route {
 }
 
 /// Asks a proxy for a tunnel.
-async fn open_tunnel(stream: &mut Box<dyn Io>, to: &str) -> Result<(), CallError> {
+async fn open_tunnel(stream: &mut BoxedStream, to: &str) -> Result<(), CallError> {
     let failed = |error: std::io::Error| broken(&error);
     let request = format!(
         "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: {}\r\n\r\n",
