@@ -240,6 +240,7 @@ fuzz:
 generate: $(HELM)
 	cargo run --locked --quiet -- crd > crds/scrapetargets.yaml
 	UPDATE_DOCS=1 cargo test --locked --quiet --test docs --test alerts
+	UPDATE_DOCS=1 cargo test --locked --quiet --test convert worked_example
 	# One after another: some render what others write.
 	UPDATE_DOCS=1 cargo test --locked --quiet --test chart generated:: -- --test-threads 1
 	UPDATE_DOCS=1 cargo test --locked --quiet --test blackbox differences::

@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?write how many seconds each target may take, for instance: fuzz/run.sh 60}
 shift
-all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health)
+all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp)
 [[ $# -gt 0 ]] && targets=("$1") || targets=("${all[@]}")
 [[ $# -gt 1 && $seconds != 0 ]] && targets=("$@")
 
@@ -89,6 +89,20 @@ plant() {
         name { print > (into name) }
         END { finish() }' "$fixtures/convert/blackbox.yml"
       join '' "$fixtures"/convert/{blackbox,prometheus,objects}.yml "$fixtures/convert/values.yaml" > "$into/seed-all"
+      ;;
+    dns)
+      # each record as the answer of a reply without a question, which one with a response code may be
+      local wire text number=0
+      while read -r wire text; do
+        number=$((number + 1))
+        printf "$(sed 's/../\\x&/g' <<< "000180030000000100000000$wire")" > "$into/seed-$number"
+      done < <(grep -v '^#' ../src/kind/dns/records.txt)
+      ;;
+    icmp)
+      printf '\0\0\0\0\0\0\0\1abc' > "$into/seed-reply"
+      printf '\201\0\0\0\0\0\0\1abc' > "$into/seed-reply6"
+      printf '\10\0\0\0\0\0\0\1abc' > "$into/seed-request"
+      printf '\200\0\0\0\0\0\0\1abc' > "$into/seed-request6"
       ;;
     manifests)
       # one seed for each document: short inputs are tried faster

@@ -845,6 +845,79 @@ fn a_simulated_website_is_one_that_probes_take_when_they_trust_its_authority() {
     }
 }
 
+/// A mistake or several in a target of each type that probes.
+const MISTAKES_OF_PROBES: &str = "\
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: web, namespace: shop }
+spec: { type: Http, url: \"tcp://www.shop.test:443\", http: { valid_status_codes: [200] }, members: { dns: {} } }
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: port, namespace: shop }
+spec: { type: Tcp, url: \"tcp://www.shop.test\", headers: [{ name: a, value: b }], tcp: { queryResponse: [{ expect: \"(\", send: a, sendBase64: YQ== }] } }
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: name, namespace: shop }
+spec: { type: Dns, url: \"dns://10.0.0.1\", dns: { queryType: AA, transportProtocol: quic }, preferredIpProtocol: ipv6 }
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: host, namespace: shop }
+spec: { type: Icmp, url: \"icmp://10.0.0.1:80\", tlsConfig: {}, icmp: { count: 100 }, sourceIpAddress: eth0 }
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: health, namespace: shop }
+spec: { type: Grpc, url: \"http://10.0.0.1/\", grpc: { metadata: { grpc-timeout: [a] }, services: [a] }, http: {} }
+";
+
+#[test]
+fn every_mistake_in_a_target_that_is_probed_is_told_with_its_place_and_what_to_write() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("mistakes.yaml");
+    fs::write(&file, MISTAKES_OF_PROBES).unwrap();
+    let said = run(["check", file.to_str().unwrap()]);
+    assert_eq!(said.code, Some(1), "{}", said.stdout);
+    for (line, document, id, field, wanted) in [
+        (4, 1, "web", "spec.http.valid_status_codes", "did you mean \"validStatusCodes\"?"),
+        (4, 1, "web", "spec.members", "remove it"),
+        (4, 1, "web", "spec.url", "url must be http://HOST:PORT/PATH?QUERY"),
+        (9, 2, "port", "spec.headers", "remove it"),
+        (9, 2, "port", "spec.tcp.queryResponse[0]", "mutually exclusive"),
+        (9, 2, "port", "spec.tcp.queryResponse[0].expect", "unclosed group at character 1"),
+        (9, 2, "port", "spec.url", "url must be tcp://HOST:PORT or tls://HOST:PORT"),
+        (14, 3, "name", "spec.dns.queryType", "write A, AAAA, MX, NS, SOA, TXT"),
+        (14, 3, "name", "spec.dns.transportProtocol", "\"udp\", \"tcp\""),
+        (14, 3, "name", "spec.preferredIpProtocol", "\"ip4\", \"ip6\""),
+        (14, 3, "name", "spec.url", "as in dns://SERVER/example.com, or in dns.queryName"),
+        (19, 4, "host", "spec.icmp.count", "less than or equal to 10"),
+        (19, 4, "host", "spec.sourceIpAddress", "for instance 10.0.0.7"),
+        (19, 4, "host", "spec.tlsConfig", "remove it"),
+        (19, 4, "host", "spec.url", "url must be icmp://HOST"),
+        (24, 5, "health", "spec.grpc.metadata[grpc-timeout]", "remove it"),
+        (24, 5, "health", "spec.grpc.services", "did you mean \"service\"?"),
+        (24, 5, "health", "spec.http", "write type: Http"),
+        (24, 5, "health", "spec.url", "url must be grpc://HOST:PORT or grpcs://HOST:PORT"),
+    ] {
+        let place = format!("{}:{line}: document {document} (ScrapeTarget shop/{id}): {field}: ", file.display());
+        let found = said.stdout.lines().find_map(|line| line.strip_prefix(&place));
+        assert!(found.is_some_and(|message| message.contains(wanted)), "{place}{wanted}: {}", said.stdout);
+    }
+}
+
+#[test]
+fn a_larger_ping_than_the_operator_allows_is_not_sent() {
+    let probe = ["probe", "--type", "Icmp", "--url", "icmp://127.0.0.1", "--set", "icmp.payloadSize=1473"];
+    let said = run(probe);
+    assert_eq!(said.code, Some(1), "{}", said.stdout);
+    assert!(said.stderr.contains("write at most 1472 (--icmp-max-payload)"), "{}", said.stderr);
+    // Whether the system then lets it be sent is another question.
+    let said = run([&probe[..], &["--icmp-max-payload", "1473"]].concat());
+    assert!(!said.stderr.contains("--icmp-max-payload"), "{}", said.stderr);
+}
+
 fn unix_now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
 }

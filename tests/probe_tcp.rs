@@ -188,7 +188,7 @@ async fn versions_of_tls_can_be_chosen_for_probes_and_for_polls() {
             .unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
         let answer = say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
-        let server = Actor::with_tls([Act::Tls, answer, Act::Hang], Some(acceptor)).await;
+        let server = Actor::with_tls([Act::Tls, hear("POST / HTTP/1.1\r\n"), answer], Some(acceptor)).await;
         for (versions, agreed) in [(json!({}), true), (chosen, true), (other, false)] {
             let trust = |target: &mut scrapetarget_exporter::target::Target| {
                 target.source.connection.ca = Some(certificate.ca.as_bytes().into());
@@ -202,7 +202,7 @@ async fn versions_of_tls_can_be_chosen_for_probes_and_for_polls() {
                 probed.failed(Reason::Tls);
                 assert!(probed.message.contains("version") || probed.message.contains("TLS 1."), "{}", probed.message);
             }
-            let spec = json!({ "type": "Sora", "url": server.url("https"), "tlsConfig": versions });
+            let spec = json!({ "type": "Sora", "url": server.url("https"), "tlsConfig": versions, "sora": { "serverMode": false } });
             let polled = Probed::changed(spec, trust).await;
             // `{}` is no answer of Sora: the handshake succeeded.
             let expected = if agreed { Reason::Schema } else { Reason::Tls };

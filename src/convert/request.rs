@@ -1,5 +1,6 @@
 //! One target of one job, as a source of targets has it, and the ScrapeTarget that it becomes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -10,6 +11,7 @@ use super::name::{MAX_NAME, Names, slug};
 use super::relabel::{Labels, RelabelStep, is_label_name};
 use super::report::{Reporter, quoted};
 use crate::crd;
+use crate::kind::Type;
 use crate::time::PromDuration;
 
 /// What a blackbox exporter takes off the timeout of a scrape, by default.
@@ -110,11 +112,11 @@ impl AskedTarget {
     ) -> Option<WrittenTarget> {
         let place = self.place();
         let kind = match &module.prober {
-            ModuleProber::Http => "Http",
-            ModuleProber::Tcp { .. } => "Tcp",
-            ModuleProber::Dns => "Dns",
-            ModuleProber::Icmp => "Icmp",
-            ModuleProber::Grpc { .. } => "Grpc",
+            ModuleProber::Http => Type::Http,
+            ModuleProber::Tcp { .. } => Type::Tcp,
+            ModuleProber::Dns => Type::Dns,
+            ModuleProber::Icmp => Type::Icmp,
+            ModuleProber::Grpc { .. } => Type::Grpc,
             ModuleProber::Missing(why) => {
                 reporter.remark(self.line, &place, format!("is not converted: {why}"));
                 return None;
@@ -132,7 +134,7 @@ impl AskedTarget {
         }
         let settings = &module.settings;
         let mut spec = settings.spec.clone();
-        spec.insert("type".to_owned(), json!(kind));
+        spec.insert("type".to_owned(), json!(kind.as_str()));
         spec.insert("url".to_owned(), json!(found.url));
         if settings.ip6_by_default && !found.is_literal() {
             spec.insert("preferredIpProtocol".to_owned(), json!("ip6"));
@@ -148,7 +150,7 @@ impl AskedTarget {
             }
         }
         self.times(module, &mut spec, reporter);
-        let labels = self.labels(reporter);
+        let labels = self.labels(kind, reporter);
         if !labels.is_empty() {
             spec.insert("labels".to_owned(), Value::Object(labels));
         }
@@ -254,12 +256,13 @@ impl AskedTarget {
         spec.insert("timeout".to_owned(), json!(PromDuration::from(timeout).to_string()));
     }
 
-    fn labels(&self, reporter: &mut Reporter) -> Map<String, Value> {
+    fn labels(&self, kind: Type, reporter: &mut Reporter) -> Map<String, Value> {
         let mut labels = Map::new();
+        let of_families: BTreeSet<&str> = kind.families().iter().flat_map(|family| family.labels).copied().collect();
         for (label, value) in &self.labels {
             let why = if !is_label_name(label) {
                 Some("its name has characters that a label of a target may not have".to_owned())
-            } else if crd::rules::reserved_labels().contains(label.as_str()) {
+            } else if crd::rules::reserved_labels().contains(label.as_str()) || of_families.contains(label.as_str()) {
                 Some("the exporter or one of its families has a label of this name".to_owned())
             } else if value.chars().count() > LABELS.1 {
                 Some(format!("its value has more than {} characters", LABELS.1))

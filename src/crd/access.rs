@@ -90,7 +90,7 @@ fn bearer() -> String {
     "Bearer".to_owned()
 }
 
-/// How the certificate of an https target is verified, and how the exporter authenticates itself.
+/// How the certificate of a target with TLS is verified, and how the exporter authenticates itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsConfig {

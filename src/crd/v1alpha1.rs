@@ -92,7 +92,7 @@ pub struct ScrapeTargetSpec {
     /// Authentication for the target with the header Authorization. Mutually exclusive with basicAuth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
-    /// TLS settings of an https target: verification of its certificate, and the client certificate.
+    /// TLS settings of a target with TLS: verification of its certificate, and the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_config: Option<TlsConfig>,
     /// HTTP proxy for the requests to the target, for instance `http://proxy:3128`. If not set, no proxy is used; proxy variables in the

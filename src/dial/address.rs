@@ -28,6 +28,11 @@ impl AddressRules {
         self
     }
 
+    /// Whether the operator denies any range.
+    pub(crate) fn denies(&self) -> bool {
+        !self.denied.is_empty()
+    }
+
     /// What allows a target of `namespace` to point to `name`, or to an address where there is no name; `None` if nothing does.
     pub(crate) fn allowed_by(&self, name: Option<&str>, namespace: &str) -> Option<AllowedBy> {
         let restricted = !(self.allowed.is_empty() && self.hosts.is_empty());
@@ -148,6 +153,14 @@ fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     std::iter::once(address).chain(inside.into_iter().map(IpAddr::V4))
 }
 
+/// The host that `address` leads to, as far as that can be seen: the IPv4 address in it, if there is one.
+pub(super) fn destination(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => translated(v6).or_else(|| tunnelled(v6).last().copied()).map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// The IPv4 address that `v6` is translated to: IPv4-compatible, IPv4-translated (SIIT) and NAT64 addresses.
 fn translated(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     match v6.segments() {
@@ -261,6 +274,17 @@ mod tests {
         for address in ["10.0.0.1", "2001:db8::1", "127.0.0.1", "::1", "fd20:ce::255", "100.100.100.201"] {
             assert_eq!(refusal(&none, address, AllowedBy::Host), None, "{address}");
         }
+    }
+
+    #[test]
+    fn an_address_leads_to_the_same_host_in_every_form() {
+        for form in
+            ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2002:a01:203::1", "2001:0:808:808:0:0:f5fe:fdfc"]
+        {
+            assert_eq!(destination(form.parse().unwrap()), IpAddr::from([10, 1, 2, 3]), "{form}");
+        }
+        let plain: IpAddr = "2001:db8::1".parse().unwrap();
+        assert_eq!(destination(plain), plain);
     }
 
     #[test]

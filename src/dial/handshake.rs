@@ -53,6 +53,14 @@ impl Trust {
     }
 }
 
+impl Connection {
+    /// Whether a [`Dialer`] could be made with these settings, but for the addresses in them. When files are checked, the rules may be those of
+    /// another machine.
+    pub fn check_for_probes(&self) -> Result<(), ClientError> {
+        TlsSettings::new(self, |pem| TrustStore::of_pem(pem).ok_or(ClientError::Ca)).map(drop)
+    }
+}
+
 impl TlsSettings {
     pub(super) fn new(
         settings: &Connection,
@@ -153,16 +161,10 @@ impl Dialer {
     {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
-        let name = match name {
-            Some(name) => name.clone(),
-            None => match ServerName::try_from(host.to_owned()) {
-                Ok(name) => name,
-                Err(_) => {
-                    let message =
-                        format!("{host} is no name that a certificate can contain: write tlsConfig.serverName");
-                    return (Err(CallError::new(Reason::Tls, message)), None);
-                }
-            },
+        let name = name.cloned().map_or_else(|| ServerName::try_from(host.to_owned()), Ok);
+        let Ok(name) = name else {
+            let message = format!("{host} is no name that a certificate can contain: write tlsConfig.serverName");
+            return (Err(CallError::new(Reason::Tls, message)), None);
         };
         let sni = matches!(name, ServerName::DnsName(_));
         let verifier = Arc::new(HandshakeVerifier { trusted: self.tls.trust.store(), sent: Mutex::default() });

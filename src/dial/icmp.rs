@@ -80,10 +80,8 @@ pub struct EchoSocket {
 impl Dialer {
     /// A socket that sends echo requests to this address alone.
     ///
-    /// Reasons: `permission`, `unreachable`; `config` for a source address that this machine does not have; `limit` if the address has been
-    /// probed too often.
+    /// Reasons: `permission`, `unreachable`; `config` for a source address that this machine does not have.
     pub fn echo(&self, address: JudgedAddress, settings: EchoSettings) -> Result<EchoSocket, CallError> {
-        self.count(address)?;
         let peer = address.ip();
         let failed = |error: &io::Error| CallError::new(reason_of(error), format!("no ICMP socket: {error}"));
         let (domain, protocol) =
@@ -166,15 +164,10 @@ impl EchoSocket {
         let mut failed = None;
         loop {
             let ready = self.socket.ready(ANYTHING).await;
-            ready.map_err(|error| refused_here(self.peer, &error))?;
-            // One after the other: for several interests at once nothing is ever ready, and this would go round without a pause.
-            let arrived = match self.socket.try_io(Interest::ERROR, || self.arrival(buffer)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.socket.try_io(Interest::READABLE, || self.arrival(buffer))
-                }
-                arrived => arrived,
-            };
-            match arrived {
+            let ready = ready.map_err(|error| refused_here(self.peer, &error))?;
+            // One of them at a time: only that can be marked as not ready any more.
+            let interest = if ready.is_error() { Interest::ERROR } else { Interest::READABLE };
+            match self.socket.try_io(interest, || self.arrival(buffer)) {
                 Ok(Some(arrival)) => return Ok(arrival),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -266,12 +259,11 @@ impl IcmpRefusal {
             (true, 3, 3) | (false, 1, 4) => "port unreachable",
             (true, 3, 4) => "fragmentation needed",
             (true, 3, 9 | 10 | 13) | (false, 1, 1) => "administratively prohibited",
-            (true, 3, _) => "destination unreachable",
             (false, 1, 0) => "no route to destination",
             (false, 1, 2) => "beyond scope of source address",
             (false, 1, 5) => "source address failed policy",
             (false, 1, 6) => "reject route to destination",
-            (false, 1, _) => "destination unreachable",
+            (true, 3, _) | (false, 1, _) => "destination unreachable",
             (false, 2, _) => "packet too big",
             (true, 11, 0) | (false, 3, 0) => "time to live exceeded",
             (true, 11, _) | (false, 3, _) => "time to reassemble exceeded",

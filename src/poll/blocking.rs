@@ -104,6 +104,20 @@ impl WorkError {
         }
     }
 
+    /// The error for users where it is the patterns of a probe that were compared.
+    pub(super) fn of_comparison(self) -> CallError {
+        let message = match self {
+            Self::NoPermit => {
+                "the answer arrived in time, but its comparison had to wait for those of other targets until the timeout"
+            }
+            Self::TimedOut => {
+                "the regular expressions of the target take too long to compare with the answer: write simpler ones, or limit the answer"
+            }
+            Self::Aborted => "the comparison with the answer was aborted: please report this",
+        };
+        CallError::new(self.reason(), message)
+    }
+
     /// The error for users if the job was a translation.
     pub(super) fn of_translation(self) -> CallError {
         let message = match self {

@@ -44,6 +44,7 @@ pub(super) async fn probe(
         headers: &source.headers,
         secrets: &secrets,
         proxy: source.connection.proxy.as_ref(),
+        admitted: Vec::new(),
         deadline,
         record: &mut record,
         memory: &mut memory,
@@ -119,8 +120,8 @@ impl Compute for BlockingWork<'_> {
     fn run(&self, work: HeavyWork) -> BoxFuture<'_, Result<Box<dyn Any + Send>, CallError>> {
         Box::pin(async move {
             let permit = self.context.large_answers.acquire(self.target, self.deadline).await;
-            let permit = permit.map_err(WorkError::of_translation)?;
-            run_blocking(permit, self.deadline, move |_| work()).await.map_err(WorkError::of_translation)
+            let permit = permit.map_err(WorkError::of_comparison)?;
+            run_blocking(permit, self.deadline, move |_| work()).await.map_err(WorkError::of_comparison)
         })
     }
 }

@@ -13,15 +13,15 @@ use crate::metric::{Allowance, Families, Finished, Format, Stop};
 use crate::target::Target;
 
 crate::descs! {
-    SUCCESS = gauge "probe_success" [] "Whether the primary call of the last poll succeeded.";
+    SUCCESS = gauge "probe_success" [] "Whether the last poll succeeded: its primary call, or the probe.";
     DURATION = gauge "probe_duration_seconds" [] "Duration of the last poll in seconds, including all its calls.";
     TIMESTAMP = gauge "probe_timestamp_seconds" [] "Unix time at which the last poll ended. Polls run in the background: use it to calculate the age of the data.";
     FAILURE = gauge "probe_failure_info" ["reason"] "Reason why the last poll failed, in the label. Always 1; absent if the last poll succeeded.";
     CALL_SUCCESS = gauge "probe_call_success" ["call"] "Whether this call of the last poll, an HTTP request or a probe, was successful.";
     CALL_DURATION = gauge "probe_call_duration_seconds" ["call"] "Duration of this call of the last poll in seconds.";
     CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "HTTP status code of the response to this call of the last poll.";
-    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "Earliest expiry of the certificates that the server sent, as Unix time, even if they were rejected; https only.";
-    LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "Expiry of the verified certificate chain that expires last, as Unix time; https only, absent if no chain was verified.";
+    CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "Earliest expiry of the certificates that the server sent, as Unix time, even if they were rejected; TLS only.";
+    LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "Expiry of the verified certificate chain that expires last, as Unix time; TLS only, absent if no chain was verified.";
     TIMEOUT = gauge "probe_timeout_seconds" [] "Timeout of the last probe in seconds. Only for types that probe.";
     SERIES_DROPPED = gauge "probe_series_dropped" [] "Series omitted from this response because of spec.sampleLimit.";
     SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's response that were not exported: wrong type, duplicate labels, not a number, reserved name.";

@@ -54,7 +54,12 @@ impl Target {
         let connection = resolver.connection(declaration).map_err(ResolveError::into_field_error)?;
         resolver.headers(declaration).map_err(ResolveError::into_field_error)?;
         resolver.secrets(declaration).map_err(ResolveError::into_field_error)?;
-        connection.check(declaration.url()).map_err(|error| {
+        let checked = if declaration.spec.kind.is_probed() {
+            connection.check_for_probes()
+        } else {
+            connection.check(declaration.url())
+        };
+        checked.map_err(|error| {
             let field = error.field().map(|field| format!("spec.{field}")).unwrap_or_default();
             FieldError::new(&field, error.to_string())
         })

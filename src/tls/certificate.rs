@@ -6,7 +6,7 @@ use std::fmt::Write;
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use x509_parser::der_parser::asn1_rs::{Any, Oid, Tag};
-use x509_parser::prelude::{GeneralName, X509Certificate, X509Name, parse_x509_certificate};
+use x509_parser::prelude::{GeneralName, RelativeDistinguishedName, X509Certificate, X509Name, parse_x509_certificate};
 use x509_parser::public_key::PublicKey;
 
 use super::messages::named;
@@ -123,7 +123,9 @@ const SINGLE: [u8; 2] = [3, 5];
 fn name(name: &X509Name<'_>) -> String {
     let mut others = Vec::new();
     let mut known: [Vec<String>; KNOWN.len()] = Default::default();
-    for attribute in name.iter_rdn().take_while(|rdn| rdn.iter().next().is_some()).flat_map(|rdn| rdn.iter()) {
+    // Go reads a name up to the first part that is empty.
+    let parts = name.iter_rdn().take_while(|part| part.iter().next().is_some());
+    for attribute in parts.flat_map(RelativeDistinguishedName::iter) {
         let kind = attribute.attr_type();
         let value = text(attribute.attr_value());
         let at = last_arc(kind).and_then(|arc| KNOWN.iter().position(|(known, _)| *known == arc));

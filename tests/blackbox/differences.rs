@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::comparison::Found;
+use super::row::Row;
 
 /// How a family differs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +27,8 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rows {
     All,
+    /// All of a prober.
+    Of(&'static str),
     /// Those that name it, and there it must.
     Named,
     /// The same, of the rows that are probed in namespaces.
@@ -99,6 +102,42 @@ pub const DIFFERENCES: &[Difference] = &[
         ours: "as sent; only the end of the verified chain is absent",
     },
     Difference {
+        name: "no answer over TLS",
+        families: &["probe_ssl_*", "probe_tls_*"],
+        shapes: &[Shape::Ours],
+        rows: Rows::Named,
+        when: "type Http, and there is TLS but no answer",
+        theirs: "absent",
+        ours: "as for every connection with TLS",
+    },
+    Difference {
+        name: "redirect that leads nowhere",
+        families: &["probe_http_redirects"],
+        shapes: &[Shape::Value],
+        rows: Rows::Named,
+        when: "a redirect leads to what is no URL",
+        theirs: "does not count it",
+        ours: "counts it",
+    },
+    Difference {
+        name: "processing without an answer",
+        families: &["probe_http_duration_seconds"],
+        shapes: &[Shape::Value],
+        rows: Rows::Named,
+        when: "what a web server sends is no head of an answer, or not a whole one",
+        theirs: "`phase=\"processing\"` ends with its first byte",
+        ours: "it ends with the head, and is 0 without one",
+    },
+    Difference {
+        name: "transfer of a redirect",
+        families: &["probe_http_duration_seconds"],
+        shapes: &[Shape::Value],
+        rows: Rows::Named,
+        when: "a redirect is not followed",
+        theirs: "`phase=\"transfer\"` is the time until its body is dropped",
+        ours: "0: its body is not read",
+    },
+    Difference {
         name: "no verified chain",
         families: &["probe_ssl_last_chain_expiry_timestamp_seconds"],
         shapes: &[Shape::Theirs],
@@ -125,7 +164,7 @@ pub const DIFFERENCES: &[Difference] = &[
         name: "bytes that were expected",
         families: &["probe_failed_due_to_bytes"],
         shapes: &[Shape::Ours],
-        rows: Rows::All,
+        rows: Rows::Of("tcp"),
         when: "type Tcp",
         theirs: "absent; newer versions have it once they are connected",
         ours: "always",
@@ -134,7 +173,7 @@ pub const DIFFERENCES: &[Difference] = &[
         name: "phases of TCP",
         families: &["probe_tcp_duration_seconds"],
         shapes: &[Shape::Ours],
-        rows: Rows::All,
+        rows: Rows::Of("tcp"),
         when: "type Tcp",
         theirs: "absent",
         ours: "the time of each phase",
@@ -143,7 +182,7 @@ pub const DIFFERENCES: &[Difference] = &[
         name: "answer of DNS",
         families: &["probe_dns_rcode", "probe_dns_flag"],
         shapes: &[Shape::Ours],
-        rows: Rows::All,
+        rows: Rows::Of("dns"),
         when: "type Dns",
         theirs: "absent",
         ours: "the response code, and the flags `aa`, `tc` and `ad`",
@@ -185,6 +224,24 @@ pub const DIFFERENCES: &[Difference] = &[
         ours: "absent",
     },
     Difference {
+        name: "large pings",
+        families: &["probe_success", "probe_icmp_reply_hop_limit"],
+        shapes: &[Shape::Value, Shape::Theirs],
+        rows: Rows::NamedInNamespaces,
+        when: "a ping is larger than this installation allows",
+        theirs: "there is no such limit",
+        ours: "it is not sent",
+    },
+    Difference {
+        name: "certificate of gRPC",
+        families: &["probe_ssl_earliest_cert_expiry"],
+        shapes: &[Shape::Theirs, Shape::Value],
+        rows: Rows::Of("grpc"),
+        when: "type Grpc, without TLS or with a certificate that is refused",
+        theirs: "0, for which alerts about certificates that end soon fire; absent in newer versions",
+        ours: "absent without TLS, else as sent",
+    },
+    Difference {
         name: "deadline of gRPC",
         families: &["probe_success", "probe_grpc_status_code", "probe_grpc_healthcheck_response", "probe_grpc_ssl"],
         shapes: &[Shape::Value, Shape::Ours, Shape::Theirs],
@@ -205,8 +262,13 @@ pub const DIFFERENCES: &[Difference] = &[
 ];
 
 impl Difference {
-    pub fn covers(&self, found: &Found) -> bool {
-        self.shapes.contains(&found.shape)
+    pub fn covers(&self, row: &Row, found: &Found) -> bool {
+        let here = match self.rows {
+            Rows::All => true,
+            Rows::Of(prober) => row.prober == prober,
+            Rows::Named | Rows::NamedInNamespaces => row.differs.contains(&self.name),
+        };
+        here && self.shapes.contains(&found.shape)
             && self.families.iter().any(|family| match family.strip_suffix('*') {
                 Some(start) => found.family.starts_with(start),
                 None => found.family == *family,

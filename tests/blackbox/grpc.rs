@@ -83,19 +83,19 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         plain("exhausted", "service: code-8").fails("response"),
         plain("slow-service", "service: slow").times_out().theirs_succeeds().differs("deadline of gRPC"),
         row("no-health-service", &servers.bare, "").fails("response"),
-        over("tls", "ca_file: root.pem"),
-        over("tls-by-name", "ca_file: root.pem, server_name: server.test"),
+        over("tls", "ca_file: root.pem").differs("last chain of gRPC"),
+        over("tls-by-name", "ca_file: root.pem, server_name: server.test").differs("last chain of gRPC"),
         over("tls-other-name", "ca_file: root.pem, server_name: other.test")
             .fails("tls")
             .differs("certificates that are refused"),
         over("tls-unknown-authority", "ca_file: self-signed.pem").fails("tls").differs("certificates that are refused"),
         over("tls-not-verified", "insecure_skip_verify: true"),
         row("plain-server", &servers.plain, "tls: true, tls_config: { ca_file: root.pem }").fails("tls"),
-        row("tls-server", &servers.tls, "").fails("protocol"),
+        row("tls-server", &servers.tls, "").fails("protocol or connect"),
         row("refused", &servers.closed, "").fails("connect"),
-        row("closes", &servers.closes.address.to_string(), "").fails("connect"),
+        row("closes", &servers.closes.address.to_string(), "").fails("protocol"),
         row("speaks-http1", &servers.speaks_http1.address.to_string(), "").fails("protocol"),
-        row("silent", &servers.silent.address.to_string(), "").times_out(),
-        row("black-hole", &servers.hole.address.to_string(), "").times_out(),
+        row("silent", &servers.silent.address.to_string(), "").times_out().differs("deadline of gRPC"),
+        row("black-hole", &servers.hole.address.to_string(), "").times_out().differs("deadline of gRPC"),
     ]
 }

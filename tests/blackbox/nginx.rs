@@ -124,7 +124,7 @@ pub fn rows(server: &Server) -> Vec<Row> {
         at("tls-on-plain", format!("https://127.0.0.1:{}/", server.plain), "").fails("tls"),
         h2("small", "small", ""),
         h2("large", "large", "body_size_limit: 2MB"),
-        h2("too-large", "large", "body_size_limit: 100KB").fails("too_large"),
+        h2("too-large", "large", "body_size_limit: 100KB").fails("limit"),
         h2(
             "text",
             "text",
@@ -134,7 +134,7 @@ pub fn rows(server: &Server) -> Vec<Row> {
         h2("switched-off", "text", "enable_http2: false, fail_if_body_not_matches_regexp: ['^HTTP/1.1 GET']"),
         h2("not-found", "nothing", "").fails("http_status"),
         // Theirs repeats the request until its deadline.
-        h2("closed", "closed", "").times_out().fails("connect"),
+        h2("closed", "closed", "").times_out().fails("protocol").differs("no answer over TLS"),
         h2("gzip", "small", "compression: gzip, headers: { Accept-Encoding: gzip }"),
         h2("basic", "private", "basic_auth: { username: alice, password: s3cret }"),
         h2("basic-wrong", "private", "basic_auth: { username: alice, password: secret }").fails("auth"),

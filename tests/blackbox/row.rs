@@ -48,7 +48,7 @@ impl Row {
         }
     }
 
-    /// Both say that it failed, and we say why.
+    /// Both say that it failed, and we say why: one reason, or one `or` another where that is a race.
     pub fn fails(mut self, reason: &'static str) -> Self {
         self.verdict = Err(reason);
         self.theirs_succeeds = false;

@@ -142,7 +142,7 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         says("ssh-of-old", &servers.ssh, "{ expect: '^SSH-1.' }").fails("match"),
         says("end-of-line-is-cut", &servers.ssh, "{ expect: 'Debian-2$' }"),
         says("half-a-line", &servers.half_a_line, "{ expect: '^.PO$' }"),
-        says("long-line", &servers.long_line, "{ expect: '^SSH' }").fails("protocol"),
+        says("long-line", &servers.long_line, "{ expect: '^SSH' }").fails("limit"),
         says("later-line", &servers.lines, "{ expect: '^third ([0-9])' }"),
         says("lines-in-order", &servers.lines, "{ expect: two }, { expect: '^$' }, { expect: '^third' }"),
         says("lines-out-of-order", &servers.lines, "{ expect: '^third' }, { expect: '^first' }").fails("match"),

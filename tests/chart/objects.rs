@@ -419,6 +419,7 @@ fn names_that_yaml_would_read_as_something_else_stay_texts() {
         "containerPort",
         "enableServiceLinks",
         "failureThreshold",
+        "honorLabels",
         "maxUnavailable",
         "maxSurge",
         "periodSeconds",

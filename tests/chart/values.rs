@@ -446,7 +446,7 @@ fn null_takes_away_any_free_map_or_list() {
 #[test]
 fn without_a_limit_or_a_time_the_program_has_its_own() {
     let nulls = "limits.maxBodyBytes=null,limits.maxInflightBytes=null,limits.maxSampleLimit=null,limits.maxConnections=null,shutdownDelay=null,\
-                 leaderElection.leaseDuration=null,log.level=null,log.format=null";
+                 limits.maxProbesPerAddress=null,limits.icmpMaxPayload=null,leaderElection.leaseDuration=null,log.level=null,log.format=null";
     let manifests = chart::render(&["--set", nulls]);
     let container = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"]["containers"][0];
     let arguments = chart::arguments(container);

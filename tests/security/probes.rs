@@ -190,7 +190,11 @@ async fn secrets_of_probes_stand_nowhere() {
         for path in ["/api/v1/targets", "/", "/metrics", "/sd"] {
             assert_clean(path, &running.body(path).await, true);
         }
-        assert_clean("the log", &running.log(), true);
+        let log = running.log();
+        assert_clean("the log", &log, true);
+        for said in ["message=called", "address=127.0.0.1", "message=probed", "event=\"connected to 127.0.0.1:"] {
+            assert!(log.contains(said), "{said} is not in {log}");
+        }
         // They were there to be found: what is masked says so.
         for (name, line) in [
             ("refused", "  body: <masked>\n"),

@@ -149,6 +149,15 @@ impl Certificate {
     }
 }
 
+/// The chain as PEM.
+pub fn pem(certificate: &Certificate) -> String {
+    let blocks = certificate.chain.iter().map(|der| {
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    });
+    blocks.collect()
+}
+
 /// What a server does next.
 #[derive(Clone, Debug)]
 pub enum Act {

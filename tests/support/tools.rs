@@ -52,6 +52,11 @@ pub fn etcd() -> PathBuf {
     of_kubernetes("ETCD", "etcd")
 }
 
+/// A name server.
+pub fn coredns() -> PathBuf {
+    tool("COREDNS", "coredns")
+}
+
 /// The Prometheus Operator's own program.
 pub fn prometheus_operator() -> PathBuf {
     tool("PROMETHEUS_OPERATOR", "operator")

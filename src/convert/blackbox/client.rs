@@ -174,22 +174,23 @@ impl ModuleReader<'_> {
         if let Some(field) = block.node("basic_auth")
             && let Some(mut inner) = Block::open(field.node, &field.path, self.reporter)
         {
-            ways.push((field.line(), field.path));
+            ways.push((field.line(), field.path.clone()));
             let username = self.credential(&mut inner, ["username", "username_file", "username_ref"]);
             let password = self.credential(&mut inner, ["password", "password_file", "password_ref"]);
-            let (line, path) = (inner.line, inner.path.clone());
+            let path = inner.path.clone();
             inner.close(self.reporter);
-            match username {
-                Some(username) => {
-                    let mut basic = Map::new();
-                    basic.insert("username".to_owned(), self.reference("username", username));
-                    if let Some(password) = password {
-                        basic.insert("password".to_owned(), self.reference("password", password));
-                    }
-                    self.put("basicAuth", Value::Object(basic));
-                }
-                None => self.reporter.fault(line, &path, "has no user name, write username"),
+            // Some servers take a token as the password, and no name.
+            let username = username.unwrap_or_else(|| BlockField {
+                value: CredentialSource::Inline(String::new()),
+                node: field.node,
+                path: path.clone(),
+            });
+            let mut basic = Map::new();
+            basic.insert("username".to_owned(), self.reference("username", username));
+            if let Some(password) = password {
+                basic.insert("password".to_owned(), self.reference("password", password));
             }
+            self.put("basicAuth", Value::Object(basic));
         }
         if let Some(field) = block.node("authorization")
             && let Some(mut inner) = Block::open(field.node, &field.path, self.reporter)

@@ -1,5 +1,6 @@
 //! The prober http.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -73,9 +74,14 @@ impl ModuleReader<'_> {
         let mut codes = Vec::new();
         for item in block.list("valid_status_codes", self.reporter) {
             match item.node.scalar().and_then(|text| text.parse::<u16>().ok()) {
-                Some(code) if (100..=999).contains(&code) => codes.push(code),
-                _ => {
-                    self.reporter.fault(item.line(), &item.path, "is no status code, write a number, for instance 200");
+                Some(code) if (100..=599).contains(&code) => codes.push(code),
+                Some(code) => {
+                    let message = format!("{code} is left out: status codes are from 100 to 599");
+                    self.reporter.remark(item.line(), &item.path, message);
+                }
+                None => {
+                    let message = "is no status code, write a number, for instance 200";
+                    self.reporter.fault(item.line(), &item.path, message);
                 }
             }
         }
@@ -129,7 +135,8 @@ impl ModuleReader<'_> {
                 }
             }
         }
-        written.dedup();
+        let mut seen = BTreeSet::new();
+        written.retain(|version| seen.insert(version.clone()));
         if !written.is_empty() && !only_http3 {
             http.insert("validHttpVersions".to_owned(), json!(written));
         }

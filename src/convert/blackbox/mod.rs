@@ -272,8 +272,12 @@ impl ModuleReader<'_> {
                 self.put("preferredIpProtocol", json!(word.value));
             }
             Some(word) => {
-                let message = format!("{} is neither ip4 nor ip6, write one of them", quoted(&word.value));
-                self.reporter.fault(word.line(), &word.path, message);
+                let message = format!(
+                    "{} is neither ip4 nor ip6: it means ip4, as in the blackbox exporter",
+                    quoted(&word.value)
+                );
+                self.reporter.remark(word.line(), &word.path, message);
+                self.put("preferredIpProtocol", json!("ip4"));
             }
         }
         if let Some(flag) = block.flag("ip_protocol_fallback", self.reporter).filter(|flag| !flag.value) {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::query::DnsQuestion;
 use super::reply::{NoReply, Reply, text_bytes};
 use super::{DURATION, Edns};
+use crate::budget::MemoryShare;
 use crate::dial::{JudgedAddress, broken};
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
@@ -89,11 +90,12 @@ impl Query<'_> {
         probe.record.add(&DURATION, &["connect"], start.elapsed().as_secs_f64());
         let socket = socket?;
         let largest = self.edns.map_or(0, |edns| usize::from(edns.buffer_size)).max(LEAST_BUFFER);
-        probe.memory.cover(largest + text_bytes(largest)).await;
+        probe.memory.cover(largest).await;
         let mut buffer = vec![0; largest + 1];
         let mut others = Others::default();
         let sent = Instant::now();
-        let waiting = timeout_at(probe.deadline, self.reply_to_datagram(&socket, &mut buffer, &mut others)).await;
+        let replying = self.reply_to_datagram(&socket, &mut buffer, &mut others, probe.memory);
+        let waiting = timeout_at(probe.deadline, replying).await;
         probe.record.add(&DURATION, &["request"], sent.elapsed().as_secs_f64());
         let (reply, length) = match waiting {
             Ok(reply) => reply?,
@@ -109,6 +111,7 @@ impl Query<'_> {
         socket: &UdpSocket,
         buffer: &mut [u8],
         others: &mut Others,
+        memory: &mut MemoryShare,
     ) -> Result<(Reply, usize), CallError> {
         let failed = |error: io::Error| {
             let error = broken(&error);
@@ -125,6 +128,7 @@ impl Query<'_> {
                 );
                 return Err(CallError::new(Reason::Protocol, message));
             }
+            memory.cover(buffer.len() + text_bytes(length)).await;
             match Reply::read(buffer.get(..length).unwrap_or_default(), self.id, self.question) {
                 Ok(reply) => return Ok((reply, length)),
                 Err(NoReply::Other(why)) => others.note(why),

@@ -16,6 +16,7 @@ use crate::rule::FieldError;
 /// `www.example.com.<TAB>300<TAB>IN<TAB>A<TAB>192.0.2.1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the blackbox exporter")]
 pub struct RecordRules {
     /// The probe fails if any of these matches any record.
     #[serde(skip_serializing_if = "Vec::is_empty")]

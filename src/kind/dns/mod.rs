@@ -47,7 +47,7 @@ pub struct Options {
     /// `udp` or `tcp`. Default: `udp`, and `tcp` with `dnsOverTls`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport_protocol: Option<TransportProtocol>,
-    /// Ask over TLS (DoT), at port 853 unless `url` has another one.
+    /// Ask over TLS, at port 853 unless `url` has another one.
     pub dns_over_tls: bool,
     /// The response codes that are right.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "set"))]
@@ -213,7 +213,7 @@ impl super::Options for Options {
                 !is("retryTruncated") || !(is("dnsOverTls") || text(dns, "transportProtocol") == Some("tcp"))
             }),
             of_dns(
-                format!(
+                &format!(
                     "!self.url.matches({}) || self.url.matches({}) || (has(self.dns) && has(self.dns.queryName))",
                     raw(URL.as_str()),
                     raw(URL_WITH_NAME.as_str())
@@ -223,7 +223,7 @@ impl super::Options for Options {
                 |spec, url| !URL.is_match(url) || URL_WITH_NAME.is_match(url) || spec.pointer("/dns/queryName").is_some(),
             ),
             of_dns(
-                "!has(self.tlsConfig) || (has(self.dns) && self.dns.dnsOverTls)".to_owned(),
+                "!has(self.tlsConfig) || (has(self.dns) && self.dns.dnsOverTls)",
                 "tlsConfig has no effect without TLS: write dns.dnsOverTls: true, or remove it",
                 "tlsConfig",
                 |spec, _| {
@@ -231,13 +231,13 @@ impl super::Options for Options {
                 },
             ),
             of_dns(
-                format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_TYPE.as_str()), raw(URL_TYPE.as_str())),
+                &format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_TYPE.as_str()), raw(URL_TYPE.as_str())),
                 "the type in url is no type of DNS records, write A, AAAA, MX, NS, SOA, TXT, … in capital letters, or TYPE with a number",
                 "url",
                 |_, url| !URL_WITH_TYPE.is_match(url) || URL_TYPE.is_match(url),
             ),
             of_dns(
-                format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_CLASS.as_str()), raw(URL_CLASS.as_str())),
+                &format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_CLASS.as_str()), raw(URL_CLASS.as_str())),
                 "the class in url is no class of DNS records, write IN, CH, HS, CS, NONE or ANY",
                 "url",
                 |_, url| !URL_WITH_CLASS.is_match(url) || URL_CLASS.is_match(url),
@@ -250,7 +250,7 @@ impl super::Options for Options {
         ];
         rules.extend(twice.map(|(field, with, message)| {
             let cel = format!("!has(self.dns) || !has(self.dns.{field}) || !self.url.matches({})", raw(with.as_str()));
-            of_dns(cel, message, &format!("dns.{field}"), move |spec, url| {
+            of_dns(&cel, message, &format!("dns.{field}"), move |spec, url| {
                 spec.pointer(&format!("/dns/{field}")).is_none() || !with.is_match(url)
             })
         }));
@@ -260,7 +260,7 @@ impl super::Options for Options {
 
 /// A rule between the url of a target of this type and other fields.
 fn of_dns(
-    cel: String,
+    cel: &str,
     message: &str,
     field: &str,
     holds: impl Fn(&Value, &str) -> bool + Send + Sync + 'static,
@@ -310,20 +310,26 @@ impl Options {
             Some(name) => ("spec.dns.queryName", name.as_str()),
             None => ("spec.url", in_url),
         };
-        let number = match self.query_type.as_deref().or_else(|| of_url("type")) {
+        let (type_field, type_name) = match &self.query_type {
+            Some(name) => ("spec.dns.queryType", Some(name.as_str())),
+            None => ("spec.url", of_url("type")),
+        };
+        // What has no such form at all, the rules have refused.
+        let number = match type_name.map(|name| (name, types::type_number(name))) {
             None => types::ANY,
-            Some(name) => {
-                types::type_number(name).ok_or_else(|| FieldError::new("spec.dns.queryType", UNKNOWN_TYPE))?
+            Some((_, Some(number))) => number,
+            Some((name, None)) if name.starts_with("TYPE") => {
+                return Err(FieldError::new(type_field, "there is no type with this number, write at most TYPE65535"));
             }
+            Some((_, None)) => types::ANY,
         };
-        let class = match self.query_class.as_deref().or_else(|| of_url("class")) {
-            None => 1,
-            Some(name) => {
-                types::class_number(name).ok_or_else(|| FieldError::new("spec.dns.queryClass", UNKNOWN_CLASS))?
-            }
-        };
+        let class = self.query_class.as_deref().or_else(|| of_url("class"));
+        let class = class.and_then(types::class_number).unwrap_or(1);
+        if name.is_empty() || !(QUERY_NAME.is_match(name)) {
+            return Ok(DnsQuestion { name: Name::root_vec(), number, class });
+        }
         let name = name.parse::<Name<Vec<u8>>>().map_err(|_| {
-            FieldError::new(name_field, "is no domain name: at most 63 bytes between two dots, and 253 in all")
+            FieldError::new(name_field, "is no domain name: it is longer than 253 characters, without a dot at its end")
         })?;
         Ok(DnsQuestion { name, number, class })
     }
@@ -343,6 +349,15 @@ crate::descs! {
 /// Every family of this kind.
 pub fn families() -> Vec<&'static Desc> {
     [SharedFamilies::ADDRESS, SharedFamilies::TLS, FAMILIES].concat()
+}
+
+/// The texts of the records of a reply to any query, by which a fuzzer judges how replies are read.
+pub fn record_texts(message: &[u8]) -> Option<Vec<String>> {
+    let id = u16::from_be_bytes(*message.first_chunk()?);
+    let question = DnsQuestion { name: Name::root_vec(), number: types::ANY, class: 1 };
+    let reply = Reply::read(message, id, &question).ok()?;
+    let records = Section::ALL.into_iter().flat_map(|section| reply.records(section));
+    Some(records.map(|(_, text)| String::from_utf8_lossy(&text).into_owned()).collect())
 }
 
 #[derive(Debug)]
@@ -414,9 +429,10 @@ impl DnsProber {
         {
             record.set(&SERIAL, &[], f64::from(serial));
         }
-        let set: String = flags.iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| format!(", {flag}")).collect();
+        let set: Vec<&str> = flags.iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| *flag).collect();
+        let set = if set.is_empty() { "no flags".to_owned() } else { format!("flags {}", set.join(" ")) };
         record.event(format!(
-            "answered {} with {answer} answer, {authority} authority and {additional} additional records{set}",
+            "answered {} with {answer} answer, {authority} authority and {additional} additional records, {set}",
             types::rcode_name(reply.rcode)
         ));
     }

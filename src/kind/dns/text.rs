@@ -137,9 +137,8 @@ impl RecordText<'_> {
                     self.name(&ParsedName::parse_ref(data)?)?;
                 }
             }
-            DataPart::Text => self.quoted_text(data)?,
             DataPart::SecondText if data.remaining() == 0 => put!(self, "\"\""),
-            DataPart::SecondText => self.quoted_text(data)?,
+            DataPart::Text | DataPart::SecondText => self.quoted_text(data)?,
             DataPart::Texts => {
                 let mut space = "";
                 while data.remaining() > 0 {

@@ -27,7 +27,7 @@ use crate::kind::{CallError, Probe, Reason};
 const METHOD: &str = "/grpc.health.v1.Health/Check";
 
 /// The largest answer: a real one has seven bytes.
-const MAX_ANSWER: usize = 16 * 1024;
+const MAX_ANSWER: u32 = 16 * 1024;
 
 /// The most headers of an answer.
 const MAX_HEADERS: u32 = 16 * 1024;
@@ -122,10 +122,10 @@ async fn exchange(request: Request<Full<Bytes>>, stream: ObservedStream) -> Resu
     let tasks = Arc::<Mutex<JoinSet<()>>>::default();
     let mut builder = http2::Builder::new(CallTasks(Arc::downgrade(&tasks)));
     builder
-        .initial_stream_window_size(MAX_ANSWER as u32)
+        .initial_stream_window_size(MAX_ANSWER)
         .initial_connection_window_size(u32::from(u16::MAX))
         .max_header_list_size(MAX_HEADERS)
-        .max_send_buf_size(MAX_ANSWER);
+        .max_send_buf_size(MAX_ANSWER as usize);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     let mut connection = std::pin::pin!(connection);
     let mut answering = std::pin::pin!(async {
@@ -156,7 +156,7 @@ async fn answer(response: Response<Incoming>) -> Result<GrpcAnswer, Broken> {
     let mut code = of_headers;
     while let Some(frame) = body.frame().await {
         match frame?.into_data() {
-            Ok(data) if bytes.len() + data.len() > MAX_ANSWER => {
+            Ok(data) if bytes.len() + data.len() > MAX_ANSWER as usize => {
                 let message = format!("the answer to the health check has over {} KiB", MAX_ANSWER / 1024);
                 return Err(Broken::Answer(FailedCheck::new(StatusCode::RESOURCE_EXHAUSTED, Reason::Limit, message)));
             }
@@ -168,13 +168,11 @@ async fn answer(response: Response<Incoming>) -> Result<GrpcAnswer, Broken> {
             }
         }
     }
-    match code {
-        Some(code) => Ok(GrpcAnswer { code, body: bytes }),
-        None => {
-            let message = "the server ended the answer without a grpc-status: a proxy may have removed the trailers";
-            Err(Broken::Answer(FailedCheck::new(StatusCode::INTERNAL, Reason::Protocol, message)))
-        }
-    }
+    let code = code.ok_or_else(|| {
+        let message = "the server ended the answer without a grpc-status: a proxy may have removed the trailers";
+        Broken::Answer(FailedCheck::new(StatusCode::INTERNAL, Reason::Protocol, message))
+    })?;
+    Ok(GrpcAnswer { code, body: bytes })
 }
 
 /// The server speaks HTTP/2 and not gRPC.

@@ -38,14 +38,19 @@ pub(super) fn request(service: &str) -> Vec<u8> {
         message.push(0x0a); // field 1, a text
         let mut length = service.len();
         while length >= 0x80 {
-            message.push((length & 0x7f) as u8 | 0x80);
+            message.push(low_bits(length) | 0x80);
             length >>= 7;
         }
-        message.push((length & 0x7f) as u8);
+        message.push(low_bits(length));
         message.extend(service.as_bytes());
     }
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     [&[0][..], &length.to_be_bytes(), &message].concat()
+}
+
+/// The lowest seven bits.
+fn low_bits(number: usize) -> u8 {
+    number.to_le_bytes()[0] & 0x7f
 }
 
 /// The status in the body of an answer: one frame with one message. The error is what is wrong with it.

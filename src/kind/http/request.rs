@@ -282,7 +282,7 @@ impl Route {
             return Ok(*address);
         }
         let address = if probe.proxy.is_some() && template.skip_resolve_phase_with_proxy {
-            probe.dialer.judge_unresolved(host)?;
+            probe.dialer.judge_unresolved(host, probe.deadline).await?;
             for phase in Phase::AFTER_RESOLVE {
                 phase.took(probe.record, std::time::Duration::ZERO);
             }
@@ -301,6 +301,7 @@ impl Route {
             Phase::Resolve.took(probe.record, start.elapsed());
             let address = resolved?;
             probe.record.event(format!("resolved {host} to {}", address.ip()));
+            probe.admit(address).await?;
             Some(address)
         };
         self.last = Some((host.to_owned(), address));
@@ -372,6 +373,9 @@ impl Route {
             None => probe.dialer.resolve(host, probe.deadline).await.map_err(of_proxy)?,
         };
         self.proxy = Some(at);
+        if address.is_none() {
+            probe.admit(at).await?;
+        }
         let stream = probe.dialer.connect(at, port, probe.deadline).await.map_err(of_proxy)?;
         probe.record.event(format!("connected to the proxy {}", std::net::SocketAddr::new(at.ip(), port)));
         let mut stream: BoxedStream = Box::new(stream);

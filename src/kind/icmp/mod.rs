@@ -307,12 +307,11 @@ impl<'e> Echoes<'e> {
         if let Some(refusal) = &self.refusal {
             return Err(CallError::new(Reason::Unreachable, format!("no way to {peer}: {refusal}")));
         }
-        let message = match received {
-            0 => format!("no reply from {peer} in time"),
-            _ => {
-                let sent = self.sent.len();
-                format!("only {received} of {sent} requests to {peer} were answered in time, and icmp.minReceived is {wanted}")
-            }
+        let message = if received == 0 {
+            format!("no reply from {peer} in time")
+        } else {
+            let sent = self.sent.len();
+            format!("only {received} of {sent} requests to {peer} were answered in time, and icmp.minReceived is {wanted}")
         };
         Err(CallError::new(Reason::Timeout, message))
     }

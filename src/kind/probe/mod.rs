@@ -54,6 +54,8 @@ pub struct Probe<'p> {
     pub secrets: &'p [Option<&'p [u8]>],
     /// `spec.proxyUrl`.
     pub proxy: Option<&'p reqwest::Url>,
+    /// The addresses that it may contact; none at first.
+    pub admitted: Vec<JudgedAddress>,
     /// When it must be over.
     pub deadline: Instant,
     /// What it records.
@@ -91,7 +93,20 @@ impl Probe<'_> {
             Ok(address) => self.record.event(format!("resolved {host} to {}", address.ip())),
             Err(error) => self.record.event(format!("resolved {host}: {error}")),
         }
+        let resolved = match resolved {
+            Ok(address) => self.admit(address).await.map(|()| address),
+            Err(error) => Err(error),
+        };
         (resolved, took)
+    }
+
+    /// Waits until an address may be probed; see [`Dialer::admit`]. One that this probe has been admitted to is not counted again.
+    pub async fn admit(&mut self, address: JudgedAddress) -> Result<(), CallError> {
+        if !self.admitted.contains(&address) {
+            self.dialer.admit(address, self.deadline).await?;
+            self.admitted.push(address);
+        }
+        Ok(())
     }
 }
 

@@ -187,15 +187,15 @@ impl Recorder {
     }
 
     fn value(&mut self, desc: &'static Desc, labels: &[&str]) -> &mut f64 {
-        let is_it = |series: &RecordedSeries| std::ptr::eq(series.desc, desc) && series.values == labels;
-        let at = match self.series.iter().position(is_it) {
-            Some(at) => at,
-            None => {
-                let values = labels.iter().map(|value| cut(value, MAX_LABEL)).collect();
-                self.push(RecordedSeries { desc, names: None, values, value: 0.0 });
-                self.series.len() - 1
-            }
+        let values = || labels.iter().map(|value| shortened(value, MAX_LABEL));
+        let is_it = |series: &RecordedSeries| {
+            std::ptr::eq(series.desc, desc) && values().eq(series.values.iter().map(String::as_str))
         };
+        let at = self.series.iter().position(is_it).unwrap_or_else(|| {
+            let values = values().map(str::to_owned).collect();
+            self.push(RecordedSeries { desc, names: None, values, value: 0.0 });
+            self.series.len() - 1
+        });
         #[expect(clippy::indexing_slicing, reason = "found or pushed above")]
         &mut self.series[at].value
     }
@@ -234,7 +234,11 @@ impl Recorder {
 
 /// The text, cut if it is too long.
 fn cut(text: &str, longest: usize) -> String {
-    text[..text.floor_char_boundary(longest.min(text.len()))].to_owned()
+    shortened(text, longest).to_owned()
+}
+
+fn shortened(text: &str, longest: usize) -> &str {
+    text.get(..text.floor_char_boundary(longest)).unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod script;
 
 use std::fmt::Debug;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use regex::Regex;
@@ -260,8 +261,8 @@ impl TcpPhase {
         }
     }
 
-    fn record(self, record: &mut Recorder, since: Instant) {
-        record.set(&DURATION, &[self.as_str()], since.elapsed().as_secs_f64());
+    fn record(self, record: &mut Recorder, took: Duration) {
+        record.set(&DURATION, &[self.as_str()], took.as_secs_f64());
     }
 }
 
@@ -293,13 +294,12 @@ impl Prober for TcpProber {
 
 impl TcpProber {
     async fn run(&self, probe: &mut Probe<'_>) -> Result<(), CallError> {
-        let start = Instant::now();
-        let (resolved, _) = probe.resolve(probe.host).await;
-        TcpPhase::Resolve.record(probe.record, start);
+        let (resolved, took) = probe.resolve(probe.host).await;
+        TcpPhase::Resolve.record(probe.record, took);
         let address = resolved?;
         let start = Instant::now();
         let connected = probe.dialer.connect(address, self.port, probe.deadline).await;
-        TcpPhase::Connect.record(probe.record, start);
+        TcpPhase::Connect.record(probe.record, start.elapsed());
         let mut stream: BoxedStream = Box::new(connected?);
         probe.record.event(format!("connected to {}", std::net::SocketAddr::new(address.ip(), self.port)));
         if self.is_tls {
@@ -313,7 +313,7 @@ impl TcpProber {
 async fn handshake(probe: &mut Probe<'_>, stream: BoxedStream) -> Result<BoxedStream, CallError> {
     let start = Instant::now();
     let (result, peer) = probe.dialer.handshake(stream, probe.host, &[], probe.deadline).await;
-    TcpPhase::Tls.record(probe.record, start);
+    TcpPhase::Tls.record(probe.record, start.elapsed());
     if let Some(peer) = peer {
         probe.record.tls(&peer, false);
     }

@@ -106,7 +106,7 @@ impl ScriptStep {
             },
             (None, bytes) => bytes.map(Expectation::Bytes),
         };
-        let newline = step.newline.unwrap_or(step.send_base64.is_none());
+        let newline = step.newline.unwrap_or_else(|| step.send_base64.is_none());
         let send = match (&step.send, sent_bytes, &step.send_secret_ref) {
             (Some(_), ..) if step.expect.is_some() => Some(SentMessage::Expanded { newline }),
             (Some(text), ..) => Some(SentMessage::Bytes(with_newline(text.as_bytes(), newline))),
