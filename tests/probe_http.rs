@@ -252,6 +252,7 @@ struct Probed {
     series: BTreeMap<String, f64>,
     failure: Option<(Reason, String)>,
     events: Vec<String>,
+    address: Option<IpAddr>,
     text: String,
 }
 
@@ -317,6 +318,7 @@ impl Setup {
         Probed {
             series: series(&text),
             failure: snapshot.failure.as_ref().map(|failure| (failure.reason, failure.message.to_string())),
+            address: snapshot.probe.as_ref().unwrap().address,
             events: snapshot.probe.as_ref().unwrap().events.iter().map(|event| event.text.to_string()).collect(),
             text,
         }
@@ -907,6 +909,20 @@ async fn a_redirect_to_tls_is_one_with_a_certificate_of_its_own() {
     let probed = Setup::new(&down.url(), json!({})).trusting(down.ca.as_ref()).probe().await;
     probed.succeeded().has("probe_http_ssl", 0.0).lacks("probe_tls").lacks("probe_ssl");
     assert_eq!(plain.seen()[0].header("referer"), None);
+    // Nor is it shown when there is no last one.
+    for location in [closed_port(), closed_port().replace("http:", "https:"), "http://unknown.test/".to_owned()] {
+        let down = Web::tls(&["127.0.0.1"], move |_| redirect(302, &location)).await;
+        let probed = Setup::new(&down.url(), json!({})).trusting(down.ca.as_ref()).probe().await;
+        assert!(probed.failure.is_some());
+        probed.has("probe_http_redirects", 1.0).lacks("probe_tls").lacks("probe_ssl");
+    }
+}
+
+#[tokio::test]
+async fn the_address_that_is_shown_is_that_of_the_last_server() {
+    let web = Web::plain(|_| redirect(302, "http://last.test:1/")).await;
+    let probed = Setup::new(&web.url(), json!({})).knowing("last.test", "127.0.0.9").probe().await;
+    assert_eq!(probed.failed(Reason::Connect, "last.test").address, Some("127.0.0.9".parse().unwrap()));
 }
 
 #[tokio::test]
@@ -1002,12 +1018,28 @@ async fn a_proxy_for_plain_http_gets_whole_urls() {
     let proxy = Web::plain(|request| ok(request.line.clone())).await;
     let setup = Setup::new(
         "http://web.test:81/a?b",
-        json!({ "failIfBodyNotMatchesRegexp": ["^GET http://web.test:81/a\\?b HTTP"] }),
+        json!({ "failIfBodyNotMatchesRegexp": ["^GET http://127\\.0\\.0\\.3:81/a\\?b HTTP"] }),
     );
     let probed =
         setup.knowing("web.test", "127.0.0.3").with("proxyUrl", json!(proxy.url().trim_end_matches('/'))).probe().await;
     probed.succeeded().has("probe_http_ssl", 0.0);
     assert_eq!(proxy.seen()[0].header("host"), Some("web.test:81"));
+}
+
+#[tokio::test]
+async fn a_host_header_does_not_choose_where_a_proxy_connects() {
+    let proxy = Web::plain(|_| ok("x")).await;
+    let through = |http: Value| {
+        Setup::new("http://web.test/a", http)
+            .with("proxyUrl", json!(proxy.url().trim_end_matches('/')))
+            .with("headers", json!([{ "name": "Host", "value": "169.254.169.254" }]))
+    };
+    through(json!({})).knowing("web.test", "127.0.0.3").probe().await.succeeded();
+    through(json!({ "skipResolvePhaseWithProxy": true })).probe().await.succeeded();
+    let seen = proxy.seen();
+    let paths: Vec<&str> = seen.iter().map(Request::path).collect();
+    assert_eq!(paths, ["http://127.0.0.3:80/a", "http://web.test/a"]);
+    assert!(seen.iter().all(|request| request.header("host") == Some("169.254.169.254")), "{seen:?}");
 }
 
 #[tokio::test]
