@@ -17,7 +17,7 @@ use super::translate::{MAX_INLINE_EXPOSITION, SampleLimit};
 use crate::budget::eviction_error;
 use crate::failure::{CallError, Reason};
 use crate::fetch::Expiry;
-use crate::kind::{Compute, HeavyWork, Probe, Recorder};
+use crate::kind::{ComparisonWork, Compute, HeavyWork, Probe, Recorder};
 use crate::metric::{Allowance, Families, Format, Stop};
 use crate::target::{SecretValue, Target};
 
@@ -50,6 +50,7 @@ pub(super) async fn probe(
         memory: &mut memory,
         max_body_bytes: context.limits.max_body_bytes,
         compute: &compute,
+        compared: ComparisonWork::default(),
     };
     let probing = AssertUnwindSafe(prepared.prober.probe(&mut probe)).catch_unwind();
     let outcome = tokio::select! {
