@@ -44,8 +44,8 @@ pub struct Monitor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub scrape_class: Option<String>,
-    /// The label job of the series, for dashboards and rules that select by it. If not set, it is the name of the Service or ScrapeConfig by
-    /// which Prometheus discovers the exporter.
+    /// The label job of the series, for dashboards and rules that select by it. If not set, it is the name of the Service or of the scrape
+    /// configuration by which Prometheus discovers the exporter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub job: Option<String>,
@@ -54,7 +54,7 @@ pub struct Monitor {
     #[serde(default)]
     pub instance: InstanceLabel,
     /// Whether labels that the target itself gives its series win over those that discovery sets, such as namespace and instance: for
-    /// servers whose series describe others. If not, Prometheus renames them: exported_namespace.
+    /// servers whose series describe others. If not, Prometheus renames them, with the prefix exported.
     #[serde(default)]
     pub honor_labels: bool,
 }

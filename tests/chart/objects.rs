@@ -411,7 +411,7 @@ fn keys_of_other_types(value: &Value, key: &str, found: &mut BTreeSet<String>) {
 
 #[test]
 fn names_that_yaml_would_read_as_something_else_stay_texts() {
-    const NO_TEXTS: [&str; 21] = [
+    const NO_TEXTS: [&str; 22] = [
         "activeDeadlineSeconds",
         "allowPrivilegeEscalation",
         "automountServiceAccountToken",

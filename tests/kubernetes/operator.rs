@@ -168,7 +168,7 @@ async fn prometheus_follows_what_is_declared() {
     let mut named = expected(&release, "orion-city", &[]);
     named.insert("job".to_owned(), "brokers $5".to_owned());
     named.insert("instance".to_owned(), release.url("Orion"));
-    until_one(&server, &release, r#"up{target_name="orion-city"}"#, &[named.clone()].into()).await;
+    until_one(&server, &release, r#"up{job="brokers $5"}"#, &[named.clone()].into()).await;
     let sd: Value = serde_json::from_str(&release.replicas[0].body("/sd?honorLabels=true").await).unwrap();
     for (name, value) in &named {
         assert_eq!(sd[0]["labels"][name], *value, "{name}: {sd}");

@@ -315,17 +315,14 @@ impl Options {
             None => ("spec.url", of_url("type")),
         };
         // What has no such form at all, the rules have refused.
-        let number = match type_name.map(|name| (name, types::type_number(name))) {
-            None => types::ANY,
-            Some((_, Some(number))) => number,
-            Some((name, None)) if name.starts_with("TYPE") => {
-                return Err(FieldError::new(type_field, "there is no type with this number, write at most TYPE65535"));
-            }
-            Some((_, None)) => types::ANY,
-        };
+        let number = type_name.and_then(types::type_number);
+        if number.is_none() && type_name.is_some_and(|name| name.starts_with("TYPE")) {
+            return Err(FieldError::new(type_field, "there is no type with this number, write at most TYPE65535"));
+        }
+        let number = number.unwrap_or(types::ANY);
         let class = self.query_class.as_deref().or_else(|| of_url("class"));
         let class = class.and_then(types::class_number).unwrap_or(1);
-        if name.is_empty() || !(QUERY_NAME.is_match(name)) {
+        if name.is_empty() || !QUERY_NAME.is_match(name) {
             return Ok(DnsQuestion { name: Name::root_vec(), number, class });
         }
         let name = name.parse::<Name<Vec<u8>>>().map_err(|_| {
