@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use regex::{Captures, Regex, RegexBuilder};
+use tokio::time::timeout_at;
 
 use super::Probe;
 use crate::budget::MemoryShare;
@@ -222,7 +223,7 @@ impl Probe<'_> {
     /// Does comparisons of so much [`work`] with `bytes` of text. What takes long is done on another thread, with the memory that the probe
     /// has covered: it stays covered until they have ended, even if the probe ends before.
     ///
-    /// Reasons: `limit` if the patterns and all texts of the probe are too large together; those of [`Compute`](super::Compute).
+    /// Reasons: `limit` if the patterns and all texts of the probe are too large together, `timeout`; those of [`Compute`](super::Compute).
     pub(in crate::kind) async fn compare<O: Send + 'static>(
         &mut self,
         work: u64,
@@ -233,7 +234,11 @@ impl Probe<'_> {
             return Ok(search());
         }
         let memory = self.memory.take();
-        let result = self.compute.run(Box::new(move || Box::new((search(), memory)))).await?;
+        let running = self.compute.run(Box::new(move || Box::new((search(), memory))));
+        let result = timeout_at(self.deadline, running).await.map_err(|_| {
+            let message = "the comparison with the answer did not end in time: write simpler regular expressions, or limit the answer";
+            CallError::new(Reason::Timeout, message)
+        })??;
         let lost = |_| CallError::new(Reason::Internal, "a comparison had no result: please report this");
         let (output, memory) = *result.downcast::<(O, MemoryShare)>().map_err(lost)?;
         *self.memory = memory;
