@@ -102,7 +102,7 @@ pub(super) async fn judge(
     probe.record.set(&VERSION, &[], number(version));
     probe.record.set(&SSL, &[], f64::from(u8::from(answer.is_tls)));
     probe.record.set(&CONTENT_LENGTH_FAMILY, &[], content_length(&answer));
-    if let Some(modified) = last_modified(&answer) {
+    if let Some(modified) = last_modified(&answer.response.head.headers) {
         probe.record.set(&LAST_MODIFIED_FAMILY, &[], modified);
     }
     let mut verdict = Verdict::default();
@@ -303,8 +303,8 @@ fn content_length(answer: &LastAnswer) -> f64 {
     }
 }
 
-fn last_modified(answer: &LastAnswer) -> Option<f64> {
-    let text = answer.response.head.headers.get(LAST_MODIFIED)?.to_str().ok()?;
+pub(super) fn last_modified(headers: &HeaderMap) -> Option<f64> {
+    let text = headers.get(LAST_MODIFIED)?.to_str().ok()?;
     let at = httpdate::parse_http_date(text).ok()?;
     Some(match at.duration_since(std::time::UNIX_EPOCH) {
         Ok(since) => since.as_secs_f64(),

@@ -5,6 +5,7 @@ mod connection;
 mod cookies;
 mod decompress;
 mod judge;
+mod parts;
 mod redirects;
 mod request;
 mod stream;
@@ -24,6 +25,7 @@ use super::{CallError, Field, Probe, Prober, Recorder, SecretKeyRef, SharedFamil
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, port};
 use judge::HeaderTest;
+pub use parts::{AnswerPart, HOME, read_part};
 use request::RequestTemplate;
 
 /// The request to a web server, and what its answer must be.

@@ -72,7 +72,7 @@ pub(super) struct Hop {
     pub(super) method: Method,
     has_body: bool,
     /// The chain has never left the scheme, host and port in the url of the target.
-    is_at_home: bool,
+    pub(super) is_at_home: bool,
     /// All redirects so far were to a path: then a header `Host` of the target still holds.
     keeps_host: bool,
     referer: Option<HeaderValue>,
@@ -444,7 +444,7 @@ async fn open_tunnel(stream: &mut BoxedStream, to: &str) -> Result<(), CallError
     }
 }
 
-fn tunnel_status(header: &[u8]) -> Option<u16> {
+pub(super) fn tunnel_status(header: &[u8]) -> Option<u16> {
     let line = header.split(|byte| *byte == b'\r').next()?;
     let (version, rest) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     let status = rest.get(..3).filter(|_| version.starts_with("HTTP/1."))?;

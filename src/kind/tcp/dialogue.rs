@@ -240,11 +240,19 @@ impl<'d, 'p> Dialogue<'d, 'p> {
 }
 
 /// How far a pattern was searched for.
-struct SearchedLines {
-    lines: usize,
-    bytes: usize,
+#[derive(Debug)]
+pub struct SearchedLines {
+    /// Lines that were compared.
+    pub lines: usize,
+    /// Their bytes.
+    pub bytes: usize,
     /// What was made of the last of them, if it matches.
-    texts: Option<Vec<String>>,
+    pub texts: Option<Vec<String>>,
+}
+
+/// Searches for a pattern in lines as a step of a dialogue does, by which a fuzzer judges it.
+pub fn search_lines(pattern: &str, lines: &[u8], templates: &[String]) -> Option<SearchedLines> {
+    Some(SearchedLines::new(&Pattern::new(pattern).ok()?.matcher(), lines, templates))
 }
 
 impl SearchedLines {
