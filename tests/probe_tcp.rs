@@ -527,7 +527,7 @@ async fn a_server_that_sends_without_end_is_a_limit() {
 #[tokio::test]
 async fn the_comparisons_of_all_lines_are_bounded_together() {
     let server = Actor::start([say(&"x\n".repeat(200_000)), Act::Hang]).await;
-    let probed = probe(&server, json!([{ "expect": "x[xy]{2000}z" }])).await;
+    let probed = probe(&server, json!([{ "expect": "x[xy]{300}z" }])).await;
     probed.failed(Reason::Limit);
     assert!(probed.message.contains("regular expressions"), "{}", probed.message);
     // The same lines and a simple pattern.
