@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?write how many seconds each target may take, for instance: fuzz/run.sh 60}
 shift
-all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp)
+all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue)
 [[ $# -gt 0 ]] && targets=("$1") || targets=("${all[@]}")
 [[ $# -gt 1 && $seconds != 0 ]] && targets=("$@")
 
@@ -103,6 +103,21 @@ plant() {
       printf '\201\0\0\0\0\0\0\1abc' > "$into/seed-reply6"
       printf '\10\0\0\0\0\0\0\1abc' > "$into/seed-request"
       printf '\200\0\0\0\0\0\0\1abc' > "$into/seed-request6"
+      ;;
+    http_answer)
+      printf '\0' | cat - <(printf 'hello hello hello' | gzip -n) > "$into/seed-gzip"
+      printf '\1\313\110\315\311\311\127\310\100\220\000' > "$into/seed-deflate"
+      printf '\2\013\002\200hello\003' > "$into/seed-br"
+      printf '\3a=b; Path=/a; Secure\nc=d; Domain=web.test; Max-Age=10; HttpOnly\ne=f; Expires=Wed, 21 Oct 2099 07:28:00 GMT' > "$into/seed-cookies"
+      printf '\4/d\n//www.web.test:8443/e\nhttps://user:pass@www.other.test/?f#g\n../h' > "$into/seed-redirects"
+      printf '\5Wed, 21 Oct 2015 07:28:00 GMT' > "$into/seed-modified"
+      printf '\6HTTP/1.1 200 Connection established\r\n\r\n' > "$into/seed-tunnel"
+      ;;
+    tcp_dialogue)
+      printf '^SSH-(\\d+)\\.(\\d+)-(?P<software>\\S+)\n${1}.$2 $software $$\nhello\r\nSSH-2.0-OpenSSH_9.2 Debian\r\n' > "$into/seed-ssh"
+      printf '^220.*ESMTP (.*)$\n$1\n220-first\r\n220 ESMTP ready\r\nmore' > "$into/seed-smtp"
+      printf '[[:alpha:]\\D]{2,3}|\\bx\\B\n$0\n\351\377\nxy' > "$into/seed-class"
+      printf 'PONG\n$0${1}\n+PONG' > "$into/seed-literal"
       ;;
     manifests)
       # one seed for each document: short inputs are tried faster

@@ -117,6 +117,13 @@ impl MemoryShare {
         state.request(id, bytes, now)
     }
 
+    /// Hands over what it covers, for instance to work that ends later than the poll, and begins again with nothing.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let empty = self.budget.share(&self.namespace);
+        std::mem::replace(self, empty)
+    }
+
     /// Keeps `bytes` for complete answers, or less if the share is smaller. `None` if the poll has been evicted.
     pub fn keep(self, bytes: usize) -> Option<HeldMemory> {
         if let Some(id) = self.id {

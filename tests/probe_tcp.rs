@@ -525,6 +525,17 @@ async fn a_server_that_sends_without_end_is_a_limit() {
 }
 
 #[tokio::test]
+async fn the_comparisons_of_all_lines_are_bounded_together() {
+    let server = Actor::start([say(&"x\n".repeat(200_000)), Act::Hang]).await;
+    let probed = probe(&server, json!([{ "expect": "x[xy]{300}z" }])).await;
+    probed.failed(Reason::Limit);
+    assert!(probed.message.contains("regular expressions"), "{}", probed.message);
+    // The same lines and a simple pattern.
+    let server = Actor::start([say(&"x\n".repeat(100_000)), say("y 1\n"), Act::Hang]).await;
+    probe(&server, json!([{ "expect": "^y ([0-9])$" }])).await.succeeded();
+}
+
+#[tokio::test]
 async fn a_server_that_never_reads_does_not_hold_the_probe() {
     let server = Actor::start([Act::Hang]).await;
     let steps: Vec<Value> = (0..16).map(|_| json!({ "send": "x".repeat(1024) })).collect();

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -17,7 +18,7 @@ use super::translate::{MAX_INLINE_EXPOSITION, SampleLimit};
 use crate::budget::eviction_error;
 use crate::failure::{CallError, Reason};
 use crate::fetch::Expiry;
-use crate::kind::{Compute, HeavyWork, Probe, Recorder};
+use crate::kind::{ComparisonWork, Compute, HeavyWork, Probe, Recorder};
 use crate::metric::{Allowance, Families, Format, Stop};
 use crate::target::{SecretValue, Target};
 
@@ -35,7 +36,8 @@ pub(super) async fn probe(
     prepared.prober.begin(&mut record);
     let mut memory = context.limits.share(prepared.dialer.namespace());
     let evicted = memory.evicted();
-    let compute = BlockingWork { context, target, deadline };
+    let own_deadline = started + target.timeout.saturating_sub(head_start(target.timeout));
+    let compute = BlockingWork { context, target, deadline: own_deadline };
     let secrets: Vec<Option<&[u8]>> =
         source.secrets.iter().map(|secret| secret.as_ref().map(SecretValue::expose)).collect();
     let mut probe = Probe {
@@ -45,11 +47,12 @@ pub(super) async fn probe(
         secrets: &secrets,
         proxy: source.connection.proxy.as_ref(),
         admitted: Vec::new(),
-        deadline,
+        deadline: own_deadline,
         record: &mut record,
         memory: &mut memory,
         max_body_bytes: context.limits.max_body_bytes,
         compute: &compute,
+        compared: ComparisonWork::default(),
     };
     let probing = AssertUnwindSafe(prepared.prober.probe(&mut probe)).catch_unwind();
     let outcome = tokio::select! {
@@ -98,6 +101,11 @@ pub(super) async fn probe(
     let requests = Arc::default();
     let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };
     render::probed(polled, target.timeout, shown, format)
+}
+
+/// How much earlier than the probe its prober ends what takes too long: it says better what did not happen in time, and has families for it.
+fn head_start(timeout: Duration) -> Duration {
+    (timeout / 20).min(Duration::from_millis(20))
 }
 
 /// What a probe was doing when its time was over.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::reply::{Reply, Section};
 use super::types;
 use crate::failure::{CallError, Reason};
-use crate::kind::Compute;
-use crate::kind::probe::{Pattern, Subject, find};
+use crate::kind::Probe;
+use crate::kind::probe::{Matcher, Pattern, readable, work};
 use crate::rule::FieldError;
 
 /// Regular expressions for the records of one section. A record is a line as in a zone file, with tabs between its first five parts:
@@ -49,7 +49,7 @@ struct SectionRules {
 
 /// All rules of a target.
 #[derive(Debug)]
-pub(super) struct ReplyRules(Vec<SectionRules>);
+pub(super) struct ReplyRules(Arc<[SectionRules]>);
 
 impl ReplyRules {
     /// Compiles the rules for the answer, the authority section and the additional section.
@@ -68,15 +68,25 @@ impl ReplyRules {
                 none_matches: list("failIfNoneMatchesRegexp", &rules.fail_if_none_matches_regexp),
             });
         }
-        Self(compiled)
+        Self(compiled.into())
     }
 
-    /// Judges the records: the answer first, then the other sections.
-    pub(super) async fn judge(&self, reply: &Reply, compute: &dyn Compute) -> Result<(), CallError> {
-        for rules in &self.0 {
-            rules.judge(reply, compute).await?;
+    /// Judges the records: the answer first, then the other sections. All comparisons are one piece of work, and a pattern is compiled once for
+    /// all records.
+    pub(super) async fn judge(&self, reply: &Reply, probe: &mut Probe<'_>) -> Result<(), CallError> {
+        let (mut cost, mut bytes) = (0_u64, 0);
+        for rules in &*self.0 {
+            let lengths = || reply.records(rules.section).map(|(_, text)| text.len());
+            let length = lengths().sum();
+            let texts = lengths().count();
+            let patterns = [&rules.matches, &rules.all_match, &rules.not_matches, &rules.none_matches];
+            cost = cost.saturating_add(work(patterns.into_iter().flat_map(|patterns| patterns.iter()), texts, length));
+            bytes += length;
         }
-        Ok(())
+        let (rules, reply) = (Arc::clone(&self.0), reply.clone());
+        let compare = move || rules.iter().find_map(|rules| rules.problem(&reply));
+        let problem = probe.compare(cost, bytes, compare).await?;
+        problem.map_or(Ok(()), |problem| Err(CallError::new(Reason::Match, problem)))
     }
 }
 
@@ -89,42 +99,42 @@ const fn field(section: Section) -> &'static str {
 }
 
 impl SectionRules {
-    async fn judge(&self, reply: &Reply, compute: &dyn Compute) -> Result<(), CallError> {
+    /// Why the records of the section are not the wanted ones.
+    fn problem(&self, reply: &Reply) -> Option<String> {
         let place = self.section.as_str();
-        let fail = |message: String| Err(CallError::new(Reason::Match, message));
         let rule = |name: &str, index: usize| format!("{}.{name}[{index}]", field(self.section));
         if reply.count(self.section) == 0 {
             let wanting = [("failIfNotMatchesRegexp", &self.not_matches), ("failIfNoneMatchesRegexp", &self.none_matches)];
-            if let Some((name, _)) = wanting.into_iter().find(|(_, patterns)| !patterns.is_empty()) {
-                return fail(format!("there is no {place} record, and {}.{name} wants one", field(self.section)));
-            }
+            let (name, _) = wanting.into_iter().find(|(_, patterns)| !patterns.is_empty())?;
+            return Some(format!("there is no {place} record, and {}.{name} wants one", field(self.section)));
         }
+        let patterns = [&self.matches, &self.all_match, &self.not_matches, &self.none_matches];
+        let [matches, all_match, not_matches, none_matches] = patterns.map(|patterns| Matcher::list(patterns));
+        let find = |patterns: &[Matcher], matching: bool, text: &str| {
+            patterns.iter().position(|pattern| pattern.is_match(text) == matching)
+        };
         let mut unlike_all = None;
         let mut any_matches = false;
         for (at, (number, text)) in (1..).zip(reply.records(self.section)) {
-            let text = Subject::new(text);
+            let text = readable(&text);
             let record = || format!("{place} record {at} ({})", types::type_name(number));
-            if let Some(index) = find(&self.matches, true, &text, compute).await? {
-                return fail(format!("{} matches {}", record(), rule("failIfMatchesRegexp", index)));
+            if let Some(index) = find(&matches, true, &text) {
+                return Some(format!("{} matches {}", record(), rule("failIfMatchesRegexp", index)));
             }
             if unlike_all.is_none()
-                && let Some(index) = find(&self.all_match, false, &text, compute).await?
+                && let Some(index) = find(&all_match, false, &text)
             {
                 unlike_all = Some(format!("{} does not match {}", record(), rule("failIfAllMatchRegexp", index)));
             }
-            if let Some(index) = find(&self.not_matches, false, &text, compute).await? {
-                return fail(format!("{} does not match {}", record(), rule("failIfNotMatchesRegexp", index)));
+            if let Some(index) = find(&not_matches, false, &text) {
+                return Some(format!("{} does not match {}", record(), rule("failIfNotMatchesRegexp", index)));
             }
-            any_matches = any_matches || find(&self.none_matches, true, &text, compute).await?.is_some();
-            // Many small comparisons together take long as well, and others wait for this thread.
-            tokio::task::yield_now().await;
+            any_matches = any_matches || find(&none_matches, true, &text).is_some();
         }
-        if let Some(message) = unlike_all {
-            return fail(message);
+        if unlike_all.is_some() {
+            return unlike_all;
         }
-        if !self.none_matches.is_empty() && !any_matches {
-            return fail(format!("no {place} record matches any of {}.failIfNoneMatchesRegexp", field(self.section)));
-        }
-        Ok(())
+        let is_wanting = !none_matches.is_empty() && !any_matches;
+        is_wanting.then(|| format!("no {place} record matches any of {}.failIfNoneMatchesRegexp", field(self.section)))
     }
 }

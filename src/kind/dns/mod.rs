@@ -434,7 +434,7 @@ impl DnsProber {
         ));
     }
 
-    async fn judge(&self, reply: &Reply, probe: &Probe<'_>) -> Result<(), CallError> {
+    async fn judge(&self, reply: &Reply, probe: &mut Probe<'_>) -> Result<(), CallError> {
         if !self.valid_rcodes.contains(&reply.rcode) {
             let wanted: Vec<String> = self.valid_rcodes.iter().map(|rcode| types::rcode_name(*rcode)).collect();
             let message = format!(
@@ -444,6 +444,6 @@ impl DnsProber {
             );
             return Err(CallError::new(Reason::Response, message));
         }
-        self.rules.judge(reply, probe.compute).await
+        self.rules.judge(reply, probe).await
     }
 }

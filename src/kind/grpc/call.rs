@@ -46,7 +46,10 @@ pub(super) async fn check(
 ) -> Result<ServingStatus, FailedCheck> {
     let deadline = probe.deadline;
     let request = request(prober, probe)?;
-    probe.memory.cover(MEMORY).await;
+    timeout_at(deadline, probe.memory.cover(MEMORY)).await.map_err(|_| {
+        let message = "no memory for the answer in time: other targets need it (--max-inflight-bytes)";
+        FailedCheck::unavailable(CallError::new(Reason::Timeout, message))
+    })?;
     let seen = Arc::<Mutex<SeenTraffic>>::default();
     let observed = ObservedStream { stream, seen: Arc::clone(&seen) };
     let exchanged = timeout_at(deadline, exchange(request, observed)).await;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::connection::{MAX_BUFFER, Response};
+use super::connection::{MAX_BUFFER, UnreadAnswer};
 use super::decompress::Decompressor;
 use super::{AnswerRules, Compression};
 use crate::budget::MemoryShare;
@@ -56,7 +56,7 @@ impl<'r> BodyReader<'r> {
     }
 
     /// Reads to the end, and returns the body if it is kept. The length counts also if this fails.
-    pub(super) async fn read(&mut self, response: &mut Response) -> Result<Bytes, CallError> {
+    pub(super) async fn read(&mut self, response: &mut UnreadAnswer) -> Result<Bytes, CallError> {
         self.record.beginning(&[]);
         if response.is_complete() && matches!(self.compression, None | Some(Compression::Identity)) {
             return Ok(Bytes::new());

@@ -18,9 +18,10 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 
-use super::stream::{Io, Meter, MeteredStream, NoHeaderError};
+use super::stream::{Meter, MeteredStream, NoHeaderError};
 use crate::dial::broken;
 use crate::failure::{CallError, Reason};
+use crate::kind::probe::BoxedStream;
 
 /// The largest header of an answer, all its lines together. HTTP/1.1 has 100 lines at most, which is the limit of the library.
 const MAX_HEADER: usize = 64 * 1024;
@@ -34,9 +35,9 @@ const WINDOW: u32 = 128 * 1024;
 type Body = Full<Bytes>;
 
 /// A connection that is ready for a request.
-pub(super) struct Connection {
+pub(super) struct RequestConnection {
     sender: Sender,
-    driver: Driver,
+    driver: ConnectionDriver,
     meter: Arc<Meter>,
 }
 
@@ -46,7 +47,7 @@ enum Sender {
 }
 
 /// What reads and writes.
-enum Driver {
+enum ConnectionDriver {
     Http1(Box<http1::Connection<TokioIo<MeteredStream>, Body>>),
     Http2(Box<Http2Driver>),
     Ended,
@@ -74,7 +75,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for OwnTask
     }
 }
 
-impl Driver {
+impl ConnectionDriver {
     /// Errors of the connection reach whoever waits for something that comes over it.
     fn poll(&mut self, cx: &mut Context<'_>) {
         match self {
@@ -119,18 +120,18 @@ impl Http2Driver {
     }
 }
 
-impl Connection {
+impl RequestConnection {
     /// Speaks HTTP/1.1 over a stream.
-    pub(super) async fn http1(stream: Box<dyn Io>) -> Result<Self, CallError> {
+    pub(super) async fn http1(stream: BoxedStream) -> Result<Self, CallError> {
         let (stream, meter) = metered(stream);
         let mut builder = http1::Builder::new();
         builder.max_header_size(MAX_HEADER).max_buf_size(MAX_BUFFER);
         let (sender, connection) = builder.handshake(stream).await.map_err(|error| unanswered(&error))?;
-        Ok(Self { sender: Sender::Http1(sender), driver: Driver::Http1(Box::new(connection)), meter })
+        Ok(Self { sender: Sender::Http1(sender), driver: ConnectionDriver::Http1(Box::new(connection)), meter })
     }
 
     /// Speaks HTTP/2 over a stream.
-    pub(super) async fn http2(stream: Box<dyn Io>) -> Result<Self, CallError> {
+    pub(super) async fn http2(stream: BoxedStream) -> Result<Self, CallError> {
         let (stream, meter) = metered(stream);
         let tasks = OwnTasks::default();
         let mut builder = http2::Builder::new(tasks.clone());
@@ -141,7 +142,7 @@ impl Connection {
             .max_concurrent_reset_streams(1);
         let (sender, connection) = builder.handshake(stream).await.map_err(|error| unanswered(&error))?;
         let driver = Http2Driver { connection: Some(connection), tasks, running: FuturesUnordered::new() };
-        Ok(Self { sender: Sender::Http2(sender), driver: Driver::Http2(Box::new(driver)), meter })
+        Ok(Self { sender: Sender::Http2(sender), driver: ConnectionDriver::Http2(Box::new(driver)), meter })
     }
 
     /// Whether it speaks HTTP/2.
@@ -152,7 +153,7 @@ impl Connection {
     /// Sends the request, and waits for the header of the answer.
     ///
     /// Reasons: `connect`, `tls`, `protocol`, `limit`.
-    pub(super) async fn send(mut self, request: Request<Body>) -> Result<Response, CallError> {
+    pub(super) async fn send(mut self, request: Request<Body>) -> Result<UnreadAnswer, CallError> {
         let is_http2 = self.is_http2();
         let Self { sender, driver, .. } = &mut self;
         let sent = match sender {
@@ -163,25 +164,25 @@ impl Connection {
         self.meter.has_header();
         // With HTTP/2 the first bytes are settings of the connection.
         let first_byte = if is_http2 { None } else { self.meter.first_byte() };
-        Ok(Response { head, body, first_byte, connection: self })
+        Ok(UnreadAnswer { head, body, first_byte, connection: self })
     }
 }
 
-fn metered(stream: Box<dyn Io>) -> (TokioIo<MeteredStream>, Arc<Meter>) {
+fn metered(stream: BoxedStream) -> (TokioIo<MeteredStream>, Arc<Meter>) {
     let meter = Arc::<Meter>::default();
     (TokioIo::new(MeteredStream::new(stream, Arc::clone(&meter))), meter)
 }
 
 /// An answer whose body has not been read.
-pub(super) struct Response {
+pub(super) struct UnreadAnswer {
     pub(super) head: response::Parts,
     /// When its first byte came, if that is known.
     pub(super) first_byte: Option<tokio::time::Instant>,
     body: Incoming,
-    connection: Connection,
+    connection: RequestConnection,
 }
 
-impl Response {
+impl UnreadAnswer {
     /// Whether it is known already that nothing of a body follows.
     pub(super) fn is_complete(&self) -> bool {
         self.body.is_end_stream()

@@ -36,7 +36,7 @@ pub(super) enum Decompressor {
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct DecompressedStep {
     /// Bytes of the input.
     pub(super) taken: usize,
     /// Bytes of the output.
@@ -65,14 +65,14 @@ impl Decompressor {
     }
 
     /// Decompresses some of `input` into `output`. A step that neither takes nor makes anything has nothing to do before more input comes.
-    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, CallError> {
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<DecompressedStep, CallError> {
         match self {
             Self::Identity => {
                 let length = input.len().min(output.len());
                 if let (Some(from), Some(to)) = (input.get(..length), output.get_mut(..length)) {
                     to.copy_from_slice(from);
                 }
-                Ok(Step { taken: length, made: length })
+                Ok(DecompressedStep { taken: length, made: length })
             }
             Self::Gzip { member, members, is_at_end } => {
                 if *is_at_end && !input.is_empty() {
@@ -84,20 +84,20 @@ impl Decompressor {
                     (*members, *is_at_end) = (*members + 1, false);
                 }
                 if *is_at_end {
-                    return Ok(Step { taken: 0, made: 0 });
+                    return Ok(DecompressedStep { taken: 0, made: 0 });
                 }
                 let (step, ended) = inflate(member, input, output).ok_or_else(|| corrupt("gzip"))?;
                 *is_at_end = ended;
                 Ok(step)
             }
             // What follows the end does not belong to the body.
-            Self::Deflate { is_at_end: true, .. } => Ok(Step { taken: input.len(), made: 0 }),
+            Self::Deflate { is_at_end: true, .. } => Ok(DecompressedStep { taken: input.len(), made: 0 }),
             Self::Deflate { stream, is_at_end } => {
                 let (step, ended) = inflate(stream, input, output).ok_or_else(|| corrupt("deflate"))?;
                 *is_at_end = ended;
                 Ok(step)
             }
-            Self::Brotli { is_at_end: true, .. } if input.is_empty() => Ok(Step { taken: 0, made: 0 }),
+            Self::Brotli { is_at_end: true, .. } if input.is_empty() => Ok(DecompressedStep { taken: 0, made: 0 }),
             Self::Brotli { is_at_end: true, .. } => Err(corrupt("br")),
             Self::Brotli { state, is_at_end } => {
                 let state = state.get_or_insert_with(brotli);
@@ -108,9 +108,9 @@ impl Decompressor {
                     BrotliResult::ResultFailure => Err(corrupt("br")),
                     BrotliResult::ResultSuccess => {
                         *is_at_end = true;
-                        Ok(Step { taken, made })
+                        Ok(DecompressedStep { taken, made })
                     }
-                    BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => Ok(Step { taken, made }),
+                    BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => Ok(DecompressedStep { taken, made }),
                 }
             }
         }
@@ -126,12 +126,12 @@ impl Decompressor {
 }
 
 /// One step of zlib, and whether the stream ended with it.
-fn inflate(stream: &mut Decompress, input: &[u8], output: &mut [u8]) -> Option<(Step, bool)> {
+fn inflate(stream: &mut Decompress, input: &[u8], output: &mut [u8]) -> Option<(DecompressedStep, bool)> {
     let (before_in, before_out) = (stream.total_in(), stream.total_out());
     let status = stream.decompress(input, output, FlushDecompress::None).ok()?;
     let taken = usize::try_from(stream.total_in() - before_in).ok()?;
     let made = usize::try_from(stream.total_out() - before_out).ok()?;
-    Some((Step { taken, made }, status == Status::StreamEnd))
+    Some((DecompressedStep { taken, made }, status == Status::StreamEnd))
 }
 
 fn brotli() -> Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>> {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ::http::header::{CONTENT_LENGTH, HeaderName, LAST_MODIFIED, TRANSFER_ENCODING};
+use ::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, LAST_MODIFIED, TRANSFER_ENCODING};
 use ::http::{HeaderMap, Method, StatusCode, Version};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
@@ -16,29 +16,37 @@ use super::{
 };
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
-use crate::kind::probe::{Pattern, Subject, find};
+use crate::kind::probe::{Pattern, copy_bytes, readable, work};
 use crate::rule::FieldError;
 
 /// One of the rules about headers, compiled.
 #[derive(Debug)]
 pub(super) struct HeaderTest {
     header: HeaderName,
-    pattern: Arc<[Pattern]>,
+    pattern: Pattern,
+    /// Whether it fails where the pattern matches, and not where it does not.
+    is_bad: bool,
     allow_missing: bool,
     /// `http.failIfHeaderMatches[0]`.
     field: String,
 }
 
 impl HeaderTest {
-    pub(super) fn list(path: &str, rules: &[HeaderRule], errors: &mut Vec<FieldError>) -> Box<[Self]> {
-        let mut tests = Vec::with_capacity(rules.len());
+    /// Those at `path`, where a match is bad or good, are added to `tests`.
+    pub(super) fn add(
+        tests: &mut Vec<Self>,
+        path: &str,
+        rules: &[HeaderRule],
+        is_bad: bool,
+        errors: &mut Vec<FieldError>,
+    ) {
         for (index, rule) in rules.iter().enumerate() {
             let header = HeaderName::from_bytes(rule.header.as_bytes());
             let pattern = Pattern::new(&rule.regexp);
             match (header, pattern) {
                 (Ok(header), Ok(pattern)) => {
                     let field = format!("{}[{index}]", path.trim_start_matches("spec."));
-                    tests.push(Self { header, pattern: [pattern].into(), allow_missing: rule.allow_missing, field });
+                    tests.push(Self { header, pattern, is_bad, allow_missing: rule.allow_missing, field });
                 }
                 (Err(_), _) => {
                     let message = "is no name of a header, write for instance Content-Type";
@@ -47,7 +55,18 @@ impl HeaderTest {
                 (_, Err(message)) => errors.push(FieldError::new(&format!("{path}[{index}].regexp"), message)),
             }
         }
-        tests.into()
+    }
+
+    /// Why an answer with these values of the header fails.
+    fn problem(&self, values: &[HeaderValue]) -> Option<String> {
+        let Self { header, pattern, is_bad, allow_missing, field } = self;
+        if values.is_empty() {
+            return (!allow_missing).then(|| format!("the answer has no header {header} ({field})"));
+        }
+        let matcher = pattern.matcher();
+        let is_found = values.iter().any(|value| matcher.is_match(&readable(value.as_bytes())));
+        let does = if *is_bad { "matches" } else { "does not match" };
+        (is_found == *is_bad).then(|| format!("the header {header} {does} {}", shown(Some(pattern), field)))
     }
 }
 
@@ -83,7 +102,7 @@ pub(super) async fn judge(
     probe.record.set(&VERSION, &[], number(version));
     probe.record.set(&SSL, &[], f64::from(u8::from(answer.is_tls)));
     probe.record.set(&CONTENT_LENGTH_FAMILY, &[], content_length(&answer));
-    if let Some(modified) = last_modified(&answer) {
+    if let Some(modified) = last_modified(&answer.response.head.headers) {
         probe.record.set(&LAST_MODIFIED_FAMILY, &[], modified);
     }
     let mut verdict = Verdict::default();
@@ -155,33 +174,26 @@ fn judge_status(
 }
 
 async fn judge_headers(rules: &AnswerRules, headers: &HeaderMap, probe: &mut Probe<'_>) -> Result<(), CallError> {
-    let tests = rules.header_matches.iter().map(|test| (test, true));
-    for (test, is_bad) in tests.chain(rules.header_not_matches.iter().map(|test| (test, false))) {
-        let HeaderTest { header, pattern, allow_missing, field } = test;
-        let mut values = headers.get_all(header).iter().peekable();
-        let problem = if values.peek().is_none() {
-            (!allow_missing).then(|| format!("the answer has no header {header} ({field})"))
-        } else {
-            let mut is_found = false;
-            for value in values {
-                let subject = Subject::new(Bytes::copy_from_slice(value.as_bytes()));
-                if find(pattern, true, &subject, probe.compute).await?.is_some() {
-                    is_found = true;
-                    break;
-                }
-            }
-            match (is_found, is_bad) {
-                (true, true) => Some(format!("the header {header} matches {}", shown(pattern.first(), field))),
-                (false, false) => Some(format!("the header {header} does not match {}", shown(pattern.first(), field))),
-                _ => None,
-            }
-        };
-        if let Some(problem) = problem {
+    if rules.header_tests.is_empty() {
+        return Ok(());
+    }
+    let values_of = |test: &HeaderTest| headers.get_all(&test.header).iter().cloned().collect::<Vec<HeaderValue>>();
+    let values: Vec<Vec<HeaderValue>> = rules.header_tests.iter().map(values_of).collect();
+    let (mut cost, mut bytes) = (0_u64, 0);
+    for (test, values) in rules.header_tests.iter().zip(&values) {
+        let length = values.iter().map(HeaderValue::len).sum();
+        cost = cost.saturating_add(work([&test.pattern], values.len(), length));
+        bytes += length;
+    }
+    let tests = Arc::clone(&rules.header_tests);
+    let compare = move || tests.iter().zip(&values).find_map(|(test, values)| test.problem(values));
+    match probe.compare(cost, bytes, compare).await? {
+        None => Ok(()),
+        Some(problem) => {
             probe.record.set(&FAILED_DUE_TO_REGEX, &[], 1.0);
-            return Err(CallError::new(Reason::Match, problem));
+            Err(CallError::new(Reason::Match, problem))
         }
     }
-    Ok(())
 }
 
 /// Reads the body, and records its length and how long that took.
@@ -204,20 +216,43 @@ async fn read(
 }
 
 async fn judge_body(rules: &AnswerRules, body: Bytes, probe: &mut Probe<'_>) -> Result<(), CallError> {
-    let copy = Subject::copy_bytes(&body);
-    if copy > 0 {
-        probe.memory.cover(body.len() + copy).await;
+    let length = body.len();
+    let cost = work(rules.body_matches.iter().chain(&*rules.body_not_matches), 1, length);
+    let compare = |is_copied: bool| {
+        let (bad, good, body) = (Arc::clone(&rules.body_matches), Arc::clone(&rules.body_not_matches), body.clone());
+        move || match copy_bytes(&body) {
+            copy if copy > 0 && !is_copied => BodyVerdict::Copy(copy),
+            _ => body_problem(&bad, &good, &readable(&body)).map_or(BodyVerdict::Good, BodyVerdict::Bad),
+        }
+    };
+    let mut verdict = probe.compare(cost, length, compare(false)).await?;
+    if let BodyVerdict::Copy(copy) = verdict {
+        probe.memory.cover(length + copy).await;
+        verdict = probe.compare(0, length, compare(true)).await?;
     }
-    let body = Subject::new(body);
-    if let Some(index) = find(&rules.body_matches, true, &body, probe.compute).await? {
-        let shown = shown(rules.body_matches.get(index), &format!("http.failIfBodyMatchesRegexp[{index}]"));
-        return Err(CallError::new(Reason::Match, format!("the body matches {shown}")));
+    match verdict {
+        BodyVerdict::Bad(problem) => Err(CallError::new(Reason::Match, problem)),
+        BodyVerdict::Good | BodyVerdict::Copy(_) => Ok(()),
     }
-    if let Some(index) = find(&rules.body_not_matches, false, &body, probe.compute).await? {
-        let shown = shown(rules.body_not_matches.get(index), &format!("http.failIfBodyNotMatchesRegexp[{index}]"));
-        return Err(CallError::new(Reason::Match, format!("the body does not match {shown}")));
+}
+
+/// What came of the comparison of a body.
+enum BodyVerdict {
+    Good,
+    Bad(String),
+    /// It is not UTF-8: it can be compared when the memory for a copy of so many bytes is covered.
+    Copy(usize),
+}
+
+fn body_problem(bad: &[Pattern], good: &[Pattern], body: &str) -> Option<String> {
+    let find = |patterns: &[Pattern], matching| patterns.iter().position(|one| one.matcher().is_match(body) == matching);
+    if let Some(index) = find(bad, true) {
+        let shown = shown(bad.get(index), &format!("http.failIfBodyMatchesRegexp[{index}]"));
+        return Some(format!("the body matches {shown}"));
     }
-    Ok(())
+    let index = find(good, false)?;
+    let shown = shown(good.get(index), &format!("http.failIfBodyNotMatchesRegexp[{index}]"));
+    Some(format!("the body does not match {shown}"))
 }
 
 /// A pattern and where it is written.
@@ -268,8 +303,8 @@ fn content_length(answer: &LastAnswer) -> f64 {
     }
 }
 
-fn last_modified(answer: &LastAnswer) -> Option<f64> {
-    let text = answer.response.head.headers.get(LAST_MODIFIED)?.to_str().ok()?;
+pub(super) fn last_modified(headers: &HeaderMap) -> Option<f64> {
+    let text = headers.get(LAST_MODIFIED)?.to_str().ok()?;
     let at = httpdate::parse_http_date(text).ok()?;
     Some(match at.duration_since(std::time::UNIX_EPOCH) {
         Ok(since) => since.as_secs_f64(),

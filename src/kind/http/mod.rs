@@ -5,6 +5,7 @@ mod connection;
 mod cookies;
 mod decompress;
 mod judge;
+mod parts;
 mod redirects;
 mod request;
 mod stream;
@@ -24,6 +25,7 @@ use super::{CallError, Field, Probe, Prober, Recorder, SecretKeyRef, SharedFamil
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, port};
 use judge::HeaderTest;
+pub use parts::{AnswerPart, HOME, read_part};
 use request::RequestTemplate;
 
 /// The request to a web server, and what its answer must be.
@@ -254,16 +256,13 @@ impl super::ProbeOptions for Options {
                     &self.fail_if_body_not_matches_regexp,
                     &mut errors,
                 ),
-                header_matches: HeaderTest::list(
-                    "spec.http.failIfHeaderMatches",
-                    &self.fail_if_header_matches,
-                    &mut errors,
-                ),
-                header_not_matches: HeaderTest::list(
-                    "spec.http.failIfHeaderNotMatches",
-                    &self.fail_if_header_not_matches,
-                    &mut errors,
-                ),
+                header_tests: {
+                    let (bad, good) = (&self.fail_if_header_matches, &self.fail_if_header_not_matches);
+                    let mut tests = Vec::with_capacity(bad.len() + good.len());
+                    HeaderTest::add(&mut tests, "spec.http.failIfHeaderMatches", bad, true, &mut errors);
+                    HeaderTest::add(&mut tests, "spec.http.failIfHeaderNotMatches", good, false, &mut errors);
+                    tests.into()
+                },
             },
         };
         if errors.is_empty() { Ok(Arc::new(prober)) } else { Err(errors) }
@@ -348,8 +347,7 @@ struct AnswerRules {
     fail_if_not_ssl: bool,
     body_matches: Arc<[Pattern]>,
     body_not_matches: Arc<[Pattern]>,
-    header_matches: Box<[HeaderTest]>,
-    header_not_matches: Box<[HeaderTest]>,
+    header_tests: Arc<[HeaderTest]>,
 }
 
 impl Prober for HttpProber {

@@ -4,7 +4,7 @@ use ::http::header::{HeaderValue, LOCATION};
 use ::http::{Method, StatusCode};
 use reqwest::Url;
 
-use super::connection::Response;
+use super::connection::UnreadAnswer;
 use super::cookies::CookieJar;
 use super::request::{Hop, RequestTemplate, Route};
 use super::{Phase, REDIRECTS};
@@ -16,7 +16,7 @@ const MAX_REDIRECTS: usize = 10;
 
 /// The answer that is judged.
 pub(super) struct LastAnswer {
-    pub(super) response: Response,
+    pub(super) response: UnreadAnswer,
     /// Whether it came over TLS.
     pub(super) is_tls: bool,
     /// It is a redirect that is not followed, and its body is not read.

@@ -1,6 +1,6 @@
 //! One request: to which address, through which proxy, with which headers. What is secret goes only to the server in the url of the target.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ::http::header::{
@@ -15,13 +15,13 @@ use reqwest::Url;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::Connection;
+use super::connection::RequestConnection;
 use super::cookies::CookieJar;
-use super::stream::Io;
 use super::{Options, Phase};
 use crate::dial::{JudgedAddress, broken};
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
+use crate::kind::probe::BoxedStream;
 
 const OWN_USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
@@ -72,7 +72,7 @@ pub(super) struct Hop {
     pub(super) method: Method,
     has_body: bool,
     /// The chain has never left the scheme, host and port in the url of the target.
-    is_at_home: bool,
+    pub(super) is_at_home: bool,
     /// All redirects so far were to a path: then a header `Host` of the target still holds.
     keeps_host: bool,
     referer: Option<HeaderValue>,
@@ -163,19 +163,35 @@ impl Hop {
         self.url.port_or_known_default().unwrap_or(80)
     }
 
-    /// `HOST` or `HOST:PORT`, as it is written into requests.
+    /// `HOST` or `HOST:PORT`: what the server is called.
     fn authority(&self, probe: &Probe<'_>) -> Result<Authority, CallError> {
-        let wrong = || CallError::new(Reason::Config, "the header Host is no host name: write HOST or HOST:PORT");
-        if let Some(host) = self.host_override(probe) {
-            return Authority::try_from(host.as_bytes()).map_err(|_| wrong());
+        match self.host_override(probe) {
+            Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| {
+                CallError::new(Reason::Config, "the header Host is no host name: write HOST or HOST:PORT")
+            }),
+            None => self.own_authority(),
         }
+    }
+
+    /// The same, of its url and whatever header `Host` the target wants.
+    fn own_authority(&self) -> Result<Authority, CallError> {
         let host = self.host();
         let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
         let authority = match self.url.port() {
             Some(port) => Authority::try_from(format!("{host}:{port}")),
             None => Authority::from_str(host),
         };
-        authority.map_err(|_| wrong())
+        authority.map_err(|_| CallError::new(Reason::Response, "the url to request has no usable host"))
+    }
+
+    /// Where a proxy has to connect: to the address that was judged, so that it does not look up the name again and find another one. A name
+    /// that was not resolved here has been judged as a name.
+    fn destination(&self, address: Option<JudgedAddress>) -> Result<Authority, CallError> {
+        match address {
+            Some(address) => Authority::try_from(SocketAddr::new(address.ip(), self.port()).to_string())
+                .map_err(|_| CallError::new(Reason::Internal, "an address cannot be written: please report this")),
+            None => self.own_authority(),
+        }
     }
 
     /// The request over `connection`.
@@ -227,9 +243,9 @@ impl Hop {
         };
         let mut uri = ::http::uri::Parts::default();
         uri.path_and_query = Some(path.map_err(|_| wrong())?);
-        if is_http2 || connection.is_absolute {
+        if is_http2 || connection.destination.is_some() {
             uri.scheme = Some(if self.is_tls() { Scheme::HTTPS } else { Scheme::HTTP });
-            uri.authority = Some(authority);
+            uri.authority = Some(connection.destination.clone().unwrap_or(authority));
         }
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = self.method.clone();
@@ -250,13 +266,13 @@ fn referer(from: &Url, to: &Url, stays: bool) -> Option<HeaderValue> {
 
 /// A connection, and how requests over it name their url.
 pub(super) struct Connected {
-    connection: Connection,
-    /// A proxy gets whole urls.
-    is_absolute: bool,
+    connection: RequestConnection,
+    /// Where the proxy at the other end has to connect: it gets whole urls. None for a server, also at the end of a tunnel.
+    destination: Option<Authority>,
 }
 
 impl Connected {
-    pub(super) async fn send(self, request: Request<Full<Bytes>>) -> Result<super::connection::Response, CallError> {
+    pub(super) async fn send(self, request: Request<Full<Bytes>>) -> Result<super::connection::UnreadAnswer, CallError> {
         self.connection.send(request).await
     }
 }
@@ -300,6 +316,7 @@ impl Route {
             let resolved = probe.dialer.resolve(host, probe.deadline).await;
             Phase::Resolve.took(probe.record, start.elapsed());
             let address = resolved?;
+            probe.record.address(address);
             probe.record.event(format!("resolved {host} to {}", address.ip()));
             probe.admit(address).await?;
             Some(address)
@@ -315,22 +332,25 @@ impl Route {
         hop: &Hop,
         probe: &mut Probe<'_>,
     ) -> Result<Connected, CallError> {
+        if hop.number > 0 {
+            probe.record.forget_tls(); // it was of a server that is not judged
+        }
         let address = self.resolve(template, hop, probe).await?;
         let start = Instant::now();
-        let stream: Box<dyn Io> = match (probe.proxy, address) {
+        let stream: BoxedStream = match (probe.proxy, address) {
             (Some(proxy), _) => self.through(proxy, hop, address, probe).await?,
             (None, Some(address)) => {
                 let stream = probe.dialer.connect(address, hop.port(), probe.deadline).await?;
-                probe.record.event(format!("connected to {}", std::net::SocketAddr::new(address.ip(), hop.port())));
+                probe.record.event(format!("connected to {}", SocketAddr::new(address.ip(), hop.port())));
                 Box::new(stream)
             }
             (None, None) => return Err(CallError::new(Reason::Internal, "no address: please report this")),
         };
         Phase::Connect.took(probe.record, start.elapsed());
         if !hop.is_tls() {
-            probe.record.forget_tls();
-            let connection = Connection::http1(stream).await?;
-            return Ok(Connected { connection, is_absolute: probe.proxy.is_some() });
+            let destination = if probe.proxy.is_some() { Some(hop.destination(address)?) } else { None };
+            let connection = RequestConnection::http1(stream).await?;
+            return Ok(Connected { connection, destination });
         }
         let alpn: &[&[u8]] = if template.enable_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
         let start = Instant::now();
@@ -347,14 +367,14 @@ impl Route {
         let stream = stream?;
         Phase::Tls.took(probe.record, start.elapsed());
         let speaks_http2 = peer.and_then(|peer| peer.alpn).is_some_and(|protocol| protocol == b"h2");
-        let stream: Box<dyn Io> = Box::new(stream);
+        let stream: BoxedStream = Box::new(stream);
         let connection = if speaks_http2 {
-            let opening = timeout_at(probe.deadline, Connection::http2(stream));
+            let opening = timeout_at(probe.deadline, RequestConnection::http2(stream));
             opening.await.map_err(|_| CallError::new(Reason::Timeout, "HTTP/2 did not begin in time"))??
         } else {
-            Connection::http1(stream).await?
+            RequestConnection::http1(stream).await?
         };
-        Ok(Connected { connection, is_absolute: false })
+        Ok(Connected { connection, destination: None })
     }
 
     /// A stream through the proxy: to the proxy itself for plain HTTP, else a tunnel.
@@ -364,7 +384,7 @@ impl Route {
         hop: &Hop,
         address: Option<JudgedAddress>,
         probe: &mut Probe<'_>,
-    ) -> Result<Box<dyn Io>, CallError> {
+    ) -> Result<BoxedStream, CallError> {
         let of_proxy = |error: CallError| CallError::new(error.reason, format!("proxyUrl: {}", error.message));
         let host = proxy.host_str().unwrap_or_default();
         let port = proxy.port_or_known_default().unwrap_or(80);
@@ -377,8 +397,8 @@ impl Route {
             probe.admit(at).await?;
         }
         let stream = probe.dialer.connect(at, port, probe.deadline).await.map_err(of_proxy)?;
-        probe.record.event(format!("connected to the proxy {}", std::net::SocketAddr::new(at.ip(), port)));
-        let mut stream: Box<dyn Io> = Box::new(stream);
+        probe.record.event(format!("connected to the proxy {}", SocketAddr::new(at.ip(), port)));
+        let mut stream: BoxedStream = Box::new(stream);
         if proxy.scheme() == "https" {
             let (encrypted, _) = probe.dialer.handshake_with_other(stream, host, &[], probe.deadline).await;
             stream = Box::new(encrypted.map_err(of_proxy)?);
@@ -386,9 +406,8 @@ impl Route {
         if !hop.is_tls() {
             return Ok(stream);
         }
-        let to = match address.map(JudgedAddress::ip) {
-            Some(IpAddr::V6(v6)) => format!("[{v6}]:{}", hop.port()),
-            Some(IpAddr::V4(v4)) => format!("{v4}:{}", hop.port()),
+        let to = match address {
+            Some(address) => SocketAddr::new(address.ip(), hop.port()).to_string(),
             None => format!("{}:{}", hop.host(), hop.port()),
         };
         let opening = timeout_at(probe.deadline, open_tunnel(&mut stream, &to));
@@ -400,7 +419,7 @@ impl Route {
 }
 
 /// Asks a proxy for a tunnel.
-async fn open_tunnel(stream: &mut Box<dyn Io>, to: &str) -> Result<(), CallError> {
+async fn open_tunnel(stream: &mut BoxedStream, to: &str) -> Result<(), CallError> {
     let failed = |error: std::io::Error| broken(&error);
     let request = format!(
         "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: {}\r\n\r\n",
@@ -425,7 +444,7 @@ async fn open_tunnel(stream: &mut Box<dyn Io>, to: &str) -> Result<(), CallError
     }
 }
 
-fn tunnel_status(header: &[u8]) -> Option<u16> {
+pub(super) fn tunnel_status(header: &[u8]) -> Option<u16> {
     let line = header.split(|byte| *byte == b'\r').next()?;
     let (version, rest) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     let status = rest.get(..3).filter(|_| version.starts_with("HTTP/1."))?;

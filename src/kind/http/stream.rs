@@ -9,16 +9,13 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::kind::probe::BoxedStream;
+
 /// After this many bytes that came without a pause the task yields to others on its thread.
 const YIELD_AFTER: usize = 256 * 1024;
 
 /// The most bytes until the header of the answer is complete: interim responses, or frames of HTTP/2, could go on for ever.
 const MAX_BEFORE_HEADER: usize = 1 << 20;
-
-/// Any stream of bytes.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// What was read from a stream.
 #[derive(Debug, Default)]
@@ -59,14 +56,14 @@ pub(super) struct NoHeaderError;
 /// A stream with a meter. It yields because a server that sends without a pause would else keep the thread from other polls and from its
 /// timers, and so the probe from its deadline.
 pub(super) struct MeteredStream {
-    stream: Box<dyn Io>,
+    stream: BoxedStream,
     meter: Arc<Meter>,
     /// Bytes that were read since there was nothing to read.
     unpaused: usize,
 }
 
 impl MeteredStream {
-    pub(super) fn new(stream: Box<dyn Io>, meter: Arc<Meter>) -> Self {
+    pub(super) fn new(stream: BoxedStream, meter: Arc<Meter>) -> Self {
         Self { stream, meter, unpaused: 0 }
     }
 }

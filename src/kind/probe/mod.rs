@@ -2,7 +2,6 @@
 //! that several kinds have are here.
 
 mod address;
-#[allow(dead_code, reason = "not every kind needs all of it")]
 mod pattern;
 mod recorder;
 mod stream;
@@ -16,8 +15,8 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
-#[allow(unused_imports, reason = "not every kind needs all of them")]
-pub(in crate::kind) use pattern::{Pattern, Subject, expand_on, find};
+pub use pattern::ComparisonWork;
+pub(in crate::kind) use pattern::{Matcher, Pattern, copy_bytes, readable, work};
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
 
@@ -66,6 +65,8 @@ pub struct Probe<'p> {
     pub max_body_bytes: usize,
     /// Does what takes long on other threads.
     pub compute: &'p dyn Compute,
+    /// What its comparisons with patterns have cost; nothing at first.
+    pub compared: ComparisonWork,
 }
 
 /// Work that takes long, and its result.

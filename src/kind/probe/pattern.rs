@@ -5,31 +5,46 @@
 //! at most the size of the compiled pattern multiplied by the length of the text, so both are limited together.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use bytes::Bytes;
 use regex::{Captures, Regex, RegexBuilder};
+use tokio::time::timeout_at;
 
-use super::Compute;
+use super::Probe;
+use crate::budget::MemoryShare;
 use crate::failure::{CallError, Reason};
 use crate::rule::FieldError;
 
 /// The sizes of compiled patterns that are told apart, in bytes. The largest is the limit: real patterns of 512 characters take less.
 const SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
 
-/// The bytes that the states of one pattern may take, which are made while it is compared.
-const MAX_STATES: usize = 256 << 10;
+/// The bytes that the states of one pattern may take in each direction. They are made while it is compared and kept with its [`Matcher`], of
+/// which one piece of work has dozens. A pattern that needs more is compared without them.
+const MAX_STATES: usize = 64 << 10;
 
-/// Compiled patterns in memory. Targets are often made from templates and share patterns; those of others are compiled again when they are
-/// used.
-const MAX_COMPILED: usize = 128;
+/// Bytes of compiled patterns in memory.
+///
+/// 10,000 targets are made from templates and have some hundred patterns together, nearly all of the smallest size: they are all kept. If
+/// each had its own, three of four would be compiled again for each probe, which takes a tenth of a millisecond for a pattern of that size:
+/// with an interval of 15 s, less than a tenth of one core.
+const MAX_COMPILED: usize = 10 << 20;
 
-/// Bytes of compiled patterns multiplied by bytes of the text: up to this, they are compared at once. It is about a millisecond at most.
+/// Bytes of compiled patterns multiplied by bytes of the text: up to this in one probe, they are compared at once. It is about a
+/// millisecond at most.
 const INLINE_WORK: u64 = 1 << 26;
 
-/// The same for one probe, on another thread: some seconds at most.
+/// What compiling a pattern again counts, at most.
+const COMPILE_WORK: u64 = 1 << 24;
+
+/// The most for one probe: some seconds on another thread.
 const MAX_WORK: u64 = 1 << 36;
+
+/// What begins a comparison counts as so many bytes of text.
+const START: usize = 16;
+
+/// Longer texts are read on another thread whatever they are compared with: whether they are UTF-8, and copied if not.
+const MAX_INLINE_TEXT: usize = 100 << 10;
 
 /// A pattern, not anchored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +69,7 @@ impl Pattern {
             return Ok(Self { written: written.into(), form: Form::Literal });
         }
         let translated: Arc<str> = translate(written).into();
-        let size = PatternCache::global(|cache| cache.compiled(&translated).map(|compiled| compiled.size));
-        match size {
+        match compiled(&translated).map(|compiled| compiled.size) {
             Ok(size) => Ok(Self { written: written.into(), form: Form::Regex { translated, size } }),
             Err(regex::Error::CompiledTooBig(most)) => Err(format!(
                 "takes more than {} KiB when it is compiled: write several shorter patterns, and .* or + in place of large counts",
@@ -87,28 +101,60 @@ impl Pattern {
         &self.written
     }
 
-    /// Whether it matches somewhere in `text`.
-    pub(in crate::kind) fn is_match(&self, text: &Subject) -> bool {
-        self.is_match_str(text.as_str())
+    /// Makes it ready for the comparisons of one probe. It is compiled if it is not in the cache, which [`work`] counts.
+    pub(in crate::kind) fn matcher(&self) -> Matcher {
+        let regex = match &self.form {
+            Form::Literal => None,
+            // It has been compiled once, so it can be again. The states of a clone are its own.
+            Form::Regex { translated, .. } => compiled(translated).ok().map(|compiled| Regex::clone(&compiled.regex)),
+        };
+        Matcher { written: Arc::clone(&self.written), is_literal: matches!(self.form, Form::Literal), regex }
     }
 
-    /// The same in a text that is short.
-    pub(in crate::kind) fn is_match_str(&self, text: &str) -> bool {
+    /// What a byte of text costs at most.
+    const fn size(&self) -> u64 {
         match &self.form {
-            Form::Literal => text.contains(&*self.written),
-            Form::Regex { translated, .. } => compiled(translated).is_some_and(|regex| regex.is_match(text)),
+            Form::Literal => 64, // a search reads each byte once or twice
+            Form::Regex { size, .. } => *size as u64,
+        }
+    }
+
+    fn is_compiled(&self) -> bool {
+        match &self.form {
+            Form::Literal => true,
+            Form::Regex { translated, .. } => PatternCache::global(|cache| cache.compiled.contains_key(translated)),
+        }
+    }
+}
+
+/// A compiled pattern, for the comparisons of one probe: what it learns about texts makes the next comparison faster.
+#[derive(Debug)]
+pub(in crate::kind) struct Matcher {
+    written: Arc<str>,
+    is_literal: bool,
+    regex: Option<Regex>,
+}
+
+impl Matcher {
+    /// Of each of `patterns`.
+    pub(in crate::kind) fn list(patterns: &[Pattern]) -> Vec<Self> {
+        patterns.iter().map(Pattern::matcher).collect()
+    }
+
+    /// Whether it matches somewhere in `text`.
+    pub(in crate::kind) fn is_match(&self, text: &str) -> bool {
+        match &self.regex {
+            Some(regex) => regex.is_match(text),
+            None => self.is_literal && text.contains(&*self.written),
         }
     }
 
     /// Compares it and, where it matches, expands `templates` with what its groups matched: `$name`, `${name}` and `${1}`, as Go does.
-    pub(in crate::kind) fn expand<T: AsRef<str>>(&self, text: &Subject, templates: &[T]) -> Option<Vec<String>> {
-        let text = text.as_str();
-        let groups = match &self.form {
-            Form::Literal if !text.contains(&*self.written) => return None,
-            Form::Literal => None,
-            Form::Regex { translated, .. } => Some(compiled(translated)?),
-        };
-        let captures = match &groups {
+    pub(in crate::kind) fn expand<T: AsRef<str>>(&self, text: &str, templates: &[T]) -> Option<Vec<String>> {
+        if !self.is_match(text) {
+            return None; // most lines do not match, and groups are slower
+        }
+        let captures = match &self.regex {
             Some(regex) => Some(regex.captures(text)?),
             None => None,
         };
@@ -124,109 +170,86 @@ impl Pattern {
         };
         Some(templates.iter().map(|template| expand(template.as_ref(), group)).collect())
     }
-
-    /// What a comparison with a text of `length` bytes costs at most.
-    fn work(&self, length: usize) -> u64 {
-        let size = match &self.form {
-            Form::Literal => 64, // a search reads each byte once or twice
-            Form::Regex { size, .. } => *size,
-        };
-        (size as u64).saturating_mul(length as u64)
-    }
 }
 
-/// Finds the first of `patterns` that matches `text`, or that does not where `matching` is false. What takes long is done on another thread.
-///
-/// Reasons: `limit` if the patterns and the text are too large together; those of [`Compute`].
-pub(in crate::kind) async fn find(
-    patterns: &Arc<[Pattern]>,
-    matching: bool,
-    text: &Subject,
-    compute: &dyn Compute,
-) -> Result<Option<usize>, CallError> {
-    let search = move |patterns: &[Pattern], text: &Subject| {
-        patterns.iter().position(|pattern| pattern.is_match(text) == matching)
-    };
-    run(patterns.iter().map(|pattern| pattern.work(text.len())), compute, patterns, text, search).await
+/// What it costs at most to compare `patterns` with so many texts of so many bytes together.
+pub(in crate::kind) fn work<'p>(patterns: impl IntoIterator<Item = &'p Pattern>, texts: usize, bytes: usize) -> u64 {
+    if texts == 0 {
+        return 0;
+    }
+    let text = texts.saturating_mul(START).saturating_add(bytes) as u64;
+    patterns.into_iter().fold(0, |work: u64, pattern| {
+        let compiling = if pattern.is_compiled() { 0 } else { COMPILE_WORK };
+        work.saturating_add(pattern.size().saturating_mul(text)).saturating_add(compiling)
+    })
 }
 
-/// The same as [`Pattern::expand`]. What takes long is done on another thread.
-pub(in crate::kind) async fn expand_on<T: AsRef<str> + Send + Sync + 'static>(
-    pattern: &Pattern,
-    text: &Subject,
-    templates: &Arc<[T]>,
-    compute: &dyn Compute,
-) -> Result<Option<Vec<String>>, CallError> {
-    let input = Arc::new((pattern.clone(), Arc::clone(templates)));
-    let search = |input: &(Pattern, Arc<[T]>), text: &Subject| input.0.expand(text, &input.1);
-    run(std::iter::once(pattern.work(text.len())), compute, &input, text, search).await
+/// What the comparisons of one probe have cost so far, at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ComparisonWork {
+    all: u64,
+    /// Of that, on the thread of the poll.
+    inline: u64,
 }
 
-async fn run<I: Send + Sync + ?Sized + 'static, O: Send + 'static>(
-    work: impl Iterator<Item = u64>,
-    compute: &dyn Compute,
-    input: &Arc<I>,
-    text: &Subject,
-    search: impl FnOnce(&I, &Subject) -> O + Send + 'static,
-) -> Result<O, CallError> {
-    let work = work.fold(0_u64, u64::saturating_add);
-    if work <= INLINE_WORK {
-        return Ok(search(input, text));
-    }
-    if work > MAX_WORK {
-        let message = format!(
-            "the regular expressions are too large for {} bytes of text: write shorter ones, or without large counts",
-            text.len()
-        );
-        return Err(CallError::new(Reason::Limit, message));
-    }
-    let (input, text) = (Arc::clone(input), text.clone());
-    let result = compute.run(Box::new(move || Box::new(search(&input, &text)))).await?;
-    let lost = || CallError::new(Reason::Internal, "a comparison had no result: please report this");
-    result.downcast::<O>().map(|result| *result).map_err(|_| lost())
+/// How comparisons are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Here,
+    OtherThread,
 }
 
-/// A text from a server that patterns are compared with. It is cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::kind) struct Subject(SubjectText);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum SubjectText {
-    /// UTF-8 as it came.
-    Valid(Bytes),
-    /// A copy in which every byte that is not UTF-8 is replaced by one character.
-    Replaced(Arc<str>),
-}
-
-impl Subject {
-    /// The memory that [`new`](Self::new) may need besides that of `bytes`.
-    pub(in crate::kind) fn copy_bytes(bytes: &[u8]) -> usize {
-        let replaced: usize = bytes.utf8_chunks().map(|chunk| chunk.invalid().len()).sum();
-        if replaced == 0 { 0 } else { 4 * (bytes.len() + 2 * replaced) } // while it is made, a buffer of up to twice its size and a copy
-    }
-
-    /// A text of these bytes.
-    pub(in crate::kind) fn new(bytes: impl Into<Bytes>) -> Self {
-        let bytes = bytes.into();
-        Self(match readable(&bytes) {
-            Cow::Borrowed(_) => SubjectText::Valid(bytes),
-            Cow::Owned(text) => SubjectText::Replaced(text.into()),
-        })
-    }
-
-    fn as_str(&self) -> &str {
-        match &self.0 {
-            SubjectText::Valid(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
-            SubjectText::Replaced(text) => text,
+impl ComparisonWork {
+    /// Counts comparisons of so much [`work`] with so many bytes.
+    fn count(&mut self, work: u64, bytes: usize) -> Result<Place, CallError> {
+        self.all = self.all.saturating_add(work);
+        if self.all > MAX_WORK {
+            let message = format!(
+                "the regular expressions are too large for what the server has sent, the last of it {bytes} bytes: write shorter ones, or \
+                 without large counts"
+            );
+            return Err(CallError::new(Reason::Limit, message));
         }
-    }
-
-    fn len(&self) -> usize {
-        match &self.0 {
-            SubjectText::Valid(bytes) => bytes.len(),
-            SubjectText::Replaced(text) => text.len(),
+        let inline = self.inline.saturating_add(work);
+        if inline > INLINE_WORK || bytes > MAX_INLINE_TEXT {
+            return Ok(Place::OtherThread);
         }
+        self.inline = inline;
+        Ok(Place::Here)
     }
+}
+
+impl Probe<'_> {
+    /// Does comparisons of so much [`work`] with `bytes` of text. What takes long is done on another thread, with the memory that the probe
+    /// has covered: it stays covered until they have ended, even if the probe ends before.
+    ///
+    /// Reasons: `limit` if the patterns and all texts of the probe are too large together, `timeout`; those of [`Compute`](super::Compute).
+    pub(in crate::kind) async fn compare<O: Send + 'static>(
+        &mut self,
+        work: u64,
+        bytes: usize,
+        search: impl FnOnce() -> O + Send + 'static,
+    ) -> Result<O, CallError> {
+        if self.compared.count(work, bytes)? == Place::Here {
+            return Ok(search());
+        }
+        let memory = self.memory.take();
+        let running = self.compute.run(Box::new(move || Box::new((search(), memory))));
+        let result = timeout_at(self.deadline, running).await.map_err(|_| {
+            let message = "the comparison with the answer did not end in time: write simpler regular expressions, or limit the answer";
+            CallError::new(Reason::Timeout, message)
+        })??;
+        let lost = |_| CallError::new(Reason::Internal, "a comparison had no result: please report this");
+        let (output, memory) = *result.downcast::<(O, MemoryShare)>().map_err(lost)?;
+        *self.memory = memory;
+        Ok(output)
+    }
+}
+
+/// The bytes of the copy that [`readable`] makes of a text, if it makes one.
+pub(in crate::kind) fn copy_bytes(bytes: &[u8]) -> usize {
+    let replaced: usize = bytes.utf8_chunks().map(|chunk| chunk.invalid().len()).sum();
+    if replaced == 0 { 0 } else { bytes.len() + replaced * (char::REPLACEMENT_CHARACTER.len_utf8() - 1) }
 }
 
 /// The text in which every byte that is not UTF-8 is replaced by U+FFFD, as RE2 and Go read it.
@@ -234,7 +257,7 @@ pub(in crate::kind) fn readable(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return Cow::Borrowed(text);
     }
-    let mut text = String::with_capacity(bytes.len());
+    let mut text = String::with_capacity(copy_bytes(bytes));
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
@@ -344,46 +367,72 @@ fn translate(pattern: &str) -> String {
     out
 }
 
-/// The compiled pattern. It has been compiled once, so it can be again.
-fn compiled(translated: &Arc<str>) -> Option<Regex> {
-    PatternCache::global(|cache| cache.compiled(translated).ok().map(|compiled| compiled.regex))
+/// The compiled pattern, from the cache or compiled now.
+fn compiled(translated: &Arc<str>) -> Result<CompiledPattern, regex::Error> {
+    if let Some(known) = PatternCache::global(|cache| cache.find(translated)) {
+        return Ok(known);
+    }
+    // Without the lock. If others compile the same at this moment, one of them is kept.
+    let (regex, size) = compile(translated)?;
+    let compiled = CompiledPattern { regex: Arc::new(regex), size };
+    PatternCache::global(|cache| cache.keep(translated, compiled.clone()));
+    Ok(compiled)
 }
 
-/// Compiled patterns, those that were used last.
+/// Compiled patterns, those that were used last. They have no states: those who compare clone them.
 #[derive(Default)]
 struct PatternCache {
-    compiled: HashMap<Arc<str>, CompiledPattern>,
+    /// With the number of their last use.
+    compiled: HashMap<Arc<str>, (CompiledPattern, u64)>,
+    by_use: BTreeMap<u64, Arc<str>>,
     uses: u64,
+    bytes: usize,
 }
 
 #[derive(Clone)]
 struct CompiledPattern {
-    regex: Regex,
+    regex: Arc<Regex>,
     size: usize,
-    used: u64,
+}
+
+impl CompiledPattern {
+    /// What it takes in the cache.
+    fn bytes(&self, translated: &str) -> usize {
+        self.size + 2 * translated.len() // the library keeps the text as well
+    }
 }
 
 impl PatternCache {
-    /// Patterns are compiled under the lock, which takes less than a millisecond each.
+    /// The lock is held for some microseconds: nothing is compiled meanwhile.
     fn global<T>(with: impl FnOnce(&mut Self) -> T) -> T {
         static CACHE: LazyLock<Mutex<PatternCache>> = LazyLock::new(Mutex::default);
         with(&mut CACHE.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn compiled(&mut self, translated: &Arc<str>) -> Result<CompiledPattern, regex::Error> {
+    fn find(&mut self, translated: &str) -> Option<CompiledPattern> {
+        let (compiled, used) = self.compiled.get_mut(translated)?;
         self.uses += 1;
-        if let Some(known) = self.compiled.get_mut(translated) {
-            known.used = self.uses;
-            return Ok(known.clone());
+        if let Some(key) = self.by_use.remove(used) {
+            self.by_use.insert(self.uses, key);
         }
-        let (regex, size) = compile(translated)?;
-        if self.compiled.len() >= MAX_COMPILED {
-            let oldest = self.compiled.iter().min_by_key(|(_, compiled)| compiled.used).map(|(key, _)| Arc::clone(key));
-            oldest.and_then(|key| self.compiled.remove(&key));
+        *used = self.uses;
+        Some(compiled.clone())
+    }
+
+    fn keep(&mut self, translated: &Arc<str>, compiled: CompiledPattern) {
+        if self.find(translated).is_some() {
+            return;
         }
-        let compiled = CompiledPattern { regex, size, used: self.uses };
-        self.compiled.insert(Arc::clone(translated), compiled.clone());
-        Ok(compiled)
+        self.bytes += compiled.bytes(translated);
+        while self.bytes > MAX_COMPILED
+            && let Some((_, oldest)) = self.by_use.pop_first()
+            && let Some((removed, _)) = self.compiled.remove(&oldest)
+        {
+            self.bytes = self.bytes.saturating_sub(removed.bytes(&oldest));
+        }
+        self.uses += 1;
+        self.by_use.insert(self.uses, Arc::clone(translated));
+        self.compiled.insert(Arc::clone(translated), (compiled, self.uses));
     }
 }
 
@@ -408,7 +457,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, text: impl AsRef<[u8]>) -> bool {
-        Pattern::new(pattern).unwrap().is_match(&Subject::new(text.as_ref().to_vec()))
+        Pattern::new(pattern).unwrap().matcher().is_match(&readable(text.as_ref()))
     }
 
     #[test]
@@ -456,17 +505,18 @@ mod tests {
         assert!(matches("^a..b$", b"a\xe3\x81b") && !matches("^a.b$", b"a\xe3\x81b"));
         assert!(matches("<title>.*</title>", b"<title>\x93\xfa\x96{</title>"));
         assert!(matches("b", b"\xff\xfeb") && !matches("c", b"\xff\xfeb"));
-        assert_eq!(Subject::copy_bytes(b"abc"), 0);
-        let text = b"\xff\xff";
-        assert!(Subject::copy_bytes(text) >= Subject::new(text.to_vec()).len());
+        assert_eq!(copy_bytes("aé".as_bytes()), 0);
+        for text in [&b"\xff\xff"[..], b"a\xe3\x81b", b"\xc3\xa9\xf0\x9f\x98"] {
+            let copy = readable(text).into_owned();
+            assert_eq!((copy.len(), copy.capacity()), (copy_bytes(text), copy_bytes(text)));
+        }
     }
 
     #[test]
     fn groups_are_expanded_as_go_does() {
-        let pattern = Pattern::new(r"SSH-(\d+)\.(\d+)-(?P<software>\S+)").unwrap();
-        let text = Subject::new("SSH-2.0-OpenSSH_9.2 Debian");
+        let pattern = Pattern::new(r"SSH-(\d+)\.(\d+)-(?P<software>\S+)").unwrap().matcher();
         let expanded = pattern.expand(
-            &text,
+            "SSH-2.0-OpenSSH_9.2 Debian",
             &[
                 "${1}.${2}",
                 "$software!",
@@ -486,10 +536,10 @@ mod tests {
         let expected =
             ["2.0", "OpenSSH_9.2!", "", "2x", "$1", "$", "a${", "${a-b}", "$-", "", "", "SSH-2.0-OpenSSH_9.2", "é"];
         assert_eq!(expanded.unwrap(), expected);
-        assert_eq!(pattern.expand(&Subject::new("220 smtp"), &["$1"]), None);
-        let literal = Pattern::new("PONG").unwrap();
-        assert_eq!(literal.expand(&Subject::new("+PONG"), &["$0 $1"]).unwrap(), ["PONG "]);
-        assert_eq!(literal.expand(&Subject::new("+PING"), &["x"]), None);
+        assert_eq!(pattern.expand("220 smtp", &["$1"]), None);
+        let literal = Pattern::new("PONG").unwrap().matcher();
+        assert_eq!(literal.expand("+PONG", &["$0 $1"]).unwrap(), ["PONG "]);
+        assert_eq!(literal.expand("+PING", &["x"]), None);
     }
 
     #[test]
@@ -506,52 +556,64 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_few_compiled_patterns_are_kept_and_all_still_match() {
+    fn compiled_patterns_are_kept_within_their_bytes_and_those_in_use_longest() {
         let mut cache = PatternCache::default();
-        let patterns: Vec<Arc<str>> = (0..3 * MAX_COMPILED).map(|n| format!("^a{n}$").into()).collect();
+        let compile = |pattern: &Arc<str>| {
+            let (regex, size) = super::compile(pattern).unwrap();
+            CompiledPattern { regex: Arc::new(regex), size }
+        };
+        let patterns: Vec<Arc<str>> = (0..2 * MAX_COMPILED / SIZES[0]).map(|n| format!("^a{n}$").into()).collect();
+        let same = compile(&patterns[0]);
         for pattern in &patterns {
-            cache.compiled(pattern).unwrap();
-            cache.compiled(&patterns[0]).unwrap();
+            cache.keep(pattern, same.clone());
+            cache.keep(pattern, same.clone());
+            assert!(cache.find(&patterns[0]).is_some(), "it is in use");
+            assert!(cache.bytes <= MAX_COMPILED);
         }
-        assert_eq!(cache.compiled.len(), MAX_COMPILED);
-        assert!(cache.compiled.contains_key(&patterns[0]), "it is in use");
-        assert!(cache.compiled(&patterns[1]).unwrap().regex.is_match("a1"));
+        assert!(cache.find(&patterns[1]).is_none());
+        assert!(cache.compiled.len() > MAX_COMPILED / SIZES[0] * 9 / 10, "{}", cache.compiled.len());
+        assert_eq!(cache.compiled.len(), cache.by_use.len());
+        let bytes: usize = cache.compiled.iter().map(|(pattern, (compiled, _))| compiled.bytes(pattern)).sum();
+        assert_eq!(cache.bytes, bytes);
     }
 
-    /// Counts what is not done at once.
-    #[derive(Debug, Default)]
-    struct Threads(std::sync::atomic::AtomicUsize);
-
-    impl Compute for Threads {
-        fn run(
-            &self,
-            work: super::super::HeavyWork,
-        ) -> futures::future::BoxFuture<'_, Result<Box<dyn std::any::Any + Send>, CallError>> {
-            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            Box::pin(std::future::ready(Ok(work())))
-        }
+    #[test]
+    fn a_pattern_that_is_no_longer_kept_is_compiled_again() {
+        let pattern = Pattern::new("^compiled again [0-9]+$").unwrap();
+        let Form::Regex { translated, .. } = &pattern.form else { unreachable!() };
+        let before = work([&pattern], 1, 1);
+        PatternCache::global(|cache| {
+            let (_, used) = cache.compiled.remove(translated).unwrap();
+            cache.by_use.remove(&used);
+        });
+        assert_eq!(work([&pattern], 1, 1), before + COMPILE_WORK);
+        assert!(pattern.matcher().is_match("compiled again 1"));
+        assert_eq!(work([&pattern], 1, 1), before);
     }
 
-    #[tokio::test]
-    async fn what_takes_long_is_done_elsewhere_and_what_takes_too_long_is_refused() {
-        let threads = Threads::default();
-        let count = || threads.0.load(std::sync::atomic::Ordering::Relaxed);
+    #[test]
+    fn what_takes_long_is_done_elsewhere_and_what_takes_too_long_is_refused() {
         let mut errors = Vec::new();
         let patterns = Pattern::list("spec.x", &["a+", "c$", "("], &mut errors);
         assert!(errors.len() == 1 && errors[0].path == "spec.x[2]", "{errors:?}");
-        let small = Subject::new("aabb");
-        assert_eq!(find(&patterns, true, &small, &threads).await, Ok(Some(0)));
-        assert_eq!(find(&patterns, false, &small, &threads).await, Ok(Some(1)));
-        assert_eq!(count(), 0);
-        let large = Subject::new("b".repeat(1 << 20) + "c");
-        assert_eq!(find(&patterns, true, &large, &threads).await, Ok(Some(1)));
-        assert_eq!(count(), 1);
-        let heavy: Arc<[Pattern]> = Arc::from([Pattern::new("[ab]{700}").unwrap()]);
-        let huge = Subject::new("b".repeat(16 << 20));
-        let refused = find(&heavy, true, &huge, &threads).await.unwrap_err();
+        let count = |bytes: usize| ComparisonWork::default().count(work(&*patterns, 1, bytes), bytes);
+        assert_eq!(count(1000), Ok(Place::Here));
+        assert_eq!(count(100_000), Ok(Place::OtherThread));
+        assert_eq!(ComparisonWork::default().count(0, MAX_INLINE_TEXT + 1), Ok(Place::OtherThread));
+        let heavy = Pattern::new("[ab]{700}").unwrap();
+        let refused = ComparisonWork::default().count(work([&heavy], 1, 16 << 20), 16 << 20).unwrap_err();
         assert!(refused.reason == Reason::Limit && refused.message.contains("16777216 bytes"), "{refused:?}");
-        let templates: Arc<[String]> = Arc::from(["$0".to_owned()]);
-        let expanded = expand_on(&patterns[1], &large, &templates, &threads).await;
-        assert_eq!((expanded, count()), (Ok(Some(vec!["c".to_owned()])), 2));
+    }
+
+    #[test]
+    fn the_comparisons_of_one_probe_count_together() {
+        let pattern = Pattern::new("a+b").unwrap();
+        let line = work([&pattern], 1, 64);
+        let mut compared = ComparisonWork::default();
+        let places: Vec<_> = std::iter::from_fn(|| compared.count(line, 64).ok()).take(30_000_000).collect();
+        let here = places.iter().filter(|place| **place == Place::Here).count();
+        assert_eq!(here as u64, INLINE_WORK / line);
+        assert!(places[..here].iter().all(|place| *place == Place::Here));
+        assert_eq!(places.len() as u64, MAX_WORK / line, "then it is refused");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::dial::JudgedAddress;
 use crate::metric::{Desc, Families, Suffix};
 
 /// The most series of one probe.
@@ -91,6 +92,11 @@ impl Recorder {
             skipped: 0,
             expiry: None,
         }
+    }
+
+    /// Notes the address that is probed from now on. The families about addresses stay those of the first one.
+    pub const fn address(&mut self, address: JudgedAddress) {
+        self.address = Some(address.ip());
     }
 
     /// Sets the value of a series, also if it had one before.

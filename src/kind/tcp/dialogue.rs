@@ -1,4 +1,4 @@
-//! The dialogue with a server. It reads no more than it needs, keeps one line at most, and waits no longer than the deadline, whatever the
+//! The dialogue with a server. It reads no more than it needs, keeps one buffer of lines at most, and waits no longer than the deadline, whatever the
 //! server sends.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::script::{Expectation, Script, ScriptStep, SentMessage, with_newline};
 use super::{EXPECT_INFO, FAILED_BYTES, FAILED_REGEX, TcpPhase, handshake, mismatch};
 use crate::dial::{broken, rejection};
-use crate::kind::probe::{BoxedStream, Pattern, Subject, expand_on};
+use crate::kind::probe::{BoxedStream, Matcher, Pattern, readable, work};
 use crate::kind::{CallError, Probe, Reason};
 
 /// The longest line, its end included.
@@ -109,35 +109,41 @@ impl<'d, 'p> Dialogue<'d, 'p> {
     ) -> Result<Vec<String>, CallError> {
         let field = &step.field;
         let mut lines = 0_usize;
+        let mut matcher = None;
         loop {
-            let Some(line) = self.line(field, lines).await? else {
+            let Some(unread) = self.lines(field, lines).await? else {
                 self.probe.record.set(&FAILED_REGEX, &[], 1.0);
                 let message =
                     format!("the server ended the connection after {lines} lines, none of which matches {field}.expect");
                 return Err(mismatch(message));
             };
-            lines += 1;
-            let line = Subject::new(line);
-            if let Some(texts) = expand_on(pattern, &line, templates, self.probe.compute).await? {
+            let length = unread.len();
+            let cost = work([pattern], unread.iter().filter(|byte| **byte == b'\n').count().max(1), length);
+            let (pattern, templates, known) = (pattern.clone(), std::sync::Arc::clone(templates), matcher.take());
+            let search = move || {
+                let matcher = known.unwrap_or_else(|| pattern.matcher());
+                let searched = SearchedLines::new(&matcher, &unread, &templates);
+                (searched, matcher)
+            };
+            let (searched, known) = self.probe.compare(cost, length, search).await?;
+            matcher = Some(known);
+            lines += searched.lines;
+            self.used += searched.bytes;
+            if let Some(texts) = searched.texts {
                 self.probe.record.event(format!("{}: line {lines} matched", short(field)));
                 return Ok(texts);
-            }
-            if lines.is_multiple_of(64) {
-                tokio::task::yield_now().await; // thousands of them may be in one buffer
             }
         }
     }
 
-    /// The next line without its end; `None` at the end of the stream. What follows the last end is a line as well.
-    async fn line(&mut self, field: &str, lines: usize) -> Result<Option<Bytes>, CallError> {
+    /// A copy of the whole lines that are not used yet, at least one; `None` at the end of the stream. What follows the last end of a line is a
+    /// line as well.
+    async fn lines(&mut self, field: &str, lines: usize) -> Result<Option<Bytes>, CallError> {
         let mut searched = 0;
         loop {
             let unused = self.unused();
-            if let Some(length) = unused.iter().skip(searched).position(|byte| *byte == b'\n') {
-                let length = searched + length;
-                let line = without_return(unused.get(..length).unwrap_or_default());
-                self.used += length + 1;
-                return Ok(Some(line));
+            if let Some(end) = unused.iter().skip(searched).rposition(|byte| *byte == b'\n') {
+                return Ok(unused.get(..=searched + end).map(Bytes::copy_from_slice));
             }
             searched = unused.len();
             if searched >= MAX_LINE {
@@ -147,9 +153,7 @@ impl<'d, 'p> Dialogue<'d, 'p> {
             let late = || format!("no line that matches {field}.expect in time: {lines} others, and {searched} bytes without an end");
             if !self.fill(late).await? {
                 let rest = self.unused();
-                let line = (!rest.is_empty()).then(|| without_return(rest));
-                self.used = self.buffer.len();
-                return Ok(line);
+                return Ok((!rest.is_empty()).then(|| Bytes::copy_from_slice(rest)));
             }
         }
     }
@@ -235,9 +239,38 @@ impl<'d, 'p> Dialogue<'d, 'p> {
     }
 }
 
-/// A copy of the line without a carriage return at its end.
-fn without_return(line: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(line.strip_suffix(b"\r").unwrap_or(line))
+/// How far a pattern was searched for.
+#[derive(Debug)]
+pub struct SearchedLines {
+    /// Lines that were compared.
+    pub lines: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// What was made of the last of them, if it matches.
+    pub texts: Option<Vec<String>>,
+}
+
+/// Searches for a pattern in lines as a step of a dialogue does, by which a fuzzer judges it.
+pub fn search_lines(pattern: &str, lines: &[u8], templates: &[String]) -> Option<SearchedLines> {
+    Some(SearchedLines::new(&Pattern::new(pattern).ok()?.matcher(), lines, templates))
+}
+
+impl SearchedLines {
+    /// Up to the first of `lines` that matches. The ends of lines do not belong to them.
+    fn new(matcher: &Matcher, lines: &[u8], templates: &[String]) -> Self {
+        let mut searched = Self { lines: 0, bytes: 0, texts: None };
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            searched.lines += 1;
+            searched.bytes += line.len();
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            searched.texts = matcher.expand(&readable(line), templates);
+            if searched.texts.is_some() {
+                break;
+            }
+        }
+        searched
+    }
 }
 
 /// `queryResponse[3]` of `spec.tcp.queryResponse[3]`.

@@ -21,6 +21,7 @@ use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, Sha
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, needed_port};
 use dialogue::Dialogue;
+pub use dialogue::{SearchedLines, search_lines};
 use script::Script;
 
 /// The dialogue with a server on a TCP port.
