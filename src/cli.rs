@@ -420,9 +420,7 @@ impl ProbeArgs {
         let Self { file, target, kind, url, set, members_dns, .. } = self;
         let mistake = match (file, kind, url) {
             (None, None, Some(url)) => return Some(Self::type_is_missing(url)),
-            (None, None, None) | (None, _, None) => {
-                "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)"
-            }
+            (None, _, None) => "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)",
             (None, ..) if target.is_some() => {
                 "error: --target chooses from a FILE: write probe FILE --target NAME (see --help)"
             }

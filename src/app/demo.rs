@@ -134,7 +134,7 @@ impl Servers {
         loop {
             match server.on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?).await {
                 Err(error) if error.kind() == ErrorKind::AddrInUse && attempts.next() < Some(ATTEMPTS) => {}
-                served => return Ok(served?),
+                listening => return Ok(listening?),
             }
         }
     }

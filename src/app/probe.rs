@@ -20,14 +20,13 @@ use crate::poll::{Failure, Snapshot};
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Member, Target, TargetId};
 
-/// The most probes of one address in a second: there is only one poll.
-const NO_LIMIT: u32 = 0;
-
 /// The most problems of other manifests, and the most members that do not answer, that are printed as warnings.
 const MAX_WARNINGS: usize = 10;
 
 /// Polls once. Exit code 0: the primary call succeeded, of at least one member if there are any; 1: it failed.
 pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
+    /// Probes of one address in a second: there is only one poll.
+    const NO_LIMIT: u32 = 0;
     let ProbeArgs { file, secrets_directory, target, kind, url, set, members_dns, timeout, debug, polling } = args;
     let mut target = match (file, kind, url) {
         (Some(file), _, _) => from_file(&file, secrets_directory.as_deref(), target.as_deref())?,

@@ -66,7 +66,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kind::Type;
 
     #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
     #[serde(default)]
@@ -118,42 +117,5 @@ mod tests {
         let options: Dialogue = serde_json::from_value(written).unwrap();
         assert_eq!(texts(Some(&options), Dialogue::CONFIDENTIAL), ["a", "d", "b", "c"]);
         assert_eq!(texts(Some(&options), &[]), Vec::<String>::new());
-    }
-
-    /// Fields of the kinds, as paths, whose name says that they are sent to a server and may hold whatever a server wants to know.
-    fn suspects(schema: &Value, path: &str, found: &mut Vec<String>) {
-        const NAMES: &[&str] =
-            &["body", "send", "sendBase64", "metadata", "password", "token", "username", "credentials", "value"];
-        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-            let path = format!("{path}.{name}");
-            if NAMES.contains(&name.as_str()) {
-                found.push(path);
-                continue;
-            }
-            suspects(field, &path, found);
-            suspects(&field["items"], &format!("{path}[]"), found);
-            suspects(&field["additionalProperties"], &format!("{path}{{}}"), found);
-        }
-    }
-
-    #[test]
-    fn every_field_of_a_kind_that_is_sent_is_confidential() {
-        let schema = crate::crd::openapi();
-        for kind in Type::ALL {
-            let (block, mut found) = (kind.block(), Vec::new());
-            let block_schema = schema.pointer(&format!("/properties/spec/properties/{block}")).unwrap();
-            suspects(block_schema, &format!("spec.{block}"), &mut found);
-            for path in &found {
-                let covered = |place: &&str| path == place || path.starts_with(&format!("{place}."));
-                let is_label = path.ends_with(".labels[].value");
-                assert!(
-                    is_label || kind.confidential().iter().any(|place| covered(&place)),
-                    "{path} is shown: {kind} must name it in CONFIDENTIAL"
-                );
-            }
-            for place in kind.confidential() {
-                assert!(place.starts_with(&format!("spec.{block}.")), "{place}");
-            }
-        }
     }
 }

@@ -72,10 +72,9 @@ fn differing(theirs: &[Family], ours: &[Family]) -> Vec<Found> {
         }
         for (series, value) in &theirs {
             let Some(other) = ours.get(series) else { continue };
-            let same = match TIMES.contains(&name) {
-                true => !PHASES.iter().any(|phase| series.contains(phase)) || (*value == 0.0) == (*other == 0.0),
-                false => value == other,
-            };
+            let is_phase = PHASES.iter().any(|phase| series.contains(phase));
+            let same =
+                if TIMES.contains(&name) { !is_phase || (*value == 0.0) == (*other == 0.0) } else { value == other };
             if !same {
                 found(Shape::Value, format!("{series}: theirs {value}, ours {other}"));
             }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::comparison::Found;
 use super::row::Row;
+use super::sides::VERSION;
 
 /// How a family differs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -285,7 +286,9 @@ fn the_page_of_the_probers_lists_each_difference() {
     let found = fs::read_to_string(&page).unwrap();
     let (before, rest) = found.split_once(BEGIN).expect("the mark where the table begins");
     let (_, after) = rest.split_once(END).expect("the mark where the table ends");
-    let mut table = "| family | when | blackbox exporter | here |\n|---|---|---|---|\n".to_owned();
+    let mut table = format!(
+        "Compared with version {VERSION}:\n\n| family | when | blackbox exporter | here |\n|---|---|---|---|\n"
+    );
     for Difference { families, when, theirs, ours, .. } in DIFFERENCES {
         let families: Vec<String> = families.iter().map(|family| format!("`{}`", family.replace('*', "…"))).collect();
         let _ = writeln!(table, "| {} | {when} | {theirs} | {ours} |", families.join(", "));

@@ -85,6 +85,8 @@ async fn both_say_the_same_of_names_and_pings() {
     if !inside("both_say_the_same_of_names_and_pings", &[]) {
         return;
     }
-    let servers = names::Servers::start().await;
-    compare(names::rows(&servers), Files::new(), true).await;
+    support::choose_tls_provider();
+    let mut files = Files::new();
+    let servers = names::Servers::start(&mut files).await;
+    compare(names::rows(&servers), files, true).await;
 }

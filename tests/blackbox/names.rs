@@ -6,21 +6,30 @@ use std::process::Command;
 
 use super::dns::over_udp;
 use super::row::Row;
+use super::sides::Files;
+use super::tls::serve;
+use crate::support::authority::{Authority, server, tls};
 use crate::support::conversation::{Conversation, Conversations};
 use crate::support::dns::Dns;
+use crate::support::proxy::Proxy;
+use rustls::version::TLS13;
 use tokio::net::UdpSocket;
 
 pub struct Servers {
     _names: Dns,
     http: u16,
     dns: u16,
-    tasks: [tokio::task::JoinHandle<()>; 1],
+    proxy: Conversations,
+    tunnels: Proxy,
+    locked: Proxy,
+    task: tokio::task::JoinHandle<()>,
     _http: Conversations,
+    secure: Conversations,
 }
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        self.task.abort();
     }
 }
 
@@ -35,7 +44,7 @@ ip route add unreachable 203.0.113.0/24
 ";
 
 impl Servers {
-    pub async fn start() -> Self {
+    pub async fn start(files: &mut Files) -> Self {
         let done = Command::new("sh").args(["-ec", NETWORKS]).status().unwrap();
         assert!(done.success(), "{NETWORKS}");
         // In a user namespace only groups that exist there can be named.
@@ -46,17 +55,26 @@ impl Servers {
         names.name("four.test", &["127.0.0.1"]);
         names.name("six.test", &["::1"]);
         names.silent_about("silent.test");
-        let http = Conversations::start("::", None, |mut client: Conversation| async move {
-            // A prober for TCP says nothing.
-            let _ = client.until(b"\r\n\r\n").await;
-            client.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello").await?;
+        let authority = Authority::new();
+        files.insert("root.pem", authority.pem());
+        let config = tls(&authority.signs(&server()), &[&TLS13]);
+        let secure = Conversations::start("127.0.0.1", Some(config), serve).await;
+        let http = Conversations::start("::", None, serve).await;
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await.unwrap();
+        let dns = socket.local_addr().unwrap().port();
+        let task = tokio::spawn(over_udp(socket));
+        let proxy = Conversations::start("127.0.0.1", None, |mut client: Conversation| async move {
+            let head = client.until(b"\r\n\r\n").await?;
+            let body = format!("asked for [{}]", head.split(' ').nth(1).unwrap_or_default());
+            let length = body.len();
+            client
+                .say(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"))
+                .await?;
             client.end().await
         })
         .await;
-        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await.unwrap();
-        let dns = socket.local_addr().unwrap().port();
-        let tasks = [tokio::spawn(over_udp(socket))];
-        Self { _names: names, http: http.address.port(), dns, tasks, _http: http }
+        let (tunnels, locked) = (Proxy::start(None), Proxy::start(Some("Basic nobody knows")));
+        Self { _names: names, http: http.address.port(), dns, proxy, tunnels, locked, task, _http: http, secure }
     }
 }
 
@@ -86,6 +104,17 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
             row("unreachable", "203.0.113.9", "").fails("unreachable"),
         ]);
     }
+    rows.extend([
+        Row::new("grpc-name-unknown", "grpc", "nothing.test:80", "").fails("dns"),
+        Row::new(
+            "grpc-name-ip6-not-wanted",
+            "grpc",
+            "four.test:80",
+            "preferred_ip_protocol: ip6, ip_protocol_fallback: false",
+        )
+        .fails("dns"),
+    ]);
+    rows.extend(proxied(servers));
     let ping = |name: &str, host: &str, options: &str| Row::new(&format!("icmp-{name}"), "icmp", host, options);
     rows.extend([
         ping("good", "127.0.0.1", ""),
@@ -102,4 +131,37 @@ pub fn rows(servers: &Servers) -> Vec<Row> {
         ping("silent", "198.51.100.2", "").times_out(),
     ]);
     rows
+}
+
+/// Through proxies, which may be the only ones to know a name.
+fn proxied(servers: &Servers) -> Vec<Row> {
+    let row = |name: &str, url: &str, proxy: &str, options: &str| {
+        Row::new(&format!("http-proxy-{name}"), "http", url, &format!("proxy_url: 'http://{proxy}'{options}"))
+    };
+    let at = |host: &str| format!("http://{host}:{}/", servers.http);
+    let proxy = servers.proxy.address.to_string();
+    let secure = format!("https://{}/", servers.secure.address);
+    let nobody = crate::support::faults::closed_port();
+    let nobody = nobody.trim_start_matches("http://").trim_end_matches('/');
+    vec![
+        row("good", &at("127.0.0.1"), &proxy, ", fail_if_body_not_matches_regexp: ['asked for .http://127.0.0.1:']"),
+        row("name", &at("both.test"), &proxy, ""),
+        row("skips", &at("both.test"), &proxy, ", skip_resolve_phase_with_proxy: true"),
+        row("unknown", &at("nothing.test"), &proxy, "").fails("dns"),
+        row(
+            "unknown-skips",
+            &at("nothing.test"),
+            &proxy,
+            ", skip_resolve_phase_with_proxy: true, fail_if_body_not_matches_regexp: ['asked for .http://nothing.test:']",
+        ),
+        row("tunnel", &secure, &servers.tunnels.address, ", tls_config: { ca_file: root.pem }"),
+        row(
+            "tunnel-by-name",
+            &secure.replace("127.0.0.1", "four.test"),
+            &servers.tunnels.address,
+            ", tls_config: { ca_file: root.pem, server_name: server.test }",
+        ),
+        row("locked", &secure, &servers.locked.address, "").fails("auth"),
+        row("nobody", &at("127.0.0.1"), nobody, "").fails("connect"),
+    ]
 }

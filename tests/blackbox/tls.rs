@@ -27,7 +27,7 @@ pub struct Servers {
     plain: Conversations,
 }
 
-async fn serve(mut client: Conversation) -> std::io::Result<()> {
+pub async fn serve(mut client: Conversation) -> std::io::Result<()> {
     // A prober for TCP says nothing.
     let _ = client.until(b"\r\n\r\n").await;
     client.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello").await?;

@@ -8,6 +8,10 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
+use scrapetarget_exporter::crd::openapi;
+use scrapetarget_exporter::kind::Type;
+use serde_json::Value;
+
 use super::support::program::{Running, command, said};
 
 /// Values of Secrets. No form of them may be anywhere.
@@ -217,5 +221,42 @@ async fn the_command_probe_shows_no_secret_of_a_probe() {
         let before = said.stdout.split_once(METRICS).unwrap_or_else(|| panic!("{name}: {}", said.stderr)).0;
         assert_clean(name, before, true);
         assert_clean(name, &(said.stdout.clone() + &said.stderr), false);
+    }
+}
+
+/// Fields of the kinds, as paths, whose name says that they are sent to a server and may hold whatever a server wants to know.
+fn suspects(schema: &Value, path: &str, found: &mut Vec<String>) {
+    const NAMES: &[&str] =
+        &["body", "send", "sendBase64", "metadata", "password", "token", "username", "credentials", "value"];
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if NAMES.contains(&name.as_str()) {
+            found.push(path);
+            continue;
+        }
+        suspects(field, &path, found);
+        suspects(&field["items"], &format!("{path}[]"), found);
+        suspects(&field["additionalProperties"], &format!("{path}{{}}"), found);
+    }
+}
+
+#[test]
+fn every_field_of_a_kind_that_is_sent_is_confidential() {
+    let schema = openapi();
+    for kind in Type::ALL {
+        let (block, mut found) = (kind.block(), Vec::new());
+        let block_schema = schema.pointer(&format!("/properties/spec/properties/{block}")).unwrap();
+        suspects(block_schema, &format!("spec.{block}"), &mut found);
+        for path in &found {
+            let covered = |place: &&str| path == place || path.starts_with(&format!("{place}."));
+            let is_label = path.ends_with(".labels[].value");
+            assert!(
+                is_label || kind.confidential().iter().any(|place| covered(&place)),
+                "{path} is shown: {kind} must name it in CONFIDENTIAL"
+            );
+        }
+        for place in kind.confidential() {
+            assert!(place.starts_with(&format!("spec.{block}.")), "{place}");
+        }
     }
 }

@@ -88,10 +88,6 @@ pub fn nginx() -> PathBuf {
     tool("NGINX", "nginx")
 }
 
-pub fn coredns() -> PathBuf {
-    tool("COREDNS", "coredns")
-}
-
 /// A gRPC server with the health service; see tests/tools/health.
 pub fn health() -> PathBuf {
     tool("HEALTH", "health")
