@@ -353,7 +353,10 @@ spec: { type: Sora, url: http://127.0.0.1:9/, interval: 1s }
             seen.insert((text(&row["metric"], "reason").to_owned(), text(&row["value"], "1").to_owned()));
         }
     }
-    assert!(seen.iter().any(|(reason, _)| reason.is_empty()) && seen.iter().any(|(reason, _)| !reason.is_empty()), "{seen:?}");
+    assert!(
+        seen.iter().any(|(reason, _)| reason.is_empty()) && seen.iter().any(|(reason, _)| !reason.is_empty()),
+        "{seen:?}"
+    );
     let (place, query) = queries.iter().find(|(place, _)| place == "probes: Why probes fail").unwrap();
     assert!(has_data(&server, place, query).await, "{query}");
 }

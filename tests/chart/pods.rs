@@ -437,8 +437,13 @@ fn the_types_that_may_be_probed_are_a_value_and_only_icmp_needs_a_sysctl_for_the
 fn only_pods_that_poll_get_the_sysctl_for_pings() {
     let manifests = chart::render(&["--set-json", r#"probers=["Icmp"]"#]);
     let pods = chart::pods(&manifests).into_iter();
-    let (with, without): (Vec<_>, Vec<_>) = pods.partition(|(_, pod)| !pod["spec"]["securityContext"]["sysctls"].is_null());
+    let (with, without): (Vec<_>, Vec<_>) =
+        pods.partition(|(_, pod)| !pod["spec"]["securityContext"]["sysctls"].is_null());
     let name = |(name, _): &(String, Value)| name.clone();
     assert_eq!(with.iter().map(name).collect::<Vec<_>>(), [chart::RELEASE]);
-    assert!(without.len() >= 2, "the pods of the test and of the clean-up: {:?}", without.iter().map(name).collect::<Vec<_>>());
+    assert!(
+        without.len() >= 2,
+        "the pods of the test and of the clean-up: {:?}",
+        without.iter().map(name).collect::<Vec<_>>()
+    );
 }
