@@ -179,6 +179,12 @@ impl ProbingArgs {
     pub fn allowed(&self) -> Option<impl Iterator<Item = Type>> {
         (!self.probers.is_empty()).then(|| self.probers.iter().filter_map(|ProberWord(kind)| *kind))
     }
+
+    /// Whether `none` stands beside a type.
+    fn contradicts(&self) -> bool {
+        let has_none = self.probers.contains(&ProberWord(None));
+        has_none && self.probers.iter().any(|ProberWord(kind)| kind.is_some())
+    }
 }
 
 /// Flags about the log, on stderr.
@@ -514,6 +520,10 @@ impl Cli {
                  Secrets in the cluster (see --help)"
                     .to_owned(),
             ),
+            Command::Run(args) if args.probing.contradicts() => Some(
+                "error: --probers: none stands for no type, and another type is written beside it: leave out the one or the other (see --help)"
+                    .to_owned(),
+            ),
             Command::Run(args) if args.targets.is_empty() => args.kubernetes.mistake(args.web_config_file.is_some()),
             Command::Run(_) => given.subcommand_matches("run").and_then(KubernetesArgs::mistake_with_files),
             Command::Probe(args) => args.mistake(),
@@ -580,5 +590,10 @@ mod tests {
             let line = allowed(&["--probers", wrong]).unwrap_err();
             assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, or none"), "{line}");
         }
+        for unclear in [&["--probers", "none,Http"][..], &["--probers", "Tcp", "--probers", "none"]] {
+            let line = allowed(unclear).unwrap_err();
+            assert!(line.contains("leave out the one or the other"), "{line}");
+        }
+        assert_eq!(allowed(&["--probers", "none,none"]), Ok(Some(vec![])));
     }
 }

@@ -282,13 +282,83 @@ fn is_probed_in_the_demo(query: &str, types: &BTreeSet<String>) -> bool {
     missing.len() < probed.len() && !is_never && !is_missing
 }
 
-/// Whether an instant query has a result that can be drawn; an error of Prometheus fails the test.
-async fn has_data(server: &Running, place: &str, query: &str) -> bool {
+/// The result of an instant query; an error of Prometheus fails the test.
+async fn result(server: &Running, place: &str, query: &str) -> Vec<Value> {
     let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
     let (status, body) = server.get(&format!("/api/v1/query?query={encoded}")).await.unwrap();
     assert_eq!(status, 200, "{place}: {query}: {body}");
     let answer: Value = serde_json::from_str(&body).unwrap();
-    list(&answer["data"]["result"]).iter().any(|series| series["value"][1] != json!("NaN"))
+    list(&answer["data"]["result"])
+}
+
+/// Whether an instant query has a result that can be drawn.
+async fn has_data(server: &Running, place: &str, query: &str) -> bool {
+    result(server, place, query).await.iter().any(|series| series["value"][1] != json!("NaN"))
+}
+
+/// Such targets have no call, and are those that one looks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_cannot_be_probed_is_on_the_dashboard_of_probes_and_one_that_is_polled_is_not() {
+    const TARGETS: &str = "
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: shop, namespace: web }
+spec:
+  type: Http
+  url: http://127.0.0.1:9/
+  interval: 1s
+  authorization: { credentials: { name: missing, key: token } }
+---
+apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: tokyo, namespace: media }
+spec: { type: Sora, url: http://127.0.0.1:9/, interval: 1s }
+";
+    let folder = TempDir::new().unwrap();
+    let targets = folder.path().join("targets.yaml");
+    fs::write(&targets, TARGETS).unwrap();
+    let service = Running::ready(&targets, [] as [&str; 0]).await;
+    let file = folder.path().join("prometheus.yml");
+    fs::write(&file, config(&service.base)).unwrap();
+    let server = Running::prometheus(&file).await;
+    let both = "count(probe_success)";
+    let start = Instant::now();
+    while result(&server, "both", both).await.first().is_none_or(|sum| sum["value"][1] != json!("2")) {
+        assert!(start.elapsed() < PATIENCE, "not scraped after {PATIENCE:?}\n{}", server.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let dashboard = &dashboards()["probes"];
+    let variables = variables(dashboard);
+    let names: Vec<String> = variables.iter().map(|(name, ..)| name.clone()).collect();
+    for (variable, series, label) in &variables {
+        let values = result(&server, variable, &format!("count by ({label}) ({})", filled(series, &names))).await;
+        let values: Vec<&str> = values.iter().map(|value| text(&value["metric"], label)).collect();
+        let expected = match variable.as_str() {
+            "job" => "scrapetarget-exporter-probe",
+            "namespace" => "web",
+            _ => "shop",
+        };
+        assert_eq!(values, [expected], "{variable}");
+    }
+    let queries = queries("probes", dashboard);
+    // Both have failed: without the other type, one is down and none is up.
+    for (title, value) in [("Probes up", "0"), ("Probes down", "1")] {
+        let (place, query) = queries.iter().find(|(place, _)| place == &format!("probes: {title}")).unwrap();
+        assert_eq!(result(&server, place, query).await[0]["value"][1], json!(value), "{query}");
+    }
+    let mut seen = BTreeSet::new();
+    for (place, query) in queries.iter().filter(|(place, _)| place == "probes: Targets") {
+        for row in result(&server, place, query).await {
+            assert_eq!(row["metric"]["instance"], json!("web/shop"), "{query}");
+            seen.insert((text(&row["metric"], "reason").to_owned(), text(&row["value"], "1").to_owned()));
+        }
+    }
+    assert!(
+        seen.iter().any(|(reason, _)| reason.is_empty()) && seen.iter().any(|(reason, _)| !reason.is_empty()),
+        "{seen:?}"
+    );
+    let (place, query) = queries.iter().find(|(place, _)| place == "probes: Why probes fail").unwrap();
+    assert!(has_data(&server, place, query).await, "{query}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

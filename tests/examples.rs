@@ -168,6 +168,24 @@ fn remove_fields(schema: &Value, value: &Value, left: &mut Fields) {
     }
 }
 
+/// An example with the fields that it only shows, in comments: no reader could leave them as they are.
+fn with_commented_fields(example: &str) -> String {
+    let field = Regex::new(r"(?m)^( +)# ([a-z][A-Za-z]+: \S)").unwrap();
+    field.replace_all(example, "$1$2").into_owned()
+}
+
+#[test]
+fn no_example_is_down_because_the_pod_of_the_reader_lacks_an_address() {
+    for file in folder("deploy/examples") {
+        let text = fs::read_to_string(&file).unwrap();
+        for document in file::documents(&text) {
+            let spec = &document.value.unwrap_or_else(|error| panic!("{}: {}", file.display(), error.message))["spec"];
+            assert_eq!(spec["sourceIpAddress"], Value::Null, "{}", file.display());
+            assert_ne!(spec["preferredIpProtocol"], "ip6", "{}", file.display());
+        }
+    }
+}
+
 #[test]
 fn every_field_of_a_target_has_an_example() {
     let text = read("crds/scrapetargets.yaml");
@@ -177,7 +195,7 @@ fn every_field_of_a_target_has_an_example() {
     add_fields(schema, "spec", &mut left);
     assert!(left.len() > 50, "{left:?}");
     for file in folder("deploy/examples") {
-        let text = fs::read_to_string(&file).unwrap();
+        let text = with_commented_fields(&fs::read_to_string(&file).unwrap());
         for document in file::documents(&text) {
             let manifest = document.value.unwrap_or_else(|error| panic!("{}: {}", file.display(), error.message));
             if manifest["kind"] == "ScrapeTarget" {
@@ -238,11 +256,16 @@ fn the_proxy_lets_exactly_our_calls_to_sora_through() {
 fn every_limit_on_the_page_of_probes_names_a_test_that_is_there() {
     let page = read("docs/probers.md");
     let (_, limits) = page.split_once("## Limits for tenants").unwrap();
+    let limits: String = limits.lines().filter(|line| line.starts_with('|')).map(|line| format!("{line}\n")).collect();
     let named = limits.split('`').skip(1).step_by(2).filter(|word| word.contains('_') && !word.contains('/'));
     let named: BTreeSet<&str> = named.collect();
     let code = sources(&root().join("tests")) + &sources(&root().join("src"));
     let missing: Vec<_> = named.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
     assert!(missing.is_empty() && named.len() > 5, "{missing:?}");
+    for row in limits.lines().skip(2) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert!(cells.len() == 4 && cells.iter().all(|cell| !cell.is_empty()), "{row}");
+    }
 }
 
 /// Every file below `folder` that ends in `.rs`, joined.

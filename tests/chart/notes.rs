@@ -22,8 +22,8 @@ fn lines(notes: &str) -> String {
     format!("scrape_configs:\n{}\n", lines.join("\n"))
 }
 
-/// The job in these lines, which promtool takes.
-fn job(notes: &str) -> Value {
+/// The jobs in these lines, which promtool takes: of most targets, and of those with `honorLabels`.
+fn jobs(notes: &str) -> [Value; 2] {
     let lines = lines(notes);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prometheus.yml");
@@ -31,7 +31,8 @@ fn job(notes: &str) -> Value {
     let judged =
         said(std::process::Command::new(tools::promtool()).args(["check", "config", "--syntax-only"]).arg(&file));
     assert_eq!(judged.code, Some(0), "{lines}{}", judged.stderr);
-    chart::parse(&lines)[0]["scrape_configs"][0].clone()
+    let jobs = chart::parse(&lines)[0]["scrape_configs"].as_array().unwrap().clone();
+    jobs.try_into().unwrap_or_else(|jobs| panic!("not two: {jobs:?}"))
 }
 
 const CA: &str = "/etc/prometheus/scrapetarget-exporter/ca.crt";
@@ -55,15 +56,32 @@ fn a_prometheus_that_is_configured_by_hand_is_given_what_it_needs_to_reach_a_lis
     ] {
         let enabled = if set.is_empty() { String::new() } else { format!(",webConfig.enabled=true,webConfig.{set}") };
         for mode in ["discovery.mode=none", "discovery.mode=httpSD,scrapeConfig.enabled=false"] {
-            let job = job(&notes(&format!("{mode}{enabled}")));
-            let list = &job["http_sd_configs"][0];
-            let host = "scrapetarget-exporter-probe.prometheus.svc:9850/sd";
-            assert_eq!(list["url"], format!("{}://{host}", scheme.as_str().unwrap_or("http")), "{set}");
-            assert_eq!(job["scheme"], scheme, "{set}");
-            assert_eq!([&job["tls_config"], &list["tls_config"]], [tls, tls], "{set}");
-            assert_eq!([&job["basic_auth"], &list["basic_auth"]], [auth, auth], "{set}");
+            for (job, honor_labels) in jobs(&notes(&format!("{mode}{enabled}"))).iter().zip([false, true]) {
+                let list = &job["http_sd_configs"][0];
+                let host = format!("scrapetarget-exporter-probe.prometheus.svc:9850/sd?honorLabels={honor_labels}");
+                assert_eq!(list["url"], format!("{}://{host}", scheme.as_str().unwrap_or("http")), "{set}");
+                assert_eq!(job["honor_labels"], if honor_labels { json!(true) } else { Value::Null }, "{set}");
+                assert_eq!(job["scheme"], scheme, "{set}");
+                assert_eq!([&job["tls_config"], &list["tls_config"]], [tls, tls], "{set}");
+                assert_eq!([&job["basic_auth"], &list["basic_auth"]], [auth, auth], "{set}");
+            }
         }
     }
+}
+
+/// Alerts and dashboards ask for one job.
+#[test]
+fn targets_with_honor_labels_get_the_same_job_as_the_others_from_a_prometheus_that_is_configured_by_hand() {
+    let [first, second] = jobs(&notes("discovery.mode=none,scrapeConfig.jobName=targets"));
+    assert_eq!((&first["job_name"], &second["job_name"]), (&json!("targets"), &json!("targets-honor-labels")));
+    assert_eq!(first["relabel_configs"], Value::Null);
+    let rename = json!({
+        "source_labels": ["job"],
+        "regex": "targets-honor-labels",
+        "target_label": "job",
+        "replacement": "targets",
+    });
+    assert_eq!(second["relabel_configs"], json!([rename]));
 }
 
 #[test]

@@ -422,6 +422,7 @@ fn the_types_that_may_be_probed_are_a_value_and_only_icmp_needs_a_sysctl_for_the
     let sysctl = |value: &str| serde_json::json!([{ "name": "net.ipv4.ping_group_range", "value": value }]);
     let icmp = |more: &str| rendered(&format!(r#"probers=["Icmp"]{more}"#)).1;
     assert_eq!(rendered("replicas=1"), (Some("Http,Tcp,Dns,Grpc".to_owned()), Value::Null));
+    assert_eq!(rendered("probers=null"), (Some("Http,Tcp,Dns,Grpc".to_owned()), Value::Null), "the default");
     assert_eq!(rendered("probers=[]"), (Some("none".to_owned()), Value::Null));
     assert_eq!(rendered(r#"probers=["Http","Icmp"]"#), (Some("Http,Icmp".to_owned()), sysctl("65532 65532")));
     assert_eq!(icmp(",podSecurityContext.runAsGroup=1000"), sysctl("1000 1000"));
@@ -430,4 +431,19 @@ fn the_types_that_may_be_probed_are_a_value_and_only_icmp_needs_a_sysctl_for_the
     assert_eq!(icmp(",hostNetwork=true"), Value::Null, "the kubelet would refuse the pod");
     let all = r#",podSecurityContext.sysctls=[{"name":"net.ipv4.ping_group_range","value":"0 2147483647"}]"#;
     assert_eq!(icmp(all), sysctl("0 2147483647"), "the user's own");
+}
+
+#[test]
+fn only_pods_that_poll_get_the_sysctl_for_pings() {
+    let manifests = chart::render(&["--set-json", r#"probers=["Icmp"]"#]);
+    let pods = chart::pods(&manifests).into_iter();
+    let (with, without): (Vec<_>, Vec<_>) =
+        pods.partition(|(_, pod)| !pod["spec"]["securityContext"]["sysctls"].is_null());
+    let name = |(name, _): &(String, Value)| name.clone();
+    assert_eq!(with.iter().map(name).collect::<Vec<_>>(), [chart::RELEASE]);
+    assert!(
+        without.len() >= 2,
+        "the pods of the test and of the clean-up: {:?}",
+        without.iter().map(name).collect::<Vec<_>>()
+    );
 }

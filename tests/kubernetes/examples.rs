@@ -65,7 +65,12 @@ fn the_admission_policy_lets_each_namespace_have_the_types_and_hosts_of_its_anno
         annotation,
     ]);
     assert!(said.good(), "{}", said.stderr);
-    until(None, "Http", "https://www.example.com/a?b=c", none());
+    let there = || json!({ "http": { "followRedirects": false } });
+    until(None, "Http", "https://www.example.com/a?b=c", there());
+    // An allowed host could lead to any other one.
+    for follows in [none(), json!({ "http": {} }), json!({ "http": { "followRedirects": true } })] {
+        until(Some("type Http needs http.followRedirects: false"), "Http", "https://www.example.com/", follows);
+    }
     until(None, "Tcp", "tcp://db.SHOP.svc:5432", none());
     until(Some("type Icmp may not be probed"), "Icmp", "icmp://www.example.com", none());
     for url in ["https://example.com/", "https://www.example.com.evil.test/", "https://shop.svc/", "https://[::1]/"] {
@@ -73,11 +78,20 @@ fn the_admission_policy_lets_each_namespace_have_the_types_and_hosts_of_its_anno
             Some("may not be probed from this namespace: its annotation scrapetarget.example.com/hosts"),
             "Http",
             url,
-            none(),
+            there(),
         );
     }
-    let proxy = json!({ "proxyUrl": "http://proxy.example.com:3128" });
+    let proxy = json!({ "proxyUrl": "http://proxy.example.com:3128", "http": { "followRedirects": false } });
     until(Some("proxyUrl may not be used"), "Http", "https://www.example.com/", proxy);
+    let said = cluster.kubectl(&["annotate", "namespace", &namespace, "scrapetarget.example.com/redirects=follow"]);
+    assert!(said.good(), "{}", said.stderr);
+    until(None, "Http", "https://www.example.com/", none());
+    until(
+        Some("its annotation scrapetarget.example.com/hosts names the hosts that may"),
+        "Http",
+        "https://other.example.com/",
+        none(),
+    );
     let said = cluster.kubectl(&["label", "namespace", &namespace, "scrapetarget.example.com/trusted=yes"]);
     assert!(said.good(), "{}", said.stderr);
     until(None, "Icmp", "icmp://anywhere.example.com", none());

@@ -20,3 +20,4 @@ mod names;
 mod passwords;
 mod patterns;
 mod probes;
+mod rates;

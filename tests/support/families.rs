@@ -51,6 +51,7 @@ pub fn own_families() -> Vec<(String, String, Vec<String>, String)> {
 
 /// Families of the blackbox exporter that dashboards and alerts use, with their labels: they are promised, whatever else a prober exports.
 const OF_PROBERS: &[(&str, &[&str])] = &[
+    ("probe_dns_answer_hash", &[]),
     ("probe_dns_answer_rrs", &[]),
     ("probe_dns_duration_seconds", &["phase"]),
     ("probe_dns_lookup_time_seconds", &[]),

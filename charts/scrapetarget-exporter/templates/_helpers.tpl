@@ -103,13 +103,24 @@ app.kubernetes.io/component: exporter
 {{- include "scrapetarget-exporter.decide" (list .Values.openshift.enabled (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}
 {{- end }}
 
+{{/* The types that may be probed, with commas. Without the value (null, or reused values of an older chart) they are those of its default. */}}
+{{- define "scrapetarget-exporter.probers" -}}
+{{- if kindIs "invalid" .Values.probers }}Http,Tcp,Dns,Grpc{{ else }}{{ join "," .Values.probers | default "none" }}{{ end }}
+{{- end }}
+
 {{/* OpenShift assigns a range of users to each namespace, and rejects others. */}}
 {{- define "scrapetarget-exporter.podSecurityContext" -}}
 {{- $context := .Values.podSecurityContext }}
 {{- if include "scrapetarget-exporter.openshift" . }}
 {{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}
 {{- end }}
-{{- if and (has "Icmp" (.Values.probers | default list)) (not .Values.hostNetwork) }}
+{{- toYaml $context }}
+{{- end }}
+
+{{/* The security context of the pods that poll: to ping, the group of the process must be in the range of the sysctl. */}}
+{{- define "scrapetarget-exporter.pollingSecurityContext" -}}
+{{- $context := include "scrapetarget-exporter.podSecurityContext" . | fromYaml }}
+{{- if and (has "Icmp" (include "scrapetarget-exporter.probers" . | splitList ",")) (not .Values.hostNetwork) }}
 {{- $range := "net.ipv4.ping_group_range" }}
 {{- /* OpenShift runs the process in the group 0; the image has a group of its own. */}}
 {{- $group := ternary 0 65532 (eq (include "scrapetarget-exporter.openshift" .) "true") }}
@@ -217,9 +228,7 @@ app.kubernetes.io/component: exporter
 {{- if .Values.targetAllowLoopback }}
 - --target-allow-loopback
 {{- end }}
-{{- if not (kindIs "invalid" .Values.probers) }}
-{{ include "scrapetarget-exporter.arg" (list "probers" (join "," .Values.probers | default "none")) }}
-{{- end }}
+{{ include "scrapetarget-exporter.arg" (list "probers" (include "scrapetarget-exporter.probers" .)) }}
 {{- range include "scrapetarget-exporter.targetHosts" . | fromYamlArray }}
 {{ include "scrapetarget-exporter.arg" (list "target-allow-host" .) }}
 {{- end }}
@@ -682,13 +691,20 @@ ask is the whole probe; without that, it is put over the defaults.
 
 {{/* Fields of every pod: security context and scheduling. */}}
 {{- define "scrapetarget-exporter.pod" -}}
+{{- include "scrapetarget-exporter.podWith" (list . (include "scrapetarget-exporter.podSecurityContext" .)) }}
+{{- end }}
+
+{{/* The same with another security context: takes a list of the root and of that. */}}
+{{- define "scrapetarget-exporter.podWith" -}}
+{{- $securityContext := last . }}
+{{- with first . -}}
 enableServiceLinks: false
 {{- with include "scrapetarget-exporter.imagePullSecrets" . }}
 imagePullSecrets:
   {{- . | nindent 2 }}
 {{- end }}
 securityContext:
-  {{- include "scrapetarget-exporter.podSecurityContext" . | nindent 2 }}
+  {{- $securityContext | nindent 2 }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . | toYaml }}
 {{- end }}
@@ -702,6 +718,7 @@ nodeSelector:
 {{- with .Values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end }}
 

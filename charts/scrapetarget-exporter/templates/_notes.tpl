@@ -108,7 +108,7 @@ discovery.monitorNamespace to release together with discovery.tls or discovery.b
 NOTE: Prometheus connects to the exporter with https, and must trust the certificate authority of the exporter. If that is your own, set
 discovery.scrapeClass, or discovery.monitorNamespace to release together with discovery.tls.
 {{- end }}
-{{- if and .Values.hostNetwork (has "Icmp" (.Values.probers | default list)) }}
+{{- if and .Values.hostNetwork (has "Icmp" (include "scrapetarget-exporter.probers" . | splitList ",")) }}
 
 NOTE: with hostNetwork, the chart cannot set net.ipv4.ping_group_range. On every node, the group of the pod must be in this range, or
 targets of type Icmp fail with the reason permission.
