@@ -20,9 +20,6 @@ use crate::poll::{Failure, Snapshot};
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Member, Target, TargetId};
 
-/// The most probes of one address in a second: there is only one poll.
-const NO_LIMIT: u32 = 0;
-
 /// The most problems of other manifests, and the most members that do not answer, that are printed as warnings.
 const MAX_WARNINGS: usize = 10;
 
