@@ -317,7 +317,7 @@ impl Setup {
         Probed {
             series: series(&text),
             failure: snapshot.failure.as_ref().map(|failure| (failure.reason, failure.message.to_string())),
-            events: snapshot.probe.as_ref().unwrap().events.iter().map(|event| event.text.to_string()).collect(),
+            events: snapshot.probe.as_ref().unwrap().events().map(|event| event.text.into()).collect(),
             text,
         }
     }
