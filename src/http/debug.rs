@@ -50,6 +50,8 @@ fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot, call
         };
     } else if let Some(report) = &snapshot.probe {
         let _ = write_probe(&mut out, target, snapshot, report);
+    } else if target.source.kind.is_probed() && snapshot.calls.is_empty() {
+        out.push_str("\nThe probe\n\n  none\n");
     } else {
         out.push_str("\nThe calls of the poll\n\n");
         let _ = write_calls(&mut out, target, &snapshot.requests, &snapshot.calls);
@@ -524,6 +526,11 @@ mod tests {
         let text = target_text(&probed_target("web"), &status(), &plain, MemberCalls::Linked);
         assert!(text.contains("\n     → succeeded, 120 ms\n\nIts timeline\n"), "{text}");
         assert!(!text.contains("The certificates"), "{text}");
+        (plain.probe, plain.calls) = (None, Box::default());
+        let text = target_text(&probed_target("web"), &status(), &plain, MemberCalls::Linked);
+        assert!(text.contains("\nThe probe\n\n  none\n") && !text.contains("The calls of the poll"), "{text}");
+        let text = target_text(&target("rooms"), &status(), &plain, MemberCalls::Linked);
+        assert!(text.contains("\nThe calls of the poll\n\n  none\n") && !text.contains("The probe"), "{text}");
     }
 
     #[test]
