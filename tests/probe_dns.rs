@@ -617,7 +617,7 @@ async fn the_timeline_tells_the_way_of_the_query() {
     let probed = server.probe("", json!({ "validRcodes": ["NXDOMAIN"] })).await;
     probed.succeeded();
     let shown = probed.snapshot.probe.as_ref().unwrap();
-    let events: Vec<Box<str>> = shown.events().map(|event| event.text).collect();
+    let events: Vec<String> = shown.events().map(|event| event.text.into()).collect();
     let port = server.address.port();
     assert_eq!(
         events,
