@@ -72,35 +72,41 @@ impl Rule {
     }
 
     /// The same rule at other places, too.
+    #[must_use]
     pub fn also(mut self, paths: &[&'static str]) -> Self {
         self.paths.extend_from_slice(paths);
         self
     }
 
     /// What the message is about, below the place.
+    #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = field.into();
         self
     }
 
     /// The rule is about each key of a map.
+    #[must_use]
     pub const fn on_keys(mut self) -> Self {
         self.keys = true;
         self
     }
 
     /// Sets the condition in Rust.
+    #[must_use]
     pub fn holds_if(mut self, holds: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Self {
         self.holds = Box::new(holds);
         self
     }
 
     /// Sets the condition in Rust of a rule about a text. The schema has refused any other type before.
+    #[must_use]
     pub fn holds_if_text(self, holds: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.holds_if(move |value| value.as_str().is_none_or(&holds))
     }
 
     /// Adds to the message what can be said of this value.
+    #[must_use]
     pub fn more(mut self, more: fn(&str) -> Option<String>) -> Self {
         self.more = more;
         self

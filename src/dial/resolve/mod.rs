@@ -126,6 +126,9 @@ impl NameError {
     }
 }
 
+/// A name that a namespace waits for.
+type WaitedName = (Arc<str>, Arc<str>, Freshness);
+
 /// Resolves the names of all targets.
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
@@ -133,7 +136,7 @@ pub(crate) struct Resolver {
     state: Mutex<ResolverState>,
     /// One for each name that a namespace waits for: it holds the permit of the namespace. Not a part of the state, which is locked when
     /// such a lookup ends.
-    waited: Mutex<RunningLookups<(Arc<str>, Arc<str>, Freshness)>>,
+    waited: Mutex<RunningLookups<WaitedName>>,
     permits: LookupPermits,
 }
 
