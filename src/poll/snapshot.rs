@@ -306,21 +306,25 @@ impl Iterator for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Recorder;
     use crate::metric::{Families, Suffix, Type};
     use crate::poll::render;
 
     #[test]
     fn a_report_of_a_probe_shows_no_credential() {
-        let record = ProbeRecord {
-            address: None,
-            events: Box::new([ProbeEvent { at: Duration::ZERO, text: "answered hunter2-token".into() }]),
-            certificates: Box::new(["CN=hunter2-token".into()]),
-        };
+        let mut record = Recorder::new(Instant::now());
+        record.event("answered hunter2-token");
+        // At the end of a line that is cut, a part of it is enough.
+        (0..12).for_each(|more| record.event(format!("{}hunter2-token", ".".repeat(288 + more))));
+        let record = ProbeRecord { certificates: Box::new(["CN=hunter2-token".into()]), ..record.into_record() };
         let secrets: [&[u8]; 1] = [b"hunter2-token"];
         let redactor = Redactor::of(&reqwest::header::HeaderMap::new(), secrets.into_iter());
         let report = ProbeReport::new(record, Arc::new(redactor));
         let texts: Vec<Box<str>> = report.events().map(|event| event.text).chain(report.certificates()).collect();
-        assert_eq!(texts, ["answered <masked>".into(), "CN=<masked>".into()]);
+        assert_eq!((&*texts[0], &*texts[13]), ("answered <masked>", "CN=<masked>"));
+        for text in &texts[1..13] {
+            assert!(!text.contains('h') && text.contains(".<masked>"), "{text}");
+        }
         assert!(!format!("{report:?}").contains("hunter2"), "{report:?}");
     }
 
