@@ -387,7 +387,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::fetch::Redactor;
     use crate::http::members::tests::{pod, pods, probed_target, snapshot, status, target};
     use crate::kind::{ProbeEvent, ProbeRecord};
     use crate::poll::MemberState;
@@ -500,8 +499,7 @@ mod tests {
             ]),
             certificates: certificates.iter().map(|text| (*text).into()).collect(),
         };
-        let redactor = Redactor::new(&reqwest::header::HeaderMap::new());
-        shown.probe = Some(Box::new(ProbeReport::new(record, std::sync::Arc::new(redactor))));
+        shown.probe = Some(Box::new(ProbeReport::without_credentials(record)));
         shown
     }
 

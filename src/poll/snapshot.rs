@@ -86,8 +86,14 @@ pub struct ProbeReport {
 
 impl ProbeReport {
     /// What was recorded, and what finds the credentials in it.
-    pub(crate) const fn new(record: ProbeRecord, redactor: Arc<Redactor>) -> Self {
+    pub(super) const fn new(record: ProbeRecord, redactor: Arc<Redactor>) -> Self {
         Self { record, redactor }
+    }
+
+    /// The same where no credentials were sent.
+    #[cfg(test)]
+    pub(crate) fn without_credentials(record: ProbeRecord) -> Self {
+        Self::new(record, Arc::new(Redactor::new(&reqwest::header::HeaderMap::new())))
     }
 
     /// The address that was probed; of several, the last one.
