@@ -1,4 +1,4 @@
-//! A multi-target Prometheus exporter for real-time media servers and context brokers.
+//! A multi-target Prometheus exporter for real-time media servers and context brokers, and for probes of anything else.
 //!
 //! The flow of data, and the only direction in which modules depend on each other:
 //!

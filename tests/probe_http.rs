@@ -319,7 +319,7 @@ impl Setup {
             series: series(&text),
             failure: snapshot.failure.as_ref().map(|failure| (failure.reason, failure.message.to_string())),
             address: snapshot.probe.as_ref().unwrap().address,
-            events: snapshot.probe.as_ref().unwrap().events.iter().map(|event| event.text.to_string()).collect(),
+            events: snapshot.probe.as_ref().unwrap().events().map(|event| event.text.into()).collect(),
             text,
         }
     }

@@ -92,8 +92,8 @@ async fn a_reply_gives_its_time_and_its_hop_limit() {
         assert!(probed.value(&phase("rtt")) > 0.0 && probed.value(&phase("setup")) > 0.0);
         assert!(!probed.has("probe_icmp_packets_sent") && !probed.has("probe_icmp_rtt_seconds"));
         let shown = probed.snapshot.probe.as_ref().unwrap();
-        let events: Vec<&str> = shown.events.iter().map(|event| &*event.text).collect();
-        assert_eq!(events[1..], ["sent request 1 with 28 bytes", "request 1 was answered", "succeeded"]);
+        let events: Vec<String> = shown.events().map(|event| event.text.into()).collect();
+        assert_eq!(events, ["sent request 1 with 28 bytes", "request 1 was answered", "succeeded"]);
     }
     fs::write("/proc/sys/net/ipv4/ip_default_ttl", "7").unwrap();
     assert_eq!(probe("127.0.0.1", json!({ "ttl": 99 })).await.value("probe_icmp_reply_hop_limit"), 7.0);

@@ -92,8 +92,8 @@ async fn tls_from_the_start_gives_the_certificate() {
     }
     assert!(probed.value(&phase("tls")) > 0.0);
     let shown = probed.snapshot.probe.as_ref().unwrap();
-    assert_eq!(shown.certificates.len(), 1);
-    assert!(shown.events.iter().any(|event| event.text.starts_with("agreed on TLS 1.3")), "{shown:?}");
+    assert_eq!(shown.certificates().count(), 1);
+    assert!(shown.events().any(|event| event.text.starts_with("agreed on TLS 1.3")), "{shown:?}");
 }
 
 #[tokio::test]

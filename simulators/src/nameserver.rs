@@ -9,6 +9,7 @@ use domain::base::{Message, MessageBuilder, Name, RecordData as _, Rtype, Serial
 use domain::rdata::{A, Mx, Ns, Soa, Txt, ZoneRecordData};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Mode, Simulated, Switch};
@@ -18,6 +19,15 @@ type Data = ZoneRecordData<Vec<u8>, OwnName>;
 
 /// How long its answers may be kept.
 const TTL: Ttl = Ttl::from_secs(300);
+
+/// Between two attempts to receive something, if the first one failed.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long it waits for each next step of a client.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it stays silent on a connection where it has no answer: longer than any probe waits, and not for ever.
+const SILENCE: Duration = Duration::from_mins(10);
 
 /// A name server. Its [`Mode`] means here: `Status` SERVFAIL, `Hang` no answer, `Html` no DNS at all, `Empty` no records, `Truncated` no
 /// records and the flag TC over UDP.
@@ -88,8 +98,11 @@ impl NameServer {
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             let mut packet = vec![0; 4096];
             loop {
-                // An error is about an answer that could not be delivered.
-                let Ok((length, from)) = socket.recv_from(&mut packet).await else { continue };
+                // An error is usually about an answer that could not be delivered, but may last.
+                let Ok((length, from)) = socket.recv_from(&mut packet).await else {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                };
                 let query = packet.get(..length).unwrap_or_default();
                 if let Some(answer) = server.answer(query, Transport::Udp) {
                     let _ = socket.send_to(&answer, from).await;
@@ -100,7 +113,7 @@ impl NameServer {
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(PAUSE).await;
                     continue;
                 };
                 let server = server.clone();
@@ -114,20 +127,20 @@ impl NameServer {
 
     /// One connection: questions and answers, each after its length.
     async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(10);
         loop {
-            let query = tokio::time::timeout(PATIENCE, async {
+            let query = timeout(PATIENCE, async {
                 let length = stream.read_u16().await?;
                 let mut query = vec![0; length.into()];
                 stream.read_exact(&mut query).await?;
                 std::io::Result::Ok(query)
             });
             let Some(answer) = self.answer(&query.await??, Transport::Tcp) else {
-                std::future::pending::<()>().await;
+                // Until the client gives up.
+                let _ = timeout(SILENCE, tokio::io::copy(&mut stream, &mut tokio::io::sink())).await;
                 return Ok(());
             };
             let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
-            stream.write_all(&[&length.to_be_bytes(), &*answer].concat()).await?;
+            timeout(PATIENCE, stream.write_all(&[&length.to_be_bytes(), &*answer].concat())).await??;
         }
     }
 
@@ -224,6 +237,21 @@ mod tests {
         ] {
             assert_eq!(asked(&server, name, kind, Transport::Udp), wanted, "{name} {kind}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_an_answer_is_held_for_long_and_not_for_ever() {
+        let server = NameServer::new("shop.test", Ipv4Addr::LOCALHOST).unwrap();
+        server.switch().set(Mode::Hang);
+        let simulated = server.on(TcpListener::bind("127.0.0.1:0").await.unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(simulated.address).await.unwrap();
+        let query = query("www.shop.test", Rtype::A);
+        client.write_u16(query.len().try_into().unwrap()).await.unwrap();
+        client.write_all(&query).await.unwrap();
+        let mut received = Vec::new();
+        let asked = tokio::time::Instant::now();
+        timeout(10 * SILENCE, client.read_to_end(&mut received)).await.unwrap().unwrap();
+        assert!(received.is_empty() && asked.elapsed() >= SILENCE, "after {:?}", asked.elapsed());
     }
 
     #[test]

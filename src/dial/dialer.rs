@@ -144,7 +144,7 @@ impl Dialer {
     ///
     /// Reasons: `config` if the operator's rules refuse it, `dns` if there is no address.
     pub async fn resolve(&self, host: &str, deadline: Instant) -> Result<JudgedAddress, CallError> {
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        let literal = literal_address(host);
         let rules = &self.dialers.rules;
         let name = if literal.is_some() { None } else { Some(host) };
         let refused = |error: ClientError| CallError::new(Reason::Config, error.to_string());
@@ -185,7 +185,7 @@ impl Dialer {
     pub async fn judge_unresolved(&self, host: &str, deadline: Instant) -> Result<(), CallError> {
         let rules = &self.dialers.rules;
         let refused = |error: ClientError| CallError::new(Reason::Config, error.to_string());
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        let literal = literal_address(host);
         let name = if literal.is_some() { None } else { Some(host) };
         let grant = rules
             .allowed_by(name, &self.namespace)
@@ -301,6 +301,11 @@ impl IpPreference {
         let preferred = addresses.iter().find(is_preferred);
         preferred.or_else(|| addresses.last().filter(|_| self.fallback)).copied()
     }
+}
+
+/// The address that is written in the place of a host, as it is in a url; none if that is a name.
+pub fn literal_address(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// No probe is sent to "this network": it leads to this host, or nowhere.

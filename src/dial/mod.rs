@@ -16,7 +16,9 @@ mod resolve;
 pub(crate) use address::AllowedBy;
 pub use address::{AddressRules, DenyReason};
 pub use connection::{ClientError, Connection, Identity, IpPreference, IpVersion, TlsVersions};
-pub use dialer::{DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress};
+pub use dialer::{
+    DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress, literal_address,
+};
 pub use error::{broken, rejection};
 pub use handshake::TlsPeer;
 pub use host::{AllowedHost, AllowedHostError};

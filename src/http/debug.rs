@@ -8,9 +8,9 @@ use std::time::SystemTime;
 
 use super::members::{bounded, by_attention, by_state};
 use super::time;
-use crate::kind::{Call, ProbeRecord};
+use crate::kind::Call;
 use crate::metric::{Encoding, Format};
-use crate::poll::{CallRecord, MemberReport, Poller, Snapshot, TargetStatus};
+use crate::poll::{CallRecord, MemberReport, Poller, ProbeReport, Snapshot, TargetStatus};
 use crate::target::{Member, Target};
 
 /// Series of one text, in bytes: the rest is left out.
@@ -48,8 +48,10 @@ fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot, call
             MemberCalls::Shown => write_calls_of_members(&mut out, target, snapshot, members),
             MemberCalls::Linked => write_link_to_member(&mut out, target, members),
         };
-    } else if let Some(probe) = &snapshot.probe {
-        let _ = write_probe(&mut out, target, snapshot, probe);
+    } else if let Some(report) = &snapshot.probe {
+        let _ = write_probe(&mut out, target, snapshot, report);
+    } else if target.source.kind.is_probed() && snapshot.calls.is_empty() {
+        out.push_str("\nThe probe\n\n  none\n");
     } else {
         out.push_str("\nThe calls of the poll\n\n");
         let _ = write_calls(&mut out, target, &snapshot.requests, &snapshot.calls);
@@ -82,7 +84,7 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
     writeln!(out, "Target {}\n", target.id)?;
     writeln!(out, "  type          {}", target.source.kind)?;
     writeln!(out, "  url           {}", target.source.url)?;
-    if let Some(address) = snapshot.probe.as_ref().and_then(|probe| probe.address) {
+    if let Some(address) = snapshot.probe.as_ref().and_then(|report| report.address()) {
         writeln!(out, "  address       {address}")?;
     }
     if let Some(members) = &snapshot.members {
@@ -240,7 +242,7 @@ fn write_member_summary(out: &mut String, target: &Target, report: &MemberReport
 }
 
 /// What a prober did, step by step, and the certificates that it met.
-fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, probe: &ProbeRecord) -> fmt::Result {
+fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, report: &ProbeReport) -> fmt::Result {
     writeln!(out, "\nThe probe\n")?;
     for record in &snapshot.calls {
         writeln!(out, "  {} of {}", record.call, target.source.url)?;
@@ -248,14 +250,13 @@ fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, probe: &P
         write_outcome_of_probe(out, record)?;
     }
     writeln!(out, "\nIts timeline\n")?;
-    for event in &probe.events {
+    for event in report.events() {
         writeln!(out, "  {:>10}  {}", time::duration(event.at), event.text)?;
     }
-    if probe.certificates.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "\nThe certificates that the server sent, its own first\n")?;
-    for (number, certificate) in probe.certificates.iter().enumerate() {
+    for (number, certificate) in report.certificates().enumerate() {
+        if number == 0 {
+            writeln!(out, "\nThe certificates that the server sent, its own first\n")?;
+        }
         writeln!(out, "  {}. {}", number + 1, certificate.replace("; ", "\n     "))?;
     }
     Ok(())
@@ -386,8 +387,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::http::members::tests::{pod, pods, snapshot, status, target};
-    use crate::kind::ProbeEvent;
+    use crate::http::members::tests::{pod, pods, probed_target, snapshot, status, target};
+    use crate::kind::{ProbeEvent, ProbeRecord};
     use crate::poll::MemberState;
     use crate::target::MemberLabel;
 
@@ -477,7 +478,7 @@ mod tests {
     }
 
     /// A failed probe of the target `web`.
-    fn probed() -> Snapshot {
+    fn probed(certificates: &[&str]) -> Snapshot {
         let mut shown = snapshot(Vec::new());
         shown.members = None;
         shown.calls = Box::new([CallRecord {
@@ -489,24 +490,26 @@ mod tests {
             beginning: Some("out of order".into()),
         }]);
         let event = |at, text: &str| ProbeEvent { at: Duration::from_micros(at), text: text.into() };
-        shown.probe = Some(Box::new(ProbeRecord {
+        let record = ProbeRecord {
             address: Some([127, 0, 0, 1].into()),
             events: Box::new([
                 event(420, "resolved localhost to 127.0.0.1"),
                 event(12_300, "answered 302, redirected to https://localhost/login"),
                 event(120_000, "failed: http_status: answered 500"),
             ]),
-            certificates: Box::new(["CN=localhost; issued by CN=authority".into(), "CN=authority".into()]),
-        }));
+            certificates: certificates.iter().map(|text| (*text).into()).collect(),
+        };
+        shown.probe = Some(Box::new(ProbeReport::without_credentials(record)));
         shown
     }
 
     #[test]
     fn the_text_of_a_probe_has_its_timeline_and_the_certificates_in_place_of_calls() {
-        let text = target_text(&target("web"), &status(), &probed(), MemberCalls::Linked);
+        let shown = probed(&["CN=localhost; issued by CN=authority", "CN=authority"]);
+        let text = target_text(&probed_target("web"), &status(), &shown, MemberCalls::Linked);
         for words in [
             "\n  address       127.0.0.1\n",
-            "\nThe probe\n\n  request of http://web.webrtc.svc:9851/\n     → 500, 12 bytes, 120 ms\n     error: answered 500\n     \
+            "\nThe probe\n\n  request of http://web.webrtc.svc/\n     → 500, 12 bytes, 120 ms\n     error: answered 500\n     \
              body:  out of order\n",
             "\nIts timeline\n\n     0.42 ms  resolved localhost to 127.0.0.1\n       12 ms  answered 302, redirected to https://localhost/login\n",
             "\n      120 ms  failed: http_status: answered 500\n",
@@ -515,13 +518,17 @@ mod tests {
             assert!(text.contains(words), "{words:?} in {text}");
         }
         assert!(!text.contains("The calls of the poll"), "{text}");
-        let mut plain = probed();
+        let mut plain = probed(&[]);
         let succeeded = CallRecord { status: None, bytes: 0, error: None, beginning: None, ..plain.calls[0].clone() };
         plain.calls = Box::new([succeeded]);
-        plain.probe.as_mut().unwrap().certificates = Box::default();
-        let text = target_text(&target("web"), &status(), &plain, MemberCalls::Linked);
+        let text = target_text(&probed_target("web"), &status(), &plain, MemberCalls::Linked);
         assert!(text.contains("\n     → succeeded, 120 ms\n\nIts timeline\n"), "{text}");
         assert!(!text.contains("The certificates"), "{text}");
+        (plain.probe, plain.calls) = (None, Box::default());
+        let text = target_text(&probed_target("web"), &status(), &plain, MemberCalls::Linked);
+        assert!(text.contains("\nThe probe\n\n  none\n") && !text.contains("The calls of the poll"), "{text}");
+        let text = target_text(&target("rooms"), &status(), &plain, MemberCalls::Linked);
+        assert!(text.contains("\nThe calls of the poll\n\n  none\n") && !text.contains("The probe"), "{text}");
     }
 
     #[test]

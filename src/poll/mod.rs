@@ -40,7 +40,7 @@ pub use poller::{Poller, TargetState, TargetStatus};
 pub use render::PROBE_FAMILIES;
 #[cfg(test)]
 pub(crate) use render::test_snapshot;
-pub use snapshot::{CallRecord, Failure, Pieces, Snapshot};
+pub use snapshot::{CallRecord, Failure, Pieces, ProbeReport, Snapshot};
 
 use self::admission::Admission;
 use self::blocking::NamespaceShares;

@@ -32,7 +32,7 @@ pub(super) struct PreparedProbe {
     pub(super) source: Source,
     pub(super) prober: Arc<dyn Prober>,
     pub(super) dialer: Dialer,
-    pub(super) redactor: Redactor,
+    pub(super) redactor: Arc<Redactor>,
     /// Set when the target's patterns have been compared with the families of its type.
     compared: OnceLock<()>,
 }
@@ -74,7 +74,7 @@ impl PreparedProbe {
         let dialer = dialer.map_err(|error| one_line(&error))?;
         let secrets = source.secrets.iter().flatten().map(SecretValue::expose);
         let written = source.options.confidential_texts(source.kind);
-        let redactor = Redactor::of(&source.headers, secrets).hiding(&written);
+        let redactor = Arc::new(Redactor::of(&source.headers, secrets).hiding(&written));
         let compared = OnceLock::new();
         if source.filter.is_none() {
             let _ = compared.set(());

@@ -13,7 +13,7 @@ use super::PollContext;
 use super::blocking::{WorkError, run_blocking};
 use super::prepare::PreparedProbe;
 use super::render::{self, Polled};
-use super::snapshot::{CallRecord, Snapshot};
+use super::snapshot::{CallRecord, ProbeReport, Snapshot};
 use super::translate::{MAX_INLINE_EXPOSITION, SampleLimit};
 use crate::budget::eviction_error;
 use crate::failure::{CallError, Reason};
@@ -94,13 +94,10 @@ pub(super) async fn probe(
         beginning,
     }];
     let certificate_expiry = record.expiry().map(|(earliest, last_chain)| Expiry { earliest, last_chain });
-    let mut shown = record.into_record();
-    for text in shown.events.iter_mut().map(|event| &mut event.text).chain(&mut shown.certificates) {
-        *text = prepared.redactor.sentence(text).into();
-    }
+    let report = ProbeReport::new(record.into_record(), Arc::clone(&prepared.redactor));
     let requests = Arc::default();
     let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };
-    render::probed(polled, target.timeout, shown, format)
+    render::probed(polled, target.timeout, report, format)
 }
 
 /// How much earlier than the probe its prober ends what takes too long: it says better what did not happen in time, and has families for it.

@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::snapshot::{CallRecord, Exposition, Failure, Snapshot};
+use super::snapshot::{CallRecord, Exposition, Failure, ProbeReport, Snapshot};
 use super::translate::MAX_INLINE_EXPOSITION;
 use crate::fetch::Expiry;
-use crate::kind::{Call, CallError, Engine, ProbeRecord, Prober, Reason, Recorder};
+use crate::kind::{Call, CallError, Engine, Prober, Reason, Recorder};
 use crate::metric::{Allowance, Families, Finished, Format, Stop};
 use crate::target::Target;
 
@@ -77,13 +77,13 @@ pub(super) fn polled(polled: Polled, format: Format) -> Snapshot {
 }
 
 /// The same of a probe.
-pub(super) fn probed(polled: Polled, timeout: Duration, record: ProbeRecord, format: Format) -> Snapshot {
+pub(super) fn probed(polled: Polled, timeout: Duration, report: ProbeReport, format: Format) -> Snapshot {
     let mut own = Families::default();
     own.set(&TIMEOUT, &[], timeout.as_secs_f64());
-    snapshot(polled, own, Some(Box::new(record)), format)
+    snapshot(polled, own, Some(Box::new(report)), format)
 }
 
-fn snapshot(mut polled: Polled, mut own: Families, probe: Option<Box<ProbeRecord>>, format: Format) -> Snapshot {
+fn snapshot(mut polled: Polled, mut own: Families, probe: Option<Box<ProbeReport>>, format: Format) -> Snapshot {
     polled.bound_messages();
     let ended_at = SystemTime::now();
     own.set(&SUCCESS, &[], if polled.failure.is_none() { 1.0 } else { 0.0 });

@@ -1,7 +1,9 @@
 //! The result of one poll, kept as one compressed text in the format that scrapes request. Other forms are made from it on request
 //! and not kept: there may be ten thousand snapshots, and any client can request any form.
 
+use std::fmt;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +15,8 @@ use flate2::write::GzEncoder;
 use tokio::time::Instant;
 
 use super::members::{MemberCounts, MemberReports, MemberState};
-use crate::kind::{Call, ProbeRecord, Reason};
+use crate::fetch::Redactor;
+use crate::kind::{Call, ProbeEvent, ProbeRecord, Reason};
 use crate::metric::{
     Encoding, Finished, Format, PlainCounters, Rewriter, encode, gunzip, gzip, openmetrics_to_text, text_to_openmetrics,
 };
@@ -42,7 +45,7 @@ pub struct Snapshot {
     /// What was sent, without the user's headers.
     pub requests: Arc<[Call]>,
     /// What happened in a probe; `None` for a target that is polled with calls.
-    pub probe: Option<Box<ProbeRecord>>,
+    pub probe: Option<Box<ProbeReport>>,
     /// No poll took place and none will: the snapshot stays valid until the target changes.
     pub is_permanent: bool,
     pub(super) exposition: Exposition,
@@ -72,6 +75,54 @@ pub struct CallRecord {
     pub error: Option<Box<str>>,
     /// The beginning of the body of a call that failed; only with `--debug-bodies`.
     pub beginning: Option<Box<str>>,
+}
+
+/// What happened in a probe, for the debug page and the log. Its texts may repeat a credential: to search all of them takes milliseconds if
+/// the target has many, and few are ever looked at, so they are masked whenever they are asked for.
+pub struct ProbeReport {
+    record: ProbeRecord,
+    redactor: Arc<Redactor>,
+}
+
+impl ProbeReport {
+    /// What was recorded, and what finds the credentials in it.
+    pub(super) const fn new(record: ProbeRecord, redactor: Arc<Redactor>) -> Self {
+        Self { record, redactor }
+    }
+
+    /// The same where no credentials were sent.
+    #[cfg(test)]
+    pub(crate) fn without_credentials(record: ProbeRecord) -> Self {
+        Self::new(record, Arc::new(Redactor::new(&reqwest::header::HeaderMap::new())))
+    }
+
+    /// The address that was probed; of several, the last one.
+    pub const fn address(&self) -> Option<IpAddr> {
+        self.record.address
+    }
+
+    /// What happened, in order.
+    pub fn events(&self) -> impl Iterator<Item = ProbeEvent> + '_ {
+        self.record.events.iter().map(|event| ProbeEvent { at: event.at, text: self.masked(&event.text) })
+    }
+
+    /// A line about each certificate that the server sent, its own first.
+    pub fn certificates(&self) -> impl Iterator<Item = Box<str>> + '_ {
+        self.record.certificates.iter().map(|text| self.masked(text))
+    }
+
+    fn masked(&self, text: &str) -> Box<str> {
+        self.redactor.sentence(text).into()
+    }
+}
+
+impl fmt::Debug for ProbeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (events, certificates): (Vec<_>, Vec<_>) = (self.events().collect(), self.certificates().collect());
+        let mut shown = f.debug_struct("ProbeReport");
+        shown.field("address", &self.address()).field("events", &events).field("certificates", &certificates);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// Expositions up to this size are rewritten in less than a millisecond.
@@ -261,8 +312,27 @@ impl Iterator for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Recorder;
     use crate::metric::{Families, Suffix, Type};
     use crate::poll::render;
+
+    #[test]
+    fn a_report_of_a_probe_shows_no_credential() {
+        let mut record = Recorder::new(Instant::now());
+        record.event("answered hunter2-token");
+        // At the end of a line that is cut, a part of it is enough.
+        (0..12).for_each(|more| record.event(format!("{}hunter2-token", ".".repeat(288 + more))));
+        let record = ProbeRecord { certificates: Box::new(["CN=hunter2-token".into()]), ..record.into_record() };
+        let secrets: [&[u8]; 1] = [b"hunter2-token"];
+        let redactor = Redactor::of(&reqwest::header::HeaderMap::new(), secrets.into_iter());
+        let report = ProbeReport::new(record, Arc::new(redactor));
+        let texts: Vec<Box<str>> = report.events().map(|event| event.text).chain(report.certificates()).collect();
+        assert_eq!((&*texts[0], &*texts[13]), ("answered <masked>", "CN=<masked>"));
+        for text in &texts[1..13] {
+            assert!(!text.contains('h') && text.contains(".<masked>"), "{text}");
+        }
+        assert!(!format!("{report:?}").contains("hunter2"), "{report:?}");
+    }
 
     #[test]
     fn the_pieces_of_a_form_are_together_the_form() {

@@ -334,14 +334,12 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
         let (duration, error) = (tracing::field::debug(record.duration), record.error.as_deref());
         let probed = snapshot.probe.as_ref();
         let url = request.map(|request| &request.url).or_else(|| probed.map(|_| &target.source.url));
-        let (url, address) = (url.map(tracing::field::display), probed.and_then(|probe| probe.address));
+        let (url, address) = (url.map(tracing::field::display), probed.and_then(|probe| probe.address()));
         let address = address.map(tracing::field::display);
         tracing::trace!(target = %id, call = record.call, url, address, status = record.status, bytes = record.bytes, duration, error, "called");
     }
-    for event in snapshot.probe.iter().flat_map(|probe| &probe.events) {
-        if !tracing::enabled!(Level::TRACE) {
-            break;
-        }
+    let report = snapshot.probe.iter().filter(|_| tracing::enabled!(Level::TRACE));
+    for event in report.flat_map(|report| report.events()) {
         tracing::trace!(target = %id, at = ?event.at, event = %event.text, "probed");
     }
     tracing::debug!(target = %id, %kind, outcome = snapshot.outcome(), duration = ?snapshot.duration(), samples = snapshot.samples, "polled");

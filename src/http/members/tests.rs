@@ -19,11 +19,21 @@ impl Lookup for NoObjects {
 
 /// A target in the namespace `webrtc` with the endpoints of a Service as its members.
 pub(in crate::http) fn target(name: &str) -> Target {
+    let url = format!("http://{name}.webrtc.svc:9851/");
+    declared(name, &serde_json::json!({ "type": "Mediasoup", "url": url, "members": { "service": {} } }))
+}
+
+/// A web server that is probed, in the same namespace.
+pub(in crate::http) fn probed_target(name: &str) -> Target {
+    declared(name, &serde_json::json!({ "type": "Http", "url": format!("http://{name}.webrtc.svc/") }))
+}
+
+fn declared(name: &str, spec: &serde_json::Value) -> Target {
     let declaration = serde_json::json!({
         "apiVersion": "scrapetarget.dev/v1alpha1",
         "kind": "ScrapeTarget",
         "metadata": { "name": name },
-        "spec": { "type": "Mediasoup", "url": format!("http://{name}.webrtc.svc:9851/"), "members": { "service": {} } },
+        "spec": spec,
     });
     let declaration = ParsedTarget::parse(serde_json::from_value(declaration).unwrap()).unwrap();
     Target::resolve(TargetId::new("webrtc", name), Arc::new(declaration), &NoObjects)

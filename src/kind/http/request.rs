@@ -315,9 +315,9 @@ impl Route {
             let start = Instant::now();
             let resolved = probe.dialer.resolve(host, probe.deadline).await;
             Phase::Resolve.took(probe.record, start.elapsed());
+            probe.note_resolved(host, &resolved);
             let address = resolved?;
             probe.record.address(address);
-            probe.record.event(format!("resolved {host} to {}", address.ip()));
             probe.admit(address).await?;
             Some(address)
         };

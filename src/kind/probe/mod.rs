@@ -21,7 +21,7 @@ pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
 
 use crate::budget::MemoryShare;
-use crate::dial::{Dialer, JudgedAddress};
+use crate::dial::{Dialer, JudgedAddress, literal_address};
 use crate::failure::CallError;
 use crate::metric::Desc;
 
@@ -90,15 +90,23 @@ impl Probe<'_> {
         let resolved = self.dialer.resolve(host, self.deadline).await;
         let took = start.elapsed();
         address::record(self.record, &resolved, took);
-        match &resolved {
-            Ok(address) => self.record.event(format!("resolved {host} to {}", address.ip())),
-            Err(error) => self.record.event(format!("resolved {host}: {error}")),
-        }
+        self.note_resolved(host, &resolved);
         let resolved = match resolved {
             Ok(address) => self.admit(address).await.map(|()| address),
             Err(error) => Err(error),
         };
         (resolved, took)
+    }
+
+    /// Adds to the timeline what a name was resolved to. An address in the place of a name says that itself.
+    pub fn note_resolved(&mut self, host: &str, resolved: &Result<JudgedAddress, CallError>) {
+        if literal_address(host).is_some() {
+            return;
+        }
+        match resolved {
+            Ok(address) => self.record.event(format!("resolved {host} to {}", address.ip())),
+            Err(error) => self.record.event(format!("resolved {host}: {error}")),
+        }
     }
 
     /// Waits until an address may be probed; see [`Dialer::admit`]. One that this probe has been admitted to is not counted again.

@@ -125,7 +125,7 @@ impl Recorder {
     /// defines.
     pub fn event(&mut self, text: impl AsRef<str>) {
         if self.events.len() < MAX_EVENTS {
-            let text = cut(text.as_ref(), MAX_EVENT).into_boxed_str();
+            let text = told(text.as_ref(), MAX_EVENT);
             self.events.push(ProbeEvent { at: self.started.elapsed(), text });
         }
     }
@@ -139,7 +139,7 @@ impl Recorder {
     pub(super) fn certificate(&mut self, text: &str) {
         const MAX_CERTIFICATES: usize = 16;
         if self.certificates.len() < MAX_CERTIFICATES {
-            self.certificates.push(cut(text, 2 * MAX_EVENT).into_boxed_str());
+            self.certificates.push(told(text, 2 * MAX_EVENT));
         }
     }
 
@@ -241,6 +241,15 @@ impl Recorder {
 /// The text, cut if it is too long.
 fn cut(text: &str, longest: usize) -> String {
     shortened(text, longest).to_owned()
+}
+
+/// A line for the debug page. One that was cut ends with `…`, so that a credential is masked there of which only the beginning is left.
+fn told(text: &str, longest: usize) -> Box<str> {
+    let mut line = cut(text, longest);
+    if line.len() < text.len() {
+        line.push('…');
+    }
+    line.into()
 }
 
 fn shortened(text: &str, longest: usize) -> &str {
