@@ -10,6 +10,7 @@ use super::blackbox::{BlackboxModule, ModuleProber};
 use super::name::{MAX_NAME, Names, slug};
 use super::relabel::{Labels, RelabelStep, is_label_name};
 use super::report::{Reporter, quoted};
+use super::secret::has_password;
 use crate::crd;
 use crate::kind::Type;
 use crate::time::PromDuration;
@@ -132,6 +133,11 @@ impl AskedTarget {
         for loss in &found.losses {
             reporter.remark(self.line, &place, *loss);
         }
+        if found.url.split_once('?').is_some_and(|(_, query)| has_password(query)) {
+            let message = "the query of the url may have a password in it, and stays in the target in plain text: let the server take it as a \
+                           header, which may come from a Secret, or restrict who may read targets";
+            reporter.remark(self.line, &place, message);
+        }
         let settings = &module.settings;
         let mut spec = settings.spec.clone();
         spec.insert("type".to_owned(), json!(kind.as_str()));
@@ -225,7 +231,7 @@ impl AskedTarget {
         }
         let has_tls = match module.prober {
             ModuleProber::Http => address.is_https(),
-            ModuleProber::Tcp { tls } => tls || spec.contains_key("tlsConfig"),
+            ModuleProber::Tcp { tls } => tls || settings.starts_tls,
             _ => false,
         };
         if let Some(host) = host.filter(|_| has_tls) {
