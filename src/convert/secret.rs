@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn what_holds_a_password_is_known_by_its_words() {
-        for name in ["Authorization", "X-Api-Key", "X_ACCESS_KEY", "apikey", "Cookie", "X-Session-Id", "X-Amz-Signature"] {
+        for name in
+            ["Authorization", "X-Api-Key", "X_ACCESS_KEY", "apikey", "Cookie", "X-Session-Id", "X-Amz-Signature"]
+        {
             assert!(is_confidential(name), "{name}");
         }
         for name in ["Accept", "Host", "Content-Type", "Keep-Alive", "X-Team", "Origin"] {
@@ -172,7 +174,9 @@ mod tests {
         ] {
             assert!(has_password(text), "{text}");
         }
-        for text in ["EHLO prober\r", "QUIT", "STARTTLS", "NICK prober", r#"{"probe": true}"#, "PASSIVE", "monkey", "PONG ${1}"] {
+        for text in
+            ["EHLO prober\r", "QUIT", "STARTTLS", "NICK prober", r#"{"probe": true}"#, "PASSIVE", "monkey", "PONG ${1}"]
+        {
             assert!(!has_password(text), "{text}");
         }
     }
