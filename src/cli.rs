@@ -19,7 +19,7 @@ use crate::dial::{AllowedHost, DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDR
 use crate::file;
 use crate::http::AllowedWebHost;
 use crate::kind::Type;
-use value::{bytes, cidr, duration, external_url, health_url, interval, namespace, prober, sample_limit};
+use value::{bytes, cidr, duration, external_url, health_url, interval, job, namespace, prober, sample_limit};
 
 /// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup, and for probes of web servers, ports, names and hosts.
 #[derive(Debug, Parser)]
@@ -384,6 +384,9 @@ pub struct ConvertArgs {
     /// Namespace of all targets. If not set, that of the Probe or ServiceMonitor that a target is from; if there is none, none is written
     #[arg(long, value_name = "NAMESPACE", value_parser = namespace)]
     pub namespace: Option<String>,
+    /// Label job of all targets. If not set, that of the job, Probe or ServiceMonitor that a target is from
+    #[arg(long, value_name = "NAME", value_parser = job)]
+    pub job: Option<String>,
     /// Also print Secrets with the passwords and tokens that are in the inputs. If not set, targets only refer to them
     #[arg(long)]
     pub secrets: bool,

@@ -32,7 +32,7 @@ fuzz_target!(|text: &str| {
         manifests: parts.next().into_iter().collect(),
         values: parts.next(),
     };
-    let options = ConvertOptions { namespace: None, with_secrets: true };
+    let options = ConvertOptions { with_secrets: true, ..ConvertOptions::default() };
     match convert(&inputs, &options, &NoFiles) {
         Err(faults) => {
             assert!(!faults.is_empty(), "refused without a reason");

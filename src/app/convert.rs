@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::{complain, print};
 use crate::cli::ConvertArgs;
 use crate::convert::{ConvertInput, ConvertInputs, ConvertOptions, FileAccess, InputFault, MAX_INPUT_BYTES, convert};
+use crate::dial::DEFAULT_PROBES_PER_ADDRESS;
 use crate::file;
 
 /// The most files of one folder that are looked at.
@@ -15,7 +16,7 @@ const MAX_LISTED: usize = 100_000;
 
 /// Exit code 0: converted, whatever is left behind; 1: an input is refused.
 pub(super) fn run(args: ConvertArgs) -> ExitCode {
-    let ConvertArgs { file, prometheus, manifests, values, namespace, secrets } = args;
+    let ConvertArgs { file, prometheus, manifests, values, namespace, job, secrets } = args;
     let mut faults = Vec::new();
     let mut read = |path: &Path| {
         let input = input(path);
@@ -28,7 +29,9 @@ pub(super) fn run(args: ConvertArgs) -> ExitCode {
         values: values.as_deref().and_then(&mut read),
     };
     let converted = if faults.is_empty() {
-        convert(&inputs, &ConvertOptions { namespace, with_secrets: secrets }, &LocalFiles)
+        let max_probes_per_address = DEFAULT_PROBES_PER_ADDRESS;
+        let options = ConvertOptions { namespace, job, max_probes_per_address, with_secrets: secrets };
+        convert(&inputs, &options, &LocalFiles)
     } else {
         Err(faults)
     };

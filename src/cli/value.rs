@@ -73,6 +73,17 @@ pub(super) fn sample_limit(text: &str) -> Result<u32, String> {
     count.ok_or_else(|| "write a number of series from 1 to 1000000, for instance 100000".to_owned())
 }
 
+/// The most characters of the label `job` of a target, as in the CRD.
+const LONGEST_JOB: usize = 256;
+
+/// A value of the label `job`.
+pub(super) fn job(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        1..=LONGEST_JOB => Ok(text.to_owned()),
+        count => Err(format!("it has {count} characters, write 1 to {LONGEST_JOB}")),
+    }
+}
+
 /// The name of a namespace, a Service or a release: a DNS label.
 pub(super) fn namespace(text: &str) -> Result<String, String> {
     let fine = is_dns_label(text);

@@ -68,6 +68,10 @@ pub struct ConvertInputs {
 pub struct ConvertOptions {
     /// The namespace of all targets. If not set, that of the object that a target is from; if there is none, none is written.
     pub namespace: Option<String>,
+    /// The label `job` of all targets. If not set, that of each job.
+    pub job: Option<String>,
+    /// How often the exporter may probe one address in a second; 0: without a limit.
+    pub max_probes_per_address: u32,
     /// Whether credentials that stand in the inputs are written, as Secrets.
     pub with_secrets: bool,
 }
@@ -111,7 +115,7 @@ pub fn convert(
         }
         reporters.push(reporter);
     }
-    let mut requests = AskedTargets::new(options.namespace.clone());
+    let mut requests = AskedTargets::new(options.namespace.clone(), options.job.clone());
     for input in &inputs.prometheus {
         let mut reporter = Reporter::new(&input.name);
         requests.input = reporters.len();
@@ -202,13 +206,15 @@ struct AskedTargets {
     input: usize,
     /// The namespace that the user chose.
     namespace: Option<String>,
+    /// The label `job` that the user chose.
+    job: Option<String>,
     list: Vec<AskedTarget>,
     seen: BTreeSet<String>,
 }
 
 impl AskedTargets {
-    const fn new(namespace: Option<String>) -> Self {
-        Self { input: 0, namespace, list: Vec::new(), seen: BTreeSet::new() }
+    const fn new(namespace: Option<String>, job: Option<String>) -> Self {
+        Self { input: 0, namespace, job, list: Vec::new(), seen: BTreeSet::new() }
     }
 
     /// The namespace of a target from an object in `of_object`.
@@ -262,6 +268,8 @@ fn manifests(
     let mut secrets = Vec::new();
     // The namespaces in which the Secrets of a module are needed.
     let mut used: BTreeMap<&str, BTreeSet<&Option<String>>> = BTreeMap::new();
+    let mut jobs = BTreeSet::new();
+    let mut rates: BTreeMap<String, HostRate<'_>> = BTreeMap::new();
     for request in requests {
         let Some(reporter) = reporters.get_mut(request.input) else { continue };
         let Some(module) = modules.get(&request.module) else {
@@ -272,6 +280,10 @@ fn manifests(
         let namespaces = used.entry(&module.name).or_default();
         let Some(converted) = request.convert(module, names, reporter) else { continue };
         namespaces.insert(&request.namespace);
+        jobs.extend(request.job.as_deref());
+        let rate = rates.entry(converted.contacted).or_insert(HostRate { first: request, targets: 0, per_second: 0.0 });
+        rate.targets += 1;
+        rate.per_second += converted.interval.as_secs_f64().recip();
         targets.push(converted.manifest);
         if let Some(login) = converted.login {
             let values = vec![("username", login.username.as_str()), ("password", login.password.as_str())];
@@ -284,6 +296,15 @@ fn manifests(
                 reporter,
             ));
         }
+    }
+    for (host, rate) in rates {
+        rate.judge(&host, options.max_probes_per_address, reporters);
+    }
+    jobs.retain(|job| !job.starts_with(OWN_JOBS));
+    if let Some(reporter) = requests.first().and_then(|request| reporters.get_mut(request.input))
+        && !jobs.is_empty()
+    {
+        reporter.remark(0, "", about_alerts(&jobs));
     }
     if let Some(reporter) = reporters.get_mut(module_input) {
         for module in modules.values() {
@@ -309,6 +330,52 @@ fn manifests(
     (secrets, count)
 }
 
+/// What the names of the exporter's own jobs begin with.
+const OWN_JOBS: &str = "scrapetarget";
+
+/// The most names of jobs in one message.
+const JOBS_SHOWN: usize = 10;
+
+/// What to write so that the alerts of the exporter select the targets.
+fn about_alerts(jobs: &BTreeSet<&str>) -> String {
+    // As a regular expression that needs no backslash.
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '/' | ' ');
+    let pattern = |job: &&str| job.chars().map(|c| if plain(c) { c } else { '.' }).collect::<String>();
+    let patterns: Vec<String> = jobs.iter().take(JOBS_SHOWN).map(pattern).collect();
+    let others = jobs.len().saturating_sub(JOBS_SHOWN);
+    let others = if others == 0 { String::new() } else { format!(" and the other {others}") };
+    format!(
+        "the label job of the targets is that of these jobs, and the alerts of the exporter select only its own: write the chart's value \
+         prometheusRule.job: \"{OWN_JOBS}.*|{}\"{others}",
+        patterns.join("|")
+    )
+}
+
+/// How often a host will be probed.
+struct HostRate<'r> {
+    /// The first target there.
+    first: &'r AskedTarget,
+    targets: usize,
+    per_second: f64,
+}
+
+impl HostRate<'_> {
+    fn judge(&self, host: &str, most: u32, reporters: &mut [Reporter]) {
+        if most == 0 || self.per_second <= f64::from(most) {
+            return;
+        }
+        let Some(reporter) = reporters.get_mut(self.first.input) else { return };
+        let (count, per_second) = (self.targets, self.per_second.ceil());
+        let message = format!(
+            "{} is probed {per_second} times a second by {count} targets, and no address more than {most} times by default, so that probes \
+             would fail with the reason limit: write longer intervals, or raise --max-probes-per-address, the chart's value \
+             limits.maxProbesPerAddress",
+            quoted(host)
+        );
+        reporter.remark(self.first.line, &self.first.path, message);
+    }
+}
+
 /// The manifest of a Secret if its values are known and wanted; else a remark how to make it.
 fn fill(
     needed: &NeededSecret<'_>,
@@ -330,7 +397,8 @@ fn fill(
     }
     let in_namespace = namespace.map(|namespace| format!(" --namespace {namespace}")).unwrap_or_default();
     let message = if needed.values.is_empty() {
-        let files: Vec<String> = needed.files.iter().map(|(key, place)| format!("--from-file={key}={place}")).collect();
+        let files: Vec<String> =
+            needed.files.iter().map(|(key, place)| shell_word(&format!("--from-file={key}={place}"))).collect();
         format!(
             "the Secret {name} must be made: kubectl create secret generic {name}{in_namespace} {}",
             files.join(" ")
@@ -341,6 +409,12 @@ fn fill(
     };
     reporter.remark(line, path, message);
     None
+}
+
+/// A word of a command for a shell, whatever is in it.
+fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@+,".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// A duration as Prometheus reads it: `30s`, `1h30m`, `1d`.

@@ -12,8 +12,13 @@ pub(super) struct Names(BTreeSet<String>);
 impl Names {
     /// `wanted`, or as much of it as `most` characters allow, made unique by a hash of `identity`, which is different for different objects.
     pub(super) fn unique(&mut self, wanted: &str, identity: &str, most: usize) -> String {
+        self.unique_with(&[""], wanted, identity, most)
+    }
+
+    /// The same for objects that belong together: none of the names, each with one of the endings, is that of any other object.
+    pub(super) fn unique_with(&mut self, endings: &[&str], wanted: &str, identity: &str, most: usize) -> String {
         let fits = wanted.len() <= most && !wanted.is_empty();
-        if fits && self.0.insert(wanted.to_owned()) {
+        if fits && self.take(wanted, endings) {
             return wanted.to_owned();
         }
         let mut number = 0_u32;
@@ -22,11 +27,20 @@ impl Names {
             let room = most.saturating_sub(hash.len() + 1);
             let beginning = wanted.get(..room.min(wanted.len())).unwrap_or_default().trim_end_matches('-');
             let name = if beginning.is_empty() { format!("t{hash}") } else { format!("{beginning}-{hash}") };
-            if self.0.insert(name.clone()) {
+            if self.take(&name, endings) {
                 return name;
             }
             number += 1;
         }
+    }
+
+    fn take(&mut self, name: &str, endings: &[&str]) -> bool {
+        let all = endings.iter().map(|ending| format!("{name}{ending}")).collect::<Vec<_>>();
+        let is_free = all.iter().all(|name| !self.0.contains(name));
+        if is_free {
+            self.0.extend(all);
+        }
+        is_free
     }
 }
 
@@ -65,6 +79,18 @@ mod tests {
         let mut again = Names::default();
         again.unique("http-2xx-example-com", "a", MAX_NAME);
         assert_eq!(again.unique("http-2xx-example-com", "b", MAX_NAME), second);
+    }
+
+    #[test]
+    fn names_that_belong_together_are_taken_together() {
+        for order in [["a", "a-files"], ["a-files", "a"]] {
+            let mut names = Names::default();
+            let pairs = order.map(|wanted| {
+                let name = names.unique_with(&["", "-files"], wanted, wanted, MAX_NAME);
+                [format!("{name}-files"), name]
+            });
+            assert_eq!(pairs.concat().into_iter().collect::<BTreeSet<_>>().len(), 4, "{pairs:?}");
+        }
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use super::blackbox::DEFAULT_MODULE;
 use super::block::{Block, BlockField};
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
-use super::scrape_config::DEFAULT_TIMEOUT;
+use super::scrape_config::{DEFAULT_TIMEOUT, NO_JOB, parameters};
 use super::tree::{Data, Node};
 use crate::crd::{is_dns_label, is_label_key, is_label_value};
 
@@ -197,16 +197,17 @@ fn probe(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut R
     let metric_steps = spec.list("metricRelabelings", reporter);
     let metric_steps = steps(metric_steps, Spelling::Camel, reporter).unwrap_or_default();
     let scrape_class = spec.filled("scrapeClass", reporter);
-    let mut parameters = Labels::new();
+    let mut all = Vec::new();
     for item in spec.list("params", reporter) {
         let Some(mut inner) = Block::open(item.node, &item.path, reporter) else { continue };
         let name = inner.filled("name", reporter);
         let values = inner.texts("values", reporter);
         inner.close(reporter);
-        if let (Some(name), Some(value)) = (name, values.into_iter().next()) {
-            parameters.insert(format!("__param_{}", name.value), value.value);
+        if let Some(name) = name {
+            all.push((name.value, item.with(values.into_iter().map(|value| value.value).collect())));
         }
     }
+    let parameters = parameters(all, reporter);
     let mut prober_path = "/probe".to_owned();
     if let Some(mut prober) = spec.block("prober", reporter) {
         prober.any_of("url");
@@ -252,6 +253,7 @@ fn probe(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut R
         reporter.remark(class.line(), place, message);
         monitor.insert("scrapeClass".to_owned(), json!(class.value));
     }
+    let Some(parameters) = parameters else { return };
     let namespace = requests.namespace_of(&origin.namespace);
     for address in addresses {
         let mut all = Labels::new();
@@ -278,6 +280,9 @@ fn probe(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut R
             request.namespace.clone_from(&namespace);
             request.monitor.extend(monitor.clone());
             request.metric_relabelings(&metric_steps, reporter);
+            if request.job.is_none() {
+                reporter.remark(address.node.line, place, NO_JOB);
+            }
         });
     }
 }
@@ -319,7 +324,7 @@ fn service_monitor(node: &Node, place: &str, requests: &mut AskedTargets, report
         let Some(mut endpoint) = Block::open(item.node, &item.path, reporter) else { continue };
         endpoint.any_of("path port targetPort");
         let times = times(&mut endpoint, place, reporter);
-        let parameters = endpoint.list_map("params", reporter);
+        let parameters = parameters(endpoint.list_map("params", reporter), reporter);
         left_out(&mut endpoint, place, reporter);
         endpoint.any_of("followRedirects metricNameValidationScheme");
         let honors_labels = endpoint.flag("honorLabels", reporter).is_some_and(|flag| flag.value);
@@ -332,12 +337,7 @@ fn service_monitor(node: &Node, place: &str, requests: &mut AskedTargets, report
         };
         let relabelings = known_steps(relabelings, reporter);
         let metric_steps = steps(metric_relabelings, Spelling::Camel, reporter).unwrap_or_default();
-        let mut all = Labels::new();
-        for (name, values) in parameters {
-            if let Some(first) = values.value.into_iter().next() {
-                all.insert(format!("__param_{name}"), first);
-            }
-        }
+        let Some(mut all) = parameters else { continue };
         if !relabelings.iter().all(|step| step.apply(&mut all)) {
             reporter.remark(item.line(), place, "is not converted: its relabelings drop it, as in Prometheus");
             continue;

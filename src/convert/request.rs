@@ -10,6 +10,7 @@ use super::blackbox::{BlackboxModule, ModuleProber};
 use super::name::{MAX_NAME, Names, slug};
 use super::relabel::{Labels, RelabelStep, is_label_name};
 use super::report::{Reporter, quoted};
+use super::secret::has_password;
 use crate::crd;
 use crate::kind::Type;
 use crate::time::PromDuration;
@@ -50,6 +51,9 @@ pub(super) struct AskedTarget {
 /// A ScrapeTarget, and what it needs besides.
 pub(super) struct WrittenTarget {
     pub(super) manifest: Value,
+    /// The host that is contacted: its own, or that of the proxy.
+    pub(super) contacted: String,
+    pub(super) interval: Duration,
     /// The Secret with user name and password that stand in the target itself.
     pub(super) login: Option<Login>,
 }
@@ -132,6 +136,11 @@ impl AskedTarget {
         for loss in &found.losses {
             reporter.remark(self.line, &place, *loss);
         }
+        if found.url.split_once('?').is_some_and(|(_, query)| has_password(query)) {
+            let message = "the query of the url may have a password in it, and stays in the target in plain text: let the server take it as a \
+                           header, which may come from a Secret, or restrict who may read targets";
+            reporter.remark(self.line, &place, message);
+        }
         let settings = &module.settings;
         let mut spec = settings.spec.clone();
         spec.insert("type".to_owned(), json!(kind.as_str()));
@@ -149,7 +158,10 @@ impl AskedTarget {
                 http.remove("skipResolvePhaseWithProxy");
             }
         }
-        self.times(module, &mut spec, reporter);
+        let proxy = spec.get("proxyUrl").and_then(Value::as_str).and_then(|url| reqwest::Url::parse(url).ok());
+        let proxy = proxy.as_ref().and_then(reqwest::Url::host_str);
+        let contacted = proxy.unwrap_or(&found.host).trim_end_matches('.').to_ascii_lowercase();
+        let interval = self.times(module, &mut spec, reporter);
         let labels = self.labels(kind, reporter);
         if !labels.is_empty() {
             spec.insert("labels".to_owned(), Value::Object(labels));
@@ -177,7 +189,7 @@ impl AskedTarget {
         let manifest =
             json!({ "apiVersion": crd::API_VERSION, "kind": "ScrapeTarget", "metadata": metadata, "spec": spec });
         match crd::judge(&manifest) {
-            Ok(_) => Some(WrittenTarget { manifest, login }),
+            Ok(_) => Some(WrittenTarget { manifest, contacted, interval, login }),
             Err(problems) => {
                 for problem in problems {
                     let message = format!("is not converted, since its manifest would be refused: {problem}");
@@ -225,7 +237,7 @@ impl AskedTarget {
         }
         let has_tls = match module.prober {
             ModuleProber::Http => address.is_https(),
-            ModuleProber::Tcp { tls } => tls || spec.contains_key("tlsConfig"),
+            ModuleProber::Tcp { tls } => tls || settings.starts_tls,
             _ => false,
         };
         if let Some(host) = host.filter(|_| has_tls) {
@@ -241,8 +253,8 @@ impl AskedTarget {
         Some(headers)
     }
 
-    /// `interval` and `timeout`.
-    fn times(&self, module: &BlackboxModule, spec: &mut Map<String, Value>, reporter: &mut Reporter) {
+    /// `interval` and `timeout`; the interval.
+    fn times(&self, module: &BlackboxModule, spec: &mut Map<String, Value>, reporter: &mut Reporter) -> Duration {
         let interval = self.interval.clamp(INTERVALS.0, INTERVALS.1);
         if interval != self.interval {
             let (was, is) = (PromDuration::from(self.interval), PromDuration::from(interval));
@@ -254,6 +266,7 @@ impl AskedTarget {
         let timeout = timeout.max(Duration::from_millis(1));
         spec.insert("interval".to_owned(), json!(PromDuration::from(interval).to_string()));
         spec.insert("timeout".to_owned(), json!(PromDuration::from(timeout).to_string()));
+        interval
     }
 
     fn labels(&self, kind: Type, reporter: &mut Reporter) -> Map<String, Value> {
@@ -304,7 +317,7 @@ impl AskedTarget {
                 reporter.remark(self.line, &self.path, message);
             }
             Some(was) => {
-                let (is, was) = (quoted(is), quoted(&masked(was)));
+                let (is, was) = (quoted(&masked(is)), quoted(&masked(was)));
                 let message = format!(
                     "the label instance is {is}, and no longer {was}: change it where dashboards and alerts name it"
                 );
@@ -344,9 +357,13 @@ impl AskedTarget {
     }
 }
 
-/// A target without the password that it may contain.
+/// A target without the passwords that it may contain.
 fn masked(target: &str) -> String {
-    let shown: String = target.chars().take(200).collect();
+    let mut shown: String = target.chars().take(200).collect();
+    if let Some((before, _)) = target.split_once('?').filter(|(_, query)| has_password(query)) {
+        let before: String = before.chars().take(200).collect();
+        shown = format!("{before}?***");
+    }
     let start = shown.find("://").map_or(0, |at| at + 3);
     let end = shown.get(start..).and_then(|rest| rest.find(['/', '?', '#'])).map_or(shown.len(), |at| start + at);
     match shown.get(start..end).and_then(|authority| authority.rfind('@')) {

@@ -13,10 +13,15 @@ use super::report::{Reporter, quoted};
 use super::request::AskedTarget;
 use super::tree::{Data, Node, documents};
 use super::{AskedTargets, FileAccess};
+use crate::time::PromDuration;
 
 /// What Prometheus uses where nothing is written.
 const DEFAULT_INTERVAL: Duration = Duration::from_mins(1);
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is said where relabelings take the label `job` away.
+pub(super) const NO_JOB: &str = "its relabelings remove the label job, and here every series has one, by default the name of the exporter's \
+    Service: write monitor.job, or convert with --job";
 
 /// The most files that the patterns of one job may name.
 const MAX_FILES: usize = 1000;
@@ -92,7 +97,8 @@ struct Job {
     metrics_path: String,
     interval: Duration,
     timeout: Duration,
-    params: Vec<(String, Vec<String>)>,
+    /// Its parameters, as labels.
+    params: Labels,
     relabelings: Vec<RelabelStep>,
     metric_relabelings: Vec<RelabelStep>,
     honors_labels: bool,
@@ -157,7 +163,7 @@ impl JobSource<'_> {
             reporter.fault(field.line(), &path, message);
         }
         let timeout = timeout.unwrap_or_else(|| defaults.1.min(interval));
-        let params = block.list_map("params", reporter);
+        let params = parameters(block.list_map("params", reporter), reporter);
         let relabel_configs = block.list("relabel_configs", reporter);
         let relabelings = steps(relabel_configs, Spelling::Snake, reporter);
         let metric_relabel_configs = block.list("metric_relabel_configs", reporter);
@@ -195,12 +201,13 @@ impl JobSource<'_> {
             );
             return;
         };
+        let Some(params) = params else { return };
         let job = Job {
             name: name.value,
             metrics_path,
             interval,
             timeout,
-            params: params.into_iter().map(|(name, values)| (name, values.value)).collect(),
+            params,
             relabelings,
             metric_relabelings,
             honors_labels,
@@ -323,6 +330,35 @@ fn read_group(node: &Node, path: &str, reporter: &mut Reporter) -> Option<Group>
     Some(Group { targets, labels, path: path.to_owned() })
 }
 
+/// Parameters as labels. Prometheus sends all values, the exporter takes the first; of `target` it takes no second one, and `None` says that
+/// nothing can be converted.
+pub(super) fn parameters(all: Vec<(String, BlockField<'_, Vec<String>>)>, reporter: &mut Reporter) -> Option<Labels> {
+    let mut labels = Labels::new();
+    let mut is_good = true;
+    for (name, values) in all {
+        match (name.as_str(), values.value.as_slice()) {
+            ("target", [_, _, ..]) => {
+                let message = "has several values, for which the blackbox exporter answers 400: nothing of it is converted; write one";
+                reporter.remark(values.line(), &values.path, message);
+                is_good = false;
+            }
+            ("module" | "hostname", [first, second, ..]) => {
+                let message = format!(
+                    "only {} is used, as in the blackbox exporter: {} is left out; write a job for each",
+                    quoted(first),
+                    if values.value.len() > 2 { "what follows".to_owned() } else { quoted(second) }
+                );
+                reporter.remark(values.line(), &values.path, message);
+            }
+            _ => {}
+        }
+        if let Some(first) = values.value.into_iter().next() {
+            labels.insert(format!("__param_{name}"), first);
+        }
+    }
+    is_good.then_some(labels)
+}
+
 /// Whether a name is as a pattern with stars says.
 fn is_like(name: &str, pattern: &str) -> bool {
     let mut parts = pattern.split('*');
@@ -361,18 +397,14 @@ impl Job {
         reporter: &mut Reporter,
     ) -> bool {
         let mut labels = Labels::new();
-        let text = |duration: Duration| crate::time::PromDuration::from(duration).to_string();
+        let text = |duration: Duration| PromDuration::from(duration).to_string();
         labels.insert("job".to_owned(), self.name.clone());
         labels.insert("__address__".to_owned(), target.to_owned());
         labels.insert("__metrics_path__".to_owned(), self.metrics_path.clone());
         labels.insert("__scheme__".to_owned(), "http".to_owned());
         labels.insert("__scrape_interval__".to_owned(), text(self.interval));
         labels.insert("__scrape_timeout__".to_owned(), text(self.timeout));
-        for (name, values) in &self.params {
-            if let Some(first) = values.first() {
-                labels.insert(format!("__param_{name}"), first.clone());
-            }
-        }
+        labels.extend(self.params.clone());
         labels.extend(group.labels.clone());
         if !self.relabelings.iter().all(|step| step.apply(&mut labels)) {
             return false;
@@ -387,6 +419,9 @@ impl Job {
                     request.monitor.insert("honorLabels".to_owned(), json!(true));
                 }
                 request.metric_relabelings(&self.metric_relabelings, reporter);
+                if request.job.is_none() {
+                    reporter.remark(line, &group.path, NO_JOB);
+                }
             },
         );
         true
@@ -413,9 +448,29 @@ impl AskedTargets {
         };
         let module = labels.remove("__param_module").unwrap_or_else(|| DEFAULT_MODULE.to_owned());
         let hostname = labels.remove("__param_hostname");
-        let read = |name: &str| labels.get(name).and_then(|text| super::prometheus_duration(text));
-        let interval = read("__scrape_interval__").unwrap_or(interval);
-        let timeout = read("__scrape_timeout__").unwrap_or(timeout);
+        let mut read = |name: &str, default: Duration| {
+            let Some(text) = labels.get(name) else { return default };
+            super::prometheus_duration(text).filter(|duration| !duration.is_zero()).unwrap_or_else(|| {
+                let message = format!(
+                    "the label {name} is {}, which is no duration, so that Prometheus does not scrape it: {} is written",
+                    quoted(text),
+                    PromDuration::from(default)
+                );
+                reporter.remark(line, path, message);
+                default
+            })
+        };
+        let interval = read("__scrape_interval__", interval);
+        let timeout = read("__scrape_timeout__", timeout);
+        if timeout > interval {
+            let message = format!(
+                "its timeout, {}, is above its interval, {}, and Prometheus does not scrape such a target: the timeout is shortened to the \
+                 interval",
+                PromDuration::from(timeout),
+                PromDuration::from(interval)
+            );
+            reporter.remark(line, path, message);
+        }
         let parameters: Vec<&str> = labels.keys().filter_map(|label| label.strip_prefix("__param_")).collect();
         if !parameters.is_empty() {
             reporter.remark(
@@ -425,6 +480,7 @@ impl AskedTargets {
             );
         }
         let job = labels.remove("job");
+        let job = self.job.clone().or(job);
         let instance = labels.remove("instance");
         let labels: BTreeMap<String, String> =
             labels.into_iter().filter(|(label, _)| !label.starts_with("__")).collect();
@@ -444,6 +500,10 @@ impl AskedTargets {
             monitor: Map::new(),
         };
         more(&mut request, reporter);
+        if self.job.is_some() {
+            // Also where a relabeling of metrics has set another one.
+            request.job.clone_from(&self.job);
+        }
         self.add(request, reporter);
     }
 }

@@ -9,6 +9,7 @@ use super::super::block::{Block, BlockField};
 use super::super::encoding::accepts;
 use super::super::go;
 use super::super::report::quoted;
+use super::super::secret::{CredentialSource, has_password, with_newline_kept};
 use super::ModuleReader;
 
 /// The versions that the exporter compares with.
@@ -172,8 +173,24 @@ impl ModuleReader<'_> {
             (Some(_), Some(file)) => {
                 self.reporter.fault(file.line(), &file.path, "excludes body: write one of them");
             }
+            (Some(body), None) if has_password(&body.value) => {
+                let source = CredentialSource::Inline(with_newline_kept(&body.value));
+                let at = (body.line(), body.path.as_str());
+                let reference = self.settings.secrets.add("body", source, at, self.reporter);
+                http.insert("bodySecretRef".to_owned(), reference);
+            }
             (Some(body), None) => drop(http.insert("body".to_owned(), json!(body.value))),
             (None, Some(file)) => match self.files.read(Path::new(&file.value)) {
+                Ok(text) if has_password(&text) => {
+                    if text.ends_with('\n') {
+                        let message = "has a newline at its end, which is removed when it is read from a Secret";
+                        self.reporter.remark(file.line(), &file.path, message);
+                    }
+                    let source = CredentialSource::File(file.value.clone());
+                    let at = (file.line(), file.path.as_str());
+                    let reference = self.settings.secrets.add("body", source, at, self.reporter);
+                    http.insert("bodySecretRef".to_owned(), reference);
+                }
                 Ok(text) => {
                     let message = format!(
                         "is written into the targets: a target reads no files, and a change of {} is not followed",

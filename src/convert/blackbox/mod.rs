@@ -16,7 +16,7 @@ use super::block::{Block, BlockField};
 use super::name::{Names, slug};
 use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, join, quoted};
-use super::secret::ModuleSecrets;
+use super::secret::{ModuleSecrets, OF_FILES};
 use super::tree::{Data, Node};
 use super::{FileAccess, MAX_TARGETS};
 
@@ -65,6 +65,8 @@ pub(super) struct ModuleSettings {
     pub(super) ip6_by_default: bool,
     /// Whether the exporter asks an `http` target by TLS all the same.
     pub(super) forces_https: bool,
+    /// Whether a step of the dialogue starts TLS.
+    pub(super) starts_tls: bool,
     pub(super) secrets: ModuleSecrets,
 }
 
@@ -106,8 +108,9 @@ pub(super) fn modules(
     }
     for entry in list.node.entries() {
         let path = join(&list.path, &entry.key);
-        let secrets =
-            ModuleSecrets::new(names.unique(&format!("blackbox-{}", slug(&entry.key)), &entry.key, SECRET_NAME));
+        // Two Secrets, of which no other module may have one.
+        let secret = format!("blackbox-{}", slug(&entry.key));
+        let secrets = ModuleSecrets::new(names.unique_with(&["", OF_FILES], &secret, &entry.key, SECRET_NAME));
         let settings = ModuleSettings { secrets, ..ModuleSettings::default() };
         let mut reader = ModuleReader { reporter: &mut *reporter, files, settings };
         if let Some((prober, timeout)) = reader.module(&entry.value, &path) {
@@ -234,12 +237,23 @@ impl ModuleReader<'_> {
         if let Some(service) = block.filled("service", self.reporter) {
             grpc.insert("service".to_owned(), json!(service.value));
         }
-        let metadata = block.list_map("metadata", self.reporter);
-        for (name, values) in metadata.iter().filter(|(name, _)| super::secret::is_confidential(name)) {
+        let (confidential, mut metadata): (Vec<_>, Vec<_>) = block
+            .list_map("metadata", self.reporter)
+            .into_iter()
+            .partition(|(name, _)| super::secret::is_confidential(name));
+        for (name, values) in confidential {
+            // Headers are sent as metadata too, and may come from Secrets; each has one value, and none of them is binary.
+            if let [value] = values.value.as_slice()
+                && !name.to_ascii_lowercase().ends_with("-bin")
+            {
+                self.header(&name, value, (values.line(), &values.path));
+                continue;
+            }
             let message = format!(
                 "the values of {name} stay in the target in plain text, as they were: restrict who may read targets"
             );
             self.reporter.remark(values.line(), &values.path, message);
+            metadata.push((name, values));
         }
         if !metadata.is_empty() {
             let metadata: Map<String, Value> =

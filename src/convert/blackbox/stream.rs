@@ -8,6 +8,7 @@ use super::super::block::{Block, BlockField};
 use super::super::go;
 use super::super::relabel::is_label_name;
 use super::super::report::quoted;
+use super::super::secret::{CredentialSource, has_password, has_word_before_password, with_newline_kept};
 use super::super::tree::{Data, Node};
 use super::ModuleReader;
 
@@ -18,6 +19,7 @@ impl ModuleReader<'_> {
         self.source_address(&mut block);
         let tls = block.flag("tls", self.reporter).is_some_and(|tls| tls.value);
         let (steps, has_start_tls) = self.query_response(&mut block, "query_response");
+        self.settings.starts_tls = has_start_tls;
         if tls && has_start_tls {
             // The exporter starts TLS within TLS; no server answers that.
             let message = "starttls over a connection that begins with TLS is left as it is: check the steps";
@@ -54,7 +56,7 @@ impl ModuleReader<'_> {
     /// The steps, and whether one of them starts TLS.
     fn query_response(&mut self, block: &mut Block<'_>, key: &'static str) -> (Vec<Value>, bool) {
         let mut steps = Vec::new();
-        let (mut has_start_tls, mut with_labels) = (false, false);
+        let (mut has_start_tls, mut with_labels, mut logs_in) = (false, false, false);
         for item in block.list(key, self.reporter) {
             let Some(mut inner) = Block::open(item.node, &item.path, self.reporter) else { continue };
             let mut step = Map::new();
@@ -86,6 +88,7 @@ impl ModuleReader<'_> {
             if let Some(send) = inner.node("send")
                 && let Some(bytes) = self.bytes(&send)
                 && !bytes.is_empty()
+                && !self.send_from_secret(&bytes, &send, &mut logs_in, &mut step)
             {
                 put_bytes(&mut step, ["send", "sendBase64"], &bytes);
                 if step.contains_key("sendBase64") {
@@ -106,6 +109,43 @@ impl ModuleReader<'_> {
             }
         }
         (steps, has_start_tls)
+    }
+
+    /// Bytes that have a password in them, as a reference. False: they are written into the target.
+    fn send_from_secret(
+        &mut self,
+        bytes: &[u8],
+        send: &BlockField<'_, ()>,
+        logs_in: &mut bool,
+        step: &mut Map<String, Value>,
+    ) -> bool {
+        let text = String::from_utf8_lossy(bytes);
+        // After AUTH LOGIN, the name and the password are lines of their own, in base64; commands are in capital letters.
+        let word = text.trim();
+        let is_answer = *logs_in
+            && !word.contains(char::is_whitespace)
+            && !word.chars().all(|c| c.is_ascii_uppercase() || matches!(c, '.' | '*'));
+        *logs_in |= has_word_before_password(&text);
+        if !is_answer && !has_password(&text) {
+            return false;
+        }
+        let why = if std::str::from_utf8(bytes).is_err() {
+            "it is no text"
+        } else if step.contains_key("expect") && text.contains('$') {
+            "$ in it is replaced by what was received, and in a Secret it is not"
+        } else {
+            let source = CredentialSource::Inline(with_newline_kept(&text));
+            let at = (send.line(), send.path.as_str());
+            let reference = self.settings.secrets.add("send", source, at, self.reporter);
+            step.insert("sendSecretRef".to_owned(), reference);
+            return true;
+        };
+        let message = format!(
+            "may have a password in it, and stays in the target in plain text, since {why}: write the password as sendSecretRef in a step \
+             of its own, or restrict who may read targets"
+        );
+        self.reporter.remark(send.line(), &send.path, message);
+        false
     }
 
     fn step_labels(&mut self, step: &mut Block<'_>) -> Vec<Value> {
