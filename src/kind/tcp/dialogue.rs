@@ -118,7 +118,7 @@ impl<'d, 'p> Dialogue<'d, 'p> {
                 return Err(mismatch(message));
             };
             let length = unread.len();
-            let cost = work([pattern], unread.iter().filter(|byte| **byte == b'\n').count().max(1), length);
+            let cost = work([pattern], unread.split_inclusive(|byte| *byte == b'\n').count(), length);
             let (pattern, templates, known) = (pattern.clone(), std::sync::Arc::clone(templates), matcher.take());
             let search = move || {
                 let matcher = known.unwrap_or_else(|| pattern.matcher());
