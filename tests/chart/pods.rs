@@ -427,7 +427,7 @@ fn the_types_that_may_be_probed_are_a_value_and_only_icmp_needs_a_sysctl_for_the
     assert_eq!(rendered(r#"probers=["Http","Icmp"]"#), (Some("Http,Icmp".to_owned()), sysctl("65532 65532")));
     assert_eq!(icmp(",podSecurityContext.runAsGroup=1000"), sysctl("1000 1000"));
     assert_eq!(icmp(",securityContext.runAsGroup=7"), sysctl("7 7"), "that of the container counts");
-    assert_eq!(icmp(r#",openshift.enabled=true"#), sysctl("0 0"));
+    assert_eq!(icmp(",openshift.enabled=true"), sysctl("0 0"));
     assert_eq!(icmp(",hostNetwork=true"), Value::Null, "the kubelet would refuse the pod");
     let all = r#",podSecurityContext.sysctls=[{"name":"net.ipv4.ping_group_range","value":"0 2147483647"}]"#;
     assert_eq!(icmp(all), sysctl("0 2147483647"), "the user's own");
