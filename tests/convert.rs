@@ -512,7 +512,8 @@ fn labels_of_the_exporter_are_left_to_it() {
     assert!(said.stderr.contains("the label namespace is that of the target"), "{}", said.stderr);
 }
 
-/// Configurations that a blackbox exporter refuses, or that can never work, each with the field and a word of the sentence.
+/// Configurations that a blackbox exporter refuses, or that can never work, each with the field and a word of the sentence. A name of a file
+/// is that of the exporter's own test that the row stands for.
 const REFUSED: &[(&str, &str, &str)] = &[
     ("", "", "is empty"),
     ("module: {}", "module", "did you mean modules?"),
@@ -520,6 +521,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("modules: [a]", "modules", "write a map"),
     ("modules: {m: {prober: http}}\nmodules: {}", "", "twice"),
     ("modules: {m: {prober: http}", "", "not well-formed"),
+    // invalid-prober.yml
     ("modules: {m: {prober: htpp}}", "modules.m.prober", "is no prober, write one of http"),
     ("modules: {m: {timeout: 5s}}", "modules.m.prober", "is missing"),
     ("modules: {m: {prober: http, timeout: 5}}", "modules.m.timeout", "write for instance 5s"),
@@ -527,12 +529,14 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("modules: {m: {prober: http, timeout: 1d}}", "modules.m.timeout", "write for instance 5s"),
     ("modules: {m: {prober: http, htpp: {}}}", "modules.m.htpp", "did you mean http?"),
     ("modules: {m: {prober: http, http: [a]}}", "modules.m.http", "write a map"),
+    // blackbox-bad.yml
     ("modules: {m: {prober: http, http: {metod: GET}}}", "modules.m.http.metod", "did you mean method?"),
     ("modules: {m: {prober: http, http: {method: [GET]}}}", "modules.m.http.method", "is a list, write a text"),
     ("modules: {m: {prober: http, http: {fail_if_ssl: maybe}}}", "modules.m.http.fail_if_ssl", "write true or false"),
     ("modules: {m: {prober: http, http: {valid_status_codes: [ok]}}}", "valid_status_codes[0]", "is no status code"),
     ("modules: {m: {prober: http, http: {valid_status_codes: 200}}}", "valid_status_codes", "write a list"),
     ("modules: {m: {prober: http, http: {valid_http_versions: [HTTP/9]}}}", "valid_http_versions[0]", "is no version"),
+    // invalid-http-body-config.yml
     ("modules: {m: {prober: http, http: {body: a, body_file: b}}}", "modules.m.http.body_file", "excludes body"),
     (
         "modules: {m: {prober: http, http: {body_size_limit: -1}}}",
@@ -544,13 +548,17 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "modules.m.http.body_size_limit",
         "for instance 10MB",
     ),
+    // invalid-http-body-match-regexp.yml
     (
         "modules: {m: {prober: http, http: {fail_if_body_matches_regexp: ['(']}}}",
         "regexp[0]",
         "no regular expression of RE2",
     ),
+    // invalid-http-body-not-match-regexp.yml
     ("modules: {m: {prober: http, http: {fail_if_body_not_matches_regexp: ['(?=a)']}}}", "regexp[0]", "look-around"),
+    // invalid-http-header-match-regexp.yml
     ("modules: {m: {prober: http, http: {fail_if_header_matches: [{header: A, regexp: '['}]}}}", "[0].regexp", "RE2"),
+    // invalid-http-header-match.yml
     (
         "modules: {m: {prober: http, http: {fail_if_header_matches: [{header: A}]}}}",
         "header_matches[0]",
@@ -562,27 +570,33 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "header is missing",
     ),
     ("modules: {m: {prober: http, http: {compression: zip}}}", "modules.m.http.compression", "write gzip, br"),
+    // invalid-http-compression-mismatch.yml
     (
         "modules: {m: {prober: http, http: {compression: gzip, headers: {Accept-Encoding: br}}}}",
         "headers.Accept-Encoding",
         "does not accept",
     ),
+    // invalid-http-compression-mismatch-special-case.yml
     (
         "modules: {m: {prober: http, http: {compression: gzip, headers: {accept-encoding: 'gzip;q=0'}}}}",
         "headers.accept-encoding",
         "does not accept",
     ),
+    // invalid-http-request-compression-reject-all-encodings.yml
     (
         "modules: {m: {prober: http, http: {compression: br, headers: {Accept-Encoding: '*;q=0'}}}}",
         "headers.Accept-Encoding",
         "does not accept",
     ),
+    // invalid-no-versions-http3-enabled.yml
     (
         "modules: {m: {prober: http, http: {enable_http3: true}}}",
         "modules.m.http.enable_http3",
         "write enable_http2: false",
     ),
+    // invalid-http-http3-http2-enabled.yml
     ("modules: {m: {prober: http, http: {enable_http3: true, enable_http2: true}}}", "enable_http3", "excludes HTTP/2"),
+    // invalid-http-http3-http2.yml, invalid-http-http3-http2-version.yml
     (
         "modules: {m: {prober: http, http: {enable_http3: true, enable_http2: false, valid_http_versions: [HTTP/1.1]}}}",
         "valid_http_versions[0]",
@@ -613,6 +627,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "authorization.type",
         "write basic_auth",
     ),
+    // blackbox-bad2.yml
     (
         "modules: {m: {prober: http, http: {bearer_token: a, bearer_token_file: b}}}",
         "bearer_token_file",
@@ -624,6 +639,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "client_secret_file",
         "at most one of",
     ),
+    // invalid-http-oauth2-jwt-bearer-signature-algorithm.yml
     (
         "modules: {m: {prober: http, http: {oauth2: {client_id: a, token_url: b, signature_algorithm: HS256}}}}",
         "signature_algorithm",
@@ -662,7 +678,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "modules.m.http.tls_config",
         "write cert or cert_file",
     ),
+    // invalid-tls-ca-and-ca-file.yml
     ("modules: {m: {prober: http, http: {tls_config: {ca: a, ca_file: b}}}}", "tls_config.ca_file", "at most one of"),
+    // invalid-tcp-query-response-regexp.yml
     ("modules: {m: {prober: tcp, tcp: {query_response: [{expect: '('}]}}}", "query_response[0].expect", "RE2"),
     (
         "modules: {m: {prober: tcp, tcp: {query_response: [{expect: a, expect_bytes: b}]}}}",
@@ -686,9 +704,13 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     ("modules: {m: {prober: tcp, tcp: {source_ip_address: eth0}}}", "source_ip_address", "is no IP address"),
     ("modules: {m: {prober: tcp, tcp: {query_respons: []}}}", "query_respons", "did you mean query_response?"),
+    // invalid-unix-query-response-regexp.yml
     ("modules: {m: {prober: unix, unix: {query_response: [{expect: '('}]}}}", "query_response[0].expect", "RE2"),
+    // invalid-dns-module.yml
     ("modules: {m: {prober: dns}}", "modules.m.dns", "query_name is missing"),
+    // invalid-dns-type.yml
     ("modules: {m: {prober: dns, dns: {query_name: a, query_type: NOT}}}", "query_type", "is not known here"),
+    // invalid-dns-class.yml
     ("modules: {m: {prober: dns, dns: {query_name: a, query_class: X}}}", "query_class", "is not known here"),
     (
         "modules: {m: {prober: dns, dns: {query_name: a, valid_rcodes: [NOEROR]}}}",
@@ -715,7 +737,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "fail_if_any",
         "is not a field",
     ),
+    // invalid-icmp-ttl-overflow.yml
     ("modules: {m: {prober: icmp, icmp: {ttl: 256}}}", "modules.m.icmp.ttl", "from 0 to 255"),
+    // invalid-icmp-ttl.yml
     ("modules: {m: {prober: icmp, icmp: {ttl: -1}}}", "modules.m.icmp.ttl", "from 0 to 255"),
     ("modules: {m: {prober: icmp, icmp: {payload_size: 65508}}}", "payload_size", "from 0 to 65507"),
     ("modules: {m: {prober: grpc, grpc: {services: a}}}", "modules.m.grpc.services", "did you mean service?"),
@@ -725,6 +749,42 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "is not a field",
     ),
     ("modules: {m: {prober: tcp, http: {body_size_limit: x}}}", "modules.m.http.body_size_limit", "is no size"),
+    // invalid-websocket-query-response-regexp.yml
+    (
+        "modules: {m: {prober: websocket, websocket: {query_response: [{expect: '('}]}}}",
+        "query_response[0].expect",
+        "RE2",
+    ),
+    // invalid-websocket-whitespace-bearer-token.yml
+    (
+        "modules: {m: {prober: websocket, websocket: {http_config: {bearer_token: ' '}}}}",
+        "http_config.bearer_token",
+        "nothing but blanks",
+    ),
+    // invalid-websocket-incomplete-basic-auth.yml
+    (
+        "modules: {m: {prober: websocket, websocket: {http_config: {basic_auth: {username: a}}}}}",
+        "http_config.basic_auth",
+        "has no password",
+    ),
+    // invalid-websocket-header-newline-name.yml
+    (
+        "modules: {m: {prober: websocket, websocket: {headers: {\"X\\nY\": {values: [a]}}}}}",
+        "websocket.headers.X",
+        "control character",
+    ),
+    // invalid-websocket-header-control-char.yml
+    (
+        "modules: {m: {prober: websocket, websocket: {headers: {\"X\\x01\": {values: [a]}}}}}",
+        "websocket.headers.X",
+        "control character",
+    ),
+    // invalid-websocket-header-newline-value.yml
+    (
+        "modules: {m: {prober: websocket, websocket: {headers: {X: {values: [\"a\\nb\"]}}}}}",
+        "websocket.headers.X",
+        "line break",
+    ),
 ];
 
 #[test]

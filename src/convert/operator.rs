@@ -197,17 +197,7 @@ fn probe(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut R
     let metric_steps = spec.list("metricRelabelings", reporter);
     let metric_steps = steps(metric_steps, Spelling::Camel, reporter).unwrap_or_default();
     let scrape_class = spec.filled("scrapeClass", reporter);
-    let mut all = Vec::new();
-    for item in spec.list("params", reporter) {
-        let Some(mut inner) = Block::open(item.node, &item.path, reporter) else { continue };
-        let name = inner.filled("name", reporter);
-        let values = inner.texts("values", reporter);
-        inner.close(reporter);
-        if let Some(name) = name {
-            all.push((name.value, item.with(values.into_iter().map(|value| value.value).collect())));
-        }
-    }
-    let parameters = parameters(all, reporter);
+    let parameters = probe_parameters(&mut spec, reporter);
     let mut prober_path = "/probe".to_owned();
     if let Some(mut prober) = spec.block("prober", reporter) {
         prober.any_of("url");
@@ -285,6 +275,21 @@ fn probe(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut R
             }
         });
     }
+}
+
+/// `params` of a Probe, as labels; `None` if nothing can be converted.
+fn probe_parameters(spec: &mut Block<'_>, reporter: &mut Reporter) -> Option<Labels> {
+    let mut all = Vec::new();
+    for item in spec.list("params", reporter) {
+        let Some(mut inner) = Block::open(item.node, &item.path, reporter) else { continue };
+        let name = inner.filled("name", reporter);
+        let values = inner.texts("values", reporter);
+        inner.close(reporter);
+        if let Some(name) = name {
+            all.push((name.value, item.with(values.into_iter().map(|value| value.value).collect())));
+        }
+    }
+    parameters(all, reporter)
 }
 
 fn service_monitor(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut Reporter) {

@@ -44,13 +44,52 @@ impl ModuleReader<'_> {
 
     pub(super) fn websocket(&mut self, mut block: Block<'_>) {
         self.family(&mut block);
+        if let Some(field) = block.node("http_config") {
+            self.handshake_credentials(&field);
+        }
         if let Some(mut client) = block.block("http_config", self.reporter) {
             self.client(&mut client);
             client.close(self.reporter);
         }
+        if let Some(field) = block.node("headers") {
+            self.handshake_headers(&field);
+        }
         self.http_headers(&mut block, "headers");
         self.query_response(&mut block, "query_response");
         block.close(self.reporter);
+    }
+
+    /// What the exporter demands of credentials of a handshake besides.
+    fn handshake_credentials(&mut self, client: &BlockField<'_, ()>) {
+        if let Some(basic) = client.node.get("basic_auth") {
+            for word in ["username", "password"] {
+                if !basic.entries().iter().any(|entry| entry.key.starts_with(word) && !entry.value.is_null()) {
+                    let message = format!("has no {word}: write both username and password");
+                    self.reporter.fault(basic.line, &super::join(&client.path, "basic_auth"), message);
+                }
+            }
+        }
+        if let Some(token) = client.node.get("bearer_token")
+            && token.scalar().is_some_and(|text| !text.is_empty() && text.trim().is_empty())
+        {
+            let message = "has nothing but blanks: write the token, or remove it";
+            self.reporter.fault(token.line, &super::join(&client.path, "bearer_token"), message);
+        }
+    }
+
+    fn handshake_headers(&mut self, headers: &BlockField<'_, ()>) {
+        for entry in headers.node.entries() {
+            let path = super::join(&headers.path, &entry.key);
+            if entry.key.chars().any(char::is_control) {
+                self.reporter.fault(entry.line, &path, "has a control character in its name: remove it");
+            }
+            let lists = ["values", "secrets"].into_iter().filter_map(|key| entry.value.get(key));
+            for value in lists.flat_map(Node::items) {
+                if value.scalar().is_some_and(|text| text.contains(['\r', '\n'])) {
+                    self.reporter.fault(value.line, &path, "has a line break in its value: remove it");
+                }
+            }
+        }
     }
 
     /// The steps, and whether one of them starts TLS.
