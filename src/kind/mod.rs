@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
-pub use probe::{BodyBeginning, Compute, HeavyWork, Probe, ProbeEvent, ProbeRecord, Prober, Recorder, SharedFamilies};
+pub use probe::{
+    BodyBeginning, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits, ProbeRecord, Prober, Recorder, SharedFamilies,
+};
 pub use secret::SecretKeyRef;
 pub use surface::{Field, UrlForm, UrlQuery};
 
