@@ -214,6 +214,20 @@ async fn a_type_that_the_installation_does_not_probe_is_refused_with_the_flag_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ping_that_is_too_large_is_refused_with_the_flag_and_never_sent() {
+    let folder = TempDir::new().unwrap();
+    let large = "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: { name: host, namespace: media }\n\
+                 spec: { type: Icmp, url: 'icmp://127.0.0.1', interval: 1s, icmp: { payloadSize: 101 } }\n";
+    write(folder.path(), "a.yaml", large);
+    let service = Running::ready(folder.path(), ["--icmp-max-payload", "100"]).await;
+    until_says(&service, "host", "probe_failure_info{reason=\"config\"} 1").await;
+    let entry = entry(&service, "host").await;
+    assert_eq!(entry["state"], "invalid", "{entry}");
+    let message = entry["message"].as_str().unwrap();
+    assert!(message.contains("spec.icmp.payloadSize: 101 is more") && message.contains("at most 100"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_comes_from_a_file_of_its_own_and_is_followed_there() {
     let rooms = Rooms::start(1).await;
     *rooms.token.lock().unwrap() = "t0ken-one".to_owned();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use scrapetarget_exporter::kind::Reason;
 use serde_json::{Value, json};
 use support::eventually::{PATIENCE, eventually};
-use support::probing::{Certificate, Probed};
+use support::probing::{Act, Actor, Certificate, Probed};
 use support::{namespaces, tools};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -188,9 +188,13 @@ fn has_what_is_always_there(probed: &Probed) {
 #[track_caller]
 fn has_no_reply(probed: &Probed) {
     has_what_is_always_there(probed);
-    for family in
-        ["probe_dns_answer_rrs", "probe_dns_authority_rrs", "probe_dns_additional_rrs", "probe_dns_query_succeeded"]
-    {
+    for family in [
+        "probe_dns_answer_rrs",
+        "probe_dns_authority_rrs",
+        "probe_dns_additional_rrs",
+        "probe_dns_query_succeeded",
+        "probe_dns_answer_hash",
+    ] {
         assert_eq!(probed.value(family), 0.0, "{family}");
     }
     for family in ["probe_dns_rcode", "probe_dns_flag", "probe_dns_serial"] {
@@ -326,6 +330,47 @@ async fn the_query_asks_what_the_target_says() {
     assert_eq!(second[12..], question("\x07example\x03com", 16, 3));
     assert_eq!(third[12..17], question("", 2, 1));
     assert_eq!(third[17..], [0, 0, 41, 4, 208, 0, 0, 128, 0, 0, 0], "EDNS with 1232 bytes and DO");
+}
+
+#[tokio::test]
+async fn the_hash_of_the_answer_changes_with_the_answer_alone() {
+    let asked = Mutex::new(0);
+    let server = NameServer::start(move |query, _| {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        let answer = match *asked {
+            1 => vec![a(60, 1), a(60, 2)],
+            2 => vec![a(17, 2), a(18, 1)],
+            3 => vec![a(60, 1), a(60, 3)],
+            _ => vec![],
+        };
+        vec![reply(query, 0, [&answer, &[ns("other.example.com")], &[]])]
+    })
+    .await;
+    let mut hashes = Vec::new();
+    for _ in 0..4 {
+        let probed = server.probe("?type=A", json!({})).await;
+        probed.succeeded();
+        hashes.push(probed.value("probe_dns_answer_hash"));
+    }
+    // That of "example.com.<TAB>IN<TAB>A<TAB>127.0.0.1" and the same with 127.0.0.2, each with a line feed.
+    assert_eq!(hashes[..2], [4_264_847_270.0; 2]);
+    assert_ne!(hashes[2], hashes[0]);
+    assert_eq!(hashes[3], 0.0);
+}
+
+#[tokio::test]
+async fn a_type_or_a_class_in_the_url_is_reported_there() {
+    for query in ["type=TYPE65536", "type=FOO", "class=XX", "type=A&class=XX"] {
+        let url = format!("dns://127.0.0.1/example.com?{query}");
+        let spec = json!({ "type": "Dns", "url": url });
+        let errors = support::probing::mistakes_in(&spec);
+        assert!(!errors.is_empty() && errors.iter().all(|path| path == "spec.url"), "{query}: {errors:?}");
+    }
+    for (field, value) in [("queryType", "TYPE65536"), ("queryType", "FOO"), ("queryClass", "XX")] {
+        let spec = json!({ "type": "Dns", "url": "dns://127.0.0.1/example.com", "dns": { field: value } });
+        assert_eq!(support::probing::mistakes_in(&spec), [format!("spec.dns.{field}")]);
+    }
 }
 
 #[tokio::test]
@@ -584,6 +629,21 @@ async fn over_tls_the_certificate_is_verified_and_told_of() {
     probed.failed(Reason::Tls);
     has_no_reply(&probed);
     assert!(probed.has("probe_ssl_earliest_cert_expiry") && !probed.has("probe_tls_version_info"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_over_tls_is_a_timeout_over_tls() {
+    let certificate = Certificate::good();
+    let server = Actor::with_tls([Act::Tls, Act::Hang], Some(certificate.acceptor())).await;
+    let url = format!("dns://{}/example.com?type=A", server.address);
+    let spec = json!({ "type": "Dns", "url": url, "dns": { "dnsOverTls": true }, "timeout": "3s" });
+    let probed = Probed::changed(spec, |target| {
+        target.source.connection.ca = Some(certificate.ca.as_bytes().into());
+    })
+    .await;
+    probed.failed(Reason::Timeout);
+    assert!(probed.message.contains("over TLS"), "{}", probed.message);
+    has_no_reply(&probed);
 }
 
 /// A server of DNS over TLS that answers each query with one record, and expects this one but for its number.

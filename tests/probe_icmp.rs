@@ -6,6 +6,8 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use scrapetarget_exporter::poll::Pollers;
 use scrapetarget_exporter::self_metrics::SelfMetrics;
 use scrapetarget_exporter::target::{Target, TargetId};
 use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket};
 use support::eventually::PATIENCE;
 use support::probing::{Probed, target_of};
 use support::{choose_tls_provider, namespaces, series, text};
@@ -241,6 +244,80 @@ async fn several_requests_give_statistics_and_those_that_are_lost_count() {
     assert!(probed.message.contains("of 10 requests to 10.7.0.2 were answered"), "{}", probed.message);
 }
 
+/// Answers the requests on loopback in the kernel's place, each with these changes of the reply: `(byte, bits)`.
+fn answer_with(changes: &'static [(usize, u8)]) {
+    fs::write("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1").unwrap();
+    const RAW: i32 = 3;
+    let socket = Socket::new(Domain::IPV4, RAW.into(), Some(Protocol::ICMPV4)).unwrap();
+    std::thread::spawn(move || {
+        let mut socket = socket;
+        let mut packet = [0; 2048];
+        while let Ok(length) = socket.read(&mut packet) {
+            // After a header of IPv4.
+            let request = &packet[20..length];
+            if request[0] != 8 {
+                continue;
+            }
+            for (at, bits) in changes {
+                let mut reply = request.to_vec();
+                reply[0] = 0;
+                reply[*at] ^= bits;
+                reply[2..4].fill(0);
+                let sum: u32 =
+                    reply.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+                let sum = (sum & 0xffff) + (sum >> 16);
+                let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                reply[2..4].copy_from_slice(&sum.to_be_bytes());
+                let to = SocketAddr::from(([127, 0, 0, 1], 0));
+                socket.send_to(&reply, &to.into()).unwrap();
+            }
+        }
+    });
+}
+
+/// The bytes of a packet that say its sequence, and the last of its payload.
+const SEQUENCE: usize = 7;
+const PAYLOAD: usize = 8 + 27;
+
+#[tokio::test]
+async fn a_reply_with_another_sequence_or_payload_is_none() {
+    if !inside("a_reply_with_another_sequence_or_payload_is_none") {
+        return;
+    }
+    answer_with(&[(SEQUENCE, 1), (PAYLOAD, 1), (1, 1)]);
+    let probed = probe_shortly("127.0.0.1", json!({})).await;
+    probed.failed(Reason::Timeout);
+    has_no_reply(&probed);
+    let probed = probe_shortly("127.0.0.1", json!({ "count": 2, "packetInterval": "50ms" })).await;
+    probed.failed(Reason::Timeout);
+    assert_eq!((probed.value("probe_icmp_packets_sent"), probed.value("probe_icmp_packets_received")), (2.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_right_reply_after_wrong_ones_counts_and_its_double_does_not() {
+    if !inside("a_right_reply_after_wrong_ones_counts_and_its_double_does_not") {
+        return;
+    }
+    answer_with(&[(SEQUENCE, 0x80), (PAYLOAD, 1), (SEQUENCE, 0), (SEQUENCE, 0)]);
+    probe("127.0.0.1", json!({})).await.succeeded();
+    let probed = probe("127.0.0.1", json!({ "count": 2, "packetInterval": "50ms", "minReceived": 2 })).await;
+    probed.succeeded();
+    assert_eq!(probed.value("probe_icmp_packets_received"), 2.0);
+}
+
+#[tokio::test]
+async fn requests_that_could_not_be_sent_in_time_are_told_of() {
+    if !inside("requests_that_could_not_be_sent_in_time_are_told_of") {
+        return;
+    }
+    let spec = spec("127.0.0.1", json!({ "count": 3, "packetInterval": "5s", "minReceived": 3 }));
+    let probed = Probed::changed(spec, |target| target.timeout = Duration::from_secs(3)).await;
+    probed.failed(Reason::Timeout);
+    let wanted =
+        "only 1 of 3 requests to 127.0.0.1 were answered in time, for only 1 of 3 could be sent before the timeout";
+    assert!(probed.message.contains(wanted), "{}", probed.message);
+}
+
 fn pollers(dialers: Dialers, background: bool) -> Arc<Pollers> {
     choose_tls_provider();
     let metrics = SelfMetrics::new().unwrap();
@@ -248,26 +325,34 @@ fn pollers(dialers: Dialers, background: bool) -> Arc<Pollers> {
     Arc::new(Pollers::new(Clients::with(dialers), limits, metrics.polls, background).0)
 }
 
-/// A thousand targets, each with an address of its own, all probed at the same time, several times: each gets a reply of its own.
+/// A thousand targets, all probed at the same time, several times: each gets a reply of its own, but for those whose host is silent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_hosts_at_once_lose_no_reply() {
+async fn a_thousand_hosts_at_once_lose_no_reply_and_the_silent_ones_fail() {
     const TARGETS: usize = 1000;
     const ROUNDS: usize = 3;
-    if !inside("a_thousand_hosts_at_once_lose_no_reply") {
+    let is_silent = |number: usize| number % 10 == 3;
+    if !inside("a_thousand_hosts_at_once_lose_no_reply_and_the_silent_ones_fail") {
         return;
     }
     rlimit::increase_nofile_limit(4096).unwrap();
+    // The way to them is a card that nobody has.
+    let _two = Two::new();
+    ip("neighbour add 10.7.0.99 lladdr 02:00:00:00:00:01 dev inner");
+    ip("route add 10.9.0.0/16 via 10.7.0.99");
     let pollers = pollers(Dialers::new(AddressRules::default()).limiting(0), false);
     let targets: Vec<Target> = (0..TARGETS)
         .map(|number| {
             // Half of them share an address: only identifiers and payloads tell their replies apart.
-            let host = if number % 2 == 0 {
+            let host = if is_silent(number) {
+                format!("10.9.{}.{}", number / 250, number % 250 + 1)
+            } else if number % 2 == 0 {
                 "127.0.0.1".to_owned()
             } else {
                 format!("127.1.{}.{}", number / 250, number % 250 + 1)
             };
             let mut spec = spec(&host, json!({ "count": 2, "packetInterval": "50ms", "minReceived": 2 }));
-            (spec["interval"], spec["timeout"], spec["maxAge"]) = ("2m".into(), "2m".into(), "0s".into());
+            let timeout = if is_silent(number) { "3s" } else { "2m" };
+            (spec["interval"], spec["timeout"], spec["maxAge"]) = ("2m".into(), timeout.into(), "0s".into());
             let mut target = target_of(&spec);
             target.id = TargetId::new("media", &format!("host-{number}"));
             target
@@ -281,14 +366,21 @@ async fn a_thousand_hosts_at_once_lose_no_reply() {
             async move { poller.answer(PATIENCE).await }
         });
         let snapshots = futures::future::join_all(answers).await;
-        let failures: BTreeSet<String> = snapshots
+        let (silent, others): (Vec<_>, Vec<_>) =
+            snapshots.iter().enumerate().partition(|(number, _)| is_silent(*number));
+        let failures: BTreeSet<String> = others
             .iter()
-            .filter_map(|snapshot| snapshot.failure.as_ref())
+            .filter_map(|(_, snapshot)| snapshot.failure.as_ref())
             .map(|failure| failure.message.to_string())
             .collect();
         assert_eq!(failures, BTreeSet::new());
-        for snapshot in &snapshots {
+        for (_, snapshot) in others {
             assert_eq!(series(&text(snapshot))["probe_icmp_packets_received"], 2.0);
+        }
+        assert_eq!(silent.len(), TARGETS / 10);
+        for (_, snapshot) in silent {
+            assert_eq!(snapshot.failure.as_ref().map(|failure| failure.reason), Some(Reason::Timeout));
+            assert_eq!(series(&text(snapshot))["probe_icmp_packets_received"], 0.0);
         }
     }
     pollers.shutdown().await;

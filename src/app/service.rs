@@ -17,6 +17,7 @@ use crate::cli::{ListenAddress, PollingArgs, ProbingArgs, RunArgs};
 use crate::dial::KnownHosts;
 use crate::http::{self, AllowedWebHost, HostAllowlist, WebConfig};
 use crate::k8s::{self, ApiClient, Controller};
+use crate::kind::ProbeLimits;
 use crate::poll::Pollers;
 use crate::self_metrics::{FileMetrics, SelfMetrics, SourceMetrics};
 use crate::target::{AllowedProbers, Target, TargetId};
@@ -87,7 +88,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let in_cluster = targets.is_empty();
     let mut source = if in_cluster {
         polling.target_deny_cidr.extend(cluster::denied_loopback(&kubernetes));
-        TargetSource::Cluster(Box::new(cluster::source(kubernetes, allowed(&probing), web.as_deref()).await?))
+        TargetSource::Cluster(Box::new(cluster::source(kubernetes, allowed(&probing, &polling), web.as_deref()).await?))
     } else {
         TargetSource::Files { paths: targets, secrets: secrets_directory }
     };
@@ -154,6 +155,7 @@ impl Service {
         let metrics = Arc::new(SelfMetrics::new().context("register the exporter's own metrics")?);
         let alone = matches!(source, TargetSource::Files { .. });
         let rate = probing.max_probes_per_address;
+        let probers = allowed(probing, &polling);
         let (pollers, refusals) = super::pollers(polling, rate, known_hosts, metrics.polls.clone(), alone);
         let pollers = Arc::new(pollers.on_own_threads().context("start the threads of polls")?);
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
@@ -163,7 +165,7 @@ impl Service {
                 metrics.sources.leader.set(1.0);
                 let own = (metrics.sources.clone(), metrics.files().context("register metrics of files")?);
                 let watcher = file::FileWatcher::new(paths, secrets.as_deref());
-                watch_files(watcher, &pollers, allowed(probing), refusals, own, &mut tasks, &stop);
+                watch_files(watcher, &pollers, probers, refusals, own, &mut tasks, &stop);
                 None
             }
             TargetSource::Cluster(source) => {
@@ -214,9 +216,10 @@ impl Service {
     }
 }
 
-/// The types of target that the flags let be probed.
-fn allowed(probing: &ProbingArgs) -> AllowedProbers {
-    probing.allowed().map_or_else(AllowedProbers::default, AllowedProbers::only)
+/// What the flags let be probed.
+fn allowed(probing: &ProbingArgs, polling: &PollingArgs) -> AllowedProbers {
+    let allowed = probing.allowed().map_or_else(AllowedProbers::default, AllowedProbers::only);
+    allowed.up_to(ProbeLimits { max_echo_payload: polling.icmp_max_payload })
 }
 
 /// Starts the tasks that watch target files and apply them to the pollers.

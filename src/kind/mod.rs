@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
 pub use probe::{
-    BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeRecord, Prober, Recorder, SharedFamilies,
+    BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits, ProbeRecord, Prober, Recorder,
+    SharedFamilies,
 };
 pub use secret::SecretKeyRef;
 pub use surface::{Field, UrlForm, UrlQuery};

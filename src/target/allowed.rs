@@ -1,22 +1,32 @@
-//! Which types of target may be probed in this installation.
+//! Which targets may be probed in this installation.
 
 use std::collections::BTreeSet;
 
 use super::{Problem, Target};
-use crate::kind::Type;
+use crate::kind::{Engine, ProbeLimits, Type};
 
-/// The types with a prober that targets may have. Types that are polled with HTTP calls need no permission.
+/// The types with a prober that targets may have, and how much may be probed. Types that are polled with HTTP calls need no permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AllowedProbers(BTreeSet<Type>);
+pub struct AllowedProbers {
+    types: BTreeSet<Type>,
+    limits: ProbeLimits,
+}
 
 impl AllowedProbers {
     /// Only these. Types that are not probed make no difference.
     pub fn only(types: impl IntoIterator<Item = Type>) -> Self {
-        Self(types.into_iter().collect())
+        Self { types: types.into_iter().collect(), limits: ProbeLimits::default() }
+    }
+
+    /// The same up to these limits.
+    #[must_use]
+    pub const fn up_to(mut self, limits: ProbeLimits) -> Self {
+        self.limits = limits;
+        self
     }
 
     fn allows(&self, kind: Type) -> bool {
-        !kind.is_probed() || self.0.contains(&kind)
+        !kind.is_probed() || self.types.contains(&kind)
     }
 }
 
@@ -28,7 +38,8 @@ impl Default for AllowedProbers {
 }
 
 impl Target {
-    /// The target in an installation that probes only some types: one of another type has a problem, so that it is never contacted.
+    /// The target in an installation that probes only some types, and so much: one of another type, or that is more, has a problem, so that it
+    /// is never contacted.
     #[must_use]
     pub fn allowed_by(mut self, probers: &AllowedProbers) -> Self {
         let kind = self.source.kind;
@@ -41,6 +52,10 @@ impl Target {
             );
             // Whatever else is wrong: this comes first.
             self.problem = Some(Problem { reason: "TypeNotAllowed", message });
+        } else if let Some(Engine::Probe(prober)) = self.engine()
+            && let Some(error) = prober.exceeds(&probers.limits)
+        {
+            self.problem = Some(Problem { reason: "LimitExceeded", message: error.to_string() });
         }
         self
     }
@@ -81,5 +96,22 @@ mod tests {
             "{}",
             refused.message
         );
+    }
+
+    #[test]
+    fn what_is_larger_than_the_limits_is_never_probed() {
+        let spec = serde_json::json!({ "type": "Icmp", "url": "icmp://h", "icmp": { "payloadSize": 1473 } });
+        let spec = serde_json::from_value::<ScrapeTargetSpec>(spec).unwrap();
+        let declaration = Arc::new(ParsedTarget::parse(ScrapeTarget::new("t", spec)).unwrap());
+        let problem = |probers: &AllowedProbers| {
+            let target = Target::resolve(TargetId::new("a", "t"), Arc::clone(&declaration), &NoObjects);
+            target.allowed_by(probers).problem
+        };
+        let refused = problem(&AllowedProbers::default()).unwrap();
+        assert_eq!(refused.reason, "LimitExceeded");
+        assert!(refused.message.starts_with("spec.icmp.payloadSize: 1473 is more than"), "{}", refused.message);
+        assert!(refused.message.contains("at most 1472") && refused.message.ends_with("--icmp-max-payload"));
+        assert_eq!(problem(&AllowedProbers::default().up_to(ProbeLimits { max_echo_payload: 1473 })), None);
+        assert_eq!(problem(&AllowedProbers::only([])).unwrap().reason, "TypeNotAllowed");
     }
 }

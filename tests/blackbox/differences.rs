@@ -181,12 +181,12 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "answer of DNS",
-        families: &["probe_dns_rcode", "probe_dns_flag"],
+        families: &["probe_dns_rcode", "probe_dns_flag", "probe_dns_answer_hash"],
         shapes: &[Shape::Ours],
         rows: Rows::Of("dns"),
         when: "type Dns",
         theirs: "absent",
-        ours: "the response code, and the flags `aa`, `tc` and `ad`",
+        ours: "the response code, the flags `aa`, `tc` and `ad`, and a hash of the answer",
     },
     Difference {
         name: "TLS of DNS",

@@ -41,6 +41,13 @@ pub fn target_of(spec: &Value) -> Target {
     Target::resolve(TargetId::new("media", "a"), Arc::new(declaration), &NamedValues)
 }
 
+/// The fields of a spec that are wrong.
+pub fn mistakes_in(spec: &Value) -> Vec<String> {
+    let manifest = json!({ "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": { "name": "a" }, "spec": spec });
+    let judged = scrapetarget_exporter::crd::judge(&manifest);
+    judged.err().into_iter().flatten().map(|error| error.path).collect()
+}
+
 /// The result of a probe.
 #[derive(Debug)]
 pub struct Probed {

@@ -1,6 +1,7 @@
 //! The way of a query to the server and of the reply back: over UDP, TCP or TLS.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UdpSocket;
@@ -12,7 +13,7 @@ use super::{DURATION, Edns};
 use crate::budget::MemoryShare;
 use crate::dial::{JudgedAddress, broken};
 use crate::failure::{CallError, Reason};
-use crate::kind::Probe;
+use crate::kind::{Compute, Probe};
 
 /// What the query travels over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +36,14 @@ impl Transport {
 /// Datagrams without EDNS have at most 512 bytes; a server that sends more is not refused for that.
 const LEAST_BUFFER: usize = 4096;
 
+/// Longer messages are read on another thread: a pointer of two bytes is a name of up to a thousand characters.
+const READ_HERE: usize = 1024;
+
 /// One query that is sent.
 #[derive(Debug)]
 pub(super) struct Query<'q> {
     pub(super) id: u16,
-    pub(super) question: &'q DnsQuestion,
+    pub(super) question: &'q Arc<DnsQuestion>,
     pub(super) message: Vec<u8>,
     pub(super) edns: Option<Edns>,
     pub(super) port: u16,
@@ -60,13 +64,13 @@ impl Query<'_> {
                 let start = Instant::now();
                 let connected = probe.dialer.connect(address, self.port, probe.deadline).await;
                 probe.record.add(&DURATION, &["connect"], start.elapsed().as_secs_f64());
-                self.over_stream(probe, connected?).await
+                self.over_stream(probe, connected?, transport).await
             }
             Transport::Tls => {
                 let start = Instant::now();
                 let connected = self.connect_tls(probe, address).await;
                 probe.record.add(&DURATION, &["connect"], start.elapsed().as_secs_f64());
-                self.over_stream(probe, connected?).await
+                self.over_stream(probe, connected?, transport).await
             }
         }
     }
@@ -94,7 +98,7 @@ impl Query<'_> {
         let mut buffer = vec![0; largest + 1];
         let mut others = Others::default();
         let sent = Instant::now();
-        let replying = self.reply_to_datagram(&socket, &mut buffer, &mut others, probe.memory);
+        let replying = self.reply_to_datagram(&socket, &mut buffer, &mut others, (probe.memory, probe.compute));
         let waiting = timeout_at(probe.deadline, replying).await;
         probe.record.add(&DURATION, &["request"], sent.elapsed().as_secs_f64());
         let (reply, length) = match waiting {
@@ -111,7 +115,7 @@ impl Query<'_> {
         socket: &UdpSocket,
         buffer: &mut [u8],
         others: &mut Others,
-        memory: &mut MemoryShare,
+        (memory, compute): (&mut MemoryShare, &dyn Compute),
     ) -> Result<(Reply, usize), CallError> {
         let failed = |error: io::Error| {
             let error = broken(&error);
@@ -128,8 +132,8 @@ impl Query<'_> {
                 );
                 return Err(CallError::new(Reason::Protocol, message));
             }
-            memory.cover(buffer.len() + text_bytes(length)).await;
-            match Reply::read(buffer.get(..length).unwrap_or_default(), self.id, self.question) {
+            memory.cover(buffer.len() + length + text_bytes(length)).await;
+            match self.read(buffer.get(..length).unwrap_or_default(), compute).await? {
                 Ok(reply) => return Ok((reply, length)),
                 Err(NoReply::Other(why)) => others.note(why),
                 Err(no_reply) => return Err(unreadable(&no_reply)),
@@ -141,14 +145,26 @@ impl Query<'_> {
         &self,
         probe: &mut Probe<'_>,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        transport: Transport,
     ) -> Result<Reply, CallError> {
         let sent = Instant::now();
         let deadline = probe.deadline;
         let waiting = timeout_at(deadline, self.message_from_stream(probe, &mut stream)).await;
         probe.record.add(&DURATION, &["request"], sent.elapsed().as_secs_f64());
-        let message = waiting.map_err(|_| Others::default().timeout(Transport::Tcp))??;
+        let message = waiting.map_err(|_| Others::default().timeout(transport))??;
         probe.record.received(message.len());
-        Reply::read(&message, self.id, self.question).map_err(|no_reply| unreadable(&no_reply))
+        self.read(&message, probe.compute).await?.map_err(|no_reply| unreadable(&no_reply))
+    }
+
+    /// Reads a message, on another thread if that may take long.
+    async fn read(&self, message: &[u8], compute: &dyn Compute) -> Result<Result<Reply, NoReply>, CallError> {
+        if message.len() <= READ_HERE || !Reply::has_number(message, self.id) {
+            return Ok(Reply::read(message, self.id, self.question));
+        }
+        let (message, id, question) = (message.to_vec(), self.id, Arc::clone(self.question));
+        let result = compute.run(Box::new(move || Box::new(Reply::read(&message, id, &question)))).await?;
+        let lost = |_| CallError::new(Reason::Internal, "the reading of a reply had no result: please report this");
+        result.downcast().map(|result| *result).map_err(lost)
     }
 
     /// One message after its length.
@@ -170,7 +186,7 @@ impl Query<'_> {
         stream.write_all(&framed).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
         let length = usize::from(stream.read_u16().await.map_err(failed)?);
-        probe.memory.cover(length + text_bytes(length)).await;
+        probe.memory.cover(2 * length + text_bytes(length)).await;
         let mut message = vec![0; length];
         stream.read_exact(&mut message).await.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {

@@ -288,7 +288,7 @@ impl super::ProbeOptions for Options {
         };
         let default_port = if self.dns_over_tls { 853 } else { 53 };
         Ok(Arc::new(DnsProber {
-            question,
+            question: Arc::new(question),
             recursion_desired: self.recursion_desired,
             edns: self.edns,
             transport,
@@ -340,6 +340,7 @@ crate::descs! {
     SUCCEEDED = gauge "probe_dns_query_succeeded" [] "Whether there was a reply, whatever its response code.";
     SERIAL = gauge "probe_dns_serial" [] "Serial number of the zone, if its SOA record was asked for and is in the answer.";
     RCODE = gauge "probe_dns_rcode" [] "Response code of the reply as a number: 0 is NOERROR, 2 SERVFAIL, 3 NXDOMAIN, 5 REFUSED.";
+    ANSWER_HASH = gauge "probe_dns_answer_hash" [] "Hash (FNV-1a, 32 bits) of the records in the answer of the reply, in any order and without their TTLs: it changes when the answer changes. 0 without an answer.";
     FLAG = gauge "probe_dns_flag" ["flag"] "Whether the reply has this flag: aa (the server is an authority for the name), tc (truncated), ad (verified with DNSSEC).";
 }
 
@@ -359,7 +360,7 @@ pub fn record_texts(message: &[u8]) -> Option<Vec<String>> {
 
 #[derive(Debug)]
 struct DnsProber {
-    question: DnsQuestion,
+    question: Arc<DnsQuestion>,
     recursion_desired: bool,
     edns: Option<Edns>,
     transport: Transport,
@@ -378,7 +379,7 @@ impl Prober for DnsProber {
         for phase in ["resolve", "connect", "request"] {
             record.set(&DURATION, &[phase], 0.0);
         }
-        for family in [&ANSWER, &AUTHORITY, &ADDITIONAL, &SUCCEEDED] {
+        for family in [&ANSWER, &AUTHORITY, &ADDITIONAL, &SUCCEEDED, &ANSWER_HASH] {
             record.set(family, &[], 0.0);
         }
     }
@@ -415,6 +416,7 @@ impl DnsProber {
             #[expect(clippy::cast_precision_loss, reason = "at most some thousands")]
             record.set(family, &[], count as f64);
         }
+        record.set(&ANSWER_HASH, &[], f64::from(reply.answer_hash));
         record.set(&SUCCEEDED, &[], 1.0);
         record.set(&RCODE, &[], f64::from(reply.rcode));
         let flags = [("aa", reply.is_authoritative), ("tc", reply.is_truncated), ("ad", reply.is_authenticated)];

@@ -8,6 +8,7 @@ use domain::dep::octseq::Parser;
 use super::query::DnsQuestion;
 use super::text::{RecordError, write_record};
 use super::types;
+use crate::kind::probe::fnv1a;
 
 /// The longest text of all records of a reply, in bytes: they are compressed, and a small reply can be a long text.
 const MAX_TEXT: usize = 1 << 20;
@@ -57,6 +58,8 @@ pub(super) struct Reply {
     pub(super) is_authenticated: bool,
     /// The serial number of the last SOA record of the answer.
     pub(super) serial: Option<u32>,
+    /// The hash of the records of the answer, whatever their order and their time to live; 0 if there are none.
+    pub(super) answer_hash: u32,
     records: Vec<ReplyRecord>,
     text: Bytes,
 }
@@ -72,10 +75,22 @@ pub(super) enum NoReply {
     TooLong,
 }
 
+/// What stands before the time to live of a record, and what stands behind it.
+fn without_ttl(record: &str) -> Option<(&str, &str)> {
+    let (owner, rest) = record.split_once('\t')?;
+    let (_, rest) = rest.split_once('\t')?;
+    Some((owner, rest))
+}
+
 /// The length of the header of a message.
 const HEADER: usize = 12;
 
 impl Reply {
+    /// Whether a message has the number of a query, and is worth to be read.
+    pub(super) fn has_number(message: &[u8], id: u16) -> bool {
+        message.starts_with(&id.to_be_bytes())
+    }
+
     /// Reads a message that came after the query with this number.
     pub(super) fn read(message: &[u8], id: u16, question: &DnsQuestion) -> Result<Self, NoReply> {
         let Some(Ok(header)) = message.get(..HEADER).map(<[u8; HEADER]>::try_from) else {
@@ -114,6 +129,7 @@ impl Reply {
         }
         let mut text = String::new();
         let outcome = reply.read_records(&mut parser, [word(6), word(8), word(10)], &mut text);
+        reply.answer_hash = reply.hash_answer(&text);
         reply.text = text.into();
         match outcome {
             Ok(()) => Ok(reply),
@@ -158,6 +174,14 @@ impl Reply {
         }
         self.records.push(ReplyRecord { section, number: facts.number, text: start..text.len() });
         Ok(())
+    }
+
+    fn hash_answer(&self, text: &str) -> u32 {
+        let answer = self.records.iter().filter(|record| record.section == Section::Answer);
+        let mut answer: Vec<_> = answer.filter_map(|record| without_ttl(text.get(record.text.clone())?)).collect();
+        answer.sort_unstable();
+        let bytes = answer.iter().flat_map(|(owner, data)| owner.bytes().chain(*b"\t").chain(data.bytes()).chain(*b"\n"));
+        if answer.is_empty() { 0 } else { fnv1a(bytes) }
     }
 
     /// How many records a section has.

@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
+use super::{CallError, Field, Probe, ProbeLimits, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
 use crate::dial::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host};
-use crate::time::PromDuration;
+use crate::rule::{FieldError, Rule, host, raw};
+use crate::time::{self, PromDuration};
 pub use echo::{IcmpVersion, refused_request, reply, request};
 use round_trips::RoundTrips;
 
@@ -71,7 +71,26 @@ impl super::Options for Options {
 
     fn rules() -> Vec<Rule> {
         let number = |icmp: &Value, field: &str| icmp.get(field).and_then(Value::as_u64).unwrap_or(1);
+        let pattern = raw(time::DURATION_PATTERN);
+        let readable = |field: &str| format!("{field} != '' && {field}.matches({pattern})");
+        let interval = "self.icmp.packetInterval";
+        let ten = "duration(self.interval) < duration('10s') ? duration(self.interval) : duration('10s')";
         vec![
+            Rule::new(
+                "spec",
+                format!(
+                    "!has(self.icmp) || self.icmp.count < 2 || !({}) || !({}) || (has(self.timeout) && !({})) || \
+                     duration({interval}).getMilliseconds() * (self.icmp.count - 1) < \
+                     (has(self.timeout) ? duration(self.timeout) : ({ten})).getMilliseconds()",
+                    readable(interval),
+                    readable("self.interval"),
+                    readable("self.timeout"),
+                ),
+                "the last of count requests would be sent after the timeout (by default the smaller of interval and 10s), write a smaller \
+                 count, a shorter packetInterval or a longer timeout",
+            )
+            .field("icmp.packetInterval")
+            .holds_if(|spec| last_is_sent_in_time(spec).unwrap_or(true)),
             Rule::new(
                 "spec.icmp",
                 "self.minReceived <= self.count",
@@ -91,6 +110,20 @@ impl super::Options for Options {
             }),
         ]
     }
+}
+
+/// Whether the last request of a target is sent before the timeout; none if one of the fields is not readable, which other rules report.
+fn last_is_sent_in_time(spec: &Value) -> Option<bool> {
+    let span = |value: Option<&Value>, default: Duration| {
+        value.map_or(Some(default), |value| Some(value.as_str()?.parse::<PromDuration>().ok()?.get()))
+    };
+    let icmp = spec.get("icmp")?;
+    let count = icmp.get("count").map_or(Some(1), Value::as_u64)?;
+    let packet_interval = span(icmp.get("packetInterval"), Options::default().packet_interval.get())?;
+    let interval = span(spec.get("interval"), Duration::from_secs(15))?;
+    let timeout = span(spec.get("timeout"), interval.min(Duration::from_secs(10)))?;
+    let later = u32::try_from(count).ok()?.saturating_sub(1);
+    Some(later == 0 || packet_interval.checked_mul(later)? < timeout)
 }
 
 static INTERVAL: LazyLock<Regex> =
@@ -138,6 +171,17 @@ impl Prober for IcmpProber {
         }
     }
 
+    fn exceeds(&self, limits: &ProbeLimits) -> Option<FieldError> {
+        let (size, most) = (self.options.payload_size, limits.max_echo_payload);
+        (size > most).then(|| {
+            let message = format!(
+                "{size} is more than this installation allows, write at most {most}, or have the administrator of the exporter raise \
+                 --icmp-max-payload"
+            );
+            FieldError::new("spec.icmp.payloadSize", message)
+        })
+    }
+
     fn probe<'p>(&'p self, probe: &'p mut Probe<'_>) -> BoxFuture<'p, Result<(), CallError>> {
         Box::pin(async move {
             let Options { payload_size, ttl, dont_fragment, .. } = self.options;
@@ -145,12 +189,9 @@ impl Prober for IcmpProber {
             let (address, took) = probe.resolve(&host).await;
             let address = address?;
             probe.record.set(&DURATION, &["resolve"], took.as_secs_f64());
-            let most = probe.dialer.max_echo_payload();
-            if payload_size > most {
-                let message = format!(
-                    "spec.icmp.payloadSize: {payload_size} is more than the operator allows, write at most {most} (--icmp-max-payload)"
-                );
-                return Err(CallError::new(Reason::Config, message));
+            let limits = ProbeLimits { max_echo_payload: probe.dialer.max_echo_payload() };
+            if let Some(error) = self.exceeds(&limits) {
+                return Err(CallError::new(Reason::Config, error.to_string()));
             }
             let start = Instant::now();
             let socket = probe.dialer.echo(address, EchoSettings { ttl, dont_fragment });
@@ -310,8 +351,15 @@ impl<'e> Echoes<'e> {
         let message = if received == 0 {
             format!("no reply from {peer} in time")
         } else {
-            let sent = self.sent.len();
-            format!("only {received} of {sent} requests to {peer} were answered in time, and icmp.minReceived is {wanted}")
+            let (sent, count) = (self.sent.len(), self.options.count);
+            let unsent = if sent < usize::from(count) {
+                format!(", for only {sent} of {count} could be sent before the timeout")
+            } else {
+                String::new()
+            };
+            format!(
+                "only {received} of {count} requests to {peer} were answered in time{unsent}, and icmp.minReceived is {wanted}"
+            )
         };
         Err(CallError::new(Reason::Timeout, message))
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Recorder;
+use super::hash::fnv1a;
 use crate::dial::JudgedAddress;
 use crate::failure::CallError;
 
@@ -27,17 +28,14 @@ pub(super) fn record(record: &mut Recorder, resolved: &Result<JudgedAddress, Cal
             Some(IpAddr::V6(_)) => 6.0,
         },
     );
-    record.set(&HASH, &[], address.map_or(0.0, |address| f64::from(fnv1a(address))));
+    record.set(&HASH, &[], address.map_or(0.0, |address| f64::from(hash_of(address))));
 }
 
 /// FNV-1a over the 4 or 16 bytes of an address.
-pub(crate) fn fnv1a(address: IpAddr) -> u32 {
-    let hash = |bytes: &[u8]| {
-        bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
-    };
+fn hash_of(address: IpAddr) -> u32 {
     match address {
-        IpAddr::V4(v4) => hash(&v4.octets()),
-        IpAddr::V6(v6) => hash(&v6.octets()),
+        IpAddr::V4(v4) => fnv1a(v4.octets()),
+        IpAddr::V6(v6) => fnv1a(v6.octets()),
     }
 }
 
@@ -47,7 +45,7 @@ mod tests {
 
     #[test]
     fn the_hash_of_an_address_is_that_of_the_blackbox_exporter() {
-        assert_eq!(fnv1a("127.0.0.1".parse().unwrap()), 3_668_918_509);
-        assert_eq!(fnv1a("::1".parse().unwrap()), 1_751_717_746);
+        assert_eq!(hash_of("127.0.0.1".parse().unwrap()), 3_668_918_509);
+        assert_eq!(hash_of("::1".parse().unwrap()), 1_751_717_746);
     }
 }

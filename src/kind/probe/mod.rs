@@ -2,6 +2,7 @@
 //! that several kinds have are here.
 
 mod address;
+mod hash;
 mod pattern;
 mod recorder;
 mod stream;
@@ -15,15 +16,17 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
+pub(in crate::kind) use hash::fnv1a;
 pub use pattern::ComparisonWork;
 pub(in crate::kind) use pattern::{Matcher, Pattern, copy_bytes, readable, work};
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
 
 use crate::budget::MemoryShare;
-use crate::dial::{Dialer, JudgedAddress, literal_address};
+use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, Dialer, JudgedAddress, literal_address};
 use crate::failure::CallError;
 use crate::metric::Desc;
+use crate::rule::FieldError;
 
 /// Probes one target. Made once and kept until the declaration changes: patterns are compiled, texts are parsed.
 pub trait Prober: Debug + Send + Sync {
@@ -34,10 +37,28 @@ pub trait Prober: Debug + Send + Sync {
     /// does not answer has the status code 0, and not none.
     fn begin(&self, record: &mut Recorder);
 
+    /// Whether it is more than the operator allows: the field, and what to write instead. Such a target is never probed.
+    fn exceeds(&self, _: &ProbeLimits) -> Option<FieldError> {
+        None
+    }
+
     /// Probes the target once, until the deadline at the latest: the future is dropped then, and what has been recorded by then counts.
     ///
     /// The error is the verdict that it failed. It must not panic, whatever the server sends.
     fn probe<'p>(&'p self, probe: &'p mut Probe<'_>) -> BoxFuture<'p, Result<(), CallError>>;
+}
+
+/// What the operator lets targets have probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeLimits {
+    /// `--icmp-max-payload`.
+    pub max_echo_payload: u16,
+}
+
+impl Default for ProbeLimits {
+    fn default() -> Self {
+        Self { max_echo_payload: DEFAULT_MAX_ECHO_PAYLOAD }
+    }
 }
 
 /// What a prober may use for one probe.
