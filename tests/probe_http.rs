@@ -318,7 +318,7 @@ impl Setup {
         Probed {
             series: series(&text),
             failure: snapshot.failure.as_ref().map(|failure| (failure.reason, failure.message.to_string())),
-            address: snapshot.probe.as_ref().unwrap().address,
+            address: snapshot.probe.as_ref().unwrap().address(),
             events: snapshot.probe.as_ref().unwrap().events().map(|event| event.text.into()).collect(),
             text,
         }

@@ -116,10 +116,10 @@ impl Redactor {
         self
     }
 
-    /// `text` as it may be shown: on one line, without invisible characters, bounded, and without a secret. A text that ends with `…` was cut
-    /// already.
+    /// `text` as it may be shown: on one line, without invisible characters, bounded, and without a secret. A text that ends with `[…]`
+    /// was cut already.
     pub fn sentence(&self, text: &str) -> String {
-        self.shown(text, text.ends_with('…'))
+        self.shown(text, text.ends_with("[…]"))
     }
 
     /// The beginning of a body, likewise.

@@ -17,13 +17,13 @@ use crate::kind::{Compute, Probe};
 
 /// What the query travels over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Transport {
+pub(super) enum DnsTransport {
     Udp,
     Tcp,
     Tls,
 }
 
-impl Transport {
+impl DnsTransport {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Udp => "UDP",
@@ -55,18 +55,18 @@ impl Query<'_> {
         &self,
         probe: &mut Probe<'_>,
         address: JudgedAddress,
-        transport: Transport,
+        transport: DnsTransport,
     ) -> Result<Reply, CallError> {
         probe.record.event(format!("asked port {} of {} over {}", self.port, address.ip(), transport.as_str()));
         match transport {
-            Transport::Udp => self.over_udp(probe, address).await,
-            Transport::Tcp => {
+            DnsTransport::Udp => self.over_udp(probe, address).await,
+            DnsTransport::Tcp => {
                 let start = Instant::now();
                 let connected = probe.dialer.connect(address, self.port, probe.deadline).await;
                 probe.record.add(&DURATION, &["connect"], start.elapsed().as_secs_f64());
                 self.over_stream(probe, connected?, transport).await
             }
-            Transport::Tls => {
+            DnsTransport::Tls => {
                 let start = Instant::now();
                 let connected = self.connect_tls(probe, address).await;
                 probe.record.add(&DURATION, &["connect"], start.elapsed().as_secs_f64());
@@ -103,7 +103,7 @@ impl Query<'_> {
         probe.record.add(&DURATION, &["request"], sent.elapsed().as_secs_f64());
         let (reply, length) = match waiting {
             Ok(reply) => reply?,
-            Err(_) => return Err(others.timeout(Transport::Udp)),
+            Err(_) => return Err(others.timeout(DnsTransport::Udp)),
         };
         probe.record.received(length);
         Ok(reply)
@@ -211,7 +211,7 @@ impl Others {
         self.last = why;
     }
 
-    fn timeout(&self, transport: Transport) -> CallError {
+    fn timeout(&self, transport: DnsTransport) -> CallError {
         let message = match self.count {
             0 => format!("no reply to the query over {} in time", transport.as_str()),
             count => format!(

@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, port, raw};
-use exchange::{Query, Transport};
+use exchange::{Query, DnsTransport};
 use judge::{RecordRules, ReplyRules};
 use query::DnsQuestion;
 use reply::{Reply, Section};
@@ -282,9 +282,9 @@ impl super::ProbeOptions for Options {
         let question = self.question(url).map_err(|error| errors.push(error)).ok();
         let Some(question) = question.filter(|_| errors.is_empty()) else { return Err(errors) };
         let transport = match (self.dns_over_tls, self.transport_protocol) {
-            (true, _) => Transport::Tls,
-            (false, Some(TransportProtocol::Tcp)) => Transport::Tcp,
-            (false, _) => Transport::Udp,
+            (true, _) => DnsTransport::Tls,
+            (false, Some(TransportProtocol::Tcp)) => DnsTransport::Tcp,
+            (false, _) => DnsTransport::Udp,
         };
         let default_port = if self.dns_over_tls { 853 } else { 53 };
         Ok(Arc::new(DnsProber {
@@ -363,7 +363,7 @@ struct DnsProber {
     question: Arc<DnsQuestion>,
     recursion_desired: bool,
     edns: Option<Edns>,
-    transport: Transport,
+    transport: DnsTransport,
     port: u16,
     retry_truncated: bool,
     valid_rcodes: Vec<u16>,
@@ -392,9 +392,9 @@ impl Prober for DnsProber {
             probe.record.set(&DURATION, &["resolve"], took.as_secs_f64());
             let query = self.query()?;
             let mut reply = query.exchange(probe, address, self.transport).await?;
-            if reply.is_truncated && self.retry_truncated && self.transport == Transport::Udp {
+            if reply.is_truncated && self.retry_truncated && self.transport == DnsTransport::Udp {
                 probe.record.event("the reply was truncated");
-                reply = query.exchange(probe, address, Transport::Tcp).await?;
+                reply = query.exchange(probe, address, DnsTransport::Tcp).await?;
             }
             self.record(&reply, probe.record);
             self.judge(&reply, probe).await

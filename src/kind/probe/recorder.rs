@@ -243,11 +243,11 @@ fn cut(text: &str, longest: usize) -> String {
     shortened(text, longest).to_owned()
 }
 
-/// A line for the debug page. One that was cut ends with `…`, so that a credential is masked there of which only the beginning is left.
+/// A line for the debug page. One that was cut ends with `[…]`, so that a credential is masked there of which only the beginning is left.
 fn told(text: &str, longest: usize) -> Box<str> {
     let mut line = cut(text, longest);
     if line.len() < text.len() {
-        line.push('…');
+        line.push_str("[…]");
     }
     line.into()
 }
