@@ -617,7 +617,7 @@ async fn over_tls_the_certificate_is_verified_and_told_of() {
     let certificate = Certificate::good();
     let query = [&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &name("example.com"), &[0, 1, 0, 1]].concat();
     let server = tls_server(&certificate, query).await;
-    let spec = json!({ "type": "Dns", "url": format!("dns://{}/example.com?type=A", server.0), "dns": { "dnsOverTls": true } });
+    let spec = json!({ "type": "Dns", "url": format!("dns://{}/example.com?type=A", server.0), "dns": { "dnsOverTLS": true } });
     let probed = Probed::changed(spec.clone(), |target| {
         target.source.connection.ca = Some(certificate.ca.as_bytes().into());
     })
@@ -636,7 +636,7 @@ async fn a_server_that_is_silent_over_tls_is_a_timeout_over_tls() {
     let certificate = Certificate::good();
     let server = Actor::with_tls([Act::Tls, Act::Hang], Some(certificate.acceptor())).await;
     let url = format!("dns://{}/example.com?type=A", server.address);
-    let spec = json!({ "type": "Dns", "url": url, "dns": { "dnsOverTls": true }, "timeout": "3s" });
+    let spec = json!({ "type": "Dns", "url": url, "dns": { "dnsOverTLS": true }, "timeout": "3s" });
     let probed = Probed::changed(spec, |target| {
         target.source.connection.ca = Some(certificate.ca.as_bytes().into());
     })
@@ -764,7 +764,7 @@ async fn a_real_server_is_read_as_it_is() {
         ),
         ("x.wild.example.com?type=A", "^x\\.wild\\.example\\.com\\.\\t300\\tIN\\tA\\t192\\.0\\.2\\.99$"),
     ] {
-        for options in [json!({}), json!({ "transportProtocol": "tcp" }), json!({ "dnsOverTls": true })] {
+        for options in [json!({}), json!({ "transportProtocol": "tcp" }), json!({ "dnsOverTLS": true })] {
             let mut options = options;
             options["validateAnswerRrs"] = json!({ "failIfNotMatchesRegexp": [text] });
             let probed = probe(query, options).await;

@@ -1018,7 +1018,7 @@ async fn a_proxy_for_plain_http_gets_whole_urls() {
     let proxy = Web::plain(|request| ok(request.line.clone())).await;
     let setup = Setup::new(
         "http://web.test:81/a?b",
-        json!({ "failIfBodyNotMatchesRegexp": ["^GET http://127\\.0\\.0\\.3:81/a\\?b HTTP"] }),
+        json!({ "failIfBodyNotMatchesRegexp": ["^GET http://web\\.test:81/a\\?b HTTP"] }),
     );
     let probed =
         setup.knowing("web.test", "127.0.0.3").with("proxyUrl", json!(proxy.url().trim_end_matches('/'))).probe().await;
@@ -1038,8 +1038,18 @@ async fn a_host_header_does_not_choose_where_a_proxy_connects() {
     through(json!({ "skipResolvePhaseWithProxy": true })).probe().await.succeeded();
     let seen = proxy.seen();
     let paths: Vec<&str> = seen.iter().map(Request::path).collect();
-    assert_eq!(paths, ["http://127.0.0.3:80/a", "http://web.test/a"]);
+    assert_eq!(paths, ["http://web.test/a", "http://web.test/a"]);
     assert!(seen.iter().all(|request| request.header("host") == Some("169.254.169.254")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn where_only_addresses_are_allowed_a_proxy_is_asked_for_the_one_that_was_judged() {
+    let proxy = Web::plain(|_| ok("x")).await;
+    let mut setup = Setup::new("http://web.test/a", json!({})).knowing("web.test", "127.0.0.3");
+    setup.rules = AddressRules::default().allowing(vec!["127.0.0.0/8".parse().unwrap()], Vec::new());
+    setup.with("proxyUrl", json!(proxy.url().trim_end_matches('/'))).probe().await.succeeded();
+    assert_eq!(proxy.seen()[0].path(), "http://127.0.0.3:80/a");
+    assert_eq!(proxy.seen()[0].header("host"), Some("web.test"));
 }
 
 #[tokio::test]

@@ -178,6 +178,12 @@ impl Dialer {
         })
     }
 
+    /// Whether `host` is a name that the operator's rules do not allow, so that only its addresses may be.
+    pub fn allows_only_addresses(&self, host: &str) -> bool {
+        literal_address(host).is_none()
+            && self.dialers.rules.allowed_by(Some(host), &self.namespace) == Some(AllowedBy::Address)
+    }
+
     /// Whether a host may be contacted that a proxy resolves. If its name has addresses here as well, they are judged, although the proxy may
     /// find others.
     ///

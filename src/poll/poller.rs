@@ -227,7 +227,7 @@ impl Poller {
             } else {
                 format!("the poll did not end within {wait:?}, the time that the scrape allows")
             };
-            Arc::new(render::unpolled_target(&self.target(), Reason::Timeout, &message))
+            Arc::new(render::unpolled_target(&self.target(), Reason::Timeout, &message, asked.elapsed()))
         })
     }
 

@@ -152,8 +152,9 @@ pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
     without_calls(failure, is_permanent, &own.finish(), Format::OpenMetrics)
 }
 
-/// The same with what is there whatever becomes of a probe: dashboards and alerts depend on it for types that probe.
-pub(super) fn unpolled_target(target: &Target, reason: Reason, message: &str) -> Snapshot {
+/// The same with what is there whatever becomes of a probe: dashboards and alerts depend on it for types that probe. `waited` is how long a
+/// scrape has waited for one.
+pub(super) fn unpolled_target(target: &Target, reason: Reason, message: &str, waited: Duration) -> Snapshot {
     let zeros = match target.engine() {
         Some(Engine::Probe(prober)) if reason != Reason::Suspended => zeros(target, prober.as_ref()),
         _ => None,
@@ -162,6 +163,7 @@ pub(super) fn unpolled_target(target: &Target, reason: Reason, message: &str) ->
     let mut own = Families::default();
     own.set(&SUCCESS, &[], 0.0);
     own.set(&FAILURE, &[reason.as_str()], 1.0);
+    own.set(&DURATION, &[], waited.as_secs_f64());
     own.set(&TIMEOUT, &[], target.timeout.as_secs_f64());
     let parts = [&zeros, &own.finish()];
     let exposition = Exposition::new(&parts, Format::OpenMetrics);

@@ -46,7 +46,7 @@ impl ModuleReader<'_> {
         }
         let is_tcp = transport.as_ref().is_some_and(|word| word.value == "tcp");
         if let Some(flag) = &over_tls {
-            dns.insert("dnsOverTls".to_owned(), json!(true));
+            dns.insert("dnsOverTLS".to_owned(), json!(true));
             if !is_tcp {
                 self.reporter.fault(
                     flag.line(),

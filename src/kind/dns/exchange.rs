@@ -145,7 +145,7 @@ impl Query<'_> {
         &self,
         probe: &mut Probe<'_>,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
-        transport: Transport,
+        transport: DnsTransport,
     ) -> Result<Reply, CallError> {
         let sent = Instant::now();
         let deadline = probe.deadline;

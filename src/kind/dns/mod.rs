@@ -44,10 +44,11 @@ pub struct Options {
     pub query_class: Option<String>,
     /// Ask the server to ask other servers, if it does not know the answer.
     pub recursion_desired: bool,
-    /// `udp` or `tcp`. Default: `udp`, and `tcp` with `dnsOverTls`.
+    /// `udp` or `tcp`. Default: `udp`, and `tcp` with `dnsOverTLS`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport_protocol: Option<TransportProtocol>,
     /// Ask over TLS, at port 853 unless `url` has another one.
+    #[serde(rename = "dnsOverTLS")]
     pub dns_over_tls: bool,
     /// The response codes that are right.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "set"))]
@@ -197,20 +198,20 @@ impl super::Options for Options {
             Rule::matches("spec.dns.queryClass", &QUERY_CLASS, UNKNOWN_CLASS),
             Rule::new(
                 "spec.dns",
-                "!self.dnsOverTls || !has(self.transportProtocol) || self.transportProtocol == 'tcp'",
-                "dnsOverTls is over TCP, remove transportProtocol or write tcp",
+                "!self.dnsOverTLS || !has(self.transportProtocol) || self.transportProtocol == 'tcp'",
+                "dnsOverTLS is over TCP, remove transportProtocol or write tcp",
             )
             .field("transportProtocol")
-            .holds_if(|dns| dns.get("dnsOverTls") != Some(&Value::Bool(true)) || text(dns, "transportProtocol") != Some("udp")),
+            .holds_if(|dns| dns.get("dnsOverTLS") != Some(&Value::Bool(true)) || text(dns, "transportProtocol") != Some("udp")),
             Rule::new(
                 "spec.dns",
-                "!self.retryTruncated || !(self.dnsOverTls || (has(self.transportProtocol) && self.transportProtocol == 'tcp'))",
+                "!self.retryTruncated || !(self.dnsOverTLS || (has(self.transportProtocol) && self.transportProtocol == 'tcp'))",
                 "over TCP no reply is truncated, remove retryTruncated",
             )
             .field("retryTruncated")
             .holds_if(|dns| {
                 let is = |field: &str| dns.get(field) == Some(&Value::Bool(true));
-                !is("retryTruncated") || !(is("dnsOverTls") || text(dns, "transportProtocol") == Some("tcp"))
+                !is("retryTruncated") || !(is("dnsOverTLS") || text(dns, "transportProtocol") == Some("tcp"))
             }),
             of_dns(
                 &format!(
@@ -223,11 +224,11 @@ impl super::Options for Options {
                 |spec, url| !URL.is_match(url) || URL_WITH_NAME.is_match(url) || spec.pointer("/dns/queryName").is_some(),
             ),
             of_dns(
-                "!has(self.tlsConfig) || (has(self.dns) && self.dns.dnsOverTls)",
-                "tlsConfig has no effect without TLS: write dns.dnsOverTls: true, or remove it",
+                "!has(self.tlsConfig) || (has(self.dns) && self.dns.dnsOverTLS)",
+                "tlsConfig has no effect without TLS: write dns.dnsOverTLS: true, or remove it",
                 "tlsConfig",
                 |spec, _| {
-                    spec.get("tlsConfig").is_none() || spec.pointer("/dns/dnsOverTls") == Some(&Value::Bool(true))
+                    spec.get("tlsConfig").is_none() || spec.pointer("/dns/dnsOverTLS") == Some(&Value::Bool(true))
                 },
             ),
             of_dns(

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::RequestConnection;
 use super::cookies::CookieJar;
 use super::{Options, Phase};
-use crate::dial::{JudgedAddress, broken};
+use crate::dial::{Dialer, JudgedAddress, broken};
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
 use crate::kind::probe::BoxedStream;
@@ -184,10 +184,10 @@ impl Hop {
         authority.map_err(|_| CallError::new(Reason::Response, "the url to request has no usable host"))
     }
 
-    /// Where a proxy has to connect: to the address that was judged, so that it does not look up the name again and find another one. A name
-    /// that was not resolved here has been judged as a name.
-    fn destination(&self, address: Option<JudgedAddress>) -> Result<Authority, CallError> {
-        match address {
+    /// What a proxy for plain HTTP is asked for: the name, which it looks up again. Where only addresses are allowed it is the one that was
+    /// judged, so that the proxy cannot find another one.
+    fn destination(&self, address: Option<JudgedAddress>, dialer: &Dialer) -> Result<Authority, CallError> {
+        match address.filter(|_| dialer.allows_only_addresses(self.host())) {
             Some(address) => Authority::try_from(SocketAddr::new(address.ip(), self.port()).to_string())
                 .map_err(|_| CallError::new(Reason::Internal, "an address cannot be written: please report this")),
             None => self.own_authority(),
@@ -348,7 +348,7 @@ impl Route {
         };
         Phase::Connect.took(probe.record, start.elapsed());
         if !hop.is_tls() {
-            let destination = if probe.proxy.is_some() { Some(hop.destination(address)?) } else { None };
+            let destination = if probe.proxy.is_some() { Some(hop.destination(address, probe.dialer)?) } else { None };
             let connection = RequestConnection::http1(stream).await?;
             return Ok(Connected { connection, destination });
         }
