@@ -50,7 +50,8 @@ fn ns(host: &str) -> Vec<u8> {
 
 fn name(text: &str) -> Vec<u8> {
     let labels = text.trim_end_matches('.').split('.').filter(|label| !label.is_empty());
-    let mut name: Vec<u8> = labels.flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+    let mut name: Vec<u8> =
+        labels.flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat()).collect();
     name.push(0);
     name
 }
@@ -82,12 +83,15 @@ enum Over {
     Tcp,
 }
 
+/// The queries that came.
+type Asked = Vec<(Over, Vec<u8>)>;
+
 type Script = dyn Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync;
 
 /// A server that gives what a script says, over UDP and TCP, at one port.
 struct NameServer {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<(Over, Vec<u8>)>>>,
+    asked: Arc<Mutex<Asked>>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -103,7 +107,7 @@ impl NameServer {
     }
 
     async fn at(ip: &str, script: Arc<Script>) -> Self {
-        let asked = Arc::<Mutex<Vec<(Over, Vec<u8>)>>>::default();
+        let asked = Arc::<Mutex<Asked>>::default();
         let (listener, socket) = loop {
             let listener = TcpListener::bind(format!("{ip}:0")).await.unwrap();
             if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
@@ -156,7 +160,7 @@ impl NameServer {
         Probed::of(json!({ "type": "Dns", "url": url, "dns": options, "timeout": "2s" })).await
     }
 
-    fn asked(&self) -> Vec<(Over, Vec<u8>)> {
+    fn asked(&self) -> Asked {
         self.asked.lock().unwrap().clone()
     }
 }
@@ -599,7 +603,7 @@ async fn what_is_too_large_is_refused_and_what_is_large_is_read() {
         ]
         .concat();
         let at = 12 + question(query).len() + 12;
-        let pointer = [0xc0 | (at >> 8) as u8, at as u8];
+        let pointer = (0xc000 | u16::try_from(at).unwrap()).to_be_bytes();
         let first = record(ASKED, 2, 60, &long);
         let mut records = vec![first];
         records.extend(std::iter::repeat_n(record(&pointer, 2, 60, &pointer), 4000));
@@ -716,7 +720,7 @@ _443._tcp 300 IN TLSA 3 1 1 0123456789abcdef0123456789abcdef0123456789abcdef0123
 *.wild 300 IN A 192.0.2.99
 "#;
 
-/// CoreDNS with a zone, over UDP, TCP and TLS, in namespaces of its own since it needs fixed ports.
+/// `CoreDNS` with a zone, over UDP, TCP and TLS, in namespaces of its own since it needs fixed ports.
 #[tokio::test]
 async fn a_real_server_is_read_as_it_is() {
     if !namespaces::inside("a_real_server_is_read_as_it_is", &[]) {
@@ -785,13 +789,12 @@ async fn a_real_server_is_read_as_it_is() {
 async fn a_flood_of_other_datagrams_ends_at_the_deadline_and_others_are_not_held_up() {
     let flood = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let address = flood.local_addr().unwrap();
-    let task = tokio::spawn(async move {
+    let task: JoinHandle<()> = tokio::spawn(async move {
         let mut query = [0; 512];
-        while let Ok((_, from)) = flood.recv_from(&mut query).await {
-            loop {
-                let _ = flood.send_to(&[0; 40], from).await;
-                tokio::task::yield_now().await;
-            }
+        let (_, from) = flood.recv_from(&mut query).await.unwrap();
+        loop {
+            let _ = flood.send_to(&[0; 40], from).await;
+            tokio::task::yield_now().await;
         }
     });
     let honest = NameServer::start(|query, _| vec![reply(query, 0, [&[], &[], &[]])]).await;

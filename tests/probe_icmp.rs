@@ -43,17 +43,17 @@ fn ip(arguments: &str) {
     assert!(done.success(), "ip {arguments}");
 }
 
-fn spec(host: &str, options: Value) -> Value {
+fn spec(host: &str, options: &Value) -> Value {
     json!({ "type": "Icmp", "url": format!("icmp://{host}"), "icmp": options })
 }
 
 async fn probe(host: &str, options: Value) -> Probed {
-    Probed::of(spec(host, options)).await
+    Probed::of(spec(host, &options)).await
 }
 
 /// The same with a timeout that is soon over.
 async fn probe_shortly(host: &str, options: Value) -> Probed {
-    let mut spec = spec(host, options);
+    let mut spec = spec(host, &options);
     spec["timeout"] = "2s".into();
     Probed::of(spec).await
 }
@@ -205,7 +205,7 @@ async fn the_operator_says_how_large_a_payload_may_be() {
     has_no_reply(&probed);
     let dialers = Dialers::new(AddressRules::default()).echoing_up_to(65_507);
     let pollers = pollers(dialers, false);
-    let target = target_of(&spec("127.0.0.1", json!({ "payloadSize": 65507 })));
+    let target = target_of(&spec("127.0.0.1", &json!({ "payloadSize": 65507 })));
     let id = target.id.clone();
     pollers.apply([target]);
     let snapshot = pollers.get(&id).unwrap().answer(PATIENCE).await;
@@ -230,7 +230,7 @@ async fn several_requests_give_statistics_and_those_that_are_lost_count() {
     // From now on the other side answers an address three times, as if it had saved up for a minute, and then once in 20 seconds.
     let two = Two::new();
     two.there("echo 1 > /proc/sys/net/ipv4/icmp_ratemask; echo 20000 > /proc/sys/net/ipv4/icmp_ratelimit");
-    let mut lossy = spec("10.7.0.2", json!({ "count": 10, "packetInterval": "50ms" }));
+    let mut lossy = spec("10.7.0.2", &json!({ "count": 10, "packetInterval": "50ms" }));
     let probed = Probed::of(lossy.clone()).await;
     probed.succeeded();
     let received = probed.value("probe_icmp_packets_received");
@@ -246,8 +246,8 @@ async fn several_requests_give_statistics_and_those_that_are_lost_count() {
 
 /// Answers the requests on loopback in the kernel's place, each with these changes of the reply: `(byte, bits)`.
 fn answer_with(changes: &'static [(usize, u8)]) {
-    fs::write("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1").unwrap();
     const RAW: i32 = 3;
+    fs::write("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1").unwrap();
     let socket = Socket::new(Domain::IPV4, RAW.into(), Some(Protocol::ICMPV4)).unwrap();
     std::thread::spawn(move || {
         let mut socket = socket;
@@ -266,8 +266,8 @@ fn answer_with(changes: &'static [(usize, u8)]) {
                 let sum: u32 =
                     reply.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
                 let sum = (sum & 0xffff) + (sum >> 16);
-                let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-                reply[2..4].copy_from_slice(&sum.to_be_bytes());
+                let [_, _, sum @ ..] = (!((sum & 0xffff) + (sum >> 16))).to_be_bytes();
+                reply[2..4].copy_from_slice(&sum);
                 let to = SocketAddr::from(([127, 0, 0, 1], 0));
                 socket.send_to(&reply, &to.into()).unwrap();
             }
@@ -310,7 +310,7 @@ async fn requests_that_could_not_be_sent_in_time_are_told_of() {
     if !inside("requests_that_could_not_be_sent_in_time_are_told_of") {
         return;
     }
-    let spec = spec("127.0.0.1", json!({ "count": 3, "packetInterval": "5s", "minReceived": 3 }));
+    let spec = spec("127.0.0.1", &json!({ "count": 3, "packetInterval": "5s", "minReceived": 3 }));
     let probed = Probed::changed(spec, |target| target.timeout = Duration::from_secs(3)).await;
     probed.failed(Reason::Timeout);
     let wanted =
@@ -350,7 +350,7 @@ async fn a_thousand_hosts_at_once_lose_no_reply_and_the_silent_ones_fail() {
             } else {
                 format!("127.1.{}.{}", number / 250, number % 250 + 1)
             };
-            let mut spec = spec(&host, json!({ "count": 2, "packetInterval": "50ms", "minReceived": 2 }));
+            let mut spec = spec(&host, &json!({ "count": 2, "packetInterval": "50ms", "minReceived": 2 }));
             let timeout = if is_silent(number) { "3s" } else { "2m" };
             (spec["interval"], spec["timeout"], spec["maxAge"]) = ("2m".into(), timeout.into(), "0s".into());
             let mut target = target_of(&spec);

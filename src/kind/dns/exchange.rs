@@ -236,3 +236,44 @@ fn unreadable(no_reply: &NoReply) -> CallError {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use domain::base::name::Name;
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::kind::HeavyWork;
+
+    /// Counts what is not done at once.
+    #[derive(Debug, Default)]
+    struct Elsewhere(AtomicUsize);
+
+    impl Compute for Elsewhere {
+        fn run(&self, work: HeavyWork) -> BoxFuture<'_, Result<Box<dyn std::any::Any + Send>, CallError>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(std::future::ready(Ok(work())))
+        }
+    }
+
+    #[tokio::test]
+    async fn long_replies_are_read_elsewhere_and_nothing_else_is() {
+        let question = Arc::new(DnsQuestion { name: Name::root_vec(), number: 1, class: 1 });
+        let query = Query { id: 7, question: &question, message: Vec::new(), edns: None, port: 53 };
+        let elsewhere = Elsewhere::default();
+        let message = |id: u8, count: u8| {
+            let mut message = vec![0, id, 0x80, 0, 0, 1, 0, count, 0, 0, 0, 0, 0, 0, 1, 0, 1];
+            message.extend((0..count).flat_map(|last| [0, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, last]));
+            message
+        };
+        let short = query.read(&message(7, 3), &elsewhere).await.unwrap().unwrap();
+        assert_eq!(short.count(crate::kind::dns::Section::Answer), 3);
+        query.read(&message(8, 200), &elsewhere).await.unwrap().unwrap_err();
+        assert_eq!(elsewhere.0.load(Ordering::Relaxed), 0);
+        let long = query.read(&message(7, 200), &elsewhere).await.unwrap().unwrap();
+        assert_eq!(long.count(crate::kind::dns::Section::Answer), 200);
+        assert_eq!(elsewhere.0.load(Ordering::Relaxed), 1);
+    }
+}
