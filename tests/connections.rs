@@ -14,7 +14,7 @@ use scrapetarget_exporter::target::Target;
 use support::faults::closed_port;
 use support::namespaces::{hosts, inside};
 use support::scripted::{Blackhole, Scripted, Then};
-use support::{poll_once, pollers_with, series, target, text};
+use support::{poll_once, pollers_with, redeclared, series, target, text};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,9 +28,9 @@ fn sora(url: &str) -> Target {
 
 /// A poll of one call.
 fn rooms(server: &Scripted) -> Target {
-    let mut target = target("rooms", Type::Mediasoup, &server.url());
-    target.source.options.mediasoup =
-        Some(mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() });
+    let options = mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() };
+    let target = target("rooms", Type::Mediasoup, &server.url());
+    let mut target = redeclared(&target, |spec| spec.blocks.mediasoup = Some(options));
     target.source.connection.ca = server.ca.as_ref().map(|pem| pem.as_bytes().into());
     (target.interval, target.timeout, target.max_age) = (PATIENCE, PATIENCE, Duration::ZERO);
     target
@@ -239,8 +239,7 @@ async fn a_name_that_moves_is_followed_at_once_also_where_the_old_server_still_a
     let port = before.address.port();
     let after = Scripted::at(([127, 0, 0, 2], port).into(), Some(rustls::ALL_VERSIONS), |_, _| Then::Answer).await;
     hosts("127.0.0.1 server.test\n");
-    let mut target = rooms(&before);
-    target.source.url = format!("https://server.test:{port}/").parse().unwrap();
+    let mut target = redeclared(&rooms(&before), |spec| spec.url = format!("https://server.test:{port}/"));
     target.source.connection.ca = None;
     target.source.connection.insecure_skip_verify = true;
     let pollers = pollers();
@@ -357,8 +356,7 @@ async fn where_no_connection_comes_about_the_sentence_says_to_which_addresses() 
     assert!(sentence.starts_with(&format!("no connection to {address}: Connection refused")), "{sentence}");
     assert_eq!(reason, Reason::Connect);
 
-    let mut target = sora(&closed);
-    target.source.url = "http://sora.example.com/".parse().unwrap();
+    let mut target = sora("http://sora.example.com/");
     target.source.connection.proxy = Some(closed.parse().unwrap());
     let snapshot = poll_once(target).await;
     let sentence = failure(&snapshot).1;

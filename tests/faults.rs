@@ -14,7 +14,7 @@ use scrapetarget_exporter::self_metrics::SelfMetrics;
 use scrapetarget_exporter::target::Target;
 use support::eventually::PATIENCE;
 use support::faults::{Fault, Faulty, closed_port};
-use support::{choose_tls_provider, poll_once, pollers_with, series, target, text};
+use support::{choose_tls_provider, poll_once, pollers_with, redeclared, series, target, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A target with time enough for whatever its server does, unless that never ends.
@@ -373,7 +373,7 @@ async fn a_server_name_that_is_an_address_is_verified_and_never_contacted() {
     assert_eq!(reason(&snapshot), Reason::Schema, "an answer came: {:?}", snapshot.failure);
 
     let other = Faulty::start(Fault::Says("")).await;
-    named.source.url = format!("https://127.0.0.2:{}/", other.address.port()).parse().unwrap();
+    named = redeclared(&named, |spec| spec.url = format!("https://127.0.0.2:{}/", other.address.port()));
     named.source.connection.server_name = Some("127.0.0.1".to_owned());
     assert_eq!(reason(&*poll_once(named.clone()).await), Reason::Connect, "nobody listens at the url's host");
     named.source.connection.server_name = Some("0x7f.1".to_owned());

@@ -23,7 +23,7 @@ use support::dns::Dns;
 use support::eventually::{PATIENCE, eventually};
 use support::faults::{Fault, Faulty};
 use support::namespaces::inside;
-use support::{NoObjects, pollers, pollers_with, series, text};
+use support::{NoObjects, pollers, pollers_with, redeclared, series, text};
 
 /// A pod that serves.
 fn pod(name: &str, address: SocketAddr) -> Member {
@@ -338,8 +338,7 @@ async fn after_a_change_of_what_is_polled_no_older_result_of_any_member_is_serve
     pollers.apply([target.clone()]);
     assert_eq!(pods(&*answer(&pollers, &target).await).len(), 2);
     broker.switch().set(Mode::Status(500));
-    let mut changed = target.clone();
-    changed.source.url = "http://other.media.svc:1026/".parse().unwrap();
+    let changed = redeclared(&target, |spec| spec.url = "http://other.media.svc:1026/".to_owned());
     pollers.apply([changed]);
     let snapshot = answer(&pollers, &target).await;
     assert_eq!(snapshot.failure.as_ref().map(|failure| failure.reason), Some(Reason::HttpStatus));

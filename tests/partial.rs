@@ -21,7 +21,7 @@ use simulators::{Mode, Simulated};
 use support::eventually::PATIENCE;
 use support::faults::{Fault, Faulty, closed_port};
 use support::load::allowed;
-use support::{poll_once, series, target, text};
+use support::{poll_once, redeclared, series, target, text};
 use tower::ServiceExt;
 
 /// What a call that is not left in peace gets.
@@ -221,9 +221,9 @@ async fn an_exporter_of_the_application_s_own_has_the_same_reasons() {
     let passthrough = |url: &str| {
         let mut target = target("edumeet", Type::Mediasoup, url);
         target.timeout = allowed(Duration::from_millis(500));
-        target.source.options.mediasoup =
-            Some(mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() });
-        target
+        let options =
+            mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() };
+        redeclared(&target, |spec| spec.blocks.mediasoup = Some(options))
     };
     let server = Edumeet::new(7);
     let edumeet = Simulated::serve(server.routes(), ([127, 0, 0, 1], 0).into()).await.unwrap();

@@ -175,6 +175,9 @@ fn tls_config(theirs: &Map<String, Value>) -> Value {
 
 /// `valid_status_codes` as `validStatusCodes`.
 fn camel(snake: &str) -> String {
+    if snake == "dns_over_tls" {
+        return "dnsOverTLS".to_owned();
+    }
     let mut words = snake.split('_');
     let first = words.next().unwrap().to_owned();
     words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])

@@ -56,7 +56,7 @@ impl Sides {
         let documents: Vec<String> =
             documents.into_iter().chain(rows.iter().flat_map(Row::manifest)).map(|value| value.to_string()).collect();
         let targets = write("targets.yaml", &documents.join("\n---\n"));
-        let ours = Running::ready(&targets, ["--max-probes-per-address", "0"]).await;
+        let ours = Running::ready(&targets, ["--max-probes-per-address", "0", "--icmp-max-payload", "65507"]).await;
         Self { theirs, ours, _folder: folder }
     }
 

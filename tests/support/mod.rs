@@ -55,6 +55,19 @@ pub fn target(name: &str, kind: Type, url: &str) -> Target {
     Target::resolve(TargetId::new("media", name), Arc::new(declaration), &NoObjects)
 }
 
+/// The target as it is after a change of its spec; what a test has set besides stays.
+pub fn redeclared(target: &Target, edit: impl FnOnce(&mut ScrapeTargetSpec)) -> Target {
+    let mut spec = target.declaration.spec.clone();
+    edit(&mut spec);
+    let declaration = ParsedTarget::parse(ScrapeTarget::new(&target.id.name, spec)).unwrap();
+    let new = Target::resolve(target.id.clone(), Arc::new(declaration), &NoObjects);
+    let mut changed = target.clone();
+    changed.declaration = new.declaration;
+    (changed.source.kind, changed.source.url, changed.source.options) =
+        (new.source.kind, new.source.url, new.source.options);
+    changed
+}
+
 /// Pollers that poll in the background, with small limits.
 pub fn pollers() -> Arc<Pollers> {
     pollers_with(Limits::new(1 << 20, 8 << 20), true)
