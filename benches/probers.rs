@@ -116,7 +116,7 @@ impl World {
 
     async fn ours(&self, manifests: &str) -> Result<Side> {
         let ca = std::fs::read_to_string(self.ca.path().join("ca.pem"))?;
-        let indented: String = ca.lines().map(|line| format!("    {line}\n")).collect();
+        let indented = ca.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
         let config_map =
             format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: ca }}\ndata:\n  ca.pem: |\n{indented}");
         // All servers are on this machine.
@@ -207,7 +207,7 @@ impl World {
             let scraped = Arc::new(AtomicU64::new(0));
             let scraping = tokio::spawn(scrape_all(side.address, paths, interval, Arc::clone(&scraped)));
             tokio::time::sleep(2 * interval).await;
-            let (cpu, scrapes) = (cpu_of(side.pid)?, scraped.load(Ordering::Relaxed));
+            let (cpu, until_now) = (cpu_of(side.pid)?, scraped.load(Ordering::Relaxed));
             let before = delays(&side).await?;
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             let core = (cpu_of(side.pid)? - cpu) / Duration::from_secs(seconds).as_secs_f64();
@@ -217,11 +217,11 @@ impl World {
                 (Some(before), Some(after)) => format!("{:.2} %", 100.0 * (after.0 - before.0) / (after.1 - before.1)),
                 _ => "-".to_owned(),
             };
-            let scrapes = scraped.load(Ordering::Relaxed) - scrapes;
+            let count = scraped.load(Ordering::Relaxed) - until_now;
             if let Some(ours) = &side.exporter {
                 println!("{name:<20} {} of {targets} up", ours.up().await?);
             }
-            println!("{name:<20} {core:>8.3} {memory:>9.1} {scrapes:>10} {on_time:>14}");
+            println!("{name:<20} {core:>8.3} {memory:>9.1} {count:>10} {on_time:>14}");
             scraping.abort();
             figures.push((core, memory));
         }
@@ -295,12 +295,13 @@ fn inside_namespace() -> Result<()> {
 async fn ping_many() -> Result<()> {
     let hosts = setting("PROBERS_HOSTS", 1_000);
     let seconds = setting("PROBERS_SECONDS", 60);
-    let manifests: String = (0..hosts)
+    let manifests = (0..hosts)
         .map(|number| {
             let address = Servers::address(number);
             format!("---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: h{number} }}\nspec: {{ type: Icmp, url: \"icmp://{address}\", interval: 1s }}\n")
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let exporter = Exporter::of_files(&manifests)?;
     exporter.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await;

@@ -177,7 +177,7 @@ async fn probe(url: String, options: Value) -> Probed {
 
 async fn probe_with(url: String, ca: &str) -> Probed {
     Probed::changed(json!({ "type": "Grpc", "url": url }), |target| {
-        target.source.connection.ca = Some(ca.as_bytes().into())
+        target.source.connection.ca = Some(ca.as_bytes().into());
     })
     .await
 }
@@ -245,8 +245,7 @@ async fn headers_credentials_and_metadata_are_sent() {
 #[tokio::test]
 async fn each_service_has_a_health_of_its_own() {
     let server = GrpcServer::start(|(_, body)| match body.get(7..) {
-        None => Reply::serving(),
-        Some(b"up") => Reply::serving(),
+        None | Some(b"up") => Reply::serving(),
         Some(b"down") => Reply::message(&[8, 2]),
         Some(b"starting") => Reply::message(&[]),
         Some(b"gone") => Reply::message(&[8, 3]),

@@ -72,7 +72,7 @@ mod tests {
         let order: Vec<_> =
             ["---", "apiVersion", "kind", "metadata", "name", "namespace", "spec", "type", "url", "http"]
                 .iter()
-                .map(|word| text.find(&format!("{word}")).unwrap())
+                .map(|word| text.find(&word.to_string()).unwrap())
                 .collect();
         assert!(order.is_sorted(), "{text}");
     }

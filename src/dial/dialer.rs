@@ -369,12 +369,11 @@ mod tests {
         ] {
             let dialer = dialer(AddressRules::default(), known, prefer(preferred, fallback));
             let found = resolved(&dialer, NAME).await;
-            match expected {
-                Some(address) => assert_eq!(found.unwrap(), address, "{known:?}"),
-                None => {
-                    let (reason, message) = found.unwrap_err();
-                    assert!(reason == Reason::Dns && message.contains("ipProtocolFallback"), "{message}");
-                }
+            if let Some(address) = expected {
+                assert_eq!(found.unwrap(), address, "{known:?}");
+            } else {
+                let (reason, message) = found.unwrap_err();
+                assert!(reason == Reason::Dns && message.contains("ipProtocolFallback"), "{message}");
             }
         }
         let v6 = dialer(AddressRules::default(), &both, prefer(IpVersion::V6, false));

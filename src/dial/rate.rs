@@ -155,7 +155,7 @@ mod tests {
     async fn addresses_without_number_take_a_bounded_amount_of_memory() {
         let rate = AddressRate::new(1);
         let namespace: Arc<str> = "a".into();
-        for number in 0..(MAX_BUCKETS as u32 + 10_000) {
+        for number in 0..u32::try_from(MAX_BUCKETS).unwrap() + 10_000 {
             rate.request(IpAddr::V4(number.into()), &namespace, Duration::ZERO);
         }
         assert!(rate.buckets.lock().unwrap().full_at.len() <= MAX_BUCKETS + 2);

@@ -8,7 +8,7 @@ use crate::{figure, until};
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A web server, a port and a name of the cluster itself, and a port at which nobody listens.
-const TARGETS: &str = r#"
+const TARGETS: &str = r"
 apiVersion: scrapetarget.dev/v1alpha1
 kind: ScrapeTarget
 metadata: { name: web, namespace: simulated-fiware }
@@ -45,7 +45,7 @@ spec:
   interval: 5s
   timeout: 2s
   monitor: { job: blackbox, instance: Url }
-"#;
+";
 
 /// What Prometheus must have, in the words of the blackbox exporter's users.
 const EXPECTED: [(&str, f64); 8] = [

@@ -98,15 +98,15 @@ async fn stage() -> (TempDir, String, Vec<&'static str>) {
     let headers = format!(
         "headers: [{{ name: x-key, secretKeyRef: {{ name: s, key: key }} }}, {{ name: x-own, value: {header} }}]"
     );
-    let post = format!("http: {{ method: POST, body: {body}, validStatusCodes: [200] }}");
+    let request = format!("http: {{ method: POST, body: {body}, validStatusCodes: [200] }}");
     let of_secret = "http: { method: POST, bodySecretRef: { name: s, key: body }, failIfBodyMatchesRegexp: [POST] }";
     let said = "{ expect: \"(.+)\", labels: [{ name: said, value: \"${1}\" }] }";
     let grpc = format!("grpc: {{ service: a, metadata: {{ x-own: [{metadata}] }} }}");
     let encoded = STANDARD.encode(send);
     let dialogue = |steps: &str| format!("timeout: 1s, tcp: {{ queryResponse: [{steps}] }}");
     let targets = [
-        ("refused", "Http", format!("http://{web}/refused"), format!("{basic}, {headers}, {post}")),
-        ("moved", "Http", format!("http://{web}/moved"), format!("{bearer}, {headers}, {post}")),
+        ("refused", "Http", format!("http://{web}/refused"), format!("{basic}, {headers}, {request}")),
+        ("moved", "Http", format!("http://{web}/moved"), format!("{bearer}, {headers}, {request}")),
         ("broken", "Http", format!("http://{web}/broken"), format!("{bearer}, {headers}, {of_secret}")),
         ("matched", "Http", format!("http://{web}/"), format!("{basic}, {headers}, {of_secret}")),
         (
@@ -251,7 +251,7 @@ fn every_field_of_a_kind_that_is_sent_is_confidential() {
             let covered = |place: &&str| path == place || path.starts_with(&format!("{place}."));
             let is_label = path.ends_with(".labels[].value");
             assert!(
-                is_label || kind.confidential().iter().any(|place| covered(&place)),
+                is_label || kind.confidential().iter().any(covered),
                 "{path} is shown: {kind} must name it in CONFIDENTIAL"
             );
         }

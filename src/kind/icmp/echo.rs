@@ -109,7 +109,9 @@ mod tests {
     #[test]
     fn two_payloads_end_differently() {
         let mut both = [payload(0), payload(0)];
-        both.iter_mut().for_each(|payload| randomize(payload));
+        for payload in &mut both {
+            randomize(payload);
+        }
         let [one, other] = both;
         assert_eq!(one[..20], other[..20]);
         assert_ne!(one, other);
