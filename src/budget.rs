@@ -1,7 +1,7 @@
 //! The memory budget of the answers that are being read, and which polls are evicted when it is exhausted.
 //!
 //! If polls could only wait for memory, a few servers that send much and then hang would hold all of it until their timeouts, and every
-//! other target would fail. So a poll that waits can evict others, by the rules in [`state`].
+//! other target would fail. So a poll that waits can evict others, by the rules in `budget::state`.
 
 #[cfg(test)]
 mod model;

@@ -1,6 +1,6 @@
 //! The network side of a poll: makes the calls of a kind, one after the other over one connection, and returns complete answers.
 //!
-//! It enforces all limits: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`]. It knows neither what an answer
+//! It enforces all limits: time by the poll's deadline, bytes by [`Limits`], addresses by [`AddressRules`](crate::dial::AddressRules). It knows neither what an answer
 //! means nor when to poll again.
 
 mod attempts;
