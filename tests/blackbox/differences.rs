@@ -225,15 +225,6 @@ pub const DIFFERENCES: &[Difference] = &[
         ours: "absent",
     },
     Difference {
-        name: "large pings",
-        families: &["probe_success", "probe_icmp_reply_hop_limit"],
-        shapes: &[Shape::Value, Shape::Theirs],
-        rows: Rows::NamedInNamespaces,
-        when: "a ping is larger than this installation allows",
-        theirs: "there is no such limit",
-        ours: "it is not sent",
-    },
-    Difference {
         name: "certificate of gRPC",
         families: &["probe_ssl_earliest_cert_expiry"],
         shapes: &[Shape::Theirs, Shape::Value],

@@ -265,7 +265,9 @@ pub(super) fn is_own_step(step: &Value, id: &TargetId, settings: &Settings) -> b
     let is_chosen = || {
         let (label, value) = (step["targetLabel"].as_str(), step["replacement"].as_str());
         label.zip(value).is_some_and(|(label, value)| {
-            matches!(label, "instance" | "job") && *step == constant(label, &value.replace("$$", "$"))
+            // As instance she may choose her own url, and nothing that looks like the name of another target.
+            let may_be = label == "job" || label == "instance" && value.contains("://");
+            may_be && *step == constant(label, &value.replace("$$", "$"))
         })
     };
     let fixed = [
