@@ -126,10 +126,11 @@ fn source(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
+/// Of these, the types that probe, with HTTP/2, Brotli and DNS, and `convert` take 3.3.
 #[test]
-fn it_takes_25_megabytes_at_most() {
+fn it_takes_28_megabytes_at_most() {
     let bytes = Image::unpack().bytes + BASE_OF_RELEASES;
-    assert!(bytes <= 25_000_000, "{bytes} bytes");
+    assert!(bytes <= 28_000_000, "{bytes} bytes");
 }
 
 #[test]

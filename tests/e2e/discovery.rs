@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// The mode is httpSD since the chapter before.
 pub(crate) fn by_http(cluster: &Cluster) {
     assert_eq!(cluster.names("servicemonitors"), Vec::<String>::new());
-    assert_eq!(cluster.names("scrapeconfigs").len(), 1, "one ScrapeConfig for all targets");
+    assert_eq!(cluster.names("scrapeconfigs").len(), 2, "one for all targets, and one for those with honorLabels");
     targets::delete_edumeet(cluster);
     targets::apply_anew(cluster);
     figure("from apply to the first sample", cluster.until_up(&targets::names(), PATIENCE));

@@ -10,7 +10,6 @@ mod install;
 mod load;
 mod members;
 mod overload;
-mod probers;
 mod prometheus;
 mod replicas;
 #[path = "../support/mod.rs"]
@@ -31,10 +30,6 @@ const CHAPTERS: &[Chapter] = &[
     ("the exporter may do what it needs and no more", install::with_least_privilege),
     ("six targets are applied and Prometheus has their series", targets::are_scraped),
     ("a cluster that is in use is left as it is", cluster::in_use_is_refused),
-    (
-        "a web server, a port and a name are probed with the series of the blackbox exporter",
-        probers::are_series_of_the_blackbox_exporter,
-    ),
     ("a wrong target is refused with our words", changes::wrong_target_is_refused),
     ("a rotated Secret is read again without a restart", changes::secret_is_rotated),
     ("a server that dies and comes back is seen to", changes::server_dies_and_comes_back),
