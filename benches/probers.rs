@@ -2,10 +2,12 @@
 //!
 //! `http`, `https`: the CPU that one probe costs, each triggered by a scrape: of a page of 10 kB, the second with a full handshake.
 //!
-//! `mixed`: 5,000 targets (`PROBERS_TARGETS`), of which 40 % are http, 20 % https, 20 % tcp and 20 % dns, each probed and scraped every 15 s
-//! (`PROBERS_INTERVAL`): CPU, memory, and how many of our probes began within 250 ms of their time.
+//! `mixed`: 5,000 targets (`PROBERS_TARGETS`), of which 30 % are http, 20 % https, 20 % tcp, and 10 % each dns, icmp and grpc, all probed and
+//! scraped every 15 s (`PROBERS_INTERVAL`): CPU, memory, and how many of our probes began within 250 ms of their time.
 //!
-//! `icmp`: 1,000 targets (`PROBERS_HOSTS`), each pinged once a second, in a network namespace of their own: how many replies were lost.
+//! `icmp`: 1,000 targets (`PROBERS_HOSTS`), each pinged once a second: how many replies were lost.
+//!
+//! All of it runs in a network namespace of its own, in which both exporters may send pings.
 //!
 //! `cargo bench --bench probers` runs all; `cargo bench --bench probers -- mixed` runs one. The blackbox exporter is the program that
 //! `BLACKBOX_EXPORTER` names, as `make bench` sets it. What is said is the ratio of both in the same run.
@@ -14,12 +16,18 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{Exporter, Result, Scraper, Servers, cpu_of, runs, scrape_all, setting, sum};
 
 /// Probes that are counted for one figure, after as many that are not.
@@ -29,16 +37,27 @@ const PROBES: u32 = 2_000;
 const ROUNDS: u32 = 4;
 
 fn main() -> Result<()> {
-    if std::env::var_os("PROBERS_ROLE").is_some() {
-        return inside_namespace();
-    }
-    support::main(measure())
+    // The other roles of this program, such as the servers, are for `support`.
+    let is_inside = std::env::var_os("PROBERS_ROLE").is_some() || std::env::var_os("FLEET_ROLE").is_some();
+    if is_inside { support::main(measure()) } else { inside_namespace() }
+}
+
+/// Starts this program again in a network namespace in which ICMP sockets may be opened.
+fn inside_namespace() -> Result<()> {
+    let script = "echo 0 0 > /proc/sys/net/ipv4/ping_group_range && ip link set lo up && exec \"$0\" \"$@\"";
+    let status = Command::new("unshare")
+        .args(["-rn", "sh", "-c", script])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env("PROBERS_ROLE", "inside")
+        .status()?;
+    if status.success() { Ok(()) } else { Err("it failed, or no network namespace could be made".into()) }
 }
 
 async fn measure() -> Result<()> {
     let servers = Servers::start().await?;
-    let dns = answer_dns()?;
-    let world = World { http: servers.http, https: servers.https, dns, ca: tempfile::tempdir()? };
+    let (dns, grpc) = (answer_dns()?, answer_health_checks()?);
+    let world = World { http: servers.http, https: servers.https, dns, grpc, ca: tempfile::tempdir()? };
     std::fs::write(world.ca.path().join("ca.pem"), &servers.ca)?;
     for scenario in ["http", "https"] {
         if runs(scenario) {
@@ -49,7 +68,7 @@ async fn measure() -> Result<()> {
         world.mixed().await?;
     }
     if runs("icmp") {
-        icmp()?;
+        ping_many().await?;
     }
     Ok(())
 }
@@ -59,6 +78,7 @@ struct World {
     http: u16,
     https: u16,
     dns: u16,
+    grpc: u16,
     ca: tempfile::TempDir,
 }
 
@@ -87,6 +107,8 @@ impl World {
             "https" => format!("https://{address}:{}/page", self.https),
             "tcp" => format!("tcp://{address}:{}", self.http),
             "dns" => format!("dns://127.0.0.1:{}/www.example.com?type=A", self.dns),
+            "icmp" => format!("icmp://{address}"),
+            "grpc" => format!("grpc://127.0.0.1:{}", self.grpc),
             _ => format!("http://{address}:{}/page", self.http),
         }
     }
@@ -97,6 +119,8 @@ impl World {
         match kind {
             "tcp" => format!("{}&module=tcp", url.trim_start_matches("tcp://")),
             "dns" => format!("127.0.0.1:{}&module=dns", self.dns),
+            "icmp" => format!("{}&module=icmp", url.trim_start_matches("icmp://")),
+            "grpc" => format!("127.0.0.1:{}&module=grpc", self.grpc),
             _ => format!("{url}&module={kind}"),
         }
     }
@@ -105,6 +129,8 @@ impl World {
         let kind_of = match kind {
             "tcp" => "Tcp",
             "dns" => "Dns",
+            "icmp" => "Icmp",
+            "grpc" => "Grpc",
             _ => "Http",
         };
         let ca = if kind == "https" { "\n  tlsConfig: { ca: { configMap: { name: ca, key: ca.pem } } }" } else { "" };
@@ -131,7 +157,7 @@ impl World {
     async fn peer(&self) -> Result<Side> {
         let program = std::env::var("BLACKBOX_EXPORTER").map_err(|_| "BLACKBOX_EXPORTER is not set: run make bench")?;
         let config = format!(
-            "modules:\n  http:\n    prober: http\n    http: {{ preferred_ip_protocol: ip4 }}\n  https:\n    prober: http\n    http: {{ preferred_ip_protocol: ip4, tls_config: {{ ca_file: {} }} }}\n  tcp:\n    prober: tcp\n    tcp: {{ preferred_ip_protocol: ip4 }}\n  dns:\n    prober: dns\n    dns: {{ preferred_ip_protocol: ip4, query_name: www.example.com, query_type: A }}\n",
+            "modules:\n  http:\n    prober: http\n    http: {{ preferred_ip_protocol: ip4 }}\n  https:\n    prober: http\n    http: {{ preferred_ip_protocol: ip4, tls_config: {{ ca_file: {} }} }}\n  tcp:\n    prober: tcp\n    tcp: {{ preferred_ip_protocol: ip4 }}\n  dns:\n    prober: dns\n    dns: {{ preferred_ip_protocol: ip4, query_name: www.example.com, query_type: A }}\n  icmp:\n    prober: icmp\n    icmp: {{ preferred_ip_protocol: ip4 }}\n  grpc:\n    prober: grpc\n    grpc: {{ preferred_ip_protocol: ip4 }}\n",
             self.ca.path().join("ca.pem").display()
         );
         let file = self.ca.path().join("blackbox.yml");
@@ -186,7 +212,8 @@ impl World {
         let targets = setting("PROBERS_TARGETS", 5_000);
         let interval = Duration::from_secs(setting("PROBERS_INTERVAL", 15));
         let seconds = setting("PROBERS_SECONDS", 60);
-        let kind = |number: u64| ["http", "https", "http", "tcp", "dns"][usize::try_from(number % 5).unwrap_or(0)];
+        let mix = ["http", "https", "tcp", "dns", "http", "icmp", "https", "tcp", "grpc", "http"];
+        let kind = |number: u64| mix[usize::try_from(number % 10).unwrap_or(0)];
         let more = format!("  interval: {}s\n", interval.as_secs());
         let manifests: String =
             (0..targets).map(|number| self.manifest(&format!("t{number}"), kind(number), number, &more)).collect();
@@ -277,19 +304,31 @@ fn answer_dns() -> Result<u16> {
     Ok(port)
 }
 
-/// Starts this program again in a network namespace in which ICMP sockets may be opened.
-fn icmp() -> Result<()> {
-    let script = "echo 0 0 > /proc/sys/net/ipv4/ping_group_range && ip link set lo up && exec \"$0\" --bench";
-    let status = Command::new("unshare")
-        .args(["-rn", "sh", "-c", script])
-        .arg(std::env::current_exe()?)
-        .env("PROBERS_ROLE", "icmp")
-        .status()?;
-    if status.success() { Ok(()) } else { Err("icmp: no network namespace could be made".into()) }
-}
-
-fn inside_namespace() -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(ping_many())
+/// Answers every health check with SERVING, in threads of this process.
+fn answer_health_checks() -> Result<u16> {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let serving = service_fn(async |_| {
+                let message = Frame::data(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]));
+                let trailers =
+                    http::HeaderMap::from_iter([("grpc-status", "0")].map(|(name, value)| {
+                        (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+                    }));
+                let frames = [Ok::<_, Infallible>(message), Ok(Frame::trailers(trailers))];
+                let body = StreamBody::new(futures::stream::iter(frames));
+                http::Response::builder().header("content-type", "application/grpc").body(body)
+            });
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), serving),
+            );
+        }
+    });
+    Ok(port)
 }
 
 async fn ping_many() -> Result<()> {
