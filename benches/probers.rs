@@ -345,8 +345,8 @@ async fn ping_many() -> Result<()> {
     exporter.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let outcomes = |text: &str| {
-        let all = sum(text, "scrapetarget_polls_total{type=\"Icmp\"");
-        (all, sum(text, "scrapetarget_polls_total{type=\"Icmp\",outcome=\"success\"}"))
+        let good = sum(text, "scrapetarget_polls_total{outcome=\"success\",type=\"Icmp\"}");
+        (sum(text, "scrapetarget_polls_total{"), good)
     };
     let (before, cpu) = (outcomes(&exporter.own_metrics().await?), exporter.cpu()?);
     tokio::time::sleep(Duration::from_secs(seconds)).await;
