@@ -267,14 +267,14 @@ macro_rules! kinds {
             }
         }
 
-        /// The options of each kind; at most the one that matches `type` is there.
+        /// The options of each kind; at most the one that matches `type` is there, so that none takes memory in targets of another.
         #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
         #[serde(rename_all = "camelCase")]
         pub struct Blocks {
             $(
                 $(#[doc = $doc])+
                 #[serde(default, skip_serializing_if = "Option::is_none")]
-                pub $module: Option<$module::Options>,
+                pub $module: Option<Box<$module::Options>>,
             )+
         }
 
@@ -296,28 +296,28 @@ macro_rules! kinds {
             /// Replaces the texts of the block of `kind` that are not shown.
             pub fn mask(&mut self, kind: Type, mask: &str) {
                 match kind {
-                    $(Type::$kind => confidential::mask(self.$module.as_mut(), kind.confidential(), mask)),+
+                    $(Type::$kind => confidential::mask(self.$module.as_deref_mut(), kind.confidential(), mask)),+
                 }
             }
 
             /// The texts of the block of `kind` that are not shown.
             pub fn confidential_texts(&self, kind: Type) -> Vec<String> {
                 match kind {
-                    $(Type::$kind => confidential::texts(self.$module.as_ref(), kind.confidential())),+
+                    $(Type::$kind => confidential::texts(self.$module.as_deref(), kind.confidential())),+
                 }
             }
 
             /// How a target of type `kind` is polled.
             pub fn engine(&self, kind: Type, url: &Url) -> Result<Engine, Vec<FieldError>> {
                 match kind {
-                    $(Type::$kind => kinds!(@engine $engine, self.$module.clone().unwrap_or_default(), url)),+
+                    $(Type::$kind => kinds!(@engine $engine, self.$module.as_deref().cloned().unwrap_or_default(), url)),+
                 }
             }
 
             /// Keys of Secrets that the block of `kind` names, each with its field below the spec.
             pub fn secrets(&self, kind: Type) -> Vec<(String, &SecretKeyRef)> {
                 match kind {
-                    $(Type::$kind => self.$module.iter().flat_map(Options::secrets).map(|(field, key)| {
+                    $(Type::$kind => self.$module.as_deref().into_iter().flat_map(Options::secrets).map(|(field, key)| {
                         (format!("{}.{field}", kind.block()), key)
                     }).collect()),+
                 }

@@ -15,7 +15,7 @@ use crate::target::{SecretValue, Source, Target};
 
 /// What is made once for a target, and kept until its source changes.
 pub(super) struct PreparedTarget {
-    pub(super) source: Source,
+    pub(super) source: Arc<Source>,
     pub(super) client: Client,
     pub(super) redactor: Arc<Redactor>,
     /// Makes a translator of the answers.
@@ -29,7 +29,7 @@ pub(super) type Translators = Arc<dyn Fn() -> Box<dyn Kind> + Send + Sync>;
 
 /// What is made once for a target that is probed, and kept until its source changes.
 pub(super) struct PreparedProbe {
-    pub(super) source: Source,
+    pub(super) source: Arc<Source>,
     pub(super) prober: Arc<dyn Prober>,
     pub(super) dialer: Dialer,
     pub(super) redactor: Arc<Redactor>,
@@ -69,7 +69,7 @@ impl Prepared {
 
 impl PreparedProbe {
     fn new(target: &Target, prober: &Arc<dyn Prober>, context: &PollContext) -> Result<Self, String> {
-        let source = target.source.clone();
+        let source = Arc::clone(&target.source);
         let dialer = context.clients.dialers().dialer(&source.connection, &target.id.namespace);
         let dialer = dialer.map_err(|error| one_line(&error))?;
         let secrets = source.secrets.iter().flatten().map(SecretValue::expose);
@@ -156,7 +156,7 @@ impl Translator {
 
 impl PreparedTarget {
     fn new(target: &Target, translators: &Translators, context: &PollContext) -> Result<Self, String> {
-        let source = target.source.clone();
+        let source = Arc::clone(&target.source);
         let client = context.clients.client(&source.url, &source.connection, &target.id.namespace);
         let client = client.map_err(|error| one_line(&error))?;
         let redactor = Arc::new(Redactor::new(&source.headers));
@@ -196,7 +196,7 @@ pub(super) fn prepare(
     target: &Target,
     context: &PollContext,
 ) -> Result<Prepared, String> {
-    if let Some(prepared) = prepared.as_ref().filter(|prepared| *prepared.source() == target.source) {
+    if let Some(prepared) = prepared.as_ref().filter(|prepared| *prepared.source() == *target.source) {
         return Ok(prepared.clone());
     }
     let new = Prepared::new(target, context)?;

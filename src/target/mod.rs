@@ -73,7 +73,7 @@ pub struct Target {
     /// Its name.
     pub id: TargetId,
     /// What is polled, and how. After a change of any of it older data must not be served.
-    pub source: Source,
+    pub source: Arc<Source>,
     /// From the start of one poll to the start of the next.
     pub interval: Duration,
     /// For all calls of one poll together, or of one member.

@@ -24,7 +24,7 @@ impl Target {
         let problem = errors.into_iter().flatten().next().map(ResolveError::problem);
         let spec = &declaration.spec;
         Self {
-            source: Source {
+            source: Arc::new(Source {
                 kind: spec.kind,
                 url: declaration.url().clone(),
                 options: spec.blocks.clone(),
@@ -32,7 +32,7 @@ impl Target {
                 headers: headers.unwrap_or_default(),
                 secrets: secrets.unwrap_or_default(),
                 filter: declaration.filter().cloned(),
-            },
+            }),
             interval: spec.effective_interval(),
             timeout: spec.effective_timeout(),
             spread: spec.effective_spread(),
