@@ -213,7 +213,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
 image:
 	$(call packages,buildah)
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(HOST)
+	RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' cargo build --locked --release --target $(HOST)
 	deploy/image/offline.sh $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/scrapetarget-exporter \
 	  ghcr.io/scrapetarget/scrapetarget-exporter:$(VERSION) $(IMAGE)
 
