@@ -12,6 +12,7 @@ mod host;
 mod icmp;
 mod rate;
 mod resolve;
+mod stream;
 
 pub(crate) use address::AllowedBy;
 pub use address::{AddressRules, DenyReason};
@@ -25,3 +26,4 @@ pub use host::{AllowedHost, AllowedHostError};
 pub use icmp::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 pub use resolve::KnownHosts;
 pub(crate) use resolve::Resolver;
+pub(crate) use stream::{ReadObserver, YieldingStream};
