@@ -21,7 +21,7 @@ pub use dialer::{
     DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress, literal_address,
 };
 pub use error::{broken, rejection};
-pub use handshake::TlsPeer;
+pub use handshake::{ServerRole, TlsPeer};
 pub use host::{AllowedHost, AllowedHostError};
 pub use icmp::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 pub use resolve::KnownHosts;

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::snapshot::{CallRecord, Exposition, Failure, ProbeReport, Snapshot};
 use super::translate::MAX_INLINE_EXPOSITION;
-use crate::fetch::Expiry;
 use crate::kind::{Call, CallError, Engine, Prober, Reason, Recorder};
 use crate::metric::{Allowance, Families, Finished, Format, Stop};
 use crate::target::Target;
+use crate::tls::Expiry;
 
 crate::descs! {
     SUCCESS = gauge "probe_success" [] "Whether the last poll succeeded: its primary call, or the probe.";

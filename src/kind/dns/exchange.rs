@@ -11,7 +11,7 @@ use super::query::DnsQuestion;
 use super::reply::{NoReply, Reply, text_bytes};
 use super::{DURATION, Edns};
 use crate::budget::MemoryShare;
-use crate::dial::{JudgedAddress, broken};
+use crate::dial::{JudgedAddress, ServerRole, broken};
 use crate::failure::{CallError, Reason};
 use crate::kind::{Compute, Probe};
 
@@ -81,7 +81,7 @@ impl Query<'_> {
         address: JudgedAddress,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, CallError> {
         let stream = probe.dialer.connect(address, self.port, probe.deadline).await?;
-        let (shaken, peer) = probe.dialer.handshake(stream, probe.host, &[], probe.deadline).await;
+        let (shaken, peer) = probe.dialer.handshake(stream, ServerRole::Target, probe.host, &[], probe.deadline).await;
         if let Some(peer) = peer {
             probe.record.tls(&peer, false);
         }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::probe::BoxedStream;
 use super::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery};
+use crate::dial::ServerRole;
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, needed_port};
 use dialogue::Dialogue;
@@ -313,7 +314,7 @@ impl TcpProber {
 /// Makes a TLS handshake, and records it whatever becomes of it.
 async fn handshake(probe: &mut Probe<'_>, stream: BoxedStream) -> Result<BoxedStream, CallError> {
     let start = Instant::now();
-    let (result, peer) = probe.dialer.handshake(stream, probe.host, &[], probe.deadline).await;
+    let (result, peer) = probe.dialer.handshake(stream, ServerRole::Target, probe.host, &[], probe.deadline).await;
     TcpPhase::Tls.record(probe.record, start.elapsed());
     if let Some(peer) = peer {
         probe.record.tls(&peer, false);
