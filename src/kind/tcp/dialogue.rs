@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::script::{Expectation, Script, ScriptStep, SentMessage, with_newline};
-use super::{EXPECT_INFO, FAILED_BYTES, FAILED_REGEX, TcpPhase, handshake, mismatch};
+use super::{EXPECT_INFO, FAILED_BYTES, TcpPhase, handshake, mismatch};
 use crate::dial::{broken, rejection};
-use crate::kind::probe::{BoxedStream, Matcher, Pattern, readable, work};
+use crate::kind::probe::{BoxedStream, FAILED_DUE_TO_REGEX, Matcher, Pattern, readable, work};
 use crate::kind::{CallError, Probe, Reason};
 
 /// The longest line, its end included.
@@ -112,7 +112,7 @@ impl<'d, 'p> Dialogue<'d, 'p> {
         let mut matcher = None;
         loop {
             let Some(unread) = self.lines(field, lines).await? else {
-                self.probe.record.set(&FAILED_REGEX, &[], 1.0);
+                self.probe.record.set(&FAILED_DUE_TO_REGEX, &[], 1.0);
                 let message =
                     format!("the server ended the connection after {lines} lines, none of which matches {field}.expect");
                 return Err(mismatch(message));
