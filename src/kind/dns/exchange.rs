@@ -109,7 +109,9 @@ impl Query<'_> {
         Ok(reply)
     }
 
-    /// The reply and its length. Datagrams that are none to this query are passed over: they may be late, or not from the server.
+    /// The reply and its length. Messages about other queries are passed over: they may be late, or not from the server. What is no message
+    /// ends the probe, as in the blackbox exporter. Whoever forges the address of the server to send it must guess our port, and could
+    /// as well send an ICMP error, which ends the probe too; to forge a reply, they must also guess the number of the query.
     async fn reply_to_datagram(
         &self,
         socket: &UdpSocket,
