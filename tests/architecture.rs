@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("convert", &["crd", "kind", "time"]),
     ("target", &["crd", "dial", "kind", "metric"]),
     ("file", &["crd", "kind", "self_metrics", "target"]),
-    ("poll", &["budget", "dial", "error_chain", "failure", "fetch", "kind", "metric", "self_metrics", "target"]),
+    ("poll", &["budget", "dial", "error_chain", "failure", "fetch", "kind", "metric", "self_metrics", "target", "tls"]),
     ("http", &["host_pattern", "kind", "metric", "poll", "self_metrics", "target", "time", "tls"]),
     ("k8s", &["crd", "error_chain", "kind", "poll", "self_metrics", "target", "time"]),
     ("cli", &["crd", "dial", "file", "http", "k8s", "kind", "time"]),

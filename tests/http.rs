@@ -194,6 +194,24 @@ async fn a_scrape_does_not_wait_longer_than_its_timeout_leaves() {
 }
 
 #[tokio::test]
+async fn the_timeout_of_a_probe_is_what_the_scrape_could_wait_if_that_was_less() {
+    let (hangs, answers) = (hanging().await, server(StatusCode::OK).await);
+    let slow = declared("web", "slow", Type::Http, &hangs.url(), |spec| {
+        spec.timeout = Some(Duration::from_mins(9).into());
+    });
+    let swift = declared("web", "swift", Type::Http, &answers.url(), |_| {});
+    let service = Service::start(vec![slow, swift], RouterOptions::default()).await;
+    for (name, header, said) in
+        [("slow", "0.7", "probe_timeout_seconds 0.2\n"), ("swift", "60", "probe_timeout_seconds 5\n")]
+    {
+        let request = service.get(&format!("/probe?target=web/{name}"));
+        let text = request.header("x-prometheus-scrape-timeout-seconds", header).send().await.unwrap();
+        let text = text.text().await.unwrap();
+        assert!(text.contains(said) && text.contains("probe_http_status_code"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_timeout_header_that_is_no_time_is_refused() {
     let service = Service::start(vec![target("webrtc", "sora", &nobody())], RouterOptions::default()).await;
     for bad in ["soon", "", "-1", "nan", "inf", "10s"] {

@@ -429,7 +429,7 @@ async fn the_preferred_version_of_ip_is_taken_if_there_is_one() {
 }
 
 #[tokio::test]
-async fn datagrams_that_are_no_reply_to_the_query_are_passed_over() {
+async fn messages_that_are_no_reply_to_the_query_are_passed_over() {
     let server = NameServer::start(|query, over| {
         let right = reply(query, 0, [&[a(60, 1)], &[], &[]]);
         if over == Over::Tcp {
@@ -441,12 +441,45 @@ async fn datagrams_that_are_no_reply_to_the_query_are_passed_over() {
         other_name[13] = b'X';
         let mut no_question = right.clone();
         no_question[5] = 0;
-        vec![b"x".to_vec(), vec![], other_id, other_name, no_question, right]
+        let mut truncated = reply(query, TRUNCATED, [&[a(60, 1)], &[], &[]]);
+        truncated[0] ^= 1;
+        truncated.truncate(truncated.len() - 3);
+        vec![other_id, truncated, other_name, no_question, right]
     })
     .await;
     let probed = server.probe("?type=A", json!({})).await;
     probed.succeeded();
     assert_eq!((probed.value("probe_dns_rcode"), probed.value("probe_dns_answer_rrs")), (0.0, 1.0));
+}
+
+#[tokio::test]
+async fn a_datagram_that_is_no_message_ends_the_probe_whatever_it_is_a_reply_to() {
+    type Spoil = fn(Vec<u8>) -> Vec<u8>;
+    let spoiled: [(&str, Spoil); 5] = [
+        ("shorter than the header", |_| Vec::new()),
+        ("shorter than the header", |_| b"x".to_vec()),
+        ("shorter than the header", |mut message| {
+            message.truncate(11);
+            message
+        }),
+        ("ends before", |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+        ("ends before", |mut message| {
+            message[0] ^= 1;
+            message.pop();
+            message
+        }),
+    ];
+    for (says, spoil) in spoiled {
+        let server = NameServer::start(move |query, _| {
+            let right = reply(query, 0, [&[a(60, 1)], &[], &[]]);
+            vec![spoil(right.clone()), right]
+        })
+        .await;
+        let probed = server.probe("?type=A", json!({})).await;
+        probed.failed(Reason::Protocol);
+        assert!(probed.message.contains("no valid DNS message") && probed.message.contains(says), "{}", probed.message);
+        has_no_reply(&probed);
+    }
 }
 
 #[tokio::test]

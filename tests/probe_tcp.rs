@@ -436,6 +436,39 @@ async fn a_secret_that_comes_back_is_not_exported() {
     assert!(!format!("{probed:?}").contains("password-value"), "{probed:?}");
 }
 
+/// The same with a short secret, and with one that is longer than a label.
+#[tokio::test]
+async fn of_a_secret_that_comes_back_no_label_has_even_the_beginning() {
+    let long = "k".repeat(200);
+    for (key, shown) in [("k", "k-value"), (long.as_str(), &long[..100])] {
+        let line = format!("unknown command {key}-value");
+        let server = Actor::start([hear(&format!("{key}-value\n")), say(&format!("{line}\r\n")), Act::Hang]).await;
+        let steps = json!([
+            { "sendSecretRef": { "name": "redis", "key": key } },
+            { "expect": "^(.*)$", "labels": [{ "name": "answer", "value": "$1" }] },
+        ]);
+        let probed = probe(&server, steps).await;
+        probed.succeeded();
+        assert!(!probed.has("probe_expect_info"), "{probed:?}");
+        assert_eq!(probed.value("probe_skipped_fields"), 1.0);
+        let told: Vec<_> = probed.snapshot.probe.iter().flat_map(|report| report.events()).collect();
+        assert!(told.iter().any(|event| event.text.contains("queryResponse[1]: no labels")), "{told:?}");
+        assert!(told.iter().all(|event| !event.text.contains(shown)), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_label_without_the_secret_is_exported_as_it_is() {
+    let server = Actor::start([hear("k-value\n"), say("k-values are refused: k-valu\r\n"), Act::Hang]).await;
+    let steps = json!([
+        { "sendSecretRef": { "name": "redis", "key": "k" } },
+        { "expect": "refused: (.*)$", "labels": [{ "name": "answer", "value": "$1" }] },
+    ]);
+    let probed = probe(&server, steps).await;
+    probed.succeeded();
+    assert_eq!(probed.labels("probe_expect_info"), "answer=\"k-valu\"");
+}
+
 #[tokio::test]
 async fn bytes_and_lines_are_read_from_one_stream() {
     let server = Actor::start([Act::Say(b"\x00\xff\x01tail of a line\r\nrest".to_vec()), Act::Hang]).await;

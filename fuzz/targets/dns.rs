@@ -1,11 +1,14 @@
-//! Replies of DNS servers: whatever a message contains, reading it ends, and each record is one text that can be told from the others.
+//! Replies of DNS servers: whatever a message contains, reading it ends, and each record is one text that can be told from the others. What can
+//! be read is a message also to those who did not ask for it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use scrapetarget_exporter::kind::dns::record_texts;
+use scrapetarget_exporter::kind::dns::{is_about_another_query, record_texts};
 
 fuzz_target!(|input: &[u8]| {
+    let is_message = is_about_another_query(input);
     let Some(texts) = record_texts(input) else { return };
+    assert!(is_message, "what can be read as a reply is a message, whatever its number");
     let total: usize = texts.iter().map(String::len).sum();
     assert!(total <= 2 << 20, "{total} bytes of text of {} bytes", input.len());
     for text in &texts {

@@ -1,14 +1,13 @@
 //! TLS of a probe: every handshake is a full one, and what the server sent is known also if it was refused.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{CipherSuite, DigitallySignedStruct, ProtocolVersion, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CipherSuite, ProtocolVersion};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -17,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::{ClientError, Connection, Dialer};
 use crate::error_chain::chain;
 use crate::failure::{CallError, Reason};
-use crate::tls::{self, Peer, TrustStore, Usage};
+use crate::tls::{self, HandshakeObserver, Peer, ServerVerifier, TrustStore};
 
 /// A handshake takes no longer than this, whatever the timeout of the target, as with the blackbox exporter.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -80,7 +79,7 @@ impl TlsSettings {
 
     fn config(
         &self,
-        verifier: Arc<HandshakeVerifier>,
+        verifier: Arc<ServerVerifier<SentCertificates>>,
         identity: Option<&Arc<CertifiedKey>>,
         alpn: &[&[u8]],
         sni: bool,
@@ -114,14 +113,24 @@ pub struct TlsPeer {
     pub alpn: Option<Vec<u8>>,
 }
 
+/// Whose server it is that a handshake is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerRole {
+    /// The target's own: `tlsConfig.serverName` and the client certificate are meant for it.
+    Target,
+    /// One that the target does not name, such as a proxy or one that it redirects to. They are not meant for it.
+    Other,
+}
+
 impl Dialer {
-    /// Makes a handshake with `host`, which certificates are verified for unless `tlsConfig.serverName` is set. The peer is returned also if
-    /// the handshake fails, once the server has sent certificates.
+    /// Makes a handshake with `host`, which certificates are verified for unless `tlsConfig.serverName` is meant for it. The peer is returned
+    /// also if the handshake fails, once the server has sent certificates.
     ///
     /// Reasons: `tls`, `timeout`.
     pub async fn handshake<S>(
         &self,
         stream: S,
+        server: ServerRole,
         host: &str,
         alpn: &[&[u8]],
         deadline: Instant,
@@ -129,36 +138,10 @@ impl Dialer {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.handshake_as(self.tls.name.as_ref(), self.tls.identity.as_ref(), stream, host, alpn, deadline).await
-    }
-
-    /// The same with a server that the target does not name, such as a proxy or one that it redirects to: neither `tlsConfig.serverName` nor
-    /// the client certificate is meant for it.
-    pub async fn handshake_with_other<S>(
-        &self,
-        stream: S,
-        host: &str,
-        alpn: &[&[u8]],
-        deadline: Instant,
-    ) -> (Result<TlsStream<S>, CallError>, Option<TlsPeer>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.handshake_as(None, None, stream, host, alpn, deadline).await
-    }
-
-    async fn handshake_as<S>(
-        &self,
-        name: Option<&ServerName<'static>>,
-        identity: Option<&Arc<CertifiedKey>>,
-        stream: S,
-        host: &str,
-        alpn: &[&[u8]],
-        deadline: Instant,
-    ) -> (Result<TlsStream<S>, CallError>, Option<TlsPeer>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+        let (name, identity) = match server {
+            ServerRole::Target => (self.tls.name.as_ref(), self.tls.identity.as_ref()),
+            ServerRole::Other => (None, None),
+        };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
         let name = name.cloned().map_or_else(|| ServerName::try_from(host.to_owned()), Ok);
@@ -167,7 +150,7 @@ impl Dialer {
             return (Err(CallError::new(Reason::Tls, message)), None);
         };
         let sni = matches!(name, ServerName::DnsName(_));
-        let verifier = Arc::new(HandshakeVerifier { trusted: self.tls.trust.store(), sent: Mutex::default() });
+        let verifier = Arc::new(ServerVerifier::new(self.tls.trust.store(), SentCertificates::default()));
         let config = Arc::new(self.tls.config(Arc::clone(&verifier), identity, alpn, sni));
         let deadline = deadline.min(Instant::now() + LONGEST);
         let connecting = TlsConnector::from(config).connect(name, stream);
@@ -176,7 +159,7 @@ impl Dialer {
             Ok(Err(error)) => Err(failed(&error, alpn)),
             Err(_) => Err(CallError::new(Reason::Timeout, "the TLS handshake did not end in time")),
         };
-        let mut peer = verifier.take();
+        let mut peer = verifier.observer().take();
         if let (Ok(stream), Some(peer)) = (&result, &mut peer) {
             let (_, session) = stream.get_ref();
             peer.version = session.protocol_version();
@@ -204,81 +187,36 @@ fn failed(error: &io::Error, alpn: &[&[u8]]) -> CallError {
     CallError::new(Reason::Tls, message)
 }
 
-/// Verifies the certificates of one handshake and keeps them.
-#[derive(Debug)]
-struct HandshakeVerifier {
-    trusted: Option<Arc<TrustStore>>,
-    sent: Mutex<Option<SentChain>>,
-}
+/// Keeps the certificates of one handshake.
+#[derive(Debug, Default)]
+struct SentCertificates(Mutex<Option<SentChain>>);
 
 #[derive(Debug)]
 struct SentChain {
     peer: TlsPeer,
-    is_proven: bool,
+    /// When the verified chain expires, if the server proves that the certificate is its own.
+    last_chain: Option<i64>,
 }
 
-impl HandshakeVerifier {
+impl SentCertificates {
     fn take(&self) -> Option<TlsPeer> {
-        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let SentChain { mut peer, is_proven } = sent;
-        peer.last_chain = peer.last_chain.filter(|_| is_proven);
-        Some(peer)
+        self.lock().take().map(|sent| sent.peer)
     }
 
-    fn signature(
-        &self,
-        version: ProtocolVersion,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        tls::verify_handshake(self.trusted.is_some(), version, message, certificate, signed)?;
-        if let Some(sent) = &mut *self.sent.lock().unwrap_or_else(PoisonError::into_inner) {
-            sent.is_proven = true;
-        }
-        Ok(HandshakeSignatureValid::assertion())
+    fn lock(&self) -> MutexGuard<'_, Option<SentChain>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ServerCertVerifier for HandshakeVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let trusted = self.trusted.as_ref();
-        let verified =
-            trusted.map(|trusted| trusted.verify(end_entity, intermediates, Usage::Server(server_name), now));
-        let last_chain = verified.as_ref().and_then(|verified| verified.as_ref().ok()).copied();
-        let chain =
-            std::iter::once(end_entity).chain(intermediates).map(|certificate| certificate.clone().into_owned());
-        let peer = TlsPeer { chain: chain.collect(), last_chain, ..TlsPeer::default() };
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(SentChain { peer, is_proven: false });
-        verified.transpose().map(|_| ServerCertVerified::assertion())
+impl HandshakeObserver for SentCertificates {
+    fn sent(&self, _: &ServerName<'_>, chain: &[&CertificateDer<'_>], last_chain: Option<i64>) {
+        let chain = chain.iter().map(|certificate| (*certificate).clone().into_owned()).collect();
+        *self.lock() = Some(SentChain { peer: TlsPeer { chain, ..TlsPeer::default() }, last_chain });
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(ProtocolVersion::TLSv1_2, message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(ProtocolVersion::TLSv1_3, message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        if self.trusted.is_some() { tls::algorithms().supported_schemes() } else { tls::all_schemes() }
+    fn proven(&self, _: &CertificateDer<'_>) {
+        if let Some(sent) = &mut *self.lock() {
+            sent.peer.last_chain = sent.last_chain;
+        }
     }
 }

@@ -12,6 +12,7 @@ mod host;
 mod icmp;
 mod rate;
 mod resolve;
+mod stream;
 
 pub(crate) use address::AllowedBy;
 pub use address::{AddressRules, DenyReason};
@@ -20,8 +21,9 @@ pub use dialer::{
     DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress, literal_address,
 };
 pub use error::{broken, rejection};
-pub use handshake::TlsPeer;
+pub use handshake::{ServerRole, TlsPeer};
 pub use host::{AllowedHost, AllowedHostError};
 pub use icmp::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 pub use resolve::KnownHosts;
 pub(crate) use resolve::Resolver;
+pub(crate) use stream::{ReadObserver, YieldingStream};

@@ -1,4 +1,4 @@
-//! Verification of server certificates, with a note of when each chain ends: `probe_ssl_earliest_cert_expiry` and
+//! When the certificates of servers expire: `probe_ssl_earliest_cert_expiry` and
 //! `probe_ssl_last_chain_expiry_timestamp_seconds`.
 //!
 //! The HTTP client provides only the leaf of a connection, and a leaf is public: another server can send it together with other
@@ -11,26 +11,15 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{DigitallySignedStruct, ProtocolVersion, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::dial::ClientError;
-use crate::tls::{self, SignatureCheck, TrustStore, Usage};
+use crate::tls::{self, Expiry, HandshakeObserver, ServerVerifier, TrustStore};
 
 tokio::task_local! {
     /// The handshakes of the call under way. A connection that the HTTP client finishes in another task, after it got an idle one, is not
     /// recorded; the expiry of its leaf is used for it.
     static HANDSHAKES: Handshakes;
-}
-
-/// When the certificates of a server expire, as Unix time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expiry {
-    /// The earliest expiry of all that it sends, whether or not they are needed or trusted.
-    pub earliest: i64,
-    /// The expiry of the verified chain that is valid longest. A chain expires with the first of its certificates.
-    pub last_chain: Option<i64>,
 }
 
 /// The certificates that a server has sent in a handshake.
@@ -191,96 +180,43 @@ impl ExpiryByServer {
     }
 }
 
-/// Verifies certificates, or accepts all, and records when they expire.
+/// Records the handshakes of the call under way.
 #[derive(Debug)]
-pub struct RecordingVerifier {
-    /// The trusted certificates; `None`: certificates are not verified.
-    trusted: Option<Arc<TrustStore>>,
-    /// The address that the certificate must contain, instead of the url's host.
-    address: Option<ServerName<'static>>,
-}
+pub(super) struct CurrentCall;
 
-impl RecordingVerifier {
-    /// Verifies against the authorities in `ca`, or the system's.
-    pub(super) fn verifying(ca: Option<&[u8]>, address: Option<IpAddr>) -> Result<Arc<Self>, ClientError> {
-        let trusted = match ca {
-            None => tls::system_authorities(),
-            Some(pem) => TrustStore::of_pem(pem).ok_or(ClientError::Ca)?,
-        };
-        if trusted.is_empty() {
-            return Err(ClientError::Roots);
+impl HandshakeObserver for CurrentCall {
+    fn sent(&self, name: &ServerName<'_>, chain: &[&CertificateDer<'_>], last_chain: Option<i64>) {
+        let earliest = chain.iter().filter_map(|certificate| tls::not_after(certificate)).min();
+        if let (Some(leaf), Some(earliest)) = (chain.first(), earliest) {
+            let (name, expiry) = (name.to_str().into_owned(), Expiry { earliest, last_chain });
+            Handshakes::record(ServerHandshake { name, leaf: id(leaf), expiry, proven: false });
         }
-        let address = address.map(|address| ServerName::IpAddress(address.into()));
-        Ok(Arc::new(Self { trusted: Some(trusted), address }))
     }
 
-    /// Accepts every certificate, for `insecureSkipVerify`.
-    pub fn trusting() -> Arc<Self> {
-        Arc::new(Self { trusted: None, address: None })
+    fn proven(&self, leaf: &CertificateDer<'_>) {
+        Handshakes::record_proof(leaf);
     }
 }
 
-impl RecordingVerifier {
-    /// Verifies the signature of a handshake, and records that the server has the key.
-    fn signature(
-        &self,
-        version: ProtocolVersion,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let check = tls::verify_handshake(self.trusted.is_some(), version, message, certificate, signed)?;
-        if check == SignatureCheck::Verified {
-            Handshakes::record_proof(certificate);
-        }
-        Ok(HandshakeSignatureValid::assertion())
+/// Verifies against the authorities in `ca`, or the system's. A certificate must contain `address`, if there is one, instead of the url's host.
+pub(super) fn verifying(
+    ca: Option<&[u8]>,
+    address: Option<IpAddr>,
+) -> Result<Arc<ServerVerifier<CurrentCall>>, ClientError> {
+    let trusted = match ca {
+        None => tls::system_authorities(),
+        Some(pem) => TrustStore::of_pem(pem).ok_or(ClientError::Ca)?,
+    };
+    if trusted.is_empty() {
+        return Err(ClientError::Roots);
     }
+    let address = address.map(|address| ServerName::IpAddress(address.into()));
+    Ok(Arc::new(ServerVerifier::new(Some(trusted), CurrentCall).for_name(address)))
 }
 
-impl ServerCertVerifier for RecordingVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let wanted = self.address.as_ref().unwrap_or(server_name);
-        let trusted = self.trusted.as_ref();
-        let verified = trusted.map(|trusted| trusted.verify(end_entity, intermediates, Usage::Server(wanted), now));
-        let chain = std::iter::once(end_entity).chain(intermediates);
-        // Also for a certificate that is refused: its dates may be the reason.
-        if let Some(earliest) = chain.filter_map(|certificate| tls::not_after(certificate)).min() {
-            let last_chain = verified.as_ref().and_then(|verified| verified.as_ref().ok()).copied();
-            let name = server_name.to_str().into_owned();
-            let expiry = Expiry { earliest, last_chain };
-            Handshakes::record(ServerHandshake { name, leaf: id(end_entity), expiry, proven: false });
-        }
-        verified.transpose().map(|_| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(ProtocolVersion::TLSv1_2, message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(ProtocolVersion::TLSv1_3, message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        if self.trusted.is_some() { tls::algorithms().supported_schemes() } else { tls::all_schemes() }
-    }
+/// Accepts every certificate, for `insecureSkipVerify`.
+pub(super) fn trusting() -> Arc<ServerVerifier<CurrentCall>> {
+    Arc::new(ServerVerifier::new(None, CurrentCall))
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use reqwest::header::{self, HOST, HeaderMap, HeaderValue};
 use reqwest::{StatusCode, Url};
 use rustls::client::Resumption;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::sign::SingleCertAndKey;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -20,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Host;
 
 use super::attempts::{AttemptLayer, AttemptResolver, ConnectAttempts, ConnectFailure, ConnectFailures};
-use super::certificate::{Expiry, ExpiryCache, Handshakes, RecordingVerifier};
+use super::certificate::{ExpiryCache, Handshakes, trusting, verifying};
 use super::error::{self, handshake_alert};
 use super::plain::{PlainConnection, PlainResponse};
 use super::renewal::{RenewalPeriod, RenewalSchedule};
@@ -28,7 +27,7 @@ use super::sessions::SessionCache;
 use super::{Request, USER_AGENT};
 use crate::dial::{AddressRules, AllowedBy, ClientError, Connection, Dialers, Identity, Resolver, TlsVersions};
 use crate::failure::{CallError, Reason};
-use crate::tls::{self, Peer};
+use crate::tls::{self, Expiry, Peer};
 
 /// The clients in use.
 #[derive(Debug)]
@@ -203,10 +202,10 @@ impl Clients {
         connection: &Connection,
         address: Option<IpAddr>,
     ) -> Result<rustls::ClientConfig, ClientError> {
-        let verifier: Arc<dyn ServerCertVerifier> = match (secure, connection.insecure_skip_verify) {
-            (true, false) => RecordingVerifier::verifying(connection.ca.as_deref(), address)?,
+        let verifier = match (secure, connection.insecure_skip_verify) {
+            (true, false) => verifying(connection.ca.as_deref(), address)?,
             // A client for plain http verifies no certificate; loading the system's authorities for it would cost megabytes.
-            (false, _) | (_, true) => RecordingVerifier::trusting(),
+            (false, _) | (_, true) => trusting(),
         };
         let builder = rustls::ClientConfig::builder_with_protocol_versions(connection.tls_versions.list());
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -253,7 +252,7 @@ impl Connection {
             return Err(ClientError::ProxiedServerName);
         }
         if let Some(ca) = self.ca.as_deref().filter(|_| !self.insecure_skip_verify) {
-            RecordingVerifier::verifying(Some(ca), None)?;
+            verifying(Some(ca), None)?;
         }
         self.identity.as_ref().map_or(Ok(()), |identity| identity.certified().map(drop))
     }

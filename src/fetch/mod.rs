@@ -26,9 +26,7 @@ use url::Position;
 
 use attempts::ConnectFailures;
 use body::ReadBytes;
-pub use certificate::Expiry;
 use certificate::Handshakes;
-pub use certificate::RecordingVerifier;
 pub use client::{Client, Clients};
 pub use error::handshake_alert;
 pub use mask::Redactor;
@@ -38,6 +36,7 @@ use renewal::RenewalPeriod;
 use crate::budget::{Budget, HeldMemory, MemoryShare, eviction_error};
 use crate::failure::{CallError, Reason};
 use crate::kind::{Answer, Call, Method, Response};
+use crate::tls::Expiry;
 
 /// How many bytes of answers may be in memory.
 #[derive(Debug)]

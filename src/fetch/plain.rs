@@ -4,9 +4,8 @@
 //! as long as one poll, that costs more CPU than HTTP itself. It decides neither which addresses may be contacted nor what is sent again.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::response;
@@ -14,11 +13,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// After this many bytes that came without a pause the task yields to others on its thread.
-const YIELD_AFTER: usize = 256 * 1024;
+use crate::dial::YieldingStream;
 
 /// A connection to one server.
 pub(super) struct PlainConnection {
@@ -27,12 +24,12 @@ pub(super) struct PlainConnection {
 }
 
 /// What reads and writes; `None` once the connection is closed. A request that was not sent learns of that only when this is dropped.
-type Driver = Option<http1::Connection<TokioIo<YieldingStream>, Empty<Bytes>>>;
+type Driver = Option<http1::Connection<TokioIo<YieldingStream<TcpStream>>, Empty<Bytes>>>;
 
 impl PlainConnection {
     /// Speaks HTTP over `stream`.
     pub(super) async fn over(stream: TcpStream) -> hyper::Result<Self> {
-        let (sender, connection) = http1::handshake(TokioIo::new(YieldingStream { stream, unpaused: 0 })).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(YieldingStream::new(stream, ()))).await?;
         Ok(Self { sender, driver: Some(connection) })
     }
 
@@ -74,54 +71,6 @@ fn poll_driver(driver: &mut Driver, cx: &mut Context<'_>) {
     }
 }
 
-/// A stream whose reads yield now and then. Else a server that sends without a pause, such as interim responses, keeps the thread from other
-/// polls and from its timers, and so the poll from its deadline.
-struct YieldingStream {
-    stream: TcpStream,
-    /// Bytes that were read since there was nothing to read.
-    unpaused: usize,
-}
-
-impl AsyncRead for YieldingStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.unpaused >= YIELD_AFTER {
-            self.unpaused = 0;
-            // Wakes the task after the thread has run the others and its timers.
-            ready!(pin!(tokio::task::yield_now()).poll(cx));
-        }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.unpaused = if read.is_ready() { self.unpaused + buf.filled().len() - before } else { 0 };
-        read
-    }
-}
-
-impl AsyncWrite for YieldingStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 /// An answer whose body has not been read.
 pub(super) struct PlainResponse {
     pub(super) head: response::Parts,
@@ -153,7 +102,7 @@ impl PlainResponse {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{self, Read, Write};
     use std::net::{SocketAddr, TcpListener, TcpStream as StdStream};
     use std::sync::mpsc;
     use std::time::Duration;

@@ -15,9 +15,9 @@ use super::render::{
     SKIPPED_FIELDS, SUCCESS,
 };
 use super::snapshot::{Exposition, Failure, Snapshot};
-use crate::fetch::Expiry;
 use crate::kind::{Call, Reason};
 use crate::metric::{Encoding, Families, Format, merge_members};
+use crate::tls::Expiry;
 
 /// An answer to be put together.
 pub(super) struct Composition {

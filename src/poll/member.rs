@@ -14,10 +14,11 @@ use super::snapshot::{CallRecord, Failure};
 use super::translate::{AnsweredPoll, TranslationLimits, translate};
 use crate::dial::ClientError;
 use crate::error_chain::one_line;
-use crate::fetch::{Client, Expiry, fetch};
+use crate::fetch::{Client, fetch};
 use crate::kind::{Call, Reason};
 use crate::metric::{gunzip, gzip};
 use crate::target::{Member, Target};
+use crate::tls::Expiry;
 
 /// Up to this size, the series of a member wait uncompressed for those of the others.
 const MAX_PLAIN_TEXT: usize = 64 << 10;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::members::MemberCounts;
-use super::render;
+use super::render::{self, ScrapeWait};
 use super::snapshot::{Failure, Snapshot};
 use crate::kind::Reason;
 use crate::metric::Format;
@@ -227,7 +227,8 @@ impl Poller {
             } else {
                 format!("the poll did not end within {wait:?}, the time that the scrape allows")
             };
-            Arc::new(render::unpolled_target(&self.target(), Reason::Timeout, &message, asked.elapsed()))
+            let wait = ScrapeWait { waited: asked.elapsed(), allowed: wait };
+            Arc::new(render::unpolled_target(&self.target(), Reason::Timeout, &message, Some(wait)))
         })
     }
 

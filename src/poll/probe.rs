@@ -17,7 +17,6 @@ use super::snapshot::{CallRecord, ProbeReport, Snapshot};
 use super::translate::{MAX_INLINE_EXPOSITION, SampleLimit};
 use crate::budget::eviction_error;
 use crate::failure::{CallError, Reason};
-use crate::fetch::Expiry;
 use crate::kind::{ComparisonWork, Compute, HeavyWork, Probe, Recorder};
 use crate::metric::{Allowance, Families, Format, Stop};
 use crate::target::{SecretValue, Target};
@@ -93,7 +92,7 @@ pub(super) async fn probe(
         error: error.map(|error| error.message.into()),
         beginning,
     }];
-    let certificate_expiry = record.expiry().map(|(earliest, last_chain)| Expiry { earliest, last_chain });
+    let certificate_expiry = record.expiry();
     let report = ProbeReport::new(record.into_record(), Arc::clone(&prepared.redactor));
     let requests = Arc::default();
     let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::snapshot::{CallRecord, Exposition, Failure, ProbeReport, Snapshot};
 use super::translate::MAX_INLINE_EXPOSITION;
-use crate::fetch::Expiry;
 use crate::kind::{Call, CallError, Engine, Prober, Reason, Recorder};
 use crate::metric::{Allowance, Families, Finished, Format, Stop};
 use crate::target::Target;
+use crate::tls::Expiry;
 
 crate::descs! {
     SUCCESS = gauge "probe_success" [] "Whether the last poll succeeded: its primary call, or the probe.";
@@ -22,7 +22,7 @@ crate::descs! {
     CALL_STATUS = gauge "probe_call_http_status_code" ["call"] "HTTP status code of the response to this call of the last poll.";
     CERTIFICATE_EXPIRY = gauge "probe_ssl_earliest_cert_expiry" [] "Earliest expiry of the certificates that the server sent, as Unix time, even if they were rejected; TLS only.";
     LAST_CHAIN_EXPIRY = gauge "probe_ssl_last_chain_expiry_timestamp_seconds" [] "Expiry of the verified certificate chain that expires last, as Unix time; TLS only, absent if no chain was verified.";
-    TIMEOUT = gauge "probe_timeout_seconds" [] "Timeout of the last probe in seconds. Only for types that probe.";
+    TIMEOUT = gauge "probe_timeout_seconds" [] "Timeout of the last probe in seconds: spec.timeout, or what the scrape could wait if that was less and the probe did not end in it. Only for types that probe.";
     SERIES_DROPPED = gauge "probe_series_dropped" [] "Series omitted from this response because of spec.sampleLimit.";
     SKIPPED_FIELDS = gauge "probe_skipped_fields" [] "Values of the server's response that were not exported: wrong type, duplicate labels, not a number, reserved name.";
     MEMBERS = gauge "probe_members" ["state"] "Members of the target by state: up, down, terminating, not_ready, over_limit. Only for targets with spec.members.";
@@ -152,9 +152,18 @@ pub(super) fn unpolled(reason: Reason, message: &str) -> Snapshot {
     without_calls(failure, is_permanent, &own.finish(), Format::OpenMetrics)
 }
 
-/// The same with what is there whatever becomes of a probe: dashboards and alerts depend on it for types that probe. `waited` is how long a
-/// scrape has waited for one.
-pub(super) fn unpolled_target(target: &Target, reason: Reason, message: &str, waited: Duration) -> Snapshot {
+/// The time of a scrape that waits for a probe.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScrapeWait {
+    /// How long it has waited.
+    pub(super) waited: Duration,
+    /// How long it could.
+    pub(super) allowed: Duration,
+}
+
+/// The same with what is there whatever becomes of a probe: dashboards and alerts depend on it for types that probe. `wait` is that of a
+/// scrape in vain.
+pub(super) fn unpolled_target(target: &Target, reason: Reason, message: &str, wait: Option<ScrapeWait>) -> Snapshot {
     let zeros = match target.engine() {
         Some(Engine::Probe(prober)) if reason != Reason::Suspended => zeros(target, prober.as_ref()),
         _ => None,
@@ -163,8 +172,10 @@ pub(super) fn unpolled_target(target: &Target, reason: Reason, message: &str, wa
     let mut own = Families::default();
     own.set(&SUCCESS, &[], 0.0);
     own.set(&FAILURE, &[reason.as_str()], 1.0);
+    let waited = wait.map_or(Duration::ZERO, |wait| wait.waited);
+    let timeout = wait.map_or(target.timeout, |wait| wait.allowed.min(target.timeout));
     own.set(&DURATION, &[], waited.as_secs_f64());
-    own.set(&TIMEOUT, &[], target.timeout.as_secs_f64());
+    own.set(&TIMEOUT, &[], timeout.as_secs_f64());
     let parts = [&zeros, &own.finish()];
     let exposition = Exposition::new(&parts, Format::OpenMetrics);
     let samples = parts.iter().map(|part| part.len()).sum();

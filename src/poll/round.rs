@@ -24,10 +24,10 @@ use super::prepare::PreparedTarget;
 use super::render;
 use super::snapshot::{Failure, Snapshot};
 use super::translate::TranslationLimits;
-use crate::fetch::Expiry;
 use crate::kind::{Call, CallError, Reason};
 use crate::metric::Format;
 use crate::target::{Member, MemberSource, Target, TargetMembers};
+use crate::tls::Expiry;
 
 /// Polls of members begin at least this far apart, so that a target with many members does not keep other targets waiting; but all of them
 /// within [`Target::spread`].

@@ -12,10 +12,11 @@ use super::prepare::{PreparedTarget, Translator};
 use super::render::{self, Polled};
 use super::snapshot::{CallRecord, Failure};
 use crate::budget::HeldMemory;
-use crate::fetch::{Expiry, Fetched, Redactor};
+use crate::fetch::{Fetched, Redactor};
 use crate::kind::{Answer, Call, CallError, Context, Kind, Reason};
 use crate::metric::{Allowance, Excess, Families, Filter, Finished, Stop};
 use crate::target::{Target, TargetMembers};
+use crate::tls::Expiry;
 
 /// Answers up to this size are translated inline, on the thread that read them, if their exposition is small as well; all others on
 /// [blocking threads](super::blocking).

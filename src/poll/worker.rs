@@ -49,7 +49,7 @@ pub(super) async fn run(
             Ok(prepared) => prepared,
             Err((reason, message)) => {
                 processes.members = None;
-                let unpolled = render::unpolled_target(&target, reason, &message, Duration::ZERO);
+                let unpolled = render::unpolled_target(&target, reason, &message, None);
                 publish(&poller, &target, &context, &mut first, unpolled);
                 tokio::select! {
                     () = poller.stop.cancelled() => return,
@@ -274,7 +274,7 @@ fn unprepared(target: &Target, error: WorkError) -> Snapshot {
         WorkError::TimedOut => "the patterns of spec.metrics take too long to compare, write simpler ones",
         WorkError::Aborted => "the comparison of spec.metrics was aborted: please report this",
     };
-    render::unpolled_target(target, error.reason(), message, Duration::ZERO)
+    render::unpolled_target(target, error.reason(), message, None)
 }
 
 /// One round: polls all members at once. `None`: meanwhile, the target has been changed to one that gives other data.

@@ -5,6 +5,7 @@ mod messages;
 mod pem;
 mod signature;
 mod trust;
+mod verifier;
 
 use std::sync::{Arc, LazyLock};
 
@@ -13,8 +14,10 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 pub use certificate::CertificateSummary;
 pub use messages::{Peer, describe};
 pub use pem::{KeyError, certificates, certified_key, private_key};
-pub use signature::{SignatureCheck, all_schemes, verify_handshake, verify_signature};
-pub use trust::{TrustStore, Usage, not_after, system_authorities};
+pub use signature::{SignatureCheck, verify_signature};
+use signature::{all_schemes, verify_handshake};
+pub use trust::{Expiry, TrustStore, Usage, not_after, system_authorities};
+pub use verifier::{HandshakeObserver, ServerVerifier};
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 

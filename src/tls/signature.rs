@@ -17,7 +17,7 @@ pub enum SignatureCheck {
 }
 
 /// The schemes that are offered to a server whose certificate is not verified: also those that [`verify_signature`] does not support.
-pub fn all_schemes() -> Vec<SignatureScheme> {
+pub(super) fn all_schemes() -> Vec<SignatureScheme> {
     let mut schemes = super::algorithms().supported_schemes();
     schemes.extend([SignatureScheme::RSA_PKCS1_SHA1, SignatureScheme::ECDSA_SHA1_Legacy, SignatureScheme::ED448]);
     schemes
@@ -25,7 +25,7 @@ pub fn all_schemes() -> Vec<SignatureScheme> {
 
 /// Verifies the signature of a handshake as rustls does. If certificates are not verified, signatures that cannot be verified are accepted
 /// as well, but wrong ones are not: they come from a server with the certificate of another.
-pub fn verify_handshake(
+pub(super) fn verify_handshake(
     verifies_certificates: bool,
     version: ProtocolVersion,
     message: &[u8],

@@ -44,6 +44,15 @@ pub enum Usage<'n> {
     Client,
 }
 
+/// When the certificates of a server expire, as Unix time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The earliest expiry of all that it sends, whether or not they are needed or trusted.
+    pub earliest: i64,
+    /// The expiry of the verified chain that is valid longest. A chain expires with the first of its certificates.
+    pub last_chain: Option<i64>,
+}
+
 /// When a certificate expires, as Unix time.
 pub fn not_after(certificate: &[u8]) -> Option<i64> {
     parse_x509_certificate(certificate).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())

@@ -11,7 +11,7 @@ use super::query::DnsQuestion;
 use super::reply::{NoReply, Reply, text_bytes};
 use super::{DURATION, Edns};
 use crate::budget::MemoryShare;
-use crate::dial::{JudgedAddress, broken};
+use crate::dial::{JudgedAddress, ServerRole, broken};
 use crate::failure::{CallError, Reason};
 use crate::kind::{Compute, Probe};
 
@@ -81,7 +81,7 @@ impl Query<'_> {
         address: JudgedAddress,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, CallError> {
         let stream = probe.dialer.connect(address, self.port, probe.deadline).await?;
-        let (shaken, peer) = probe.dialer.handshake(stream, probe.host, &[], probe.deadline).await;
+        let (shaken, peer) = probe.dialer.handshake(stream, ServerRole::Target, probe.host, &[], probe.deadline).await;
         if let Some(peer) = peer {
             probe.record.tls(&peer, false);
         }
@@ -109,7 +109,9 @@ impl Query<'_> {
         Ok(reply)
     }
 
-    /// The reply and its length. Datagrams that are none to this query are passed over: they may be late, or not from the server.
+    /// The reply and its length. Messages about other queries are passed over: they may be late, or not from the server. What is no message
+    /// ends the probe, as in the blackbox exporter. Whoever forges the address of the server to send it must guess our port, and could
+    /// as well send an ICMP error, which ends the probe too; to forge a reply, they must also guess the number of the query.
     async fn reply_to_datagram(
         &self,
         socket: &UdpSocket,

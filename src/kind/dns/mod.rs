@@ -23,7 +23,7 @@ use crate::rule::{FieldError, Rule, host, port, raw};
 use exchange::{Query, DnsTransport};
 use judge::{RecordRules, ReplyRules};
 use query::DnsQuestion;
-use reply::{Reply, Section};
+use reply::{NoReply, Reply, Section};
 
 /// The query to a DNS server, and what its reply must be.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -357,6 +357,13 @@ pub fn record_texts(message: &[u8]) -> Option<Vec<String>> {
     let reply = Reply::read(message, id, &question).ok()?;
     let records = Section::ALL.into_iter().flat_map(|section| reply.records(section));
     Some(records.map(|(_, text)| String::from_utf8_lossy(&text).into_owned()).collect())
+}
+
+/// Whether bytes that begin with the number of another query are a message about that, by which a fuzzer judges what is passed over.
+pub fn is_about_another_query(message: &[u8]) -> bool {
+    let Some(id) = message.first_chunk().map(|id| !u16::from_be_bytes(*id)) else { return false };
+    let question = DnsQuestion { name: Name::root_vec(), number: types::ANY, class: 1 };
+    matches!(Reply::read(message, id, &question), Err(NoReply::Other(_)))
 }
 
 #[derive(Debug)]

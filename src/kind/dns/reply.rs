@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use domain::base::name::ParsedName;
+use domain::base::wire::ParseError;
 use domain::dep::octseq::Parser;
 
 use super::query::DnsQuestion;
@@ -67,9 +69,9 @@ pub(super) struct Reply {
 /// Why a message is no reply to the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NoReply {
-    /// It is one to another question, or none at all. Over UDP anybody can send such messages.
+    /// It is one to another question. Over UDP it may be late, or come from whoever forges the address of the server.
     Other(&'static str),
-    /// It has the number of the query and cannot be read.
+    /// It cannot be read.
     Malformed(&'static str),
     /// Its records are too long.
     TooLong,
@@ -85,6 +87,26 @@ fn without_ttl(record: &str) -> Option<(&str, &str)> {
 /// The length of the header of a message.
 const HEADER: usize = 12;
 
+/// Passes over the questions and the records of a message, as many as its header counts, to tell a message to somebody else from what is none.
+/// No pointer is followed and no data is read, so that a flood of long messages costs little.
+fn skip_records(message: &[u8], [questions, records @ ..]: [u16; 4]) -> Result<(), ParseError> {
+    /// Type, class, time to live.
+    const BEFORE_LENGTH: usize = 8;
+    let mut parser = Parser::from_ref(message);
+    parser.advance(HEADER)?;
+    for _ in 0..questions {
+        ParsedName::skip(&mut parser)?;
+        parser.advance(4)?;
+    }
+    for _ in 0..records.into_iter().map(u32::from).sum() {
+        ParsedName::skip(&mut parser)?;
+        parser.advance(BEFORE_LENGTH)?;
+        let length = parser.parse_u16_be()?;
+        parser.advance(usize::from(length))?;
+    }
+    Ok(())
+}
+
 impl Reply {
     /// Whether a message has the number of a query, and is worth to be read.
     pub(super) fn has_number(message: &[u8], id: u16) -> bool {
@@ -94,30 +116,36 @@ impl Reply {
     /// Reads a message that came after the query with this number.
     pub(super) fn read(message: &[u8], id: u16, question: &DnsQuestion) -> Result<Self, NoReply> {
         let Some(Ok(header)) = message.get(..HEADER).map(<[u8; HEADER]>::try_from) else {
-            return Err(NoReply::Other("shorter than the header of a DNS message"));
+            return Err(NoReply::Malformed("it is shorter than the header of a DNS message"));
         };
         let word = |at: usize| {
             let byte = |at: usize| header.get(at).copied().unwrap_or_default();
             u16::from_be_bytes([byte(at), byte(at + 1)])
         };
-        if word(0) != id {
-            return Err(NoReply::Other("the number of another query"));
-        }
+        let counts = [word(4), word(6), word(8), word(10)];
         let flags = word(2);
+        let is_truncated = flags & 0x0200 != 0;
+        if word(0) != id {
+            return Err(match skip_records(message, counts) {
+                Err(_) if !is_truncated => NoReply::Malformed("it ends before the records that its header counts"),
+                _ => NoReply::Other("the number of another query"),
+            });
+        }
         if flags & 0x8000 == 0 {
             return Err(NoReply::Malformed("it is a query and not a reply"));
         }
         let mut reply = Self {
             rcode: flags & 15,
             is_authoritative: flags & 0x0400 != 0,
-            is_truncated: flags & 0x0200 != 0,
+            is_truncated,
             is_authenticated: flags & 0x0020 != 0,
             ..Self::default()
         };
         let mut parser = Parser::from_ref(message);
         let unread = |_| NoReply::Malformed("its header is cut off");
         parser.advance(HEADER).map_err(unread)?;
-        match word(4) {
+        let [questions, records @ ..] = counts;
+        match questions {
             // A server that cannot read a query, or refuses it, need not repeat the question.
             0 if reply.rcode != 0 => {}
             1 => match question.is_asked(&mut parser) {
@@ -128,7 +156,7 @@ impl Reply {
             _ => return Err(NoReply::Other("not exactly one question")),
         }
         let mut text = String::new();
-        let outcome = reply.read_records(&mut parser, [word(6), word(8), word(10)], &mut text);
+        let outcome = reply.read_records(&mut parser, records, &mut text);
         reply.answer_hash = reply.hash_answer(&text);
         reply.text = text.into();
         match outcome {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::probe::BoxedStream;
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
-use crate::dial::JudgedAddress;
+use crate::dial::{JudgedAddress, ServerRole};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, port, raw};
 pub use health::{ServingStatus, serving_status};
@@ -250,7 +250,7 @@ impl GrpcProber {
         let mut stream: BoxedStream = Box::new(connected.map_err(FailedCheck::unavailable)?);
         probe.record.event(format!("connected to {}", SocketAddr::new(address.ip(), self.port)));
         if self.is_tls {
-            let (result, peer) = probe.dialer.handshake(stream, probe.host, &[b"h2"], probe.deadline).await;
+            let (result, peer) = probe.dialer.handshake(stream, ServerRole::Target, probe.host, &[b"h2"], probe.deadline).await;
             let is_http2 = peer.as_ref().is_some_and(|peer| peer.alpn.as_deref() == Some(b"h2"));
             if let Some(peer) = peer {
                 probe.record.tls(&peer, false);

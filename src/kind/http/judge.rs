@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use super::body::BodyReader;
 use super::redirects::{LastAnswer, RefusedRedirect};
 use super::{
-    AnswerRules, BODY_LENGTH, CONTENT_LENGTH as CONTENT_LENGTH_FAMILY, FAILED_DUE_TO_REGEX, HeaderRule, HttpVersion,
+    AnswerRules, BODY_LENGTH, CONTENT_LENGTH as CONTENT_LENGTH_FAMILY, HeaderRule, HttpVersion,
     LAST_MODIFIED as LAST_MODIFIED_FAMILY, Phase, SSL, STATUS_CODE, VERSION,
 };
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
-use crate::kind::probe::{Pattern, copy_bytes, readable, work};
+use crate::kind::probe::{FAILED_DUE_TO_REGEX, Pattern, copy_bytes, readable, work};
 use crate::rule::FieldError;
 
 /// One of the rules about headers, compiled.

@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::probe::Pattern;
+use super::probe::{FAILED_DUE_TO_REGEX, Pattern};
 use super::{CallError, Field, Probe, Prober, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, port};
@@ -290,13 +290,13 @@ crate::descs! {
     REDIRECTS = gauge "probe_http_redirects" [] "Redirects that were answered, including one that was not followed.";
     SSL = gauge "probe_http_ssl" [] "Whether the last answer came over TLS.";
     VERSION = gauge "probe_http_version" [] "HTTP version of the last answer: 1.1, 2; 0 if there is none.";
-    FAILED_DUE_TO_REGEX = gauge "probe_failed_due_to_regex" [] "Whether the probe failed because of a regular expression.";
     LAST_MODIFIED = gauge "probe_http_last_modified_timestamp_seconds" [] "Unix time in the header Last-Modified of the last answer, if it has one.";
 }
 
 /// Every family of this kind.
 pub fn families() -> Vec<&'static Desc> {
-    [FAMILIES, SharedFamilies::ADDRESS, SharedFamilies::TLS, SharedFamilies::CIPHER].concat()
+    use SharedFamilies as Shared;
+    [FAMILIES, Shared::ADDRESS, Shared::TLS, Shared::CIPHER, Shared::PATTERNS].concat()
 }
 
 /// The phases of a probe.

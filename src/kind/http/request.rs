@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::RequestConnection;
 use super::cookies::CookieJar;
 use super::{Options, Phase};
-use crate::dial::{Dialer, JudgedAddress, broken};
+use crate::dial::{Dialer, JudgedAddress, ServerRole, broken};
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
 use crate::kind::probe::BoxedStream;
@@ -357,9 +357,9 @@ impl Route {
         let (stream, peer) = if hop.is_at_home {
             let wanted = hop.host_override(probe).and_then(|host| Authority::try_from(host.as_bytes()).ok());
             let host = wanted.as_ref().map_or_else(|| hop.host(), Authority::host);
-            probe.dialer.handshake(stream, host, alpn, probe.deadline).await
+            probe.dialer.handshake(stream, ServerRole::Target, host, alpn, probe.deadline).await
         } else {
-            probe.dialer.handshake_with_other(stream, hop.host(), alpn, probe.deadline).await
+            probe.dialer.handshake(stream, ServerRole::Other, hop.host(), alpn, probe.deadline).await
         };
         if let Some(peer) = &peer {
             probe.record.tls(peer, true);
@@ -400,7 +400,7 @@ impl Route {
         probe.record.event(format!("connected to the proxy {}", SocketAddr::new(at.ip(), port)));
         let mut stream: BoxedStream = Box::new(stream);
         if proxy.scheme() == "https" {
-            let (encrypted, _) = probe.dialer.handshake_with_other(stream, host, &[], probe.deadline).await;
+            let (encrypted, _) = probe.dialer.handshake(stream, ServerRole::Other, host, &[], probe.deadline).await;
             stream = Box::new(encrypted.map_err(of_proxy)?);
         }
         if !hop.is_tls() {

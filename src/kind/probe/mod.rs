@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 pub(in crate::kind) use hash::fnv1a;
 pub use pattern::ComparisonWork;
-pub(in crate::kind) use pattern::{Matcher, Pattern, copy_bytes, readable, work};
+pub(in crate::kind) use pattern::{FAILED_DUE_TO_REGEX, Matcher, Pattern, copy_bytes, readable, work};
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
 
@@ -151,4 +151,6 @@ impl SharedFamilies {
     pub const TLS: &'static [&'static Desc] = tls::FAMILIES;
     /// About its cipher suite, in addition.
     pub const CIPHER: &'static [&'static Desc] = tls::cipher::FAMILIES;
+    /// About the regular expressions of the target.
+    pub const PATTERNS: &'static [&'static Desc] = pattern::FAMILIES;
 }

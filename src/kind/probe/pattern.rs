@@ -16,6 +16,10 @@ use crate::budget::MemoryShare;
 use crate::failure::{CallError, Reason};
 use crate::rule::FieldError;
 
+crate::descs! {
+    FAILED_DUE_TO_REGEX = gauge "probe_failed_due_to_regex" [] "Whether the probe failed because of a regular expression: what the server sent matches one that must not match, or ended without a match of one that must. 0 if it failed for another reason, such as its timeout.";
+}
+
 /// The sizes of compiled patterns that are told apart, in bytes. The largest is the limit: real patterns of 512 characters take less.
 const SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::dial::JudgedAddress;
 use crate::metric::{Desc, Families, Suffix};
+use crate::tls::Expiry;
 
 /// The most series of one probe.
 const MAX_SERIES: usize = 256;
@@ -35,8 +36,8 @@ pub struct Recorder {
     bytes: usize,
     beginning: Option<BodyBeginning>,
     skipped: usize,
-    /// The earliest end of the certificates that were sent, and that of the verified chain that is valid longest.
-    pub(super) expiry: Option<(i64, Option<i64>)>,
+    /// When the certificates of the server expire.
+    pub(super) expiry: Option<Expiry>,
 }
 
 #[derive(Debug)]
@@ -187,8 +188,8 @@ impl Recorder {
         self.bytes
     }
 
-    /// The earliest end of the certificates that were sent, as Unix time, and that of the verified chain that is valid longest.
-    pub const fn expiry(&self) -> Option<(i64, Option<i64>)> {
+    /// When the certificates of the server expire, if it has sent any.
+    pub const fn expiry(&self) -> Option<Expiry> {
         self.expiry
     }
 

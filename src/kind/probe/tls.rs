@@ -4,7 +4,7 @@ use rustls::{CipherSuite, ProtocolVersion};
 
 use super::Recorder;
 use crate::dial::TlsPeer;
-use crate::tls::CertificateSummary;
+use crate::tls::{CertificateSummary, Expiry};
 
 crate::descs! {
     CHAIN_INFO = gauge "probe_ssl_last_chain_info" ["fingerprint_sha256", "subject", "issuer", "subjectalternative", "serialnumber"] "The server's own certificate, in the labels, even if it was rejected. Always 1.";
@@ -25,7 +25,7 @@ impl Recorder {
         self.forget_tls();
         let certificates: Vec<_> = peer.chain.iter().map(|der| CertificateSummary::of(der)).collect();
         let earliest = certificates.iter().filter_map(|certificate| certificate.validity).map(|(_, until)| until).min();
-        self.expiry = earliest.map(|earliest| (earliest, peer.last_chain));
+        self.expiry = earliest.map(|earliest| Expiry { earliest, last_chain: peer.last_chain });
         for certificate in &certificates {
             self.certificate(&certificate.line());
         }
@@ -119,7 +119,7 @@ mod tests {
         assert!(series.iter().any(|line| line == cipher), "{series:?}");
         let names = "subjectalternative=\"host-0.example.com,host-1.example.com\"";
         assert!(series.iter().any(|line| line.contains(names)), "{series:?}");
-        assert_eq!(record.expiry().unwrap().1, Some(7));
+        assert_eq!(record.expiry().unwrap().last_chain, Some(7));
 
         let twelve = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384;
         record.tls(&TlsPeer { version: Some(ProtocolVersion::TLSv1_2), cipher: Some(twelve), ..peer(1) }, true);
@@ -137,7 +137,7 @@ mod tests {
         record.tls(&TlsPeer { version: None, cipher: None, last_chain: None, ..peer(1) }, true);
         let series = exported(&record);
         assert!(series.len() == 1 && series[0].starts_with("probe_ssl_last_chain_info{"), "{series:?}");
-        assert_eq!(record.expiry().unwrap().1, None);
+        assert_eq!(record.expiry().unwrap().last_chain, None);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::script::{Expectation, Script, ScriptStep, SentMessage, with_newline};
-use super::{EXPECT_INFO, FAILED_BYTES, FAILED_REGEX, TcpPhase, handshake, mismatch};
+use super::{EXPECT_INFO, FAILED_BYTES, TcpPhase, handshake, mismatch};
 use crate::dial::{broken, rejection};
-use crate::kind::probe::{BoxedStream, Matcher, Pattern, readable, work};
+use crate::kind::probe::{BoxedStream, FAILED_DUE_TO_REGEX, Matcher, Pattern, readable, work};
 use crate::kind::{CallError, Probe, Reason};
 
 /// The longest line, its end included.
@@ -25,6 +25,12 @@ const COPIES: usize = 8;
 
 /// The longest value of a label, in characters.
 const MAX_VALUE: usize = 128;
+
+/// The shortest secret that is searched for in labels, in bytes: shorter ones are in ordinary texts, and protect nothing.
+const MIN_SECRET: usize = 4;
+
+/// Bytes of a secret that are searched for.
+const MAX_SECRET: usize = 1024;
 
 /// How long the end of a connection may take.
 const GOODBYE: Duration = Duration::from_millis(100);
@@ -76,7 +82,11 @@ impl<'d, 'p> Dialogue<'d, 'p> {
                 if matches!(step.send, Some(SentMessage::Expanded { .. })) {
                     expanded = texts.pop();
                 }
-                if !labels.is_empty() {
+                if texts.iter().any(|text| self.shows_secret(text)) {
+                    let field = short(&step.field);
+                    self.probe.record.skip();
+                    self.probe.record.event(format!("{field}: no labels, since a Secret of the target is in them"));
+                } else if !labels.is_empty() {
                     let values = texts.into_iter().map(|text| text.chars().take(MAX_VALUE).collect());
                     let labels: Vec<(String, String)> = labels.iter().cloned().zip(values).collect();
                     self.probe.record.set_labelled(&EXPECT_INFO, &labels, 1.0);
@@ -100,6 +110,18 @@ impl<'d, 'p> Dialogue<'d, 'p> {
         }
     }
 
+    /// Whether a secret, or the beginning of one, is in what a label shows of a text. As with all series, that is what was sent and no other
+    /// spelling of it; but a label holds one captured text, so that shorter secrets are found without hiding ordinary ones.
+    fn shows_secret(&self, text: &str) -> bool {
+        let shown = text.char_indices().nth(MAX_VALUE).map_or(text.len(), |(end, _)| end);
+        self.probe.secrets.iter().flatten().filter(|secret| secret.len() >= MIN_SECRET).any(|secret| {
+            let secret = readable(secret);
+            let secret = secret.get(..secret.floor_char_boundary(MAX_SECRET)).unwrap_or_default();
+            let end = text.floor_char_boundary(shown + secret.len() - 1);
+            text.get(..end).is_some_and(|text| text.contains(secret))
+        })
+    }
+
     /// Reads lines until one matches. Returns the texts that are made of it.
     async fn expect_line(
         &mut self,
@@ -112,7 +134,7 @@ impl<'d, 'p> Dialogue<'d, 'p> {
         let mut matcher = None;
         loop {
             let Some(unread) = self.lines(field, lines).await? else {
-                self.probe.record.set(&FAILED_REGEX, &[], 1.0);
+                self.probe.record.set(&FAILED_DUE_TO_REGEX, &[], 1.0);
                 let message =
                     format!("the server ended the connection after {lines} lines, none of which matches {field}.expect");
                 return Err(mismatch(message));

@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::probe::BoxedStream;
+use super::probe::{BoxedStream, FAILED_DUE_TO_REGEX};
 use super::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery};
+use crate::dial::ServerRole;
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, needed_port};
 use dialogue::Dialogue;
@@ -231,14 +232,13 @@ impl super::ProbeOptions for Options {
 
 crate::descs! {
     DURATION = gauge "probe_tcp_duration_seconds" ["phase"] "Duration of each phase of the probe in seconds: resolve, connect, tls, exchange; 0 for a phase that was not reached.";
-    FAILED_REGEX = gauge "probe_failed_due_to_regex" [] "Whether the probe failed because the server ended the connection before a line matched the regular expression of a step.";
     FAILED_BYTES = gauge "probe_failed_due_to_bytes" [] "Whether the probe failed because the server sent other bytes than a step expects.";
     EXPECT_INFO = gauge "probe_expect_info" [] "The line that matched, in the labels of its step. Always 1; absent until it has arrived.";
 }
 
 /// Every family of this kind.
 pub fn families() -> Vec<&'static Desc> {
-    [FAMILIES, SharedFamilies::ADDRESS, SharedFamilies::TLS].concat()
+    [FAMILIES, SharedFamilies::ADDRESS, SharedFamilies::TLS, SharedFamilies::PATTERNS].concat()
 }
 
 /// The value of the label `phase`.
@@ -284,7 +284,7 @@ impl Prober for TcpProber {
         for phase in TcpPhase::ALL {
             record.set(&DURATION, &[phase.as_str()], 0.0);
         }
-        record.set(&FAILED_REGEX, &[], 0.0);
+        record.set(&FAILED_DUE_TO_REGEX, &[], 0.0);
         record.set(&FAILED_BYTES, &[], 0.0);
     }
 
@@ -313,7 +313,7 @@ impl TcpProber {
 /// Makes a TLS handshake, and records it whatever becomes of it.
 async fn handshake(probe: &mut Probe<'_>, stream: BoxedStream) -> Result<BoxedStream, CallError> {
     let start = Instant::now();
-    let (result, peer) = probe.dialer.handshake(stream, probe.host, &[], probe.deadline).await;
+    let (result, peer) = probe.dialer.handshake(stream, ServerRole::Target, probe.host, &[], probe.deadline).await;
     TcpPhase::Tls.record(probe.record, start.elapsed());
     if let Some(peer) = peer {
         probe.record.tls(&peer, false);
