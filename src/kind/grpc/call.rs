@@ -276,15 +276,34 @@ impl AsyncRead for ObservedStream {
     }
 }
 
+impl ObservedStream {
+    /// Notes the result of a write. HTTP/2 reads no more after one that failed, and a server that rejects our certificate has said so before
+    /// it ended the connection: what has come is read first.
+    fn note_write<T>(mut self: Pin<&mut Self>, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if matches!(polled, Poll::Ready(Err(_))) {
+            let mut ignored = [0; 512];
+            for _ in 0..MAX_RECEIVED / ignored.len() {
+                let mut buffer = ReadBuf::new(&mut ignored);
+                let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+                let is_more = matches!(read, Poll::Ready(Ok(()))) && !buffer.filled().is_empty();
+                if self.note(read).is_pending() || !is_more {
+                    break;
+                }
+            }
+        }
+        self.note(polled)
+    }
+}
+
 impl AsyncWrite for ObservedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(polled)
+        self.note_write(polled, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.note(polled)
+        self.note_write(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
