@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::report::{Reporter, join, quoted};
-use super::tree::{Data, MapEntry, Node};
 use super::{go, prometheus_duration};
 use crate::crd::nearest;
+use crate::yaml::{Data, MapEntry, Node, decode_binary};
 
 /// A map that is being read.
 #[derive(Debug)]
@@ -84,7 +84,8 @@ impl<'n> Block<'n> {
 
     pub(super) fn integer(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, i64>> {
         let field = self.node(key)?;
-        let Data::Integer(value, _) = field.node.data else {
+        let number = if let Data::Number(number, _) = &field.node.data { number.as_i64() } else { None };
+        let Some(value) = number else {
             reporter.wrong_type(field.node, &field.path, "a whole number");
             return None;
         };
@@ -232,7 +233,7 @@ fn text_of(node: &Node, path: &str, reporter: &mut Reporter) -> Option<String> {
         Data::Null => Some(String::new()),
         // Go takes the bytes as they are; only texts can be used in these fields.
         Data::Binary(encoded) => {
-            let decoded = go::binary(encoded).and_then(|bytes| String::from_utf8(bytes).ok());
+            let decoded = decode_binary(encoded).and_then(|bytes| String::from_utf8(bytes).ok());
             if decoded.is_none() {
                 reporter.fault(node.line, path, "is binary data that is no text in UTF-8, write a text");
             }

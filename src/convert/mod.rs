@@ -6,18 +6,17 @@ mod address;
 mod blackbox;
 mod block;
 mod chart;
+mod document;
 mod encoding;
 mod go;
 mod name;
 mod operator;
-
 mod re2;
 mod relabel;
 mod report;
 mod request;
 mod scrape_config;
 mod secret;
-mod tree;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,10 +30,11 @@ use name::Names;
 use report::{Reporter, quoted};
 use request::AskedTarget;
 use secret::NeededSecret;
-use tree::Node;
 
+use crate::yaml::Node;
+
+pub use document::MAX_INPUT_BYTES;
 pub use report::{InputFault, Remark};
-pub use tree::MAX_INPUT_BYTES;
 
 /// The most targets, and the most modules, of one conversion.
 pub const MAX_TARGETS: usize = 10_000;
@@ -184,7 +184,7 @@ impl FileAccess for Below<'_> {
 }
 
 fn parsed(input: &ConvertInput, reporter: &mut Reporter) -> Vec<Node> {
-    tree::documents(&input.text).unwrap_or_else(|error| {
+    document::documents(&input.text).unwrap_or_else(|error| {
         reporter.fault(error.line, "", error.message);
         Vec::new()
     })

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::tree::Node;
+use crate::yaml::Node;
 
 /// The most faults of one input that are told, so that an input that is something else does not fill a screen.
 const MAX_FAULTS: usize = 50;

@@ -5,12 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::super::block::{Block, BlockField};
-use super::super::go;
 use super::super::relabel::is_label_name;
 use super::super::report::quoted;
 use super::super::secret::{CredentialSource, has_password, has_word_before_password, with_newline_kept};
-use super::super::tree::{Data, Node};
 use super::ModuleReader;
+use crate::yaml::{Data, Node, decode_binary};
 
 impl ModuleReader<'_> {
     /// Whether the connection begins with TLS.
@@ -214,7 +213,7 @@ impl ModuleReader<'_> {
     fn bytes(&mut self, field: &BlockField<'_, ()>) -> Option<Vec<u8>> {
         let Node { data, .. } = field.node;
         if let Data::Binary(encoded) = data {
-            let bytes = go::binary(encoded);
+            let bytes = decode_binary(encoded);
             if bytes.is_none() {
                 self.reporter.fault(field.line(), &field.path, "is not base64");
             }
