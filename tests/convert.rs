@@ -59,7 +59,7 @@ fn job(targets: &str) -> String {
 /// The manifests of a stream, by kind and name.
 fn manifests(stream: &str) -> BTreeMap<(String, String), Value> {
     let text = |value: &Value, field: &str| value.pointer(field).and_then(Value::as_str).unwrap().to_owned();
-    let all = documents(stream).into_iter().map(|document| document.value.unwrap());
+    let all = documents(stream).map(|document| document.value().unwrap());
     all.map(|manifest| ((text(&manifest, "/kind"), text(&manifest, "/metadata/name")), manifest)).collect()
 }
 
@@ -381,7 +381,7 @@ fn the_examples_of_the_blackbox_exporter_are_converted() {
     {
         // Another package may have no examples.
         let Ok(text) = fs::read_to_string(&file) else { continue };
-        let modules = documents(&text).remove(0).value.unwrap()["modules"].as_object().unwrap().clone();
+        let modules = documents(&text).next().unwrap().value().unwrap()["modules"].as_object().unwrap().clone();
         let address = |prober: &Value| match prober.as_str().unwrap() {
             "http" => "https://example.com",
             "icmp" | "dns" => "192.0.2.1",

@@ -3,6 +3,8 @@
 //! Values are parsed as kubectl parses them: with the booleans and octal numbers of YAML 1.1, and a duplicate key is an error. The input
 //! may be arbitrary bytes. An error never quotes a document that may be a Secret.
 
+use serde_json::Value;
+
 use crate::yaml::{self, Dialect, Node, YamlError, YamlFault, has_content, split};
 
 /// One document of a file.
@@ -14,6 +16,13 @@ pub struct YamlDocument {
     pub line: usize,
     /// Its content.
     pub content: Result<Node, SyntaxError>,
+}
+
+impl YamlDocument {
+    /// Its content without lines.
+    pub fn value(&self) -> Result<Value, &SyntaxError> {
+        self.content.as_ref().map(Node::to_value)
+    }
 }
 
 /// Why a document cannot be parsed.
@@ -101,14 +110,14 @@ fn may_be_secret(text: &str) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn all(text: &str) -> Vec<YamlDocument> {
         documents(text).collect()
     }
 
     fn values(text: &str) -> Vec<Value> {
-        documents(text).map(|document| document.content.unwrap().to_value()).collect()
+        documents(text).map(|document| document.value().unwrap()).collect()
     }
 
     #[test]

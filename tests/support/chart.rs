@@ -93,7 +93,7 @@ pub fn render_case(file: &str) -> Vec<Value> {
 /// The manifests of a text.
 pub fn parse(text: &str) -> Vec<Value> {
     let read = |document: scrapetarget_exporter::file::YamlDocument| {
-        document.content.unwrap_or_else(|error| panic!("line {}: {}\n{text}", error.line, error.message)).to_value()
+        document.value().unwrap_or_else(|error| panic!("line {}: {}\n{text}", error.line, error.message))
     };
     documents(text).map(read).collect()
 }

@@ -47,7 +47,7 @@ pub fn table() -> Vec<Case> {
                 Some(("expect offline", sentence)) => Expect::RefusedOffline(sentence.to_owned()),
                 _ => panic!("{place}: {head}"),
             };
-            let manifest = document.content.unwrap().to_value();
+            let manifest = document.value().unwrap();
             cases.push(Case { expect, manifest, text: text.to_owned(), place });
         }
     }
