@@ -201,13 +201,13 @@ const WITH_PASSWORDS: &[(&str, &str, &[&str])] = &[
     (
         "prober: tcp, tcp: {query_response: [{send: AUTH LOGIN}, {expect: '^334'}, {send: YWw=}, {expect: '^334'}, {send: aHVudGVyMg==}, {send: QUIT}]}",
         "a:1",
-        &["AUTH LOGIN", "YWw=", "aHVudGVyMg=="],
+        &["YWw=", "aHVudGVyMg=="],
     ),
     // The bytes of a NUL, a name, a NUL and a password.
     (
         "prober: tcp, tcp: {query_response: [{send: AUTH}, {send: !!binary AGFsAGh1bnRlcjI=}]}",
         "a:1",
-        &["AUTH", "\0al\0hunter2"],
+        &["\0al\0hunter2"],
     ),
 ];
 
@@ -871,8 +871,50 @@ fn flags_that_cannot_be_meant_are_one_line() {
 #[test]
 fn modules_without_targets_are_named() {
     let said = said_to(&mut command(["convert", "-"]), "modules: {a: {prober: http}, b: {prober: icmp}}", PATIENCE);
-    assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""));
     assert_eq!(said.stderr.lines().filter(|line| line.contains("has no targets")).count(), 2, "{}", said.stderr);
+    assert_nothing_converted(&said);
+}
+
+#[track_caller]
+fn assert_nothing_converted(said: &Said) {
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+    let last = said.stderr.lines().last().unwrap();
+    assert!(last.starts_with("error: nothing is converted"), "{}", said.stderr);
+}
+
+#[test]
+fn inputs_of_which_nothing_comes_are_a_failure() {
+    let module = "modules: {m: {prober: http}}";
+    let discovered = job("https://a")
+        .replace("static_configs: [{targets: [https://a]}]", "kubernetes_sd_configs: [{role: service}]");
+    for (blackbox, jobs) in [
+        ("modules: {other: {prober: http}}", job("https://example.com")),
+        (module, job("ftp://example.com")),
+        (module, discovered),
+        (module, "scrape_configs: [{job_name: node, static_configs: [{targets: ['a:9100']}]}]".to_owned()),
+    ] {
+        assert_nothing_converted(&converted(blackbox, &jobs));
+    }
+    let partly = converted(module, &job("ftp://example.com, https://example.com"));
+    assert_eq!(partly.code, Some(0), "{}", partly.stderr);
+    // There was nothing to convert.
+    let nothing = said_to(&mut command(["convert", "-"]), "modules: {}", PATIENCE);
+    assert_eq!((nothing.code, nothing.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn an_input_with_more_than_is_read_is_refused_with_the_bound() {
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let inner = vec![format!("*a{}", level - 1); 10].join(", ");
+        laughs = format!("{laughs}a{level}: &a{level} [{inner}]\n");
+    }
+    let many = format!("modules: {{m: {{prober: dns, dns: {{valid_rcodes: [{}]}}}}}}", "1,".repeat(1_000_001));
+    for text in [laughs, many] {
+        let said = said_to(&mut command(["convert", "-"]), &text, PATIENCE);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+        assert!(said.stderr.contains("holds more than 1000000 values"), "{}", said.stderr);
+    }
 }
 
 #[test]

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use super::super::block::{Block, BlockField};
 use super::super::relabel::is_label_name;
 use super::super::report::quoted;
-use super::super::secret::{CredentialSource, has_password, has_word_before_password, with_newline_kept};
+use super::super::secret::{
+    CredentialSource, has_password, has_word_before_password, only_begins_login, with_newline_kept,
+};
 use super::ModuleReader;
 use crate::yaml::{Data, Node, decode_binary};
 
@@ -164,7 +166,7 @@ impl ModuleReader<'_> {
             && !word.contains(char::is_whitespace)
             && !word.chars().all(|c| c.is_ascii_uppercase() || matches!(c, '.' | '*'));
         *logs_in |= has_word_before_password(&text);
-        if !is_answer && !has_password(&text) {
+        if !is_answer && (only_begins_login(&text) || !has_password(&text)) {
             return false;
         }
         let why = if std::str::from_utf8(bytes).is_err() {
