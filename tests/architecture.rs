@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("target", &["crd", "dial", "kind", "metric", "yaml"]),
     ("file", &["crd", "kind", "self_metrics", "target", "yaml"]),
     ("poll", &["budget", "dial", "error_chain", "failure", "fetch", "kind", "metric", "self_metrics", "target"]),
-    ("http", &["host_pattern", "kind", "metric", "poll", "self_metrics", "target", "time", "tls"]),
+    ("http", &["host_pattern", "kind", "metric", "poll", "self_metrics", "target", "time", "tls", "yaml"]),
     ("k8s", &["crd", "error_chain", "kind", "poll", "self_metrics", "target", "time"]),
     ("cli", &["crd", "dial", "file", "http", "k8s", "kind", "time"]),
     ("telemetry", &["cli"]),
@@ -69,7 +69,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("prometheus", &["self_metrics"]),
     ("simulators", &["app"]),
     ("granit_parser", &["yaml"]),
-    ("serde_saphyr", &["http", "yaml"]),
+    ("serde_saphyr", &["yaml"]),
     ("tokio", &["app", "budget", "dial", "fetch", "file", "http", "k8s", "kind", "poll"]),
 ];
 

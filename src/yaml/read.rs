@@ -67,7 +67,10 @@ pub fn read(text: &str, first_line: usize, dialect: Dialect) -> Result<Node, Yam
         if matches!(event, Event::DocumentStart(..)) {
             documents += 1;
             if documents > 1 {
-                return Err(malformed("a document follows \"...\": begin it with \"---\"", line));
+                return Err(malformed(
+                    "a second document begins without a line \"---\", or where only one is read",
+                    line,
+                ));
             }
         }
         tree.take(event, line)?;
