@@ -10,7 +10,7 @@ use std::process::Command;
 
 use scrapetarget_exporter::file::documents;
 use serde_json::{Value, json};
-use support::program::{PATIENCE, Said, command, run, said_to};
+use support::program::{PATIENCE, Said, command, folder_with, run, said_to};
 use support::tools;
 use tempfile::TempDir;
 
@@ -39,9 +39,7 @@ fn converted(blackbox: &str, jobs: &str) -> Said {
 }
 
 fn converted_with(flags: &[&str], blackbox: &str, jobs: &str) -> Said {
-    let folder = TempDir::new().unwrap();
-    fs::write(folder.path().join("blackbox.yml"), blackbox).unwrap();
-    fs::write(folder.path().join("prometheus.yml"), jobs).unwrap();
+    let folder = folder_with([("blackbox.yml", blackbox), ("prometheus.yml", jobs)]);
     let mut command = command(["convert", "blackbox.yml", "--prometheus", "prometheus.yml"]);
     command.args(flags).current_dir(folder.path());
     checked(said_to(&mut command, "", PATIENCE))
@@ -235,13 +233,9 @@ fn the_dialogue_of_a_login_keeps_its_commands() {
 
 #[test]
 fn a_body_of_a_file_with_a_password_is_read_from_the_file_by_the_user() {
-    let folder = TempDir::new().unwrap();
     let module = "modules: {m: {prober: http, http: {method: POST, body_file: 'a b.txt'}}}";
-    for (name, text) in
-        [("blackbox.yml", module), ("prometheus.yml", &job("https://a")), ("a b.txt", "password=hunter2\n")]
-    {
-        fs::write(folder.path().join(name), text).unwrap();
-    }
+    let jobs = job("https://a");
+    let folder = folder_with([("blackbox.yml", module), ("prometheus.yml", &jobs), ("a b.txt", "password=hunter2\n")]);
     let mut command = command(["convert", "blackbox.yml", "--prometheus", "prometheus.yml"]);
     let said = checked(said_to(command.current_dir(folder.path()), "", PATIENCE));
     assert_eq!(only_spec(&said)["http"]["bodySecretRef"], json!({"name": "blackbox-m-files", "key": "body"}));
@@ -360,9 +354,7 @@ fn nothing_of_a_job_is_lost_without_a_line() {
     let probe = "{apiVersion: monitoring.coreos.com/v1, kind: Probe, metadata: {name: a}, spec: {module: m, interval: 5s, scrapeTimeout: 6s, params: \
                  [{name: hostname, values: [b, c]}], targets: {staticConfig: {static: [https://a], relabelingConfigs: [{regex: job, action: \
                  labeldrop}]}}}}";
-    let folder = TempDir::new().unwrap();
-    fs::write(folder.path().join("blackbox.yml"), modules).unwrap();
-    fs::write(folder.path().join("probe.yml"), probe).unwrap();
+    let folder = folder_with([("blackbox.yml", modules), ("probe.yml", probe)]);
     let mut command = command(["convert", "blackbox.yml", "--manifests", "probe.yml"]);
     let said = checked(said_to(command.current_dir(folder.path()), "", PATIENCE));
     for word in ["only \"b\" is used", "remove the label job", "its timeout, 6s, is above its interval, 5s"] {
@@ -837,13 +829,10 @@ fn mistakes_in_other_inputs_are_refused_too() {
         ("--values", "serviceMonitor: {target: []}", "did you mean targets?"),
         ("--values", "config: {modules: {m: {prober: x}}}", "config.modules.m.prober"),
     ] {
-        let folder = TempDir::new().unwrap();
-        let (modules, file) = (folder.path().join("blackbox.yml"), folder.path().join("file.yml"));
-        fs::write(&modules, good).unwrap();
-        fs::write(&file, text).unwrap();
-        let modules: &[&Path] = if word.starts_with("config.") { &[] } else { &[&modules] };
-        let mut command = command(["convert", flag]);
-        command.arg(&file).args(modules);
+        let folder = folder_with([("blackbox.yml", good), ("file.yml", text)]);
+        let modules: &[&str] = if word.starts_with("config.") { &[] } else { &["blackbox.yml"] };
+        let mut command = command(["convert", flag, "file.yml"]);
+        command.args(modules).current_dir(folder.path());
         let said = said_to(&mut command, "", PATIENCE);
         assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{text}: {}", said.stderr);
         assert!(said.stderr.contains(word), "{text}: {}", said.stderr);
@@ -979,8 +968,7 @@ const RELABELLED: &str = r"scrape_configs:
 
 #[test]
 fn relabelings_are_carried_out_as_prometheus_does_it() {
-    let folder = TempDir::new().unwrap();
-    fs::write(folder.path().join("prometheus.yml"), RELABELLED).unwrap();
+    let folder = folder_with([("prometheus.yml", RELABELLED)]);
     let mut wanted = BTreeSet::new();
     for job in ["usual", "groups", "kept"] {
         let discovered = ["2s", "10s", "40s"].iter().find_map(|timeout| {
@@ -1034,10 +1022,7 @@ fn block<'p>(page: &'p str, marker: &str) -> &'p str {
 fn the_worked_example_in_the_docs_is_what_the_command_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating.md");
     let mut page = fs::read_to_string(&path).unwrap();
-    let folder = TempDir::new().unwrap();
-    for name in ["blackbox.yml", "prometheus.yml"] {
-        fs::write(folder.path().join(name), block(&page, name)).unwrap();
-    }
+    let folder = folder_with(["blackbox.yml", "prometheus.yml"].map(|name| (name, block(&page, name))));
     let mut command = command(["convert", "blackbox.yml", "--prometheus", "prometheus.yml", "--namespace", "web"]);
     command.current_dir(folder.path());
     let said = said_to(&mut command, "", PATIENCE);

@@ -1,6 +1,7 @@
 //! Events of the parser as a tree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Tag};
 
@@ -115,7 +116,7 @@ struct OpenNode {
 
 enum OpenContent {
     List(Vec<Node>),
-    Map { entries: Vec<MapEntry>, key: Option<OpenKey>, merged: Vec<MapEntry> },
+    Map { entries: Vec<MapEntry>, keys: BTreeSet<String>, key: Option<OpenKey>, merged: Vec<MapEntry> },
 }
 
 /// A key whose value has not been read.
@@ -142,7 +143,8 @@ impl TreeBuilder {
             }
             Event::SequenceStart(_, anchor, _) => self.begin(OpenContent::List(Vec::new()), anchor, line),
             Event::MappingStart(_, anchor, _) => {
-                let content = OpenContent::Map { entries: Vec::new(), key: None, merged: Vec::new() };
+                let content =
+                    OpenContent::Map { entries: Vec::new(), keys: BTreeSet::new(), key: None, merged: Vec::new() };
                 self.begin(content, anchor, line)
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(line),
@@ -166,11 +168,22 @@ impl TreeBuilder {
         Err(too_large(format!("{what}{aliases}: split it"), line))
     }
 
-    fn expects_key(&mut self) -> Option<&mut Option<OpenKey>> {
-        match &mut self.open.last_mut()?.content {
-            OpenContent::Map { key, .. } if key.is_none() => Some(key),
-            _ => None,
+    /// Whether the next node is a key.
+    fn expects_key(&self) -> bool {
+        matches!(self.open.last(), Some(OpenNode { content: OpenContent::Map { key: None, .. }, .. }))
+    }
+
+    /// Takes a key of the innermost map.
+    fn key(&mut self, text: String, merges: bool, line: usize) -> Result<(), YamlError> {
+        let Some(OpenNode { content: OpenContent::Map { keys, key, .. }, .. }) = self.open.last_mut() else {
+            return Ok(());
+        };
+        if !merges && !keys.insert(text.clone()) {
+            let path = self.path_to(&text);
+            return Err(YamlError { line, fault: YamlFault::DuplicateKey { key: text, path } });
         }
+        *key = Some(OpenKey { text, line, merges });
+        Ok(())
     }
 
     fn scalar(
@@ -183,17 +196,13 @@ impl TreeBuilder {
     ) -> Result<(), YamlError> {
         let bytes = text.len();
         self.spend(1, bytes, line)?;
-        let is_key = self.expects_key().is_some();
-        if is_key {
+        if self.expects_key() {
             let merges = text == "<<" && style == ScalarStyle::Plain;
             if anchor != 0 {
                 let node = Node { line, data: Data::Text(text.clone()) };
                 self.keep(anchor, &node, 1, bytes, 0, line)?;
             }
-            if let Some(key) = self.expects_key() {
-                *key = Some(OpenKey { text, line, merges });
-            }
-            return Ok(());
+            return self.key(text, merges, line);
         }
         let data = scalar(text, style, tag, self.dialect).map_err(|why| malformed(&why, line))?;
         let node = Node { line, data };
@@ -219,7 +228,7 @@ impl TreeBuilder {
     }
 
     fn begin(&mut self, content: OpenContent, anchor: usize, line: usize) -> Result<(), YamlError> {
-        if self.expects_key().is_some() {
+        if self.expects_key() {
             return Err(malformed("a key is a list or a map: write a text", line));
         }
         if self.open.len() == MAX_DEPTH {
@@ -235,16 +244,8 @@ impl TreeBuilder {
         let Some(open) = self.open.pop() else { return Ok(()) };
         let data = match open.content {
             OpenContent::List(items) => Data::List(items),
-            OpenContent::Map { mut entries, merged, .. } => {
-                if let Some(second) = duplicate(&entries) {
-                    let path = self.path_to(&second.key);
-                    let fault = YamlFault::DuplicateKey { key: second.key.clone(), path };
-                    return Err(YamlError { line: second.line, fault });
-                }
-                if !merged.is_empty() {
-                    let mut keys: BTreeSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
-                    entries.extend(merged.into_iter().filter(|entry| keys.insert(entry.key.clone())));
-                }
+            OpenContent::Map { mut entries, mut keys, merged, .. } => {
+                entries.extend(merged.into_iter().filter(|entry| keys.insert(entry.key.clone())));
                 Data::Map(entries)
             }
         };
@@ -266,10 +267,9 @@ impl TreeBuilder {
         }
         let Some(anchored) = self.anchors.get(&anchor) else { return Ok(()) };
         let node = Node { line, data: anchored.node.data.clone() };
-        if let Some(key) = self.expects_key() {
+        if self.expects_key() {
             let Some(text) = node.scalar() else { return Err(malformed("a key is no text: write a text", line)) };
-            *key = Some(OpenKey { text: text.to_owned(), line, merges: false });
-            return Ok(());
+            return self.key(text.to_owned(), false, line);
         }
         self.place(node, height)
     }
@@ -283,7 +283,7 @@ impl TreeBuilder {
         open.height = open.height.max(height);
         match &mut open.content {
             OpenContent::List(items) => items.push(node),
-            OpenContent::Map { entries, key, merged } => {
+            OpenContent::Map { entries, key, merged, .. } => {
                 let Some(OpenKey { text, line, merges }) = key.take() else { return Ok(()) };
                 if merges {
                     merge(node, merged)?;
@@ -295,20 +295,20 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// The path of a field of the map that has just ended.
-    fn path_to(&self, key: &str) -> String {
+    /// The path of a field of the innermost map; empty if it is too long.
+    fn path_to(&self, field: &str) -> String {
         let mut path = String::new();
         for open in &self.open {
             match &open.content {
-                OpenContent::List(items) => path.push_str(&format!("[{}]", items.len())),
-                OpenContent::Map { key, .. } => add_step(&mut path, key.as_ref().map_or("", |key| &key.text)),
+                OpenContent::List(items) => drop(write!(path, "[{}]", items.len())),
+                OpenContent::Map { key: Some(key), .. } => add_step(&mut path, &key.text),
+                OpenContent::Map { .. } => add_step(&mut path, field),
             }
             if path.len() > LONGEST_PATH {
                 return String::new();
             }
         }
-        add_step(&mut path, key);
-        if path.len() > LONGEST_PATH { String::new() } else { path }
+        path
     }
 }
 
@@ -317,12 +317,6 @@ fn add_step(path: &mut String, key: &str) {
         path.push('.');
     }
     path.push_str(key);
-}
-
-/// The first entry whose key stands before.
-fn duplicate(entries: &[MapEntry]) -> Option<&MapEntry> {
-    let mut seen = BTreeSet::new();
-    entries.iter().find(|entry| !seen.insert(entry.key.as_str()))
 }
 
 /// Adds what the value of a merge key holds. What comes first counts.
@@ -422,6 +416,7 @@ mod tests {
     fn a_key_that_stands_twice_is_named_with_its_path_and_its_line() {
         for (text, line, wanted) in [
             ("a: 1\nb: 2\na: 3\n", 3, "a"),
+            ("spec: {}\nspec: {", 2, "spec"),
             ("spec:\n  url: x\n  interval: 1s\n  interval: 2s\n", 4, "spec.interval"),
             ("items:\n- a: 1\n- spec:\n    headers: [{name: a, name: b}]\n", 4, "items[1].spec.headers[0].name"),
             ("a: 1\nspec: {a: 2, b: {a: 3,\n a: 4}}\n", 3, "spec.b.a"),

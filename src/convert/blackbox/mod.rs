@@ -267,6 +267,7 @@ impl ModuleReader<'_> {
         tls
     }
 
+    #[inline(never)]
     fn put(&mut self, field: &str, value: Value) {
         self.settings.spec.insert(field.to_owned(), value);
     }
