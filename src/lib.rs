@@ -29,6 +29,7 @@ pub mod target;
 pub mod telemetry;
 pub mod time;
 pub mod tls;
+pub mod yaml;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

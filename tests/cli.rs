@@ -731,7 +731,10 @@ fn a_value_of_set_that_is_no_yaml_is_told_once() {
     let said = run(["probe", "--type", "Sora", "--url", "http://127.0.0.1:9/", "--set", "sora={"]);
     assert_eq!(said.code, Some(2));
     let line = one_line(&said);
-    assert!(line.contains("--set sora: the value is not YAML: ") && line.matches("error:").count() == 1, "{line}");
+    assert!(
+        line.contains("--set sora: the value is not well-formed YAML: ") && line.matches("error:").count() == 1,
+        "{line}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use scrapetarget_exporter::file::documents;
 use serde_json::{Value, json};
-use support::program::{PATIENCE, Said, command, run, said_to};
+use support::program::{PATIENCE, Said, command, folder_with, run, said_to};
 use support::tools;
 use tempfile::TempDir;
 
@@ -39,9 +39,7 @@ fn converted(blackbox: &str, jobs: &str) -> Said {
 }
 
 fn converted_with(flags: &[&str], blackbox: &str, jobs: &str) -> Said {
-    let folder = TempDir::new().unwrap();
-    fs::write(folder.path().join("blackbox.yml"), blackbox).unwrap();
-    fs::write(folder.path().join("prometheus.yml"), jobs).unwrap();
+    let folder = folder_with([("blackbox.yml", blackbox), ("prometheus.yml", jobs)]);
     let mut command = command(["convert", "blackbox.yml", "--prometheus", "prometheus.yml"]);
     command.args(flags).current_dir(folder.path());
     checked(said_to(&mut command, "", PATIENCE))
@@ -59,7 +57,7 @@ fn job(targets: &str) -> String {
 /// The manifests of a stream, by kind and name.
 fn manifests(stream: &str) -> BTreeMap<(String, String), Value> {
     let text = |value: &Value, field: &str| value.pointer(field).and_then(Value::as_str).unwrap().to_owned();
-    let all = documents(stream).into_iter().map(|document| document.value.unwrap());
+    let all = documents(stream).map(|document| document.value().unwrap());
     all.map(|manifest| ((text(&manifest, "/kind"), text(&manifest, "/metadata/name")), manifest)).collect()
 }
 
@@ -201,13 +199,13 @@ const WITH_PASSWORDS: &[(&str, &str, &[&str])] = &[
     (
         "prober: tcp, tcp: {query_response: [{send: AUTH LOGIN}, {expect: '^334'}, {send: YWw=}, {expect: '^334'}, {send: aHVudGVyMg==}, {send: QUIT}]}",
         "a:1",
-        &["AUTH LOGIN", "YWw=", "aHVudGVyMg=="],
+        &["YWw=", "aHVudGVyMg=="],
     ),
     // The bytes of a NUL, a name, a NUL and a password.
     (
         "prober: tcp, tcp: {query_response: [{send: AUTH}, {send: !!binary AGFsAGh1bnRlcjI=}]}",
         "a:1",
-        &["AUTH", "\0al\0hunter2"],
+        &["\0al\0hunter2"],
     ),
 ];
 
@@ -235,13 +233,9 @@ fn the_dialogue_of_a_login_keeps_its_commands() {
 
 #[test]
 fn a_body_of_a_file_with_a_password_is_read_from_the_file_by_the_user() {
-    let folder = TempDir::new().unwrap();
     let module = "modules: {m: {prober: http, http: {method: POST, body_file: 'a b.txt'}}}";
-    for (name, text) in
-        [("blackbox.yml", module), ("prometheus.yml", &job("https://a")), ("a b.txt", "password=hunter2\n")]
-    {
-        fs::write(folder.path().join(name), text).unwrap();
-    }
+    let jobs = job("https://a");
+    let folder = folder_with([("blackbox.yml", module), ("prometheus.yml", &jobs), ("a b.txt", "password=hunter2\n")]);
     let mut command = command(["convert", "blackbox.yml", "--prometheus", "prometheus.yml"]);
     let said = checked(said_to(command.current_dir(folder.path()), "", PATIENCE));
     assert_eq!(only_spec(&said)["http"]["bodySecretRef"], json!({"name": "blackbox-m-files", "key": "body"}));
@@ -360,9 +354,7 @@ fn nothing_of_a_job_is_lost_without_a_line() {
     let probe = "{apiVersion: monitoring.coreos.com/v1, kind: Probe, metadata: {name: a}, spec: {module: m, interval: 5s, scrapeTimeout: 6s, params: \
                  [{name: hostname, values: [b, c]}], targets: {staticConfig: {static: [https://a], relabelingConfigs: [{regex: job, action: \
                  labeldrop}]}}}}";
-    let folder = TempDir::new().unwrap();
-    fs::write(folder.path().join("blackbox.yml"), modules).unwrap();
-    fs::write(folder.path().join("probe.yml"), probe).unwrap();
+    let folder = folder_with([("blackbox.yml", modules), ("probe.yml", probe)]);
     let mut command = command(["convert", "blackbox.yml", "--manifests", "probe.yml"]);
     let said = checked(said_to(command.current_dir(folder.path()), "", PATIENCE));
     for word in ["only \"b\" is used", "remove the label job", "its timeout, 6s, is above its interval, 5s"] {
@@ -381,7 +373,7 @@ fn the_examples_of_the_blackbox_exporter_are_converted() {
     {
         // Another package may have no examples.
         let Ok(text) = fs::read_to_string(&file) else { continue };
-        let modules = documents(&text).remove(0).value.unwrap()["modules"].as_object().unwrap().clone();
+        let modules = documents(&text).next().unwrap().value().unwrap()["modules"].as_object().unwrap().clone();
         let address = |prober: &Value| match prober.as_str().unwrap() {
             "http" => "https://example.com",
             "icmp" | "dns" => "192.0.2.1",
@@ -837,13 +829,10 @@ fn mistakes_in_other_inputs_are_refused_too() {
         ("--values", "serviceMonitor: {target: []}", "did you mean targets?"),
         ("--values", "config: {modules: {m: {prober: x}}}", "config.modules.m.prober"),
     ] {
-        let folder = TempDir::new().unwrap();
-        let (modules, file) = (folder.path().join("blackbox.yml"), folder.path().join("file.yml"));
-        fs::write(&modules, good).unwrap();
-        fs::write(&file, text).unwrap();
-        let modules: &[&Path] = if word.starts_with("config.") { &[] } else { &[&modules] };
-        let mut command = command(["convert", flag]);
-        command.arg(&file).args(modules);
+        let folder = folder_with([("blackbox.yml", good), ("file.yml", text)]);
+        let modules: &[&str] = if word.starts_with("config.") { &[] } else { &["blackbox.yml"] };
+        let mut command = command(["convert", flag, "file.yml"]);
+        command.args(modules).current_dir(folder.path());
         let said = said_to(&mut command, "", PATIENCE);
         assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{text}: {}", said.stderr);
         assert!(said.stderr.contains(word), "{text}: {}", said.stderr);
@@ -871,8 +860,50 @@ fn flags_that_cannot_be_meant_are_one_line() {
 #[test]
 fn modules_without_targets_are_named() {
     let said = said_to(&mut command(["convert", "-"]), "modules: {a: {prober: http}, b: {prober: icmp}}", PATIENCE);
-    assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""));
     assert_eq!(said.stderr.lines().filter(|line| line.contains("has no targets")).count(), 2, "{}", said.stderr);
+    assert_nothing_converted(&said);
+}
+
+#[track_caller]
+fn assert_nothing_converted(said: &Said) {
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+    let last = said.stderr.lines().last().unwrap();
+    assert!(last.starts_with("error: nothing is converted"), "{}", said.stderr);
+}
+
+#[test]
+fn inputs_of_which_nothing_comes_are_a_failure() {
+    let module = "modules: {m: {prober: http}}";
+    let discovered = job("https://a")
+        .replace("static_configs: [{targets: [https://a]}]", "kubernetes_sd_configs: [{role: service}]");
+    for (blackbox, jobs) in [
+        ("modules: {other: {prober: http}}", job("https://example.com")),
+        (module, job("ftp://example.com")),
+        (module, discovered),
+        (module, "scrape_configs: [{job_name: node, static_configs: [{targets: ['a:9100']}]}]".to_owned()),
+    ] {
+        assert_nothing_converted(&converted(blackbox, &jobs));
+    }
+    let partly = converted(module, &job("ftp://example.com, https://example.com"));
+    assert_eq!(partly.code, Some(0), "{}", partly.stderr);
+    // There was nothing to convert.
+    let nothing = said_to(&mut command(["convert", "-"]), "modules: {}", PATIENCE);
+    assert_eq!((nothing.code, nothing.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn an_input_with_more_than_is_read_is_refused_with_the_bound() {
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let inner = vec![format!("*a{}", level - 1); 10].join(", ");
+        laughs = format!("{laughs}a{level}: &a{level} [{inner}]\n");
+    }
+    let many = format!("modules: {{m: {{prober: dns, dns: {{valid_rcodes: [{}]}}}}}}", "1,".repeat(1_000_001));
+    for text in [laughs, many] {
+        let said = said_to(&mut command(["convert", "-"]), &text, PATIENCE);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+        assert!(said.stderr.contains("holds more than 1000000 values"), "{}", said.stderr);
+    }
 }
 
 #[test]
@@ -937,8 +968,7 @@ const RELABELLED: &str = r"scrape_configs:
 
 #[test]
 fn relabelings_are_carried_out_as_prometheus_does_it() {
-    let folder = TempDir::new().unwrap();
-    fs::write(folder.path().join("prometheus.yml"), RELABELLED).unwrap();
+    let folder = folder_with([("prometheus.yml", RELABELLED)]);
     let mut wanted = BTreeSet::new();
     for job in ["usual", "groups", "kept"] {
         let discovered = ["2s", "10s", "40s"].iter().find_map(|timeout| {
@@ -992,10 +1022,7 @@ fn block<'p>(page: &'p str, marker: &str) -> &'p str {
 fn the_worked_example_in_the_docs_is_what_the_command_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating.md");
     let mut page = fs::read_to_string(&path).unwrap();
-    let folder = TempDir::new().unwrap();
-    for name in ["blackbox.yml", "prometheus.yml"] {
-        fs::write(folder.path().join(name), block(&page, name)).unwrap();
-    }
+    let folder = folder_with(["blackbox.yml", "prometheus.yml"].map(|name| (name, block(&page, name))));
     let mut command = command(["convert", "blackbox.yml", "--prometheus", "prometheus.yml", "--namespace", "web"]);
     command.current_dir(folder.path());
     let said = said_to(&mut command, "", PATIENCE);

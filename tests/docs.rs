@@ -366,7 +366,7 @@ fn rules(manifests: &str) -> BTreeSet<(String, String, Vec<String>)> {
     };
     let mut found = BTreeSet::new();
     for document in documents(manifests) {
-        let role = document.value.unwrap();
+        let role = document.value().unwrap();
         let role_name = format!("{} ({})", role["metadata"]["name"].as_str().unwrap(), role["kind"].as_str().unwrap());
         for rule in role["rules"].as_array().into_iter().flatten() {
             let names = texts(&rule["resourceNames"]).join(" ");

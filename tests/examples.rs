@@ -179,7 +179,8 @@ fn no_example_is_down_because_the_pod_of_the_reader_lacks_an_address() {
     for file in folder("deploy/examples") {
         let text = fs::read_to_string(&file).unwrap();
         for document in file::documents(&text) {
-            let spec = &document.value.unwrap_or_else(|error| panic!("{}: {}", file.display(), error.message))["spec"];
+            let spec =
+                &document.value().unwrap_or_else(|error| panic!("{}: {}", file.display(), error.message))["spec"];
             assert_eq!(spec["sourceIpAddress"], Value::Null, "{}", file.display());
             assert_ne!(spec["preferredIpProtocol"], "ip6", "{}", file.display());
         }
@@ -189,7 +190,7 @@ fn no_example_is_down_because_the_pod_of_the_reader_lacks_an_address() {
 #[test]
 fn every_field_of_a_target_has_an_example() {
     let text = read("crds/scrapetargets.yaml");
-    let crd = file::documents(&text).remove(0).value.unwrap_or_else(|error| panic!("{}", error.message));
+    let crd = file::documents(&text).next().unwrap().value().unwrap_or_else(|error| panic!("{}", error.message));
     let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
     let mut left = Fields::new();
     add_fields(schema, "spec", &mut left);
@@ -197,7 +198,7 @@ fn every_field_of_a_target_has_an_example() {
     for file in folder("deploy/examples") {
         let text = with_commented_fields(&fs::read_to_string(&file).unwrap());
         for document in file::documents(&text) {
-            let manifest = document.value.unwrap_or_else(|error| panic!("{}: {}", file.display(), error.message));
+            let manifest = document.value().unwrap_or_else(|error| panic!("{}: {}", file.display(), error.message));
             if manifest["kind"] == "ScrapeTarget" {
                 remove_fields(schema, &manifest["spec"], &mut left);
             }
@@ -397,7 +398,7 @@ fn objects(path: &Path) -> Vec<Value> {
     assert!(!files.is_empty(), "{} has no manifest", path.display());
     let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     let documents = texts.iter().flat_map(|text| file::documents(text));
-    documents.map(|document| document.value.unwrap_or_else(|error| panic!("{}", error.message))).collect()
+    documents.map(|document| document.value().unwrap_or_else(|error| panic!("{}", error.message))).collect()
 }
 
 /// Where an object stands: of a Namespace, itself.
@@ -413,7 +414,7 @@ fn namespaces_of_readers(pages: &[PathBuf]) -> BTreeSet<String> {
     for page in pages {
         let text = fs::read_to_string(page).unwrap();
         for manifest in blocks(&text, "yaml").into_iter().filter(|block| block.contains("apiVersion:")) {
-            let values = file::documents(manifest).into_iter().filter_map(|document| document.value.ok());
+            let values = file::documents(manifest).filter_map(|document| document.value().ok());
             found.extend(values.filter_map(|object| namespace(&object)));
         }
         for words in kubectl_commands(&text) {

@@ -191,7 +191,7 @@ fn has_value(values: &Value, place: &str) -> bool {
 
 fn values() -> Value {
     let text = read("charts/scrapetarget-exporter/values.yaml");
-    documents(&text).remove(0).value.unwrap_or_else(|error| panic!("{}", error.message))
+    documents(&text).next().unwrap().value().unwrap_or_else(|error| panic!("{}", error.message))
 }
 
 /// The places of all that a file of values sets.
@@ -219,7 +219,7 @@ fn named_values(page: &str, values: &Value) -> BTreeSet<String> {
             }
             let of_others = ["apiVersion:", "scrape_configs:", "containers:"];
             if block.language == "yaml" && !of_others.iter().any(|word| block.text().contains(word)) {
-                leaves(documents(&block.text())[0].value.as_ref().unwrap(), "", &mut found);
+                leaves(&documents(&block.text()).next().unwrap().value().unwrap(), "", &mut found);
             }
         }
         for span in section.spans() {

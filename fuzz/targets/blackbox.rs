@@ -46,7 +46,7 @@ fuzz_target!(|text: &str| {
             }
             let mut targets = 0;
             for document in file::documents(&conversion.manifests) {
-                let manifest = document.value.expect("what is written is YAML");
+                let manifest = document.value().expect("what is written is YAML");
                 if manifest["kind"] == "ScrapeTarget" {
                     targets += 1;
                     crd::judge(&manifest).unwrap_or_else(|problems| panic!("{manifest}: {problems:?}"));

@@ -10,8 +10,8 @@ use scrapetarget_exporter::{crd, file};
 fuzz_target!(|input: &[u8]| {
     let text = String::from_utf8_lossy(input);
     for document in file::documents(&text) {
-        let Ok(value) = &document.value else { continue };
-        let target = match crd::judge(value) {
+        let Ok(value) = document.value() else { continue };
+        let target = match crd::judge(&value) {
             Ok(target) => target,
             Err(problems) => {
                 assert!(!problems.is_empty(), "refused without a reason");

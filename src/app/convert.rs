@@ -14,7 +14,7 @@ use crate::file;
 /// The most files of one folder that are looked at.
 const MAX_LISTED: usize = 100_000;
 
-/// Exit code 0: converted, whatever is left behind; 1: an input is refused.
+/// Exit code 0: converted, with what is left behind said; 1: an input is refused, or all of it is left behind.
 pub(super) fn run(args: ConvertArgs) -> ExitCode {
     let ConvertArgs { file, prometheus, manifests, values, namespace, job, secrets } = args;
     let mut faults = Vec::new();
@@ -40,6 +40,10 @@ pub(super) fn run(args: ConvertArgs) -> ExitCode {
             print(&conversion.manifests);
             for remark in &conversion.remarks {
                 complain(&remark.to_string());
+            }
+            if conversion.targets == 0 && !conversion.remarks.is_empty() {
+                complain("error: nothing is converted: the lines above say what stands in the way of each target");
+                return ExitCode::FAILURE;
             }
             ExitCode::SUCCESS
         }

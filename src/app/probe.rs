@@ -19,6 +19,7 @@ use crate::metric::{Encoding, Format};
 use crate::poll::{Failure, Snapshot};
 use crate::self_metrics::SelfMetrics;
 use crate::target::{Member, Target, TargetId};
+use crate::yaml::{self, Dialect};
 
 /// The most problems of other manifests, and the most members that do not answer, that are printed as warnings.
 const MAX_WARNINGS: usize = 10;
@@ -124,10 +125,9 @@ fn from_flags(kind: Type, url: &str, members_dns: bool, set: &[String]) -> anyho
     for assignment in set {
         let (path, value) =
             assignment.split_once('=').with_context(|| format!("--set {assignment}: write FIELD=VALUE"))?;
-        let value: Value = serde_saphyr::from_str(value).map_err(|error| {
-            let error = error.without_snippet().to_string();
-            anyhow::anyhow!("--set {path}: the value is not YAML: {}", error.trim_start_matches("error: "))
-        })?;
+        let value = yaml::read(value, 1, Dialect::Kubernetes)
+            .map_err(|error| anyhow::anyhow!("--set {path}: the value {}", error.fault))?
+            .to_value();
         let path = path.strip_prefix("spec.").unwrap_or(path);
         put(&mut spec, path, value).with_context(|| format!("--set {path}: a part of the path is not a block"))?;
     }

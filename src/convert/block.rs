@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::report::{Reporter, join, quoted};
-use super::tree::{Data, MapEntry, Node};
 use super::{go, prometheus_duration};
 use crate::crd::nearest;
+use crate::yaml::{Data, MapEntry, Node, decode_binary};
 
 /// A map that is being read.
 #[derive(Debug)]
@@ -30,8 +30,10 @@ impl<T> BlockField<'_, T> {
     }
 }
 
+// Every option is read by one of these: without a copy at each of its calls, the program is smaller.
 impl<'n> Block<'n> {
     /// Opens a map; nothing, in YAML, is an empty one. Anything else is a fault.
+    #[inline(never)]
     pub(super) fn open(node: &'n Node, path: &str, reporter: &mut Reporter) -> Option<Self> {
         let entries = match &node.data {
             Data::Map(entries) => entries.as_slice(),
@@ -45,6 +47,7 @@ impl<'n> Block<'n> {
     }
 
     /// A field that is there and not empty.
+    #[inline(never)]
     pub(super) fn node(&mut self, key: &'static str) -> Option<BlockField<'n, ()>> {
         self.known.push(key);
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
@@ -53,10 +56,12 @@ impl<'n> Block<'n> {
     }
 
     /// The fields among these words that are there.
+    #[inline(never)]
     pub(super) fn any_of(&mut self, words: &'static str) -> Vec<BlockField<'n, &'static str>> {
         words.split_whitespace().filter_map(|key| self.node(key).map(|field| field.with(key))).collect()
     }
 
+    #[inline(never)]
     pub(super) fn text(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, String>> {
         let field = self.node(key)?;
         let text = text_of(field.node, &field.path, reporter)?;
@@ -64,10 +69,12 @@ impl<'n> Block<'n> {
     }
 
     /// A text that is not empty. An empty one is as if it were not written, as in Go.
+    #[inline(never)]
     pub(super) fn filled(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, String>> {
         self.text(key, reporter).filter(|field| !field.value.is_empty())
     }
 
+    #[inline(never)]
     pub(super) fn flag(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, bool>> {
         let field = self.node(key)?;
         // Go's reader of YAML takes the words of YAML 1.1 where a boolean is wanted.
@@ -82,9 +89,11 @@ impl<'n> Block<'n> {
         Some(field.with(value))
     }
 
+    #[inline(never)]
     pub(super) fn integer(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, i64>> {
         let field = self.node(key)?;
-        let Data::Integer(value, _) = field.node.data else {
+        let number = if let Data::Number(number, _) = &field.node.data { number.as_i64() } else { None };
+        let Some(value) = number else {
             reporter.wrong_type(field.node, &field.path, "a whole number");
             return None;
         };
@@ -109,6 +118,7 @@ impl<'n> Block<'n> {
         self.duration(key, reporter, prometheus_duration, "for instance 30s, 1m30s or 1h")
     }
 
+    #[inline(never)]
     fn duration(
         &mut self,
         key: &'static str,
@@ -129,6 +139,7 @@ impl<'n> Block<'n> {
         Some(field.with(value))
     }
 
+    #[inline(never)]
     pub(super) fn list(&mut self, key: &'static str, reporter: &mut Reporter) -> Vec<BlockField<'n, ()>> {
         let Some(field) = self.node(key) else { return Vec::new() };
         let Data::List(items) = &field.node.data else {
@@ -139,12 +150,14 @@ impl<'n> Block<'n> {
         items.map(|(index, node)| BlockField { value: (), node, path: format!("{}[{index}]", field.path) }).collect()
     }
 
+    #[inline(never)]
     pub(super) fn texts(&mut self, key: &'static str, reporter: &mut Reporter) -> Vec<BlockField<'n, String>> {
         let items = self.list(key, reporter).into_iter();
         items.filter_map(|item| text_of(item.node, &item.path, reporter).map(|text| item.with(text))).collect()
     }
 
     /// A map from names to texts, in the order of the file.
+    #[inline(never)]
     pub(super) fn text_map(
         &mut self,
         key: &'static str,
@@ -166,6 +179,7 @@ impl<'n> Block<'n> {
     }
 
     /// A map from names to lists of texts.
+    #[inline(never)]
     pub(super) fn list_map(
         &mut self,
         key: &'static str,
@@ -198,6 +212,7 @@ impl<'n> Block<'n> {
     }
 
     /// Ends the reading: what nobody has asked for is a fault.
+    #[inline(never)]
     pub(super) fn close(self, reporter: &mut Reporter) {
         for entry in self.entries {
             if self.known.contains(&entry.key.as_str()) {
@@ -232,7 +247,7 @@ fn text_of(node: &Node, path: &str, reporter: &mut Reporter) -> Option<String> {
         Data::Null => Some(String::new()),
         // Go takes the bytes as they are; only texts can be used in these fields.
         Data::Binary(encoded) => {
-            let decoded = go::binary(encoded).and_then(|bytes| String::from_utf8(bytes).ok());
+            let decoded = decode_binary(encoded).and_then(|bytes| String::from_utf8(bytes).ok());
             if decoded.is_none() {
                 reporter.fault(node.line, path, "is binary data that is no text in UTF-8, write a text");
             }

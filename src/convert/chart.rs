@@ -10,7 +10,7 @@ use super::block::{Block, BlockField};
 use super::operator::monitor_labels;
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::Reporter;
-use super::tree::Node;
+use crate::yaml::Node;
 
 /// What the chart writes where nothing is written.
 const DEFAULT_TIMES: Duration = Duration::from_secs(30);

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 /// The longest duration that is read: more than any probe or interval may take.
 const LONGEST: f64 = 1e9;
 
@@ -72,12 +69,6 @@ pub(super) fn size(text: &str) -> Option<u64> {
     // Below 2^53 every whole number is exact.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
     (0.0..9e15).contains(&bytes).then_some(bytes as u64)
-}
-
-/// The bytes of a scalar with the tag `!!binary`.
-pub(super) fn binary(encoded: &str) -> Option<Vec<u8>> {
-    let text: String = encoded.chars().filter(|character| !character.is_whitespace()).collect();
-    STANDARD.decode(text).ok()
 }
 
 #[cfg(test)]

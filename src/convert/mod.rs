@@ -6,18 +6,17 @@ mod address;
 mod blackbox;
 mod block;
 mod chart;
+mod document;
 mod encoding;
 mod go;
 mod name;
 mod operator;
-
 mod re2;
 mod relabel;
 mod report;
 mod request;
 mod scrape_config;
 mod secret;
-mod tree;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,10 +30,12 @@ use name::Names;
 use report::{Reporter, quoted};
 use request::AskedTarget;
 use secret::NeededSecret;
-use tree::Node;
 
+use crate::crd::nearest;
+use crate::yaml::Node;
+
+pub use document::MAX_INPUT_BYTES;
 pub use report::{InputFault, Remark};
-pub use tree::MAX_INPUT_BYTES;
 
 /// The most targets, and the most modules, of one conversion.
 pub const MAX_TARGETS: usize = 10_000;
@@ -184,7 +185,7 @@ impl FileAccess for Below<'_> {
 }
 
 fn parsed(input: &ConvertInput, reporter: &mut Reporter) -> Vec<Node> {
-    tree::documents(&input.text).unwrap_or_else(|error| {
+    document::documents(&input.text).unwrap_or_else(|error| {
         reporter.fault(error.line, "", error.message);
         Vec::new()
     })
@@ -273,7 +274,9 @@ fn manifests(
     for request in requests {
         let Some(reporter) = reporters.get_mut(request.input) else { continue };
         let Some(module) = modules.get(&request.module) else {
-            let message = format!("is not converted: there is no module {}", quoted(&request.module));
+            let near = nearest(&request.module, modules.keys().map(String::as_str));
+            let hint = near.map(|near| format!(", did you mean {}?", quoted(near))).unwrap_or_default();
+            let message = format!("is not converted: there is no module {}{hint}", quoted(&request.module));
             reporter.remark(request.line, &request.place(), message);
             continue;
         };
@@ -343,7 +346,7 @@ fn about_alerts(jobs: &BTreeSet<&str>) -> String {
     let pattern = |job: &&str| job.chars().map(|c| if plain(c) { c } else { '.' }).collect::<String>();
     let patterns: Vec<String> = jobs.iter().take(JOBS_SHOWN).map(pattern).collect();
     let others = jobs.len().saturating_sub(JOBS_SHOWN);
-    let others = if others == 0 { String::new() } else { format!(" and the other {others}") };
+    let others = if others == 0 { String::new() } else { format!(", and {others} more jobs") };
     format!(
         "the label job of the targets is that of these jobs, and the alerts of the exporter select only its own: write the chart's value \
          prometheusRule.job: \"{OWN_JOBS}.*|{}\"{others}",
@@ -405,7 +408,8 @@ fn fill(
         )
     } else {
         let keys: Vec<&str> = needed.values.iter().map(|(key, _)| *key).collect();
-        format!("the Secret {name} must be made, with the keys {}: --secrets writes it as well", keys.join(", "))
+        let plural = if keys.len() == 1 { "" } else { "s" };
+        format!("the Secret {name} must be made, with the key{plural} {}: --secrets writes it as well", keys.join(", "))
     };
     reporter.remark(line, path, message);
     None

@@ -10,8 +10,8 @@ use super::block::{Block, BlockField};
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
 use super::scrape_config::{DEFAULT_TIMEOUT, NO_JOB, parameters};
-use super::tree::{Data, Node};
 use crate::crd::{is_dns_label, is_label_key, is_label_value};
+use crate::yaml::{Data, Node};
 
 /// What the Operator writes into the configuration of Prometheus where an object has no interval.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);

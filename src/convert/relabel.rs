@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::block::{Block, BlockField};
 use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, quoted};
-use super::tree::Node;
+use crate::yaml::Node;
 
 /// The labels of a target, or of a series.
 pub(super) type Labels = BTreeMap<String, String>;
@@ -234,7 +234,7 @@ pub(super) fn is_label_name(label: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convert::tree::documents;
+    use crate::convert::document::documents;
 
     fn run(text: &str, labels: &[(&str, &str)]) -> Option<Labels> {
         let node = documents(text).unwrap().remove(0);

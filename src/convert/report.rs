@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::tree::Node;
+use crate::yaml::Node;
 
 /// The most faults of one input that are told, so that an input that is something else does not fill a screen.
 const MAX_FAULTS: usize = 50;
@@ -74,6 +74,7 @@ impl Reporter {
     }
 
     /// The input is refused.
+    #[inline(never)]
     pub(super) fn fault(&mut self, line: usize, path: &str, message: impl Into<String>) {
         if self.faults.len() < MAX_FAULTS {
             let (file, line) = (self.file.clone(), Some(line).filter(|line| *line > 0));
@@ -82,6 +83,7 @@ impl Reporter {
     }
 
     /// Something is left behind or changed. The same sentence about the same place is said once.
+    #[inline(never)]
     pub(super) fn remark(&mut self, line: usize, path: &str, message: impl Into<String>) {
         let (file, line) = (self.file.clone(), Some(line).filter(|line| *line > 0));
         let remark = Remark { file, line, path: path.to_owned(), message: message.into() };
@@ -91,12 +93,14 @@ impl Reporter {
     }
 
     /// The type of a value is not that of its field.
+    #[inline(never)]
     pub(super) fn wrong_type(&mut self, node: &Node, path: &str, wanted: &str) {
         self.fault(node.line, path, format!("is {}, write {wanted}", node.kind()));
     }
 }
 
 /// A text of the input for a message, cut to a length that a line can show.
+#[inline(never)]
 pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(LONGEST_QUOTE) {
         None => format!("{text:?}"),
@@ -105,6 +109,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// The path of a field below another.
+#[inline(never)]
 pub(super) fn join(path: &str, key: &str) -> String {
     let key: String = key.chars().take(LONGEST_QUOTE).collect();
     if path.is_empty() { key } else { format!("{path}.{key}") }

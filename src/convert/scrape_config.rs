@@ -8,12 +8,13 @@ use serde_json::{Map, json};
 
 use super::blackbox::DEFAULT_MODULE;
 use super::block::{Block, BlockField};
+use super::document::documents;
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
 use super::request::AskedTarget;
-use super::tree::{Data, Node, documents};
 use super::{AskedTargets, FileAccess};
 use crate::time::PromDuration;
+use crate::yaml::{Data, Node};
 
 /// What Prometheus uses where nothing is written.
 const DEFAULT_INTERVAL: Duration = Duration::from_mins(1);

@@ -138,6 +138,11 @@ pub(super) fn has_password(text: &str) -> bool {
     is_confidential(text) || has_word_before_password(text)
 }
 
+/// Whether a text is the command of SMTP that begins a login, and nothing else: the server asks for name and password then.
+pub(super) fn only_begins_login(text: &str) -> bool {
+    matches!(text.trim(), "AUTH" | "AUTH LOGIN" | "AUTH PLAIN")
+}
+
 /// Whether a text has a word such as `AUTH`, as a whole word.
 pub(super) fn has_word_before_password(text: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());

@@ -247,11 +247,12 @@ pub(crate) fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> O
 mod tests {
     use super::nearest;
     use crate::crd::judge;
-    use serde_json::{Value, json};
+    use crate::yaml::{self, Dialect};
+    use serde_json::json;
 
     /// The one sentence about a target of type Orion with these fields besides.
     fn sentence(more: &str) -> String {
-        let more: Value = serde_saphyr::from_str(more).unwrap();
+        let more = yaml::read(more, 1, Dialect::Kubernetes).unwrap().to_value();
         let mut manifest = json!({
             "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": {"name": "a"},
             "spec": {"type": "Orion", "url": "http://a/"},

@@ -18,6 +18,8 @@ use kube::CustomResourceExt;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::yaml;
+
 pub use crate::rule::FieldError;
 pub use access::{
     Authorization, BasicAuth, ConfigMapKeyRef, Header, ObjectKind, Reference, SecretKeyRef, SecretOrConfigMap,
@@ -74,9 +76,25 @@ pub fn prune(manifest: &mut Value) -> Option<String> {
     schema::SchemaNode::of_target().prune(manifest, "")
 }
 
+/// The fields of a manifest that people write before the others, in this order.
+pub const FIELD_ORDER: [&str; 12] = [
+    "apiVersion",
+    "kind",
+    "metadata",
+    "name",
+    "namespace",
+    "spec",
+    "type",
+    "url",
+    "interval",
+    "timeout",
+    "labels",
+    "monitor",
+];
+
 /// The CRD as YAML, the same on every call: what the command `crd` prints and what `crds/` holds.
-pub fn print() -> Result<String, serde_saphyr::ser::Error> {
-    serde_saphyr::to_string(&ScrapeTarget::crd())
+pub fn print() -> Result<String, serde_json::Error> {
+    Ok(yaml::to_string(&serde_json::to_value(ScrapeTarget::crd())?, &[]))
 }
 
 /// The schema of the whole object, as JSON.

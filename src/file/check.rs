@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::document::{YamlDocument, documents};
 use super::input::{InputFile, Inputs};
 use super::load::{FileProblem, Loaded, MAX_PROBLEMS, Origin};
 use super::manifest::{self, FileObjects};
-use super::yaml::{self, YamlDocument, line_of};
 use crate::crd::{self, ParsedTarget};
 use crate::target::{Lookup as _, LookupError, Target, TargetId};
 
@@ -138,7 +138,7 @@ fn lines(inputs: &Inputs, found: &[TargetProblem<'_>]) -> Vec<usize> {
     for input in &inputs.0 {
         let InputFile::File(file, Ok(text)) = input else { continue };
         let Some(of_file) = of_files.remove(&**file) else { continue };
-        let documents = yaml::documents(text);
+        let documents: Vec<_> = documents(text).collect();
         for (problem, line) in of_file {
             // Documents are counted from 1.
             let document = problem.origin.document.checked_sub(1).and_then(|index| documents.get(index));
@@ -150,8 +150,10 @@ fn lines(inputs: &Inputs, found: &[TargetProblem<'_>]) -> Vec<usize> {
     lines
 }
 
-fn line_in(document: &YamlDocument<'_>, problem: &TargetProblem<'_>) -> Option<usize> {
-    let items = manifest::items(document.value.as_ref().ok()?);
+fn line_in(document: &YamlDocument, problem: &TargetProblem<'_>) -> Option<usize> {
+    let node = document.content.as_ref().ok()?;
+    let value = node.to_value();
+    let items = manifest::items(&value);
     let is_it = |item: &Value| {
         item.get("kind").and_then(Value::as_str) == Some("ScrapeTarget")
             && manifest::id(item).as_ref() == Some(problem.id)
@@ -159,7 +161,7 @@ fn line_in(document: &YamlDocument<'_>, problem: &TargetProblem<'_>) -> Option<u
     // The first valid one is used.
     let (prefix, _) = items.iter().find(|(_, item)| is_it(item) && crd::judge(item).is_ok())?;
     let path = if prefix.is_empty() { problem.path.clone() } else { format!("{prefix}.{}", problem.path) };
-    line_of(document.text, &path).map(|line| document.offset + line)
+    node.line_of(&path)
 }
 
 /// The manifest of a ScrapeTarget as it is written, to be validated by the API server.
@@ -186,15 +188,14 @@ pub fn unchecked_targets(inputs: &Inputs) -> Vec<UncheckedTarget> {
     let mut found = Vec::new();
     for input in &inputs.0 {
         let InputFile::File(file, Ok(text)) = input else { continue };
-        for document in yaml::documents(text) {
-            let Ok(value) = &document.value else { continue };
-            for (path, manifest) in manifest::items(value) {
+        for document in documents(text) {
+            let Ok(node) = &document.content else { continue };
+            for (path, manifest) in manifest::items(&node.to_value()) {
                 if manifest.get("kind").and_then(Value::as_str) != Some("ScrapeTarget") || !is_named(&manifest) {
                     continue;
                 }
                 // Only an item of a List begins elsewhere than its document.
-                let within = if path.is_empty() { None } else { line_of(document.text, &path) };
-                let line = within.map_or(document.line, |line| document.offset + line);
+                let line = node.line_of(&path).unwrap_or(document.line);
                 let origin = Origin { file: Arc::clone(file), document: document.index, line };
                 found.push(UncheckedTarget { origin, manifest: manifest.into_owned() });
             }

@@ -6,12 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::document::documents;
 use super::input::{InputFile, Inputs, read_text};
 use super::manifest::{self, FileObjectId, FileObjects, Keys, Manifest};
 use super::secrets::{SecretFiles, secret_keys_of};
-use super::yaml::{self, YamlDocument, line_of};
 use crate::crd::ParsedTarget;
 use crate::target::{RefusedTarget, TargetId};
+use crate::yaml::Node;
 
 /// The most problems, and the most manifests of other kinds, that are reported of one file: a large file of something else may have a
 /// million.
@@ -142,12 +143,12 @@ impl FileContent {
     /// Interprets the text of a file.
     pub(super) fn parse(file: &Arc<Path>, text: &str) -> Self {
         let mut content = Self::default();
-        for document in yaml::documents(text) {
+        for document in documents(text) {
             let origin = Origin { file: Arc::clone(file), document: document.index, line: document.line };
-            match &document.value {
-                Ok(value) => {
-                    for (path, manifest) in manifest::read(value) {
-                        content.add(manifest, &origin, &document, &path);
+            match &document.content {
+                Ok(node) => {
+                    for (path, manifest) in manifest::read(&node.to_value()) {
+                        content.add(manifest, &origin, node, &path);
                     }
                 }
                 Err(error) => {
@@ -164,7 +165,7 @@ impl FileContent {
         content
     }
 
-    fn add(&mut self, manifest: Manifest, origin: &Origin, document: &YamlDocument<'_>, prefix: &str) {
+    fn add(&mut self, manifest: Manifest, origin: &Origin, document: &Node, prefix: &str) {
         let mut refused = None;
         let (object, found) = match manifest {
             Manifest::Target(Some(id), Ok(target)) => {
@@ -203,10 +204,10 @@ impl FileContent {
             sentences.push(problem.to_string());
             if self.problems.len() >= MAX_PROBLEMS {
                 self.untold += 1;
-                continue; // finding its line costs as much as reading the document
+                continue;
             }
             let path = if prefix.is_empty() { problem.path.clone() } else { format!("{prefix}.{}", problem.path) };
-            let line = line_of(document.text, &path).map_or(document.line, |line| document.offset + line);
+            let line = document.line_of(&path).unwrap_or(origin.line);
             if sentences.len() == 1 {
                 first_line = line;
             }

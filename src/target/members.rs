@@ -144,6 +144,7 @@ mod tests {
     use super::*;
     use crate::crd::judge;
     use crate::target::{Lookup, LookupError, ObjectKind, Target};
+    use crate::yaml::{self, Dialect};
 
     /// Targets here refer to nothing.
     struct Nothing;
@@ -247,13 +248,13 @@ mod tests {
     #[test]
     fn the_effective_declaration_names_the_service_and_every_limit() {
         let shown = target("http://orion.fiware.svc:1026/", json!({ "service": {} })).effective();
-        let shown: Value = serde_saphyr::from_str(&shown).unwrap();
+        let shown = yaml::read(&shown, 1, Dialect::Kubernetes).unwrap().to_value();
         assert_eq!(
             shown["members"],
             json!({ "service": { "name": "orion" }, "include": "Serving", "limit": 100, "sampleLimit": 50_000 })
         );
         let shown = target("http://orion:1026/", json!({ "dns": {}, "limit": 3 })).effective();
-        let shown: Value = serde_saphyr::from_str(&shown).unwrap();
+        let shown = yaml::read(&shown, 1, Dialect::Kubernetes).unwrap().to_value();
         assert_eq!(shown["members"], json!({ "dns": {}, "include": "Serving", "limit": 3, "sampleLimit": 50_000 }));
     }
 

@@ -9,8 +9,11 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::{Lookup, LookupError, Problem, Scrape, SecretValue, Source, Target, TargetId, TargetMembers};
-use crate::crd::{FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsProtocol};
+use crate::crd::{
+    FIELD_ORDER, FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsProtocol,
+};
 use crate::dial::{Connection, Identity, IpPreference, IpVersion, TlsVersions};
+use crate::yaml;
 
 impl Target {
     /// The target that `declaration` describes, with what its references hold in `objects`.
@@ -93,7 +96,10 @@ impl Target {
         }
         spec.blocks.mask(spec.kind, MASK);
         spec.blocks.fill(spec.kind);
-        serde_saphyr::to_string(&spec).unwrap_or_else(|error| format!("cannot be shown: {error}\n"))
+        match serde_json::to_value(&spec) {
+            Ok(spec) => yaml::to_string(&spec, &FIELD_ORDER),
+            Err(error) => format!("cannot be shown: {error}\n"),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::row::{NAMESPACE, Row};
 use crate::support::exposition::{Family, parse};
-use crate::support::program::{Running, said};
+use crate::support::program::{Running, folder_with, said};
 use crate::support::tools;
 
 /// The version that the list of differences is about.
@@ -26,15 +26,12 @@ pub type Files = BTreeMap<&'static str, String>;
 
 impl Sides {
     pub async fn start(rows: &[Row], files: &Files) -> Self {
-        let folder = TempDir::new().unwrap();
+        let folder = folder_with(files.iter().map(|(name, text)| (*name, text.as_str())));
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
             fs::write(&path, text).unwrap();
             path
         };
-        for (name, text) in files {
-            write(name, text);
-        }
         let modules: Map<String, Value> = rows.iter().map(|row| (row.name.clone(), row.module())).collect();
         assert_eq!(modules.len(), rows.len(), "each row has a name of its own");
         let config = write("blackbox.yml", &json!({ "modules": modules }).to_string());

@@ -61,7 +61,7 @@ impl Permission {
 fn shipped(name: &str) -> Vec<Value> {
     let text = include_str!("../../deploy/rbac.yaml").replace("scrapetarget-exporter", name);
     let text = text.replace("namespace: prometheus", &format!("namespace: {name}"));
-    documents(&text).into_iter().map(|document| document.value.unwrap()).collect()
+    documents(&text).map(|document| document.value().unwrap()).collect()
 }
 
 /// The roles of an installation in a namespace of its own, which is its name as well.

@@ -92,10 +92,10 @@ pub fn render_case(file: &str) -> Vec<Value> {
 
 /// The manifests of a text.
 pub fn parse(text: &str) -> Vec<Value> {
-    let read = |document: scrapetarget_exporter::file::YamlDocument<'_>| {
-        document.value.unwrap_or_else(|error| panic!("{}\n{}", error.message, document.text))
+    let read = |document: scrapetarget_exporter::file::YamlDocument| {
+        document.value().unwrap_or_else(|error| panic!("line {}: {}\n{text}", error.line, error.message))
     };
-    documents(text).into_iter().map(read).collect()
+    documents(text).map(read).collect()
 }
 
 /// The manifests of a kind.

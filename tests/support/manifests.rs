@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use scrapetarget_exporter::file::documents;
+use scrapetarget_exporter::yaml::{has_content, split};
 use serde_json::Value;
 
 /// What the answer must be.
@@ -35,21 +36,19 @@ pub fn table() -> Vec<Case> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        for document in documents(&text) {
+        let parts = split(&text).into_iter().filter(|(_, part)| part.lines().any(has_content));
+        for (document, (_, text)) in documents(&text).zip(parts) {
             let place = format!("{}:{}", path.file_name().unwrap().to_string_lossy(), document.line);
-            let head = document
-                .text
-                .lines()
-                .find(|line| line.starts_with("# "))
-                .unwrap_or_else(|| panic!("{place} says nothing"));
+            let head =
+                text.lines().find(|line| line.starts_with("# ")).unwrap_or_else(|| panic!("{place} says nothing"));
             let expect = match head.trim_start_matches("# ").split_once(": ") {
                 None if head == "# good" => Expect::Good,
                 Some(("expect", sentence)) => Expect::Refused(sentence.to_owned()),
                 Some(("expect offline", sentence)) => Expect::RefusedOffline(sentence.to_owned()),
                 _ => panic!("{place}: {head}"),
             };
-            let text = document.text.to_owned();
-            cases.push(Case { expect, manifest: document.value.unwrap(), text, place });
+            let manifest = document.value().unwrap();
+            cases.push(Case { expect, manifest, text: text.to_owned(), place });
         }
     }
     assert!(cases.len() >= 90, "only {} cases were found", cases.len());

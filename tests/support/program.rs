@@ -48,6 +48,15 @@ pub fn said(command: &mut Command) -> Said {
     said_to(command, "", PATIENCE)
 }
 
+/// A new folder with these files, by their names.
+pub fn folder_with<'f>(files: impl IntoIterator<Item = (&'f str, &'f str)>) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
 /// Runs a command with this input to its end, which must come in time.
 pub fn said_to(command: &mut Command, input: &str, patience: Duration) -> Said {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

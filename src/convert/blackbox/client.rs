@@ -38,6 +38,7 @@ type Credential<'n> = BlockField<'n, CredentialSource>;
 
 impl ModuleReader<'_> {
     /// A credential that is written as `NAME`, `NAME_file` or `NAME_ref`; at most one of them.
+    #[inline(never)]
     fn credential<'n>(&mut self, block: &mut Block<'n>, keys: [&'static str; 3]) -> Option<Credential<'n>> {
         let [inline, file, reference] = keys;
         let inline = block.filled(inline, self.reporter).map(|field| {
@@ -65,6 +66,7 @@ impl ModuleReader<'_> {
     }
 
     /// The reference to a credential.
+    #[inline(never)]
     fn reference(&mut self, key: &str, credential: Credential<'_>) -> Value {
         let (line, path) = (credential.line(), credential.path);
         self.settings.secrets.add(key, credential.value, (line, &path), self.reporter)

@@ -17,8 +17,8 @@ use super::name::{Names, slug};
 use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, join, quoted};
 use super::secret::{ModuleSecrets, OF_FILES};
-use super::tree::{Data, Node};
 use super::{FileAccess, MAX_TARGETS};
+use crate::yaml::{Data, Node};
 
 /// The module that is used where none is named.
 pub(super) const DEFAULT_MODULE: &str = "http_2xx";
@@ -267,6 +267,7 @@ impl ModuleReader<'_> {
         tls
     }
 
+    #[inline(never)]
     fn put(&mut self, field: &str, value: Value) {
         self.settings.spec.insert(field.to_owned(), value);
     }

@@ -5,12 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::super::block::{Block, BlockField};
-use super::super::go;
 use super::super::relabel::is_label_name;
 use super::super::report::quoted;
-use super::super::secret::{CredentialSource, has_password, has_word_before_password, with_newline_kept};
-use super::super::tree::{Data, Node};
+use super::super::secret::{
+    CredentialSource, has_password, has_word_before_password, only_begins_login, with_newline_kept,
+};
 use super::ModuleReader;
+use crate::yaml::{Data, Node, decode_binary};
 
 impl ModuleReader<'_> {
     /// Whether the connection begins with TLS.
@@ -165,7 +166,7 @@ impl ModuleReader<'_> {
             && !word.contains(char::is_whitespace)
             && !word.chars().all(|c| c.is_ascii_uppercase() || matches!(c, '.' | '*'));
         *logs_in |= has_word_before_password(&text);
-        if !is_answer && !has_password(&text) {
+        if !is_answer && (only_begins_login(&text) || !has_password(&text)) {
             return false;
         }
         let why = if std::str::from_utf8(bytes).is_err() {
@@ -214,7 +215,7 @@ impl ModuleReader<'_> {
     fn bytes(&mut self, field: &BlockField<'_, ()>) -> Option<Vec<u8>> {
         let Node { data, .. } = field.node;
         if let Data::Binary(encoded) = data {
-            let bytes = go::binary(encoded);
+            let bytes = decode_binary(encoded);
             if bytes.is_none() {
                 self.reporter.fault(field.line(), &field.path, "is not base64");
             }

@@ -1,6 +1,7 @@
 //! `--web.config.file`, in the format of Prometheus' exporter-toolkit: TLS, users, headers, a rate limit; reloaded when it changes.
 
 mod basic_auth;
+mod fields;
 mod rate_limit;
 mod tls;
 
@@ -17,33 +18,44 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
 use super::fair_semaphore::ClientNetwork;
 use super::{is_health, response};
+use crate::yaml::{self, Dialect};
 use basic_auth::{Authentication, BasicAuthUsers, PasswordChecker};
+use fields::ConfigFields;
 use rate_limit::{RateLimitConfig, RequestRateLimiter};
 use tls::TlsServerConfig;
 
 /// The content of the file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default)]
 struct WebConfigFile {
     tls_server_config: Option<TlsServerConfig>,
-    http_server_config: Option<HttpServerConfig>,
-    basic_auth_users: Option<BTreeMap<String, String>>,
+    headers: BTreeMap<String, String>,
+    basic_auth_users: BTreeMap<String, String>,
     rate_limit: Option<RateLimitConfig>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct HttpServerConfig {
-    /// Accepted and ignored: HTTP/1.1 is all that Prometheus needs, and all that is served.
-    #[serde(rename = "http2")]
-    _http2: Option<bool>,
-    headers: BTreeMap<String, String>,
+impl WebConfigFile {
+    fn parse(text: &str) -> Result<Self, String> {
+        let node =
+            yaml::read(text, 1, Dialect::Typed).map_err(|error| format!("line {}: {}", error.line, error.fault))?;
+        let mut root = ConfigFields::open(&node, String::new())?;
+        let tls_server_config = root.block("tls_server_config")?.map(TlsServerConfig::read).transpose()?;
+        let mut headers = BTreeMap::new();
+        if let Some(mut block) = root.block("http_server_config")? {
+            // Accepted and ignored: HTTP/1.1 is all that Prometheus needs, and all that is served.
+            block.flag("http2")?;
+            headers = block.text_map("headers")?;
+            block.close()?;
+        }
+        let basic_auth_users = root.text_map("basic_auth_users")?;
+        let rate_limit = root.block("rate_limit")?.map(RateLimitConfig::read).transpose()?;
+        root.close()?;
+        Ok(Self { tls_server_config, headers, basic_auth_users, rate_limit })
+    }
 }
 
 /// A web config file that cannot be used.
@@ -267,7 +279,7 @@ fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<ActiveConfig, String> {
     if text.trim().is_empty() {
         return Err("it is empty".to_owned());
     }
-    let file: WebConfigFile = serde_saphyr::from_str(&text).map_err(|error| one_line(&error.to_string()))?;
+    let file = WebConfigFile::parse(&text)?;
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
     let (tls, unsupported) = match &file.tls_server_config {
         None => (None, Vec::new()),
@@ -283,17 +295,11 @@ fn read(path: &Path, files: &mut Vec<PathBuf>) -> Result<ActiveConfig, String> {
             .tls_server_config
             .as_ref()
             .is_some_and(TlsServerConfig::requires_certificates),
-        users: BasicAuthUsers::new(file.basic_auth_users.unwrap_or_default())?,
-        headers: headers(&file.http_server_config.unwrap_or_default().headers)?,
+        users: BasicAuthUsers::new(file.basic_auth_users)?,
+        headers: headers(&file.headers)?,
         rate_limiter: file.rate_limit.map(|config| RequestRateLimiter::new(&config)).transpose()?.flatten(),
         unsupported,
     })
-}
-
-/// The message of a YAML error without the excerpt of the file.
-fn one_line(report: &str) -> String {
-    let line = report.lines().next().unwrap_or_default().trim();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// The headers that the format allows, and the values of each; no values: any.
@@ -331,7 +337,7 @@ fn headers(wanted: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderV
 
 #[cfg(test)]
 mod tests {
-    use super::{one_line, read};
+    use super::read;
 
     #[test]
     fn an_error_is_one_line_that_names_the_field() {
@@ -340,7 +346,9 @@ mod tests {
         for (yaml, words) in [
             ("", "empty"),
             ("tls_server_config: {cert_fil: x}", "cert_fil"),
-            ("basic_auth_user: {}", "basic_auth_user"),
+            ("basic_auth_user: {}", "line 1: unknown field basic_auth_user"),
+            ("a: 1\nb: [", "line 2: is not well-formed YAML"),
+            ("- a", "line 1: the file is a list"),
             ("tls_server_config: {cert_file: a.pem, key_file: b.pem}", "a.pem"),
             ("tls_server_config: {key_file: b.pem}", "cert_file"),
             ("tls_server_config: {cert: a, cert_file: b, key: c}", "both cert and cert_file"),
@@ -363,10 +371,5 @@ mod tests {
             let problem = read(&path, &mut vec![]).map(|_| ()).unwrap_err();
             assert!(problem.contains(words) && !problem.contains('\n'), "{yaml:?}: {problem:?}");
         }
-    }
-
-    #[test]
-    fn the_excerpt_of_a_yaml_error_is_cut_off() {
-        assert_eq!(one_line("error: unknown field\n --> line 3\n"), "unknown field");
     }
 }

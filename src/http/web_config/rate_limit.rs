@@ -3,14 +3,22 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use super::fields::ConfigFields;
 
 /// The block of the file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default)]
 pub(super) struct RateLimitConfig {
     interval: String,
     burst: u32,
+}
+
+impl RateLimitConfig {
+    pub(super) fn read(mut block: ConfigFields<'_>) -> Result<Self, String> {
+        let interval = block.text("interval")?.unwrap_or_default();
+        let burst = block.count("burst")?.unwrap_or_default();
+        block.close()?;
+        Ok(Self { interval, burst })
+    }
 }
 
 /// A bucket that holds `burst` tokens and gains one each `interval`; a request takes one.

@@ -15,26 +15,19 @@ use rustls::{
     SupportedCipherSuite, SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
-use serde::{Deserialize, Deserializer};
 use x509_parser::extensions::GeneralName;
 
+use super::fields::ConfigFields;
 use crate::tls::{self, Peer, SignatureCheck, TrustStore, Usage};
 
 /// The block of the file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default)]
 pub(super) struct TlsServerConfig {
-    #[serde(deserialize_with = "unless_empty")]
     cert: Option<String>,
-    #[serde(deserialize_with = "unless_empty")]
     key: Option<String>,
-    #[serde(deserialize_with = "unless_empty")]
     client_ca: Option<String>,
-    #[serde(deserialize_with = "unless_empty")]
     cert_file: Option<PathBuf>,
-    #[serde(deserialize_with = "unless_empty")]
     key_file: Option<PathBuf>,
-    #[serde(deserialize_with = "unless_empty")]
     client_ca_file: Option<PathBuf>,
     client_auth_type: ClientAuthType,
     client_allowed_sans: Vec<String>,
@@ -45,30 +38,27 @@ pub(super) struct TlsServerConfig {
     prefer_server_cipher_suites: Option<bool>,
 }
 
-/// An empty text is an absent field: templates write every field.
-fn unless_empty<'de, D: Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    Ok(text.filter(|text| !text.trim().is_empty()).map(T::from))
-}
-
 /// What clients must present, by Go's names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum ClientAuthType {
     #[default]
-    #[serde(rename = "NoClientCert", alias = "")]
     No,
-    #[serde(rename = "RequestClientCert")]
     Request,
-    #[serde(rename = "RequireAnyClientCert", alias = "RequireClientCert")]
     RequireAny,
-    #[serde(rename = "VerifyClientCertIfGiven")]
     VerifyIfGiven,
-    #[serde(rename = "RequireAndVerifyClientCert")]
     RequireAndVerify,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
+const CLIENT_AUTH_TYPES: [(&str, ClientAuthType); 6] = [
+    ("NoClientCert", ClientAuthType::No),
+    ("RequestClientCert", ClientAuthType::Request),
+    ("RequireAnyClientCert", ClientAuthType::RequireAny),
+    ("RequireClientCert", ClientAuthType::RequireAny),
+    ("VerifyClientCertIfGiven", ClientAuthType::VerifyIfGiven),
+    ("RequireAndVerifyClientCert", ClientAuthType::RequireAndVerify),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum TlsVersion {
     Tls10,
     Tls11,
@@ -76,7 +66,34 @@ enum TlsVersion {
     Tls13,
 }
 
+const TLS_VERSIONS: [(&str, TlsVersion); 4] = [
+    ("TLS10", TlsVersion::Tls10),
+    ("TLS11", TlsVersion::Tls11),
+    ("TLS12", TlsVersion::Tls12),
+    ("TLS13", TlsVersion::Tls13),
+];
+
 impl TlsServerConfig {
+    pub(super) fn read(mut block: ConfigFields<'_>) -> Result<Self, String> {
+        let config = Self {
+            cert: block.text("cert")?,
+            key: block.text("key")?,
+            client_ca: block.text("client_ca")?,
+            cert_file: block.text("cert_file")?.map(PathBuf::from),
+            key_file: block.text("key_file")?.map(PathBuf::from),
+            client_ca_file: block.text("client_ca_file")?.map(PathBuf::from),
+            client_auth_type: block.word("client_auth_type", &CLIENT_AUTH_TYPES)?.unwrap_or_default(),
+            client_allowed_sans: block.texts("client_allowed_sans")?,
+            min_version: block.word("min_version", &TLS_VERSIONS)?,
+            max_version: block.word("max_version", &TLS_VERSIONS)?,
+            cipher_suites: block.texts("cipher_suites")?,
+            curve_preferences: block.texts("curve_preferences")?,
+            prefer_server_cipher_suites: block.flag("prefer_server_cipher_suites")?,
+        };
+        block.close()?;
+        Ok(config)
+    }
+
     /// The files that it names; relative paths are relative to `directory`.
     pub(super) fn files(&self, directory: &Path) -> Vec<PathBuf> {
         [&self.cert_file, &self.key_file, &self.client_ca_file]

@@ -148,7 +148,7 @@ fn manifests(namespace: &str) -> Vec<Value> {
     let shipped = [include_str!("../../../deploy/rbac.yaml"), include_str!("../../../deploy/service.yaml")];
     let documents = shipped.into_iter().flat_map(documents);
     let moved = documents.map(|document| {
-        let mut manifest = document.value.unwrap();
+        let mut manifest = document.value().unwrap();
         if manifest["kind"] == "ClusterRoleBinding" {
             // Beside those of other installations.
             manifest["metadata"]["name"] =

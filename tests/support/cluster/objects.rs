@@ -83,7 +83,7 @@ impl Cluster {
             let client = Client::try_from(config).unwrap();
             let mut applied = Vec::new();
             for document in documents(yaml) {
-                let value = document.value.map_err(|error| format!("line {}: {error}", error.line))?;
+                let value = document.value().map_err(|error| format!("line {}: {error}", error.line))?;
                 let object: DynamicObject = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
                 apply_object(&client, &object).await.map_err(|error| match error {
                     kube::Error::Api(status) => status.message,
@@ -136,7 +136,7 @@ roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: {role} }}
 subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:serviceaccounts:{home}' }}]
 "
         );
-        let bindings: Vec<Value> = documents(&manifests).into_iter().map(|document| document.value.unwrap()).collect();
+        let bindings: Vec<Value> = documents(&manifests).map(|document| document.value().unwrap()).collect();
         let permitted = || {
             let config = self.config();
             block(async || rights::permitted(&Client::try_from(config).unwrap(), &bindings).await)
