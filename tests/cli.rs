@@ -133,7 +133,7 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("probe --url dns://x/a.test".to_owned(), "write --type Dns"),
         ("probe --url icmp://x".to_owned(), "write --type Icmp"),
         ("probe --url grpcs://x".to_owned(), "write --type Grpc"),
-        ("probe --type Http --url tcp://x:25".to_owned(), "tcp://x:25 is the url of a target of type Tcp"),
+        ("probe --type Http --url tcp://x:25".to_owned(), "it is the url of a target of type Tcp"),
         ("probe --type Icmp --url icmp://x --icmp-max-payload 65508".to_owned(), "65507"),
         ("probe --type Kurento --url http://x/".to_owned(), "write one of Sora, Orion, Mediasoup"),
         ("probe --type Sora --url x".to_owned(), "http://HOST:PORT/PATH"),

@@ -138,11 +138,7 @@ fn from_flags(kind: Type, url: &str, members_dns: bool, set: &[String]) -> anyho
     let declaration =
         declaration.and_then(|target| target.needs_kubernetes().map_or(Ok(target), |error| Err(vec![error])));
     declaration.map_err(|problems| {
-        let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let fitting = ProbeArgs::types_of(url);
-        if !fitting.is_empty() && !fitting.contains(&kind.as_str()) {
-            lines.push(format!("{url} is the url of a target of type {}", fitting.join(", ")));
-        }
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", lines.join("; "))
     })
 }
