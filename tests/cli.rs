@@ -144,7 +144,14 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("probe --type Sora --url http://x/ --set interval=1.5s".to_owned(), "for instance 15s"),
         ("probe --type Sora --url http://x/ --set sora.clusterMetric=true".to_owned(), "\"clusterMetrics\""),
         ("probe --type Sora --url http://x/ --set url.a=b".to_owned(), "--set url.a"),
+        (
+            "probe --type Http --url http://x/ --set http.bodySecretRef.name=s --set http.bodySecretRef.key=k"
+                .to_owned(),
+            "spec.http.bodySecretRef: with --type and --url there is no Secret: write the target into a FILE",
+        ),
         ("probe --type Sora --url http://x/ --timeout 0.5s".to_owned(), "write for instance 15s"),
+        ("probe --type Sora --url http://x/ --timeout 0s".to_owned(), "write a duration above 0s, and 1h at most"),
+        ("probe --type Sora --url http://x/ --timeout 1h1ms".to_owned(), "write a duration above 0s, and 1h at most"),
         ("probe file --type Sora".to_owned(), "--type"),
         ("probe file --set interval=5s".to_owned(), "write the field itself"),
         ("probe file --members-dns".to_owned(), "in a FILE, write members: {dns: {}}"),
