@@ -144,14 +144,7 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("probe --type Sora --url http://x/ --set interval=1.5s".to_owned(), "for instance 15s"),
         ("probe --type Sora --url http://x/ --set sora.clusterMetric=true".to_owned(), "\"clusterMetrics\""),
         ("probe --type Sora --url http://x/ --set url.a=b".to_owned(), "--set url.a"),
-        (
-            "probe --type Http --url http://x/ --set http.bodySecretRef.name=s --set http.bodySecretRef.key=k"
-                .to_owned(),
-            "spec.http.bodySecretRef: with --type and --url there is no Secret: write the target into a FILE",
-        ),
         ("probe --type Sora --url http://x/ --timeout 0.5s".to_owned(), "write for instance 15s"),
-        ("probe --type Sora --url http://x/ --timeout 0s".to_owned(), "write a duration above 0s, and 1h at most"),
-        ("probe --type Sora --url http://x/ --timeout 1h1ms".to_owned(), "write a duration above 0s, and 1h at most"),
         ("probe file --type Sora".to_owned(), "--type"),
         ("probe file --set interval=5s".to_owned(), "write the field itself"),
         ("probe file --members-dns".to_owned(), "in a FILE, write members: {dns: {}}"),
@@ -167,6 +160,20 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         let said = run(line.split_whitespace());
         assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{line}: {}", said.stderr);
         assert!(one_line(&said).contains(wanted), "{line}: {:?} is not in {:?}", wanted, said.stderr);
+    }
+}
+
+#[test]
+fn what_a_single_probe_cannot_have_is_one_line_that_says_what_to_write() {
+    let secret = "spec.http.bodySecretRef: with --type and --url there is no Secret: write the target into a FILE";
+    for (flags, wanted) in [
+        (&["--timeout", "0s"][..], "write a duration above 0s, and 1h at most"),
+        (&["--timeout", "1h1ms"], "write a duration above 0s, and 1h at most"),
+        (&["--set", "http.bodySecretRef={name: s, key: k}"], secret),
+    ] {
+        let said = run([&["probe", "--type", "Http", "--url", "http://x/"][..], flags].concat());
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{flags:?}: {}", said.stderr);
+        assert!(one_line(&said).contains(wanted), "{flags:?}: {wanted:?} is not in {:?}", said.stderr);
     }
 }
 
