@@ -19,7 +19,7 @@ use crate::dial::{AllowedHost, DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDR
 use crate::file;
 use crate::http::AllowedWebHost;
 use crate::kind::Type;
-use value::{bytes, cidr, duration, external_url, health_url, interval, job, namespace, prober, sample_limit};
+use value::{bytes, cidr, duration, external_url, health_url, interval, job, namespace, prober, sample_limit, timeout};
 
 /// A multi-target Prometheus exporter for WebRTC SFU Sora, FIWARE Orion and mediasoup, and for probes of web servers, ports, names and hosts.
 #[derive(Debug, Parser)]
@@ -333,8 +333,8 @@ pub struct ProbeArgs {
     /// Poll every address of the host in the URL, as members.dns of a ScrapeTarget does
     #[arg(long)]
     pub members_dns: bool,
-    /// Timeout of the poll, for all its requests together; with members, of each member
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    /// Timeout of the poll, for all its requests together; with members, of each member; 1h at most
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
     pub timeout: Option<Duration>,
     /// Also print each request with its status, duration and error, or each step of a probe with its time and the certificates of the
     /// server; secrets are masked

@@ -28,6 +28,9 @@ impl std::fmt::Display for FieldError {
     }
 }
 
+/// What can be said of a value, beside the message.
+type MoreAbout = dyn Fn(&Value) -> Option<String> + Send + Sync;
+
 /// One rule.
 pub struct Rule {
     /// The places in the schema that it is attached to: `spec.headers[].name`; `[]` are the items of a list, `{}` the values of a map.
@@ -42,7 +45,7 @@ pub struct Rule {
     pub message: String,
     holds: Box<dyn Fn(&Value) -> bool + Send + Sync>,
     /// More about the value, which the message of the API server cannot contain.
-    more: fn(&str) -> Option<String>,
+    more: Box<MoreAbout>,
 }
 
 impl Rule {
@@ -55,7 +58,7 @@ impl Rule {
             cel: cel.into(),
             message: message.into(),
             holds: Box::new(|_| true),
-            more: |_| None,
+            more: Box::new(|_| None),
         }
     }
 
@@ -107,14 +110,20 @@ impl Rule {
 
     /// Adds to the message what can be said of this value.
     #[must_use]
-    pub fn more(mut self, more: fn(&str) -> Option<String>) -> Self {
-        self.more = more;
+    pub fn more(mut self, more: impl Fn(&Value) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.more = Box::new(more);
         self
+    }
+
+    /// The same for a rule about a text.
+    #[must_use]
+    pub fn more_of_text(self, more: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.more(move |value| value.as_str().and_then(&more))
     }
 
     /// The message about this value.
     pub(crate) fn message_for(&self, value: &Value) -> String {
-        match value.as_str().and_then(self.more) {
+        match (self.more)(value) {
             Some(more) => format!("{}: {more}", self.message),
             None => self.message.clone(),
         }

@@ -133,7 +133,7 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("probe --url dns://x/a.test".to_owned(), "write --type Dns"),
         ("probe --url icmp://x".to_owned(), "write --type Icmp"),
         ("probe --url grpcs://x".to_owned(), "write --type Grpc"),
-        ("probe --type Http --url tcp://x:25".to_owned(), "tcp://x:25 is the url of a target of type Tcp"),
+        ("probe --type Http --url tcp://x:25".to_owned(), "it is the url of a target of type Tcp"),
         ("probe --type Icmp --url icmp://x --icmp-max-payload 65508".to_owned(), "65507"),
         ("probe --type Kurento --url http://x/".to_owned(), "write one of Sora, Orion, Mediasoup"),
         ("probe --type Sora --url x".to_owned(), "http://HOST:PORT/PATH"),
@@ -160,6 +160,20 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         let said = run(line.split_whitespace());
         assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{line}: {}", said.stderr);
         assert!(one_line(&said).contains(wanted), "{line}: {:?} is not in {:?}", wanted, said.stderr);
+    }
+}
+
+#[test]
+fn what_a_single_probe_cannot_have_is_one_line_that_says_what_to_write() {
+    let secret = "spec.http.bodySecretRef: with --type and --url there is no Secret: write the target into a FILE";
+    for (flags, wanted) in [
+        (&["--timeout", "0s"][..], "write a duration above 0s, and 1h at most"),
+        (&["--timeout", "1h1ms"], "write a duration above 0s, and 1h at most"),
+        (&["--set", "http.bodySecretRef={name: s, key: k}"], secret),
+    ] {
+        let said = run([&["probe", "--type", "Http", "--url", "http://x/"][..], flags].concat());
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{flags:?}: {}", said.stderr);
+        assert!(one_line(&said).contains(wanted), "{flags:?}: {wanted:?} is not in {:?}", said.stderr);
     }
 }
 

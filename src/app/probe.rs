@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{WrongValue, complain, print};
 use crate::cli::ProbeArgs;
-use crate::crd::{self, ParsedTarget};
+use crate::crd::{self, FieldError, ParsedTarget};
 use crate::dial::KnownHosts;
 use crate::file;
 use crate::http::debug_text;
@@ -137,14 +137,23 @@ fn from_flags(kind: Type, url: &str, members_dns: bool, set: &[String]) -> anyho
     let declaration = crd::judge(&manifest);
     let declaration =
         declaration.and_then(|target| target.needs_kubernetes().map_or(Ok(target), |error| Err(vec![error])));
+    let declaration = declaration.and_then(|target| match missing_object(&target) {
+        Some(error) => Err(vec![error]),
+        None => Ok(target),
+    });
     declaration.map_err(|problems| {
-        let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let fitting = ProbeArgs::types_of(url);
-        if !fitting.is_empty() && !fitting.contains(&kind.as_str()) {
-            lines.push(format!("{url} is the url of a target of type {}", fitting.join(", ")));
-        }
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", lines.join("; "))
     })
+}
+
+/// The first Secret or `ConfigMap` that the target needs: flags cannot give one.
+fn missing_object(target: &ParsedTarget) -> Option<FieldError> {
+    let needed = target.spec.references().into_iter().find(|reference| !reference.optional)?;
+    let kind = needed.kind;
+    let message =
+        format!("with --type and --url there is no {kind}: write the target into a FILE together with the {kind}");
+    Some(FieldError::new(&needed.path, message))
 }
 
 fn put(spec: &mut Value, path: &str, value: Value) -> Option<()> {

@@ -58,6 +58,13 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
     if range.contains(&interval) { Ok(interval) } else { Err("write a duration from 1s to 1h".to_owned()) }
 }
 
+/// A duration within the limits of `spec.timeout`.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    let is_allowed = !timeout.is_zero() && timeout <= Duration::from_hours(1);
+    is_allowed.then_some(timeout).ok_or_else(|| "write a duration above 0s, and 1h at most".to_owned())
+}
+
 pub(super) fn external_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("{error}; write for instance https://exporter.example.com/"))?;
     if matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none() {

@@ -7,7 +7,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ScrapeTargetSpec;
+use super::{ScrapeTargetSpec, rules};
+use crate::kind;
 pub use crate::kind::SecretKeyRef;
 
 /// One key of a ConfigMap in the namespace of the ScrapeTarget.
@@ -27,26 +28,16 @@ pub struct ConfigMapKeyRef {
 
 /// The description of `spec.headers[].name`, with the headers of each kind.
 fn header_description() -> String {
-    let mut own = vec!["Connection", "Content-Length", "Transfer-Encoding", "Upgrade"]
-        .into_iter()
-        .map(str::to_owned)
-        .chain(crate::kind::Type::ALL.iter().flat_map(|kind| kind.own_headers()).map(|name| capitalized(name)))
-        .collect::<Vec<_>>();
-    let last = own.pop().unwrap_or_default();
+    let refused = kind::Type::ALL.iter().flat_map(|kind| kind.command_headers()).map(|(name, _)| *name);
+    let mut refused = rules::CONNECTION_HEADERS.into_iter().chain(refused).map(rules::capitalized).collect::<Vec<_>>();
+    let last = refused.pop().unwrap_or_default();
+    let own = kind::Type::ALL.iter().flat_map(|kind| kind.own_headers().iter().map(move |(name, _)| (kind, *name)));
+    let own: Vec<String> = own.map(|(kind, name)| format!(", {} with type {kind}", rules::capitalized(name))).collect();
     format!(
-        "The name of the header. {} and {last} are set by the exporter and are not allowed here, nor are Host, Accept* and Content-* with types \
-         that are polled through an API.",
-        own.join(", ")
+        "The name of the header. {} and {last} are not allowed, nor are Host, Accept* and Content-* with types that are polled through an API{}.",
+        refused.join(", "),
+        own.concat()
     )
-}
-
-/// `X-Own-Header` of `x-own-header`.
-fn capitalized(header: &str) -> String {
-    let words = header.split('-').map(|word| {
-        let (first, rest) = word.split_at(word.len().min(1));
-        first.to_ascii_uppercase() + rest
-    });
-    words.collect::<Vec<_>>().join("-")
 }
 
 /// A header that is sent with every request to the target.

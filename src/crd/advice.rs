@@ -13,6 +13,9 @@ use crate::time::PromDuration;
 
 /// The end of the message that `found` has the wrong type for `node`.
 pub(super) fn for_type(node: &SchemaNode, path: &str, found: &Value) -> String {
+    if let Some(hint) = hint_of_kind(path) {
+        return format!(", {hint}");
+    }
     match (node.kind, found) {
         (JsonType::Text, Value::Number(number)) if rules::is_duration(path) => {
             seconds(number).map_or_else(|| ", write for instance 15s".to_owned(), |span| format!(", write {span}"))
@@ -20,13 +23,27 @@ pub(super) fn for_type(node: &SchemaNode, path: &str, found: &Value) -> String {
         (JsonType::Text, Value::Number(_)) if path.ends_with("members.service.port") => {
             ", write the name of the port: its number is in url".to_owned()
         }
+        (JsonType::Text, _) if !node.allowed.is_empty() => {
+            let words: Vec<&str> = node.allowed.iter().filter_map(Value::as_str).collect();
+            format!(", write one of {}", words.join(", "))
+        }
         (JsonType::Text, Value::Number(_) | Value::Bool(_)) => ", put it in quotes".to_owned(),
-        (JsonType::Integer | JsonType::Boolean, Value::String(_)) => ", write it without quotes".to_owned(),
+        (JsonType::Integer, Value::String(text)) if text.parse::<i64>().is_ok() => {
+            ", write it without quotes".to_owned()
+        }
+        (JsonType::Integer, _) => ", write a whole number".to_owned(),
+        (JsonType::Boolean, Value::String(text)) if matches!(text.as_str(), "true" | "false") => {
+            ", write it without quotes".to_owned()
+        }
+        (JsonType::Boolean, _) => ", write true or false".to_owned(),
         // A map instead of a list whose items have names: its first name shows what is meant, its value may be a secret.
         (JsonType::Array, Value::Object(fields)) if node.items.as_deref().is_some_and(is_named) => {
             let name = fields.keys().next().map_or("NAME", String::as_str);
             let name: String = name.chars().take(64).collect();
             format!(", write a list: [{{name: {name}, value: VALUE}}]")
+        }
+        (JsonType::Text, Value::Object(_) | Value::Array(_)) => {
+            ", write a text, in quotes if it looks like YAML".to_owned()
         }
         (JsonType::Array, _) => format!(", write a list: {}", shape(node, "")),
         (JsonType::Object, _) if is_secret_key(node) => {
@@ -36,6 +53,13 @@ pub(super) fn for_type(node: &SchemaNode, path: &str, found: &Value) -> String {
         (JsonType::Object, _) => format!(", write {}", shape(node, "")),
         _ => String::new(),
     }
+}
+
+/// What a kind says of a value of the wrong type at this place of its block, or in a list there.
+fn hint_of_kind(path: &str) -> Option<&'static str> {
+    let is_at = |place: &str| path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
+    let mut hints = Type::ALL.iter().flat_map(|kind| kind.type_hints());
+    hints.find(|(place, _)| is_at(place)).map(|(_, hint)| *hint)
 }
 
 /// A number instead of a duration is taken for seconds, as in other tools.
@@ -57,6 +81,9 @@ fn shape(node: &SchemaNode, name: &str) -> String {
     };
     match node.kind {
         JsonType::Array => format!("[{}]", node.items.as_deref().map_or_else(String::new, |item| shape(item, name))),
+        JsonType::Object if node.additional.as_ref().is_some_and(|value| value.kind == JsonType::Array) => {
+            "{NAME: [VALUE]}".to_owned()
+        }
         JsonType::Object if node.additional.is_some() => "{NAME: VALUE}".to_owned(),
         JsonType::Object if has("secret") && has("configMap") => {
             format!("{} or {}", fields(&["secret"]), fields(&["configMap"]))
@@ -136,6 +163,11 @@ fn plain(name: &str) -> String {
     name.chars().take(64).filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase()
 }
 
+/// Whether both mean the same field: `body_file` and `bodyFile`.
+pub(super) fn is_same_name(one: &str, other: &str) -> bool {
+    plain(one) == plain(other)
+}
+
 /// The end of the message that `node` has no field `name`.
 pub(super) fn for_unknown_field(node: &SchemaNode, name: &str) -> String {
     let fields = || node.properties.keys().map(String::as_str);
@@ -161,6 +193,9 @@ pub(super) fn for_unknown_field(node: &SchemaNode, name: &str) -> String {
             found = Some(((*ours).to_owned(), here));
             break;
         }
+    }
+    if let Some(near) = longer(name, fields()).filter(|_| found.is_none()) {
+        return format!(", did you mean {near:?}?");
     }
     // Elsewhere only by names with a single meaning: `secret` could belong to several fields.
     let elsewhere = || {
@@ -218,9 +253,25 @@ fn how_pods_are_selected(node: &SchemaNode, name: &str) -> Option<String> {
     Some(format!(", write {block}, and let a Service select the pods: it may be headless"))
 }
 
-/// Where below this node a field called `name` belongs.
+/// The one of `words` that contains this one, if there is only one.
+fn longer<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    /// Shorter ones are in too many.
+    const SHORTEST: usize = 6;
+    let written = plain(word);
+    let mut longer = words.filter(|candidate| written.len() >= SHORTEST && plain(candidate).contains(&written));
+    longer.next().filter(|_| longer.next().is_none())
+}
+
+/// Fields of many blocks, which belong to none in particular.
+const COMMON: [&str; 3] = ["name", "key", "value"];
+
+/// Where below this node a field called `name` belongs, however it is spelt.
 fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n SchemaNode)> {
-    if let Some(field) = node.properties.get(name).filter(|_| !path.is_empty()) {
+    if COMMON.contains(&name) {
+        return None;
+    }
+    let mut here = node.properties.iter().filter(|_| !path.is_empty());
+    if let Some((name, field)) = here.find(|(field, _)| is_same_name(field, name)) {
         return Some((join(path, name), field));
     }
     // The block of one probe says nothing to a target of another type, and each has fields with common names.
@@ -382,6 +433,66 @@ mod tests {
                 "{more}: {told}"
             );
         }
+    }
+
+    #[test]
+    fn a_slip_in_a_target_that_is_probed_is_told_with_what_to_write() {
+        let mut wrong = Vec::new();
+        let codes = "[200, 204, 404]; without this field, 200 to 299 are good";
+        for (spec, wanted) in [
+            ("type: Http, url: http://a/, http: {method: get}", "or POST: write GET"),
+            ("type: Http, url: http://a/, http: {validStatusCodes: [2xx]}", codes),
+            ("type: Http, url: http://a/, http: {validStatusCodes: ['200']}", codes),
+            ("type: Http, url: http://a/, http: {validStatusCodes: 200}", codes),
+            ("type: Http, url: http://a/, http: {statusCodes: [200]}", "did you mean \"validStatusCodes\"?"),
+            ("type: Http, url: http://a/, http: {bodySizeLimit: 1024}", "write a text, for instance 512KB or 10MB"),
+            ("type: Http, url: http://a/, http: {validHttpVersions: [2]}", "write one of HTTP/1.0, HTTP/1.1,"),
+            ("type: Http, url: http://a/, http: {followRedirects: 'no'}", "write true or false"),
+            ("type: Http, url: http://a/, http: {no_follow_redirects: true}", "write followRedirects: false instead"),
+            ("type: Http, url: http://a/, http: {bodyFile: /x}", "write the text itself into body, or"),
+            ("type: Http, url: http://a/, http: {body: {a: 1}}", "write a text, in quotes if it looks like YAML"),
+            (
+                "type: Http, url: http://a/, http: {fail_if_body_json_matches_cel: x}",
+                "CEL expressions are not supported",
+            ),
+            ("type: Http, url: http://a/, http: {basic_auth: {}}", "write spec.basicAuth: {username: "),
+            (
+                "type: Http, url: http://a/, http: {preferred_ip_protocol: ip4}",
+                "did you mean \"spec.preferredIpProtocol\"?",
+            ),
+            ("type: Http, url: http://a/, http: {proxy_url: http://p}", "did you mean \"spec.proxyUrl\"?"),
+            ("type: Http, url: http://me:hunter2@a/", "write basicAuth instead of the user"),
+            ("type: Http, url: 'tcp://a:80'", "it is the url of a target of type Tcp"),
+            ("type: Tcp, url: 'tls://a:22/'", "remove the / at its end"),
+            ("type: Tcp, url: tls://a", "add the port"),
+            ("type: Tcp, url: 'tcp://a:smtp'", "write the number of the port"),
+            ("type: Tcp, url: 'tcp://a:22', tcp: {tls: true}", "write tls:// instead of tcp:// in url"),
+            ("type: Tcp, url: 'tcp://a:22', tcp: {queryResponse: [{starttls: 'yes'}]}", "write true or false"),
+            ("type: Dns, url: 'dns://a/b?type=soa'", "or TYPE with a number: write SOA"),
+            ("type: Dns, url: 'dns://a/b?type=A&class=ch'", "NONE or ANY: write CH"),
+            ("type: Dns, url: dns://a/b, dns: {queryType: aaaa}", "or TYPE with a number: write AAAA"),
+            ("type: Dns, url: dns://a/b, dns: {queryType: 1}", "write its name in capital letters, for instance A"),
+            ("type: Dns, url: dns://a/b, dns: {queryClass: in}", "NONE or ANY: write IN"),
+            ("type: Dns, url: dns://a/b/", "remove the / at its end"),
+            ("type: Dns, url: dns://a/b, dns: {recursion: true}", "did you mean \"recursionDesired\"?"),
+            ("type: Icmp, url: icmp://a, icmp: {packetInterval: 5}", "write 5s"),
+            ("type: Icmp, url: icmp://a, icmp: {count: 0}", "should be greater than or equal to 1"),
+            ("type: Icmp, url: icmp://a, icmp: {payloadSize: 1KB}", "write a whole number"),
+            ("type: Icmp, url: 'icmp://a:80'", "remove the port"),
+            ("type: Grpc, url: grpc://a, grpc: {tls: true}", "write grpcs:// instead of grpc:// in url"),
+            ("type: Grpc, url: grpc://a, grpc: {metadata: [a]}", "write {NAME: [VALUE]}"),
+        ] {
+            let spec: Value = serde_saphyr::from_str(&format!("{{{spec}}}")).unwrap();
+            let manifest = json!({
+                "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": {"name": "a"}, "spec": spec,
+            });
+            let problems = judge(&manifest).err().unwrap_or_default();
+            let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            if !told.contains(wanted) || told.contains('\n') || told.contains("hunter2") {
+                wrong.push(format!("{spec}: {told}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod pattern;
 mod regex_syntax;
 pub mod rules;
 mod schema;
+mod url_advice;
 mod v1alpha1;
 
 use kube::CustomResourceExt;

@@ -32,6 +32,8 @@ macro_rules! label {
 patterns! {
     /// The URL of a proxy.
     PROXY = concat!("^https?://", host!(), port!(), "/?$");
+    /// A host, and a port if it is not the usual one: the value of `Host`.
+    AUTHORITY = concat!("^", host!(), port!(), "$");
     /// A host without port, as in a certificate.
     SERVER_NAME = r"^([a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?|[0-9a-fA-F:]{2,39})$";
     /// The name of a Prometheus label, in the character set that all versions accept.

@@ -16,11 +16,11 @@ use crate::kind::Type;
 /// Names that later versions will use, with a message of their own.
 const RESERVED: [&str; 2] = ["spec.oauth2", "spec.className"];
 
-/// What a kind says about a field that its block does not have.
+/// What a kind says about a field that its block does not have, however it is spelt.
 fn reserved_by_kind(path: &str) -> Option<&'static str> {
     let (block, field) = path.strip_prefix("spec.")?.split_once('.')?;
     let kind = Type::ALL.iter().find(|kind| kind.block() == block)?;
-    kind.reserved().iter().find(|(name, _)| *name == field).map(|(_, hint)| *hint)
+    kind.reserved().iter().find(|(name, _)| advice::is_same_name(name, field)).map(|(_, hint)| *hint)
 }
 
 /// One node of a schema, compiled for checking values.
@@ -252,6 +252,11 @@ impl SchemaNode {
     }
 
     fn check_count(&self, count: usize, path: &str, errors: &mut Vec<FieldError>) {
+        let least = self.size.0;
+        if (count as u64) < least {
+            let message = format!("should have at least {least} items: write them, or leave the field out");
+            errors.push(FieldError::new(path, message));
+        }
         if let Some(most) = self.size.1
             && count as u64 > most
         {

@@ -51,11 +51,21 @@ pub trait Options:
     /// The fields of the spec, beside those that every kind has, which have a meaning for this one. The others are refused.
     const FIELDS: &'static [Field] = Field::OF_CALLS;
 
-    /// Headers, in lower case, that the calls set to protocol words or to an option: `spec.headers` may not name them.
-    const OWN_HEADERS: &'static [&'static str] = &[];
+    /// Headers, in lower case, that the calls set to an option, with what is said to whoever names them in `spec.headers` of this kind.
+    const OWN_HEADERS: &'static [(&'static str, &'static str)] = &[];
+
+    /// Headers, in lower case, that are commands to servers of this kind. No target of any kind may send them, since a poll is to change
+    /// nothing: with why, as it is said after the name.
+    const COMMAND_HEADERS: &'static [(&'static str, &'static str)] = &[];
 
     /// Where in the block regular expressions stand: `spec.example.pattern[]`.
     const REGEXES: &'static [&'static str] = &[];
+
+    /// Where in the block durations stand: `spec.example.pause`.
+    const DURATIONS: &'static [&'static str] = &[];
+
+    /// Where in the block, or in lists there, another type of value is easily written, with what is said then: what to write instead.
+    const TYPE_HINTS: &'static [(&'static str, &'static str)] = &[];
 
     /// Where in the block texts stand that people may write credentials into, though there are Secrets for that: `spec.example.send[]`.
     /// Whatever is at such a place or below it is masked wherever the spec is shown.
@@ -256,9 +266,24 @@ macro_rules! kinds {
                 match self { $(Self::$kind => <$module::Options as Options>::rules()),+ }
             }
 
-            /// Headers, in lower case, that only the kind may set.
-            pub const fn own_headers(self) -> &'static [&'static str] {
+            /// Headers, in lower case, that only the kind may set, with what is said to whoever sets them for it.
+            pub const fn own_headers(self) -> &'static [(&'static str, &'static str)] {
                 match self { $(Self::$kind => <$module::Options as Options>::OWN_HEADERS),+ }
+            }
+
+            /// Headers, in lower case, that are commands to its servers, with why no target may send them.
+            pub const fn command_headers(self) -> &'static [(&'static str, &'static str)] {
+                match self { $(Self::$kind => <$module::Options as Options>::COMMAND_HEADERS),+ }
+            }
+
+            /// Where in the block durations stand.
+            pub const fn durations(self) -> &'static [&'static str] {
+                match self { $(Self::$kind => <$module::Options as Options>::DURATIONS),+ }
+            }
+
+            /// Where in the block another type of value is easily written, with what is said then.
+            pub const fn type_hints(self) -> &'static [(&'static str, &'static str)] {
+                match self { $(Self::$kind => <$module::Options as Options>::TYPE_HINTS),+ }
             }
 
             /// Every family that the kind can export.

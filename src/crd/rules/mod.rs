@@ -9,7 +9,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use crate::rule::FieldError;
-pub(crate) use table::is_duration;
+pub(crate) use table::{CONNECTION_HEADERS, capitalized, is_duration};
 pub use table::{all, relabeling_problem, reserved_labels};
 
 /// Writes the rules into the schema of the spec, as `x-kubernetes-validations`.

@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use crate::crd::pattern::{
-    self, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN,
+    self, AUTHORITY, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN,
     URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
 };
-use crate::crd::regex_syntax;
+use crate::crd::{regex_syntax, url_advice};
 use crate::kind::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use crate::kind::{self, Field, UrlQuery};
 use crate::rule::{BEYOND_ASCII, Rule, raw};
@@ -122,10 +122,14 @@ fn url_forms() -> Vec<Rule> {
             raw(form.pattern.as_str()),
             raw(BEYOND_ASCII.as_str())
         );
-        Rule::new("spec", cel, form.message).field("url").holds_if(move |spec| {
-            let is_of = kinds.iter().any(|kind| text(spec, "type") == Some(kind.as_str()));
-            !is_of || text(spec, "url").is_none_or(|url| form.pattern.is_match(url) || BEYOND_ASCII.is_match(url))
-        })
+        let takes_credentials = kinds.iter().all(|kind| kind.fields().contains(&Field::Credentials));
+        Rule::new("spec", cel, form.message)
+            .field("url")
+            .holds_if(move |spec| {
+                let is_of = kinds.iter().any(|kind| text(spec, "type") == Some(kind.as_str()));
+                !is_of || text(spec, "url").is_none_or(|url| form.pattern.is_match(url) || BEYOND_ASCII.is_match(url))
+            })
+            .more(move |spec| url_advice::advice(form, takes_credentials, text(spec, "url")?))
     };
     forms.into_iter().map(rule).collect()
 }
@@ -165,7 +169,7 @@ fn url() -> Vec<Rule> {
         )
         .also(&["spec.proxyUrl"])
         .holds_if_text(|url| !BEYOND_ASCII.is_match(url))
-        .more(|url| Some(format!("write {}", pattern::host_in_ascii(url)?))),
+        .more_of_text(|url| Some(format!("write {}", pattern::host_in_ascii(url)?))),
         // Only the bracketed hosts that the pattern lets through are looked at: netip and Rust read those alike.
         Rule::new(
             "spec.url",
@@ -330,7 +334,8 @@ const DURATIONS: [&str; 4] = ["spec.timeout", "spec.maxAge", "spec.monitor.inter
 
 /// Whether the field at `path` is a duration.
 pub(crate) fn is_duration(path: &str) -> bool {
-    path == "spec.interval" || DURATIONS.contains(&path)
+    let is_of_block = || kind::Type::ALL.iter().any(|kind| kind.durations().contains(&path));
+    path == "spec.interval" || DURATIONS.contains(&path) || is_of_block()
 }
 
 fn durations() -> Vec<Rule> {
@@ -444,26 +449,22 @@ fn no_variable(path: &'static str) -> Rule {
     .holds_if_text(|text| !text.contains("$("))
 }
 
-/// Headers that belong to the exporter whatever the kind, in lower case.
-const HTTP_HEADERS: [&str; 5] = ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"];
+/// Headers of the connection and of the length of a body, in lower case: they belong to the exporter whatever the kind.
+pub(crate) const CONNECTION_HEADERS: [&str; 5] =
+    ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"];
 
 /// Headers that belong to it if it calls an API, and what names of others begin with.
 const API_HEADERS: [&str; 1] = ["host"];
 const API_PREFIXES: [&str; 2] = ["content-", "accept"];
 
-/// Every header that belongs to the exporter by its whole name.
-fn own_headers() -> impl Iterator<Item = &'static str> {
-    HTTP_HEADERS.into_iter().chain(kind::Type::ALL.iter().flat_map(|kind| kind.own_headers().iter().copied()))
-}
-
 fn headers() -> Vec<Rule> {
-    let own = quoted(&own_headers().collect::<Vec<_>>());
+    let own = quoted(&CONNECTION_HEADERS);
     let prefixes = API_PREFIXES
         .map(|prefix| format!(" || (h.name.lowerAscii().startsWith('{prefix}') && !(h.name.lowerAscii() in [{own}]))"));
     let prefixes = prefixes.concat();
     let callers: Vec<kind::Type> =
         kind::Type::ALL.iter().copied().filter(|kind| kind.fields().contains(&Field::Headers)).collect();
-    vec![
+    let mut rules = vec![
         Rule::new(
             "spec.headers[]",
             "has(self.value) != has(self.secretKeyRef)",
@@ -480,9 +481,9 @@ fn headers() -> Vec<Rule> {
         Rule::new(
             "spec.headers[].name",
             format!("!(self.lowerAscii() in [{own}])"),
-            "the exporter sets this header itself, remove it",
+            "this header is about the connection or the length of the body, which are up to the exporter, remove it",
         )
-        .holds_if_text(|name| !own_headers().any(|own| name.eq_ignore_ascii_case(own))),
+        .holds_if_text(|name| !CONNECTION_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own))),
         Rule::new(
             "spec",
             format!(
@@ -497,7 +498,7 @@ fn headers() -> Vec<Rule> {
             let is_own = |header: &Value| {
                 text(header, "name").map(str::to_ascii_lowercase).is_some_and(|name| {
                     let has_prefix = API_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-                    API_HEADERS.contains(&name.as_str()) || has_prefix && own_headers().all(|own| own != name)
+                    API_HEADERS.contains(&name.as_str()) || has_prefix && !CONNECTION_HEADERS.contains(&name.as_str())
                 })
             };
             let headers = spec.get("headers").and_then(Value::as_array);
@@ -509,7 +510,53 @@ fn headers() -> Vec<Rule> {
             &PRINTABLE,
             "the value of a header must consist of printable ASCII characters and tabs, without line breaks",
         ),
-    ]
+        Rule::new(
+            "spec.headers[]",
+            format!(
+                "self.name.lowerAscii() != 'host' || !has(self.value) || self.value.matches({})",
+                raw(AUTHORITY.as_str())
+            ),
+            "the value of the header Host must be HOST or HOST:PORT, with a port from 1 to 65535, and without scheme, user, path and \
+             whitespace",
+        )
+        .field("value")
+        .holds_if(|header| {
+            !text(header, "name").is_some_and(|name| name.eq_ignore_ascii_case("host"))
+                || text(header, "value").is_none_or(|value| AUTHORITY.is_match(value))
+        }),
+    ];
+    rules.extend(kind::Type::ALL.iter().flat_map(|kind| headers_of_kind(*kind)));
+    rules
+}
+
+/// The headers that a kind sets itself, and those that are commands to its servers.
+fn headers_of_kind(kind: kind::Type) -> Vec<Rule> {
+    let own = kind.own_headers().iter().map(|(header, instead)| {
+        let cel = format!(
+            "self.type != '{kind}' || !has(self.headers) || !self.headers.exists(h, h.name.lowerAscii() == '{header}')"
+        );
+        let message = format!("with type {kind} the exporter sets {} itself, {instead}", capitalized(header));
+        Rule::new("spec", cel, message).field("headers").holds_if(move |spec| {
+            let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let mut names = headers.iter().filter_map(|header| text(header, "name"));
+            text(spec, "type") != Some(kind.as_str()) || !names.any(|name| name.eq_ignore_ascii_case(header))
+        })
+    });
+    let commands = kind.command_headers().iter().map(|(header, why)| {
+        let message = format!("{} {why}", capitalized(header));
+        Rule::new("spec.headers[].name", format!("self.lowerAscii() != '{header}'"), message)
+            .holds_if_text(|name| !name.eq_ignore_ascii_case(header))
+    });
+    own.chain(commands).collect()
+}
+
+/// `X-Own-Header` of `x-own-header`.
+pub(crate) fn capitalized(header: &str) -> String {
+    let words = header.split('-').map(|word| {
+        let (first, rest) = word.split_at(word.len().min(1));
+        first.to_ascii_uppercase() + rest
+    });
+    words.collect::<Vec<_>>().join("-")
 }
 
 fn access() -> Vec<Rule> {
@@ -578,7 +625,7 @@ fn regexes() -> Vec<Rule> {
         .also(&["spec.metrics.drop[]", "spec.monitor.relabelings[].regex", "spec.monitor.metricRelabelings[].regex"])
         .also(&kind::Type::ALL.iter().flat_map(|kind| kind.regexes()).copied().collect::<Vec<_>>())
         .holds_if_text(regex_syntax::is_readable)
-        .more(regex_syntax::mistake),
+        .more_of_text(regex_syntax::mistake),
     ]
 }
 

@@ -136,7 +136,7 @@ macro_rules! name {
 macro_rules! kinds_of_records {
     () => {
         concat!(
-            r"(\?(type=[A-Z0-9-]{1,16}([&;]class=[A-Z]{2,4})?|class=[A-Z]{2,4}([&;]type=[A-Z0-9-]{1,16})?))?"
+            r"(\?(type=[a-zA-Z0-9-]{1,16}([&;]class=[a-zA-Z]{2,16})?|class=[a-zA-Z]{2,16}([&;]type=[a-zA-Z0-9-]{1,16})?))?"
         )
     };
 }
@@ -148,7 +148,7 @@ macro_rules! patterns {
 }
 
 patterns! {
-    URL = concat!("^dns://", host!(), port!(), "(/(", name!(), ")?)?", kinds_of_records!(), "$");
+    URL = concat!("^dns://", host!(), port!(), "(/(\\.|", name!(), ")?)?", kinds_of_records!(), "$");
     URL_WITH_NAME = "^dns://[^/]+/[^?]";
     URL_WITH_TYPE = r"[?&;]type=";
     URL_WITH_CLASS = r"[?&;]class=";
@@ -185,6 +185,8 @@ impl super::Options for Options {
         "spec.dns.validateAdditionalRrs.failIfNotMatchesRegexp[]",
         "spec.dns.validateAdditionalRrs.failIfNoneMatchesRegexp[]",
     ];
+    const TYPE_HINTS: &'static [(&'static str, &'static str)] =
+        &[("spec.dns.queryType", "write its name in capital letters, for instance A, or TYPE with the number, for instance TYPE65280")];
 
     fn rules() -> Vec<Rule> {
         let mut rules = vec![
@@ -194,8 +196,10 @@ impl super::Options for Options {
                 "must be a domain name of letters, digits, -, _, * and /, with at most 63 of them between two dots, for instance example.com, \
                  or . for the root",
             ),
-            Rule::matches("spec.dns.queryType", &QUERY_TYPE, UNKNOWN_TYPE),
-            Rule::matches("spec.dns.queryClass", &QUERY_CLASS, UNKNOWN_CLASS),
+            Rule::matches("spec.dns.queryType", &QUERY_TYPE, UNKNOWN_TYPE)
+                .more_of_text(|name| in_capitals(name, &QUERY_TYPE)),
+            Rule::matches("spec.dns.queryClass", &QUERY_CLASS, UNKNOWN_CLASS)
+                .more_of_text(|name| in_capitals(name, &QUERY_CLASS)),
             Rule::new(
                 "spec.dns",
                 "!self.dnsOverTLS || !has(self.transportProtocol) || self.transportProtocol == 'tcp'",
@@ -232,17 +236,19 @@ impl super::Options for Options {
                 },
             ),
             of_dns(
-                &format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_TYPE.as_str()), raw(URL_TYPE.as_str())),
+                &with_url(&format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_TYPE.as_str()), raw(URL_TYPE.as_str()))),
                 "the type in url is no type of DNS records, write A, AAAA, MX, NS, SOA, TXT, … in capital letters, or TYPE with a number",
                 "url",
-                |_, url| !URL_WITH_TYPE.is_match(url) || URL_TYPE.is_match(url),
-            ),
+                |_, url| !URL.is_match(url) || !URL_WITH_TYPE.is_match(url) || URL_TYPE.is_match(url),
+            )
+            .more(|spec| in_capitals(of_url(text(spec, "url")?, "type")?, &QUERY_TYPE)),
             of_dns(
-                &format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_CLASS.as_str()), raw(URL_CLASS.as_str())),
+                &with_url(&format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_CLASS.as_str()), raw(URL_CLASS.as_str()))),
                 "the class in url is no class of DNS records, write IN, CH, HS, CS, NONE or ANY",
                 "url",
-                |_, url| !URL_WITH_CLASS.is_match(url) || URL_CLASS.is_match(url),
-            ),
+                |_, url| !URL.is_match(url) || !URL_WITH_CLASS.is_match(url) || URL_CLASS.is_match(url),
+            )
+            .more(|spec| in_capitals(of_url(text(spec, "url")?, "class")?, &QUERY_CLASS)),
         ];
         let twice: [(&'static str, &'static LazyLock<Regex>, &'static str); 3] = [
             ("queryName", &URL_WITH_NAME, "the domain name is in url as well, remove it from one of them"),
@@ -269,6 +275,23 @@ fn of_dns(
     Rule::new("spec", format!("self.type != 'Dns' || {cel}"), message).field(field).holds_if(move |spec| {
         text(spec, "type") != Some("Dns") || text(spec, "url").is_none_or(|url| holds(spec, url))
     })
+}
+
+/// A condition for urls of the right form: of others it is said how they are written.
+fn with_url(cel: &str) -> String {
+    format!("!self.url.matches({}) || {cel}", raw(URL.as_str()))
+}
+
+/// What a url says of the type or the class.
+fn of_url<'u>(url: &'u str, key: &str) -> Option<&'u str> {
+    let (_, query) = url.split_once('?')?;
+    query.split(['&', ';']).filter_map(|part| part.split_once('=')).find(|(name, _)| *name == key).map(|(_, value)| value)
+}
+
+/// What is known by the same name in capital letters.
+fn in_capitals(name: &str, known: &Regex) -> Option<String> {
+    let name = name.to_ascii_uppercase();
+    known.is_match(&name).then(|| format!("write {name}"))
 }
 
 fn text<'v>(value: &'v Value, field: &str) -> Option<&'v str> {
@@ -305,15 +328,13 @@ impl Options {
     /// What is asked, from the url and the block together. The rules have refused what stands in both or in none.
     fn question(&self, url: &Url) -> Result<DnsQuestion, FieldError> {
         let in_url = url.path().trim_start_matches('/');
-        let parts = || url.query().unwrap_or_default().split(['&', ';']).filter_map(|part| part.split_once('='));
-        let of_url = |key: &str| parts().find(|(name, _)| *name == key).map(|(_, value)| value);
         let (name_field, name) = match &self.query_name {
             Some(name) => ("spec.dns.queryName", name.as_str()),
             None => ("spec.url", in_url),
         };
         let (type_field, type_name) = match &self.query_type {
             Some(name) => ("spec.dns.queryType", Some(name.as_str())),
-            None => ("spec.url", of_url("type")),
+            None => ("spec.url", of_url(url.as_str(), "type")),
         };
         // What has no such form at all, the rules have refused.
         let number = type_name.and_then(types::type_number);
@@ -321,7 +342,7 @@ impl Options {
             return Err(FieldError::new(type_field, "there is no type with this number, write at most TYPE65535"));
         }
         let number = number.unwrap_or(types::ANY);
-        let class = self.query_class.as_deref().or_else(|| of_url("class"));
+        let class = self.query_class.as_deref().or_else(|| of_url(url.as_str(), "class"));
         let class = class.and_then(types::class_number).unwrap_or(1);
         if name.is_empty() || !QUERY_NAME.is_match(name) {
             return Ok(DnsQuestion { name: Name::root_vec(), number, class });

@@ -41,9 +41,6 @@ pub struct Options {
     pub metadata: BTreeMap<String, Vec<String>>,
 }
 
-/// The value of metadata: what a header may have.
-const PRINTABLE: &str = "^[ -~]*$";
-
 /// Texts by name, within limits.
 fn lists_of_texts(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -52,7 +49,7 @@ fn lists_of_texts(_: &mut SchemaGenerator) -> Schema {
         "additionalProperties": {
             "type": "array",
             "maxItems": 8,
-            "items": { "type": "string", "maxLength": 512, "pattern": PRINTABLE },
+            "items": { "type": "string", "maxLength": 512 },
         },
     })
 }
@@ -64,6 +61,10 @@ static URL: LazyLock<Regex> = LazyLock::new(|| {
 /// The name of metadata.
 static METADATA_NAME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new("^[0-9a-zA-Z_.-]{1,128}$").expect("a constant, and a test uses it"));
+
+/// The value of metadata: what a header may have.
+static PRINTABLE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("^[ -~]*$").expect("a constant, and a test uses it"));
 
 /// Names that the protocol sets itself, in lower case. Those that begin with `grpc-` are as well.
 const OF_PROTOCOL: [&str; 10] = [
@@ -90,13 +91,15 @@ fn is_of_protocol(name: &str) -> bool {
 impl super::Options for Options {
     const URL: UrlForm = UrlForm {
         pattern: &URL,
-        message: "url must be grpc://HOST:PORT or grpcs://HOST:PORT, with a port from 1 to 65535 if any, and without user, path and query",
+        message: "url must be grpc://HOST:PORT or grpcs://HOST:PORT, with a port from 1 to 65535 if any, and without user, path and query, \
+                  nor a / at its end",
     };
     const URL_USAGE: &'static str =
         "grpc://HOST, or grpcs://HOST for TLS, and a port if it is not 80 or, with TLS, 443";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
     const FIELDS: &'static [Field] = &[Field::AnyHeaders, Field::Credentials, Field::Tls, Field::Addresses];
     const CONFIDENTIAL: &'static [&'static str] = &["spec.grpc.metadata"];
+    const RESERVED: &'static [(&'static str, &'static str)] = &[("tls", "write grpcs:// instead of grpc:// in url")];
 
     fn rules() -> Vec<Rule> {
         let quoted = |names: &[&str]| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
@@ -116,6 +119,25 @@ impl super::Options for Options {
             )
             .on_keys()
             .holds_if_text(|name| !is_of_protocol(name)),
+            Rule::new(
+                "spec.grpc.metadata{}",
+                format!("self.all(value, value.matches({}))", raw(PRINTABLE.as_str())),
+                "a value of metadata must consist of printable ASCII characters, without line breaks",
+            )
+            .holds_if(|values| {
+                let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
+                values.iter().filter_map(Value::as_str).all(|value| PRINTABLE.is_match(value))
+            }),
+            Rule::new(
+                "spec",
+                "!has(self.tlsConfig) || !self.url.startsWith('grpc://')",
+                "tlsConfig has no effect without TLS: write grpcs:// instead of grpc:// in url, or remove it",
+            )
+            .field("tlsConfig")
+            .holds_if(|spec| {
+                spec.get("tlsConfig").is_none()
+                    || !spec.get("url").and_then(Value::as_str).is_some_and(|url| url.starts_with("grpc://"))
+            }),
             Rule::new(
                 "spec",
                 format!(

@@ -39,7 +39,7 @@ pub struct Options {
     #[schemars(length(max = 8))]
     pub valid_http_versions: Vec<HttpVersion>,
     /// The method of the request, in capital letters.
-    #[schemars(length(max = 32), regex(pattern = r"^[A-Z][A-Z_-]*$"))]
+    #[schemars(length(max = 32))]
     pub method: String,
     /// The body of the request. Write a `Content-Type` into `headers`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,7 @@ pub struct Options {
     pub body_secret_ref: Option<SecretKeyRef>,
     /// The most bytes that the body of a good answer may have, after decompression: `10MB` or `10MiB` is 10 × 1024 × 1024. 0: only
     /// `--max-body-bytes` limits it.
-    #[schemars(length(max = 16), regex(pattern = r"^(0|[1-9][0-9]{0,8})([KMG]i?)?B?$"))]
+    #[schemars(length(max = 16))]
     pub body_size_limit: String,
     /// How the body of a good answer must be compressed; it is decompressed before it is compared. No header asks for it: write
     /// `Accept-Encoding` into `headers`. Without this option, nothing is decompressed.
@@ -140,7 +140,7 @@ pub enum Compression {
 #[serde(rename_all = "camelCase")]
 pub struct HeaderRule {
     /// The name of the header.
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$"))]
+    #[schemars(length(min = 1, max = 128))]
     pub header: String,
     /// A regular expression, not anchored.
     #[schemars(length(max = 512))]
@@ -155,6 +155,18 @@ static URL: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!("^https?://", host!(), port!(), super::surface::path_and_query!(), "$"))
         .expect("a constant, and a test uses it")
 });
+
+macro_rules! patterns {
+    ($($name:ident = $pattern:expr;)+) => {
+        $(static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($pattern).expect("a constant, and a test uses it"));)+
+    };
+}
+
+patterns! {
+    METHOD = "^[A-Z][A-Z_-]*$";
+    SIZE = "^(0|[1-9][0-9]{0,8})([KMG]i?)?B?$";
+    HEADER_NAME = "^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$";
+}
 
 impl super::Options for Options {
     const URL: UrlForm = UrlForm {
@@ -173,10 +185,19 @@ impl super::Options for Options {
         "spec.http.failIfHeaderNotMatches[].regexp",
     ];
     const CONFIDENTIAL: &'static [&'static str] = &["spec.http.body"];
+    const TYPE_HINTS: &'static [(&'static str, &'static str)] = &[
+        (
+            "spec.http.validStatusCodes",
+            "write a list of numbers, for instance [200, 204, 404]; without this field, 200 to 299 are good",
+        ),
+        ("spec.http.bodySizeLimit", "write a text, for instance 512KB or 10MB"),
+    ];
     const RESERVED: &'static [(&'static str, &'static str)] = &[
         ("failIfBodyJsonMatchesCel", "CEL expressions are not supported, write failIfBodyMatchesRegexp instead"),
         ("failIfBodyJsonNotMatchesCel", "CEL expressions are not supported, write failIfBodyNotMatchesRegexp instead"),
         ("enableHttp3", "HTTP/3 is not supported, remove it"),
+        ("noFollowRedirects", "write followRedirects: false instead of true, and the other way round"),
+        ("bodyFile", "write the text itself into body, or its place in a Secret into bodySecretRef"),
     ];
 
     fn rules() -> Vec<Rule> {
@@ -188,6 +209,49 @@ impl super::Options for Options {
             )
             .field("body")
             .holds_if(|http| http.get("body").is_none() || http.get("bodySecretRef").is_none()),
+            Rule::matches(
+                "spec.http.method",
+                &METHOD,
+                "must be a method of HTTP in capital letters, for instance GET, HEAD or POST",
+            )
+            .more_of_text(|method| {
+                let method = method.trim().to_ascii_uppercase();
+                METHOD.is_match(&method).then(|| format!("write {method}"))
+            }),
+            Rule::matches(
+                "spec.http.bodySizeLimit",
+                &SIZE,
+                "must be a whole number of bytes, or of KB, MB or GB, where 1 KB is 1024 bytes, for instance 512KB or 10MB; 0 is no limit",
+            ),
+            Rule::matches(
+                "spec.http.failIfHeaderMatches[].header",
+                &HEADER_NAME,
+                "must be the name of a header, of letters, digits and the characters !#$%&'*+-.^_`|~, without colon",
+            )
+            .also(&["spec.http.failIfHeaderNotMatches[].header"]),
+            Rule::new(
+                "spec.http",
+                "!(self.failIfSsl && self.failIfNotSsl)",
+                "with failIfSsl and failIfNotSsl together every answer fails, remove one of them",
+            )
+            .field("failIfSsl")
+            .holds_if(|http| {
+                let is_set = |field: &str| http.get(field) == Some(&Value::Bool(true));
+                !(is_set("failIfSsl") && is_set("failIfNotSsl"))
+            }),
+            Rule::new(
+                "spec",
+                "self.type != 'Http' || !has(self.headers) || \
+                 !self.headers.exists(h, h.name.lowerAscii().startsWith('sec-websocket-'))",
+                "Sec-WebSocket-* are headers of a WebSocket handshake, which type Http does not make, remove them",
+            )
+            .field("headers")
+            .holds_if(|spec| {
+                let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                let mut names = headers.iter().filter_map(|header| header.get("name").and_then(Value::as_str));
+                spec.get("type").and_then(Value::as_str) != Some("Http")
+                    || !names.any(|name| name.to_ascii_lowercase().starts_with("sec-websocket-"))
+            }),
             Rule::new(
                 "spec.http.method",
                 "!(self in ['CONNECT', 'TRACE'])",

@@ -60,6 +60,15 @@ impl Default for Options {
 static URL: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(concat!("^icmp://", host!(), "$")).expect("a constant, and a test uses it"));
 
+/// A url whose address is multicast, broadcast, of `0.0.0.0/8` or unspecified.
+static NO_HOST: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"^icmp://((0|22[4-9]|23[0-9])(\.[0-9]{1,3}){3}|255\.255\.255\.255",
+        r"|\[[fF]{2}[0-9a-fA-F]{2}:[0-9a-fA-F:]*\]|\[[0:]+\])$"
+    ))
+    .expect("a constant, and a test uses it")
+});
+
 impl super::Options for Options {
     const URL: UrlForm = UrlForm {
         pattern: &URL,
@@ -68,6 +77,7 @@ impl super::Options for Options {
     const URL_USAGE: &'static str = "the host that is pinged, as in icmp://192.0.2.1";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
     const FIELDS: &'static [Field] = &[Field::Addresses];
+    const DURATIONS: &'static [&'static str] = &["spec.icmp.packetInterval"];
 
     fn rules() -> Vec<Rule> {
         let number = |icmp: &Value, field: &str| icmp.get(field).and_then(Value::as_u64).unwrap_or(1);
@@ -92,17 +102,28 @@ impl super::Options for Options {
             .field("icmp.packetInterval")
             .holds_if(|spec| last_is_sent_in_time(spec).unwrap_or(true)),
             Rule::new(
+                "spec",
+                format!("self.type != 'Icmp' || !self.url.matches({})", raw(NO_HOST.as_str())),
+                "the address in url is not that of one host (multicast, broadcast, or 0.0.0.0 and [::], which stand for no host), and is \
+                 never pinged: write the address of a host",
+            )
+            .field("url")
+            .holds_if(|spec| {
+                spec.get("type").and_then(Value::as_str) != Some("Icmp")
+                    || spec.get("url").and_then(Value::as_str).is_none_or(|url| !NO_HOST.is_match(url))
+            }),
+            Rule::new(
                 "spec.icmp",
-                "self.minReceived <= self.count",
+                "self.count < 1 || self.minReceived <= self.count",
                 "no more requests can be answered than are sent, write at most count",
             )
             .field("minReceived")
-            .holds_if(move |icmp| number(icmp, "minReceived") <= number(icmp, "count")),
+            .holds_if(move |icmp| number(icmp, "count") < 1 || number(icmp, "minReceived") <= number(icmp, "count")),
             Rule::new(
                 "spec.icmp.packetInterval",
                 "self.matches('^([0-9]{1,2}s)?([0-9]{1,5}ms)?$') && self != '' && duration(self) >= duration('50ms') && \
                  duration(self) <= duration('10s')",
-                "must be a duration from 50ms to 10s",
+                "must be a duration from 50ms to 10s, for instance 200ms or 1s",
             )
             .holds_if_text(|text| {
                 let allowed = PromDuration::from(Duration::from_millis(50))..=PromDuration::from_secs(10);

@@ -68,7 +68,8 @@ impl Default for Options {
 
 impl super::Options for Options {
     const URL_USAGE: &'static str = "admin/metrics, statistics, cache/statistics and version are appended to its path";
-    const OWN_HEADERS: &'static [&'static str] = &[SERVICE_HEADER];
+    const OWN_HEADERS: &'static [(&'static str, &'static str)] =
+        &[(SERVICE_HEADER, "write orion.fiwareService instead")];
 }
 
 impl super::CallOptions for Options {

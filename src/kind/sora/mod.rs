@@ -49,7 +49,11 @@ impl Default for Options {
 
 impl super::Options for Options {
     const URL_USAGE: &'static str = "all calls are sent to it";
-    const OWN_HEADERS: &'static [&'static str] = &[TARGET_HEADER];
+    const COMMAND_HEADERS: &'static [(&'static str, &'static str)] = &[(
+        TARGET_HEADER,
+        "names an operation of Sora's API, which also ends connections and changes the licence, so that each poll could be a command: \
+         remove it",
+    )];
 }
 
 impl super::CallOptions for Options {

@@ -172,7 +172,13 @@ impl<'d, 'p> Dialogue<'d, 'p> {
                 let message = format!("the server sends a line of over {} KiB, and {field}.expect waits for its end", MAX_LINE / 1024);
                 return Err(CallError::new(Reason::Limit, message));
             }
-            let late = || format!("no line that matches {field}.expect in time: {lines} others, and {searched} bytes without an end");
+            let late = || match (lines, searched) {
+                (0, 0) => format!("the server sent nothing in time, and {field}.expect waits for a line"),
+                _ => format!(
+                    "the server sent no line that matches {field}.expect in time: {lines} other lines, and {searched} bytes of a line without \
+                     its end"
+                ),
+            };
             if !self.fill(late).await? {
                 let rest = self.unused();
                 return Ok((!rest.is_empty()).then(|| Bytes::copy_from_slice(rest)));

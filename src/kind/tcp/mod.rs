@@ -20,7 +20,7 @@ use super::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery};
 use crate::dial::ServerRole;
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host, needed_port};
+use crate::rule::{FieldError, Rule, host, needed_port, raw};
 use dialogue::Dialogue;
 pub use dialogue::{SearchedLines, search_lines};
 use script::Script;
@@ -50,7 +50,7 @@ pub struct DialogueStep {
     pub expect_bytes: Option<String>,
     /// The same for bytes that are no text, in Base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"))]
+    #[schemars(length(min = 1, max = 1024))]
     pub expect_base64: Option<String>,
     /// Labels of `probe_expect_info`, which is exported when the line that `expect` matches has arrived. Only one step may have them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -63,7 +63,7 @@ pub struct DialogueStep {
     pub send: Option<String>,
     /// Send these bytes, in Base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"))]
+    #[schemars(length(min = 1, max = 1024))]
     pub send_base64: Option<String>,
     /// Send the value of a Secret, for instance a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,7 +80,7 @@ pub struct DialogueStep {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct ExpectLabel {
     /// The name of the label.
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_]*$"))]
+    #[schemars(length(min = 1, max = 128))]
     pub name: String,
     /// Its value, in which groups of `expect` are replaced as in `send`. It is cut after 128 characters.
     #[schemars(length(max = 128))]
@@ -91,10 +91,17 @@ static URL: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!("^(tcp|tls)://", host!(), needed_port!(), "$")).expect("a constant, and a test uses it")
 });
 
+static BASE64: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$").expect("a constant, and a test uses it")
+});
+
+static LABEL_NAME: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("^[a-zA-Z_][a-zA-Z0-9_]*$").expect("a constant, and a test uses it"));
+
 impl super::Options for Options {
     const URL: UrlForm = UrlForm {
         pattern: &URL,
-        message: "url must be tcp://HOST:PORT or tls://HOST:PORT, with a port from 1 to 65535, and without user, path and query",
+        message: "url must be tcp://HOST:PORT or tls://HOST:PORT, with a port from 1 to 65535, and without user, path and query, nor a / at its end",
     };
     const URL_USAGE: &'static str = "tcp://HOST:PORT, or tls://HOST:PORT for a connection with TLS from the start";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
@@ -102,6 +109,8 @@ impl super::Options for Options {
     const REGEXES: &'static [&'static str] = &["spec.tcp.queryResponse[].expect"];
     const CONFIDENTIAL: &'static [&'static str] =
         &["spec.tcp.queryResponse[].send", "spec.tcp.queryResponse[].sendBase64"];
+
+    const RESERVED: &'static [(&'static str, &'static str)] = &[("tls", "write tls:// instead of tcp:// in url")];
 
     fn rules() -> Vec<Rule> {
         rules()
@@ -146,6 +155,16 @@ fn steps(spec: &Value) -> &[Value] {
     spec.pointer("/tcp/queryResponse").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
+/// Bytes are written in Base64, and text into another field.
+fn base64(path: &'static str, of_text: &str) -> Rule {
+    let message = format!(
+        "must be bytes in Base64, with = at the end where it is needed and without whitespace, as base64 -w0 prints them; write text into \
+         {of_text}"
+    );
+    Rule::new(path, format!("self.matches({})", raw(BASE64.as_str())), message)
+        .holds_if_text(|text| BASE64.is_match(text))
+}
+
 fn rules() -> Vec<Rule> {
     const STEP: &str = "spec.tcp.queryResponse[]";
     const STEPS: &str = "spec.tcp.queryResponse";
@@ -154,6 +173,13 @@ fn rules() -> Vec<Rule> {
     let reserved: Vec<&str> = IDENTITY_LABELS.into_iter().chain(TAKEN_LABELS).collect();
     let quoted = reserved.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
     vec![
+        base64("spec.tcp.queryResponse[].sendBase64", "send"),
+        base64("spec.tcp.queryResponse[].expectBase64", "expectBytes"),
+        Rule::matches(
+            NAME,
+            &LABEL_NAME,
+            "the name of a label must start with a letter or underscore, followed by letters, digits and underscores",
+        ),
         Rule::new(
             STEP,
             format!("!({})", two_of(EXPECTED)),
@@ -171,7 +197,11 @@ fn rules() -> Vec<Rule> {
             format!("{} || {} || (has(self.starttls) && self.starttls)", any_of(EXPECTED), any_of(SENT)),
             "the step does nothing, write expect, send or starttls: true",
         )
-        .holds_if(|step| !step.is_object() || has_any(step, &EXPECTED) || has_any(step, &SENT) || starts_tls(step)),
+        .holds_if(|step| {
+            let is_no_flag = step.get("starttls").is_some_and(|flag| !flag.is_boolean());
+            let does_something = has_any(step, &EXPECTED) || has_any(step, &SENT) || starts_tls(step);
+            !step.is_object() || does_something || is_no_flag // of which its type is told
+        }),
         Rule::new(
             STEP,
             "!has(self.labels) || size(self.labels) == 0 || has(self.expect)",
@@ -212,6 +242,18 @@ fn rules() -> Vec<Rule> {
         .holds_if(|spec| {
             !spec.get("url").and_then(Value::as_str).is_some_and(|url| url.starts_with("tls://"))
                 || !steps(spec).iter().any(starts_tls)
+        }),
+        Rule::new(
+            "spec",
+            "!has(self.tlsConfig) || !self.url.startsWith('tcp://') || (has(self.tcp) && has(self.tcp.queryResponse) && \
+             self.tcp.queryResponse.exists(step, has(step.starttls) && step.starttls))",
+            "tlsConfig has no effect without TLS: write tls:// instead of tcp:// in url or starttls: true in a step, or remove it",
+        )
+        .field("tlsConfig")
+        .holds_if(|spec| {
+            spec.get("tlsConfig").is_none()
+                || !spec.get("url").and_then(Value::as_str).is_some_and(|url| url.starts_with("tcp://"))
+                || steps(spec).iter().any(starts_tls)
         }),
         Rule::new(
             NAME,

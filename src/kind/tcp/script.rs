@@ -78,7 +78,7 @@ impl ScriptStep {
         let mut error = |of: &str, message: String| errors.push(FieldError::new(&format!("{field}.{of}"), message));
         let mut base64 = |of: &str, text: &str| {
             STANDARD.decode(text).unwrap_or_else(|_| {
-                error(of, "is not Base64, correct it".to_owned());
+                error(of, "is not Base64, since its last characters end within a byte: write what base64 -w0 prints".to_owned());
                 Vec::new()
             })
         };
