@@ -8,7 +8,7 @@ use crate::{figure, targets, until};
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits until `kubectl get st` has these words in the columns UP and REASON.
-fn until_shown(cluster: &Cluster, namespace: &str, name: &str, up: &str, reasons: &[&str]) {
+pub(crate) fn until_shown(cluster: &Cluster, namespace: &str, name: &str, up: &str, reasons: &[&str]) {
     until("row of kubectl get st", PATIENCE, || {
         let row = cluster.kubectl(&["get", "st", "-n", namespace, name, "--no-headers"]);
         let columns: Vec<&str> = row.split_whitespace().collect();
@@ -37,7 +37,7 @@ pub(crate) fn wrong_target_is_refused(cluster: &Cluster) {
         println!("   {}", said.stderr.lines().last().unwrap_or_default());
     }
     // The others are not disturbed.
-    cluster.until_number(r#"count(probe_success{target_name!=""} == 1)"#, 6.0, PATIENCE);
+    cluster.until_up(&targets::names(), PATIENCE);
 }
 
 pub(crate) fn secret_is_rotated(cluster: &Cluster) {

@@ -28,6 +28,9 @@ const NAMESPACES: &[&str] =
 
 const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
 
+/// The example of an admission policy.
+pub(crate) const ADMISSION: &str = "deploy/admission/probers.yaml";
+
 /// Longer than any single command takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -82,7 +85,9 @@ impl Cluster {
         let namespaces = NAMESPACES.iter().map(|name| format!("namespace/{name}"));
         let roles =
             ["clusterrole/scrapetarget-exporter", "clusterrole/scrapetarget-e2e-prometheus"].map(ToOwned::to_owned);
-        let ours: Vec<String> = namespaces.chain(roles).chain([CRD.to_owned()]).collect();
+        let policies = ["validatingadmissionpolicy", "validatingadmissionpolicybinding"];
+        let policies = policies.map(|kind| format!("{kind}/scrapetarget-probers"));
+        let ours: Vec<String> = namespaces.chain(roles).chain(policies).chain([CRD.to_owned()]).collect();
         let mut asked = vec!["get", "--ignore-not-found", "-o", "name"];
         asked.extend(ours.iter().map(String::as_str));
         let taken: Vec<String> = self.kubectl(&asked).split_whitespace().map(ToOwned::to_owned).collect();
@@ -300,7 +305,9 @@ impl Cluster {
         command.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found", "--wait"]);
         said_to(&mut command, "", PATIENCE);
         self.try_kubectl(&["delete", CRD, "--ignore-not-found"], "");
-        self.try_kubectl(&["delete", "-f", "-", "--ignore-not-found"], &read("tests/e2e/manifests/prometheus.yaml"));
+        for manifests in [ADMISSION, "tests/e2e/manifests/prometheus.yaml"] {
+            self.try_kubectl(&["delete", "-f", "-", "--ignore-not-found"], &read(manifests));
+        }
         for namespace in NAMESPACES {
             self.try_kubectl(&["delete", "namespace", namespace, "--ignore-not-found"], "");
         }

@@ -10,6 +10,7 @@ mod install;
 mod load;
 mod members;
 mod overload;
+mod probers;
 mod prometheus;
 mod replicas;
 #[path = "../support/mod.rs"]
@@ -30,6 +31,14 @@ const CHAPTERS: &[Chapter] = &[
     ("the exporter may do what it needs and no more", install::with_least_privilege),
     ("six targets are applied and Prometheus has their series", targets::are_scraped),
     ("a cluster that is in use is left as it is", cluster::in_use_is_refused),
+    (
+        "probes have the series that dashboards and alerts for the blackbox exporter expect",
+        probers::have_the_series_of_the_blackbox_exporter,
+    ),
+    (
+        "the administrator decides what may be probed, and pings need no capability",
+        probers::are_what_the_administrator_allows,
+    ),
     ("a wrong target is refused with our words", changes::wrong_target_is_refused),
     ("a rotated Secret is read again without a restart", changes::secret_is_rotated),
     ("a server that dies and comes back is seen to", changes::server_dies_and_comes_back),
