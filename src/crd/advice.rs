@@ -482,7 +482,7 @@ mod tests {
             ("type: Grpc, url: grpc://a, grpc: {tls: true}", "write grpcs:// instead of grpc:// in url"),
             ("type: Grpc, url: grpc://a, grpc: {metadata: [a]}", "write {NAME: [VALUE]}"),
         ] {
-            let spec: Value = serde_saphyr::from_str(&format!("{{{spec}}}")).unwrap();
+            let spec = yaml::read(&format!("{{{spec}}}"), 1, Dialect::Kubernetes).unwrap().to_value();
             let manifest = json!({
                 "apiVersion": "scrapetarget.dev/v1alpha1", "kind": "ScrapeTarget", "metadata": {"name": "a"}, "spec": spec,
             });
