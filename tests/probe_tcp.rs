@@ -461,14 +461,41 @@ async fn of_a_secret_that_comes_back_no_label_has_even_the_beginning() {
 
 #[tokio::test]
 async fn a_label_without_the_secret_is_exported_as_it_is() {
-    let server = Actor::start([hear("k-value\n"), say("k-values are refused: k-valu\r\n"), Act::Hang]).await;
+    let server =
+        Actor::start([hear("k-value\n"), say("k-value\nk-valu is refused: -value\r\nk-value\n"), Act::Hang]).await;
     let steps = json!([
         { "sendSecretRef": { "name": "redis", "key": "k" } },
         { "expect": "refused: (.*)$", "labels": [{ "name": "answer", "value": "$1" }] },
     ]);
     let probed = probe(&server, steps).await;
     probed.succeeded();
-    assert_eq!(probed.labels("probe_expect_info"), "answer=\"k-valu\"");
+    assert_eq!(probed.labels("probe_expect_info"), "answer=\"-value\"");
+}
+
+/// Patterns that cut the secret in the line, and secrets of several lines.
+#[tokio::test]
+async fn of_a_secret_that_comes_back_no_pattern_takes_a_part() {
+    for (key, expect, line) in [
+        ("abc-def", r"command (\w+)", "unknown command abc-def-value"),
+        ("abc-def", "(.)alue", "unknown command abc-def-value"),
+        ("caf\u{e9}", "command (...)", "unknown command caf\u{e9}-value, of 1"),
+        ("first-line\n\n second-line", "(first)", "first-line: unknown command"),
+        ("first-line\n\n second-line", "(second)", "unknown command second-line-value"),
+        ("line\r\nlast", "(.*)", "line"),
+        ("in-a-file\n", r"(in-\w+)", "unknown command in-a-file"),
+    ] {
+        let server =
+            Actor::start([hear(&format!("{key}-value\n")), say(&format!("ready\r\n{line}\r\n")), Act::Hang]).await;
+        let steps = json!([
+            { "sendSecretRef": { "name": "redis", "key": key } },
+            { "expect": "^ready" },
+            { "expect": expect, "labels": [{ "name": "answer", "value": "$1" }] },
+        ]);
+        let probed = probe(&server, steps).await;
+        probed.succeeded();
+        assert!(!probed.has("probe_expect_info"), "{expect}: {}", probed.labels("probe_expect_info"));
+        assert_eq!(probed.value("probe_skipped_fields"), 1.0);
+    }
 }
 
 #[tokio::test]
