@@ -416,6 +416,29 @@ async fn a_rotated_secret_does_not_let_counters_begin_anew() {
     assert!(received(&text(&*poller.answer(PATIENCE).await)) >= before);
 }
 
+/// As `Fiware-ServicePath` of Orion, which may be needed by a proxy in between.
+#[tokio::test]
+async fn a_header_of_the_target_takes_the_place_of_the_one_that_a_call_has() {
+    use tokio::io::AsyncReadExt as _;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut target = target("orion", Type::Orion, &format!("http://{}/", listener.local_addr().unwrap()));
+    Arc::make_mut(&mut target.source).headers.insert("fiware-servicepath", "/city".parse().unwrap());
+    let pollers = pollers();
+    pollers.apply([target]);
+    let reading = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    };
+    let head = tokio::time::timeout(PATIENCE, reading).await.expect("the first request");
+    let paths: Vec<&str> = head.lines().filter(|line| line.starts_with("fiware-servicepath")).collect();
+    assert_eq!(paths, ["fiware-servicepath: /city"], "{head}");
+}
+
 /// A TLS server before a plain one, and the authority of its certificate as PEM.
 async fn behind_tls(server: std::net::SocketAddr) -> (std::net::SocketAddr, String) {
     support::choose_tls_provider();
