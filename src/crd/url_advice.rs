@@ -41,8 +41,7 @@ const SLIPS: [fn(&UrlForm, &str) -> Mended; 9] =
 
 /// What to change in `url`, so that it has this form; none if that cannot be told. It repeats no more of the url than one character.
 pub(super) fn advice(form: UrlForm, takes_credentials: bool, url: &str) -> Option<String> {
-    let fitting: Vec<&str> =
-        Type::ALL.iter().filter(|kind| kind.url().pattern.is_match(url)).map(|kind| kind.as_str()).collect();
+    let fitting: Vec<&str> = Type::with_url(url).map(Type::as_str).collect();
     match fitting.split_last() {
         None => {}
         Some((only, [])) => return Some(format!("it is the url of a target of type {only}")),
@@ -140,9 +139,13 @@ fn path(form: &UrlForm, url: &str) -> Mended {
     Some((without.to_owned(), advice.to_owned()))
 }
 
-fn missing_port(_: &UrlForm, url: &str) -> Mended {
+fn missing_port(form: &UrlForm, url: &str) -> Mended {
     let parts = UrlParts::of(url)?;
     let authority = parts.authority.strip_suffix(':').unwrap_or(parts.authority);
+    let without = parts.with_authority(authority);
+    if without != url && form.pattern.is_match(&without) {
+        return Some((without, "remove the : after the host".to_owned()));
+    }
     parts.port().is_none().then(|| (parts.with_authority(&format!("{authority}:1")), "add the port".to_owned()))
 }
 
@@ -172,6 +175,15 @@ mod tests {
             ("Tcp", "http://web/", "it is the url of a target of type Sora, Orion, Mediasoup or Http"),
             ("Tcp", "tcp://web:22/", "remove the / at its end"),
             ("Tcp", "tcp://web", "add the port"),
+            ("Tcp", "tcp://web:", "add the port"),
+            ("Http", "http://web:", "remove the : after the host"),
+            ("Http", "http://web:/a", "remove the : after the host"),
+            (
+                "Grpc",
+                "GRPC://api:/",
+                "write the scheme in small letters, remove the / at its end, remove the : after the host",
+            ),
+            ("Icmp", "icmp://[2001:db8::1]:", "remove the : after the host"),
             ("Tcp", "TCP://web/", "write the scheme in small letters, remove the / at its end, add the port"),
             ("Grpc", "grpc://api:50051/grpc.health.v1.Health", "remove the path or query"),
             ("Icmp", "icmp://host:80", "remove the port"),

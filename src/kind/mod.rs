@@ -231,6 +231,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind => <$module::Options as Options>::URL),+ }
             }
 
+            /// The kinds whose targets have such a url.
+            pub fn with_url(url: &str) -> impl Iterator<Item = Self> {
+                Self::ALL.iter().copied().filter(|kind| kind.url().pattern.is_match(url))
+            }
+
             /// Whether `spec.url` may have a query.
             pub const fn url_query(self) -> UrlQuery {
                 match self { $(Self::$kind => <$module::Options as Options>::URL_QUERY),+ }
