@@ -27,6 +27,7 @@ pub use probe::{
     SharedFamilies,
 };
 pub use secret::SecretKeyRef;
+pub(crate) use surface::has_header;
 pub use surface::{Field, UrlForm, UrlQuery};
 
 pub use crate::failure::{CallError, Reason};
