@@ -18,11 +18,15 @@ pub use write::to_string;
 /// Whose reading of plain scalars is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// That of kubectl: `yes` and `off` are booleans, and `!!binary` is the text that it encodes.
+    /// That of kubectl: `yes` and `off` are booleans, also as keys, `1e3` is a whole number, and `!!binary` is the text that it encodes.
     Kubernetes,
     /// That of Go programs which know the type of each field: `yes` is a text until a field wants a boolean, and `!!binary` stays encoded.
     Typed,
 }
+
+/// Scalars, and what the reader of kubectl makes of each as a value and as a key.
+#[cfg(test)]
+const KUBECTL_SCALARS: &str = include_str!("kubectl_scalars.tsv");
 
 /// A value, and where it stands.
 #[derive(Clone, Debug, PartialEq)]
