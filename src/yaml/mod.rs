@@ -97,6 +97,11 @@ impl Node {
         }
     }
 
+    /// The boolean, where one is wanted: as Go reads such a field, also by a word of YAML 1.1.
+    pub fn as_flag(&self) -> Option<bool> {
+        self.scalar().and_then(scalar::boolean_word)
+    }
+
     /// Whether it is nothing.
     pub const fn is_null(&self) -> bool {
         matches!(self.data, Data::Null)

@@ -124,7 +124,7 @@ fn plain(text: &str, dialect: Dialect) -> Resolved {
 }
 
 /// The booleans of YAML 1.1.
-fn boolean_word(text: &str) -> Option<bool> {
+pub(super) fn boolean_word(text: &str) -> Option<bool> {
     match text {
         "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => Some(true),
         "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => Some(false),
