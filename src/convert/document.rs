@@ -1,6 +1,6 @@
 //! The documents of an input.
 
-use crate::yaml::{Dialect, Node, YamlError, YamlFault, has_content, read, split};
+use crate::yaml::{AliasAllowance, Dialect, Node, YamlError, YamlFault, has_content, read_within, split};
 
 /// The most bytes of one input.
 pub const MAX_INPUT_BYTES: usize = 16 << 20;
@@ -22,12 +22,12 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, UnreadableInput> {
         return Err(UnreadableInput { line: 0, message });
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut found = Vec::new();
+    let (mut found, mut allowance) = (Vec::new(), AliasAllowance::default());
     for (first_line, part) in split(text) {
         if !part.lines().any(has_content) {
             continue;
         }
-        let document = read(part, first_line, Dialect::Typed).map_err(unreadable)?;
+        let document = read_within(part, first_line, Dialect::Typed, &mut allowance).map_err(unreadable)?;
         if !document.is_null() {
             found.push(document);
         }

@@ -10,7 +10,7 @@ mod write;
 
 use serde_json::{Map, Number, Value};
 
-pub use read::{YamlError, YamlFault, read};
+pub use read::{AliasAllowance, YamlError, YamlFault, read, read_within};
 pub use scalar::decode_binary;
 pub use split::{has_content, split};
 pub use write::to_string;

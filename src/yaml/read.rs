@@ -11,11 +11,15 @@ use super::{Data, Dialect, MapEntry, Node};
 /// The most levels of lists and maps: more than any manifest has, and few enough for the stack of a small thread.
 const MAX_DEPTH: usize = 64;
 
-/// The most values of one document. What an alias stands for counts each time.
+/// The most values that are written in one document.
 const MAX_VALUES: usize = 1_000_000;
 
-/// The most bytes of all its texts, with those for which aliases stand.
-const MAX_TEXT_BYTES: usize = 64 << 20;
+/// The most values of one file that its aliases repeat and its anchors keep to be repeated. A value takes some 100 bytes, and an alias of
+/// two characters could stand for any number of them.
+const MAX_REPEATED_VALUES: usize = 100_000;
+
+/// The most bytes of their texts.
+const MAX_REPEATED_BYTES: usize = 16 << 20;
 
 /// The longest path that is told: keys may have any length.
 const LONGEST_PATH: usize = 256;
@@ -48,11 +52,55 @@ pub enum YamlFault {
     Malformed(String),
 }
 
+/// What the anchors and aliases in the documents of one file may still repeat.
+#[derive(Debug)]
+pub struct AliasAllowance {
+    values: usize,
+    bytes: usize,
+}
+
+impl Default for AliasAllowance {
+    fn default() -> Self {
+        Self { values: MAX_REPEATED_VALUES, bytes: MAX_REPEATED_BYTES }
+    }
+}
+
+impl AliasAllowance {
+    /// Counts what is repeated, before anything is copied.
+    fn spend(&mut self, size: NodeSize, line: usize) -> Result<(), YamlError> {
+        let refusal = |what: &str| {
+            let why = format!(
+                "repeats more than {what} by anchors and aliases, those of earlier documents counted: write fewer of them, or split the file"
+            );
+            Err(too_large(why, line))
+        };
+        let Some(values) = self.values.checked_sub(size.values) else {
+            return refusal(&format!("{MAX_REPEATED_VALUES} values"));
+        };
+        let Some(bytes) = self.bytes.checked_sub(size.bytes) else {
+            return refusal(&format!("{} MiB of text", MAX_REPEATED_BYTES >> 20));
+        };
+        (self.values, self.bytes) = (values, bytes);
+        Ok(())
+    }
+}
+
 /// Reads the only document of a text whose first line is `first_line` of the file. A text without any is nothing.
 pub fn read(text: &str, first_line: usize, dialect: Dialect) -> Result<Node, YamlError> {
+    read_within(text, first_line, dialect, &mut AliasAllowance::default())
+}
+
+/// Reads one document of several, whose anchors and aliases share an allowance.
+pub fn read_within(
+    text: &str,
+    first_line: usize,
+    dialect: Dialect,
+    allowance: &mut AliasAllowance,
+) -> Result<Node, YamlError> {
     let mut options = granit_parser::Options::default();
     options.set_emit_comments(false);
-    let mut tree = TreeBuilder { dialect, open: Vec::new(), root: None, anchors: BTreeMap::new(), values: 0, bytes: 0 };
+    let mut tree =
+        TreeBuilder { dialect, open: Vec::new(), root: None, anchors: BTreeMap::new(), written: 0, allowance };
     let mut documents = 0;
     let absolute = |line: usize| (first_line + line).saturating_sub(1).max(first_line);
     for event in Parser::new_from_str_with_options(text, options) {
@@ -92,25 +140,46 @@ fn too_deep(line: usize) -> YamlError {
 }
 
 /// A tree that grows with every event.
-struct TreeBuilder {
+struct TreeBuilder<'a> {
     dialect: Dialect,
     /// The lists and maps that have begun and not ended.
     open: Vec<OpenNode>,
     root: Option<Node>,
     anchors: BTreeMap<usize, AnchoredNode>,
+    /// The values that have been written, without what aliases repeat.
+    written: usize,
+    allowance: &'a mut AliasAllowance,
+}
+
+/// How much a node holds, with what aliases in it repeat.
+#[derive(Clone, Copy, Default)]
+struct NodeSize {
     values: usize,
+    /// Of its texts.
     bytes: usize,
+    /// The levels of lists and maps.
+    height: usize,
+}
+
+impl NodeSize {
+    const fn of_scalar(bytes: usize) -> Self {
+        Self { values: 1, bytes, height: 0 }
+    }
+
+    /// Adds a node within this one.
+    fn add(&mut self, inner: Self) {
+        self.values += inner.values;
+        self.bytes += inner.bytes;
+        self.height = self.height.max(inner.height);
+    }
 }
 
 /// A list or a map that has not ended.
 struct OpenNode {
     line: usize,
     anchor: usize,
-    /// How much had been read where it began.
-    values: usize,
-    bytes: usize,
-    /// The levels within it.
-    height: usize,
+    /// How much has been read of what is within it.
+    size: NodeSize,
     content: OpenContent,
 }
 
@@ -130,12 +199,10 @@ struct OpenKey {
 /// What aliases repeat.
 struct AnchoredNode {
     node: Node,
-    values: usize,
-    bytes: usize,
-    height: usize,
+    size: NodeSize,
 }
 
-impl TreeBuilder {
+impl TreeBuilder<'_> {
     fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), YamlError> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -153,19 +220,13 @@ impl TreeBuilder {
         }
     }
 
-    /// Counts what is read.
-    fn spend(&mut self, values: usize, bytes: usize, line: usize) -> Result<(), YamlError> {
-        self.values += values;
-        self.bytes += bytes;
-        let what = if self.values > MAX_VALUES {
-            format!("holds more than {MAX_VALUES} values")
-        } else if self.bytes > MAX_TEXT_BYTES {
-            format!("holds more than {} MiB of text", MAX_TEXT_BYTES >> 20)
-        } else {
+    /// Counts a value that is written.
+    fn count(&mut self, line: usize) -> Result<(), YamlError> {
+        self.written += 1;
+        if self.written <= MAX_VALUES {
             return Ok(());
-        };
-        let aliases = if self.anchors.is_empty() { "" } else { ", each alias counted with all that it repeats" };
-        Err(too_large(format!("{what}{aliases}: split it"), line))
+        }
+        Err(too_large(format!("holds more than {MAX_VALUES} values: split it"), line))
     }
 
     /// Whether the next node is a key.
@@ -174,10 +235,12 @@ impl TreeBuilder {
     }
 
     /// Takes a key of the innermost map.
-    fn key(&mut self, text: String, merges: bool, line: usize) -> Result<(), YamlError> {
-        let Some(OpenNode { content: OpenContent::Map { keys, key, .. }, .. }) = self.open.last_mut() else {
+    fn key(&mut self, text: String, merges: bool, size: NodeSize, line: usize) -> Result<(), YamlError> {
+        let Some(OpenNode { content: OpenContent::Map { keys, key, .. }, size: of_map, .. }) = self.open.last_mut()
+        else {
             return Ok(());
         };
+        of_map.add(size);
         if !merges && !keys.insert(text.clone()) {
             let path = self.path_to(&text);
             return Err(YamlError { line, fault: YamlFault::DuplicateKey { key: text, path } });
@@ -194,37 +257,29 @@ impl TreeBuilder {
         tag: Option<&Tag>,
         line: usize,
     ) -> Result<(), YamlError> {
-        let bytes = text.len();
-        self.spend(1, bytes, line)?;
+        self.count(line)?;
+        let size = NodeSize::of_scalar(text.len());
         let wrong = |why: String| malformed(&why, line);
         if self.expects_key() {
             let merges = text == "<<" && style == ScalarStyle::Plain;
             let name = key(&text, style, tag, self.dialect).map_err(wrong)?;
             if anchor != 0 {
                 let data = value(text, style, tag, self.dialect).map_err(wrong)?;
-                self.keep(anchor, &Node { line, data }, 1, bytes, 0, line)?;
+                self.keep(anchor, &Node { line, data }, size, line)?;
             }
-            return self.key(name, merges, line);
+            return self.key(name, merges, size, line);
         }
         let data = value(text, style, tag, self.dialect).map_err(wrong)?;
         let node = Node { line, data };
-        self.keep(anchor, &node, 1, bytes, 0, line)?;
-        self.place(node, 0)
+        self.keep(anchor, &node, size, line)?;
+        self.place(node, size)
     }
 
     /// Keeps a copy of a node that has an anchor.
-    fn keep(
-        &mut self,
-        anchor: usize,
-        node: &Node,
-        values: usize,
-        bytes: usize,
-        height: usize,
-        line: usize,
-    ) -> Result<(), YamlError> {
+    fn keep(&mut self, anchor: usize, node: &Node, size: NodeSize, line: usize) -> Result<(), YamlError> {
         if anchor != 0 {
-            self.spend(values, bytes, line)?;
-            self.anchors.insert(anchor, AnchoredNode { node: node.clone(), values, bytes, height });
+            self.allowance.spend(size, line)?;
+            self.anchors.insert(anchor, AnchoredNode { node: node.clone(), size });
         }
         Ok(())
     }
@@ -236,9 +291,8 @@ impl TreeBuilder {
         if self.open.len() == MAX_DEPTH {
             return Err(too_deep(line));
         }
-        let (values, bytes) = (self.values, self.bytes);
-        self.spend(1, 0, line)?;
-        self.open.push(OpenNode { line, anchor, values, bytes, height: 0, content });
+        self.count(line)?;
+        self.open.push(OpenNode { line, anchor, size: NodeSize::default(), content });
         Ok(())
     }
 
@@ -252,37 +306,35 @@ impl TreeBuilder {
             }
         };
         let node = Node { line: open.line, data };
-        let height = open.height + 1;
-        self.keep(open.anchor, &node, self.values - open.values, self.bytes - open.bytes, height, line)?;
-        self.place(node, height)
+        let size = NodeSize { values: open.size.values + 1, height: open.size.height + 1, ..open.size };
+        self.keep(open.anchor, &node, size, line)?;
+        self.place(node, size)
     }
 
     fn alias(&mut self, anchor: usize, line: usize) -> Result<(), YamlError> {
-        let Some(AnchoredNode { values, bytes, height, .. }) = self.anchors.get(&anchor) else {
+        let Some(size) = self.anchors.get(&anchor).map(|anchored| anchored.size) else {
             return Err(malformed("an alias stands within what it repeats", line));
         };
-        let (values, bytes, height) = (*values, *bytes, *height);
-        // Before anything is copied.
-        self.spend(values, bytes, line)?;
-        if self.open.len() + height > MAX_DEPTH {
+        self.allowance.spend(size, line)?;
+        if self.open.len() + size.height > MAX_DEPTH {
             return Err(too_deep(line));
         }
         let Some(anchored) = self.anchors.get(&anchor) else { return Ok(()) };
-        let node = Node { line, data: anchored.node.data.clone() };
         if self.expects_key() {
-            let name = repeated_key(&node.data, self.dialect).map_err(|why| malformed(&why, line))?;
-            return self.key(name, false, line);
+            let name = repeated_key(&anchored.node.data, self.dialect).map_err(|why| malformed(&why, line))?;
+            return self.key(name, false, size, line);
         }
-        self.place(node, height)
+        let node = Node { line, data: anchored.node.data.clone() };
+        self.place(node, size)
     }
 
     /// Puts a node where it belongs.
-    fn place(&mut self, node: Node, height: usize) -> Result<(), YamlError> {
+    fn place(&mut self, node: Node, size: NodeSize) -> Result<(), YamlError> {
         let Some(open) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());
         };
-        open.height = open.height.max(height);
+        open.size.add(size);
         match &mut open.content {
             OpenContent::List(items) => items.push(node),
             OpenContent::Map { entries, key, merged, .. } => {
@@ -342,7 +394,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use std::time::{Duration, Instant};
 
     fn typed(text: &str) -> Node {
         read(text, 1, Dialect::Typed).unwrap()
@@ -448,19 +499,43 @@ mod tests {
             format!("a: &a {}1{}\nb: {}*a{}\n", "[".repeat(40), "]".repeat(40), "[".repeat(40), "]".repeat(40));
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 100].join(", "));
         let many = format!("[{}]", "1,".repeat(MAX_VALUES + 1));
-        let begun = Instant::now();
         for (text, wanted) in [
-            (billion_laughs(), "more than 1000000 values, each alias"),
+            (billion_laughs(), "repeats more than 100000 values by anchors and aliases"),
             (deep, "deeper than 64 levels"),
             (by_alias, "deeper than 64 levels"),
-            (long, "more than 64 MiB of text, each alias"),
+            (long, "repeats more than 16 MiB of text by anchors and aliases"),
             (many, "more than 1000000 values: split it"),
         ] {
             let found = fault(&text);
             assert!(matches!(&found, YamlFault::TooLarge(what) if what.contains(wanted)), "{found:?}");
         }
-        // A program with debug assertions on a busy machine; without bounds it would take years.
-        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn anchors_within_anchors_count_what_they_hold_and_no_more() {
+        let nested = (0..40).map(|level| format!("{{k{level}: &a{level} ")).collect::<String>();
+        let text = format!("a: {nested}x{}\nb: [*a0, *a39]\n", "}".repeat(40));
+        let node = typed(&text);
+        let b = node.get("b").unwrap().items();
+        assert_eq!(b[1].data, Data::Text("x".to_owned()));
+        assert_eq!(b[0].get("k1").unwrap(), node.get("a").unwrap().get("k0").unwrap().get("k1").unwrap());
+        // 41 values with their keys, 39 of them within the next, and so on; then those of both aliases.
+        let mut allowance = AliasAllowance::default();
+        read_within(&text, 1, Dialect::Typed, &mut allowance).unwrap();
+        let kept: usize = (0..40).map(|inner| 2 * inner + 1).sum();
+        assert_eq!(MAX_REPEATED_VALUES - allowance.values, kept + (2 * 39 + 1) + 1);
+    }
+
+    #[test]
+    fn the_documents_of_one_file_share_what_aliases_may_repeat() {
+        let text = format!("a: &a [{}]\nb: [*a, *a]\n", vec!["x"; 9_999].join(", "));
+        let mut allowance = AliasAllowance::default();
+        for _ in 0..3 {
+            read_within(&text, 1, Dialect::Typed, &mut allowance).unwrap();
+        }
+        let error = read_within(&text, 1, Dialect::Typed, &mut allowance).unwrap_err();
+        assert!(matches!(error, YamlError { line: 2, fault: YamlFault::TooLarge(_) }), "{error:?}");
+        read_within("a: 1\nb: [x]\n", 1, Dialect::Typed, &mut allowance).unwrap();
     }
 
     #[test]
