@@ -91,6 +91,10 @@ fn read(text: &str, first_line: usize, allowance: &mut AliasAllowance) -> Result
             let shown = key.chars().take(64).collect::<String>();
             SyntaxError { line, path, message: format!("duplicate key {shown:?}: remove one of them") }
         }
+        YamlFault::SecondDocument => {
+            let message = "there is a second document: in a file of targets, begin it with a line ---".to_owned();
+            SyntaxError { line, path: String::new(), message }
+        }
         YamlFault::TooLarge(message) => SyntaxError { line, path: String::new(), message },
         YamlFault::Malformed(_) if may_be_secret(text) => {
             let message = "is not well-formed YAML (the details could show a secret)".to_owned();
@@ -128,6 +132,13 @@ mod tests {
         let places: Vec<_> = found.iter().map(|document| (document.index, document.line)).collect();
         assert_eq!(places, [(1, 3), (2, 8), (3, 12)]);
         assert_eq!(values(text), [json!({"a": 1}), json!({"b": "text\n --- no\n"}), json!({"c": 3})]);
+    }
+
+    #[test]
+    fn a_second_document_without_a_separator_is_refused_with_what_to_write() {
+        let error = all("kind: Secret\n...\na: 1\n")[0].content.clone().unwrap_err();
+        let wanted = "there is a second document: in a file of targets, begin it with a line ---";
+        assert_eq!((error.line, error.message.as_str()), (3, wanted));
     }
 
     #[test]

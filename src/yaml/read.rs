@@ -44,6 +44,9 @@ pub enum YamlFault {
         /// The path of the field; empty if it is too long to be told.
         path: String,
     },
+    /// Another document begins.
+    #[error("holds a second document, and only one is read: remove it")]
+    SecondDocument,
     /// It holds more than is read, and what to do about it. It quotes nothing of the document.
     #[error("{0}")]
     TooLarge(String),
@@ -116,10 +119,7 @@ pub fn read_within(
         if matches!(event, Event::DocumentStart(..)) {
             documents += 1;
             if documents > 1 {
-                return Err(malformed(
-                    "a second document begins without a line \"---\", or where only one is read",
-                    line,
-                ));
+                return Err(YamlError { line, fault: YamlFault::SecondDocument });
             }
         }
         tree.take(event, line)?;
@@ -558,8 +558,10 @@ mod tests {
 
     #[test]
     fn a_second_document_is_refused_with_its_line() {
-        let error = read("a: 1\n...\nb: 2\n", 11, Dialect::Kubernetes).unwrap_err();
-        assert_eq!(error.line, 13, "{error:?}");
+        for text in ["a: 1\n...\nb: 2\n", "a: 1\n\n---\nb: 2\n"] {
+            let error = read(text, 11, Dialect::Kubernetes).unwrap_err();
+            assert_eq!(error, YamlError { line: 13, fault: YamlFault::SecondDocument }, "{text}");
+        }
         assert_eq!(value("a: 1\n...\n"), json!({"a": 1}));
         assert_eq!(read("x: 1\ny: [}\n", 5, Dialect::Kubernetes).unwrap_err().line, 6);
     }
