@@ -77,14 +77,9 @@ impl<'n> Block<'n> {
     #[inline(never)]
     pub(super) fn flag(&mut self, key: &'static str, reporter: &mut Reporter) -> Option<BlockField<'n, bool>> {
         let field = self.node(key)?;
-        // Go's reader of YAML takes the words of YAML 1.1 where a boolean is wanted.
-        let value = match field.node.scalar() {
-            Some("true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y") => true,
-            Some("false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N") => false,
-            _ => {
-                reporter.wrong_type(field.node, &field.path, "true or false");
-                return None;
-            }
+        let Some(value) = field.node.as_flag() else {
+            reporter.wrong_type(field.node, &field.path, "true or false");
+            return None;
         };
         Some(field.with(value))
     }

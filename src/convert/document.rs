@@ -1,6 +1,6 @@
 //! The documents of an input.
 
-use crate::yaml::{Dialect, Node, YamlError, YamlFault, has_content, read, split};
+use crate::yaml::{AliasAllowance, Dialect, Node, YamlError, YamlFault, has_content, read_within, split};
 
 /// The most bytes of one input.
 pub const MAX_INPUT_BYTES: usize = 16 << 20;
@@ -22,12 +22,12 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, UnreadableInput> {
         return Err(UnreadableInput { line: 0, message });
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut found = Vec::new();
+    let (mut found, mut allowance) = (Vec::new(), AliasAllowance::default());
     for (first_line, part) in split(text) {
         if !part.lines().any(has_content) {
             continue;
         }
-        let document = read(part, first_line, Dialect::Typed).map_err(unreadable)?;
+        let document = read_within(part, first_line, Dialect::Typed, &mut allowance).map_err(unreadable)?;
         if !document.is_null() {
             found.push(document);
         }
@@ -41,6 +41,7 @@ fn unreadable(YamlError { line, fault }: YamlError) -> UnreadableInput {
             format!("has the key {key:?} twice: remove one of them")
         }
         YamlFault::DuplicateKey { .. } => "has a key twice: remove one of them".to_owned(),
+        YamlFault::SecondDocument => "there is a second document: begin it with a line ---".to_owned(),
         YamlFault::TooLarge(message) => message,
         YamlFault::Malformed(_) => "is not well-formed YAML".to_owned(),
     };
@@ -67,6 +68,8 @@ mod tests {
         assert_eq!((twice.line, twice.message.as_str()), (3, "has the key \"a\" twice: remove one of them"));
         let deep = documents(&format!("a: {}{}", "[".repeat(9_999), "]".repeat(9_999))).unwrap_err();
         assert_eq!(deep.message, "is nested deeper than 64 levels: write it flatter");
+        let second = documents("a: 1\n...\nb: 1\n").unwrap_err();
+        assert_eq!(second.message, "there is a second document: begin it with a line ---");
         assert_eq!(documents(&" ".repeat(MAX_INPUT_BYTES + 1)).unwrap_err().message, "is larger than 16 MiB: split it");
     }
 }

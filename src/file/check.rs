@@ -1,6 +1,6 @@
 //! The command `check`: validates manifests in files as the API server would, without a cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -138,30 +138,45 @@ fn lines(inputs: &Inputs, found: &[TargetProblem<'_>]) -> Vec<usize> {
     for input in &inputs.0 {
         let InputFile::File(file, Ok(text)) = input else { continue };
         let Some(of_file) = of_files.remove(&**file) else { continue };
-        let documents: Vec<_> = documents(text).collect();
+        let mut of_documents: BTreeMap<usize, Vec<(&TargetProblem<'_>, &mut usize)>> = BTreeMap::new();
         for (problem, line) in of_file {
-            // Documents are counted from 1.
-            let document = problem.origin.document.checked_sub(1).and_then(|index| documents.get(index));
-            if let Some(found) = document.and_then(|document| line_in(document, problem)) {
-                *line = found;
+            of_documents.entry(problem.origin.document).or_default().push((problem, line));
+        }
+        for document in documents(text) {
+            if let Some(of_document) = of_documents.remove(&document.index) {
+                find_lines(&document, of_document);
             }
         }
     }
     lines
 }
 
-fn line_in(document: &YamlDocument, problem: &TargetProblem<'_>) -> Option<usize> {
-    let node = document.content.as_ref().ok()?;
+/// Sets the line of each problem of one document.
+fn find_lines(document: &YamlDocument, problems: Vec<(&TargetProblem<'_>, &mut usize)>) {
+    let Ok(node) = &document.content else { return };
     let value = node.to_value();
-    let items = manifest::items(&value);
-    let is_it = |item: &Value| {
-        item.get("kind").and_then(Value::as_str) == Some("ScrapeTarget")
-            && manifest::id(item).as_ref() == Some(problem.id)
-    };
-    // The first valid one is used.
-    let (prefix, _) = items.iter().find(|(_, item)| is_it(item) && crd::judge(item).is_ok())?;
-    let path = if prefix.is_empty() { problem.path.clone() } else { format!("{prefix}.{}", problem.path) };
-    node.line_of(&path)
+    let wanted: BTreeSet<&TargetId> = problems.iter().map(|(problem, _)| problem.id).collect();
+    let mut prefixes = BTreeMap::new();
+    for (prefix, item) in manifest::items(&value) {
+        if item.get("kind").and_then(Value::as_str) != Some("ScrapeTarget") {
+            continue;
+        }
+        // The first valid one is used.
+        if let Some(id) = manifest::id(&item)
+            && wanted.contains(&id)
+            && !prefixes.contains_key(&id)
+            && crd::judge(&item).is_ok()
+        {
+            prefixes.insert(id, prefix);
+        }
+    }
+    for (problem, line) in problems {
+        let Some(prefix) = prefixes.get(problem.id) else { continue };
+        let path = if prefix.is_empty() { problem.path.clone() } else { format!("{prefix}.{}", problem.path) };
+        if let Some(found) = node.line_of(&path) {
+            *line = found;
+        }
+    }
 }
 
 /// The manifest of a ScrapeTarget as it is written, to be validated by the API server.
@@ -340,6 +355,28 @@ mod tests {
         let shown = check(&inputs, options).to_string();
         assert!(shown.contains("default_s_token: cannot be read: Too many levels"), "{shown}");
         assert!(shown.ends_with("1 good target, 2 problems\n"), "{shown}");
+    }
+
+    #[test]
+    fn each_problem_of_several_documents_and_lists_has_the_line_of_its_own_target() {
+        let token = |name: &str, secret: &str| {
+            format!(
+                "{}  authorization:\n    credentials: {{name: {secret}, key: token}}\n",
+                GOOD.replace("name: good", &format!("name: {name}"))
+            )
+        };
+        let item = |name: &str, secret: &str| format!("- {}\n", token(name, secret).trim_end().replace('\n', "\n  "));
+        let invalid = item("b", "s").replace("type: Sora", "type: None");
+        let list = format!("kind: List\napiVersion: v1\nitems:\n{invalid}{}{}", item("c", "t"), item("b", "u"));
+        let (_, shown) = report(&[("a.yaml", &format!("{}---\n{list}---\n{}", token("a", "r"), token("d", "v")))]);
+        for wanted in [
+            "a.yaml:8: document 1 (ScrapeTarget default/a): spec.authorization.credentials: Secret default/r",
+            "a.yaml:28: document 2 (ScrapeTarget default/c): spec.authorization.credentials: Secret default/t",
+            "a.yaml:36: document 2 (ScrapeTarget default/b): spec.authorization.credentials: Secret default/u",
+            "a.yaml:45: document 3 (ScrapeTarget default/d): spec.authorization.credentials: Secret default/v",
+        ] {
+            assert!(shown.contains(wanted), "{wanted}: {shown}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::yaml::{self, Dialect, Node, YamlError, YamlFault, has_content, split};
+use crate::yaml::{AliasAllowance, Dialect, Node, YamlError, YamlFault, has_content, read_within, split};
 
 /// One document of a file.
 #[derive(Debug)]
@@ -43,10 +43,11 @@ pub fn documents(text: &str) -> impl Iterator<Item = YamlDocument> {
     let parts = split(text).into_iter().flat_map(|(first_line, text)| json_documents(first_line, text));
     let with_content =
         parts.filter_map(|(first_line, text)| Some((first_line, text.lines().position(has_content)?, text)));
-    with_content.enumerate().map(|(index, (first_line, blank, text))| YamlDocument {
+    let mut allowance = AliasAllowance::default();
+    with_content.enumerate().map(move |(index, (first_line, blank, text))| YamlDocument {
         index: index + 1,
         line: first_line + blank,
-        content: read(text, first_line),
+        content: read(text, first_line, &mut allowance),
     })
 }
 
@@ -81,14 +82,18 @@ fn json_documents(offset: usize, text: &str) -> Vec<(usize, &str)> {
     parts
 }
 
-fn read(text: &str, first_line: usize) -> Result<Node, SyntaxError> {
-    yaml::read(text, first_line, Dialect::Kubernetes).map_err(|YamlError { line, fault }| match fault {
+fn read(text: &str, first_line: usize, allowance: &mut AliasAllowance) -> Result<Node, SyntaxError> {
+    read_within(text, first_line, Dialect::Kubernetes, allowance).map_err(|YamlError { line, fault }| match fault {
         YamlFault::DuplicateKey { .. } if may_be_secret(text) => {
             SyntaxError { line, path: String::new(), message: "duplicate key: remove one of them".to_owned() }
         }
         YamlFault::DuplicateKey { key, path } => {
             let shown = key.chars().take(64).collect::<String>();
             SyntaxError { line, path, message: format!("duplicate key {shown:?}: remove one of them") }
+        }
+        YamlFault::SecondDocument => {
+            let message = "there is a second document: in a file of targets, begin it with a line ---".to_owned();
+            SyntaxError { line, path: String::new(), message }
         }
         YamlFault::TooLarge(message) => SyntaxError { line, path: String::new(), message },
         YamlFault::Malformed(_) if may_be_secret(text) => {
@@ -127,6 +132,23 @@ mod tests {
         let places: Vec<_> = found.iter().map(|document| (document.index, document.line)).collect();
         assert_eq!(places, [(1, 3), (2, 8), (3, 12)]);
         assert_eq!(values(text), [json!({"a": 1}), json!({"b": "text\n --- no\n"}), json!({"c": 3})]);
+    }
+
+    #[test]
+    fn a_second_document_without_a_separator_is_refused_with_what_to_write() {
+        let error = all("kind: Secret\n...\na: 1\n")[0].content.clone().unwrap_err();
+        let wanted = "there is a second document: in a file of targets, begin it with a line ---";
+        assert_eq!((error.line, error.message.as_str()), (3, wanted));
+    }
+
+    #[test]
+    fn all_documents_of_a_file_share_what_aliases_may_repeat() {
+        let document = format!("a: &a [{}]\nb: [*a, *a]\n", vec!["x"; 9_999].join(", "));
+        let found = all(&[document.as_str(); 5].join("---\n"));
+        let good = found.iter().filter(|document| document.content.is_ok()).count();
+        assert_eq!((found.len(), good), (5, 3));
+        let error = found[4].content.clone().unwrap_err();
+        assert!(error.message.starts_with("repeats more than 100000 values"), "{error}");
     }
 
     #[test]

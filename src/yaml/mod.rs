@@ -10,7 +10,7 @@ mod write;
 
 use serde_json::{Map, Number, Value};
 
-pub use read::{YamlError, YamlFault, read};
+pub use read::{AliasAllowance, YamlError, YamlFault, read, read_within};
 pub use scalar::decode_binary;
 pub use split::{has_content, split};
 pub use write::to_string;
@@ -18,11 +18,15 @@ pub use write::to_string;
 /// Whose reading of plain scalars is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// That of kubectl: `yes` and `off` are booleans, and `!!binary` is the text that it encodes.
+    /// That of kubectl: `yes` and `off` are booleans, also as keys, `1e3` is a whole number, and `!!binary` is the text that it encodes.
     Kubernetes,
     /// That of Go programs which know the type of each field: `yes` is a text until a field wants a boolean, and `!!binary` stays encoded.
     Typed,
 }
+
+/// Scalars, and what the reader of kubectl makes of each as a value and as a key.
+#[cfg(test)]
+const KUBECTL_SCALARS: &str = include_str!("kubectl_scalars.tsv");
 
 /// A value, and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +95,11 @@ impl Node {
             Data::Text(text) | Data::Bool(_, text) | Data::Number(_, text) => Some(text),
             Data::Null | Data::Binary(_) | Data::List(_) | Data::Map(_) => None,
         }
+    }
+
+    /// The boolean, where one is wanted: as Go reads such a field, also by a word of YAML 1.1.
+    pub fn as_flag(&self) -> Option<bool> {
+        self.scalar().and_then(scalar::boolean_word)
     }
 
     /// Whether it is nothing.

@@ -5,17 +5,21 @@ use std::fmt::Write as _;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Tag};
 
-use super::scalar::scalar;
+use super::scalar::{key, repeated_key, value};
 use super::{Data, Dialect, MapEntry, Node};
 
 /// The most levels of lists and maps: more than any manifest has, and few enough for the stack of a small thread.
 const MAX_DEPTH: usize = 64;
 
-/// The most values of one document. What an alias stands for counts each time.
+/// The most values that are written in one document.
 const MAX_VALUES: usize = 1_000_000;
 
-/// The most bytes of all its texts, with those for which aliases stand.
-const MAX_TEXT_BYTES: usize = 64 << 20;
+/// The most values of one file that its aliases repeat and its anchors keep to be repeated. A value takes some 100 bytes, and an alias of
+/// two characters could stand for any number of them.
+const MAX_REPEATED_VALUES: usize = 100_000;
+
+/// The most bytes of their texts.
+const MAX_REPEATED_BYTES: usize = 16 << 20;
 
 /// The longest path that is told: keys may have any length.
 const LONGEST_PATH: usize = 256;
@@ -40,6 +44,9 @@ pub enum YamlFault {
         /// The path of the field; empty if it is too long to be told.
         path: String,
     },
+    /// Another document begins.
+    #[error("holds a second document, and only one is read: remove it")]
+    SecondDocument,
     /// It holds more than is read, and what to do about it. It quotes nothing of the document.
     #[error("{0}")]
     TooLarge(String),
@@ -48,11 +55,55 @@ pub enum YamlFault {
     Malformed(String),
 }
 
+/// What the anchors and aliases in the documents of one file may still repeat.
+#[derive(Debug)]
+pub struct AliasAllowance {
+    values: usize,
+    bytes: usize,
+}
+
+impl Default for AliasAllowance {
+    fn default() -> Self {
+        Self { values: MAX_REPEATED_VALUES, bytes: MAX_REPEATED_BYTES }
+    }
+}
+
+impl AliasAllowance {
+    /// Counts what is repeated, before anything is copied.
+    fn spend(&mut self, size: NodeSize, line: usize) -> Result<(), YamlError> {
+        let refusal = |what: &str| {
+            let why = format!(
+                "repeats more than {what} by anchors and aliases, those of earlier documents counted: write fewer of them, or split the file"
+            );
+            Err(too_large(why, line))
+        };
+        let Some(values) = self.values.checked_sub(size.values) else {
+            return refusal(&format!("{MAX_REPEATED_VALUES} values"));
+        };
+        let Some(bytes) = self.bytes.checked_sub(size.bytes) else {
+            return refusal(&format!("{} MiB of text", MAX_REPEATED_BYTES >> 20));
+        };
+        (self.values, self.bytes) = (values, bytes);
+        Ok(())
+    }
+}
+
 /// Reads the only document of a text whose first line is `first_line` of the file. A text without any is nothing.
 pub fn read(text: &str, first_line: usize, dialect: Dialect) -> Result<Node, YamlError> {
+    read_within(text, first_line, dialect, &mut AliasAllowance::default())
+}
+
+/// Reads one document of several, whose anchors and aliases share an allowance.
+pub fn read_within(
+    text: &str,
+    first_line: usize,
+    dialect: Dialect,
+    allowance: &mut AliasAllowance,
+) -> Result<Node, YamlError> {
     let mut options = granit_parser::Options::default();
     options.set_emit_comments(false);
-    let mut tree = TreeBuilder { dialect, open: Vec::new(), root: None, anchors: BTreeMap::new(), values: 0, bytes: 0 };
+    let mut tree =
+        TreeBuilder { dialect, open: Vec::new(), root: None, anchors: BTreeMap::new(), written: 0, allowance };
     let mut documents = 0;
     let absolute = |line: usize| (first_line + line).saturating_sub(1).max(first_line);
     for event in Parser::new_from_str_with_options(text, options) {
@@ -68,10 +119,7 @@ pub fn read(text: &str, first_line: usize, dialect: Dialect) -> Result<Node, Yam
         if matches!(event, Event::DocumentStart(..)) {
             documents += 1;
             if documents > 1 {
-                return Err(malformed(
-                    "a second document begins without a line \"---\", or where only one is read",
-                    line,
-                ));
+                return Err(YamlError { line, fault: YamlFault::SecondDocument });
             }
         }
         tree.take(event, line)?;
@@ -92,25 +140,46 @@ fn too_deep(line: usize) -> YamlError {
 }
 
 /// A tree that grows with every event.
-struct TreeBuilder {
+struct TreeBuilder<'a> {
     dialect: Dialect,
     /// The lists and maps that have begun and not ended.
     open: Vec<OpenNode>,
     root: Option<Node>,
     anchors: BTreeMap<usize, AnchoredNode>,
+    /// The values that have been written, without what aliases repeat.
+    written: usize,
+    allowance: &'a mut AliasAllowance,
+}
+
+/// How much a node holds, with what aliases in it repeat.
+#[derive(Clone, Copy, Default)]
+struct NodeSize {
     values: usize,
+    /// Of its texts.
     bytes: usize,
+    /// The levels of lists and maps.
+    height: usize,
+}
+
+impl NodeSize {
+    const fn of_scalar(bytes: usize) -> Self {
+        Self { values: 1, bytes, height: 0 }
+    }
+
+    /// Adds a node within this one.
+    fn add(&mut self, inner: Self) {
+        self.values += inner.values;
+        self.bytes += inner.bytes;
+        self.height = self.height.max(inner.height);
+    }
 }
 
 /// A list or a map that has not ended.
 struct OpenNode {
     line: usize,
     anchor: usize,
-    /// How much had been read where it began.
-    values: usize,
-    bytes: usize,
-    /// The levels within it.
-    height: usize,
+    /// How much has been read of what is within it.
+    size: NodeSize,
     content: OpenContent,
 }
 
@@ -130,12 +199,10 @@ struct OpenKey {
 /// What aliases repeat.
 struct AnchoredNode {
     node: Node,
-    values: usize,
-    bytes: usize,
-    height: usize,
+    size: NodeSize,
 }
 
-impl TreeBuilder {
+impl TreeBuilder<'_> {
     fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), YamlError> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -153,19 +220,13 @@ impl TreeBuilder {
         }
     }
 
-    /// Counts what is read.
-    fn spend(&mut self, values: usize, bytes: usize, line: usize) -> Result<(), YamlError> {
-        self.values += values;
-        self.bytes += bytes;
-        let what = if self.values > MAX_VALUES {
-            format!("holds more than {MAX_VALUES} values")
-        } else if self.bytes > MAX_TEXT_BYTES {
-            format!("holds more than {} MiB of text", MAX_TEXT_BYTES >> 20)
-        } else {
+    /// Counts a value that is written.
+    fn count(&mut self, line: usize) -> Result<(), YamlError> {
+        self.written += 1;
+        if self.written <= MAX_VALUES {
             return Ok(());
-        };
-        let aliases = if self.anchors.is_empty() { "" } else { ", each alias counted with all that it repeats" };
-        Err(too_large(format!("{what}{aliases}: split it"), line))
+        }
+        Err(too_large(format!("holds more than {MAX_VALUES} values: split it"), line))
     }
 
     /// Whether the next node is a key.
@@ -174,10 +235,12 @@ impl TreeBuilder {
     }
 
     /// Takes a key of the innermost map.
-    fn key(&mut self, text: String, merges: bool, line: usize) -> Result<(), YamlError> {
-        let Some(OpenNode { content: OpenContent::Map { keys, key, .. }, .. }) = self.open.last_mut() else {
+    fn key(&mut self, text: String, merges: bool, size: NodeSize, line: usize) -> Result<(), YamlError> {
+        let Some(OpenNode { content: OpenContent::Map { keys, key, .. }, size: of_map, .. }) = self.open.last_mut()
+        else {
             return Ok(());
         };
+        of_map.add(size);
         if !merges && !keys.insert(text.clone()) {
             let path = self.path_to(&text);
             return Err(YamlError { line, fault: YamlFault::DuplicateKey { key: text, path } });
@@ -194,35 +257,29 @@ impl TreeBuilder {
         tag: Option<&Tag>,
         line: usize,
     ) -> Result<(), YamlError> {
-        let bytes = text.len();
-        self.spend(1, bytes, line)?;
+        self.count(line)?;
+        let size = NodeSize::of_scalar(text.len());
+        let wrong = |why: String| malformed(&why, line);
         if self.expects_key() {
             let merges = text == "<<" && style == ScalarStyle::Plain;
+            let name = key(&text, style, tag, self.dialect).map_err(wrong)?;
             if anchor != 0 {
-                let node = Node { line, data: Data::Text(text.clone()) };
-                self.keep(anchor, &node, 1, bytes, 0, line)?;
+                let data = value(text, style, tag, self.dialect).map_err(wrong)?;
+                self.keep(anchor, &Node { line, data }, size, line)?;
             }
-            return self.key(text, merges, line);
+            return self.key(name, merges, size, line);
         }
-        let data = scalar(text, style, tag, self.dialect).map_err(|why| malformed(&why, line))?;
+        let data = value(text, style, tag, self.dialect).map_err(wrong)?;
         let node = Node { line, data };
-        self.keep(anchor, &node, 1, bytes, 0, line)?;
-        self.place(node, 0)
+        self.keep(anchor, &node, size, line)?;
+        self.place(node, size)
     }
 
     /// Keeps a copy of a node that has an anchor.
-    fn keep(
-        &mut self,
-        anchor: usize,
-        node: &Node,
-        values: usize,
-        bytes: usize,
-        height: usize,
-        line: usize,
-    ) -> Result<(), YamlError> {
+    fn keep(&mut self, anchor: usize, node: &Node, size: NodeSize, line: usize) -> Result<(), YamlError> {
         if anchor != 0 {
-            self.spend(values, bytes, line)?;
-            self.anchors.insert(anchor, AnchoredNode { node: node.clone(), values, bytes, height });
+            self.allowance.spend(size, line)?;
+            self.anchors.insert(anchor, AnchoredNode { node: node.clone(), size });
         }
         Ok(())
     }
@@ -234,9 +291,8 @@ impl TreeBuilder {
         if self.open.len() == MAX_DEPTH {
             return Err(too_deep(line));
         }
-        let (values, bytes) = (self.values, self.bytes);
-        self.spend(1, 0, line)?;
-        self.open.push(OpenNode { line, anchor, values, bytes, height: 0, content });
+        self.count(line)?;
+        self.open.push(OpenNode { line, anchor, size: NodeSize::default(), content });
         Ok(())
     }
 
@@ -250,37 +306,35 @@ impl TreeBuilder {
             }
         };
         let node = Node { line: open.line, data };
-        let height = open.height + 1;
-        self.keep(open.anchor, &node, self.values - open.values, self.bytes - open.bytes, height, line)?;
-        self.place(node, height)
+        let size = NodeSize { values: open.size.values + 1, height: open.size.height + 1, ..open.size };
+        self.keep(open.anchor, &node, size, line)?;
+        self.place(node, size)
     }
 
     fn alias(&mut self, anchor: usize, line: usize) -> Result<(), YamlError> {
-        let Some(AnchoredNode { values, bytes, height, .. }) = self.anchors.get(&anchor) else {
+        let Some(size) = self.anchors.get(&anchor).map(|anchored| anchored.size) else {
             return Err(malformed("an alias stands within what it repeats", line));
         };
-        let (values, bytes, height) = (*values, *bytes, *height);
-        // Before anything is copied.
-        self.spend(values, bytes, line)?;
-        if self.open.len() + height > MAX_DEPTH {
+        self.allowance.spend(size, line)?;
+        if self.open.len() + size.height > MAX_DEPTH {
             return Err(too_deep(line));
         }
         let Some(anchored) = self.anchors.get(&anchor) else { return Ok(()) };
-        let node = Node { line, data: anchored.node.data.clone() };
         if self.expects_key() {
-            let Some(text) = node.scalar() else { return Err(malformed("a key is no text: write a text", line)) };
-            return self.key(text.to_owned(), false, line);
+            let name = repeated_key(&anchored.node.data, self.dialect).map_err(|why| malformed(&why, line))?;
+            return self.key(name, false, size, line);
         }
-        self.place(node, height)
+        let node = Node { line, data: anchored.node.data.clone() };
+        self.place(node, size)
     }
 
     /// Puts a node where it belongs.
-    fn place(&mut self, node: Node, height: usize) -> Result<(), YamlError> {
+    fn place(&mut self, node: Node, size: NodeSize) -> Result<(), YamlError> {
         let Some(open) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());
         };
-        open.height = open.height.max(height);
+        open.size.add(size);
         match &mut open.content {
             OpenContent::List(items) => items.push(node),
             OpenContent::Map { entries, key, merged, .. } => {
@@ -340,7 +394,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use std::time::{Duration, Instant};
 
     fn typed(text: &str) -> Node {
         read(text, 1, Dialect::Typed).unwrap()
@@ -357,9 +410,9 @@ mod tests {
     #[test]
     fn values_are_those_that_kubectl_reads() {
         let text = "a: yes\nb: off\nc: 010\nd: 'yes'\ne: ~\nf: 1.5\ng: 2024-01-01\nh: 1:30\ni: 0x1f\nj: !!str 5\nk: -0b11\nl: 1_000\n\
-                    m: 08\nn: +5\no: 1e3\np: nan\nq: 99999999999999999999\nr: -9223372036854775808\ns: !!binary aGk=\nt: ! 5\nu: !other 5\n";
+                    m: 08\nn1: +5\no: 1e3\np: nan\nq: 99999999999999999999\nr: -9223372036854775808\ns: !!binary aGk=\nt: ! 5\nu: !other 5\n";
         let read = json!({"a": true, "b": false, "c": 8, "d": "yes", "e": null, "f": 1.5, "g": "2024-01-01", "h": "1:30", "i": 31, "j": "5",
-            "k": -3, "l": 1000, "m": 8.0, "n": 5, "o": 1000.0, "p": "nan", "q": 1e20, "r": i64::MIN, "s": "hi", "t": "5", "u": 5});
+            "k": -3, "l": 1000, "m": 8, "n1": 5, "o": 1000, "p": "nan", "q": 1e20, "r": i64::MIN, "s": "hi", "t": "5", "u": "5"});
         assert_eq!(value(text), read);
         assert_eq!(value(""), Value::Null);
         assert!(matches!(fault("a: .inf\n"), YamlFault::Malformed(why) if why.contains("finite")));
@@ -397,9 +450,9 @@ mod tests {
     fn aliases_and_merges_are_resolved() {
         assert_eq!(
             value(
-                "x: &x {a: 1, b: 1}\ny: &y {b: 2, c: 2}\nz: {<<: [*x, *y], d: 3}\nw:\n  <<: *y\n  c: 4\nv: [*x]\nu: &k k\nt: {*k : 5}\n"
+                "x: &x {a: 1, b: 1}\nz1: &y {b: 2, c: 2}\nz: {<<: [*x, *y], d: 3}\nw:\n  <<: *y\n  c: 4\nv: [*x]\nu: &k k\nt: {*k : 5}\n"
             ),
-            json!({"x": {"a": 1, "b": 1}, "y": {"b": 2, "c": 2}, "z": {"a": 1, "b": 1, "c": 2, "d": 3}, "w": {"b": 2, "c": 4},
+            json!({"x": {"a": 1, "b": 1}, "z1": {"b": 2, "c": 2}, "z": {"a": 1, "b": 1, "c": 2, "d": 3}, "w": {"b": 2, "c": 4},
                 "v": [{"a": 1, "b": 1}], "u": "k", "t": {"k": 5}})
         );
         let node = typed("x: &x\n  a: 1\ny: *x\n");
@@ -446,25 +499,69 @@ mod tests {
             format!("a: &a {}1{}\nb: {}*a{}\n", "[".repeat(40), "]".repeat(40), "[".repeat(40), "]".repeat(40));
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 100].join(", "));
         let many = format!("[{}]", "1,".repeat(MAX_VALUES + 1));
-        let begun = Instant::now();
         for (text, wanted) in [
-            (billion_laughs(), "more than 1000000 values, each alias"),
+            (billion_laughs(), "repeats more than 100000 values by anchors and aliases"),
             (deep, "deeper than 64 levels"),
             (by_alias, "deeper than 64 levels"),
-            (long, "more than 64 MiB of text, each alias"),
+            (long, "repeats more than 16 MiB of text by anchors and aliases"),
             (many, "more than 1000000 values: split it"),
         ] {
             let found = fault(&text);
             assert!(matches!(&found, YamlFault::TooLarge(what) if what.contains(wanted)), "{found:?}");
         }
-        // A program with debug assertions on a busy machine; without bounds it would take years.
-        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn anchors_within_anchors_count_what_they_hold_and_no_more() {
+        let nested = (0..40).map(|level| format!("{{k{level}: &a{level} ")).collect::<String>();
+        let text = format!("a: {nested}x{}\nb: [*a0, *a39]\n", "}".repeat(40));
+        let node = typed(&text);
+        let b = node.get("b").unwrap().items();
+        assert_eq!(b[1].data, Data::Text("x".to_owned()));
+        assert_eq!(b[0].get("k1").unwrap(), node.get("a").unwrap().get("k0").unwrap().get("k1").unwrap());
+        // 41 values with their keys, 39 of them within the next, and so on; then those of both aliases.
+        let mut allowance = AliasAllowance::default();
+        read_within(&text, 1, Dialect::Typed, &mut allowance).unwrap();
+        let kept: usize = (0..40).map(|inner| 2 * inner + 1).sum();
+        assert_eq!(MAX_REPEATED_VALUES - allowance.values, kept + (2 * 39 + 1) + 1);
+    }
+
+    #[test]
+    fn the_documents_of_one_file_share_what_aliases_may_repeat() {
+        let text = format!("a: &a [{}]\nb: [*a, *a]\n", vec!["x"; 9_999].join(", "));
+        let mut allowance = AliasAllowance::default();
+        for _ in 0..3 {
+            read_within(&text, 1, Dialect::Typed, &mut allowance).unwrap();
+        }
+        let error = read_within(&text, 1, Dialect::Typed, &mut allowance).unwrap_err();
+        assert!(matches!(error, YamlError { line: 2, fault: YamlFault::TooLarge(_) }), "{error:?}");
+        read_within("a: 1\nb: [x]\n", 1, Dialect::Typed, &mut allowance).unwrap();
+    }
+
+    #[test]
+    fn keys_have_the_types_that_values_have_where_kubectl_reads_them() {
+        assert_eq!(
+            value(
+                "labels: {y: a, off: b, 0x1f: c, 'n': d}\nx: &x yes\nz: {*x : 1}\n&k on : &l 010\nu: {*k : 1, *l : 2}\n"
+            ),
+            json!({"labels": {"true": "a", "false": "b", "31": "c", "n": "d"}, "x": true, "z": {"true": 1}, "true": 8,
+                "u": {"true": 1, "8": 2}})
+        );
+        let texts = typed("labels: {y: a, off: b, 0x1f: c, ~: d}\nx: &x yes\nz: {*x : 1}\n").to_value();
+        assert_eq!(
+            texts,
+            json!({"labels": {"y": "a", "off": "b", "0x1f": "c", "~": "d"}, "x": "yes", "z": {"yes": 1}})
+        );
+        assert!(matches!(fault("a: {~: 1}\n"), YamlFault::Malformed(why) if why.contains("a key is nothing")));
+        assert!(matches!(fault("a: {y: 1, true: 2}\n"), YamlFault::DuplicateKey { path, .. } if path == "a.true"));
     }
 
     #[test]
     fn a_second_document_is_refused_with_its_line() {
-        let error = read("a: 1\n...\nb: 2\n", 11, Dialect::Kubernetes).unwrap_err();
-        assert_eq!(error.line, 13, "{error:?}");
+        for text in ["a: 1\n...\nb: 2\n", "a: 1\n\n---\nb: 2\n"] {
+            let error = read(text, 11, Dialect::Kubernetes).unwrap_err();
+            assert_eq!(error, YamlError { line: 13, fault: YamlFault::SecondDocument }, "{text}");
+        }
         assert_eq!(value("a: 1\n...\n"), json!({"a": 1}));
         assert_eq!(read("x: 1\ny: [}\n", 5, Dialect::Kubernetes).unwrap_err().line, 6);
     }
@@ -478,11 +575,13 @@ mod tests {
             let _ = read(&text, 1, Dialect::Typed);
         }
 
-        /// Another reader of the same events finds the same values.
+        /// Another reader of the same events finds the same structure. Its scalars are those of YAML 1.2; a table holds those of kubectl.
         #[test]
         fn what_two_readers_read_is_equal(text in ALMOST_YAML) {
-            let other: Result<Value, _> = serde_saphyr::from_str_with_options(&text, serde_saphyr::options! { legacy_octal_numbers: true });
-            if let (Ok(own), Ok(other)) = (read(&text, 1, Dialect::Kubernetes), other) {
+            let text = text.replace("!!binary", "");
+            let options = serde_saphyr::options! { legacy_octal_numbers: true, strict_booleans: true };
+            let other: Result<Value, _> = serde_saphyr::from_str_with_options(&text, options);
+            if let (Ok(own), Ok(other)) = (read(&text, 1, Dialect::Typed), other) {
                 prop_assert_eq!(own.to_value(), other, "{}", text);
             }
         }

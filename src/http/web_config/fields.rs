@@ -59,12 +59,7 @@ impl<'n> ConfigFields<'n> {
 
     pub(super) fn flag(&mut self, key: &'static str) -> Result<Option<bool>, String> {
         let Some((node, path)) = self.field(key) else { return Ok(None) };
-        // The words of YAML 1.1, as Go reads them.
-        match node.scalar().map(str::to_ascii_lowercase).as_deref() {
-            Some("true" | "yes" | "on" | "y") => Ok(Some(true)),
-            Some("false" | "no" | "off" | "n") => Ok(Some(false)),
-            _ => Err(wrong_type(node, &path, "true or false")),
-        }
+        node.as_flag().map(Some).ok_or_else(|| wrong_type(node, &path, "true or false"))
     }
 
     pub(super) fn count(&mut self, key: &'static str) -> Result<Option<u32>, String> {
@@ -122,7 +117,7 @@ mod tests {
 
     #[test]
     fn fields_have_types_and_what_does_not_exist_is_named() {
-        let text = "a: 1\nb: [x, 2]\nc: {d: on, e: 7, f: '', g: }\nh: {X-Number: 0}\ni: {}\n";
+        let text = "a: 1\nb: [x, 2]\nc: {d: on, e: 7, f: '', g: }\nh: {X-Number: 0}\ni: {}\nk: oN\n";
         let node = read(text, 1, Dialect::Typed).unwrap();
         let mut fields = ConfigFields::open(&node, String::new()).unwrap();
         assert_eq!(fields.text("a").unwrap().as_deref(), Some("1"));
@@ -134,6 +129,7 @@ mod tests {
         assert_eq!(fields.text_map("h").unwrap()["X-Number"], "0");
         assert_eq!(fields.text("b").unwrap_err(), "line 2: b is a list, write a text");
         assert_eq!(fields.flag("a").unwrap_err(), "line 1: a is a number, write true or false");
+        assert_eq!(fields.flag("k").unwrap_err(), "line 6: k is a text, write true or false");
         assert_eq!(fields.count("b").unwrap_err(), "line 2: b is a list, write a whole number of at least 0");
         assert!(fields.close().unwrap_err().starts_with("line 5: unknown field i, only a, b, "));
         assert_eq!(
