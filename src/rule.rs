@@ -1,7 +1,8 @@
 //! What is wrong with a field, and a rule about fields: a condition in CEL for the API server, and the same in Rust for `check` and file
 //! mode. It knows no fields: those of the spec have their rules in `crd`, those of a kind in its folder.
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
+use std::sync::{LazyLock, OnceLock};
 
 use regex::Regex;
 use serde_json::Value;
@@ -63,13 +64,13 @@ impl Rule {
     }
 
     /// A rule that a text must match a pattern.
-    pub fn matches(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
+    pub fn matches(path: &'static str, regex: &'static LazyLock<RulePattern>, message: &'static str) -> Self {
         Self::new(path, format!("self.matches({})", raw(regex.as_str())), message)
             .holds_if_text(|text| regex.is_match(text))
     }
 
     /// The same, except for texts with characters beyond ASCII, which have a rule of their own.
-    pub fn matches_in_ascii(path: &'static str, regex: &'static LazyLock<Regex>, message: &'static str) -> Self {
+    pub fn matches_in_ascii(path: &'static str, regex: &'static LazyLock<RulePattern>, message: &'static str) -> Self {
         let cel = format!("self.matches({}) || self.matches({})", raw(regex.as_str()), raw(BEYOND_ASCII.as_str()));
         Self::new(path, cel, message).holds_if_text(|text| regex.is_match(text) || BEYOND_ASCII.is_match(text))
     }
@@ -177,15 +178,39 @@ macro_rules! port {
     };
 }
 
+/// A regular expression that is compiled when the first text is compared with it: most are for types and fields that nobody uses.
+#[derive(Clone, Debug)]
+pub struct RulePattern {
+    text: Cow<'static, str>,
+    compiled: OnceLock<Option<Regex>>,
+}
+
+impl RulePattern {
+    /// `text` should be valid: nothing matches a pattern that is not.
+    pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self { text: text.into(), compiled: OnceLock::new() }
+    }
+
+    /// The pattern itself.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it matches a part of the text.
+    pub fn is_match(&self, text: &str) -> bool {
+        let compiled = self.compiled.get_or_init(|| Regex::new(&self.text).ok());
+        compiled.as_ref().is_some_and(|regex| regex.is_match(text))
+    }
+}
+
 /// Constants that are patterns. RE2 reads those of rules in the API server and `regex` here, so they have only syntax that means the same in
 /// both, and no double quote.
 macro_rules! patterns {
     ($($(#[$meta:meta])* $vis:vis $name:ident = $pattern:expr;)+) => {
         $(
             $(#[$meta])*
-            $vis static $name: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-                regex::Regex::new(&String::from($pattern)).expect("a constant, and tests use it")
-            });
+            $vis static $name: std::sync::LazyLock<$crate::rule::RulePattern> =
+                std::sync::LazyLock::new(|| $crate::rule::RulePattern::new($pattern));
         )+
     };
 }

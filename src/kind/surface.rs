@@ -2,16 +2,15 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
 use serde_json::Value;
 
-use crate::rule::{Rule, host, patterns, port};
+use crate::rule::{Rule, RulePattern, host, patterns, port};
 
 /// How the url of a kind is written.
 #[derive(Clone, Copy, Debug)]
 pub struct UrlForm {
     /// What it must match.
-    pub pattern: &'static LazyLock<Regex>,
+    pub pattern: &'static LazyLock<RulePattern>,
     /// What is said if it does not: what to write.
     pub message: &'static str,
 }

@@ -11,7 +11,6 @@ use std::sync::{Arc, LazyLock};
 
 use domain::base::name::Name;
 use futures::future::BoxFuture;
-use regex::Regex;
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,7 +19,7 @@ use serde_json::Value;
 use super::surface::tls_config_needs_tls;
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host, patterns, port, raw};
+use crate::rule::{FieldError, Rule, RulePattern, host, patterns, port, raw};
 use exchange::{Query, DnsTransport};
 use judge::{RecordRules, ReplyRules};
 use query::DnsQuestion;
@@ -242,7 +241,7 @@ impl super::Options for Options {
             )
             .more(|spec| in_capitals(of_url(text(spec, "url")?, "class")?, &QUERY_CLASS)),
         ];
-        let twice: [(&'static str, &'static LazyLock<Regex>, &'static str); 3] = [
+        let twice: [(&'static str, &'static LazyLock<RulePattern>, &'static str); 3] = [
             ("queryName", &URL_WITH_NAME, "the domain name is in url as well, remove it from one of them"),
             ("queryType", &URL_WITH_TYPE, "the type is in url as well, remove it from one of them"),
             ("queryClass", &URL_WITH_CLASS, "the class is in url as well, remove it from one of them"),
@@ -281,7 +280,7 @@ fn of_url<'u>(url: &'u str, key: &str) -> Option<&'u str> {
 }
 
 /// What is known by the same name in capital letters.
-fn in_capitals(name: &str, known: &Regex) -> Option<String> {
+fn in_capitals(name: &str, known: &RulePattern) -> Option<String> {
     let name = name.to_ascii_uppercase();
     known.is_match(&name).then(|| format!("write {name}"))
 }
