@@ -211,9 +211,11 @@ browser:
 export IMAGE := $(abspath $(or $(CARGO_TARGET_DIR),target))/image.tar
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+# A static program relocates itself, and glibc does so from packed relocations from 2.36 on. They take 0.7 MB less.
+PACKED_RELOCATIONS = $(shell [ "$$(getconf GNU_LIBC_VERSION | cut -d. -f2)" -ge 36 ] && echo -C link-arg=-Wl,-z,pack-relative-relocs)
 image:
 	$(call packages,buildah)
-	RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' cargo build --locked --release --target $(HOST)
+	RUSTFLAGS='-C target-feature=+crt-static $(PACKED_RELOCATIONS)' cargo build --locked --release --target $(HOST)
 	deploy/image/offline.sh $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/scrapetarget-exporter \
 	  ghcr.io/scrapetarget/scrapetarget-exporter:$(VERSION) $(IMAGE)
 

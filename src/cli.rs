@@ -439,7 +439,7 @@ impl ProbeArgs {
     }
 
     fn type_is_missing(url: &str) -> String {
-        let types = Self::types_of(url);
+        let types: Vec<&str> = Type::with_url(url).map(Type::as_str).collect();
         match &types[..] {
             [] => "error: which target? write probe FILE, or probe --type TYPE --url URL (see --help)".to_owned(),
             [one] => format!(
@@ -449,11 +449,6 @@ impl ProbeArgs {
                 format!("error: which type is {url}? write --type with one of {} (see --help)", several.join(", "))
             }
         }
-    }
-
-    /// The types whose targets have such a url.
-    pub fn types_of(url: &str) -> Vec<&'static str> {
-        Type::ALL.iter().filter(|kind| kind.url().pattern.is_match(url)).map(|kind| kind.as_str()).collect()
     }
 }
 

@@ -152,10 +152,6 @@ pub fn raw(text: &str) -> String {
     format!("r\"{text}\"")
 }
 
-/// A character that no URL may contain.
-pub(crate) static BEYOND_ASCII: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"[^\x00-\x7F]").expect("a constant, and tests use it"));
-
 /// A host: an IPv4 address; a name whose last label is no number, since resolvers read numbers as addresses; or an IPv6 address in brackets.
 macro_rules! host {
     () => {
@@ -181,4 +177,22 @@ macro_rules! port {
     };
 }
 
-pub(crate) use {host, needed_port, port};
+/// Constants that are patterns. RE2 reads those of rules in the API server and `regex` here, so they have only syntax that means the same in
+/// both, and no double quote.
+macro_rules! patterns {
+    ($($(#[$meta:meta])* $vis:vis $name:ident = $pattern:expr;)+) => {
+        $(
+            $(#[$meta])*
+            $vis static $name: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
+                regex::Regex::new(&String::from($pattern)).expect("a constant, and tests use it")
+            });
+        )+
+    };
+}
+
+patterns! {
+    /// A character that no URL may contain.
+    pub(crate) BEYOND_ASCII = r"[^\x00-\x7F]";
+}
+
+pub(crate) use {host, needed_port, patterns, port};

@@ -31,7 +31,7 @@ fn rooms(server: &Scripted) -> Target {
     let options = mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() };
     let target = target("rooms", Type::Mediasoup, &server.url());
     let mut target = redeclared(&target, |spec| spec.blocks.mediasoup = Some(options));
-    target.source.connection.ca = server.ca.as_ref().map(|pem| pem.as_bytes().into());
+    Arc::make_mut(&mut target.source).connection.ca = server.ca.as_ref().map(|pem| pem.as_bytes().into());
     (target.interval, target.timeout, target.max_age) = (PATIENCE, PATIENCE, Duration::ZERO);
     target
 }
@@ -192,7 +192,7 @@ async fn a_kept_connection_is_at_most_a_minute_old_and_the_next_resumes_its_sess
     ] {
         let mut target = rooms(server);
         target.id = scrapetarget_exporter::target::TargetId::new("media", name);
-        target.source.connection.server_name = server_name.map(str::to_owned);
+        Arc::make_mut(&mut target.source).connection.server_name = server_name.map(str::to_owned);
         targets.push(target);
     }
     pollers.apply(targets.clone());
@@ -240,8 +240,8 @@ async fn a_name_that_moves_is_followed_at_once_also_where_the_old_server_still_a
     let after = Scripted::at(([127, 0, 0, 2], port).into(), Some(rustls::ALL_VERSIONS), |_, _| Then::Answer).await;
     hosts("127.0.0.1 server.test\n");
     let mut target = redeclared(&rooms(&before), |spec| spec.url = format!("https://server.test:{port}/"));
-    target.source.connection.ca = None;
-    target.source.connection.insecure_skip_verify = true;
+    Arc::make_mut(&mut target.source).connection.ca = None;
+    Arc::make_mut(&mut target.source).connection.insecure_skip_verify = true;
     let pollers = pollers();
     pollers.apply([target.clone()]);
     for _ in 0..3 {
@@ -269,7 +269,7 @@ fn at_two_addresses(port: u16, scheme: &str, addresses: &[&str]) -> Target {
     let lines: Vec<String> = addresses.iter().map(|address| format!("{address} two.test\n")).collect();
     hosts(&lines.concat());
     let mut target = sora(&format!("{scheme}://two.test:{port}/"));
-    target.source.connection.insecure_skip_verify = true;
+    Arc::make_mut(&mut target.source).connection.insecure_skip_verify = true;
     (target.timeout, target.max_age) = (Duration::from_secs(9), Duration::ZERO);
     target
 }
@@ -357,7 +357,7 @@ async fn where_no_connection_comes_about_the_sentence_says_to_which_addresses() 
     assert_eq!(reason, Reason::Connect);
 
     let mut target = sora("http://sora.example.com/");
-    target.source.connection.proxy = Some(closed.parse().unwrap());
+    Arc::make_mut(&mut target.source).connection.proxy = Some(closed.parse().unwrap());
     let snapshot = poll_once(target).await;
     let sentence = failure(&snapshot).1;
     assert!(sentence.starts_with(&format!("no connection through the proxy {address}: Connection")), "{sentence}");

@@ -861,14 +861,14 @@ fn flags_that_cannot_be_meant_are_one_line() {
 fn modules_without_targets_are_named() {
     let said = said_to(&mut command(["convert", "-"]), "modules: {a: {prober: http}, b: {prober: icmp}}", PATIENCE);
     assert_eq!(said.stderr.lines().filter(|line| line.contains("has no targets")).count(), 2, "{}", said.stderr);
-    assert_nothing_converted(&said);
+    assert_nothing_converted(&said, "no targets are given, name them with --prometheus, --manifests or --values");
 }
 
 #[track_caller]
-fn assert_nothing_converted(said: &Said) {
+fn assert_nothing_converted(said: &Said, why: &str) {
     assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
     let last = said.stderr.lines().last().unwrap();
-    assert!(last.starts_with("error: nothing is converted"), "{}", said.stderr);
+    assert_eq!(last, format!("error: nothing is converted: {why}"), "{}", said.stderr);
 }
 
 #[test]
@@ -882,7 +882,7 @@ fn inputs_of_which_nothing_comes_are_a_failure() {
         (module, discovered),
         (module, "scrape_configs: [{job_name: node, static_configs: [{targets: ['a:9100']}]}]".to_owned()),
     ] {
-        assert_nothing_converted(&converted(blackbox, &jobs));
+        assert_nothing_converted(&converted(blackbox, &jobs), "the lines above say why");
     }
     let partly = converted(module, &job("ftp://example.com, https://example.com"));
     assert_eq!(partly.code, Some(0), "{}", partly.stderr);

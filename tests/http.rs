@@ -5,6 +5,7 @@
 mod service;
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -226,7 +227,7 @@ async fn a_timeout_header_that_is_no_time_is_refused() {
 async fn debug_tells_the_calls_and_keeps_the_secrets() {
     let sora = server(StatusCode::SERVICE_UNAVAILABLE).await;
     let mut watched = target("webrtc", "sora", &sora.url());
-    watched.source.headers.insert("x-channel", HeaderValue::from_static("stable"));
+    Arc::make_mut(&mut watched.source).headers.insert("x-channel", HeaderValue::from_static("stable"));
     let service = Service::start(vec![watched], RouterOptions::default()).await;
     let response = service.get("/probe?target=webrtc/sora&debug=true").send().await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");

@@ -411,9 +411,32 @@ async fn a_rotated_secret_does_not_let_counters_begin_anew() {
     clock.pass(Duration::from_secs(60));
     let before = received(&text(&*poller.answer(PATIENCE).await));
     assert!(before > 0.0);
-    target.source.headers.insert("x-api-key", "rotated".parse().unwrap());
+    Arc::make_mut(&mut target.source).headers.insert("x-api-key", "rotated".parse().unwrap());
     pollers.apply([target]);
     assert!(received(&text(&*poller.answer(PATIENCE).await)) >= before);
+}
+
+/// As `Fiware-ServicePath` of Orion, which may be needed by a proxy in between.
+#[tokio::test]
+async fn a_header_of_the_target_takes_the_place_of_the_one_that_a_call_has() {
+    use tokio::io::AsyncReadExt as _;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut target = target("orion", Type::Orion, &format!("http://{}/", listener.local_addr().unwrap()));
+    Arc::make_mut(&mut target.source).headers.insert("fiware-servicepath", "/city".parse().unwrap());
+    let pollers = pollers();
+    pollers.apply([target]);
+    let reading = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    };
+    let head = tokio::time::timeout(PATIENCE, reading).await.expect("the first request");
+    let paths: Vec<&str> = head.lines().filter(|line| line.starts_with("fiware-servicepath")).collect();
+    assert_eq!(paths, ["fiware-servicepath: /city"], "{head}");
 }
 
 /// A TLS server before a plain one, and the authority of its certificate as PEM.
@@ -452,7 +475,7 @@ async fn a_rotated_ca_that_is_none_does_not_let_counters_begin_anew() {
     let mut target = target("rooms", Type::Mediasoup, &format!("https://{address}/"));
     target.max_age = Duration::ZERO;
     target.timeout = Duration::from_secs(30);
-    target.source.connection.ca = Some(ca.as_bytes().into());
+    Arc::make_mut(&mut target.source).connection.ca = Some(ca.as_bytes().into());
     let good = target.clone();
     pollers.apply([target.clone()]);
     let poller = pollers.get(&target.id).unwrap();
@@ -460,7 +483,7 @@ async fn a_rotated_ca_that_is_none_does_not_let_counters_begin_anew() {
     clock.pass(Duration::from_secs(60));
     let before = received(&text(&*poller.answer(Duration::from_secs(30)).await));
     assert!(before > 0.0);
-    target.source.connection.ca = Some(
+    Arc::make_mut(&mut target.source).connection.ca = Some(
         b"-----BEGIN CERTIFICATE-----
 AAAA
 -----END CERTIFICATE-----
@@ -501,7 +524,7 @@ async fn an_agent_is_asked_for_less_as_soon_as_less_is_shown_and_counters_go_on(
     all.max_age = Duration::ZERO;
     let mut less = all.clone();
     let drop = ["mediasoup_consumers_.*".to_owned()];
-    less.source.filter = Filter::new(&[], &drop).unwrap().map(Arc::new);
+    Arc::make_mut(&mut less.source).filter = Filter::new(&[], &drop).unwrap().map(Arc::new);
     let (mut bytes, mut counters) = (Vec::new(), Vec::new());
     for (target, time) in [(&all, 60), (&all, 0), (&less, 0), (&all, 0)] {
         pollers.apply([target.clone()]);

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use rcgen::KeyPair;
 use scrapetarget_exporter::kind::Reason;
 use serde_json::{Value, json};
@@ -23,7 +25,7 @@ async fn probe(server: &Actor, steps: Value) -> Probed {
 /// The same with an authority that is trusted.
 async fn probe_with(url: String, steps: Value, ca: &str) -> Probed {
     let spec = json!({ "type": "Tcp", "url": url, "tcp": { "queryResponse": steps } });
-    Probed::changed(spec, |target| target.source.connection.ca = Some(ca.as_bytes().into())).await
+    Probed::changed(spec, |target| Arc::make_mut(&mut target.source).connection.ca = Some(ca.as_bytes().into())).await
 }
 
 fn phase(name: &str) -> String {
@@ -191,7 +193,7 @@ async fn versions_of_tls_can_be_chosen_for_probes_and_for_polls() {
         let server = Actor::with_tls([Act::Tls, hear("POST / HTTP/1.1\r\n"), answer], Some(acceptor)).await;
         for (versions, agreed) in [(json!({}), true), (chosen, true), (other, false)] {
             let trust = |target: &mut scrapetarget_exporter::target::Target| {
-                target.source.connection.ca = Some(certificate.ca.as_bytes().into());
+                Arc::make_mut(&mut target.source).connection.ca = Some(certificate.ca.as_bytes().into());
             };
             let spec = json!({ "type": "Tcp", "url": server.url("tls"), "tlsConfig": versions });
             let probed = Probed::changed(spec, trust).await;
@@ -459,14 +461,41 @@ async fn of_a_secret_that_comes_back_no_label_has_even_the_beginning() {
 
 #[tokio::test]
 async fn a_label_without_the_secret_is_exported_as_it_is() {
-    let server = Actor::start([hear("k-value\n"), say("k-values are refused: k-valu\r\n"), Act::Hang]).await;
+    let server =
+        Actor::start([hear("k-value\n"), say("k-value\nk-valu is refused: -value\r\nk-value\n"), Act::Hang]).await;
     let steps = json!([
         { "sendSecretRef": { "name": "redis", "key": "k" } },
         { "expect": "refused: (.*)$", "labels": [{ "name": "answer", "value": "$1" }] },
     ]);
     let probed = probe(&server, steps).await;
     probed.succeeded();
-    assert_eq!(probed.labels("probe_expect_info"), "answer=\"k-valu\"");
+    assert_eq!(probed.labels("probe_expect_info"), "answer=\"-value\"");
+}
+
+/// Patterns that cut the secret in the line, and secrets of several lines.
+#[tokio::test]
+async fn of_a_secret_that_comes_back_no_pattern_takes_a_part() {
+    for (key, expect, line) in [
+        ("abc-def", r"command (\w+)", "unknown command abc-def-value"),
+        ("abc-def", "(.)alue", "unknown command abc-def-value"),
+        ("caf\u{e9}", "command (...)", "unknown command caf\u{e9}-value, of 1"),
+        ("first-line\n\n second-line", "(first)", "first-line: unknown command"),
+        ("first-line\n\n second-line", "(second)", "unknown command second-line-value"),
+        ("line\r\nlast", "(.*)", "line"),
+        ("in-a-file\n", r"(in-\w+)", "unknown command in-a-file"),
+    ] {
+        let server =
+            Actor::start([hear(&format!("{key}-value\n")), say(&format!("ready\r\n{line}\r\n")), Act::Hang]).await;
+        let steps = json!([
+            { "sendSecretRef": { "name": "redis", "key": key } },
+            { "expect": "^ready" },
+            { "expect": expect, "labels": [{ "name": "answer", "value": "$1" }] },
+        ]);
+        let probed = probe(&server, steps).await;
+        probed.succeeded();
+        assert!(!probed.has("probe_expect_info"), "{expect}: {}", probed.labels("probe_expect_info"));
+        assert_eq!(probed.value("probe_skipped_fields"), 1.0);
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ pub(super) fn run(args: ConvertArgs) -> ExitCode {
         let input = input(path);
         input.map_err(|fault| faults.push(fault)).ok()
     };
+    let no_targets = prometheus.is_empty() && manifests.is_empty() && values.is_none();
     let inputs = ConvertInputs {
         blackbox: file.as_deref().and_then(&mut read),
         prometheus: prometheus.iter().filter_map(|path| read(path)).collect(),
@@ -42,7 +43,11 @@ pub(super) fn run(args: ConvertArgs) -> ExitCode {
                 complain(&remark.to_string());
             }
             if conversion.targets == 0 && !conversion.remarks.is_empty() {
-                complain("error: nothing is converted: the lines above say what stands in the way of each target");
+                complain(if no_targets {
+                    "error: nothing is converted: no targets are given, name them with --prometheus, --manifests or --values"
+                } else {
+                    "error: nothing is converted: the lines above say why"
+                });
                 return ExitCode::FAILURE;
             }
             ExitCode::SUCCESS

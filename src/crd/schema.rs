@@ -254,7 +254,8 @@ impl SchemaNode {
     fn check_count(&self, count: usize, path: &str, errors: &mut Vec<FieldError>) {
         let least = self.size.0;
         if (count as u64) < least {
-            let message = format!("should have at least {least} items: write them, or leave the field out");
+            let (items, them) = if least == 1 { ("item", "one") } else { ("items", "them") };
+            let message = format!("must have at least {least} {items}: write {them}, or leave the field out");
             errors.push(FieldError::new(path, message));
         }
         if let Some(most) = self.size.1

@@ -36,13 +36,12 @@ type Mended = Option<(String, String)>;
 
 /// Slips in the order in which they are looked for. Those at the end are none for types whose urls have a path or need no port, but then
 /// the url has its form before their turn.
-const SLIPS: [fn(&UrlForm, &str) -> Mended; 9] =
-    [whitespace, capitals, fragment, brackets, odd_port, odd_character, path, missing_port, needless_port];
+const SLIPS: [fn(&UrlForm, &str) -> Mended; 10] =
+    [whitespace, capitals, fragment, brackets, odd_port, empty_port, odd_character, path, missing_port, needless_port];
 
 /// What to change in `url`, so that it has this form; none if that cannot be told. It repeats no more of the url than one character.
 pub(super) fn advice(form: UrlForm, takes_credentials: bool, url: &str) -> Option<String> {
-    let fitting: Vec<&str> =
-        Type::ALL.iter().filter(|kind| kind.url().pattern.is_match(url)).map(|kind| kind.as_str()).collect();
+    let fitting: Vec<&str> = Type::with_url(url).map(Type::as_str).collect();
     match fitting.split_last() {
         None => {}
         Some((only, [])) => return Some(format!("it is the url of a target of type {only}")),
@@ -111,6 +110,14 @@ fn odd_port(_: &UrlForm, url: &str) -> Mended {
     is_odd.then(|| (parts.with_authority(&format!("{host}:1")), "write a port from 1 to 65535".to_owned()))
 }
 
+/// A colon without a port, where none is needed.
+fn empty_port(form: &UrlForm, url: &str) -> Mended {
+    let parts = UrlParts::of(url)?;
+    let host = parts.authority.strip_suffix(':')?;
+    let takes_no_port = form.pattern.is_match(&format!("{}://{host}", parts.scheme));
+    takes_no_port.then(|| (parts.with_authority(host), "remove the : after the host".to_owned()))
+}
+
 /// A character that must be percent-encoded after the authority.
 fn odd_character(_: &UrlForm, url: &str) -> Mended {
     let parts = UrlParts::of(url)?;
@@ -172,6 +179,15 @@ mod tests {
             ("Tcp", "http://web/", "it is the url of a target of type Sora, Orion, Mediasoup or Http"),
             ("Tcp", "tcp://web:22/", "remove the / at its end"),
             ("Tcp", "tcp://web", "add the port"),
+            ("Tcp", "tcp://web:", "add the port"),
+            ("Http", "http://web:", "remove the : after the host"),
+            ("Http", "http://web:/a", "remove the : after the host"),
+            (
+                "Grpc",
+                "GRPC://api:/",
+                "write the scheme in small letters, remove the : after the host, remove the / at its end",
+            ),
+            ("Icmp", "icmp://[2001:db8::1]:", "remove the : after the host"),
             ("Tcp", "TCP://web/", "write the scheme in small letters, remove the / at its end, add the port"),
             ("Grpc", "grpc://api:50051/grpc.health.v1.Health", "remove the path or query"),
             ("Icmp", "icmp://host:80", "remove the port"),

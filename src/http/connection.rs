@@ -212,11 +212,7 @@ impl SharedSocket {
 
 impl AsyncRead for SharedSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(
-            self.poll_with(|stream| stream.poll_read_ready(cx), |stream| stream.try_read(buf.initialize_unfilled()))
-        )?;
-        buf.advance(read);
-        Poll::Ready(Ok(()))
+        self.poll_with(|stream| stream.poll_read_ready(cx), |stream| stream.try_read_buf(buf)).map_ok(drop)
     }
 }
 

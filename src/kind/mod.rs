@@ -27,6 +27,7 @@ pub use probe::{
     SharedFamilies,
 };
 pub use secret::SecretKeyRef;
+pub(crate) use surface::has_header;
 pub use surface::{Field, UrlForm, UrlQuery};
 
 pub use crate::failure::{CallError, Reason};
@@ -229,6 +230,11 @@ macro_rules! kinds {
             /// How `spec.url` is written.
             pub const fn url(self) -> UrlForm {
                 match self { $(Self::$kind => <$module::Options as Options>::URL),+ }
+            }
+
+            /// The kinds whose targets have such a url.
+            pub fn with_url(url: &str) -> impl Iterator<Item = Self> {
+                Self::ALL.iter().copied().filter(|kind| kind.url().pattern.is_match(url))
             }
 
             /// Whether `spec.url` may have a query.

@@ -3,14 +3,14 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
+use serde_json::Value;
 
-use crate::rule::{host, port};
+use crate::rule::{Rule, host, patterns, port};
 
 /// How the url of a kind is written.
 #[derive(Clone, Copy, Debug)]
 pub struct UrlForm {
-    /// What it must match. RE2 reads it in the API server and `regex` here, so it has only syntax that means the same in both, and no double
-    /// quote.
+    /// What it must match.
     pub pattern: &'static LazyLock<Regex>,
     /// What is said if it does not: what to write.
     pub message: &'static str,
@@ -27,10 +27,10 @@ macro_rules! path_and_query {
 }
 pub(super) use path_and_query;
 
-/// A url of http or https.
-static HTTP: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!("^https?://", host!(), port!(), path_and_query!(), "$")).expect("a constant, and a test uses it")
-});
+patterns! {
+    /// A url of http or https.
+    HTTP = concat!("^https?://", host!(), port!(), path_and_query!(), "$");
+}
 
 impl UrlForm {
     /// `http://` or `https://` with host, port, path and query.
@@ -90,4 +90,27 @@ impl Field {
 
     /// What the kinds have that are polled with HTTP calls.
     pub const OF_CALLS: &[Self] = &[Self::Members, Self::Headers, Self::Credentials, Self::Tls, Self::Proxy];
+}
+
+/// The rule that `tlsConfig` needs TLS. `cel` says whether there can be some, and so does `has_tls`.
+pub(super) fn tls_config_needs_tls(
+    cel: &str,
+    message: &str,
+    has_tls: impl Fn(&Value) -> bool + Send + Sync + 'static,
+) -> Rule {
+    Rule::new("spec", format!("!has(self.tlsConfig) || {cel}"), message)
+        .field("tlsConfig")
+        .holds_if(move |spec| spec.get("tlsConfig").is_none() || has_tls(spec))
+}
+
+/// Whether `spec.headers` has one with such a name, which is in lower case.
+pub(crate) fn has_header(spec: &Value, is_meant: impl Fn(&str) -> bool) -> bool {
+    let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut names = headers.iter().filter_map(|header| header.get("name").and_then(Value::as_str));
+    names.any(|name| is_meant(&name.to_ascii_lowercase()))
+}
+
+/// Whether `spec.url` begins like this.
+pub(super) fn url_begins_with(spec: &Value, scheme: &str) -> bool {
+    spec.get("url").and_then(Value::as_str).is_some_and(|url| url.starts_with(scheme))
 }

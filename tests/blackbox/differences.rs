@@ -72,8 +72,9 @@ pub const DIFFERENCES: &[Difference] = &[
         shapes: &[Shape::Ours],
         rows: Rows::All,
         when: "always",
-        theirs: "absent; newer versions have it",
-        ours: "the timeout of the probe",
+        theirs: "absent; in newer versions, what the scrape allows",
+        ours: "`timeout`, if the probe ended in time also where the scrape allows less: one probe may serve several scrapes, and goes on \
+               when a scrape gives up",
     },
     Difference {
         name: "serial number",

@@ -63,8 +63,8 @@ pub fn redeclared(target: &Target, edit: impl FnOnce(&mut ScrapeTargetSpec)) -> 
     let new = Target::resolve(target.id.clone(), Arc::new(declaration), &NoObjects);
     let mut changed = target.clone();
     changed.declaration = new.declaration;
-    (changed.source.kind, changed.source.url, changed.source.options) =
-        (new.source.kind, new.source.url, new.source.options);
+    let source = Arc::make_mut(&mut changed.source);
+    (source.kind, source.url, source.options) = (new.source.kind, new.source.url.clone(), new.source.options.clone());
     changed
 }
 

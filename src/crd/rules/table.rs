@@ -95,11 +95,7 @@ fn spec() -> Vec<Rule> {
         .field("headers")
         .holds_if(|spec| {
             let block = spec.get("basicAuth").is_some() || spec.get("authorization").is_some();
-            let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            !block
-                || !headers
-                    .iter()
-                    .any(|h| text(h, "name").is_some_and(|name| name.eq_ignore_ascii_case("authorization")))
+            !block || !kind::has_header(spec, |name| name == "authorization")
         }),
     );
     rules
@@ -495,15 +491,11 @@ fn headers() -> Vec<Rule> {
         )
         .field("headers")
         .holds_if(move |spec| {
-            let is_own = |header: &Value| {
-                text(header, "name").map(str::to_ascii_lowercase).is_some_and(|name| {
-                    let has_prefix = API_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-                    API_HEADERS.contains(&name.as_str()) || has_prefix && !CONNECTION_HEADERS.contains(&name.as_str())
-                })
+            let is_own = |name: &str| {
+                let has_prefix = API_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+                API_HEADERS.contains(&name) || has_prefix && !CONNECTION_HEADERS.contains(&name)
             };
-            let headers = spec.get("headers").and_then(Value::as_array);
-            !callers.iter().any(|kind| text(spec, "type") == Some(kind.as_str()))
-                || !headers.is_some_and(|headers| headers.iter().any(is_own))
+            !callers.iter().any(|kind| text(spec, "type") == Some(kind.as_str())) || !kind::has_header(spec, is_own)
         }),
         Rule::matches(
             "spec.headers[].value",
@@ -537,9 +529,7 @@ fn headers_of_kind(kind: kind::Type) -> Vec<Rule> {
         );
         let message = format!("with type {kind} the exporter sets {} itself, {instead}", capitalized(header));
         Rule::new("spec", cel, message).field("headers").holds_if(move |spec| {
-            let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            let mut names = headers.iter().filter_map(|header| text(header, "name"));
-            text(spec, "type") != Some(kind.as_str()) || !names.any(|name| name.eq_ignore_ascii_case(header))
+            text(spec, "type") != Some(kind.as_str()) || !kind::has_header(spec, |name| name == *header)
         })
     });
     let commands = kind.command_headers().iter().map(|(header, why)| {

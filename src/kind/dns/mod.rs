@@ -17,9 +17,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::surface::tls_config_needs_tls;
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host, port, raw};
+use crate::rule::{FieldError, Rule, host, patterns, port, raw};
 use exchange::{Query, DnsTransport};
 use judge::{RecordRules, ReplyRules};
 use query::DnsQuestion;
@@ -141,14 +142,10 @@ macro_rules! kinds_of_records {
     };
 }
 
-macro_rules! patterns {
-    ($($name:ident = $pattern:expr;)+) => {
-        $(static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new(&String::from($pattern)).expect("a constant, and tests use it"));)+
-    };
-}
-
 patterns! {
     URL = concat!("^dns://", host!(), port!(), "(/(\\.|", name!(), ")?)?", kinds_of_records!(), "$");
+    /// The same, whatever the server and the name are: the whole one is too large to stand in every rule.
+    ROUGH_URL = concat!("^dns://[^?]+", kinds_of_records!(), "$");
     URL_WITH_NAME = "^dns://[^/]+/[^?]";
     URL_WITH_TYPE = r"[?&;]type=";
     URL_WITH_CLASS = r"[?&;]class=";
@@ -218,35 +215,30 @@ impl super::Options for Options {
                 !is("retryTruncated") || !(is("dnsOverTLS") || text(dns, "transportProtocol") == Some("tcp"))
             }),
             of_dns(
-                &format!(
-                    "!self.url.matches({}) || self.url.matches({}) || (has(self.dns) && has(self.dns.queryName))",
-                    raw(URL.as_str()),
-                    raw(URL_WITH_NAME.as_str())
-                ),
+                &with_url(&format!("self.url.matches({}) || (has(self.dns) && has(self.dns.queryName))", raw(URL_WITH_NAME.as_str()))),
                 "the domain name that is asked for is missing: write it into url, as in dns://SERVER/example.com, or in dns.queryName",
                 "url",
-                |spec, url| !URL.is_match(url) || URL_WITH_NAME.is_match(url) || spec.pointer("/dns/queryName").is_some(),
-            ),
-            of_dns(
-                "!has(self.tlsConfig) || (has(self.dns) && self.dns.dnsOverTLS)",
-                "tlsConfig has no effect without TLS: write dns.dnsOverTLS: true, or remove it",
-                "tlsConfig",
-                |spec, _| {
-                    spec.get("tlsConfig").is_none() || spec.pointer("/dns/dnsOverTLS") == Some(&Value::Bool(true))
+                |spec, url| {
+                    !ROUGH_URL.is_match(url) || URL_WITH_NAME.is_match(url) || spec.pointer("/dns/queryName").is_some()
                 },
+            ),
+            tls_config_needs_tls(
+                "self.type != 'Dns' || (has(self.dns) && self.dns.dnsOverTLS)",
+                "tlsConfig has no effect without TLS: write dns.dnsOverTLS: true, or remove it",
+                |spec| text(spec, "type") != Some("Dns") || spec.pointer("/dns/dnsOverTLS") == Some(&Value::Bool(true)),
             ),
             of_dns(
                 &with_url(&format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_TYPE.as_str()), raw(URL_TYPE.as_str()))),
                 "the type in url is no type of DNS records, write A, AAAA, MX, NS, SOA, TXT, … in capital letters, or TYPE with a number",
                 "url",
-                |_, url| !URL.is_match(url) || !URL_WITH_TYPE.is_match(url) || URL_TYPE.is_match(url),
+                |_, url| !ROUGH_URL.is_match(url) || !URL_WITH_TYPE.is_match(url) || URL_TYPE.is_match(url),
             )
             .more(|spec| in_capitals(of_url(text(spec, "url")?, "type")?, &QUERY_TYPE)),
             of_dns(
                 &with_url(&format!("!self.url.matches({}) || self.url.matches({})", raw(URL_WITH_CLASS.as_str()), raw(URL_CLASS.as_str()))),
                 "the class in url is no class of DNS records, write IN, CH, HS, CS, NONE or ANY",
                 "url",
-                |_, url| !URL.is_match(url) || !URL_WITH_CLASS.is_match(url) || URL_CLASS.is_match(url),
+                |_, url| !ROUGH_URL.is_match(url) || !URL_WITH_CLASS.is_match(url) || URL_CLASS.is_match(url),
             )
             .more(|spec| in_capitals(of_url(text(spec, "url")?, "class")?, &QUERY_CLASS)),
         ];
@@ -277,9 +269,9 @@ fn of_dns(
     })
 }
 
-/// A condition for urls of the right form: of others it is said how they are written.
+/// A condition for urls that have more or less the right form: of others it is said how they are written.
 fn with_url(cel: &str) -> String {
-    format!("!self.url.matches({}) || {cel}", raw(URL.as_str()))
+    format!("!self.url.matches({}) || {cel}", raw(ROUGH_URL.as_str()))
 }
 
 /// What a url says of the type or the class.
@@ -371,20 +363,24 @@ pub fn families() -> Vec<&'static Desc> {
     [SharedFamilies::ADDRESS, SharedFamilies::TLS, FAMILIES].concat()
 }
 
-/// The texts of the records of a reply to any query, by which a fuzzer judges how replies are read.
+// What a fuzzer judges: it has messages, and no query that they could be replies to.
+
+/// A message, read as one with this number about the root.
+fn read_as_reply(message: &[u8], id: u16) -> Result<Reply, NoReply> {
+    Reply::read(message, id, &DnsQuestion { name: Name::root_vec(), number: types::ANY, class: 1 })
+}
+
+/// The texts of the records of a reply to any query.
 pub fn record_texts(message: &[u8]) -> Option<Vec<String>> {
-    let id = u16::from_be_bytes(*message.first_chunk()?);
-    let question = DnsQuestion { name: Name::root_vec(), number: types::ANY, class: 1 };
-    let reply = Reply::read(message, id, &question).ok()?;
+    let reply = read_as_reply(message, u16::from_be_bytes(*message.first_chunk()?)).ok()?;
     let records = Section::ALL.into_iter().flat_map(|section| reply.records(section));
     Some(records.map(|(_, text)| String::from_utf8_lossy(&text).into_owned()).collect())
 }
 
-/// Whether bytes that begin with the number of another query are a message about that, by which a fuzzer judges what is passed over.
+/// Whether bytes that begin with the number of another query are a message about that, which is passed over.
 pub fn is_about_another_query(message: &[u8]) -> bool {
     let Some(id) = message.first_chunk().map(|id| !u16::from_be_bytes(*id)) else { return false };
-    let question = DnsQuestion { name: Name::root_vec(), number: types::ANY, class: 1 };
-    matches!(Reply::read(message, id, &question), Err(NoReply::Other(_)))
+    matches!(read_as_reply(message, id), Err(NoReply::Other(_)))
 }
 
 #[derive(Debug)]

@@ -6,12 +6,11 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use futures::future::BoxFuture;
-use regex::Regex;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -20,10 +19,11 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::probe::BoxedStream;
+use super::surface::{has_header, tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
 use crate::dial::{JudgedAddress, ServerRole};
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host, port, raw};
+use crate::rule::{FieldError, Rule, host, patterns, port, raw};
 pub use health::{ServingStatus, serving_status};
 use status::StatusCode;
 
@@ -54,17 +54,13 @@ fn lists_of_texts(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-static URL: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!("^grpcs?://", host!(), port!(), "$")).expect("a constant, and a test uses it")
-});
-
-/// The name of metadata.
-static METADATA_NAME: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new("^[0-9a-zA-Z_.-]{1,128}$").expect("a constant, and a test uses it"));
-
-/// The value of metadata: what a header may have.
-static PRINTABLE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new("^[ -~]*$").expect("a constant, and a test uses it"));
+patterns! {
+    URL = concat!("^grpcs?://", host!(), port!(), "$");
+    /// The name of metadata.
+    METADATA_NAME = "^[0-9a-zA-Z_.-]{1,128}$";
+    /// The value of metadata: what a header may have.
+    PRINTABLE = "^[ -~]*$";
+}
 
 /// Names that the protocol sets itself, in lower case. Those that begin with `grpc-` are as well.
 const OF_PROTOCOL: [&str; 10] = [
@@ -128,16 +124,11 @@ impl super::Options for Options {
                 let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
                 values.iter().filter_map(Value::as_str).all(|value| PRINTABLE.is_match(value))
             }),
-            Rule::new(
-                "spec",
-                "!has(self.tlsConfig) || !self.url.startsWith('grpc://')",
+            tls_config_needs_tls(
+                "!self.url.startsWith('grpc://')",
                 "tlsConfig has no effect without TLS: write grpcs:// instead of grpc:// in url, or remove it",
-            )
-            .field("tlsConfig")
-            .holds_if(|spec| {
-                spec.get("tlsConfig").is_none()
-                    || !spec.get("url").and_then(Value::as_str).is_some_and(|url| url.starts_with("grpc://"))
-            }),
+                |spec| !url_begins_with(spec, "grpc://"),
+            ),
             Rule::new(
                 "spec",
                 format!(
@@ -149,10 +140,8 @@ impl super::Options for Options {
             )
             .field("headers")
             .holds_if(|spec| {
-                let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-                let mut names = headers.iter().filter_map(|header| header.get("name").and_then(Value::as_str));
                 spec.get("type").and_then(Value::as_str) != Some("Grpc")
-                    || !names.any(|name| !name.eq_ignore_ascii_case(SETTABLE) && is_of_protocol(name))
+                    || !has_header(spec, |name| name != SETTABLE && is_of_protocol(name))
             }),
         ]
     }

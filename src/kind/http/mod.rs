@@ -10,7 +10,7 @@ mod redirects;
 mod request;
 mod stream;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use ::http::Method;
 use futures::future::BoxFuture;
@@ -23,7 +23,7 @@ use serde_json::Value;
 use super::probe::{FAILED_DUE_TO_REGEX, Pattern};
 use super::{CallError, Field, Probe, Prober, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery};
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host, port};
+use crate::rule::{FieldError, Rule, host, patterns, port};
 use judge::HeaderTest;
 pub use parts::{AnswerPart, HOME, read_part};
 use request::RequestTemplate;
@@ -150,19 +150,9 @@ pub struct HeaderRule {
     pub allow_missing: bool,
 }
 
-/// A url of http or https with a query.
-static URL: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!("^https?://", host!(), port!(), super::surface::path_and_query!(), "$"))
-        .expect("a constant, and a test uses it")
-});
-
-macro_rules! patterns {
-    ($($name:ident = $pattern:expr;)+) => {
-        $(static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($pattern).expect("a constant, and a test uses it"));)+
-    };
-}
-
 patterns! {
+    /// A url of http or https with a query.
+    URL = concat!("^https?://", host!(), port!(), super::surface::path_and_query!(), "$");
     METHOD = "^[A-Z][A-Z_-]*$";
     SIZE = "^(0|[1-9][0-9]{0,8})([KMG]i?)?B?$";
     HEADER_NAME = "^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$";
@@ -247,10 +237,8 @@ impl super::Options for Options {
             )
             .field("headers")
             .holds_if(|spec| {
-                let headers = spec.get("headers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-                let mut names = headers.iter().filter_map(|header| header.get("name").and_then(Value::as_str));
                 spec.get("type").and_then(Value::as_str) != Some("Http")
-                    || !names.any(|name| name.to_ascii_lowercase().starts_with("sec-websocket-"))
+                    || !super::has_header(spec, |name| name.starts_with("sec-websocket-"))
             }),
             Rule::new(
                 "spec.http.method",

@@ -3,11 +3,10 @@
 mod echo;
 mod round_trips;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use regex::Regex;
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{CallError, Field, Probe, ProbeLimits, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
 use crate::dial::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host, raw};
+use crate::rule::{FieldError, Rule, host, patterns, raw};
 use crate::time::{self, PromDuration};
 pub use echo::{IcmpVersion, refused_request, reply, request};
 use round_trips::RoundTrips;
@@ -57,17 +56,15 @@ impl Default for Options {
     }
 }
 
-static URL: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(concat!("^icmp://", host!(), "$")).expect("a constant, and a test uses it"));
-
-/// A url whose address is multicast, broadcast, of `0.0.0.0/8` or unspecified.
-static NO_HOST: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
+patterns! {
+    URL = concat!("^icmp://", host!(), "$");
+    /// A url whose address is multicast, broadcast, of `0.0.0.0/8` or unspecified.
+    NO_HOST = concat!(
         r"^icmp://((0|22[4-9]|23[0-9])(\.[0-9]{1,3}){3}|255\.255\.255\.255",
         r"|\[[fF]{2}[0-9a-fA-F]{2}:[0-9a-fA-F:]*\]|\[[0:]+\])$"
-    ))
-    .expect("a constant, and a test uses it")
-});
+    );
+    INTERVAL = "^([0-9]{1,2}s)?([0-9]{1,5}ms)?$";
+}
 
 impl super::Options for Options {
     const URL: UrlForm = UrlForm {
@@ -146,9 +143,6 @@ fn last_is_sent_in_time(spec: &Value) -> Option<bool> {
     let later = u32::try_from(count).ok()?.saturating_sub(1);
     Some(later == 0 || packet_interval.checked_mul(later)? < timeout)
 }
-
-static INTERVAL: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new("^([0-9]{1,2}s)?([0-9]{1,5}ms)?$").expect("a constant, and a test uses it"));
 
 impl super::ProbeOptions for Options {
     fn prober(&self, _: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>> {

@@ -51,8 +51,7 @@ impl super::Options for Options {
     const URL_USAGE: &'static str = "all calls are sent to it";
     const COMMAND_HEADERS: &'static [(&'static str, &'static str)] = &[(
         TARGET_HEADER,
-        "names an operation of Sora's API, which also ends connections and changes the licence, so that each poll could be a command: \
-         remove it",
+        "names an operation of Sora's API, and some of them end connections or change the licence: a poll would be a command; remove it",
     )];
 }
 

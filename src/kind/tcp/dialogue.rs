@@ -26,11 +26,17 @@ const COPIES: usize = 8;
 /// The longest value of a label, in characters.
 const MAX_VALUE: usize = 128;
 
-/// The shortest secret that is searched for in labels, in bytes: shorter ones are in ordinary texts, and protect nothing.
+/// The shortest line of a secret that is searched for, in bytes: shorter ones are in ordinary texts, and protect nothing.
 const MIN_SECRET: usize = 4;
 
-/// Bytes of a secret that are searched for.
+/// Bytes of a line of a secret that are searched for.
 const MAX_SECRET: usize = 1024;
+
+/// Lines of a secret that are searched for: more than a private key in PEM has.
+const MAX_SECRET_LINES: usize = 64;
+
+/// What the search for one text costs for each byte of the line, in the unit of [`work`].
+const SECRET_WORK: u64 = 128;
 
 /// How long the end of a connection may take.
 const GOODBYE: Duration = Duration::from_millis(100);
@@ -82,11 +88,13 @@ impl<'d, 'p> Dialogue<'d, 'p> {
                 if matches!(step.send, Some(SentMessage::Expanded { .. })) {
                     expanded = texts.pop();
                 }
-                if texts.iter().any(|text| self.shows_secret(text)) {
+                if labels.is_empty() {
+                    // Nothing of the line is exported.
+                } else if self.has_secret().await? {
                     let field = short(&step.field);
                     self.probe.record.skip();
-                    self.probe.record.event(format!("{field}: no labels, since a Secret of the target is in them"));
-                } else if !labels.is_empty() {
+                    self.probe.record.event(format!("{field}: no labels, since a Secret of the target is in the line"));
+                } else {
                     let values = texts.into_iter().map(|text| text.chars().take(MAX_VALUE).collect());
                     let labels: Vec<(String, String)> = labels.iter().cloned().zip(values).collect();
                     self.probe.record.set_labelled(&EXPECT_INFO, &labels, 1.0);
@@ -110,16 +118,24 @@ impl<'d, 'p> Dialogue<'d, 'p> {
         }
     }
 
-    /// Whether a secret, or the beginning of one, is in what a label shows of a text. As with all series, that is what was sent and no other
-    /// spelling of it; but a label holds one captured text, so that shorter secrets are found without hiding ordinary ones.
-    fn shows_secret(&self, text: &str) -> bool {
-        let shown = text.char_indices().nth(MAX_VALUE).map_or(text.len(), |(end, _)| end);
-        self.probe.secrets.iter().flatten().filter(|secret| secret.len() >= MIN_SECRET).any(|secret| {
-            let secret = readable(secret);
-            let secret = secret.get(..secret.floor_char_boundary(MAX_SECRET)).unwrap_or_default();
-            let end = text.floor_char_boundary(shown + secret.len() - 1);
-            text.get(..end).is_some_and(|text| text.contains(secret))
-        })
+    /// Whether a secret, or a line of one, is in the line that matched. It is the whole line that counts, because a pattern can cut a secret so
+    /// that labels show a part of it alone. As with all series, a secret is what was sent and no other spelling of it.
+    async fn has_secret(&mut self) -> Result<bool, CallError> {
+        let secrets: Vec<String> = self.probe.secrets.iter().flatten().flat_map(|secret| secret_lines(secret)).collect();
+        let line = Bytes::copy_from_slice(self.matched());
+        let (length, cost) = (line.len(), SECRET_WORK.saturating_mul((secrets.len() * line.len()) as u64));
+        let search = move || {
+            let line = readable(&line);
+            secrets.iter().any(|secret| line.contains(secret))
+        };
+        self.probe.compare(cost, length, search).await
+    }
+
+    /// The line that was used last, while nothing more has been read.
+    fn matched(&self) -> &[u8] {
+        let used = self.buffer.get(..self.used).unwrap_or_default();
+        let used = used.strip_suffix(b"\n").unwrap_or(used);
+        used.rsplit(|byte| *byte == b'\n').next().unwrap_or_default()
     }
 
     /// Reads lines until one matches. Returns the texts that are made of it.
@@ -265,6 +281,14 @@ impl<'d, 'p> Dialogue<'d, 'p> {
         self.stream = handshake(self.probe, plain).await?;
         Ok(())
     }
+}
+
+/// What is searched for of a secret: a server that reads lines sends them back as such.
+fn secret_lines(secret: &[u8]) -> Vec<String> {
+    let secret = readable(secret);
+    let lines = secret.lines().map(str::trim).filter(|line| line.len() >= MIN_SECRET);
+    let beginnings = lines.filter_map(|line| line.get(..line.floor_char_boundary(MAX_SECRET)));
+    beginnings.take(MAX_SECRET_LINES).map(str::to_owned).collect()
 }
 
 /// How far a pattern was searched for.

@@ -4,11 +4,10 @@ mod dialogue;
 mod script;
 
 use std::fmt::Debug;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use regex::Regex;
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,10 +16,11 @@ use tokio::time::Instant;
 
 use super::probe::{BoxedStream, FAILED_DUE_TO_REGEX};
 use super::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
+use super::surface::{tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery};
 use crate::dial::ServerRole;
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host, needed_port, raw};
+use crate::rule::{FieldError, Rule, host, needed_port, patterns, raw};
 use dialogue::Dialogue;
 pub use dialogue::{SearchedLines, search_lines};
 use script::Script;
@@ -87,16 +87,11 @@ pub struct ExpectLabel {
     pub value: String,
 }
 
-static URL: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!("^(tcp|tls)://", host!(), needed_port!(), "$")).expect("a constant, and a test uses it")
-});
-
-static BASE64: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$").expect("a constant, and a test uses it")
-});
-
-static LABEL_NAME: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new("^[a-zA-Z_][a-zA-Z0-9_]*$").expect("a constant, and a test uses it"));
+patterns! {
+    URL = concat!("^(tcp|tls)://", host!(), needed_port!(), "$");
+    BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$";
+    LABEL_NAME = "^[a-zA-Z_][a-zA-Z0-9_]*$";
+}
 
 impl super::Options for Options {
     const URL: UrlForm = UrlForm {
@@ -240,21 +235,14 @@ fn rules() -> Vec<Rule> {
         )
         .field("tcp.queryResponse")
         .holds_if(|spec| {
-            !spec.get("url").and_then(Value::as_str).is_some_and(|url| url.starts_with("tls://"))
-                || !steps(spec).iter().any(starts_tls)
+            !url_begins_with(spec, "tls://") || !steps(spec).iter().any(starts_tls)
         }),
-        Rule::new(
-            "spec",
-            "!has(self.tlsConfig) || !self.url.startsWith('tcp://') || (has(self.tcp) && has(self.tcp.queryResponse) && \
+        tls_config_needs_tls(
+            "!self.url.startsWith('tcp://') || (has(self.tcp) && has(self.tcp.queryResponse) && \
              self.tcp.queryResponse.exists(step, has(step.starttls) && step.starttls))",
             "tlsConfig has no effect without TLS: write tls:// instead of tcp:// in url or starttls: true in a step, or remove it",
-        )
-        .field("tlsConfig")
-        .holds_if(|spec| {
-            spec.get("tlsConfig").is_none()
-                || !spec.get("url").and_then(Value::as_str).is_some_and(|url| url.starts_with("tcp://"))
-                || steps(spec).iter().any(starts_tls)
-        }),
+            |spec| !url_begins_with(spec, "tcp://") || steps(spec).iter().any(starts_tls),
+        ),
         Rule::new(
             NAME,
             format!("!self.startsWith('__') && !(self in [{quoted}])"),
