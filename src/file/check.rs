@@ -380,6 +380,19 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_kubectl_writes_without_a_fraction_is_good_for_a_field_of_whole_numbers() {
+        for number in ["1e3", "08", "!!float 5", "5.0", "1__000"] {
+            let (_, shown) = report(&[("a.yaml", &format!("{GOOD}  sampleLimit: {number}\n"))]);
+            assert_eq!(shown, "1 good target, 0 problems\n", "{number}");
+        }
+        let (_, shown) = report(&[("a.yaml", &format!("{GOOD}  sampleLimit: 5.5\n"))]);
+        assert!(
+            shown.starts_with("a.yaml:7: document 1 (ScrapeTarget default/good): spec.sampleLimit: must be"),
+            "{shown}"
+        );
+    }
+
+    #[test]
     fn lists_are_read_item_by_item() {
         let item = |name: &str, url: &str| {
             format!(
