@@ -79,7 +79,7 @@ fn sora() -> Case {
         erlang_vm_metrics: true,
         server_mode: true,
     };
-    let blocks = Blocks { sora: Some(options), ..Blocks::default() };
+    let blocks = Blocks { sora: Some(Box::new(options)), ..Blocks::default() };
     let url = Url::parse("http://sora:3000/").expect("a literal");
     Case {
         name: "Sora",
