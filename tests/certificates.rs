@@ -292,7 +292,7 @@ async fn an_encrypted_key_of_a_client_is_called_encrypted() {
     let mut target = https(server(vec![leaf.der().clone()], &own).await, None);
     let key = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let certificates = leaf.pem();
-    target.source.connection.identity =
+    Arc::make_mut(&mut target.source).connection.identity =
         Some(Identity { certificates: certificates.as_bytes().into(), key: key.as_bytes().into() });
     let (reason, sentence, ..) = polled(target).await;
     assert_eq!(reason, Reason::Config);

@@ -30,7 +30,7 @@ fn sora(url: &str) -> Target {
 fn rooms(server: &Scripted) -> Target {
     let options = mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() };
     let target = target("rooms", Type::Mediasoup, &server.url());
-    let mut target = redeclared(&target, |spec| spec.blocks.mediasoup = Some(options));
+    let mut target = redeclared(&target, |spec| spec.blocks.mediasoup = Some(Box::new(options)));
     Arc::make_mut(&mut target.source).connection.ca = server.ca.as_ref().map(|pem| pem.as_bytes().into());
     (target.interval, target.timeout, target.max_age) = (PATIENCE, PATIENCE, Duration::ZERO);
     target

@@ -68,7 +68,7 @@ fn poll(case: &str) -> Polled {
     let folder = fixtures().join(case);
     let options = std::fs::read_to_string(folder.join("options.yaml")).unwrap();
     let Case { sora, sample_limit } = serde_saphyr::from_str(&options).unwrap();
-    let blocks = Blocks { sora: Some(sora), ..Blocks::default() };
+    let blocks = Blocks { sora: Some(Box::new(sora)), ..Blocks::default() };
     let mut kind = blocks.engine(Type::Sora, &Url::parse("http://sora:3000/").unwrap()).unwrap().translator().unwrap();
     let calls: Vec<&str> = kind.calls(None).iter().map(|call| call.name).collect();
     let answers: Vec<Answer> = calls.iter().map(|call| answer(&folder, call)).collect();

@@ -223,7 +223,7 @@ async fn an_exporter_of_the_application_s_own_has_the_same_reasons() {
         target.timeout = allowed(Duration::from_millis(500));
         let options =
             mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() };
-        redeclared(&target, |spec| spec.blocks.mediasoup = Some(options))
+        redeclared(&target, |spec| spec.blocks.mediasoup = Some(Box::new(options)))
     };
     let server = Edumeet::new(7);
     let edumeet = Simulated::serve(server.routes(), ([127, 0, 0, 1], 0).into()).await.unwrap();

@@ -22,7 +22,7 @@ fn judge(bodies: [Vec<u8>; 4], sample_limit: usize) -> Result<(), TestCaseError>
         erlang_vm_metrics: true,
         server_mode: true,
     };
-    let blocks = Blocks { sora: Some(options), ..Blocks::default() };
+    let blocks = Blocks { sora: Some(Box::new(options)), ..Blocks::default() };
     let mut kind = blocks.engine(Type::Sora, &Url::parse("http://sora:3000/").unwrap()).unwrap().translator().unwrap();
     let answers = bodies.map(|body| Answer(Ok(Response { status: 200, body: body.into() })));
     let mut out = Families::default();

@@ -44,7 +44,7 @@ type Series = BTreeMap<String, f64>;
 /// Polls a node as the engine would: each series, and each call's verdict.
 async fn poll(node: &Node, options: sora::Options) -> (Series, BTreeMap<&'static str, Result<(), CallError>>) {
     let routes = node.router();
-    let blocks = Blocks { sora: Some(options), ..Blocks::default() };
+    let blocks = Blocks { sora: Some(Box::new(options)), ..Blocks::default() };
     let mut kind = blocks.engine(Type::Sora, &Url::parse("http://sora:3000/").unwrap()).unwrap().translator().unwrap();
     let calls = kind.calls(None);
     let mut answers = Vec::new();
@@ -240,7 +240,7 @@ fn the_kind_only_ever_sends_the_four_calls_that_read() {
             erlang_vm_metrics: on(3),
             server_mode: on(4),
         };
-        let blocks = Blocks { sora: Some(options), ..Blocks::default() };
+        let blocks = Blocks { sora: Some(Box::new(options)), ..Blocks::default() };
         let calls = blocks.engine(Type::Sora, &url).unwrap().translator().unwrap().calls(None);
         let sent: Vec<&str> = calls.iter().map(|call| call.headers[0].1.as_str()).collect();
         let wanted = [true, true, on(0), on(4)];
