@@ -11,7 +11,7 @@ use super::{Data, Dialect};
 const CORE: &str = "tag:yaml.org,2002:";
 
 /// What a scalar is found to be.
-enum Resolved {
+enum ScalarValue {
     Null,
     Bool(bool),
     Integer(Number),
@@ -25,10 +25,10 @@ enum Resolved {
 /// The value of a scalar, or why its tag does not fit.
 pub(super) fn value(text: String, style: ScalarStyle, tag: Option<&Tag>, dialect: Dialect) -> Result<Data, String> {
     Ok(match resolve(&text, style, tag, dialect)? {
-        Resolved::Null => Data::Null,
-        Resolved::Bool(value) => Data::Bool(value, text),
-        Resolved::Integer(number) => Data::Number(number, text),
-        Resolved::Float(value) => {
+        ScalarValue::Null => Data::Null,
+        ScalarValue::Bool(value) => Data::Bool(value, text),
+        ScalarValue::Integer(number) => Data::Number(number, text),
+        ScalarValue::Float(value) => {
             let whole = if dialect == Dialect::Kubernetes { whole(value) } else { None };
             match (whole.or_else(|| Number::from_f64(value)), dialect) {
                 (Some(number), _) => Data::Number(number, text),
@@ -39,8 +39,8 @@ pub(super) fn value(text: String, style: ScalarStyle, tag: Option<&Tag>, dialect
                 }
             }
         }
-        Resolved::Text => Data::Text(text),
-        Resolved::Binary => match dialect {
+        ScalarValue::Text => Data::Text(text),
+        ScalarValue::Binary => match dialect {
             Dialect::Typed => Data::Binary(text),
             Dialect::Kubernetes => Data::Text(binary_text(&text)?),
         },
@@ -54,13 +54,13 @@ pub(super) fn key(text: &str, style: ScalarStyle, tag: Option<&Tag>, dialect: Di
         return Ok(text.to_owned());
     }
     match resolve(text, style, tag, dialect)? {
-        Resolved::Null => Err("a key is nothing: write a text, or put it in quotes".to_owned()),
-        Resolved::Bool(value) => Ok(value.to_string()),
-        Resolved::Integer(number) if number.is_i64() => Ok(number.to_string()),
-        Resolved::Integer(_) => Err("a key is a number of more than 63 bits: put it in quotes".to_owned()),
-        Resolved::Float(value) => Ok(float_key(value)),
-        Resolved::Text => Ok(text.to_owned()),
-        Resolved::Binary => binary_text(text),
+        ScalarValue::Null => Err("a key is nothing: write a text, or put it in quotes".to_owned()),
+        ScalarValue::Bool(value) => Ok(value.to_string()),
+        ScalarValue::Integer(number) if number.is_i64() => Ok(number.to_string()),
+        ScalarValue::Integer(_) => Err("a key is a number of more than 63 bits: put it in quotes".to_owned()),
+        ScalarValue::Float(value) => Ok(float_key(value)),
+        ScalarValue::Text => Ok(text.to_owned()),
+        ScalarValue::Binary => binary_text(text),
     }
 }
 
@@ -75,51 +75,51 @@ pub(super) fn repeated_key(data: &Data, dialect: Dialect) -> Result<String, Stri
 }
 
 /// What a scalar is by its tag; without one, a plain scalar is what it looks like. A tag that YAML does not have makes a text.
-fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>, dialect: Dialect) -> Result<Resolved, String> {
+fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>, dialect: Dialect) -> Result<ScalarValue, String> {
     let Some(tag) = tag else {
-        return Ok(if style == ScalarStyle::Plain { plain(text, dialect) } else { Resolved::Text });
+        return Ok(if style == ScalarStyle::Plain { plain(text, dialect) } else { ScalarValue::Text });
     };
     let core = tag.suffix_in_namespace(CORE);
     let (wanted, found) = match core.as_deref() {
-        Some("binary") => return Ok(Resolved::Binary),
+        Some("binary") => return Ok(ScalarValue::Binary),
         Some("null") => ("nothing", plain(text, dialect)),
         Some("bool") => ("a boolean", plain(text, Dialect::Kubernetes)),
         Some("int") => ("a whole number", plain(text, dialect)),
         Some("float") => ("a number", plain(text, dialect)),
-        _ => return Ok(Resolved::Text),
+        _ => return Ok(ScalarValue::Text),
     };
     let fits = match (&found, wanted) {
-        (Resolved::Null, wanted) => wanted == "nothing",
-        (Resolved::Bool(_), wanted) => wanted == "a boolean",
-        (Resolved::Integer(_), wanted) => matches!(wanted, "a whole number" | "a number"),
-        (Resolved::Float(_), wanted) => wanted == "a number",
-        (Resolved::Text | Resolved::Binary, _) => false,
+        (ScalarValue::Null, wanted) => wanted == "nothing",
+        (ScalarValue::Bool(_), wanted) => wanted == "a boolean",
+        (ScalarValue::Integer(_), wanted) => matches!(wanted, "a whole number" | "a number"),
+        (ScalarValue::Float(_), wanted) => wanted == "a number",
+        (ScalarValue::Text | ScalarValue::Binary, _) => false,
     };
     if fits { Ok(found) } else { Err(format!("a scalar with a tag is not {wanted}")) }
 }
 
 /// What a plain scalar without a tag is. Words have three spellings each, as in Go.
-fn plain(text: &str, dialect: Dialect) -> Resolved {
+fn plain(text: &str, dialect: Dialect) -> ScalarValue {
     match (text, text.as_bytes().first()) {
-        ("" | "~" | "null" | "Null" | "NULL", _) => Resolved::Null,
-        ("true" | "True" | "TRUE", _) => Resolved::Bool(true),
-        ("false" | "False" | "FALSE", _) => Resolved::Bool(false),
-        (".nan" | ".NaN" | ".NAN", _) => Resolved::Float(f64::NAN),
-        (".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF", _) => Resolved::Float(f64::INFINITY),
-        ("-.inf" | "-.Inf" | "-.INF", _) => Resolved::Float(f64::NEG_INFINITY),
+        ("" | "~" | "null" | "Null" | "NULL", _) => ScalarValue::Null,
+        ("true" | "True" | "TRUE", _) => ScalarValue::Bool(true),
+        ("false" | "False" | "FALSE", _) => ScalarValue::Bool(false),
+        (".nan" | ".NaN" | ".NAN", _) => ScalarValue::Float(f64::NAN),
+        (".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF", _) => ScalarValue::Float(f64::INFINITY),
+        ("-.inf" | "-.Inf" | "-.INF", _) => ScalarValue::Float(f64::NEG_INFINITY),
         (_, Some(b'0'..=b'9' | b'+' | b'-')) => {
             let digits = text.replace('_', "");
             match integer(&digits) {
-                Some(number) => Resolved::Integer(number),
-                None => float(&digits).map_or(Resolved::Text, Resolved::Float),
+                Some(number) => ScalarValue::Integer(number),
+                None => float(&digits).map_or(ScalarValue::Text, ScalarValue::Float),
             }
         }
         // Go counts digits only where a number begins with one, or with a sign.
         (_, Some(b'.')) if separates_digits(text) => {
-            float(&text.replace('_', "")).map_or(Resolved::Text, Resolved::Float)
+            float(&text.replace('_', "")).map_or(ScalarValue::Text, ScalarValue::Float)
         }
-        _ if dialect == Dialect::Kubernetes => boolean_word(text).map_or(Resolved::Text, Resolved::Bool),
-        _ => Resolved::Text,
+        _ if dialect == Dialect::Kubernetes => boolean_word(text).map_or(ScalarValue::Text, ScalarValue::Bool),
+        _ => ScalarValue::Text,
     }
 }
 
