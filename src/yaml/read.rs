@@ -513,7 +513,7 @@ mod tests {
 
     #[test]
     fn anchors_within_anchors_count_what_they_hold_and_no_more() {
-        let nested = (0..40).map(|level| format!("{{k{level}: &a{level} ")).collect::<String>();
+        let nested = (0..40).map(|level| format!("{{k{level}: &a{level} ")).collect::<Vec<_>>().concat();
         let text = format!("a: {nested}x{}\nb: [*a0, *a39]\n", "}".repeat(40));
         let node = typed(&text);
         let b = node.get("b").unwrap().items();
