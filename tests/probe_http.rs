@@ -490,6 +490,96 @@ async fn http_2_is_spoken_where_the_server_speaks_it() {
         .failed(Reason::Response, "HTTP/1.1");
 }
 
+/// A server that speaks HTTP/2 without knowing it: its settings, these bytes, and others without end.
+async fn raw_http2(begins: Vec<u8>, repeats: Vec<u8>) -> (SocketAddr, String) {
+    let (acceptor, ca) = acceptor(&["127.0.0.1"], &[b"h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, begins, repeats) = (acceptor.clone(), begins.clone(), repeats.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let (mut reader, mut writer) = tokio::io::split(stream);
+                let mut preface = [0; 24];
+                if reader.read_exact(&mut preface).await.is_err() {
+                    return;
+                }
+                let ignore = async { drop(tokio::io::copy(&mut reader, &mut tokio::io::sink()).await) };
+                let flood = async {
+                    let _ = writer.write_all(&[&frame(4, 0, 0, b"")[..], &begins].concat()).await;
+                    while !repeats.is_empty() && writer.write_all(&repeats).await.is_ok() {}
+                    let _ = writer.flush().await;
+                };
+                tokio::join!(ignore, flood);
+            });
+        }
+    });
+    (address, ca)
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A header of HTTP/2 that is in no table.
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [vec![0], text(name), text(value)].concat()
+}
+
+#[tokio::test]
+async fn what_a_server_of_http_2_sends_too_much_of_is_said() {
+    const STATUS_200: &[u8] = b"\x88";
+    let many = |frame: Vec<u8>| frame.repeat(100);
+    let floods = [
+        ("settings", many(frame(4, 0, 0, b""))),
+        ("ping", many(frame(6, 0, 0, b"pingping"))),
+        ("acknowledged pings", many(frame(6, 1, 0, b"pingping"))),
+        ("priority", many(frame(2, 0, 1, &[0, 0, 0, 3, 1]))),
+        ("unknown", many(frame(200, 0, 0, &[b'x'; 1000]))),
+        ("interim answers", many(frame(1, 4, 1, &field(":status", "103")))),
+    ];
+    for (name, flood) in floods {
+        let (address, ca) = raw_http2(Vec::new(), flood).await;
+        let probed = Setup::new(&format!("https://{address}/"), json!({})).trusting(Some(&ca)).probe().await;
+        let (reason, message) = probed.failure.clone().unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(reason, Reason::Limit, "{name}: {message}");
+        assert!(message.contains("sent more"), "{name}: {message}");
+    }
+    let answer = |fields: &[u8], end: u8| frame(1, end, 1, &[STATUS_200, fields].concat());
+    let large = field("x-large", &"x".repeat(120));
+    let large_header = frame(1, 0, 1, STATUS_200);
+    let piece = frame(9, 0, 1, &large.repeat(100));
+    for (name, begins, repeats, reason, word) in [
+        ("window", answer(b"", 4), frame(0, 0, 1, &[b'x'; 16_384]), Reason::Body, "sent more of the answer than"),
+        (
+            "length",
+            [answer(&field("content-length", "1"), 4), frame(0, 1, 1, b"two")].concat(),
+            Vec::new(),
+            Reason::Body,
+            "a longer body than it had announced",
+        ),
+        (
+            "header",
+            [large_header, piece.repeat(6), frame(9, 4, 1, b"")].concat(),
+            Vec::new(),
+            Reason::Limit,
+            "sent more headers",
+        ),
+        ("headers without end", frame(1, 0, 1, STATUS_200), piece, Reason::Limit, "sent more headers"),
+        ("gone", frame(7, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 11]), Vec::new(), Reason::Protocol, "GOAWAY"),
+        ("reset", frame(3, 0, 1, &[0, 0, 0, 8]), Vec::new(), Reason::Protocol, "RST_STREAM"),
+    ] {
+        let (address, ca) = raw_http2(begins, repeats).await;
+        let probed = Setup::new(&format!("https://{address}/"), json!({})).trusting(Some(&ca)).probe().await;
+        let (found, message) = probed.failure.clone().unwrap_or_else(|| panic!("{name}"));
+        assert!(found == reason && message.contains(word), "{name}: {found:?} {message}");
+    }
+}
+
 #[tokio::test]
 async fn the_length_of_a_body_is_what_the_header_says_and_what_was_read() {
     const TEXT: &[u8] = b"This is a test that is longer than it need be, long, long.";
