@@ -1154,7 +1154,57 @@ async fn a_proxy_that_refuses_or_is_not_there_is_named() {
     setup(closed_port().trim_end_matches('/')).probe().await.failed(Reason::Connect, "proxyUrl: no connection");
     setup("http://169.254.169.254:3128").probe().await.failed(Reason::Config, "proxyUrl: ");
     let endless = Web::plain(|_| Answer::Repeat(b"HTTP/1.1 200 OK\r\n".to_vec(), b"x: y\r\n".to_vec())).await;
-    setup(endless.url().trim_end_matches('/')).probe().await.failed(Reason::Protocol, "proxyUrl: ");
+    setup(endless.url().trim_end_matches('/')).probe().await.failed(Reason::Limit, "proxyUrl: the proxy answers with");
+    let interim = Web::plain(|_| Answer::Repeat(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec())).await;
+    setup(interim.url().trim_end_matches('/')).probe().await.failed(Reason::Limit, "proxyUrl: the proxy answers with");
+    let other = Web::plain(|_| say("HTTP/1.1 101 Switching Protocols\r\n\r\n")).await;
+    setup(other.url().trim_end_matches('/')).probe().await.failed(Reason::Connect, "refused the tunnel with 101");
+}
+
+#[tokio::test]
+async fn a_proxy_may_end_lines_without_cr_and_send_interim_responses() {
+    let tls = Web::tls(&["127.0.0.1"], |_| ok("x")).await;
+    for opened in ["HTTP/1.1 200 OK\n\n", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nx: y\r\n\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = format!("http://{}", listener.local_addr().unwrap());
+        let to = tls.address;
+        tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await?;
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(client.read_u8().await?);
+            }
+            client.write_all(opened.as_bytes()).await?;
+            let mut server = tokio::net::TcpStream::connect(to).await?;
+            tokio::io::copy_bidirectional(&mut client, &mut server).await
+        });
+        let setup = Setup::new(&tls.url(), json!({})).trusting(tls.ca.as_ref()).with("proxyUrl", json!(proxy));
+        setup.probe().await.succeeded();
+    }
+}
+
+/// What docs/probers.md says about answers that the blackbox exporter judges otherwise.
+#[tokio::test]
+async fn headers_that_the_blackbox_exporter_takes_are_refused_and_others_are_taken() {
+    let web = Web::plain(|request| match request.path() {
+        "/folded" => say("HTTP/1.1 200 OK\r\na: b\r\n c\r\ncontent-length: 0\r\n\r\n"),
+        "/many" => say(format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101))),
+        "/space" => say("HTTP/1.1 200 OK\r\na : b\r\ncontent-length: 0\r\n\r\n"),
+        "/nul" => say("HTTP/1.1 200 OK\r\na: \0\r\ncontent-length: 0\r\n\r\n"),
+        "/version" => say("HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        "/twice" => say("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok"),
+        "/gzip" => say("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+        other => panic!("{other}"),
+    })
+    .await;
+    let get = |path: &str| Setup::new(&format!("http://{}/{path}", web.address), json!({})).probe();
+    for path in ["folded", "space", "nul", "version"] {
+        get(path).await.failed(Reason::Protocol, "");
+    }
+    get("many").await.failed(Reason::Limit, "100 lines");
+    for path in ["twice", "gzip"] {
+        get(path).await.succeeded().has("probe_http_uncompressed_body_length", 2.0);
+    }
 }
 
 #[tokio::test]
