@@ -448,6 +448,26 @@ fn ip6_is_written_where_it_was_the_default_and_matters() {
 }
 
 #[test]
+fn an_empty_expectation_waits_for_a_line_and_one_that_is_not_there_does_not() {
+    let said = converted(
+        "modules: {m: {prober: tcp, tcp: {query_response: [{expect: ''}, {expect: , send: x}, {expect: ''}]}}}",
+        &job("a:1"),
+    );
+    assert_eq!(only_spec(&said)["tcp"]["queryResponse"], json!([{"expect": "^"}, {"send": "x"}, {"expect": "^"}]));
+    assert!(said.stderr.contains("query_response[0].expect: is empty, and matches any line"), "{}", said.stderr);
+}
+
+#[test]
+fn a_payload_that_needs_a_flag_is_named_with_it() {
+    for (size, is_named) in [(1472, false), (1473, true), (9000, true)] {
+        let said = converted(&format!("modules: {{m: {{prober: icmp, icmp: {{payload_size: {size}}}}}}}"), &job("a"));
+        assert_eq!(only_spec(&said)["icmp"]["payloadSize"], size);
+        let flag = format!("--icmp-max-payload {size}");
+        assert_eq!(said.stderr.contains(&flag), is_named, "{}", said.stderr);
+    }
+}
+
+#[test]
 fn the_parameter_hostname_is_a_host_header_and_the_name_in_the_certificate() {
     let with_hostname = |module: &str, target: &str| {
         let jobs = job(target).replace("params: {module: [m]}", "params: {module: [m], hostname: [www.example.com]}");

@@ -429,5 +429,32 @@ async fn an_answer_without_end_is_a_limit_or_a_timeout() {
     flood.extend(b"\0\0\x08\x06\0\0\0\0\0pingping".repeat(1000));
     let flooding = Actor::start([Act::Endless(flood)]).await;
     let probed = probe(flooding.url("grpc"), json!({})).await;
-    assert!(matches!(probed.reason, Some(Reason::Limit | Reason::Protocol | Reason::Connect)), "{}", probed.message);
+    has_code(&probed, Reason::Limit, 14.0);
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_off_in_http_2_is_not_said_to_speak_something_else() {
+    const STATUS_200: &[u8] = b"\x88";
+    let large = [&[0, 7][..], b"x-large", &[120], &[b'x'; 120]].concat();
+    let piece = frame(9, 0, 1, &large.repeat(100));
+    let large_header = [frame(1, 0, 1, STATUS_200), piece.repeat(3), frame(9, 4, 1, b"")].concat();
+    for (begins, repeats, reason, code, word) in [
+        (frame(7, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 11]), Vec::new(), Reason::Protocol, 14.0, "GOAWAY"),
+        (frame(3, 0, 1, &[0, 0, 0, 8]), Vec::new(), Reason::Protocol, 13.0, "RST_STREAM"),
+        (large_header, Vec::new(), Reason::Protocol, 13.0, "a longer header than is read"),
+        (frame(1, 0, 1, STATUS_200), piece, Reason::Limit, 8.0, "sent more headers"),
+    ] {
+        let begins = [frame(4, 0, 0, b""), begins].concat();
+        let rest = if repeats.is_empty() { Act::Hang } else { Act::Endless(repeats) };
+        let server = Actor::start([hear("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Act::Say(begins), rest]).await;
+        let probed = probe(server.url("grpc"), json!({})).await;
+        has_code(&probed, reason, code);
+        assert!(probed.message.contains(word) && !probed.message.contains("grpcs://"), "{}", probed.message);
+    }
 }

@@ -490,6 +490,96 @@ async fn http_2_is_spoken_where_the_server_speaks_it() {
         .failed(Reason::Response, "HTTP/1.1");
 }
 
+/// A server that speaks HTTP/2 without knowing it: its settings, these bytes, and others without end.
+async fn raw_http2(begins: Vec<u8>, repeats: Vec<u8>) -> (SocketAddr, String) {
+    let (acceptor, ca) = acceptor(&["127.0.0.1"], &[b"h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, begins, repeats) = (acceptor.clone(), begins.clone(), repeats.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let (mut reader, mut writer) = tokio::io::split(stream);
+                let mut preface = [0; 24];
+                if reader.read_exact(&mut preface).await.is_err() {
+                    return;
+                }
+                let ignore = async { drop(tokio::io::copy(&mut reader, &mut tokio::io::sink()).await) };
+                let flood = async {
+                    let _ = writer.write_all(&[&frame(4, 0, 0, b"")[..], &begins].concat()).await;
+                    while !repeats.is_empty() && writer.write_all(&repeats).await.is_ok() {}
+                    let _ = writer.flush().await;
+                };
+                tokio::join!(ignore, flood);
+            });
+        }
+    });
+    (address, ca)
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A header of HTTP/2 that is in no table.
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [vec![0], text(name), text(value)].concat()
+}
+
+#[tokio::test]
+async fn what_a_server_of_http_2_sends_too_much_of_is_said() {
+    const STATUS_200: &[u8] = b"\x88";
+    let many = |frame: Vec<u8>| frame.repeat(100);
+    let floods = [
+        ("settings", many(frame(4, 0, 0, b""))),
+        ("ping", many(frame(6, 0, 0, b"pingping"))),
+        ("acknowledged pings", many(frame(6, 1, 0, b"pingping"))),
+        ("priority", many(frame(2, 0, 1, &[0, 0, 0, 3, 1]))),
+        ("unknown", many(frame(200, 0, 0, &[b'x'; 1000]))),
+        ("interim answers", many(frame(1, 4, 1, &field(":status", "103")))),
+    ];
+    for (name, flood) in floods {
+        let (address, ca) = raw_http2(Vec::new(), flood).await;
+        let probed = Setup::new(&format!("https://{address}/"), json!({})).trusting(Some(&ca)).probe().await;
+        let (reason, message) = probed.failure.clone().unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(reason, Reason::Limit, "{name}: {message}");
+        assert!(message.contains("sent more"), "{name}: {message}");
+    }
+    let answer = |fields: &[u8], end: u8| frame(1, end, 1, &[STATUS_200, fields].concat());
+    let large = field("x-large", &"x".repeat(120));
+    let large_header = frame(1, 0, 1, STATUS_200);
+    let piece = frame(9, 0, 1, &large.repeat(100));
+    for (name, begins, repeats, reason, word) in [
+        ("window", answer(b"", 4), frame(0, 0, 1, &[b'x'; 16_384]), Reason::Body, "sent more of the answer than"),
+        (
+            "length",
+            [answer(&field("content-length", "1"), 4), frame(0, 1, 1, b"two")].concat(),
+            Vec::new(),
+            Reason::Body,
+            "a longer body than it had announced",
+        ),
+        (
+            "header",
+            [large_header, piece.repeat(6), frame(9, 4, 1, b"")].concat(),
+            Vec::new(),
+            Reason::Limit,
+            "sent more headers",
+        ),
+        ("headers without end", frame(1, 0, 1, STATUS_200), piece, Reason::Limit, "sent more headers"),
+        ("gone", frame(7, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 11]), Vec::new(), Reason::Protocol, "GOAWAY"),
+        ("reset", frame(3, 0, 1, &[0, 0, 0, 8]), Vec::new(), Reason::Protocol, "RST_STREAM"),
+    ] {
+        let (address, ca) = raw_http2(begins, repeats).await;
+        let probed = Setup::new(&format!("https://{address}/"), json!({})).trusting(Some(&ca)).probe().await;
+        let (found, message) = probed.failure.clone().unwrap_or_else(|| panic!("{name}"));
+        assert!(found == reason && message.contains(word), "{name}: {found:?} {message}");
+    }
+}
+
 #[tokio::test]
 async fn the_length_of_a_body_is_what_the_header_says_and_what_was_read() {
     const TEXT: &[u8] = b"This is a test that is longer than it need be, long, long.";
@@ -1064,7 +1154,57 @@ async fn a_proxy_that_refuses_or_is_not_there_is_named() {
     setup(closed_port().trim_end_matches('/')).probe().await.failed(Reason::Connect, "proxyUrl: no connection");
     setup("http://169.254.169.254:3128").probe().await.failed(Reason::Config, "proxyUrl: ");
     let endless = Web::plain(|_| Answer::Repeat(b"HTTP/1.1 200 OK\r\n".to_vec(), b"x: y\r\n".to_vec())).await;
-    setup(endless.url().trim_end_matches('/')).probe().await.failed(Reason::Protocol, "proxyUrl: ");
+    setup(endless.url().trim_end_matches('/')).probe().await.failed(Reason::Limit, "proxyUrl: the proxy answers with");
+    let interim = Web::plain(|_| Answer::Repeat(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec())).await;
+    setup(interim.url().trim_end_matches('/')).probe().await.failed(Reason::Limit, "proxyUrl: the proxy answers with");
+    let other = Web::plain(|_| say("HTTP/1.1 101 Switching Protocols\r\n\r\n")).await;
+    setup(other.url().trim_end_matches('/')).probe().await.failed(Reason::Connect, "refused the tunnel with 101");
+}
+
+#[tokio::test]
+async fn a_proxy_may_end_lines_without_cr_and_send_interim_responses() {
+    let tls = Web::tls(&["127.0.0.1"], |_| ok("x")).await;
+    for opened in ["HTTP/1.1 200 OK\n\n", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nx: y\r\n\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = format!("http://{}", listener.local_addr().unwrap());
+        let to = tls.address;
+        tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await?;
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(client.read_u8().await?);
+            }
+            client.write_all(opened.as_bytes()).await?;
+            let mut server = tokio::net::TcpStream::connect(to).await?;
+            tokio::io::copy_bidirectional(&mut client, &mut server).await
+        });
+        let setup = Setup::new(&tls.url(), json!({})).trusting(tls.ca.as_ref()).with("proxyUrl", json!(proxy));
+        setup.probe().await.succeeded();
+    }
+}
+
+/// What docs/probers.md says about answers that the blackbox exporter judges otherwise.
+#[tokio::test]
+async fn headers_that_the_blackbox_exporter_takes_are_refused_and_others_are_taken() {
+    let web = Web::plain(|request| match request.path() {
+        "/folded" => say("HTTP/1.1 200 OK\r\na: b\r\n c\r\ncontent-length: 0\r\n\r\n"),
+        "/many" => say(format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101))),
+        "/space" => say("HTTP/1.1 200 OK\r\na : b\r\ncontent-length: 0\r\n\r\n"),
+        "/nul" => say("HTTP/1.1 200 OK\r\na: \0\r\ncontent-length: 0\r\n\r\n"),
+        "/version" => say("HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        "/twice" => say("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok"),
+        "/gzip" => say("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+        other => panic!("{other}"),
+    })
+    .await;
+    let get = |path: &str| Setup::new(&format!("http://{}/{path}", web.address), json!({})).probe();
+    for path in ["folded", "space", "nul", "version"] {
+        get(path).await.failed(Reason::Protocol, "");
+    }
+    get("many").await.failed(Reason::Limit, "100 lines");
+    for path in ["twice", "gzip"] {
+        get(path).await.succeeded().has("probe_http_uncompressed_body_length", 2.0);
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ patterns! {
     pub(super) PROXY = concat!("^https?://", host!(), port!(), "/?$");
     /// A host, and a port if it is not the usual one: the value of `Host`.
     pub(super) AUTHORITY = concat!("^", host!(), port!(), "$");
+    /// The host in a url.
+    pub(super) HOST = concat!("^", host!(), "$");
     /// A host without port, as in a certificate.
     pub(super) SERVER_NAME = r"^([a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?|[0-9a-fA-F:]{2,39})$";
     /// The name of a Prometheus label, in the character set that all versions accept.

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::pattern::HOST;
 use crate::kind::{Type, UrlForm};
 
 /// The parts of a url by its punctuation: scheme, authority, and the rest with the character that it begins with.
@@ -36,8 +37,19 @@ type Mended = Option<(String, String)>;
 
 /// Slips in the order in which they are looked for. Those at the end are none for types whose urls have a path or need no port, but then
 /// the url has its form before their turn.
-const SLIPS: [fn(&UrlForm, &str) -> Mended; 10] =
-    [whitespace, capitals, fragment, brackets, odd_port, empty_port, odd_character, path, missing_port, needless_port];
+const SLIPS: [fn(&UrlForm, &str) -> Mended; 11] = [
+    whitespace,
+    capitals,
+    fragment,
+    brackets,
+    odd_port,
+    odd_host,
+    empty_port,
+    odd_character,
+    path,
+    missing_port,
+    needless_port,
+];
 
 /// What to change in `url`, so that it has this form; none if that cannot be told. It repeats no more of the url than one character.
 pub(super) fn advice(form: UrlForm, takes_credentials: bool, url: &str) -> Option<String> {
@@ -110,6 +122,25 @@ fn odd_port(_: &UrlForm, url: &str) -> Mended {
     is_odd.then(|| (parts.with_authority(&format!("{host}:1")), "write a port from 1 to 65535".to_owned()))
 }
 
+/// A host that is neither a name nor an address.
+fn odd_host(_: &UrlForm, url: &str) -> Mended {
+    let parts = UrlParts::of(url)?;
+    let (host, port) = parts.authority.split_once(':').unwrap_or((parts.authority, ""));
+    if parts.authority.contains(['[', ']', '@']) || port.contains(':') || HOST.is_match(host) {
+        return None;
+    }
+    let colon = if parts.authority.contains(':') { ":" } else { "" };
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let advice = if host.is_empty() {
+        "add the host"
+    } else if !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()) {
+        "write as host an IPv4 address of four numbers up to 255 without leading zeros, or a name that does not end with a number after a dot"
+    } else {
+        "write as host an IP address, or a name of letters, digits, - and _, with single dots, that neither begins nor ends with -"
+    };
+    Some((parts.with_authority(&format!("host{colon}{port}")), advice.to_owned()))
+}
+
 /// A colon without a port, where none is needed.
 fn empty_port(form: &UrlForm, url: &str) -> Mended {
     let parts = UrlParts::of(url)?;
@@ -163,6 +194,11 @@ fn needless_port(_: &UrlForm, url: &str) -> Mended {
 mod tests {
     use super::*;
 
+    const NUMBER: &str = "write as host an IPv4 address of four numbers up to 255 without leading zeros, or a name that does not end with a \
+                          number after a dot";
+    const NAME: &str = "write as host an IP address, or a name of letters, digits, - and _, with single dots, that neither begins nor ends \
+                        with -";
+
     #[test]
     fn a_slip_is_told_with_what_to_change() {
         for (kind, url, wanted) in [
@@ -198,7 +234,16 @@ mod tests {
             ("Dns", "dns://192.0.2.53/a.test/more", ""),
             ("Tcp", "tcp://web:smtp", "write the number of the port"),
             ("Http", "web", ""),
-            ("Http", "http://we b/", ""),
+            ("Http", "http://we b/", NAME),
+            ("Http", "http://-a/", NAME),
+            ("Tcp", "tcp://a..b:25/", &format!("{NAME}, remove the / at its end")),
+            ("Icmp", "icmp://a-.b", NAME),
+            ("Http", "http://2130706433/", NUMBER),
+            ("Tcp", "tcp://1.2.3:25", NUMBER),
+            ("Http", "http://01.2.3.4:80/", NUMBER),
+            ("Dns", "dns://host.123/a.test", NUMBER),
+            ("Grpc", "grpc://1.2.3.256:80", NUMBER),
+            ("Sora", "http://:3000/", "add the host"),
         ] {
             let kind: Type = kind.parse().unwrap();
             let takes_credentials = kind.as_str() == "Http";

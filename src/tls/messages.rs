@@ -74,7 +74,9 @@ fn certificate(error: &CertificateError, peer: Peer) -> String {
     use CertificateError as E;
     let who = peer.name();
     match error {
-        E::BadEncoding => format!("the {who}'s certificate cannot be read"),
+        E::BadEncoding => format!(
+            "the {who}'s certificate cannot be read: it is no certificate of X.509, or has a date before 1970, which is not supported"
+        ),
         E::ExpiredContext { not_after, .. } => {
             format!("the {who}'s certificate, or another one in its chain, has expired{}", date(*not_after))
         }
@@ -107,6 +109,11 @@ fn certificate(error: &CertificateError, peer: Peer) -> String {
                 algorithm(public_key_algorithm_id)
             )
         }
+        E::NotValidForNameContext { expected, presented } if presented.is_empty() => format!(
+            "the {who}'s certificate has neither host names nor IP addresses as subject alternative names, and its common name does not \
+             count: issue one for {:?}",
+            expected.to_str()
+        ),
         E::NotValidForNameContext { expected, .. } => format!(
             "the {who}'s certificate is not valid for {:?}: write one of its subject alternative names into url or \
              tlsConfig.serverName",
@@ -317,6 +324,23 @@ mod tests {
             "an algorithm that is not known"
         );
         assert_eq!(algorithm(b""), "an algorithm that is not known");
+    }
+
+    #[test]
+    fn a_certificate_without_names_and_one_of_the_past_are_told() {
+        let expected = rustls_pki_types::ServerName::try_from("web.test").unwrap();
+        let unnamed = |presented: &[&str]| CertificateError::NotValidForNameContext {
+            expected: expected.clone(),
+            presented: presented.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        for (error, words) in [
+            (unnamed(&[]), "has neither host names nor IP addresses as subject alternative names"),
+            (unnamed(&["DnsName(\"other.test\")"]), "write one of its subject alternative names into url"),
+            (CertificateError::BadEncoding, "a date before 1970, which is not supported"),
+        ] {
+            let message = describe(&Error::InvalidCertificate(error), Peer::Server);
+            assert!(message.contains(words), "{message}");
+        }
     }
 
     #[test]

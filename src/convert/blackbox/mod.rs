@@ -18,6 +18,7 @@ use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, join, quoted};
 use super::secret::{ModuleSecrets, OF_FILES};
 use super::{FileAccess, MAX_TARGETS};
+use crate::dial::DEFAULT_MAX_ECHO_PAYLOAD;
 use crate::yaml::{Data, Node};
 
 /// The module that is used where none is named.
@@ -212,6 +213,14 @@ impl ModuleReader<'_> {
         let mut icmp = Map::new();
         if let Some(size) = block.integer("payload_size", self.reporter).filter(|size| size.value != 0) {
             if (0..=65_507).contains(&size.value) {
+                if size.value > i64::from(DEFAULT_MAX_ECHO_PAYLOAD) {
+                    let message = format!(
+                        "is more than {DEFAULT_MAX_ECHO_PAYLOAD}, up to which the exporter sends without a flag: start it with \
+                         --icmp-max-payload {} (chart: limits.icmpMaxPayload)",
+                        size.value
+                    );
+                    self.reporter.remark(size.line(), &size.path, message);
+                }
                 icmp.insert("payloadSize".to_owned(), json!(size.value));
             } else {
                 self.reporter.fault(size.line(), &size.path, "must be from 0 to 65507");

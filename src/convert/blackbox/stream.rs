@@ -100,13 +100,20 @@ impl ModuleReader<'_> {
         for item in block.list(key, self.reporter) {
             let Some(mut inner) = Block::open(item.node, &item.path, self.reporter) else { continue };
             let mut step = Map::new();
-            let expect = inner.filled("expect", self.reporter);
+            let expect = inner.text("expect", self.reporter);
             let expect_bytes = inner.node("expect_bytes");
             if let (Some(_), Some(bytes)) = (&expect, &expect_bytes) {
                 let message = "excludes expect: write one of them, or two steps";
                 self.reporter.fault(bytes.line(), &bytes.path, message);
             }
-            if let Some(expect) = expect
+            if let Some(expect) = &expect
+                && expect.value.is_empty()
+            {
+                // Unlike other empty texts, this one is a check: the blackbox exporter waits for a line.
+                let message = "is empty, and matches any line: it is written as ^, which does so too";
+                self.reporter.remark(expect.line(), &expect.path, message);
+                step.insert("expect".to_owned(), json!("^"));
+            } else if let Some(expect) = expect
                 && let Some(common) = self.regex(&expect)
             {
                 step.insert("expect".to_owned(), json!(common));

@@ -20,7 +20,7 @@ use super::health::{self, ServingStatus};
 use super::status::StatusCode;
 use super::{FailedCheck, GrpcProber};
 use crate::dial::broken;
-use crate::kind::probe::BoxedStream;
+use crate::kind::probe::{BoxedStream, Http2End, begins_http2};
 use crate::kind::{CallError, Probe, Reason};
 
 /// The method that is called.
@@ -53,17 +53,22 @@ pub(super) async fn check(
     let seen = Arc::<Mutex<SeenTraffic>>::default();
     let observed = ObservedStream { stream, seen: Arc::clone(&seen) };
     let exchanged = timeout_at(deadline, exchange(request, observed)).await;
-    let (received, failure) = {
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        (seen.received, seen.failure.take())
-    };
+    let SeenTraffic { received, is_http2, failure } =
+        std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
     probe.memory.received(received);
     probe.record.received(received);
     let answer = match exchanged {
         Ok(Ok(answer)) => answer,
         Ok(Err(Broken::Answer(failed))) => return Err(failed),
-        // What happened to the connection says more than what this meant for the call.
-        Ok(Err(Broken::Http(error))) => return Err(failure.map_or_else(|| broken_http(&error), FailedCheck::unavailable)),
+        Ok(Err(Broken::Http(error))) => {
+            let end = Http2End::of(&error).filter(|_| is_http2);
+            return Err(match (end, failure) {
+                (Some(end), _) => ended(end),
+                // What happened to the connection says more than what this meant for the call.
+                (None, Some(failure)) => FailedCheck::unavailable(failure),
+                (None, None) => no_http2(is_http2),
+            });
+        }
         Err(_) => {
             let error = CallError::new(Reason::Timeout, "the server did not answer the health check in time");
             return Err(FailedCheck::unavailable(error));
@@ -194,13 +199,22 @@ fn no_grpc(status: HttpStatus) -> FailedCheck {
 }
 
 /// The connection, or the stream of the call, ended by rules of HTTP/2.
-fn broken_http(error: &hyper::Error) -> FailedCheck {
-    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    let of_stream = causes.any(|cause| cause.to_string().starts_with("stream error"));
-    if of_stream {
-        return FailedCheck::new(StatusCode::INTERNAL, Reason::Protocol, "the server reset the call (RST_STREAM)");
-    }
-    let message = "the server does not speak HTTP/2, or ended the connection: correct host and port in url, and write grpcs:// if it wants TLS";
+fn ended(end: Http2End) -> FailedCheck {
+    let (code, reason) = match end {
+        Http2End::Reset | Http2End::Broken => (StatusCode::INTERNAL, Reason::Protocol),
+        Http2End::GoneAway => (StatusCode::UNAVAILABLE, Reason::Protocol),
+        Http2End::TooMuch | Http2End::BeyondWindow => (StatusCode::RESOURCE_EXHAUSTED, Reason::Limit),
+    };
+    FailedCheck::new(code, reason, end.as_str())
+}
+
+/// There is no answer, and the server gave no cause.
+fn no_http2(is_http2: bool) -> FailedCheck {
+    let message = if is_http2 {
+        "the server ended the connection before it had answered the health check"
+    } else {
+        "the server does not speak HTTP/2, or ended the connection: correct host and port in url, and write grpcs:// if it wants TLS"
+    };
     FailedCheck::new(StatusCode::UNAVAILABLE, Reason::Protocol, message)
 }
 
@@ -230,6 +244,8 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for CallTas
 #[derive(Debug, Default)]
 struct SeenTraffic {
     received: usize,
+    /// Whether the server began with a frame of HTTP/2.
+    is_http2: bool,
     /// Its first error: HTTP/2 does not pass on its cause.
     failure: Option<CallError>,
 }
@@ -264,6 +280,7 @@ impl AsyncRead for ObservedStream {
             if seen.received == 0 {
                 let error = other_protocol(new).map(|message| CallError::new(Reason::Protocol, message));
                 seen.failure = seen.failure.take().or(error);
+                seen.is_http2 = begins_http2(new);
             }
             seen.received += new.len();
             if seen.received > MAX_RECEIVED {

@@ -18,10 +18,10 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 
-use super::stream::{Meter, MeteredStream, NoHeaderError};
+use super::stream::{Meter, MeteredStream};
 use crate::dial::broken;
 use crate::failure::{CallError, Reason};
-use crate::kind::probe::BoxedStream;
+use crate::kind::probe::{BoxedStream, Http2End};
 
 /// The largest header of an answer, all its lines together. HTTP/1.1 has 100 lines at most, which is the limit of the library.
 const MAX_HEADER: usize = 64 * 1024;
@@ -155,12 +155,16 @@ impl RequestConnection {
     /// Reasons: `connect`, `tls`, `protocol`, `limit`.
     pub(super) async fn send(mut self, request: Request<Body>) -> Result<UnreadAnswer, CallError> {
         let is_http2 = self.is_http2();
-        let Self { sender, driver, .. } = &mut self;
+        let Self { sender, driver, meter } = &mut self;
         let sent = match sender {
             Sender::Http1(sender) => driver.drive(sender.send_request(request)).await,
             Sender::Http2(sender) => driver.drive(sender.send_request(request)).await,
         };
-        let (head, body) = sent.map_err(|error| unanswered(&error))?.into_parts();
+        let failure = |error| match meter.flood() {
+            Some(flood) => CallError::new(Reason::Limit, flood.to_string()),
+            None => unanswered(&error),
+        };
+        let (head, body) = sent.map_err(failure)?.into_parts();
         self.meter.has_header();
         // With HTTP/2 the first bytes are settings of the connection.
         let first_byte = if is_http2 { None } else { self.meter.first_byte() };
@@ -215,14 +219,11 @@ fn source<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'
 /// Why there was no answer.
 fn unanswered(error: &hyper::Error) -> CallError {
     if let Some(io) = source::<io::Error>(error) {
-        return match io.get_ref().and_then(|inner| inner.downcast_ref::<NoHeaderError>()) {
-            Some(flood) => CallError::new(Reason::Limit, flood.to_string()),
-            None if io.kind() == io::ErrorKind::UnexpectedEof => closed(),
-            None => {
-                let error = broken(io);
-                CallError::new(error.reason, format!("the connection broke before the answer: {}", error.message))
-            }
-        };
+        if io.kind() == io::ErrorKind::UnexpectedEof {
+            return closed();
+        }
+        let error = broken(io);
+        return CallError::new(error.reason, format!("the connection broke before the answer: {}", error.message));
     }
     if error.is_parse_too_large() {
         let most = MAX_HEADER >> 10;
@@ -238,7 +239,11 @@ fn unanswered(error: &hyper::Error) -> CallError {
     if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
         return closed();
     }
-    CallError::new(Reason::Protocol, "the server broke the rules of HTTP/2, or refused the request by them")
+    match Http2End::of(error) {
+        Some(end @ (Http2End::TooMuch | Http2End::BeyondWindow)) => CallError::new(Reason::Limit, end.as_str()),
+        Some(end) => CallError::new(Reason::Protocol, end.as_str()),
+        None => CallError::new(Reason::Protocol, "the server broke the rules of HTTP/2, or refused the request by them"),
+    }
 }
 
 fn closed() -> CallError {
@@ -250,6 +255,9 @@ fn broken_off(error: &hyper::Error) -> CallError {
     match source::<io::Error>(error).map(broken).filter(|error| error.reason == Reason::Tls) {
         Some(error) => error,
         None if error.is_parse() => CallError::new(Reason::Body, "the body is incomplete: it is not coded as HTTP says"),
-        None => CallError::new(Reason::Body, "the body is incomplete: the connection ended before it did"),
+        None => {
+            let why = Http2End::of(error).map_or("the connection ended before it did", Http2End::as_str);
+            CallError::new(Reason::Body, format!("the body is incomplete: {why}"))
+        }
     }
 }

@@ -30,7 +30,7 @@ const OWN_USER_AGENT: HeaderValue =
 const HARMLESS: [HeaderName; 7] =
     [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, USER_AGENT];
 
-/// The most bytes of a proxy's answer to CONNECT.
+/// The most bytes of a proxy's answer to CONNECT, with the interim responses before it.
 const MAX_TUNNEL_HEADER: usize = 16 * 1024;
 
 /// What the target says about the request.
@@ -427,25 +427,31 @@ async fn open_tunnel(stream: &mut BoxedStream, to: &str) -> Result<(), CallError
     );
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     stream.flush().await.map_err(failed)?;
-    let mut header = Vec::with_capacity(256);
-    while !header.ends_with(b"\r\n\r\n") {
-        if header.len() >= MAX_TUNNEL_HEADER {
-            return Err(CallError::new(Reason::Protocol, "the proxy did not answer in HTTP"));
+    let (mut header, mut read) = (Vec::with_capacity(256), 0);
+    loop {
+        header.clear();
+        while !(header.ends_with(b"\n\r\n") || header.ends_with(b"\n\n")) {
+            if read >= MAX_TUNNEL_HEADER {
+                let message = format!("the proxy answers with a header of more than {} KiB", MAX_TUNNEL_HEADER >> 10);
+                return Err(CallError::new(Reason::Limit, message));
+            }
+            // Byte by byte: what follows belongs to the tunnel. In practice the answer is short.
+            header.push(stream.read_u8().await.map_err(failed)?);
+            read += 1;
         }
-        // Byte by byte: what follows belongs to the tunnel. In practice the answer is short.
-        let byte = stream.read_u8().await.map_err(failed)?;
-        header.push(byte);
-    }
-    match tunnel_status(&header) {
-        Some(200..=299) => Ok(()),
-        Some(407) => Err(CallError::new(Reason::Auth, "the proxy asks for credentials, which cannot be sent to it")),
-        Some(status) => Err(CallError::new(Reason::Connect, format!("the proxy refused the tunnel with {status}"))),
-        None => Err(CallError::new(Reason::Protocol, "the proxy did not answer in HTTP")),
+        return match tunnel_status(&header) {
+            Some(200..=299) => Ok(()),
+            // Interim responses. After 101, no other would follow.
+            Some(100 | 102..=199) => continue,
+            Some(407) => Err(CallError::new(Reason::Auth, "the proxy asks for credentials, which cannot be sent to it")),
+            Some(status) => Err(CallError::new(Reason::Connect, format!("the proxy refused the tunnel with {status}"))),
+            None => Err(CallError::new(Reason::Protocol, "the proxy did not answer in HTTP")),
+        };
     }
 }
 
 pub(super) fn tunnel_status(header: &[u8]) -> Option<u16> {
-    let line = header.split(|byte| *byte == b'\r').next()?;
+    let line = header.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
     let (version, rest) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     let status = rest.get(..3).filter(|_| version.starts_with("HTTP/1."))?;
     status.parse().ok()
@@ -492,6 +498,7 @@ mod tests {
         for (header, status) in [
             ("HTTP/1.1 200 Connection established\r\n\r\n", Some(200)),
             ("HTTP/1.0 407\r\n\r\n", Some(407)),
+            ("HTTP/1.1 200\n\n", Some(200)),
             ("HTTP/1.1 20\r\n\r\n", None),
             ("HTTP/2 200\r\n\r\n", None),
             ("SSH-2.0\r\n\r\n", None),

@@ -29,6 +29,12 @@ impl Meter {
         self.first_byte.get().copied()
     }
 
+    /// Whether too much came before the header was complete. Reading has failed then, and HTTP/2 does not pass on why.
+    pub(super) fn flood(&self) -> Option<NoHeaderError> {
+        let is_flood = self.read.load(Ordering::Relaxed) > MAX_BEFORE_HEADER && !self.has_header.load(Ordering::Relaxed);
+        is_flood.then_some(NoHeaderError)
+    }
+
     /// The header of the answer is complete.
     pub(super) fn has_header(&self) {
         self.has_header.store(true, Ordering::Relaxed);
@@ -40,11 +46,8 @@ impl ReadObserver for Arc<Meter> {
         if bytes > 0 {
             self.first_byte.get_or_init(Instant::now);
         }
-        let read = self.read.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if read > MAX_BEFORE_HEADER && !self.has_header.load(Ordering::Relaxed) {
-            return Err(io::Error::other(NoHeaderError));
-        }
-        Ok(())
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+        self.flood().map_or(Ok(()), |flood| Err(io::Error::other(flood)))
     }
 }
 

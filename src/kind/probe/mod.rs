@@ -3,6 +3,7 @@
 
 mod address;
 mod hash;
+mod http2;
 mod pattern;
 mod recorder;
 mod stream;
@@ -17,6 +18,7 @@ use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
 pub(in crate::kind) use hash::fnv1a;
+pub(in crate::kind) use http2::{Http2End, begins_http2};
 pub use pattern::ComparisonWork;
 pub(in crate::kind) use pattern::{FAILED_DUE_TO_REGEX, Matcher, Pattern, copy_bytes, readable, work};
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
