@@ -4,6 +4,7 @@
 mod address;
 mod hash;
 mod pattern;
+pub mod re2;
 mod recorder;
 mod stream;
 mod tls;
@@ -17,7 +18,7 @@ use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
 pub(in crate::kind) use hash::fnv1a;
-pub use pattern::ComparisonWork;
+pub use pattern::{ComparisonWork, pattern_problem};
 pub(in crate::kind) use pattern::{FAILED_DUE_TO_REGEX, Matcher, Pattern, copy_bytes, readable, search_work, work};
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;

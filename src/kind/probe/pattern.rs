@@ -15,6 +15,7 @@ use regex_automata::hybrid::dfa::DFA;
 use tokio::time::timeout_at;
 
 use super::Probe;
+use super::re2::{PatternProblem, rewrite};
 use crate::budget::MemoryShare;
 use crate::failure::{CallError, Reason};
 use crate::metric::Stop;
@@ -87,7 +88,13 @@ impl Pattern {
         if is_literal(written) {
             return Ok(Self { written: written.into(), form: Form::Literal });
         }
-        let translated: Arc<str> = translate(written).into();
+        let common = rewrite(written).map_err(|problem| match problem {
+            PatternProblem::Invalid(cause) => {
+                format!("is not a regular expression that RE2 accepts, correct it: {cause}")
+            }
+            PatternProblem::GoOnly(advice) => advice,
+        })?;
+        let translated: Arc<str> = translate(&common).into();
         match compiled(&translated).map(|compiled| compiled.size) {
             Ok(size) => Ok(Self { written: written.into(), form: Form::Regex { translated, size } }),
             Err(regex::Error::CompiledTooBig(most)) => Err(format!(
@@ -169,6 +176,11 @@ impl Pattern {
             Form::Regex { translated, .. } => PatternCache::global(|cache| cache.compiled.contains_key(translated)),
         }
     }
+}
+
+/// Why a pattern cannot be used, and what to write instead; `None` if it can.
+pub fn pattern_problem(written: &str) -> Option<String> {
+    Pattern::new(written).err()
 }
 
 /// A compiled pattern, for the comparisons of one probe: what it learns about texts makes the next comparison faster.
@@ -358,7 +370,7 @@ fn is_literal(pattern: &str) -> bool {
     !pattern.contains(['\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$'])
 }
 
-/// The pattern in the syntax of the library: `\w`, `\d`, `\s` and `\b` mean ASCII in RE2, and its `\s` has no vertical tab.
+/// A pattern of the common syntax in that of the library: `\w`, `\d`, `\s` and `\b` mean ASCII in RE2, and its `\s` has no vertical tab.
 fn translate(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len() + 32);
     let mut in_class = false;
@@ -568,6 +580,17 @@ mod tests {
             (r"\x{e9}", "é", true),
             (r"\.", ".", true),
             ("a|", "x", true),
+            ("{\"status\":\"UP\"}", "{\"status\":\"UP\"}", true),
+            ("\"a\":{", "\"a\":{}", true),
+            ("x{,5}", "x", false),
+            ("x{,5}", "x{,5}", true),
+            (r"^a\012b$", "a\nb", true),
+            (r"^\07$", "\u{7}", true),
+            (r"^\Qa.b{\E+$", "a.b{{", true),
+            (r"^\Qa.b", "axb", false),
+            ("^[a&&b]+$", "a&b", true),
+            ("^日本[[é]$", "日本[", true),
+            (r"^\<b\>$", "<b>", true),
         ] {
             assert_eq!(matches(pattern, text), is_match, "{pattern:?} {text:?}");
         }
@@ -623,7 +646,7 @@ mod tests {
         let many = [&words[..512], &long, &"[^x]+.*".repeat(20), &r"\d{1,3}\.".repeat(12), &"a".repeat(512)];
         let counted =
             [".{80}", "[^,]{100}", ".{10,100}error", "(?i)<title>.{1,100}</title>", "^.{0,250}$", r"(?s)^.{128}\S{64}"];
-        for pattern in many.into_iter().map(|pattern| &**pattern).chain(counted) {
+        for pattern in many.into_iter().chain(counted) {
             assert!(Pattern::new(pattern).is_ok(), "{pattern}");
         }
         let error = Pattern::new("(.{1000}){1000}").unwrap_err();
