@@ -58,7 +58,7 @@ const MAX_WORK: u64 = 1 << 36;
 const MAX_UNINTERRUPTED: u64 = 1 << 34;
 
 /// A comparison that can be interrupted asks after so many bytes whether it shall end: a byte takes some microseconds at most.
-const ASK_AFTER: usize = 4 << 10;
+const ASK_AFTER: usize = 1 << 10;
 
 /// What begins a comparison counts as so many bytes of text.
 const START: usize = 16;
