@@ -1288,6 +1288,15 @@ async fn ordinary_patterns_are_compared_with_large_bodies() {
     probe_large(&format!("{}8", web.url()), at_the_end).await.failed(Reason::Match, "failIfBodyMatchesRegexp[1]");
 }
 
+#[tokio::test]
+async fn patterns_are_written_in_the_whole_syntax_of_re2() {
+    let web = Web::plain(|_| ok("{\"status\":\"UP\"}\n")).await;
+    let good = [r#"{"status":"UP"}"#, r#"status":"#, r#"^\Q{"status":\E"#, r"}\012\z", "[[{]"];
+    let bad = ["UPx{,5}", r"\07", "[x&&y]", r"\Q.*"];
+    let options = json!({ "failIfBodyNotMatchesRegexp": good, "failIfBodyMatchesRegexp": bad });
+    probe(&web.url(), options).await.succeeded();
+}
+
 /// The program may do so little at once that the next one would wait for these until its own timeout.
 #[tokio::test]
 async fn a_comparison_that_takes_too_long_ends_with_the_timeout() {
@@ -1301,7 +1310,9 @@ async fn a_comparison_that_takes_too_long_ends_with_the_timeout() {
     let web = Web::plain(move |_| ok(&text)).await;
     let patterns: Vec<String> = (300..308).map(|count| format!("x[xy]{{{count}}}z")).collect();
     for _ in 0..3 {
-        let probed = probe_large(&web.url(), json!({ "failIfBodyMatchesRegexp": patterns })).await;
+        let mut setup = Setup::new(&web.url(), json!({ "failIfBodyMatchesRegexp": patterns }));
+        setup.limits = Limits::new(16 << 20, 128 << 20);
+        let probed = setup.with("timeout", json!("2s")).probe().await;
         probed.failed(Reason::Timeout, "write simpler");
     }
 }

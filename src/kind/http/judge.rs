@@ -234,7 +234,8 @@ async fn judge_body(rules: &AnswerRules, body: Bytes, probe: &mut Probe<'_>) -> 
     match verdict {
         BodyVerdict::Bad(problem) => Err(CallError::new(Reason::Match, problem)),
         BodyVerdict::Stopped => {
-            Err(CallError::new(Reason::Timeout, "the body could not be compared with the regular expressions in time"))
+            let message = "the body could not be compared with the regular expressions in time: write simpler ones";
+            Err(CallError::new(Reason::Timeout, message))
         }
         BodyVerdict::Good | BodyVerdict::Copy(_) => Ok(()),
     }
