@@ -223,6 +223,22 @@ fn what_is_sent_with_a_password_is_read_from_a_secret() {
 }
 
 #[test]
+fn a_pattern_that_cannot_be_used_is_left_out_alone() {
+    let http =
+        r"{prober: http, http: {fail_if_body_matches_regexp: ['\pL', '(.{900}){3}', '{.{80}'], fail_if_ssl: true}}";
+    let said = converted(&format!("modules: {{m: {http}}}"), &job("'http://a/'"));
+    let spec = only_spec(&said);
+    assert_eq!(spec["http"]["failIfBodyMatchesRegexp"], serde_json::json!([r"\{.{80}"]), "{spec}");
+    assert_eq!(spec["http"]["failIfSsl"], true);
+    for said_of in [
+        "regexp[0]: is left out, and the check with it: \\p needs",
+        "regexp[1]: is left out, and the check with it: takes more",
+    ] {
+        assert!(said.stderr.contains(said_of), "{said_of}: {}", said.stderr);
+    }
+}
+
+#[test]
 fn the_dialogue_of_a_login_keeps_its_commands() {
     let module = "prober: tcp, tcp: {query_response: [{expect: '^220', send: EHLO me}, {send: AUTH x}, {send: QUIT}]}";
     let spec = only_spec(&converted(&format!("modules: {{m: {{{module}}}}}"), &job("a:25")));

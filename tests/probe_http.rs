@@ -360,6 +360,13 @@ async fn probe(url: &str, http: Value) -> Probed {
     Setup::new(url, http).probe().await
 }
 
+/// With the limits of the program, which are larger.
+async fn probe_large(url: &str, http: Value) -> Probed {
+    let mut setup = Setup::new(url, http);
+    setup.limits = Limits::new(16 << 20, 128 << 20);
+    setup.probe().await
+}
+
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(text).unwrap();
@@ -1403,6 +1410,51 @@ async fn patterns_that_take_long_do_not_keep_others_waiting() {
         seen.push((longest, took));
     }
     panic!("{seen:?}");
+}
+
+#[tokio::test]
+async fn ordinary_patterns_are_compared_with_large_bodies() {
+    let web = Web::plain(|request| {
+        let line = "Text and more text, as servers write it.\n";
+        let bytes = if request.path() == "/8" { 8 << 20 } else { 1200 << 10 };
+        ok(line.repeat(bytes / line.len()))
+    })
+    .await;
+    let many: Vec<String> = (0..16).map(|number| format!("(?i)fatal err[o]r {number}: .* failed")).collect();
+    probe_large(&format!("{}1", web.url()), json!({ "failIfBodyMatchesRegexp": many })).await.succeeded();
+    let few = json!({ "failIfBodyMatchesRegexp": ["(?i)fatal", "(?i)err[o]r"] });
+    probe_large(&format!("{}8", web.url()), few).await.succeeded();
+    let at_the_end = json!({ "failIfBodyMatchesRegexp": ["(?i)fatal", "it\\.\\s$"] });
+    probe_large(&format!("{}8", web.url()), at_the_end).await.failed(Reason::Match, "failIfBodyMatchesRegexp[1]");
+}
+
+#[tokio::test]
+async fn patterns_are_written_in_the_whole_syntax_of_re2() {
+    let web = Web::plain(|_| ok("{\"status\":\"UP\"}\n")).await;
+    let good = [r#"{"status":"UP"}"#, r#"status":"#, r#"^\Q{"status":\E"#, r"}\012\z", "[[{]"];
+    let bad = ["UPx{,5}", r"\07", "[x&&y]", r"\Q.*"];
+    let options = json!({ "failIfBodyNotMatchesRegexp": good, "failIfBodyMatchesRegexp": bad });
+    probe(&web.url(), options).await.succeeded();
+}
+
+/// The program may do so little at once that the next one would wait for these until its own timeout.
+#[tokio::test]
+async fn a_comparison_that_takes_too_long_ends_with_the_timeout() {
+    let mut state = 1_u32;
+    let text: String = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        if state >> 31 == 0 { 'x' } else { 'y' }
+    })
+    .take(4 << 20)
+    .collect();
+    let web = Web::plain(move |_| ok(&text)).await;
+    let patterns: Vec<String> = (300..308).map(|count| format!("x[xy]{{{count}}}z")).collect();
+    for _ in 0..3 {
+        let mut setup = Setup::new(&web.url(), json!({ "failIfBodyMatchesRegexp": patterns }));
+        setup.limits = Limits::new(16 << 20, 128 << 20);
+        let probed = setup.with("timeout", json!("2s")).probe().await;
+        probed.failed(Reason::Timeout, "write simpler");
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,6 @@ mod encoding;
 mod go;
 mod name;
 mod operator;
-mod re2;
 mod relabel;
 mod report;
 mod request;

@@ -6,8 +6,8 @@ use regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
 use super::block::{Block, BlockField};
-use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, quoted};
+use crate::kind::re2::{PatternProblem, rewrite};
 use crate::yaml::Node;
 
 /// The labels of a target, or of a series.

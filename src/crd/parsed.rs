@@ -6,8 +6,6 @@ use std::sync::{Arc, LazyLock};
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::regex_syntax::dialect_problem;
-use super::rules::each_text;
 use super::{FieldError, Header, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, regex_problem};
 use crate::kind::{Engine, Type};
 use crate::metric::Filter;
@@ -149,19 +147,6 @@ fn parse_url(path: &str, text: &str, errors: &mut Vec<FieldError>) -> Option<Url
 }
 
 fn parse_engine(spec: &ScrapeTargetSpec, url: &Url, errors: &mut Vec<FieldError>) -> Option<Engine> {
-    let mut broken: Vec<FieldError> = Vec::new();
-    if !spec.kind.regexes().is_empty() {
-        let target = serde_json::json!({ "spec": &spec.blocks });
-        for path in spec.kind.regexes() {
-            each_text(&target, path, &mut |text, at| {
-                broken.extend(dialect_problem(text).map(|problem| FieldError::new(&at, problem)));
-            });
-        }
-    }
-    if !broken.is_empty() {
-        errors.append(&mut broken);
-        return None;
-    }
     spec.blocks.engine(spec.kind, url).map_err(|mut mistakes| errors.append(&mut mistakes)).ok()
 }
 

@@ -24,7 +24,7 @@ pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
 pub use probe::{
     BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits, ProbeRecord, Prober, Recorder,
-    SharedFamilies,
+    SharedFamilies, pattern_problem, re2,
 };
 pub use secret::SecretKeyRef;
 pub(crate) use surface::has_header;

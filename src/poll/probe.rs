@@ -125,7 +125,7 @@ impl Compute for BlockingWork<'_> {
         Box::pin(async move {
             let permit = self.context.large_answers.acquire(self.target, self.deadline).await;
             let permit = permit.map_err(WorkError::of_comparison)?;
-            run_blocking(permit, self.deadline, move |_| work()).await.map_err(WorkError::of_comparison)
+            run_blocking(permit, self.deadline, move |stop| work(&stop)).await.map_err(WorkError::of_comparison)
         })
     }
 }

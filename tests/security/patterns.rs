@@ -54,6 +54,30 @@ async fn the_slowest_patterns_that_are_taken_delay_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_patterns_on_large_bodies_delay_nobody() {
+    let server = Server::saying(names(0, 20_000)).await; // 4 MB
+    let targets: String = (0..8)
+        .map(|i| {
+            let patterns: Vec<String> = (0..16).map(|j| format!("\"[ab]*a[ab]{{{}}}c\"", 400 + 16 * i + j)).collect();
+            let http = format!("http: {{ failIfBodyMatchesRegexp: [{}] }}", patterns.join(", "));
+            server.target(&format!("tenant-{}", i % 2), &format!("slow-{i}"), "Http", &http)
+        })
+        .collect();
+    let attacked = Attacked::start(&targets, &[]).await;
+    let watch = attacked.watch();
+    let (start, before) = (Instant::now(), server.asked());
+    while start.elapsed() < Duration::from_secs(12) || server.asked() < before + 8 {
+        assert!(start.elapsed() < 2 * PATIENCE, "{} polls", server.asked() - before);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    attacked.unnoticed(watch).await;
+    attacked
+        .program
+        .until("/probe?target=tenant-0/slow-0", |_, body| body.contains("reason=\"timeout\"").then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pattern_over_8_kib_is_refused_wherever_it_is_read_and_says_what_to_write() {
     let server = Server::start(|request, _| names(request, 511).into()).await;
     let metrics = "mediasoup: { source: Prometheus }\nmetrics: { keep: [\"[ab]*a[ab]{0,400}a[ab]{0,400}c\"] }";

@@ -14,11 +14,12 @@ use serde_json::{Map, Value, json};
 
 use super::block::{Block, BlockField};
 use super::name::{Names, slug};
-use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, join, quoted};
 use super::secret::{ModuleSecrets, OF_FILES};
 use super::{FileAccess, MAX_TARGETS};
 use crate::dial::DEFAULT_MAX_ECHO_PAYLOAD;
+use crate::kind::pattern_problem;
+use crate::kind::re2::{PatternProblem, rewrite};
 use crate::yaml::{Data, Node};
 
 /// The module that is used where none is named.
@@ -319,10 +320,18 @@ impl ModuleReader<'_> {
         }
     }
 
-    /// An expression in the common dialect. One that Go refuses is a fault, one that only Go reads is left out with a remark.
+    /// An expression in the common dialect. One that Go refuses is a fault, one that only Go reads or that is too large is left out with a remark.
     fn regex(&mut self, field: &BlockField<'_, String>) -> Option<String> {
         match rewrite(&field.value) {
             Ok(common) => {
+                if let Some(why) = pattern_problem(&common) {
+                    self.reporter.remark(
+                        field.line(),
+                        &field.path,
+                        format!("is left out, and the check with it: {why}"),
+                    );
+                    return None;
+                }
                 if common != field.value {
                     let message = format!("is written as {}, which Rust and RE2 read in the same way", quoted(&common));
                     self.reporter.remark(field.line(), &field.path, message);

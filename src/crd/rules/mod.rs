@@ -72,17 +72,6 @@ pub(crate) fn check(target: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// Calls `found` for every text at `path`, with its own path.
-pub(crate) fn each_text(target: &Value, path: &str, found: &mut impl FnMut(&str, String)) {
-    let mut steps: Vec<&str> = path.split('.').collect();
-    steps.reverse();
-    visit(target, &mut steps, String::new(), &mut |value, at| {
-        if let Some(text) = value.as_str() {
-            found(text, at);
-        }
-    });
-}
-
 /// Calls `found` for every value at the place that the steps (last first) lead to.
 fn visit(value: &Value, steps: &mut Vec<&str>, at: String, found: &mut impl FnMut(&Value, String)) {
     let Some(step) = steps.pop() else { return found(value, at) };

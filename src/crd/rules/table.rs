@@ -11,6 +11,7 @@ use crate::crd::pattern::{
     URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
 };
 use crate::crd::{regex_syntax, url_advice};
+use crate::kind::re2::{PatternProblem, rewrite};
 use crate::kind::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use crate::kind::{self, Field, UrlQuery};
 use crate::rule::{BEYOND_ASCII, Rule, raw};
@@ -605,18 +606,35 @@ fn is_mapped(address: IpAddr) -> bool {
 }
 
 fn regexes() -> Vec<Rule> {
-    vec![
-        // An expression that RE2 cannot read makes `matches` fail, and with it the rule: the value does not matter.
-        Rule::new(
-            "spec.metrics.keep[]",
-            "''.matches(self) ? true : true",
-            "is not a regular expression that RE2 accepts, correct it",
-        )
-        .also(&["spec.metrics.drop[]", "spec.monitor.relabelings[].regex", "spec.monitor.metricRelabelings[].regex"])
-        .also(&kind::Type::ALL.iter().flat_map(|kind| kind.regexes()).copied().collect::<Vec<_>>())
-        .holds_if_text(regex_syntax::is_readable)
-        .more_of_text(regex_syntax::mistake),
-    ]
+    // An expression that RE2 cannot read makes `matches` fail, and with it the rule: the value does not matter.
+    let rule = |path| {
+        Rule::new(path, "''.matches(self) ? true : true", "is not a regular expression that RE2 accepts, correct it")
+    };
+    let mut rules = vec![
+        rule("spec.metrics.keep[]")
+            .also(&[
+                "spec.metrics.drop[]",
+                "spec.monitor.relabelings[].regex",
+                "spec.monitor.metricRelabelings[].regex",
+            ])
+            .holds_if_text(regex_syntax::is_readable)
+            .more_of_text(regex_syntax::mistake),
+    ];
+    // Those of kinds are read here alone, in the whole syntax of RE2.
+    let of_kinds: Vec<_> = kind::Type::ALL.iter().flat_map(|kind| kind.regexes()).copied().collect();
+    if let Some((first, others)) = of_kinds.split_first() {
+        rules
+            .push(rule(first).also(others).holds_if_text(|text| re2_mistake(text).is_none()).more_of_text(re2_mistake));
+    }
+    rules
+}
+
+/// Why RE2 cannot read `pattern`.
+fn re2_mistake(pattern: &str) -> Option<String> {
+    match rewrite(pattern) {
+        Err(PatternProblem::Invalid(cause)) => Some(cause),
+        _ => None,
+    }
 }
 
 fn monitor() -> Vec<Rule> {

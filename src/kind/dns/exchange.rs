@@ -164,7 +164,7 @@ impl Query<'_> {
             return Ok(Reply::read(message, self.id, self.question));
         }
         let (message, id, question) = (message.to_vec(), self.id, Arc::clone(self.question));
-        let result = compute.run(Box::new(move || Box::new(Reply::read(&message, id, &question)))).await?;
+        let result = compute.run(Box::new(move |_| Box::new(Reply::read(&message, id, &question)))).await?;
         let lost = |_| CallError::new(Reason::Internal, "the reading of a reply had no result: please report this");
         result.downcast().map(|result| *result).map_err(lost)
     }
@@ -248,6 +248,7 @@ mod tests {
 
     use super::*;
     use crate::kind::HeavyWork;
+    use crate::metric::Stop;
 
     /// Counts what is not done at once.
     #[derive(Debug, Default)]
@@ -256,7 +257,7 @@ mod tests {
     impl Compute for Elsewhere {
         fn run(&self, work: HeavyWork) -> BoxFuture<'_, Result<Box<dyn std::any::Any + Send>, CallError>> {
             self.0.fetch_add(1, Ordering::Relaxed);
-            Box::pin(std::future::ready(Ok(work())))
+            Box::pin(std::future::ready(Ok(work(&Stop::default()))))
         }
     }
 

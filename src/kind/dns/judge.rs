@@ -10,6 +10,7 @@ use super::types;
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
 use crate::kind::probe::{Matcher, Pattern, readable, work};
+use crate::metric::Stop;
 use crate::rule::FieldError;
 
 /// Regular expressions for the records of one section. A record is a line as in a zone file, with tabs between its first five parts:
@@ -84,7 +85,7 @@ impl ReplyRules {
             bytes += length;
         }
         let (rules, reply) = (Arc::clone(&self.0), reply.clone());
-        let compare = move || rules.iter().find_map(|rules| rules.problem(&reply));
+        let compare = move |_: &Stop| rules.iter().find_map(|rules| rules.problem(&reply));
         let problem = probe.compare(cost, bytes, compare).await?;
         problem.map_or(Ok(()), |problem| Err(CallError::new(Reason::Match, problem)))
     }

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
-use crate::kind::probe::{FAILED_DUE_TO_REGEX, Pattern, copy_bytes, readable, work};
+use crate::kind::probe::{FAILED_DUE_TO_REGEX, Pattern, copy_bytes, readable, search_work, work};
+use crate::metric::Stop;
 use crate::rule::FieldError;
 
 /// One of the rules about headers, compiled.
@@ -66,7 +67,7 @@ impl HeaderTest {
         let matcher = pattern.matcher();
         let is_found = values.iter().any(|value| matcher.is_match(&readable(value.as_bytes())));
         let does = if *is_bad { "matches" } else { "does not match" };
-        (is_found == *is_bad).then(|| format!("the header {header} {does} {}", shown(Some(pattern), field)))
+        (is_found == *is_bad).then(|| format!("the header {header} {does} {}", shown(pattern, field)))
     }
 }
 
@@ -186,7 +187,7 @@ async fn judge_headers(rules: &AnswerRules, headers: &HeaderMap, probe: &mut Pro
         bytes += length;
     }
     let tests = Arc::clone(&rules.header_tests);
-    let compare = move || tests.iter().zip(&values).find_map(|(test, values)| test.problem(values));
+    let compare = move |_: &Stop| tests.iter().zip(&values).find_map(|(test, values)| test.problem(values));
     match probe.compare(cost, bytes, compare).await? {
         None => Ok(()),
         Some(problem) => {
@@ -217,12 +218,12 @@ async fn read(
 
 async fn judge_body(rules: &AnswerRules, body: Bytes, probe: &mut Probe<'_>) -> Result<(), CallError> {
     let length = body.len();
-    let cost = work(rules.body_matches.iter().chain(&*rules.body_not_matches), 1, length);
+    let cost = search_work(rules.body_matches.iter().chain(&*rules.body_not_matches), length);
     let compare = |is_copied: bool| {
         let (bad, good, body) = (Arc::clone(&rules.body_matches), Arc::clone(&rules.body_not_matches), body.clone());
-        move || match copy_bytes(&body) {
+        move |stop: &Stop| match copy_bytes(&body) {
             copy if copy > 0 && !is_copied => BodyVerdict::Copy(copy),
-            _ => body_problem(&bad, &good, &readable(&body)).map_or(BodyVerdict::Good, BodyVerdict::Bad),
+            _ => judge_text(&bad, &good, &readable(&body), stop).unwrap_or(BodyVerdict::Stopped),
         }
     };
     let mut verdict = probe.compare(cost, length, compare(false)).await?;
@@ -232,6 +233,10 @@ async fn judge_body(rules: &AnswerRules, body: Bytes, probe: &mut Probe<'_>) -> 
     }
     match verdict {
         BodyVerdict::Bad(problem) => Err(CallError::new(Reason::Match, problem)),
+        BodyVerdict::Stopped => {
+            let message = "the body could not be compared with the regular expressions in time: write simpler ones";
+            Err(CallError::new(Reason::Timeout, message))
+        }
         BodyVerdict::Good | BodyVerdict::Copy(_) => Ok(()),
     }
 }
@@ -242,23 +247,31 @@ enum BodyVerdict {
     Bad(String),
     /// It is not UTF-8: it can be compared when the memory for a copy of so many bytes is covered.
     Copy(usize),
+    /// It took too long.
+    Stopped,
 }
 
-fn body_problem(bad: &[Pattern], good: &[Pattern], body: &str) -> Option<String> {
-    let find = |patterns: &[Pattern], matching| patterns.iter().position(|one| one.matcher().is_match(body) == matching);
-    if let Some(index) = find(bad, true) {
-        let shown = shown(bad.get(index), &format!("http.failIfBodyMatchesRegexp[{index}]"));
-        return Some(format!("the body matches {shown}"));
+/// The verdict on a text; `None` if it was stopped before.
+fn judge_text(bad: &[Pattern], good: &[Pattern], body: &str, stop: &Stop) -> Option<BodyVerdict> {
+    for (index, pattern) in bad.iter().enumerate() {
+        if pattern.search(body, stop)? {
+            let shown = shown(pattern, &format!("http.failIfBodyMatchesRegexp[{index}]"));
+            return Some(BodyVerdict::Bad(format!("the body matches {shown}")));
+        }
     }
-    let index = find(good, false)?;
-    let shown = shown(good.get(index), &format!("http.failIfBodyNotMatchesRegexp[{index}]"));
-    Some(format!("the body does not match {shown}"))
+    for (index, pattern) in good.iter().enumerate() {
+        if !pattern.search(body, stop)? {
+            let shown = shown(pattern, &format!("http.failIfBodyNotMatchesRegexp[{index}]"));
+            return Some(BodyVerdict::Bad(format!("the body does not match {shown}")));
+        }
+    }
+    Some(BodyVerdict::Good)
 }
 
 /// A pattern and where it is written.
-fn shown(pattern: Option<&Pattern>, field: &str) -> String {
+fn shown(pattern: &Pattern, field: &str) -> String {
     const MOST: usize = 64;
-    let text = pattern.map_or("", Pattern::as_str);
+    let text = pattern.as_str();
     let start: String = text.chars().take(MOST).collect();
     let rest = if start.len() < text.len() { "…" } else { "" };
     format!("{start:?}{rest} ({field})")

@@ -5,6 +5,7 @@ mod address;
 mod hash;
 mod http2;
 mod pattern;
+pub mod re2;
 mod recorder;
 mod stream;
 mod tls;
@@ -19,15 +20,15 @@ use tokio::time::Instant;
 
 pub(in crate::kind) use hash::fnv1a;
 pub(in crate::kind) use http2::{Http2End, begins_http2};
-pub use pattern::ComparisonWork;
-pub(in crate::kind) use pattern::{FAILED_DUE_TO_REGEX, Matcher, Pattern, copy_bytes, readable, work};
+pub use pattern::{ComparisonWork, pattern_problem};
+pub(in crate::kind) use pattern::{FAILED_DUE_TO_REGEX, Matcher, Pattern, copy_bytes, readable, search_work, work};
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
 
 use crate::budget::MemoryShare;
 use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, Dialer, JudgedAddress, literal_address};
 use crate::failure::CallError;
-use crate::metric::Desc;
+use crate::metric::{Desc, Stop};
 use crate::rule::FieldError;
 
 /// Probes one target. Made once and kept until the declaration changes: patterns are compiled, texts are parsed.
@@ -92,8 +93,8 @@ pub struct Probe<'p> {
     pub compared: ComparisonWork,
 }
 
-/// Work that takes long, and its result.
-pub type HeavyWork = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
+/// Work that takes long, and its result. It is told when nobody waits for it any more, and may end without a result then.
+pub type HeavyWork = Box<dyn FnOnce(&Stop) -> Box<dyn Any + Send> + Send>;
 
 /// Does work that takes longer than some milliseconds, so that it does not delay other polls on the same thread.
 pub trait Compute: Debug + Send + Sync {

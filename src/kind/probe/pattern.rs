@@ -2,26 +2,35 @@
 //! memory and time, whoever wrote the pattern and whatever the server sends.
 //!
 //! A text is compared as RE2 reads it: characters and not bytes, where a byte that is not UTF-8 counts as one unknown character. The time is
-//! at most the size of the compiled pattern multiplied by the length of the text, so both are limited together.
+//! at most the size of the compiled pattern multiplied by the length of the text, and nearly always far less. So both are limited together
+//! for short texts, and a comparison with a long one can be interrupted.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use regex::{Captures, Regex, RegexBuilder};
+use regex_automata::Input;
+use regex_automata::hybrid::dfa::DFA;
 use tokio::time::timeout_at;
 
 use super::Probe;
+use super::re2::{PatternProblem, rewrite};
 use crate::budget::MemoryShare;
 use crate::failure::{CallError, Reason};
+use crate::metric::Stop;
 use crate::rule::FieldError;
 
 crate::descs! {
     FAILED_DUE_TO_REGEX = gauge "probe_failed_due_to_regex" [] "Whether the probe failed because of a regular expression: what the server sent matches one that must not match, or ended without a match of one that must. 0 if it failed for another reason, such as its timeout.";
 }
 
-/// The sizes of compiled patterns that are told apart, in bytes. The largest is the limit: real patterns of 512 characters take less.
-const SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
+/// The sizes of compiled patterns that are told apart, in bytes. The largest is the limit. A `.` or `[^,]` takes over a KiB, since it means
+/// all characters of Unicode: so `.{0,100}` takes 128 KiB. Other real patterns of 512 characters take less than 64 KiB.
+const SIZES: [usize; 4] = [4 << 10, 16 << 10, 64 << 10, 256 << 10];
+
+/// The bytes that the compiled patterns of one list may take: those of records are in memory at once.
+const MAX_LIST: usize = 1 << 20;
 
 /// The bytes that the states of one pattern may take in each direction. They are made while it is compared and kept with its [`Matcher`], of
 /// which one piece of work has dozens. A pattern that needs more is compared without them.
@@ -38,11 +47,18 @@ const MAX_COMPILED: usize = 10 << 20;
 /// millisecond at most.
 const INLINE_WORK: u64 = 1 << 26;
 
-/// What compiling a pattern again counts, at most.
+/// What compiling a pattern again counts, at least, and for each byte that it takes.
 const COMPILE_WORK: u64 = 1 << 24;
+const COMPILE_WORK_OF_BYTE: u64 = 1 << 8;
 
-/// The most for one probe: some seconds on another thread.
+/// The most for one probe, of what cannot be interrupted: some seconds on another thread.
 const MAX_WORK: u64 = 1 << 36;
+
+/// The most for one comparison that cannot be interrupted, if the others with the same text can be left out: two seconds at most.
+const MAX_UNINTERRUPTED: u64 = 1 << 34;
+
+/// A comparison that can be interrupted asks after so many bytes whether it shall end: a byte takes some microseconds at most.
+const ASK_AFTER: usize = 1 << 10;
 
 /// What begins a comparison counts as so many bytes of text.
 const START: usize = 16;
@@ -72,7 +88,13 @@ impl Pattern {
         if is_literal(written) {
             return Ok(Self { written: written.into(), form: Form::Literal });
         }
-        let translated: Arc<str> = translate(written).into();
+        let common = rewrite(written).map_err(|problem| match problem {
+            PatternProblem::Invalid(cause) => {
+                format!("is not a regular expression that RE2 accepts, correct it: {cause}")
+            }
+            PatternProblem::GoOnly(advice) => advice,
+        })?;
+        let translated: Arc<str> = translate(&common).into();
         match compiled(&translated).map(|compiled| compiled.size) {
             Ok(size) => Ok(Self { written: written.into(), form: Form::Regex { translated, size } }),
             Err(regex::Error::CompiledTooBig(most)) => Err(format!(
@@ -88,7 +110,7 @@ impl Pattern {
         }
     }
 
-    /// The same for each item of the list at `path`, with an error for each one that cannot be used.
+    /// The same for each item of the list at `path`, with an error for each one that cannot be used, and one if they are too large together.
     pub(in crate::kind) fn list<T: AsRef<str>>(path: &str, written: &[T], errors: &mut Vec<FieldError>) -> Arc<[Self]> {
         let mut patterns = Vec::with_capacity(written.len());
         for (index, text) in written.iter().enumerate() {
@@ -96,6 +118,14 @@ impl Pattern {
                 Ok(pattern) => patterns.push(pattern),
                 Err(message) => errors.push(FieldError::new(&format!("{path}[{index}]"), message)),
             }
+        }
+        if patterns.iter().map(Self::size).sum::<u64>() > MAX_LIST as u64 {
+            let message = format!(
+                "takes more than {} KiB when its regular expressions are compiled: write fewer or shorter ones, and .* or + in place of \
+                 large counts",
+                MAX_LIST >> 10
+            );
+            errors.push(FieldError::new(path, message));
         }
         patterns.into()
     }
@@ -115,6 +145,23 @@ impl Pattern {
         Matcher { written: Arc::clone(&self.written), is_literal: matches!(self.form, Form::Literal), regex }
     }
 
+    /// Whether it matches somewhere in `text`; `None` if it was stopped before that was known.
+    ///
+    /// A long text is read byte by byte with the states of a lazy automaton, which is slower than [`Matcher`] where that can skip text, and
+    /// can be stopped.
+    pub(in crate::kind) fn search(&self, text: &str, stop: &Stop) -> Option<bool> {
+        if stop.is_set() {
+            return None;
+        }
+        match &self.form {
+            Form::Regex { translated, .. } if self.size().saturating_mul(text.len() as u64) > MAX_UNINTERRUPTED => {
+                let automaton = automaton(translated)?;
+                search(&automaton, text, stop)
+            }
+            _ => Some(self.matcher().is_match(text)),
+        }
+    }
+
     /// What a byte of text costs at most.
     const fn size(&self) -> u64 {
         match &self.form {
@@ -129,6 +176,11 @@ impl Pattern {
             Form::Regex { translated, .. } => PatternCache::global(|cache| cache.compiled.contains_key(translated)),
         }
     }
+}
+
+/// Why a pattern cannot be used, and what to write instead; `None` if it can.
+pub fn pattern_problem(written: &str) -> Option<String> {
+    Pattern::new(written).err()
 }
 
 /// A compiled pattern, for the comparisons of one probe: what it learns about texts makes the next comparison faster.
@@ -183,9 +235,14 @@ pub(in crate::kind) fn work<'p>(patterns: impl IntoIterator<Item = &'p Pattern>,
     }
     let text = texts.saturating_mul(START).saturating_add(bytes) as u64;
     patterns.into_iter().fold(0, |work: u64, pattern| {
-        let compiling = if pattern.is_compiled() { 0 } else { COMPILE_WORK };
+        let compiling = if pattern.is_compiled() { 0 } else { COMPILE_WORK.max(pattern.size() * COMPILE_WORK_OF_BYTE) };
         work.saturating_add(pattern.size().saturating_mul(text)).saturating_add(compiling)
     })
+}
+
+/// The same for [`Pattern::search`]: what it may cost after it was stopped.
+pub(in crate::kind) fn search_work<'p>(patterns: impl IntoIterator<Item = &'p Pattern>, bytes: usize) -> u64 {
+    work(patterns, 1, bytes).min(MAX_UNINTERRUPTED)
 }
 
 /// What the comparisons of one probe have cost so far, at most.
@@ -225,20 +282,20 @@ impl ComparisonWork {
 
 impl Probe<'_> {
     /// Does comparisons of so much [`work`] with `bytes` of text. What takes long is done on another thread, with the memory that the probe
-    /// has covered: it stays covered until they have ended, even if the probe ends before.
+    /// has covered: it stays covered until they have ended, even if the probe ends before. `search` is told when nobody waits for it any more.
     ///
     /// Reasons: `limit` if the patterns and all texts of the probe are too large together, `timeout`; those of [`Compute`](super::Compute).
     pub(in crate::kind) async fn compare<O: Send + 'static>(
         &mut self,
         work: u64,
         bytes: usize,
-        search: impl FnOnce() -> O + Send + 'static,
+        search: impl FnOnce(&Stop) -> O + Send + 'static,
     ) -> Result<O, CallError> {
         if self.compared.count(work, bytes)? == Place::Here {
-            return Ok(search());
+            return Ok(search(&Stop::default()));
         }
         let memory = self.memory.take();
-        let running = self.compute.run(Box::new(move || Box::new((search(), memory))));
+        let running = self.compute.run(Box::new(move |stop| Box::new((search(stop), memory))));
         let result = timeout_at(self.deadline, running).await.map_err(|_| {
             let message = "the comparison with the answer did not end in time: write simpler regular expressions, or limit the answer";
             CallError::new(Reason::Timeout, message)
@@ -313,7 +370,7 @@ fn is_literal(pattern: &str) -> bool {
     !pattern.contains(['\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$'])
 }
 
-/// The pattern in the syntax of the library: `\w`, `\d`, `\s` and `\b` mean ASCII in RE2, and its `\s` has no vertical tab.
+/// A pattern of the common syntax in that of the library: `\w`, `\d`, `\s` and `\b` mean ASCII in RE2, and its `\s` has no vertical tab.
 fn translate(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len() + 32);
     let mut in_class = false;
@@ -381,6 +438,31 @@ fn compiled(translated: &Arc<str>) -> Result<CompiledPattern, regex::Error> {
     let compiled = CompiledPattern { regex: Arc::new(regex), size };
     PatternCache::global(|cache| cache.keep(translated, compiled.clone()));
     Ok(compiled)
+}
+
+/// The automaton of a pattern that [`compile`] has taken, so its size is known. It never gives up: it forgets its states when they take
+/// [`MAX_STATES`], or so much as a few of them need.
+fn automaton(translated: &str) -> Option<DFA> {
+    let config = DFA::config().cache_capacity(MAX_STATES).skip_cache_capacity_check(true);
+    DFA::builder().configure(config).build(translated).ok()
+}
+
+/// Whether the pattern of `automaton` matches somewhere in `text`; `None` if it was stopped before that was known.
+fn search(automaton: &DFA, text: &str, stop: &Stop) -> Option<bool> {
+    let mut cache = automaton.create_cache();
+    let mut state = automaton.start_state_forward(&mut cache, &Input::new(text)).ok()?;
+    for part in text.as_bytes().chunks(ASK_AFTER) {
+        if stop.is_set() {
+            return None;
+        }
+        for &byte in part {
+            state = automaton.next_state(&mut cache, state, byte).ok()?;
+            if state.is_match() || state.is_dead() {
+                return Some(state.is_match());
+            }
+        }
+    }
+    automaton.next_eoi_state(&mut cache, state).ok().map(|state| state.is_match())
 }
 
 /// Compiled patterns, those that were used last. They have no states: those who compare clone them.
@@ -498,6 +580,17 @@ mod tests {
             (r"\x{e9}", "é", true),
             (r"\.", ".", true),
             ("a|", "x", true),
+            ("{\"status\":\"UP\"}", "{\"status\":\"UP\"}", true),
+            ("\"a\":{", "\"a\":{}", true),
+            ("x{,5}", "x", false),
+            ("x{,5}", "x{,5}", true),
+            (r"^a\012b$", "a\nb", true),
+            (r"^\07$", "\u{7}", true),
+            (r"^\Qa.b{\E+$", "a.b{{", true),
+            (r"^\Qa.b", "axb", false),
+            ("^[a&&b]+$", "a&b", true),
+            ("^日本[[é]$", "日本[", true),
+            (r"^\<b\>$", "<b>", true),
         ] {
             assert_eq!(matches(pattern, text), is_match, "{pattern:?} {text:?}");
         }
@@ -550,11 +643,14 @@ mod tests {
     fn patterns_are_bounded_and_real_ones_are_taken() {
         let words = (0..64).map(|n| format!("(?i)error{n:02}")).collect::<Vec<_>>().join("|");
         let long: String = "日本語".repeat(57);
-        for pattern in [&words[..512], &long, &"[^x]+.*".repeat(20), &r"\d{1,3}\.".repeat(12), &"a".repeat(512)] {
+        let many = [&words[..512], &long, &"[^x]+.*".repeat(20), &r"\d{1,3}\.".repeat(12), &"a".repeat(512)];
+        let counted =
+            [".{80}", "[^,]{100}", ".{10,100}error", "(?i)<title>.{1,100}</title>", "^.{0,250}$", r"(?s)^.{128}\S{64}"];
+        for pattern in many.into_iter().chain(counted) {
             assert!(Pattern::new(pattern).is_ok(), "{pattern}");
         }
         let error = Pattern::new("(.{1000}){1000}").unwrap_err();
-        assert!(error.contains("64 KiB"), "{error}");
+        assert!(error.contains("256 KiB"), "{error}");
         let error = Pattern::new("a(b").unwrap_err();
         assert!(error.contains("unclosed group"), "{error}");
     }
@@ -607,6 +703,81 @@ mod tests {
         let heavy = Pattern::new("[ab]{700}").unwrap();
         let refused = ComparisonWork::default().count(work([&heavy], 1, 16 << 20), 16 << 20).unwrap_err();
         assert!(refused.reason == Reason::Limit && refused.message.contains("16777216 bytes"), "{refused:?}");
+        let counted = ComparisonWork::default().count(search_work([&heavy], 16 << 20), 16 << 20);
+        assert_eq!(counted, Ok(Place::OtherThread), "it can be stopped");
+    }
+
+    #[test]
+    fn a_list_is_bounded_as_a_whole() {
+        let list = |count: usize| {
+            let patterns: Vec<String> = (0..count).map(|n| format!(".{{{}}}x", 150 + n)).collect();
+            let mut errors = Vec::new();
+            Pattern::list("spec.x", &patterns, &mut errors);
+            errors
+        };
+        assert_eq!(list(4), []);
+        let errors = list(5);
+        assert!(errors.len() == 1 && errors[0].path == "spec.x", "{errors:?}");
+        assert!(errors[0].message.contains("1024 KiB"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_search_that_can_be_stopped_finds_the_same() {
+        let texts =
+            ["", "a", "b", "ab", "xab", "abc\n", "aab cab", "é", "日本 ab\nab", "a\u{fffd}b", "aaaaab\n\nb", "error"];
+        let patterns = [
+            "a*",
+            "^a+b$",
+            "(?m)^ab$",
+            r"\bab\b",
+            r"a\B",
+            "(?i)AB",
+            "b$",
+            "^$",
+            "(?s)a.b",
+            "a.b",
+            "[^a]b",
+            "日.",
+            r"\W",
+            r"\A\S+\z",
+            "(?:a*b*){20}c",
+            ".{3,40}ab",
+            "c|",
+            "x{2}",
+        ];
+        for pattern in patterns {
+            let pattern = Pattern::new(pattern).unwrap();
+            let Form::Regex { translated, .. } = &pattern.form else { panic!("{pattern:?}") };
+            let automaton = automaton(translated).unwrap();
+            for text in texts {
+                let found = search(&automaton, text, &Stop::default());
+                assert_eq!(found, Some(pattern.matcher().is_match(text)), "{pattern:?} {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_search_ends_when_it_is_stopped() {
+        // Every byte leads to a new state: a text of this length would take minutes.
+        let slow = Pattern::new("[ab]*a[ab]{600}c").unwrap();
+        let mut bits = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut letter = || {
+            bits ^= bits << 13;
+            bits ^= bits >> 7;
+            bits ^= bits << 17;
+            if bits.is_multiple_of(2) { 'a' } else { 'b' }
+        };
+        let text: String = (0..8 << 20).map(|_| letter()).collect();
+        let stop = Stop::default();
+        let found = std::thread::scope(|scope| {
+            let search = scope.spawn(|| slow.search(&text, &stop));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            stop.set();
+            search.join().unwrap()
+        });
+        assert_eq!(found, None);
+        assert_eq!(Pattern::new("a+").unwrap().search(&text, &stop), None);
+        assert_eq!(Pattern::new("a+c").unwrap().search(&text, &Stop::default()), Some(false));
     }
 
     #[test]

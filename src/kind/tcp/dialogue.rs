@@ -12,6 +12,7 @@ use super::{EXPECT_INFO, FAILED_BYTES, TcpPhase, handshake, mismatch};
 use crate::dial::{broken, rejection};
 use crate::kind::probe::{BoxedStream, FAILED_DUE_TO_REGEX, Matcher, Pattern, readable, work};
 use crate::kind::{CallError, Probe, Reason};
+use crate::metric::Stop;
 
 /// The longest line, its end included.
 const MAX_LINE: usize = 64 * 1024;
@@ -124,7 +125,7 @@ impl<'d, 'p> Dialogue<'d, 'p> {
         let secrets: Vec<String> = self.probe.secrets.iter().flatten().flat_map(|secret| secret_lines(secret)).collect();
         let line = Bytes::copy_from_slice(self.matched());
         let (length, cost) = (line.len(), SECRET_WORK.saturating_mul((secrets.len() * line.len()) as u64));
-        let search = move || {
+        let search = move |_: &Stop| {
             let line = readable(&line);
             secrets.iter().any(|secret| line.contains(secret))
         };
@@ -158,7 +159,7 @@ impl<'d, 'p> Dialogue<'d, 'p> {
             let length = unread.len();
             let cost = work([pattern], unread.split_inclusive(|byte| *byte == b'\n').count(), length);
             let (pattern, templates, known) = (pattern.clone(), std::sync::Arc::clone(templates), matcher.take());
-            let search = move || {
+            let search = move |_: &Stop| {
                 let matcher = known.unwrap_or_else(|| pattern.matcher());
                 let searched = SearchedLines::new(&matcher, &unread, &templates);
                 (searched, matcher)

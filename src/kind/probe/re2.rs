@@ -19,7 +19,7 @@ const POSIX_CLASSES: [&str; 14] = [
 
 /// Why an expression cannot be rewritten.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PatternProblem {
+pub enum PatternProblem {
     /// Go refuses it as well.
     Invalid(String),
     /// Go reads it, and this program cannot.
@@ -27,13 +27,13 @@ pub(super) enum PatternProblem {
 }
 
 /// The expression in the common dialect; the same text if it is written in it already.
-pub(super) fn rewrite(pattern: &str) -> Result<String, PatternProblem> {
+pub fn rewrite(pattern: &str) -> Result<String, PatternProblem> {
     let characters: Vec<char> = pattern.chars().collect();
     let mut scanner = Scanner { characters: &characters, at: 0, out: String::with_capacity(pattern.len()) };
     scanner.expression()?;
     let out = scanner.out;
     // Whatever the scanner does not look at: brackets that do not close, repetitions of nothing, ranges out of order.
-    match ParserBuilder::new().unicode(false).utf8(false).nest_limit(250).build().parse(&out) {
+    match ParserBuilder::new().utf8(false).nest_limit(250).build().parse(&out) {
         Ok(_) => Ok(out),
         Err(error) => Err(PatternProblem::Invalid(cause(&error))),
     }
@@ -351,6 +351,8 @@ mod tests {
             "[-a]",
             "[a-z0-9-]+",
             "[a&b]",
+            "[ぁ-ん]+é|日本",
+            "(?i)É",
         ] {
             assert_eq!(rewrite(pattern).as_deref(), Ok(pattern));
         }
