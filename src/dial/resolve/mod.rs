@@ -470,6 +470,22 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_docs_name_the_permits_in_both_places() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operating.md");
+        let page = std::fs::read_to_string(path).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        let ((quick, all_quick), (slow, all_slow)) = (QUICK_PERMITS, SLOW_PERMITS);
+        for sentence in [
+            format!(
+                "{quick} at once for a namespace, {all_quick} in total, and as many as {slow} and {all_slow} slow ones"
+            ),
+            format!("Each namespace may have {quick} lookups in progress, all together {all_quick}."),
+            format!("one of {slow} slow ones of its namespace ({all_slow} in total)"),
+        ] {
+            assert!(page.contains(&sentence), "{sentence}");
+        }
+    }
+
     /// An answer with so many addresses.
     fn answer(addresses: u32) -> HostAddresses {
         let addresses = (0..addresses).map(|number| Ipv4Addr::from_bits(number).into()).collect();

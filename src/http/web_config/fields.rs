@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::yaml::{Data, Node};
+use crate::yaml::{Data, MapEntry, Node};
 
 /// A block of the file that is being read.
 pub(super) struct ConfigFields<'n> {
@@ -41,19 +41,19 @@ impl<'n> ConfigFields<'n> {
         Ok(text.filter(|text| !text.trim().is_empty()))
     }
 
-    /// One of some words.
+    /// One of some words. An empty text is none of them.
     pub(super) fn word<T: Copy>(
         &mut self,
         key: &'static str,
         words: &[(&'static str, T)],
     ) -> Result<Option<T>, String> {
-        let Some(text) = self.text(key)? else { return Ok(None) };
+        let Some((node, path)) = self.field(key) else { return Ok(None) };
+        let text = text_of(node, &path)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         found.map(Some).ok_or_else(|| {
             let shown: String = text.chars().take(64).collect();
             let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let line = self.node.get(key).map_or(self.node.line, |node| node.line);
-            format!("line {line}: {} {shown:?} must be {}", self.path_of(key), words.join(" or "))
+            format!("line {}: {path} {shown:?} must be {}", node.line, words.join(" or "))
         })
     }
 
@@ -81,7 +81,11 @@ impl<'n> ConfigFields<'n> {
     pub(super) fn text_map(&mut self, key: &'static str) -> Result<BTreeMap<String, String>, String> {
         let Some((node, path)) = self.field(key) else { return Ok(BTreeMap::new()) };
         let Data::Map(entries) = &node.data else { return Err(wrong_type(node, &path, "a map of texts")) };
-        entries.iter().map(|entry| Ok((entry.key.clone(), text_of(&entry.value, &path)?))).collect()
+        let read = |entry: &MapEntry| {
+            let path = format!("{path}.{}", shown(&entry.key));
+            Ok((entry.key.clone(), text_of(&entry.value, &path)?))
+        };
+        entries.iter().map(read).collect()
     }
 
     /// Ends the reading.
@@ -90,12 +94,16 @@ impl<'n> ConfigFields<'n> {
         match unknown {
             None => Ok(()),
             Some(entry) => {
-                let shown: String = entry.key.chars().take(64).collect();
-                let field = self.path_of(&shown).escape_debug().to_string();
+                let field = self.path_of(&shown(&entry.key));
                 Err(format!("line {}: unknown field {field}, only {} can be set", entry.line, self.known.join(", ")))
             }
         }
     }
+}
+
+/// A key of the file in one line, cut if it is long.
+fn shown(key: &str) -> String {
+    key.chars().take(64).collect::<String>().escape_debug().to_string()
 }
 
 fn text_of(node: &Node, path: &str) -> Result<String, String> {
@@ -117,7 +125,7 @@ mod tests {
 
     #[test]
     fn fields_have_types_and_what_does_not_exist_is_named() {
-        let text = "a: 1\nb: [x, 2]\nc: {d: on, e: 7, f: '', g: }\nh: {X-Number: 0}\ni: {}\nk: oN\n";
+        let text = "a: 1\nb: [x, 2]\nc: {d: on, e: 7, f: '', g: , l: [], m: '', n: }\nh: {X-Number: 0}\ni: {}\nk: oN\n";
         let node = read(text, 1, Dialect::Typed).unwrap();
         let mut fields = ConfigFields::open(&node, String::new()).unwrap();
         assert_eq!(fields.text("a").unwrap().as_deref(), Some("1"));
@@ -125,8 +133,13 @@ mod tests {
         let mut inner = fields.block("c").unwrap().unwrap();
         assert_eq!((inner.flag("d").unwrap(), inner.count("e").unwrap()), (Some(true), Some(7)));
         assert_eq!((inner.text("f").unwrap(), inner.text("g").unwrap()), (None, None));
+        assert_eq!(inner.texts("l").unwrap(), [""; 0]);
+        assert_eq!(inner.word("m", &[("x", 1), ("y", 2)]).unwrap_err(), "line 3: c.m \"\" must be x or y");
+        assert_eq!(inner.word("n", &[("x", 1)]).unwrap(), None);
         inner.close().unwrap();
         assert_eq!(fields.text_map("h").unwrap()["X-Number"], "0");
+        let error = fields.text_map("c").unwrap_err();
+        assert_eq!(error, "line 3: c.l is a list, write a text");
         assert_eq!(fields.text("b").unwrap_err(), "line 2: b is a list, write a text");
         assert_eq!(fields.flag("a").unwrap_err(), "line 1: a is a number, write true or false");
         assert_eq!(fields.flag("k").unwrap_err(), "line 6: k is a text, write true or false");

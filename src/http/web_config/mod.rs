@@ -23,7 +23,7 @@ use tower::Service;
 
 use super::fair_semaphore::ClientNetwork;
 use super::{is_health, response};
-use crate::yaml::{self, Dialect};
+use crate::yaml::{self, Dialect, YamlError, YamlFault};
 use basic_auth::{Authentication, BasicAuthUsers, PasswordChecker};
 use fields::ConfigFields;
 use rate_limit::{RateLimitConfig, RequestRateLimiter};
@@ -40,8 +40,7 @@ struct WebConfigFile {
 
 impl WebConfigFile {
     fn parse(text: &str) -> Result<Self, String> {
-        let node =
-            yaml::read(text, 1, Dialect::Typed).map_err(|error| format!("line {}: {}", error.line, error.fault))?;
+        let node = yaml::read(text, 1, Dialect::Typed).map_err(unreadable)?;
         let mut root = ConfigFields::open(&node, String::new())?;
         let tls_server_config = root.block("tls_server_config")?.map(TlsServerConfig::read).transpose()?;
         let mut headers = BTreeMap::new();
@@ -56,6 +55,30 @@ impl WebConfigFile {
         root.close()?;
         Ok(Self { tls_server_config, headers, basic_auth_users, rate_limit })
     }
+}
+
+/// Why the file cannot be read.
+fn unreadable(error: YamlError) -> String {
+    let line = error.line;
+    match error.fault {
+        YamlFault::DuplicateKey { key, path } if may_be_told(&key, &path) => {
+            format!("line {line}: has {} twice: remove one of them", path.escape_debug())
+        }
+        fault => format!("line {line}: {fault}"),
+    }
+}
+
+/// Whether a key with this path is that of a field, a header or a user. Any other one, and a hash that stands where a user should, may be a
+/// secret.
+fn may_be_told(key: &str, path: &str) -> bool {
+    const BLOCKS: [&str; 4] = ["tls_server_config", "http_server_config", "basic_auth_users", "rate_limit"];
+    let is_known = match path.strip_suffix(key) {
+        Some("") => BLOCKS.contains(&key),
+        Some("http_server_config.headers.") => true,
+        Some(block) => block.strip_suffix('.').is_some_and(|block| BLOCKS.contains(&block)),
+        None => false,
+    };
+    is_known && !key.contains('$')
 }
 
 /// A web config file that cannot be used.
@@ -364,6 +387,14 @@ mod tests {
             ("basic_auth_users: {ann: plain}", "basic_auth_users.ann"),
             ("http_server_config: {headers: {X-Powered-By: us}}", "X-Powered-By"),
             ("http_server_config: {headers: {X-Frame-Options: allow}}", "deny or sameorigin"),
+            ("tls_server_config: {min_version: ''}", "line 1: tls_server_config.min_version \"\" must be TLS10 or"),
+            ("tls_server_config: {}\ntls_server_config: {}", "line 2: has tls_server_config twice: remove one of them"),
+            ("rate_limit:\n  burst: 1\n  burst: 2", "line 3: has rate_limit.burst twice"),
+            ("http_server_config: {headers: {X-A: a, X-A: b}}", "line 1: has http_server_config.headers.X-A twice"),
+            ("basic_auth_users:\n  ann.b: x\n  ann.b: y", "line 3: has basic_auth_users.ann.b twice"),
+            ("basic_auth_users: {$2y$10$abc: ann, $2y$10$abc: bob}", "line 1: has a key twice"),
+            ("tls_server_config: {key: {secret: a, secret: b}}", "line 1: has a key twice"),
+            ("basic_auth_users: {ann: [x]}", "line 1: basic_auth_users.ann is a list, write a text"),
             ("rate_limit: {interval: 1s}", "burst"),
             ("rate_limit: {interval: soon, burst: 1}", "soon"),
         ] {
