@@ -22,7 +22,7 @@ use crate::metric::Stop;
 use crate::rule::FieldError;
 
 crate::descs! {
-    FAILED_DUE_TO_REGEX = gauge "probe_failed_due_to_regex" [] "Whether the probe failed because of a regular expression: what the server sent matches one that must not match, or ended without a match of one that must. 0 if it failed for another reason, such as its timeout.";
+    FAILED_DUE_TO_REGEX = gauge "probe_failed_due_to_regex" [] "Whether the probe failed because of a regular expression: what the server sent matches one that must not match, ended without a match of one that must, or (HTTP) could not be read or compared to its end. 0 if it failed for another reason.";
 }
 
 /// The sizes of compiled patterns that are told apart, in bytes. The largest is the limit. A `.` or `[^,]` takes over a KiB, since it means
