@@ -18,7 +18,7 @@ use super::re2::{PatternProblem, rewrite};
 use super::report::{Reporter, join, quoted};
 use super::secret::{ModuleSecrets, OF_FILES};
 use super::{FileAccess, MAX_TARGETS};
-use crate::dial::DEFAULT_MAX_ECHO_PAYLOAD;
+use crate::kind::ProbeLimits;
 use crate::yaml::{Data, Node};
 
 /// The module that is used where none is named.
@@ -213,9 +213,10 @@ impl ModuleReader<'_> {
         let mut icmp = Map::new();
         if let Some(size) = block.integer("payload_size", self.reporter).filter(|size| size.value != 0) {
             if (0..=65_507).contains(&size.value) {
-                if size.value > i64::from(DEFAULT_MAX_ECHO_PAYLOAD) {
+                let most = ProbeLimits::default().max_echo_payload;
+                if size.value > i64::from(most) {
                     let message = format!(
-                        "is more than {DEFAULT_MAX_ECHO_PAYLOAD}, up to which the exporter sends without a flag: start it with \
+                        "is more than {most}, up to which the exporter sends without a flag: start it with \
                          --icmp-max-payload {} (chart: limits.icmpMaxPayload)",
                         size.value
                     );
