@@ -17,9 +17,8 @@ use super::name::{Names, slug};
 use super::report::{Reporter, join, quoted};
 use super::secret::{ModuleSecrets, OF_FILES};
 use super::{FileAccess, MAX_TARGETS};
-use crate::dial::DEFAULT_MAX_ECHO_PAYLOAD;
-use crate::kind::pattern_problem;
 use crate::kind::re2::{PatternProblem, rewrite};
+use crate::kind::{ProbeLimits, pattern_problem};
 use crate::yaml::{Data, Node};
 
 /// The module that is used where none is named.
@@ -214,9 +213,10 @@ impl ModuleReader<'_> {
         let mut icmp = Map::new();
         if let Some(size) = block.integer("payload_size", self.reporter).filter(|size| size.value != 0) {
             if (0..=65_507).contains(&size.value) {
-                if size.value > i64::from(DEFAULT_MAX_ECHO_PAYLOAD) {
+                let most = ProbeLimits::default().max_echo_payload;
+                if size.value > i64::from(most) {
                     let message = format!(
-                        "is more than {DEFAULT_MAX_ECHO_PAYLOAD}, up to which the exporter sends without a flag: start it with \
+                        "is more than {most}, up to which the exporter sends without a flag: start it with \
                          --icmp-max-payload {} (chart: limits.icmpMaxPayload)",
                         size.value
                     );
