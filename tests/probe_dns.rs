@@ -785,7 +785,7 @@ async fn a_real_server_is_read_as_it_is() {
     let probe = async |query: &str, options: Value| {
         let spec = json!({ "type": "Dns", "url": format!("dns://127.0.0.1/{query}"), "dns": options });
         Probed::changed(spec, |target| {
-            Arc::make_mut(&mut target.source).connection.ca = Some(certificate.ca.as_bytes().into())
+            Arc::make_mut(&mut target.source).connection.ca = Some(certificate.ca.as_bytes().into());
         })
         .await
     };
