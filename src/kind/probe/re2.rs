@@ -35,15 +35,20 @@ pub fn rewrite(pattern: &str) -> Result<String, PatternProblem> {
     // Whatever the scanner does not look at: brackets that do not close, repetitions of nothing, ranges out of order.
     match ParserBuilder::new().utf8(false).nest_limit(250).build().parse(&out) {
         Ok(_) => Ok(out),
-        Err(error) => Err(PatternProblem::Invalid(cause(&error))),
+        Err(error) => Err(PatternProblem::Invalid(cause(&error, pattern, &out))),
     }
 }
 
-fn cause(error: &regex_syntax::Error) -> String {
-    match error {
-        regex_syntax::Error::Parse(error) => error.kind().to_string(),
-        regex_syntax::Error::Translate(error) => error.kind().to_string(),
-        _ => "it cannot be read".to_owned(),
+/// What is wrong with `pattern`, as the parser says of what it was rewritten to, and where. The place is told if that is the same.
+fn cause(error: &regex_syntax::Error, pattern: &str, rewritten: &str) -> String {
+    let (kind, offset) = match error {
+        regex_syntax::Error::Parse(error) => (error.kind().to_string(), error.span().start.offset),
+        regex_syntax::Error::Translate(error) => (error.kind().to_string(), error.span().start.offset),
+        _ => return "it cannot be read".to_owned(),
+    };
+    match pattern.get(..offset).filter(|_| pattern == rewritten) {
+        Some(before) => format!("{kind} at character {}", before.chars().count() + 1),
+        None => kind,
     }
 }
 
