@@ -101,12 +101,16 @@ async fn tls_from_the_start_gives_the_certificate() {
 #[tokio::test]
 async fn a_rejected_certificate_is_told_of_and_no_chain_of_it_is_verified() {
     let expired = Certificate::changed(|params| params.not_after = rcgen::date_time_ymd(2021, 1, 1));
-    let other_name = Certificate::changed(|params| params.subject_alt_names.truncate(0));
+    let nameless = Certificate::changed(|params| params.subject_alt_names.truncate(0));
+    let elsewhere = Certificate::changed(|params| {
+        params.subject_alt_names = vec![rcgen::SanType::DnsName("elsewhere.test".try_into().unwrap())];
+    });
     let good = Certificate::good();
     let stranger = authority("stranger", 2040, KeyPair::generate().unwrap()).pem();
     for (certificate, ca, says) in [
         (&expired, &expired.ca, "expired"),
-        (&other_name, &other_name.ca, "not valid for"),
+        (&nameless, &nameless.ca, "has neither host names nor IP addresses"),
+        (&elsewhere, &elsewhere.ca, "not valid for"),
         (&good, &stranger, "unknown authority"),
     ] {
         let server = Actor::with_tls([Act::Tls, Act::Hang], Some(certificate.acceptor())).await;
