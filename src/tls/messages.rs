@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{ServerName, UnixTime};
 use x509_parser::der_parser::asn1_rs::{FromDer, Oid};
 
 /// The other end of a connection.
@@ -109,11 +109,16 @@ fn certificate(error: &CertificateError, peer: Peer) -> String {
                 algorithm(public_key_algorithm_id)
             )
         }
-        E::NotValidForNameContext { expected, presented } if presented.is_empty() => format!(
-            "the {who}'s certificate has neither host names nor IP addresses as subject alternative names, and its common name does not \
+        // For an address, the library tells no names, even if there are some.
+        E::NotValidForNameContext { expected: expected @ ServerName::DnsName(_), presented }
+            if presented.is_empty() =>
+        {
+            format!(
+                "the {who}'s certificate has neither host names nor IP addresses as subject alternative names, and its common name does not \
              count: issue one for {:?}",
-            expected.to_str()
-        ),
+                expected.to_str()
+            )
+        }
         E::NotValidForNameContext { expected, .. } => format!(
             "the {who}'s certificate is not valid for {:?}: write one of its subject alternative names into url or \
              tlsConfig.serverName",
@@ -333,8 +338,11 @@ mod tests {
             expected: expected.clone(),
             presented: presented.iter().map(|name| (*name).to_owned()).collect(),
         };
+        let address = rustls_pki_types::ServerName::try_from("10.0.0.1").unwrap();
+        let of_address = CertificateError::NotValidForNameContext { expected: address, presented: Vec::new() };
         for (error, words) in [
             (unnamed(&[]), "has neither host names nor IP addresses as subject alternative names"),
+            (of_address, "is not valid for \"10.0.0.1\""),
             (unnamed(&["DnsName(\"other.test\")"]), "write one of its subject alternative names into url"),
             (CertificateError::BadEncoding, "a date before 1970, which is not supported"),
         ] {
