@@ -19,6 +19,15 @@ fn names(request: usize, length: usize) -> String {
     (0..200).map(|_| (0..length).map(|_| letter()).collect::<String>() + " 1\n").collect()
 }
 
+/// Waits for some polls of each of eight targets, one after another by the longest timeout that they can have.
+async fn until_polled_for_a_while(server: &Server) {
+    let (start, before) = (Instant::now(), server.asked());
+    while start.elapsed() < Duration::from_secs(12) || server.asked() < before + 8 {
+        assert!(start.elapsed() < 2 * PATIENCE, "{} polls", server.asked() - before);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_slowest_patterns_that_are_taken_delay_nobody() {
     let server = Server::start(|request, _| names(request, 128).into()).await;
@@ -37,12 +46,7 @@ async fn the_slowest_patterns_that_are_taken_delay_nobody() {
         .collect();
     let attacked = Attacked::start(&targets, &[]).await;
     let watch = attacked.watch();
-    let (start, before) = (Instant::now(), server.asked());
-    // Some polls of each, one after another by the longest timeout that they can have.
-    while start.elapsed() < Duration::from_secs(12) || server.asked() < before + 8 {
-        assert!(start.elapsed() < 2 * PATIENCE, "{} polls", server.asked() - before);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until_polled_for_a_while(&server).await;
     attacked.unnoticed(watch).await;
     // Their own authors hear what is wrong.
     attacked
@@ -65,11 +69,7 @@ async fn slow_patterns_on_large_bodies_delay_nobody() {
         .collect();
     let attacked = Attacked::start(&targets, &[]).await;
     let watch = attacked.watch();
-    let (start, before) = (Instant::now(), server.asked());
-    while start.elapsed() < Duration::from_secs(12) || server.asked() < before + 8 {
-        assert!(start.elapsed() < 2 * PATIENCE, "{} polls", server.asked() - before);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until_polled_for_a_while(&server).await;
     attacked.unnoticed(watch).await;
     attacked
         .program
