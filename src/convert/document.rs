@@ -40,10 +40,9 @@ fn unreadable(YamlError { line, fault }: YamlError) -> UnreadableInput {
         YamlFault::DuplicateKey { key, .. } if key.len() <= LONGEST_KEY => {
             format!("has the key {key:?} twice: remove one of them")
         }
-        YamlFault::DuplicateKey { .. } => "has a key twice: remove one of them".to_owned(),
         YamlFault::SecondDocument => "there is a second document: begin it with a line ---".to_owned(),
-        YamlFault::TooLarge(message) => message,
         YamlFault::Malformed(_) => "is not well-formed YAML".to_owned(),
+        fault @ (YamlFault::DuplicateKey { .. } | YamlFault::TooLarge(_)) => fault.to_string(),
     };
     UnreadableInput { line, message }
 }
