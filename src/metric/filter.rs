@@ -94,14 +94,19 @@ impl FilterError {
 
     /// The position of the error in the pattern, counted from 1.
     fn place(&self) -> Option<usize> {
-        use regex_syntax::{Error, ParserBuilder};
-        let offset = match ParserBuilder::new().unicode(false).utf8(false).build().parse(&self.pattern).err()? {
-            Error::Parse(error) => error.span().start.offset,
-            Error::Translate(error) => error.span().start.offset,
-            _ => return None,
-        };
-        Some(self.pattern.get(..offset)?.chars().count() + 1)
+        let parsed = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(&self.pattern);
+        character_of(&parsed.err()?, &self.pattern)
     }
+}
+
+/// At which character of `pattern`, counted from 1, it is wrong.
+pub fn character_of(error: &regex_syntax::Error, pattern: &str) -> Option<usize> {
+    let offset = match error {
+        regex_syntax::Error::Parse(error) => error.span().start.offset,
+        regex_syntax::Error::Translate(error) => error.span().start.offset,
+        _ => return None,
+    };
+    Some(pattern.get(..offset)?.chars().count() + 1)
 }
 
 impl Filter {

@@ -19,7 +19,7 @@ pub use convert::{Rewriter, openmetrics_to_text, text_to_openmetrics};
 pub use encode::{PlainCounters, encode, write_value};
 pub use exposition::{ExpositionError, ExpositionPolicy, read_exposition};
 pub use families::{Families, FamilyId, Mark, Suffix};
-pub use filter::{Compiled, Filter, FilterError};
+pub use filter::{Compiled, Filter, FilterError, character_of};
 pub use finished::Finished;
 pub use gzip::{gunzip, gzip};
 pub use members::{Merged, merge_members};

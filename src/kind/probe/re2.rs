@@ -5,6 +5,8 @@
 
 use regex_syntax::ParserBuilder;
 
+use crate::metric::character_of;
+
 /// Go's limit for the counts of a repetition.
 const MOST_REPEATS: u32 = 1000;
 
@@ -41,13 +43,13 @@ pub fn rewrite(pattern: &str) -> Result<String, PatternProblem> {
 
 /// What is wrong with `pattern`, as the parser says of what it was rewritten to, and where. The place is told if that is the same.
 fn cause(error: &regex_syntax::Error, pattern: &str, rewritten: &str) -> String {
-    let (kind, offset) = match error {
-        regex_syntax::Error::Parse(error) => (error.kind().to_string(), error.span().start.offset),
-        regex_syntax::Error::Translate(error) => (error.kind().to_string(), error.span().start.offset),
+    let kind = match error {
+        regex_syntax::Error::Parse(error) => error.kind().to_string(),
+        regex_syntax::Error::Translate(error) => error.kind().to_string(),
         _ => return "it cannot be read".to_owned(),
     };
-    match pattern.get(..offset).filter(|_| pattern == rewritten) {
-        Some(before) => format!("{kind} at character {}", before.chars().count() + 1),
+    match character_of(error, pattern).filter(|_| pattern == rewritten) {
+        Some(character) => format!("{kind} at character {character}"),
         None => kind,
     }
 }
