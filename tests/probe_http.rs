@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use rustls_pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use scrapetarget_exporter::crd::{self, ParsedTarget, ScrapeTarget};
 use scrapetarget_exporter::dial::{AddressRules, Dialers};
 use scrapetarget_exporter::fetch::{Clients, Limits};
@@ -151,6 +153,23 @@ impl Web {
 }
 
 fn acceptor(names: &[&str], alpn: &[&[u8]]) -> (TlsAcceptor, String) {
+    acceptor_of(names, alpn, |_| WebPkiClientVerifier::no_client_auth())
+}
+
+/// It rejects whoever shows no certificate.
+fn demanding_acceptor(names: &[&str], alpn: &[&[u8]]) -> (TlsAcceptor, String) {
+    acceptor_of(names, alpn, |own| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(own).unwrap();
+        WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap()
+    })
+}
+
+fn acceptor_of(
+    names: &[&str],
+    alpn: &[&[u8]],
+    clients: impl FnOnce(CertificateDer<'static>) -> Arc<dyn ClientCertVerifier>,
+) -> (TlsAcceptor, String) {
     choose_tls_provider();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut certificate = CertificateParams::new(names).unwrap();
@@ -160,7 +179,7 @@ fn acceptor(names: &[&str], alpn: &[&[u8]]) -> (TlsAcceptor, String) {
     let certificate = certificate.self_signed(&key).unwrap();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let mut config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients(certificate.der().clone()))
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -811,6 +830,20 @@ async fn a_certificate_must_be_signed_by_who_is_trusted_and_is_told_of_if_not() 
     let skipped = Setup::new(&web.url(), json!({})).with("tlsConfig", json!({ "insecureSkipVerify": true }));
     skipped.probe().await.succeeded().has("probe_http_ssl", 1.0).lacks("probe_ssl_last_chain_expiry");
     assert!(web.seen().iter().all(|request| request.server_name.is_none()), "an address is no server name");
+}
+
+/// In TLS 1.3 the handshake is over for us before the server has looked at our certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_wants_a_client_certificate_says_so_in_either_version() {
+    for alpn in [&b"http/1.1"[..], b"h2"] {
+        let web = Web::start(Some(demanding_acceptor(&["127.0.0.1"], &[alpn])), |_| ok("x")).await;
+        for _ in 0..20 {
+            let body = "x".repeat(16 * 1024);
+            let options = json!({ "method": "POST", "body": body });
+            let refused = Setup::new(&web.url(), options).trusting(web.ca.as_ref()).probe().await;
+            refused.failed(Reason::Tls, "requires a client certificate").has("probe_http_status_code", 0.0);
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,14 +1,16 @@
 //! TLS of a probe: every handshake is a full one, and what the server sent is known also if it was refused.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CipherSuite, ProtocolVersion};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -134,7 +136,7 @@ impl Dialer {
         host: &str,
         alpn: &[&[u8]],
         deadline: Instant,
-    ) -> (Result<TlsStream<S>, CallError>, Option<TlsPeer>)
+    ) -> (Result<EncryptedStream<S>, CallError>, Option<TlsPeer>)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -161,12 +163,99 @@ impl Dialer {
         };
         let mut peer = verifier.observer().take();
         if let (Ok(stream), Some(peer)) = (&result, &mut peer) {
-            let (_, session) = stream.get_ref();
+            let (_, session) = TlsStream::get_ref(stream);
             peer.version = session.protocol_version();
             peer.cipher = session.negotiated_cipher_suite().map(|suite| suite.suite());
             peer.alpn = session.alpn_protocol().map(<[u8]>::to_vec);
         }
-        (result, peer)
+        (result.map(EncryptedStream::new), peer)
+    }
+}
+
+/// What a write reads at most after it failed.
+const MAX_LAST_WORDS: usize = 64 * 1024;
+
+/// An encrypted connection whose writes fail with what the server said last.
+///
+/// In TLS 1.3 the handshake is over for us before the server has looked at our certificate. If it rejects that, it sends an alert and ends the
+/// connection, and a write may meet the end first. Whoever writes reads no more then, so that a write that failed reads what has come. The
+/// system may tell of it later than of the end: a read that is pending is waited for, and on a connection that was ended it does not last.
+pub struct EncryptedStream<S> {
+    stream: TlsStream<S>,
+    /// What a write failed with, while it is read why.
+    failed_write: Option<io::Error>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> EncryptedStream<S> {
+    const fn new(stream: TlsStream<S>) -> Self {
+        Self { stream, failed_write: None }
+    }
+
+    fn write_or_read<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TlsStream<S>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        if self.failed_write.is_none() {
+            match write(Pin::new(&mut self.stream), cx) {
+                Poll::Ready(Err(error)) if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset) => {
+                    self.failed_write = Some(error);
+                }
+                polled => return polled,
+            }
+        }
+        let read = ready!(self.read_last_words(cx));
+        let failed = self.failed_write.take().unwrap_or_else(|| BrokenPipe.into());
+        Poll::Ready(Err(read.err().filter(is_of_tls).unwrap_or(failed)))
+    }
+
+    fn read_last_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut ignored = [0; 1024];
+        for _ in 0..MAX_LAST_WORDS / ignored.len() {
+            let mut buffer = ReadBuf::new(&mut ignored);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn is_of_tls(error: &io::Error) -> bool {
+    chain(error).any(|link| link.is::<rustls::Error>())
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for EncryptedStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for EncryptedStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write_or_read(cx, |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.write_or_read(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.write_or_read(cx, |stream, cx| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -218,5 +307,80 @@ impl HandshakeObserver for SentCertificates {
         if let Some(sent) = &mut *self.lock() {
             sent.peer.last_chain = sent.last_chain;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{AlertDescription, RootCertStore};
+    use rustls_pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A socket whose server has ended the connection: what the server sent before is told of one poll later.
+    struct EndedSocket {
+        stream: DuplexStream,
+        has_ended: Arc<AtomicBool>,
+        was_read: bool,
+    }
+
+    impl AsyncRead for EndedSocket {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if self.has_ended.load(Ordering::Relaxed) && !std::mem::replace(&mut self.was_read, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Pin::new(&mut self.stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for EndedSocket {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            if self.has_ended.load(Ordering::Relaxed) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            Pin::new(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_fails_with_the_alert_that_came_before_the_end() {
+        tls::install_provider();
+        let certified = rcgen::generate_simple_self_signed(["server.test".to_owned()]).unwrap();
+        let certificate = certified.cert.der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let roots = Arc::new(roots);
+        let verifier = WebPkiClientVerifier::builder(Arc::clone(&roots)).build().unwrap();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let builder = rustls::ServerConfig::builder().with_client_cert_verifier(verifier);
+        let acceptor = TlsAcceptor::from(Arc::new(builder.with_single_cert(vec![certificate], key).unwrap()));
+        let connector = TlsConnector::from(Arc::new(
+            rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth(),
+        ));
+
+        let (near, far) = duplex(64 * 1024);
+        let has_ended = Arc::<AtomicBool>::default();
+        let socket = EndedSocket { stream: near, has_ended: Arc::clone(&has_ended), was_read: false };
+        let name = ServerName::try_from("server.test").unwrap();
+        let (connected, accepted) = tokio::join!(connector.connect(name, socket), acceptor.accept(far));
+        accepted.map(drop).unwrap_err();
+        has_ended.store(true, Ordering::Relaxed);
+        let error = EncryptedStream::new(connected.unwrap()).write_all(b"x").await.unwrap_err();
+        let alert = chain(&error).find_map(|link| link.downcast_ref::<rustls::Error>());
+        assert_eq!(alert, Some(&rustls::Error::AlertReceived(AlertDescription::CertificateRequired)));
     }
 }

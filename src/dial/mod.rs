@@ -20,10 +20,10 @@ pub use connection::{ClientError, Connection, Identity, IpPreference, IpVersion,
 pub use dialer::{
     DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress, literal_address,
 };
-pub use error::{broken, rejection};
-pub use handshake::{ServerRole, TlsPeer};
+pub use error::broken;
+pub use handshake::{EncryptedStream, ServerRole, TlsPeer};
 pub use host::{AllowedHost, AllowedHostError};
 pub use icmp::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 pub use resolve::KnownHosts;
 pub(crate) use resolve::Resolver;
-pub(crate) use stream::{ReadObserver, YieldingStream};
+pub(crate) use stream::{StreamObserver, YieldingStream};

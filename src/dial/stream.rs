@@ -9,18 +9,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// After this many bytes that came without a pause the task yields to others on its thread.
 const YIELD_AFTER: usize = 256 * 1024;
 
-/// Is told what is read from a stream.
-pub(crate) trait ReadObserver {
-    /// So many bytes were read; an error is returned in their place.
-    fn read(&self, bytes: usize) -> io::Result<()>;
+/// Is told what happens on a stream.
+pub(crate) trait StreamObserver {
+    /// These bytes were read, none at the end of the stream; an error is returned in their place.
+    fn read(&self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// A read or a write failed. HTTP/2 does not pass on why.
+    fn failed(&self, _: &io::Error) {}
 }
 
 /// Observes nothing.
-impl ReadObserver for () {
-    fn read(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-}
+impl StreamObserver for () {}
 
 /// A stream whose reads yield now and then. Else a server that sends without a pause, such as interim responses, keeps the thread from other
 /// polls and from its timers, and so the poll from its deadline.
@@ -37,7 +38,16 @@ impl<S, O> YieldingStream<S, O> {
     }
 }
 
-impl<S: AsyncRead + Unpin, O: ReadObserver + Unpin> AsyncRead for YieldingStream<S, O> {
+impl<S, O: StreamObserver> YieldingStream<S, O> {
+    fn observe<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &polled {
+            self.observer.failed(error);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + Unpin, O: StreamObserver + Unpin> AsyncRead for YieldingStream<S, O> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.unpaused >= YIELD_AFTER {
             self.unpaused = 0;
@@ -49,15 +59,17 @@ impl<S: AsyncRead + Unpin, O: ReadObserver + Unpin> AsyncRead for YieldingStream
             self.unpaused = 0;
             return Poll::Pending;
         };
-        let bytes = buf.filled().len() - before;
-        self.unpaused += bytes;
-        Poll::Ready(read.and_then(|()| self.observer.read(bytes)))
+        let bytes = buf.filled().get(before..).unwrap_or_default();
+        self.unpaused += bytes.len();
+        let observed = read.and_then(|()| self.observer.read(bytes));
+        self.observe(Poll::Ready(observed))
     }
 }
 
-impl<S: AsyncWrite + Unpin, O: Unpin> AsyncWrite for YieldingStream<S, O> {
+impl<S: AsyncWrite + Unpin, O: StreamObserver + Unpin> AsyncWrite for YieldingStream<S, O> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.observe(polled)
     }
 
     fn poll_write_vectored(
@@ -65,7 +77,8 @@ impl<S: AsyncWrite + Unpin, O: Unpin> AsyncWrite for YieldingStream<S, O> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.observe(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -73,7 +86,8 @@ impl<S: AsyncWrite + Unpin, O: Unpin> AsyncWrite for YieldingStream<S, O> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.observe(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

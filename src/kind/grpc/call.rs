@@ -1,9 +1,7 @@
 //! One unary call over HTTP/2, within limits: a server can make it neither long nor large.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
 
 use ::http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
 use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode as HttpStatus};
@@ -12,14 +10,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 use super::health::{self, ServingStatus};
 use super::status::StatusCode;
 use super::{FailedCheck, GrpcProber};
-use crate::dial::broken;
+use crate::dial::{StreamObserver, YieldingStream, broken};
 use crate::kind::probe::{BoxedStream, Http2End, begins_http2};
 use crate::kind::{CallError, Probe, Reason};
 
@@ -51,7 +48,7 @@ pub(super) async fn check(
         FailedCheck::unavailable(CallError::new(Reason::Timeout, message))
     })?;
     let seen = Arc::<Mutex<SeenTraffic>>::default();
-    let observed = ObservedStream { stream, seen: Arc::clone(&seen) };
+    let observed = ObservedStream::new(stream, Arc::clone(&seen));
     let exchanged = timeout_at(deadline, exchange(request, observed)).await;
     let SeenTraffic { received, is_http2, failure } =
         std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
@@ -113,6 +110,9 @@ struct GrpcAnswer {
     code: StatusCode,
     body: Vec<u8>,
 }
+
+/// A connection whose traffic is seen.
+type ObservedStream = YieldingStream<BoxedStream, Arc<Mutex<SeenTraffic>>>;
 
 /// Why there is no answer.
 enum Broken {
@@ -250,80 +250,26 @@ struct SeenTraffic {
     failure: Option<CallError>,
 }
 
-/// A connection that counts what it receives, and notes its first error.
-struct ObservedStream {
-    stream: BoxedStream,
-    seen: Arc<Mutex<SeenTraffic>>,
-}
-
-impl ObservedStream {
-    fn note<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = &polled {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let error = broken(error);
-            // An error of TLS tells why a write failed before. What the first bytes were stays the cause.
-            if seen.failure.is_none() || error.reason == Reason::Tls {
-                seen.failure = Some(error);
-            }
+/// Counts what a connection receives, and notes its first error.
+impl StreamObserver for Arc<Mutex<SeenTraffic>> {
+    fn read(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut seen = self.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.received == 0 {
+            let error = other_protocol(bytes).map(|message| CallError::new(Reason::Protocol, message));
+            seen.failure = seen.failure.take().or(error);
+            seen.is_http2 = begins_http2(bytes);
         }
-        polled
-    }
-}
-
-impl AsyncRead for ObservedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if matches!(polled, Poll::Ready(Ok(()))) {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = buffer.filled().get(before..).unwrap_or_default();
-            if seen.received == 0 {
-                let error = other_protocol(new).map(|message| CallError::new(Reason::Protocol, message));
-                seen.failure = seen.failure.take().or(error);
-                seen.is_http2 = begins_http2(new);
-            }
-            seen.received += new.len();
-            if seen.received > MAX_RECEIVED {
-                let message = format!("the server sends over {} KiB instead of a short answer", MAX_RECEIVED / 1024);
-                seen.failure = Some(CallError::new(Reason::Limit, message));
-                return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
-            }
+        seen.received += bytes.len();
+        if seen.received > MAX_RECEIVED {
+            let message = format!("the server sends over {} KiB instead of a short answer", MAX_RECEIVED / 1024);
+            seen.failure = Some(CallError::new(Reason::Limit, message));
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.note(polled)
-    }
-}
-
-impl ObservedStream {
-    /// Notes the result of a write. HTTP/2 reads no more after one that failed, and a server that rejects our certificate has said so before
-    /// it ended the connection: what has come is read first.
-    fn note_write<T>(mut self: Pin<&mut Self>, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if matches!(polled, Poll::Ready(Err(_))) {
-            let mut ignored = [0; 512];
-            for _ in 0..MAX_RECEIVED / ignored.len() {
-                let mut buffer = ReadBuf::new(&mut ignored);
-                let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
-                let is_more = matches!(read, Poll::Ready(Ok(()))) && !buffer.filled().is_empty();
-                if self.note(read).is_pending() || !is_more {
-                    break;
-                }
-            }
-        }
-        self.note(polled)
-    }
-}
-
-impl AsyncWrite for ObservedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note_write(polled, cx)
+        Ok(())
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.note_write(polled, cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn failed(&self, error: &io::Error) {
+        let mut seen = self.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.failure.get_or_insert_with(|| broken(error));
     }
 }

@@ -162,7 +162,7 @@ impl RequestConnection {
         };
         let failure = |error| match meter.flood() {
             Some(flood) => CallError::new(Reason::Limit, flood.to_string()),
-            None => unanswered(&error),
+            None => meter.rejection().unwrap_or_else(|| unanswered(&error)),
         };
         let (head, body) = sent.map_err(failure)?.into_parts();
         self.meter.has_header();
@@ -196,8 +196,10 @@ impl UnreadAnswer {
     ///
     /// Reasons: `body`, `tls`.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
-        while let Some(frame) = self.connection.driver.drive(self.body.frame()).await {
-            if let Ok(data) = frame.map_err(|error| broken_off(&error))?.into_data() {
+        let RequestConnection { driver, meter, .. } = &mut self.connection;
+        while let Some(frame) = driver.drive(self.body.frame()).await {
+            let frame = frame.map_err(|error| meter.rejection().unwrap_or_else(|| broken_off(&error)))?;
+            if let Ok(data) = frame.into_data() {
                 return Ok(Some(data));
             }
         }
@@ -252,12 +254,9 @@ fn closed() -> CallError {
 
 /// Why a body is not complete.
 fn broken_off(error: &hyper::Error) -> CallError {
-    match source::<io::Error>(error).map(broken).filter(|error| error.reason == Reason::Tls) {
-        Some(error) => error,
-        None if error.is_parse() => CallError::new(Reason::Body, "the body is incomplete: it is not coded as HTTP says"),
-        None => {
-            let why = Http2End::of(error).map_or("the connection ended before it did", Http2End::as_str);
-            CallError::new(Reason::Body, format!("the body is incomplete: {why}"))
-        }
+    if error.is_parse() {
+        return CallError::new(Reason::Body, "the body is incomplete: it is not coded as HTTP says");
     }
+    let why = Http2End::of(error).map_or("the connection ended before it did", Http2End::as_str);
+    CallError::new(Reason::Body, format!("the body is incomplete: {why}"))
 }

@@ -1,4 +1,4 @@
-//! The stream under a connection: what is read from it is counted, and it is noted when the first byte came.
+//! The stream under a connection: what is read from it is counted, and it is noted when the first byte came and what TLS failed with.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
-use crate::dial::{ReadObserver, YieldingStream};
+use crate::dial::{StreamObserver, YieldingStream, broken};
+use crate::failure::{CallError, Reason};
 use crate::kind::probe::BoxedStream;
 
 /// A stream with a meter.
@@ -21,6 +22,7 @@ pub(super) struct Meter {
     read: AtomicUsize,
     has_header: AtomicBool,
     first_byte: OnceLock<Instant>,
+    rejection: OnceLock<CallError>,
 }
 
 impl Meter {
@@ -35,19 +37,31 @@ impl Meter {
         is_flood.then_some(NoHeaderError)
     }
 
+    /// What TLS failed with, as when the server rejects our certificate. HTTP/2 does not pass on that either.
+    pub(super) fn rejection(&self) -> Option<CallError> {
+        self.rejection.get().cloned()
+    }
+
     /// The header of the answer is complete.
     pub(super) fn has_header(&self) {
         self.has_header.store(true, Ordering::Relaxed);
     }
 }
 
-impl ReadObserver for Arc<Meter> {
-    fn read(&self, bytes: usize) -> io::Result<()> {
-        if bytes > 0 {
+impl StreamObserver for Arc<Meter> {
+    fn read(&self, bytes: &[u8]) -> io::Result<()> {
+        if !bytes.is_empty() {
             self.first_byte.get_or_init(Instant::now);
         }
-        self.read.fetch_add(bytes, Ordering::Relaxed);
+        self.read.fetch_add(bytes.len(), Ordering::Relaxed);
         self.flood().map_or(Ok(()), |flood| Err(io::Error::other(flood)))
+    }
+
+    fn failed(&self, error: &io::Error) {
+        let error = broken(error);
+        if error.reason == Reason::Tls {
+            self.rejection.get_or_init(|| error);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::script::{Expectation, Script, ScriptStep, SentMessage, with_newline};
 use super::{EXPECT_INFO, FAILED_BYTES, TcpPhase, handshake, mismatch};
-use crate::dial::{broken, rejection};
+use crate::dial::broken;
 use crate::kind::probe::{BoxedStream, FAILED_DUE_TO_REGEX, Matcher, Pattern, readable, work};
 use crate::kind::{CallError, Probe, Reason};
 use crate::metric::Stop;
@@ -266,7 +266,7 @@ impl<'d, 'p> Dialogue<'d, 'p> {
                 self.probe.record.event(format!("{}: sent {} bytes", short(field), message.len()));
                 Ok(())
             }
-            Ok(Err(error)) => Err(rejection(&mut self.stream, &error, self.probe.deadline).await),
+            Ok(Err(error)) => Err(broken(&error)),
             Err(_) => {
                 let message = format!("the server did not read in time what {field} sends");
                 Err(CallError::new(Reason::Timeout, message))
