@@ -109,7 +109,11 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
     };
     if was_polled {
         let ended = time::utc_and_ago(snapshot.ended_at, now);
-        writeln!(out, "  last poll     ended {ended}, took {}", time::duration(snapshot.duration()))
+        writeln!(out, "  last poll     ended {ended}, took {}", time::duration(snapshot.duration()))?;
+        match snapshot.hold() {
+            Some(hold) => writeln!(out, "  next poll     in {} at the earliest, since it failed for this reason", time::duration(hold)),
+            None => Ok(()),
+        }
     } else {
         match &snapshot.failure {
             Some(failure) => writeln!(out, "  this answer   no poll: {}: {}", failure.reason.as_str(), failure.message),

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
 pub use probe::{
-    BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits, ProbeRecord, Prober, Recorder,
+    Aftercare, AftercareRoom, BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits, ProbeRecord, Prober, Recorder,
     SharedFamilies, pattern_problem, re2,
 };
 pub use secret::SecretKeyRef;
