@@ -28,7 +28,7 @@ pub use probe::{
 };
 pub use secret::SecretKeyRef;
 pub(crate) use surface::has_header;
-pub use surface::{Field, UrlForm, UrlQuery};
+pub use surface::{Field, UrlForm, UrlQuery, UrlSeparator};
 
 pub use crate::failure::{CallError, Reason};
 use crate::metric::{Desc, Families, Filter};
