@@ -374,6 +374,8 @@ kinds! {
     Icmp => icmp, probe;
     /// A gRPC service, probed through the standard health checking protocol.
     Grpc => grpc, probe;
+    /// A STUN server, probed by asking it from which address the request came.
+    Stun => stun, probe;
 }
 
 impl std::fmt::Display for Type {
