@@ -83,7 +83,7 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
     let now = SystemTime::now();
     writeln!(out, "Target {}\n", target.id)?;
     writeln!(out, "  type          {}", target.source.kind)?;
-    writeln!(out, "  url           {}", target.source.url)?;
+    writeln!(out, "  url           {}", target.shown_url())?;
     if let Some(address) = snapshot.probe.as_ref().and_then(|report| report.address()) {
         writeln!(out, "  address       {address}")?;
     }
@@ -222,7 +222,7 @@ fn write_member_summary(out: &mut String, target: &Target, report: &MemberReport
     let member = &report.member;
     writeln!(out, "Target {}, {} {}\n", target.id, member.label.as_str(), bounded(&member.name))?;
     writeln!(out, "  type          {}", target.source.kind)?;
-    writeln!(out, "  url           {}", target.source.url)?;
+    writeln!(out, "  url           {}", target.shown_url())?;
     writeln!(out, "  address       {}", member.address)?;
     for (name, value) in [("node", &member.node), ("zone", &member.zone)] {
         if let Some(value) = value {
@@ -249,7 +249,7 @@ fn write_member_summary(out: &mut String, target: &Target, report: &MemberReport
 fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, report: &ProbeReport) -> fmt::Result {
     writeln!(out, "\nThe probe\n")?;
     for record in &snapshot.calls {
-        writeln!(out, "  {} of {}", record.call, target.source.url)?;
+        writeln!(out, "  {} of {}", record.call, target.shown_url())?;
         write_headers(out, target)?;
         write_outcome_of_probe(out, record)?;
     }

@@ -336,9 +336,8 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
         let request = snapshot.requests.iter().find(|request| request.name == record.call);
         let (duration, error) = (tracing::field::debug(record.duration), record.error.as_deref());
         let probed = snapshot.probe.as_ref();
-        let url = request.map(|request| &request.url).or_else(|| probed.map(|_| &target.source.url));
-        let (url, address) = (url.map(tracing::field::display), probed.and_then(|probe| probe.address()));
-        let address = address.map(tracing::field::display);
+        let url = request.map(|request| request.url.as_str()).or_else(|| probed.map(|_| target.shown_url()));
+        let address = probed.and_then(|probe| probe.address()).map(tracing::field::display);
         tracing::trace!(target = %id, call = record.call, url, address, status = record.status, bytes = record.bytes, duration, error, "called");
     }
     let report = snapshot.probe.iter().filter(|_| tracing::enabled!(Level::TRACE));

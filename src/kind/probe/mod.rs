@@ -9,6 +9,7 @@ mod pattern;
 pub mod re2;
 mod recorder;
 mod stream;
+mod stun;
 mod tls;
 
 use std::any::Any;
@@ -19,6 +20,7 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
+pub(in crate::kind) use address::hash_of;
 pub use aftercare::{Aftercare, AftercareRoom};
 pub(in crate::kind) use hash::fnv1a;
 pub(in crate::kind) use http2::{Http2End, begins_http2};
@@ -26,6 +28,7 @@ pub use pattern::{ComparisonWork, pattern_problem};
 pub(in crate::kind) use pattern::{FAILED_DUE_TO_REGEX, Matcher, Pattern, copy_bytes, readable, search_work, work};
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
+pub(in crate::kind) use stun::{StunLink, StunRequest, StunTransport, record_software};
 
 use crate::budget::MemoryShare;
 use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, Dialer, JudgedAddress, literal_address};
@@ -164,6 +167,8 @@ impl SharedFamilies {
     pub const TLS: &'static [&'static Desc] = tls::FAMILIES;
     /// About its cipher suite, in addition.
     pub const CIPHER: &'static [&'static Desc] = tls::cipher::FAMILIES;
+    /// About a STUN server.
+    pub const STUN: &'static [&'static Desc] = stun::FAMILIES;
     /// About the regular expressions of the target.
     pub const PATTERNS: &'static [&'static Desc] = pattern::FAMILIES;
 }
