@@ -1,4 +1,5 @@
-//! A simulated STUN and TURN server over UDP, TCP and TLS. It really relays: each allocation has a UDP socket of its own.
+//! A simulated STUN and TURN server over UDP, TCP and TLS. It really relays: each allocation has a UDP socket of its own. But it relays between
+//! its own allocations only, so that nobody reaches anything through it.
 //!
 //! It reads and writes messages with code of its own, and shares none with the exporter: a mistake in the exporter's codec must not hide
 //! behind the same mistake here.
@@ -551,6 +552,11 @@ impl TurnServer {
     fn permit(&self, client: Client, request: &Request<'_>, key: Option<Vec<u8>>) -> Reply {
         let Some(peer) = request.address(message::PEER_ADDRESS) else { return self.error(400) };
         let mut state = self.state();
+        // Whoever finds it running must not reach others through it.
+        if !state.allocations.values().any(|allocation| allocation.relayed == peer) {
+            drop(state);
+            return self.error(403);
+        }
         let Some(allocation) = state.allocations.get_mut(&client) else {
             drop(state);
             return self.error(437);

@@ -111,7 +111,11 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
         let ended = time::utc_and_ago(snapshot.ended_at, now);
         writeln!(out, "  last poll     ended {ended}, took {}", time::duration(snapshot.duration()))?;
         match snapshot.hold() {
-            Some(hold) => writeln!(out, "  next poll     in {} at the earliest, since it failed for this reason", time::duration(hold)),
+            Some(hold) => writeln!(
+                out,
+                "  next poll     in {} at the earliest, since it failed for this reason",
+                time::duration(hold)
+            ),
             None => Ok(()),
         }
     } else {

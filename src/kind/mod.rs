@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
 pub use probe::{
-    Aftercare, AftercareRoom, BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits, ProbeRecord, Prober, Recorder,
-    SharedFamilies, pattern_problem, re2,
+    Aftercare, AftercareRoom, BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits,
+    ProbeRecord, Prober, Recorder, SharedFamilies, pattern_problem, re2,
 };
 pub use secret::SecretKeyRef;
 pub(crate) use surface::has_header;
