@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?write how many seconds each target may take, for instance: fuzz/run.sh 60}
 shift
-all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue)
+all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue stun)
 [[ $# -gt 0 ]] && targets=("$1") || targets=("${all[@]}")
 [[ $# -gt 1 && $seconds != 0 ]] && targets=("$@")
 
@@ -118,6 +118,13 @@ plant() {
       printf '^220.*ESMTP (.*)$\n$1\n220-first\r\n220 ESMTP ready\r\nmore' > "$into/seed-smtp"
       printf '[[:alpha:]\\D]{2,3}|\\bx\\B\n$0\n\351\377\nxy' > "$into/seed-class"
       printf 'PONG\n$0${1}\n+PONG' > "$into/seed-literal"
+      ;;
+    stun)
+      printf '\0\1\1\0\014\041\022\244\102\0\1\2\3\4\5\6\7\10\11\12\13\0\40\0\10\0\1\55\134\341\022\246\103' > "$into/seed-mapped"
+      printf '\0\1\1\0\010\041\022\244\102\0\1\2\3\4\5\6\7\10\11\12\13\200\50\0\4\0\0\0\0' > "$into/seed-checksum"
+      printf '\1\0\11\0\17\0\0\4\1Unauthorized\0\0\24\0\5realm\0\0\0\200\42\0\4test' > "$into/seed-error"
+      printf '\1\0\26\0\24\0\2\55\134\40\1\15\270\0\0\0\0\0\0\0\0\0\0\0\1\0\15\0\4\0\0\2\130' > "$into/seed-relayed"
+      printf '\0\100\1\0\5hello\0\0\0' > "$into/seed-channel"
       ;;
     manifests)
       # one seed for each document: short inputs are tried faster

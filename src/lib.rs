@@ -25,6 +25,7 @@ pub mod metric;
 pub mod poll;
 pub mod rule;
 pub mod self_metrics;
+pub mod stun;
 pub mod target;
 pub mod telemetry;
 pub mod time;

@@ -13,8 +13,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("failure", &[]),
     ("rule", &[]),
     ("budget", &["failure"]),
+    ("stun", &[]),
     ("dial", &["error_chain", "failure", "host_pattern", "tls"]),
-    ("kind", &["budget", "dial", "failure", "metric", "rule", "time", "tls"]),
+    ("kind", &["budget", "dial", "failure", "metric", "rule", "stun", "time", "tls"]),
     ("time", &[]),
     ("tls", &[]),
     ("yaml", &[]),
@@ -50,6 +51,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "poll",
             "rule",
             "self_metrics",
+            "stun",
             "target",
             "telemetry",
             "time",
@@ -218,8 +220,8 @@ fn a_kind_is_named_in_its_folder_only() {
         }
         let text = without_tests(&file).to_lowercase();
         // Some kinds are common words.
-        let code =
-            ["http", "tcp", "dns", "icmp", "grpc"].map(|word| [format!("type::{word}"), format!("kind::{word}")]);
+        let code = ["http", "tcp", "dns", "icmp", "grpc", "stun"]
+            .map(|word| [format!("type::{word}"), format!("kind::{word}")]);
         let words = ["sora", "orion", "mediasoup", "edumeet"].map(ToOwned::to_owned);
         for kind in code.into_iter().flatten().chain(words) {
             let is_named = |line: &str| {

@@ -7,6 +7,7 @@ pub mod mediasoup;
 pub mod nameserver;
 pub mod orion;
 pub mod sora;
+pub mod turn;
 pub mod website;
 
 use std::net::SocketAddr;

@@ -64,6 +64,7 @@ pub(super) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         0 => {}
         more => complain(&format!("warning: {more} more members do not answer")),
     }
+    pollers.shutdown().await; // what the probe has borrowed is given back first
     match &snapshot.failure {
         None => Ok(ExitCode::SUCCESS),
         Some(failure) => bail!("{} ({})", failure.message, failure.reason.as_str()),

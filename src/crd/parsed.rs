@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
+use url::ParseError;
 
 use super::{FieldError, Header, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, regex_problem};
 use crate::kind::{Engine, Type};
@@ -45,8 +46,9 @@ impl ParsedTarget {
     pub fn parse(written: ScrapeTarget) -> Result<Self, Vec<FieldError>> {
         let mut errors = Vec::new();
         let spec = &written.spec;
-        let url = parse_url("spec.url", &spec.url, &mut errors);
-        let proxy_url = spec.proxy_url.as_ref().map(|url| parse_url("spec.proxyUrl", url, &mut errors));
+        let url = parsed_or_told("spec.url", spec.kind.url().separator.parse(&spec.url), &mut errors);
+        let proxy_url =
+            spec.proxy_url.as_ref().map(|url| parsed_or_told("spec.proxyUrl", Url::parse(url), &mut errors));
         let headers: Vec<Option<ParsedHeader>> =
             spec.headers.iter().enumerate().map(|(index, header)| parse_header(index, header, &mut errors)).collect();
         if let Some(url) = &url
@@ -76,12 +78,12 @@ impl ParsedTarget {
     pub fn stand_in(name: &str, kind: Type, url: &str) -> Self {
         static NOWHERE: LazyLock<Url> =
             LazyLock::new(|| Url::parse("http://invalid.invalid/").expect("a constant that is a URL"));
-        let parsed = Url::parse(url).unwrap_or_else(|_| NOWHERE.clone());
+        let parsed = kind.url().separator.parse(url).unwrap_or_else(|_| NOWHERE.clone());
         let written = ScrapeTarget::new(name, ScrapeTargetSpec::new(kind, url));
         Self { written, url: parsed, proxy_url: None, headers: Vec::new(), filter: None, engine: None }
     }
 
-    /// Where the server is.
+    /// Where the server is, in a form that has a host; see [`UrlSeparator::parse`](crate::kind::UrlSeparator::parse).
     pub const fn url(&self) -> &Url {
         &self.url
     }
@@ -141,8 +143,7 @@ impl PartialEq for ParsedTarget {
 // With it, an `Arc` of the same target is equal without a look at its spec.
 impl Eq for ParsedTarget {}
 
-fn parse_url(path: &str, text: &str, errors: &mut Vec<FieldError>) -> Option<Url> {
-    let parsed = Url::parse(text);
+fn parsed_or_told(path: &str, parsed: Result<Url, ParseError>, errors: &mut Vec<FieldError>) -> Option<Url> {
     parsed.map_err(|error| errors.push(FieldError::new(path, format!("is not a URL: {error}, correct it")))).ok()
 }
 

@@ -71,9 +71,8 @@ pub fn is_dns_label(text: &str) -> bool {
 /// Kubernetes' `isIP` refuses them.
 pub(super) fn ipv6_host_is_address(url: &str) -> bool {
     let is_scheme = |scheme: &str| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase());
-    let Some((_, rest)) = url.split_once("://[").filter(|(scheme, _)| is_scheme(scheme)) else {
-        return true;
-    };
+    let Some((_, rest)) = url.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) else { return true };
+    let Some(rest) = rest.strip_prefix("//").unwrap_or(rest).strip_prefix('[') else { return true };
     let Some((host, _)) = rest.split_once(']') else { return true };
     if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':') {
         return true; // the pattern of the URL rejects it

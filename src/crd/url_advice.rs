@@ -3,21 +3,23 @@
 use std::net::Ipv6Addr;
 
 use super::pattern::HOST;
-use crate::kind::{Type, UrlForm};
+use crate::kind::{Type, UrlForm, UrlSeparator};
 
 /// The parts of a url by its punctuation: scheme, authority, and the rest with the character that it begins with.
 struct UrlParts<'u> {
     scheme: &'u str,
+    separator: &'static str,
     authority: &'u str,
     rest: &'u str,
 }
 
 impl<'u> UrlParts<'u> {
-    fn of(url: &'u str) -> Option<Self> {
-        let (scheme, after) = url.split_once("://")?;
+    fn of(form: &UrlForm, url: &'u str) -> Option<Self> {
+        let separator = form.separator.as_str();
+        let (scheme, after) = url.split_once(separator)?;
         let end = after.find(['/', '?', '#']).unwrap_or(after.len());
         let (authority, rest) = after.split_at(end);
-        Some(Self { scheme, authority, rest })
+        Some(Self { scheme, separator, authority, rest })
     }
 
     /// The port, as it is written.
@@ -27,8 +29,8 @@ impl<'u> UrlParts<'u> {
     }
 
     fn with_authority(&self, authority: &str) -> String {
-        let Self { scheme, rest, .. } = self;
-        format!("{scheme}://{authority}{rest}")
+        let Self { scheme, separator, rest, .. } = self;
+        format!("{scheme}{separator}{authority}{rest}")
     }
 }
 
@@ -37,8 +39,9 @@ type Mended = Option<(String, String)>;
 
 /// Slips in the order in which they are looked for. Those at the end are none for types whose urls have a path or need no port, but then
 /// the url has its form before their turn.
-const SLIPS: [fn(&UrlForm, &str) -> Mended; 11] = [
+const SLIPS: [fn(&UrlForm, &str) -> Mended; 12] = [
     whitespace,
+    slashes,
     capitals,
     fragment,
     brackets,
@@ -63,7 +66,7 @@ pub(super) fn advice(form: UrlForm, takes_credentials: bool, url: &str) -> Optio
     }
     let mut said = Vec::new();
     let mut mended = url.to_owned();
-    if let Some(without) = without_user(url) {
+    if let Some(without) = without_user(&form, url) {
         mended = without;
         let instead =
             if takes_credentials { "write basicAuth instead of the user" } else { "remove the user, with its @" };
@@ -81,8 +84,8 @@ pub(super) fn advice(form: UrlForm, takes_credentials: bool, url: &str) -> Optio
     (form.pattern.is_match(&mended) && !said.is_empty()).then(|| said.join(", "))
 }
 
-fn without_user(url: &str) -> Option<String> {
-    let parts = UrlParts::of(url)?;
+fn without_user(form: &UrlForm, url: &str) -> Option<String> {
+    let parts = UrlParts::of(form, url)?;
     let (_, authority) = parts.authority.rsplit_once('@')?;
     Some(parts.with_authority(authority))
 }
@@ -92,10 +95,17 @@ fn whitespace(_: &UrlForm, url: &str) -> Mended {
     (trimmed != url).then(|| (trimmed.to_owned(), "remove the whitespace around it".to_owned()))
 }
 
-fn capitals(_: &UrlForm, url: &str) -> Mended {
-    let (scheme, rest) = url.split_once("://")?;
+/// Slashes where there are none: `stun://host`.
+fn slashes(form: &UrlForm, url: &str) -> Mended {
+    let (scheme, rest) = url.split_once("://").filter(|_| form.separator == UrlSeparator::Colon)?;
+    Some((format!("{scheme}:{rest}"), format!("remove the // after {}:", scheme.to_ascii_lowercase())))
+}
+
+fn capitals(form: &UrlForm, url: &str) -> Mended {
+    let separator = form.separator.as_str();
+    let (scheme, rest) = url.split_once(separator)?;
     let lower = scheme.to_ascii_lowercase();
-    (lower != scheme).then(|| (format!("{lower}://{rest}"), "write the scheme in small letters".to_owned()))
+    (lower != scheme).then(|| (format!("{lower}{separator}{rest}"), "write the scheme in small letters".to_owned()))
 }
 
 fn fragment(_: &UrlForm, url: &str) -> Mended {
@@ -103,15 +113,15 @@ fn fragment(_: &UrlForm, url: &str) -> Mended {
     Some((before.to_owned(), "remove # and what follows it".to_owned()))
 }
 
-fn brackets(_: &UrlForm, url: &str) -> Mended {
-    let parts = UrlParts::of(url)?;
+fn brackets(form: &UrlForm, url: &str) -> Mended {
+    let parts = UrlParts::of(form, url)?;
     let address: Ipv6Addr = parts.authority.parse().ok()?;
     let advice = "write the IPv6 address in brackets, as in [2001:db8::1]";
     Some((parts.with_authority(&format!("[{address}]")), advice.to_owned()))
 }
 
-fn odd_port(_: &UrlForm, url: &str) -> Mended {
-    let parts = UrlParts::of(url)?;
+fn odd_port(form: &UrlForm, url: &str) -> Mended {
+    let parts = UrlParts::of(form, url)?;
     let Some((host, port)) = parts.port() else {
         let (host, name) = parts.authority.rsplit_once(':').filter(|(host, _)| !host.contains([':', '[']))?;
         let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -123,8 +133,8 @@ fn odd_port(_: &UrlForm, url: &str) -> Mended {
 }
 
 /// A host that is neither a name nor an address.
-fn odd_host(_: &UrlForm, url: &str) -> Mended {
-    let parts = UrlParts::of(url)?;
+fn odd_host(form: &UrlForm, url: &str) -> Mended {
+    let parts = UrlParts::of(form, url)?;
     let (host, port) = parts.authority.split_once(':').unwrap_or((parts.authority, ""));
     if parts.authority.contains(['[', ']', '@']) || port.contains(':') || HOST.is_match(host) {
         return None;
@@ -143,15 +153,15 @@ fn odd_host(_: &UrlForm, url: &str) -> Mended {
 
 /// A colon without a port, where none is needed.
 fn empty_port(form: &UrlForm, url: &str) -> Mended {
-    let parts = UrlParts::of(url)?;
+    let parts = UrlParts::of(form, url)?;
     let host = parts.authority.strip_suffix(':')?;
-    let takes_no_port = form.pattern.is_match(&format!("{}://{host}", parts.scheme));
+    let takes_no_port = form.pattern.is_match(&format!("{}{}{host}", parts.scheme, parts.separator));
     takes_no_port.then(|| (parts.with_authority(host), "remove the : after the host".to_owned()))
 }
 
 /// A character that must be percent-encoded after the authority.
-fn odd_character(_: &UrlForm, url: &str) -> Mended {
-    let parts = UrlParts::of(url)?;
+fn odd_character(form: &UrlForm, url: &str) -> Mended {
+    let parts = UrlParts::of(form, url)?;
     let query = parts.rest.find('?').unwrap_or(parts.rest.len());
     let is_odd = |(at, character): &(usize, char)| {
         let is_of_query = matches!(character, '[' | ']') && *at > query;
@@ -161,12 +171,12 @@ fn odd_character(_: &UrlForm, url: &str) -> Mended {
     let encoded = |character: char| format!("%{:02X}", u32::from(character));
     let rest =
         parts.rest.char_indices().map(|found| if is_odd(&found) { encoded(found.1) } else { found.1.to_string() });
-    let mended = format!("{}://{}{}", parts.scheme, parts.authority, rest.collect::<String>());
+    let mended = format!("{}{}{}{}", parts.scheme, parts.separator, parts.authority, rest.collect::<String>());
     Some((mended, format!("write {} instead of {odd:?}", encoded(odd))))
 }
 
 fn path(form: &UrlForm, url: &str) -> Mended {
-    let parts = UrlParts::of(url)?;
+    let parts = UrlParts::of(form, url)?;
     let without = url.strip_suffix(parts.rest).filter(|_| !parts.rest.is_empty())?;
     if let Some(shorter) = url.strip_suffix('/').filter(|shorter| form.pattern.is_match(shorter)) {
         return Some((shorter.to_owned(), "remove the / at its end".to_owned()));
@@ -178,14 +188,14 @@ fn path(form: &UrlForm, url: &str) -> Mended {
     Some((without.to_owned(), advice.to_owned()))
 }
 
-fn missing_port(_: &UrlForm, url: &str) -> Mended {
-    let parts = UrlParts::of(url)?;
+fn missing_port(form: &UrlForm, url: &str) -> Mended {
+    let parts = UrlParts::of(form, url)?;
     let authority = parts.authority.strip_suffix(':').unwrap_or(parts.authority);
     parts.port().is_none().then(|| (parts.with_authority(&format!("{authority}:1")), "add the port".to_owned()))
 }
 
-fn needless_port(_: &UrlForm, url: &str) -> Mended {
-    let parts = UrlParts::of(url)?;
+fn needless_port(form: &UrlForm, url: &str) -> Mended {
+    let parts = UrlParts::of(form, url)?;
     let (host, _) = parts.port()?;
     Some((parts.with_authority(host), "remove the port".to_owned()))
 }

@@ -217,6 +217,18 @@ impl Dialer {
         }
     }
 
+    /// Whether a server may be made to send to the address at which it says that it relays. That is its own business, so rules that allow only
+    /// some destinations do not apply; but what nobody may contact, it is not asked to contact either.
+    ///
+    /// Reason: `config`.
+    pub fn judge_relayed(&self, address: IpAddr) -> Result<(), CallError> {
+        let ground = self.dialers.rules.refusal(address, AllowedBy::Host).or_else(|| unusable(address.to_canonical()));
+        ground.map_or(Ok(()), |ground| {
+            let message = format!("the server relays at {address}, an address that may not be contacted ({ground})");
+            Err(CallError::new(Reason::Config, message))
+        })
+    }
+
     async fn look_up(&self, host: &str, deadline: Instant) -> Result<Arc<[IpAddr]>, CallError> {
         let name: Arc<str> = host.into();
         let resolver = &self.dialers.resolver;

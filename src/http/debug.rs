@@ -83,7 +83,7 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
     let now = SystemTime::now();
     writeln!(out, "Target {}\n", target.id)?;
     writeln!(out, "  type          {}", target.source.kind)?;
-    writeln!(out, "  url           {}", target.source.url)?;
+    writeln!(out, "  url           {}", target.shown_url())?;
     if let Some(address) = snapshot.probe.as_ref().and_then(|report| report.address()) {
         writeln!(out, "  address       {address}")?;
     }
@@ -109,7 +109,15 @@ fn write_summary(out: &mut String, target: &Target, status: &TargetStatus, snaps
     };
     if was_polled {
         let ended = time::utc_and_ago(snapshot.ended_at, now);
-        writeln!(out, "  last poll     ended {ended}, took {}", time::duration(snapshot.duration()))
+        writeln!(out, "  last poll     ended {ended}, took {}", time::duration(snapshot.duration()))?;
+        match snapshot.hold() {
+            Some(hold) => writeln!(
+                out,
+                "  next poll     in {} at the earliest, since it failed for this reason",
+                time::duration(hold)
+            ),
+            None => Ok(()),
+        }
     } else {
         match &snapshot.failure {
             Some(failure) => writeln!(out, "  this answer   no poll: {}: {}", failure.reason.as_str(), failure.message),
@@ -218,7 +226,7 @@ fn write_member_summary(out: &mut String, target: &Target, report: &MemberReport
     let member = &report.member;
     writeln!(out, "Target {}, {} {}\n", target.id, member.label.as_str(), bounded(&member.name))?;
     writeln!(out, "  type          {}", target.source.kind)?;
-    writeln!(out, "  url           {}", target.source.url)?;
+    writeln!(out, "  url           {}", target.shown_url())?;
     writeln!(out, "  address       {}", member.address)?;
     for (name, value) in [("node", &member.node), ("zone", &member.zone)] {
         if let Some(value) = value {
@@ -245,7 +253,7 @@ fn write_member_summary(out: &mut String, target: &Target, report: &MemberReport
 fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, report: &ProbeReport) -> fmt::Result {
     writeln!(out, "\nThe probe\n")?;
     for record in &snapshot.calls {
-        writeln!(out, "  {} of {}", record.call, target.source.url)?;
+        writeln!(out, "  {} of {}", record.call, target.shown_url())?;
         write_headers(out, target)?;
         write_outcome_of_probe(out, record)?;
     }

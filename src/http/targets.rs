@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::AppState;
 use super::response::ErrorResponse;
-use crate::kind::{Reason, Type};
+use crate::kind::{Reason, Type, UrlSeparator};
 use crate::poll::{Failure, MemberReports, Poller, Pollers, Snapshot, TargetState, TargetStatus};
 use crate::target::{RefusedTarget, Target, TargetId};
 
@@ -122,7 +122,7 @@ impl TargetView {
     /// The URL of the server; as it was written, if the declaration is unusable.
     pub(super) fn url(&self) -> &str {
         match &self.declaration {
-            TargetDeclaration::Usable(target) => target.source.url.as_str(),
+            TargetDeclaration::Usable(target) => target.shown_url(),
             TargetDeclaration::Unusable(refused) => refused.url.as_deref().unwrap_or_default(),
         }
     }
@@ -163,7 +163,8 @@ pub(super) struct TargetIndex(ArcSwapOption<IndexedTargets>);
 #[derive(Debug)]
 struct IndexedTargets {
     revision: u64,
-    by_text: HashMap<Box<str>, Vec<TargetId>>,
+    by_name: HashMap<Box<str>, Vec<TargetId>>,
+    by_url: HashMap<(UrlSeparator, Url), Vec<TargetId>>,
 }
 
 impl TargetIndex {
@@ -178,23 +179,25 @@ impl TargetIndex {
                 indexed
             }
         };
-        let found = indexed.by_text.get(text).cloned();
+        if let Some(found) = indexed.by_name.get(text) {
+            return found.clone();
+        }
         // URLs are compared in their normal form: `http://host:3000` is `http://host:3000/`.
-        found
-            .or_else(|| Url::parse(text).ok().and_then(|url| indexed.by_text.get(url.as_str()).cloned()))
-            .unwrap_or_default()
+        let found = UrlSeparator::ALL.iter().find_map(|form| indexed.by_url.get(&(*form, form.parse(text).ok()?)));
+        found.cloned().unwrap_or_default()
     }
 }
 
 impl IndexedTargets {
     fn new(revision: u64, pollers: &Pollers) -> Self {
-        let mut by_text: HashMap<Box<str>, Vec<TargetId>> = HashMap::new();
+        let (mut by_name, mut by_url): (HashMap<_, Vec<_>>, HashMap<_, Vec<_>>) = Default::default();
         for poller in pollers.list() {
             let id = poller.id();
-            by_text.entry(Box::from(&*id.name)).or_default().push(id.clone());
-            by_text.entry(Box::from(poller.target().source.url.as_str())).or_default().push(id.clone());
+            by_name.entry(Box::from(&*id.name)).or_default().push(id.clone());
+            let source = Arc::clone(&poller.target().source);
+            by_url.entry((source.kind.url().separator, source.url.clone())).or_default().push(id.clone());
         }
-        Self { revision, by_text }
+        Self { revision, by_name, by_url }
     }
 }
 

@@ -23,12 +23,12 @@ use serde::{Deserialize, Serialize};
 pub use answer::{Answer, Response};
 pub use json::{Flag, FromJson, JsonEntries, JsonField, JsonList, Number, Text};
 pub use probe::{
-    BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits, ProbeRecord, Prober, Recorder,
-    SharedFamilies, pattern_problem, re2,
+    Aftercare, AftercareRoom, BodyBeginning, ComparisonWork, Compute, HeavyWork, Probe, ProbeEvent, ProbeLimits,
+    ProbeRecord, Prober, Recorder, SharedFamilies, pattern_problem, re2,
 };
 pub use secret::SecretKeyRef;
 pub(crate) use surface::has_header;
-pub use surface::{Field, UrlForm, UrlQuery};
+pub use surface::{Field, UrlForm, UrlQuery, UrlSeparator};
 
 pub use crate::failure::{CallError, Reason};
 use crate::metric::{Desc, Families, Filter};
@@ -374,6 +374,10 @@ kinds! {
     Icmp => icmp, probe;
     /// A gRPC service, probed through the standard health checking protocol.
     Grpc => grpc, probe;
+    /// A STUN server, probed by asking it from which address the request came.
+    Stun => stun, probe;
+    /// A TURN server, probed with an allocation and, if wanted, packets through its relay.
+    Turn => turn, probe;
 }
 
 impl std::fmt::Display for Type {

@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
+use reqwest::Url;
 use serde_json::Value;
+use url::ParseError;
 
 use crate::rule::{Rule, RulePattern, host, patterns, port};
 
@@ -13,6 +15,39 @@ pub struct UrlForm {
     pub pattern: &'static LazyLock<RulePattern>,
     /// What is said if it does not: what to write.
     pub message: &'static str,
+    /// What stands between scheme and host.
+    pub separator: UrlSeparator,
+}
+
+/// What stands between the scheme and the host of a url.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UrlSeparator {
+    /// `://`, as in most urls.
+    Slashes,
+    /// `:` alone, as in `stun:host` (RFC 7064).
+    Colon,
+}
+
+impl UrlSeparator {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Slashes, Self::Colon];
+
+    /// Its characters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Slashes => "://",
+            Self::Colon => ":",
+        }
+    }
+
+    /// The parts of a url. One without slashes would have no host by the standard of browsers, so it is read as if it had them: all that
+    /// needs the host of a url, rules above all, finds it then. People are shown the url as it was written.
+    pub fn parse(self, url: &str) -> Result<Url, ParseError> {
+        match (self, url.split_once(':')) {
+            (Self::Colon, Some((scheme, rest))) => Url::parse(&format!("{scheme}://{rest}")),
+            _ => Url::parse(url),
+        }
+    }
 }
 
 /// A path, and a query, with what RFC 3986 allows in them.
@@ -37,6 +72,7 @@ impl UrlForm {
         pattern: &HTTP,
         message: "url must be http://HOST:PORT/PATH or https://HOST:PORT/PATH, with a port from 1 to 65535 if any, and without user, \
                   password, fragment, backslash or whitespace",
+        separator: UrlSeparator::Slashes,
     };
 }
 

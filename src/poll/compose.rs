@@ -120,6 +120,7 @@ impl Composition {
             requests,
             probe: None,
             is_permanent: false,
+            held_until: None,
             samples,
             exposition: Exposition::of_text(&text, format, merged.plain_counters),
         }

@@ -3,6 +3,7 @@
 //! It knows neither where targets come from nor how results are served.
 
 mod admission;
+mod aftercare;
 mod blocking;
 mod compose;
 mod declarations;
@@ -43,6 +44,7 @@ pub(crate) use render::test_snapshot;
 pub use snapshot::{CallRecord, Failure, Pieces, ProbeReport, Snapshot};
 
 use self::admission::Admission;
+use self::aftercare::AftercareTasks;
 use self::blocking::NamespaceShares;
 use self::declarations::Declarations;
 use self::delay::SharedDelays;
@@ -65,6 +67,8 @@ pub struct PollContext {
     large_answers: NamespaceShares,
     /// Permits to translate small ones that may take long.
     small_answers: NamespaceShares,
+    /// What probes leave to be done.
+    aftercare: AftercareTasks,
     /// Targets whose server rejected the credentials, so that their Secrets are read again.
     refused: mpsc::Sender<TargetId>,
     /// The results of first polls, which are logged together.
@@ -158,6 +162,7 @@ impl Pollers {
             metrics,
             large_answers: NamespaceShares::for_large_answers(cores),
             small_answers: NamespaceShares::for_small_answers(),
+            aftercare: AftercareTasks::default(),
             refused,
             first_polls: FirstPolls::new(stop.clone()),
             state_listener: OnceLock::new(),
@@ -363,11 +368,12 @@ impl Pollers {
         self.declarations.mistakes()
     }
 
-    /// Stops every poller and waits until they have ended.
+    /// Stops every poller and waits until they have ended, and until what their probes have left is done.
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.context.aftercare.finish().await;
     }
 }
 

@@ -238,7 +238,8 @@ impl Poller {
         let joined = snapshot.ended >= asked;
         let max_age = self.target().max_age;
         let fresh = !max_age.is_zero() && asked.saturating_duration_since(snapshot.ended) <= max_age;
-        (snapshot.is_permanent || joined || fresh).then_some(snapshot)
+        let held = snapshot.held_until.is_some_and(|until| asked < until);
+        (snapshot.is_permanent || joined || fresh || held).then_some(snapshot)
     }
 
     /// Whether a scrape has requested data newer than the poll that ended at `last`.

@@ -37,6 +37,7 @@ pub(super) async fn probe(
     let evicted = memory.evicted();
     let own_deadline = started + target.timeout.saturating_sub(head_start(target.timeout));
     let compute = BlockingWork { context, target, deadline: own_deadline };
+    let aftercare = context.aftercare.of(prepared.dialer.namespace());
     let secrets: Vec<Option<&[u8]>> =
         source.secrets.iter().map(|secret| secret.as_ref().map(SecretValue::expose)).collect();
     let mut probe = Probe {
@@ -51,6 +52,7 @@ pub(super) async fn probe(
         memory: &mut memory,
         max_body_bytes: context.limits.max_body_bytes,
         compute: &compute,
+        aftercare: &aftercare,
         compared: ComparisonWork::default(),
     };
     let probing = AssertUnwindSafe(prepared.prober.probe(&mut probe)).catch_unwind();
@@ -70,6 +72,8 @@ pub(super) async fn probe(
         _ => error,
     });
     let error = error.map(|error| CallError::new(error.reason, prepared.redactor.sentence(&error.message)));
+    let pause = error.as_ref().map_or(Duration::ZERO, |error| prepared.prober.pause_after(error.reason));
+    let error = error.map(|error| if pause.is_zero() { error } else { with_pause(error, pause) });
     match &error {
         Some(error) => record.event(format!("failed: {}: {}", error.reason.as_str(), error.message)),
         None => record.event("succeeded"),
@@ -96,7 +100,14 @@ pub(super) async fn probe(
     let report = ProbeReport::new(record.into_record(), Arc::clone(&prepared.redactor));
     let requests = Arc::default();
     let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };
-    render::probed(polled, target.timeout, report, format)
+    let snapshot = render::probed(polled, target.timeout, report, format);
+    Snapshot { held_until: (!pause.is_zero()).then(|| ended + pause), ..snapshot }
+}
+
+/// Says how long the target is left alone.
+fn with_pause(error: CallError, pause: Duration) -> CallError {
+    let message = format!("{}; it is not probed again for {} s, unless it is changed", error.message, pause.as_secs());
+    CallError::new(error.reason, message)
 }
 
 /// How much earlier than the probe its prober ends what takes too long: it says better what did not happen in time, and has families for it.

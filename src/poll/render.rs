@@ -119,6 +119,7 @@ fn snapshot(mut polled: Polled, mut own: Families, probe: Option<Box<ProbeReport
         requests: polled.requests,
         probe,
         is_permanent: false,
+        held_until: None,
         samples: polled.families.len() + own.len(),
         exposition: Exposition::new(&[&polled.families, &own], format),
     }
@@ -206,6 +207,7 @@ fn without_calls(failure: Option<Failure>, is_permanent: bool, families: &Finish
         requests: Arc::default(),
         probe: None,
         is_permanent,
+        held_until: None,
         samples: families.len(),
         exposition: Exposition::new(&[families], format),
     }

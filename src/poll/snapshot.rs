@@ -48,6 +48,8 @@ pub struct Snapshot {
     pub probe: Option<Box<ProbeReport>>,
     /// No poll took place and none will: the snapshot stays valid until the target changes.
     pub is_permanent: bool,
+    /// The target is left alone until then: the snapshot stays valid, however old it is.
+    pub held_until: Option<Instant>,
     pub(super) exposition: Exposition,
 }
 
@@ -137,6 +139,16 @@ impl Snapshot {
     /// The reason of the failure, or `success`: for metrics and the log.
     pub(super) fn outcome(&self) -> &'static str {
         self.failure.as_ref().map_or("success", |failure| failure.reason.as_str())
+    }
+
+    /// How much longer the target is left alone; `None`: it is not.
+    pub fn hold(&self) -> Option<Duration> {
+        self.held_until.map(|until| until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
+
+    /// Whether the target is left alone now, so that there is no newer result.
+    pub fn is_held(&self) -> bool {
+        self.hold().is_some()
     }
 
     /// Whether the server, or a member, has rejected the credentials.

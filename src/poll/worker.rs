@@ -38,6 +38,7 @@ pub(super) async fn run(
     let mut next = Instant::now() + delay;
     let mut interval = poller.target().interval;
     let mut last: Option<(Instant, Instant)> = None; // the last poll's start and end
+    let mut held: Option<Instant> = None; // until when the target is left alone after the last poll
     let mut due: Option<Instant> = None; // since when the next poll has been due
     loop {
         let target = poller.target();
@@ -63,7 +64,8 @@ pub(super) async fn run(
             if poller.newest().is_none() {
                 next = Instant::now(); // the result was removed, since it says nothing about the changed target
             } else if target.interval < interval {
-                next = next.min(started + target.interval);
+                let earliest = held.map_or(started + target.interval, |held| held.max(started + target.interval));
+                next = next.min(earliest);
             }
         }
         interval = target.interval;
@@ -130,7 +132,8 @@ pub(super) async fn run(
         }
         log(poller.id(), &target, &snapshot);
         last = Some((started, snapshot.ended));
-        next = started + target.interval;
+        held = snapshot.held_until;
+        next = held.map_or(started + target.interval, |held| held.max(started + target.interval));
         publish(&poller, &target, &context, &mut first, snapshot);
     }
 }
@@ -333,9 +336,8 @@ fn log(id: &TargetId, target: &Target, snapshot: &Snapshot) {
         let request = snapshot.requests.iter().find(|request| request.name == record.call);
         let (duration, error) = (tracing::field::debug(record.duration), record.error.as_deref());
         let probed = snapshot.probe.as_ref();
-        let url = request.map(|request| &request.url).or_else(|| probed.map(|_| &target.source.url));
-        let (url, address) = (url.map(tracing::field::display), probed.and_then(|probe| probe.address()));
-        let address = address.map(tracing::field::display);
+        let url = request.map(|request| request.url.as_str()).or_else(|| probed.map(|_| target.shown_url()));
+        let address = probed.and_then(|probe| probe.address()).map(tracing::field::display);
         tracing::trace!(target = %id, call = record.call, url, address, status = record.status, bytes = record.bytes, duration, error, "called");
     }
     let report = snapshot.probe.iter().filter(|_| tracing::enabled!(Level::TRACE));

@@ -24,7 +24,7 @@ pub use members::{Include, Member, MemberLabel, MemberSource, TargetMembers};
 pub use crate::crd::{ObjectKind, ParsedTarget};
 
 use crate::dial::Connection;
-use crate::kind::{Blocks, Engine, Type};
+use crate::kind::{Blocks, Engine, Type, UrlSeparator};
 use crate::metric::Filter;
 
 /// `namespace/name` of a ScrapeTarget. Cheap to clone; orders by namespace, then name.
@@ -117,7 +117,7 @@ impl Problem {
 pub struct Source {
     /// The kind of server.
     pub kind: Type,
-    /// Where it is.
+    /// Where it is, in a form that has a host. People are shown [`Target::shown_url`].
     pub url: Url,
     /// The kind's options.
     pub options: Blocks,
@@ -181,6 +181,14 @@ impl Target {
     /// How it is polled; `None` for one that was declared wrongly and is only shown.
     pub fn engine(&self) -> Option<&Engine> {
         self.declaration.engine()
+    }
+
+    /// Where it is, for people: a url that is written without slashes stays so.
+    pub fn shown_url(&self) -> &str {
+        match self.source.kind.url().separator {
+            UrlSeparator::Slashes => self.source.url.as_str(),
+            UrlSeparator::Colon => &self.declaration.spec.url,
+        }
     }
 
     /// Labels that discovery joins to every series, sorted by name; never in the body.

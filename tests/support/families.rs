@@ -73,6 +73,9 @@ const OF_PROBERS: &[(&str, &[&str])] = &[
     ("probe_icmp_packets_sent", &[]),
     ("probe_icmp_rtt_seconds", &["stat"]),
     ("probe_ip_addr_hash", &[]),
+    ("probe_stun_duration_seconds", &["phase"]),
+    ("probe_stun_error_code", &[]),
+    ("probe_stun_transmissions", &[]),
     ("probe_tcp_duration_seconds", &["phase"]),
     ("probe_tls_version_info", &["version"]),
 ];

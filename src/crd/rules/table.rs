@@ -170,7 +170,7 @@ fn url() -> Vec<Rule> {
         // Only the bracketed hosts that the pattern lets through are looked at: netip and Rust read those alike.
         Rule::new(
             "spec.url",
-            "!self.matches(r\"^[a-z]+://\\[[0-9a-fA-F:]+\\]\") || isIP(self.substring(self.indexOf('[') + 1, self.indexOf(']')))",
+            "!self.matches(r\"^[a-z]+:(//)?\\[[0-9a-fA-F:]+\\]\") || isIP(self.substring(self.indexOf('[') + 1, self.indexOf(']')))",
             "the host in brackets is not an IPv6 address, write for instance http://[2001:db8::1]/",
         )
         .also(&["spec.proxyUrl"])

@@ -147,7 +147,9 @@ impl StatusBackend for ClusterStatuses {
 fn is_fresh(poller: &Poller) -> bool {
     let target = poller.target();
     let oldest = target.interval * 2 + target.timeout;
-    poller.newest().is_some_and(|snapshot| snapshot.is_permanent || snapshot.ended.elapsed() <= oldest)
+    poller
+        .newest()
+        .is_some_and(|snapshot| snapshot.is_permanent || snapshot.is_held() || snapshot.ended.elapsed() <= oldest)
 }
 
 /// With the resource version, the write fails if the object has changed since, or was deleted and created again. (The uid would not do: the

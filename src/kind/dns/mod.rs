@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::surface::tls_config_needs_tls;
-use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
+use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, RulePattern, host, patterns, port, raw};
 use exchange::{Query, DnsTransport};
@@ -163,6 +163,7 @@ impl super::Options for Options {
         pattern: &URL,
         message: "url must be dns://SERVER:PORT/NAME?type=TYPE&class=CLASS, where :PORT, /NAME, type and class can be left out: the server \
                   that is asked, and the domain name that is asked for",
+        separator: UrlSeparator::Slashes,
     };
     const URL_USAGE: &'static str = "the server that is asked and what it is asked for, as in dns://192.0.2.53/example.com?type=SOA";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;

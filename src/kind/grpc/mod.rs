@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::probe::BoxedStream;
 use super::surface::{has_header, tls_config_needs_tls, url_begins_with};
-use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
+use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::dial::{JudgedAddress, ServerRole};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, port, raw};
@@ -89,6 +89,7 @@ impl super::Options for Options {
         pattern: &URL,
         message: "url must be grpc://HOST:PORT or grpcs://HOST:PORT, with a port from 1 to 65535 if any, and without user, path and query, \
                   nor a / at its end",
+        separator: UrlSeparator::Slashes,
     };
     const URL_USAGE: &'static str =
         "grpc://HOST, or grpcs://HOST for TLS, and a port if it is not 80 or, with TLS, 443";

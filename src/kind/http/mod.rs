@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::probe::{FAILED_DUE_TO_REGEX, Pattern};
-use super::{CallError, Field, Probe, Prober, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery};
+use super::{CallError, Field, Probe, Prober, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, port};
 use judge::HeaderTest;
@@ -163,6 +163,7 @@ impl super::Options for Options {
         pattern: &URL,
         message: "url must be http://HOST:PORT/PATH?QUERY or https://HOST:PORT/PATH?QUERY, with a port from 1 to 65535 if any, and without \
                   user, password, fragment, backslash or whitespace",
+        separator: UrlSeparator::Slashes,
     };
     const URL_USAGE: &'static str = "it is requested as it stands";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use super::{CallError, Field, Probe, ProbeLimits, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery};
+use super::{CallError, Field, Probe, ProbeLimits, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::dial::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, raw};
@@ -70,6 +70,7 @@ impl super::Options for Options {
     const URL: UrlForm = UrlForm {
         pattern: &URL,
         message: "url must be icmp://HOST, without port and path, where HOST is a name, an IPv4 address, or an IPv6 address in brackets",
+        separator: UrlSeparator::Slashes,
     };
     const URL_USAGE: &'static str = "the host that is pinged, as in icmp://192.0.2.1";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;

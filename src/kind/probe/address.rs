@@ -32,7 +32,7 @@ pub(super) fn record(record: &mut Recorder, resolved: &Result<JudgedAddress, Cal
 }
 
 /// FNV-1a over the 4 or 16 bytes of an address.
-fn hash_of(address: IpAddr) -> u32 {
+pub(in crate::kind) fn hash_of(address: IpAddr) -> u32 {
     match address {
         IpAddr::V4(v4) => fnv1a(v4.octets()),
         IpAddr::V6(v6) => fnv1a(v6.octets()),

@@ -2,12 +2,14 @@
 //! that several kinds have are here.
 
 mod address;
+mod aftercare;
 mod hash;
 mod http2;
 mod pattern;
 pub mod re2;
 mod recorder;
 mod stream;
+mod stun;
 mod tls;
 
 use std::any::Any;
@@ -18,16 +20,19 @@ use futures::future::BoxFuture;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
+pub(in crate::kind) use address::hash_of;
+pub use aftercare::{Aftercare, AftercareRoom};
 pub(in crate::kind) use hash::fnv1a;
 pub(in crate::kind) use http2::{Http2End, begins_http2};
 pub use pattern::{ComparisonWork, pattern_problem};
 pub(in crate::kind) use pattern::{FAILED_DUE_TO_REGEX, Matcher, Pattern, copy_bytes, readable, search_work, work};
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
+pub(in crate::kind) use stun::{StunLink, StunRequest, StunTransport, record_software};
 
 use crate::budget::MemoryShare;
 use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, Dialer, JudgedAddress, literal_address};
-use crate::failure::CallError;
+use crate::failure::{CallError, Reason};
 use crate::metric::{Desc, Stop};
 use crate::rule::FieldError;
 
@@ -43,6 +48,12 @@ pub trait Prober: Debug + Send + Sync {
     /// Whether it is more than the operator allows: the field, and what to write instead. Such a target is never probed.
     fn exceeds(&self, _: &ProbeLimits) -> Option<FieldError> {
         None
+    }
+
+    /// How long a target is left alone after it has failed for this reason, if that is longer than its interval: neither the interval nor a
+    /// scrape starts a probe before. It protects those who would suffer from attempts in vain, as a lock-out does.
+    fn pause_after(&self, _: Reason) -> Duration {
+        Duration::ZERO
     }
 
     /// Probes the target once, until the deadline at the latest: the future is dropped then, and what has been recorded by then counts.
@@ -89,6 +100,8 @@ pub struct Probe<'p> {
     pub max_body_bytes: usize,
     /// Does what takes long on other threads.
     pub compute: &'p dyn Compute,
+    /// Does what must be done even if the probe is cut off.
+    pub aftercare: &'p dyn Aftercare,
     /// What its comparisons with patterns have cost; nothing at first.
     pub compared: ComparisonWork,
 }
@@ -154,6 +167,8 @@ impl SharedFamilies {
     pub const TLS: &'static [&'static Desc] = tls::FAMILIES;
     /// About its cipher suite, in addition.
     pub const CIPHER: &'static [&'static Desc] = tls::cipher::FAMILIES;
+    /// About a STUN server.
+    pub const STUN: &'static [&'static Desc] = stun::FAMILIES;
     /// About the regular expressions of the target.
     pub const PATTERNS: &'static [&'static Desc] = pattern::FAMILIES;
 }

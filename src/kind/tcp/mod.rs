@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::probe::{BoxedStream, FAILED_DUE_TO_REGEX};
 use super::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use super::surface::{tls_config_needs_tls, url_begins_with};
-use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery};
+use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::dial::ServerRole;
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, needed_port, patterns, raw};
@@ -97,6 +97,7 @@ impl super::Options for Options {
     const URL: UrlForm = UrlForm {
         pattern: &URL,
         message: "url must be tcp://HOST:PORT or tls://HOST:PORT, with a port from 1 to 65535, and without user, path and query, nor a / at its end",
+        separator: UrlSeparator::Slashes,
     };
     const URL_USAGE: &'static str = "tcp://HOST:PORT, or tls://HOST:PORT for a connection with TLS from the start";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
