@@ -374,6 +374,8 @@ kinds! {
     Icmp => icmp, probe;
     /// A gRPC service, probed through the standard health checking protocol.
     Grpc => grpc, probe;
+    /// A WebSocket server, such as the signalling of a media server, probed with a handshake and, if wanted, messages and a ping.
+    WebSocket => websocket, probe;
 }
 
 impl std::fmt::Display for Type {
