@@ -135,6 +135,7 @@ fn labels_of_every_family_are_reserved() {
                 "Dns" => ("Dns", "dns://ns/example.com"),
                 "Icmp" => ("Icmp", "icmp://host"),
                 "Grpc" => ("Grpc", "grpc://api:80"),
+                "WebSocket" => ("WebSocket", "ws://sfu/"),
                 _ => ("Sora", "http://sora/"),
             };
             let bad = target(&json!({"type": of, "url": url, "labels": {*label: "x"}}));
