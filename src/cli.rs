@@ -158,7 +158,7 @@ pub struct PollingArgs {
 /// Flags about what authors of targets may have probed.
 #[derive(Clone, Debug, Args)]
 pub struct ProbingArgs {
-    /// Types of target that may be probed, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp and Grpc. Targets of another type are
+    /// Types of target that may be probed, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp, Grpc and WebSocket. Targets of another type are
     /// not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
     #[arg(long, env = "SCRAPETARGET_PROBERS", value_delimiter = ',', value_name = "TYPE", value_parser = prober)]
     pub probers: Vec<ProberWord>,
@@ -264,10 +264,10 @@ pub struct SimulateArgs {
     #[arg(value_name = "SERVER", ignore_case = true)]
     pub server: SimulatedServer,
     /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
-    /// 3000, 1026, 9851 or 8889; 8443 for a website, 1053 for a name server, which listens there over UDP as well
+    /// 3000, 1026, 9851 or 8889; 8443 for a website, 1053 for a name server, which listens there over UDP as well, 5000 for signalling
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
-    /// For Mediasoup and Edumeet: bearer token; requests without it are answered with 401
+    /// For Mediasoup, Edumeet and Signalling: bearer token; requests without it are answered with 401
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
     /// Misbehave: error (status 500, or SERVFAIL), hang (no answer), html (another document), empty (no content), or truncated (half of
@@ -307,6 +307,9 @@ pub enum SimulatedServer {
     Website,
     /// A name server with the zone `shop.test`.
     Dns,
+    /// A signalling server over WebSocket: `/signaling` as Sora, the subprotocol `protoo` as the demo of mediasoup, `/socket.io/`, and the
+    /// subprotocol `janus-protocol`.
+    Signalling,
 }
 
 /// Flags of `probe`.
@@ -469,9 +472,13 @@ impl SimulateArgs {
     fn mistake(&self) -> Option<&'static str> {
         match (self.server, self.listen_address.len()) {
             (server, _)
-                if self.token.is_some() && !matches!(server, SimulatedServer::Mediasoup | SimulatedServer::Edumeet) =>
+                if self.token.is_some()
+                    && !matches!(
+                        server,
+                        SimulatedServer::Mediasoup | SimulatedServer::Edumeet | SimulatedServer::Signalling
+                    ) =>
             {
-                Some("error: --token goes with Mediasoup and Edumeet (see --help)")
+                Some("error: --token goes with Mediasoup, Edumeet and Signalling (see --help)")
             }
             (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
             (SimulatedServer::Sora, _) => {
@@ -586,7 +593,7 @@ mod tests {
         assert_eq!(allowed(&["--probers", "Tcp", "--probers", "Dns"]), Ok(Some(vec![Type::Tcp, Type::Dns])));
         for wrong in ["Sora", "", "Http;Tcp"] {
             let line = allowed(&["--probers", wrong]).unwrap_err();
-            assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, or none"), "{line}");
+            assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, WebSocket, or none"), "{line}");
         }
         for unclear in [&["--probers", "none,Http"][..], &["--probers", "Tcp", "--probers", "none"]] {
             let line = allowed(unclear).unwrap_err();

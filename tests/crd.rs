@@ -136,6 +136,7 @@ fn labels_of_every_family_are_reserved() {
                 "Icmp" => ("Icmp", "icmp://host"),
                 "Grpc" => ("Grpc", "grpc://api:80"),
                 "Stun" => ("Stun", "stun:host"),
+                "WebSocket" => ("WebSocket", "ws://sfu/"),
                 _ => ("Sora", "http://sora/"),
             };
             let bad = target(&json!({"type": of, "url": url, "labels": {*label: "x"}}));

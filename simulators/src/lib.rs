@@ -6,6 +6,7 @@ pub mod edumeet;
 pub mod mediasoup;
 pub mod nameserver;
 pub mod orion;
+pub mod signalling;
 pub mod sora;
 pub mod turn;
 pub mod website;

@@ -17,6 +17,7 @@ use simulators::edumeet::Edumeet;
 use simulators::mediasoup::Agent;
 use simulators::nameserver::NameServer;
 use simulators::orion::Broker;
+use simulators::signalling::Signalling;
 use simulators::sora::{Cluster, Node};
 use simulators::website::Website;
 use simulators::{Mode, Simulated, Switch};
@@ -61,6 +62,7 @@ const fn default_port(server: SimulatedServer) -> &'static str {
         SimulatedServer::Edumeet => ":8889",
         SimulatedServer::Website => ":8443",
         SimulatedServer::Dns => ":1053",
+        SimulatedServer::Signalling => ":5000",
     }
 }
 
@@ -111,6 +113,17 @@ impl Simulation {
                 }
                 authority = Some(certificate_pem(website.authority()));
                 return Ok(Self { servers, switches: vec![website.switch().clone()], authority });
+            }
+            SimulatedServer::Signalling => {
+                let server = Signalling::default();
+                let server = match token {
+                    Some(token) => server.guarded(&format!("Bearer {token}")),
+                    None => server,
+                };
+                for listener in listeners {
+                    servers.push(server.on(listener).context("read a listener's address")?);
+                }
+                return Ok(Self { servers, switches: vec![server.switch().clone()], authority });
             }
             SimulatedServer::Dns => {
                 let server = name_server()?;

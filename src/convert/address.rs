@@ -28,6 +28,11 @@ impl ProbeAddress {
     pub(super) fn is_https(&self) -> bool {
         self.url.starts_with("https://")
     }
+
+    /// Whether its scheme is that of WebSocket without TLS.
+    pub(super) fn is_plain_websocket(&self) -> bool {
+        self.url.starts_with("ws://")
+    }
 }
 
 /// Reads a target. The error says why there can be no URL for it.
@@ -58,6 +63,7 @@ pub(super) fn address(target: &str, prober: &ModuleProber, forces_https: bool) -
                 None => plain(scheme, authority, None),
             }
         }
+        ModuleProber::WebSocket => websocket(target),
         ModuleProber::Missing(why) => Err((*why).to_owned()),
     }
 }
@@ -123,7 +129,21 @@ fn http(target: &str, forces_https: bool) -> Result<ProbeAddress, String> {
     } else {
         ("http", target)
     };
-    let scheme = if forces_https { "https" } else { scheme };
+    located(if forces_https { "https" } else { scheme }, rest)
+}
+
+fn websocket(target: &str) -> Result<ProbeAddress, String> {
+    let decoded = decode_doubled(target);
+    match decoded.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => located("ws", rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss") => located("wss", rest),
+        _ => Err("a target of websocket begins with ws:// or wss://, and the blackbox exporter refuses it as well"
+            .to_owned()),
+    }
+}
+
+/// A url of this scheme, by what follows `://`: host, port, path and query.
+fn located(scheme: &str, rest: &str) -> Result<ProbeAddress, String> {
     let mut losses = Vec::new();
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
     if !fragment.is_empty() {
@@ -272,6 +292,8 @@ mod tests {
             ("example.com", &ModuleProber::Grpc { tls: false }, "grpc://example.com"),
             ("example.com:50051", &ModuleProber::Grpc { tls: true }, "grpcs://example.com:50051"),
             ("https://example.com:50051/x", &ModuleProber::Grpc { tls: false }, "grpc://example.com:50051"),
+            ("WSS://example.com/signaling?a={b}", &ModuleProber::WebSocket, "wss://example.com/signaling?a=%7Bb%7D"),
+            ("ws://[::1]:8188", &ModuleProber::WebSocket, "ws://[::1]:8188"),
         ] {
             assert_eq!(url(target, prober).as_deref(), Ok(wanted), "{target}");
         }
@@ -282,6 +304,8 @@ mod tests {
             ("http://example.com", &ModuleProber::Icmp),
             ("example.com:53", &ModuleProber::Icmp),
             ("", &ModuleProber::Dns),
+            ("https://example.com/", &ModuleProber::WebSocket),
+            ("example.com", &ModuleProber::WebSocket),
         ] {
             assert!(url(target, prober).is_err(), "{target}");
         }
@@ -309,7 +333,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_target_makes_it_panic(target in "\\PC{0,40}|(http://|https://|[a-z.:@/?#%\\[\\]0-9]){0,24}") {
-            for prober in [ModuleProber::Http, ModuleProber::Tcp { tls: false }, ModuleProber::Dns, ModuleProber::Icmp, ModuleProber::Grpc { tls: true }] {
+            for prober in [ModuleProber::Http, ModuleProber::Tcp { tls: false }, ModuleProber::Dns, ModuleProber::Icmp, ModuleProber::Grpc { tls: true }, ModuleProber::WebSocket] {
                 if let Ok(address) = address(&target, &prober, false) {
                     prop_assert!(address.url.is_ascii());
                 }

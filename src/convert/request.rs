@@ -121,6 +121,7 @@ impl AskedTarget {
             ModuleProber::Dns => Type::Dns,
             ModuleProber::Icmp => Type::Icmp,
             ModuleProber::Grpc { .. } => Type::Grpc,
+            ModuleProber::WebSocket => Type::WebSocket,
             ModuleProber::Missing(why) => {
                 reporter.remark(self.line, &place, format!("is not converted: {why}"));
                 return None;
@@ -145,6 +146,9 @@ impl AskedTarget {
         let mut spec = settings.spec.clone();
         spec.insert("type".to_owned(), json!(kind.as_str()));
         spec.insert("url".to_owned(), json!(found.url));
+        if found.is_plain_websocket() {
+            spec.remove("tlsConfig"); // neither exporter uses it without TLS
+        }
         if settings.ip6_by_default && !found.is_literal() {
             spec.insert("preferredIpProtocol".to_owned(), json!("ip6"));
         }

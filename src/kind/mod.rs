@@ -378,6 +378,8 @@ kinds! {
     Stun => stun, probe;
     /// A TURN server, probed with an allocation and, if wanted, packets through its relay.
     Turn => turn, probe;
+    /// A WebSocket server, such as the signalling of a media server, probed with a handshake and, if wanted, messages and a ping.
+    WebSocket => websocket, probe;
 }
 
 impl std::fmt::Display for Type {

@@ -47,6 +47,7 @@ pub(super) enum ModuleProber {
     Grpc {
         tls: bool,
     },
+    WebSocket,
     /// Targets of this prober cannot be converted, and why.
     Missing(&'static str),
 }
@@ -200,9 +201,7 @@ impl ModuleReader<'_> {
             }
             _ => {
                 self.websocket(block);
-                ModuleProber::Missing(
-                    "the type WebSocket does not exist yet, it comes with a later version: keep the blackbox exporter for it until then",
-                )
+                ModuleProber::WebSocket
             }
         }
     }

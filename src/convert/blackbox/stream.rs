@@ -1,4 +1,4 @@
-//! Probers over a stream of bytes: tcp, and those that are read and not converted, unix and websocket.
+//! Probers with a dialogue: tcp, websocket, and unix, which is read and not converted.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,13 +13,23 @@ use super::super::secret::{
 use super::ModuleReader;
 use crate::yaml::{Data, Node, decode_binary};
 
+/// What a dialogue consists of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum DialogueUnit {
+    Lines,
+    Messages,
+}
+
+/// What the exporter does not use of a step whose dialogue consists of messages.
+const UNUSED: &str = "is left out: with the prober websocket, the blackbox exporter does not use it";
+
 impl ModuleReader<'_> {
     /// Whether the connection begins with TLS.
     pub(super) fn tcp(&mut self, mut block: Block<'_>) -> bool {
         self.family(&mut block);
         self.source_address(&mut block);
         let tls = block.flag("tls", self.reporter).is_some_and(|tls| tls.value);
-        let (steps, has_start_tls) = self.query_response(&mut block, "query_response");
+        let (steps, has_start_tls) = self.query_response(&mut block, DialogueUnit::Lines);
         self.settings.starts_tls = has_start_tls;
         if tls && has_start_tls {
             // The exporter starts TLS within TLS; no server answers that.
@@ -38,7 +48,7 @@ impl ModuleReader<'_> {
 
     pub(super) fn unix(&mut self, mut block: Block<'_>) {
         let tls = block.flag("tls", self.reporter).is_some_and(|tls| tls.value);
-        self.query_response(&mut block, "query_response");
+        self.query_response(&mut block, DialogueUnit::Lines);
         self.tls_config(&mut block, tls);
         block.close(self.reporter);
     }
@@ -49,15 +59,49 @@ impl ModuleReader<'_> {
             self.handshake_credentials(&field);
         }
         if let Some(mut client) = block.block("http_config", self.reporter) {
+            for field in ["proxy_url", "proxy_from_environment", "proxy_connect_header", "oauth2", "http_headers"] {
+                if let Some(field) = client.node(field) {
+                    self.reporter.remark(field.line(), &field.path, UNUSED);
+                }
+            }
             self.client(&mut client);
             client.close(self.reporter);
+            self.settings.headers.clear();
+            self.settings.spec.remove("proxyUrl");
+            self.settings.no_proxy = None;
         }
         if let Some(field) = block.node("headers") {
             self.handshake_headers(&field);
         }
+        let headers = block.node("headers");
         self.http_headers(&mut block, "headers");
-        self.query_response(&mut block, "query_response");
+        let mut websocket = Map::new();
+        let subprotocols = self.subprotocols();
+        if let (Some(headers), false) = (headers, subprotocols.is_empty()) {
+            let message = "Sec-WebSocket-Protocol is written as subprotocols, of which the server must choose one: the blackbox exporter \
+                           does not look at its choice";
+            self.reporter.remark(headers.line(), &headers.path, message);
+            websocket.insert("subprotocols".to_owned(), json!(subprotocols));
+        }
+        let (steps, _) = self.query_response(&mut block, DialogueUnit::Messages);
+        if !steps.is_empty() {
+            websocket.insert("queryResponse".to_owned(), Value::Array(steps));
+        }
+        self.put_block("websocket", websocket);
         block.close(self.reporter);
+    }
+
+    /// Takes the header that asks for subprotocols away from the others.
+    fn subprotocols(&mut self) -> Vec<String> {
+        let mut asked = Vec::new();
+        self.settings.headers.retain(|header| {
+            let text = |field: &str| header.get(field).and_then(Value::as_str);
+            let is_it = text("name").is_some_and(|name| name.eq_ignore_ascii_case("sec-websocket-protocol"));
+            let Some(value) = text("value").filter(|_| is_it) else { return true };
+            asked.extend(value.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()));
+            false
+        });
+        asked
     }
 
     /// What the exporter demands of credentials of a handshake besides.
@@ -94,10 +138,10 @@ impl ModuleReader<'_> {
     }
 
     /// The steps, and whether one of them starts TLS.
-    fn query_response(&mut self, block: &mut Block<'_>, key: &'static str) -> (Vec<Value>, bool) {
+    fn query_response(&mut self, block: &mut Block<'_>, unit: DialogueUnit) -> (Vec<Value>, bool) {
         let mut steps = Vec::new();
         let (mut has_start_tls, mut with_labels, mut logs_in) = (false, false, false);
-        for item in block.list(key, self.reporter) {
+        for item in block.list("query_response", self.reporter) {
             let Some(mut inner) = Block::open(item.node, &item.path, self.reporter) else { continue };
             let mut step = Map::new();
             let expect = inner.text("expect", self.reporter);
@@ -110,7 +154,8 @@ impl ModuleReader<'_> {
                 && expect.value.is_empty()
             {
                 // Unlike other empty texts, this one is a check: the blackbox exporter waits for a line.
-                let message = "is empty, and matches any line: it is written as ^, which does so too";
+                let what = if unit == DialogueUnit::Lines { "line" } else { "message" };
+                let message = format!("is empty, and matches any {what}: it is written as ^, which does so too");
                 self.reporter.remark(expect.line(), &expect.path, message);
                 step.insert("expect".to_owned(), json!("^"));
             } else if let Some(expect) = expect
@@ -118,13 +163,15 @@ impl ModuleReader<'_> {
             {
                 step.insert("expect".to_owned(), json!(common));
             }
-            if let Some(bytes) = expect_bytes
-                && let Some(bytes) = self.bytes(&bytes)
+            if let Some(field) = expect_bytes
+                && let Some(bytes) = self.bytes(&field)
+                && self.is_used(unit, &field)
             {
                 put_bytes(&mut step, ["expectBytes", "expectBase64"], &bytes);
             }
+            let written = inner.node("labels");
             let labels = self.step_labels(&mut inner);
-            if !labels.is_empty() {
+            if !labels.is_empty() && written.is_some_and(|field| self.is_used(unit, &field)) {
                 if std::mem::replace(&mut with_labels, true) {
                     let message =
                         "a second step has labels: the blackbox exporter fails when both match; write them in one step";
@@ -138,7 +185,10 @@ impl ModuleReader<'_> {
                 && !self.send_from_secret(&bytes, &send, &mut logs_in, &mut step)
             {
                 put_bytes(&mut step, ["send", "sendBase64"], &bytes);
-                if step.contains_key("sendBase64") {
+                if step.contains_key("sendBase64") && unit == DialogueUnit::Messages {
+                    let message = "is no text, and sent as a binary message: the blackbox exporter sends a text message that is not UTF-8";
+                    self.reporter.remark(send.line(), &send.path, message);
+                } else if step.contains_key("sendBase64") {
                     // The exporter ends everything that it sends with a line feed.
                     step.insert("newline".to_owned(), json!(true));
                     let message = "is sent with a line feed at its end, as the blackbox exporter does: write newline: false if the \
@@ -146,7 +196,9 @@ impl ModuleReader<'_> {
                     self.reporter.remark(send.line(), &send.path, message);
                 }
             }
-            if inner.flag("starttls", self.reporter).is_some_and(|flag| flag.value) {
+            if let Some(flag) = inner.flag("starttls", self.reporter).filter(|flag| flag.value)
+                && self.is_used(unit, &flag)
+            {
                 step.insert("starttls".to_owned(), json!(true));
                 has_start_tls = true;
             }
@@ -156,6 +208,14 @@ impl ModuleReader<'_> {
             }
         }
         (steps, has_start_tls)
+    }
+
+    /// Whether the exporter uses what only lines have. If it does not, that is said.
+    fn is_used<T>(&mut self, unit: DialogueUnit, field: &BlockField<'_, T>) -> bool {
+        if unit == DialogueUnit::Messages {
+            self.reporter.remark(field.line(), &field.path, UNUSED);
+        }
+        unit == DialogueUnit::Lines
     }
 
     /// Bytes that have a password in them, as a reference. False: they are written into the target.

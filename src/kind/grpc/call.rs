@@ -17,7 +17,7 @@ use super::health::{self, ServingStatus};
 use super::status::StatusCode;
 use super::{FailedCheck, GrpcProber};
 use crate::dial::{StreamObserver, YieldingStream, broken};
-use crate::kind::probe::{BoxedStream, Http2End, begins_http2};
+use crate::kind::probe::{BoxedStream, Http2End, USER_AGENT as OWN_USER_AGENT, begins_http2};
 use crate::kind::{CallError, Probe, Reason};
 
 /// The method that is called.
@@ -82,7 +82,6 @@ pub(super) async fn check(
 }
 
 fn request(prober: &GrpcProber, probe: &Probe<'_>) -> Result<Request<Full<Bytes>>, FailedCheck> {
-    const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
     let mut headers: HeaderMap = probe.headers.clone();
     let authority = headers.remove(HOST);
     let authority = authority.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(&prober.authority);
@@ -90,7 +89,7 @@ fn request(prober: &GrpcProber, probe: &Probe<'_>) -> Result<Request<Full<Bytes>
     for (name, value) in &prober.metadata {
         headers.append(name, value.clone());
     }
-    headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+    headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(OWN_USER_AGENT));
     headers.insert(TE, HeaderValue::from_static("trailers"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if let Ok(timeout) = HeaderValue::from_str(&format!("{}m", probe.left().as_millis().clamp(1, 99_999_999))) {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::probe::BoxedStream;
+use super::probe::{BoxedStream, authority};
 use super::surface::{has_header, tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::dial::{JudgedAddress, ServerRole};
@@ -162,13 +162,10 @@ impl super::ProbeOptions for Options {
                 }
             }
         }
-        let host = url.host_str().unwrap_or_default();
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         Ok(Arc::new(GrpcProber {
             is_tls,
             port: url.port().unwrap_or(if is_tls { 443 } else { 80 }),
-            authority,
+            authority: authority(url),
             service: self.service.clone(),
             metadata,
         }))

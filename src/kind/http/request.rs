@@ -21,10 +21,8 @@ use super::{Options, Phase};
 use crate::dial::{Dialer, JudgedAddress, ServerRole, broken};
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
-use crate::kind::probe::BoxedStream;
+use crate::kind::probe::{BoxedStream, USER_AGENT as OWN_USER_AGENT, authority};
 
-const OWN_USER_AGENT: HeaderValue =
-    HeaderValue::from_static(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
 
 /// Headers that another server is sent as well. All others may be secret.
 const HARMLESS: [HeaderName; 7] =
@@ -175,13 +173,7 @@ impl Hop {
 
     /// The same, of its url and whatever header `Host` the target wants.
     fn own_authority(&self) -> Result<Authority, CallError> {
-        let host = self.host();
-        let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
-        let authority = match self.url.port() {
-            Some(port) => Authority::try_from(format!("{host}:{port}")),
-            None => Authority::from_str(host),
-        };
-        authority.map_err(|_| CallError::new(Reason::Response, "the url to request has no usable host"))
+        Authority::try_from(authority(&self.url)).map_err(|_| CallError::new(Reason::Response, "the url to request has no usable host"))
     }
 
     /// What a proxy for plain HTTP is asked for: the name, which it looks up again. Where only addresses are allowed it is the one that was
@@ -210,7 +202,7 @@ impl Hop {
             let host = HeaderValue::from_str(authority.as_str());
             headers.insert(HOST, host.unwrap_or_else(|_| HeaderValue::from_static("")));
         }
-        headers.insert(USER_AGENT, OWN_USER_AGENT);
+        headers.insert(USER_AGENT, HeaderValue::from_static(OWN_USER_AGENT));
         for (name, value) in probe.headers {
             let is_sent = self.is_at_home || HARMLESS.contains(name);
             let is_about_body = name.as_str().starts_with("content-") && self.number > 0 && !self.has_body;
@@ -421,10 +413,7 @@ impl Route {
 /// Asks a proxy for a tunnel.
 async fn open_tunnel(stream: &mut BoxedStream, to: &str) -> Result<(), CallError> {
     let failed = |error: std::io::Error| broken(&error);
-    let request = format!(
-        "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: {}\r\n\r\n",
-        OWN_USER_AGENT.to_str().unwrap_or_default()
-    );
+    let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: {OWN_USER_AGENT}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     stream.flush().await.map_err(failed)?;
     let (mut header, mut read) = (Vec::with_capacity(256), 0);

@@ -3,6 +3,7 @@
 
 mod address;
 mod aftercare;
+pub(in crate::kind) mod dialogue;
 mod hash;
 mod http2;
 mod pattern;
@@ -17,6 +18,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use reqwest::Url;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
@@ -35,6 +37,16 @@ use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, Dialer, JudgedAddress, literal_addre
 use crate::failure::{CallError, Reason};
 use crate::metric::{Desc, Stop};
 use crate::rule::FieldError;
+
+/// What probes over HTTP call themselves.
+pub(in crate::kind) const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+/// `HOST` or `HOST:PORT`: what a server is called in a request, by the url of its target.
+pub(in crate::kind) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
 
 /// Probes one target. Made once and kept until the declaration changes: patterns are compiled, texts are parsed.
 pub trait Prober: Debug + Send + Sync {

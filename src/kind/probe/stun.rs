@@ -10,7 +10,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{BoxedStream, Probe, Recorder};
-use crate::dial::{JudgedAddress, ServerRole, broken, rejection};
+use crate::dial::{JudgedAddress, ServerRole, broken};
 use crate::failure::{CallError, Reason};
 use crate::metric::Desc;
 use crate::stun::{
@@ -214,7 +214,7 @@ impl StunLink {
                 match timeout_at(deadline, sending).await {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(error)) => {
-                        let error = rejection(stream, &error, deadline).await;
+                        let error = broken(&error);
                         Err(CallError::new(error.reason, format!("the request could not be sent: {}", error.message)))
                     }
                     Err(_) => Err(CallError::new(Reason::Timeout, "the server did not take the request in time")),

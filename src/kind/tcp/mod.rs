@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::probe::dialogue::{SENT, any_of, base64, exclusive, has_any, sent_secrets};
 use super::probe::{BoxedStream, FAILED_DUE_TO_REGEX};
 use super::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use super::surface::{tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::dial::ServerRole;
 use crate::metric::Desc;
-use crate::rule::{FieldError, Rule, host, needed_port, patterns, raw};
+use crate::rule::{FieldError, Rule, host, needed_port, patterns};
 use dialogue::Dialogue;
 pub use dialogue::{SearchedLines, search_lines};
 use script::Script;
@@ -89,7 +90,6 @@ pub struct ExpectLabel {
 
 patterns! {
     URL = concat!("^(tcp|tls)://", host!(), needed_port!(), "$");
-    BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$";
     LABEL_NAME = "^[a-zA-Z_][a-zA-Z0-9_]*$";
 }
 
@@ -113,31 +113,11 @@ impl super::Options for Options {
     }
 
     fn secrets(&self) -> Vec<(String, &SecretKeyRef)> {
-        let steps = self.query_response.iter().enumerate();
-        steps
-            .filter_map(|(index, step)| {
-                Some((format!("queryResponse[{index}].sendSecretRef"), step.send_secret_ref.as_ref()?))
-            })
-            .collect()
+        sent_secrets(self.query_response.iter().map(|step| step.send_secret_ref.as_ref()))
     }
 }
 
-/// Whether at least two of the fields are there, in CEL.
-fn two_of(fields: [&str; 3]) -> String {
-    let [a, b, c] = fields.map(|field| format!("has(self.{field})"));
-    format!("({a} && {b}) || ({a} && {c}) || ({b} && {c})")
-}
-
 const EXPECTED: [&str; 3] = ["expect", "expectBytes", "expectBase64"];
-const SENT: [&str; 3] = ["send", "sendBase64", "sendSecretRef"];
-
-fn has_any(step: &Value, fields: &[&str]) -> bool {
-    fields.iter().any(|field| step.get(field).is_some())
-}
-
-fn count(step: &Value, fields: &[&str]) -> usize {
-    fields.iter().filter(|field| step.get(field).is_some()).count()
-}
 
 fn starts_tls(step: &Value) -> bool {
     step.get("starttls").and_then(Value::as_bool) == Some(true)
@@ -151,21 +131,10 @@ fn steps(spec: &Value) -> &[Value] {
     spec.pointer("/tcp/queryResponse").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Bytes are written in Base64, and text into another field.
-fn base64(path: &'static str, of_text: &str) -> Rule {
-    let message = format!(
-        "must be bytes in Base64, with = at the end where it is needed and without whitespace, as base64 -w0 prints them; write text into \
-         {of_text}"
-    );
-    Rule::new(path, format!("self.matches({})", raw(BASE64.as_str())), message)
-        .holds_if_text(|text| BASE64.is_match(text))
-}
-
 fn rules() -> Vec<Rule> {
     const STEP: &str = "spec.tcp.queryResponse[]";
     const STEPS: &str = "spec.tcp.queryResponse";
     const NAME: &str = "spec.tcp.queryResponse[].labels[].name";
-    let any_of = |fields: [&str; 3]| fields.map(|field| format!("has(self.{field})")).join(" || ");
     let reserved: Vec<&str> = IDENTITY_LABELS.into_iter().chain(TAKEN_LABELS).collect();
     let quoted = reserved.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
     vec![
@@ -176,21 +145,19 @@ fn rules() -> Vec<Rule> {
             &LABEL_NAME,
             "the name of a label must start with a letter or underscore, followed by letters, digits and underscores",
         ),
-        Rule::new(
+        exclusive(
             STEP,
-            format!("!({})", two_of(EXPECTED)),
+            &EXPECTED,
             "expect, expectBytes and expectBase64 are mutually exclusive, write them into steps of their own",
-        )
-        .holds_if(|step| count(step, &EXPECTED) <= 1),
-        Rule::new(
+        ),
+        exclusive(
             STEP,
-            format!("!({})", two_of(SENT)),
+            &SENT,
             "send, sendBase64 and sendSecretRef are mutually exclusive, write them into steps of their own",
-        )
-        .holds_if(|step| count(step, &SENT) <= 1),
+        ),
         Rule::new(
             STEP,
-            format!("{} || {} || (has(self.starttls) && self.starttls)", any_of(EXPECTED), any_of(SENT)),
+            format!("{} || {} || (has(self.starttls) && self.starttls)", any_of(&EXPECTED), any_of(&SENT)),
             "the step does nothing, write expect, send or starttls: true",
         )
         .holds_if(|step| {
@@ -207,7 +174,7 @@ fn rules() -> Vec<Rule> {
         .holds_if(|step| !has_labels(step) || step.get("expect").is_some()),
         Rule::new(
             STEP,
-            format!("!has(self.newline) || {}", any_of(SENT)),
+            format!("!has(self.newline) || {}", any_of(&SENT)),
             "newline has no effect in a step that sends nothing, remove it",
         )
         .field("newline")

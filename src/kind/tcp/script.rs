@@ -2,15 +2,10 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
 use super::DialogueStep;
 use crate::kind::probe::Pattern;
+use crate::kind::probe::dialogue::{decoded, too_many_groups};
 use crate::rule::FieldError;
-
-/// How often groups of a line may be put into one text: each may be as long as a line.
-const MAX_GROUPS: usize = 8;
 
 /// A dialogue.
 #[derive(Debug)]
@@ -75,23 +70,19 @@ impl ScriptStep {
         secrets: &mut impl Iterator<Item = usize>,
         errors: &mut Vec<FieldError>,
     ) -> Self {
-        let mut error = |of: &str, message: String| errors.push(FieldError::new(&format!("{field}.{of}"), message));
-        let mut base64 = |of: &str, text: &str| {
-            STANDARD.decode(text).unwrap_or_else(|_| {
-                error(of, "is not Base64, since its last characters end within a byte: write what base64 -w0 prints".to_owned());
-                Vec::new()
-            })
-        };
+        let at = |of: &str| format!("{field}.{of}");
         let expected_bytes = match (&step.expect_bytes, &step.expect_base64) {
             (Some(text), _) => Some(text.clone().into_bytes()),
-            (None, Some(text)) => Some(base64("expectBase64", text)),
+            (None, Some(text)) => Some(decoded(&at("expectBase64"), text, errors)),
             (None, None) => None,
         };
-        let sent_bytes = step.send_base64.as_ref().map(|text| base64("sendBase64", text));
+        let sent_bytes = step.send_base64.as_ref().map(|text| decoded(&at("sendBase64"), text, errors));
         let templates = step.labels.iter().map(|label| &label.value).chain(&step.send);
         let templates: Arc<[String]> = templates.cloned().collect();
-        if step.expect.is_some() && templates.iter().any(|text| text.matches('$').count() > MAX_GROUPS) {
-            error("send", format!("has more than {MAX_GROUPS} times $ in it or in the value of a label, write fewer"));
+        if step.expect.is_some()
+            && let Some(problem) = too_many_groups(&templates)
+        {
+            errors.push(FieldError::new(&at("send"), problem));
         }
         let expect = match (&step.expect, expected_bytes) {
             (Some(written), _) => match Pattern::new(written) {
@@ -100,7 +91,7 @@ impl ScriptStep {
                     Some(Expectation::Line { pattern, labels, templates })
                 }
                 Err(message) => {
-                    error("expect", message);
+                    errors.push(FieldError::new(&at("expect"), message));
                     None
                 }
             },
