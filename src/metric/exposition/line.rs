@@ -182,8 +182,7 @@ fn hexadecimal(digits: &[u8]) -> Option<f64> {
     let (mantissa, exponent) = digits.split_at_checked(at)?;
     let exponent = exponent.get(1..)?;
     let (is_negative, exponent) = match exponent {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
+        [sign @ (b'-' | b'+'), rest @ ..] => (*sign == b'-', rest),
         rest => (false, rest),
     };
     if exponent.is_empty() || !exponent.iter().all(u8::is_ascii_digit) {
