@@ -73,6 +73,7 @@ export COREDNS := $(TOOLS_coredns)/coredns
 export PAUSE := $(TOOLS_pause)/pause
 # The blackbox exporter, and real servers for both to probe.
 export BLACKBOX_EXPORTER := $(TOOLS_debian)/usr/bin/prometheus-blackbox-exporter
+export NODE_EXPORTER := $(TOOLS_debian)/usr/bin/prometheus-node-exporter
 export NGINX := $(TOOLS_debian)/usr/sbin/nginx
 export HEALTH := $(TOOLS_health)/health
 # The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.

@@ -1,7 +1,7 @@
-//! What it costs to pass the series of node_exporter on, beside what they cost node_exporter itself: the CPU of both processes for the same
+//! What it costs to pass the series of `node_exporter` on, beside what they cost `node_exporter` itself: the CPU of both processes for the same
 //! scrapes, one after the other.
 //!
-//! `cargo bench --bench passing`. node_exporter is the program that `NODE_EXPORTER` names, as `make bench` sets it.
+//! `cargo bench --bench passing`. `node_exporter` is the program that `NODE_EXPORTER` names, as `make bench` sets it.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its result")]
 
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     support::main(measure())
 }
 
-/// node_exporter. Dropping it kills it.
+/// `node_exporter`. Dropping it kills it.
 struct NodeExporter {
     process: Child,
     address: SocketAddr,
