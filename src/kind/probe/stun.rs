@@ -283,7 +283,7 @@ fn belongs(message: &StunMessage<'_>, request: &StunRequest) -> Result<(), &'sta
     if message.transaction != request.transaction {
         return Err("an answer to another transaction");
     }
-    if message.method != request.method { Err("an answer to another method") } else { Ok(()) }
+    if message.method == request.method { Ok(()) } else { Err("an answer to another method") }
 }
 
 /// The length of a frame that is not too long.

@@ -109,7 +109,7 @@ impl super::ProbeOptions for Options {
             }
         };
         let transport = StunTransport::of(url);
-        let port = url.port().unwrap_or(transport.default_port());
+        let port = url.port().unwrap_or_else(|| transport.default_port());
         Ok(Arc::new(StunProber { transport, port, expected, exported: self.mapped_address }))
     }
 }
