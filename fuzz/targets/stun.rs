@@ -8,7 +8,7 @@ use scrapetarget_exporter::stun::{
     is_channel,
 };
 
-/// The first byte says what the others are: bytes as they arrive, or the attributes of a message whose header is right.
+// The first byte says what the others are: bytes as they arrive, or the attributes of a message whose header is right.
 fuzz_target!(|input: &[u8]| {
     let Some((mode, bytes)) = input.split_first() else { return };
     if mode % 2 == 0 {

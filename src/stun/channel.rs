@@ -66,7 +66,7 @@ mod tests {
                 assert_eq!(StunFrame::read(bytes), Ok(StunFrame::Channel(written)));
             }
         }
-        assert_eq!(ChannelData { number: 0x4000, data: &[0; 65_536] }.write(true), None);
+        assert_eq!(ChannelData { number: 0x4000, data: &vec![0; 65_536] }.write(true), None);
     }
 
     #[test]

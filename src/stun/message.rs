@@ -164,7 +164,7 @@ impl<'m> StunMessage<'m> {
     /// The value of an attribute that is an address combined with the cookie.
     pub fn xor_address(&self, attribute: StunAttribute) -> Result<Option<SocketAddr>, StunFault> {
         let Some(value) = self.value(attribute) else { return Ok(None) };
-        let address = read_address(value).ok_or(StunFault::value(attribute))?;
+        let address = read_address(value).ok_or_else(|| StunFault::value(attribute))?;
         Ok(Some(xor(address, self.transaction)))
     }
 
@@ -174,7 +174,7 @@ impl<'m> StunMessage<'m> {
             return Ok(Some(address));
         }
         let Some(value) = self.value(StunAttribute::MAPPED_ADDRESS) else { return Ok(None) };
-        read_address(value).map(Some).ok_or(StunFault::value(StunAttribute::MAPPED_ADDRESS))
+        read_address(value).map(Some).ok_or_else(|| StunFault::value(StunAttribute::MAPPED_ADDRESS))
     }
 
     /// Why the server refuses.
@@ -248,7 +248,6 @@ pub(super) fn xor(address: SocketAddr, TransactionId(transaction): TransactionId
             Ipv6Addr::from(u128::from(v6) ^ mask).into()
         }
     };
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half of the cookie")]
     let mask = (COOKIE >> 16) as u16;
     SocketAddr::new(ip, address.port() ^ mask)
 }

@@ -101,7 +101,8 @@ mod tests {
     fn request(method: StunMethod, add: impl FnOnce(&mut StunWriter)) -> String {
         let mut writer = StunWriter::new(StunClass::Request, method, ID);
         add(&mut writer);
-        writer.finish_with_fingerprint().unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+        let bytes = writer.finish_with_fingerprint().unwrap();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
     }
 
     #[test]
