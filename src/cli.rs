@@ -264,13 +264,14 @@ pub struct SimulateArgs {
     #[arg(value_name = "SERVER", ignore_case = true)]
     pub server: SimulatedServer,
     /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
-    /// 3000, 1026, 9851 or 8889; 8443 for a website, 1053 for a name server, which listens there over UDP as well
+    /// 3000, 1026, 9851 or 8889; 8443 for a website, 1053 for a name server and 3478 for a TURN server, which listen there over UDP as well
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
-    /// For Mediasoup and Edumeet: bearer token; requests without it are answered with 401
+    /// For Mediasoup and Edumeet: bearer token; requests without it are answered with 401. For Turn: the password of the user demo, which is
+    /// demo by default
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
-    /// Misbehave: error (status 500, or SERVFAIL), hang (no answer), html (another document), empty (no content), or truncated (half of
+    /// Misbehave: error (status 500, SERVFAIL, or a STUN error), hang (no answer), html (another document), empty (no content), or truncated (half of
     /// it)
     #[arg(long, value_name = "FAULT")]
     pub fault: Option<SimulatedFault>,
@@ -307,6 +308,8 @@ pub enum SimulatedServer {
     Website,
     /// A name server with the zone `shop.test`.
     Dns,
+    /// A STUN and TURN server that relays between its own allocations only.
+    Turn,
 }
 
 /// Flags of `probe`.
@@ -469,9 +472,13 @@ impl SimulateArgs {
     fn mistake(&self) -> Option<&'static str> {
         match (self.server, self.listen_address.len()) {
             (server, _)
-                if self.token.is_some() && !matches!(server, SimulatedServer::Mediasoup | SimulatedServer::Edumeet) =>
+                if self.token.is_some()
+                    && !matches!(
+                        server,
+                        SimulatedServer::Mediasoup | SimulatedServer::Edumeet | SimulatedServer::Turn
+                    ) =>
             {
-                Some("error: --token goes with Mediasoup and Edumeet (see --help)")
+                Some("error: --token goes with Mediasoup, Edumeet and Turn (see --help)")
             }
             (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
             (SimulatedServer::Sora, _) => {

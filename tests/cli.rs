@@ -119,7 +119,7 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("simulate".to_owned(), "<SERVER>"),
         ("simulate Kurento".to_owned(), "Sora, Orion, Mediasoup, Edumeet, Website, Dns"),
         ("simulate Dns --fault slow".to_owned(), "error, hang, html, empty, truncated"),
-        ("simulate Website --token x".to_owned(), "goes with Mediasoup and Edumeet"),
+        ("simulate Website --token x".to_owned(), "goes with Mediasoup, Edumeet and Turn"),
         ("simulate Sora --listen-address :1,:2".to_owned(), "or three for a cluster"),
         ("simulate Orion --listen-address :1,:2".to_owned(), "write one"),
         ("simulate Mediasoup --listen-address :1,:2".to_owned(), "write one"),

@@ -136,6 +136,7 @@ fn labels_of_every_family_are_reserved() {
                 "Icmp" => ("Icmp", "icmp://host"),
                 "Grpc" => ("Grpc", "grpc://api:80"),
                 "Stun" => ("Stun", "stun:host"),
+                "Turn" => ("Turn", "turn:host"),
                 _ => ("Sora", "http://sora/"),
             };
             let bad = target(&json!({"type": of, "url": url, "labels": {*label: "x"}}));
