@@ -194,6 +194,12 @@ fn url() -> impl Strategy<Value = Value> {
             "http://[1:2]/",
             "http://[::ffff:102:304]/",
             "http://[]/",
+            "stun:host",
+            "stuns:[2001:db8::1]:443?transport=tcp",
+            "stun:[1:2]",
+            "stun:[::ffff:102:304]:80",
+            "stuns:10.0.0.1?transport=udp",
+            "stun://host",
             "http://[:]",
             "http://u@h/",
             "http://h:65536",
@@ -384,6 +390,13 @@ fn spec() -> impl Strategy<Value = Value> {
                 ("metricRelabelings", relabelings()),
             ]),
         ),
+        (
+            "stun",
+            object(vec![(
+                "expectAddress",
+                texts(&["10.0.0.0/8", "10.0.0.0/08", "::1", "::ffff:1.2.3.4", "host"]).boxed(),
+            )]),
+        ),
         ("sora", pick(&[json!({}), json!({"serverMode": false})]).boxed()),
         ("orion", pick(&[json!({})]).boxed()),
         ("mediasoup", pick(&[json!({}), json!({"source": "Prometheus"}), json!({"source": "Agent"})]).boxed()),
@@ -403,7 +416,7 @@ fn spec() -> impl Strategy<Value = Value> {
                 });
                 Value::Array(list.collect())
             });
-    (texts(&["Sora", "Orion", "Mediasoup"]), url(), optional, proptest::option::of(headers)).prop_map(
+    (texts(&["Sora", "Orion", "Mediasoup", "Stun"]), url(), optional, proptest::option::of(headers)).prop_map(
         |(kind, url, mut spec, headers)| {
             spec["type"] = kind;
             spec["url"] = url;

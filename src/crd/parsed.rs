@@ -238,6 +238,20 @@ mod tests {
     }
 
     #[test]
+    fn a_url_without_slashes_has_a_host_that_rules_find_and_stays_as_it_was_written() {
+        for (written, host, port) in [
+            ("stun:Stun.example.com", "Stun.example.com", None),
+            ("stun:192.0.2.1:3478?transport=tcp", "192.0.2.1", Some(3478)),
+            ("stuns:[2001:db8::1]:443", "[2001:db8::1]", Some(443)),
+        ] {
+            let target = parse(&serde_json::json!({ "type": "Stun", "url": written })).unwrap();
+            assert_eq!((target.url().host_str(), target.url().port()), (Some(host), port));
+            assert_eq!(target.spec.url, written);
+        }
+        assert_eq!(ParsedTarget::stand_in("a", Type::Stun, "stun:host").url().host_str(), Some("host"));
+    }
+
+    #[test]
     fn a_stand_in_keeps_the_text_of_a_url_that_is_none() {
         let target = ParsedTarget::stand_in("a", Type::Orion, "orion:1026 ?");
         assert_eq!((target.spec.url.as_str(), target.spec.kind), ("orion:1026 ?", Type::Orion));

@@ -39,9 +39,8 @@ type Mended = Option<(String, String)>;
 
 /// Slips in the order in which they are looked for. Those at the end are none for types whose urls have a path or need no port, but then
 /// the url has its form before their turn.
-const SLIPS: [fn(&UrlForm, &str) -> Mended; 12] = [
+const SLIPS: [fn(&UrlForm, &str) -> Mended; 11] = [
     whitespace,
-    slashes,
     capitals,
     fragment,
     brackets,
@@ -66,7 +65,11 @@ pub(super) fn advice(form: UrlForm, takes_credentials: bool, url: &str) -> Optio
     }
     let mut said = Vec::new();
     let mut mended = url.to_owned();
-    if let Some(without) = without_user(&form, url) {
+    if let Some((better, advice)) = slashes(&form, &mended) {
+        mended = better;
+        said.push(advice);
+    }
+    if let Some(without) = without_user(&form, &mended) {
         mended = without;
         let instead =
             if takes_credentials { "write basicAuth instead of the user" } else { "remove the user, with its @" };
@@ -254,6 +257,19 @@ mod tests {
             ("Dns", "dns://host.123/a.test", NUMBER),
             ("Grpc", "grpc://1.2.3.256:80", NUMBER),
             ("Sora", "http://:3000/", "add the host"),
+            ("Stun", "stun://stun.example.com", "remove the // after stun:"),
+            (
+                "Stun",
+                "STUNS://user@host:70000/",
+                "remove the // after stuns:, remove the user, with its @, write the scheme in small letters, write a port from 1 to 65535, \
+                 remove the / at its end",
+            ),
+            ("Stun", "stun:[2001:db8::1]:", "remove the : after the host"),
+            ("Stun", "stun:a..b", NAME),
+            ("Stun", "stun:", "add the host"),
+            ("Stun", "http://web/", "it is the url of a target of type Sora, Orion, Mediasoup or Http"),
+            ("Tcp", "stun:host", "it is the url of a target of type Stun"),
+            ("Stun", "host:3478", ""),
         ] {
             let kind: Type = kind.parse().unwrap();
             let takes_credentials = kind.as_str() == "Http";

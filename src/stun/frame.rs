@@ -1,6 +1,6 @@
 //! Where a message or ChannelData ends in a stream, and which of them it is.
 
-use super::{ChannelData, HEADER, StunFault, StunMessage, padded};
+use super::{ChannelData, HEADER, StunFault, StunMessage, is_channel, padded};
 
 /// As many bytes tell where it ends.
 pub const FRAME_PREFIX: usize = 4;
@@ -26,12 +26,14 @@ impl<'f> StunFrame<'f> {
 
 /// The bytes of what begins with these, together with them: at most 65,555 in all. In a stream ChannelData are padded.
 pub fn frame_length(prefix: [u8; FRAME_PREFIX]) -> Result<usize, StunFault> {
-    let [first, _, high, low] = prefix;
+    let [first, second, high, low] = prefix;
+    let number = u16::from_be_bytes([first, second]);
     let length = u16::from_be_bytes([high, low]);
     match first >> 6 {
         0 if length % 4 != 0 => Err(StunFault::Length(length)),
         0 => Ok(HEADER + usize::from(length)),
-        1 => Ok(FRAME_PREFIX + padded(usize::from(length))),
+        1 if is_channel(number) => Ok(FRAME_PREFIX + padded(usize::from(length))),
+        1 => Err(StunFault::Channel(number)),
         _ => Err(StunFault::OtherProtocol(first)),
     }
 }
@@ -49,6 +51,7 @@ mod tests {
         assert_eq!(frame_length([0x4F, 0xFF, 0xFF, 0xFF]), Ok(65_540));
         assert_eq!(frame_length([0x01, 0x01, 0, 13]), Err(StunFault::Length(13)));
         assert_eq!(frame_length(*b"\x80\0\0\0"), Err(StunFault::OtherProtocol(0x80)));
-        assert_eq!(frame_length([0x16, 3, 1, 2]), Ok(20 + 258 + 2).map(|_| 278).and(Err(StunFault::Length(258))));
+        assert_eq!(frame_length([0x16, 3, 1, 2]), Err(StunFault::Length(258)), "TLS");
+        assert_eq!(frame_length(*b"SSH-"), Err(StunFault::Channel(0x5353)));
     }
 }

@@ -61,7 +61,7 @@ pub(super) struct PasswordChecker {
     semaphore: Arc<FairSemaphore>,
     cache: PasswordCache,
     /// Requests with the same credentials wait for the same comparison. It is dropped when none waits for it any more.
-    running: Mutex<HashMap<CredentialKey, WeakShared<BoxFuture<'static, Authentication>>>>,
+    running: Mutex<HashMap<AuthenticationKey, WeakShared<BoxFuture<'static, Authentication>>>>,
 }
 
 impl Default for PasswordChecker {
@@ -122,7 +122,7 @@ impl PasswordChecker {
     async fn check(
         self: &Arc<Self>,
         client: ClientNetwork,
-        key: CredentialKey,
+        key: AuthenticationKey,
         comparison: PasswordComparison,
     ) -> Authentication {
         let check = {
@@ -141,7 +141,7 @@ impl PasswordChecker {
     async fn compare(
         self: Arc<Self>,
         client: ClientNetwork,
-        key: CredentialKey,
+        key: AuthenticationKey,
         comparison: PasswordComparison,
     ) -> Authentication {
         let permit = match self.semaphore.acquire(client).await {
@@ -196,7 +196,7 @@ fn credentials(authorization: &HeaderValue) -> Option<(String, Vec<u8>)> {
 }
 
 /// A 128-bit hash of user, password and bcrypt hash, keyed with random numbers of this process.
-type CredentialKey = (u64, u64);
+type AuthenticationKey = (u64, u64);
 
 /// The results of comparisons. It holds no passwords, only the keys of credentials.
 #[derive(Debug, Default)]
@@ -207,18 +207,18 @@ struct PasswordCache {
 }
 
 impl PasswordCache {
-    fn key(&self, user: &str, password: &[u8], hash: Option<&BcryptHash>) -> CredentialKey {
+    fn key(&self, user: &str, password: &[u8], hash: Option<&BcryptHash>) -> AuthenticationKey {
         let all = (user, password, hash.map(|hash| &hash.text));
         (self.hashers.0.hash_one(all), self.hashers.1.hash_one(all))
     }
 
-    fn get(&self, (high, low): CredentialKey) -> Option<bool> {
+    fn get(&self, (high, low): AuthenticationKey) -> Option<bool> {
         let [invalid, valid] = &*self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let is_in = |results: &HashMap<u64, u64>| results.get(&high) == Some(&low);
         if is_in(valid) { Some(true) } else { is_in(invalid).then_some(false) }
     }
 
-    fn insert(&self, (high, low): CredentialKey, is_valid: bool) {
+    fn insert(&self, (high, low): AuthenticationKey, is_valid: bool) {
         let [invalid, valid] = &mut *self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let results = if is_valid { valid } else { invalid };
         if results.len() >= MAX_CACHED {

@@ -162,6 +162,7 @@ impl StunLink {
         others: &mut OtherFrames,
         judge: impl Fn(&StunMessage<'_>) -> Result<(), &'static str>,
     ) -> Result<Vec<u8>, CallError> {
+        let is_stream = matches!(self.way, StunWay::Stream(_));
         let mut wait = FIRST_WAIT;
         loop {
             self.transmissions += 1;
@@ -169,7 +170,7 @@ impl StunLink {
                 record.event("no answer, sent it again");
             }
             self.send(&request.bytes, deadline).await?;
-            let is_sent_again = matches!(self.way, StunWay::Datagrams(_)) && self.transmissions < MOST_TRANSMISSIONS;
+            let is_sent_again = !is_stream && self.transmissions < MOST_TRANSMISSIONS;
             let next = Instant::now() + wait;
             wait *= 2;
             loop {
@@ -190,6 +191,10 @@ impl StunLink {
                         }
                     }
                 };
+                if is_stream && let WhyOther::Malformed(what) = why {
+                    // Nobody else wrote it, and nothing can be found after it.
+                    return Err(CallError::new(Reason::Protocol, format!("the server sent {what}")));
+                }
                 others.note(why)?;
                 // As often as it takes nothing from others.
                 tokio::task::yield_now().await;
@@ -291,7 +296,9 @@ fn whole_frame(prefix: [u8; FRAME_PREFIX]) -> Result<usize, CallError> {
     let protocol = |what: &dyn std::fmt::Display| CallError::new(Reason::Protocol, format!("the server sent {what}"));
     let length = frame_length(prefix).map_err(|fault| protocol(&fault))?;
     if length > LONGEST {
-        return Err(protocol(&format!("a message of {length} bytes, and more than {LONGEST} are not read")));
+        return Err(protocol(&format!(
+            "what is no STUN message, or one of {length} bytes, of which more than {LONGEST} are not read"
+        )));
     }
     Ok(length)
 }
@@ -350,19 +357,18 @@ impl OtherFrames {
     }
 
     fn no_answer(&self, transport: StunTransport, transmissions: u32) -> CallError {
-        let times = match (transport, transmissions) {
-            (StunTransport::Udp, 2..) => format!(", which was sent {transmissions} times"),
+        let times = match transmissions {
+            2.. => format!(" to a request that was sent {transmissions} times"),
             _ => String::new(),
         };
-        let over = transport.as_str();
         let (reason, came) = match (self.malformed, self.count) {
             (_, 0) => (Reason::Timeout, String::new()),
             (0, count) => (Reason::Timeout, format!(", only {count} other messages, the last of them {}", self.last)),
             (_, count) => (
                 Reason::Protocol,
-                format!(": {count} times the server sent something else, the last time {}", self.last),
+                format!(", but {count} times the server sent something else, the last time {}", self.last),
             ),
         };
-        CallError::new(reason, format!("no answer to the request over {over}{times} in time{came}"))
+        CallError::new(reason, format!("no answer over {}{times} in time{came}", transport.as_str()))
     }
 }

@@ -78,7 +78,7 @@ impl super::Options for Options {
             ),
             Rule::new(
                 "spec.stun.expectAddress",
-                "isIP(self) || isCIDR(self)",
+                "(isIP(self) || isCIDR(self)) && !self.matches('/0[0-9]')",
                 "must be an IP address, or a range of them as ADDRESS/BITS, for instance 203.0.113.0/24",
             )
             .holds_if_text(|text| network(text).is_some()),
