@@ -124,7 +124,7 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("simulate Orion --listen-address :1,:2".to_owned(), "write one"),
         ("simulate Mediasoup --listen-address :1,:2".to_owned(), "write one"),
         ("simulate Edumeet --listen-address 9".to_owned(), "write HOST:PORT or :PORT"),
-        ("simulate Orion --token x".to_owned(), "goes with Mediasoup and Edumeet"),
+        ("simulate Orion --token x".to_owned(), "goes with Mediasoup, Edumeet and Turn"),
         ("probe".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
         ("probe --type Sora".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),
         ("probe --url x".to_owned(), "write probe FILE, or probe --type TYPE --url URL"),

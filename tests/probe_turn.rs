@@ -455,6 +455,8 @@ async fn after_a_rejection_neither_interval_nor_scrapes_probe_again_until_the_ta
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(server.received(), asked);
+    let shown = scrapetarget_exporter::http::debug_text(&poller, &first);
+    assert!(shown.contains("\n  next poll     in ") && shown.contains("it is not probed again for 60 s"), "{shown}");
     // Whoever corrects the target need not wait.
     spec["turn"] = json!({});
     pollers.apply([named("a", &spec)]);

@@ -59,7 +59,7 @@ impl Aftercare for NamespaceAftercare {
     fn room(&self) -> Option<Box<dyn AftercareRoom>> {
         // A socket belongs to the runtime on which it was opened.
         let runtime = Handle::try_current().ok()?;
-        let place = Place::take(&self.all.rooms, &self.namespace)?;
+        let place = TakenRoom::take(&self.all.rooms, &self.namespace)?;
         Some(Box::new(Room { tasks: self.all.tasks.clone(), runtime, place }))
     }
 }
@@ -68,7 +68,7 @@ impl Aftercare for NamespaceAftercare {
 struct Room {
     tasks: TaskTracker,
     runtime: Handle,
-    place: Place,
+    place: TakenRoom,
 }
 
 impl AftercareRoom for Room {
@@ -84,12 +84,12 @@ impl AftercareRoom for Room {
 
 /// One of the rooms that are taken. Dropping it gives it back.
 #[derive(Debug)]
-struct Place {
+struct TakenRoom {
     rooms: Arc<Mutex<Rooms>>,
     namespace: Arc<str>,
 }
 
-impl Place {
+impl TakenRoom {
     fn take(rooms: &Arc<Mutex<Rooms>>, namespace: &Arc<str>) -> Option<Self> {
         let mut taken = rooms.lock().unwrap_or_else(PoisonError::into_inner);
         let of_namespace = taken.by_namespace.get(namespace).copied().unwrap_or(0);
@@ -103,7 +103,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TakenRoom {
     fn drop(&mut self) {
         let mut taken = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         taken.total -= 1;
