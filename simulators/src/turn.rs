@@ -354,7 +354,10 @@ impl TurnServer {
         let mut state = self.state();
         state.received += 1;
         let received = state.received;
-        state.faults.iter().any(|fault| matches!(fault, TurnFault::LoseEach(each) if received % u64::from(*each) == 0))
+        state
+            .faults
+            .iter()
+            .any(|fault| matches!(fault, TurnFault::LoseEach(each) if received.is_multiple_of(u64::from(*each))))
     }
 
     async fn receive(&self, client: Client, way: &Way, bytes: &[u8]) {
@@ -657,7 +660,7 @@ impl TurnServer {
         state.relayed += 1;
         let number = state.relayed;
         let is = |fault| state.faults.contains(&TurnFault::Relay(fault));
-        let lost = |fault: &TurnFault| matches!(fault, TurnFault::Relay(RelayFault::DropEach(each)) if number % u64::from(*each) == 0);
+        let lost = |fault: &TurnFault| matches!(fault, TurnFault::Relay(RelayFault::DropEach(each)) if number.is_multiple_of(u64::from(*each)));
         if state.faults.iter().any(lost) {
             return Vec::new();
         }
@@ -665,17 +668,14 @@ impl TurnServer {
         if let Some(last) = data.last_mut().filter(|_| is(RelayFault::Corrupt)) {
             *last ^= 0xff;
         }
-        let bytes = match channel {
-            Some(channel) => {
-                let channel = if is(RelayFault::WrongChannel) { channel + 1 } else { channel };
-                message::channel_data(channel, &data, client.is_stream)
-            }
-            None => {
-                let mut indication = Answer::new(Class::Indication, message::DATA, number_of_transaction(number));
-                indication.put_address(message::PEER_ADDRESS, peer);
-                indication.put(message::DATA_VALUE, &data);
-                indication.into_bytes()
-            }
+        let bytes = if let Some(channel) = channel {
+            let channel = if is(RelayFault::WrongChannel) { channel + 1 } else { channel };
+            message::channel_data(channel, &data, client.is_stream)
+        } else {
+            let mut indication = Answer::new(Class::Indication, message::DATA, number_of_transaction(number));
+            indication.put_address(message::PEER_ADDRESS, peer);
+            indication.put(message::DATA_VALUE, &data);
+            indication.into_bytes()
         };
         if is(RelayFault::Duplicate) {
             return vec![bytes.clone(), bytes];
