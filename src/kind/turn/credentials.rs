@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::Options;
 use crate::failure::{CallError, Reason};
 use crate::stun::SharedSecretCredentials;
+use crate::time::PromDuration;
 
 /// The longest name of a user in a message, in bytes, as by RFC 8489.
 const LONGEST_NAME: usize = 508;
@@ -32,7 +33,7 @@ impl CredentialSource {
         const TTL: Duration = Duration::from_secs(600);
         if options.shared_secret.is_some() {
             let user = options.user_id.clone().unwrap_or_else(|| USER.to_owned());
-            return Some(Self::SharedSecret { user, ttl: options.ttl.map_or(TTL, |ttl| ttl.get()) });
+            return Some(Self::SharedSecret { user, ttl: options.ttl.map_or(TTL, PromDuration::get) });
         }
         options.username.is_some().then_some(Self::LongTerm)
     }

@@ -127,7 +127,7 @@ impl super::ProbeOptions for Options {
         let default = if credentials.is_some() { TurnMode::Allocate } else { TurnMode::Challenge };
         Ok(Arc::new(TurnProber {
             transport,
-            port: url.port().unwrap_or(transport.default_port()),
+            port: url.port().unwrap_or_else(|| transport.default_port()),
             mode: self.mode.unwrap_or(default),
             credentials,
             relay: RelaySettings::new(self),

@@ -154,6 +154,11 @@ fn of_times() -> Vec<Rule> {
     let has_credentials = "has(self.turn) && (has(self.turn.username) || has(self.turn.sharedSecret))";
     let ten = "duration(self.interval) < duration('10s') ? duration(self.interval) : duration('10s')";
     let interval = "self.turn.packetInterval";
+    // One that is too long has a rule of its own.
+    let measurable = format!(
+        "{interval} != '' && {interval}.matches({}) && duration({interval}) <= duration('1s')",
+        raw(PACKET_INTERVAL.as_str())
+    );
     vec![
         Rule::new(
             "spec",
@@ -183,8 +188,7 @@ fn of_times() -> Vec<Rule> {
                  ((has(self.turn.packets) ? self.turn.packets : 10) - 1) + {FOR_RELEASE} < \
                  (has(self.timeout) ? duration(self.timeout) : ({ten})).getMilliseconds()",
                 readable("self.interval"),
-                // One that is too long has a rule of its own.
-                format!("{interval} != '' && {interval}.matches({}) && duration({interval}) <= duration('1s')", raw(PACKET_INTERVAL.as_str())),
+                measurable,
                 readable("self.timeout"),
             ),
             "the last of packets would be sent after the timeout (by default the smaller of interval and 10s), of which 200ms are for giving \
