@@ -26,7 +26,7 @@ use super::{
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, port};
 use crate::time::PromDuration;
-use credentials::CredentialSource;
+use credentials::TurnCredentialSource;
 use relay::RelaySettings;
 
 /// What is tried with a TURN server, and with which credentials.
@@ -123,7 +123,7 @@ impl super::Options for Options {
 impl super::ProbeOptions for Options {
     fn prober(&self, url: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>> {
         let transport = StunTransport::of(url);
-        let credentials = CredentialSource::new(self);
+        let credentials = TurnCredentialSource::new(self);
         let default = if credentials.is_some() { TurnMode::Allocate } else { TurnMode::Challenge };
         Ok(Arc::new(TurnProber {
             transport,
@@ -203,7 +203,7 @@ struct TurnProber {
     transport: StunTransport,
     port: u16,
     mode: TurnMode,
-    credentials: Option<CredentialSource>,
+    credentials: Option<TurnCredentialSource>,
     relay: RelaySettings,
 }
 
