@@ -28,7 +28,7 @@ pub(super) struct AftercareTasks {
     rooms: Arc<Mutex<AftercareRooms>>,
 }
 
-/// AftercareRooms that are taken.
+/// How many rooms are taken.
 #[derive(Debug, Default)]
 struct AftercareRooms {
     total: usize,
