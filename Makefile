@@ -26,6 +26,8 @@ BUILD_operator := -ldflags '-s -w -X github.com/prometheus/common/version.Versio
 BUILD_coredns := -ldflags '-s -w'
 BUILD_pause := -ldflags '-s -w'
 BUILD_health := -ldflags '-s -w'
+BUILD_pion := -ldflags '-s -w'
+BUILD_states := -ldflags '-s -w -X github.com/prometheus/common/version.Version=2.19.1'
 BUILD_helm := -ldflags '-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1'
 sum = $(firstword $(shell { cat tests/tools/$(1)/*; echo "$(BUILD_$(1))"; } | cksum))
 TOOLS_prometheus := $(CACHE)/prometheus-$(call sum,prometheus)
@@ -36,6 +38,8 @@ TOOLS_helm := $(CACHE)/helm-$(call sum,helm)
 TOOLS_coredns := $(CACHE)/coredns-$(call sum,coredns)
 TOOLS_pause := $(CACHE)/pause-$(call sum,pause)
 TOOLS_health := $(CACHE)/health-$(call sum,health)
+TOOLS_pion := $(CACHE)/pion-$(call sum,pion)
+TOOLS_states := $(CACHE)/states-$(call sum,states)
 # What is no Go module here comes from Debian, unpacked and not installed.
 TOOLS_debian := $(CACHE)/debian-$(call sum,debian)
 # build MODULE, PACKAGE
@@ -76,6 +80,11 @@ export BLACKBOX_EXPORTER := $(TOOLS_debian)/usr/bin/prometheus-blackbox-exporter
 export NODE_EXPORTER := $(TOOLS_debian)/usr/bin/prometheus-node-exporter
 export NGINX := $(TOOLS_debian)/usr/sbin/nginx
 export HEALTH := $(TOOLS_health)/health
+# Exporters of others with what they ask, and TURN servers.
+export DEBIAN_PROGRAMS := $(TOOLS_debian)
+export KUBE_STATE_METRICS := $(TOOLS_states)/kube-state-metrics
+export PION := $(TOOLS_pion)/pion
+export NODE_TURN := $(CACHE)/node-turn-$(call sum,node-turn)
 # The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.
 MEDIASOUP ?= 3.8.4
 export MEDIASOUP_INSTALLED := $(CACHE)/mediasoup-$(MEDIASOUP)-$(call sum,mediasoup)
@@ -143,7 +152,7 @@ endif
 
 ## Programs that judge us, at the versions that tests/tools/*/go.mod and tests/tools/debian/packages.txt pin
 tools: $(PROMTOOL) $(PROMETHEUS) $(EXPOSITIONS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM) \
-  $(COREDNS) $(HEALTH) $(TOOLS_debian)
+  $(COREDNS) $(HEALTH) $(TOOLS_debian) $(KUBE_STATE_METRICS) $(PION) $(NODE_TURN)
 
 $(TOOLS_prometheus)/%:
 	$(call build,prometheus,github.com/prometheus/prometheus/cmd/$*)
@@ -175,6 +184,15 @@ $(PAUSE):
 
 $(HEALTH):
 	$(call build,health,.)
+
+$(KUBE_STATE_METRICS):
+	$(call build,states,k8s.io/kube-state-metrics/v2)
+
+$(PION):
+	$(call build,pion,.)
+
+$(NODE_TURN):
+	tests/tools/node-turn/build.sh $@
 
 $(TOOLS_debian):
 	tests/tools/debian/unpack.sh $@

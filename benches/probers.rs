@@ -5,6 +5,8 @@
 //! `mixed`: 5,000 targets (`PROBERS_TARGETS`), of which 30 % are http, 20 % https, 20 % tcp, and 10 % each dns, icmp and grpc, all probed and
 //! scraped every 15 s (`PROBERS_INTERVAL`): CPU, memory, and how many of our probes began within 250 ms of their time.
 //!
+//! `turn`: the CPU that one probe costs which sends 50 packets through the relay of a TURN server. The blackbox exporter has none of that sort.
+//!
 //! `icmp`: 1,000 targets (`PROBERS_HOSTS`), each pinged once a second: how many replies were lost.
 //!
 //! All of it runs in a network namespace of its own, in which both exporters may send pings.
@@ -28,6 +30,7 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use simulators::turn::{AllocationEnd, TurnServer};
 use support::{Exporter, Result, Scraper, Servers, cpu_of, runs, scrape_all, setting, sum};
 
 /// Probes that are counted for one figure, after as many that are not.
@@ -63,6 +66,9 @@ async fn measure() -> Result<()> {
         if runs(scenario) {
             world.single(scenario).await?;
         }
+    }
+    if runs("turn") {
+        world.turn().await?;
     }
     if runs("mixed") {
         world.mixed().await?;
@@ -204,6 +210,33 @@ impl World {
             each[0],
             each[1],
             each[0] / each[1]
+        );
+        Ok(())
+    }
+
+    /// The CPU of one probe with 50 packets, without that of the server.
+    async fn turn(&self) -> Result<()> {
+        const RELAY_PROBES: u32 = 200;
+        let server = TurnServer::with_user("bench", "password");
+        let simulated = server.serve((Ipv4Addr::LOCALHOST, 0).into()).await?;
+        let url = format!("turn:{}", simulated.address);
+        let manifests = format!(
+            "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: turn }}\nspec:\n  type: Turn\n  url: {url}\n  \
+             interval: 1h\n  maxAge: 0s\n  turn:\n    mode: Relay\n    packets: 50\n    packetInterval: 5ms\n    minReceived: 50\n    username: \
+             {{ name: turn, key: username }}\n    password: {{ name: turn, key: password }}\n---\napiVersion: v1\nkind: Secret\nmetadata: \
+             {{ name: turn }}\nstringData: {{ username: bench, password: password }}\n"
+        );
+        let ours = self.ours(&manifests).await?;
+        let mut client = Scraper::connect(ours.address).await?;
+        client.scrape_as("default/turn", support::ACCEPT_TEXT).await?;
+        let before = cpu_of(ours.pid)?;
+        for _ in 0..RELAY_PROBES {
+            client.scrape_as("default/turn", support::ACCEPT_TEXT).await?;
+        }
+        let each = (cpu_of(ours.pid)? - before) / f64::from(RELAY_PROBES) * 1e3;
+        let failed = server.ended().iter().filter(|end| **end != AllocationEnd::Released).count();
+        println!(
+            "turn: {each:.2} ms of CPU for a probe with 50 packets through the relay (goal 2 ms), {failed} allocations not given back"
         );
         Ok(())
     }

@@ -264,13 +264,15 @@ pub struct SimulateArgs {
     #[arg(value_name = "SERVER", ignore_case = true)]
     pub server: SimulatedServer,
     /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
-    /// 3000, 1026, 9851 or 8889; 8443 for a website, 1053 for a name server, which listens there over UDP as well, 5000 for signalling
+    /// 3000, 1026, 9851 or 8889; 8443 for a website, 5000 for signalling, 1053 for a name server and 3478 for a TURN server, which listen there
+    /// over UDP as well
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
-    /// For Mediasoup, Edumeet and Signalling: bearer token; requests without it are answered with 401
+    /// For Mediasoup, Edumeet and Signalling: bearer token; requests without it are answered with 401. For Turn: the password of the user
+    /// demo, which is demo by default
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
-    /// Misbehave: error (status 500, or SERVFAIL), hang (no answer), html (another document), empty (no content), or truncated (half of
+    /// Misbehave: error (status 500, SERVFAIL, or a STUN error), hang (no answer), html (another document), empty (no content), or truncated (half of
     /// it)
     #[arg(long, value_name = "FAULT")]
     pub fault: Option<SimulatedFault>,
@@ -310,6 +312,8 @@ pub enum SimulatedServer {
     /// A signalling server over WebSocket: `/signaling` as Sora, the subprotocol `protoo` as the demo of mediasoup, `/socket.io/`, and the
     /// subprotocol `janus-protocol`.
     Signalling,
+    /// A STUN and TURN server that relays between its own allocations only.
+    Turn,
 }
 
 /// Flags of `probe`.
@@ -475,10 +479,10 @@ impl SimulateArgs {
                 if self.token.is_some()
                     && !matches!(
                         server,
-                        SimulatedServer::Mediasoup | SimulatedServer::Edumeet | SimulatedServer::Signalling
+                        SimulatedServer::Mediasoup | SimulatedServer::Edumeet | SimulatedServer::Signalling | SimulatedServer::Turn
                     ) =>
             {
-                Some("error: --token goes with Mediasoup, Edumeet and Signalling (see --help)")
+                Some("error: --token goes with Mediasoup, Edumeet, Signalling and Turn (see --help)")
             }
             (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
             (SimulatedServer::Sora, _) => {

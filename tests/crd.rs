@@ -137,6 +137,7 @@ fn labels_of_every_family_are_reserved() {
                 "Grpc" => ("Grpc", "grpc://api:80"),
                 "Stun" => ("Stun", "stun:host"),
                 "WebSocket" => ("WebSocket", "ws://sfu/"),
+                "Turn" => ("Turn", "turn:host"),
                 _ => ("Sora", "http://sora/"),
             };
             let bad = target(&json!({"type": of, "url": url, "labels": {*label: "x"}}));

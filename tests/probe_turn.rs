@@ -284,32 +284,29 @@ const FAULTS: &[(&[TurnFault], Option<Reason>, &str)] = {
 
 #[tokio::test]
 async fn whatever_a_server_does_wrong_has_a_reason_and_costs_no_allocation() {
-    let mut probes = Vec::new();
-    for (faults, reason, says) in FAULTS {
-        probes.push(tokio::spawn(async move {
-            let server = server();
-            server.misbehave(faults.iter().copied());
-            let simulated = serve(&server).await;
-            let mut spec = spec(&simulated, "", relay());
-            let is_lossy = matches!(faults, [TurnFault::LoseEach(_)]);
-            spec["timeout"] = if is_lossy { "20s" } else { TIMEOUT }.into();
-            let probed = Probed::of(spec).await;
-            assert_eq!(probed.reason, *reason, "{faults:?}: {}", probed.message);
-            assert!(probed.message.contains(says), "{faults:?}: {}", probed.message);
-            has_what_is_always_there(&probed);
-            eventually(PATIENCE, async || match server.allocations().len() {
-                0 => Ok(()),
-                count => Err(format!("{faults:?}: {count} allocations")),
-            })
-            .await;
-            let ended = server.ended();
-            assert!(ended.iter().all(|end| *end == AllocationEnd::Released), "{faults:?}: {ended:?}");
-            drop(simulated);
-            (faults, probed)
-        }));
-    }
-    for probe in probes {
-        let (faults, probed) = probe.await.unwrap();
+    // At one time, since some take until the timeout.
+    let probes = FAULTS.iter().map(async |(faults, reason, says)| {
+        let server = server();
+        server.misbehave(faults.iter().copied());
+        let simulated = serve(&server).await;
+        let mut spec = spec(&simulated, "", relay());
+        let is_lossy = matches!(faults, [TurnFault::LoseEach(_)]);
+        spec["timeout"] = if is_lossy { "20s" } else { TIMEOUT }.into();
+        let probed = Probed::of(spec).await;
+        assert_eq!(probed.reason, *reason, "{faults:?}: {}", probed.message);
+        assert!(probed.message.contains(says), "{faults:?}: {}", probed.message);
+        has_what_is_always_there(&probed);
+        eventually(PATIENCE, async || match server.allocations().len() {
+            0 => Ok(()),
+            count => Err(format!("{faults:?}: {count} allocations")),
+        })
+        .await;
+        let ended = server.ended();
+        assert!(ended.iter().all(|end| *end == AllocationEnd::Released), "{faults:?}: {ended:?}");
+        drop(simulated);
+        (faults, probed)
+    });
+    for (faults, probed) in futures::future::join_all(probes).await {
         let received = probed.series.get("probe_turn_relay_packets_received").copied();
         match faults {
             [TurnFault::Relay(RelayFault::DropEach(2))] => assert_eq!(received, Some(5.0)),
@@ -458,6 +455,8 @@ async fn after_a_rejection_neither_interval_nor_scrapes_probe_again_until_the_ta
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(server.received(), asked);
+    let shown = scrapetarget_exporter::http::debug_text(&poller, &first);
+    assert!(shown.contains("\n  next poll     in ") && shown.contains("it is not probed again for 60 s"), "{shown}");
     // Whoever corrects the target need not wait.
     spec["turn"] = json!({});
     pollers.apply([named("a", &spec)]);

@@ -134,6 +134,8 @@ struct State {
     faults: Vec<TurnFault>,
     allocations: HashMap<Client, Allocation>,
     ended: Vec<AllocationEnd>,
+    /// Requests that a fault has put off.
+    put_off: HashSet<(Client, [u8; 12])>,
     /// How often the nonce has changed.
     nonce: u64,
     /// Messages that came, and packets that were relayed to clients.
@@ -153,6 +155,8 @@ struct Client {
 struct Allocation {
     socket: Arc<UdpSocket>,
     relayed: SocketAddr,
+    /// Of the request for it, which may come again.
+    transaction: [u8; 12],
     expires: Instant,
     permissions: HashSet<IpAddr>,
     channels: HashMap<u16, SocketAddr>,
@@ -350,7 +354,10 @@ impl TurnServer {
         let mut state = self.state();
         state.received += 1;
         let received = state.received;
-        state.faults.iter().any(|fault| matches!(fault, TurnFault::LoseEach(each) if received % u64::from(*each) == 0))
+        state
+            .faults
+            .iter()
+            .any(|fault| matches!(fault, TurnFault::LoseEach(each) if received.is_multiple_of(u64::from(*each))))
     }
 
     async fn receive(&self, client: Client, way: &Way, bytes: &[u8]) {
@@ -371,6 +378,8 @@ impl TurnServer {
         });
         match slow {
             None => self.answer(client, way, &request, step).await,
+            // A request that comes again while it is put off is not done twice.
+            Some(_) if !self.state().put_off.insert((client, request.transaction)) => {}
             Some(by) => {
                 let (server, way, bytes) = (self.clone(), way.clone(), bytes.to_vec());
                 tokio::spawn(async move {
@@ -503,10 +512,17 @@ impl TurnServer {
         let granted = request.number(message::LIFETIME).unwrap_or_default().clamp(LIFETIMES.0, LIFETIMES.1);
         let has_room = {
             let state = self.state();
-            if state.allocations.contains_key(&client) {
-                return self.error(437);
+            match state.allocations.get(&client) {
+                Some(same) if same.transaction == request.transaction => {
+                    let relayed = same.relayed;
+                    return granted_reply(&state, client, relayed, granted, key);
+                }
+                Some(_) => {
+                    drop(state);
+                    return self.error(437);
+                }
+                None => state.allocations.len() < MAX_ALLOCATIONS,
             }
-            state.allocations.len() < MAX_ALLOCATIONS
         };
         // Relayed packets come from where the server is; one that is bound to all addresses relays at loopback.
         let at = match client.server.ip() {
@@ -518,20 +534,21 @@ impl TurnServer {
         let Some((relayed, socket)) = bound else { return self.error(508) };
         let expires = Instant::now() + Duration::from_secs(granted.into());
         let stop = CancellationToken::new();
-        let relaying = self.clone().relay(client, way.clone(), Arc::clone(&socket));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(relaying));
-        let (permissions, channels) = (HashSet::new(), HashMap::new());
+        let relaying =
+            stop.clone().run_until_cancelled_owned(self.clone().relay(client, way.clone(), Arc::clone(&socket)));
+        let allocation = Allocation {
+            socket,
+            relayed,
+            transaction: request.transaction,
+            expires,
+            permissions: HashSet::new(),
+            channels: HashMap::new(),
+            stop,
+        };
         let mut state = self.state();
-        state.allocations.insert(client, Allocation { socket, relayed, expires, permissions, channels, stop });
-        let mut attributes = vec![
-            Attribute::Address(message::RELAYED_ADDRESS, relayed),
-            Attribute::Address(message::MAPPED_ADDRESS, client.address),
-            Attribute::Number(message::LIFETIME, granted),
-        ];
-        if state.faults.contains(&TurnFault::NoRelayedAddress) {
-            attributes.remove(0);
-        }
-        Reply::success(attributes, key)
+        state.allocations.insert(client, allocation);
+        tokio::spawn(relaying); // which ends where there is no allocation
+        granted_reply(&state, client, relayed, granted, key)
     }
 
     fn refresh(&self, client: Client, request: &Request<'_>, key: Option<Vec<u8>>) -> Reply {
@@ -613,7 +630,7 @@ impl TurnServer {
         let mut held: Option<Vec<u8>> = None;
         loop {
             let expires = self.state().allocations.get(&client).map(|allocation| allocation.expires);
-            let Some(expires) = expires else { return tokio::task::yield_now().await };
+            let Some(expires) = expires else { return };
             if expires <= Instant::now() {
                 self.end(client, AllocationEnd::Expired);
                 return;
@@ -643,7 +660,7 @@ impl TurnServer {
         state.relayed += 1;
         let number = state.relayed;
         let is = |fault| state.faults.contains(&TurnFault::Relay(fault));
-        let lost = |fault: &TurnFault| matches!(fault, TurnFault::Relay(RelayFault::DropEach(each)) if number % u64::from(*each) == 0);
+        let lost = |fault: &TurnFault| matches!(fault, TurnFault::Relay(RelayFault::DropEach(each)) if number.is_multiple_of(u64::from(*each)));
         if state.faults.iter().any(lost) {
             return Vec::new();
         }
@@ -651,17 +668,14 @@ impl TurnServer {
         if let Some(last) = data.last_mut().filter(|_| is(RelayFault::Corrupt)) {
             *last ^= 0xff;
         }
-        let bytes = match channel {
-            Some(channel) => {
-                let channel = if is(RelayFault::WrongChannel) { channel + 1 } else { channel };
-                message::channel_data(channel, &data, client.is_stream)
-            }
-            None => {
-                let mut indication = Answer::new(Class::Indication, message::DATA, number_of_transaction(number));
-                indication.put_address(message::PEER_ADDRESS, peer);
-                indication.put(message::DATA_VALUE, &data);
-                indication.into_bytes()
-            }
+        let bytes = if let Some(channel) = channel {
+            let channel = if is(RelayFault::WrongChannel) { channel + 1 } else { channel };
+            message::channel_data(channel, &data, client.is_stream)
+        } else {
+            let mut indication = Answer::new(Class::Indication, message::DATA, number_of_transaction(number));
+            indication.put_address(message::PEER_ADDRESS, peer);
+            indication.put(message::DATA_VALUE, &data);
+            indication.into_bytes()
         };
         if is(RelayFault::Duplicate) {
             return vec![bytes.clone(), bytes];
@@ -677,6 +691,18 @@ impl TurnServer {
         }
         vec![bytes]
     }
+}
+
+fn granted_reply(state: &State, client: Client, relayed: SocketAddr, seconds: u32, key: Option<Vec<u8>>) -> Reply {
+    let mut attributes = vec![
+        Attribute::Address(message::RELAYED_ADDRESS, relayed),
+        Attribute::Address(message::MAPPED_ADDRESS, client.address),
+        Attribute::Number(message::LIFETIME, seconds),
+    ];
+    if state.faults.contains(&TurnFault::NoRelayedAddress) {
+        attributes.remove(0);
+    }
+    Reply::success(attributes, key)
 }
 
 /// The next message on a stream; `None`: the end, or something else.

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 
 use super::print;
 use super::service::{Service, ServiceOptions, Signals, TargetSource, listen};
-use super::simulate::{self, Start, WEBSITE};
+use super::simulate::{self, Start, TURN_USER, WEBSITE};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, KnownHosts};
 use crate::poll::{Pollers, TargetState};
@@ -95,6 +95,7 @@ struct Servers {
     /// The authority of the website's certificate, as PEM.
     authority: String,
     name_server: Simulated,
+    turn: Simulated,
     /// A port on which nothing listens.
     closed: u16,
 }
@@ -122,6 +123,7 @@ impl Servers {
             website: website.on(TcpListener::bind(loopback).await?)?,
             authority: simulate::certificate_pem(website.authority()),
             name_server: Self::name_server().await?,
+            turn: simulate::turn_server(None).serve(loopback).await?,
             closed,
         })
     }
@@ -172,6 +174,9 @@ impl Servers {
         if may_ping() {
             target("host", "shop", "Icmp", "icmp://127.0.0.1", "");
         }
+        let credentials =
+            "  turn: { username: { name: turn, key: username }, password: { name: turn, key: password } }\n";
+        target("turn", "webrtc", "Turn", &format!("turn:{}", self.turn.address), credentials);
         let authority = self.authority.trim_end().replace('\n', "\n    ");
         let _ = write!(
             text,
@@ -180,6 +185,11 @@ impl Servers {
         let _ = write!(
             text,
             "apiVersion: v1\nkind: Secret\nmetadata: {{ name: mediasoup-agent, namespace: webrtc }}\nstringData: {{ token: {AGENT_TOKEN} }}\n"
+        );
+        let _ = write!(
+            text,
+            "---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: turn, namespace: webrtc }}\nstringData: {{ username: {TURN_USER}, password: \
+             {TURN_USER} }}\n"
         );
         text
     }

@@ -19,6 +19,7 @@ use simulators::nameserver::NameServer;
 use simulators::orion::Broker;
 use simulators::signalling::Signalling;
 use simulators::sora::{Cluster, Node};
+use simulators::turn::TurnServer;
 use simulators::website::Website;
 use simulators::{Mode, Simulated, Switch};
 
@@ -63,6 +64,7 @@ const fn default_port(server: SimulatedServer) -> &'static str {
         SimulatedServer::Website => ":8443",
         SimulatedServer::Dns => ":1053",
         SimulatedServer::Signalling => ":5000",
+        SimulatedServer::Turn => ":3478",
     }
 }
 
@@ -132,6 +134,13 @@ impl Simulation {
                 }
                 return Ok(Self { servers, switches: vec![server.switch().clone()], authority });
             }
+            SimulatedServer::Turn => {
+                let server = turn_server(token);
+                for listener in listeners {
+                    servers.push(server.on(listener).await.context("listen over UDP as well")?);
+                }
+                return Ok(Self { servers, switches: vec![server.switch().clone()], authority });
+            }
         };
         for (listener, routes) in listeners.into_iter().zip(routes) {
             servers.push(Simulated::on(listener, routes).context("read a listener's address")?);
@@ -162,6 +171,14 @@ pub(super) fn website(names: &[&str]) -> anyhow::Result<Website> {
 /// A name server that knows the website.
 pub(super) fn name_server() -> anyhow::Result<NameServer> {
     NameServer::new(ZONE, Ipv4Addr::LOCALHOST).context("make the zone of the name server")
+}
+
+/// The user of the simulated TURN server, and the password without another one. It is no secret: nobody reaches anything through that server.
+pub(super) const TURN_USER: &str = "demo";
+
+/// A TURN server with one user.
+pub(super) fn turn_server(password: Option<&str>) -> TurnServer {
+    TurnServer::with_user(TURN_USER, password.unwrap_or(TURN_USER))
 }
 
 /// What the numbers of a server depend on when it starts.

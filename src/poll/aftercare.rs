@@ -25,12 +25,12 @@ const MOST_OF_NAMESPACE: usize = 1024;
 #[derive(Clone, Debug, Default)]
 pub(super) struct AftercareTasks {
     tasks: TaskTracker,
-    rooms: Arc<Mutex<Rooms>>,
+    rooms: Arc<Mutex<AftercareRooms>>,
 }
 
-/// Rooms that are taken.
+/// How many rooms are taken.
 #[derive(Debug, Default)]
-struct Rooms {
+struct AftercareRooms {
     total: usize,
     by_namespace: HashMap<Arc<str>, usize>,
 }
@@ -59,19 +59,19 @@ impl Aftercare for NamespaceAftercare {
     fn room(&self) -> Option<Box<dyn AftercareRoom>> {
         // A socket belongs to the runtime on which it was opened.
         let runtime = Handle::try_current().ok()?;
-        let place = Place::take(&self.all.rooms, &self.namespace)?;
-        Some(Box::new(Room { tasks: self.all.tasks.clone(), runtime, place }))
+        let place = TakenRoom::take(&self.all.rooms, &self.namespace)?;
+        Some(Box::new(ReservedRoom { tasks: self.all.tasks.clone(), runtime, place }))
     }
 }
 
 #[derive(Debug)]
-struct Room {
+struct ReservedRoom {
     tasks: TaskTracker,
     runtime: Handle,
-    place: Place,
+    place: TakenRoom,
 }
 
-impl AftercareRoom for Room {
+impl AftercareRoom for ReservedRoom {
     fn leave(self: Box<Self>, work: BoxFuture<'static, ()>) {
         let Self { tasks, runtime, place } = *self;
         let task = async move {
@@ -84,13 +84,13 @@ impl AftercareRoom for Room {
 
 /// One of the rooms that are taken. Dropping it gives it back.
 #[derive(Debug)]
-struct Place {
-    rooms: Arc<Mutex<Rooms>>,
+struct TakenRoom {
+    rooms: Arc<Mutex<AftercareRooms>>,
     namespace: Arc<str>,
 }
 
-impl Place {
-    fn take(rooms: &Arc<Mutex<Rooms>>, namespace: &Arc<str>) -> Option<Self> {
+impl TakenRoom {
+    fn take(rooms: &Arc<Mutex<AftercareRooms>>, namespace: &Arc<str>) -> Option<Self> {
         let mut taken = rooms.lock().unwrap_or_else(PoisonError::into_inner);
         let of_namespace = taken.by_namespace.get(namespace).copied().unwrap_or(0);
         if taken.total >= MOST || of_namespace >= MOST_OF_NAMESPACE {
@@ -103,7 +103,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TakenRoom {
     fn drop(&mut self) {
         let mut taken = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         taken.total -= 1;

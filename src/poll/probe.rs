@@ -73,7 +73,7 @@ pub(super) async fn probe(
     });
     let error = error.map(|error| CallError::new(error.reason, prepared.redactor.sentence(&error.message)));
     let pause = error.as_ref().map_or(Duration::ZERO, |error| prepared.prober.pause_after(error.reason));
-    let error = error.map(|error| if pause.is_zero() { error } else { with_pause(error, pause) });
+    let error = error.map(|error| if pause.is_zero() { error } else { with_pause(&error, pause) });
     match &error {
         Some(error) => record.event(format!("failed: {}: {}", error.reason.as_str(), error.message)),
         None => record.event("succeeded"),
@@ -105,7 +105,7 @@ pub(super) async fn probe(
 }
 
 /// Says how long the target is left alone.
-fn with_pause(error: CallError, pause: Duration) -> CallError {
+fn with_pause(error: &CallError, pause: Duration) -> CallError {
     let message = format!("{}; it is not probed again for {} s, unless it is changed", error.message, pause.as_secs());
     CallError::new(error.reason, message)
 }

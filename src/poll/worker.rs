@@ -37,8 +37,7 @@ pub(super) async fn run(
     let mut processes = Processes::default();
     let mut next = Instant::now() + delay;
     let mut interval = poller.target().interval;
-    let mut last: Option<(Instant, Instant)> = None; // the last poll's start and end
-    let mut held: Option<Instant> = None; // until when the target is left alone after the last poll
+    let mut last: Option<LastPoll> = None;
     let mut due: Option<Instant> = None; // since when the next poll has been due
     loop {
         let target = poller.target();
@@ -60,18 +59,17 @@ pub(super) async fn run(
                 continue;
             }
         };
-        if let Some((started, _)) = last {
+        if let Some(last) = last {
             if poller.newest().is_none() {
                 next = Instant::now(); // the result was removed, since it says nothing about the changed target
             } else if target.interval < interval {
-                let earliest = held.map_or(started + target.interval, |held| held.max(started + target.interval));
-                next = next.min(earliest);
+                next = next.min(last.next(target.interval));
             }
         }
         interval = target.interval;
         let polls = *background.borrow_and_update() != BackgroundMode::Off;
         processes.follow(&target, &prepared, polls);
-        let ended = last.map(|(_, ended)| ended);
+        let ended = last.map(|last| last.ended);
         let requested = poller.is_requested_since(ended);
         if !polls && !requested {
             due = None;
@@ -131,10 +129,26 @@ pub(super) async fn run(
             let _ = context.refused.try_send(poller.id().clone());
         }
         log(poller.id(), &target, &snapshot);
-        last = Some((started, snapshot.ended));
-        held = snapshot.held_until;
-        next = held.map_or(started + target.interval, |held| held.max(started + target.interval));
+        let poll = LastPoll { started, ended: snapshot.ended, held_until: snapshot.held_until };
+        (next, last) = (poll.next(target.interval), Some(poll));
         publish(&poller, &target, &context, &mut first, snapshot);
+    }
+}
+
+/// When the last poll was.
+#[derive(Clone, Copy)]
+struct LastPoll {
+    started: Instant,
+    ended: Instant,
+    /// The target is left alone until then.
+    held_until: Option<Instant>,
+}
+
+impl LastPoll {
+    /// When the next one is due.
+    fn next(self, interval: Duration) -> Instant {
+        let due = self.started + interval;
+        self.held_until.map_or(due, |held| held.max(due))
     }
 }
 

@@ -230,7 +230,9 @@ fn suspects(schema: &Value, path: &str, found: &mut Vec<String>) {
         &["body", "send", "sendBase64", "metadata", "password", "token", "username", "credentials", "value"];
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
-        if NAMES.contains(&name.as_str()) {
+        // The name of a Secret and a key of it tell nothing.
+        let is_reference = field["x-kubernetes-map-type"] == "atomic" && field.pointer("/properties/key").is_some();
+        if NAMES.contains(&name.as_str()) && !is_reference {
             found.push(path);
             continue;
         }

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{choose_tls_provider, poll_once, series, text};
 
-/// Objects with a value for each key: its name and `-value`.
+/// Objects with a value for each key: its name and `-value`; of the object `plain`, its name alone.
 pub struct NamedValues;
 
 impl Lookup for NamedValues {
@@ -28,6 +28,7 @@ impl Lookup for NamedValues {
             "missing" => Err(LookupError::NoObject { kind, namespace: namespace.to_owned(), name: name.to_owned() }),
             // The name of a ConfigMap or Secret for PEM is the PEM itself.
             _ if name.starts_with("-----BEGIN") => Ok(name.as_bytes().to_vec()),
+            "plain" => Ok(key.as_bytes().to_vec()),
             _ => Ok(format!("{key}-value").into_bytes()),
         }
     }

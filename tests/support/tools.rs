@@ -98,6 +98,46 @@ pub fn health() -> PathBuf {
     tool("HEALTH", "health")
 }
 
+/// A program of a Debian package, by its place there, with the libraries that came with it.
+pub fn of_debian(program: &str) -> Command {
+    with_libraries(Command::new(file_of_debian(program)))
+}
+
+/// The same for one that refuses to be started by root: the user is nobody, who may do with files what the test may. What it shares with
+/// other processes goes with it.
+pub fn of_debian_as_nobody(program: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--ipc", "--map-user=65534", "--map-group=65534", "--"]).arg(file_of_debian(program));
+    with_libraries(command)
+}
+
+fn with_libraries(mut command: Command) -> Command {
+    let mut folders = std::fs::read_dir(file_of_debian("usr/lib")).unwrap().map(|entry| entry.unwrap().path());
+    let libraries = folders.find(|folder| folder.to_string_lossy().ends_with("-linux-gnu")).unwrap();
+    command.env("LD_LIBRARY_PATH", libraries);
+    command
+}
+
+/// What came in a Debian package, by its place there.
+pub fn file_of_debian(path: &str) -> PathBuf {
+    in_folders("DEBIAN_PROGRAMS", "the folder of programs from Debian packages", &[]).join(path)
+}
+
+/// The exporter of the states of objects in a cluster.
+pub fn kube_state_metrics() -> PathBuf {
+    tool("KUBE_STATE_METRICS", "kube-state-metrics")
+}
+
+/// A TURN server; see tests/tools/pion.
+pub fn pion() -> PathBuf {
+    tool("PION", "pion")
+}
+
+/// Another one, the program of which is for Node.js; see tests/tools/node-turn.
+pub fn node_turn() -> PathBuf {
+    tool("NODE_TURN", "node-turn").join("server.js")
+}
+
 /// What `promtool check metrics` finds in a text; an error if it cannot read it.
 pub fn lint(text: &str) -> Result<Vec<String>, String> {
     let mut command = Command::new(promtool());

@@ -202,7 +202,7 @@ impl StunLink {
         }
     }
 
-    /// Whether it is a stream, in which ChannelData are padded.
+    /// Whether it is a stream, in which `ChannelData` are padded.
     pub(in crate::kind) const fn is_stream(&self) -> bool {
         matches!(self.way, StunWay::Stream(_))
     }

@@ -79,8 +79,9 @@ impl Drop for Allocation {
 
 /// Asks a server to take back what it may have given. Nobody hears of it: the probe is over.
 async fn give_back(mut link: StunLink, mut proof: Option<Proof>, loan: Loan) {
-    /// Between two attempts, at first.
+    /// Between two attempts, at first and at last.
     const PAUSE: Duration = Duration::from_millis(50);
+    const LONGEST_PAUSE: Duration = Duration::from_millis(400);
     /// A server may find the nonce too old, and the next one again.
     const MOST_RENEWALS: u32 = 2;
     let patience = if proof.is_some() || loan == Loan::Given { PATIENCE } else { LESS_PATIENCE };
@@ -92,7 +93,7 @@ async fn give_back(mut link: StunLink, mut proof: Option<Proof>, loan: Loan) {
             // The request for it may still be on its way, or be worked on.
             Ok(Answered::NoAllocation) if loan == Loan::Unanswered => {
                 sleep(pause).await;
-                pause *= 2;
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
             Ok(Answered::StaleNonce(answer)) if renewals < MOST_RENEWALS => {
                 renewals += 1;

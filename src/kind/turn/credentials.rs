@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::Options;
 use crate::failure::{CallError, Reason};
 use crate::stun::SharedSecretCredentials;
+use crate::time::PromDuration;
 
 /// The longest name of a user in a message, in bytes, as by RFC 8489.
 const LONGEST_NAME: usize = 508;
 
 /// Where the credentials of a target come from. What the fields name are keys of Secrets, so their values are known only when a probe begins.
 #[derive(Debug)]
-pub(super) enum CredentialSource {
+pub(super) enum TurnCredentialSource {
     /// `username` and `password`.
     LongTerm,
     /// `sharedSecret`.
@@ -25,14 +26,14 @@ pub(super) struct TurnCredentials {
     pub(super) password: String,
 }
 
-impl CredentialSource {
+impl TurnCredentialSource {
     /// None if the target has none.
     pub(super) fn new(options: &Options) -> Option<Self> {
         const USER: &str = "scrapetarget-exporter";
         const TTL: Duration = Duration::from_secs(600);
         if options.shared_secret.is_some() {
             let user = options.user_id.clone().unwrap_or_else(|| USER.to_owned());
-            return Some(Self::SharedSecret { user, ttl: options.ttl.map_or(TTL, |ttl| ttl.get()) });
+            return Some(Self::SharedSecret { user, ttl: options.ttl.map_or(TTL, PromDuration::get) });
         }
         options.username.is_some().then_some(Self::LongTerm)
     }
@@ -76,9 +77,9 @@ mod tests {
 
     #[test]
     fn credentials_are_those_of_the_secrets_or_made_of_one() {
-        assert!(CredentialSource::new(&Options::default()).is_none());
+        assert!(TurnCredentialSource::new(&Options::default()).is_none());
         let options = Options { username: key(), password: key(), ..Options::default() };
-        let source = CredentialSource::new(&options).unwrap();
+        let source = TurnCredentialSource::new(&options).unwrap();
         let found = source.credentials(&[Some(b"alice"), Some(b"secret")]).unwrap().unwrap();
         assert_eq!((&*found.username, &*found.password), ("alice", "secret"));
         assert!(source.credentials(&[Some(b"alice"), None]).unwrap().is_none());
@@ -88,7 +89,7 @@ mod tests {
         }
 
         let options = Options { shared_secret: key(), user_id: Some("probe".to_owned()), ..Options::default() };
-        let source = CredentialSource::new(&options).unwrap();
+        let source = TurnCredentialSource::new(&options).unwrap();
         let found = source.credentials(&[Some(b"shared")]).unwrap().unwrap();
         let (until, user) = found.username.split_once(':').unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();

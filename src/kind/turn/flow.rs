@@ -155,7 +155,7 @@ impl Session<'_, '_> {
     fn granted(&mut self, answer: &StunMessage<'_>) -> Result<SocketAddr, CallError> {
         let lifetime = answer.number(StunAttribute::LIFETIME).map_err(|fault| unreadable(&fault))?;
         let relayed = answer.xor_address(StunAttribute::XOR_RELAYED_ADDRESS).map_err(|fault| unreadable(&fault))?;
-        let record = &mut self.probe.record;
+        let record = &mut *self.probe.record;
         if let Some(lifetime) = lifetime {
             record.set(&LIFETIME, &[], f64::from(lifetime));
         }

@@ -26,7 +26,7 @@ use super::{
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, port};
 use crate::time::PromDuration;
-use credentials::CredentialSource;
+use credentials::TurnCredentialSource;
 use relay::RelaySettings;
 
 /// What is tried with a TURN server, and with which credentials.
@@ -123,11 +123,11 @@ impl super::Options for Options {
 impl super::ProbeOptions for Options {
     fn prober(&self, url: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>> {
         let transport = StunTransport::of(url);
-        let credentials = CredentialSource::new(self);
+        let credentials = TurnCredentialSource::new(self);
         let default = if credentials.is_some() { TurnMode::Allocate } else { TurnMode::Challenge };
         Ok(Arc::new(TurnProber {
             transport,
-            port: url.port().unwrap_or(transport.default_port()),
+            port: url.port().unwrap_or_else(|| transport.default_port()),
             mode: self.mode.unwrap_or(default),
             credentials,
             relay: RelaySettings::new(self),
@@ -203,7 +203,7 @@ struct TurnProber {
     transport: StunTransport,
     port: u16,
     mode: TurnMode,
-    credentials: Option<CredentialSource>,
+    credentials: Option<TurnCredentialSource>,
     relay: RelaySettings,
 }
 

@@ -14,7 +14,7 @@ pub(super) fn refusal(step: TurnPhase, code: u16, answer: &StunMessage<'_>) -> C
     let (reason, meaning) = match code {
         300 => (Reason::Response, alternate(answer)),
         400 if step == TurnPhase::Allocate => {
-            (Reason::Auth, "it asked for credentials and does not accept these, as pion says it: correct them".to_owned())
+            (Reason::Auth, "it asked for credentials and does not accept these, as some versions of pion say it: correct them".to_owned())
         }
         400 => (Reason::Response, "bad request: it may be a server for STUN alone".to_owned()),
         401 | 441 if has_asked => (

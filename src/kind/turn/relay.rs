@@ -10,6 +10,7 @@ use crate::failure::{CallError, Reason};
 use crate::kind::Recorder;
 use crate::kind::probe::StunLink;
 use crate::stun::{ChannelData, StunFrame};
+use crate::time::PromDuration;
 
 /// How long packets are waited for after the last one was sent, if enough have come.
 const LATE: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ impl RelaySettings {
         Self {
             packets: options.packets.unwrap_or(10),
             size: options.packet_size.unwrap_or(160),
-            interval: options.packet_interval.map_or(Duration::from_millis(20), |interval| interval.get()),
+            interval: options.packet_interval.map_or(Duration::from_millis(20), PromDuration::get),
             min_received: options.min_received.unwrap_or(1),
             is_required: options.require_relay.unwrap_or(false),
         }
@@ -159,16 +160,13 @@ impl Packets {
             Ok(StunFrame::Channel(ChannelData { number: CHANNEL, data })) => {
                 let number = data.first_chunk().map(|number| u32::from_be_bytes(*number));
                 let packet = number.and_then(|number| self.sent.get_mut(usize::try_from(number).ok()?));
-                match packet.filter(|packet| packet.payload == data) {
-                    Some(packet) => {
-                        let is_first = packet.round_trip.is_none();
-                        packet.round_trip.get_or_insert(at.duration_since(packet.at));
-                        is_first
-                    }
-                    None => {
-                        self.changed += 1;
-                        false
-                    }
+                if let Some(packet) = packet.filter(|packet| packet.payload == data) {
+                    let is_first = packet.round_trip.is_none();
+                    packet.round_trip.get_or_insert_with(|| at.duration_since(packet.at));
+                    is_first
+                } else {
+                    self.changed += 1;
+                    false
                 }
             }
             Ok(StunFrame::Channel(_)) => {

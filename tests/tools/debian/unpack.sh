@@ -16,7 +16,7 @@ rm -rf "$work"
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/packages"
 cd "$work/packages"
-mapfile -t packages < <(sed -n 's/^\([a-z][^ ]*\) \(.*\)/\1=\2-*/p' "$here"/packages.txt)
+mapfile -t packages < <(sed -n 's/^\([a-z][^ ]*\) \(.*\*\)$/\1=\2/p;t;s/^\([a-z][^ ]*\) \(.*\)/\1=\2-*/p' "$here"/packages.txt)
 # As root, apt would hand the download to a user who may not write here.
 download() { apt-get -qq -o APT::Sandbox::User=root download "${packages[@]}" >&2; }
 # On a new machine the lists are empty, or so old that what they name is gone.
@@ -26,10 +26,29 @@ for package in *.deb; do
 done
 cd ..
 rm -rf packages
-for program in usr/bin/prometheus-blackbox-exporter usr/sbin/nginx; do
-  # nginx prints its version with a small letter.
-  "$program" "$([ "${program##*/}" = nginx ] && echo -v || echo --version)" >/dev/null 2>&1 \
-    || fail "$program does not start: $(ldd "$program" | grep 'not found' || true)"
+# Each finds libraries that are not installed beside itself.
+for libraries in usr/lib/*-linux-gnu; do
+  export LD_LIBRARY_PATH=$PWD/$libraries
 done
+while read -r program option; do
+  "$program" "$option" >/dev/null 2>&1 || fail "$program does not start: $(ldd "$program" | grep 'not found' || true)"
+done <<'PROGRAMS'
+usr/bin/prometheus-apache-exporter --version
+usr/bin/prometheus-blackbox-exporter --version
+usr/bin/prometheus-elasticsearch-exporter --version
+usr/bin/prometheus-mysqld-exporter --version
+usr/bin/prometheus-nginx-exporter --version
+usr/bin/prometheus-node-exporter --version
+usr/bin/prometheus-postgres-exporter --version
+usr/bin/prometheus-process-exporter --version
+usr/bin/prometheus-redis-exporter --version
+usr/bin/redis-server --version
+usr/bin/turnserver --version
+usr/lib/postgresql/15/bin/initdb --version
+usr/lib/postgresql/15/bin/postgres --version
+usr/sbin/apache2 -v
+usr/sbin/mariadbd --version
+usr/sbin/nginx -v
+PROGRAMS
 rm -rf "$folder"
 mv "$work" "$folder"
