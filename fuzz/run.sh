@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?write how many seconds each target may take, for instance: fuzz/run.sh 60}
 shift
-all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue)
+all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue websocket_handshake)
 [[ $# -gt 0 ]] && targets=("$1") || targets=("${all[@]}")
 [[ $# -gt 1 && $seconds != 0 ]] && targets=("$@")
 
@@ -118,6 +118,12 @@ plant() {
       printf '^220.*ESMTP (.*)$\n$1\n220-first\r\n220 ESMTP ready\r\nmore' > "$into/seed-smtp"
       printf '[[:alpha:]\\D]{2,3}|\\bx\\B\n$0\n\351\377\nxy' > "$into/seed-class"
       printf 'PONG\n$0${1}\n+PONG' > "$into/seed-literal"
+      ;;
+    websocket_handshake)
+      local accept='HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n'
+      printf "$accept"'Sec-WebSocket-Protocol: a\r\n\r\n' > "$into/seed-upgrade"
+      printf "$accept"'Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: b\r\n\r\n' > "$into/seed-extension"
+      printf 'HTTP/1.0 403 Forbidden\nContent-Length: 0\n\n' > "$into/seed-refusal"
       ;;
     manifests)
       # one seed for each document: short inputs are tried faster

@@ -158,8 +158,8 @@ pub struct PollingArgs {
 /// Flags about what authors of targets may have probed.
 #[derive(Clone, Debug, Args)]
 pub struct ProbingArgs {
-    /// Types of target that may be probed, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp, Grpc and WebSocket. Targets of another type are
-    /// not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
+    /// Types of target that may be probed, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp, Grpc and WebSocket. Targets of another
+    /// type are not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
     #[arg(long, env = "SCRAPETARGET_PROBERS", value_delimiter = ',', value_name = "TYPE", value_parser = prober)]
     pub probers: Vec<ProberWord>,
     /// Maximum number of probes of one address in a second, over all targets in all namespaces; a probe beyond it fails with the reason

@@ -109,8 +109,7 @@ fn every_target_of_the_example_is_converted_but_for_probers_that_are_not_offered
     let said = convert(&EVERYTHING);
     let left: Vec<&str> = said.stderr.lines().filter(|line| line.contains("is not converted")).collect();
     for line in &left {
-        let known =
-            ["the prober unix", "no module \"unknown\"", "kubernetes_sd_configs", "targets.ingress"];
+        let known = ["the prober unix", "no module \"unknown\"", "kubernetes_sd_configs", "targets.ingress"];
         assert!(known.iter().any(|why| line.contains(why)), "{line}");
     }
     assert_eq!(left.len(), 4, "{left:#?}");

@@ -114,7 +114,9 @@ impl UpgradeRequest {
     }
 
     fn has_parameter(&self, name: &str) -> bool {
-        self.query.split('&').any(|pair| pair.split_once('=').is_some_and(|(own, value)| own == name && !value.is_empty()))
+        self.query
+            .split('&')
+            .any(|pair| pair.split_once('=').is_some_and(|(own, value)| own == name && !value.is_empty()))
     }
 }
 
@@ -136,7 +138,9 @@ impl Dialect {
             "/socket.io/" => Err(400),
             _ if request.asks_for("janus-protocol") => Ok((Self::Janus, Some("janus-protocol"))),
             _ if !request.asks_for("protoo") => Err(403),
-            _ if request.has_parameter("roomId") && request.has_parameter("peerId") => Ok((Self::Protoo, Some("protoo"))),
+            _ if request.has_parameter("roomId") && request.has_parameter("peerId") => {
+                Ok((Self::Protoo, Some("protoo")))
+            }
             _ => Err(400),
         }
     }
@@ -149,9 +153,9 @@ impl Dialect {
                 let data = json!({ "version": "3.19.0" });
                 Some(json!({ "notification": true, "method": "mediasoup-version", "data": data }).to_string())
             }
+            // In the order of a real one, which people compare it with.
             Self::SocketIo => {
-                let open = json!({ "sid": "yR2vTOJz0000", "upgrades": [], "pingInterval": 25_000, "pingTimeout": 20_000 });
-                Some(format!("0{open}"))
+                Some(r#"0{"sid":"yR2vTOJz0000","upgrades":[],"pingInterval":25000,"pingTimeout":20000}"#.to_owned())
             }
         }
     }
@@ -239,7 +243,8 @@ impl Signalling {
             Mode::Html => Some(200),
             Mode::Hang => std::future::pending().await,
             Mode::Healthy | Mode::Empty | Mode::Truncated => {
-                let is_welcome = self.authorization.is_none() || self.authorization.as_deref() == request.header("authorization");
+                let is_welcome =
+                    self.authorization.is_none() || self.authorization.as_deref() == request.header("authorization");
                 (!is_welcome).then_some(401)
             }
         };

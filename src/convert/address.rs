@@ -137,7 +137,8 @@ fn websocket(target: &str) -> Result<ProbeAddress, String> {
     match decoded.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => located("ws", rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss") => located("wss", rest),
-        _ => Err("a target of websocket begins with ws:// or wss://, and the blackbox exporter refuses it as well".to_owned()),
+        _ => Err("a target of websocket begins with ws:// or wss://, and the blackbox exporter refuses it as well"
+            .to_owned()),
     }
 }
 
