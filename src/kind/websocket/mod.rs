@@ -123,7 +123,6 @@ impl super::Options for Options {
     const TYPE_HINTS: &'static [(&'static str, &'static str)] = &[
         ("spec.websocket.validStatusCodes", "write a list of numbers, for instance [101] or [401]"),
         ("spec.websocket.subprotocols", "write a list of names, for instance [protoo]"),
-        ("spec.websocket.ping", "write true or false"),
     ];
     const RESERVED: &'static [(&'static str, &'static str)] = &[
         ("headers", "write them into spec.headers"),
