@@ -1,6 +1,7 @@
 //! Type WebSocket against signalling servers: dialogues as of real ones, what is exported whatever happens, and servers that mean ill.
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::needless_pass_by_value, reason = "options are written where they are used")]
 
 mod support;
 
@@ -77,7 +78,7 @@ async fn heard(conversation: &mut Conversation) -> io::Result<(u8, Vec<u8>)> {
     assert!(header[1] & 0x80 != 0, "a client masks its frames");
     let length = match header[1] & 0x7f {
         126 => usize::from(u16::from_be_bytes(conversation.bytes(2).await?.try_into().unwrap())),
-        127 => u64::from_be_bytes(conversation.bytes(8).await?.try_into().unwrap()) as usize,
+        127 => usize::try_from(u64::from_be_bytes(conversation.bytes(8).await?.try_into().unwrap())).unwrap(),
         short => usize::from(short),
     };
     let mask = conversation.bytes(4).await?;

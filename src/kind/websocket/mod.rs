@@ -26,7 +26,7 @@ use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, Sha
 use crate::dial::ServerRole;
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, port};
-pub use handshake::read_handshake;
+pub use handshake::{AgreedUpgrade, read_handshake};
 use handshake::{SWITCHING_PROTOCOLS, UpgradeAnswer, upgrade};
 use script::{ScriptedMessage, script};
 use session::{BASE_MEMORY, MessageSession};
