@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?write how many seconds each target may take, for instance: fuzz/run.sh 60}
 shift
-all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue stun)
+all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue stun websocket_handshake)
 [[ $# -gt 0 ]] && targets=("$1") || targets=("${all[@]}")
 [[ $# -gt 1 && $seconds != 0 ]] && targets=("$@")
 
@@ -125,6 +125,12 @@ plant() {
       printf '\1\0\11\0\17\0\0\4\1Unauthorized\0\0\24\0\5realm\0\0\0\200\42\0\4test' > "$into/seed-error"
       printf '\1\0\26\0\24\0\2\55\134\40\1\15\270\0\0\0\0\0\0\0\0\0\0\0\1\0\15\0\4\0\0\2\130' > "$into/seed-relayed"
       printf '\0\100\1\0\5hello\0\0\0' > "$into/seed-channel"
+      ;;
+    websocket_handshake)
+      local accept='HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n'
+      printf "$accept"'Sec-WebSocket-Protocol: a\r\n\r\n' > "$into/seed-upgrade"
+      printf "$accept"'Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: b\r\n\r\n' > "$into/seed-extension"
+      printf 'HTTP/1.0 403 Forbidden\nContent-Length: 0\n\n' > "$into/seed-refusal"
       ;;
     manifests)
       # one seed for each document: short inputs are tried faster

@@ -473,6 +473,33 @@ fn an_empty_expectation_waits_for_a_line_and_one_that_is_not_there_does_not() {
 }
 
 #[test]
+fn messages_of_websocket_are_steps_without_what_only_lines_have() {
+    let module = "headers: {Sec-WebSocket-Protocol: {values: ['chat, prices']}, Origin: {values: [https://a.example.com]}},
+        http_config: {bearer_token: hunter2, proxy_url: 'http://proxy:3128', http_headers: {X-A: {values: [b]}}, tls_config: {server_name: b}},
+        query_response: [{send: hello, expect: '(hi)', labels: [{name: a, value: b}]}, {expect_bytes: x, send: !!binary /w==}, {starttls: true, send: $1}]";
+    let said = converted(
+        &format!("modules: {{m: {{prober: websocket, websocket: {{{module}}}}}}}"),
+        &job("'wss://sfu.example.com/signaling?a=b'"),
+    );
+    let spec = only_spec(&said);
+    assert_eq!((&spec["type"], &spec["url"]), (&json!("WebSocket"), &json!("wss://sfu.example.com/signaling?a=b")));
+    let steps = json!([{"expect": "(hi)", "send": "hello"}, {"sendBase64": "/w=="}, {"send": "$1"}]);
+    assert_eq!(spec["websocket"], json!({"subprotocols": ["chat", "prices"], "queryResponse": steps}));
+    assert_eq!(spec["headers"], json!([{"name": "Origin", "value": "https://a.example.com"}]));
+    assert_eq!(spec["tlsConfig"], json!({"serverName": "b"}));
+    assert!(spec["authorization"].is_object() && spec["proxyUrl"].is_null(), "{spec}");
+    for field in ["proxy_url", "http_headers", "labels", "expect_bytes", "starttls"] {
+        assert!(said.stderr.contains(&format!("{field}: is left out")), "{field}: {}", said.stderr);
+    }
+    assert!(said.stderr.contains("sent as a binary message"), "{}", said.stderr);
+    let plain = converted(
+        "modules: {m: {prober: websocket, websocket: {http_config: {tls_config: {server_name: b}}}}}",
+        &job("'ws://sfu.example.com/'"),
+    );
+    assert_eq!(only_spec(&plain)["tlsConfig"], Value::Null);
+}
+
+#[test]
 fn a_payload_that_needs_a_flag_is_named_with_it() {
     for (size, is_named) in [(1472, false), (1473, true), (9000, true)] {
         let said = converted(&format!("modules: {{m: {{prober: icmp, icmp: {{payload_size: {size}}}}}}}"), &job("a"));

@@ -153,10 +153,9 @@ impl Dialect {
                 let data = json!({ "version": "3.19.0" });
                 Some(json!({ "notification": true, "method": "mediasoup-version", "data": data }).to_string())
             }
+            // In the order of a real one, which people compare it with.
             Self::SocketIo => {
-                let open =
-                    json!({ "sid": "yR2vTOJz0000", "upgrades": [], "pingInterval": 25_000, "pingTimeout": 20_000 });
-                Some(format!("0{open}"))
+                Some(r#"0{"sid":"yR2vTOJz0000","upgrades":[],"pingInterval":25000,"pingTimeout":20000}"#.to_owned())
             }
         }
     }

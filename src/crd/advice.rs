@@ -481,6 +481,11 @@ mod tests {
             ("type: Icmp, url: 'icmp://a:80'", "remove the port"),
             ("type: Grpc, url: grpc://a, grpc: {tls: true}", "write grpcs:// instead of grpc:// in url"),
             ("type: Grpc, url: grpc://a, grpc: {metadata: [a]}", "write {NAME: [VALUE]}"),
+            ("type: WebSocket, url: 'ws://a/', websocket: {tls: true}", "write wss:// instead of ws:// in url"),
+            ("type: WebSocket, url: 'ws://a/', websocket: {validStatusCodes: 401}", "for instance [101] or [401]"),
+            ("type: WebSocket, url: 'ws://a/', websocket: {subprotocols: protoo}", "for instance [protoo]"),
+            ("type: WebSocket, url: 'ws://a/', websocket: {ping: 'yes'}", "write true or false"),
+            ("type: WebSocket, url: 'http://a/'", "it is the url of a target of type Sora, Orion, Mediasoup or Http"),
         ] {
             let spec = yaml::read(&format!("{{{spec}}}"), 1, Dialect::Kubernetes).unwrap().to_value();
             let manifest = json!({

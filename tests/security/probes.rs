@@ -122,6 +122,15 @@ async fn stage() -> (TempDir, String, Vec<&'static str>) {
             format!("tcp://{port}"),
             dialogue(&format!("{{ sendBase64: {encoded:?}, newline: true }}, {{ expectBytes: otherwise }}")),
         ),
+        (
+            "upgrade",
+            "WebSocket",
+            format!("ws://{web}/refused"),
+            format!(
+                "{bearer}, {headers}, websocket: {{ queryResponse: [{{ send: {send} }}, {{ sendBase64: {encoded:?} }}, \
+                 {{ sendSecretRef: {{ name: s, key: send }} }}] }}"
+            ),
+        ),
         ("health", "Grpc", format!("grpc://{port}"), format!("timeout: 1s, {bearer}, {headers}, {grpc}")),
     ];
     let mut text = String::new();
@@ -204,6 +213,7 @@ async fn secrets_of_probes_stand_nowhere() {
             ("refused", "  body: <masked>\n"),
             ("unmatched", "send: <masked>\n"),
             ("binary", "sendBase64: <masked>\n"),
+            ("upgrade", "send: <masked>\n"),
             ("health", "    - <masked>\n"),
         ] {
             let shown = &debugs[names.iter().position(|found| *found == name).unwrap()];

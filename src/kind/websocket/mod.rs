@@ -26,7 +26,7 @@ use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, Sha
 use crate::dial::ServerRole;
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, port};
-pub use handshake::read_handshake;
+pub use handshake::{AgreedUpgrade, read_handshake};
 use handshake::{SWITCHING_PROTOCOLS, UpgradeAnswer, upgrade};
 use script::{ScriptedMessage, script};
 use session::{BASE_MEMORY, MessageSession};
@@ -124,7 +124,6 @@ impl super::Options for Options {
     const TYPE_HINTS: &'static [(&'static str, &'static str)] = &[
         ("spec.websocket.validStatusCodes", "write a list of numbers, for instance [101] or [401]"),
         ("spec.websocket.subprotocols", "write a list of names, for instance [protoo]"),
-        ("spec.websocket.ping", "write true or false"),
     ];
     const RESERVED: &'static [(&'static str, &'static str)] = &[
         ("headers", "write them into spec.headers"),

@@ -60,6 +60,13 @@ const NO_STATUS: u16 = 1005;
 /// The connection ended without a close frame.
 const ABNORMAL: u16 = 1006;
 
+/// The expected message has come.
+#[derive(Debug, Default)]
+struct MatchedMessage {
+    /// What is sent after it, if groups of it are in that.
+    expanded: Option<String>,
+}
+
 /// A connection that speaks WebSocket.
 pub(super) struct MessageSession<'s, 'p> {
     probe: &'s mut Probe<'p>,
@@ -144,7 +151,7 @@ impl<'s, 'p> MessageSession<'s, 'p> {
             if outcome.is_err() {
                 self.probe.record.set(&FAILED_DUE_TO_REGEX, &[], 1.0);
             }
-            expanded = outcome?;
+            expanded = outcome?.expanded;
         }
         let message = match &step.send {
             Some(SentText::Expanded) => Message::text(expanded.unwrap_or_default()),
@@ -177,25 +184,25 @@ impl<'s, 'p> MessageSession<'s, 'p> {
         }
     }
 
-    /// Reads a message or, if others are skipped, until the expected one. Returns the text that is made of it, if one is sent.
+    /// Reads a message or, if others are skipped, until the expected one.
     async fn expect(
         &mut self,
         step: &ScriptedMessage,
         expected: &ExpectedMessage,
-    ) -> Result<Option<String>, CallError> {
+    ) -> Result<MatchedMessage, CallError> {
         let mut matcher = None;
         loop {
             let payload = self.data(&step.field).await?;
             let bytes = payload.len();
             let found = match expected {
-                ExpectedMessage::Bytes(wanted) => (payload == *wanted).then_some(None),
+                ExpectedMessage::Bytes(wanted) => (payload == *wanted).then(MatchedMessage::default),
                 ExpectedMessage::Matching { pattern, templates } => {
                     self.search(step, pattern, templates, payload, &mut matcher).await?
                 }
             };
-            if let Some(expanded) = found {
+            if let Some(matched) = found {
                 self.probe.record.event(format!("{}: a message of {bytes} bytes matched", short(&step.field)));
-                return Ok(expanded);
+                return Ok(matched);
             }
             if !step.skip_unmatched {
                 let message = format!(
@@ -209,7 +216,7 @@ impl<'s, 'p> MessageSession<'s, 'p> {
         }
     }
 
-    /// Whether the pattern matches in the message, and the text that is made of its groups.
+    /// Whether the pattern matches in the message.
     async fn search(
         &mut self,
         step: &ScriptedMessage,
@@ -217,13 +224,13 @@ impl<'s, 'p> MessageSession<'s, 'p> {
         templates: &Arc<[String]>,
         payload: Bytes,
         matcher: &mut Option<Matcher>,
-    ) -> Result<Option<Option<String>>, CallError> {
+    ) -> Result<Option<MatchedMessage>, CallError> {
         let length = payload.len();
         if length > MAX_EXPANDED {
             let (cost, pattern) = (search_work([pattern], length), pattern.clone());
             let search = move |stop: &Stop| pattern.search(&readable(&payload), stop);
             return match self.probe.compare(cost, length, search).await? {
-                Some(true) if templates.is_empty() => Ok(Some(None)),
+                Some(true) if templates.is_empty() => Ok(Some(MatchedMessage::default())),
                 Some(true) => {
                     let most = MAX_EXPANDED >> 10;
                     let message = format!(
@@ -249,7 +256,7 @@ impl<'s, 'p> MessageSession<'s, 'p> {
         };
         let (texts, known) = self.probe.compare(cost, length, search).await?;
         *matcher = Some(known);
-        Ok(texts.map(|mut texts| texts.pop()))
+        Ok(texts.map(|mut texts| MatchedMessage { expanded: texts.pop() }))
     }
 
     /// The payload of the next text or binary message.
@@ -271,13 +278,13 @@ impl<'s, 'p> MessageSession<'s, 'p> {
         let mut others = 0_usize;
         let deadline = self.probe.deadline;
         let pinging = async {
-            let ping = Message::Ping(Bytes::copy_from_slice(&payload));
-            if let Err(error) = self.socket.send(ping).await {
+            let message = Message::Ping(Bytes::copy_from_slice(&payload));
+            if let Err(error) = self.socket.send(message).await {
                 return Err(self.ended(error));
             }
             loop {
                 match self.next().await? {
-                    Message::Pong(pong) if pong == payload[..] => return Ok(()),
+                    Message::Pong(answer) if answer == payload[..] => return Ok(()),
                     // Nobody has to be asked for a pong.
                     Message::Pong(_) => others += 1,
                     Message::Close(frame) => return Err(closed(frame.as_ref(), "before it answered the ping")),
