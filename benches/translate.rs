@@ -64,7 +64,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 fn answered(body: &'static [u8]) -> Answer {
-    Answer(Ok(Response { status: 200, body: body.into() }))
+    Answer(Ok(Response { status: 200, content_type: None, body: body.into() }))
 }
 
 fn body(answer: &Answer) -> &[u8] {

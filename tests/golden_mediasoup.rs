@@ -46,7 +46,7 @@ fn build(options: &Options) -> Box<dyn Kind> {
 }
 
 fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
-    Answer(Ok(Response { status, body: body.into() }))
+    Answer(Ok(Response { status, content_type: None, body: body.into() }))
 }
 
 fn poll(kind: &mut dyn Kind, answer: Answer, sample_limit: usize) -> (Finished, Result<(), CallError>) {

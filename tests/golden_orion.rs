@@ -73,7 +73,7 @@ fn exposition(folder: &Path) -> String {
 
 fn answer(folder: &Path, call: &str) -> Answer {
     if let Ok(body) = std::fs::read(folder.join(format!("{call}.json"))) {
-        return Answer(Ok(Response { status: 200, body: body.into() }));
+        return Answer(Ok(Response { status: 200, content_type: None, body: body.into() }));
     }
     let Ok(recorded) = std::fs::read(folder.join(format!("{call}.http"))) else {
         return Answer(Err(CallError::new(Reason::Connect, "connection refused")));
@@ -81,5 +81,5 @@ fn answer(folder: &Path, call: &str) -> Answer {
     let recorded = String::from_utf8(recorded).unwrap().replace("\r\n", "\n");
     let (head, body) = recorded.split_once("\n\n").expect("a head, an empty line, a body");
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer(Ok(Response { status, body: body.to_owned().into() }))
+    Answer(Ok(Response { status, content_type: None, body: body.to_owned().into() }))
 }

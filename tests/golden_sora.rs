@@ -87,7 +87,7 @@ fn answer(folder: &Path, call: &str) -> Answer {
             [stem, status, "json"] if stem == call => status.parse().unwrap(),
             _ => continue,
         };
-        return Answer(Ok(Response { status, body: std::fs::read(path).unwrap().into() }));
+        return Answer(Ok(Response { status, content_type: None, body: std::fs::read(path).unwrap().into() }));
     }
     Answer(Err(CallError::new(Reason::Connect, "connection refused")))
 }

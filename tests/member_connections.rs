@@ -164,7 +164,7 @@ fn trusting(ca: Arc<[u8]>) -> Connection {
 /// One poll of one call.
 async fn poll(client: &Client, url: &str) -> Fetched {
     let url: Url = url.parse().unwrap();
-    let calls = [Call { name: "stats", method: Method::Get, url, headers: Vec::new() }];
+    let calls = [Call { name: "stats", method: Method::Get, url, headers: Vec::new(), timeout_header: None }];
     let limits = Limits::new(1 << 20, 8 << 20);
     fetch(client, &calls, &HeaderMap::new(), &limits, Instant::now() + PATIENCE).await
 }

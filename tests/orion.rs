@@ -29,7 +29,7 @@ fn ok(body: impl Into<String>) -> Answer {
 }
 
 fn status(status: u16, body: impl Into<String>) -> Answer {
-    Answer(Ok(Response { status, body: body.into().into() }))
+    Answer(Ok(Response { status, content_type: None, body: body.into().into() }))
 }
 
 fn refused() -> Answer {
@@ -344,7 +344,7 @@ async fn ask(kind: &dyn Kind, broker: &Broker) -> Vec<Answer> {
         let response = broker.routes().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let status = response.status().as_u16();
         let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
-        answers.push(Answer(Ok(Response { status, body })));
+        answers.push(Answer(Ok(Response { status, content_type: None, body })));
     }
     answers
 }

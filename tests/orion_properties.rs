@@ -15,7 +15,7 @@ fn kind(level: Level) -> Box<dyn Kind> {
 
 /// Polls once with these bodies, checks what comes out, and returns every series with its value.
 fn poll(kind: &mut dyn Kind, status: u16, bodies: [Vec<u8>; 4], sample_limit: usize) -> Vec<(String, f64)> {
-    let answers = bodies.map(|body| Answer(Ok(Response { status, body: body.into() })));
+    let answers = bodies.map(|body| Answer(Ok(Response { status, content_type: None, body: body.into() })));
     let mut out = Families::default();
     let results = kind.translate(&answers, &Context { now: 0.0, sample_limit }, &mut out);
     assert_eq!(results.len(), 4);

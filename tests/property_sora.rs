@@ -24,7 +24,7 @@ fn judge(bodies: [Vec<u8>; 4], sample_limit: usize) -> Result<(), TestCaseError>
     };
     let blocks = Blocks { sora: Some(Box::new(options)), ..Blocks::default() };
     let mut kind = blocks.engine(Type::Sora, &Url::parse("http://sora:3000/").unwrap()).unwrap().translator().unwrap();
-    let answers = bodies.map(|body| Answer(Ok(Response { status: 200, body: body.into() })));
+    let answers = bodies.map(|body| Answer(Ok(Response { status: 200, content_type: None, body: body.into() })));
     let mut out = Families::default();
     let verdicts = kind.translate(&answers, &Context { now: 1.7e9, sample_limit }, &mut out);
     prop_assert_eq!(verdicts.len(), 4);
@@ -151,8 +151,8 @@ fn bytes_that_are_no_utf8_cost_no_more_than_a_character() {
     report[at] = 0xff;
     let mut kind =
         Blocks::default().engine(Type::Sora, &Url::parse("http://sora:3000/").unwrap()).unwrap().translator().unwrap();
-    let answers =
-        [report, LICENSE.into(), MODE.into()].map(|body| Answer(Ok(Response { status: 200, body: body.into() })));
+    let answers = [report, LICENSE.into(), MODE.into()]
+        .map(|body| Answer(Ok(Response { status: 200, content_type: None, body: body.into() })));
     let mut out = Families::default();
     let verdicts = kind.translate(&answers, &Context { now: 1.7e9, sample_limit: 10_000 }, &mut out);
     assert!(verdicts.iter().all(Result::is_ok), "{verdicts:?}");

@@ -26,7 +26,7 @@ async fn get(routes: Router, path: &str, token: Option<&str>) -> (StatusCode, By
 
 async fn poll(kind: &mut dyn Kind, routes: Router, path: &str) -> Finished {
     let (status, body) = get(routes, path, None).await;
-    let answer = Answer(Ok(Response { status: status.as_u16(), body }));
+    let answer = Answer(Ok(Response { status: status.as_u16(), content_type: None, body }));
     let mut out = Families::default();
     let reports = kind.translate(&[answer], &Context { now: 0.0, sample_limit: 100_000 }, &mut out);
     assert_eq!(reports, [Ok(())]);

@@ -53,7 +53,7 @@ async fn poll(node: &Node, options: sora::Options) -> (Series, BTreeMap<&'static
         let [(header, target)] = &call.headers[..] else { panic!("one header") };
         assert_eq!(*header, "x-sora-target");
         let (status, body) = send(&routes, "POST", Some(target), "").await;
-        answers.push(Answer(Ok(Response { status, body: body.into() })));
+        answers.push(Answer(Ok(Response { status, content_type: None, body: body.into() })));
     }
     let mut out = Families::default();
     let verdicts = kind.translate(&answers, &Context { now: 1.7e9, sample_limit: 10_000 }, &mut out);

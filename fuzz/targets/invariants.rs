@@ -46,7 +46,7 @@ pub fn polls(kind: &mut dyn Kind, bodies: Vec<Vec<u8>>, sample_limit: usize) -> 
 /// An answer with status 200, or with that of a body which begins with one: `!404 …`.
 fn answer(body: Vec<u8>) -> Answer {
     let status = body.strip_prefix(b"!").and_then(|rest| std::str::from_utf8(rest.get(..3)?).ok()?.parse().ok());
-    Answer(Ok(Response { status: status.unwrap_or(200), body: body.into() }))
+    Answer(Ok(Response { status: status.unwrap_or(200), content_type: None, body: body.into() }))
 }
 
 /// An exposition has one well-formed text, and both formats say the same.

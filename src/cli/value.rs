@@ -97,7 +97,7 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
     fine.then(|| text.to_owned()).ok_or_else(|| "write up to 63 lowercase letters, digits and inner hyphens".to_owned())
 }
 
-/// A type that is probed, or `none` of them.
+/// A type that may be forbidden, or `none` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProberWord(pub(super) Option<Type>);
 
@@ -105,7 +105,7 @@ pub(super) fn prober(text: &str) -> Result<ProberWord, String> {
     if text == "none" {
         return Ok(ProberWord(None));
     }
-    let probed = || Type::ALL.iter().copied().filter(|kind| kind.is_probed());
+    let probed = || Type::ALL.iter().copied().filter(|kind| kind.may_be_forbidden());
     let found = probed().find(|kind| kind.as_str().eq_ignore_ascii_case(text));
     found.map(|kind| ProberWord(Some(kind))).ok_or_else(|| {
         let words: Vec<&str> = probed().map(Type::as_str).collect();

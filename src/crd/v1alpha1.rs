@@ -13,7 +13,7 @@ use super::access::{Authorization, BasicAuth, Header, TlsConfig};
 use super::members::Members;
 use super::monitor::Monitor;
 use super::{rules, schema};
-use crate::kind;
+use crate::kind::{self, MaxAge};
 use crate::time::PromDuration;
 
 /// Which server is polled, how often, and how the exporter connects to it.
@@ -71,9 +71,10 @@ pub struct ScrapeTargetSpec {
     /// timeout of each member, which is shortened if less time remains of interval after the members were started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<PromDuration>,
-    /// The maximum age of the data that a scrape returns without a new poll; at most interval. Defaults to 0.9 of interval. With 0s, every
-    /// scrape polls the target.
+    /// The maximum age of the data that a scrape returns without a new poll. The description in the schema also names the types with another
+    /// default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(description = max_age_description())]
     pub max_age: Option<PromDuration>,
     /// Suspend polling. A suspended target stays declared, but has no ServiceMonitor and no entry in /sd.
     #[serde(default)]
@@ -169,6 +170,17 @@ fn url_description() -> String {
     )
 }
 
+/// The description of `spec.maxAge`, with the types whose default is another one.
+fn max_age_description() -> String {
+    let zero: Vec<_> =
+        kind::Type::ALL.iter().filter(|kind| kind.max_age() == MaxAge::Zero).map(|kind| kind.as_str()).collect();
+    format!(
+        "The maximum age of the data that a scrape returns without a new poll; at most interval. Defaults to 0.9 of interval, and to 0s with \
+         type {}. With 0s, every scrape polls the target.",
+        zero.join(", ")
+    )
+}
+
 impl ScrapeTargetSpec {
     /// The spec with nothing but what must be there; all else has its default.
     pub fn new(kind: kind::Type, url: impl Into<String>) -> Self {
@@ -206,9 +218,13 @@ impl ScrapeTargetSpec {
         self.timeout.map_or_else(|| self.effective_interval().min(Duration::from_secs(10)), PromDuration::get)
     }
 
-    /// `maxAge`, or nine tenths of the interval.
+    /// `maxAge`, or what it is by default for the type: nine tenths of the interval, or zero.
     pub fn effective_max_age(&self) -> Duration {
-        self.max_age.map_or_else(|| self.effective_interval() * 9 / 10, PromDuration::get)
+        let default = || match self.kind.max_age() {
+            MaxAge::OfInterval => self.effective_interval() * 9 / 10,
+            MaxAge::Zero => Duration::ZERO,
+        };
+        self.max_age.map_or_else(default, PromDuration::get)
     }
 
     /// The time within which all members begin to be polled: a tenth of the interval, at most 1 s; zero without `members`.

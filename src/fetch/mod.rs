@@ -110,7 +110,7 @@ pub async fn fetch(
             // Not even tried: a timeout would poll it once, and that opens a connection.
             Err(CallError::new(Reason::Timeout, "not sent, the previous calls used up the time"))
         } else {
-            let request = Request::new(call, headers, last, period);
+            let request = Request::new(call, headers, last, period, deadline);
             let exchange =
                 exchange(client, request, &mut kept, period, limits, deadline, &mut progress, &mut read, &mut share);
             let exchange = handshakes.during(exchange);
@@ -201,6 +201,7 @@ async fn exchange(
     let status = response.status().as_u16();
     progress.status = Some(status);
     progress.certificate_expiry = client.certificate_expiry(url, &response, &progress.handshakes);
+    let content_type = content_type(response.headers());
     let body = body::read(&mut response, limits, progress, read, share).await?;
     *kept = response.into_connection();
     if url.scheme() == "http"
@@ -208,7 +209,14 @@ async fn exchange(
     {
         return Err(error);
     }
-    Ok(Response { status, body })
+    Ok(Response { status, content_type, body })
+}
+
+/// The header `Content-Type`.
+fn content_type(headers: &HeaderMap) -> Option<Box<str>> {
+    const LONGEST: usize = 256;
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    (text.len() <= LONGEST).then(|| text.into())
 }
 
 /// The `User-Agent` of all requests.
@@ -222,7 +230,7 @@ struct Request<'c> {
 }
 
 impl<'c> Request<'c> {
-    fn new(call: &'c Call, headers: &HeaderMap, last: bool, period: Option<RenewalPeriod>) -> Self {
+    fn new(call: &'c Call, headers: &HeaderMap, last: bool, period: Option<RenewalPeriod>, deadline: Instant) -> Self {
         let method = match call.method {
             Method::Get => http::Method::GET,
             Method::Post => http::Method::POST,
@@ -231,6 +239,12 @@ impl<'c> Request<'c> {
         for (name, value) in &call.headers {
             if let Ok(value) = HeaderValue::from_str(value) {
                 own.insert(HeaderName::from_static(name), value);
+            }
+        }
+        if let Some(name) = call.timeout_header {
+            let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
+            if let Ok(seconds) = HeaderValue::from_str(&format!("{left:.3}")) {
+                own.insert(HeaderName::from_static(name), seconds);
             }
         }
         own.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));

@@ -16,8 +16,9 @@ use super::fair_semaphore::{FairPermit, QueueFull};
 use super::members::MemberParameter;
 use super::response::{self, ErrorResponse, RequestClient, ResponsePermit, exposition};
 use super::{AppState, targets};
+use crate::kind::Reason;
 use crate::metric::{Encoding, Format};
-use crate::poll::{Pieces, Poller};
+use crate::poll::{Pieces, Poller, Snapshot};
 use crate::target::{MemberLabel, Target};
 
 /// The header with the scrape timeout of Prometheus, in seconds.
@@ -106,8 +107,11 @@ impl ProbeRequest {
         }
         poller.prefer(format);
         let snapshot = poller.answer(wait).await;
+        let status = status(&poller.target(), &snapshot);
         if !snapshot.is_costly(format, encoding) {
-            return exposition(snapshot.body(format, encoding), format, encoding);
+            let mut response = exposition(snapshot.body(format, encoding), format, encoding);
+            *response.status_mut() = status;
+            return response;
         }
         let permit = match client {
             None => None,
@@ -118,10 +122,21 @@ impl ProbeRequest {
         };
         let held = permit.as_ref().map(|permit| ResponsePermit::Stream(Arc::downgrade(permit)));
         let mut response = exposition(stream(snapshot.pieces(format, encoding), permit), format, encoding);
+        *response.status_mut() = status;
         if let Some(held) = held {
             response.extensions_mut().insert(held);
         }
         response
+    }
+}
+
+/// The status of the answer: 200, unless the target is to look down to Prometheus itself when it is. One that is suspended is not down.
+fn status(target: &Target, snapshot: &Snapshot) -> StatusCode {
+    match &snapshot.failure {
+        Some(failure) if failure.reason != Reason::Suspended => {
+            StatusCode::from_u16(target.source.options.fail_status(target.source.kind)).unwrap_or(StatusCode::OK)
+        }
+        _ => StatusCode::OK,
     }
 }
 

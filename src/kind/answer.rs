@@ -13,6 +13,8 @@ use crate::failure::{CallError, Reason};
 pub struct Response {
     /// The HTTP status code.
     pub status: u16,
+    /// The header `Content-Type`, if there is one that is text and not longer than a few hundred bytes.
+    pub content_type: Option<Box<str>>,
     /// The body, decompressed, at most `--max-body-bytes` long.
     pub body: Bytes,
 }
@@ -94,7 +96,10 @@ mod tests {
     #[test]
     fn a_refusal_is_described_without_the_content_of_the_server() {
         let message = |status, body: &'static [u8]| {
-            Answer(Ok(Response { status, body: Bytes::from_static(body) })).success().unwrap_err().message
+            Answer(Ok(Response { status, content_type: None, body: Bytes::from_static(body) }))
+                .success()
+                .unwrap_err()
+                .message
         };
         assert_eq!(message(403, b" {\"token\":\"hunter2\"}"), "answered 403 Forbidden, 20 bytes of JSON");
         assert_eq!(message(401, b"hunter2"), "answered 401 Unauthorized, 7 bytes of text");

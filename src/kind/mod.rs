@@ -49,6 +49,13 @@ pub trait Options:
     /// Whether `spec.url` may have a query.
     const URL_QUERY: UrlQuery = UrlQuery::Never;
 
+    /// What `spec.maxAge` is if it is not set.
+    const MAX_AGE: MaxAge = MaxAge::OfInterval;
+
+    /// Whether it passes on the series of servers of any kind, under whatever names they have. Then no prefix of names is its own, and
+    /// whoever runs the exporter may forbid it, as a probe.
+    const PASSES_ON: bool = false;
+
     /// The fields of the spec, beside those that every kind has, which have a meaning for this one. The others are refused.
     const FIELDS: &'static [Field] = Field::OF_CALLS;
 
@@ -80,11 +87,25 @@ pub trait Options:
         Vec::new()
     }
 
+    /// The HTTP status of the answer to a scrape if the poll has failed: another one than 200 makes `up` 0.
+    fn fail_status(&self) -> u16 {
+        200
+    }
+
     /// Keys of Secrets that the block names, each with its field below the block: `queryResponse[0].sendSecretRef`. Their values are given to
     /// the probe in the same order.
     fn secrets(&self) -> Vec<(String, &SecretKeyRef)> {
         Vec::new()
     }
+}
+
+/// What `spec.maxAge` is if it is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxAge {
+    /// Nine tenths of the interval.
+    OfInterval,
+    /// Zero: every scrape polls the target.
+    Zero,
 }
 
 /// The options of a kind that is polled with HTTP calls.
@@ -168,6 +189,8 @@ pub struct Call {
     pub url: Url,
     /// Headers of the protocol itself; the user's come besides.
     pub headers: Vec<(&'static str, String)>,
+    /// The header, in lower case, in which servers want to be told how many seconds are left for their answer.
+    pub timeout_header: Option<&'static str>,
 }
 
 /// The methods that monitoring APIs are read with.
@@ -262,7 +285,23 @@ macro_rules! kinds {
                 match self { $(Self::$kind => <$module::Options as Options>::RESERVED),+ }
             }
 
-            /// Whether it is probed. If not, it is polled with HTTP calls, and the names of its families begin with that of its block.
+            /// What `spec.maxAge` is if it is not set.
+            pub const fn max_age(self) -> MaxAge {
+                match self { $(Self::$kind => <$module::Options as Options>::MAX_AGE),+ }
+            }
+
+            /// Whether it passes on the series of servers of any kind, under their own names.
+            pub const fn passes_on(self) -> bool {
+                match self { $(Self::$kind => <$module::Options as Options>::PASSES_ON),+ }
+            }
+
+            /// Whether it can reach servers of any kind, so that whoever runs the exporter may forbid it.
+            pub const fn may_be_forbidden(self) -> bool {
+                self.is_probed() || self.passes_on()
+            }
+
+            /// Whether it is probed. If not, it is polled with HTTP calls, and the names of its families begin with that of its block, unless
+            /// it passes on those of its servers.
             pub const fn is_probed(self) -> bool {
                 match self { $(Self::$kind => kinds!(@is_probed $engine)),+ }
             }
@@ -345,6 +384,13 @@ macro_rules! kinds {
                 }
             }
 
+            /// The HTTP status of the answer to a scrape of a target of type `kind` if the poll has failed.
+            pub fn fail_status(&self, kind: Type) -> u16 {
+                match kind {
+                    $(Type::$kind => self.$module.as_deref().map_or(200, Options::fail_status)),+
+                }
+            }
+
             /// Keys of Secrets that the block of `kind` names, each with its field below the spec.
             pub fn secrets(&self, kind: Type) -> Vec<(String, &SecretKeyRef)> {
                 match kind {
@@ -374,6 +420,8 @@ kinds! {
     Icmp => icmp, probe;
     /// A gRPC service, probed through the standard health checking protocol.
     Grpc => grpc, probe;
+    /// Any server with metrics for Prometheus, whose series are passed on as they are.
+    Prometheus => prometheus, calls;
 }
 
 impl std::fmt::Display for Type {

@@ -23,6 +23,27 @@ pub const OF_A_SCRAPE: [&str; 8] = [
     "scrape_body_size_bytes",
 ];
 
+/// What this exporter adds to every answer about the poll itself, except for
+/// `probe_ssl_last_chain_expiry_timestamp_seconds`, which it only adds where a certificate was verified.
+pub const OF_A_POLL: [&str; 16] = [
+    "probe_success",
+    "probe_duration_seconds",
+    "probe_timestamp_seconds",
+    "probe_timeout_seconds",
+    "probe_failure_info",
+    "probe_call_success",
+    "probe_call_duration_seconds",
+    "probe_call_http_status_code",
+    "probe_series_dropped",
+    "probe_skipped_fields",
+    "probe_ssl_earliest_cert_expiry",
+    "probe_members",
+    "probe_member_success",
+    "probe_member_duration_seconds",
+    "probe_member_failure_info",
+    "probe_member_info",
+];
+
 /// What Prometheus makes of alerting rules. Those of recording rules have a colon in their names, which exporters are asked to leave to
 /// them.
 pub const OF_RULES: [&str; 2] = ["ALERTS", "ALERTS_FOR_STATE"];
@@ -41,9 +62,10 @@ pub fn is_reserved(own: Type, name: &str) -> bool {
         || Type::ALL.iter().any(|kind| *kind != own && has_prefix_of(*kind, name))
 }
 
-/// Whether `name` begins as the families of a kind do: with its block's name. Those of probes begin as those of all polls.
+/// Whether `name` begins as the families of a kind do: with its block's name. Those of probes begin as those of all polls, and those that are
+/// passed on as their servers like.
 fn has_prefix_of(kind: Type, name: &str) -> bool {
-    !kind.is_probed() && name.strip_prefix(kind.block()).is_some_and(|rest| rest.starts_with('_'))
+    !kind.is_probed() && !kind.passes_on() && name.strip_prefix(kind.block()).is_some_and(|rest| rest.starts_with('_'))
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use super::families::{Families, FamilyId, Suffix};
-use super::{Type, is_metric_name};
+use super::{Format, Type, is_metric_name};
+pub use line::LineFault;
 pub(super) use line::unescape;
-use line::{SampleLine, comment};
+use line::{Grammar, LabelPairs, SampleLine, comment, number};
 
 /// Longest name of a metric that is read.
 const MAX_NAME: usize = 512;
@@ -22,6 +23,8 @@ const MAX_LABELS: usize = 64;
 const MAX_DECLARED: usize = 100_000;
 /// Longest help text that is kept, in bytes.
 const MAX_HELP: usize = 2048;
+/// Longest line of an exposition that is passed on, in bytes.
+const MAX_LINE: usize = 64 << 10;
 
 /// Decides which samples of a passed-on exposition are kept, and what their labels say.
 pub trait ExpositionPolicy {
@@ -50,6 +53,34 @@ pub enum ExpositionError {
     /// Comments about too many names.
     #[error("more than {MAX_DECLARED} names with HELP or TYPE")]
     TooManyNames,
+    /// Another encoding than UTF-8.
+    #[error("the body is UTF-16, not UTF-8")]
+    Utf16,
+    /// OpenMetrics without its end.
+    #[error("the body is incomplete: OpenMetrics must end with # EOF")]
+    NoEnd,
+    /// OpenMetrics that goes on after its end.
+    #[error("line {0} comes after # EOF, the end of OpenMetrics")]
+    AfterEnd(usize),
+    /// A bad line where none may be.
+    #[error("line {0} cannot be read: {1}")]
+    Line(usize, LineFault),
+}
+
+impl ExpositionError {
+    /// Whether it is about the amount of what can be read.
+    pub const fn is_about_limit(&self) -> bool {
+        matches!(self, Self::TooMany(_) | Self::TooManyNames)
+    }
+}
+
+/// What an exposition is that is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpositionSource {
+    /// The format that its server has named.
+    pub format: Format,
+    /// Whether one bad line makes all of it useless. If not, such a line is skipped and counted.
+    pub is_strict: bool,
 }
 
 /// Reads all of `text` into `out`, until that holds more than `limit` samples.
@@ -68,21 +99,76 @@ pub fn read_exposition(
     if text.starts_with('<') {
         return Err(ExpositionError::Html);
     }
-    let mut reader = ExpositionReader::new(policy, text.ends_with("# EOF"), out);
+    let format = if text.ends_with("# EOF") { Format::OpenMetrics } else { Format::Text };
+    let mut reader = ExpositionReader::new(policy, format, Mode::Lenient, out);
     for line in text.lines() {
-        reader.read(line);
-        if reader.out.len() > limit {
-            return Err(ExpositionError::TooMany(limit));
+        let line = line.trim_start(); // white space at the end of a help text is a part of it
+        if line.is_empty() {
+            continue;
         }
-        if reader.declared.len() > MAX_DECLARED {
-            return Err(ExpositionError::TooManyNames);
+        if reader.read(line).is_err() {
+            reader.out.skip();
         }
-        // An allowance is exceeded: all of it is discarded, and the caller learns which one from `excess`.
-        if reader.out.is_stopped() || reader.out.excess().is_some() {
+        if !reader.goes_on(limit)? {
             break;
         }
     }
     if reader.understood { Ok(()) } else { Err(ExpositionError::Foreign) }
+}
+
+/// Reads all of `body` into `out` as Prometheus would, except that a line which it could not read is skipped and counted, unless the source
+/// is strict. No more than `limit` samples are read.
+///
+/// On an error `out` may hold a part: [`Families::rewind`] takes it back.
+pub fn pass_exposition(
+    body: &[u8],
+    source: ExpositionSource,
+    policy: &impl ExpositionPolicy,
+    limit: usize,
+    out: &mut Families,
+) -> Result<(), ExpositionError> {
+    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+    if matches!(body, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, b'#', ..] | [b'#', 0, ..]) {
+        return Err(ExpositionError::Utf16);
+    }
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    if body.trim_ascii_start().starts_with(b"<") {
+        return Err(ExpositionError::Html);
+    }
+    out.allow_long_label_values();
+    let is_openmetrics = source.format == Format::OpenMetrics;
+    let mut reader = ExpositionReader::new(policy, source.format, Mode::Passing, out);
+    let (mut has_ended, mut has_faults) = (false, false);
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    let lines = if body.is_empty() { None } else { Some(body.split(|byte| *byte == b'\n')) };
+    for (number, line) in (1..).zip(lines.into_iter().flatten()) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if has_ended && !line.is_empty() {
+            return Err(ExpositionError::AfterEnd(number));
+        }
+        if is_openmetrics && line == b"# EOF" {
+            (has_ended, reader.understood) = (true, true);
+            continue;
+        }
+        if let Err(fault) = reader.read_bytes(line, is_openmetrics && !has_ended) {
+            if source.is_strict && fault != LineFault::QuotedName {
+                return Err(ExpositionError::Line(number, fault));
+            }
+            has_faults = true;
+            reader.out.skip();
+        }
+        if !reader.goes_on(limit)? {
+            return Ok(());
+        }
+    }
+    // Nothing at all is an answer as well: that of a server which has no series at the moment.
+    if has_faults && !reader.understood {
+        return Err(ExpositionError::Foreign);
+    }
+    if is_openmetrics && !has_ended {
+        return Err(ExpositionError::NoEnd);
+    }
+    Ok(())
 }
 
 /// The word of a `# TYPE` line, those of OpenMetrics included that [`Type`] has no place for.
@@ -95,7 +181,7 @@ enum DeclaredType {
 
 impl DeclaredType {
     fn parse(word: &str) -> Option<Self> {
-        Some(match word {
+        Some(match &*word.to_ascii_lowercase() {
             "counter" => Self::Simple(Type::Counter),
             "gauge" | "stateset" => Self::Simple(Type::Gauge),
             "histogram" => Self::Simple(Type::Histogram),
@@ -137,9 +223,19 @@ enum SampleAction {
     Withheld,
 }
 
+/// How an exposition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// As well as possible: nobody else may read it, and what matters are its numbers.
+    Lenient,
+    /// As Prometheus reads it: nothing in it may mean anything else afterwards.
+    Passing,
+}
+
 struct ExpositionReader<'t, 'o, P> {
     policy: &'o P,
-    openmetrics: bool,
+    format: Format,
+    mode: Mode,
     out: &'o mut Families,
     declared: HashMap<&'t str, FamilyMetadata<'t>>,
     /// The name of the newest comment: samples below it belong to it where they can.
@@ -152,13 +248,16 @@ struct ExpositionReader<'t, 'o, P> {
     seen: HashSet<u64>,
     hasher: RandomState,
     understood: bool,
+    /// Those of the last sample.
+    labels: LabelPairs<'t>,
 }
 
 impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
-    fn new(policy: &'o P, openmetrics: bool, out: &'o mut Families) -> Self {
+    fn new(policy: &'o P, format: Format, mode: Mode, out: &'o mut Families) -> Self {
         Self {
             policy,
-            openmetrics,
+            format,
+            mode,
             out,
             declared: HashMap::new(),
             current: "",
@@ -167,49 +266,93 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
             seen: HashSet::new(),
             hasher: RandomState::new(),
             understood: false,
+            labels: Vec::new(),
         }
     }
 
-    fn read(&mut self, line: &'t str) {
-        let line = line.trim_start(); // white space at the end of a help text is a part of it
-        if line.is_empty() {
-            return;
+    /// Whether there is still room for more.
+    fn goes_on(&mut self, limit: usize) -> Result<bool, ExpositionError> {
+        if self.out.len() > limit {
+            return Err(ExpositionError::TooMany(limit));
         }
+        if self.declared.len() > MAX_DECLARED {
+            return Err(ExpositionError::TooManyNames);
+        }
+        // An allowance is exceeded: all of it is discarded, and the caller learns which one from `excess`.
+        Ok(!self.out.is_stopped() && self.out.excess().is_none())
+    }
+
+    /// Reads a line that may be anything. A line without anything is a fault only where it is `never_blank`.
+    fn read_bytes(&mut self, line: &'t [u8], never_blank: bool) -> Result<(), LineFault> {
+        if line.len() > MAX_LINE {
+            return Err(LineFault::TooLong);
+        }
+        let text = std::str::from_utf8(line).map_err(|_| LineFault::Encoding)?;
+        if text.contains('\0') {
+            return Err(LineFault::Encoding);
+        }
+        let text = text.trim_start_matches([' ', '\t']);
+        match text.is_empty() {
+            true if never_blank => Err(LineFault::Blank),
+            true => Ok(()),
+            false => self.read(text),
+        }
+    }
+
+    /// Reads a line that is not blank and does not begin with a blank.
+    fn read(&mut self, line: &'t str) -> Result<(), LineFault> {
         if let Some(rest) = line.strip_prefix('#') {
-            self.understood = true;
-            self.read_comment(rest);
-            return;
+            return self.read_comment(rest);
         }
-        match line::sample(line.trim_end(), MAX_LABELS)
-            .filter(|sample| sample.name.len() <= MAX_NAME && is_metric_name(sample.name))
-        {
-            Some(sample) => {
-                self.understood = true;
-                self.add(sample);
+        let grammar = match (self.mode, self.format) {
+            (Mode::Lenient, _) => Grammar::Any,
+            (Mode::Passing, Format::Text) => Grammar::Text,
+            (Mode::Passing, Format::OpenMetrics) => Grammar::OpenMetrics,
+        };
+        let sample = match line::sample(line.trim_end(), grammar, MAX_LABELS, &mut self.labels) {
+            Ok(sample) => sample,
+            Err(fault) => {
+                self.understood |= fault == LineFault::QuotedName;
+                return Err(fault);
             }
-            None => self.out.skip(),
+        };
+        if sample.name.len() > MAX_NAME || !is_metric_name(sample.name) {
+            return Err(LineFault::Name);
         }
+        self.understood = true;
+        if sample.has_exemplar && self.mode == Mode::Passing {
+            self.out.skip();
+        }
+        self.add(sample)
     }
 
-    fn read_comment(&mut self, rest: &'t str) {
-        let Some((keyword, name, rest)) = comment(rest) else { return };
+    fn read_comment(&mut self, rest: &'t str) -> Result<(), LineFault> {
+        let is_lenient = self.mode == Mode::Lenient;
+        self.understood |= is_lenient;
+        let Some((keyword, name, rest)) = comment(rest) else { return Ok(()) };
+        self.understood = true;
+        if name.starts_with('"') && !is_lenient {
+            return Ok(()); // about samples that are skipped
+        }
+        let mut understood = Ok(());
         match keyword {
             "HELP" => self.declared.entry(name).or_default().help = rest,
             "TYPE" => {
                 let kind = DeclaredType::parse(rest.trim_end());
                 if kind.is_none() {
-                    self.out.skip();
+                    understood = Err(LineFault::Type);
                 }
                 let declaration = self.declared.entry(name).or_default();
                 declaration.kind = declaration.kind.or(kind);
             }
-            _ => return,
+            _ => return Ok(()),
         }
         self.current = name;
         self.last = None;
+        understood
     }
 
-    fn add(&mut self, sample: SampleLine<'t>) {
+    fn add(&mut self, sample: SampleLine<'t>) -> Result<(), LineFault> {
         let action = match self.last {
             Some((name, action)) if name == sample.name => action,
             _ => {
@@ -219,38 +362,57 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
             }
         };
         match action {
-            SampleAction::Added(family, kind, suffix) => self.push(family, kind, suffix, sample),
+            SampleAction::Added(family, kind, suffix) => return self.push(family, kind, suffix, sample.value),
             SampleAction::Ignored => {}
             SampleAction::Skipped => self.out.skip(),
             SampleAction::Withheld => self.out.withhold(),
         }
+        Ok(())
     }
 
-    fn push(&mut self, family: FamilyId, kind: Type, suffix: Suffix, sample: SampleLine<'t>) {
+    fn push(&mut self, family: FamilyId, kind: Type, suffix: Suffix, value: f64) -> Result<(), LineFault> {
         let bound = match (kind, suffix) {
             (Type::Histogram, Suffix::Bucket) => Some("le"),
             (Type::Summary, Suffix::None) => Some("quantile"),
             _ => None,
         };
-        let mut labels = sample.labels;
-        for (name, value) in &mut labels {
+        let mut labels = std::mem::take(&mut self.labels);
+        let pushed = self.push_labels(family, suffix, bound, &mut labels, value);
+        labels.clear();
+        self.labels = labels; // its memory is for the next sample
+        pushed
+    }
+
+    fn push_labels(
+        &mut self,
+        family: FamilyId,
+        suffix: Suffix,
+        bound: Option<&str>,
+        labels: &mut LabelPairs<'t>,
+        value: f64,
+    ) -> Result<(), LineFault> {
+        if self.mode == Mode::Passing {
+            labels.retain(|(_, value)| !value.is_empty());
+        }
+        for (name, value) in &mut *labels {
             // A second `__name__` fails the whole scrape; a bound that is no number fails promtool.
-            if name.starts_with("__") || (bound == Some(name) && value.parse::<f64>().is_err()) {
-                self.out.skip();
-                return;
+            if name.starts_with("__") {
+                return Err(LineFault::Name);
+            }
+            if bound == Some(name) && number(value).is_none() {
+                return Err(LineFault::Bound);
             }
             *value = self.policy.rewrite(name, std::mem::take(value));
         }
         if bound == Some("le") && !labels.iter().any(|(name, _)| *name == "le") {
-            self.out.skip();
-            return;
+            return Err(LineFault::Bound);
         }
-        if !self.seen.insert(self.series(family, suffix, &labels)) {
+        if !self.seen.insert(self.series(family, suffix, labels)) {
             self.out.skip();
-            return;
+        } else if !self.out.set_labels(family, suffix, labels, value) {
+            return Err(LineFault::Name);
         }
-        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, &**value)).collect();
-        self.out.set_dynamic(family, suffix, &labels, sample.value);
+        Ok(())
     }
 
     /// A number that equal series share: order of labels and empty values make no difference to Prometheus.
@@ -271,7 +433,7 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
         if self.clashes(&target) {
             return SampleAction::Skipped;
         }
-        let help = unescape_help(target.help, self.openmetrics);
+        let help = unescape_help(target.help, self.format == Format::OpenMetrics);
         let Some(family) = self.out.family(target.family, target.kind, &help) else { return SampleAction::Skipped };
         let kind = self.out.kind_of(family);
         if kind != target.kind && (target.suffix != Suffix::None || kind == Type::Histogram) {
@@ -290,6 +452,8 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
             let Some((&declared, declaration)) = self.declared.get_key_value(declared) else { continue };
             match fit(declared, declaration, name) {
                 NameMatch::Family(family) => return Some(family),
+                // Text has no creation times: there it is a sample as any other.
+                NameMatch::Created if self.mode == Mode::Passing && self.format == Format::Text => {}
                 NameMatch::Created => return None,
                 NameMatch::Not => {}
             }

@@ -11,7 +11,10 @@ use super::{Allowance, Compiled, Desc, Excess, Filter, Finished, Type, is_label_
 /// Longest label value, in bytes; a longer one is cut at a character boundary.
 ///
 /// Users of a server choose some names that it reports; Prometheus' own limit is off by default.
-const MAX_LABEL_VALUE: usize = 1024;
+pub(super) const MAX_LABEL_VALUE: usize = 1024;
+
+/// The same where the series of a server are passed on as they are.
+const MAX_LONG_LABEL_VALUE: usize = 16 << 10;
 
 /// Longest name of a label, in bytes; a sample with a longer one is skipped.
 const MAX_LABEL_NAME: usize = 512;
@@ -106,6 +109,8 @@ pub struct Families {
     /// A name has no cached decision, and comparing it is not allowed.
     undecided: bool,
     stopped: bool,
+    /// Label values may be long.
+    has_long_label_values: bool,
     compiled: Option<Arc<Compiled>>,
 }
 
@@ -142,6 +147,11 @@ impl Families {
     pub fn is_stopped(&mut self) -> bool {
         self.stopped = self.stopped || self.allowance.stop.is_set();
         self.stopped
+    }
+
+    /// From now on, label values are cut after 16 KiB, not after one: some exporters describe things in labels.
+    pub fn allow_long_label_values(&mut self) {
+        self.has_long_label_values = true;
     }
 
     /// The approximate size of the exposition in bytes.
@@ -309,31 +319,45 @@ impl Families {
     ///
     /// A label name that not every Prometheus reads, one over 512 bytes, or one that comes twice, drops the sample and counts it as skipped.
     pub fn set_dynamic(&mut self, family: FamilyId, suffix: Suffix, labels: &[(&str, &str)], value: f64) {
+        if !self.set_labels(family, suffix, labels, value) {
+            self.skipped += 1;
+        }
+    }
+
+    /// The same, except that it does not count a sample that it drops, but returns whether the names of the labels are good.
+    pub(super) fn set_labels<V: AsRef<str>>(
+        &mut self,
+        family: FamilyId,
+        suffix: Suffix,
+        labels: &[(&str, V)],
+        value: f64,
+    ) -> bool {
         if !self.list[family.0 as usize].wanted || !self.has_room() {
-            return;
+            return true;
         }
         let unique = |i: usize| labels[..i].iter().all(|(name, _)| *name != labels[i].0);
         let named = |name: &str| name.len() <= MAX_LABEL_NAME && is_label_name(name);
         if !(0..labels.len()).all(|i| named(labels[i].0) && unique(i)) {
-            self.skipped += 1;
-            return;
+            return false;
         }
         let from = self.text.len();
         let described = &mut self.list[family.0 as usize];
         described.has_foreign_labels |= !labels.is_empty();
         described.irregular |=
-            !labels.is_sorted_by_key(|(name, _)| name) || labels.iter().any(|(_, value)| value.is_empty());
+            !labels.is_sorted_by_key(|(name, _)| name) || labels.iter().any(|(_, value)| value.as_ref().is_empty());
         for (name, value) in labels {
-            self.push_label(from, name, value);
+            self.push_label(from, name, value.as_ref());
         }
         self.push_sample(family.0, suffix, from, value);
+        true
     }
 
     fn push_label(&mut self, from: usize, name: &str, value: &str) {
         if self.text.len() > from {
             self.text.push(',');
         }
-        write_label(&mut self.text, name, value);
+        let most = if self.has_long_label_values { MAX_LONG_LABEL_VALUE } else { MAX_LABEL_VALUE };
+        write_label(&mut self.text, name, value, most);
     }
 
     fn push_sample(&mut self, family: u32, suffix: Suffix, from: usize, value: f64) {
@@ -404,11 +428,11 @@ impl Families {
     }
 }
 
-/// Writes `name="value"`, escaped and cut.
-pub(super) fn write_label(text: &mut String, name: &str, value: &str) {
+/// Writes `name="value"`, escaped and cut after so many bytes.
+pub(super) fn write_label(text: &mut String, name: &str, value: &str, most: usize) {
     text.push_str(name);
     text.push_str("=\"");
-    let value = &value[..value.floor_char_boundary(MAX_LABEL_VALUE)];
+    let value = &value[..value.floor_char_boundary(most)];
     if value.bytes().any(|b| matches!(b, b'\\' | b'"' | b'\n' | b'\0')) {
         for c in value.chars() {
             match c {

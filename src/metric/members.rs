@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::encode::{HeaderWriter, PlainCounters, encode, write_header, write_sample};
 use super::exposition::unescape;
-use super::families::{Suffix, write_label};
+use super::families::{MAX_LABEL_VALUE, Suffix, write_label};
 use super::finished::{canonical, next_pair};
 use super::{Finished, Format, Type};
 
@@ -18,7 +18,7 @@ impl Finished {
     /// series equal, the first stays, and the other one counts as skipped.
     pub fn encode_member(&mut self, label: &str, value: &str) -> Vec<u8> {
         let mut first = String::with_capacity(label.len() + value.len() + 3);
-        write_label(&mut first, label, value);
+        write_label(&mut first, label, value, MAX_LABEL_VALUE);
         let mut out = Vec::with_capacity(self.encoded_bytes(first.len() + 3));
         let mut duplicates = Vec::new();
         let mut place = 0;

@@ -17,7 +17,9 @@ mod negotiate;
 pub use allowance::{Allowance, Excess, Stop};
 pub use convert::{Rewriter, openmetrics_to_text, text_to_openmetrics};
 pub use encode::{PlainCounters, encode, write_value};
-pub use exposition::{ExpositionError, ExpositionPolicy, read_exposition};
+pub use exposition::{
+    ExpositionError, ExpositionPolicy, ExpositionSource, LineFault, pass_exposition, read_exposition,
+};
 pub use families::{Families, FamilyId, Mark, Suffix};
 pub use filter::{Compiled, Filter, FilterError, character_of};
 pub use finished::Finished;

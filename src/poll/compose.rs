@@ -229,7 +229,7 @@ fn retain_members(text: &[u8], is_kept: impl Fn(&str) -> bool) -> Vec<u8> {
         let start = end;
         end += line.len();
         if line.starts_with(b"# HELP ") {
-            is_own = line.starts_with(b"# HELP probe_");
+            is_own = is_of_poll(line);
             header = start..end;
         } else if line.starts_with(b"# TYPE ") {
             header.end = end;
@@ -239,6 +239,13 @@ fn retain_members(text: &[u8], is_kept: impl Fn(&str) -> bool) -> Vec<u8> {
         }
     }
     kept
+}
+
+/// Whether this line begins one of the families about polls and members, which are written anew. Servers may have others that begin as these
+/// do.
+fn is_of_poll(help: &[u8]) -> bool {
+    let name = help.strip_prefix(b"# HELP ").and_then(|rest| rest.split(|byte| *byte == b' ').next());
+    name.is_some_and(|name| render::PROBE_FAMILIES.iter().any(|family| family.name.as_bytes() == name))
 }
 
 /// The value of the first label of a sample.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Problem, Target};
 use crate::kind::{Engine, ProbeLimits, Type};
 
-/// The types with a prober that targets may have, and how much may be probed. Types that are polled with HTTP calls need no permission.
+/// The types that targets may have among those that can reach servers of any kind, and how much may be probed. The others need no permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedProbers {
     types: BTreeSet<Type>,
@@ -13,7 +13,7 @@ pub struct AllowedProbers {
 }
 
 impl AllowedProbers {
-    /// Only these. Types that are not probed make no difference.
+    /// Only these. Types that need no permission make no difference.
     pub fn only(types: impl IntoIterator<Item = Type>) -> Self {
         Self { types: types.into_iter().collect(), limits: ProbeLimits::default() }
     }
@@ -26,7 +26,7 @@ impl AllowedProbers {
     }
 
     fn allows(&self, kind: Type) -> bool {
-        !kind.is_probed() || self.types.contains(&kind)
+        !kind.may_be_forbidden() || self.types.contains(&kind)
     }
 }
 

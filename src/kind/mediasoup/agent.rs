@@ -81,7 +81,7 @@ impl Kind for Agent {
     fn calls(&self, filter: Option<&Filter>) -> Vec<Call> {
         let mut url = self.url.clone();
         url.set_query(Some(&format!("detail={}", DetailLevel::of(&self.options, filter).as_str())));
-        vec![Call { name: "stats", method: Method::Get, url, headers: vec![] }]
+        vec![Call { name: "stats", method: Method::Get, url, headers: vec![], timeout_header: None }]
     }
 
     fn translate(&mut self, answers: &[Answer], cx: &Context, out: &mut Families) -> Vec<Result<(), CallError>> {

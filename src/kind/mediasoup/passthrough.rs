@@ -21,7 +21,7 @@ pub(super) struct Passthrough {
 impl Kind for Passthrough {
     fn calls(&self, _: Option<&Filter>) -> Vec<Call> {
         let headers = vec![("accept", "text/plain;version=0.0.4,*/*;q=0.1".to_owned())];
-        vec![Call { name: "metrics", method: Method::Get, url: self.url.clone(), headers }]
+        vec![Call { name: "metrics", method: Method::Get, url: self.url.clone(), headers, timeout_header: None }]
     }
 
     fn translate(&mut self, answers: &[Answer], cx: &Context, out: &mut Families) -> Vec<Result<(), CallError>> {
@@ -40,10 +40,7 @@ impl Kind for Passthrough {
 }
 
 fn refused(error: &ExpositionError) -> CallError {
-    let reason = match error {
-        ExpositionError::TooMany(_) | ExpositionError::TooManyNames => Reason::Limit,
-        ExpositionError::Empty | ExpositionError::Html | ExpositionError::Foreign => Reason::Parse,
-    };
+    let reason = if error.is_about_limit() { Reason::Limit } else { Reason::Parse };
     CallError::new(reason, error.to_string())
 }
 

@@ -167,7 +167,7 @@ impl Orion {
             (SERVICE_HEADER, self.options.fiware_service.clone()),
             ("fiware-servicepath", "/".to_owned()),
         ];
-        Call { name: endpoint.name(), method: Method::Get, url, headers }
+        Call { name: endpoint.name(), method: Method::Get, url, headers, timeout_header: None }
     }
 
     fn write_metrics(&mut self, answer: &Answer, cx: &Context, out: &mut Families) -> Result<(), CallError> {

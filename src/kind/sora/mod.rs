@@ -116,6 +116,7 @@ impl Kind for Sora {
                 method: Method::Post,
                 url: self.url.clone(),
                 headers: vec![(TARGET_HEADER, target.to_owned())],
+                timeout_header: None,
             })
             .collect()
     }
