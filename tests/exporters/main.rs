@@ -9,10 +9,12 @@
 mod support;
 
 mod comparison;
+mod dashboards;
 mod exposition;
 mod programs;
 
 use comparison::{Side, Source as _, compare, through_us};
+use dashboards::{Query, moving, still};
 use programs::{Exporter, Recorded, Server};
 use serde_json::{Value, json};
 use support::authority::{Authority, server};
@@ -204,4 +206,54 @@ async fn linux_tiny_exporter_as_described() {
     let recorded = Recorded::start(include_str!("linux_tiny.prom")).await;
     let families = compare(&recorded, json!({})).await;
     assert_eq!(families.iter().filter(|name| name.starts_with("net_") && name.ends_with("_diff")).count(), 4);
+}
+
+/// What the dashboards and alerts of the exporter's own mixin ask.
+const OF_NODES: &[Query] = &[
+    still(r#"up{job="node-exporter"}"#),
+    still(r#"count without (cpu, mode) (node_cpu_seconds_total{job="node-exporter",mode="idle"})"#),
+    moving(r#"sum by (instance, mode) (rate(node_cpu_seconds_total{job="node-exporter"}[RANGE]))"#, 0.5),
+    moving(
+        r#"1 - avg without (cpu) (sum without (mode) (rate(node_cpu_seconds_total{job="node-exporter",mode=~"idle|iowait|steal"}[RANGE])))"#,
+        0.5,
+    ),
+    moving(r#"node_load1{job="node-exporter"}"#, 2.0),
+    moving(
+        r#"node_load1{job="node-exporter"} / on (instance) count by (instance) (node_cpu_seconds_total{job="node-exporter",mode="idle"})"#,
+        2.0,
+    ),
+    still(r#"node_memory_MemTotal_bytes{job="node-exporter"}"#),
+    moving(
+        r#"1 - (
+          (node_memory_MemAvailable_bytes{job="node-exporter"} or (
+            node_memory_Buffers_bytes{job="node-exporter"} + node_memory_Cached_bytes{job="node-exporter"}
+            + node_memory_MemFree_bytes{job="node-exporter"} + node_memory_Slab_bytes{job="node-exporter"}
+          )) / node_memory_MemTotal_bytes{job="node-exporter"}
+        )"#,
+        0.1,
+    ),
+    moving(r#"rate(node_vmstat_pgmajfault{job="node-exporter"}[RANGE])"#, 100.0),
+    moving(r#"rate(node_disk_read_bytes_total{job="node-exporter",device!=""}[RANGE])"#, 1e8),
+    moving(r#"rate(node_disk_io_time_seconds_total{job="node-exporter",device!=""}[RANGE])"#, 0.5),
+    moving(r#"rate(node_network_receive_bytes_total{job="node-exporter",device!=""}[RANGE]) * 8"#, 1e9),
+    moving(r#"rate(node_network_transmit_bytes_total{job="node-exporter",device!=""}[RANGE]) * 8"#, 1e9),
+    still(r#"sum by (instance, device) (node_network_receive_errs_total{job="node-exporter"})"#),
+    still(r#"max by (device, mountpoint) (node_filesystem_size_bytes{job="node-exporter",fstype!=""})"#),
+    moving(
+        r#"node_filesystem_avail_bytes{job="node-exporter",fstype!=""} / node_filesystem_size_bytes{job="node-exporter",fstype!=""} * 100
+          and node_filesystem_readonly{job="node-exporter",fstype!=""} == 0"#,
+        5.0,
+    ),
+    moving(r#"node_filefd_allocated{job="node-exporter"} * 100 / node_filefd_maximum{job="node-exporter"}"#, 5.0),
+    moving(r#"time() - node_boot_time_seconds{job="node-exporter"}"#, 30.0),
+    still(r#"count by (nodename, release, machine) (node_uname_info{job="node-exporter"})"#),
+    still(
+        r#"node_uname_info{job="node-exporter"} * on (instance) group_left (version) node_exporter_build_info{job="node-exporter"}"#,
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dashboards_of_node_exporter_show_the_same() {
+    let exporter = Exporter::node(&[]);
+    dashboards::same_answers(&exporter.url(), "node-exporter", false, OF_NODES).await;
 }
