@@ -59,6 +59,7 @@ beside = $(if $(SERVER),$(wildcard $(dir $(SERVER))$(1)))
 
 export PROMTOOL := $(TOOLS_prometheus)/promtool
 export PROMETHEUS := $(TOOLS_prometheus)/prometheus
+export EXPOSITIONS := $(TOOLS_prometheus)/expositions
 export ETCD := $(or $(if $(SERVER),$(call there,etcd)),$(TOOLS_etcd)/etcd)
 export KUBE_APISERVER := $(or $(SERVER),$(TOOLS_kubernetes)/kube-apiserver)
 export KUBE_CONTROLLER_MANAGER := $(or $(call beside,kube-controller-manager),$(TOOLS_kubernetes)/kube-controller-manager)
@@ -149,11 +150,18 @@ e2e: root tools node image $(ROOMS)
 endif
 
 ## Programs that judge us, at the versions that tests/tools/*/go.mod and tests/tools/debian/packages.txt pin
-tools: $(PROMTOOL) $(PROMETHEUS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM) \
+tools: $(PROMTOOL) $(PROMETHEUS) $(EXPOSITIONS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM) \
   $(COREDNS) $(HEALTH) $(TOOLS_debian) $(KUBE_STATE_METRICS) $(PION) $(NODE_TURN)
 
 $(TOOLS_prometheus)/%:
 	$(call build,prometheus,github.com/prometheus/prometheus/cmd/$*)
+
+# The module brings the texts along with which its parsers are tested.
+$(EXPOSITIONS): | $(PROMTOOL)
+	rm -rf $@.new
+	cd tests/tools/prometheus && module=$$(go list -m -f '{{.Dir}}' github.com/prometheus/prometheus) \
+	  && mkdir $@.new && install -m 644 "$$module"/model/textparse/testdata/*.txt $@.new/
+	mv $@.new $@
 
 $(TOOLS_etcd)/etcd:
 	$(call build,etcd,go.etcd.io/etcd/server/v3)

@@ -77,7 +77,7 @@ plant() {
       join '\0\0' "$fixtures"/mediasoup/answers/closing-{1,2,3,4}.json > "$into/seed-closing"
       ;;
     exposition)
-      for file in "$fixtures"/mediasoup/answers/*.txt "$fixtures"/*/*/*.metrics; do
+      for file in "$fixtures"/mediasoup/answers/*.txt "$fixtures"/*/*/*.metrics "$fixtures"/prometheus/*; do
         cp "$file" "$into/seed-$(echo "${file#"$fixtures"/}" | tr / -)"
       done
       ;;

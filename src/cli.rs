@@ -158,8 +158,8 @@ pub struct PollingArgs {
 /// Flags about what authors of targets may have probed.
 #[derive(Clone, Debug, Args)]
 pub struct ProbingArgs {
-    /// Types of target that may be probed, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp and Grpc. Targets of another type are
-    /// not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
+    /// Types of target that may be used although they can reach any server, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp, Grpc
+    /// and Prometheus. Targets of another type are not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
     #[arg(long, env = "SCRAPETARGET_PROBERS", value_delimiter = ',', value_name = "TYPE", value_parser = prober)]
     pub probers: Vec<ProberWord>,
     /// Maximum number of probes of one address in a second, over all targets in all namespaces; a probe beyond it fails with the reason
@@ -586,7 +586,7 @@ mod tests {
         assert_eq!(allowed(&["--probers", "Tcp", "--probers", "Dns"]), Ok(Some(vec![Type::Tcp, Type::Dns])));
         for wrong in ["Sora", "", "Http;Tcp"] {
             let line = allowed(&["--probers", wrong]).unwrap_err();
-            assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, or none"), "{line}");
+            assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, Prometheus, or none"), "{line}");
         }
         for unclear in [&["--probers", "none,Http"][..], &["--probers", "Tcp", "--probers", "none"]] {
             let line = allowed(unclear).unwrap_err();

@@ -244,9 +244,15 @@ fn metrics_page() -> String {
     let (probed, polled): (Vec<Type>, Vec<Type>) = Type::ALL.iter().partition(|kind| kind.is_probed());
     for kind in polled {
         let _ = writeln!(out, "## {kind}\n\n{}\n", kind.about().trim());
+        if kind.passes_on() {
+            out.push_str(OF_THE_SERVER);
+            continue;
+        }
         kind_tables(&mut out, kind, kind.families());
+        if kind.as_str() == "Mediasoup" {
+            out.push_str(PASSED_ON);
+        }
     }
-    out.push_str(PASSED_ON);
     out.push_str(PROBES);
     let (shared, own) = shared_families(&probed);
     table(&mut out, &shared);
@@ -272,6 +278,10 @@ fn metrics_page() -> String {
     let _ = write!(out, "\nThe values of `state` are a closed set: {}.\n", states.join(", "));
     out
 }
+
+/// What no table can list either.
+const OF_THE_SERVER: &str = "Its families are those of the server, with their original names: [prometheus.md](prometheus.md#what-is-passed-on) \
+    says what is left out.\n\n";
 
 /// What no table can list.
 const PASSED_ON: &str = "### Source `Prometheus`\n\n\

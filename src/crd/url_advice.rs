@@ -212,7 +212,7 @@ mod tests {
             ("Http", "http://web:70000/", "write a port from 1 to 65535"),
             ("Http", "http://2001:db8::1/", "write the IPv6 address in brackets, as in [2001:db8::1]"),
             ("Http", "tcp://web:25", "it is the url of a target of type Tcp"),
-            ("Tcp", "http://web/", "it is the url of a target of type Sora, Orion, Mediasoup or Http"),
+            ("Tcp", "http://web/", "it is the url of a target of type Sora, Orion, Mediasoup, Http or Prometheus"),
             ("Tcp", "tcp://web:22/", "remove the / at its end"),
             ("Tcp", "tcp://web", "add the port"),
             ("Tcp", "tcp://web:", "add the port"),

@@ -79,6 +79,11 @@ pub fn promtool() -> PathBuf {
     tool("PROMTOOL", "promtool")
 }
 
+/// The folder of the expositions with which the parsers of Prometheus are tested.
+pub fn expositions() -> PathBuf {
+    tool("EXPOSITIONS", "expositions")
+}
+
 /// The exporter whose dashboards and alerts must go on working.
 pub fn blackbox_exporter() -> PathBuf {
     tool("BLACKBOX_EXPORTER", "blackbox_exporter")
