@@ -218,8 +218,8 @@ fn a_kind_is_named_in_its_folder_only() {
         }
         let text = without_tests(&file).to_lowercase();
         // Some kinds are common words.
-        let code =
-            ["http", "tcp", "dns", "icmp", "grpc", "prometheus"].map(|word| [format!("type::{word}"), format!("kind::{word}")]);
+        let code = ["http", "tcp", "dns", "icmp", "grpc", "prometheus"]
+            .map(|word| [format!("type::{word}"), format!("kind::{word}")]);
         let words = ["sora", "orion", "mediasoup", "edumeet"].map(ToOwned::to_owned);
         for kind in code.into_iter().flatten().chain(words) {
             let is_named = |line: &str| {

@@ -94,7 +94,10 @@ fn there_is_one_dashboard_for_each_kind_one_for_all_probes_and_one_for_the_expor
     let uids: BTreeSet<&str> = dashboards.values().map(|dashboard| text(dashboard, "uid")).collect();
     // The table of targets links by the value of the label `type`, or to the one for all types that are probed.
     // What is passed on has dashboards of its own.
-    let polled = Type::ALL.iter().filter(|kind| !kind.is_probed() && !kind.passes_on()).map(|kind| format!("scrapetarget-{kind}"));
+    let polled = Type::ALL
+        .iter()
+        .filter(|kind| !kind.is_probed() && !kind.passes_on())
+        .map(|kind| format!("scrapetarget-{kind}"));
     let expected: BTreeSet<String> =
         polled.chain(["scrapetarget-Probes".to_owned(), "scrapetarget-exporter".to_owned()]).collect();
     assert_eq!(uids, expected.iter().map(String::as_str).collect());

@@ -17,7 +17,14 @@ use scrapetarget_exporter::file;
 use scrapetarget_exporter::kind::{Blocks, Engine, Type};
 use serde_json::Value;
 
-const PAGES: &[&str] = &["README.md", "docs/kubernetes.md", "docs/members.md", "docs/operating.md", "docs/probers.md", "docs/prometheus.md"];
+const PAGES: &[&str] = &[
+    "README.md",
+    "docs/kubernetes.md",
+    "docs/members.md",
+    "docs/operating.md",
+    "docs/probers.md",
+    "docs/prometheus.md",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

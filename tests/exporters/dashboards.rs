@@ -1,4 +1,5 @@
 //! Dashboards and alerts of an exporter, by a real Prometheus that scrapes it, and by one that scrapes it through us.
+#![allow(dead_code, unreachable_pub, reason = "a module of several test binaries, each of which uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +30,8 @@ pub const fn moving(text: &'static str, by: f64) -> Query {
 }
 
 /// Labels that discovery adds; and the namespace of the target, where the series has none of its own.
-const ADDED: [(&str, Option<&str>); 3] = [("target_name", None), ("target_namespace", None), ("namespace", Some("media"))];
+const ADDED: [(&str, Option<&str>); 3] =
+    [("target_name", None), ("target_namespace", None), ("namespace", Some("media"))];
 
 type Answer = BTreeMap<String, f64>;
 
@@ -53,7 +55,8 @@ pub async fn same_answers(url: &str, job: &str, honor_labels: bool, queries: &[Q
         r#"http_sd_configs: [{{ url: "{}/sd?honorLabels={honor_labels}", refresh_interval: {seconds} }}]"#,
         ours.base
     );
-    let configs = [scrape(job, &format!(r#"static_configs: [{{ targets: ["{address}"] }}]"#)), scrape("through-us", &discovered)];
+    let configs =
+        [scrape(job, &format!(r#"static_configs: [{{ targets: ["{address}"] }}]"#)), scrape("through-us", &discovered)];
     let folders = configs.map(|config| {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("prometheus.yml"), config).unwrap();

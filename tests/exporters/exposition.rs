@@ -1,4 +1,5 @@
 //! Reads what exporters write, which may have families without help or type, and blank lines.
+#![allow(dead_code, unreachable_pub, reason = "a module of several test binaries, each of which uses a part of it")]
 
 use std::collections::BTreeMap;
 

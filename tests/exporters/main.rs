@@ -23,7 +23,7 @@ use support::program::folder_with;
 #[tokio::test(flavor = "multi_thread")]
 async fn node_exporter() {
     let exporter = Exporter::node(&[]);
-    let families = compare(&exporter, json!({})).await;
+    let families = compare(&exporter).await;
     for name in ["node_cpu_seconds_total", "node_memory_MemAvailable_bytes", "node_load1", "node_uname_info"] {
         assert!(families.contains(name), "{name}");
     }
@@ -38,16 +38,21 @@ async fn node_exporter_with_tls_and_a_password() {
         "tls_server_config": { "cert_file": "server.pem", "key_file": "server.key" },
         "basic_auth_users": { "prometheus": hash },
     });
-    let files = [("server.pem", shown.pem()), ("server.key", shown.key.serialize_pem()), ("web.yml", config.to_string())];
+    let files =
+        [("server.pem", shown.pem()), ("server.key", shown.key.serialize_pem()), ("web.yml", config.to_string())];
     let folder = folder_with(files.iter().map(|(name, text)| (*name, text.as_str())));
-    let exporter = Exporter::node(&[format!("--web.config.file={}", folder.path().join("web.yml").display())]).asked_by(|port| {
-        let client = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
-        Side::direct(format!("https://localhost:{port}/metrics")).trusting(client).with_password("prometheus", "s3cret")
-    });
+    let exporter = Exporter::node(&[format!("--web.config.file={}", folder.path().join("web.yml").display())])
+        .asked_by(|port| {
+            let client = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+            Side::direct(format!("https://localhost:{port}/metrics"))
+                .trusting(client)
+                .with_password("prometheus", "s3cret")
+        });
     let ca = json!({ "ca": { "configMap": { "name": "files", "key": "root.pem" } } });
     let by = |key: &str| json!({ "name": "files", "key": key });
     let good = json!({ "tlsConfig": ca, "basicAuth": { "username": by("username"), "password": by("password") } });
-    let objects = [("root.pem", authority.pem()), ("username", "prometheus".to_owned()), ("password", "s3cret".to_owned())];
+    let objects =
+        [("root.pem", authority.pem()), ("username", "prometheus".to_owned()), ("password", "s3cret".to_owned())];
     let objects: Vec<(&str, &str)> = objects.iter().map(|(key, text)| (*key, text.as_str())).collect();
     comparison::compare_with(&exporter, good, &objects).await;
 
@@ -102,8 +107,7 @@ async fn node_exporter_in_part() {
 async fn an_exporter_that_is_down_fails_the_scrape_where_that_is_wanted() {
     let exporter = Exporter::node(&[]);
     let url = exporter.url();
-    let targets =
-        [("a", url.clone(), json!({ "prometheus": { "failStatus": 502 } })), ("b", url, json!({}))];
+    let targets = [("a", url.clone(), json!({ "prometheus": { "failStatus": 502 } })), ("b", url, json!({}))];
     let ours = through_us(&targets, &[]).await;
     assert!(ours.body("/probe?target=media/a").await.contains("node_load1 "));
     drop(exporter);
@@ -116,8 +120,9 @@ async fn an_exporter_that_is_down_fails_the_scrape_where_that_is_wanted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn process_exporter() {
-    let exporter = Exporter::process();
-    let families = compare(&exporter, json!({})).await;
+    let server = Server::redis();
+    let exporter = Exporter::process(&server);
+    let families = compare(&exporter).await;
     assert!(families.contains("namedprocess_namegroup_cpu_seconds_total"), "{families:?}");
 }
 
@@ -125,8 +130,10 @@ async fn process_exporter() {
 async fn mysqld_exporter_of_mariadb() {
     let server = Server::mariadb();
     let exporter = Exporter::mysqld(&server);
-    let families = compare(&exporter, json!({})).await;
-    for name in ["mysql_global_status_threads_connected", "mysql_global_variables_max_connections", "mysql_version_info"] {
+    let families = compare(&exporter).await;
+    for name in
+        ["mysql_global_status_threads_connected", "mysql_global_variables_max_connections", "mysql_version_info"]
+    {
         assert!(families.contains(name), "{name}");
     }
 }
@@ -135,7 +142,7 @@ async fn mysqld_exporter_of_mariadb() {
 async fn postgres_exporter() {
     let server = Server::postgres();
     let exporter = Exporter::postgres(&server);
-    let families = compare(&exporter, json!({})).await;
+    let families = compare(&exporter).await;
     for name in ["pg_stat_database_xact_commit", "pg_settings_max_connections", "pg_locks_count", "pg_static"] {
         assert!(families.contains(name), "{name}");
     }
@@ -145,7 +152,7 @@ async fn postgres_exporter() {
 async fn redis_exporter() {
     let server = Server::redis();
     let exporter = Exporter::redis(&server);
-    let families = compare(&exporter, json!({})).await;
+    let families = compare(&exporter).await;
     for name in ["redis_connected_clients", "redis_instance_info", "redis_commands_total"] {
         assert!(families.contains(name), "{name}");
     }
@@ -155,7 +162,7 @@ async fn redis_exporter() {
 async fn nginx_exporter() {
     let server = Server::nginx();
     let exporter = Exporter::nginx(&server);
-    let families = compare(&exporter, json!({})).await;
+    let families = compare(&exporter).await;
     assert!(families.contains("nginx_http_requests_total") && families.contains("nginxexporter_build_info"));
 }
 
@@ -163,7 +170,7 @@ async fn nginx_exporter() {
 async fn apache_exporter() {
     let server = Server::apache();
     let exporter = Exporter::apache(&server);
-    let families = compare(&exporter, json!({})).await;
+    let families = compare(&exporter).await;
     assert!(families.contains("apache_scoreboard") && families.contains("apache_accesses_total"));
 }
 
@@ -171,7 +178,7 @@ async fn apache_exporter() {
 async fn elasticsearch_exporter() {
     let server = Server::elasticsearch().await;
     let exporter = Exporter::elasticsearch(&server);
-    let families = compare(&exporter, json!({})).await;
+    let families = compare(&exporter).await;
     for name in ["elasticsearch_cluster_health_status", "elasticsearch_jvm_memory_used_bytes"] {
         assert!(families.contains(name), "{name}");
     }
@@ -182,10 +189,10 @@ async fn elasticsearch_exporter() {
 async fn blackbox_exporter() {
     let nginx = Server::nginx();
     let exporter = Exporter::blackbox();
-    let families = compare(&exporter, json!({})).await;
+    let families = compare(&exporter).await;
     assert!(families.contains("blackbox_exporter_config_last_reload_successful"));
     let probing = exporter.asked_at(&format!("/probe?module=http&target=127.0.0.1:{}", nginx.port));
-    let families = compare(&probing, json!({})).await;
+    let families = compare(&probing).await;
     for name in ["probe_http_status_code", "probe_http_duration_seconds", "probe_dns_lookup_time_seconds"] {
         assert!(families.contains(name), "{name}");
     }
@@ -194,7 +201,7 @@ async fn blackbox_exporter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn oracledb_exporter_as_recorded() {
     let recorded = Recorded::start(include_str!("oracledb.prom")).await;
-    let families = compare(&recorded, json!({})).await;
+    let families = compare(&recorded).await;
     for name in ["oracledb_up", "oracledb_tablespace_bytes", "oracledb_sessions_value", "oracledb_wait_time_user_io"] {
         assert!(families.contains(name), "{name}");
     }
@@ -204,7 +211,7 @@ async fn oracledb_exporter_as_recorded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn linux_tiny_exporter_as_described() {
     let recorded = Recorded::start(include_str!("linux_tiny.prom")).await;
-    let families = compare(&recorded, json!({})).await;
+    let families = compare(&recorded).await;
     assert_eq!(families.iter().filter(|name| name.starts_with("net_") && name.ends_with("_diff")).count(), 4);
 }
 

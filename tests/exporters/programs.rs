@@ -59,7 +59,11 @@ impl Server {
                 flag("tmpdir", folder.path().to_owned()),
                 flag("lc-messages-dir", sources.clone()),
             ]);
-            command.args(["--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=0"]);
+            command.args([
+                "--innodb-buffer-pool-size=8M",
+                "--innodb-log-file-size=4M",
+                "--innodb-flush-log-at-trx-commit=0",
+            ]);
             command
         };
         let mut setup = "create database mysql;\nuse mysql;\n".to_owned();
@@ -190,7 +194,12 @@ impl Exporter {
         configure(&mut command, &folder);
         command.arg(format!("{flag}=127.0.0.1:{port}"));
         let process = listening(command, port);
-        Self { _process: process, _folder: folder, port, direct: Side::direct(format!("http://127.0.0.1:{port}/metrics")) }
+        Self {
+            _process: process,
+            _folder: folder,
+            port,
+            direct: Side::direct(format!("http://127.0.0.1:{port}/metrics")),
+        }
     }
 
     pub fn url(&self) -> String {
@@ -216,11 +225,12 @@ impl Exporter {
         })
     }
 
-    /// It watches itself and all other tests.
-    pub fn process() -> Self {
+    /// It watches this server alone: others come and go.
+    pub fn process(server: &Server) -> Self {
         Self::start("process", "-web.listen-address", |command, folder| {
             let file = folder.path().join("config.yml");
-            fs::write(&file, r#"{ process_names: [{ name: "{{.Comm}}", cmdline: [".+"] }] }"#).unwrap();
+            let config = json!({ "process_names": [{ "name": "{{.Comm}}", "cmdline": [format!("127.0.0.1:{}", server.port)] }] });
+            fs::write(&file, config.to_string()).unwrap();
             command.arg("-config.path").arg(file);
         })
     }

@@ -29,9 +29,14 @@ impl States {
         let mut command = std::process::Command::new(tools::kube_state_metrics());
         command.arg(format!("--kubeconfig={}", cluster.admin_kubeconfig().display()));
         command.args(["--host=127.0.0.1", "--telemetry-host=127.0.0.1"]);
-        command.args([format!("--port={port}"), format!("--telemetry-port={own}"), format!("--namespaces={namespace}")]);
+        command.args([
+            format!("--port={port}"),
+            format!("--telemetry-port={own}"),
+            format!("--namespaces={namespace}"),
+        ]);
         command.args(["--resources=deployments,nodes,pods,replicasets,secrets", "--metric-labels-allowlist=pods=[*]"]);
-        let states = Self { process: Running::spawn(command), direct: Side::direct(format!("http://127.0.0.1:{port}/metrics")) };
+        let states =
+            Self { process: Running::spawn(command), direct: Side::direct(format!("http://127.0.0.1:{port}/metrics")) };
         eventually(PATIENCE, async || {
             let text = states.direct.text().await?;
             let known = ["kube_pod_info{", "kube_deployment_created{", "kube_replicaset_created{", "kube_node_info{"];
@@ -91,7 +96,10 @@ fn fill(cluster: &Cluster, namespace: &str, node: &str) {
     // Without a controller nobody else makes it, and no pod is admitted without one.
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default", "namespace": namespace } });
     cluster.apply(&account.to_string());
-    cluster.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node, "labels": { "zone": "a" } } }).to_string());
+    cluster.apply(
+        &json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node, "labels": { "zone": "a" } } })
+            .to_string(),
+    );
     cluster.apply(&of_apps("Deployment", "rooms", 3).to_string());
     cluster.apply(&set.to_string());
     for (pod, status) in &pods {
@@ -129,7 +137,9 @@ const QUERIES: &[Query] = &[
           )
         )"#,
     ),
-    still(r#"topk by (cluster, namespace, pod) (1, max by (cluster, namespace, pod, node) (kube_pod_info{job="kube-state-metrics",node!=""}))"#),
+    still(
+        r#"topk by (cluster, namespace, pod) (1, max by (cluster, namespace, pod, node) (kube_pod_info{job="kube-state-metrics",node!=""}))"#,
+    ),
     still(
         r#"sum by (namespace, pod, cluster) (
           max by (namespace, pod, cluster) (kube_pod_status_phase{job="kube-state-metrics",phase=~"Pending|Unknown|Failed"})
@@ -137,9 +147,15 @@ const QUERIES: &[Query] = &[
           topk by (namespace, pod, cluster) (1, max by (namespace, pod, owner_kind, cluster) (kube_pod_owner{owner_kind!="Job"}))
         ) > 0"#,
     ),
-    still(r#"max_over_time(kube_pod_container_status_waiting_reason{reason="CrashLoopBackOff",job="kube-state-metrics"}[RANGE]) >= 1"#),
-    still(r#"kube_deployment_spec_replicas{job="kube-state-metrics"} > kube_deployment_status_replicas_available{job="kube-state-metrics"}"#),
-    still(r#"kube_deployment_status_observed_generation{job="kube-state-metrics"} == kube_deployment_metadata_generation{job="kube-state-metrics"}"#),
+    still(
+        r#"max_over_time(kube_pod_container_status_waiting_reason{reason="CrashLoopBackOff",job="kube-state-metrics"}[RANGE]) >= 1"#,
+    ),
+    still(
+        r#"kube_deployment_spec_replicas{job="kube-state-metrics"} > kube_deployment_status_replicas_available{job="kube-state-metrics"}"#,
+    ),
+    still(
+        r#"kube_deployment_status_observed_generation{job="kube-state-metrics"} == kube_deployment_metadata_generation{job="kube-state-metrics"}"#,
+    ),
     still(r#"sum by (namespace, pod, container) (kube_pod_container_status_restarts_total{job="kube-state-metrics"})"#),
     still(r#"kube_node_status_condition{job="kube-state-metrics",condition="Ready",status="true"} == 1"#),
     still(
@@ -159,8 +175,10 @@ async fn kube_state_metrics_comes_through_as_it_is_and_its_dashboards_show_the_s
     let node = format!("node-of-{namespace}");
     fill(cluster, &namespace, &node);
     let states = States::start(cluster, &namespace).await;
-    let families = compare(&states, json!({})).await;
-    for name in ["kube_pod_info", "kube_pod_labels", "kube_deployment_status_replicas_available", "kube_node_status_condition"] {
+    let families = compare(&states).await;
+    for name in
+        ["kube_pod_info", "kube_pod_labels", "kube_deployment_status_replicas_available", "kube_node_status_condition"]
+    {
         assert!(families.contains(name), "{name}: {}", states.process.log());
     }
     same_answers(&states.direct.url, "kube-state-metrics", true, QUERIES).await;
