@@ -35,7 +35,7 @@ pub fn identity_labels<'t>(
 fn host_and_port(url: &str) -> Cow<'_, str> {
     let parsed = Url::parse(url).ok();
     let address = parsed.and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
-    address.map_or(Cow::from(url), Cow::from)
+    address.map_or_else(|| Cow::from(url), Cow::from)
 }
 
 #[cfg(test)]
