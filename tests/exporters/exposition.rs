@@ -20,9 +20,9 @@ pub fn read(text: &str) -> Result<Families, String> {
     let mut families = Families::new();
     for line in text.lines() {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
-            families.entry(name.to_owned()).or_default().help = help.to_owned();
+            help.clone_into(&mut families.entry(name.to_owned()).or_default().help);
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-            families.entry(name.to_owned()).or_default().kind = kind.to_owned();
+            kind.clone_into(&mut families.entry(name.to_owned()).or_default().kind);
         } else if !line.is_empty() && !line.starts_with('#') {
             let sample = sample(line).map_err(|error| format!("{error}: {line}"))?;
             let family = family_of(&sample, &families);
