@@ -50,7 +50,7 @@ pub struct Monitor {
     #[schemars(length(min = 1, max = 256))]
     pub job: Option<String>,
     /// The label instance of the series. Name: namespace and name of the target, as in web/shop. Url: url as it is written, which
-    /// is what dashboards for the blackbox exporter select by.
+    /// is what dashboards for the blackbox exporter select by; with type Prometheus, its host and port, as if Prometheus scraped the server.
     #[serde(default)]
     pub instance: InstanceLabel,
     /// Whether labels that the target itself gives its series win over those that discovery sets, such as namespace and instance: for
@@ -65,7 +65,7 @@ pub enum InstanceLabel {
     /// Namespace and name of the target.
     #[default]
     Name,
-    /// The url as it is written.
+    /// The url as it is written, or its host and port.
     Url,
 }
 

@@ -4,6 +4,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../exporters/comparison.rs"]
+mod comparison;
+#[path = "../exporters/dashboards.rs"]
+mod dashboards;
+#[path = "../exporters/exposition.rs"]
+mod exposition;
+
 mod access;
 mod chart;
 mod check;
@@ -20,5 +27,6 @@ mod operator;
 mod proxy;
 mod schema;
 mod secrets;
+mod states;
 mod status;
 mod watch;
