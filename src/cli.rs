@@ -159,7 +159,8 @@ pub struct PollingArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ProbingArgs {
     /// Types of target that may be used although they can reach any server, or none; repeatable. If not set, all: Http, Tcp, Dns, Icmp, Grpc,
-    /// WebSocket, Stun, Turn and Prometheus. Targets of another type are not accepted, and never contacted. Sora, Orion and Mediasoup are always allowed
+    /// WebSocket, Stun, Turn and Prometheus. Targets of another type are not accepted, and never contacted. Sora, Orion and Mediasoup are always
+    /// allowed
     #[arg(long, env = "SCRAPETARGET_PROBERS", value_delimiter = ',', value_name = "TYPE", value_parser = prober)]
     pub probers: Vec<ProberWord>,
     /// Maximum number of probes of one address in a second, over all targets in all namespaces; a probe beyond it fails with the reason
@@ -479,7 +480,10 @@ impl SimulateArgs {
                 if self.token.is_some()
                     && !matches!(
                         server,
-                        SimulatedServer::Mediasoup | SimulatedServer::Edumeet | SimulatedServer::Signalling | SimulatedServer::Turn
+                        SimulatedServer::Mediasoup
+                            | SimulatedServer::Edumeet
+                            | SimulatedServer::Signalling
+                            | SimulatedServer::Turn
                     ) =>
             {
                 Some("error: --token goes with Mediasoup, Edumeet, Signalling and Turn (see --help)")
@@ -597,7 +601,10 @@ mod tests {
         assert_eq!(allowed(&["--probers", "Tcp", "--probers", "Dns"]), Ok(Some(vec![Type::Tcp, Type::Dns])));
         for wrong in ["Sora", "", "Http;Tcp"] {
             let line = allowed(&["--probers", wrong]).unwrap_err();
-            assert!(line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, WebSocket, Stun, Turn, Prometheus, or none"), "{line}");
+            assert!(
+                line.contains("write some of Http, Tcp, Dns, Icmp, Grpc, WebSocket, Stun, Turn, Prometheus, or none"),
+                "{line}"
+            );
         }
         for unclear in [&["--probers", "none,Http"][..], &["--probers", "Tcp", "--probers", "none"]] {
             let line = allowed(unclear).unwrap_err();

@@ -21,6 +21,7 @@ use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, KnownHosts};
 use crate::poll::{Pollers, TargetState};
 use crate::telemetry;
 use crate::time::PromDuration;
+use simulators::signalling::Signalling;
 use simulators::{Mode, Simulated, Switch};
 
 /// The bearer token of the simulated agent. It is no secret.
@@ -84,6 +85,9 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// A target that sends packets through a relay may not be polled more often.
+const SHORTEST_FOR_RELAY: Duration = Duration::from_secs(10);
+
 /// All simulated servers. Dropping it closes their ports.
 struct Servers {
     sora: Vec<Simulated>,
@@ -95,6 +99,7 @@ struct Servers {
     /// The authority of the website's certificate, as PEM.
     authority: String,
     name_server: Simulated,
+    signalling: Simulated,
     turn: Simulated,
     /// A port on which nothing listens.
     closed: u16,
@@ -123,6 +128,7 @@ impl Servers {
             website: website.on(TcpListener::bind(loopback).await?)?,
             authority: simulate::certificate_pem(website.authority()),
             name_server: Self::name_server().await?,
+            signalling: Signalling::default().on(TcpListener::bind(loopback).await?)?,
             turn: simulate::turn_server(None).serve(loopback).await?,
             closed,
         })
@@ -143,15 +149,23 @@ impl Servers {
 
     /// The manifests of the targets, as a user would write them.
     fn manifests(&self, interval: Duration) -> String {
-        let interval = PromDuration::from(interval);
         let mut text = String::new();
-        let mut target = |name: &str, namespace: &str, kind: &str, url: &str, more: &str| {
+        let mut target_polled_every = |interval: Duration,
+                                       name: &str,
+                                       namespace: &str,
+                                       kind: &str,
+                                       url: &str,
+                                       more: &str| {
+            let interval = PromDuration::from(interval);
             // Writing to a String cannot fail.
             let _ = write!(
                 text,
                 "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
                  spec:\n  type: {kind}\n  url: {url}\n  interval: {interval}\n{more}---\n"
             );
+        };
+        let mut target = |name: &str, namespace: &str, kind: &str, url: &str, more: &str| {
+            target_polled_every(interval, name, namespace, kind, url, more);
         };
         let regions = ["tokyo", "osaka", "nagoya"];
         for (server, region) in self.sora.iter().zip(regions) {
@@ -174,9 +188,12 @@ impl Servers {
         if may_ping() {
             target("host", "shop", "Icmp", "icmp://127.0.0.1", "");
         }
-        let credentials =
-            "  turn: { username: { name: turn, key: username }, password: { name: turn, key: password } }\n";
-        target("turn", "webrtc", "Turn", &format!("turn:{}", self.turn.address), credentials);
+        let signalling = format!("ws://{}/signaling", self.signalling.address);
+        target("signalling", "webrtc", "WebSocket", &signalling, "  websocket: { ping: true }\n");
+        target("stun", "webrtc", "Stun", &format!("stun:{}", self.turn.address), "");
+        let relay = "  turn: { mode: Relay, username: { name: turn, key: username }, password: { name: turn, key: password } }\n";
+        let turn = format!("turn:{}", self.turn.address);
+        target_polled_every(interval.max(SHORTEST_FOR_RELAY), "turn", "webrtc", "Turn", &turn, relay);
         let authority = self.authority.trim_end().replace('\n', "\n    ");
         let _ = write!(
             text,

@@ -226,7 +226,11 @@ mod tests {
             ("Http", "http://2001:db8::1/", "write the IPv6 address in brackets, as in [2001:db8::1]"),
             ("Http", "tcp://web:25", "it is the url of a target of type Tcp"),
             ("Http", "wss://sfu/signaling", "it is the url of a target of type WebSocket"),
-            ("WebSocket", "https://sfu/signaling", "it is the url of a target of type Sora, Orion, Mediasoup, Http or Prometheus"),
+            (
+                "WebSocket",
+                "https://sfu/signaling",
+                "it is the url of a target of type Sora, Orion, Mediasoup, Http or Prometheus",
+            ),
             ("WebSocket", "WSS://sfu:5000/signaling", "write the scheme in small letters"),
             ("Tcp", "http://web/", "it is the url of a target of type Sora, Orion, Mediasoup, Http or Prometheus"),
             ("Tcp", "tcp://web:22/", "remove the / at its end"),

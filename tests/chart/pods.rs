@@ -421,8 +421,15 @@ fn the_types_that_may_be_probed_are_a_value_and_only_icmp_needs_a_sysctl_for_the
     };
     let sysctl = |value: &str| serde_json::json!([{ "name": "net.ipv4.ping_group_range", "value": value }]);
     let icmp = |more: &str| rendered(&format!(r#"probers=["Icmp"]{more}"#)).1;
-    assert_eq!(rendered("replicas=1"), (Some("Http,Tcp,Dns,Grpc,Prometheus".to_owned()), Value::Null));
-    assert_eq!(rendered("probers=null"), (Some("Http,Tcp,Dns,Grpc,Prometheus".to_owned()), Value::Null), "the default");
+    assert_eq!(
+        rendered("replicas=1"),
+        (Some("Http,Tcp,Dns,Grpc,WebSocket,Stun,Turn,Prometheus".to_owned()), Value::Null)
+    );
+    assert_eq!(
+        rendered("probers=null"),
+        (Some("Http,Tcp,Dns,Grpc,WebSocket,Stun,Turn,Prometheus".to_owned()), Value::Null),
+        "the default"
+    );
     assert_eq!(rendered("probers=[]"), (Some("none".to_owned()), Value::Null));
     assert_eq!(rendered(r#"probers=["Http","Icmp"]"#), (Some("Http,Icmp".to_owned()), sysctl("65532 65532")));
     assert_eq!(icmp(",podSecurityContext.runAsGroup=1000"), sysctl("1000 1000"));

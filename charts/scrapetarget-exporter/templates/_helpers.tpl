@@ -105,7 +105,7 @@ app.kubernetes.io/component: exporter
 
 {{/* The types that may be probed, with commas. Without the value (null, or reused values of an older chart) they are those of its default. */}}
 {{- define "scrapetarget-exporter.probers" -}}
-{{- if kindIs "invalid" .Values.probers }}Http,Tcp,Dns,Grpc,Stun,Turn{{ else }}{{ join "," .Values.probers | default "none" }}{{ end }}
+{{- if kindIs "invalid" .Values.probers }}Http,Tcp,Dns,Grpc,WebSocket,Stun,Turn,Prometheus{{ else }}{{ join "," .Values.probers | default "none" }}{{ end }}
 {{- end }}
 
 {{/* OpenShift assigns a range of users to each namespace, and rejects others. */}}
