@@ -50,13 +50,13 @@ impl Asked<'_> {
         writer.attribute(StunAttribute::ERROR_CODE, &[&number, reason.as_bytes()].concat());
         writer
     }
+}
 
-    /// The right answer to another request.
-    fn to_another(&self) -> Vec<u8> {
-        let mut writer = StunWriter::new(StunClass::Success, StunMethod::BINDING, TransactionId([7; 12]));
-        writer.xor_address(StunAttribute::XOR_MAPPED_ADDRESS, "198.51.100.1:1".parse().unwrap());
-        writer.finish_with_fingerprint().unwrap()
-    }
+/// The right answer to a request of somebody else.
+fn to_another() -> Vec<u8> {
+    let mut writer = StunWriter::new(StunClass::Success, StunMethod::BINDING, TransactionId([7; 12]));
+    writer.xor_address(StunAttribute::XOR_MAPPED_ADDRESS, "198.51.100.1:1".parse().unwrap());
+    writer.finish_with_fingerprint().unwrap()
 }
 
 type Script = dyn Fn(&Asked<'_>) -> Vec<Vec<u8>> + Send + Sync;
@@ -414,7 +414,7 @@ async fn answers_to_others_and_garbage_do_not_keep_the_right_one_from_being_read
             StunWriter::new(StunClass::Success, StunMethod::ALLOCATE, asked.message().transaction);
         of_another_method.xor_address(StunAttribute::XOR_MAPPED_ADDRESS, "198.51.100.1:1".parse().unwrap());
         vec![
-            asked.to_another(),
+            to_another(),
             asked.bytes.to_vec(),
             of_another_method.finish().unwrap(),
             b"\x40\x00\x00\x04data".to_vec(),
@@ -434,11 +434,7 @@ async fn answers_to_others_and_garbage_do_not_keep_the_right_one_from_being_read
 #[tokio::test]
 async fn without_the_right_answer_it_is_told_what_came_instead() {
     let cases: [(Reason, &str, Arc<Script>); 6] = [
-        (
-            Reason::Timeout,
-            "the last of them an answer to another transaction",
-            Arc::new(|asked| vec![asked.to_another()]),
-        ),
+        (Reason::Timeout, "the last of them an answer to another transaction", Arc::new(|_| vec![to_another()])),
         (Reason::Timeout, "the last of them a request or indication", Arc::new(|asked| vec![asked.bytes.to_vec()])),
         (
             Reason::Protocol,
