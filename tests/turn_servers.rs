@@ -258,11 +258,14 @@ async fn pion_relays_over_every_transport_and_rejects_wrong_credentials() {
         let code = probed.value("probe_turn_error_code{step=\"allocate\"}");
         assert!([400.0, 401.0].contains(&code), "{code}");
     }
+    let probed = server.probe(&format!("turn:{}", at("closed")), &turn).await;
+    probed.failed(Reason::Response);
+    assert_eq!(probed.value("probe_turn_relay_forbidden"), 1.0);
     eventually(PATIENCE, async || {
         let log = server.process.stdout();
         let count = |word: &str| log.lines().filter(|line| line.starts_with(word)).count();
         match (count("created"), count("deleted")) {
-            (3, 3) => Ok(()),
+            (4, 4) => Ok(()),
             counts => Err(format!("created, deleted: {counts:?}")),
         }
     })
