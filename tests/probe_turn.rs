@@ -46,6 +46,7 @@ fn relay() -> Value {
     with_credentials(json!({ "mode": "Relay", "packets": 10, "packetInterval": "5ms" }))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is made for the call")]
 fn spec(simulated: &Simulated, query: &str, turn: Value) -> Value {
     json!({ "type": "Turn", "url": format!("turn:{}{query}", simulated.address), "turn": turn })
 }

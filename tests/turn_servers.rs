@@ -211,7 +211,7 @@ async fn coturn_gets_every_allocation_back_of_a_thousand_probes_that_were_cut_of
     let mut cut = Vec::new();
     for number in 0..PROBES {
         let name = format!("t{number}");
-        let url = &server.urls()[if number % 4 == 0 { 1 } else { 0 }];
+        let url = &server.urls()[usize::from(number.is_multiple_of(4))];
         let spec = json!({ "type": "Turn", "url": url, "interval": "1h", "timeout": "30s", "turn": relay() });
         pollers.apply([Target { id: TargetId::new("media", &name), ..target_of(&spec) }]);
         let (pollers, after) = (Arc::clone(&pollers), Duration::from_micros(noise.below(60_000)));
@@ -282,7 +282,10 @@ async fn node_turn_is_challenged() {
     eventually(PATIENCE, async || {
         let probed = Probed::of(json!({ "type": "Turn", "url": url, "timeout": "5s" })).await;
         match probed.reason {
-            None => Ok(assert_eq!(probed.value("probe_turn_authentication_required"), 1.0)),
+            None => {
+                assert_eq!(probed.value("probe_turn_authentication_required"), 1.0);
+                Ok(())
+            }
             Some(reason) => Err(format!("{reason:?}: {}", probed.message)),
         }
     })

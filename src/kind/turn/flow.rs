@@ -170,10 +170,11 @@ impl Session<'_, '_> {
         // It is the server that would send there, and only to itself, as it says; but it may say anything.
         self.probe.dialer.judge_relayed(relayed.ip())?;
         let answer = self.ask_signed(STEP, Wish::Channel { peer: relayed }).await?;
-        if answer.code == Some(403) {
+        // pion says 401 of a peer, although it has just taken the credentials.
+        if let Some(code @ (401 | 403)) = answer.code {
             self.probe.record.set(&FORBIDDEN, &[], 1.0);
             if !is_required {
-                self.probe.record.set(&ERROR_CODE, &[STEP.as_str()], 403.0);
+                self.probe.record.set(&ERROR_CODE, &[STEP.as_str()], f64::from(code));
                 self.probe.record.event("the server forbids to relay to its own address");
                 return Ok(false);
             }

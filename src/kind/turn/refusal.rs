@@ -17,6 +17,7 @@ pub(super) fn refusal(step: TurnPhase, code: u16, answer: &StunMessage<'_>) -> C
             (Reason::Auth, "it asked for credentials and does not accept these, as some versions of pion say it: correct them".to_owned())
         }
         400 => (Reason::Response, "bad request: it may be a server for STUN alone".to_owned()),
+        401 if step == TurnPhase::Permission => (Reason::Response, "forbidden, as pion says it".to_owned()),
         401 | 441 if has_asked => (
             Reason::Auth,
             "it does not accept the credentials: correct them; those made of a shared secret also fail if the clocks differ".to_owned(),
