@@ -38,7 +38,7 @@ FROM ${BASE}
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="scrapetarget-exporter" \
-      org.opencontainers.image.description="A multi-target Prometheus exporter for Sora, FIWARE Orion and mediasoup, and for probes over HTTP, TCP, DNS, ICMP, gRPC and WebSocket" \
+      org.opencontainers.image.description="A multi-target Prometheus exporter for Sora, FIWARE Orion and mediasoup, and for probes over HTTP, TCP, DNS, ICMP, gRPC, WebSocket, STUN and TURN" \
       org.opencontainers.image.url="https://github.com/scrapetarget/scrapetarget-exporter" \
       org.opencontainers.image.source="https://github.com/scrapetarget/scrapetarget-exporter" \
       org.opencontainers.image.documentation="https://github.com/scrapetarget/scrapetarget-exporter/blob/main/README.md" \

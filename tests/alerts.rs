@@ -225,6 +225,7 @@ fn given() -> BTreeSet<String> {
     with("probe_call_success", "call", &mut calls.into_iter());
     with("probe_members", "state", &mut MemberState::COUNTED.iter().map(|state| state.as_str()));
     with("probe_member_failure_info", "reason", &mut Reason::ALL.iter().map(|reason| reason.as_str()));
+    with("probe_turn_relay_round_trip_seconds", "stat", &mut ["min", "avg", "max"].into_iter());
     let by_itself = |labels: &BTreeSet<String>| labels.iter().all(|label| promql::OF_MEMBERS.contains(&label.as_str()));
     for name in families::series().iter().filter(|(_, labels)| by_itself(labels)).map(|(name, _)| name) {
         given.insert(Sample { name: name.clone(), labels: Vec::new(), value: 0.0 }.series());
