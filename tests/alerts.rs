@@ -188,7 +188,8 @@ fn expositions(folder: &Path) -> Vec<PathBuf> {
 
 /// The series of a sample in one canonical text, without names that users give.
 fn canonical(mut sample: Sample) -> String {
-    sample.labels.retain(|(label, _)| label != "node_name");
+    const OF_USERS: [&str; 4] = ["node_name", "target_name", "target_namespace", "type"];
+    sample.labels.retain(|(label, _)| !OF_USERS.contains(&label.as_str()));
     sample.series()
 }
 
@@ -226,6 +227,8 @@ fn given() -> BTreeSet<String> {
     with("probe_members", "state", &mut MemberState::COUNTED.iter().map(|state| state.as_str()));
     with("probe_member_failure_info", "reason", &mut Reason::ALL.iter().map(|reason| reason.as_str()));
     with("probe_turn_relay_round_trip_seconds", "stat", &mut ["min", "avg", "max"].into_iter());
+    // One of each target.
+    given.insert(Sample { name: "scrapetarget_up".to_owned(), labels: Vec::new(), value: 0.0 }.series());
     let by_itself = |labels: &BTreeSet<String>| labels.iter().all(|label| promql::OF_MEMBERS.contains(&label.as_str()));
     for name in families::series().iter().filter(|(_, labels)| by_itself(labels)).map(|(name, _)| name) {
         given.insert(Sample { name: name.clone(), labels: Vec::new(), value: 0.0 }.series());
@@ -241,7 +244,8 @@ fn the_cases_use_series_that_the_exporter_gives_with_the_labels_of_discovery() {
             let text = input["series"].as_str().unwrap();
             let line = text.replace(", ", ",") + " 0";
             let mut sample = sample(&line).unwrap_or_else(|why| panic!("{text}: {why}"));
-            let of_the_exporter = !sample.labels.iter().any(|(name, _)| name == "target_name");
+            let of_the_exporter = sample.name.starts_with("scrapetarget_")
+                || !sample.labels.iter().any(|(name, _)| name == "target_name");
             if !of_the_exporter && promql::is_of_members(&sample.name) {
                 // Of a target with members, each series has the label of one; of a target without, none has.
                 sample.labels.retain(|(name, _)| !promql::OF_MEMBERS.contains(&name.as_str()));

@@ -301,9 +301,12 @@ fn demo_once_prints_a_line_for_each_target_and_exits_0_whoever_has_the_port() {
         ("up", "shop/website-moved"),
         ("up", "shop/website-tls"),
         ("up", "webrtc/mediasoup-rooms"),
+        ("up", "webrtc/signalling"),
         ("up", "webrtc/sora-nagoya"),
         ("up", "webrtc/sora-osaka"),
         ("up", "webrtc/sora-tokyo"),
+        ("up", "webrtc/stun"),
+        ("up", "webrtc/turn"),
     ];
     assert_eq!(states, wanted);
 }

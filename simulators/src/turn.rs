@@ -850,7 +850,9 @@ mod tests {
         let key = message::key("alice", "turn.test", "secret");
         let request = |method, attributes: &[Attribute], is_signed: bool| {
             let mut request = Answer::new(Class::Request, method, [7; 12]);
-            attributes.iter().for_each(|attribute| attribute.put(&mut request));
+            for attribute in attributes {
+                attribute.put(&mut request);
+            }
             if is_signed {
                 request.put(message::USERNAME, b"alice");
                 request.put(message::REALM, b"turn.test");

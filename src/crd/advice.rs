@@ -485,7 +485,10 @@ mod tests {
             ("type: WebSocket, url: 'ws://a/', websocket: {validStatusCodes: 401}", "for instance [101] or [401]"),
             ("type: WebSocket, url: 'ws://a/', websocket: {subprotocols: protoo}", "for instance [protoo]"),
             ("type: WebSocket, url: 'ws://a/', websocket: {ping: 'yes'}", "write true or false"),
-            ("type: WebSocket, url: 'http://a/'", "it is the url of a target of type Sora, Orion, Mediasoup or Http"),
+            (
+                "type: WebSocket, url: 'http://a/'",
+                "it is the url of a target of type Sora, Orion, Mediasoup, Http or Prometheus",
+            ),
         ] {
             let spec = yaml::read(&format!("{{{spec}}}"), 1, Dialect::Kubernetes).unwrap().to_value();
             let manifest = json!({

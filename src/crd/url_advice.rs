@@ -274,7 +274,7 @@ mod tests {
             ("Stun", "stun:[2001:db8::1]:", "remove the : after the host"),
             ("Stun", "stun:a..b", NAME),
             ("Stun", "stun:", "add the host"),
-            ("Stun", "http://web/", "it is the url of a target of type Sora, Orion, Mediasoup or Http"),
+            ("Stun", "http://web/", "it is the url of a target of type Sora, Orion, Mediasoup, Http or Prometheus"),
             ("Tcp", "stun:host", "it is the url of a target of type Stun"),
             ("Stun", "host:3478", ""),
         ] {

@@ -224,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EncryptedStream<S> {
 }
 
 fn is_of_tls(error: &io::Error) -> bool {
-    chain(error).any(|link| link.is::<rustls::Error>())
+    chain(error).any(<dyn std::error::Error>::is::<rustls::Error>)
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for EncryptedStream<S> {
@@ -251,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for EncryptedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write_or_read(cx, |stream, cx| stream.poll_flush(cx))
+        self.write_or_read(cx, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

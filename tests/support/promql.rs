@@ -105,7 +105,8 @@ fn discovered(name: &str) -> BTreeSet<&'static str> {
     if OF_SCRAPES.contains(&name) {
         OF_TARGETS.into_iter().chain(OF_PODS).collect()
     } else if name.starts_with("scrapetarget_") || name.starts_with("process_") {
-        OF_PODS.into()
+        // A server whose series are passed on can have one of this name as well: then it has the name of the target.
+        OF_PODS.into_iter().chain(["target_name"]).collect()
     } else if is_of_members(name) {
         OF_TARGETS.into_iter().chain(OF_MEMBERS).collect()
     } else {

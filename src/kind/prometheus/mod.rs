@@ -24,7 +24,7 @@ pub struct Options {
     /// The HTTP status of `/probe` while the metrics of the server cannot be read. 200: `up` is 1 and `probe_success` is 0, as for every
     /// type. 502: the scrape fails, so that `up` is 0 as if Prometheus scraped the server itself, and alerts on `up` fire. With members,
     /// while none of them can be read.
-    #[schemars(range(min = 200, max = 502))]
+    #[schemars(range(min = 100, max = 599))]
     pub fail_status: u16,
     /// Whether a line that cannot be read fails the poll, with reason `parse`, as it fails a scrape by Prometheus. Otherwise such a line is
     /// skipped, and `probe_skipped_fields` counts it.
@@ -45,7 +45,7 @@ impl super::Options for Options {
     const MAX_AGE: MaxAge = MaxAge::Zero;
     const PASSES_ON: bool = true;
     const OWN_HEADERS: &'static [(&'static str, &'static str)] =
-        &[(TIMEOUT_HEADER, "the exporter sets it from spec.timeout, remove it")];
+        &[(TIMEOUT_HEADER, "from what is left of spec.timeout, remove it")];
     const RESERVED: &'static [(&'static str, &'static str)] = &[
         ("honorLabels", "write spec.monitor.honorLabels"),
         ("createdTimestamps", "creation times are not passed on, remove it"),
@@ -57,7 +57,7 @@ impl super::Options for Options {
 
     fn rules() -> Vec<Rule> {
         vec![
-            Rule::new("spec.prometheus.failStatus", "self == 200 || self == 502", "failStatus must be 200 or 502")
+            Rule::new("spec.prometheus.failStatus", "self == 200 || self == 502", "failStatus must be 200 or 502, write one of them")
                 .holds_if(|value| value.as_u64().is_none_or(|status| matches!(status, 200 | 502))),
             Rule::new(
                 "spec.prometheus.honorTimestamps",
@@ -120,6 +120,10 @@ impl Kind for Prometheus {
 impl Prometheus {
     fn pass(&self, answer: &Answer, cx: &Context, out: &mut Families) -> Result<(), CallError> {
         let body = answer.success()?;
+        if let Some(status) = answer.0.as_ref().ok().map(|response| response.status).filter(|status| *status != 200) {
+            let message = format!("answered {status}; for Prometheus, only an answer with status 200 has metrics");
+            return Err(CallError::new(Reason::HttpStatus, message));
+        }
         let content_type = answer.0.as_ref().ok().and_then(|response| response.content_type.as_deref());
         let source = ExpositionSource { format: format(content_type)?, is_strict: self.strict };
         let policy = OwnNames { has_certificate: self.url.scheme() == "https" };

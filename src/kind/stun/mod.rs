@@ -182,7 +182,7 @@ impl StunProber {
             };
             record.set(&ERROR_CODE, &[], f64::from(error.code));
             record.event(format!("answered with error {}", error.code));
-            return Err(refusal(error.code, &error.reason, &answer));
+            return Err(refusal(error.code, &answer));
         }
         let Some(mapped) = answer.mapped_address().map_err(|fault| unreadable(&fault))? else {
             return Err(unreadable(&"an answer without the address that it is about"));
@@ -213,8 +213,7 @@ fn binding() -> Result<StunRequest, CallError> {
 }
 
 /// The failure of a probe whose server refuses.
-fn refusal(code: u16, reason: &str, answer: &StunMessage<'_>) -> CallError {
-    let said = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+fn refusal(code: u16, answer: &StunMessage<'_>) -> CallError {
     let (kind, hint) = match code {
         300 => (Reason::Response, ": another server should be asked, which is for the url to name".to_owned()),
         401 => (Reason::Auth, ": it wants credentials also for Binding requests, which have none; probe it with type Turn".to_owned()),
@@ -224,7 +223,7 @@ fn refusal(code: u16, reason: &str, answer: &StunMessage<'_>) -> CallError {
         }
         _ => (Reason::Response, String::new()),
     };
-    CallError::new(kind, format!("the server answered with error {code}{said}{hint}"))
+    CallError::new(kind, format!("the server answered with error {code}{hint}"))
 }
 
 fn record_phase(record: &mut Recorder, phase: &str, took: Duration) {

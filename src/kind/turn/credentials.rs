@@ -71,14 +71,14 @@ mod tests {
     use super::*;
     use crate::kind::SecretKeyRef;
 
-    fn key() -> Option<SecretKeyRef> {
-        Some(SecretKeyRef { name: "a".to_owned(), key: "b".to_owned(), optional: None })
+    fn key() -> SecretKeyRef {
+        SecretKeyRef { name: "a".to_owned(), key: "b".to_owned(), optional: None }
     }
 
     #[test]
     fn credentials_are_those_of_the_secrets_or_made_of_one() {
         assert!(TurnCredentialSource::new(&Options::default()).is_none());
-        let options = Options { username: key(), password: key(), ..Options::default() };
+        let options = Options { username: Some(key()), password: Some(key()), ..Options::default() };
         let source = TurnCredentialSource::new(&options).unwrap();
         let found = source.credentials(&[Some(b"alice"), Some(b"secret")]).unwrap().unwrap();
         assert_eq!((&*found.username, &*found.password), ("alice", "secret"));
@@ -88,7 +88,7 @@ mod tests {
             assert_eq!(error.reason, Reason::Config, "{error}");
         }
 
-        let options = Options { shared_secret: key(), user_id: Some("probe".to_owned()), ..Options::default() };
+        let options = Options { shared_secret: Some(key()), user_id: Some("probe".to_owned()), ..Options::default() };
         let source = TurnCredentialSource::new(&options).unwrap();
         let found = source.credentials(&[Some(b"shared")]).unwrap().unwrap();
         let (until, user) = found.username.split_once(':').unwrap();

@@ -238,6 +238,14 @@ impl Prober for TurnProber {
     }
 
     fn probe<'p>(&'p self, probe: &'p mut Probe<'_>) -> BoxFuture<'p, Result<(), CallError>> {
-        Box::pin(self.run(probe))
+        Box::pin(async { self.run(probe).await.map_err(|error| self.without_call(error)) })
+    }
+}
+
+impl TurnProber {
+    /// A failure begins with the step. Where that has the name of the call, which precedes every failure, it would be said twice.
+    fn without_call(&self, error: CallError) -> CallError {
+        let rest = error.message.strip_prefix(self.call()).and_then(|rest| rest.strip_prefix(": "));
+        rest.map_or_else(|| error.clone(), |rest| CallError::new(error.reason, rest))
     }
 }
