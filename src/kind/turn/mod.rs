@@ -244,8 +244,11 @@ impl Prober for TurnProber {
 
 impl TurnProber {
     /// A failure begins with the step. Where that has the name of the call, which precedes every failure, it would be said twice.
-    fn without_call(&self, error: CallError) -> CallError {
+    fn without_call(&self, mut error: CallError) -> CallError {
         let rest = error.message.strip_prefix(self.call()).and_then(|rest| rest.strip_prefix(": "));
-        rest.map_or_else(|| error.clone(), |rest| CallError::new(error.reason, rest))
+        if let Some(rest) = rest.map(str::to_owned) {
+            error.message = rest;
+        }
+        error
     }
 }
