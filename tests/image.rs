@@ -126,11 +126,11 @@ fn source(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// Of these, the types that probe, with HTTP/2, Brotli and DNS, and `convert` take 3.3.
+/// Of these, the types that probe, with HTTP/2, Brotli, DNS, WebSocket, STUN and TURN, and `convert` take 4.2.
 #[test]
-fn it_takes_28_megabytes_at_most() {
+fn it_takes_29_megabytes_at_most() {
     let bytes = Image::unpack().bytes + BASE_OF_RELEASES;
-    assert!(bytes <= 28_000_000, "{bytes} bytes");
+    assert!(bytes <= 29_000_000, "{bytes} bytes");
 }
 
 #[test]
