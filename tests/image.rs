@@ -126,7 +126,7 @@ fn source(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// Of these, the types that probe, with HTTP/2, Brotli, DNS, WebSocket, STUN and TURN, and `convert` take 4.2.
+/// Of these, the types that probe, with HTTP/2, Brotli, DNS, WebSocket, STUN and TURN, and `convert` take 4.1.
 #[test]
 fn it_takes_29_megabytes_at_most() {
     let bytes = Image::unpack().bytes + BASE_OF_RELEASES;
