@@ -17,7 +17,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::server::WebPkiClientVerifier;
 use scrapetarget_exporter::kind::Reason;
 use serde_json::{Value, json};
 use support::faults::closed_port;
@@ -337,15 +336,7 @@ async fn a_failed_handshake_is_code_14() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_wants_another_client_certificate_says_so_after_the_handshake() {
     let certificate = Certificate::good();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.chain[0].clone()).unwrap();
-    support::choose_tls_provider();
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
-    let key = rustls_pki_types::PrivateKeyDer::try_from(certificate.key.serialize_der()).unwrap();
-    let mut config = rustls::ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificate.chain.clone(), key)
-        .unwrap();
+    let mut config = certificate.demanding_server_config();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let server = GrpcServer::with_tls(|_| Reply::serving(), Some(TlsAcceptor::from(Arc::new(config)))).await;
     for _ in 0..20 {

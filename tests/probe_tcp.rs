@@ -237,13 +237,7 @@ async fn a_server_that_signed_for_itself_is_told_of_and_can_be_trusted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_certificate_that_is_missing_is_told_of_during_the_dialogue() {
     let certificate = Certificate::good();
-    support::choose_tls_provider();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.chain[0].clone()).unwrap();
-    let verifier = rustls::server::WebPkiClientVerifier::builder(std::sync::Arc::new(roots)).build().unwrap();
-    let key = rustls_pki_types::PrivateKeyDer::try_from(certificate.key.serialize_der()).unwrap();
-    let builder = rustls::ServerConfig::builder().with_client_cert_verifier(verifier);
-    let config = builder.with_single_cert(certificate.chain.clone(), key).unwrap();
+    let config = certificate.demanding_server_config();
     let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
     let server = Actor::with_tls([Act::Tls, Act::Hang], Some(acceptor)).await;
     let steps: Vec<Value> = (0..4).map(|_| json!({ "send": "x" })).chain([json!({ "expect": "y" })]).collect();

@@ -9,7 +9,6 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig;
-use rustls::server::WebPkiClientVerifier;
 use scrapetarget_exporter::kind::Reason;
 use serde_json::{Value, json};
 use simulators::Mode;
@@ -548,15 +547,7 @@ async fn a_rejected_certificate_is_told_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_wants_a_client_certificate_says_so_after_the_handshake() {
     let certificate = Certificate::good();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.chain[0].clone()).unwrap();
-    support::choose_tls_provider();
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
-    let key = rustls_pki_types::PrivateKeyDer::try_from(certificate.key.serialize_der()).unwrap();
-    let config = ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificate.chain.clone(), key)
-        .unwrap();
+    let config = certificate.demanding_server_config();
     let server = serving(Signalling::default(), Some(Arc::new(config))).await;
     let probed = probe_with(&server, json!({}), &certificate.ca).await;
     probed.failed(Reason::Tls);

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use scrapetarget_exporter::crd::{ParsedTarget, ScrapeTarget};
 use scrapetarget_exporter::kind::Reason;
@@ -146,9 +148,23 @@ impl Certificate {
     }
 
     pub fn server_config(&self) -> rustls::ServerConfig {
+        self.config_of_server(WebPkiClientVerifier::no_client_auth)
+    }
+
+    /// The server rejects whoever shows no certificate that this one has signed.
+    pub fn demanding_server_config(&self) -> rustls::ServerConfig {
+        self.config_of_server(|| {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(self.chain[0].clone()).unwrap();
+            WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap()
+        })
+    }
+
+    /// `clients` is asked once the provider of TLS is chosen.
+    fn config_of_server(&self, clients: impl FnOnce() -> Arc<dyn ClientCertVerifier>) -> rustls::ServerConfig {
         choose_tls_provider();
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
-        let builder = rustls::ServerConfig::builder().with_no_client_auth();
+        let builder = rustls::ServerConfig::builder().with_client_cert_verifier(clients());
         builder.with_single_cert(self.chain.clone(), key).unwrap()
     }
 
