@@ -215,7 +215,7 @@ root:
 CONTROL_PLANE := $(addprefix $(TOOLS_kubernetes)/,kube-apiserver kube-controller-manager kubectl)
 
 # What runs as a Pod comes as an image, an archive beside the program.
-PODS := $(PAUSE).tar $(COREDNS).tar $(PROMETHEUS).tar $(PROMETHEUS_OPERATOR).tar $(CONFIG_RELOADER).tar
+PODS := $(PAUSE).tar $(COREDNS).tar $(PROMETHEUS).tar $(PROMETHEUS_OPERATOR).tar $(CONFIG_RELOADER).tar $(KUBE_STATE_METRICS).tar
 
 $(PODS): %.tar: % tests/e2e/node/image.sh
 	tests/e2e/node/image.sh $@ localhost/$(patsubst operator,prometheus-operator,$(notdir $<)):e2e $<

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::program::{Said, said_to, signal};
 use crate::support::{choose_tls_provider, tools};
-use crate::until;
+use crate::{media, until};
 
 /// Namespace and name of the release, as README.md has them.
 pub(crate) const NAMESPACE: &str = "prometheus";
@@ -24,7 +24,7 @@ const OPERATOR: &str = "monitoring";
 
 /// Namespaces that the story makes.
 const NAMESPACES: &[&str] =
-    &[NAMESPACE, MONITORING, "simulated-webrtc", "simulated-fiware", "simulated-school", "load", "webrtc"];
+    &[NAMESPACE, MONITORING, "simulated-webrtc", "simulated-fiware", "simulated-school", "media", "load", "webrtc"];
 
 const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
 
@@ -83,8 +83,7 @@ impl Cluster {
     /// Whether everything that the story makes, and deletes in the end, is not there yet.
     pub(crate) fn is_free(&self) -> Result<(), String> {
         let namespaces = NAMESPACES.iter().map(|name| format!("namespace/{name}"));
-        let roles =
-            ["clusterrole/scrapetarget-exporter", "clusterrole/scrapetarget-e2e-prometheus"].map(ToOwned::to_owned);
+        let roles = ["exporter", "e2e-prometheus", "e2e-states"].map(|name| format!("clusterrole/scrapetarget-{name}"));
         let policies = ["validatingadmissionpolicy", "validatingadmissionpolicybinding"];
         let policies = policies.map(|kind| format!("{kind}/scrapetarget-probers"));
         let ours: Vec<String> = namespaces.chain(roles).chain(policies).chain([CRD.to_owned()]).collect();
@@ -158,7 +157,11 @@ impl Cluster {
 
     /// Applies a file of the checkout.
     pub(crate) fn apply_file(&self, path: &str) {
-        let mut manifests = read(path);
+        self.apply_ours(read(path));
+    }
+
+    /// Applies manifests whose pods run our image.
+    pub(crate) fn apply_ours(&self, mut manifests: String) {
         if let Some(image) = &self.image {
             let of_chart = format!("ghcr.io/scrapetarget/scrapetarget-exporter:{}", env!("CARGO_PKG_VERSION"));
             let Image { registry, repository, tag } = image;
@@ -305,7 +308,7 @@ impl Cluster {
         command.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found", "--wait"]);
         said_to(&mut command, "", PATIENCE);
         self.try_kubectl(&["delete", CRD, "--ignore-not-found"], "");
-        for manifests in [ADMISSION, "tests/e2e/manifests/prometheus.yaml"] {
+        for manifests in [ADMISSION, "tests/e2e/manifests/prometheus.yaml", media::MANIFESTS] {
             self.try_kubectl(&["delete", "-f", "-", "--ignore-not-found"], &read(manifests));
         }
         for namespace in NAMESPACES {

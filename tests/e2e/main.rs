@@ -8,6 +8,7 @@ mod cluster;
 mod discovery;
 mod install;
 mod load;
+mod media;
 mod members;
 mod overload;
 mod probers;
@@ -38,6 +39,10 @@ const CHAPTERS: &[Chapter] = &[
     (
         "the administrator decides what may be probed, and pings need no capability",
         probers::are_what_the_administrator_allows,
+    ),
+    (
+        "kube-state-metrics, a TURN relay and signalling are watched beside the servers",
+        media::is_watched_beside_its_servers,
     ),
     ("a wrong target is refused with our words", changes::wrong_target_is_refused),
     ("a rotated Secret is read again without a restart", changes::secret_is_rotated),

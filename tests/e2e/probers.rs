@@ -219,7 +219,7 @@ fn flood() -> String {
 }
 
 /// Waits until each expression has one series, of this value.
-fn until_series(cluster: &Cluster, wanted: &[(&str, f64)]) -> Duration {
+pub(crate) fn until_series(cluster: &Cluster, wanted: &[(&str, f64)]) -> Duration {
     let ((), time) = until("series of the probes", PATIENCE, || {
         for (expression, wanted) in wanted {
             let found = cluster.query(expression)?;
@@ -243,7 +243,7 @@ fn until_accepted(cluster: &Cluster, name: &str, reason: &str, words: &str) {
 }
 
 /// Deletes targets, and waits until Prometheus has the others only.
-fn delete(cluster: &Cluster, manifests: &str) {
+pub(crate) fn delete(cluster: &Cluster, manifests: &str) {
     let said = cluster.try_kubectl(&["delete", "-f", "-"], manifests);
     assert!(said.good(), "{}", said.stderr);
     cluster.until_up(&targets::names(), PATIENCE);
