@@ -44,7 +44,7 @@ impl TurnProber {
         let mut session = Session { probe, allocation: Allocation::new(link, room), deadline };
         let outcome = self.use_server(&mut session, credentials.as_ref()).await;
         let released = if session.allocation.is_given() { session.release().await } else { Ok(()) };
-        outcome.and(self.in_step(TurnPhase::Release, released))
+        outcome.and_then(|()| self.in_step(TurnPhase::Release, released))
     }
 
     fn credentials(&self, probe: &Probe<'_>) -> Result<Option<TurnCredentials>, CallError> {
