@@ -146,6 +146,40 @@ fn every_kind_and_every_source_has_an_example() {
     }
 }
 
+/// By the name of the target and a word of what is said about it.
+#[test]
+fn every_system_that_is_promised_has_an_example() {
+    for (file, systems) in [
+        (
+            "prometheus.yaml",
+            &[
+                ("node-1", "node_exporter"),
+                ("processes-node-1", "process-exporter"),
+                ("kube-state-metrics", "kube-state-metrics"),
+                ("elasticsearch", "elasticsearch_exporter"),
+                ("nginx", "nginx-prometheus-exporter"),
+                ("apache", "apache_exporter"),
+                ("mysql", "mysqld_exporter"),
+                ("postgres", "postgres_exporter"),
+                ("oracledb", "oracledb_exporter"),
+                ("redis-sessions", "redis_exporter"),
+                ("gateway", "linux-tiny-exporter"),
+                ("blackbox-page", "blackbox exporter"),
+            ][..],
+        ),
+        ("turn-servers.yaml", &[("coturn", "coturn"), ("pion", "pion/turn"), ("node-turn", "node-turn")][..]),
+    ] {
+        let text = read(&format!("deploy/examples/{file}"));
+        for (name, word) in systems {
+            let of_target = |document: &&str| document.contains(&format!("metadata: {{ name: {name}, "));
+            let document = text.split("\n---\n").filter(|part| part.contains("kind: ScrapeTarget")).find(of_target);
+            let document = document.unwrap_or_else(|| panic!("{file} has no {name}"));
+            let comment = document.lines().take_while(|line| line.starts_with('#')).collect::<String>();
+            assert!(comment.contains(word), "{file}: {name} does not say what {word} needs: {comment}");
+        }
+    }
+}
+
 /// Fields of the CRD, by the fields that they stand among and their own name, each with the first place where it stands. What is the
 /// same in several places, as a reference to a Secret is, needs one example.
 type Fields = BTreeMap<(String, String), String>;

@@ -5,7 +5,7 @@ mod exposition;
 
 use std::borrow::Cow;
 
-use exposition::Everything;
+use exposition::{EVERY_TYPE, Everything};
 use proptest::prelude::*;
 use scrapetarget_exporter::metric::{
     ExpositionError, ExpositionPolicy, Families, Finished, Format, Suffix, Type, encode, read_exposition,
@@ -52,35 +52,10 @@ fn a_bare_sample_is_no_part_of_a_histogram_whose_buckets_were_refused() {
 
 #[test]
 fn types_helps_labels_and_values_pass_unchanged() {
-    let text = "\
-# HELP a_total Things \\\\ done.\\nAll \"of\" them.
-# TYPE a_total counter
-a_total{x=\"1\",y=\"a,b=\\\"c\\\"}\\\\\\n\"} 3
-a_total{x=\"2\",y=\"\"} 1e+21
-# HELP b:rate5m 
-# TYPE b:rate5m gauge
-b:rate5m NaN
-b:rate5m{way=\"up\"} +Inf
-# HELP h Spread.
-# TYPE h histogram
-h_bucket{le=\"0.5\"} 1
-h_bucket{le=\"+Inf\"} 2
-h_sum 1.5
-h_count 2
-# HELP plain Kept without total.
-# TYPE plain counter
-plain 7
-# HELP s Latency.
-# TYPE s summary
-s{quantile=\"0.9\"} NaN
-s_sum 4
-s_count 2
-# HELP z 
-# TYPE z untyped
-z 0.25
-";
+    // An empty label stays as well.
+    let text = &EVERY_TYPE.replace("{x=\"2\"}", "{x=\"2\",y=\"\"}");
     let (read, skipped) = through(text, &Everything);
-    assert_eq!(read, text);
+    assert_eq!(&read, text);
     assert_eq!(skipped, 0);
 }
 
@@ -234,9 +209,9 @@ fn build(families: &[Generated]) -> Finished {
             let labels = [("a", labels[0].as_str()), ("b_2", labels[1].as_str())];
             match kind {
                 Type::Histogram => {
-                    out.set_dynamic(family, Suffix::Bucket, &[labels[0], labels[1], ("le", "+Inf")], *value);
+                    out.set_dynamic(family, Suffix::Bucket, &[labels[0], labels[1], ("le", "+Inf")], value.abs());
                     out.set_dynamic(family, Suffix::Sum, &labels, *value);
-                    out.set_dynamic(family, Suffix::Count, &labels, *value);
+                    out.set_dynamic(family, Suffix::Count, &labels, value.abs());
                 }
                 Type::Summary => {
                     out.set_dynamic(family, Suffix::None, &[labels[0], ("quantile", "0.5")], *value);

@@ -842,3 +842,12 @@ async fn a_flood_of_other_datagrams_ends_at_the_deadline_and_others_are_not_held
     let took = flooded.value("probe_duration_seconds");
     assert!(took < Duration::from_secs(60).as_secs_f64(), "{took}");
 }
+
+#[test]
+fn the_transport_that_holds_is_shown() {
+    for (over_tls, shown) in [(false, "transportProtocol: udp"), (true, "transportProtocol: tcp")] {
+        let spec = json!({ "type": "Dns", "url": "dns://192.0.2.1/example.com", "interval": "15s", "dns": { "dnsOverTLS": over_tls } });
+        let effective = support::probing::target_of(&spec).effective();
+        assert!(effective.contains(shown), "{effective}");
+    }
+}

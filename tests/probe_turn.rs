@@ -14,6 +14,7 @@ use scrapetarget_exporter::kind::Reason;
 use scrapetarget_exporter::poll::Pollers;
 use scrapetarget_exporter::self_metrics::SelfMetrics;
 use scrapetarget_exporter::target::{Target, TargetId};
+use scrapetarget_exporter::yaml::{self, Dialect};
 use serde_json::{Value, json};
 use simulators::turn::{AllocationEnd, RelayFault, TurnFault, TurnServer, TurnStep};
 use simulators::{Noise, Simulated};
@@ -526,11 +527,48 @@ fn what_makes_no_sense_is_refused() {
         ("interval", "9s", relay(), "spec.interval"),
         ("timeout", "500ms", credentials(), "spec.timeout"),
         ("timeout", "1s", with("packetInterval", "500ms".into()), "spec.turn.packets"),
+        // The last one is sent after 9.5 s, of which nothing is left for giving the allocation back.
+        (
+            "timeout",
+            "10s",
+            with_credentials(json!({ "mode": "Relay", "packets": 20, "packetInterval": "500ms" })),
+            "spec.turn.packets",
+        ),
     ] {
         let mut spec = json!({ "type": "Turn", "url": "turn:host", "turn": turn });
         spec[field] = value.into();
         assert_eq!(mistakes_in(&spec), [path], "{spec}");
     }
+    for (timeout, interval) in [("10s", "499ms"), ("1s", "42ms"), ("4100ms", "204ms")] {
+        let turn = with_credentials(json!({ "mode": "Relay", "packets": 20, "packetInterval": interval }));
+        let spec = json!({ "type": "Turn", "url": "turn:host", "timeout": timeout, "turn": turn });
+        assert_eq!(mistakes_in(&spec), Vec::<String>::new(), "{spec}");
+    }
     let tls = json!({ "type": "Turn", "url": "turn:host", "tlsConfig": { "insecureSkipVerify": true } });
     assert_eq!(mistakes_in(&tls), ["spec.tlsConfig"]);
+}
+
+#[test]
+fn defaults_that_depend_on_other_options_are_shown() {
+    let of = |turn: Value| {
+        let target = target_of(&json!({ "type": "Turn", "url": "turn:host", "interval": "30s", "turn": turn }));
+        let shown = yaml::read(&target.effective(), 1, Dialect::Kubernetes).unwrap().to_value();
+        shown["turn"].clone()
+    };
+    assert_eq!(of(json!({})), json!({ "mode": "Challenge" }));
+    assert_eq!(of(with_credentials(json!({}))), with_credentials(json!({ "mode": "Allocate" })));
+    let all = json!({
+        "mode": "Relay", "packets": 10, "packetSize": 160, "packetInterval": "20ms", "minReceived": 1, "requireRelay": false,
+    });
+    assert_eq!(of(with_credentials(json!({ "mode": "Relay" }))), with_credentials(all));
+    let secret = json!({ "name": "turn", "key": "secret" });
+    assert_eq!(
+        of(json!({ "sharedSecret": secret })),
+        json!({ "mode": "Allocate", "sharedSecret": secret, "userId": "scrapetarget-exporter", "ttl": "10m" })
+    );
+    let set = json!({
+        "mode": "Relay", "sharedSecret": secret, "userId": "", "ttl": "2m", "packets": 3, "packetSize": 1200, "packetInterval": "1s",
+        "minReceived": 3, "requireRelay": true,
+    });
+    assert_eq!(of(set.clone()), set);
 }

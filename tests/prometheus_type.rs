@@ -93,33 +93,7 @@ fn passes(content_type: &str, body: &str, samples: &str, skipped: u64) {
 
 #[test]
 fn names_types_helps_labels_and_values_of_text_stay_and_pass_even_if_they_may_have_no_fault() {
-    let text = "\
-# HELP a_total Things \\\\ done.\\nAll \"of\" them.
-# TYPE a_total counter
-a_total{x=\"1\",y=\"a,b=\\\"c\\\"}\\\\\\n\"} 3
-a_total{x=\"2\"} 1e+21
-# HELP b:rate5m 
-# TYPE b:rate5m gauge
-b:rate5m NaN
-b:rate5m{way=\"up\"} +Inf
-# HELP h Spread.
-# TYPE h histogram
-h_bucket{le=\"0.5\"} 1
-h_bucket{le=\"+Inf\"} 2
-h_sum 1.5
-h_count 2
-# HELP plain Kept without total.
-# TYPE plain counter
-plain 7
-# HELP s Latency.
-# TYPE s summary
-s{quantile=\"0.9\"} NaN
-s_sum 4
-s_count 2
-# HELP z 
-# TYPE z untyped
-z 0.25
-";
+    let text = exposition::EVERY_TYPE;
     let passed = Passed::strict(TEXT, text.as_bytes());
     assert_eq!(passed.good().1, 0);
     assert_eq!(passed.written(Format::Text), text);
@@ -374,6 +348,26 @@ fn a_bad_line_is_skipped_and_counted_or_fails_all_with_its_number() {
     let passed = Passed::with(TEXT, latin, prometheus::Options::default(), 10);
     assert_eq!(passed.good(), ("ok 1".to_owned(), 2), "a byte that is no UTF-8 costs its line");
     assert!(Passed::strict(TEXT, latin).bad().1.contains("line 1"));
+}
+
+#[test]
+fn what_would_make_promtool_refuse_the_whole_answer_is_skipped_and_counted() {
+    let good = "h_bucket{le=\"16\"} 1\nh_bucket{le=\"+Inf\"} 1\nh_sum -1\nh_count 1";
+    for (line, why) in [
+        ("h_bucket{le=\"0x1p4\"} 1", "le"),
+        ("h_bucket{le=\"x\"} 1", "le"),
+        ("h_bucket 1", "le"),
+        ("h_bucket{le=\"8\"} -1", "negative"),
+        ("h_count{x=\"1\"} -1", "negative"),
+    ] {
+        let body = format!("# TYPE h histogram\n{line}\n{good}\n");
+        passes(TEXT, &body, good, 1);
+        lint(&Passed::of(TEXT, &body).written(Format::Text)).unwrap();
+        let (reason, message) = Passed::strict(TEXT, body.as_bytes()).bad();
+        assert!(reason == Reason::Parse && message.contains("line 2") && message.contains(why), "{line}: {message}");
+    }
+    // Elsewhere they are numbers as others.
+    passes(TEXT, "g 0x1p4\ng_count -1\n", "g 16\ng_count -1", 0);
 }
 
 #[test]
@@ -802,6 +796,136 @@ async fn prometheus_itself_sees_a_server_down_that_is_down() {
             } else {
                 Err(format!("{name}: {found:?}"))
             }
+        })
+        .await;
+    }
+}
+
+/// What a server may send that wants to spoil the answer to whoever scrapes us: by a name, whether it is OpenMetrics, and the text.
+const HOSTILE: &[(&str, bool, &str)] = &[
+    (
+        "quoted-names",
+        false,
+        "# TYPE \"a b\" counter\n{\"a b\"} 1\n{\"c.d\",\"e.f\"=\"1\"} 2\n{\"m\",\"le\"=\"x\\ny\"} 3\nok{\"\"=\"1\"} 1\nok 1\n",
+    ),
+    (
+        "quoted-names-om",
+        true,
+        "# TYPE \"a.b\" counter\n{\"a.b_total\"} 1\n# HELP \"x\\ny\" z\n{\"x\\ny\"} 1\n# TYPE ok gauge\nok 1\n# EOF\n",
+    ),
+    (
+        "info",
+        true,
+        "# TYPE a info\na 1\na_info{v=\"1\"} 7\n# TYPE a_info gauge\na_info{v=\"2\"} 2\n# TYPE b info\nb_info -1\n# EOF\n",
+    ),
+    (
+        "stateset",
+        true,
+        "# TYPE s stateset\ns{s=\"on\"} 5\ns{s=\"off\"} NaN\ns 1\ns{s=\"\"} 1\n# TYPE s_created gauge\ns_created 1\n# EOF\n",
+    ),
+    (
+        "buckets",
+        false,
+        "# TYPE h histogram\nh_bucket{le=\"1e308\"} 1\nh_bucket{le=\"1e999\"} 1\nh_bucket{le=\"99999999999999999999999999\"} 1\n\
+         h_bucket{le=\"NaN\"} 2\nh_bucket{le=\"x\"} 2\nh_bucket{le=\"\"} 2\nh_bucket{le=\"-1\"} 9\nh_bucket{le=\"1\"} 3\nh_bucket{le=\"1.0\"} 4\n\
+         h_bucket 5\nh_count -1\nh_sum NaN\nh 7\n# TYPE g histogram\ng_bucket{le=\"0x1p4\"} 1\ng_bucket{le=\"1_0\"} 1\ng_sum 1\nok 1\n",
+    ),
+    (
+        "quantiles",
+        false,
+        "# TYPE q summary\nq{quantile=\"2\"} 1\nq{quantile=\"x\"} 1\nq{quantile=\"\"} 1\nq{quantile=\"0.5\"} -1\nq{quantile=\"0.50\"} -2\nq 3\n\
+         q_count 1\nq_sum -Inf\nok 1\n",
+    ),
+    (
+        "timestamps",
+        true,
+        "# TYPE a gauge\na{x=\"1\"} 1 NaN\na{x=\"2\"} 1 +Inf\na{x=\"3\"} 1 -1e300\na{x=\"4\"} 1 99999999999999999999\na{x=\"5\"} 1 1.5\n\
+         # TYPE c counter\nc_total 1 # {} NaN NaN\nc_created NaN\n# EOF\n",
+    ),
+    (
+        "text-timestamps",
+        false,
+        "a{x=\"1\"} 1 9223372036854775807\na{x=\"2\"} 1 -9223372036854775808\na{x=\"3\"} 1 NaN\nok 1\n",
+    ),
+    (
+        "families-twice",
+        false,
+        "# TYPE a counter\na{x=\"1\"} 1\n# TYPE b gauge\nb 1\n# HELP a other\n# TYPE a gauge\na{x=\"2\"} 2\na{x=\"1\"} 3\n# TYPE b histogram\n\
+         b_bucket{le=\"+Inf\"} 1\nb_sum 1\nb_count 1\nb 2\n",
+    ),
+    (
+        "totals",
+        false,
+        "# TYPE a counter\na 1\n# TYPE a_total counter\na_total 2\n# TYPE a_total_total counter\na_total_total 3\n# TYPE g gauge\ng 1\n\
+         # TYPE g_total counter\ng_total 2\n# TYPE x_total gauge\nx_total 4\n# TYPE _total counter\n_total 5\n# TYPE c_created counter\n\
+         c_created 1\n# TYPE c counter\nc 2\n",
+    ),
+    (
+        "parts",
+        false,
+        "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_sum 1\nh_count 1\n# TYPE h_count gauge\nh_count 2\n# TYPE h_bucket counter\n\
+         h_bucket{x=\"1\"} 1\n# TYPE h_sum summary\nh_sum_sum 1\nh_sum_count 1\n# TYPE h_total counter\nh_total 1\nh_created 1\nok 1\n",
+    ),
+    (
+        "ends",
+        false,
+        "# HELP a # EOF\n# TYPE a gauge\na{x=\"# EOF\"} 1\na{x=\"\\n# EOF\\n\"} 1\na{x=\"\\\\\"} 2\na{x=\"\\\"} 3\"} 3\na{x=\"\u{2028}\u{feff}\r\u{0}\"} 4\n\
+         # EOF\nb 1\n",
+    ),
+    (
+        "units",
+        true,
+        "# TYPE a gauge\n# UNIT a seconds\na 1\n# TYPE b_bytes gauge\n# UNIT b_bytes bytes\nb_bytes 1\n# EOF\n",
+    ),
+    (
+        "reserved-labels",
+        false,
+        "a{__name__=\"b\"} 1\na{__address__=\"x\",job=\"y\",instance=\"z\"} 2\na{x=\"1\",x=\"2\"} 3\nok 1\n",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hostile_server_says_is_read_by_promtool_and_by_prometheus_in_both_formats() {
+    let server = Server::start(|path| {
+        let (_, is_openmetrics, text) = HOSTILE.iter().find(|(name, ..)| *name == path.trim_start_matches('/'))?;
+        Some(document(if *is_openmetrics { OPENMETRICS } else { TEXT }, *text))
+    })
+    .await;
+    let manifests: String =
+        HOSTILE.iter().map(|(name, ..)| manifest(name, &format!("{}/{name}", server.base), "")).collect();
+    let folder = folder_with([("targets.yaml", manifests.as_str())]);
+    let service = Running::ready(folder.path(), [] as [&str; 0]).await;
+    let at = service.base.trim_start_matches("http://");
+    let mut config = "global: { scrape_interval: 2s, scrape_timeout: 2s }\nscrape_configs:\n".to_owned();
+    for (name, ..) in HOSTILE {
+        let text = service.body(&format!("/probe?target=ns/{name}")).await;
+        assert!(text.contains("probe_success 1\n"), "{name}: {text}");
+        lint(&text).unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
+        for (protocol, format) in [("OpenMetricsText1.0.0", "om"), ("PrometheusText0.0.4", "text")] {
+            let _ = write!(
+                config,
+                "- job_name: {name}-{format}\n  scrape_protocols: [{protocol}]\n  honor_labels: true\n  metrics_path: /probe\n  \
+                 params: {{ target: ['ns/{name}'] }}\n  static_configs: [{{ targets: ['{at}'], labels: {{ document: '{name}-{format}' }} }}]\n"
+            );
+        }
+    }
+    let configured = TempDir::new().unwrap();
+    let file = configured.path().join("prometheus.yml");
+    fs::write(&file, config).unwrap();
+    let prometheus = Running::prometheus(&file).await;
+    for (name, ..) in HOSTILE {
+        eventually(PATIENCE, async || {
+            let mut found = Vec::new();
+            for format in ["om", "text"] {
+                let of = format!("document=\"{name}-{format}\"");
+                let up = stored(&prometheus, &format!("up{{{of}}}")).await;
+                if up.into_values().collect::<Vec<_>>() != ["1"] {
+                    return Err(format!("{name}-{format}: {}", prometheus.body("/api/v1/targets").await));
+                }
+                let others = format!("{{{of},__name__!~\"probe_.*|scrape_.*|up\"}}");
+                found.push(stored(&prometheus, &others).await);
+            }
+            if found[0] == found[1] && !found[0].is_empty() { Ok(()) } else { Err(format!("{name}: {found:#?}")) }
         })
         .await;
     }

@@ -1,4 +1,4 @@
-//! Type Turn against the servers that people run: coturn, pion and node-turn. What they log of allocations is what counts.
+//! Types Turn and Stun against the servers that people run: coturn, pion and node-turn. What they log of allocations is what counts.
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
@@ -40,6 +40,15 @@ fn at(port: u16) -> String {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string()
 }
 
+/// Whether a Binding request gets an answer, whatever it is.
+async fn answers_over_udp(port: u16) -> std::io::Result<()> {
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    socket.connect((Ipv4Addr::LOCALHOST, port)).await?;
+    socket.send(&[&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat()).await?;
+    tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut [0; 512])).await??;
+    Ok(())
+}
+
 /// A folder with a certificate and its key.
 fn with_certificate() -> (TempDir, Certificate) {
     let (folder, certificate) = (TempDir::new().unwrap(), Certificate::good());
@@ -77,7 +86,31 @@ impl Server {
             })
             .await;
         }
+        // It listens over UDP later than over TCP.
+        eventually(PATIENCE, async || {
+            answers_over_udp(plain).await.map_err(|error| format!("{error}: {}", process.stdout()))
+        })
+        .await;
         Self { process, certificate, _folder: folder, udp: at(plain), tcp: at(plain), tls: at(secure) }
+    }
+
+    /// pion, whose user is alice.
+    fn pion() -> Self {
+        let (folder, certificate) = with_certificate();
+        let mut command = Command::new(tools::pion());
+        command.args(["cert.pem", "key.pem"].map(|name| folder.path().join(name)));
+        let mut process = Running::spawn(command);
+        process.wait("its addresses", |pion| pion.stdout().contains("ready").then_some(()));
+        let [udp, tcp, tls] = [const { String::new() }; 3];
+        let mut server = Self { process, certificate, _folder: folder, udp, tcp, tls };
+        [server.udp, server.tcp, server.tls] = ["udp", "tcp", "tls"].map(|kind| server.said_by_pion(kind));
+        server
+    }
+
+    /// Where pion listens with this.
+    fn said_by_pion(&self, kind: &str) -> String {
+        let said = self.process.stdout();
+        said.lines().find_map(|line| line.strip_prefix(&format!("{kind} "))).unwrap().to_owned()
     }
 
     const USER: [&str; 2] = ["--lt-cred-mech", "--user=username-value:password-value"];
@@ -88,15 +121,32 @@ impl Server {
     }
 
     async fn probe(&self, url: &str, turn: &Value) -> Probed {
+        self.probe_with(json!({ "type": "Turn", "url": url, "timeout": "30s", "turn": turn })).await
+    }
+
+    async fn probe_with(&self, spec: Value) -> Probed {
         let ca: Arc<[u8]> = self.certificate.ca.as_bytes().into();
-        let spec = json!({ "type": "Turn", "url": url, "timeout": "30s", "turn": turn });
         Probed::changed(spec, |target| {
             let source = Arc::make_mut(&mut target.source);
-            if source.url.scheme() == "turns" {
+            if source.url.scheme().ends_with('s') {
                 source.connection.ca = Some(ca);
             }
         })
         .await
+    }
+
+    /// Over each transport, it says from where Binding requests come, and that it is no other place.
+    async fn answers_binding_requests(&self) {
+        for url in self.urls().map(|url| url.replacen("turn", "stun", 1)) {
+            let spec = |stun: Value| json!({ "type": "Stun", "url": url, "timeout": "30s", "stun": stun });
+            let probed =
+                self.probe_with(spec(json!({ "expectAddress": "127.0.0.0/8", "mappedAddress": "Plain" }))).await;
+            assert_eq!(probed.reason, None, "{url}: {}", probed.message);
+            assert_eq!(probed.value("probe_stun_mapped_address_info{address=\"127.0.0.1\"}"), 1.0);
+            assert!(probed.value("probe_stun_transmissions") >= 1.0);
+            assert_eq!(probed.has("probe_ssl_earliest_cert_expiry"), url.starts_with("stuns:"), "{url}");
+            self.probe_with(spec(json!({ "expectAddress": "192.0.2.1" }))).await.failed(Reason::Match);
+        }
     }
 
     /// The sessions of coturn that got an allocation, and those whose allocation is deleted, by its log.
@@ -136,6 +186,13 @@ fn relay() -> Value {
     )
 }
 
+/// With the credentials that pion and node-turn know.
+fn of_alice(mut turn: Value) -> Value {
+    turn["username"] = json!({ "name": "plain", "key": "alice" });
+    turn["password"] = json!({ "name": "plain", "key": "s3cret" });
+    turn
+}
+
 #[tokio::test]
 async fn coturn_relays_over_every_transport_and_gets_its_allocations_back() {
     let server = Server::coturn(&[Server::USER[0], Server::USER[1], "--allow-loopback-peers"]).await;
@@ -152,6 +209,19 @@ async fn coturn_relays_over_every_transport_and_gets_its_allocations_back() {
     assert_eq!(probed.value("probe_turn_relay_packets_received"), 10.0);
     assert_eq!(server.all_deleted().await, 7);
     assert!(server.process.stdout().matches("lifetime=0").count() >= 7, "{}", server.process.stdout());
+}
+
+#[tokio::test]
+async fn coturn_answers_binding_requests_over_every_transport() {
+    let server = Server::coturn(&Server::USER).await;
+    server.answers_binding_requests().await;
+    // One that wants credentials for these as well.
+    let server = Server::coturn(&[Server::USER[0], Server::USER[1], "--secure-stun"]).await;
+    let url = server.urls()[0].replacen("turn", "stun", 1);
+    let probed = server.probe_with(json!({ "type": "Stun", "url": url, "timeout": "30s" })).await;
+    probed.failed(Reason::Auth);
+    assert_eq!(probed.value("probe_stun_error_code"), 401.0);
+    assert!(probed.message.contains("probe it with type Turn"), "{}", probed.message);
 }
 
 #[tokio::test]
@@ -232,19 +302,9 @@ async fn coturn_gets_every_allocation_back_of_a_thousand_probes_that_were_cut_of
 
 #[tokio::test]
 async fn pion_relays_over_every_transport_and_rejects_wrong_credentials() {
-    let (folder, certificate) = with_certificate();
-    let mut command = Command::new(tools::pion());
-    command.args(["cert.pem", "key.pem"].map(|name| folder.path().join(name)));
-    let mut process = Running::spawn(command);
-    let said = process.wait("its addresses", |pion| pion.stdout().contains("ready").then(|| pion.stdout()));
-    let at = |kind: &str| {
-        let line = said.lines().find_map(|line| line.strip_prefix(&format!("{kind} ")));
-        line.unwrap().to_owned()
-    };
-    let server = Server { process, certificate, _folder: folder, udp: at("udp"), tcp: at("tcp"), tls: at("tls") };
-    let mut turn = relay();
-    turn["username"] = json!({ "name": "plain", "key": "alice" });
-    turn["password"] = json!({ "name": "plain", "key": "s3cret" });
+    let server = Server::pion();
+    server.answers_binding_requests().await;
+    let turn = of_alice(relay());
     for url in server.urls() {
         let probed = server.probe(&url, &turn).await;
         assert_eq!(probed.reason, None, "{url}: {}", probed.message);
@@ -258,7 +318,7 @@ async fn pion_relays_over_every_transport_and_rejects_wrong_credentials() {
         let code = probed.value("probe_turn_error_code{step=\"allocate\"}");
         assert!([400.0, 401.0].contains(&code), "{code}");
     }
-    let probed = server.probe(&format!("turn:{}", at("closed")), &turn).await;
+    let probed = server.probe(&format!("turn:{}", server.said_by_pion("closed")), &turn).await;
     probed.failed(Reason::Response);
     assert_eq!(probed.value("probe_turn_relay_forbidden"), 1.0);
     eventually(PATIENCE, async || {
@@ -273,14 +333,18 @@ async fn pion_relays_over_every_transport_and_rejects_wrong_credentials() {
 }
 
 #[tokio::test]
-async fn node_turn_is_challenged() {
+async fn node_turn_is_probed_but_for_its_relay_whose_answer_it_does_not_sign() {
     let port = port_of_nobody_else();
     let mut command = Command::new("node");
     command.arg(tools::node_turn()).arg(port.to_string());
     let _process = Running::spawn(command);
-    let url = format!("turn:{}", at(port));
+    let turn = format!("turn:{}", at(port));
+    let probe = async |kind: &str, url: &str, options: Value| {
+        let block = kind.to_lowercase();
+        Probed::of(json!({ "type": kind, "url": url, "timeout": "5s", block: options })).await
+    };
     eventually(PATIENCE, async || {
-        let probed = Probed::of(json!({ "type": "Turn", "url": url, "timeout": "5s" })).await;
+        let probed = probe("Turn", &turn, json!({})).await;
         match probed.reason {
             None => {
                 assert_eq!(probed.value("probe_turn_authentication_required"), 1.0);
@@ -290,4 +354,26 @@ async fn node_turn_is_challenged() {
         }
     })
     .await;
+    let probed = probe("Turn", &turn, of_alice(json!({}))).await;
+    assert_eq!(probed.reason, None, "{}", probed.message);
+    assert_eq!(probed.value("probe_turn_allocation_lifetime_seconds"), 600.0);
+    assert!(probed.value("probe_turn_duration_seconds{phase=\"release\"}") > 0.0);
+    // It does not sign that it binds a channel, which is said as it is.
+    let probed = probe("Turn", &turn, of_alice(relay())).await;
+    probed.failed(Reason::Protocol);
+    assert!(
+        probed.message.contains("permission: the server sent a success without MESSAGE-INTEGRITY"),
+        "{}",
+        probed.message
+    );
+    assert!(probed.value("probe_turn_duration_seconds{phase=\"release\"}") > 0.0);
+    assert_eq!(probed.value("probe_turn_error_code{step=\"release\"}"), 0.0);
+    let mut wrong = of_alice(json!({}));
+    wrong["password"]["key"] = "wrong".into();
+    probe("Turn", &turn, wrong).await.failed(Reason::Auth);
+
+    let stun = turn.replacen("turn", "stun", 1);
+    let probed = probe("Stun", &stun, json!({ "expectAddress": "127.0.0.1" })).await;
+    assert_eq!(probed.reason, None, "{}", probed.message);
+    probe("Stun", &stun, json!({ "expectAddress": "192.0.2.1" })).await.failed(Reason::Match);
 }

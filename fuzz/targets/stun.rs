@@ -53,8 +53,8 @@ fn read(message: &StunMessage<'_>) {
             assert!(!text.is_empty() && text.chars().count() <= 128 && !text.chars().any(char::is_control), "{text:?}");
         }
     }
-    if let Ok(Some(error)) = message.error_code() {
-        assert!((300..=699).contains(&error.code) && error.reason.chars().count() <= 128);
+    if let Ok(Some(code)) = message.error_code() {
+        assert!((300..=699).contains(&code));
     }
     assert!(message.unknown_attributes().len() <= 8);
     assert_ne!(message.integrity(&CredentialKey::short_term("fuzz")), Integrity::Valid, "nobody knows the key");

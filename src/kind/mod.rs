@@ -87,6 +87,9 @@ pub trait Options:
         Vec::new()
     }
 
+    /// Writes out the defaults that depend on other options, for whoever wants to see what holds.
+    fn fill(&mut self) {}
+
     /// The HTTP status of the answer to a scrape if the poll has failed: another one than 200 makes `up` 0.
     fn fail_status(&self) -> u16 {
         200
@@ -356,10 +359,10 @@ macro_rules! kinds {
                 present
             }
 
-            /// Writes out the defaults of the block that belongs to `kind`, if it is not there.
+            /// Writes out the defaults of the block that belongs to `kind`, also if it is not there.
             pub fn fill(&mut self, kind: Type) {
                 match kind {
-                    $(Type::$kind => { self.$module.get_or_insert_default(); }),+
+                    $(Type::$kind => Options::fill(&mut **self.$module.get_or_insert_default())),+
                 }
             }
 

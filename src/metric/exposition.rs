@@ -376,6 +376,11 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
             (Type::Summary, Suffix::None) => Some("quantile"),
             _ => None,
         };
+        let is_count = kind == Type::Histogram && matches!(suffix, Suffix::Bucket | Suffix::Count);
+        if is_count && value < 0.0 {
+            self.labels.clear();
+            return Err(LineFault::Count);
+        }
         let mut labels = std::mem::take(&mut self.labels);
         let pushed = self.push_labels(family, suffix, bound, &mut labels, value);
         labels.clear();
@@ -395,11 +400,11 @@ impl<'t, 'o, P: ExpositionPolicy> ExpositionReader<'t, 'o, P> {
             labels.retain(|(_, value)| !value.is_empty());
         }
         for (name, value) in &mut *labels {
-            // A second `__name__` fails the whole scrape; a bound that is no number fails promtool.
+            // A second `__name__` fails the whole scrape; a bound that is no number, or a hexadecimal one, fails promtool.
             if name.starts_with("__") {
                 return Err(LineFault::Name);
             }
-            if bound == Some(name) && number(value).is_none() {
+            if bound == Some(name) && (number(value).is_none() || value.contains(['x', 'X'])) {
                 return Err(LineFault::Bound);
             }
             *value = self.policy.rewrite(name, std::mem::take(value));

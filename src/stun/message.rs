@@ -39,15 +39,6 @@ pub enum Integrity {
     Absent,
 }
 
-/// Why a server refuses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StunErrorCode {
-    /// From 300 to 699.
-    pub code: u16,
-    /// For people, in one line of printable characters; the server may have written anything.
-    pub reason: String,
-}
-
 /// One attribute, as it stands in the message.
 #[derive(Clone, Copy)]
 struct FoundAttribute<'m> {
@@ -177,18 +168,18 @@ impl<'m> StunMessage<'m> {
         read_address(value).map(Some).ok_or_else(|| StunFault::value(StunAttribute::MAPPED_ADDRESS))
     }
 
-    /// Why the server refuses.
-    pub fn error_code(&self) -> Result<Option<StunErrorCode>, StunFault> {
+    /// Why the server refuses: from 300 to 699. What it says of that for people is not read, since the codes have meanings.
+    pub fn error_code(&self) -> Result<Option<u16>, StunFault> {
         const KIND: StunAttribute = StunAttribute::ERROR_CODE;
         let Some(value) = self.value(KIND) else { return Ok(None) };
-        let Some((&[_, _, class, number], reason)) = value.split_first_chunk() else {
+        let Some(&[_, _, class, number]) = value.first_chunk() else {
             return Err(StunFault::value(KIND));
         };
         let class = class & 7;
         if !(3..=6).contains(&class) || number > 99 {
             return Err(StunFault::value(KIND));
         }
-        Ok(Some(StunErrorCode { code: u16::from(class) * 100 + u16::from(number), reason: one_line(reason) }))
+        Ok(Some(u16::from(class) * 100 + u16::from(number)))
     }
 
     /// The attributes that the server should know and does not; not more than some.
@@ -405,19 +396,24 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_read_with_a_reason_for_people() {
-        let shown = |reason: &[u8]| {
-            let bytes = answer(&[(StunAttribute::ERROR_CODE, &[&[0, 0, 4, 20], reason].concat())]);
-            StunMessage::read(&bytes).unwrap().error_code().unwrap().unwrap()
+    fn texts_are_shown_in_one_line_of_printable_characters() {
+        let shown = |text: &[u8]| {
+            let bytes = answer(&[(StunAttribute::SOFTWARE, text)]);
+            StunMessage::read(&bytes).unwrap().text(StunAttribute::SOFTWARE)
         };
-        assert_eq!(
-            shown(b"Unknown Attribute\0\0"),
-            StunErrorCode { code: 420, reason: "Unknown Attribute".to_owned() }
-        );
-        assert_eq!(shown(b"").reason, "");
-        assert_eq!(shown("a\r\n b\u{202e}c \u{1b}[31m\u{feff}".as_bytes()).reason, "a b c [31m");
-        assert_eq!(shown(b"\xff\xfe").reason, "\u{fffd}\u{fffd}");
-        assert_eq!(shown("é".repeat(700).as_bytes()).reason.chars().count(), LONGEST_TEXT);
+        assert_eq!(shown(b"None\0\0").as_deref(), Some("None"));
+        assert_eq!(shown(b""), None);
+        assert_eq!(shown("a\r\n b\u{202e}c \u{1b}[31m\u{feff}".as_bytes()).as_deref(), Some("a b c [31m"));
+        assert_eq!(shown(b"\xff\xfe").as_deref(), Some("\u{fffd}\u{fffd}"));
+        assert_eq!(shown("é".repeat(700).as_bytes()).unwrap().chars().count(), LONGEST_TEXT);
+    }
+
+    #[test]
+    fn errors_are_read_with_what_the_server_does_not_know() {
+        for reason in [&b"Unknown Attribute\0\0"[..], b"", b"\xff"] {
+            let bytes = answer(&[(StunAttribute::ERROR_CODE, &[&[0, 0, 4, 20], reason].concat())]);
+            assert_eq!(StunMessage::read(&bytes).unwrap().error_code(), Ok(Some(420)));
+        }
         let bytes = answer(&[(StunAttribute::UNKNOWN_ATTRIBUTES, &[0, 0x19, 0x80, 0x22, 7])]);
         assert_eq!(StunMessage::read(&bytes).unwrap().unknown_attributes(), [0x19, 0x8022]);
         let bytes = answer(&[(StunAttribute::UNKNOWN_ATTRIBUTES, &[7; 4000])]);

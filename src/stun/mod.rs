@@ -12,7 +12,7 @@ pub use channel::{ChannelData, is_channel};
 pub use credentials::{CredentialKey, SharedSecretCredentials};
 pub use fault::StunFault;
 pub use frame::{FRAME_PREFIX, StunFrame, frame_length};
-pub use message::{Integrity, StunErrorCode, StunMessage};
+pub use message::{Integrity, StunMessage};
 pub use writer::{StunWriter, TooLongForStun};
 
 /// Bytes of the header of a message.

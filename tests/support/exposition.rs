@@ -22,6 +22,35 @@ impl ExpositionPolicy for Everything {
     }
 }
 
+/// A family of every type, as we write it, with what has to be escaped.
+pub const EVERY_TYPE: &str = "\
+# HELP a_total Things \\\\ done.\\nAll \"of\" them.
+# TYPE a_total counter
+a_total{x=\"1\",y=\"a,b=\\\"c\\\"}\\\\\\n\"} 3
+a_total{x=\"2\"} 1e+21
+# HELP b:rate5m 
+# TYPE b:rate5m gauge
+b:rate5m NaN
+b:rate5m{way=\"up\"} +Inf
+# HELP h Spread.
+# TYPE h histogram
+h_bucket{le=\"0.5\"} 1
+h_bucket{le=\"+Inf\"} 2
+h_sum 1.5
+h_count 2
+# HELP plain Kept without total.
+# TYPE plain counter
+plain 7
+# HELP s Latency.
+# TYPE s summary
+s{quantile=\"0.9\"} NaN
+s_sum 4
+s_count 2
+# HELP z 
+# TYPE z untyped
+z 0.25
+";
+
 /// A family of an exposition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Family {

@@ -185,6 +185,11 @@ impl super::Options for Options {
     const TYPE_HINTS: &'static [(&'static str, &'static str)] =
         &[("spec.dns.queryType", "write its name in capital letters, for instance A, or TYPE with the number, for instance TYPE65280")];
 
+    fn fill(&mut self) {
+        let default = if self.dns_over_tls { TransportProtocol::Tcp } else { TransportProtocol::Udp };
+        self.transport_protocol.get_or_insert(default);
+    }
+
     fn rules() -> Vec<Rule> {
         let mut rules = vec![
             Rule::matches(

@@ -5,7 +5,6 @@ mod health;
 mod status;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -18,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::probe::{BoxedStream, authority};
+use super::probe::authority;
 use super::surface::{has_header, tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::dial::{JudgedAddress, ServerRole};
@@ -255,9 +254,8 @@ impl GrpcProber {
     }
 
     async fn check(&self, probe: &mut Probe<'_>, address: JudgedAddress) -> Result<ServingStatus, FailedCheck> {
-        let connected = probe.dialer.connect(address, self.port, probe.deadline).await;
-        let mut stream: BoxedStream = Box::new(connected.map_err(FailedCheck::unavailable)?);
-        probe.record.event(format!("connected to {}", SocketAddr::new(address.ip(), self.port)));
+        let (connected, _) = probe.connect(address, self.port).await;
+        let mut stream = connected.map_err(FailedCheck::unavailable)?;
         if self.is_tls {
             let (result, peer) = probe.dialer.handshake(stream, ServerRole::Target, probe.host, &[b"h2"], probe.deadline).await;
             let is_http2 = peer.as_ref().is_some_and(|peer| peer.alpn.as_deref() == Some(b"h2"));

@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::probe::{FAILED_DUE_TO_REGEX, Pattern};
+use super::probe::{FAILED_DUE_TO_REGEX, Pattern, phases};
 use super::{CallError, Field, Probe, Prober, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, port};
@@ -352,34 +352,18 @@ pub fn families() -> Vec<&'static Desc> {
     [FAMILIES, Shared::ADDRESS, Shared::TLS, Shared::CIPHER, Shared::PATTERNS].concat()
 }
 
-/// The phases of a probe.
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    Resolve,
-    Connect,
-    Tls,
-    Processing,
-    Transfer,
+phases! {
+    Phase of DURATION:
+    Resolve => "resolve",
+    Connect => "connect",
+    Tls => "tls",
+    Processing => "processing",
+    Transfer => "transfer",
 }
 
 impl Phase {
     /// Those that follow the lookup of the name.
-    const AFTER_RESOLVE: [Self; 4] = [Self::Connect, Self::Tls, Self::Processing, Self::Transfer];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Processing => "processing",
-            Self::Transfer => "transfer",
-        }
-    }
-
-    /// Adds the time that it took.
-    fn took(self, record: &mut Recorder, time: std::time::Duration) {
-        record.add(&DURATION, &[self.as_str()], time.as_secs_f64());
-    }
+    const AFTER_RESOLVE: &[Self] = Self::ALL.split_at(1).1;
 }
 
 /// The prober of one target.

@@ -7,6 +7,7 @@ pub(in crate::kind) mod dialogue;
 mod hash;
 mod http2;
 mod pattern;
+mod phase;
 pub mod re2;
 mod recorder;
 mod stream;
@@ -15,6 +16,7 @@ mod tls;
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -28,6 +30,7 @@ pub(in crate::kind) use hash::fnv1a;
 pub(in crate::kind) use http2::{Http2End, begins_http2};
 pub use pattern::{ComparisonWork, pattern_problem};
 pub(in crate::kind) use pattern::{FAILED_DUE_TO_REGEX, Matcher, Pattern, copy_bytes, readable, search_work, work};
+pub(in crate::kind) use phase::phases;
 pub use recorder::{BodyBeginning, ProbeEvent, ProbeRecord, Recorder};
 pub(in crate::kind) use stream::BoxedStream;
 pub(in crate::kind) use stun::{StunLink, StunRequest, StunTransport, record_software};
@@ -145,6 +148,21 @@ impl Probe<'_> {
             Err(error) => Err(error),
         };
         (resolved, took)
+    }
+
+    /// Opens a TCP connection to a port of an address that was resolved. The time it took is returned as well.
+    pub(in crate::kind) async fn connect(
+        &mut self,
+        address: JudgedAddress,
+        port: u16,
+    ) -> (Result<BoxedStream, CallError>, Duration) {
+        let start = Instant::now();
+        let connected = self.dialer.connect(address, port, self.deadline).await;
+        let took = start.elapsed();
+        if connected.is_ok() {
+            self.record.event(format!("connected to {}", SocketAddr::new(address.ip(), port)));
+        }
+        (connected.map(|stream| Box::new(stream) as BoxedStream), took)
     }
 
     /// Adds to the timeline what a name was resolved to. An address in the place of a name says that itself.

@@ -111,24 +111,24 @@ impl StunLink {
         transport: StunTransport,
         durations: &'static Desc,
     ) -> Result<Self, CallError> {
-        let start = Instant::now();
-        let way = match transport {
-            StunTransport::Udp => probe.dialer.udp(address, port).await.map(StunWay::Datagrams),
+        let (way, took) = match transport {
+            StunTransport::Udp => {
+                let start = Instant::now();
+                let opened = probe.dialer.udp(address, port).await;
+                (opened.map(StunWay::Datagrams), start.elapsed())
+            }
             StunTransport::Tcp | StunTransport::Tls => {
-                let connected = probe.dialer.connect(address, port, probe.deadline).await;
-                connected.map(|stream| StunWay::Stream(Box::new(stream)))
+                let (connected, took) = probe.connect(address, port).await;
+                (connected.map(StunWay::Stream), took)
             }
         };
-        probe.record.set(durations, &["connect"], start.elapsed().as_secs_f64());
-        let mut way = way?;
-        let to = std::net::SocketAddr::new(address.ip(), port);
-        if let StunWay::Stream(stream) = way {
-            probe.record.event(format!("connected to {to}"));
-            way = StunWay::Stream(match transport {
-                StunTransport::Tls => handshake(probe, stream, durations).await?,
-                StunTransport::Udp | StunTransport::Tcp => stream,
-            });
-        }
+        probe.record.set(durations, &["connect"], took.as_secs_f64());
+        let way = match way? {
+            StunWay::Stream(stream) if transport == StunTransport::Tls => {
+                StunWay::Stream(handshake(probe, stream, durations).await?)
+            }
+            way => way,
+        };
         probe.memory.cover(LONGEST + 1).await;
         let buffer = vec![0; LONGEST + 1].into_boxed_slice();
         Ok(Self { way, transport, buffer, filled: 0, taken: 0, transmissions: 0 })

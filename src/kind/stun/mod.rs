@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::probe::{StunLink, StunRequest, StunTransport, hash_of, record_software};
+use super::probe::{StunLink, StunRequest, StunTransport, hash_of, phases, record_software};
 use super::surface::{tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::metric::Desc;
@@ -127,6 +127,10 @@ pub fn families() -> Vec<&'static Desc> {
     [FAMILIES, SharedFamilies::STUN, SharedFamilies::ADDRESS, SharedFamilies::TLS].concat()
 }
 
+phases! {
+    StunPhase of DURATION: Resolve => "resolve", Connect => "connect", Tls => "tls", Request => "request"
+}
+
 #[derive(Debug)]
 struct StunProber {
     transport: StunTransport,
@@ -141,8 +145,8 @@ impl Prober for StunProber {
     }
 
     fn begin(&self, record: &mut Recorder) {
-        for phase in ["resolve", "connect", "tls", "request"] {
-            record.set(&DURATION, &[phase], 0.0);
+        for phase in StunPhase::ALL {
+            phase.took(record, Duration::ZERO);
         }
         record.set(&ERROR_CODE, &[], 0.0);
         record.set(&TRANSMISSIONS, &[], 0.0);
@@ -159,7 +163,7 @@ impl Prober for StunProber {
 impl StunProber {
     async fn run(&self, probe: &mut Probe<'_>) -> Result<(), CallError> {
         let (resolved, took) = probe.resolve(probe.host).await;
-        record_phase(probe.record, "resolve", took);
+        StunPhase::Resolve.took(probe.record, took);
         let address = resolved?;
         let mut link = StunLink::open(probe, (address, self.port), self.transport, &DURATION).await?;
         let request = binding()?;
@@ -167,7 +171,7 @@ impl StunProber {
         probe.record.event(asked);
         let start = Instant::now();
         let answered = link.ask(&request, probe.record, probe.deadline, |_| Ok(())).await;
-        record_phase(probe.record, "request", start.elapsed());
+        StunPhase::Request.took(probe.record, start.elapsed());
         probe.record.set(&TRANSMISSIONS, &[], f64::from(link.transmissions));
         self.judge(&answered?, probe.record)
     }
@@ -177,12 +181,12 @@ impl StunProber {
         let answer = StunMessage::read(answer).map_err(|fault| unreadable(&fault))?;
         record_software(record, &answer);
         if answer.class == StunClass::Error {
-            let Some(error) = answer.error_code().map_err(|fault| unreadable(&fault))? else {
+            let Some(code) = answer.error_code().map_err(|fault| unreadable(&fault))? else {
                 return Err(unreadable(&"an error without ERROR-CODE"));
             };
-            record.set(&ERROR_CODE, &[], f64::from(error.code));
-            record.event(format!("answered with error {}", error.code));
-            return Err(refusal(error.code, &answer));
+            record.set(&ERROR_CODE, &[], f64::from(code));
+            record.event(format!("answered with error {code}"));
+            return Err(refusal(code, &answer));
         }
         let Some(mapped) = answer.mapped_address().map_err(|fault| unreadable(&fault))? else {
             return Err(unreadable(&"an answer without the address that it is about"));
@@ -224,10 +228,6 @@ fn refusal(code: u16, answer: &StunMessage<'_>) -> CallError {
         _ => (Reason::Response, String::new()),
     };
     CallError::new(kind, format!("the server answered with error {code}{hint}"))
-}
-
-fn record_phase(record: &mut Recorder, phase: &str, took: Duration) {
-    record.set(&DURATION, &[phase], took.as_secs_f64());
 }
 
 #[cfg(test)]

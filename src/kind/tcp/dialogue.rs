@@ -60,13 +60,11 @@ impl<'d, 'p> Dialogue<'d, 'p> {
 
     /// Goes through all steps.
     pub(super) async fn run(mut self, script: &Script) -> Result<(), CallError> {
-        let mut exchange = Duration::ZERO;
         let mut result = Ok(());
         for step in &script.steps {
             let start = Instant::now();
             result = self.step(step).await;
-            exchange += start.elapsed();
-            self.probe.record.set(&super::DURATION, &[TcpPhase::Exchange.as_str()], exchange.as_secs_f64());
+            TcpPhase::Exchange.took(self.probe.record, start.elapsed());
             if result.is_ok() && step.starttls {
                 result = self.start_tls().await;
             }

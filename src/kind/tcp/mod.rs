@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::probe::dialogue::{SENT, any_of, base64, exclusive, has_any, sent_secrets};
-use super::probe::{BoxedStream, FAILED_DUE_TO_REGEX};
+use super::probe::{BoxedStream, FAILED_DUE_TO_REGEX, phases};
 use super::reserved::{IDENTITY_LABELS, TAKEN_LABELS};
 use super::surface::{tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
@@ -239,30 +239,8 @@ pub fn families() -> Vec<&'static Desc> {
     [FAMILIES, SharedFamilies::ADDRESS, SharedFamilies::TLS, SharedFamilies::PATTERNS].concat()
 }
 
-/// The value of the label `phase`.
-#[derive(Clone, Copy)]
-enum TcpPhase {
-    Resolve,
-    Connect,
-    Tls,
-    Exchange,
-}
-
-impl TcpPhase {
-    const ALL: [Self; 4] = [Self::Resolve, Self::Connect, Self::Tls, Self::Exchange];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Exchange => "exchange",
-        }
-    }
-
-    fn record(self, record: &mut Recorder, took: Duration) {
-        record.set(&DURATION, &[self.as_str()], took.as_secs_f64());
-    }
+phases! {
+    TcpPhase of DURATION: Resolve => "resolve", Connect => "connect", Tls => "tls", Exchange => "exchange"
 }
 
 #[derive(Debug)]
@@ -280,7 +258,7 @@ impl Prober for TcpProber {
 
     fn begin(&self, record: &mut Recorder) {
         for phase in TcpPhase::ALL {
-            record.set(&DURATION, &[phase.as_str()], 0.0);
+            phase.took(record, Duration::ZERO);
         }
         record.set(&FAILED_DUE_TO_REGEX, &[], 0.0);
         record.set(&FAILED_BYTES, &[], 0.0);
@@ -294,13 +272,10 @@ impl Prober for TcpProber {
 impl TcpProber {
     async fn run(&self, probe: &mut Probe<'_>) -> Result<(), CallError> {
         let (resolved, took) = probe.resolve(probe.host).await;
-        TcpPhase::Resolve.record(probe.record, took);
-        let address = resolved?;
-        let start = Instant::now();
-        let connected = probe.dialer.connect(address, self.port, probe.deadline).await;
-        TcpPhase::Connect.record(probe.record, start.elapsed());
-        let mut stream: BoxedStream = Box::new(connected?);
-        probe.record.event(format!("connected to {}", std::net::SocketAddr::new(address.ip(), self.port)));
+        TcpPhase::Resolve.took(probe.record, took);
+        let (connected, took) = probe.connect(resolved?, self.port).await;
+        TcpPhase::Connect.took(probe.record, took);
+        let mut stream = connected?;
         if self.is_tls {
             stream = handshake(probe, stream).await?;
         }
@@ -312,7 +287,7 @@ impl TcpProber {
 async fn handshake(probe: &mut Probe<'_>, stream: BoxedStream) -> Result<BoxedStream, CallError> {
     let start = Instant::now();
     let (result, peer) = probe.dialer.handshake(stream, ServerRole::Target, probe.host, &[], probe.deadline).await;
-    TcpPhase::Tls.record(probe.record, start.elapsed());
+    TcpPhase::Tls.took(probe.record, start.elapsed());
     if let Some(peer) = peer {
         probe.record.tls(&peer, false);
     }

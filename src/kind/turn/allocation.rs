@@ -121,7 +121,7 @@ async fn ask(link: &mut StunLink, request: &StunRequest, deadline: Instant) -> R
     let mut unseen = Recorder::new(Instant::now());
     let bytes = link.ask(request, &mut unseen, deadline, |_| Ok(())).await?;
     let code = match StunMessage::read(&bytes) {
-        Ok(answer) if answer.class == StunClass::Error => answer.error_code().ok().flatten().map(|error| error.code),
+        Ok(answer) if answer.class == StunClass::Error => answer.error_code().ok().flatten(),
         _ => None,
     };
     Ok(match code {

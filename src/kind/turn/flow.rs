@@ -15,14 +15,20 @@ use crate::kind::Probe;
 use crate::kind::probe::{StunLink, record_software};
 use crate::stun::{Integrity, StunAttribute, StunClass, StunMessage};
 
-/// What is kept of the time of a probe for giving back the allocation, unless that is most of it.
-const FOR_RELEASE: Duration = Duration::from_millis(200);
+/// What is kept of the time of a probe for giving back the allocation.
+pub(super) fn for_release(time: Duration) -> Duration {
+    LEAST_FOR_RELEASE.max(time / PART_FOR_RELEASE)
+}
+
+/// At least this, and this part of the time.
+pub(super) const LEAST_FOR_RELEASE: Duration = Duration::from_millis(200);
+pub(super) const PART_FOR_RELEASE: u32 = 20;
 
 impl TurnProber {
     pub(super) async fn run(&self, probe: &mut Probe<'_>) -> Result<(), CallError> {
         let credentials = self.credentials(probe)?;
         let (resolved, took) = probe.resolve(probe.host).await;
-        TurnPhase::Resolve.record(probe.record, took);
+        TurnPhase::Resolve.took(probe.record, took);
         let address = resolved?;
         // Whoever cannot give something back must not ask for it.
         let room = probe.aftercare.room().ok_or_else(|| {
@@ -33,12 +39,12 @@ impl TurnProber {
         let link = StunLink::open(probe, (address, self.port), self.transport, &DURATION).await?;
         let asked = format!("asked port {} of {} over {}", self.port, address.ip(), self.transport.as_str());
         probe.record.event(asked);
-        let reserve = FOR_RELEASE.max(probe.left() / 20).min(probe.left() / 2);
+        let reserve = for_release(probe.left()).min(probe.left() / 2);
         let deadline = probe.deadline.checked_sub(reserve).unwrap_or(probe.deadline);
         let mut session = Session { probe, allocation: Allocation::new(link, room), deadline };
         let outcome = self.use_server(&mut session, credentials.as_ref()).await;
         let released = if session.allocation.is_given() { session.release().await } else { Ok(()) };
-        outcome.and(released)
+        outcome.and_then(|()| self.in_step(TurnPhase::Release, released))
     }
 
     fn credentials(&self, probe: &Probe<'_>) -> Result<Option<TurnCredentials>, CallError> {
@@ -58,14 +64,18 @@ impl TurnProber {
         session: &mut Session<'_, '_>,
         credentials: Option<&TurnCredentials>,
     ) -> Result<(), CallError> {
-        let open = session.challenge(credentials).await?;
+        let open = self.in_step(TurnPhase::Challenge, session.challenge(credentials).await)?;
         let relayed = match (self.mode, open) {
             (TurnMode::Challenge, _) => return Ok(()),
             // Anybody may use it, so credentials are not needed.
-            (_, Some(granted)) => granted?,
-            (_, None) => session.allocate().await?,
+            (_, Some(granted)) => self.in_step(TurnPhase::Challenge, granted)?,
+            (_, None) => self.in_step(TurnPhase::Allocate, session.allocate().await)?,
         };
-        if self.mode == TurnMode::Allocate || !session.permit(relayed, self.relay.is_required).await? {
+        if self.mode == TurnMode::Allocate {
+            return Ok(());
+        }
+        let permitted = session.permit(relayed, self.relay.is_required).await;
+        if !self.in_step(TurnPhase::Permission, permitted)? {
             return Ok(());
         }
         let start = Instant::now();
@@ -74,8 +84,8 @@ impl TurnProber {
             Some(link) => self.relay.exchange(link, session.probe.record, deadline).await,
             None => Ok(()),
         };
-        TurnPhase::Relay.record(session.probe.record, start.elapsed());
-        relay
+        TurnPhase::Relay.took(session.probe.record, start.elapsed());
+        self.in_step(TurnPhase::Relay, relay)
     }
 }
 
@@ -215,13 +225,13 @@ impl Session<'_, '_> {
             Some(link) => link.ask(&request, self.probe.record, self.deadline, |_| Ok(())).await,
             None => Err(CallError::new(Reason::Internal, "the connection is gone")),
         };
-        self.probe.record.add(&DURATION, &[step.as_str()], start.elapsed().as_secs_f64());
-        let bytes = asked.map_err(|error| CallError::new(error.reason, format!("{}: {}", step.as_str(), error.message)))?;
+        step.took(self.probe.record, start.elapsed());
+        let bytes = asked?;
         let message = StunMessage::read(&bytes).map_err(|fault| unreadable(&fault))?;
         let code = match message.class {
             StunClass::Error => {
-                let error = message.error_code().map_err(|fault| unreadable(&fault))?;
-                Some(error.ok_or_else(|| unreadable(&"an error without ERROR-CODE"))?.code)
+                let code = message.error_code().map_err(|fault| unreadable(&fault))?;
+                Some(code.ok_or_else(|| unreadable(&"an error without ERROR-CODE"))?)
             }
             _ => None,
         };
@@ -240,7 +250,7 @@ impl Session<'_, '_> {
             Integrity::Invalid => "with a wrong MESSAGE-INTEGRITY",
             Integrity::Absent => "without MESSAGE-INTEGRITY",
         };
-        let message = format!("{}: the server sent a success {what}, so that it may be of somebody else", step.as_str());
+        let message = format!("the server sent a success {what}, so that it may be of somebody else");
         Err(CallError::new(Reason::Protocol, message))
     }
 }

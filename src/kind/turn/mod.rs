@@ -19,7 +19,7 @@ use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::probe::StunTransport;
+use super::probe::{StunTransport, phases};
 use super::{
     CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery, UrlSeparator,
 };
@@ -113,6 +113,18 @@ impl super::Options for Options {
         rules::rules()
     }
 
+    fn fill(&mut self) {
+        let mode = self.mode();
+        self.mode = Some(mode);
+        if let Some(TurnCredentialSource::SharedSecret { user, ttl }) = TurnCredentialSource::new(self) {
+            self.user_id = Some(user);
+            self.ttl = Some(ttl.into());
+        }
+        if mode == TurnMode::Relay {
+            RelaySettings::new(self).show(self);
+        }
+    }
+
     fn secrets(&self) -> Vec<(String, &SecretKeyRef)> {
         let fields =
             [("username", &self.username), ("password", &self.password), ("sharedSecret", &self.shared_secret)];
@@ -120,16 +132,22 @@ impl super::Options for Options {
     }
 }
 
+impl Options {
+    /// How far a probe goes, by itself or by the credentials.
+    fn mode(&self) -> TurnMode {
+        let has_credentials = TurnCredentialSource::new(self).is_some();
+        self.mode.unwrap_or(if has_credentials { TurnMode::Allocate } else { TurnMode::Challenge })
+    }
+}
+
 impl super::ProbeOptions for Options {
     fn prober(&self, url: &Url) -> Result<Arc<dyn Prober>, Vec<FieldError>> {
         let transport = StunTransport::of(url);
-        let credentials = TurnCredentialSource::new(self);
-        let default = if credentials.is_some() { TurnMode::Allocate } else { TurnMode::Challenge };
         Ok(Arc::new(TurnProber {
             transport,
             port: url.port().unwrap_or_else(|| transport.default_port()),
-            mode: self.mode.unwrap_or(default),
-            credentials,
+            mode: self.mode(),
+            credentials: TurnCredentialSource::new(self),
             relay: RelaySettings::new(self),
         }))
     }
@@ -152,50 +170,21 @@ pub fn families() -> Vec<&'static Desc> {
     [FAMILIES, SharedFamilies::STUN, SharedFamilies::ADDRESS, SharedFamilies::TLS].concat()
 }
 
-/// The value of the label `phase`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TurnPhase {
-    Resolve,
-    Connect,
-    Tls,
-    Challenge,
-    Allocate,
-    Permission,
-    Relay,
-    Release,
+phases! {
+    TurnPhase of DURATION:
+    Resolve => "resolve",
+    Connect => "connect",
+    Tls => "tls",
+    Challenge => "challenge",
+    Allocate => "allocate",
+    Permission => "permission",
+    Relay => "relay",
+    Release => "release",
 }
 
 impl TurnPhase {
-    const ALL: [Self; 8] = [
-        Self::Resolve,
-        Self::Connect,
-        Self::Tls,
-        Self::Challenge,
-        Self::Allocate,
-        Self::Permission,
-        Self::Relay,
-        Self::Release,
-    ];
-
     /// Those with a request, whose answer may be an error.
     const STEPS: [Self; 4] = [Self::Challenge, Self::Allocate, Self::Permission, Self::Release];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Challenge => "challenge",
-            Self::Allocate => "allocate",
-            Self::Permission => "permission",
-            Self::Relay => "relay",
-            Self::Release => "release",
-        }
-    }
-
-    fn record(self, record: &mut Recorder, took: Duration) {
-        record.set(&DURATION, &[self.as_str()], took.as_secs_f64());
-    }
 }
 
 #[derive(Debug)]
@@ -209,16 +198,12 @@ struct TurnProber {
 
 impl Prober for TurnProber {
     fn call(&self) -> &'static str {
-        match self.mode {
-            TurnMode::Challenge => "challenge",
-            TurnMode::Allocate => "allocate",
-            TurnMode::Relay => "relay",
-        }
+        self.aim().as_str()
     }
 
     fn begin(&self, record: &mut Recorder) {
         for phase in TurnPhase::ALL {
-            record.set(&DURATION, &[phase.as_str()], 0.0);
+            phase.took(record, Duration::ZERO);
         }
         for step in TurnPhase::STEPS {
             record.set(&ERROR_CODE, &[step.as_str()], 0.0);
@@ -238,17 +223,27 @@ impl Prober for TurnProber {
     }
 
     fn probe<'p>(&'p self, probe: &'p mut Probe<'_>) -> BoxFuture<'p, Result<(), CallError>> {
-        Box::pin(async { self.run(probe).await.map_err(|error| self.without_call(error)) })
+        Box::pin(self.run(probe))
     }
 }
 
 impl TurnProber {
-    /// A failure begins with the step. Where that has the name of the call, which precedes every failure, it would be said twice.
-    fn without_call(&self, mut error: CallError) -> CallError {
-        let rest = error.message.strip_prefix(self.call()).and_then(|rest| rest.strip_prefix(": "));
-        if let Some(rest) = rest.map(str::to_owned) {
-            error.message = rest;
+    /// The step that a probe is about, which has the name of the call.
+    const fn aim(&self) -> TurnPhase {
+        match self.mode {
+            TurnMode::Challenge => TurnPhase::Challenge,
+            TurnMode::Allocate => TurnPhase::Allocate,
+            TurnMode::Relay => TurnPhase::Relay,
         }
-        error
+    }
+
+    /// A failure begins with its step. That of the call precedes every failure anyway.
+    fn in_step<T>(&self, step: TurnPhase, result: Result<T, CallError>) -> Result<T, CallError> {
+        result.map_err(|error| {
+            if step == self.aim() {
+                return error;
+            }
+            CallError::new(error.reason, format!("{}: {}", step.as_str(), error.message))
+        })
     }
 }

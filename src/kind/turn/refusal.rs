@@ -37,7 +37,7 @@ pub(super) fn refusal(step: TurnPhase, code: u16, answer: &StunMessage<'_>) -> C
         500..600 => (Reason::Response, "it has a problem of its own".to_owned()),
         _ => (Reason::Response, "an error that TURN does not know".to_owned()),
     };
-    CallError::new(reason, format!("{}: the server answered with error {code}: {meaning}", step.as_str()))
+    CallError::new(reason, format!("the server answered with error {code}: {meaning}"))
 }
 
 /// Another server should be asked. That is not done: it is for the author of the target to say who is probed.

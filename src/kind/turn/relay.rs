@@ -40,6 +40,15 @@ impl RelaySettings {
         }
     }
 
+    /// Writes them into the options.
+    pub(super) fn show(self, options: &mut Options) {
+        options.packets = Some(self.packets);
+        options.packet_size = Some(self.size);
+        options.packet_interval = Some(self.interval.into());
+        options.min_received = Some(self.min_received);
+        options.require_relay = Some(self.is_required);
+    }
+
     /// Sends the packets over the channel, and waits for them.
     pub(super) async fn exchange(
         &self,
@@ -105,7 +114,7 @@ impl Packets {
                     record.received(arrival.len());
                     if !self.arrived(arrival, at) {
                         if self.others >= MOST_OTHERS {
-                            let message = format!("relay: the server sent {MOST_OTHERS} packets that were not asked for");
+                            let message = format!("the server sent {MOST_OTHERS} packets that were not asked for");
                             return Err(CallError::new(Reason::Protocol, message));
                         }
                         tokio::task::yield_now().await;
@@ -228,7 +237,7 @@ impl Packets {
                            relayed address; mode Allocate does not try that";
             (Reason::Timeout, message.to_owned())
         };
-        Err(CallError::new(reason, format!("relay: {message}")))
+        Err(CallError::new(reason, message))
     }
 }
 

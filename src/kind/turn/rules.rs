@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::flow::{LEAST_FOR_RELEASE, PART_FOR_RELEASE, for_release};
 use crate::kind::surface::{tls_config_needs_tls, url_begins_with};
 use crate::rule::{Rule, patterns, raw};
 use crate::time::{self, PromDuration};
@@ -26,9 +27,6 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The shortest timeout of probes with an allocation, which has to be given back within it.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What is kept of the timeout for giving the allocation back, in milliseconds.
-const FOR_RELEASE: u128 = 200;
 
 fn has_any_of(fields: &[&str]) -> String {
     fields.iter().map(|field| format!("has(self.{field})")).collect::<Vec<_>>().join(" || ")
@@ -153,6 +151,8 @@ fn of_times() -> Vec<Rule> {
     let is_relay = "has(self.turn) && has(self.turn.mode) && self.turn.mode == 'Relay'";
     let has_credentials = "has(self.turn) && (has(self.turn.username) || has(self.turn.sharedSecret))";
     let ten = "duration(self.interval) < duration('10s') ? duration(self.interval) : duration('10s')";
+    let timeout = format!("(has(self.timeout) ? duration(self.timeout) : ({ten})).getMilliseconds()");
+    let least = LEAST_FOR_RELEASE.as_millis();
     let interval = "self.turn.packetInterval";
     // One that is too long has a rule of its own.
     let measurable = format!(
@@ -185,14 +185,14 @@ fn of_times() -> Vec<Rule> {
             format!(
                 "!({is_relay}) || !({}) || (has({interval}) && !({})) || (has(self.timeout) && !({})) || \
                  (has({interval}) ? duration({interval}) : duration('20ms')).getMilliseconds() * \
-                 ((has(self.turn.packets) ? self.turn.packets : 10) - 1) + {FOR_RELEASE} < \
-                 (has(self.timeout) ? duration(self.timeout) : ({ten})).getMilliseconds()",
+                 ((has(self.turn.packets) ? self.turn.packets : 10) - 1) < \
+                 {timeout} - ({timeout} / {PART_FOR_RELEASE} > {least} ? {timeout} / {PART_FOR_RELEASE} : {least})",
                 readable("self.interval"),
                 measurable,
                 readable("self.timeout"),
             ),
-            "the last of packets would be sent after the timeout (by default the smaller of interval and 10s), of which 200ms are for giving \
-             the allocation back: write fewer packets, a shorter packetInterval or a longer timeout",
+            "the last of packets would be sent too late: of the timeout (by default the smaller of interval and 10s), a twentieth, and at \
+             least 200ms, is for giving the allocation back; write fewer packets, a shorter packetInterval or a longer timeout",
         )
         .field("turn.packets")
         .holds_if(move |spec| !of_mode(spec) || last_is_sent_in_time(spec).unwrap_or(true)),
@@ -212,6 +212,7 @@ fn last_is_sent_in_time(spec: &Value) -> Option<bool> {
     }
     let interval = span(spec.get("interval"), Duration::from_secs(15))?;
     let timeout = span(spec.get("timeout"), interval.min(Duration::from_secs(10)))?;
-    let later = u128::from(packets.saturating_sub(1));
-    Some(packet_interval.as_millis() * later + FOR_RELEASE < timeout.as_millis())
+    let later = u32::try_from(packets.saturating_sub(1)).unwrap_or(u32::MAX);
+    let last = packet_interval.saturating_mul(later);
+    Some(last < timeout.saturating_sub(for_release(timeout)))
 }

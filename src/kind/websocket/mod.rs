@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::probe::dialogue::{SENT, any_of, base64, exclusive, has_any, sent_secrets};
-use super::probe::{BoxedStream, authority};
+use super::probe::{BoxedStream, authority, phases};
 use super::surface::{has_header, path_and_query, tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
 use crate::dial::ServerRole;
@@ -252,32 +252,13 @@ pub fn families() -> Vec<&'static Desc> {
     [FAMILIES, SharedFamilies::ADDRESS, SharedFamilies::TLS].concat()
 }
 
-/// The value of the label `phase`.
-#[derive(Clone, Copy)]
-enum WebSocketPhase {
-    Resolve,
-    Connect,
-    Processing,
-    Transfer,
-    Ping,
-}
-
-impl WebSocketPhase {
-    const ALL: [Self; 5] = [Self::Resolve, Self::Connect, Self::Processing, Self::Transfer, Self::Ping];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Processing => "processing",
-            Self::Transfer => "transfer",
-            Self::Ping => "ping",
-        }
-    }
-
-    fn record(self, record: &mut Recorder, took: Duration) {
-        record.set(&DURATION, &[self.as_str()], took.as_secs_f64());
-    }
+phases! {
+    WebSocketPhase of DURATION:
+    Resolve => "resolve",
+    Connect => "connect",
+    Processing => "processing",
+    Transfer => "transfer",
+    Ping => "ping",
 }
 
 #[derive(Debug)]
@@ -301,7 +282,7 @@ impl Prober for WebSocketProber {
 
     fn begin(&self, record: &mut Recorder) {
         for phase in WebSocketPhase::ALL {
-            phase.record(record, Duration::ZERO);
+            phase.took(record, Duration::ZERO);
         }
         for desc in [&TLS_DURATION, &STATUS_CODE, &UPGRADED, &FAILED_DUE_TO_REGEX, &CLOSE_CODE] {
             record.set(desc, &[], 0.0);
@@ -316,11 +297,11 @@ impl Prober for WebSocketProber {
 impl WebSocketProber {
     async fn run(&self, probe: &mut Probe<'_>) -> Result<(), CallError> {
         let (resolved, took) = probe.resolve(probe.host).await;
-        WebSocketPhase::Resolve.record(probe.record, took);
+        WebSocketPhase::Resolve.took(probe.record, took);
         let address = resolved?;
         let start = Instant::now();
         let connected = probe.dialer.connect(address, self.port, probe.deadline).await;
-        WebSocketPhase::Connect.record(probe.record, start.elapsed());
+        WebSocketPhase::Connect.took(probe.record, start.elapsed());
         let mut stream: BoxedStream = Box::new(connected?);
         probe.record.event(format!("connected to {}", SocketAddr::new(address.ip(), self.port)));
         timeout_at(probe.deadline, probe.memory.cover(BASE_MEMORY)).await.map_err(|_| {
@@ -339,7 +320,7 @@ impl WebSocketProber {
             .map(|answer| (answer, stream))
         };
         let answer = answer.await;
-        WebSocketPhase::Processing.record(probe.record, start.elapsed());
+        WebSocketPhase::Processing.took(probe.record, start.elapsed());
         let (answer, stream) = answer?;
         self.judge(answer, probe, stream).await
     }

@@ -97,12 +97,10 @@ impl<'s, 'p> MessageSession<'s, 'p> {
     /// Goes through all steps, pings, and ends the connection.
     pub(super) async fn run(mut self, steps: &[ScriptedMessage], with_ping: bool) -> Result<(), CallError> {
         let mut result = Ok(());
-        let mut transfer = Duration::ZERO;
         for step in steps {
             let start = Instant::now();
             result = self.step(step).await;
-            transfer += start.elapsed();
-            WebSocketPhase::Transfer.record(self.probe.record, transfer);
+            WebSocketPhase::Transfer.took(self.probe.record, start.elapsed());
             if result.is_err() {
                 break;
             }
@@ -110,7 +108,7 @@ impl<'s, 'p> MessageSession<'s, 'p> {
         if result.is_ok() && with_ping {
             let start = Instant::now();
             result = self.ping().await;
-            WebSocketPhase::Ping.record(self.probe.record, start.elapsed());
+            WebSocketPhase::Ping.took(self.probe.record, start.elapsed());
         }
         self.close().await;
         result

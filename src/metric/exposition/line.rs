@@ -65,6 +65,9 @@ pub enum LineFault {
     /// A bucket or a quantile without its bound.
     #[error("it has no valid le or quantile")]
     Bound,
+    /// A count below 0, of which promtool and others say that the whole answer is wrong.
+    #[error("it is a negative count")]
+    Count,
     /// Something empty where nothing may be.
     #[error("it is empty")]
     Blank,
