@@ -234,8 +234,17 @@ impl Exporter {
 
 /// CPU seconds of a process so far.
 pub fn cpu_of(pid: u32) -> Result<f64> {
+    cpu_in(&format!("/proc/{pid}/stat"))
+}
+
+/// CPU seconds that this thread has used.
+pub fn cpu_of_this_thread() -> Result<f64> {
+    cpu_in("/proc/thread-self/stat")
+}
+
+fn cpu_in(path: &str) -> Result<f64> {
     const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ of every Linux that we run on
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = std::fs::read_to_string(path)?;
     let (_, fields) = stat.rsplit_once(") ").ok_or("an odd /proc/pid/stat")?;
     let fields: Vec<&str> = fields.split(' ').collect();
     Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / TICKS_PER_SECOND)

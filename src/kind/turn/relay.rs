@@ -100,12 +100,18 @@ impl Packets {
     ) -> Result<(), CallError> {
         let count = usize::from(self.settings.packets);
         let mut next = Instant::now();
+        // One timer for all packets: each new one would wake the thread that waits, twice as often as packets do.
+        let timer = sleep_until(next);
+        tokio::pin!(timer);
         loop {
             let all_sent = self.sent.len() >= count;
             if all_sent && self.received >= count {
                 return Ok(());
             }
             let until = if all_sent { self.end(deadline) } else { next.min(deadline) };
+            if timer.deadline() != until {
+                timer.as_mut().reset(until);
+            }
             tokio::select! {
                 biased;
                 arrival = link.receive() => {
@@ -120,7 +126,7 @@ impl Packets {
                         tokio::task::yield_now().await;
                     }
                 }
-                () = sleep_until(until) => {
+                () = &mut timer => {
                     if all_sent || Instant::now() >= deadline {
                         return Ok(());
                     }
