@@ -10,5 +10,5 @@ mod settings;
 
 pub use answer::{IssuedToken, read};
 pub use error::{Refusal, TokenError};
-pub use request::TokenRequest;
+pub use request::{TokenRequest, encoded};
 pub use settings::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};

@@ -64,7 +64,7 @@ impl TokenSettings {
 }
 
 /// A value as it stands in a form.
-pub(super) fn encoded(value: &[u8]) -> String {
+pub fn encoded(value: &[u8]) -> String {
     byte_serialize(value).collect()
 }
 

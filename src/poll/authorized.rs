@@ -14,7 +14,7 @@ use super::tokens::{SharedToken, TokenInUse};
 use crate::failure::CallError;
 use crate::fetch::{self, Client, Credentials, Exchange, Fetched, Redactor};
 use crate::kind::{Answer, Call};
-use crate::oauth2::OAuth2Settings;
+use crate::oauth2::{OAuth2Settings, encoded};
 use crate::target::{SecretValue, Source, Target};
 
 /// What is sent with every call of a target, and what finds it in texts.
@@ -182,9 +182,11 @@ const PARTS: usize = 4;
 fn redactor_of(source: &Source, headers: &HeaderMap, tokens: &[&TokenInUse]) -> Redactor {
     let own = source.secrets.iter().flatten().map(SecretValue::expose);
     let of_client: Vec<Vec<u8>> = source.oauth2.iter().flat_map(|oauth2| oauth2.token.secrets()).collect();
-    let of_tokens = tokens.iter().flat_map(|token| token.value.expose().chunks(PART).take(PARTS));
-    // The end of a token is too short to be told from ordinary text.
-    let of_tokens = of_tokens.filter(|part| part.len() >= 8);
-    let redactor = Redactor::of(headers, own.chain(of_client.iter().map(Vec::as_slice)).chain(of_tokens));
+    let parts = tokens.iter().flat_map(|token| token.value.expose().chunks(PART).take(PARTS));
+    // The end of a token may be too short to be told from ordinary text.
+    let parts = parts.filter(|part| part.len() >= 8);
+    let of_tokens: Vec<Vec<u8>> = parts.flat_map(|part| [part.to_vec(), encoded(part).into_bytes()]).collect();
+    let sent = of_client.iter().chain(&of_tokens).map(Vec::as_slice);
+    let redactor = Redactor::of(headers, own.chain(sent));
     redactor.hiding(&source.options.confidential_texts(source.kind))
 }
