@@ -264,17 +264,17 @@ pub struct SimulateArgs {
     /// Which server to simulate
     #[arg(value_name = "SERVER", ignore_case = true)]
     pub server: SimulatedServer,
-    /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
-    /// 3000, 1026, 9851 or 8889; 8443 for a website, 5000 for signalling, 1053 for a name server and 3478 for a TURN server, which listen there
-    /// over UDP as well
+    /// Address to listen on. Three addresses start a cluster of three Sora servers; Wilma takes two, of which the second is Keyrock's. If not
+    /// set, the default port of such a server: 3000, 1026, 9851 or 8889; 8443 for a website, 5000 for signalling, 1053 for a name server and
+    /// 3478 for a TURN server, which listen there over UDP as well; 1027 for Wilma, and 3005 for its Keyrock
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
     /// For Mediasoup, Edumeet and Signalling: bearer token; requests without it are answered with 401. For Turn: the password of the user
-    /// demo, which is demo by default
+    /// demo, which is demo by default. For Wilma: the secret of the application and the password of the user, which are demo by default
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
     /// Misbehave: error (status 500, SERVFAIL, or a STUN error), hang (no answer), html (another document), empty (no content), or truncated (half of
-    /// it)
+    /// it). With Wilma, it is the token endpoint of Keyrock that misbehaves
     #[arg(long, value_name = "FAULT")]
     pub fault: Option<SimulatedFault>,
 }
