@@ -315,6 +315,8 @@ pub enum SimulatedServer {
     Signalling,
     /// A STUN and TURN server that relays between its own allocations only.
     Turn,
+    /// FIWARE Orion behind the PEP proxy Wilma, with Keyrock beside it.
+    Wilma,
 }
 
 /// Flags of `probe`.
@@ -484,14 +486,19 @@ impl SimulateArgs {
                             | SimulatedServer::Edumeet
                             | SimulatedServer::Signalling
                             | SimulatedServer::Turn
+                            | SimulatedServer::Wilma
                     ) =>
             {
-                Some("error: --token goes with Mediasoup, Edumeet, Signalling and Turn (see --help)")
+                Some("error: --token goes with Mediasoup, Edumeet, Signalling, Turn and Wilma (see --help)")
             }
-            (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
+            (_, 0) | (SimulatedServer::Sora, 1 | 3) | (SimulatedServer::Wilma, 2) => None,
             (SimulatedServer::Sora, _) => {
                 Some("error: --listen-address: write one for a single server, or three for a cluster (see --help)")
             }
+            (SimulatedServer::Wilma, _) => {
+                Some("error: --listen-address: write two, for Wilma and for Keyrock (see --help)")
+            }
+            (_, 1) => None,
             _ => Some("error: --listen-address: write one (see --help)"),
         }
     }
