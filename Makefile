@@ -85,6 +85,8 @@ export DEBIAN_PROGRAMS := $(TOOLS_debian)
 export KUBE_STATE_METRICS := $(TOOLS_states)/kube-state-metrics
 export PION := $(TOOLS_pion)/pion
 export NODE_TURN := $(CACHE)/node-turn-$(call sum,node-turn)
+# Servers that issue and check tokens.
+export NODE_OAUTH2 := $(CACHE)/node-oauth2-$(call sum,node-oauth2)
 # The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.
 MEDIASOUP ?= 3.8.4
 export MEDIASOUP_INSTALLED := $(CACHE)/mediasoup-$(MEDIASOUP)-$(call sum,mediasoup)
@@ -152,7 +154,7 @@ endif
 
 ## Programs that judge us, at the versions that tests/tools/*/go.mod and tests/tools/debian/packages.txt pin
 tools: $(PROMTOOL) $(PROMETHEUS) $(EXPOSITIONS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM) \
-  $(COREDNS) $(HEALTH) $(TOOLS_debian) $(KUBE_STATE_METRICS) $(PION) $(NODE_TURN)
+  $(COREDNS) $(HEALTH) $(TOOLS_debian) $(KUBE_STATE_METRICS) $(PION) $(NODE_TURN) $(NODE_OAUTH2)
 
 $(TOOLS_prometheus)/%:
 	$(call build,prometheus,github.com/prometheus/prometheus/cmd/$*)
@@ -193,6 +195,9 @@ $(PION):
 
 $(NODE_TURN):
 	tests/tools/node-turn/build.sh $@
+
+$(NODE_OAUTH2):
+	tests/tools/node-oauth2/build.sh $@
 
 $(TOOLS_debian):
 	tests/tools/debian/unpack.sh $@
