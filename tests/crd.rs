@@ -351,6 +351,25 @@ fn members() -> BoxedStrategy<Value> {
     .boxed()
 }
 
+fn oauth2() -> BoxedStrategy<Value> {
+    let fields = object(vec![
+        ("scopes", list(texts(&["a", "a b", "é", "a\"", "~"]).boxed())),
+        ("endpointParams", map(&["audience", "grant_type", "client_x", "scope", "", "é"], &["x", ""])),
+        ("proxyUrl", url().boxed()),
+        ("header", texts(&["X-Auth-Token", "authorization", "a b", "accept-x", "X-A", "Cookie"]).boxed()),
+        ("tlsConfig", object(vec![("cert", pick(&[json!({ "secret": { "name": "s", "key": "k" } })]).boxed())])),
+    ]);
+    let id = object(vec![("secret", reference().boxed()), ("configMap", reference().boxed())]);
+    (id, url(), fields)
+        .prop_map(|(id, url, mut oauth2)| {
+            oauth2["clientId"] = id;
+            oauth2["clientSecret"] = json!({ "name": "s", "key": "k" });
+            oauth2["tokenUrl"] = url;
+            oauth2
+        })
+        .boxed()
+}
+
 fn spec() -> impl Strategy<Value = Value> {
     let either = || object(vec![("secret", reference().boxed()), ("configMap", reference().boxed())]);
     let optional = object(vec![
@@ -370,6 +389,7 @@ fn spec() -> impl Strategy<Value = Value> {
                 .prop_map(|kind| json!({"type": kind, "credentials": {"name": "s", "key": "k"}}))
                 .boxed(),
         ),
+        ("oauth2", oauth2()),
         (
             "tlsConfig",
             object(vec![

@@ -81,20 +81,20 @@ fn bearer() -> String {
     "Bearer".to_owned()
 }
 
-/// How the certificate of a target with TLS is verified, and how the exporter authenticates itself.
+/// How the certificate of a server with TLS is verified, and how the exporter authenticates itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsConfig {
-    /// The certificate authorities that verify the target's certificate, instead of those of the system.
+    /// The certificate authorities that verify the server's certificate, instead of those of the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretOrConfigMap>,
-    /// The client certificate for the target; it requires keySecret.
+    /// The client certificate for the server; it requires keySecret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert: Option<SecretOrConfigMap>,
     /// The key of a Secret that holds the private key of the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_secret: Option<SecretKeyRef>,
-    /// The name that is sent as SNI and that the target's certificate must contain, instead of the host in url.
+    /// The name that is sent as SNI and that the server's certificate must contain, instead of the host in its URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub server_name: Option<String>,
@@ -104,7 +104,7 @@ pub struct TlsConfig {
     /// The highest version of TLS that may be agreed on: TLS12 or TLS13.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_version: Option<TlsProtocol>,
-    /// Do not verify the target's certificate. Anyone between the exporter and the target can then read and change everything.
+    /// Do not verify the server's certificate. Anyone between the exporter and the server can then read and change everything.
     #[serde(default)]
     pub insecure_skip_verify: bool,
 }
@@ -189,6 +189,16 @@ impl SecretOrConfigMap {
     }
 }
 
+impl TlsConfig {
+    /// What these settings name, as the value of the field `path`.
+    pub(super) fn references<'a>(&'a self, path: &str) -> impl Iterator<Item = Reference<'a>> + use<'a> {
+        let ca = self.ca.as_ref().and_then(|either| either.reference(&format!("{path}.ca")));
+        let cert = self.cert.as_ref().and_then(|either| either.reference(&format!("{path}.cert")));
+        let key = self.key_secret.as_ref().map(|key| key.reference(&format!("{path}.keySecret")));
+        [ca, cert, key].into_iter().flatten()
+    }
+}
+
 impl ScrapeTargetSpec {
     /// What the target names, in the order of the fields.
     pub fn references(&self) -> Vec<Reference<'_>> {
@@ -204,11 +214,8 @@ impl ScrapeTargetSpec {
         if let Some(authorization) = &self.authorization {
             found.push(authorization.credentials.reference("spec.authorization.credentials"));
         }
-        if let Some(tls) = &self.tls_config {
-            found.extend(tls.ca.as_ref().and_then(|either| either.reference("spec.tlsConfig.ca")));
-            found.extend(tls.cert.as_ref().and_then(|either| either.reference("spec.tlsConfig.cert")));
-            found.extend(tls.key_secret.as_ref().map(|key| key.reference("spec.tlsConfig.keySecret")));
-        }
+        found.extend(self.oauth2.iter().flat_map(|oauth2| oauth2.references()));
+        found.extend(self.tls_config.iter().flat_map(|tls| tls.references("spec.tlsConfig")));
         let of_block = self.blocks.secrets(self.kind).into_iter();
         found.extend(of_block.map(|(field, key)| key.reference(&format!("spec.{field}"))));
         found

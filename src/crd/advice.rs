@@ -131,6 +131,9 @@ const ELSEWHERE: &[(&[&str], &[&str])] = &[
     (&["passwordfile", "passwordref", "passwordsecret"], &["password"]),
     (&["usernamefile", "usernameref", "user"], &["username"]),
     (&["auth", "basic", "login"], &["basicAuth"]),
+    (&["oauth", "clientcredentials", "oidc"], &["oauth2"]),
+    (&["clientsecretfile", "clientsecretref"], &["clientSecret"]),
+    (&["tokenendpoint", "tokenuri"], &["tokenUrl"]),
     (&["tls", "ssl", "tlsclientconfig"], &["tlsConfig"]),
     (&["cafile", "cacert", "cabundle", "rootca"], &["ca"]),
     (&["certfile", "clientcert", "certificate"], &["cert"]),
@@ -232,8 +235,9 @@ fn where_secrets_belong(node: &SchemaNode, name: &str) -> Option<String> {
         return Some(format!(", write the keys that are used: {}", places.join("; ")));
     }
     let is_spec = node.properties.contains_key("basicAuth");
-    is_spec
-        .then(|| ", refer to it where its values are used: basicAuth, authorization, headers or tlsConfig".to_owned())
+    is_spec.then(|| {
+        ", refer to it where its values are used: basicAuth, authorization, oauth2, headers or tlsConfig".to_owned()
+    })
 }
 
 /// The end of the message where pods are selected by their labels, or a Service by its namespace.
@@ -265,19 +269,25 @@ fn longer<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a st
 /// Fields of many blocks, which belong to none in particular.
 const COMMON: [&str; 3] = ["name", "key", "value"];
 
-/// Where below this node a field called `name` belongs, however it is spelt.
+/// Where below this node a field called `name` belongs, however it is spelt. Of several, the one that is in the fewest blocks.
 fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n SchemaNode)> {
     if COMMON.contains(&name) {
         return None;
     }
-    let mut here = node.properties.iter().filter(|_| !path.is_empty());
-    if let Some((name, field)) = here.find(|(field, _)| is_same_name(field, name)) {
-        return Some((join(path, name), field));
+    let mut level = vec![(path.to_owned(), node)];
+    while !level.is_empty() {
+        for (path, node) in level.iter().filter(|(path, _)| !path.is_empty()) {
+            if let Some((name, field)) = node.properties.iter().find(|(field, _)| is_same_name(field, name)) {
+                return Some((join(path, name), field));
+            }
+        }
+        // The block of one probe says nothing to a target of another type, and each has fields with common names.
+        let is_of_probe = |field: &str| Type::ALL.iter().any(|kind| kind.is_probed() && kind.block() == field);
+        let below = level.iter().flat_map(|(path, node)| node.properties.iter().map(move |field| (path, field)));
+        let below = below.filter(|(_, (field, _))| *field != "status" && !is_of_probe(field));
+        level = below.map(|(path, (field, node))| (join(path, field), node)).collect();
     }
-    // The block of one probe says nothing to a target of another type, and each has fields with common names.
-    let is_of_probe = |field: &str| Type::ALL.iter().any(|kind| kind.is_probed() && kind.block() == field);
-    let below = node.properties.iter().filter(|(field, _)| *field != "status" && !is_of_probe(field));
-    below.into_iter().find_map(|(field, node)| find(node, &join(path, field), name))
+    None
 }
 
 /// The one of `words` that was probably meant by `word`, for `did you mean`: the closest one, if it is close enough.
@@ -385,7 +395,7 @@ mod tests {
             ("tlsConfig: {secretName: x}", format!("keySecret: {secret}")),
             ("tlsConfig: {ca: {name: company-ca}}", format!("write {{secret: {secret}}} or {{configMap: {secret}}}")),
             ("tlsConfig: {ca: {key: ca.crt}}", format!("write {{secret: {secret}}} or {{configMap: {secret}}}")),
-            ("oauth2: {}", "reserved for a later version".to_owned()),
+            ("className: x", "reserved for a later version".to_owned()),
             ("member: {service: {}}", "did you mean \"members\"?".to_owned()),
             ("service: {name: orion}", "write spec.members.service: {name: NAME}".to_owned()),
             ("serviceName: orion", "write spec.members.service: {name: NAME}".to_owned()),

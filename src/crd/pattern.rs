@@ -32,6 +32,8 @@ patterns! {
     pub(super) PRINTABLE = "^[\\t -~]*$";
     /// A token of RFC 9110: the name of a header, the scheme of an Authorization.
     pub(super) TOKEN = "^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$";
+    /// A scope of OAuth 2.0 (RFC 6749, 3.3).
+    pub(super) SCOPE = r"^[!#-\[\]-~]+$";
     /// The key of a label or annotation of Kubernetes.
     pub(super) K8S_KEY = concat!(
         r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?",

@@ -14,7 +14,7 @@ use crate::kind::Type;
 use crate::rule::RulePattern;
 
 /// Names that later versions will use, with a message of their own.
-const RESERVED: [&str; 2] = ["spec.oauth2", "spec.className"];
+const RESERVED: [&str; 1] = ["spec.className"];
 
 /// What a kind says about a field that its block does not have, however it is spelt.
 fn reserved_by_kind(path: &str) -> Option<&'static str> {
@@ -334,6 +334,15 @@ pub(crate) fn texts<const ITEMS: u32, const LENGTH: u32>(_: &mut SchemaGenerator
         "type": "object",
         "maxProperties": ITEMS,
         "additionalProperties": { "type": "string", "maxLength": LENGTH },
+    })
+}
+
+/// The schema of a list of at most `ITEMS` words, each of 1 to `LENGTH` characters.
+pub(crate) fn words<const ITEMS: u32, const LENGTH: u32>(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": ITEMS,
+        "items": { "type": "string", "minLength": 1, "maxLength": LENGTH },
     })
 }
 

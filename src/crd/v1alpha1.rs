@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::access::{Authorization, BasicAuth, Header, TlsConfig};
 use super::members::Members;
 use super::monitor::Monitor;
+use super::oauth2::OAuth2;
 use super::{rules, schema};
 use crate::kind::{self, MaxAge};
 use crate::time::PromDuration;
@@ -87,12 +88,15 @@ pub struct ScrapeTargetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers: Vec<Header>,
-    /// HTTP basic authentication for the target. Mutually exclusive with authorization.
+    /// HTTP basic authentication for the target. Mutually exclusive with authorization and oauth2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<BasicAuth>,
-    /// Authentication for the target with the header Authorization. Mutually exclusive with basicAuth.
+    /// Authentication for the target with the header Authorization. Mutually exclusive with basicAuth and oauth2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
+    /// Authentication for the target with a token that is obtained by OAuth 2.0. Mutually exclusive with basicAuth and authorization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth2: Option<Box<OAuth2>>,
     /// TLS settings of a target with TLS: verification of its certificate, and the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_config: Option<TlsConfig>,
@@ -196,6 +200,7 @@ impl ScrapeTargetSpec {
             headers: Vec::new(),
             basic_auth: None,
             authorization: None,
+            oauth2: None,
             tls_config: None,
             proxy_url: None,
             preferred_ip_protocol: None,

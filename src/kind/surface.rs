@@ -96,7 +96,7 @@ pub enum Field {
     Headers,
     /// `headers`, these included.
     AnyHeaders,
-    /// `basicAuth` and `authorization`.
+    /// `basicAuth`, `authorization` and `oauth2`.
     Credentials,
     /// `tlsConfig`.
     Tls,
@@ -116,7 +116,7 @@ impl Field {
         match self {
             Self::Members => &["members"],
             Self::Headers | Self::AnyHeaders => &["headers"],
-            Self::Credentials => &["basicAuth", "authorization"],
+            Self::Credentials => &["basicAuth", "authorization", "oauth2"],
             Self::Tls => &["tlsConfig"],
             Self::Proxy => &["proxyUrl"],
             Self::Addresses => &["preferredIpProtocol", "ipProtocolFallback", "sourceIpAddress"],

@@ -3,6 +3,7 @@
 //!
 //! Limits and types are not here but in the types themselves; what CEL cannot express is in [`ParsedTarget::parse`](super::ParsedTarget::parse).
 
+mod oauth2;
 mod table;
 
 use schemars::Schema;

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use super::oauth2;
 use crate::crd::pattern::{
     self, AUTHORITY, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN,
     URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
@@ -30,6 +31,7 @@ pub fn all() -> &'static [Rule] {
             labels(),
             headers(),
             access(),
+            oauth2::rules(),
             regexes(),
             monitor(),
             relabelings(),
@@ -164,7 +166,7 @@ fn url() -> Vec<Rule> {
             "a host name with non-ASCII letters must be written in its DNS form (xn--...), and other non-ASCII characters must be \
              percent-encoded",
         )
-        .also(&["spec.proxyUrl"])
+        .also(&["spec.proxyUrl", "spec.oauth2.tokenUrl", "spec.oauth2.proxyUrl"])
         .holds_if_text(|url| !BEYOND_ASCII.is_match(url))
         .more_of_text(|url| Some(format!("write {}", pattern::host_in_ascii(url)?))),
         // Only the bracketed hosts that the pattern lets through are looked at: netip and Rust read those alike.
@@ -173,14 +175,15 @@ fn url() -> Vec<Rule> {
             "!self.matches(r\"^[a-z]+:(//)?\\[[0-9a-fA-F:]+\\]\") || isIP(self.substring(self.indexOf('[') + 1, self.indexOf(']')))",
             "the host in brackets is not an IPv6 address, write for instance http://[2001:db8::1]/",
         )
-        .also(&["spec.proxyUrl"])
+        .also(&["spec.proxyUrl", "spec.oauth2.tokenUrl", "spec.oauth2.proxyUrl"])
         .holds_if_text(pattern::ipv6_host_is_address),
         url_query(),
         Rule::matches_in_ascii(
             "spec.proxyUrl",
             &PROXY,
             "proxyUrl must be http://HOST:PORT or https://HOST:PORT, without user, password, path, query or fragment",
-        ),
+        )
+        .also(&["spec.oauth2.proxyUrl"]),
     ]
 }
 
@@ -573,19 +576,26 @@ fn access() -> Vec<Rule> {
             "the type of authorization must not be Basic, write basicAuth instead",
         )
         .holds_if_text(|scheme| !scheme.eq_ignore_ascii_case("basic")),
-        one_of("spec.tlsConfig.ca").also(&["spec.tlsConfig.cert"]),
+        one_of("spec.tlsConfig.ca").also(&[
+            "spec.tlsConfig.cert",
+            "spec.oauth2.clientId",
+            "spec.oauth2.tlsConfig.ca",
+            "spec.oauth2.tlsConfig.cert",
+        ]),
         Rule::new(
             "spec.tlsConfig",
             "has(self.cert) == has(self.keySecret)",
             "cert and keySecret must be set together, write both or neither",
         )
-        .holds_if(|tls| tls.get("cert").is_some() == tls.get("keySecret").is_some()),
+        .also(&["spec.oauth2.tlsConfig"])
+        .holds_if(|tls| !tls.is_object() || tls.get("cert").is_some() == tls.get("keySecret").is_some()),
         Rule::new(
             "spec.tlsConfig",
             "!has(self.minVersion) || !has(self.maxVersion) || self.minVersion <= self.maxVersion",
             "minVersion must be at most maxVersion, exchange them or remove one",
         )
         .field("minVersion")
+        .also(&["spec.oauth2.tlsConfig"])
         .holds_if(|tls| match (text(tls, "minVersion"), text(tls, "maxVersion")) {
             (Some(least), Some(most)) => least <= most,
             _ => true,
@@ -596,7 +606,8 @@ fn access() -> Vec<Rule> {
             "spec.tlsConfig.serverName",
             &SERVER_NAME,
             "serverName must be a host name or an IP address, without scheme, port and brackets",
-        ),
+        )
+        .also(&["spec.oauth2.tlsConfig.serverName"]),
     ]
 }
 
@@ -841,7 +852,7 @@ fn is_named(name: &str, regex: &str) -> bool {
 }
 
 /// A list of texts for CEL.
-fn quoted(texts: &[&str]) -> String {
+pub(super) fn quoted(texts: &[&str]) -> String {
     texts.iter().map(|text| format!("'{text}'")).collect::<Vec<_>>().join(", ")
 }
 
@@ -849,7 +860,7 @@ fn span(value: &Value, field: &str) -> Option<PromDuration> {
     value.get(field)?.as_str()?.parse().ok()
 }
 
-fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
     value.get(field)?.as_str()
 }
 
