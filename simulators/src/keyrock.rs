@@ -439,19 +439,18 @@ impl Inside {
         let claims = asking
             .filter(|application| application.token_types.contains("jwt"))
             .and_then(|application| jwt::verified(&token, &application.jwt_secret, self.date()));
-        let owner = match claims {
-            Some(claims) => Owner {
+        let owner = if let Some(claims) = claims {
+            Owner {
                 application: claims["app_id"].as_str().unwrap_or_default().to_owned(),
                 user: claims["id"].as_str().map(ToOwned::to_owned),
-            },
-            None => {
-                let found = self.tokens.iter().find(|issued| issued.value == token);
-                let found = found.ok_or(Refusal(UNAUTHORIZED, "Invalid token: access token is invalid"))?;
-                if found.end.is_some_and(|end| end <= self.now()) {
-                    return Err(Refusal(UNAUTHORIZED, "Invalid token: access token has expired"));
-                }
-                found.owner.clone()
             }
+        } else {
+            let found = self.tokens.iter().find(|issued| issued.value == token);
+            let found = found.ok_or(Refusal(UNAUTHORIZED, "Invalid token: access token is invalid"))?;
+            if found.end.is_some_and(|end| end <= self.now()) {
+                return Err(Refusal(UNAUTHORIZED, "Invalid token: access token has expired"));
+            }
+            found.owner.clone()
         };
         let mut answer = self.described(&owner);
         if let Some(name) = owner.user.as_deref().filter(|name| !self.is_sensor(name)) {
@@ -485,10 +484,11 @@ fn scopes(asked: Option<&str>, application: &Application) -> Option<Vec<String>>
 
 /// 40 digits that nobody can guess.
 fn random() -> String {
-    let mut bytes = [0_u8; 20];
-    // Without random numbers, no server of any kind would work on this machine: what is left is a token that is never accepted.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let (mut long, mut short) = ([0; 16], [0; 4]);
+    let random = SystemRandom::new();
+    // On a machine without random numbers nothing works anyway.
+    let _ = random.fill(&mut long).and_then(|()| random.fill(&mut short));
+    format!("{:032x}{:08x}", u128::from_be_bytes(long), u32::from_be_bytes(short))
 }
 
 #[cfg(test)]

@@ -55,6 +55,9 @@ fn answer(status: u16, kind: &str) -> (u16, String) {
     (status, kind.to_owned())
 }
 
+/// Headers, and the answer.
+type Row<'r> = (&'r [(&'r str, &'r str)], (u16, String));
+
 #[tokio::test]
 async fn headers_have_the_order_and_the_spelling_of_the_real_one() {
     let keyrock = keyrock();
@@ -64,7 +67,7 @@ async fn headers_have_the_order_and_the_spelling_of_the_real_one() {
     let small = format!("bearer {token}");
     let encoded = format!("Basic {}", STANDARD.encode(&token));
     let invalid = || answer(401, "InvalidAuthenticationToken");
-    let rows: [(&[(&str, &str)], (u16, String)); 8] = [
+    let rows: [Row<'_>; 8] = [
         (&[("authorization", &bearer)], answer(200, "")),
         (&[("x-auth-token", &token)], answer(200, "")),
         (&[("authorization", &encoded)], answer(200, "")),
