@@ -8,6 +8,7 @@
 //! ```
 
 pub mod app;
+mod backoff;
 pub mod budget;
 pub mod cli;
 pub mod convert;
@@ -22,6 +23,7 @@ pub mod http;
 pub mod k8s;
 pub mod kind;
 pub mod metric;
+pub mod oauth2;
 pub mod poll;
 pub mod rule;
 pub mod self_metrics;

@@ -26,6 +26,7 @@ pub struct PollMetrics {
     total: IntCounterVec,
     duration: HistogramVec,
     in_flight: IntGauge,
+    tokens: IntCounterVec,
     /// How late polls began, in seconds after they were due.
     pub delay: Histogram,
 }
@@ -93,6 +94,12 @@ impl SelfMetrics {
             in_flight: register(
                 &registry,
                 IntGauge::new("scrapetarget_polls_in_flight", "Polls currently in progress."),
+            )?,
+            tokens: counter(
+                &registry,
+                "scrapetarget_token_requests_total",
+                "Requests for tokens of OAuth 2.0 by outcome: success, an error of RFC 6749, or another reason for the failure.",
+                &["outcome"],
             )?,
             delay: histogram(
                 &registry,
@@ -181,6 +188,13 @@ impl PollMetrics {
     pub fn end(&self, kind: &str, outcome: &str, duration: Duration) {
         self.total.with_label_values(&[kind, outcome]).inc();
         self.duration.with_label_values(&[kind]).observe(duration.as_secs_f64());
+    }
+}
+
+impl PollMetrics {
+    /// Counts a request for a token.
+    pub fn end_token_request(&self, outcome: &str) {
+        self.tokens.with_label_values(&[outcome]).inc();
     }
 }
 

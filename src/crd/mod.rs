@@ -32,7 +32,7 @@ pub use members::{Include, Members, MembersDns, MembersService};
 pub(crate) use metadata::check_names;
 pub use monitor::{Action, InstanceLabel, Monitor, Relabeling};
 pub use oauth2::{ClientAuthentication, OAuth2, OAuth2User};
-pub use parsed::{HeaderSource, ParsedHeader, ParsedTarget};
+pub use parsed::{HeaderSource, ParsedHeader, ParsedOAuth2, ParsedTarget};
 pub use pattern::{is_dns_label, is_label_key, is_label_value};
 pub use regex_syntax::regex_problem;
 pub use v1alpha1::{

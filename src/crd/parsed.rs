@@ -7,7 +7,7 @@ use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 use url::ParseError;
 
-use super::{FieldError, Header, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, regex_problem};
+use super::{FieldError, Header, OAuth2, ScrapeTarget, ScrapeTargetSpec, SecretKeyRef, regex_problem};
 use crate::kind::{Engine, Type};
 use crate::metric::Filter;
 
@@ -18,8 +18,20 @@ pub struct ParsedTarget {
     url: Url,
     proxy_url: Option<Url>,
     headers: Vec<ParsedHeader>,
+    oauth2: Option<ParsedOAuth2>,
     filter: Option<Arc<Filter>>,
     engine: Option<Engine>,
+}
+
+/// What is parsed of `spec.oauth2`.
+#[derive(Clone, Debug)]
+pub struct ParsedOAuth2 {
+    /// The token endpoint.
+    pub token_url: Url,
+    /// The proxy for the requests to it.
+    pub proxy_url: Option<Url>,
+    /// The header that carries the bare token, if one is written.
+    pub header: Option<HeaderName>,
 }
 
 /// One of `spec.headers`.
@@ -51,6 +63,7 @@ impl ParsedTarget {
             spec.proxy_url.as_ref().map(|url| parsed_or_told("spec.proxyUrl", Url::parse(url), &mut errors));
         let headers: Vec<Option<ParsedHeader>> =
             spec.headers.iter().enumerate().map(|(index, header)| parse_header(index, header, &mut errors)).collect();
+        let oauth2 = spec.oauth2.as_deref().map(|oauth2| parse_oauth2(oauth2, &mut errors));
         if let Some(url) = &url
             && spec
                 .members
@@ -67,7 +80,7 @@ impl ParsedTarget {
         let engine = url.as_ref().and_then(|url| parse_engine(spec, url, &mut errors));
         match (url, proxy_url.map_or(Some(None), |url| url.map(Some)), headers.into_iter().collect()) {
             (Some(url), Some(proxy_url), Some(headers)) if errors.is_empty() => {
-                Ok(Self { written, url, proxy_url, headers, filter, engine })
+                Ok(Self { written, url, proxy_url, headers, oauth2: oauth2.flatten(), filter, engine })
             }
             _ => Err(errors),
         }
@@ -80,7 +93,7 @@ impl ParsedTarget {
             LazyLock::new(|| Url::parse("http://invalid.invalid/").expect("a constant that is a URL"));
         let parsed = kind.url().separator.parse(url).unwrap_or_else(|_| NOWHERE.clone());
         let written = ScrapeTarget::new(name, ScrapeTargetSpec::new(kind, url));
-        Self { written, url: parsed, proxy_url: None, headers: Vec::new(), filter: None, engine: None }
+        Self { written, url: parsed, proxy_url: None, headers: Vec::new(), oauth2: None, filter: None, engine: None }
     }
 
     /// Where the server is, in a form that has a host; see [`UrlSeparator::parse`](crate::kind::UrlSeparator::parse).
@@ -111,6 +124,11 @@ impl ParsedTarget {
     /// `spec.headers`, in their order.
     pub fn headers(&self) -> &[ParsedHeader] {
         &self.headers
+    }
+
+    /// What is parsed of `spec.oauth2`.
+    pub const fn oauth2(&self) -> Option<&ParsedOAuth2> {
+        self.oauth2.as_ref()
     }
 
     /// How it is polled; `None` for a [`stand_in`](Self::stand_in).
@@ -173,6 +191,18 @@ fn parse_header(index: usize, header: &Header, errors: &mut Vec<FieldError>) -> 
         .map_err(|_| error(".value", "contains characters that are not allowed in an HTTP header, correct it"))
         .ok()?;
     Some(ParsedHeader { name, value })
+}
+
+fn parse_oauth2(oauth2: &OAuth2, errors: &mut Vec<FieldError>) -> Option<ParsedOAuth2> {
+    let token_url = parsed_or_told("spec.oauth2.tokenUrl", Url::parse(&oauth2.token_url), errors);
+    let proxy_url =
+        oauth2.proxy_url.as_ref().and_then(|url| parsed_or_told("spec.oauth2.proxyUrl", Url::parse(url), errors));
+    let header = oauth2.header.as_ref().and_then(|name| {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        let told = |_| errors.push(FieldError::new("spec.oauth2.header", "is not a valid header name, correct it"));
+        name.map_err(told).ok()
+    });
+    Some(ParsedOAuth2 { token_url: token_url?, proxy_url, header })
 }
 
 fn parse_filter(spec: &ScrapeTargetSpec, errors: &mut Vec<FieldError>) -> Option<Arc<Filter>> {

@@ -165,10 +165,12 @@ pub enum ClientError {
     },
     /// A host that the proxy resolves, so that its addresses cannot be checked here.
     #[error(
-        "spec.url: the proxy resolves {host}, so --target-allow-cidr cannot be enforced: the operator of the exporter must allow it with \
+        "spec.{field}: the proxy resolves {host}, so --target-allow-cidr cannot be enforced: the operator of the exporter must allow it with \
          --target-allow-host"
     )]
     ResolvedByProxy {
+        /// Where it is written.
+        field: &'static str,
         /// The host.
         host: String,
     },
@@ -186,6 +188,15 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What is wrong with the settings of a token endpoint.
+    pub fn of_token_endpoint(&self) -> String {
+        match self {
+            Self::HostNotAllowed { .. } | Self::ResolvedByProxy { .. } => self.to_string(),
+            Self::Denied { .. } => format!("spec.oauth2.tokenUrl: {self}"),
+            _ => format!("spec.oauth2: {self}"),
+        }
+    }
+
     /// The field of the spec that must be changed, if it is a certain one.
     pub const fn field(&self) -> Option<&'static str> {
         match self {
@@ -193,8 +204,8 @@ impl ClientError {
             Self::Certificate | Self::Identity(_) => Some("tlsConfig.cert"),
             Self::Key(_) => Some("tlsConfig.keySecret"),
             Self::ProxiedServerName | Self::ServerName => Some("tlsConfig.serverName"),
-            Self::HostNotAllowed { field, .. } => Some(field),
-            Self::ResolvedByProxy { .. } | Self::UnnamedMembers => Some("url"),
+            Self::HostNotAllowed { field, .. } | Self::ResolvedByProxy { field, .. } => Some(field),
+            Self::UnnamedMembers => Some("url"),
             Self::ProxiedMembers => Some("members"),
             Self::DeniedSource { .. } => Some("sourceIpAddress"),
             Self::Roots | Self::Denied { .. } | Self::Build(_) => None,

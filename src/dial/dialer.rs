@@ -203,7 +203,7 @@ impl Dialer {
             // The proxy's own.
             Some(name) if is_localhost(name) => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             Some(_) if grant == AllowedBy::Address => {
-                return Err(refused(ClientError::ResolvedByProxy { host: host.to_owned() }));
+                return Err(refused(ClientError::ResolvedByProxy { field: "url", host: host.to_owned() }));
             }
             // What has no address here may have one where the proxy is.
             Some(name) if rules.denies() => {

@@ -121,7 +121,8 @@ fn is_gzip(headers: &HeaderMap) -> bool {
 }
 
 fn too_large(limits: &Limits) -> CallError {
-    CallError::new(Reason::Limit, format!("the body is larger than {} bytes (--max-body-bytes)", limits.max_body_bytes))
+    let setting = limits.setting.map(|setting| format!(" ({setting})")).unwrap_or_default();
+    CallError::new(Reason::Limit, format!("the body is larger than {} bytes{setting}", limits.max_body_bytes))
 }
 
 /// The part of a body that has been read.

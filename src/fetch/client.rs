@@ -72,10 +72,31 @@ impl Clients {
     /// The client for a target of `namespace` at `url` with these settings. It has connections and TLS settings in common with all targets
     /// of equal settings.
     pub fn client(&self, url: &Url, connection: &Connection, namespace: &Arc<str>) -> Result<Client, ClientError> {
-        let of_url = self.grant("url", url, connection.proxy.is_some(), namespace)?;
+        self.client_of(["url", "proxyUrl"], url, connection, namespace)
+    }
+
+    /// The same for the token endpoint of a target: it obeys the same rules as the target itself.
+    pub fn token_client(
+        &self,
+        url: &Url,
+        connection: &Connection,
+        namespace: &Arc<str>,
+    ) -> Result<Client, ClientError> {
+        self.client_of(["oauth2.tokenUrl", "oauth2.proxyUrl"], url, connection, namespace)
+    }
+
+    /// A client for what stands in these fields: the url, and that of the proxy.
+    fn client_of(
+        &self,
+        [url_field, proxy_field]: [&'static str; 2],
+        url: &Url,
+        connection: &Connection,
+        namespace: &Arc<str>,
+    ) -> Result<Client, ClientError> {
+        let of_url = self.grant(url_field, url, connection.proxy.is_some(), namespace)?;
         let (contacted, grant) = match &connection.proxy {
             None => (url, of_url),
-            Some(proxy) => (proxy, self.grant("proxyUrl", proxy, false, namespace)?),
+            Some(proxy) => (proxy, self.grant(proxy_field, proxy, false, namespace)?),
         };
         let port = contacted.port_or_known_default().unwrap_or_default();
         let contacted = match literal_address(contacted) {
@@ -118,7 +139,7 @@ impl Clients {
                 vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
             }
             Some(_) if behind_proxy && grant == AllowedBy::Address => {
-                return Err(ClientError::ResolvedByProxy { host: host.to_owned() });
+                return Err(ClientError::ResolvedByProxy { field, host: host.to_owned() });
             }
             _ => literal.into_iter().collect(),
         };

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
-use http_body_util::Empty;
+use http_body_util::Full;
 use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
@@ -36,6 +36,7 @@ use renewal::RenewalPeriod;
 use crate::budget::{Budget, HeldMemory, MemoryShare, eviction_error};
 use crate::failure::{CallError, Reason};
 use crate::kind::{Answer, Call, Method, Response};
+use crate::oauth2::TokenRequest;
 use crate::tls::Expiry;
 
 /// How many bytes of answers may be in memory.
@@ -43,18 +44,60 @@ use crate::tls::Expiry;
 pub struct Limits {
     /// Of one body, decompressed.
     pub max_body_bytes: usize,
+    /// The flag that says so, if one does.
+    setting: Option<&'static str>,
     inflight: Arc<Budget>,
 }
 
 impl Limits {
     /// Limits for one body, and for all bodies in flight together.
     pub fn new(max_body_bytes: usize, max_inflight_bytes: usize) -> Self {
-        Self { max_body_bytes, inflight: Budget::new(max_inflight_bytes) }
+        let setting = Some("--max-body-bytes");
+        Self { max_body_bytes, setting, inflight: Budget::new(max_inflight_bytes) }
+    }
+
+    /// The limits for answers that hold a token: they share the memory of all others.
+    fn of_tokens(&self) -> Self {
+        Self { max_body_bytes: MAX_TOKEN_BODY, setting: None, inflight: Arc::clone(&self.inflight) }
     }
 
     /// The share of one poll of a target in `namespace`: nothing at first.
     pub fn share(&self, namespace: &Arc<str>) -> MemoryShare {
         self.inflight.share(namespace)
+    }
+}
+
+/// The largest answer of a token endpoint.
+const MAX_TOKEN_BODY: usize = 64 << 10;
+
+/// What a server is to know its client by, in headers of every call.
+pub trait Credentials: Send {
+    /// The headers, beside those of a call itself.
+    fn headers(&self) -> &HeaderMap;
+
+    /// The server has answered 401 to these headers. Whether there are others now, with which the call should be made once more; the error
+    /// is why there are none, where that says more than the answer.
+    fn renew(&mut self, deadline: Instant) -> impl Future<Output = Result<bool, CallError>> + Send;
+}
+
+/// Headers that never change.
+impl Credentials for &HeaderMap {
+    fn headers(&self) -> &HeaderMap {
+        self
+    }
+
+    async fn renew(&mut self, _: Instant) -> Result<bool, CallError> {
+        Ok(false)
+    }
+}
+
+impl<C: Credentials> Credentials for &mut C {
+    fn headers(&self) -> &HeaderMap {
+        C::headers(self)
+    }
+
+    fn renew(&mut self, deadline: Instant) -> impl Future<Output = Result<bool, CallError>> + Send {
+        C::renew(self, deadline)
     }
 }
 
@@ -84,14 +127,15 @@ pub struct Fetched {
     pub memory: Option<HeldMemory>,
 }
 
-/// Makes `calls` one after the other, each with `headers` besides its own, until `deadline`.
+/// Makes `calls` one after the other, each with the headers of `credentials` besides its own, until `deadline`. A call that is answered by
+/// 401 is made once more if the credentials can be renewed.
 ///
 /// A call that fails does not keep the next one from being tried; once the deadline has passed, all that are left fail at once. Memory
 /// for the answers is shared with the other polls of the client's namespace first.
 pub async fn fetch(
     client: &Client,
     calls: &[Call],
-    headers: &HeaderMap,
+    mut credentials: impl Credentials,
     limits: &Limits,
     deadline: Instant,
 ) -> Fetched {
@@ -99,29 +143,33 @@ pub async fn fetch(
     let mut share = limits.share(client.namespace());
     let mut read = ReadBytes::default();
     let mut kept = None;
-    let evicted = share.evicted();
     let period = client.begin_poll();
     for (i, call) in calls.iter().enumerate() {
         let last = i + 1 == calls.len();
         let start = Instant::now();
-        let handshakes = Handshakes::default();
-        let mut progress = Progress { handshakes: handshakes.clone(), ..Progress::default() };
-        let result = if start >= deadline {
-            // Not even tried: a timeout would poll it once, and that opens a connection.
-            Err(CallError::new(Reason::Timeout, "not sent, the previous calls used up the time"))
-        } else {
-            let request = Request::new(call, headers, last, period, deadline);
-            let exchange =
-                exchange(client, request, &mut kept, period, limits, deadline, &mut progress, &mut read, &mut share);
-            let exchange = handshakes.during(exchange);
-            let outcome = tokio::select! {
-                biased;
-                () = evicted.cancelled() => Ok(Err(eviction_error())),
-                outcome = tokio::time::timeout_at(deadline, exchange) => outcome,
-            };
-            outcome.unwrap_or_else(|_| Err(progress.on_deadline(client)))
+        let mut progress = Progress::default();
+        let mut is_renewed = false;
+        let result = loop {
+            if Instant::now() >= deadline {
+                // Not even tried: a timeout would poll it once, and that opens a connection.
+                break Err(CallError::new(Reason::Timeout, "not sent, the previous calls used up the time"));
+            }
+            let request = Request::new(call, credentials.headers(), last, period, deadline);
+            progress = Progress::default();
+            let progress = &mut progress;
+            let result =
+                call_within(client, request, &mut kept, period, limits, deadline, progress, &mut read, &mut share)
+                    .await;
+            if is_renewed || progress.status != Some(UNAUTHORIZED) {
+                break result;
+            }
+            match credentials.renew(deadline).await {
+                Ok(true) => is_renewed = true,
+                Ok(false) => break result,
+                Err(error) => break Err(error),
+            }
         };
-        let expiry = progress.certificate_expiry.or_else(|| client.shown_expiry(&call.url, &handshakes));
+        let expiry = progress.certificate_expiry.or_else(|| client.shown_expiry(&call.url, &progress.handshakes));
         fetched.certificate_expiry = expiry.or(fetched.certificate_expiry);
         fetched.exchanges.push(Exchange {
             call: call.name,
@@ -141,6 +189,56 @@ pub async fn fetch(
         }
     }
     fetched
+}
+
+/// Sends a form to a token endpoint, on a connection of its own, and returns its answer whatever the status.
+pub async fn token(client: &Client, url: &Url, request: TokenRequest, limits: &Limits, deadline: Instant) -> Exchange {
+    let limits = limits.of_tokens();
+    let mut share = limits.share(client.namespace());
+    let (mut kept, mut read, mut progress) = (None, ReadBytes::default(), Progress::default());
+    let start = Instant::now();
+    let period = client.begin_poll();
+    let request = Request::of_form(url, request);
+    let result =
+        call_within(client, request, &mut kept, period, &limits, deadline, &mut progress, &mut read, &mut share).await;
+    Exchange {
+        call: TOKEN_CALL,
+        duration: start.elapsed(),
+        status: progress.status,
+        bytes: progress.bytes,
+        answer: Answer(result),
+    }
+}
+
+/// What the request for a token is called among the calls of a poll. No kind has a call of this name.
+pub const TOKEN_CALL: &str = "token";
+
+/// 401.
+const UNAUTHORIZED: u16 = 401;
+
+/// Makes one call. It ends at the deadline, or when the poll's memory is needed for others.
+#[expect(clippy::too_many_arguments, reason = "all that a call needs")]
+async fn call_within(
+    client: &Client,
+    request: Request<'_>,
+    kept: &mut Option<PlainConnection>,
+    period: Option<RenewalPeriod>,
+    limits: &Limits,
+    deadline: Instant,
+    progress: &mut Progress,
+    read: &mut ReadBytes,
+    share: &mut MemoryShare,
+) -> Result<Response, CallError> {
+    let (evicted, handshakes) = (share.evicted(), progress.handshakes.clone());
+    let outcome = {
+        let exchange = exchange(client, request, kept, period, limits, deadline, progress, read, share);
+        tokio::select! {
+            biased;
+            () = evicted.cancelled() => Ok(Err(eviction_error())),
+            outcome = tokio::time::timeout_at(deadline, handshakes.during(exchange)) => outcome,
+        }
+    };
+    outcome.unwrap_or_else(|_| Err(progress.on_deadline(client)))
 }
 
 /// What is known of a call even if it does not end in time.
@@ -181,7 +279,7 @@ impl Progress {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "all that a call needs, and it is called once")]
+#[expect(clippy::too_many_arguments, reason = "all that a call needs")]
 async fn exchange(
     client: &Client,
     request: Request<'_>,
@@ -227,6 +325,7 @@ struct Request<'c> {
     method: http::Method,
     url: &'c Url,
     headers: HeaderMap,
+    body: Bytes,
 }
 
 impl<'c> Request<'c> {
@@ -257,26 +356,40 @@ impl<'c> Request<'c> {
         if last && period.is_none_or(|period| period.is_last_poll) {
             own.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Self { method, url: &call.url, headers: own }
+        Self { method, url: &call.url, headers: own, body: Bytes::new() }
+    }
+
+    /// The request for a token.
+    fn of_form(url: &'c Url, request: TokenRequest) -> Self {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        headers.extend(request.authorization.map(|value| (header::AUTHORIZATION, value)));
+        Self { method: http::Method::POST, url, headers, body: request.form }
     }
 
     /// For the HTTP client, which takes from the url where to connect to.
     fn in_absolute_form(self) -> reqwest::Request {
         let mut request = reqwest::Request::new(self.method, self.url.clone());
         *request.headers_mut() = self.headers;
+        if !self.body.is_empty() {
+            *request.body_mut() = Some(self.body.into());
+        }
         request
     }
 
     /// For the server itself: the first line contains the path alone, and a header the server's name.
-    fn in_origin_form(self) -> Result<http::Request<Empty<Bytes>>, CallError> {
-        let Self { method, url, mut headers } = self;
+    fn in_origin_form(self) -> Result<http::Request<Full<Bytes>>, CallError> {
+        let Self { method, url, mut headers, body } = self;
         let unfit = |error: &dyn std::fmt::Display| CallError::new(Reason::Connect, error.to_string());
         let path = PathAndQuery::try_from(&url[Position::BeforePath..Position::AfterQuery]);
         let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]);
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         headers.insert(header::HOST, host.map_err(|error| unfit(&error))?);
-        let mut request = http::Request::new(Empty::new());
+        let mut request = http::Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = Uri::from(path.map_err(|error| unfit(&error))?);
         *request.headers_mut() = headers;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::response;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -19,12 +19,12 @@ use crate::dial::YieldingStream;
 
 /// A connection to one server.
 pub(super) struct PlainConnection {
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     driver: Driver,
 }
 
 /// What reads and writes; `None` once the connection is closed. A request that was not sent learns of that only when this is dropped.
-type Driver = Option<http1::Connection<TokioIo<YieldingStream<TcpStream>>, Empty<Bytes>>>;
+type Driver = Option<http1::Connection<TokioIo<YieldingStream<TcpStream>>, Full<Bytes>>>;
 
 impl PlainConnection {
     /// Speaks HTTP over `stream`.
@@ -44,7 +44,7 @@ impl PlainConnection {
     }
 
     /// Sends a request and waits for the header of the answer.
-    pub(super) async fn send(mut self, request: http::Request<Empty<Bytes>>) -> hyper::Result<PlainResponse> {
+    pub(super) async fn send(mut self, request: http::Request<Full<Bytes>>) -> hyper::Result<PlainResponse> {
         let Self { sender, driver } = &mut self;
         let (head, body) = drive(driver, sender.send_request(request)).await?.into_parts();
         Ok(PlainResponse { head, body, connection: self })
@@ -129,8 +129,8 @@ mod tests {
         PlainConnection::over(TcpStream::connect(address).await.unwrap()).await.unwrap()
     }
 
-    fn request() -> http::Request<Empty<Bytes>> {
-        http::Request::builder().uri("/").header("host", "server.test").body(Empty::new()).unwrap()
+    fn request() -> http::Request<Full<Bytes>> {
+        http::Request::builder().uri("/").header("host", "server.test").body(Full::default()).unwrap()
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use super::members::{bounded, by_attention, by_state};
 use super::time;
 use crate::kind::Call;
 use crate::metric::{Encoding, Format};
-use crate::poll::{CallRecord, MemberReport, Poller, ProbeReport, Snapshot, TargetStatus};
+use crate::poll::{CallRecord, MemberReport, Poller, ProbeReport, Snapshot, TOKEN_CALL, TargetStatus, TokenReport};
 use crate::target::{Member, Target};
 
 /// Series of one text, in bytes: the rest is left out.
@@ -18,12 +18,12 @@ const MAX_METRICS_BYTES: usize = 256 << 10;
 
 /// The text of `debug=true` about `snapshot`, a result of `poller`.
 pub(super) fn debug_page(poller: &Poller, snapshot: &Snapshot) -> String {
-    target_text(&poller.target(), &poller.status(), snapshot, MemberCalls::Linked)
+    target_text(&poller.target(), &poller.status(), snapshot, poller.token(), MemberCalls::Linked)
 }
 
 /// The same for the command `probe`, where no request can ask for a single member.
 pub fn debug_text(poller: &Poller, snapshot: &Snapshot) -> String {
-    target_text(&poller.target(), &poller.status(), snapshot, MemberCalls::Shown)
+    target_text(&poller.target(), &poller.status(), snapshot, poller.token(), MemberCalls::Shown)
 }
 
 /// Where the calls of members are.
@@ -35,7 +35,13 @@ enum MemberCalls {
     Linked,
 }
 
-fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot, calls: MemberCalls) -> String {
+fn target_text(
+    target: &Target,
+    status: &TargetStatus,
+    snapshot: &Snapshot,
+    token: Option<TokenReport>,
+    calls: MemberCalls,
+) -> String {
     /// Why samples are left out although they can be read.
     const WITHHELD: &str = "Their names are reserved for Prometheus, this exporter, another type, or recording rules; or they contain a \
                             credential of this target.";
@@ -55,6 +61,9 @@ fn target_text(target: &Target, status: &TargetStatus, snapshot: &Snapshot, call
     } else {
         out.push_str("\nThe calls of the poll\n\n");
         let _ = write_calls(&mut out, target, &snapshot.requests, &snapshot.calls);
+    }
+    if let Some(token) = token {
+        let _ = write_token(&mut out, &token);
     }
     if snapshot.withheld > 0 {
         let _ = writeln!(out, "\nSamples left out: {}. {WITHHELD}", snapshot.withheld);
@@ -252,7 +261,7 @@ fn write_member_summary(out: &mut String, target: &Target, report: &MemberReport
 /// What a prober did, step by step, and the certificates that it met.
 fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, report: &ProbeReport) -> fmt::Result {
     writeln!(out, "\nThe probe\n")?;
-    for record in &snapshot.calls {
+    for record in snapshot.calls.iter().filter(|record| record.call != TOKEN_CALL) {
         writeln!(out, "  {} of {}", record.call, target.shown_url())?;
         write_headers(out, target)?;
         write_outcome_of_probe(out, record)?;
@@ -270,12 +279,49 @@ fn write_probe(out: &mut String, target: &Target, snapshot: &Snapshot, report: &
     Ok(())
 }
 
+/// What is known of the token. The token itself is not.
+fn write_token(out: &mut String, token: &TokenReport) -> fmt::Result {
+    let now = SystemTime::now();
+    writeln!(out, "\nThe token\n\n  POST {}", token.url)?;
+    match &token.last {
+        None => writeln!(out, "  not requested yet")?,
+        Some(last) => {
+            let (took, ended) = (time::duration(last.duration), time::utc_and_ago(last.at, now));
+            match last.status {
+                Some(status) => writeln!(out, "  → {status}, {took}, ended {ended}")?,
+                None => writeln!(out, "  → no answer, {took}, ended {ended}")?,
+            }
+            if let Some(error) = &last.error {
+                writeln!(out, "  error: {error}")?;
+            }
+        }
+    }
+    match &token.lifetime {
+        None => writeln!(out, "  there is none")?,
+        Some((Some(lifetime), Some(left))) => {
+            writeln!(out, "  lifetime {} s, {} s left", lifetime.as_secs(), left.as_secs())?;
+        }
+        Some(_) => writeln!(out, "  lifetime unknown: used until it is refused")?,
+    }
+    match token.retry_in {
+        Some(pause) => writeln!(out, "  the next request in {} s at the earliest", pause.as_secs_f64().ceil()),
+        None => Ok(()),
+    }
+}
+
 fn write_calls(out: &mut String, target: &Target, requests: &[Call], calls: &[CallRecord]) -> fmt::Result {
     if calls.is_empty() {
         return writeln!(out, "  none");
     }
     for (i, record) in calls.iter().enumerate() {
         writeln!(out, "  {}. {}", i + 1, record.call)?;
+        if record.call == TOKEN_CALL {
+            if let Some(oauth2) = &target.source.oauth2 {
+                writeln!(out, "     POST {}", oauth2.token.url)?;
+            }
+            write_outcome(out, record)?;
+            continue;
+        }
         if let Some(request) = requests.iter().find(|request| request.name == record.call) {
             writeln!(out, "     {} {}", request.method.as_str(), request.url)?;
             for (name, value) in &request.headers {
@@ -404,7 +450,7 @@ mod tests {
     fn the_text_of_a_target_lists_its_members_those_that_fail_first() {
         let mut members = pods(3);
         members.push(pod(4, MemberState::OverLimit));
-        let text = target_text(&target("rooms"), &status(), &snapshot(members), MemberCalls::Linked);
+        let text = target_text(&target("rooms"), &status(), &snapshot(members), None, MemberCalls::Linked);
         for words in [
             "  members       2 of 4 answer (1 down, 2 up, 1 over_limit)\n",
             "  partial       2 of 3 answered; rooms-003: connect\n",
@@ -422,7 +468,7 @@ mod tests {
 
     #[test]
     fn the_command_shows_the_calls_of_some_members_those_that_fail_first() {
-        let text = target_text(&target("rooms"), &status(), &snapshot(pods(100)), MemberCalls::Shown);
+        let text = target_text(&target("rooms"), &status(), &snapshot(pods(100)), None, MemberCalls::Shown);
         let shown: Vec<&str> = text.split("\nThe calls of ").skip(1).map(|rest| &rest[..9]).collect();
         assert_eq!((shown.len(), &shown[..2]), (20, &["rooms-100", "rooms-001"][..]));
         assert!(text.contains("\nThe calls of rooms-100\n\n  1. stats\n     → no answer, 7.0 ms\n"), "{text}");
@@ -440,7 +486,7 @@ mod tests {
             })
             .collect();
         let mut shown = snapshot(members);
-        let text = target_text(&target("rooms"), &status(), &shown, MemberCalls::Linked);
+        let text = target_text(&target("rooms"), &status(), &shown, None, MemberCalls::Linked);
         assert!(text.contains("  and 4500 more\n") && text.contains("this answer   no poll"), "{text}");
         assert!(
             text.len() < 1 << 20 && text.lines().count() < 700,
@@ -449,7 +495,7 @@ mod tests {
             text.lines().count()
         );
         shown.members = Some(std::sync::Arc::default());
-        let text = target_text(&target("rooms"), &status(), &shown, MemberCalls::Linked);
+        let text = target_text(&target("rooms"), &status(), &shown, None, MemberCalls::Linked);
         assert!(text.contains("\nThe members\n\n  none\n"), "{text}");
     }
 
@@ -514,7 +560,7 @@ mod tests {
     #[test]
     fn the_text_of_a_probe_has_its_timeline_and_the_certificates_in_place_of_calls() {
         let shown = probed(&["CN=localhost; issued by CN=authority", "CN=authority"]);
-        let text = target_text(&probed_target("web"), &status(), &shown, MemberCalls::Linked);
+        let text = target_text(&probed_target("web"), &status(), &shown, None, MemberCalls::Linked);
         for words in [
             "\n  address       127.0.0.1\n",
             "\nThe probe\n\n  request of http://web.webrtc.svc/\n     → 500, 12 bytes, 120 ms\n     error: answered 500\n     \
@@ -529,13 +575,13 @@ mod tests {
         let mut plain = probed(&[]);
         let succeeded = CallRecord { status: None, bytes: 0, error: None, beginning: None, ..plain.calls[0].clone() };
         plain.calls = Box::new([succeeded]);
-        let text = target_text(&probed_target("web"), &status(), &plain, MemberCalls::Linked);
+        let text = target_text(&probed_target("web"), &status(), &plain, None, MemberCalls::Linked);
         assert!(text.contains("\n     → succeeded, 120 ms\n\nIts timeline\n"), "{text}");
         assert!(!text.contains("The certificates"), "{text}");
         (plain.probe, plain.calls) = (None, Box::default());
-        let text = target_text(&probed_target("web"), &status(), &plain, MemberCalls::Linked);
+        let text = target_text(&probed_target("web"), &status(), &plain, None, MemberCalls::Linked);
         assert!(text.contains("\nThe probe\n\n  none\n") && !text.contains("The calls of the poll"), "{text}");
-        let text = target_text(&target("rooms"), &status(), &plain, MemberCalls::Linked);
+        let text = target_text(&target("rooms"), &status(), &plain, None, MemberCalls::Linked);
         assert!(text.contains("\nThe calls of the poll\n\n  none\n") && !text.contains("The probe"), "{text}");
     }
 

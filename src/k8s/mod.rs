@@ -11,7 +11,6 @@
 //! Each part compares the desired state with the observed one and writes only the difference: a fleet that does not change causes no writes,
 //! and a lost write is repeated. Nothing here polls a target or answers a scrape; both continue while the API server is unreachable.
 
-mod backoff;
 mod changed_targets;
 mod cleanup;
 mod client;

@@ -14,7 +14,7 @@ use super::snapshot::{CallRecord, Failure};
 use super::translate::{AnsweredPoll, TranslationLimits, translate};
 use crate::dial::ClientError;
 use crate::error_chain::one_line;
-use crate::fetch::{Client, fetch};
+use crate::fetch::Client;
 use crate::kind::{Call, Reason};
 use crate::metric::{gunzip, gzip};
 use crate::target::{Member, Target};
@@ -111,15 +111,15 @@ impl MemberJob {
         let deadline = started + self.timeout;
         let result = match process.client(&self) {
             Ok(client) => {
-                let headers = &self.prepared.source.headers;
-                let fetched = fetch(client, &self.calls, headers, &self.context.limits, deadline).await;
+                let (credentials, interval) = (&self.prepared.credentials, self.target.interval);
+                let answered = credentials.fetch(client, &self.calls, &self.context, interval, deadline).await;
                 process.translator.use_with(&self.prepared);
                 let poll = AnsweredPoll {
                     target: &self.target,
                     prepared: &self.prepared,
                     translator: &mut process.translator,
                     requests: Arc::clone(&self.calls),
-                    fetched,
+                    answered,
                     started,
                     deadline,
                     limits: self.limits,

@@ -4,6 +4,7 @@
 
 mod admission;
 mod aftercare;
+mod authorized;
 mod blocking;
 mod compose;
 mod declarations;
@@ -19,6 +20,7 @@ mod render;
 mod round;
 mod runtime;
 mod snapshot;
+mod tokens;
 mod translate;
 mod worker;
 
@@ -42,6 +44,9 @@ pub use render::PROBE_FAMILIES;
 #[cfg(test)]
 pub(crate) use render::test_snapshot;
 pub use snapshot::{CallRecord, Failure, Pieces, ProbeReport, Snapshot};
+pub use tokens::{TokenReport, TokenRequestReport};
+
+pub use crate::fetch::TOKEN_CALL;
 
 use self::admission::Admission;
 use self::aftercare::AftercareTasks;
@@ -50,6 +55,7 @@ use self::declarations::Declarations;
 use self::delay::SharedDelays;
 use self::first_polls::FirstPolls;
 use self::runtime::PollThreads;
+use self::tokens::TokenBook;
 use crate::fetch::{Clients, Limits};
 use crate::self_metrics::PollMetrics;
 use crate::target::{RefusedTarget, Target, TargetId};
@@ -69,6 +75,8 @@ pub struct PollContext {
     small_answers: NamespaceShares,
     /// What probes leave to be done.
     aftercare: AftercareTasks,
+    /// The tokens of targets with OAuth 2.0.
+    tokens: Arc<TokenBook>,
     /// Targets whose server rejected the credentials, so that their Secrets are read again.
     refused: mpsc::Sender<TargetId>,
     /// The results of first polls, which are logged together.
@@ -163,6 +171,7 @@ impl Pollers {
             large_answers: NamespaceShares::for_large_answers(cores),
             small_answers: NamespaceShares::for_small_answers(),
             aftercare: AftercareTasks::default(),
+            tokens: Arc::default(),
             refused,
             first_polls: FirstPolls::new(stop.clone()),
             state_listener: OnceLock::new(),

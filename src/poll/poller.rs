@@ -1,7 +1,7 @@
 //! The poller of one target as seen by the rest of the program: its target, newest snapshot and state, and how to wait for fresh data.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::members::MemberCounts;
 use super::render::{self, ScrapeWait};
 use super::snapshot::{Failure, Snapshot};
+use super::tokens::{SharedToken, TokenReport};
 use crate::kind::Reason;
 use crate::metric::Format;
 use crate::target::{Target, TargetId};
@@ -104,6 +105,8 @@ pub struct Poller {
     /// When a scrape last requested OpenMetrics; as [`ticks`].
     openmetrics_scraped: AtomicU64,
     pub(super) stop: CancellationToken,
+    /// The token that its polls need.
+    token: Mutex<Weak<SharedToken>>,
 }
 
 /// How long after a scrape that asked for OpenMetrics another one is expected. Longer than most scrape intervals.
@@ -132,7 +135,19 @@ impl Poller {
             prefers_text: AtomicBool::new(false),
             openmetrics_scraped: AtomicU64::new(0),
             stop,
+            token: Mutex::default(),
         }
+    }
+
+    /// Remembers which token its polls need, if any.
+    pub(super) fn set_token(&self, token: Option<&Arc<SharedToken>>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token.map(Arc::downgrade).unwrap_or_default();
+    }
+
+    /// What is known of the token that its polls need; `None`: they need none.
+    pub fn token(&self) -> Option<TokenReport> {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        token.map(|token| token.report())
     }
 
     /// The target's name.

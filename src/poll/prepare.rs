@@ -5,19 +5,20 @@ use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 
 use super::PollContext;
+use super::authorized::PreparedCredentials;
 use super::blocking::{WorkError, run_blocking};
 use crate::dial::Dialer;
 use crate::error_chain::one_line;
-use crate::fetch::{Client, Redactor};
+use crate::fetch::Client;
 use crate::kind::{Call, Engine, Kind, Prober};
 use crate::metric::{Filter, Stop};
-use crate::target::{SecretValue, Source, Target};
+use crate::target::{Source, Target};
 
 /// What is made once for a target, and kept until its source changes.
 pub(super) struct PreparedTarget {
     pub(super) source: Arc<Source>,
     pub(super) client: Client,
-    pub(super) redactor: Arc<Redactor>,
+    pub(super) credentials: PreparedCredentials,
     /// Makes a translator of the answers.
     pub(super) translators: Translators,
     /// Unset until the target's patterns have been compared with the families of its type.
@@ -32,7 +33,7 @@ pub(super) struct PreparedProbe {
     pub(super) source: Arc<Source>,
     pub(super) prober: Arc<dyn Prober>,
     pub(super) dialer: Dialer,
-    pub(super) redactor: Arc<Redactor>,
+    pub(super) credentials: PreparedCredentials,
     /// Set when the target's patterns have been compared with the families of its type.
     compared: OnceLock<()>,
 }
@@ -54,6 +55,14 @@ impl Prepared {
         }
     }
 
+    /// What is sent with every call or probe.
+    pub(super) fn credentials(&self) -> &PreparedCredentials {
+        match self {
+            Self::Calls(prepared) => &prepared.credentials,
+            Self::Probe(prepared) => &prepared.credentials,
+        }
+    }
+
     fn new(target: &Target, context: &PollContext) -> Result<Self, String> {
         match target.engine() {
             Some(Engine::Calls(translators)) => {
@@ -72,14 +81,12 @@ impl PreparedProbe {
         let source = Arc::clone(&target.source);
         let dialer = context.clients.dialers().dialer(&source.connection, &target.id.namespace);
         let dialer = dialer.map_err(|error| one_line(&error))?;
-        let secrets = source.secrets.iter().flatten().map(SecretValue::expose);
-        let written = source.options.confidential_texts(source.kind);
-        let redactor = Arc::new(Redactor::of(&source.headers, secrets).hiding(&written));
+        let credentials = PreparedCredentials::new(target, context)?;
         let compared = OnceLock::new();
         if source.filter.is_none() {
             let _ = compared.set(());
         }
-        Ok(Self { source, prober: Arc::clone(prober), dialer, redactor, compared })
+        Ok(Self { source, prober: Arc::clone(prober), dialer, credentials, compared })
     }
 
     /// Compares the patterns of the target with all names of its type, once after each change, on a blocking thread.
@@ -159,12 +166,12 @@ impl PreparedTarget {
         let source = Arc::clone(&target.source);
         let client = context.clients.client(&source.url, &source.connection, &target.id.namespace);
         let client = client.map_err(|error| one_line(&error))?;
-        let redactor = Arc::new(Redactor::new(&source.headers));
+        let credentials = PreparedCredentials::new(target, context)?;
         let calls = OnceLock::new();
         if source.filter.is_none() {
             let _ = calls.set(translators().calls(None).into());
         }
-        Ok(Self { source, client, redactor, translators: Arc::clone(translators), calls })
+        Ok(Self { source, client, credentials, translators: Arc::clone(translators), calls })
     }
 
     /// The calls of a poll, if they are known already.

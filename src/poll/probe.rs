@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use reqwest::header::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
 use super::PollContext;
+use super::authorized::PollCredentials;
 use super::blocking::{WorkError, run_blocking};
 use super::prepare::PreparedProbe;
 use super::render::{self, Polled};
@@ -17,6 +19,7 @@ use super::snapshot::{CallRecord, ProbeReport, Snapshot};
 use super::translate::{MAX_INLINE_EXPOSITION, SampleLimit};
 use crate::budget::eviction_error;
 use crate::failure::{CallError, Reason};
+use crate::fetch::Credentials as _;
 use crate::kind::{ComparisonWork, Compute, HeavyWork, Probe, Recorder};
 use crate::metric::{Allowance, Families, Format, Stop};
 use crate::target::{SecretValue, Target};
@@ -29,49 +32,17 @@ pub(super) async fn probe(
     started: Instant,
     format: Format,
 ) -> Snapshot {
-    let deadline = started + target.timeout;
     let source = &prepared.source;
-    let mut record = Recorder::new(started);
-    prepared.prober.begin(&mut record);
-    let mut memory = context.limits.share(prepared.dialer.namespace());
-    let evicted = memory.evicted();
-    let own_deadline = started + target.timeout.saturating_sub(head_start(target.timeout));
-    let compute = BlockingWork { context, target, deadline: own_deadline };
-    let aftercare = context.aftercare.of(prepared.dialer.namespace());
-    let secrets: Vec<Option<&[u8]>> =
-        source.secrets.iter().map(|secret| secret.as_ref().map(SecretValue::expose)).collect();
-    let mut probe = Probe {
-        dialer: &prepared.dialer,
-        host: source.url.host_str().unwrap_or_default(),
-        headers: &source.headers,
-        secrets: &secrets,
-        proxy: source.connection.proxy.as_ref(),
-        admitted: Vec::new(),
-        deadline: own_deadline,
-        record: &mut record,
-        memory: &mut memory,
-        max_body_bytes: context.limits.max_body_bytes,
-        compute: &compute,
-        aftercare: &aftercare,
-        compared: ComparisonWork::default(),
-    };
-    let probing = AssertUnwindSafe(prepared.prober.probe(&mut probe)).catch_unwind();
-    let outcome = tokio::select! {
-        biased;
-        () = evicted.cancelled() => Err(eviction_error()),
-        outcome = timeout_at(deadline, probing) => match outcome {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(_)) => Err(CallError::new(Reason::Internal, "the probe was aborted: please report this")),
-            Err(_) => Err(CallError::new(Reason::Timeout, "")),
-        },
-    };
-    drop(memory);
+    let probing = Probing { target, prepared, context, started };
+    let mut credentials = prepared.credentials.begin(context, target.interval);
+    let (outcome, mut record) = probing.run(&mut credentials).await;
+    let redactor = credentials.redactor();
     let ended = Instant::now();
     let error = outcome.err().map(|error| match error.message.as_str() {
         "" => CallError::new(error.reason, not_in_time(&record)),
         _ => error,
     });
-    let error = error.map(|error| CallError::new(error.reason, prepared.redactor.sentence(&error.message)));
+    let error = error.map(|error| CallError::new(error.reason, redactor.sentence(&error.message)));
     let pause = error.as_ref().map_or(Duration::ZERO, |error| prepared.prober.pause_after(error.reason));
     let error = error.map(|error| if pause.is_zero() { error } else { with_pause(&error, pause) });
     match &error {
@@ -82,13 +53,13 @@ pub(super) async fn probe(
     let mut families = Families::within(allowance, source.filter.clone());
     record.write(&mut families);
     let mut families = families.finish();
-    families.withhold(|text| prepared.redactor.is_in(text));
+    families.withhold(|text| redactor.is_in(text));
     let call = prepared.prober.call();
     let mut failure = error.as_ref().map(|error| render::failure(error, call));
     let families = SampleLimit::of(target).enforce(families, &mut failure);
     let body = record.body_beginning().filter(|_| error.is_some() && context.shows_bodies());
-    let beginning = body.map(|body| prepared.redactor.beginning_of(&body.bytes, body.is_cut).into());
-    let calls = vec![CallRecord {
+    let beginning = body.map(|body| redactor.beginning_of(&body.bytes, body.is_cut).into());
+    let mut calls = vec![CallRecord {
         call,
         duration: ended.duration_since(started),
         status: record.http_status(),
@@ -96,12 +67,94 @@ pub(super) async fn probe(
         error: error.map(|error| error.message.into()),
         beginning,
     }];
+    calls.extend(credentials.take_record());
     let certificate_expiry = record.expiry();
-    let report = ProbeReport::new(record.into_record(), Arc::clone(&prepared.redactor));
+    let report = ProbeReport::new(record.into_record(), redactor);
     let requests = Arc::default();
     let polled = Polled { started, ended, families, failure, calls, requests, certificate_expiry };
     let snapshot = render::probed(polled, target.timeout, report, format);
     Snapshot { held_until: (!pause.is_zero()).then(|| ended + pause), ..snapshot }
+}
+
+/// The probe of one target, as often as it is tried.
+struct Probing<'p> {
+    target: &'p Target,
+    prepared: &'p PreparedProbe,
+    context: &'p Arc<PollContext>,
+    started: Instant,
+}
+
+impl Probing<'_> {
+    /// Probes with a token if one is needed, and once more with another one if the server has refused it.
+    async fn run(&self, credentials: &mut PollCredentials<'_>) -> (Result<(), CallError>, Recorder) {
+        let deadline = self.own_deadline();
+        if let Err(error) = credentials.obtain(deadline).await {
+            return (Err(error), self.recorder());
+        }
+        let (outcome, record) = self.attempt(credentials.headers(), self.recorder()).await;
+        if !record.are_credentials_refused() {
+            return (outcome, record);
+        }
+        match credentials.renew(deadline).await {
+            Ok(false) => (outcome, record),
+            Err(error) => (Err(error), record),
+            Ok(true) => {
+                let mut record = self.recorder();
+                record.event("the server refused the token: once more with a new one");
+                self.attempt(credentials.headers(), record).await
+            }
+        }
+    }
+
+    fn recorder(&self) -> Recorder {
+        let mut record = Recorder::new(self.started);
+        self.prepared.prober.begin(&mut record);
+        record
+    }
+
+    /// When the prober ends what takes too long.
+    fn own_deadline(&self) -> Instant {
+        self.started + self.target.timeout.saturating_sub(head_start(self.target.timeout))
+    }
+
+    async fn attempt(&self, headers: &HeaderMap, mut record: Recorder) -> (Result<(), CallError>, Recorder) {
+        let Self { target, prepared, context, started } = self;
+        let deadline = *started + target.timeout;
+        let source = &prepared.source;
+        let mut memory = context.limits.share(prepared.dialer.namespace());
+        let evicted = memory.evicted();
+        let own_deadline = self.own_deadline();
+        let compute = BlockingWork { context, target, deadline: own_deadline };
+        let aftercare = context.aftercare.of(prepared.dialer.namespace());
+        let secrets: Vec<Option<&[u8]>> =
+            source.secrets.iter().map(|secret| secret.as_ref().map(SecretValue::expose)).collect();
+        let mut probe = Probe {
+            dialer: &prepared.dialer,
+            host: source.url.host_str().unwrap_or_default(),
+            headers,
+            secrets: &secrets,
+            proxy: source.connection.proxy.as_ref(),
+            admitted: Vec::new(),
+            deadline: own_deadline,
+            record: &mut record,
+            memory: &mut memory,
+            max_body_bytes: context.limits.max_body_bytes,
+            compute: &compute,
+            aftercare: &aftercare,
+            compared: ComparisonWork::default(),
+        };
+        let probing = AssertUnwindSafe(prepared.prober.probe(&mut probe)).catch_unwind();
+        let outcome = tokio::select! {
+            biased;
+            () = evicted.cancelled() => Err(eviction_error()),
+            outcome = timeout_at(deadline, probing) => match outcome {
+                Ok(Ok(verdict)) => verdict,
+                Ok(Err(_)) => Err(CallError::new(Reason::Internal, "the probe was aborted: please report this")),
+                Err(_) => Err(CallError::new(Reason::Timeout, "")),
+            },
+        };
+        (outcome, record)
+    }
 }
 
 /// Says how long the target is left alone.

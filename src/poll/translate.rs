@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::PollContext;
+use super::authorized::AuthorizedCalls;
 use super::blocking::{NamespaceShares, WorkError, WorkPermit, run_blocking};
 use super::prepare::{PreparedTarget, Translator};
 use super::render::{self, Polled};
@@ -43,7 +44,7 @@ pub(super) struct AnsweredPoll<'p> {
     pub(super) prepared: &'p PreparedTarget,
     pub(super) translator: &'p mut Translator,
     pub(super) requests: Arc<[Call]>,
-    pub(super) fetched: Fetched,
+    pub(super) answered: AuthorizedCalls,
     pub(super) started: Instant,
     pub(super) deadline: Instant,
     pub(super) limits: TranslationLimits,
@@ -93,11 +94,11 @@ pub(super) async fn translate<T: Send + 'static>(
     context: &Arc<PollContext>,
     finish: impl Fn(Polled) -> T + Clone + Send + 'static,
 ) -> T {
-    let AnsweredPoll { target, prepared, translator, requests, fetched, started, deadline, limits } = poll;
-    let bytes: usize = fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
-    let mut translation = Translation::new(prepared, context, requests, fetched, started, limits.samples);
+    let AnsweredPoll { target, prepared, translator, requests, answered, started, deadline, limits } = poll;
+    let bytes: usize = answered.fetched.exchanges.iter().map(|exchange| exchange.bytes).sum();
+    let mut translation = Translation::new(prepared, context, requests, answered, started, limits.samples);
     let is_small = bytes <= MAX_INLINE_ANSWERS;
-    if is_small && !translator.is_large && !prepared.redactor.is_slow() {
+    if is_small && !translator.is_large && !translation.redactor.is_slow() {
         let inline = MAX_INLINE_EXPOSITION.min(limits.bytes);
         let allowance = Allowance { bytes: inline, compares: false, stop: Stop::default() };
         match translation.translate(translator.take(prepared), allowance, &finish) {
@@ -170,6 +171,7 @@ struct PollRecord {
     started: Instant,
     ended: Instant,
     requests: Arc<[Call]>,
+    /// The calls that have answers, then the request for a token if there was one.
     calls: Vec<CallRecord>,
     certificate_expiry: Option<Expiry>,
 }
@@ -188,12 +190,13 @@ impl Translation {
         prepared: &PreparedTarget,
         context: &PollContext,
         requests: Arc<[Call]>,
-        fetched: Fetched,
+        answered: AuthorizedCalls,
         started: Instant,
         limit: SampleLimit,
     ) -> Self {
+        let AuthorizedCalls { fetched, token, redactor } = answered;
         let Fetched { exchanges, certificate_expiry, memory } = fetched;
-        let (answers, calls): (Vec<Answer>, Vec<CallRecord>) = exchanges
+        let (answers, mut calls): (Vec<Answer>, Vec<CallRecord>) = exchanges
             .into_iter()
             .map(|exchange| {
                 let record = CallRecord {
@@ -207,6 +210,7 @@ impl Translation {
                 (exchange.answer, record)
             })
             .unzip();
+        calls.extend(token);
         let poll = PollRecord { started, ended: Instant::now(), requests, calls, certificate_expiry };
         Self {
             answers,
@@ -214,7 +218,7 @@ impl Translation {
             poll,
             filter: prepared.source.filter.clone(),
             limit,
-            redactor: Arc::clone(&prepared.redactor),
+            redactor,
             bodies: context.shows_bodies(),
         }
     }

@@ -19,7 +19,6 @@ use super::round::{MemberEvent, MemberPolls, SLOW_ROUND};
 use super::snapshot::Snapshot;
 use super::translate::{AnsweredPoll, TranslationLimits, translate};
 use super::{BackgroundMode, FirstPollTime, PollContext};
-use crate::fetch::fetch;
 use crate::kind::Reason;
 use crate::target::{Target, TargetId};
 
@@ -49,6 +48,7 @@ pub(super) async fn run(
             Ok(prepared) => prepared,
             Err((reason, message)) => {
                 processes.members = None;
+                poller.set_token(None);
                 let unpolled = render::unpolled_target(&target, reason, &message, None);
                 publish(&poller, &target, &context, &mut first, unpolled);
                 tokio::select! {
@@ -67,6 +67,7 @@ pub(super) async fn run(
             }
         }
         interval = target.interval;
+        poller.set_token(prepared.credentials().token());
         let polls = *background.borrow_and_update() != BackgroundMode::Off;
         processes.follow(&target, &prepared, polls);
         let ended = last.map(|last| last.ended);
@@ -254,11 +255,11 @@ async fn poll(
     let deadline = started + target.timeout;
     let snapshot = match prepared.calls(target, context, deadline).await {
         Ok(requests) => {
-            let headers = &prepared.source.headers;
-            let fetched = fetch(&prepared.client, &requests, headers, &context.limits, deadline).await;
+            let calls = prepared.credentials.fetch(&prepared.client, &requests, context, target.interval, deadline);
+            let answered = calls.await;
             translator.use_with(prepared);
             let limits = TranslationLimits::of_target(target);
-            let poll = AnsweredPoll { target, prepared, translator, requests, fetched, started, deadline, limits };
+            let poll = AnsweredPoll { target, prepared, translator, requests, answered, started, deadline, limits };
             let format = poller.format();
             translate(poll, context, move |polled| render::polled(polled, format)).await
         }

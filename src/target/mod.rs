@@ -26,6 +26,7 @@ pub use crate::crd::{ObjectKind, ParsedTarget};
 use crate::dial::Connection;
 use crate::kind::{Blocks, Engine, Type, UrlSeparator};
 use crate::metric::Filter;
+use crate::oauth2::OAuth2Settings;
 
 /// `namespace/name` of a ScrapeTarget. Cheap to clone; orders by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +126,8 @@ pub struct Source {
     pub connection: Connection,
     /// Headers of every call; values that came from Secrets are marked sensitive.
     pub headers: HeaderMap,
+    /// How the token is obtained that is sent with every call; `None`: none is.
+    pub oauth2: Option<OAuth2Settings>,
     /// The values of the Secrets that the kind's options name, in their order; none where an optional one is missing.
     pub secrets: Vec<Option<SecretValue>>,
     /// Which metric names are exported; `None`: all.

@@ -10,9 +10,11 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::{Lookup, LookupError, Problem, Scrape, SecretValue, Source, Target, TargetId, TargetMembers};
 use crate::crd::{
-    FIELD_ORDER, FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsProtocol,
+    ClientAuthentication, FIELD_ORDER, FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef,
+    TlsConfig, TlsProtocol,
 };
 use crate::dial::{Connection, Identity, IpPreference, IpVersion, TlsVersions};
+use crate::oauth2::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};
 use crate::yaml;
 
 impl Target {
@@ -22,8 +24,8 @@ impl Target {
     pub fn resolve(id: TargetId, declaration: Arc<ParsedTarget>, objects: &dyn Lookup) -> Self {
         let resolver = ReferenceResolver { objects, namespace: &id.namespace };
         let (connection, headers) = (resolver.connection(&declaration), resolver.headers(&declaration));
-        let secrets = resolver.secrets(&declaration);
-        let errors = [connection.as_ref().err(), headers.as_ref().err(), secrets.as_ref().err()];
+        let (oauth2, secrets) = (resolver.oauth2(&declaration), resolver.secrets(&declaration));
+        let errors = [connection.as_ref().err(), headers.as_ref().err(), oauth2.as_ref().err(), secrets.as_ref().err()];
         let problem = errors.into_iter().flatten().next().map(ResolveError::problem);
         let spec = &declaration.spec;
         Self {
@@ -33,6 +35,7 @@ impl Target {
                 options: spec.blocks.clone(),
                 connection: connection.unwrap_or_default(),
                 headers: headers.unwrap_or_default(),
+                oauth2: oauth2.unwrap_or_default(),
                 secrets: secrets.unwrap_or_default(),
                 filter: declaration.filter().cloned(),
             }),
@@ -56,6 +59,7 @@ impl Target {
         let resolver = ReferenceResolver { objects, namespace };
         let connection = resolver.connection(declaration).map_err(ResolveError::into_field_error)?;
         resolver.headers(declaration).map_err(ResolveError::into_field_error)?;
+        let oauth2 = resolver.oauth2(declaration).map_err(ResolveError::into_field_error)?;
         resolver.secrets(declaration).map_err(ResolveError::into_field_error)?;
         let checked = if declaration.spec.kind.is_probed() {
             connection.check_for_probes()
@@ -65,6 +69,11 @@ impl Target {
         checked.map_err(|error| {
             let field = error.field().map(|field| format!("spec.{field}")).unwrap_or_default();
             FieldError::new(&field, error.to_string())
+        })?;
+        let checked = oauth2.map_or(Ok(()), |oauth2| oauth2.token.connection.check(&oauth2.token.url));
+        checked.map_err(|error| {
+            let field = error.field().map(|field| format!("spec.oauth2.{field}"));
+            FieldError::new(field.as_deref().unwrap_or("spec.oauth2"), error.to_string())
         })
     }
 
@@ -87,6 +96,9 @@ impl Target {
             if let Some(value) = &mut header.value {
                 MASK.clone_into(value);
             }
+        }
+        if let Some(oauth2) = &mut spec.oauth2 {
+            oauth2.endpoint_params.values_mut().for_each(|value| MASK.clone_into(value));
         }
         if let Some(url) = self.declaration.proxy_url().filter(|url| url.password().is_some()) {
             let mut url = Url::clone(url);
@@ -169,10 +181,10 @@ impl ReferenceResolver<'_> {
         Ok(value)
     }
 
-    fn empty(&self, Reference { path, name, key, .. }: &Reference<'_>) -> ResolveError {
+    fn empty(&self, Reference { path, kind, name, key, .. }: &Reference<'_>) -> ResolveError {
         let namespace = self.namespace;
         let message = format!(
-            "the key {key:?} of Secret {namespace}/{name} is empty: write its value into the Secret, or remove the field"
+            "the key {key:?} of {kind} {namespace}/{name} is empty: write its value into the {kind}, or remove the field"
         );
         ResolveError::Unusable { field: path.clone(), reason: "SecretEmpty", message }
     }
@@ -188,15 +200,19 @@ impl ReferenceResolver<'_> {
             fallback: spec.ip_protocol_fallback.unwrap_or(true),
         };
         let source_address = spec.source_ip_address.as_ref().and_then(|text| text.parse().ok());
-        let Some(tls) = &declaration.spec.tls_config else {
-            return Ok(Connection { proxy, ip, source_address, ..Connection::default() });
-        };
+        let tls = self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?;
+        Ok(Connection { proxy, ip, source_address, ..tls })
+    }
+
+    /// The settings of TLS in the field `path`.
+    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Connection, ResolveError> {
+        let Some(tls) = tls else { return Ok(Connection::default()) };
         let value = |reference: Option<Reference<'_>>| {
             Ok(reference.map(|reference| self.value(&reference)).transpose()?.flatten())
         };
-        let ca = value(tls.ca.as_ref().and_then(|ca| ca.reference("spec.tlsConfig.ca")))?;
-        let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference("spec.tlsConfig.cert")))?;
-        let key = value(tls.key_secret.as_ref().map(|key| key.reference("spec.tlsConfig.keySecret")))?;
+        let ca = value(tls.ca.as_ref().and_then(|ca| ca.reference(&format!("{path}.ca"))))?;
+        let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference(&format!("{path}.cert"))))?;
+        let key = value(tls.key_secret.as_ref().map(|key| key.reference(&format!("{path}.keySecret"))))?;
         let identity = certificates.zip(key);
         Ok(Connection {
             ca: ca.map(Arc::from),
@@ -209,10 +225,39 @@ impl ReferenceResolver<'_> {
                 (_, Some(TlsProtocol::Tls12)) => TlsVersions::Only12,
                 _ => TlsVersions::All,
             },
-            proxy,
-            ip,
-            source_address,
+            ..Connection::default()
         })
+    }
+
+    /// How the token of the target is obtained.
+    fn oauth2(&self, declaration: &ParsedTarget) -> Result<Option<OAuth2Settings>, ResolveError> {
+        let Some((oauth2, parsed)) = declaration.spec.oauth2.as_deref().zip(declaration.oauth2()) else {
+            return Ok(None);
+        };
+        let hidden = |reference: Reference<'_>| Ok(HiddenValue::new(self.credential(&reference)?.unwrap_or_default()));
+        let id = oauth2.client_id.reference("spec.oauth2.clientId");
+        let tls = self.tls(oauth2.tls_config.as_ref(), "spec.oauth2.tlsConfig")?;
+        let token = TokenSettings {
+            url: parsed.token_url.clone(),
+            client_id: id.map(hidden).transpose()?.unwrap_or_else(|| HiddenValue::new(Vec::new())),
+            client_secret: hidden(oauth2.client_secret.reference("spec.oauth2.clientSecret"))?,
+            scopes: oauth2.scopes.clone(),
+            endpoint_params: oauth2.endpoint_params.clone(),
+            user: match &oauth2.user {
+                None => None,
+                Some(user) => Some(TokenUser {
+                    username: hidden(user.username.reference("spec.oauth2.user.username"))?,
+                    password: hidden(user.password.reference("spec.oauth2.user.password"))?,
+                }),
+            },
+            styles: match oauth2.client_authentication {
+                ClientAuthentication::Auto => ClientAuthStyles::Auto,
+                ClientAuthentication::Header => ClientAuthStyles::Only(ClientStyle::Header),
+                ClientAuthentication::Body => ClientAuthStyles::Only(ClientStyle::Body),
+            },
+            connection: Connection { proxy: parsed.proxy_url.clone(), ..tls },
+        };
+        Ok(Some(OAuth2Settings { token: Arc::new(token), header: parsed.header.clone() }))
     }
 
     /// The values of the Secrets that the kind's options name.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::elector::LeaseOutcome;
 use super::lease::{LeaseRecord, LeaseTiming, LeaseView, ObservedLease};
 use super::{LeaderStatus, Role, WritePermit};
-use crate::k8s::backoff::{Backoff, random};
+use crate::backoff::{Backoff, random};
 use crate::k8s::client::BELIEVED_DENIALS;
 use crate::k8s::watch::DENIED_RETRY;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::desired::MonitorRef;
-use crate::k8s::backoff::exponential;
+use crate::backoff::exponential;
 
 /// The longest delay before a monitor is written again.
 const LONGEST: Duration = Duration::from_mins(1);

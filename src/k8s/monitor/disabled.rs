@@ -7,8 +7,8 @@ use futures::{StreamExt, stream};
 
 use super::client::{MonitorClient, MonitorError, OwnedMonitor, list_page, scopes};
 use super::condition::disabled_by_mode;
+use crate::backoff::Backoff;
 use crate::k8s::Shared;
-use crate::k8s::backoff::Backoff;
 use crate::k8s::client::{ApiError, BELIEVED_DENIALS};
 use crate::target::TargetId;
 

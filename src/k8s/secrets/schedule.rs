@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::SecretRef;
-use crate::k8s::backoff::{exponential, random};
+use crate::backoff::{exponential, random};
 
 /// From one read of an object to the next; longer where there are too many objects for the rate limit.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(60);

@@ -15,9 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::conditions::{
     differs_in_numbers_only, exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending,
 };
+use crate::backoff::exponential;
 use crate::crd::ScrapeTargetStatus;
 use crate::k8s::WRITES_PER_SECOND;
-use crate::k8s::backoff::exponential;
 use crate::k8s::client::ApiError;
 use crate::k8s::observed::ObservedTarget;
 use crate::k8s::rate_limiter::RateLimiter;

@@ -22,9 +22,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::backoff::Backoff;
 use super::client::{ApiClient, ApiError, BELIEVED_DENIALS, PolicyRule};
 use super::settings::Scope;
+use crate::backoff::Backoff;
 use pager::{ListPage, Pager};
 
 /// A watch that the API server has not ended this long after its timeout runs over a dead connection.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Deferred, QueueLimits, WorkKey, WriteFailure};
-use crate::k8s::backoff::{Backoff, exponential};
+use crate::backoff::{Backoff, exponential};
 use crate::k8s::client::ApiError;
 
 /// Backoff of an object that the API server fails at.

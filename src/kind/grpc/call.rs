@@ -187,7 +187,7 @@ fn no_grpc(status: HttpStatus) -> FailedCheck {
     let code = StatusCode::of_http(status.as_u16());
     match code {
         StatusCode::UNAUTHENTICATED | StatusCode::PERMISSION_DENIED => {
-            let message = format!("the server answered with HTTP status {status}: correct authorization, basicAuth or headers");
+            let message = format!("the server answered with HTTP status {status}: correct authorization, basicAuth, oauth2 or headers");
             FailedCheck::new(code, Reason::Auth, message)
         }
         _ => {

@@ -241,6 +241,9 @@ impl GrpcProber {
         probe.record.set(&DURATION, &["check"], start.elapsed().as_secs_f64());
         let code = checked.as_ref().map_or_else(|failed| failed.code, |_| StatusCode::OK);
         probe.record.set(&STATUS_CODE, &[], f64::from(code.number()));
+        if code == StatusCode::UNAUTHENTICATED {
+            probe.record.credentials_refused();
+        }
         let status = checked.map_err(|failed| failed.error)?;
         probe.record.set(&RESPONSE, &[status.as_str()], 1.0);
         probe.record.event(format!("answered {}", status.as_str()));

@@ -89,7 +89,7 @@ impl StatusCode {
             Self::UNAUTHENTICATED | Self::PERMISSION_DENIED => (
                 Reason::Auth,
                 format!(
-                    "the server answered with grpc-status {} ({}): correct authorization, basicAuth, headers or grpc.metadata",
+                    "the server answered with grpc-status {} ({}): correct authorization, basicAuth, oauth2, headers or grpc.metadata",
                     self.number(),
                     self.name()
                 ),

@@ -108,6 +108,9 @@ pub(super) async fn judge(
     }
     let mut verdict = Verdict::default();
     verdict.note(judge_status(rules, status, answer.refused));
+    if status == StatusCode::UNAUTHORIZED && answer.is_at_home && !verdict.is_good() {
+        probe.record.credentials_refused();
+    }
     if verdict.is_good() {
         let judged = judge_headers(rules, &answer.response.head.headers, probe).await;
         verdict.note(judged);
@@ -168,7 +171,7 @@ fn judge_status(
         }
         (None, 401 | 403) => CallError::new(
             Reason::Auth,
-            format!("the server answered {code}: it wants other credentials, in basicAuth, authorization or headers"),
+            format!("the server answered {code}: it wants other credentials, in basicAuth, authorization, oauth2 or headers"),
         ),
         (None, _) => CallError::new(Reason::HttpStatus, format!("the server answered {code}, and not {wanted}")),
     })

@@ -24,6 +24,8 @@ pub(super) struct LastAnswer {
     /// When its first byte came.
     pub(super) began: tokio::time::Instant,
     pub(super) method: Method,
+    /// Whether it is that of the server in the url of the target, which alone gets what is secret.
+    pub(super) is_at_home: bool,
 }
 
 /// Why a redirect is not followed.
@@ -57,7 +59,7 @@ pub(super) async fn follow(template: &RequestTemplate, probe: &mut Probe<'_>) ->
         let is_tls = hop.is_tls();
         let Some(location) = location(status, response.head.headers.get(LOCATION)) else {
             probe.record.event(format!("answered {} over {:?}", status.as_u16(), response.head.version));
-            return Ok(LastAnswer { response, is_tls, refused: None, began, method: hop.method });
+            return Ok(LastAnswer { response, is_tls, refused: None, began, method: hop.method, is_at_home: hop.is_at_home });
         };
         redirects += 1;
         #[expect(clippy::cast_precision_loss, reason = "at most eleven")]
@@ -71,7 +73,7 @@ pub(super) async fn follow(template: &RequestTemplate, probe: &mut Probe<'_>) ->
         };
         if refused.is_some() {
             probe.record.event(format!("answered {} with a redirect that is not followed", status.as_u16()));
-            return Ok(LastAnswer { response, is_tls, refused, began, method: hop.method });
+            return Ok(LastAnswer { response, is_tls, refused, began, method: hop.method, is_at_home: hop.is_at_home });
         }
         hop = hop.next(template, status, location)?;
         probe.record.event(format!("answered {}, redirected to {}", status.as_u16(), shown(&hop.url)));

@@ -94,7 +94,7 @@ pub struct Probe<'p> {
     pub dialer: &'p Dialer,
     /// The host of the target's url, as it is written there.
     pub host: &'p str,
-    /// `spec.headers`, and the header of `basicAuth` or `authorization`. Values that must not be shown are marked as sensitive.
+    /// `spec.headers`, and the header of `basicAuth`, `authorization` or `oauth2`. Values that must not be shown are marked as sensitive.
     pub headers: &'p HeaderMap,
     /// The values of [`Options::secrets`](super::Options::secrets), in their order; none where an optional one is missing.
     pub secrets: &'p [Option<&'p [u8]>],

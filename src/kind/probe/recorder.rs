@@ -33,6 +33,7 @@ pub struct Recorder {
     events: Vec<ProbeEvent>,
     certificates: Vec<Box<str>>,
     status: Option<u16>,
+    are_credentials_refused: bool,
     bytes: usize,
     beginning: Option<BodyBeginning>,
     skipped: usize,
@@ -88,6 +89,7 @@ impl Recorder {
             events: Vec::new(),
             certificates: Vec::new(),
             status: None,
+            are_credentials_refused: false,
             bytes: 0,
             beginning: None,
             skipped: 0,
@@ -152,6 +154,17 @@ impl Recorder {
     /// Notes the HTTP status of the answer.
     pub const fn status(&mut self, status: u16) {
         self.status = Some(status);
+    }
+
+    /// Notes that the probe fails because the server does not accept what it was sent to know the client by: others may help, unlike where
+    /// it knows the client and denies what is asked.
+    pub const fn credentials_refused(&mut self) {
+        self.are_credentials_refused = true;
+    }
+
+    /// Whether the probe has failed for that.
+    pub const fn are_credentials_refused(&self) -> bool {
+        self.are_credentials_refused
     }
 
     /// Notes that so many bytes of the answer have arrived.

@@ -353,6 +353,9 @@ impl WebSocketProber {
         let is_valid = self.valid_status_codes.contains(&status);
         let Some(upgrade) = upgrade else {
             probe.record.beginning(&rest);
+            if status == 401 && !is_valid {
+                probe.record.credentials_refused();
+            }
             return if is_valid { Ok(()) } else { Err(refused(status)) };
         };
         let agreed = upgrade?;
@@ -377,7 +380,7 @@ fn refused(status: u16) -> CallError {
         401 | 403 => CallError::new(
             Reason::Auth,
             format!(
-                "the server answered {status}: it wants other credentials, in basicAuth, authorization, headers or url, or another \
+                "the server answered {status}: it wants other credentials, in basicAuth, authorization, oauth2, headers or url, or another \
                  websocket.origin"
             ),
         ),
