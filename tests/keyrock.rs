@@ -126,7 +126,7 @@ fn up(probed: &Probed) {
 
 /// A failure whose message has all of these words, and no secret.
 #[track_caller]
-fn down(probed: &Probed, reason: Reason, words: &[&str]) {
+fn down(probed: &Probed, reason: Reason, words: &[&str]) -> String {
     assert_eq!(probed.reason, Some(reason), "{}", probed.message);
     for word in words {
         assert!(probed.message.contains(word), "{word:?} is not in: {}", probed.message);
@@ -134,6 +134,7 @@ fn down(probed: &Probed, reason: Reason, words: &[&str]) {
     for secret in [SECRET, PASSWORD] {
         assert!(!probed.message.contains(secret), "{}", probed.message);
     }
+    probed.message.clone()
 }
 
 /// Lets this much time pass for the exporter, without waiting.
@@ -148,10 +149,15 @@ const AGED: Duration = Duration::from_secs(31);
 
 #[tokio::test]
 async fn level_1_takes_client_credentials_and_one_token_lasts() {
+    const CALL: &str = "probe_call_success{call=\"token\"}";
     let stage = Stage::start(Level::Authentication).await;
-    up(&stage.declare("a", &json!({})).await);
+    let first = stage.declare("a", &json!({})).await;
+    up(&first);
+    assert_eq!(first.value(CALL), 1.0);
     for _ in 0..3 {
-        up(&stage.poll("a").await);
+        let probed = stage.poll("a").await;
+        up(&probed);
+        assert!(!probed.series.contains_key(CALL), "no token was requested");
     }
     let asked = stage.keyrock.asked();
     assert_eq!(asked.len(), 1, "{asked:?}");
@@ -175,6 +181,62 @@ async fn level_2_takes_a_user_with_the_role_in_either_header() {
     up(&stage.declare("b", &with(user(), "header", "X-Auth-Token")).await);
     up(&stage.declare("c", &with(user(), "scopes", json!(["jwt"]))).await);
     up(&stage.declare("d", &with(user(), "clientAuthentication", "Body")).await);
+}
+
+#[tokio::test]
+async fn many_targets_at_once_get_one_token_and_the_next_one_together() {
+    let stage = Stage::start(Level::Authorization).await;
+    stage.keyrock.set_delay(Duration::from_millis(100));
+    let names: Vec<String> = (0..20).map(|number| format!("target-{number}")).collect();
+    stage.pollers.apply(names.iter().map(|name| stage.target(name, &user())));
+    for issued in 1..3 {
+        for probed in futures::future::join_all(names.iter().map(|name| stage.poll(name))).await {
+            up(&probed);
+        }
+        assert_eq!(stage.issued(), issued);
+        pass(AGED).await;
+        stage.keyrock.revoke_all();
+        stage.wilma.forget();
+    }
+}
+
+#[tokio::test]
+async fn a_permission_that_only_one_request_lacks_leaves_the_target_up() {
+    let stage = Stage::start(Level::Authorization).await;
+    stage.keyrock.add(User::with_role(USER, PASSWORD, APPLICATION, &[PATHS[0], PATHS[2], PATHS[3]]));
+    let probed = stage.declare("a", &user()).await;
+    assert_eq!((probed.reason, probed.value("orion_up")), (None, 1.0), "{}", probed.message);
+    for (call, status) in
+        [("admin_metrics", 200.0), ("statistics", 401.0), ("cache_statistics", 200.0), ("version", 200.0)]
+    {
+        assert_eq!(probed.value(&format!("probe_call_http_status_code{{call=\"{call}\"}}")), status, "{call}");
+    }
+    // A 401 may also mean that the token has died, but not at every poll.
+    for _ in 0..5 {
+        assert_eq!(stage.poll("a").await.reason, None);
+    }
+    assert_eq!(stage.issued(), 1);
+}
+
+#[tokio::test]
+async fn a_prober_passes_as_well() {
+    let stage = Stage::start(Level::Authorization).await;
+    let mut spec =
+        json!({ "type": "Http", "url": format!("{}version", stage.front.url()), "interval": "1m", "timeout": "60s" });
+    let without = Probed::of(spec.clone()).await;
+    without.failed(Reason::Auth);
+    spec["oauth2"] = json!({
+        "clientId": { "secret": { "name": "plain", "key": APPLICATION } },
+        "clientSecret": { "name": "plain", "key": SECRET },
+        "tokenUrl": stage.token_url(),
+        "user": user()["user"],
+    });
+    for header in [None, Some("X-Auth-Token")] {
+        if let Some(header) = header {
+            spec["oauth2"]["header"] = header.into();
+        }
+        Probed::of(spec.clone()).await.succeeded();
+    }
 }
 
 #[tokio::test]
@@ -241,43 +303,71 @@ async fn what_no_token_helps_against_is_not_asked_for_again_and_again() {
 }
 
 #[tokio::test]
-async fn each_mistake_is_answered_with_what_to_do() {
+async fn each_mistake_is_answered_with_what_to_do_and_stands_on_the_page() {
     const OTHER: &str = "c6d7f0a1-1111-4222-8333-944455556666";
-    let stage = Stage::start(Level::Authorization).await;
+    let mut stage = Stage::start(Level::Authorization).await;
+    let keyrock = stage.keyrock.clone();
     let without = |change: fn(&mut Application)| {
         let mut application = Application::new(APPLICATION, SECRET);
         change(&mut application);
-        stage.keyrock.register(application);
+        keyrock.register(application);
     };
     let plain = |key: &str| json!({ "name": "plain", "key": key });
+    let mut messages = Vec::new();
     // In Keyrock, and in the manifest.
     without(|application| {
         application.grants.remove(&Grant::Password);
     });
-    down(&stage.declare("grant", &user()).await, Reason::Auth, &["token: ", "unauthorized_client", "grant"]);
+    let grant = stage.declare("grant", &user()).await;
+    messages.push(down(&grant, Reason::Auth, &["token: ", "unauthorized_client", "enable password"]));
+    without(|application| {
+        application.grants.remove(&Grant::ClientCredentials);
+    });
+    let grant = stage.declare("other-grant", &json!({})).await;
+    messages.push(down(&grant, Reason::Auth, &["token: ", "unauthorized_client", "enable client_credentials"]));
     without(|application| application.token_types.clear());
     let jwt = with(user(), "scopes", json!(["jwt"]));
-    down(&stage.declare("kind-of-token", &jwt).await, Reason::Auth, &["token: ", "invalid_scope"]);
+    messages.push(down(&stage.declare("kind-of-token", &jwt).await, Reason::Auth, &["token: ", "invalid_scope"]));
     without(|_| ());
     let secret = with(user(), "clientSecret", plain("wrong"));
-    down(&stage.declare("secret", &secret).await, Reason::Auth, &["token: ", "invalid_client"]);
+    messages.push(down(&stage.declare("secret", &secret).await, Reason::Auth, &["token: ", "invalid_client"]));
     let password = json!({ "user": { "username": plain(USER), "password": plain("wrong") } });
-    down(&stage.declare("password", &password).await, Reason::Auth, &["token: ", "invalid_grant"]);
+    messages.push(down(&stage.declare("password", &password).await, Reason::Auth, &["token: ", "invalid_grant"]));
     let path = with(user(), "tokenUrl", format!("http://{}/oauth/token", stage.idm_address));
-    down(&stage.declare("path", &path).await, Reason::Auth, &["token: ", "404"]);
+    messages.push(down(&stage.declare("path", &path).await, Reason::Auth, &["token: ", "404"]));
+    stage.keyrock.token_switch().set(Mode::Html);
+    let page = with(user(), "scopes", json!(["page"]));
+    messages.push(down(&stage.declare("page", &page).await, Reason::Auth, &["token: ", "tokenUrl"]));
+    stage.keyrock.token_switch().set(Mode::Healthy);
     // In Wilma, and in the roles of the user.
-    down(&stage.declare("no-user", &json!({})).await, Reason::Auth, &["401"]);
-    stage.keyrock.add(User::with_role("nobody", PASSWORD, APPLICATION, &[]));
-    let nobody = json!({ "user": { "username": plain("nobody"), "password": plain(PASSWORD) } });
-    down(&stage.declare("no-role", &nobody).await, Reason::Auth, &["401"]);
+    let no_user = json!({ "scopes": ["no-user"] });
+    messages.push(down(&stage.declare("no-user", &no_user).await, Reason::Auth, &["401"]));
+    for (name, paths) in
+        [("no-role", &[][..]), ("a-path-less", &PATHS[1..]), ("slashes", &["/admin/metrics/", "/statistics/"])]
+    {
+        stage.keyrock.add(User::with_role(name, PASSWORD, APPLICATION, paths));
+        let block = json!({ "user": { "username": plain(name), "password": plain(PASSWORD) } });
+        messages.push(down(&stage.declare(name, &block).await, Reason::Auth, &["admin_metrics: ", "401"]));
+    }
     stage.keyrock.register(Application::new(OTHER, SECRET));
     let other = json!({ "clientId": { "secret": plain(OTHER) } });
-    down(&stage.declare("other-application", &other).await, Reason::HttpStatus, &["500"]);
-    down(
-        &stage.declare("user-of-other", &with(user(), "clientId", json!({ "secret": plain(OTHER) }))).await,
-        Reason::Auth,
-        &["401"],
-    );
+    messages.push(down(&stage.declare("other-application", &other).await, Reason::HttpStatus, &["500"]));
+    let other = with(user(), "clientId", json!({ "secret": plain(OTHER) }));
+    messages.push(down(&stage.declare("user-of-other", &other).await, Reason::Auth, &["401"]));
+    stage.idm = None;
+    let nobody = with(user(), "scopes", json!(["nobody"]));
+    messages.push(down(&stage.declare("nobody", &nobody).await, Reason::Auth, &["token: "]));
+
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/keyrock.md")).unwrap();
+    let (_, table) = page.split_once("| message | mistake | what to do |\n|---|---|---|\n").unwrap();
+    let rows: Vec<&str> = table.lines().map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert!(rows.len() > 5, "{rows:?}");
+    for row in &rows {
+        assert!(messages.iter().any(|message| message.contains(row)), "nothing says {row:?}: {messages:#?}");
+    }
+    for message in &messages {
+        assert!(rows.iter().any(|row| message.contains(row)), "the page does not have {message:?}");
+    }
 }
 
 #[tokio::test]
