@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?write how many seconds each target may take, for instance: fuzz/run.sh 60}
 shift
-all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue stun websocket_handshake)
+all=(sora orion mediasoup exposition manifests negotiation duration web_config blackbox certificate grpc_health dns icmp http_answer tcp_dialogue stun websocket_handshake oauth2_answer)
 [[ $# -gt 0 ]] && targets=("$1") || targets=("${all[@]}")
 [[ $# -gt 1 && $seconds != 0 ]] && targets=("$@")
 

@@ -53,7 +53,7 @@ impl TokenSettings {
     }
 
     /// ID and secret as HTTP basic authentication. Both are encoded as in a form before, as 2.3.1 says: a colon in an ID would end it.
-    fn basic(&self) -> HeaderValue {
+    pub(super) fn basic(&self) -> HeaderValue {
         let pair = format!("{}:{}", encoded(self.client_id.expose()), encoded(self.client_secret.expose()));
         // Base64 has no character that a header may not have.
         let value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair)));
@@ -64,7 +64,7 @@ impl TokenSettings {
 }
 
 /// A value as it stands in a form.
-fn encoded(value: &[u8]) -> String {
+pub(super) fn encoded(value: &[u8]) -> String {
     byte_serialize(value).collect()
 }
 

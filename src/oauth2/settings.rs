@@ -120,9 +120,18 @@ impl TokenSettings {
         if self.user.is_some() { "password" } else { "client_credentials" }
     }
 
-    /// Everything in it that no text may repeat.
-    pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
+    /// Everything in it that no text may repeat, in each form in which it is sent.
+    pub fn secrets(&self) -> Vec<Vec<u8>> {
         let password = self.user.as_ref().map(|user| user.password.expose());
-        [self.client_secret.expose()].into_iter().chain(password)
+        let mut secrets = Vec::new();
+        for secret in [self.client_secret.expose()].into_iter().chain(password) {
+            let in_form = super::request::encoded(secret).into_bytes();
+            let in_json = serde_json::to_vec(&String::from_utf8_lossy(secret)).unwrap_or_default();
+            let in_json = in_json.trim_ascii().strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\""));
+            secrets.extend([secret.to_vec(), in_form, in_json.unwrap_or_default().to_vec()]);
+        }
+        // The header as it is sent: what is put into words finds ID and secret in it as well.
+        secrets.push(self.basic().as_bytes().to_vec());
+        secrets
     }
 }

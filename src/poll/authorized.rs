@@ -181,10 +181,10 @@ const PARTS: usize = 4;
 /// Finds what a target sends: its headers, its secrets, these tokens, and what they are obtained with.
 fn redactor_of(source: &Source, headers: &HeaderMap, tokens: &[&TokenInUse]) -> Redactor {
     let own = source.secrets.iter().flatten().map(SecretValue::expose);
-    let of_client = source.oauth2.iter().flat_map(|oauth2| oauth2.token.secrets());
+    let of_client: Vec<Vec<u8>> = source.oauth2.iter().flat_map(|oauth2| oauth2.token.secrets()).collect();
     let of_tokens = tokens.iter().flat_map(|token| token.value.expose().chunks(PART).take(PARTS));
     // The end of a token is too short to be told from ordinary text.
     let of_tokens = of_tokens.filter(|part| part.len() >= 8);
-    let redactor = Redactor::of(headers, own.chain(of_client).chain(of_tokens));
+    let redactor = Redactor::of(headers, own.chain(of_client.iter().map(Vec::as_slice)).chain(of_tokens));
     redactor.hiding(&source.options.confidential_texts(source.kind))
 }

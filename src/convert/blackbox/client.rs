@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::address::is_without_proxy;
 use super::super::block::{Block, BlockField};
 use super::super::report::quoted;
 use super::super::secret::CredentialSource;
@@ -242,16 +243,16 @@ impl ModuleReader<'_> {
 
     fn oauth2(&mut self, field: &BlockField<'_, ()>) {
         let Some(mut inner) = Block::open(field.node, &field.path, self.reporter) else { return };
-        let said = self.reporter.remarks.len();
-        let kept = std::mem::take(&mut self.settings);
-        for key in ["client_id", "token_url"] {
-            if inner.filled(key, self.reporter).is_none() {
+        let id = inner.filled("client_id", self.reporter);
+        let url = inner.filled("token_url", self.reporter);
+        for (key, is_missing) in [("client_id", id.is_none()), ("token_url", url.is_none())] {
+            if is_missing {
                 self.reporter.fault(inner.line, &inner.path, format!("{key} is missing, write it"));
             }
         }
-        self.credential(&mut inner, ["client_secret", "client_secret_file", "client_secret_ref"]);
+        let secret = self.credential(&mut inner, ["client_secret", "client_secret_file", "client_secret_ref"]);
         let key = ["client_certificate_key", "client_certificate_key_file", "client_certificate_key_ref"];
-        self.credential(&mut inner, key);
+        let certificate_key = self.credential(&mut inner, key);
         if let Some(word) = inner.filled("signature_algorithm", self.reporter)
             && !matches!(word.value.as_str(), "RS256" | "RS384" | "RS512")
         {
@@ -259,21 +260,77 @@ impl ModuleReader<'_> {
                 format!("{} is no algorithm that can be used, write RS256, RS384 or RS512", quoted(&word.value));
             self.reporter.fault(word.line(), &word.path, message);
         }
-        inner.texts("scopes", self.reporter);
-        inner.text_map("endpoint_params", self.reporter);
-        for key in ["grant_type", "client_certificate_key_id", "iss", "audience"] {
+        let scopes: Vec<String> = inner.texts("scopes", self.reporter).into_iter().map(|scope| scope.value).collect();
+        let params = inner.text_map("endpoint_params", self.reporter);
+        let grant = inner.filled("grant_type", self.reporter).map(|grant| grant.value);
+        for key in ["client_certificate_key_id", "iss", "audience"] {
             inner.text(key, self.reporter);
         }
         inner.node("claims");
+        // The proxy and the settings of TLS are those of the token endpoint alone.
+        let kept = (std::mem::take(&mut self.settings.spec), self.settings.no_proxy.take());
         self.proxy(&mut inner);
         self.tls_config(&mut inner, true);
+        let (of_target, of_target_no_proxy) = kept;
+        let mut oauth2 = std::mem::replace(&mut self.settings.spec, of_target);
+        let no_proxy = std::mem::replace(&mut self.settings.no_proxy, of_target_no_proxy);
         inner.close(self.reporter);
-        // Nothing of it is a part of the target.
-        self.settings = kept;
-        self.reporter.remarks.truncate(said);
-        let message = "is left out: oauth2 comes with a later version; until then the target is asked without a token, so that a server \
-                       that demands one answers 401; suspend the target, or keep the blackbox exporter for it";
-        self.reporter.remark(field.line(), &field.path, message);
+        let (Some(id), Some(url)) = (id, url) else { return };
+        let host = reqwest::Url::parse(&url.value).ok().and_then(|url| url.host_str().map(str::to_owned));
+        if let (Some(host), Some(no_proxy)) = (host, no_proxy)
+            && is_without_proxy(&host, &no_proxy)
+        {
+            oauth2.remove("proxyUrl");
+        }
+        let other_grant = grant.as_deref().is_some_and(|grant| grant != "client_credentials");
+        let Some(secret) = secret.filter(|_| !other_grant && certificate_key.is_none()) else {
+            let message = "is left out: a token is requested with client_id and client_secret only, and not with a signed assertion; until \
+                           then the target is asked without a token, so that a server that demands one answers 401; suspend the target, or \
+                           keep the blackbox exporter for it";
+            self.reporter.remark(field.line(), &field.path, message);
+            return;
+        };
+        let value = id.value.clone();
+        let id = id.with(CredentialSource::Inline(value));
+        oauth2.insert("clientId".to_owned(), json!({ "secret": self.reference("client-id", id) }));
+        oauth2.insert("clientSecret".to_owned(), self.reference("client-secret", secret));
+        oauth2.insert("tokenUrl".to_owned(), json!(url.value));
+        if !scopes.is_empty() {
+            oauth2.insert("scopes".to_owned(), json!(scopes));
+        }
+        self.token_parameters(params, &mut oauth2);
+        self.put("oauth2", Value::Object(oauth2));
+    }
+
+    /// `endpoint_params`: what makes a request of the password grant has fields of its own.
+    fn token_parameters(&mut self, params: Vec<(String, BlockField<'_, String>)>, oauth2: &mut Map<String, Value>) {
+        let is_password = params.iter().any(|(name, value)| name == "grant_type" && value.value == "password");
+        let (mut kept, mut user) = (Map::new(), Map::new());
+        for (name, value) in params {
+            let text = value.value.clone();
+            match name.as_str() {
+                "grant_type" if is_password || text == "client_credentials" => {}
+                "username" | "password" if is_password => {
+                    let source = value.with(CredentialSource::Inline(text));
+                    user.insert(name.clone(), self.reference(&format!("user-{name}"), source));
+                }
+                "grant_type" | "username" | "password" | "scope" => {
+                    let message = "is left out: write scopes, or user for the password grant";
+                    self.reporter.remark(value.line(), &value.path, message);
+                }
+                _ if name.starts_with("client_") => {
+                    let message = "is left out: the client authenticates itself by client_id and client_secret";
+                    self.reporter.remark(value.line(), &value.path, message);
+                }
+                _ => drop(kept.insert(name, json!(text))),
+            }
+        }
+        if !kept.is_empty() {
+            oauth2.insert("endpointParams".to_owned(), Value::Object(kept));
+        }
+        if !user.is_empty() {
+            oauth2.insert("user".to_owned(), Value::Object(user));
+        }
     }
 
     fn proxy(&mut self, block: &mut Block<'_>) {

@@ -1,0 +1,646 @@
+//! OAuth 2.0 from end to end: tokens of a real token endpoint, sent to real servers, and what both can do wrong.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt;
+use scrapetarget_exporter::kind::{Reason, Type};
+use scrapetarget_exporter::poll::{Poller, Pollers, Snapshot};
+use scrapetarget_exporter::target::{Target, TargetId};
+use serde_json::{Value, json};
+use simulators::Simulated;
+use support::eventually::{PATIENCE, eventually};
+use support::faults::closed_port;
+use support::probing::target_of;
+use support::program::{Running, folder_with, run};
+use support::{poll_once, pollers, series, target, text};
+
+/// A request that a server got.
+#[derive(Clone, Debug)]
+struct Got {
+    at: Instant,
+    path: String,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Got {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+/// What is answered.
+enum Answer {
+    Says(u16, String),
+    /// Nothing, for ever.
+    Hangs,
+    /// A body without end.
+    Endless,
+}
+
+type Script = dyn Fn(usize, &Got) -> Answer + Send + Sync;
+
+/// A server that does what it is told, and remembers what came.
+struct Server {
+    simulated: Simulated,
+    got: Arc<Mutex<Vec<Got>>>,
+    script: Arc<Mutex<Arc<Script>>>,
+}
+
+impl Server {
+    async fn start(script: impl Fn(usize, &Got) -> Answer + Send + Sync + 'static) -> Self {
+        let got = Arc::<Mutex<Vec<Got>>>::default();
+        let script: Arc<Mutex<Arc<Script>>> = Arc::new(Mutex::new(Arc::new(script)));
+        let (all, told) = (Arc::clone(&got), Arc::clone(&script));
+        let routes = Router::new().fallback(move |uri: Uri, headers: HeaderMap, body: String| {
+            let request = Got { at: Instant::now(), path: uri.to_string(), headers, body };
+            let number = {
+                let mut all = all.lock().unwrap();
+                all.push(request.clone());
+                all.len() - 1
+            };
+            let script = Arc::clone(&told.lock().unwrap());
+            async move { answer(script(number, &request)).await }
+        });
+        let simulated = Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap();
+        Self { simulated, got, script }
+    }
+
+    /// A token endpoint whose tokens are `token-1`, `token-2` and so on.
+    async fn idm(fields: &'static str) -> Self {
+        Self::start(move |number, _| token(number + 1, fields)).await
+    }
+
+    /// The server of a target, which accepts every token.
+    async fn app() -> Self {
+        Self::start(|_, _| Answer::Says(200, "app_requests_total 1\n".to_owned())).await
+    }
+
+    fn from_now_on(&self, script: impl Fn(usize, &Got) -> Answer + Send + Sync + 'static) {
+        *self.script.lock().unwrap() = Arc::new(script);
+    }
+
+    fn url(&self) -> String {
+        self.simulated.url()
+    }
+
+    fn got(&self) -> Vec<Got> {
+        self.got.lock().unwrap().clone()
+    }
+
+    fn count(&self) -> usize {
+        self.got.lock().unwrap().len()
+    }
+}
+
+async fn answer(answer: Answer) -> Response {
+    match answer {
+        Answer::Says(status, body) => (StatusCode::from_u16(status).unwrap(), body).into_response(),
+        Answer::Hangs => std::future::pending().await,
+        Answer::Endless => {
+            let piece = Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096]));
+            Body::from_stream(
+                futures::stream::repeat_with(move || piece.as_ref().cloned().map_err(|_| std::io::Error::other("")))
+                    .take(1 << 20),
+            )
+            .into_response()
+        }
+    }
+}
+
+fn token(number: usize, fields: &str) -> Answer {
+    Answer::Says(200, format!(r#"{{"access_token":"token-{number}","token_type":"bearer"{fields}}}"#))
+}
+
+/// The block, with the values of the tests' objects: `id-value` and `secret-value`.
+fn oauth2(idm: &Server) -> Value {
+    json!({
+        "clientId": { "secret": { "name": "idm", "key": "id" } },
+        "clientSecret": { "name": "idm", "key": "secret" },
+        "tokenUrl": format!("{}oauth2/token", idm.url()),
+    })
+}
+
+fn spec(kind: &str, app: &Server, oauth2: &Value) -> Value {
+    json!({ "type": kind, "url": app.url(), "interval": "1m", "timeout": "60s", "oauth2": oauth2 })
+}
+
+fn with(mut block: Value, field: &str, value: Value) -> Value {
+    block[field] = value;
+    block
+}
+
+/// The same target under another name.
+fn named(mut target: Target, name: &str) -> Target {
+    target.id = TargetId::new("media", name);
+    target
+}
+
+fn failure(snapshot: &Snapshot) -> (Reason, String) {
+    let failure = snapshot.failure.as_ref().unwrap_or_else(|| panic!("the poll succeeded"));
+    (failure.reason, failure.message.to_string())
+}
+
+async fn until_polled(pollers: &Pollers, name: &str, wanted: impl Fn(&Poller, &Snapshot) -> bool) -> Arc<Snapshot> {
+    let poller = pollers.get(&TargetId::new("media", name)).unwrap();
+    eventually(PATIENCE, async || {
+        let newest = poller.newest().ok_or("not polled yet")?;
+        if wanted(&poller, &newest) { Ok(newest) } else { Err(format!("{name}: {:?}", newest.failure)) }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_type_that_speaks_http_sends_the_token() {
+    let (idm, app) = (Server::idm(r#","expires_in":3600"#).await, Server::app().await);
+    for kind in Type::ALL.iter().map(|kind| kind.as_str()) {
+        let mut spec = spec(kind, &app, &oauth2(&idm));
+        match kind {
+            "WebSocket" => spec["url"] = app.url().replace("http", "ws").into(),
+            "Sora" | "Orion" | "Mediasoup" | "Http" | "Prometheus" => {}
+            _ => continue, // without HTTP, or with HTTP/2, which has a test of its own
+        }
+        let before = app.count();
+        let polled = poll_once(target_of(&spec)).await;
+        let got = app.got();
+        assert!(got.len() > before, "{kind}: {:?}", polled.failure);
+        for request in &got[before..] {
+            let sent = request.header("authorization").unwrap();
+            assert!(sent.starts_with("Bearer token-"), "{kind}: {sent}");
+        }
+        let series = series(&text(&polled));
+        assert_eq!(series["probe_call_success{call=\"token\"}"], 1.0, "{kind}");
+        assert_eq!(series["probe_call_http_status_code{call=\"token\"}"], 200.0, "{kind}");
+    }
+    let request = &idm.got()[0];
+    assert_eq!(request.body, "grant_type=client_credentials");
+    assert_eq!(request.header("content-type"), Some("application/x-www-form-urlencoded"));
+    let basic = format!("Basic {}", STANDARD.encode("id-value:secret-value"));
+    assert_eq!(request.header("authorization"), Some(basic.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_the_password_grant_and_the_bare_token_its_own_header() {
+    let (idm, app) = (Server::idm("").await, Server::app().await);
+    let key = |key: &str| json!({ "name": "idm", "key": key });
+    let mut block = with(oauth2(&idm), "user", json!({ "username": key("user"), "password": key("password") }));
+    block["header"] = "X-Auth-Token".into();
+    block["clientAuthentication"] = "Body".into();
+    block["scopes"] = json!(["permanent"]);
+    block["endpointParams"] = json!({ "audience": "orion" });
+    let polled = poll_once(target_of(&spec("Prometheus", &app, &block))).await;
+    assert!(polled.failure.is_none(), "{:?}", polled.failure);
+    assert_eq!(
+        idm.got()[0].body,
+        "grant_type=password&username=user-value&password=password-value&scope=permanent&audience=orion&client_id=id-value&\
+         client_secret=secret-value"
+    );
+    let got = app.got();
+    assert_eq!((got[0].header("x-auth-token"), got[0].header("authorization")), (Some("token-1"), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_with_equal_settings_share_one_request_and_one_that_gives_up_takes_nothing_from_the_others() {
+    let app = Server::app().await;
+    // The endpoint answers once the impatient one has given up.
+    let (release, released) = tokio::sync::watch::channel(false);
+    let routes = Router::new().fallback(move || {
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|released| *released).await.unwrap();
+            r#"{"access_token":"token-1"}"#
+        }
+    });
+    let slow = Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let idm = Server::idm("").await; // for its block alone
+    let block = with(oauth2(&idm), "tokenUrl", slow.url().into());
+    let of = |timeout: u64, name: &str| {
+        let mut target = named(target_of(&spec("Prometheus", &app, &block)), name);
+        target.timeout = Duration::from_millis(timeout);
+        target
+    };
+    let pollers = pollers();
+    let suspended = Target { suspend: true, ..of(60_000, "suspended") };
+    let patient = (0..20).map(|number| of(60_000, &format!("patient-{number}")));
+    pollers.apply(patient.chain([of(300, "impatient"), suspended]));
+    let given_up = until_polled(&pollers, "impatient", |_, newest| newest.failure.is_some()).await;
+    let (reason, message) = failure(&given_up);
+    assert!(reason == Reason::Auth && message.contains("token: timeout"), "{message}");
+    release.send_replace(true);
+    for number in 0..20 {
+        until_polled(&pollers, &format!("patient-{number}"), |_, newest| newest.failure.is_none()).await;
+    }
+    assert!(app.got().iter().all(|request| request.header("authorization") == Some("Bearer token-1")));
+    assert_eq!(idm.count(), 0);
+    pollers.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_polls_of_many_targets_cost_one_request() {
+    let (idm, app) = (Server::idm(r#","expires_in":"3600""#).await, Server::app().await);
+    let pollers = pollers();
+    pollers.apply((0..25).map(|number| {
+        let mut target = named(target_of(&spec("Prometheus", &app, &oauth2(&idm))), &format!("t-{number}"));
+        target.interval = Duration::from_secs(1);
+        target
+    }));
+    eventually(PATIENCE, async || if app.count() >= 100 { Ok(()) } else { Err(format!("{} polls", app.count())) })
+        .await;
+    assert_eq!(idm.count(), 1);
+    let poller = pollers.get(&TargetId::new("media", "t-0")).unwrap();
+    let report = poller.token().unwrap();
+    assert!(report.lifetime.is_some_and(|(lifetime, left)| lifetime.is_some() && left.is_some()), "{report:?}");
+    pollers.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_uses_the_old_token_to_its_end_then_fails_with_its_sentence_and_heals() {
+    let (idm, app) = (Server::idm(r#","expires_in":6"#).await, Server::app().await);
+    let pollers = pollers();
+    let mut target = named(target_of(&spec("Prometheus", &app, &oauth2(&idm))), "t");
+    target.interval = Duration::from_secs(1);
+    pollers.apply([target]);
+    until_polled(&pollers, "t", |_, newest| newest.failure.is_none()).await;
+    idm.from_now_on(|_, _| Answer::Says(503, "hunter2 of an inner server".to_owned()));
+    let obtained = idm.got()[0].at;
+    let failed = until_polled(&pollers, "t", |_, newest| newest.failure.is_some()).await;
+    assert!(obtained.elapsed() >= Duration::from_secs(5), "the token was used until it ended");
+    let (reason, message) = failure(&failed);
+    assert!(
+        reason == Reason::Auth && message.contains("token: answered 503: the token endpoint does not work"),
+        "{message}"
+    );
+    assert!(!text(&failed).contains("hunter2") && !message.contains("hunter2"));
+    let down = idm.count() - 1;
+    // After 1, 2 and 4 seconds, each shortened by up to a half: never two in a half of a second.
+    let tries: Vec<Instant> = idm.got().iter().skip(1).map(|got| got.at).collect();
+    assert!(tries.windows(2).all(|two| two[1] - two[0] >= Duration::from_millis(450)), "{down} tries: {tries:?}");
+    idm.from_now_on(|_, _| token(7, ""));
+    until_polled(&pollers, "t", |_, newest| newest.failure.is_none()).await;
+    assert_eq!(app.got().last().unwrap().header("authorization"), Some("Bearer token-7"));
+    pollers.shutdown().await;
+}
+
+/// A token may not be replaced before it is thirty seconds old: this test waits as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_token_is_replaced_within_the_poll_once_it_is_old_enough() {
+    let (idm, app) = (Server::idm("").await, Server::app().await);
+    let pollers = pollers();
+    for (name, kind) in [("calls", "Prometheus"), ("probe", "Http")] {
+        let block = with(oauth2(&idm), "scopes", json!([name]));
+        let mut target = named(target_of(&spec(kind, &app, &block)), name);
+        target.interval = Duration::from_secs(1);
+        pollers.apply([target]);
+        until_polled(&pollers, name, |_, newest| newest.failure.is_none()).await;
+    }
+    // From now on only tokens that are issued later are accepted.
+    app.from_now_on(|_, got| {
+        let old = ["Bearer token-1", "Bearer token-2"].map(Some).contains(&got.header("authorization"));
+        if old {
+            Answer::Says(401, "token-1 hunter2".to_owned())
+        } else {
+            Answer::Says(200, "app_requests_total 1\n".to_owned())
+        }
+    });
+    for name in ["calls", "probe"] {
+        let failed = until_polled(&pollers, name, |_, newest| newest.failure.is_some()).await;
+        assert_eq!(failure(&failed).0, Reason::Auth);
+    }
+    assert_eq!(idm.count(), 2, "both tokens are too young");
+    for name in ["calls", "probe"] {
+        let poller = pollers.get(&TargetId::new("media", name)).unwrap();
+        eventually(PATIENCE + Duration::from_secs(30), async || {
+            poller.newest().filter(|newest| newest.failure.is_none()).map(drop).ok_or("not yet".to_owned())
+        })
+        .await;
+    }
+    let got = idm.got();
+    assert_eq!(got.len(), 4);
+    assert!(got[2].at - got[0].at >= Duration::from_secs(30), "{:?}", got[2].at - got[0].at);
+    // The poll that was refused is the one that succeeded: the new token came right after the old one.
+    let sent: Vec<String> = app.got().iter().map(|got| got.header("authorization").unwrap().to_owned()).collect();
+    for new in ["Bearer token-3", "Bearer token-4"] {
+        assert!(sent.contains(&new.to_owned()), "{sent:?}");
+    }
+    pollers.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_by_403_asks_for_no_new_token() {
+    let (idm, app) = (Server::idm("").await, Server::app().await);
+    app.from_now_on(|_, _| Answer::Says(403, String::new()));
+    let polled = poll_once(target_of(&spec("Prometheus", &app, &oauth2(&idm)))).await;
+    assert_eq!((failure(&polled).0, idm.count(), app.count()), (Reason::Auth, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_style_of_authentication_that_works_is_found() {
+    let app = Server::app().await;
+    let idm = Server::start(|number, got| {
+        if got.body.contains("client_secret=") {
+            token(number, "")
+        } else {
+            Answer::Says(401, r#"{"error":"invalid_client"}"#.to_owned())
+        }
+    })
+    .await;
+    let polled = poll_once(target_of(&spec("Prometheus", &app, &oauth2(&idm)))).await;
+    assert!(polled.failure.is_none(), "{:?}", polled.failure);
+    let got = idm.got();
+    assert_eq!(got.len(), 2);
+    assert!(got[0].header("authorization").is_some() && got[1].header("authorization").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_answer_of_a_token_endpoint_has_its_sentence_and_none_is_repeated() {
+    let app = Server::app().await;
+    let ten_megabytes = format!(r#"{{"access_token":"{}"}}"#, "a".repeat(10 << 20));
+    let rfc = |word: &str| format!(r#"{{"error":"{word}","error_description":"hunter2"}}"#);
+    for (status, body, wanted) in [
+        (400, rfc("invalid_request"), "token: answered 400 invalid_request: "),
+        (401, rfc("invalid_client"), "correct clientId and clientSecret"),
+        (400, rfc("invalid_grant"), "correct the values of user"),
+        (400, rfc("unauthorized_client"), "the grant is not enabled for this application"),
+        (400, rfc("unsupported_grant_type"), "does not offer the grant client_credentials"),
+        (400, rfc("invalid_scope"), "correct scopes"),
+        (400, "\"Invalid client: hunter2\"".to_owned(), "token: answered 400 invalid_client: "),
+        (200, "<html><body>hunter2</body></html>".to_owned(), "token: parse: the answer is no JSON object"),
+        (200, r#"{"access_token":"hunter2\r\nx-evil: 1"}"#.to_owned(), "characters that a bearer token may not have"),
+        (200, ten_megabytes, "token: limit: the body is larger than 65536 bytes"),
+        (302, "hunter2".to_owned(), "redirects are not followed"),
+        (500, "hunter2".to_owned(), "token: answered 500: the token endpoint does not work"),
+    ] {
+        let idm = Server::start(move |_, _| Answer::Says(status, body.clone())).await;
+        let before = app.count();
+        let polled = poll_once(target_of(&spec("Orion", &app, &oauth2(&idm)))).await;
+        let (reason, message) = failure(&polled);
+        assert!(reason == Reason::Auth && message.contains(wanted), "{message}");
+        assert!(!message.contains("hunter2") && !text(&polled).contains("hunter2"), "{message}");
+        assert_eq!(app.count(), before, "nothing is sent without the token");
+    }
+    let nobody = with(oauth2(&app), "tokenUrl", closed_port().into());
+    let polled = poll_once(target_of(&spec("Http", &app, &nobody))).await;
+    let (reason, message) = failure(&polled);
+    assert!(reason == Reason::Auth && message.contains("token: connect: "), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_endpoint_that_is_the_metadata_service_is_refused_by_its_address() {
+    let app = Server::app().await;
+    let block = with(oauth2(&app), "tokenUrl", "http://169.254.169.254/latest/api/token".into());
+    for kind in ["Prometheus", "Http"] {
+        let polled = poll_once(target_of(&spec(kind, &app, &block))).await;
+        let (reason, message) = failure(&polled);
+        assert_eq!(reason, Reason::Config);
+        assert!(message.starts_with("spec.oauth2.tokenUrl: 169.254.169.254 may not be contacted"), "{message}");
+    }
+    assert_eq!(app.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_does_not_get_the_token_by_a_redirect() {
+    let (idm, other) = (Server::idm("").await, Server::app().await);
+    let location = other.url();
+    let routes = Router::new().fallback(move || {
+        let location = location.clone();
+        async move { (StatusCode::FOUND, [("location", location)], "") }
+    });
+    let home = Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap();
+    for header in [None, Some("X-Auth-Token")] {
+        let mut spec = spec("Http", &other, &oauth2(&idm));
+        spec["url"] = home.url().into();
+        if let Some(header) = header {
+            spec["oauth2"]["header"] = header.into();
+        }
+        let polled = poll_once(target_of(&spec)).await;
+        assert!(polled.failure.is_none(), "{:?}", polled.failure);
+    }
+    let got = other.got();
+    assert_eq!(got.len(), 2);
+    for request in got {
+        assert!(!format!("{request:?}").contains("token-"), "{request:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_share_the_token() {
+    let (idm, app) = (Server::idm("").await, Server::app().await);
+    let mut spec = spec("Prometheus", &app, &oauth2(&idm));
+    spec["url"] = app.url().replace("127.0.0.1", "localhost").into();
+    spec["members"] = json!({ "dns": {} });
+    let polled = poll_once(target_of(&spec)).await;
+    assert!(polled.failure.is_none(), "{:?}", polled.failure);
+    assert_eq!(app.got()[0].header("authorization"), Some("Bearer token-1"));
+    assert_eq!(idm.count(), 1);
+    let text = text(&polled);
+    assert!(
+        text.lines().any(|line| line.starts_with("probe_call_success{member=") && line.contains("call=\"token\"")),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_token_endpoints_keep_no_other_target_from_being_polled() {
+    let app = Server::app().await;
+    let hostile = Server::start(|number, _| match number % 3 {
+        0 => Answer::Hangs,
+        1 => Answer::Endless,
+        _ => Answer::Says(200, "x".repeat(10 << 20)),
+    })
+    .await;
+    let honest = Server::idm("").await;
+    let pollers = pollers();
+    let fast = |mut target: Target| {
+        target.interval = Duration::from_secs(1);
+        target
+    };
+    pollers.apply((0..30).map(|number| {
+        let block = with(oauth2(&hostile), "scopes", json!([format!("s{number}")]));
+        fast(named(target_of(&spec("Prometheus", &app, &block)), &format!("hostile-{number}")))
+    }));
+    pollers.apply((0..10).map(|number| {
+        let block = with(oauth2(&honest), "scopes", json!([format!("s{number}")]));
+        fast(named(target_of(&spec("Prometheus", &app, &block)), &format!("honest-{number}")))
+    }));
+    let plain: Vec<Target> =
+        (0..10).map(|number| fast(target(&format!("plain-{number}"), Type::Prometheus, &app.url()))).collect();
+    pollers.apply(plain);
+    for number in 0..10 {
+        for name in [format!("honest-{number}"), format!("plain-{number}")] {
+            // Several polls, each of which succeeds.
+            let mut seen = BTreeSet::new();
+            let poller = pollers.get(&TargetId::new("media", &name)).unwrap();
+            eventually(PATIENCE, async || {
+                let newest = poller.newest().ok_or("not polled yet")?;
+                assert!(newest.failure.is_none(), "{name}: {:?}", newest.failure);
+                seen.insert(newest.ended_at);
+                if seen.len() >= 3 { Ok(()) } else { Err(format!("{} polls of {name}", seen.len())) }
+            })
+            .await;
+        }
+    }
+    assert_eq!(honest.count(), 10);
+    let failed = until_polled(&pollers, "hostile-0", |_, newest| newest.failure.is_some()).await;
+    assert_eq!(failure(&failed).0, Reason::Auth);
+    pollers.shutdown().await;
+}
+
+/// A secret in every encoding that the exporter makes.
+fn made(secret: &str) -> [String; 3] {
+    let form = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let json = serde_json::to_string(secret).unwrap();
+    [secret.to_owned(), form, json[1..json.len() - 1].to_owned()]
+}
+
+/// The same, and encodings in which servers log it.
+fn encodings(secret: &str) -> Vec<String> {
+    let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    made(secret).into_iter().chain([percent, hex, STANDARD.encode(secret)]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_the_log_on_the_pages_or_in_the_metrics_in_any_encoding() {
+    const SECRETS: [&str; 3] = ["cl13nt/s3cret+of=idm\"x", "us3r p4ssword&of\\idm", "t0ken-0f/the.idm+x=="];
+    let (client, password, token) = (SECRETS[0], SECRETS[1], SECRETS[2]);
+    let pair = {
+        let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        format!("{}:{}", encoded("watcher"), encoded(client))
+    };
+    let body =
+        serde_json::to_string(&json!({ "access_token": token, "token_type": client, "scope": [password] })).unwrap();
+    let idm = Server::start(move |_, got| {
+        if got.body.contains("broken") {
+            Answer::Says(400, format!("{}{}", got.body, got.headers.len()))
+        } else {
+            Answer::Says(200, body.clone())
+        }
+    })
+    .await;
+    let all: Vec<String> = SECRETS.into_iter().chain([pair.as_str()]).flat_map(encodings).collect();
+    let escaped = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let mut echoed = format!("app_up 1\napp_info{{header=\"Bearer {token}\"}} 1\n");
+    let of_pair = STANDARD.encode(&pair);
+    for text in SECRETS.into_iter().flat_map(made).chain([pair.clone(), format!("Basic {of_pair}"), of_pair]) {
+        echoed += &format!("app_echo{{text=\"{}\"}} 1\n", escaped(&text));
+    }
+    let app = Server::start(move |_, got| match got.path.as_str() {
+        "/refuses" => Answer::Says(401, all.join(" ")),
+        _ => Answer::Says(200, echoed.clone()),
+    })
+    .await;
+    let block = |scope: &str| {
+        format!(
+            "  interval: 1s\n  oauth2:\n    clientId: {{ secret: {{ name: idm, key: id }} }}\n    clientSecret: {{ name: idm, key: secret }}\n    \
+             tokenUrl: {}token\n    user: {{ username: {{ name: idm, key: user }}, password: {{ name: idm, key: password }} }}\n    scopes: \
+             [{scope}]\n",
+            idm.url()
+        )
+    };
+    let mut manifests = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{ name: idm, namespace: media }}\nstringData: {}\n",
+        json!({ "id": "watcher", "secret": client, "user": "someone", "password": password })
+    );
+    for (name, kind, path, scope) in [
+        ("echo", "Prometheus", "metrics", "good"),
+        ("refuses", "Http", "refuses", "good"),
+        ("broken", "Prometheus", "metrics", "broken"),
+    ] {
+        manifests += &format!(
+            "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: media }}\nspec:\n  type: \
+             {kind}\n  url: {}{path}\n{}",
+            app.url(),
+            block(scope)
+        );
+    }
+    let folder = folder_with([("all.yaml", manifests.as_str())]);
+    let service = Running::ready(folder.path(), ["--log-level", "trace", "--debug-bodies"]).await;
+    for (name, line) in [
+        ("echo", "probe_success 1"),
+        ("refuses", "probe_failure_info{reason=\"auth\"} 1"),
+        ("broken", "probe_failure_info{reason=\"auth\"} 1"),
+    ] {
+        let path = format!("/probe?target=media/{name}");
+        service.until(&path, |status, body| (status == 200 && body.lines().any(|l| l == line)).then_some(())).await;
+    }
+    let mut paths: Vec<String> = ["/", "/metrics", "/sd", "/api/v1/targets"].map(str::to_owned).to_vec();
+    for name in ["echo", "refuses", "broken"] {
+        paths.extend([format!("/probe?target=media/{name}"), format!("/probe?target=media/{name}&debug=true")]);
+    }
+    let mut pages = Vec::new();
+    for path in &paths {
+        pages.push((path.clone(), service.body(path).await));
+    }
+    let (_, debug) = pages.iter().find(|(path, _)| path.contains("echo&debug")).unwrap();
+    for words in ["The token\n", "token\n", "lifetime unknown: used until it is refused"] {
+        assert!(debug.contains(words), "{words:?} in {debug}");
+    }
+    let (_, metrics) = pages.iter().find(|(path, _)| path == "/metrics").unwrap();
+    assert!(metrics.contains("scrapetarget_token_requests_total{outcome=\"success\"} 1"), "{metrics}");
+    pages.push(("the output".to_owned(), service.stdout()));
+    pages.push(("the log".to_owned(), service.log()));
+    for secret in SECRETS.into_iter().chain([pair.as_str()]) {
+        for text in encodings(secret) {
+            for (place, page) in &pages {
+                assert!(!page.contains(&text), "{text} in {place}: {page}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_check_and_probe_know_the_block() {
+    let (idm, app) = (Server::idm("").await, Server::app().await);
+    let manifest = format!(
+        "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: app, namespace: media }}\nspec:\n  type: Prometheus\n  url: \
+         {}metrics\n  oauth2:\n    clientId: {{ configMap: {{ name: idm, key: id }} }}\n    clientSecret: {{ name: idm, key: secret }}\n    \
+         tokenUrl: {}token\n",
+        app.url(),
+        idm.url()
+    );
+    let ids =
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: { name: idm, namespace: media }\ndata: { id: watcher }\n";
+    let folder = folder_with([("app.yaml", format!("{manifest}{ids}").as_str())]);
+    let (file, secrets) = (folder.path().join("app.yaml"), folder.path().join("secrets"));
+    let (file, directory) = (file.to_str().unwrap(), secrets.to_str().unwrap());
+    std::fs::create_dir_all(secrets.join("media/idm")).unwrap();
+
+    let said = run(["check", "--require-secrets", file]);
+    assert!(
+        said.stdout.contains("spec.oauth2.clientSecret: Secret media/idm is not in any of the files"),
+        "{}",
+        said.stdout
+    );
+    std::fs::write(secrets.join("media/idm/secret"), "\n").unwrap();
+    let said = run(["check", "--secrets-directory", directory, file]);
+    assert!(
+        said.stdout.contains("spec.oauth2.clientSecret: the key \"secret\" of Secret media/idm is empty"),
+        "{}",
+        said.stdout
+    );
+    std::fs::write(secrets.join("media/idm/secret"), "s3cret-value\n").unwrap();
+    let said = run(["check", "--secrets-directory", directory, file]);
+    assert!(said.good(), "{}{}", said.stdout, said.stderr);
+
+    let arguments = ["probe", "--secrets-directory", directory, "--debug", file].map(str::to_owned);
+    let said = tokio::task::spawn_blocking(move || run(arguments)).await.unwrap();
+    assert!(said.good(), "{}{}", said.stdout, said.stderr);
+    assert!(said.stdout.contains("probe_call_success{call=\"token\"} 1"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains(&format!("POST {}token", idm.url())) && !said.stdout.contains("token-1"),
+        "{}",
+        said.stdout
+    );
+    assert!(!said.stdout.contains("s3cret"), "{}", said.stdout);
+}
