@@ -27,6 +27,7 @@ BUILD_coredns := -ldflags '-s -w'
 BUILD_pause := -ldflags '-s -w'
 BUILD_health := -ldflags '-s -w'
 BUILD_pion := -ldflags '-s -w'
+BUILD_oauth2-proxy := -ldflags '-s -w'
 BUILD_states := -ldflags '-s -w -X github.com/prometheus/common/version.Version=2.19.1'
 BUILD_helm := -ldflags '-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1'
 sum = $(firstword $(shell { cat tests/tools/$(1)/*; echo "$(BUILD_$(1))"; } | cksum))
@@ -39,6 +40,7 @@ TOOLS_coredns := $(CACHE)/coredns-$(call sum,coredns)
 TOOLS_pause := $(CACHE)/pause-$(call sum,pause)
 TOOLS_health := $(CACHE)/health-$(call sum,health)
 TOOLS_pion := $(CACHE)/pion-$(call sum,pion)
+TOOLS_oauth2-proxy := $(CACHE)/oauth2-proxy-$(call sum,oauth2-proxy)
 TOOLS_states := $(CACHE)/states-$(call sum,states)
 # What is no Go module here comes from Debian, unpacked and not installed.
 TOOLS_debian := $(CACHE)/debian-$(call sum,debian)
@@ -85,6 +87,9 @@ export DEBIAN_PROGRAMS := $(TOOLS_debian)
 export KUBE_STATE_METRICS := $(TOOLS_states)/kube-state-metrics
 export PION := $(TOOLS_pion)/pion
 export NODE_TURN := $(CACHE)/node-turn-$(call sum,node-turn)
+# Servers that issue tokens, and proxies that check them.
+export OAUTH2_PROXY := $(TOOLS_oauth2-proxy)/oauth2-proxy
+export NODE_OAUTH2 := $(CACHE)/node-oauth2-$(call sum,node-oauth2)
 # The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.
 MEDIASOUP ?= 3.8.4
 export MEDIASOUP_INSTALLED := $(CACHE)/mediasoup-$(MEDIASOUP)-$(call sum,mediasoup)
@@ -152,7 +157,7 @@ endif
 
 ## Programs that judge us, at the versions that tests/tools/*/go.mod and tests/tools/debian/packages.txt pin
 tools: $(PROMTOOL) $(PROMETHEUS) $(EXPOSITIONS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM) \
-  $(COREDNS) $(HEALTH) $(TOOLS_debian) $(KUBE_STATE_METRICS) $(PION) $(NODE_TURN)
+  $(COREDNS) $(HEALTH) $(TOOLS_debian) $(KUBE_STATE_METRICS) $(PION) $(NODE_TURN) $(NODE_OAUTH2) $(OAUTH2_PROXY)
 
 $(TOOLS_prometheus)/%:
 	$(call build,prometheus,github.com/prometheus/prometheus/cmd/$*)
@@ -191,8 +196,14 @@ $(KUBE_STATE_METRICS):
 $(PION):
 	$(call build,pion,.)
 
+$(OAUTH2_PROXY):
+	$(call build,oauth2-proxy,github.com/oauth2-proxy/oauth2-proxy/v7)
+
 $(NODE_TURN):
 	tests/tools/node-turn/build.sh $@
+
+$(NODE_OAUTH2):
+	tests/tools/node-oauth2/build.sh $@
 
 $(TOOLS_debian):
 	tests/tools/debian/unpack.sh $@

@@ -264,17 +264,17 @@ pub struct SimulateArgs {
     /// Which server to simulate
     #[arg(value_name = "SERVER", ignore_case = true)]
     pub server: SimulatedServer,
-    /// Address to listen on. Three addresses start a cluster of three Sora servers. If not set, the default port of such a server:
-    /// 3000, 1026, 9851 or 8889; 8443 for a website, 5000 for signalling, 1053 for a name server and 3478 for a TURN server, which listen there
-    /// over UDP as well
+    /// Address to listen on. Three addresses start a cluster of three Sora servers; Wilma takes two, of which the second is Keyrock's. If not
+    /// set, the default port of such a server: 3000, 1026, 9851 or 8889; 8443 for a website, 5000 for signalling, 1053 for a name server and
+    /// 3478 for a TURN server, which listen there over UDP as well; 1027 for Wilma, and 3005 for its Keyrock
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen_address: Vec<ListenAddress>,
     /// For Mediasoup, Edumeet and Signalling: bearer token; requests without it are answered with 401. For Turn: the password of the user
-    /// demo, which is demo by default
+    /// demo, which is demo by default. For Wilma: the secret of the application and the password of the user, which are demo by default
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
     /// Misbehave: error (status 500, SERVFAIL, or a STUN error), hang (no answer), html (another document), empty (no content), or truncated (half of
-    /// it)
+    /// it). With Wilma, it is the token endpoint of Keyrock that misbehaves
     #[arg(long, value_name = "FAULT")]
     pub fault: Option<SimulatedFault>,
 }
@@ -315,6 +315,8 @@ pub enum SimulatedServer {
     Signalling,
     /// A STUN and TURN server that relays between its own allocations only.
     Turn,
+    /// FIWARE Orion behind the PEP proxy Wilma, with Keyrock beside it.
+    Wilma,
 }
 
 /// Flags of `probe`.
@@ -484,14 +486,19 @@ impl SimulateArgs {
                             | SimulatedServer::Edumeet
                             | SimulatedServer::Signalling
                             | SimulatedServer::Turn
+                            | SimulatedServer::Wilma
                     ) =>
             {
-                Some("error: --token goes with Mediasoup, Edumeet, Signalling and Turn (see --help)")
+                Some("error: --token goes with Mediasoup, Edumeet, Signalling, Turn and Wilma (see --help)")
             }
-            (_, 0 | 1) | (SimulatedServer::Sora, 3) => None,
+            (_, 0) | (SimulatedServer::Sora, 1 | 3) | (SimulatedServer::Wilma, 2) => None,
             (SimulatedServer::Sora, _) => {
                 Some("error: --listen-address: write one for a single server, or three for a cluster (see --help)")
             }
+            (SimulatedServer::Wilma, _) => {
+                Some("error: --listen-address: write two, for Wilma and for Keyrock (see --help)")
+            }
+            (_, 1) => None,
             _ => Some("error: --listen-address: write one (see --help)"),
         }
     }

@@ -19,8 +19,10 @@ use serde_json::Value;
 
 const PAGES: &[&str] = &[
     "README.md",
+    "docs/keyrock.md",
     "docs/kubernetes.md",
     "docs/members.md",
+    "docs/oauth2.md",
     "docs/operating.md",
     "docs/probers.md",
     "docs/prometheus.md",

@@ -295,6 +295,7 @@ fn demo_once_prints_a_line_for_each_target_and_exits_0_whoever_has_the_port() {
     let wanted = [
         ("up", "fiware/orion-city"),
         ("down", "fiware/orion-old"),
+        ("up", "fiware/orion-secured"),
         ("up", "school/edumeet"),
         ("up", "shop/name"),
         ("up", "shop/website"),

@@ -3,6 +3,7 @@
 //! Their numbers change as real ones do: connections come and go, counters never decrease, time passes between two requests.
 
 pub mod edumeet;
+pub mod keyrock;
 pub mod mediasoup;
 pub mod nameserver;
 pub mod orion;
@@ -10,6 +11,7 @@ pub mod signalling;
 pub mod sora;
 pub mod turn;
 pub mod website;
+pub mod wilma;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 
 use super::print;
 use super::service::{Service, ServiceOptions, Signals, TargetSource, listen};
-use super::simulate::{self, Start, TURN_USER, WEBSITE};
+use super::simulate::{self, APPLICATION, PASSWORD, Secured, Start, TURN_USER, USER, WEBSITE};
 use crate::cli::{DemoArgs, PollingArgs};
 use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, KnownHosts};
 use crate::poll::{Pollers, TargetState};
@@ -93,7 +93,9 @@ struct Servers {
     sora: Vec<Simulated>,
     flaky: Switch,
     orion: Simulated,
-    rooms: Application,
+    wilma: Simulated,
+    keyrock: Simulated,
+    rooms: Processes,
     edumeet: Simulated,
     website: Simulated,
     /// The authority of the website's certificate, as PEM.
@@ -119,11 +121,14 @@ impl Servers {
             let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             listener.local_addr()?.port()
         };
+        let secured = Secured::new(Start::of_demo(1), None);
         Ok(Self {
             sora,
             flaky,
             orion: Simulated::serve(simulate::broker(Start::of_demo(0)).routes(), loopback).await?,
-            rooms: Application::start().await?,
+            wilma: Simulated::serve(secured.wilma.routes(), loopback).await?,
+            keyrock: Simulated::serve(secured.keyrock.routes(), loopback).await?,
+            rooms: Processes::start().await?,
             edumeet: Simulated::serve(simulate::edumeet(Start::of_demo(0), None).routes(), loopback).await?,
             website: website.on(TcpListener::bind(loopback).await?)?,
             authority: simulate::certificate_pem(website.authority()),
@@ -175,6 +180,12 @@ impl Servers {
             target(&format!("sora-{region}"), "webrtc", "Sora", &server.url(), &more);
         }
         target("orion-city", "fiware", "Orion", &self.orion.url(), "");
+        let oauth2 = format!(
+            "  oauth2:\n    clientId: {{ secret: {{ name: keyrock, key: id }} }}\n    clientSecret: {{ name: keyrock, key: secret }}\n    tokenUrl: \
+             {}oauth2/token\n    user: {{ username: {{ name: keyrock, key: username }}, password: {{ name: keyrock, key: password }} }}\n",
+            self.keyrock.url()
+        );
+        target("orion-secured", "fiware", "Orion", &self.wilma.url(), &oauth2);
         target(DOWN, "fiware", "Orion", &format!("http://127.0.0.1:{}/", self.closed), "");
         let rooms = "  members: { dns: {} }\n  authorization: { credentials: { name: mediasoup-agent, key: token } }\n  mediasoup: { perObject: [Producers, Transports] }\n";
         target("mediasoup-rooms", "webrtc", "Mediasoup", &format!("http://{ROOMS}:{}/", self.rooms.port), rooms);
@@ -208,6 +219,11 @@ impl Servers {
             "---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: turn, namespace: webrtc }}\nstringData: {{ username: {TURN_USER}, password: \
              {TURN_USER} }}\n"
         );
+        let _ = write!(
+            text,
+            "---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: keyrock, namespace: fiware }}\nstringData: {{ id: {APPLICATION}, secret: \
+             {PASSWORD}, username: {USER}, password: {PASSWORD} }}\n"
+        );
         text
     }
 }
@@ -223,12 +239,12 @@ fn may_ping() -> bool {
 }
 
 /// An application on mediasoup whose processes have addresses of their own and one port, as pods have.
-struct Application {
+struct Processes {
     processes: Vec<Simulated>,
     port: u16,
 }
 
-impl Application {
+impl Processes {
     async fn start() -> std::io::Result<Self> {
         let process = |number| simulate::agent(Start::of_demo(number), Some(AGENT_TOKEN)).routes();
         let first = Simulated::serve(process(0), (Ipv4Addr::LOCALHOST, 0).into()).await?;
@@ -298,6 +314,7 @@ fn welcome(manifests: &str, file: &str, url: &str) -> String {
          How it was polled   {url}/probe?target=webrtc/sora-tokyo&debug=true\n\
          One with members    {url}/probe?target=webrtc/mediasoup-rooms&debug=true\n\
          A probe             {url}/probe?target=shop/website-moved&debug=true\n\
+         With a token        {url}/probe?target=fiware/orion-secured&debug=true\n\
          For Prometheus      {url}/sd\n\
          For scripts         {url}/api/v1/targets\n\
          The exporter        {url}/metrics\n\n\

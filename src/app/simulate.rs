@@ -1,4 +1,4 @@
-//! The command `simulate`: one simulated server, or a cluster of them, in the foreground. Also the servers that `demo` starts.
+//! The command `simulate`: one simulated server, a cluster of them, or one behind its proxy, in the foreground. Also the servers that `demo` starts.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
@@ -14,6 +14,7 @@ use super::print;
 use super::service::{Signals, listen};
 use crate::cli::{SimulateArgs, SimulatedFault, SimulatedServer};
 use simulators::edumeet::Edumeet;
+use simulators::keyrock::{Application, Keyrock, User};
 use simulators::mediasoup::Agent;
 use simulators::nameserver::NameServer;
 use simulators::orion::Broker;
@@ -21,6 +22,7 @@ use simulators::signalling::Signalling;
 use simulators::sora::{Cluster, Node};
 use simulators::turn::TurnServer;
 use simulators::website::Website;
+use simulators::wilma::{Level, Wilma};
 use simulators::{Mode, Simulated, Switch};
 
 /// The zone of the simulated name server. The domain is reserved: no real name server knows it.
@@ -33,7 +35,9 @@ pub(super) const WEBSITE: &str = "www.shop.test";
 pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     let SimulateArgs { server, mut listen_address, token, fault } = args;
     if listen_address.is_empty() {
-        listen_address.push(default_port(server).parse().map_err(anyhow::Error::msg)?);
+        for address in default_addresses(server) {
+            listen_address.push(address.parse().map_err(anyhow::Error::msg)?);
+        }
     }
     let mut signals = Signals::receive()?;
     let mut listeners = Vec::new();
@@ -47,24 +51,23 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     for server in &simulation.servers {
         print(&format!("listening on {}\n", server.address));
     }
-    if let Some(authority) = &simulation.authority {
-        print(&format!("its certificate is signed by:\n{authority}"));
-    }
+    print(&simulation.more);
     signals.next().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The default port of such a server.
-const fn default_port(server: SimulatedServer) -> &'static str {
+/// Where such a server listens by default.
+const fn default_addresses(server: SimulatedServer) -> &'static [&'static str] {
     match server {
-        SimulatedServer::Sora => ":3000",
-        SimulatedServer::Orion => ":1026",
-        SimulatedServer::Mediasoup => ":9851",
-        SimulatedServer::Edumeet => ":8889",
-        SimulatedServer::Website => ":8443",
-        SimulatedServer::Dns => ":1053",
-        SimulatedServer::Signalling => ":5000",
-        SimulatedServer::Turn => ":3478",
+        SimulatedServer::Sora => &[":3000"],
+        SimulatedServer::Orion => &[":1026"],
+        SimulatedServer::Mediasoup => &[":9851"],
+        SimulatedServer::Edumeet => &[":8889"],
+        SimulatedServer::Website => &[":8443"],
+        SimulatedServer::Dns => &[":1053"],
+        SimulatedServer::Signalling => &[":5000"],
+        SimulatedServer::Turn => &[":3478"],
+        SimulatedServer::Wilma => &[":1027", ":3005"],
     }
 }
 
@@ -82,15 +85,15 @@ const fn mode(fault: SimulatedFault) -> Mode {
 struct Simulation {
     servers: Vec<Simulated>,
     switches: Vec<Switch>,
-    /// The authority that signed the certificate of a server, as PEM.
-    authority: Option<String>,
+    /// What clients have to know besides the addresses.
+    more: String,
 }
 
 impl Simulation {
     /// A server on each listener. Several Sora servers are one cluster.
     async fn start(server: SimulatedServer, token: Option<&str>, listeners: Vec<TcpListener>) -> anyhow::Result<Self> {
         let start = Start::of_this_host();
-        let (mut servers, mut authority) = (Vec::new(), None);
+        let (mut servers, mut more) = (Vec::new(), String::new());
         let (routes, switches) = match server {
             SimulatedServer::Sora => {
                 let nodes = if listeners.len() == 1 { vec![node(start)] } else { cluster(start).nodes().to_vec() };
@@ -108,13 +111,18 @@ impl Simulation {
                 let edumeet = edumeet(start, token);
                 (vec![edumeet.routes()], vec![edumeet.switch().clone()])
             }
+            SimulatedServer::Wilma => {
+                let secured = Secured::new(start, token);
+                more = format!("the application is {APPLICATION}, its user {USER}\n");
+                (vec![secured.wilma.routes(), secured.keyrock.routes()], vec![secured.keyrock.token_switch().clone()])
+            }
             SimulatedServer::Website => {
                 let website = website(&["localhost", "127.0.0.1", "::1", WEBSITE])?;
                 for listener in listeners {
                     servers.push(website.on(listener).context("read a listener's address")?);
                 }
-                authority = Some(certificate_pem(website.authority()));
-                return Ok(Self { servers, switches: vec![website.switch().clone()], authority });
+                more = format!("its certificate is signed by:\n{}", certificate_pem(website.authority()));
+                return Ok(Self { servers, switches: vec![website.switch().clone()], more });
             }
             SimulatedServer::Signalling => {
                 let server = Signalling::default();
@@ -125,27 +133,27 @@ impl Simulation {
                 for listener in listeners {
                     servers.push(server.on(listener).context("read a listener's address")?);
                 }
-                return Ok(Self { servers, switches: vec![server.switch().clone()], authority });
+                return Ok(Self { servers, switches: vec![server.switch().clone()], more });
             }
             SimulatedServer::Dns => {
                 let server = name_server()?;
                 for listener in listeners {
                     servers.push(server.on(listener).await.context("listen over UDP as well")?);
                 }
-                return Ok(Self { servers, switches: vec![server.switch().clone()], authority });
+                return Ok(Self { servers, switches: vec![server.switch().clone()], more });
             }
             SimulatedServer::Turn => {
                 let server = turn_server(token);
                 for listener in listeners {
                     servers.push(server.on(listener).await.context("listen over UDP as well")?);
                 }
-                return Ok(Self { servers, switches: vec![server.switch().clone()], authority });
+                return Ok(Self { servers, switches: vec![server.switch().clone()], more });
             }
         };
         for (listener, routes) in listeners.into_iter().zip(routes) {
             servers.push(Simulated::on(listener, routes).context("read a listener's address")?);
         }
-        Ok(Self { servers, switches, authority })
+        Ok(Self { servers, switches, more })
     }
 }
 
@@ -179,6 +187,32 @@ pub(super) const TURN_USER: &str = "demo";
 /// A TURN server with one user.
 pub(super) fn turn_server(password: Option<&str>) -> TurnServer {
     TurnServer::with_user(TURN_USER, password.unwrap_or(TURN_USER))
+}
+
+/// The application that Wilma protects.
+pub(super) const APPLICATION: &str = "6f3b1c58-2d0e-4f8e-9a35-7d1f0c9b4e62";
+
+/// Its user, whose role permits what the exporter reads.
+pub(super) const USER: &str = "exporter@example.com";
+
+/// Its secret, and the password of the user, without other ones. They are no secrets: nobody reaches anything but simulated servers with them.
+pub(super) const PASSWORD: &str = "demo";
+
+/// An Orion that answers only users whose role permits what they ask.
+pub(super) struct Secured {
+    pub(super) wilma: Wilma,
+    pub(super) keyrock: Keyrock,
+}
+
+impl Secured {
+    pub(super) fn new(start: Start, password: Option<&str>) -> Self {
+        const PATHS: [&str; 4] = ["/admin/metrics", "/statistics", "/cache/statistics", "/version"];
+        let password = password.unwrap_or(PASSWORD);
+        let keyrock = Keyrock::default();
+        keyrock.register(Application::new(APPLICATION, password));
+        keyrock.add(User::with_role(USER, password, APPLICATION, &PATHS));
+        Self { wilma: Wilma::new(&keyrock, APPLICATION, Level::Authorization, broker(start).routes()), keyrock }
+    }
 }
 
 /// What the numbers of a server depend on when it starts.

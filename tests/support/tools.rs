@@ -138,6 +138,16 @@ pub fn node_turn() -> PathBuf {
     tool("NODE_TURN", "node-turn").join("server.js")
 }
 
+/// Servers that issue tokens, and one that checks them, the program of which is for Node.js; see tests/tools/node-oauth2.
+pub fn node_oauth2() -> PathBuf {
+    tool("NODE_OAUTH2", "node-oauth2").join("server.mjs")
+}
+
+/// A proxy that lets requests with a token pass.
+pub fn oauth2_proxy() -> PathBuf {
+    tool("OAUTH2_PROXY", "oauth2-proxy")
+}
+
 /// What `promtool check metrics` finds in a text; an error if it cannot read it.
 pub fn lint(text: &str) -> Result<Vec<String>, String> {
     let mut command = Command::new(promtool());
