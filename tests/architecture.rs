@@ -23,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("error_chain", &[]),
     ("fetch", &["budget", "dial", "error_chain", "failure", "kind", "tls"]),
     ("crd", &["kind", "metric", "rule", "time", "yaml"]),
-    ("convert", &["crd", "kind", "time", "yaml"]),
+    ("convert", &["crd", "dial", "kind", "time", "yaml"]),
     ("target", &["crd", "dial", "kind", "metric", "yaml"]),
     ("file", &["crd", "kind", "self_metrics", "target", "yaml"]),
     ("poll", &["budget", "dial", "error_chain", "failure", "fetch", "kind", "metric", "self_metrics", "target", "tls"]),

@@ -81,20 +81,20 @@ fn bearer() -> String {
     "Bearer".to_owned()
 }
 
-/// How the certificate of a target with TLS is verified, and how the exporter authenticates itself.
+/// How the certificate of a server with TLS is verified, and how the exporter authenticates itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsConfig {
-    /// The certificate authorities that verify the target's certificate, instead of those of the system.
+    /// The certificate authorities that verify the server's certificate, instead of those of the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretOrConfigMap>,
-    /// The client certificate for the target; it requires keySecret.
+    /// The client certificate for the server; it requires keySecret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert: Option<SecretOrConfigMap>,
     /// The key of a Secret that holds the private key of the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_secret: Option<SecretKeyRef>,
-    /// The name that is sent as SNI and that the target's certificate must contain, instead of the host in url.
+    /// The name that is sent as SNI and that the server's certificate must contain, instead of the host in its url.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub server_name: Option<String>,
@@ -104,9 +104,20 @@ pub struct TlsConfig {
     /// The highest version of TLS that may be agreed on: TLS12 or TLS13.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_version: Option<TlsProtocol>,
-    /// Do not verify the target's certificate. Anyone between the exporter and the target can then read and change everything.
+    /// Do not verify the server's certificate. Anyone between the exporter and the server can then read and change everything.
     #[serde(default)]
     pub insecure_skip_verify: bool,
+}
+
+impl TlsConfig {
+    /// What it names, as the value of the field `path`.
+    fn references(&self, path: &str) -> impl Iterator<Item = Reference<'_>> {
+        let Self { ca, cert, key_secret, .. } = self;
+        let ca = ca.as_ref().and_then(|either| either.reference(&format!("{path}.ca")));
+        let cert = cert.as_ref().and_then(|either| either.reference(&format!("{path}.cert")));
+        let key = key_secret.as_ref().map(|key| key.reference(&format!("{path}.keySecret")));
+        ca.into_iter().chain(cert).chain(key)
+    }
 }
 
 /// A version of TLS.
@@ -205,9 +216,14 @@ impl ScrapeTargetSpec {
             found.push(authorization.credentials.reference("spec.authorization.credentials"));
         }
         if let Some(tls) = &self.tls_config {
-            found.extend(tls.ca.as_ref().and_then(|either| either.reference("spec.tlsConfig.ca")));
-            found.extend(tls.cert.as_ref().and_then(|either| either.reference("spec.tlsConfig.cert")));
-            found.extend(tls.key_secret.as_ref().map(|key| key.reference("spec.tlsConfig.keySecret")));
+            found.extend(tls.references("spec.tlsConfig"));
+        }
+        if let Some(basic) = &self.proxy_auth {
+            found.push(basic.username.reference("spec.proxyAuth.username"));
+            found.extend(basic.password.as_ref().map(|key| key.reference("spec.proxyAuth.password")));
+        }
+        if let Some(tls) = &self.proxy_tls_config {
+            found.extend(tls.references("spec.proxyTlsConfig"));
         }
         let of_block = self.blocks.secrets(self.kind).into_iter();
         found.extend(of_block.map(|(field, key)| key.reference(&format!("spec.{field}"))));

@@ -143,6 +143,8 @@ const ELSEWHERE: &[(&[&str], &[&str])] = &[
     (&["kind", "module"], &["type"]),
     (&["period", "scrapeinterval", "pollinterval"], &["interval"]),
     (&["proxy", "httpproxy"], &["proxyUrl"]),
+    (&["proxyconnectheader", "proxyauthorization", "proxybasicauth", "proxycredentials"], &["proxyAuth"]),
+    (&["proxytls", "proxyssl"], &["proxyTlsConfig"]),
     (&["enabled", "disabled", "paused"], &["suspend"]),
     (&["httpheaders", "customheaders"], &["headers"]),
     (&["limit", "serieslimit", "maxseries"], &["sampleLimit"]),
@@ -265,6 +267,9 @@ fn longer<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a st
 /// Fields of many blocks, which belong to none in particular.
 const COMMON: [&str; 3] = ["name", "key", "value"];
 
+/// Blocks with the fields of another block, which is meant more often: `tlsConfig`.
+const SECONDARY: [&str; 1] = ["proxyTlsConfig"];
+
 /// Where below this node a field called `name` belongs, however it is spelt.
 fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n SchemaNode)> {
     if COMMON.contains(&name) {
@@ -276,7 +281,7 @@ fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n
     }
     // The block of one probe says nothing to a target of another type, and each has fields with common names.
     let is_of_probe = |field: &str| Type::ALL.iter().any(|kind| kind.is_probed() && kind.block() == field);
-    let below = node.properties.iter().filter(|(field, _)| *field != "status" && !is_of_probe(field));
+    let below = node.properties.iter().filter(|(field, _)| *field != "status" && !is_of_probe(field) && !SECONDARY.contains(&field.as_str()));
     below.into_iter().find_map(|(field, node)| find(node, &join(path, field), name))
 }
 
@@ -366,6 +371,8 @@ mod tests {
             ("orion: {levle: Total}", "did you mean \"level\"?".to_owned()),
             ("intervall: 5s", "did you mean \"interval\"?".to_owned()),
             ("tls_config: {}", "did you mean \"tlsConfig\"?".to_owned()),
+            ("no_proxy: a", "did you mean \"noProxy\"?".to_owned()),
+            ("proxyConnectHeader: {}", format!("write proxyAuth: {{username: {secret}, password: {secret}}}")),
             ("bearerToken: x", format!("write authorization: {{credentials: {secret}}}")),
             ("bearer_token_file: /x", format!("write authorization: {{credentials: {secret}}}")),
             ("caFile: /x", format!("write spec.tlsConfig.ca: {{secret: {secret}}} or {{configMap: {secret}}}")),

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use reqwest::header::HeaderValue;
 use tokio::time::Instant;
 
 use super::PollContext;
@@ -72,7 +73,9 @@ impl PreparedProbe {
         let source = Arc::clone(&target.source);
         let dialer = context.clients.dialers().dialer(&source.connection, &target.id.namespace);
         let dialer = dialer.map_err(|error| one_line(&error))?;
+        let of_proxy = source.proxy_authorization();
         let secrets = source.secrets.iter().flatten().map(SecretValue::expose);
+        let secrets = secrets.chain(of_proxy.as_ref().map(HeaderValue::as_bytes));
         let written = source.options.confidential_texts(source.kind);
         let redactor = Arc::new(Redactor::of(&source.headers, secrets).hiding(&written));
         let compared = OnceLock::new();
@@ -159,7 +162,9 @@ impl PreparedTarget {
         let source = Arc::clone(&target.source);
         let client = context.clients.client(&source.url, &source.connection, &target.id.namespace);
         let client = client.map_err(|error| one_line(&error))?;
-        let redactor = Arc::new(Redactor::new(&source.headers));
+        let of_proxy = source.proxy_authorization();
+        let of_proxy = of_proxy.as_ref().map(HeaderValue::as_bytes);
+        let redactor = Arc::new(Redactor::of(&source.headers, of_proxy.into_iter()));
         let calls = OnceLock::new();
         if source.filter.is_none() {
             let _ = calls.set(translators().calls(None).into());

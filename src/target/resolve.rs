@@ -10,9 +10,12 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::{Lookup, LookupError, Problem, Scrape, SecretValue, Source, Target, TargetId, TargetMembers};
 use crate::crd::{
-    FIELD_ORDER, FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsProtocol,
+    BasicAuth, FIELD_ORDER, FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef, TlsConfig,
+    TlsProtocol,
 };
-use crate::dial::{Connection, Identity, IpPreference, IpVersion, TlsVersions};
+use crate::dial::{
+    Connection, Identity, IpPreference, IpVersion, NoProxy, Proxy, ProxyCredentials, ProxyTls, TlsVersions,
+};
 use crate::yaml;
 
 impl Target {
@@ -178,7 +181,6 @@ impl ReferenceResolver<'_> {
     }
 
     fn connection(&self, declaration: &ParsedTarget) -> Result<Connection, ResolveError> {
-        let proxy = declaration.proxy_url().cloned();
         let spec = &declaration.spec;
         let ip = IpPreference {
             preferred: match spec.preferred_ip_protocol {
@@ -188,17 +190,22 @@ impl ReferenceResolver<'_> {
             fallback: spec.ip_protocol_fallback.unwrap_or(true),
         };
         let source_address = spec.source_ip_address.as_ref().and_then(|text| text.parse().ok());
-        let Some(tls) = &declaration.spec.tls_config else {
-            return Ok(Connection { proxy, ip, source_address, ..Connection::default() });
-        };
+        let tls = spec.tls_config.as_ref().map(|tls| self.tls(tls, "spec.tlsConfig")).transpose()?;
+        let ProxyTls { ca, identity, server_name, insecure_skip_verify, tls_versions } = tls.unwrap_or_default();
+        let proxy = self.proxy(declaration)?;
+        Ok(Connection { ca, identity, server_name, insecure_skip_verify, tls_versions, proxy, ip, source_address })
+    }
+
+    /// What a block of TLS settings, the field `path`, says.
+    fn tls(&self, tls: &TlsConfig, path: &str) -> Result<ProxyTls, ResolveError> {
         let value = |reference: Option<Reference<'_>>| {
             Ok(reference.map(|reference| self.value(&reference)).transpose()?.flatten())
         };
-        let ca = value(tls.ca.as_ref().and_then(|ca| ca.reference("spec.tlsConfig.ca")))?;
-        let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference("spec.tlsConfig.cert")))?;
-        let key = value(tls.key_secret.as_ref().map(|key| key.reference("spec.tlsConfig.keySecret")))?;
+        let ca = value(tls.ca.as_ref().and_then(|ca| ca.reference(&format!("{path}.ca"))))?;
+        let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference(&format!("{path}.cert"))))?;
+        let key = value(tls.key_secret.as_ref().map(|key| key.reference(&format!("{path}.keySecret"))))?;
         let identity = certificates.zip(key);
-        Ok(Connection {
+        Ok(ProxyTls {
             ca: ca.map(Arc::from),
             identity: identity
                 .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),
@@ -209,10 +216,38 @@ impl ReferenceResolver<'_> {
                 (_, Some(TlsProtocol::Tls12)) => TlsVersions::Only12,
                 _ => TlsVersions::All,
             },
-            proxy,
-            ip,
-            source_address,
         })
+    }
+
+    /// The proxy, with its credentials.
+    fn proxy(&self, declaration: &ParsedTarget) -> Result<Option<Proxy>, ResolveError> {
+        let Some(url) = declaration.proxy_url().cloned() else { return Ok(None) };
+        let spec = &declaration.spec;
+        let credentials = match &spec.proxy_auth {
+            None => None,
+            Some(basic) => {
+                let (username, password) = self.login(basic, "spec.proxyAuth")?;
+                let credentials = ProxyCredentials::new(&username, &password);
+                if let Some(message) = credentials.problem(&url) {
+                    return Err(ResolveError::Unusable { field: "spec.proxyAuth".to_owned(), reason: "InvalidSpec", message });
+                }
+                Some(credentials)
+            }
+        };
+        let tls = spec.proxy_tls_config.as_ref().map(|tls| self.tls(tls, "spec.proxyTlsConfig")).transpose()?;
+        Ok(Some(Proxy { url, credentials, no_proxy: spec.no_proxy.as_deref().map(NoProxy::parse), tls }))
+    }
+
+    /// User name and password in the field `path`, of which one may be empty: some servers take a token as either.
+    fn login(&self, basic: &BasicAuth, path: &str) -> Result<(Vec<u8>, Vec<u8>), ResolveError> {
+        let user = basic.username.reference(&format!("{path}.username"));
+        let username = self.value(&user)?.unwrap_or_default();
+        let password = basic.password.as_ref().map(|key| key.reference(&format!("{path}.password")));
+        let password = password.map(|password| self.value(&password)).transpose()?.flatten().unwrap_or_default();
+        if username.is_empty() && password.is_empty() {
+            return Err(self.empty(&user));
+        }
+        Ok((username, password))
     }
 
     /// The values of the Secrets that the kind's options name.
@@ -244,14 +279,7 @@ impl ReferenceResolver<'_> {
         }
         let its_header = || "the value of its header".to_owned();
         if let Some(basic) = &spec.basic_auth {
-            let user = basic.username.reference("spec.basicAuth.username");
-            let username = self.value(&user)?.unwrap_or_default();
-            let password = basic.password.as_ref().map(|key: &SecretKeyRef| key.reference("spec.basicAuth.password"));
-            let password = password.map(|password| self.value(&password)).transpose()?.flatten().unwrap_or_default();
-            // One of them may be empty: some servers take a token as either.
-            if username.is_empty() && password.is_empty() {
-                return Err(self.empty(&user));
-            }
+            let (username, password) = self.login(basic, "spec.basicAuth")?;
             let pair = STANDARD.encode([username.as_slice(), b":", password.as_slice()].concat());
             headers.insert(AUTHORIZATION, sensitive(format!("Basic {pair}").as_bytes(), "spec.basicAuth", its_header)?);
         }

@@ -24,6 +24,8 @@ pub(super) struct LastAnswer {
     /// When its first byte came.
     pub(super) began: tokio::time::Instant,
     pub(super) method: Method,
+    /// It is not of the server: the proxy wants credentials.
+    pub(super) rejection: Option<CallError>,
 }
 
 /// Why a redirect is not followed.
@@ -43,6 +45,7 @@ pub(super) async fn follow(template: &RequestTemplate, probe: &mut Probe<'_>) ->
     let mut redirects = 0;
     loop {
         let connection = route.connect(template, &hop, probe).await.map_err(|error| hop.explain(error))?;
+        let asks_proxy = connection.is_of_proxy();
         let ready = tokio::time::Instant::now();
         let request = hop.request(template, &connection, probe, &jar).map_err(|error| hop.explain(error))?;
         let sending = tokio::time::timeout_at(probe.deadline, connection.send(request));
@@ -57,7 +60,9 @@ pub(super) async fn follow(template: &RequestTemplate, probe: &mut Probe<'_>) ->
         let is_tls = hop.is_tls();
         let Some(location) = location(status, response.head.headers.get(LOCATION)) else {
             probe.record.event(format!("answered {} over {:?}", status.as_u16(), response.head.version));
-            return Ok(LastAnswer { response, is_tls, refused: None, began, method: hop.method });
+            let wants_login = asks_proxy && status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+            let rejection = probe.proxy.filter(|_| wants_login).map(|proxy| hop.explain(proxy.unauthorized()));
+            return Ok(LastAnswer { response, is_tls, refused: None, began, method: hop.method, rejection });
         };
         redirects += 1;
         #[expect(clippy::cast_precision_loss, reason = "at most eleven")]
@@ -71,7 +76,7 @@ pub(super) async fn follow(template: &RequestTemplate, probe: &mut Probe<'_>) ->
         };
         if refused.is_some() {
             probe.record.event(format!("answered {} with a redirect that is not followed", status.as_u16()));
-            return Ok(LastAnswer { response, is_tls, refused, began, method: hop.method });
+            return Ok(LastAnswer { response, is_tls, refused, began, method: hop.method, rejection: None });
         }
         hop = hop.next(template, status, location)?;
         probe.record.event(format!("answered {}, redirected to {}", status.as_u16(), shown(&hop.url)));
