@@ -372,7 +372,7 @@ mod tests {
             ("intervall: 5s", "did you mean \"interval\"?".to_owned()),
             ("tls_config: {}", "did you mean \"tlsConfig\"?".to_owned()),
             ("no_proxy: a", "did you mean \"noProxy\"?".to_owned()),
-            ("proxyConnectHeader: {}", format!("write proxyAuth: {{username: {secret}, password: {secret}}}")),
+            ("proxyConnectHeader: {}", format!("write proxyAuth: {{username: {secret}}}")),
             ("bearerToken: x", format!("write authorization: {{credentials: {secret}}}")),
             ("bearer_token_file: /x", format!("write authorization: {{credentials: {secret}}}")),
             ("caFile: /x", format!("write spec.tlsConfig.ca: {{secret: {secret}}} or {{configMap: {secret}}}")),

@@ -70,6 +70,7 @@ impl ModuleReader<'_> {
             for field in ["proxyUrl", "proxyAuth", "noProxy"] {
                 self.settings.spec.remove(field);
             }
+            self.settings.secrets.credentials.retain(|key, _| !key.starts_with("proxy-"));
         }
         if let Some(field) = block.node("headers") {
             self.handshake_headers(&field);

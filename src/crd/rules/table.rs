@@ -162,14 +162,21 @@ const MAX_NO_PROXY: usize = 128;
 
 /// Fields that say something about the proxy in `proxyUrl`.
 fn proxy() -> Vec<Rule> {
+    let has = |kind: &kind::Type| kind.fields().contains(&Field::Proxy);
+    // Other types are told that they have none of the fields.
+    let with: Vec<kind::Type> = kind::Type::ALL.iter().copied().filter(has).collect();
     let of_proxy = ["proxyAuth", "proxyTlsConfig", "noProxy"].map(|name| {
+        let with = with.clone();
         Rule::new(
             "spec",
-            format!("!has(self.{name}) || has(self.proxyUrl)"),
+            format!("!has(self.{name}) || has(self.proxyUrl) || !(self.type in [{}])", names(&with)),
             format!("{name} has no effect without proxyUrl: write proxyUrl, or remove {name}"),
         )
         .field(name)
-        .holds_if(move |spec| spec.get(name).is_none() || spec.get("proxyUrl").is_some())
+        .holds_if(move |spec| {
+            let is_of = with.iter().any(|kind| text(spec, "type") == Some(kind.as_str()));
+            !is_of || spec.get(name).is_none() || spec.get("proxyUrl").is_some()
+        })
     });
     let needs_tls = Rule::new(
         "spec",
