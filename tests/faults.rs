@@ -386,7 +386,8 @@ async fn the_certificate_of_a_proxy_is_verified_also_for_a_plain_target() {
     let (ca, leaf, key) = certificate("127.0.0.1", 2040);
     let address = tls_server(&leaf, &key).await;
     let mut target = sora("http://sora.example.com/");
-    Arc::make_mut(&mut target.source).connection.proxy = Some(format!("https://{address}").parse::<reqwest::Url>().unwrap().into());
+    Arc::make_mut(&mut target.source).connection.proxy =
+        Some(format!("https://{address}").parse::<reqwest::Url>().unwrap().into());
     assert_eq!(reason(&*poll_once(target.clone()).await), Reason::Tls, "of an unknown authority");
     Arc::make_mut(&mut target.source).connection.ca = Some(ca.pem().as_bytes().into());
     assert_eq!(reason(&*poll_once(target).await), Reason::Schema, "an answer came");

@@ -112,7 +112,8 @@ async fn proxied(mut client: Box<dyn Stream>, heads: Heads, wanted: Option<&str>
     let head = format!("{}{}", char::from(first).to_lowercase(), head(&mut client).await?);
     heads.lock().unwrap().push(head.clone());
     if wanted.is_some_and(|value| !head.contains(&format!("\r\nproxy-authorization: {}\r\n", value.to_lowercase()))) {
-        let refusal = "HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic\r\ncontent-length: 0\r\n\r\n";
+        let refusal =
+            "HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic\r\ncontent-length: 0\r\n\r\n";
         return client.write_all(refusal.as_bytes()).await;
     }
     let mut words = head.split(' ');
@@ -126,7 +127,8 @@ async fn proxied(mut client: Box<dyn Stream>, heads: Heads, wanted: Option<&str>
     let url: reqwest::Url = words.next().unwrap().parse().unwrap();
     let mut server = TcpStream::connect(("127.0.0.1", url.port().unwrap())).await?;
     let own = |line: &&str| !line.starts_with("proxy-") && !line.starts_with("connection");
-    let lines: String = head.lines().skip(1).filter(|line| !line.is_empty()).filter(own).map(|line| format!("{line}\r\n")).collect();
+    let lines: String =
+        head.lines().skip(1).filter(|line| !line.is_empty()).filter(own).map(|line| format!("{line}\r\n")).collect();
     server.write_all(format!("GET {} HTTP/1.1\r\nconnection: close\r\n{lines}\r\n", url.path()).as_bytes()).await?;
     copy_bidirectional(&mut client, &mut server).await?;
     Ok(())
@@ -189,7 +191,9 @@ const TYPES: [&str; 2] = ["Prometheus", "Http"];
 async fn the_proxy_gets_the_credentials_and_the_target_does_not() {
     let (of_server, of_proxy) = (Certificate::good(), Certificate::good());
     for (scheme, tls) in [("http", None), ("https", Some(of_server.acceptor()))] {
-        for (proxy_scheme, proxy_tls) in [("http", None), ("https", Some(of_proxy.acceptor())), ("socks5h", None), ("socks5", None)] {
+        for (proxy_scheme, proxy_tls) in
+            [("http", None), ("https", Some(of_proxy.acceptor())), ("socks5h", None), ("socks5", None)]
+        {
             for kind in TYPES {
                 let server = Place::server(tls.clone()).await;
                 let proxy = Place::proxy(proxy_tls.clone(), Some(LOGIN)).await;
@@ -333,7 +337,11 @@ async fn a_websocket_goes_through_a_tunnel() {
         });
         Probed::of(target("WebSocket", &server.url("ws"), &more)).await.succeeded();
         assert_eq!(proxy.heads().len(), 1, "{scheme}");
-        let direct = target("WebSocket", &server.url("ws"), &json!({ "noProxy": "x.test", "proxyUrl": proxy.url(scheme), "websocket": { "validStatusCodes": [401] } }));
+        let direct = target(
+            "WebSocket",
+            &server.url("ws"),
+            &json!({ "noProxy": "x.test", "proxyUrl": proxy.url(scheme), "websocket": { "validStatusCodes": [401] } }),
+        );
         Probed::of(direct).await.succeeded();
         assert_eq!(proxy.heads().len(), 1, "{scheme}");
     }
@@ -362,7 +370,11 @@ async fn the_certificate_of_a_proxy_has_settings_of_its_own_or_else_those_of_the
                 Some(json!({ "ca": ca(&of_proxy.ca), "serverName": "other.test" })),
                 Some("proxyUrl: "),
             ),
-            (json!({ "ca": ca(&of_server.ca) }), Some(json!({ "ca": ca(&of_proxy.ca), "serverName": "localhost" })), None),
+            (
+                json!({ "ca": ca(&of_server.ca) }),
+                Some(json!({ "ca": ca(&of_proxy.ca), "serverName": "localhost" })),
+                None,
+            ),
         ] {
             let mut more = json!({ "proxyUrl": proxy.url("https"), "tlsConfig": tls });
             if let Some(proxy_tls) = &proxy_tls {
@@ -417,7 +429,11 @@ async fn the_client_certificate_of_the_target_is_not_shown_to_the_proxy() {
             "tlsConfig": identity(&format!("{}{}", of_server.ca, of_proxy.ca)),
         });
         let probed = Probed::of(target(kind, &server.url("https"), &of_target)).await;
-        assert!(probed.reason.is_some_and(|reason| matches!(reason, Reason::Tls | Reason::Connect)), "{}", probed.message);
+        assert!(
+            probed.reason.is_some_and(|reason| matches!(reason, Reason::Tls | Reason::Connect)),
+            "{}",
+            probed.message
+        );
     }
 }
 
@@ -430,7 +446,11 @@ async fn a_hostile_proxy_ends_its_own_poll_and_no_other() {
         ("closes within the header", || b"HTTP/1.1 200 OK\r\nvia: ".to_vec(), &[Reason::Connect]),
         ("endless header", || [b"HTTP/1.1 200 OK\r\na: ", &vec![b'a'; HUGE][..]].concat(), &[Reason::Limit]),
         ("interim answers", || b"HTTP/1.1 102 Processing\r\n\r\n".repeat(HUGE / 27), &[Reason::Limit]),
-        ("10 MB as the tunnel", || [b"HTTP/1.1 200 OK\r\n\r\n", &vec![b'a'; HUGE][..]].concat(), &[Reason::Tls, Reason::Connect]),
+        (
+            "10 MB as the tunnel",
+            || [b"HTTP/1.1 200 OK\r\n\r\n", &vec![b'a'; HUGE][..]].concat(),
+            &[Reason::Tls, Reason::Connect],
+        ),
         ("closes the tunnel", || b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), &[Reason::Tls, Reason::Connect]),
         ("407 again and again", || b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n".repeat(1000), &[Reason::Auth]),
         ("another protocol", || b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(), &[Reason::Protocol]),
@@ -453,8 +473,17 @@ async fn a_hostile_proxy_ends_its_own_poll_and_no_other() {
                 spec.as_object_mut().unwrap().remove("http");
             }
             let (probed, other) = tokio::join!(Probed::of(spec), Probed::of(beside.clone()));
-            assert!(probed.reason.is_some_and(|reason| reasons.contains(&reason)), "{kind} {what}: {:?} {}", probed.reason, probed.message);
-            assert!(!probed.message.contains("hunter2") && probed.message.len() < 500, "{kind} {what}: {}", probed.message);
+            assert!(
+                probed.reason.is_some_and(|reason| reasons.contains(&reason)),
+                "{kind} {what}: {:?} {}",
+                probed.reason,
+                probed.message
+            );
+            assert!(
+                !probed.message.contains("hunter2") && probed.message.len() < 500,
+                "{kind} {what}: {}",
+                probed.message
+            );
             other.succeeded();
             let asked = hostile.heads().len();
             assert!((1..=2).contains(&asked), "{kind} {what}: it was asked {asked} times");
@@ -464,7 +493,9 @@ async fn a_hostile_proxy_ends_its_own_poll_and_no_other() {
 
 #[tokio::test]
 async fn a_proxy_that_says_nothing_costs_no_more_than_the_timeout() {
-    for (scheme, url) in [("http", "https://127.0.0.1:9/"), ("https", "http://127.0.0.1:9/"), ("socks5", "http://127.0.0.1:9/")] {
+    for (scheme, url) in
+        [("http", "https://127.0.0.1:9/"), ("https", "http://127.0.0.1:9/"), ("socks5", "http://127.0.0.1:9/")]
+    {
         for kind in TYPES {
             let silent = Place::start(None, |mut stream, _| async move {
                 let _ = stream.read_to_end(&mut Vec::new()).await;

@@ -159,8 +159,8 @@ impl AskedTarget {
         }
         let own = |field: &str| spec.get(field).and_then(Value::as_str);
         let parsed = |field: &str| own(field).and_then(|url| reqwest::Url::parse(url).ok());
-        let is_direct = parsed("url")
-            .is_some_and(|url| own("noProxy").is_some_and(|list| NoProxy::parse(list).covers(&url)));
+        let is_direct =
+            parsed("url").is_some_and(|url| own("noProxy").is_some_and(|list| NoProxy::parse(list).covers(&url)));
         let proxy = parsed("proxyUrl").filter(|_| !is_direct);
         let proxy = proxy.as_ref().and_then(reqwest::Url::host_str);
         let contacted = proxy.unwrap_or(&found.host).trim_end_matches('.').to_ascii_lowercase();

@@ -281,7 +281,10 @@ fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n
     }
     // The block of one probe says nothing to a target of another type, and each has fields with common names.
     let is_of_probe = |field: &str| Type::ALL.iter().any(|kind| kind.is_probed() && kind.block() == field);
-    let below = node.properties.iter().filter(|(field, _)| *field != "status" && !is_of_probe(field) && !SECONDARY.contains(&field.as_str()));
+    let below = node
+        .properties
+        .iter()
+        .filter(|(field, _)| *field != "status" && !is_of_probe(field) && !SECONDARY.contains(&field.as_str()));
     below.into_iter().find_map(|(field, node)| find(node, &join(path, field), name))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
 
-use super::Proxy;
+use super::TargetProxy;
 use super::address::DenyReason;
 use crate::tls::{KeyError, Peer, certificates, certified_key, describe, private_key};
 
@@ -21,7 +21,7 @@ pub struct Connection {
     /// Accept any certificate.
     pub insecure_skip_verify: bool,
     /// The proxy.
-    pub proxy: Option<Proxy>,
+    pub proxy: Option<TargetProxy>,
     /// Which versions of TLS may be agreed on.
     pub tls_versions: TlsVersions,
     /// Which address of a name is contacted. Probes only: polls over HTTP try all addresses.

@@ -10,11 +10,11 @@ use super::literal_address;
 
 /// A list of hosts that are reached without the proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct NoProxy(Vec<Entry>);
+pub struct NoProxy(Vec<NoProxyEntry>);
 
 /// One entry of the list. A port is compared as text, and its absence matches every port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Entry {
+enum NoProxyEntry {
     /// `*`.
     Everything,
     /// A range of addresses. It has no port.
@@ -35,12 +35,13 @@ impl NoProxy {
 
     /// Reads a list. What is no entry is passed over, as Go does: the rules of the spec have refused it.
     pub fn parse(list: &str) -> Self {
-        Self(list.split(',').take(Self::MAX_ENTRIES).filter_map(Entry::parse).collect())
+        Self(list.split(',').take(Self::MAX_ENTRIES).filter_map(NoProxyEntry::parse).collect())
     }
 
     /// Whether this url is reached without the proxy. This machine always is, as in Go.
     pub fn covers(&self, url: &Url) -> bool {
-        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let host =
+            url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         let port = url.port_or_known_default().map(|port| port.to_string()).unwrap_or_default();
         let address = literal_address(&host).map(|address| address.to_canonical());
         let is_own = host == "localhost" || address.is_some_and(|address| address.is_loopback());
@@ -48,7 +49,7 @@ impl NoProxy {
     }
 }
 
-impl Entry {
+impl NoProxyEntry {
     fn parse(text: &str) -> Option<Self> {
         let text = text.trim().to_ascii_lowercase();
         if text == "*" {
@@ -190,7 +191,13 @@ mod tests {
 
     #[test]
     fn this_machine_is_never_behind_the_proxy() {
-        for own in ["http://localhost:1/", "http://127.0.0.1/", "http://127.9.9.9/", "https://[::1]/", "http://[::ffff:127.0.0.1]/"] {
+        for own in [
+            "http://localhost:1/",
+            "http://127.0.0.1/",
+            "http://127.9.9.9/",
+            "https://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+        ] {
             assert!(covers("x.test", own), "{own}");
         }
         assert!(!covers("x.test", "http://localhost.test/"));

@@ -26,7 +26,7 @@ const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VE
 
 /// The proxy of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Proxy {
+pub struct TargetProxy {
     /// `http://`, `https://`, `socks5://` or `socks5h://`, host and port.
     pub url: Url,
     /// Who asks, if the proxy wants to know.
@@ -85,7 +85,9 @@ impl ProxyCredentials {
         }
         let (length, most) = (self.username.len() + self.password.len(), Self::MAX_FOR_SOCKS);
         if length > most {
-            return Some(format!("user name and password have {length} bytes, for SOCKS they may have {most} together"));
+            return Some(format!(
+                "user name and password have {length} bytes, for SOCKS they may have {most} together"
+            ));
         }
         self.texts().is_none().then(|| "user name and password must be UTF-8 for SOCKS".to_owned())
     }
@@ -106,7 +108,7 @@ impl ProxyCredentials {
 }
 
 /// A proxy with nothing but a url.
-impl From<Url> for Proxy {
+impl From<Url> for TargetProxy {
     fn from(url: Url) -> Self {
         Self { url, credentials: None, no_proxy: None, tls: None }
     }
@@ -116,7 +118,7 @@ fn is_socks(url: &Url) -> bool {
     url.scheme().starts_with("socks5")
 }
 
-impl Proxy {
+impl TargetProxy {
     /// Whether this url is reached through it.
     pub fn serves(&self, url: &Url) -> bool {
         !self.no_proxy.as_ref().is_some_and(|list| list.covers(url))
@@ -250,17 +252,18 @@ impl Proxy {
         let connect = |message: String| CallError::new(Reason::Connect, message);
         match text.strip_prefix("SOCKS error: ").unwrap_or(text) {
             // The library says this as well where no credentials were offered.
-            "server does not support user/pass authentication" if self.credentials.is_some() => CallError::new(
-                Reason::Auth,
-                "the proxy takes no user name and password: remove proxyAuth",
-            ),
+            "server does not support user/pass authentication" if self.credentials.is_some() => {
+                CallError::new(Reason::Auth, "the proxy takes no user name and password: remove proxyAuth")
+            }
             "server does not support user/pass authentication" | "credentials not accepted" => self.rejection(),
             "server implements authentication incorrectly" | "failed parsing server response" => CallError::new(
                 Reason::Protocol,
                 "the proxy did not answer in SOCKS 5: correct scheme, host and port in proxyUrl",
             ),
             "failed serialize request" => CallError::new(Reason::Config, "the host in url is too long for SOCKS"),
-            "io error during SOCKS handshake" => connect("the proxy ended the connection before it had answered".to_owned()),
+            "io error during SOCKS handshake" => {
+                connect("the proxy ended the connection before it had answered".to_owned())
+            }
             why => connect(format!("the proxy refused the tunnel: {why}")),
         }
     }
@@ -304,7 +307,7 @@ impl Connection {
 
     /// Whether the connection to the proxy uses TLS, so that certificates matter even for a target over http.
     pub(crate) fn has_tls_proxy(&self) -> bool {
-        self.proxy.as_ref().is_some_and(Proxy::is_tls)
+        self.proxy.as_ref().is_some_and(TargetProxy::is_tls)
     }
 }
 
@@ -312,14 +315,14 @@ impl Connection {
 mod tests {
     use super::*;
 
-    fn proxy(url: &str, credentials: Option<(&str, &str)>) -> Proxy {
+    fn proxy(url: &str, credentials: Option<(&str, &str)>) -> TargetProxy {
         let credentials =
             credentials.map(|(user, password)| ProxyCredentials::new(user.as_bytes(), password.as_bytes()));
-        Proxy { credentials, ..Proxy::from(Url::parse(url).unwrap()) }
+        TargetProxy { credentials, ..TargetProxy::from(Url::parse(url).unwrap()) }
     }
 
     /// What the proxy was asked, and what became of the tunnel, when it answers this.
-    async fn opened(proxy: &Proxy, host: &str, answers: &[&[u8]]) -> (Vec<u8>, Result<Vec<u8>, CallError>) {
+    async fn opened(proxy: &TargetProxy, host: &str, answers: &[&[u8]]) -> (Vec<u8>, Result<Vec<u8>, CallError>) {
         let (client, mut server) = tokio::io::duplex(1 << 20);
         let serving = async {
             let (mut asked, mut piece) = (Vec::new(), [0; 4096]);

@@ -29,7 +29,9 @@ use super::proxied::{ProxiedClient, ProxiedInfo, ProxyTlsSettings};
 use super::renewal::{RenewalPeriod, RenewalSchedule};
 use super::sessions::SessionCache;
 use super::{Request, USER_AGENT};
-use crate::dial::{AddressRules, AllowedBy, ClientError, Connection, Dialers, Identity, Proxy, Resolver, TlsVersions};
+use crate::dial::{
+    AddressRules, AllowedBy, ClientError, Connection, Dialers, Identity, Resolver, TargetProxy, TlsVersions,
+};
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, Expiry, Peer};
 
@@ -243,7 +245,7 @@ fn tls_config(
 }
 
 /// TLS with a proxy. Its handshakes are not recorded: certificates are told of the target.
-fn proxy_tls_settings(proxy: &Proxy, connection: &Connection) -> Result<ProxyTlsSettings, ClientError> {
+fn proxy_tls_settings(proxy: &TargetProxy, connection: &Connection) -> Result<ProxyTlsSettings, ClientError> {
     let own = connection.of_proxy();
     let name = match server_identity(&own)? {
         Some(ServerIdentity::Name(name)) => ServerName::try_from(name).map_err(|_| ClientError::ServerName)?,
@@ -253,8 +255,7 @@ fn proxy_tls_settings(proxy: &Proxy, connection: &Connection) -> Result<ProxyTls
             ServerName::try_from(host).map_err(|_| ClientError::ServerName)?
         }
     };
-    let verifier =
-        if own.insecure_skip_verify { trusting(()) } else { verifying(own.ca.as_deref(), None, ())? };
+    let verifier = if own.insecure_skip_verify { trusting(()) } else { verifying(own.ca.as_deref(), None, ())? };
     Ok(ProxyTlsSettings { config: Arc::new(tls_config(verifier, &own)?), name })
 }
 
@@ -305,7 +306,7 @@ impl Connection {
         match &self.proxy {
             Some(proxy) if !proxy.serves(url) => Cow::Owned(Self { proxy: None, ..self.clone() }),
             Some(proxy) if proxy.no_proxy.is_some() => {
-                let proxy = Proxy { no_proxy: None, ..proxy.clone() };
+                let proxy = TargetProxy { no_proxy: None, ..proxy.clone() };
                 Cow::Owned(Self { proxy: Some(proxy), ..self.clone() })
             }
             _ => Cow::Borrowed(self),
@@ -382,7 +383,7 @@ struct SharedClient {
     unpooled: OnceLock<Option<HttpClient>>,
     tls: Arc<rustls::ClientConfig>,
     server_name: Option<String>,
-    proxy: Option<Arc<Proxy>>,
+    proxy: Option<Arc<TargetProxy>>,
     /// For a proxy that is spoken to by TLS.
     proxy_tls: Option<Arc<ProxyTlsSettings>>,
     /// Certificates are verified.

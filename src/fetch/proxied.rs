@@ -24,7 +24,7 @@ use tower::{Layer, Service};
 
 use super::USER_AGENT;
 use super::attempts::{AttemptConnector, AttemptLayer, connect_any, current_addresses};
-use crate::dial::Proxy;
+use crate::dial::TargetProxy;
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, Peer};
 
@@ -69,16 +69,13 @@ impl ProxiedClient {
     /// A client through `proxy`, which has TLS settings if it is spoken to by TLS; `target` are those of the servers. Connections are kept
     /// as long as nobody uses them for `idle`; with zero none is.
     pub(super) fn new(
-        proxy: &Arc<Proxy>,
+        proxy: &Arc<TargetProxy>,
         proxy_tls: Option<&Arc<ProxyTlsSettings>>,
         target: &Arc<ClientConfig>,
         idle: Duration,
     ) -> Self {
-        let connector = ProxyConnector {
-            proxy: Arc::clone(proxy),
-            proxy_tls: proxy_tls.cloned(),
-            target: Arc::clone(target),
-        };
+        let connector =
+            ProxyConnector { proxy: Arc::clone(proxy), proxy_tls: proxy_tls.cloned(), target: Arc::clone(target) };
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(idle)
@@ -115,7 +112,7 @@ pub(super) struct ProxyTlsSettings {
 /// Makes connections through a proxy.
 #[derive(Clone, Debug)]
 pub(super) struct ProxyConnector {
-    proxy: Arc<Proxy>,
+    proxy: Arc<TargetProxy>,
     proxy_tls: Option<Arc<ProxyTlsSettings>>,
     target: Arc<ClientConfig>,
 }
@@ -124,7 +121,7 @@ impl ProxyConnector {
     async fn connect(self, to: Uri, addresses: Vec<SocketAddr>) -> Result<ProxiedStream, BoxError> {
         let stream = connect_any(&addresses).await?;
         let address = stream.peer_addr().ok();
-        let mut stream: BoxedStream = Box::new(stream);
+        let mut stream: BoxedTunnel = Box::new(stream);
         if let Some(tls) = &self.proxy_tls {
             stream = Box::new(self.encrypted(tls, stream).await.map_err(ProxyFailure)?);
         }
@@ -151,8 +148,8 @@ impl ProxyConnector {
     async fn encrypted(
         &self,
         tls: &ProxyTlsSettings,
-        stream: BoxedStream,
-    ) -> Result<tokio_rustls::client::TlsStream<BoxedStream>, CallError> {
+        stream: BoxedTunnel,
+    ) -> Result<tokio_rustls::client::TlsStream<BoxedTunnel>, CallError> {
         let connecting = TlsConnector::from(Arc::clone(&tls.config)).connect(tls.name.clone(), stream);
         let error = match tokio::time::timeout(LONGEST_HANDSHAKE, connecting).await {
             Ok(Ok(stream)) => return Ok(stream),
@@ -197,15 +194,15 @@ impl Service<Uri> for ProxyConnector {
 }
 
 /// Bytes in both directions.
-trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+trait TunnelBytes: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> TunnelBytes for S {}
 
-type BoxedStream = Box<dyn ByteStream>;
+type BoxedTunnel = Box<dyn TunnelBytes>;
 
 /// A connection through a proxy.
 pub(super) struct ProxiedStream {
-    stream: TokioIo<BoxedStream>,
+    stream: TokioIo<BoxedTunnel>,
     /// The proxy reads the requests itself.
     gets_whole_requests: bool,
     info: ProxiedInfo,

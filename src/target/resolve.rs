@@ -14,7 +14,7 @@ use crate::crd::{
     TlsProtocol,
 };
 use crate::dial::{
-    Connection, Identity, IpPreference, IpVersion, NoProxy, Proxy, ProxyCredentials, ProxyTls, TlsVersions,
+    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, ProxyTls, TargetProxy, TlsVersions,
 };
 use crate::yaml;
 
@@ -220,7 +220,7 @@ impl ReferenceResolver<'_> {
     }
 
     /// The proxy, with its credentials.
-    fn proxy(&self, declaration: &ParsedTarget) -> Result<Option<Proxy>, ResolveError> {
+    fn proxy(&self, declaration: &ParsedTarget) -> Result<Option<TargetProxy>, ResolveError> {
         let Some(url) = declaration.proxy_url().cloned() else { return Ok(None) };
         let spec = &declaration.spec;
         let credentials = match &spec.proxy_auth {
@@ -229,13 +229,17 @@ impl ReferenceResolver<'_> {
                 let (username, password) = self.login(basic, "spec.proxyAuth")?;
                 let credentials = ProxyCredentials::new(&username, &password);
                 if let Some(message) = credentials.problem(&url) {
-                    return Err(ResolveError::Unusable { field: "spec.proxyAuth".to_owned(), reason: "InvalidSpec", message });
+                    return Err(ResolveError::Unusable {
+                        field: "spec.proxyAuth".to_owned(),
+                        reason: "InvalidSpec",
+                        message,
+                    });
                 }
                 Some(credentials)
             }
         };
         let tls = spec.proxy_tls_config.as_ref().map(|tls| self.tls(tls, "spec.proxyTlsConfig")).transpose()?;
-        Ok(Some(Proxy { url, credentials, no_proxy: spec.no_proxy.as_deref().map(NoProxy::parse), tls }))
+        Ok(Some(TargetProxy { url, credentials, no_proxy: spec.no_proxy.as_deref().map(NoProxy::parse), tls }))
     }
 
     /// User name and password in the field `path`, of which one may be empty: some servers take a token as either.

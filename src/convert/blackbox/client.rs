@@ -344,8 +344,7 @@ impl ModuleReader<'_> {
     }
 
     fn proxy_auth(&mut self, (username, password): (String, String), node: &Node, path: &str) {
-        let inline =
-            |value: String| BlockField { value: CredentialSource::Inline(value), node, path: path.to_owned() };
+        let inline = |value: String| BlockField { value: CredentialSource::Inline(value), node, path: path.to_owned() };
         let mut auth = Map::new();
         auth.insert("username".to_owned(), self.reference("proxy-username", inline(username)));
         if !password.is_empty() {
@@ -363,7 +362,8 @@ impl ModuleReader<'_> {
         let (kept, lost): (Vec<&str>, Vec<&str>) = entries.partition(is_entry);
         if !lost.is_empty() {
             let lost: Vec<String> = lost.into_iter().map(quoted).collect();
-            let message = format!("{} is left out: it is the name of no host, so that it has no effect", lost.join(", "));
+            let message =
+                format!("{} is left out: it is the name of no host, so that it has no effect", lost.join(", "));
             self.reporter.remark(field.line(), &field.path, message);
         }
         let list = kept.join(",");

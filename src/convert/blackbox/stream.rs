@@ -59,7 +59,9 @@ impl ModuleReader<'_> {
             self.handshake_credentials(&field);
         }
         if let Some(mut client) = block.block("http_config", self.reporter) {
-            for field in ["proxy_url", "no_proxy", "proxy_from_environment", "proxy_connect_header", "oauth2", "http_headers"] {
+            for field in
+                ["proxy_url", "no_proxy", "proxy_from_environment", "proxy_connect_header", "oauth2", "http_headers"]
+            {
                 if let Some(field) = client.node(field) {
                     self.reporter.remark(field.line(), &field.path, UNUSED);
                 }

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use crate::crd::pattern::{
-    self, AUTHORITY, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, NO_PROXY, PRINTABLE, PROXY, SERVER_NAME, TOKEN,
-    URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
+    self, AUTHORITY, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, NO_PROXY, PRINTABLE, PROXY,
+    SERVER_NAME, TOKEN, URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
 };
 use crate::crd::{regex_syntax, url_advice};
 use crate::kind::re2::{PatternProblem, rewrite};

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::RequestConnection;
 use super::cookies::CookieJar;
 use super::{Options, Phase};
-use crate::dial::{Dialer, JudgedAddress, Proxy, ServerRole};
+use crate::dial::{Dialer, JudgedAddress, TargetProxy, ServerRole};
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
 use crate::kind::probe::{BoxedStream, USER_AGENT as OWN_USER_AGENT, authority};
@@ -378,7 +378,7 @@ impl Route {
     /// A stream through the proxy: to the proxy itself where it gets whole requests, else a tunnel.
     async fn through(
         &mut self,
-        proxy: &Proxy,
+        proxy: &TargetProxy,
         hop: &Hop,
         address: Option<JudgedAddress>,
         probe: &mut Probe<'_>,

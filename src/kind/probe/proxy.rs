@@ -6,19 +6,19 @@ use reqwest::Url;
 use tokio::time::timeout_at;
 
 use super::{BoxedStream, Probe};
-use crate::dial::{JudgedAddress, Proxy, ServerRole};
+use crate::dial::{JudgedAddress, ServerRole, TargetProxy};
 use crate::failure::{CallError, Reason};
 
 impl<'p> Probe<'p> {
     /// The proxy through which this url is reached.
-    pub(in crate::kind) fn proxy_for(&self, url: &Url) -> Option<&'p Proxy> {
+    pub(in crate::kind) fn proxy_for(&self, url: &Url) -> Option<&'p TargetProxy> {
         self.proxy.filter(|proxy| proxy.serves(url))
     }
 
     /// The address of the proxy. It counts as one that is probed where nothing else does, since only the proxy knows the address of the server.
     pub(in crate::kind) async fn resolve_proxy(
         &mut self,
-        proxy: &Proxy,
+        proxy: &TargetProxy,
         counts: bool,
     ) -> Result<JudgedAddress, CallError> {
         let resolved = self.dialer.resolve(proxy.host(), self.deadline).await;
@@ -34,7 +34,7 @@ impl<'p> Probe<'p> {
     /// Reasons: `connect`, `unreachable`, `timeout`, `tls`, `auth`, `limit`, `protocol`.
     pub(in crate::kind) async fn connect_through(
         &mut self,
-        proxy: &Proxy,
+        proxy: &TargetProxy,
         at: JudgedAddress,
         tunnel: Option<(&str, u16)>,
     ) -> Result<BoxedStream, CallError> {
@@ -49,9 +49,9 @@ impl<'p> Probe<'p> {
         }
         let Some((host, port)) = tunnel else { return Ok(stream) };
         let opening = timeout_at(self.deadline, proxy.open_tunnel(stream, host, port));
-        let stream = opening.await.map_err(|_| {
-            of_proxy(CallError::new(Reason::Timeout, "the proxy did not answer in time"))
-        })??;
+        let stream = opening
+            .await
+            .map_err(|_| of_proxy(CallError::new(Reason::Timeout, "the proxy did not answer in time")))??;
         self.record.event(format!("opened a tunnel to {host}, port {port}"));
         Ok(stream)
     }
