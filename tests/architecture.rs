@@ -25,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("error_chain", &[]),
     ("fetch", &["budget", "dial", "error_chain", "failure", "kind", "oauth2", "tls"]),
     ("crd", &["kind", "metric", "rule", "time", "yaml"]),
-    ("convert", &["crd", "kind", "time", "yaml"]),
+    ("convert", &["crd", "dial", "kind", "time", "yaml"]),
     ("target", &["crd", "dial", "kind", "metric", "oauth2", "yaml"]),
     ("file", &["crd", "kind", "self_metrics", "target", "yaml"]),
     (

@@ -357,7 +357,7 @@ async fn where_no_connection_comes_about_the_sentence_says_to_which_addresses() 
     assert_eq!(reason, Reason::Connect);
 
     let mut target = sora("http://sora.example.com/");
-    Arc::make_mut(&mut target.source).connection.proxy = Some(closed.parse().unwrap());
+    Arc::make_mut(&mut target.source).connection.proxy = Some(closed.parse::<reqwest::Url>().unwrap().into());
     let snapshot = poll_once(target).await;
     let sentence = failure(&snapshot).1;
     assert!(sentence.starts_with(&format!("no connection through the proxy {address}: Connection")), "{sentence}");

@@ -377,6 +377,9 @@ fn spec() -> impl Strategy<Value = Value> {
         ("timeout", duration().boxed()),
         ("maxAge", duration().boxed()),
         ("proxyUrl", url().boxed()),
+        ("proxyAuth", object(vec![]).prop_map(|_| json!({"username": {"name": "s", "key": "k"}})).boxed()),
+        ("proxyTlsConfig", object(vec![("ca", either()), ("keySecret", reference().boxed())]).boxed()),
+        ("noProxy", texts(&["a", ".b, 10.0.0.0/8", "[::1]:80,*", "a b", "a;b", "http://a", "é"]).boxed()),
         (
             "labels",
             map(&["region", "job", "__a", "a-b", "", "reason", "Le", "é", "pod", "member"], &["x", "$(A)", "$A"]),

@@ -257,7 +257,7 @@ async fn a_proxy_at_a_denied_address_is_never_contacted() {
     for host in ["127.0.0.1", "localhost"] {
         let mut target = sora("http://sora.example.com/");
         let url = format!("http://{host}:{}", proxy.address.port());
-        Arc::make_mut(&mut target.source).connection.proxy = Some(url.parse().unwrap());
+        Arc::make_mut(&mut target.source).connection.proxy = Some(url.parse::<reqwest::Url>().unwrap().into());
         let snapshot = poll_without_loopback(target).await;
         assert_eq!(reason(&snapshot), Reason::Config, "{host}: {:?}", snapshot.failure);
     }
@@ -386,7 +386,8 @@ async fn the_certificate_of_a_proxy_is_verified_also_for_a_plain_target() {
     let (ca, leaf, key) = certificate("127.0.0.1", 2040);
     let address = tls_server(&leaf, &key).await;
     let mut target = sora("http://sora.example.com/");
-    Arc::make_mut(&mut target.source).connection.proxy = Some(format!("https://{address}").parse().unwrap());
+    Arc::make_mut(&mut target.source).connection.proxy =
+        Some(format!("https://{address}").parse::<reqwest::Url>().unwrap().into());
     assert_eq!(reason(&*poll_once(target.clone()).await), Reason::Tls, "of an unknown authority");
     Arc::make_mut(&mut target.source).connection.ca = Some(ca.pem().as_bytes().into());
     assert_eq!(reason(&*poll_once(target).await), Reason::Schema, "an answer came");

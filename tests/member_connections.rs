@@ -392,7 +392,8 @@ async fn many_members_keep_one_connection_each() {
 #[test]
 fn members_are_not_reached_through_a_proxy() {
     let clients = clients(AddressRules::default());
-    let proxied = Connection { proxy: Some("http://proxy.test:3128".parse().unwrap()), ..Connection::default() };
+    let proxied =
+        Connection { proxy: Some("http://proxy.test:3128".parse::<Url>().unwrap().into()), ..Connection::default() };
     for url in ["http://rooms.test/", "https://rooms.test/"] {
         let error = client_of(&clients, url, &proxied).member(([192, 0, 2, 1], 80).into(), None).unwrap_err();
         assert!(matches!(error, ClientError::ProxiedMembers), "{url}: {error}");

@@ -1190,7 +1190,7 @@ async fn a_proxy_that_refuses_or_is_not_there_is_named() {
         setup.with("proxyUrl", json!(proxy))
     };
     let refused = setup(&format!("http://{}", refusing.address)).probe().await;
-    refused.failed(Reason::Auth, "proxyUrl: the proxy asks for credentials");
+    refused.failed(Reason::Auth, "proxyUrl: the proxy wants credentials: write proxyAuth");
     setup(closed_port().trim_end_matches('/')).probe().await.failed(Reason::Connect, "proxyUrl: no connection");
     setup("http://169.254.169.254:3128").probe().await.failed(Reason::Config, "proxyUrl: ");
     let endless = Web::plain(|_| Answer::Repeat(b"HTTP/1.1 200 OK\r\n".to_vec(), b"x: y\r\n".to_vec())).await;

@@ -600,7 +600,8 @@ fn what_has_no_effect_or_is_no_dialogue_is_refused_with_its_field() {
         mistakes_in(&spec)
     };
     assert_eq!(with("tlsConfig", json!({ "insecureSkipVerify": true })), ["spec.tlsConfig"]);
-    assert_eq!(with("proxyUrl", json!("http://proxy:3128")), ["spec.proxyUrl"]);
+    assert_eq!(with("proxyUrl", json!("http://proxy:3128")), <[String; 0]>::default());
+    assert_eq!(with("noProxy", json!("a")), ["spec.noProxy"]);
     assert_eq!(with("headers", json!([{ "name": "Sec-WebSocket-Protocol", "value": "a" }])), ["spec.headers"]);
     assert_eq!(with("headers", json!([{ "name": "origin", "value": "https://b" }])), ["spec.websocket.origin"]);
     assert_eq!(with("url", json!("http://sfu/")), ["spec.url"]);

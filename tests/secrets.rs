@@ -50,6 +50,11 @@ fn manifests(up: &str, refuses: &str) -> String {
         text += &manifest(&format!("header-{state}"), url, &headers);
         text += &manifest(&format!("basic-{state}"), url, basic);
         text += &manifest(&format!("token-{state}"), url, token);
+        let proxy = format!(
+            "  proxyUrl: {}\n  proxyAuth: {{ username: {{ name: s, key: user }}, password: {{ name: s, key: password }} }}\n",
+            url.trim_end_matches('/')
+        );
+        text += &manifest(&format!("proxy-{state}"), "http://media.test/", &proxy);
     }
     let key = "  tlsConfig: { cert: { secret: { name: s, key: user } }, keySecret: { name: s, key: password } }\n";
     text += &manifest("key", &up.replace("http:", "https:"), key);
@@ -96,7 +101,7 @@ fn sent(seen: &Mutex<Vec<HeaderMap>>, wanted: &str) -> bool {
 async fn probe_debug_shows_no_secret() {
     let (_folder, file, text, _up, _refuses, seen) = stage().await;
     let names = names(&text);
-    assert_eq!(names.len(), 11);
+    assert_eq!(names.len(), 14);
     for name in names {
         for debug in [&["--debug"][..], &[]] {
             let mut probe = command(["probe", "--target", name]);
@@ -109,7 +114,12 @@ async fn probe_debug_shows_no_secret() {
     for header in [&format!("literal-{MARKER}"), &format!("key-{MARKER}"), &format!("Bearer token-{MARKER}")] {
         assert!(sent(&seen, header), "{header} was sent to the target");
     }
-    assert!(sent(&seen, &format!("Basic {}", STANDARD.encode(format!("user-{MARKER}:password-{MARKER}")))));
+    let basic = format!("Basic {}", STANDARD.encode(format!("user-{MARKER}:password-{MARKER}")));
+    assert!(sent(&seen, &basic));
+    let seen = seen.lock().unwrap();
+    let by_proxy = seen.iter().filter(|headers| headers.contains_key("proxy-authorization")).collect::<Vec<_>>();
+    assert!(!by_proxy.is_empty() && by_proxy.iter().all(|headers| headers["proxy-authorization"] == basic));
+    assert!(by_proxy.iter().all(|headers| !headers.contains_key("authorization")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -213,31 +213,6 @@ fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// Whether a host is reached without the proxy, by the words of `no_proxy`: a name with all below it, `.name` only what is below, `*`, an
-/// address, or a range of addresses.
-pub(super) fn is_without_proxy(host: &str, no_proxy: &str) -> bool {
-    let address = host.parse::<IpAddr>().ok();
-    // Go never uses a proxy for these.
-    if host == "localhost" || address.is_some_and(|address| address.is_loopback()) {
-        return true;
-    }
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    no_proxy.split(',').map(str::trim).filter(|word| !word.is_empty()).any(|word| {
-        let word = word.to_ascii_lowercase();
-        if word == "*" {
-            return true;
-        }
-        if let (Some(address), Ok(range)) = (address, word.parse::<ipnet::IpNet>()) {
-            return range.contains(&address);
-        }
-        let word = split_port(&word).map_or(word.as_str(), |(host, _)| host);
-        match word.strip_prefix("*.").or_else(|| word.strip_prefix('.')) {
-            Some(suffix) => host.strip_suffix(suffix).is_some_and(|before| before.ends_with('.')),
-            None => host == word || host.strip_suffix(word).is_some_and(|before| before.ends_with('.')),
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,25 +283,6 @@ mod tests {
             ("example.com", &ModuleProber::WebSocket),
         ] {
             assert!(url(target, prober).is_err(), "{target}");
-        }
-    }
-
-    #[test]
-    fn hosts_without_proxy_are_those_of_go() {
-        for (host, list, wanted) in [
-            ("example.com", "example.com", true),
-            ("www.example.com", "example.com", true),
-            ("badexample.com", "example.com", false),
-            ("example.com", ".example.com", false),
-            ("www.example.com", ".example.com", true),
-            ("10.1.2.3", "10.0.0.0/8", true),
-            ("11.1.2.3", "10.0.0.0/8, 192.168.0.1", false),
-            ("anything", "*", true),
-            ("localhost", "", true),
-            ("127.0.0.1", "", true),
-            ("example.com", "", false),
-        ] {
-            assert_eq!(is_without_proxy(host, list), wanted, "{host} {list}");
         }
     }
 

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::address::{ProbeAddress, address, is_without_proxy};
+use super::address::{ProbeAddress, address};
 use super::blackbox::{BlackboxModule, ModuleProber};
 use super::name::{MAX_NAME, Names, slug};
 use super::relabel::{Labels, RelabelStep, is_label_name};
 use super::report::{Reporter, quoted};
 use super::secret::has_password;
 use crate::crd;
+use crate::dial::NoProxy;
 use crate::kind::Type;
 use crate::time::PromDuration;
 
@@ -156,13 +157,11 @@ impl AskedTarget {
         if !headers.is_empty() {
             spec.insert("headers".to_owned(), Value::Array(headers));
         }
-        if settings.no_proxy.as_ref().is_some_and(|list| is_without_proxy(&found.host, list)) {
-            spec.remove("proxyUrl");
-            if let Some(Value::Object(http)) = spec.get_mut("http") {
-                http.remove("skipResolvePhaseWithProxy");
-            }
-        }
-        let proxy = spec.get("proxyUrl").and_then(Value::as_str).and_then(|url| reqwest::Url::parse(url).ok());
+        let own = |field: &str| spec.get(field).and_then(Value::as_str);
+        let parsed = |field: &str| own(field).and_then(|url| reqwest::Url::parse(url).ok());
+        let is_direct =
+            parsed("url").is_some_and(|url| own("noProxy").is_some_and(|list| NoProxy::parse(list).covers(&url)));
+        let proxy = parsed("proxyUrl").filter(|_| !is_direct);
         let proxy = proxy.as_ref().and_then(reqwest::Url::host_str);
         let contacted = proxy.unwrap_or(&found.host).trim_end_matches('.').to_ascii_lowercase();
         let interval = self.times(module, &mut spec, reporter);

@@ -94,7 +94,7 @@ pub struct TlsConfig {
     /// The key of a Secret that holds the private key of the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_secret: Option<SecretKeyRef>,
-    /// The name that is sent as SNI and that the server's certificate must contain, instead of the host in its URL.
+    /// The name that is sent as SNI and that the server's certificate must contain, instead of the host in its url.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub server_name: Option<String>,
@@ -216,6 +216,11 @@ impl ScrapeTargetSpec {
         }
         found.extend(self.oauth2.iter().flat_map(|oauth2| oauth2.references()));
         found.extend(self.tls_config.iter().flat_map(|tls| tls.references("spec.tlsConfig")));
+        if let Some(basic) = &self.proxy_auth {
+            found.push(basic.username.reference("spec.proxyAuth.username"));
+            found.extend(basic.password.as_ref().map(|key| key.reference("spec.proxyAuth.password")));
+        }
+        found.extend(self.proxy_tls_config.iter().flat_map(|tls| tls.references("spec.proxyTlsConfig")));
         let of_block = self.blocks.secrets(self.kind).into_iter();
         found.extend(of_block.map(|(field, key)| key.reference(&format!("spec.{field}"))));
         found

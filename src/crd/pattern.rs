@@ -15,7 +15,9 @@ macro_rules! label {
 
 patterns! {
     /// The URL of a proxy.
-    pub(super) PROXY = concat!("^https?://", host!(), port!(), "/?$");
+    pub(super) PROXY = concat!("^(https?|socks5h?)://", host!(), port!(), "/?$");
+    /// The entries of `noProxy`, of which some may be empty.
+    pub(super) NO_PROXY = r"^ *([a-zA-Z0-9_.:*/\[\]-]+)? *(, *([a-zA-Z0-9_.:*/\[\]-]+)? *)*$";
     /// A host, and a port if it is not the usual one: the value of `Host`.
     pub(super) AUTHORITY = concat!("^", host!(), port!(), "$");
     /// The host in a url.

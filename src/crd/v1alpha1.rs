@@ -100,11 +100,26 @@ pub struct ScrapeTargetSpec {
     /// TLS settings of a target with TLS: verification of its certificate, and the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_config: Option<TlsConfig>,
-    /// HTTP proxy for the requests to the target, for instance `http://proxy:3128`. If not set, no proxy is used; proxy variables in the
-    /// environment of the exporter are ignored. Not with members.
+    /// Proxy for the requests to the target, for instance `http://proxy:3128`, `https://proxy:3129` or `socks5h://proxy:1080`. With
+    /// `socks5://`, too, the proxy resolves names, as in Prometheus. If not set, no proxy is used; proxy variables in the environment of the
+    /// exporter are ignored. Not with members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub proxy_url: Option<String>,
+    /// User name and password for the proxy in proxyUrl. They are sent to the proxy only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_auth: Option<BasicAuth>,
+    /// TLS settings of a proxy with `https://` in proxyUrl. If not set, its certificate is verified as tlsConfig says for the target, and it
+    /// gets no client certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_tls_config: Option<TlsConfig>,
+    /// Which hosts are reached without the proxy, as Prometheus reads its no_proxy: host names with all names below them, `.domain` for the names
+    /// below alone, addresses, CIDR ranges, or `*`, with commas between them. A name or an address may have a port. If set, localhost and
+    /// loopback addresses are always reached without the proxy. It is compared with the host in url and, with type Http, in redirects; no
+    /// name is resolved for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub no_proxy: Option<String>,
     /// Which address of the host is probed if it has IPv4 and IPv6 addresses: ip4 (the default) or ip6. Only with types that probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferred_ip_protocol: Option<IpProtocol>,
@@ -203,6 +218,9 @@ impl ScrapeTargetSpec {
             oauth2: None,
             tls_config: None,
             proxy_url: None,
+            proxy_auth: None,
+            proxy_tls_config: None,
+            no_proxy: None,
             preferred_ip_protocol: None,
             ip_protocol_fallback: None,
             source_ip_address: None,

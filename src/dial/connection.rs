@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use reqwest::Url;
 use rustls::sign::CertifiedKey;
 
+use super::TargetProxy;
 use super::address::DenyReason;
 use crate::tls::{KeyError, Peer, certificates, certified_key, describe, private_key};
 
@@ -20,8 +20,8 @@ pub struct Connection {
     pub server_name: Option<String>,
     /// Accept any certificate.
     pub insecure_skip_verify: bool,
-    /// `http://host:port` of a proxy.
-    pub proxy: Option<Url>,
+    /// The proxy.
+    pub proxy: Option<TargetProxy>,
     /// Which versions of TLS may be agreed on.
     pub tls_versions: TlsVersions,
     /// Which address of a name is contacted. Probes only: polls over HTTP try all addresses.
@@ -182,6 +182,9 @@ pub enum ClientError {
         "the url of members over https must have a name: write the name in their certificates in url, or in tlsConfig.serverName"
     )]
     UnnamedMembers,
+    /// Of the settings in `proxyTlsConfig`.
+    #[error("{}", .0.to_string().replace("tlsConfig.", "proxyTlsConfig."))]
+    OfProxy(Box<ClientError>),
     /// The HTTP client refuses the settings.
     #[error("the connection settings cannot be used")]
     Build(#[source] reqwest::Error),
@@ -198,7 +201,7 @@ impl ClientError {
     }
 
     /// The field of the spec that must be changed, if it is a certain one.
-    pub const fn field(&self) -> Option<&'static str> {
+    pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::Ca => Some("tlsConfig.ca"),
             Self::Certificate | Self::Identity(_) => Some("tlsConfig.cert"),
@@ -208,6 +211,13 @@ impl ClientError {
             Self::UnnamedMembers => Some("url"),
             Self::ProxiedMembers => Some("members"),
             Self::DeniedSource { .. } => Some("sourceIpAddress"),
+            Self::OfProxy(error) => match **error {
+                Self::Ca => Some("proxyTlsConfig.ca"),
+                Self::Certificate | Self::Identity(_) => Some("proxyTlsConfig.cert"),
+                Self::Key(_) => Some("proxyTlsConfig.keySecret"),
+                Self::ServerName => Some("proxyTlsConfig.serverName"),
+                _ => Some("proxyTlsConfig"),
+            },
             Self::Roots | Self::Denied { .. } | Self::Build(_) => None,
         }
     }

@@ -90,6 +90,7 @@ impl Dialers {
             ip: settings.ip,
             source: settings.source_address,
             tls: TlsSettings::new(settings, trust)?,
+            proxy_tls: TlsSettings::of_proxy(settings, trust)?,
         })
     }
 
@@ -125,6 +126,8 @@ pub struct Dialer {
     ip: IpPreference,
     source: Option<IpAddr>,
     pub(super) tls: TlsSettings,
+    /// For a proxy with settings of its own.
+    pub(super) proxy_tls: Option<TlsSettings>,
 }
 
 impl Dialer {

@@ -58,7 +58,9 @@ impl Connection {
     /// Whether a [`Dialer`] could be made with these settings, but for the addresses in them. When files are checked, the rules may be those of
     /// another machine.
     pub fn check_for_probes(&self) -> Result<(), ClientError> {
-        TlsSettings::new(self, |pem| TrustStore::of_pem(pem).ok_or(ClientError::Ca)).map(drop)
+        let trust = |pem: &Arc<[u8]>| TrustStore::of_pem(pem).ok_or(ClientError::Ca);
+        TlsSettings::new(self, trust)?;
+        TlsSettings::of_proxy(self, trust).map(drop)
     }
 }
 
@@ -77,6 +79,17 @@ impl TlsSettings {
         let name = server_name.as_deref().map(|name| ServerName::try_from(name.to_owned()));
         let name = name.transpose().map_err(|_| ClientError::ServerName)?;
         Ok(Self { trust, identity, name, versions: *tls_versions })
+    }
+
+    /// The settings for the proxy, if it has its own.
+    pub(super) fn of_proxy(
+        settings: &Connection,
+        trust: impl Fn(&Arc<[u8]>) -> Result<Arc<TrustStore>, ClientError>,
+    ) -> Result<Option<Self>, ClientError> {
+        if settings.proxy.as_ref().is_none_or(|proxy| proxy.tls.is_none()) {
+            return Ok(None);
+        }
+        Self::new(&settings.of_proxy(), trust).map(Some).map_err(|error| settings.proxy_error(error))
     }
 
     fn config(
@@ -120,7 +133,9 @@ pub struct TlsPeer {
 pub enum ServerRole {
     /// The target's own: `tlsConfig.serverName` and the client certificate are meant for it.
     Target,
-    /// One that the target does not name, such as a proxy or one that it redirects to. They are not meant for it.
+    /// The proxy: `proxyTlsConfig` is meant for it and, without that, the authorities in `tlsConfig`.
+    Proxy,
+    /// One that the target does not name, such as one that it redirects to. They are not meant for it.
     Other,
 }
 
@@ -140,20 +155,23 @@ impl Dialer {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (name, identity) = match server {
-            ServerRole::Target => (self.tls.name.as_ref(), self.tls.identity.as_ref()),
-            ServerRole::Other => (None, None),
+        let (tls, is_own) = match (server, &self.proxy_tls) {
+            (ServerRole::Proxy, Some(tls)) => (tls, true),
+            (ServerRole::Target, _) => (&self.tls, true),
+            (ServerRole::Proxy | ServerRole::Other, _) => (&self.tls, false),
         };
+        let (name, identity) = if is_own { (tls.name.as_ref(), tls.identity.as_ref()) } else { (None, None) };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
         let name = name.cloned().map_or_else(|| ServerName::try_from(host.to_owned()), Ok);
         let Ok(name) = name else {
-            let message = format!("{host} is no name that a certificate can contain: write tlsConfig.serverName");
+            let block = if server == ServerRole::Proxy { "proxyTlsConfig" } else { "tlsConfig" };
+            let message = format!("{host} is no name that a certificate can contain: write {block}.serverName");
             return (Err(CallError::new(Reason::Tls, message)), None);
         };
         let sni = matches!(name, ServerName::DnsName(_));
-        let verifier = Arc::new(ServerVerifier::new(self.tls.trust.store(), SentCertificates::default()));
-        let config = Arc::new(self.tls.config(Arc::clone(&verifier), identity, alpn, sni));
+        let verifier = Arc::new(ServerVerifier::new(tls.trust.store(), SentCertificates::default()));
+        let config = Arc::new(tls.config(Arc::clone(&verifier), identity, alpn, sni));
         let deadline = deadline.min(Instant::now() + LONGEST);
         let connecting = TlsConnector::from(config).connect(name, stream);
         let result = match timeout_at(deadline, connecting).await {

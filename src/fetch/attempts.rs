@@ -130,7 +130,7 @@ impl Iterator for ConnectAttempts {
 }
 
 /// Connects to the first of one or two addresses that accepts. The error is that of the address that failed last.
-async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+pub(super) async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let stream = match *addresses {
         [first, second, ..] => connect_either(first, second).await?,
         [only] => TcpStream::connect(only).await?,
@@ -185,6 +185,12 @@ fn attempts(addresses: &[SocketAddr], last_good: Option<IpAddr>) -> Vec<Vec<Sock
         attempts.get_mut(..=at).unwrap_or_default().rotate_right(1);
     }
     attempts
+}
+
+/// The addresses of the attempt under way. To be asked when a connector is called, not by what it returns, which may be carried on by a task of
+/// its own.
+pub(super) fn current_addresses() -> Vec<SocketAddr> {
+    ATTEMPT.try_with(|attempt| attempt.0.addresses.clone()).unwrap_or_default()
 }
 
 /// The resolver of the HTTP client. It returns the addresses of the attempt in progress, which have been checked, whatever the name: with

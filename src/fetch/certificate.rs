@@ -25,16 +25,14 @@ tokio::task_local! {
 /// The certificates that a server has sent in a handshake.
 #[derive(Debug)]
 struct ServerHandshake {
-    /// The name that was verified: it distinguishes a proxy from the target.
-    name: String,
     leaf: u64,
     expiry: Expiry,
     /// The server has proven that it has the leaf's key.
     proven: bool,
 }
 
-/// One of the server and one of a proxy before it, and both once more if the first connection was of no use.
-const MAX_HANDSHAKES: usize = 4;
+/// One of the server, and one more if the first connection was of no use. Those with a proxy are not recorded.
+const MAX_HANDSHAKES: usize = 2;
 
 /// The handshakes of one call.
 #[derive(Clone, Debug, Default)]
@@ -46,22 +44,21 @@ impl Handshakes {
         HANDSHAKES.scope(self.clone(), call).await
     }
 
-    /// The expiry of the last handshake, whether or not it succeeded. `proxy` is the proxy's host, if that has a certificate as well; then
-    /// there is no result for a target with the same name.
-    pub(super) fn last(&self, proxy: Option<&str>) -> Option<Expiry> {
+    /// The expiry of the last handshake, whether or not it succeeded.
+    pub(super) fn last(&self) -> Option<Expiry> {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = shown.last().filter(|last| proxy != Some(&last.name))?;
+        let last = shown.last()?;
         // Without the proof, the certificates may be those of another server.
         Some(Expiry { last_chain: last.expiry.last_chain.filter(|_| last.proven), ..last.expiry })
     }
 
     /// The leaf and the expiry of the server that answered: of the one with this leaf, if it is known, else of the last one.
-    fn proven(&self, leaf: Option<u64>, proxy: Option<&str>) -> Option<(u64, Expiry)> {
+    fn proven(&self, leaf: Option<u64>) -> Option<(u64, Expiry)> {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut proven = shown.iter().rev().filter(|shown| shown.proven);
         let found = match leaf {
             Some(leaf) => proven.find(|shown| shown.leaf == leaf),
-            None => proven.next().filter(|last| proxy != Some(&last.name)),
+            None => proven.next(),
         };
         found.map(|shown| (shown.leaf, shown.expiry))
     }
@@ -125,21 +122,18 @@ const UNUSED: Duration = Duration::from_mins(15);
 const MAX_LEAVES: usize = 8;
 
 impl ExpiryCache {
-    /// The expiry for an answer from `authority`: `host:port`, for a member with its address. Behind a proxy with a certificate the HTTP client does not provide the
-    /// `leaf`.
-    /// `verified` matters where only the leaf is known.
+    /// The expiry for an answer from `authority`: `host:port`, for a member with its address. `verified` matters where only the leaf is known.
     pub(super) fn of(
         &self,
         authority: &str,
         leaf: Option<&[u8]>,
         handshakes: &Handshakes,
-        proxy: Option<&str>,
         verified: bool,
     ) -> Option<Expiry> {
         let wanted = leaf.map(id);
         let now = Instant::now();
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, expiry)) = handshakes.proven(wanted, proxy) {
+        if let Some((id, expiry)) = handshakes.proven(wanted) {
             let leaves = servers.entry(authority, now);
             leaves.retain(|(known, _)| *known != id);
             if leaves.len() == MAX_LEAVES {
@@ -185,11 +179,11 @@ impl ExpiryByServer {
 pub(super) struct CurrentCall;
 
 impl HandshakeObserver for CurrentCall {
-    fn sent(&self, name: &ServerName<'_>, chain: &[&CertificateDer<'_>], last_chain: Option<i64>) {
+    fn sent(&self, _: &ServerName<'_>, chain: &[&CertificateDer<'_>], last_chain: Option<i64>) {
         let earliest = chain.iter().filter_map(|certificate| tls::not_after(certificate)).min();
         if let (Some(leaf), Some(earliest)) = (chain.first(), earliest) {
-            let (name, expiry) = (name.to_str().into_owned(), Expiry { earliest, last_chain });
-            Handshakes::record(ServerHandshake { name, leaf: id(leaf), expiry, proven: false });
+            let expiry = Expiry { earliest, last_chain };
+            Handshakes::record(ServerHandshake { leaf: id(leaf), expiry, proven: false });
         }
     }
 
@@ -198,11 +192,13 @@ impl HandshakeObserver for CurrentCall {
     }
 }
 
-/// Verifies against the authorities in `ca`, or the system's. A certificate must contain `address`, if there is one, instead of the url's host.
-pub(super) fn verifying(
+/// Verifies against the authorities in `ca`, or the system's. A certificate must contain `address`, if there is one, instead of the name that
+/// the connection is made with.
+pub(super) fn verifying<O: HandshakeObserver>(
     ca: Option<&[u8]>,
     address: Option<IpAddr>,
-) -> Result<Arc<ServerVerifier<CurrentCall>>, ClientError> {
+    observer: O,
+) -> Result<Arc<ServerVerifier<O>>, ClientError> {
     let trusted = match ca {
         None => tls::system_authorities(),
         Some(pem) => TrustStore::of_pem(pem).ok_or(ClientError::Ca)?,
@@ -211,12 +207,12 @@ pub(super) fn verifying(
         return Err(ClientError::Roots);
     }
     let address = address.map(|address| ServerName::IpAddress(address.into()));
-    Ok(Arc::new(ServerVerifier::new(Some(trusted), CurrentCall).for_name(address)))
+    Ok(Arc::new(ServerVerifier::new(Some(trusted), observer).for_name(address)))
 }
 
 /// Accepts every certificate, for `insecureSkipVerify`.
-pub(super) fn trusting() -> Arc<ServerVerifier<CurrentCall>> {
-    Arc::new(ServerVerifier::new(None, CurrentCall))
+pub(super) fn trusting<O: HandshakeObserver>(observer: O) -> Arc<ServerVerifier<O>> {
+    Arc::new(ServerVerifier::new(None, observer))
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! plain TCP need none, see [`plain`](super::plain). Where a target points is judged for each target, since targets of several namespaces
 //! share a client.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use reqwest::header::{self, HOST, HeaderMap, HeaderValue};
 use reqwest::{StatusCode, Url};
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::sign::SingleCertAndKey;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -19,13 +22,16 @@ use tokio::time::{Instant, timeout_at};
 use url::Host;
 
 use super::attempts::{AttemptLayer, AttemptResolver, ConnectAttempts, ConnectFailure, ConnectFailures};
-use super::certificate::{ExpiryCache, Handshakes, trusting, verifying};
+use super::certificate::{CurrentCall, ExpiryCache, Handshakes, trusting, verifying};
 use super::error::{self, handshake_alert};
 use super::plain::{PlainConnection, PlainResponse};
+use super::proxied::{ProxiedClient, ProxiedInfo, ProxyTlsSettings};
 use super::renewal::{RenewalPeriod, RenewalSchedule};
 use super::sessions::SessionCache;
 use super::{Request, USER_AGENT};
-use crate::dial::{AddressRules, AllowedBy, ClientError, Connection, Dialers, Identity, Resolver, TlsVersions};
+use crate::dial::{
+    AddressRules, AllowedBy, ClientError, Connection, Dialers, Identity, Resolver, TargetProxy, TlsVersions,
+};
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, Expiry, Peer};
 
@@ -93,12 +99,12 @@ impl Clients {
         connection: &Connection,
         namespace: &Arc<str>,
     ) -> Result<Client, ClientError> {
+        let connection = &*connection.towards(url);
         let of_url = self.grant(url_field, url, connection.proxy.is_some(), namespace)?;
-        let (contacted, grant) = match &connection.proxy {
-            None => (url, of_url),
-            Some(proxy) => (proxy, self.grant(proxy_field, proxy, false, namespace)?),
+        let (contacted, port, grant) = match &connection.proxy {
+            None => (url, url.port_or_known_default().unwrap_or_default(), of_url),
+            Some(proxy) => (&proxy.url, proxy.port(), self.grant(proxy_field, &proxy.url, false, namespace)?),
         };
-        let port = contacted.port_or_known_default().unwrap_or_default();
         let contacted = match literal_address(contacted) {
             Some(address) => ContactedHost::Address(address),
             None => ContactedHost::Name(contacted.host_str().unwrap_or_default().into()),
@@ -184,16 +190,25 @@ impl Clients {
             None => (None, None),
         };
         let tls = self.shared_tls(*secure, connection, address)?;
-        let builder = http(&tls, connection.proxy.as_ref()).map_err(ClientError::Build)?;
-        let builder = builder.pool_idle_timeout(if *secure { IDLE_TLS } else { IDLE_PLAIN });
-        let tls_proxy = connection.proxy.as_ref().filter(|_| has_tls_proxy(connection)).and_then(Url::host_str);
+        let idle = if *secure { IDLE_TLS } else { IDLE_PLAIN };
+        let proxy = connection.proxy.clone().map(Arc::new);
+        let proxy_tls = connection.proxy.as_ref().filter(|proxy| proxy.is_tls());
+        let proxy_tls = proxy_tls.map(|proxy| proxy_tls_settings(proxy, connection)).transpose();
+        let proxy_tls = proxy_tls.map_err(|error| connection.proxy_error(error))?.map(Arc::new);
+        let http = match &proxy {
+            Some(proxy) => HttpClient::Proxied(ProxiedClient::new(proxy, proxy_tls.as_ref(), &tls, idle)),
+            None => {
+                let builder = http(&tls).pool_idle_timeout(idle);
+                HttpClient::Direct(builder.build().map_err(ClientError::Build)?)
+            }
+        };
         Ok(SharedClient {
-            http: builder.build().map_err(ClientError::Build)?,
+            http,
             unpooled: OnceLock::new(),
             tls,
             server_name,
-            proxy: connection.proxy.clone(),
-            tls_proxy: tls_proxy.map(|host| host.trim_matches(['[', ']']).into()),
+            proxy,
+            proxy_tls,
             verifies: !connection.insecure_skip_verify,
             expiries: ExpiryCache::default(),
         })
@@ -224,28 +239,50 @@ impl Clients {
         address: Option<IpAddr>,
     ) -> Result<rustls::ClientConfig, ClientError> {
         let verifier = match (secure, connection.insecure_skip_verify) {
-            (true, false) => verifying(connection.ca.as_deref(), address)?,
+            (true, false) => verifying(connection.ca.as_deref(), address, CurrentCall)?,
             // A client for plain http verifies no certificate; loading the system's authorities for it would cost megabytes.
-            (false, _) | (_, true) => trusting(),
+            (false, _) | (_, true) => trusting(CurrentCall),
         };
-        let builder = rustls::ClientConfig::builder_with_protocol_versions(connection.tls_versions.list());
-        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        let mut config = match &connection.identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => {
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified()?)))
-            }
-        };
-        config.resumption = Resumption::store(Arc::<SessionCache>::default());
+        let mut config = tls_config(verifier, connection)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.enable_sni = address.is_none(); // SNI cannot hold an address, and the url's host is not the configured name
         Ok(config)
     }
 }
 
-/// What all our HTTP clients have in common.
-fn http(tls: &rustls::ClientConfig, proxy: Option<&Url>) -> reqwest::Result<reqwest::ClientBuilder> {
-    let builder = reqwest::Client::builder()
+/// TLS with these settings and this verification of certificates.
+fn tls_config(
+    verifier: Arc<dyn ServerCertVerifier>,
+    connection: &Connection,
+) -> Result<rustls::ClientConfig, ClientError> {
+    let builder = rustls::ClientConfig::builder_with_protocol_versions(connection.tls_versions.list());
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = match &connection.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified()?))),
+    };
+    config.resumption = Resumption::store(Arc::<SessionCache>::default());
+    Ok(config)
+}
+
+/// TLS with a proxy. Its handshakes are not recorded: certificates are told of the target.
+fn proxy_tls_settings(proxy: &TargetProxy, connection: &Connection) -> Result<ProxyTlsSettings, ClientError> {
+    let own = connection.of_proxy();
+    let name = match server_identity(&own)? {
+        Some(ServerIdentity::Name(name)) => ServerName::try_from(name).map_err(|_| ClientError::ServerName)?,
+        Some(ServerIdentity::Address(address)) => ServerName::IpAddress(address.into()),
+        None => {
+            let host = proxy.host().trim_matches(['[', ']']).to_owned();
+            ServerName::try_from(host).map_err(|_| ClientError::ServerName)?
+        }
+    };
+    let verifier = if own.insecure_skip_verify { trusting(()) } else { verifying(own.ca.as_deref(), None, ())? };
+    Ok(ProxyTlsSettings { config: Arc::new(tls_config(verifier, &own)?), name })
+}
+
+/// What all our HTTP clients without a proxy have in common.
+fn http(tls: &rustls::ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(USER_AGENT)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never()) // this module decides what is sent again
@@ -255,38 +292,52 @@ fn http(tls: &rustls::ClientConfig, proxy: Option<&Url>) -> reqwest::Result<reqw
         .dns_resolver(Arc::new(AttemptResolver))
         .connector_layer(AttemptLayer)
         .tls_backend_preconfigured(tls.clone())
-        .tls_info(true);
-    Ok(match proxy {
-        Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy.clone())?),
-        None => builder,
-    })
+        .tls_info(true)
 }
 
 impl Connection {
     /// Whether [`Clients::client`] could make a client of these settings for this url. It checks neither the system's authorities nor the
     /// rules for addresses: when files are checked, both may be those of another machine.
     pub fn check(&self, url: &Url) -> Result<(), ClientError> {
-        if !is_secure(url, self) {
+        let connection = &*self.towards(url);
+        if !is_secure(url, connection) {
             return Ok(());
         }
-        if server_identity(self)?.is_some() && self.proxy.is_some() {
+        if server_identity(connection)?.is_some() && connection.proxy.is_some() {
             return Err(ClientError::ProxiedServerName);
         }
+        connection.check_certificates()?;
+        if connection.has_tls_proxy() {
+            let own = connection.of_proxy();
+            let checked = server_identity(&own).and_then(|_| own.check_certificates());
+            checked.map_err(|error| connection.proxy_error(error))?;
+        }
+        Ok(())
+    }
+
+    fn check_certificates(&self) -> Result<(), ClientError> {
         if let Some(ca) = self.ca.as_deref().filter(|_| !self.insecure_skip_verify) {
-            verifying(Some(ca), None)?;
+            verifying(Some(ca), None, ())?;
         }
         self.identity.as_ref().map_or(Ok(()), |identity| identity.certified().map(drop))
+    }
+
+    /// The settings for this url alone: without the proxy if it is reached without, and without the list that says so.
+    fn towards(&self, url: &Url) -> Cow<'_, Self> {
+        match &self.proxy {
+            Some(proxy) if !proxy.serves(url) => Cow::Owned(Self { proxy: None, ..self.clone() }),
+            Some(proxy) if proxy.no_proxy.is_some() => {
+                let proxy = TargetProxy { no_proxy: None, ..proxy.clone() };
+                Cow::Owned(Self { proxy: Some(proxy), ..self.clone() })
+            }
+            _ => Cow::Borrowed(self),
+        }
     }
 }
 
 /// Whether a connection may use TLS, to the target or to the proxy.
 fn is_secure(url: &Url, connection: &Connection) -> bool {
-    url.scheme() == "https" || has_tls_proxy(connection)
-}
-
-/// Whether the connection to the proxy uses TLS, so that certificates matter even for a target over http.
-fn has_tls_proxy(connection: &Connection) -> bool {
-    connection.proxy.as_ref().is_some_and(|proxy| proxy.scheme() == "https")
+    url.scheme() == "https" || connection.has_tls_proxy()
 }
 
 /// The name or address that the server's certificate must contain instead of the url's host.
@@ -348,24 +399,46 @@ const MAX_TRIED: usize = 16;
 /// A client that targets share.
 #[derive(Debug)]
 struct SharedClient {
-    http: reqwest::Client,
+    http: HttpClient,
     /// For requests that need a new connection: it keeps none. Made when it is first needed.
-    unpooled: OnceLock<reqwest::Result<reqwest::Client>>,
+    unpooled: OnceLock<Option<HttpClient>>,
     tls: Arc<rustls::ClientConfig>,
     server_name: Option<String>,
-    proxy: Option<Url>,
-    /// The host of a proxy that has a certificate, too.
-    tls_proxy: Option<Box<str>>,
+    proxy: Option<Arc<TargetProxy>>,
+    /// For a proxy that is spoken to by TLS.
+    proxy_tls: Option<Arc<ProxyTlsSettings>>,
     /// Certificates are verified.
     verifies: bool,
     expiries: ExpiryCache,
 }
 
+/// What has the connections.
+#[derive(Clone, Debug)]
+enum HttpClient {
+    Direct(reqwest::Client),
+    Proxied(ProxiedClient),
+}
+
+impl HttpClient {
+    async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response, Box<dyn Error + Send + Sync>> {
+        match self {
+            Self::Direct(client) => Ok(client.execute(request).await?),
+            Self::Proxied(client) => client.execute(request).await,
+        }
+    }
+}
+
 impl SharedClient {
     /// The client that keeps no connection.
-    fn unpooled(&self) -> Option<&reqwest::Client> {
-        let build = || http(&self.tls, self.proxy.as_ref())?.pool_max_idle_per_host(0).build();
-        self.unpooled.get_or_init(build).as_ref().ok()
+    fn unpooled(&self) -> Option<&HttpClient> {
+        let build = || match &self.proxy {
+            None => http(&self.tls).pool_max_idle_per_host(0).build().ok().map(HttpClient::Direct),
+            Some(proxy) => {
+                let client = ProxiedClient::new(proxy, self.proxy_tls.as_ref(), &self.tls, Duration::ZERO);
+                Some(HttpClient::Proxied(client))
+            }
+        };
+        self.unpooled.get_or_init(build).as_ref()
     }
 
     /// Opens another connection to learn why the server has closed the last one: it requires a certificate, or rejects ours.
@@ -410,15 +483,14 @@ impl SharedClient {
 /// Why a request has no answer.
 enum SendError {
     /// The server closed a connection that was reused.
-    ReusedClosed(reqwest::Error),
+    ReusedClosed(CallError),
     Call(CallError),
 }
 
 impl From<SendError> for CallError {
     fn from(error: SendError) -> Self {
         match error {
-            SendError::ReusedClosed(error) => error::call_error(&error, is_plain(error.url())),
-            SendError::Call(error) => error,
+            SendError::ReusedClosed(error) | SendError::Call(error) => error,
         }
     }
 }
@@ -700,7 +772,7 @@ impl Client {
     async fn send_by(
         &self,
         shared: &SharedClient,
-        http: &reqwest::Client,
+        http: &HttpClient,
         request: reqwest::Request,
         addresses: &[SocketAddr],
         period: Option<RenewalPeriod>,
@@ -719,26 +791,27 @@ impl Client {
             let resumes = self.member_address().is_none();
             match attempt.during(http.execute(request), resumes).await {
                 Ok(response) => {
-                    *self.last_good() = response.remote_addr().map(|address| address.ip());
+                    let proxied = ProxiedInfo::of(&response).and_then(|info| info.address);
+                    *self.last_good() = response.remote_addr().or(proxied).map(|address| address.ip());
                     return Ok(response);
                 }
-                Err(error) if error.is_connect() => match error::no_connection(&error) {
+                Err(error) if error::is_connect(&*error) => match error::no_connection(&*error) {
                     Some(why) => failures.add(&why),
                     // A load balancer without a backend does this. Another address may work; if none does, the last error is reported.
-                    None if !attempts.is_last() && error::ended_in_handshake(&error) => {
+                    None if !attempts.is_last() && error::ended_in_handshake(&*error) => {
                         failures.add(&ConnectFailure::Error(
                             "the server closes the connection in the handshake".to_owned(),
                         ));
                     }
-                    None => return Err(error::call_error(&error, is_plain(Some(url))).into()),
+                    None => return Err(error::call_error(&*error, is_plain(url)).into()),
                 },
-                Err(error) if !attempt.is_connected() && error::is_closed(&error) => {
-                    return Err(SendError::ReusedClosed(error));
+                Err(error) if !attempt.is_connected() && error::is_closed(&*error) => {
+                    return Err(SendError::ReusedClosed(error::call_error(&*error, is_plain(url))));
                 }
                 Err(error) => {
-                    let unexplained = error::is_unexplained(&error);
+                    let unexplained = error::is_unexplained(&*error);
                     let alert = if unexplained { shared.alert(url, first, deadline).await } else { None };
-                    return Err(alert.unwrap_or_else(|| error::call_error(&error, is_plain(Some(url)))).into());
+                    return Err(alert.unwrap_or_else(|| error::call_error(&*error, is_plain(url))).into());
                 }
             }
         }
@@ -762,6 +835,13 @@ impl Client {
         matches!(&self.transport, Transport::Pooled(shared) if shared.proxy.is_some())
     }
 
+    /// The error for an answer to a call of `url` with the status 407, if it is the proxy's own.
+    pub(super) fn proxy_rejection(&self, url: &Url) -> Option<CallError> {
+        let Transport::Pooled(shared) = &self.transport else { return None };
+        let proxy = shared.proxy.as_ref().filter(|proxy| is_plain(url) && !proxy.tunnels_http())?;
+        Some(proxy.unauthorized())
+    }
+
     /// When the certificates expire of the server that answered a call of `url`.
     pub(super) fn certificate_expiry(
         &self,
@@ -777,22 +857,22 @@ impl Client {
             // Its certificate is its own, whatever the names that all of them have in common.
             authority = format!("{member} as {authority}");
         }
-        let leaf =
+        let direct =
             response.extensions().get::<reqwest::tls::TlsInfo>().and_then(reqwest::tls::TlsInfo::peer_certificate);
-        let SharedClient { expiries, tls_proxy, verifies, .. } = &**shared;
-        expiries.of(&authority, leaf, handshakes, tls_proxy.as_deref(), *verifies)
+        let leaf = direct.or_else(|| ProxiedInfo::of(response)?.leaf.as_deref());
+        shared.expiries.of(&authority, leaf, handshakes, shared.verifies)
     }
 
     /// The same for a call without an answer, if the server has sent its certificates.
     pub(super) fn shown_expiry(&self, url: &Url, handshakes: &Handshakes) -> Option<Expiry> {
-        let Transport::Pooled(shared) = &self.transport else { return None };
+        let Transport::Pooled(_) = &self.transport else { return None };
         https_authority(url)?;
-        handshakes.last(shared.tls_proxy.as_deref())
+        handshakes.last()
     }
 }
 
-fn is_plain(url: Option<&Url>) -> bool {
-    url.is_some_and(|url| url.scheme() == "http")
+fn is_plain(url: &Url) -> bool {
+    url.scheme() == "http"
 }
 
 /// `host:port`; `None` for plain http, where only a proxy can have a certificate.

@@ -5,12 +5,14 @@ use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
 
+use hyper_util::client::legacy;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::attempts::{AttemptTimedOut, ConnectFailure};
+use super::proxied::ProxyFailure;
 use crate::error_chain::chain;
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, Peer};
@@ -26,6 +28,11 @@ pub(super) fn no_connection(error: &(dyn Error + 'static)) -> Option<ConnectFail
         link.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some()).map(ToString::to_string)
     };
     links.iter().find_map(of_system).map(ConnectFailure::Error)
+}
+
+/// Whether there is no connection, or it was never of use.
+pub(super) fn is_connect(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|link| link.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect))
 }
 
 /// Whether the server closed the connection in the middle of the TLS handshake.
@@ -58,6 +65,9 @@ pub(super) fn is_unexplained(error: &(dyn Error + 'static)) -> bool {
 /// An error before the answer's header was complete; `plain`: of a call over http, not https.
 pub(super) fn call_error(error: &(dyn Error + 'static), plain: bool) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
+    if let Some(ProxyFailure(error)) = links.iter().find_map(|link| link.downcast_ref()) {
+        return error.clone();
+    }
     let reason = links.iter().find_map(|link| reason_of(*link)).unwrap_or(Reason::Connect);
     if plain && links.iter().any(|link| is_no_http(*link)) {
         return CallError::new(

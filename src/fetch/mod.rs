@@ -10,6 +10,7 @@ mod client;
 mod error;
 mod mask;
 mod plain;
+mod proxied;
 mod renewal;
 mod sessions;
 
@@ -298,6 +299,11 @@ async fn exchange(
     let mut response = client.send(request, kept, &addresses, period, deadline, &mut progress.connect_failures).await?;
     let status = response.status().as_u16();
     progress.status = Some(status);
+    if status == 407
+        && let Some(error) = client.proxy_rejection(url)
+    {
+        return Err(error);
+    }
     progress.certificate_expiry = client.certificate_expiry(url, &response, &progress.handshakes);
     let content_type = content_type(response.headers());
     let body = body::read(&mut response, limits, progress, read, share).await?;

@@ -120,7 +120,7 @@ mod tests {
     fn client(sessions: &Arc<SessionCache>) -> Arc<ClientConfig> {
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let config = config.with_safe_default_protocol_versions().unwrap().dangerous();
-        let mut config = config.with_custom_certificate_verifier(trusting()).with_no_client_auth();
+        let mut config = config.with_custom_certificate_verifier(trusting(())).with_no_client_auth();
         config.resumption = Resumption::store(Arc::clone(sessions) as Arc<dyn ClientSessionStore>);
         Arc::new(config)
     }

@@ -100,7 +100,7 @@ pub enum Field {
     Credentials,
     /// `tlsConfig`.
     Tls,
-    /// `proxyUrl`.
+    /// `proxyUrl`, and what belongs to it: `proxyAuth`, `proxyTlsConfig` and `noProxy`.
     Proxy,
     /// `preferredIpProtocol`, `ipProtocolFallback` and `sourceIpAddress`.
     Addresses,
@@ -118,7 +118,7 @@ impl Field {
             Self::Headers | Self::AnyHeaders => &["headers"],
             Self::Credentials => &["basicAuth", "authorization", "oauth2"],
             Self::Tls => &["tlsConfig"],
-            Self::Proxy => &["proxyUrl"],
+            Self::Proxy => &["proxyUrl", "proxyAuth", "proxyTlsConfig", "noProxy"],
             Self::Addresses => &["preferredIpProtocol", "ipProtocolFallback", "sourceIpAddress"],
         }
     }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::PollContext;
@@ -180,7 +180,9 @@ const PARTS: usize = 4;
 
 /// Finds what a target sends: its headers, its secrets, these tokens, and what they are obtained with.
 fn redactor_of(source: &Source, headers: &HeaderMap, tokens: &[&TokenInUse]) -> Redactor {
+    let of_proxy = source.proxy_authorization();
     let own = source.secrets.iter().flatten().map(SecretValue::expose);
+    let own = own.chain(of_proxy.as_ref().map(HeaderValue::as_bytes));
     let of_client: Vec<Vec<u8>> = source.oauth2.iter().flat_map(|oauth2| oauth2.token.secrets()).collect();
     let parts = tokens.iter().flat_map(|token| token.value.expose().chunks(PART).take(PARTS));
     // The end of a token may be too short to be told from ordinary text.

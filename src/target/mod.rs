@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderValue};
 
 pub use allowed::AllowedProbers;
 pub use identity::identity_labels;
@@ -132,6 +132,13 @@ pub struct Source {
     pub secrets: Vec<Option<SecretValue>>,
     /// Which metric names are exported; `None`: all.
     pub filter: Option<Arc<Filter>>,
+}
+
+impl Source {
+    /// What the proxy is sent of `proxyAuth`: a secret like those in headers.
+    pub fn proxy_authorization(&self) -> Option<HeaderValue> {
+        self.connection.proxy.as_ref()?.header()
+    }
 }
 
 /// The value of a Secret; never printed.

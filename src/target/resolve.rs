@@ -10,10 +10,12 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::{Lookup, LookupError, Problem, Scrape, SecretValue, Source, Target, TargetId, TargetMembers};
 use crate::crd::{
-    ClientAuthentication, FIELD_ORDER, FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference, SecretKeyRef,
-    TlsConfig, TlsProtocol,
+    BasicAuth, ClientAuthentication, FIELD_ORDER, FieldError, HeaderSource, IpProtocol, ParsedTarget, Reference,
+    SecretKeyRef, TlsConfig, TlsProtocol,
 };
-use crate::dial::{Connection, Identity, IpPreference, IpVersion, TlsVersions};
+use crate::dial::{
+    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, ProxyTls, TargetProxy, TlsVersions,
+};
 use crate::oauth2::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};
 use crate::yaml;
 
@@ -190,7 +192,6 @@ impl ReferenceResolver<'_> {
     }
 
     fn connection(&self, declaration: &ParsedTarget) -> Result<Connection, ResolveError> {
-        let proxy = declaration.proxy_url().cloned();
         let spec = &declaration.spec;
         let ip = IpPreference {
             preferred: match spec.preferred_ip_protocol {
@@ -200,13 +201,15 @@ impl ReferenceResolver<'_> {
             fallback: spec.ip_protocol_fallback.unwrap_or(true),
         };
         let source_address = spec.source_ip_address.as_ref().and_then(|text| text.parse().ok());
-        let tls = self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?;
-        Ok(Connection { proxy, ip, source_address, ..tls })
+        let ProxyTls { ca, identity, server_name, insecure_skip_verify, tls_versions } =
+            self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?.unwrap_or_default();
+        let proxy = self.proxy(declaration)?;
+        Ok(Connection { ca, identity, server_name, insecure_skip_verify, tls_versions, proxy, ip, source_address })
     }
 
-    /// The settings of TLS in the field `path`.
-    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Connection, ResolveError> {
-        let Some(tls) = tls else { return Ok(Connection::default()) };
+    /// What a block of TLS settings, the field `path`, says.
+    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Option<ProxyTls>, ResolveError> {
+        let Some(tls) = tls else { return Ok(None) };
         let value = |reference: Option<Reference<'_>>| {
             Ok(reference.map(|reference| self.value(&reference)).transpose()?.flatten())
         };
@@ -214,7 +217,7 @@ impl ReferenceResolver<'_> {
         let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference(&format!("{path}.cert"))))?;
         let key = value(tls.key_secret.as_ref().map(|key| key.reference(&format!("{path}.keySecret"))))?;
         let identity = certificates.zip(key);
-        Ok(Connection {
+        Ok(Some(ProxyTls {
             ca: ca.map(Arc::from),
             identity: identity
                 .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),
@@ -225,8 +228,7 @@ impl ReferenceResolver<'_> {
                 (_, Some(TlsProtocol::Tls12)) => TlsVersions::Only12,
                 _ => TlsVersions::All,
             },
-            ..Connection::default()
-        })
+        }))
     }
 
     /// How the token of the target is obtained.
@@ -236,7 +238,9 @@ impl ReferenceResolver<'_> {
         };
         let hidden = |reference: Reference<'_>| Ok(HiddenValue::new(self.credential(&reference)?.unwrap_or_default()));
         let id = oauth2.client_id.reference("spec.oauth2.clientId");
-        let tls = self.tls(oauth2.tls_config.as_ref(), "spec.oauth2.tlsConfig")?;
+        let ProxyTls { ca, identity, server_name, insecure_skip_verify, tls_versions } =
+            self.tls(oauth2.tls_config.as_ref(), "spec.oauth2.tlsConfig")?.unwrap_or_default();
+        let proxy = parsed.proxy_url.clone().map(TargetProxy::from);
         let token = TokenSettings {
             url: parsed.token_url.clone(),
             client_id: id.map(hidden).transpose()?.unwrap_or_else(|| HiddenValue::new(Vec::new())),
@@ -255,9 +259,52 @@ impl ReferenceResolver<'_> {
                 ClientAuthentication::Header => ClientAuthStyles::Only(ClientStyle::Header),
                 ClientAuthentication::Body => ClientAuthStyles::Only(ClientStyle::Body),
             },
-            connection: Connection { proxy: parsed.proxy_url.clone(), ..tls },
+            connection: Connection {
+                ca,
+                identity,
+                server_name,
+                insecure_skip_verify,
+                tls_versions,
+                proxy,
+                ..Connection::default()
+            },
         };
         Ok(Some(OAuth2Settings { token: Arc::new(token), header: parsed.header.clone() }))
+    }
+
+    /// The proxy, with its credentials.
+    fn proxy(&self, declaration: &ParsedTarget) -> Result<Option<TargetProxy>, ResolveError> {
+        let Some(url) = declaration.proxy_url().cloned() else { return Ok(None) };
+        let spec = &declaration.spec;
+        let credentials = match &spec.proxy_auth {
+            None => None,
+            Some(basic) => {
+                let (username, password) = self.login(basic, "spec.proxyAuth")?;
+                let credentials = ProxyCredentials::new(&username, &password);
+                if let Some(message) = credentials.problem(&url) {
+                    return Err(ResolveError::Unusable {
+                        field: "spec.proxyAuth".to_owned(),
+                        reason: "InvalidSpec",
+                        message,
+                    });
+                }
+                Some(credentials)
+            }
+        };
+        let tls = self.tls(spec.proxy_tls_config.as_ref(), "spec.proxyTlsConfig")?;
+        Ok(Some(TargetProxy { url, credentials, no_proxy: spec.no_proxy.as_deref().map(NoProxy::parse), tls }))
+    }
+
+    /// User name and password in the field `path`, of which one may be empty: some servers take a token as either.
+    fn login(&self, basic: &BasicAuth, path: &str) -> Result<(Vec<u8>, Vec<u8>), ResolveError> {
+        let user = basic.username.reference(&format!("{path}.username"));
+        let username = self.value(&user)?.unwrap_or_default();
+        let password = basic.password.as_ref().map(|key| key.reference(&format!("{path}.password")));
+        let password = password.map(|password| self.value(&password)).transpose()?.flatten().unwrap_or_default();
+        if username.is_empty() && password.is_empty() {
+            return Err(self.empty(&user));
+        }
+        Ok((username, password))
     }
 
     /// The values of the Secrets that the kind's options name.
@@ -289,14 +336,7 @@ impl ReferenceResolver<'_> {
         }
         let its_header = || "the value of its header".to_owned();
         if let Some(basic) = &spec.basic_auth {
-            let user = basic.username.reference("spec.basicAuth.username");
-            let username = self.value(&user)?.unwrap_or_default();
-            let password = basic.password.as_ref().map(|key: &SecretKeyRef| key.reference("spec.basicAuth.password"));
-            let password = password.map(|password| self.value(&password)).transpose()?.flatten().unwrap_or_default();
-            // One of them may be empty: some servers take a token as either.
-            if username.is_empty() && password.is_empty() {
-                return Err(self.empty(&user));
-            }
+            let (username, password) = self.login(basic, "spec.basicAuth")?;
             let pair = STANDARD.encode([username.as_slice(), b":", password.as_slice()].concat());
             headers.insert(AUTHORIZATION, sensitive(format!("Basic {pair}").as_bytes(), "spec.basicAuth", its_header)?);
         }

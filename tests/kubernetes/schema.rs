@@ -205,6 +205,9 @@ fn full_spec() -> Value {
         "basicAuth": { "username": reference, "password": reference },
         "tlsConfig": { "ca": secret, "cert": secret, "keySecret": reference, "serverName": host },
         "proxyUrl": format!("https://{host}:65535"),
+        "proxyAuth": { "username": reference, "password": reference },
+        "proxyTlsConfig": { "ca": secret, "cert": secret, "keySecret": reference, "serverName": host },
+        "noProxy": vec!["n".repeat(15); 128].join(","),
         "sampleLimit": 1_000_000,
         "metrics": { "keep": vec![&names; 32], "drop": vec![&names; 32] },
         "monitor": {
@@ -246,7 +249,9 @@ fn the_cost_of_the_rules_is_within_the_limits_with_everything_at_its_maximum() {
     let (cluster, namespace) = served();
     // A proxy and members go not together.
     let mut with_members = full_spec();
-    with_members.as_object_mut().unwrap().remove("proxyUrl");
+    for field in ["proxyUrl", "proxyAuth", "proxyTlsConfig", "noProxy"] {
+        with_members.as_object_mut().unwrap().remove(field);
+    }
     let service = json!({ "name": "n".repeat(63), "port": "p".repeat(63) });
     with_members["members"] =
         json!({ "service": service, "include": "Serving", "limit": 500, "sampleLimit": 1_000_000 });

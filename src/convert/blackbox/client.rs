@@ -1,12 +1,18 @@
 //! Options of connections and clients that several probers have: TLS, credentials, proxies, headers from elsewhere.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::super::address::is_without_proxy;
 use super::super::block::{Block, BlockField};
 use super::super::report::quoted;
 use super::super::secret::CredentialSource;
 use super::ModuleReader;
+use crate::dial::NoProxy;
+use crate::yaml::Node;
+
+/// The most characters of `noProxy`.
+const MAX_NO_PROXY: usize = 2048;
 
 /// Headers that the exporter does not let `http_headers` set, in small letters.
 const RESERVED_HEADERS: [&str; 22] = [
@@ -268,17 +274,21 @@ impl ModuleReader<'_> {
         }
         inner.node("claims");
         // The proxy and the settings of TLS are those of the token endpoint alone.
-        let kept = (std::mem::take(&mut self.settings.spec), self.settings.no_proxy.take());
+        let of_target = std::mem::take(&mut self.settings.spec);
         self.proxy(&mut inner);
         self.tls_config(&mut inner, true);
-        let (of_target, of_target_no_proxy) = kept;
         let mut oauth2 = std::mem::replace(&mut self.settings.spec, of_target);
-        let no_proxy = std::mem::replace(&mut self.settings.no_proxy, of_target_no_proxy);
         inner.close(self.reporter);
         let (Some(id), Some(url)) = (id, url) else { return };
-        let host = reqwest::Url::parse(&url.value).ok().and_then(|url| url.host_str().map(str::to_owned));
-        if let (Some(host), Some(no_proxy)) = (host, no_proxy)
-            && is_without_proxy(&host, &no_proxy)
+        if oauth2.remove("proxyAuth").is_some() {
+            let message =
+                "the user name and password of its proxy are left out: write a proxyUrl that wants none, or leave it out";
+            self.reporter.remark(field.line(), &field.path, message);
+        }
+        // There is one url only, so it is known now whether it is reached through the proxy.
+        let no_proxy = oauth2.remove("noProxy");
+        if let Some(list) = no_proxy.as_ref().and_then(Value::as_str).map(NoProxy::parse)
+            && reqwest::Url::parse(&url.value).is_ok_and(|url| list.covers(&url))
         {
             oauth2.remove("proxyUrl");
         }
@@ -338,7 +348,7 @@ impl ModuleReader<'_> {
         let from_environment = block.flag("proxy_from_environment", self.reporter).filter(|flag| flag.value);
         let no_proxy = block.filled("no_proxy", self.reporter);
         let connect = block.node("proxy_connect_header");
-        block.list_map("proxy_connect_header", self.reporter);
+        let connect_headers = block.list_map("proxy_connect_header", self.reporter);
         if let (Some(flag), Some(_)) = (&from_environment, &url) {
             self.reporter.fault(flag.line(), &flag.path, "excludes proxy_url: remove one of them");
         }
@@ -349,31 +359,83 @@ impl ModuleReader<'_> {
         if let Some(no_proxy) = no_proxy.as_ref().filter(|_| url.is_none()) {
             self.reporter.fault(no_proxy.line(), &no_proxy.path, "needs proxy_url: write it, or remove no_proxy");
         }
-        if let Some(connect) = &connect {
-            if has_proxy {
-                let message = "is left out: credentials of a proxy come with a later version; until then the proxy is asked without this \
-                               header";
-                self.reporter.remark(connect.line(), &connect.path, message);
-            } else {
-                self.reporter.fault(
-                    connect.line(),
-                    &connect.path,
-                    "needs proxy_url: write it, or remove proxy_connect_header",
-                );
-            }
+        if let Some(connect) = connect.filter(|_| !has_proxy) {
+            let message = "needs proxy_url: write it, or remove proxy_connect_header";
+            self.reporter.fault(connect.line(), &connect.path, message);
         }
         if let Some(flag) = from_environment {
             let message =
                 "is left out: a target uses no proxy from the environment; write proxyUrl in the targets that need one";
             self.reporter.remark(flag.line(), &flag.path, message);
         }
-        if let Some(url) = url {
-            self.proxy_url(&url);
+        let Some(url) = url else { return };
+        self.proxy_url(&url);
+        if !self.settings.spec.contains_key("proxyUrl") {
+            return;
+        }
+        for (name, values) in connect_headers {
+            self.connect_header(&name, &values);
         }
         if let Some(no_proxy) = no_proxy {
-            let message = "is carried out now: targets whose host it names are written without proxyUrl; it does not hold for redirects";
-            self.reporter.remark(no_proxy.line(), &no_proxy.path, message);
-            self.settings.no_proxy = Some(no_proxy.value);
+            self.no_proxy(&no_proxy);
+        }
+    }
+
+    /// A header for the proxy: all that a target can send it is user name and password.
+    fn connect_header(&mut self, name: &str, values: &BlockField<'_, Vec<String>>) {
+        let login = match values.value.as_slice() {
+            [value] if name.eq_ignore_ascii_case("proxy-authorization") => basic_login(value),
+            _ => None,
+        };
+        match login {
+            Some(login) if !self.settings.spec.contains_key("proxyAuth") => {
+                self.proxy_auth(login, values.node, &values.path);
+            }
+            Some(_) => {
+                let message = "is left out: proxy_url has a user name as well";
+                self.reporter.remark(values.line(), &values.path, message);
+            }
+            None => {
+                let message = "is left out: of the headers for a proxy, a target has only Proxy-Authorization with Basic credentials; let the \
+                               proxy accept those of proxyAuth, or the address of the exporter";
+                self.reporter.remark(values.line(), &values.path, message);
+            }
+        }
+    }
+
+    fn proxy_auth(&mut self, (username, password): (String, String), node: &Node, path: &str) {
+        let inline = |value: String| BlockField { value: CredentialSource::Inline(value), node, path: path.to_owned() };
+        let mut auth = Map::new();
+        auth.insert("username".to_owned(), self.reference("proxy-username", inline(username)));
+        if !password.is_empty() {
+            auth.insert("password".to_owned(), self.reference("proxy-password", inline(password)));
+        }
+        self.put("proxyAuth", Value::Object(auth));
+    }
+
+    fn no_proxy(&mut self, field: &BlockField<'_, String>) {
+        let entries = field.value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let is_entry = |entry: &&str| {
+            let is_of_host = |c: char| c.is_ascii_alphanumeric() || "_.:*/-[]".contains(c);
+            entry.chars().all(is_of_host) && !entry.contains("://")
+        };
+        let (kept, lost): (Vec<&str>, Vec<&str>) = entries.partition(is_entry);
+        if !lost.is_empty() {
+            let lost: Vec<String> = lost.into_iter().map(quoted).collect();
+            let message =
+                format!("{} is left out: it is the name of no host, so that it has no effect", lost.join(", "));
+            self.reporter.remark(field.line(), &field.path, message);
+        }
+        let list = kept.join(",");
+        if kept.len() > NoProxy::MAX_ENTRIES || list.len() > MAX_NO_PROXY {
+            let most = NoProxy::MAX_ENTRIES;
+            let message = format!(
+                "is left out: a target has {most} entries and {MAX_NO_PROXY} characters at most; write domains or ranges of addresses in their \
+                 place"
+            );
+            self.reporter.remark(field.line(), &field.path, message);
+        } else if !list.is_empty() {
+            self.put("noProxy", json!(list));
         }
     }
 
@@ -388,7 +450,7 @@ impl ModuleReader<'_> {
             );
             return;
         };
-        if !matches!(url.scheme(), "http" | "https") {
+        if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h") {
             let message = format!(
                 "the scheme {} of a proxy is not offered, write http://HOST:PORT; the target is written without it",
                 url.scheme()
@@ -397,11 +459,12 @@ impl ModuleReader<'_> {
             return;
         }
         if !url.username().is_empty() || url.password().is_some() {
-            let message = "its user name and password are left out: credentials of a proxy come with a later version";
-            self.reporter.remark(field.line(), &field.path, message);
+            let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+            let login = (decoded(url.username()), url.password().map(decoded).unwrap_or_default());
+            self.proxy_auth(login, field.node, &field.path);
             let _ = (url.set_username(""), url.set_password(None));
         }
-        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             self.reporter.remark(
                 field.line(),
                 &field.path,
@@ -468,6 +531,14 @@ impl ModuleReader<'_> {
             self.settings.headers.push(json!({ "name": name, "value": value }));
         }
     }
+}
+
+/// User name and password in `Basic …`.
+fn basic_login(value: &str) -> Option<(String, String)> {
+    let (scheme, pair) = value.trim().split_once(' ')?;
+    let pair = STANDARD.decode(pair.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    let (username, password) = std::str::from_utf8(&pair).ok()?.split_once(':')?;
+    Some((username.to_owned(), password.to_owned()))
 }
 
 /// The key of a Secret for the value of a header.

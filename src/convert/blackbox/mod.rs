@@ -61,8 +61,6 @@ pub(super) struct ModuleSettings {
     pub(super) headers: Vec<Value>,
     /// The header Host.
     pub(super) host: Option<String>,
-    /// The hosts that are reached without the proxy.
-    pub(super) no_proxy: Option<String>,
     /// Whether `preferred_ip_protocol` is not written, and so is ip6.
     pub(super) ip6_by_default: bool,
     /// Whether the exporter asks an `http` target by TLS all the same.

@@ -59,7 +59,9 @@ impl ModuleReader<'_> {
             self.handshake_credentials(&field);
         }
         if let Some(mut client) = block.block("http_config", self.reporter) {
-            for field in ["proxy_url", "proxy_from_environment", "proxy_connect_header", "oauth2", "http_headers"] {
+            for field in
+                ["proxy_url", "no_proxy", "proxy_from_environment", "proxy_connect_header", "oauth2", "http_headers"]
+            {
                 if let Some(field) = client.node(field) {
                     self.reporter.remark(field.line(), &field.path, UNUSED);
                 }
@@ -67,8 +69,10 @@ impl ModuleReader<'_> {
             self.client(&mut client);
             client.close(self.reporter);
             self.settings.headers.clear();
-            self.settings.spec.remove("proxyUrl");
-            self.settings.no_proxy = None;
+            for field in ["proxyUrl", "proxyAuth", "noProxy"] {
+                self.settings.spec.remove(field);
+            }
+            self.settings.secrets.credentials.retain(|key, _| !key.starts_with("proxy-"));
         }
         if let Some(field) = block.node("headers") {
             self.handshake_headers(&field);

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::oauth2;
 use crate::crd::pattern::{
-    self, AUTHORITY, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, PRINTABLE, PROXY, SERVER_NAME, TOKEN,
-    URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
+    self, AUTHORITY, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, NO_PROXY, PRINTABLE, PROXY,
+    SERVER_NAME, TOKEN, URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
 };
 use crate::crd::{regex_syntax, url_advice};
 use crate::kind::re2::{PatternProblem, rewrite};
@@ -26,6 +26,7 @@ pub fn all() -> &'static [Rule] {
             fields(),
             url_forms(),
             url(),
+            proxy(),
             members(),
             durations(),
             labels(),
@@ -158,6 +159,48 @@ fn names(kinds: &[kind::Type]) -> String {
     quoted(&kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>())
 }
 
+/// The most entries of `noProxy`.
+const MAX_NO_PROXY: usize = 128;
+
+/// Fields that say something about the proxy in `proxyUrl`.
+fn proxy() -> Vec<Rule> {
+    let has = |kind: &kind::Type| kind.fields().contains(&Field::Proxy);
+    // Other types are told that they have none of the fields.
+    let with: Vec<kind::Type> = kind::Type::ALL.iter().copied().filter(has).collect();
+    let of_proxy = ["proxyAuth", "proxyTlsConfig", "noProxy"].map(|name| {
+        let with = with.clone();
+        Rule::new(
+            "spec",
+            format!("!has(self.{name}) || has(self.proxyUrl) || !(self.type in [{}])", names(&with)),
+            format!("{name} has no effect without proxyUrl: write proxyUrl, or remove {name}"),
+        )
+        .field(name)
+        .holds_if(move |spec| {
+            let is_of = with.iter().any(|kind| text(spec, "type") == Some(kind.as_str()));
+            !is_of || spec.get(name).is_none() || spec.get("proxyUrl").is_some()
+        })
+    });
+    let needs_tls = Rule::new(
+        "spec",
+        "!has(self.proxyTlsConfig) || !has(self.proxyUrl) || self.proxyUrl.startsWith('https:')",
+        "proxyTlsConfig has no effect with a proxy that is not spoken to by TLS: write https:// in proxyUrl, or remove proxyTlsConfig",
+    )
+    .field("proxyTlsConfig")
+    .holds_if(|spec| {
+        spec.get("proxyTlsConfig").is_none() || text(spec, "proxyUrl").is_none_or(|url| url.starts_with("https:"))
+    });
+    let own_header = Rule::new(
+        "spec",
+        "!has(self.proxyAuth) || !has(self.headers) || !self.headers.exists(h, h.name.lowerAscii() == 'proxy-authorization')",
+        "the header Proxy-Authorization and proxyAuth are mutually exclusive, remove the header, which the target may get as well",
+    )
+    .field("headers")
+    .holds_if(|spec| {
+        spec.get("proxyAuth").is_none() || !kind::has_header(spec, |name| name == "proxy-authorization")
+    });
+    of_proxy.into_iter().chain([needs_tls, own_header]).collect()
+}
+
 fn url() -> Vec<Rule> {
     vec![
         Rule::new(
@@ -181,9 +224,32 @@ fn url() -> Vec<Rule> {
         Rule::matches_in_ascii(
             "spec.proxyUrl",
             &PROXY,
-            "proxyUrl must be http://HOST:PORT or https://HOST:PORT, without user, password, path, query or fragment",
+            "proxyUrl must be http://HOST:PORT, https://HOST:PORT or socks5h://HOST:PORT, without path, query or fragment; user name and \
+             password come from a Secret, write proxyAuth",
+        ),
+        Rule::matches_in_ascii(
+            "spec.oauth2.proxyUrl",
+            &PROXY,
+            "proxyUrl must be http://HOST:PORT, https://HOST:PORT or socks5h://HOST:PORT, without user, password, path, query or fragment",
+        ),
+        Rule::matches(
+            "spec.noProxy",
+            &NO_PROXY,
+            "noProxy must consist of host names, .DOMAIN, addresses, CIDR ranges or *, with commas between them, for instance \
+             .svc,10.0.0.0/8,example.com:8443",
+        ),
+        Rule::new(
+            "spec.noProxy",
+            "!self.contains('://')",
+            "noProxy names hosts and no urls: write the host without scheme and path, with its port if only that is meant",
         )
-        .also(&["spec.oauth2.proxyUrl"]),
+        .holds_if_text(|list| !list.contains("://")),
+        Rule::new(
+            "spec.noProxy",
+            format!("self.split(',').size() <= {MAX_NO_PROXY}"),
+            format!("noProxy has more than {MAX_NO_PROXY} entries, write domains or ranges in their place"),
+        )
+        .holds_if_text(|list| list.split(',').count() <= MAX_NO_PROXY),
     ]
 }
 
@@ -581,19 +647,22 @@ fn access() -> Vec<Rule> {
             "spec.oauth2.clientId",
             "spec.oauth2.tlsConfig.ca",
             "spec.oauth2.tlsConfig.cert",
+            "spec.proxyTlsConfig.ca",
+            "spec.proxyTlsConfig.cert",
         ]),
         Rule::new(
             "spec.tlsConfig",
             "has(self.cert) == has(self.keySecret)",
             "cert and keySecret must be set together, write both or neither",
         )
-        .also(&["spec.oauth2.tlsConfig"])
+        .also(&["spec.oauth2.tlsConfig", "spec.proxyTlsConfig"])
         .holds_if(|tls| !tls.is_object() || tls.get("cert").is_some() == tls.get("keySecret").is_some()),
         Rule::new(
             "spec.tlsConfig",
             "!has(self.minVersion) || !has(self.maxVersion) || self.minVersion <= self.maxVersion",
             "minVersion must be at most maxVersion, exchange them or remove one",
         )
+        .also(&["spec.proxyTlsConfig"])
         .field("minVersion")
         .also(&["spec.oauth2.tlsConfig"])
         .holds_if(|tls| match (text(tls, "minVersion"), text(tls, "maxVersion")) {
@@ -607,7 +676,7 @@ fn access() -> Vec<Rule> {
             &SERVER_NAME,
             "serverName must be a host name or an IP address, without scheme, port and brackets",
         )
-        .also(&["spec.oauth2.tlsConfig.serverName"]),
+        .also(&["spec.oauth2.tlsConfig.serverName", "spec.proxyTlsConfig.serverName"]),
     ]
 }
 

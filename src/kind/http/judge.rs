@@ -107,7 +107,10 @@ pub(super) async fn judge(
         probe.record.set(&LAST_MODIFIED_FAMILY, &[], modified);
     }
     let mut verdict = Verdict::default();
-    verdict.note(judge_status(rules, status, answer.refused));
+    verdict.note(match answer.rejection.take() {
+        Some(rejection) => Err(rejection),
+        None => judge_status(rules, status, answer.refused),
+    });
     if status == StatusCode::UNAUTHORIZED && answer.is_at_home && !verdict.is_good() {
         probe.record.credentials_refused();
     }

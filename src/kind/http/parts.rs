@@ -6,7 +6,8 @@ use reqwest::Url;
 
 use super::cookies::CookieJar;
 use super::decompress::Decompressor;
-use super::request::{Hop, RequestTemplate, tunnel_status};
+use super::request::{Hop, RequestTemplate};
+use crate::dial::tunnel_status;
 use super::{Compression, Options, judge, redirects};
 
 /// The output of one step.

@@ -26,6 +26,8 @@ pub(super) struct LastAnswer {
     pub(super) method: Method,
     /// Whether it is that of the server in the url of the target, which alone gets what is secret.
     pub(super) is_at_home: bool,
+    /// It is not of the server: the proxy wants credentials.
+    pub(super) rejection: Option<CallError>,
 }
 
 /// Why a redirect is not followed.
@@ -45,6 +47,7 @@ pub(super) async fn follow(template: &RequestTemplate, probe: &mut Probe<'_>) ->
     let mut redirects = 0;
     loop {
         let connection = route.connect(template, &hop, probe).await.map_err(|error| hop.explain(error))?;
+        let asks_proxy = connection.is_of_proxy();
         let ready = tokio::time::Instant::now();
         let request = hop.request(template, &connection, probe, &jar).map_err(|error| hop.explain(error))?;
         let sending = tokio::time::timeout_at(probe.deadline, connection.send(request));
@@ -59,7 +62,9 @@ pub(super) async fn follow(template: &RequestTemplate, probe: &mut Probe<'_>) ->
         let is_tls = hop.is_tls();
         let Some(location) = location(status, response.head.headers.get(LOCATION)) else {
             probe.record.event(format!("answered {} over {:?}", status.as_u16(), response.head.version));
-            return Ok(LastAnswer { response, is_tls, refused: None, began, method: hop.method, is_at_home: hop.is_at_home });
+            let wants_login = asks_proxy && status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+            let rejection = probe.proxy.filter(|_| wants_login).map(|proxy| hop.explain(proxy.unauthorized()));
+            return Ok(LastAnswer { response, is_tls, refused: None, began, method: hop.method, is_at_home: hop.is_at_home, rejection });
         };
         redirects += 1;
         #[expect(clippy::cast_precision_loss, reason = "at most eleven")]
@@ -73,7 +78,7 @@ pub(super) async fn follow(template: &RequestTemplate, probe: &mut Probe<'_>) ->
         };
         if refused.is_some() {
             probe.record.event(format!("answered {} with a redirect that is not followed", status.as_u16()));
-            return Ok(LastAnswer { response, is_tls, refused, began, method: hop.method, is_at_home: hop.is_at_home });
+            return Ok(LastAnswer { response, is_tls, refused, began, method: hop.method, is_at_home: hop.is_at_home, rejection: None });
         }
         hop = hop.next(template, status, location)?;
         probe.record.event(format!("answered {}, redirected to {}", status.as_u16(), shown(&hop.url)));

@@ -5,31 +5,26 @@ use std::str::FromStr;
 
 use ::http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST,
-    HeaderName, HeaderValue, PRAGMA, REFERER, USER_AGENT,
+    HeaderName, HeaderValue, PRAGMA, PROXY_AUTHORIZATION, REFERER, USER_AGENT,
 };
 use ::http::uri::{Authority, PathAndQuery, Scheme};
 use ::http::{HeaderMap, Method, Request, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::Full;
 use reqwest::Url;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::RequestConnection;
 use super::cookies::CookieJar;
 use super::{Options, Phase};
-use crate::dial::{Dialer, JudgedAddress, ServerRole, broken};
+use crate::dial::{Dialer, JudgedAddress, TargetProxy, ServerRole};
 use crate::failure::{CallError, Reason};
 use crate::kind::Probe;
 use crate::kind::probe::{BoxedStream, USER_AGENT as OWN_USER_AGENT, authority};
 
-
 /// Headers that another server is sent as well. All others may be secret.
 const HARMLESS: [HeaderName; 7] =
     [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, USER_AGENT];
-
-/// The most bytes of a proxy's answer to CONNECT, with the interim responses before it.
-const MAX_TUNNEL_HEADER: usize = 16 * 1024;
 
 /// What the target says about the request.
 #[derive(Debug)]
@@ -219,6 +214,9 @@ impl Hop {
                 headers.insert(COOKIE, value);
             }
         }
+        if let Some(value) = connection.destination.as_ref().and_then(|_| probe.proxy?.header()) {
+            headers.insert(PROXY_AUTHORIZATION, value);
+        }
         if let Some(referer) = &self.referer {
             headers.entry(REFERER).or_insert_with(|| referer.clone());
         }
@@ -264,6 +262,11 @@ pub(super) struct Connected {
 }
 
 impl Connected {
+    /// Whether the proxy at the other end answers itself.
+    pub(super) const fn is_of_proxy(&self) -> bool {
+        self.destination.is_some()
+    }
+
     pub(super) async fn send(self, request: Request<Full<Bytes>>) -> Result<super::connection::UnreadAnswer, CallError> {
         self.connection.send(request).await
     }
@@ -272,8 +275,8 @@ impl Connected {
 /// The addresses that one probe has found.
 #[derive(Default)]
 pub(super) struct Route {
-    /// The last host and its address: a redirect on the same host stays at that address.
-    last: Option<(String, Option<JudgedAddress>)>,
+    /// The last host, whether it was reached through the proxy, and its address: a redirect on the same host stays at that address.
+    last: Option<(String, bool, Option<JudgedAddress>)>,
     proxy: Option<JudgedAddress>,
 }
 
@@ -286,10 +289,11 @@ impl Route {
         probe: &mut Probe<'_>,
     ) -> Result<Option<JudgedAddress>, CallError> {
         let host = hop.host();
-        if let Some((_, address)) = self.last.as_ref().filter(|(known, _)| known == host) {
+        let is_proxied = probe.proxy_for(&hop.url).is_some();
+        if let Some((.., address)) = self.last.as_ref().filter(|(known, by, _)| known == host && *by == is_proxied) {
             return Ok(*address);
         }
-        let address = if probe.proxy.is_some() && template.skip_resolve_phase_with_proxy {
+        let address = if is_proxied && template.skip_resolve_phase_with_proxy {
             probe.dialer.judge_unresolved(host, probe.deadline).await?;
             for phase in Phase::AFTER_RESOLVE {
                 phase.took(probe.record, std::time::Duration::ZERO);
@@ -313,7 +317,7 @@ impl Route {
             probe.admit(address).await?;
             Some(address)
         };
-        self.last = Some((host.to_owned(), address));
+        self.last = Some((host.to_owned(), is_proxied, address));
         Ok(address)
     }
 
@@ -329,7 +333,8 @@ impl Route {
         }
         let address = self.resolve(template, hop, probe).await?;
         let start = Instant::now();
-        let stream: BoxedStream = match (probe.proxy, address) {
+        let proxy = probe.proxy_for(&hop.url);
+        let stream: BoxedStream = match (proxy, address) {
             (Some(proxy), _) => self.through(proxy, hop, address, probe).await?,
             (None, Some(address)) => {
                 let stream = probe.dialer.connect(address, hop.port(), probe.deadline).await?;
@@ -340,7 +345,8 @@ impl Route {
         };
         Phase::Connect.took(probe.record, start.elapsed());
         if !hop.is_tls() {
-            let destination = if probe.proxy.is_some() { Some(hop.destination(address, probe.dialer)?) } else { None };
+            let gets_requests = proxy.is_some_and(|proxy| !proxy.tunnels_http());
+            let destination = if gets_requests { Some(hop.destination(address, probe.dialer)?) } else { None };
             let connection = RequestConnection::http1(stream).await?;
             return Ok(Connected { connection, destination });
         }
@@ -369,81 +375,24 @@ impl Route {
         Ok(Connected { connection, destination: None })
     }
 
-    /// A stream through the proxy: to the proxy itself for plain HTTP, else a tunnel.
+    /// A stream through the proxy: to the proxy itself where it gets whole requests, else a tunnel.
     async fn through(
         &mut self,
-        proxy: &Url,
+        proxy: &TargetProxy,
         hop: &Hop,
         address: Option<JudgedAddress>,
         probe: &mut Probe<'_>,
     ) -> Result<BoxedStream, CallError> {
-        let of_proxy = |error: CallError| CallError::new(error.reason, format!("proxyUrl: {}", error.message));
-        let host = proxy.host_str().unwrap_or_default();
-        let port = proxy.port_or_known_default().unwrap_or(80);
         let at = match self.proxy {
             Some(at) => at,
-            None => probe.dialer.resolve(host, probe.deadline).await.map_err(of_proxy)?,
+            None => probe.resolve_proxy(proxy, address.is_none()).await?,
         };
         self.proxy = Some(at);
-        if address.is_none() {
-            probe.admit(at).await?;
-        }
-        let stream = probe.dialer.connect(at, port, probe.deadline).await.map_err(of_proxy)?;
-        probe.record.event(format!("connected to the proxy {}", SocketAddr::new(at.ip(), port)));
-        let mut stream: BoxedStream = Box::new(stream);
-        if proxy.scheme() == "https" {
-            let (encrypted, _) = probe.dialer.handshake(stream, ServerRole::Other, host, &[], probe.deadline).await;
-            stream = Box::new(encrypted.map_err(of_proxy)?);
-        }
-        if !hop.is_tls() {
-            return Ok(stream);
-        }
-        let to = match address {
-            Some(address) => SocketAddr::new(address.ip(), hop.port()).to_string(),
-            None => format!("{}:{}", hop.host(), hop.port()),
-        };
-        let opening = timeout_at(probe.deadline, open_tunnel(&mut stream, &to));
-        let timeout = |_| CallError::new(Reason::Timeout, "the proxy did not answer in time");
-        opening.await.map_err(timeout).flatten().map_err(of_proxy)?;
-        probe.record.event(format!("opened a tunnel to {to}"));
-        Ok(stream)
+        let resolved = address.map(|address| address.ip().to_string());
+        let tunnel = (resolved.as_deref().unwrap_or_else(|| hop.host()), hop.port());
+        let is_tunnel = hop.is_tls() || proxy.tunnels_http();
+        probe.connect_through(proxy, at, is_tunnel.then_some(tunnel)).await
     }
-}
-
-/// Asks a proxy for a tunnel.
-async fn open_tunnel(stream: &mut BoxedStream, to: &str) -> Result<(), CallError> {
-    let failed = |error: std::io::Error| broken(&error);
-    let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: {OWN_USER_AGENT}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    stream.flush().await.map_err(failed)?;
-    let (mut header, mut read) = (Vec::with_capacity(256), 0);
-    loop {
-        header.clear();
-        while !(header.ends_with(b"\n\r\n") || header.ends_with(b"\n\n")) {
-            if read >= MAX_TUNNEL_HEADER {
-                let message = format!("the proxy answers with a header of more than {} KiB", MAX_TUNNEL_HEADER >> 10);
-                return Err(CallError::new(Reason::Limit, message));
-            }
-            // Byte by byte: what follows belongs to the tunnel. In practice the answer is short.
-            header.push(stream.read_u8().await.map_err(failed)?);
-            read += 1;
-        }
-        return match tunnel_status(&header) {
-            Some(200..=299) => Ok(()),
-            // Interim responses. After 101, no other would follow.
-            Some(100 | 102..=199) => continue,
-            Some(407) => Err(CallError::new(Reason::Auth, "the proxy asks for credentials, which cannot be sent to it")),
-            Some(status) => Err(CallError::new(Reason::Connect, format!("the proxy refused the tunnel with {status}"))),
-            None => Err(CallError::new(Reason::Protocol, "the proxy did not answer in HTTP")),
-        };
-    }
-}
-
-pub(super) fn tunnel_status(header: &[u8]) -> Option<u16> {
-    let line = header.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
-    let (version, rest) = std::str::from_utf8(line).ok()?.split_once(' ')?;
-    let status = rest.get(..3).filter(|_| version.starts_with("HTTP/1."))?;
-    status.parse().ok()
 }
 
 #[cfg(test)]
@@ -480,21 +429,6 @@ mod tests {
         assert_eq!(referer("/b").unwrap(), "https://web.test/a?token=1");
         assert_eq!(referer("https://other.test/").unwrap(), "https://web.test/");
         assert_eq!(referer("http://web.test/"), None);
-    }
-
-    #[test]
-    fn a_tunnel_is_open_only_if_the_proxy_says_so() {
-        for (header, status) in [
-            ("HTTP/1.1 200 Connection established\r\n\r\n", Some(200)),
-            ("HTTP/1.0 407\r\n\r\n", Some(407)),
-            ("HTTP/1.1 200\n\n", Some(200)),
-            ("HTTP/1.1 20\r\n\r\n", None),
-            ("HTTP/2 200\r\n\r\n", None),
-            ("SSH-2.0\r\n\r\n", None),
-            ("\r\n\r\n", None),
-        ] {
-            assert_eq!(tunnel_status(header.as_bytes()), status, "{header}");
-        }
     }
 
     proptest::proptest! {

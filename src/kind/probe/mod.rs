@@ -8,6 +8,7 @@ mod hash;
 mod http2;
 mod pattern;
 mod phase;
+mod proxy;
 pub mod re2;
 mod recorder;
 mod stream;
@@ -36,7 +37,7 @@ pub(in crate::kind) use stream::BoxedStream;
 pub(in crate::kind) use stun::{StunLink, StunRequest, StunTransport, record_software};
 
 use crate::budget::MemoryShare;
-use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, Dialer, JudgedAddress, literal_address};
+use crate::dial::{DEFAULT_MAX_ECHO_PAYLOAD, Dialer, JudgedAddress, TargetProxy, literal_address};
 use crate::failure::{CallError, Reason};
 use crate::metric::{Desc, Stop};
 use crate::rule::FieldError;
@@ -101,8 +102,8 @@ pub struct Probe<'p> {
     pub headers: &'p HeaderMap,
     /// The values of [`Options::secrets`](super::Options::secrets), in their order; none where an optional one is missing.
     pub secrets: &'p [Option<&'p [u8]>],
-    /// `spec.proxyUrl`.
-    pub proxy: Option<&'p reqwest::Url>,
+    /// `spec.proxyUrl`, with what belongs to it. Not every url goes through it.
+    pub proxy: Option<&'p TargetProxy>,
     /// The addresses that it may contact; none at first.
     pub admitted: Vec<JudgedAddress>,
     /// When it must be over.

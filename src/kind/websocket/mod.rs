@@ -23,7 +23,7 @@ use super::probe::dialogue::{SENT, any_of, base64, exclusive, has_any, sent_secr
 use super::probe::{BoxedStream, authority, phases};
 use super::surface::{has_header, path_and_query, tls_config_needs_tls, url_begins_with};
 use super::{CallError, Field, Probe, Prober, Reason, Recorder, SecretKeyRef, SharedFamilies, UrlForm, UrlQuery, UrlSeparator};
-use crate::dial::ServerRole;
+use crate::dial::{JudgedAddress, ServerRole};
 use crate::metric::Desc;
 use crate::rule::{FieldError, Rule, host, patterns, port};
 pub use handshake::{AgreedUpgrade, read_handshake};
@@ -117,7 +117,7 @@ impl super::Options for Options {
     };
     const URL_USAGE: &'static str = "ws://HOST/PATH, or wss://HOST/PATH for TLS, and a port if it is not 80 or, with TLS, 443";
     const URL_QUERY: UrlQuery = UrlQuery::AsWritten;
-    const FIELDS: &'static [Field] = &[Field::AnyHeaders, Field::Credentials, Field::Tls, Field::Addresses];
+    const FIELDS: &'static [Field] = &[Field::AnyHeaders, Field::Credentials, Field::Tls, Field::Proxy, Field::Addresses];
     const REGEXES: &'static [&'static str] = &["spec.websocket.queryResponse[].expect"];
     const CONFIDENTIAL: &'static [&'static str] =
         &["spec.websocket.queryResponse[].send", "spec.websocket.queryResponse[].sendBase64"];
@@ -224,6 +224,7 @@ impl super::ProbeOptions for Options {
         let path = if url.path().is_empty() { "/" } else { url.path() };
         let target = url.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
         Ok(Arc::new(WebSocketProber {
+            url: url.clone(),
             is_tls: url.scheme() == "wss",
             port: url.port_or_known_default().unwrap_or(80),
             authority: authority(url),
@@ -263,6 +264,7 @@ phases! {
 
 #[derive(Debug)]
 struct WebSocketProber {
+    url: Url,
     is_tls: bool,
     port: u16,
     authority: String,
@@ -300,10 +302,9 @@ impl WebSocketProber {
         WebSocketPhase::Resolve.took(probe.record, took);
         let address = resolved?;
         let start = Instant::now();
-        let connected = probe.dialer.connect(address, self.port, probe.deadline).await;
+        let connected = self.connect(address, probe).await;
         WebSocketPhase::Connect.took(probe.record, start.elapsed());
-        let mut stream: BoxedStream = Box::new(connected?);
-        probe.record.event(format!("connected to {}", SocketAddr::new(address.ip(), self.port)));
+        let mut stream = connected?;
         timeout_at(probe.deadline, probe.memory.cover(BASE_MEMORY)).await.map_err(|_| {
             let message = "no memory for the answer in time: other targets need it (--max-inflight-bytes)";
             CallError::new(Reason::Timeout, message)
@@ -323,6 +324,17 @@ impl WebSocketProber {
         WebSocketPhase::Processing.took(probe.record, start.elapsed());
         let (answer, stream) = answer?;
         self.judge(answer, probe, stream).await
+    }
+
+    /// Connects to the server, through a tunnel if there is a proxy before it.
+    async fn connect(&self, address: JudgedAddress, probe: &mut Probe<'_>) -> Result<BoxedStream, CallError> {
+        if let Some(proxy) = probe.proxy_for(&self.url) {
+            let at = probe.resolve_proxy(proxy, false).await?;
+            return probe.connect_through(proxy, at, Some((&address.ip().to_string(), self.port))).await;
+        }
+        let stream = probe.dialer.connect(address, self.port, probe.deadline).await?;
+        probe.record.event(format!("connected to {}", SocketAddr::new(address.ip(), self.port)));
+        Ok(Box::new(stream))
     }
 
     /// Judges the answer to the handshake, and goes on with messages if it is an upgrade.
