@@ -193,7 +193,7 @@ impl ReferenceResolver<'_> {
         let tls = spec.tls_config.as_ref().map(|tls| self.tls(tls, "spec.tlsConfig")).transpose()?;
         let ProxyTls { ca, identity, server_name, insecure_skip_verify, tls_versions } = tls.unwrap_or_default();
         let proxy = self.proxy(declaration)?;
-        Ok(Connection { ca, identity, server_name, insecure_skip_verify, tls_versions, proxy, ip, source_address })
+        Ok(Connection { ca, identity, server_name, insecure_skip_verify, proxy, tls_versions, ip, source_address })
     }
 
     /// What a block of TLS settings, the field `path`, says.
