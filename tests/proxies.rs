@@ -128,7 +128,7 @@ async fn proxied(mut client: Box<dyn Stream>, heads: Heads, wanted: Option<&str>
     let mut server = TcpStream::connect(("127.0.0.1", url.port().unwrap())).await?;
     let own = |line: &&str| !line.starts_with("proxy-") && !line.starts_with("connection");
     let lines: String =
-        head.lines().skip(1).filter(|line| !line.is_empty()).filter(own).map(|line| format!("{line}\r\n")).collect();
+        head.lines().skip(1).filter(|line| !line.is_empty()).filter(own).flat_map(|line| [line, "\r\n"]).collect();
     server.write_all(format!("GET {} HTTP/1.1\r\nconnection: close\r\n{lines}\r\n", url.path()).as_bytes()).await?;
     copy_bidirectional(&mut client, &mut server).await?;
     Ok(())
@@ -229,14 +229,13 @@ async fn the_proxy_gets_the_credentials_and_the_target_does_not() {
 #[tokio::test]
 async fn what_a_proxy_that_wants_other_credentials_is_told_says_which_field_to_write() {
     let server = Place::server(Some(Certificate::good().acceptor())).await;
-    let login = |password: Option<&str>| password.map(credentials);
     for proxy_scheme in ["http", "socks5"] {
         let proxy = Place::proxy(None, Some(LOGIN)).await;
         for (scheme, kind) in [("http", "Prometheus"), ("https", "Prometheus"), ("http", "Http"), ("https", "Http")] {
-            for (password, says) in [(None, "write proxyAuth"), (Some("wrong"), "correct the Secret")] {
+            for (password, says) in [(None, "write proxyAuth"), (Some("hunter3"), "correct the Secret")] {
                 let mut more = json!({ "proxyUrl": proxy.url(proxy_scheme) });
-                if let Some(login) = login(password.map(|_| "hunter3")) {
-                    more["proxyAuth"] = login;
+                if let Some(password) = password {
+                    more["proxyAuth"] = credentials(password);
                 }
                 let probed = Probed::of(target(kind, &server.url(scheme), &more)).await;
                 let what = format!("{kind} {scheme} by {proxy_scheme}: {}", probed.message);

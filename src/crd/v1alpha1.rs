@@ -113,7 +113,7 @@ pub struct ScrapeTargetSpec {
     /// gets no client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_tls_config: Option<TlsConfig>,
-    /// Which hosts are reached without the proxy, as Prometheus reads its no_proxy: host names with all names below them, `.domain` for the names
+    /// Which hosts are reached without the proxy, as Prometheus reads its `no_proxy`: host names with all names below them, `.domain` for the names
     /// below alone, addresses, CIDR ranges, or `*`, with commas between them. A name or an address may have a port. If set, localhost and
     /// loopback addresses are always reached without the proxy. It is compared with the host in url and, with type Http, in redirects; no
     /// name is resolved for it.

@@ -184,7 +184,7 @@ pub enum ClientError {
     UnnamedMembers,
     /// Of the settings in `proxyTlsConfig`.
     #[error("{}", .0.to_string().replace("tlsConfig.", "proxyTlsConfig."))]
-    OfProxy(Box<ClientError>),
+    OfProxy(Box<Self>),
     /// The HTTP client refuses the settings.
     #[error("the connection settings cannot be used")]
     Build(#[source] reqwest::Error),

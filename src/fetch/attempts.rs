@@ -225,7 +225,8 @@ impl<C> Layer<C> for AttemptLayer {
 #[derive(Clone, Debug)]
 pub(super) struct AttemptConnector<C>(C);
 
-type BoxError = Box<dyn Error + Send + Sync>;
+/// Any error of a connector.
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 impl<C, To> Service<To> for AttemptConnector<C>
 where

@@ -195,12 +195,10 @@ impl Clients {
         let proxy_tls = connection.proxy.as_ref().filter(|proxy| proxy.is_tls());
         let proxy_tls = proxy_tls.map(|proxy| proxy_tls_settings(proxy, connection)).transpose();
         let proxy_tls = proxy_tls.map_err(|error| connection.proxy_error(error))?.map(Arc::new);
-        let http = match &proxy {
-            Some(proxy) => HttpClient::Proxied(ProxiedClient::new(proxy, proxy_tls.as_ref(), &tls, idle)),
-            None => {
-                let builder = http(&tls).pool_idle_timeout(idle);
-                HttpClient::Direct(builder.build().map_err(ClientError::Build)?)
-            }
+        let http = if let Some(proxy) = &proxy {
+            HttpClient::Proxied(ProxiedClient::new(proxy, proxy_tls.as_ref(), &tls, idle))
+        } else {
+            HttpClient::Direct(http(&tls).pool_idle_timeout(idle).build().map_err(ClientError::Build)?)
         };
         Ok(SharedClient {
             http,

@@ -1,7 +1,6 @@
 //! Connections through a proxy, for the pool of the HTTP client: to the proxy itself for http, else a tunnel. TLS with the proxy has settings
 //! of its own, so that neither the client certificate nor the authorities of one are those of the other.
 
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -23,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tower::{Layer, Service};
 
 use super::USER_AGENT;
-use super::attempts::{AttemptConnector, AttemptLayer, connect_any, current_addresses};
+use super::attempts::{AttemptConnector, AttemptLayer, BoxError, connect_any, current_addresses};
 use crate::dial::TargetProxy;
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, Peer};
@@ -33,8 +32,6 @@ const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A connection with all that belongs to it takes no longer than this.
 const LONGEST: Duration = Duration::from_mins(1);
-
-type BoxError = Box<dyn Error + Send + Sync>;
 
 /// An HTTP client whose connections lead through a proxy.
 #[derive(Clone, Debug)]

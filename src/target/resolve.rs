@@ -204,7 +204,7 @@ impl ReferenceResolver<'_> {
         let ProxyTls { ca, identity, server_name, insecure_skip_verify, tls_versions } =
             self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?.unwrap_or_default();
         let proxy = self.proxy(declaration)?;
-        Ok(Connection { ca, identity, server_name, insecure_skip_verify, tls_versions, proxy, ip, source_address })
+        Ok(Connection { ca, identity, server_name, insecure_skip_verify, proxy, tls_versions, ip, source_address })
     }
 
     /// What a block of TLS settings, the field `path`, says.

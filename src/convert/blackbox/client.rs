@@ -414,28 +414,28 @@ impl ModuleReader<'_> {
     }
 
     fn no_proxy(&mut self, field: &BlockField<'_, String>) {
-        let entries = field.value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let written = field.value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let is_entry = |entry: &&str| {
             let is_of_host = |c: char| c.is_ascii_alphanumeric() || "_.:*/-[]".contains(c);
             entry.chars().all(is_of_host) && !entry.contains("://")
         };
-        let (kept, lost): (Vec<&str>, Vec<&str>) = entries.partition(is_entry);
+        let (kept, lost): (Vec<&str>, Vec<&str>) = written.partition(is_entry);
         if !lost.is_empty() {
             let lost: Vec<String> = lost.into_iter().map(quoted).collect();
             let message =
                 format!("{} is left out: it is the name of no host, so that it has no effect", lost.join(", "));
             self.reporter.remark(field.line(), &field.path, message);
         }
-        let list = kept.join(",");
-        if kept.len() > NoProxy::MAX_ENTRIES || list.len() > MAX_NO_PROXY {
+        let entries = kept.join(",");
+        if kept.len() > NoProxy::MAX_ENTRIES || entries.len() > MAX_NO_PROXY {
             let most = NoProxy::MAX_ENTRIES;
             let message = format!(
                 "is left out: a target has {most} entries and {MAX_NO_PROXY} characters at most; write domains or ranges of addresses in their \
                  place"
             );
             self.reporter.remark(field.line(), &field.path, message);
-        } else if !list.is_empty() {
-            self.put("noProxy", json!(list));
+        } else if !entries.is_empty() {
+            self.put("noProxy", json!(entries));
         }
     }
 
