@@ -142,13 +142,11 @@ impl TokenState {
         if self.is_requested {
             return Step::Wait;
         }
-        match why_not {
-            Some(error) => Step::Fail(error),
-            None => {
-                self.is_requested = true;
-                Step::Request
-            }
+        if let Some(error) = why_not {
+            return Step::Fail(error);
         }
+        self.is_requested = true;
+        Step::Request
     }
 
     /// The styles to try in a request, one after the other.
