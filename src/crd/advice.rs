@@ -271,6 +271,9 @@ fn longer<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a st
 /// Fields of many blocks, which belong to none in particular.
 const COMMON: [&str; 3] = ["name", "key", "value"];
 
+/// Blocks with the fields of another block, which is meant more often: `tlsConfig`.
+const SECONDARY: [&str; 1] = ["proxyTlsConfig"];
+
 /// Where below this node a field called `name` belongs, however it is spelt. Of several, the one that is in the fewest blocks.
 fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n SchemaNode)> {
     if COMMON.contains(&name) {
@@ -286,7 +289,8 @@ fn find<'n>(node: &'n SchemaNode, path: &str, name: &str) -> Option<(String, &'n
         // The block of one probe says nothing to a target of another type, and each has fields with common names.
         let is_of_probe = |field: &str| Type::ALL.iter().any(|kind| kind.is_probed() && kind.block() == field);
         let below = level.iter().flat_map(|(path, node)| node.properties.iter().map(move |field| (path, field)));
-        let below = below.filter(|(_, (field, _))| *field != "status" && !is_of_probe(field));
+        let is_passed_over = |field: &str| field == "status" || is_of_probe(field) || SECONDARY.contains(&field);
+        let below = below.filter(|(_, (field, _))| !is_passed_over(field));
         level = below.map(|(path, (field, node))| (join(path, field), node)).collect();
     }
     None

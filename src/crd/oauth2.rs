@@ -26,8 +26,8 @@ pub struct OAuth2 {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::words::<16, 256>")]
     pub scopes: Vec<String>,
-    /// Parameters that are added to the body of the token request. Not grant_type, scope, username, password, nor any that begins with
-    /// client_, which have fields of their own.
+    /// Parameters that are added to the body of the token request. Not `grant_type`, scope, username, password, nor any that begins
+    /// with `client_`, which have fields of their own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::texts::<16, 1024>")]
     pub endpoint_params: BTreeMap<String, String>,
@@ -38,7 +38,7 @@ pub struct OAuth2 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub proxy_url: Option<String>,
-    /// A user to request the token for, by the password grant (grant_type=password). If not set, the token is requested by the client
+    /// A user to request the token for, by the password grant (`grant_type=password`). If not set, the token is requested by the client
     /// credentials grant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<OAuth2User>,
@@ -46,8 +46,8 @@ pub struct OAuth2 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub header: Option<String>,
-    /// How the client authenticates itself at the token endpoint: Header (HTTP basic authentication), Body (client_id and client_secret as
-    /// parameters), or Auto, which begins with Header and remembers what works.
+    /// How the client authenticates itself at the token endpoint: Header (HTTP basic authentication), Body (`client_id` and
+    /// `client_secret` as parameters), or Auto, which begins with Header and remembers what works.
     #[serde(default)]
     pub client_authentication: ClientAuthentication,
 }

@@ -34,17 +34,17 @@ pub struct TargetProxy {
     /// Which urls are reached without it; `None`: none.
     pub no_proxy: Option<NoProxy>,
     /// TLS of the proxy itself; `None`: as for the target, but for what is the target's own: its name and the client certificate.
-    pub tls: Option<ProxyTls>,
+    pub tls: Option<TlsSettings>,
 }
 
-/// TLS of a connection to a proxy. The fields are those of [`Connection`].
+/// TLS of a connection, to a proxy for instance. The fields are those of [`Connection`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ProxyTls {
+pub struct TlsSettings {
     /// PEM of the authorities that are trusted instead of the system's.
     pub ca: Option<Arc<[u8]>>,
     /// The client certificate.
     pub identity: Option<Identity>,
-    /// The name for SNI and for the verification of the certificate, where it is not the host in the proxy's url.
+    /// The name for SNI and for the verification of the certificate, where it is not the host in the url.
     pub server_name: Option<String>,
     /// Accept any certificate.
     pub insecure_skip_verify: bool,
@@ -283,20 +283,25 @@ pub(crate) fn tunnel_status(header: &[u8]) -> Option<u16> {
     status.parse().ok()
 }
 
+/// A connection to a server with this TLS.
+impl From<TlsSettings> for Connection {
+    fn from(TlsSettings { ca, identity, server_name, insecure_skip_verify, tls_versions }: TlsSettings) -> Self {
+        Self { ca, identity, server_name, insecure_skip_verify, tls_versions, ..Self::default() }
+    }
+}
+
 impl Connection {
     /// The settings for the proxy's own TLS.
     pub(crate) fn of_proxy(&self) -> Self {
-        let ProxyTls { ca, identity, server_name, insecure_skip_verify, tls_versions } =
-            match self.proxy.as_ref().and_then(|proxy| proxy.tls.clone()) {
-                Some(own) => own,
-                None => ProxyTls {
-                    ca: self.ca.clone(),
-                    insecure_skip_verify: self.insecure_skip_verify,
-                    tls_versions: self.tls_versions,
-                    ..ProxyTls::default()
-                },
-            };
-        Self { ca, identity, server_name, insecure_skip_verify, tls_versions, ..Self::default() }
+        match self.proxy.as_ref().and_then(|proxy| proxy.tls.clone()) {
+            Some(own) => own.into(),
+            None => Self {
+                ca: self.ca.clone(),
+                insecure_skip_verify: self.insecure_skip_verify,
+                tls_versions: self.tls_versions,
+                ..Self::default()
+            },
+        }
     }
 
     /// The error of these settings for the proxy.

@@ -126,14 +126,14 @@ pub(super) mod tests {
         let settings = TokenSettings {
             user: Some(user),
             scopes: vec!["openid".to_owned(), "jwt".to_owned()],
-            endpoint_params: BTreeMap::from([("audience".to_owned(), "http://orion/?a=b".to_owned())]),
+            endpoint_params: BTreeMap::from([("audience".to_owned(), "http://app/?a=b".to_owned())]),
             ..settings()
         };
         let request = settings.request(ClientStyle::Body);
         assert!(request.authorization.is_none());
         assert_eq!(
             body(&request),
-            "grant_type=password&username=a%40b&password=p%26w&scope=openid+jwt&audience=http%3A%2F%2Forion%2F%3Fa%3Db&\
+            "grant_type=password&username=a%40b&password=p%26w&scope=openid+jwt&audience=http%3A%2F%2Fapp%2F%3Fa%3Db&\
              client_id=tutorial-dckr&client_secret=s3cr%3At%2F+%2B%FF"
         );
     }

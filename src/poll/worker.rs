@@ -48,7 +48,6 @@ pub(super) async fn run(
             Ok(prepared) => prepared,
             Err((reason, message)) => {
                 processes.members = None;
-                poller.set_token(None);
                 let unpolled = render::unpolled_target(&target, reason, &message, None);
                 publish(&poller, &target, &context, &mut first, unpolled);
                 tokio::select! {
@@ -67,7 +66,6 @@ pub(super) async fn run(
             }
         }
         interval = target.interval;
-        poller.set_token(prepared.credentials().token());
         let polls = *background.borrow_and_update() != BackgroundMode::Off;
         processes.follow(&target, &prepared, polls);
         let ended = last.map(|last| last.ended);
@@ -197,6 +195,7 @@ impl Processes {
         admission: &Arc<Admission>,
         started: Instant,
     ) -> Option<Snapshot> {
+        poller.set_token(prepared.credentials().token());
         let prepared = match prepared {
             Prepared::Calls(prepared) => prepared,
             Prepared::Probe(prepared) => {

@@ -21,11 +21,11 @@ pub(super) struct TokenEndpoint {
     pub(super) client: Client,
     /// Its host and port: requests at once are counted by these.
     pub(super) authority: Arc<str>,
-    outage: Mutex<Outage>,
+    outage: Mutex<EndpointOutage>,
 }
 
 #[derive(Debug)]
-struct Outage {
+struct EndpointOutage {
     /// Why it is down; `None`: it is not.
     error: Option<TokenError>,
     backoff: Backoff,
@@ -44,7 +44,7 @@ pub(super) struct EndpointAttempt<'e> {
 
 impl TokenEndpoint {
     pub(super) fn new(client: Client, authority: Arc<str>) -> Self {
-        let outage = Outage { error: None, backoff: backoff(), retry_at: Instant::now(), is_tried: false };
+        let outage = EndpointOutage { error: None, backoff: backoff(), retry_at: Instant::now(), is_tried: false };
         Self { client, authority, outage: Mutex::new(outage) }
     }
 
@@ -66,7 +66,7 @@ impl TokenEndpoint {
         Ok(EndpointAttempt { endpoint: self, is_trial })
     }
 
-    fn outage(&self) -> MutexGuard<'_, Outage> {
+    fn outage(&self) -> MutexGuard<'_, EndpointOutage> {
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

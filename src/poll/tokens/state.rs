@@ -142,13 +142,11 @@ impl TokenState {
         if self.is_requested {
             return Step::Wait;
         }
-        match why_not {
-            Some(error) => Step::Fail(error),
-            None => {
-                self.is_requested = true;
-                Step::Request
-            }
+        if let Some(error) = why_not {
+            return Step::Fail(error);
         }
+        self.is_requested = true;
+        Step::Request
     }
 
     /// The styles to try in a request, one after the other.
@@ -299,9 +297,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_style_that_works_is_remembered_and_if_none_does_they_take_turns() {
+        use ClientStyle::{Body, Header};
         let (mut state, start) = (state(), Instant::now());
         let styles = |state: &TokenState| state.styles().collect::<Vec<_>>();
-        use ClientStyle::{Body, Header};
         assert_eq!(styles(&state), [Header, Body]);
         state.end(Err(refused(401)), Body, start);
         assert_eq!(styles(&state), [Header]);
