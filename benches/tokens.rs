@@ -109,6 +109,7 @@ impl TokenFleet {
     /// CPU with tokens and without, of two exporters that run at the same time, so that both have the same machine.
     async fn shared(&self) -> Result<()> {
         let idm = TokenServer::start(StatusCode::OK).await?;
+        let begun = Instant::now();
         let without = self.exporter(self.targets, |_| String::new())?;
         let with = self.exporter(self.targets, |i| idm.block(i % TOKENS))?;
         for exporter in [&without, &with] {
@@ -127,7 +128,7 @@ impl TokenFleet {
             without.up().await?,
             cores[1],
             with.up().await?,
-            idm.since(start - 2 * Self::interval()).0
+            idm.since(begun).0
         );
         Ok(())
     }

@@ -411,11 +411,17 @@ mod tests {
         let (one, same, rotated, elsewhere) = (token("s", &a), token("s", &a), token("t", &a), token("s", &b));
         assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &rotated) && !Arc::ptr_eq(&one, &elsewhere));
         assert!(Arc::ptr_eq(&one.endpoint, &rotated.endpoint) && !Arc::ptr_eq(&one.endpoint, &elsewhere.endpoint));
-        assert_eq!((book.pages().tokens.len(), book.pages().counts[&a]), (3, 2));
+        let counts = || {
+            let pages = book.pages();
+            (pages.tokens.len(), pages.counts[&a])
+        };
+        assert_eq!(counts(), (3, 2));
         drop((one, rotated));
-        assert_eq!((book.pages().tokens.len(), book.pages().counts[&a]), (2, 1));
+        assert_eq!(counts(), (2, 1));
         drop((same, elsewhere));
-        assert!(book.pages().tokens.is_empty() && book.pages().counts.is_empty());
+        let pages = book.pages();
+        assert!(pages.tokens.is_empty() && pages.counts.is_empty() && pages.endpoints.is_empty());
+        drop(pages);
         assert!(!format!("{book:?}").contains("secret: s"));
     }
 

@@ -214,6 +214,7 @@ impl TokenState {
 
 #[cfg(test)]
 mod tests {
+    use super::ClientStyle::{Body, Header};
     use super::*;
     use crate::oauth2;
 
@@ -223,8 +224,8 @@ mod tests {
         TokenState::new(ClientAuthStyles::Auto)
     }
 
-    fn issued(lifetime: Option<u64>) -> Result<IssuedToken, TokenError> {
-        Ok(IssuedToken { value: HiddenValue::new(&b"abc"[..]), lifetime: lifetime.map(Duration::from_secs) })
+    fn issued(lifetime: Option<u64>) -> IssuedToken {
+        IssuedToken { value: HiddenValue::new(&b"abc"[..]), lifetime: lifetime.map(Duration::from_secs) }
     }
 
     fn refused(status: u16) -> TokenError {
@@ -240,7 +241,7 @@ mod tests {
         let (mut state, start) = (state(), Instant::now());
         assert!(matches!(valid(&mut state, Duration::ZERO, start), Step::Request));
         assert!(matches!(valid(&mut state, Duration::ZERO, start), Step::Wait));
-        state.end(issued(Some(1000)), ClientStyle::Header, start);
+        state.end(Ok(issued(Some(1000))), ClientStyle::Header, start);
         // 30 s before the end, and not a fifth of the lifetime.
         assert!(matches!(valid(&mut state, Duration::from_secs(969), start), Step::Use(_)));
         assert!(matches!(valid(&mut state, Duration::from_secs(970), start), Step::UseAndRequest(_)));
@@ -252,10 +253,10 @@ mod tests {
     async fn a_short_token_is_renewed_in_its_last_fifth_and_one_without_end_never() {
         let (mut state, start) = (state(), Instant::now());
         assert!(matches!(valid(&mut state, Duration::ZERO, start), Step::Request));
-        state.end(issued(Some(10)), ClientStyle::Header, start);
+        state.end(Ok(issued(Some(10))), ClientStyle::Header, start);
         assert!(matches!(valid(&mut state, Duration::from_secs(7), start), Step::Use(_)));
         assert!(matches!(valid(&mut state, Duration::from_secs(8), start), Step::UseAndRequest(_)));
-        state.end(issued(None), ClientStyle::Header, start);
+        state.end(Ok(issued(None)), ClientStyle::Header, start);
         assert!(matches!(valid(&mut state, Duration::from_hours(10_000), start), Step::Use(_)));
     }
 
@@ -263,7 +264,7 @@ mod tests {
     async fn a_refused_token_is_replaced_once_it_is_thirty_seconds_old() {
         let (mut state, start) = (state(), Instant::now());
         assert!(matches!(valid(&mut state, Duration::ZERO, start), Step::Request));
-        state.end(issued(None), ClientStyle::Header, start);
+        state.end(Ok(issued(None)), ClientStyle::Header, start);
         let newer = |state: &mut TokenState, number, seconds| {
             state.step(Need::Newer(number), None, start + Duration::from_secs(seconds))
         };
@@ -271,7 +272,7 @@ mod tests {
         assert!(matches!(newer(&mut state, 1, 30), Step::Request));
         assert!(matches!(newer(&mut state, 1, 30), Step::Wait));
         assert!(matches!(valid(&mut state, Duration::from_secs(30), start), Step::Use(_)), "others go on with it");
-        state.end(issued(None), ClientStyle::Header, start + Duration::from_secs(30));
+        state.end(Ok(issued(None)), ClientStyle::Header, start + Duration::from_secs(30));
         assert!(matches!(newer(&mut state, 1, 31), Step::Use(token) if token.number == 2));
         assert!(matches!(newer(&mut state, 2, 31), Step::TooYoung));
     }
@@ -285,7 +286,7 @@ mod tests {
             matches!(valid(&mut state, Duration::ZERO, start), Step::Fail(error) if error.outcome == "invalid_client")
         );
         assert!(matches!(valid(&mut state, Duration::from_millis(1001), start), Step::Request));
-        state.end(issued(Some(1000)), ClientStyle::Header, start);
+        state.end(Ok(issued(Some(1000))), ClientStyle::Header, start);
         let at = start + Duration::from_secs(999);
         let down = refused(503);
         assert!(down.is_outage);
@@ -307,7 +308,7 @@ mod tests {
         assert_eq!(styles(&state), [Body]);
         state.end(Err(refused(503)), Body, start);
         assert_eq!(styles(&state), [Body], "an outage says nothing about it");
-        state.end(issued(None), Body, start);
+        state.end(Ok(issued(None)), Body, start);
         assert_eq!(styles(&state), [Body]);
         let mut only = TokenState::new(ClientAuthStyles::Only(Body));
         only.end(Err(refused(401)), Body, start);
