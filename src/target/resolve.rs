@@ -14,7 +14,7 @@ use crate::crd::{
     SecretKeyRef, TlsConfig, TlsProtocol,
 };
 use crate::dial::{
-    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, TlsSettings, TargetProxy, TlsVersions,
+    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, TargetProxy, TlsSettings, TlsVersions,
 };
 use crate::oauth2::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};
 use crate::yaml;

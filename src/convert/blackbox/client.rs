@@ -281,8 +281,7 @@ impl ModuleReader<'_> {
         inner.close(self.reporter);
         let (Some(id), Some(url)) = (id, url) else { return };
         if oauth2.remove("proxyAuth").is_some() {
-            let message =
-                "the user name and password of its proxy are left out: write a proxyUrl that wants none, or leave it out";
+            let message = "the user name and password of its proxy are left out: write a proxyUrl that wants none, or leave it out";
             self.reporter.remark(field.line(), &field.path, message);
         }
         // There is one url only, so it is known now whether it is reached through the proxy.

@@ -298,7 +298,6 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_style_that_works_is_remembered_and_if_none_does_they_take_turns() {
-        use ClientStyle::{Body, Header};
         let (mut state, start) = (state(), Instant::now());
         let styles = |state: &TokenState| state.styles().collect::<Vec<_>>();
         assert_eq!(styles(&state), [Header, Body]);
