@@ -135,9 +135,7 @@ fn no_password_is_written_or_said_unless_secrets_are_asked_for() {
         assert!(with.stdout.contains(&format!("hunter{number}")), "{number}");
     }
     // What has no place in a target has none in a Secret either.
-    for number in [7] {
-        assert!(!with.stdout.contains(&format!("hunter{number}")), "{number}");
-    }
+    assert!(!with.stdout.contains("hunter7"));
 }
 
 /// The values of all Secrets of a stream, by name and key.

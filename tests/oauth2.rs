@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -87,7 +88,7 @@ impl Server {
         Self::start(|_, _| Answer::Says(200, "app_requests_total 1\n".to_owned())).await
     }
 
-    fn from_now_on(&self, script: impl Fn(usize, &Got) -> Answer + Send + Sync + 'static) {
+    fn answer_with(&self, script: impl Fn(usize, &Got) -> Answer + Send + Sync + 'static) {
         *self.script.lock().unwrap() = Arc::new(script);
     }
 
@@ -272,7 +273,7 @@ async fn an_outage_uses_the_old_token_to_its_end_then_fails_with_its_sentence_an
     target.interval = Duration::from_secs(1);
     pollers.apply([target]);
     until_polled(&pollers, "t", |_, newest| newest.failure.is_none()).await;
-    idm.from_now_on(|_, _| Answer::Says(503, "hunter2 of an inner server".to_owned()));
+    idm.answer_with(|_, _| Answer::Says(503, "hunter2 of an inner server".to_owned()));
     let obtained = idm.got()[0].at;
     let failed = until_polled(&pollers, "t", |_, newest| newest.failure.is_some()).await;
     assert!(obtained.elapsed() >= Duration::from_secs(5), "the token was used until it ended");
@@ -286,7 +287,7 @@ async fn an_outage_uses_the_old_token_to_its_end_then_fails_with_its_sentence_an
     // After 1, 2 and 4 seconds, each shortened by up to a half: never two in a half of a second.
     let tries: Vec<Instant> = idm.got().iter().skip(1).map(|got| got.at).collect();
     assert!(tries.windows(2).all(|two| two[1] - two[0] >= Duration::from_millis(450)), "{down} tries: {tries:?}");
-    idm.from_now_on(|_, _| token(7, ""));
+    idm.answer_with(|_, _| token(7, ""));
     until_polled(&pollers, "t", |_, newest| newest.failure.is_none()).await;
     assert_eq!(app.got().last().unwrap().header("authorization"), Some("Bearer token-7"));
     pollers.shutdown().await;
@@ -305,7 +306,7 @@ async fn a_refused_token_is_replaced_within_the_poll_once_it_is_old_enough() {
         until_polled(&pollers, name, |_, newest| newest.failure.is_none()).await;
     }
     // From now on only tokens that are issued later are accepted.
-    app.from_now_on(|_, got| {
+    app.answer_with(|_, got| {
         let old = ["Bearer token-1", "Bearer token-2"].map(Some).contains(&got.header("authorization"));
         if old {
             Answer::Says(401, "token-1 hunter2".to_owned())
@@ -321,7 +322,7 @@ async fn a_refused_token_is_replaced_within_the_poll_once_it_is_old_enough() {
     for name in ["calls", "probe"] {
         let poller = pollers.get(&TargetId::new("media", name)).unwrap();
         eventually(PATIENCE + Duration::from_secs(30), async || {
-            poller.newest().filter(|newest| newest.failure.is_none()).map(drop).ok_or("not yet".to_owned())
+            poller.newest().filter(|newest| newest.failure.is_none()).map(drop).ok_or_else(|| "not yet".to_owned())
         })
         .await;
     }
@@ -339,7 +340,7 @@ async fn a_refused_token_is_replaced_within_the_poll_once_it_is_old_enough() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_by_403_asks_for_no_new_token() {
     let (idm, app) = (Server::idm("").await, Server::app().await);
-    app.from_now_on(|_, _| Answer::Says(403, String::new()));
+    app.answer_with(|_, _| Answer::Says(403, String::new()));
     let polled = poll_once(target_of(&spec("Prometheus", &app, &oauth2(&idm)))).await;
     assert_eq!((failure(&polled).0, idm.count(), app.count()), (Reason::Auth, 1, 1));
 }
@@ -505,8 +506,8 @@ fn made(secret: &str) -> [String; 3] {
 
 /// The same, and encodings in which servers log it.
 fn encodings(secret: &str) -> Vec<String> {
-    let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let percent = secret.bytes().fold(String::new(), |percent, byte| percent + &format!("%{byte:02X}"));
+    let hex = secret.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     made(secret).into_iter().chain([percent, hex, STANDARD.encode(secret)]).collect()
 }
 
@@ -533,7 +534,7 @@ async fn no_secret_is_in_the_log_on_the_pages_or_in_the_metrics_in_any_encoding(
     let mut echoed = format!("app_up 1\napp_info{{header=\"Bearer {token}\"}} 1\n");
     let of_pair = STANDARD.encode(&pair);
     for text in SECRETS.into_iter().flat_map(made).chain([pair.clone(), format!("Basic {of_pair}"), of_pair]) {
-        echoed += &format!("app_echo{{text=\"{}\"}} 1\n", escaped(&text));
+        writeln!(echoed, "app_echo{{text=\"{}\"}} 1", escaped(&text)).unwrap();
     }
     let app = Server::start(move |_, got| match got.path.as_str() {
         "/refuses" => Answer::Says(401, all.join(" ")),
@@ -557,12 +558,14 @@ async fn no_secret_is_in_the_log_on_the_pages_or_in_the_metrics_in_any_encoding(
         ("refuses", "Http", "refuses", "good"),
         ("broken", "Prometheus", "metrics", "broken"),
     ] {
-        manifests += &format!(
+        write!(
+            manifests,
             "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: media }}\nspec:\n  type: \
              {kind}\n  url: {}{path}\n{}",
             app.url(),
             block(scope)
-        );
+        )
+        .unwrap();
     }
     let folder = folder_with([("all.yaml", manifests.as_str())]);
     let service = Running::ready(folder.path(), ["--log-level", "trace", "--debug-bodies"]).await;
