@@ -438,6 +438,7 @@ fn probe_of_simulated(flags: &[&str]) -> support::program::Said {
     let addresses: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("listening on ")).collect();
     let known = said.lines().find_map(|line| line.strip_prefix("the application is ")).unwrap();
     let (application, user) = known.split_once(", its user ").unwrap();
+    let (user, _) = user.split_once(';').unwrap();
     let [wilma, keyrock] = addresses[..] else { panic!("{said}") };
     let manifest = format!(
         "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: a, namespace: fiware }}\nspec:\n  type: Orion\n  \

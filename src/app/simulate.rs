@@ -112,8 +112,9 @@ impl Simulation {
                 (vec![edumeet.routes()], vec![edumeet.switch().clone()])
             }
             SimulatedServer::Wilma => {
+                let secret = if token.is_some() { "that of --token" } else { PASSWORD };
+                more = format!("the application is {APPLICATION}, its user {USER}; secret and password: {secret}\n");
                 let secured = Secured::new(start, token);
-                more = format!("the application is {APPLICATION}, its user {USER}\n");
                 (vec![secured.wilma.routes(), secured.keyrock.routes()], vec![secured.keyrock.token_switch().clone()])
             }
             SimulatedServer::Website => {

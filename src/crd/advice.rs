@@ -187,6 +187,9 @@ pub(super) fn for_unknown_field(node: &SchemaNode, name: &str) -> String {
     if let Some(advice) = where_secrets_belong(node, name).or_else(|| how_pods_are_selected(node, name)) {
         return advice;
     }
+    if has("tokenUrl") && of_a_proxy(name) {
+        return ", remove it: of the proxy to the token endpoint, there is only proxyUrl".to_owned();
+    }
     if let Some(near) = nearest(name, fields()) {
         return format!(", did you mean {near:?}?");
     }
@@ -219,6 +222,12 @@ pub(super) fn for_unknown_field(node: &SchemaNode, name: &str) -> String {
         return format!(", remove it: the fields here are {}", fields().collect::<Vec<_>>().join(", "));
     }
     ", remove it".to_owned()
+}
+
+/// Whether it says more of a proxy than its url, here or elsewhere.
+fn of_a_proxy(name: &str) -> bool {
+    const NAMES: [&str; 5] = ["noproxy", "proxyauth", "proxyconnectheader", "proxyfromenvironment", "proxytlsconfig"];
+    NAMES.contains(&plain(name).as_str())
 }
 
 /// The end of the message where a whole Secret or `ConfigMap` is named: here its keys are referred to one by one.
@@ -384,6 +393,10 @@ mod tests {
             ("tls_config: {}", "did you mean \"tlsConfig\"?".to_owned()),
             ("no_proxy: a", "did you mean \"noProxy\"?".to_owned()),
             ("proxyConnectHeader: {}", format!("write proxyAuth: {{username: {secret}}}")),
+            (
+                "oauth2: {clientId: {configMap: {name: a, key: b}}, clientSecret: {name: a, key: b}, tokenUrl: 'https://a/', noProxy: a}",
+                "remove it: of the proxy to the token endpoint, there is only proxyUrl".to_owned(),
+            ),
             ("bearerToken: x", format!("write authorization: {{credentials: {secret}}}")),
             ("bearer_token_file: /x", format!("write authorization: {{credentials: {secret}}}")),
             ("caFile: /x", format!("write spec.tlsConfig.ca: {{secret: {secret}}} or {{configMap: {secret}}}")),

@@ -100,9 +100,9 @@ pub struct ScrapeTargetSpec {
     /// TLS settings of a target with TLS: verification of its certificate, and the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_config: Option<TlsConfig>,
-    /// Proxy for the requests to the target, for instance `http://proxy:3128`, `https://proxy:3129` or `socks5h://proxy:1080`. With
-    /// `socks5://`, too, the proxy resolves names, as in Prometheus. If not set, no proxy is used; proxy variables in the environment of the
-    /// exporter are ignored. Not with members.
+    /// Proxy for the requests to the target, for instance `http://proxy:3128`, `https://proxy:3129` or `socks5h://proxy:1080`. `socks5://`
+    /// means the same as `socks5h://`, as in Prometheus. If not set, no proxy is used; proxy variables in the environment of the exporter are
+    /// ignored. Not with members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub proxy_url: Option<String>,

@@ -165,7 +165,8 @@ impl TargetProxy {
 
     /// An error of the connection to the proxy.
     pub fn error(&self, error: &CallError) -> CallError {
-        CallError::new(error.reason, format!("proxyUrl: {}", error.message))
+        let message = error.message.replace("tlsConfig", "proxyTlsConfig");
+        CallError::new(error.reason, format!("proxyUrl: {message}"))
     }
 
     /// Asks the proxy at the other end of `stream` for a tunnel. The host may be an address, and one of IPv6 needs no brackets. The caller must

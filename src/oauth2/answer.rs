@@ -44,7 +44,7 @@ pub fn read(status: u16, body: &[u8], grant: &str, now: Duration) -> Result<Issu
         return Err(TokenError::refused(status, refusal, grant));
     }
     let Some(Value::Object(document)) = document else {
-        return Err(TokenError::unusable("the answer is no JSON object: correct tokenUrl"));
+        return Err(TokenError::no_document());
     };
     let token = match document.get("access_token") {
         Some(Value::String(token)) if !token.is_empty() => token,

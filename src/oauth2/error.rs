@@ -102,10 +102,21 @@ impl TokenError {
     /// There is no answer.
     pub fn unanswered(error: &CallError) -> Self {
         let reason = error.reason.as_str();
+        // The fields of the target's own proxy are of no use here.
+        let message = match error.message.strip_prefix("proxyUrl: ") {
+            Some(_) if error.reason == Reason::Auth => {
+                "oauth2.proxyUrl: the proxy wants credentials, and none are sent to the proxy of a token endpoint: name one that wants none"
+                    .to_owned()
+            }
+            Some(rest) => format!("oauth2.proxyUrl: {rest}"),
+            None => error.message.clone(),
+        };
+        let message = message.replace("proxyTlsConfig", "tlsConfig").replace("tlsConfig", "oauth2.tlsConfig");
         Self {
-            message: format!("{reason}: {}", error.message),
+            message: format!("{reason}: {message}"),
             outcome: reason,
-            is_outage: true,
+            // Our own memory, or an answer that is too large, says nothing about others.
+            is_outage: error.reason != Reason::Limit,
             may_be_style: false,
             refusal: None,
         }
@@ -127,7 +138,8 @@ impl TokenError {
         Self {
             message,
             outcome: refusal.map_or("http_status", Refusal::as_str),
-            is_outage: status >= 500 || status == 429,
+            // What depends on the url and not on the client holds for all its tokens. 500 may be an answer to this client alone.
+            is_outage: refusal.is_none() && matches!(status, 300..=399 | 404 | 405 | 407 | 429 | 502..=504),
             may_be_style: matches!(status, 400 | 401),
             refusal,
         }
@@ -142,6 +154,11 @@ impl TokenError {
             may_be_style: false,
             refusal: None,
         }
+    }
+
+    /// The answer is no document of a token endpoint, which holds for all its tokens.
+    pub(super) fn no_document() -> Self {
+        Self { is_outage: true, ..Self::unusable("the answer is no JSON object: correct tokenUrl") }
     }
 
     /// There was no turn for the request.

@@ -19,6 +19,7 @@ pub fn own_metrics() -> String {
     metrics.polls.end("Sora", "success", Duration::ZERO);
     metrics.polls.delay.observe(0.0);
     metrics.probes.end(200, Duration::ZERO);
+    metrics.polls.end_token_request("success");
     metrics.sources.events.with_label_values(&["ScrapeTarget", "applied"]).inc();
     metrics.sources.reconciles.with_label_values(&["success"]).inc();
     let mut text = Vec::new();

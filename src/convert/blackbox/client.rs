@@ -14,6 +14,13 @@ use crate::yaml::Node;
 /// The most characters of `noProxy`.
 const MAX_NO_PROXY: usize = 2048;
 
+/// What is reached through a proxy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ProxyUse {
+    Target,
+    TokenEndpoint,
+}
+
 /// Headers that the exporter does not let `http_headers` set, in small letters.
 const RESERVED_HEADERS: [&str; 22] = [
     "authorization",
@@ -173,7 +180,7 @@ impl ModuleReader<'_> {
     /// The options of an HTTP client, as far as they are the same wherever there is one.
     pub(super) fn client(&mut self, block: &mut Block<'_>) {
         self.authentication(block);
-        self.proxy(block);
+        self.proxy(block, ProxyUse::Target);
         self.tls_config(block, true);
         self.http_headers(block, "http_headers");
     }
@@ -266,7 +273,9 @@ impl ModuleReader<'_> {
                 format!("{} is no algorithm that can be used, write RS256, RS384 or RS512", quoted(&word.value));
             self.reporter.fault(word.line(), &word.path, message);
         }
-        let scopes: Vec<String> = inner.texts("scopes", self.reporter).into_iter().map(|scope| scope.value).collect();
+        // They are joined by spaces in the end, so that one may be several.
+        let scopes = inner.texts("scopes", self.reporter);
+        let scopes: Vec<&str> = scopes.iter().flat_map(|scope| scope.value.split_whitespace()).collect();
         let params = inner.text_map("endpoint_params", self.reporter);
         let grant = inner.filled("grant_type", self.reporter).map(|grant| grant.value);
         for key in ["client_certificate_key_id", "iss", "audience"] {
@@ -275,15 +284,11 @@ impl ModuleReader<'_> {
         inner.node("claims");
         // The proxy and the settings of TLS are those of the token endpoint alone.
         let of_target = std::mem::take(&mut self.settings.spec);
-        self.proxy(&mut inner);
+        self.proxy(&mut inner, ProxyUse::TokenEndpoint);
         self.tls_config(&mut inner, true);
         let mut oauth2 = std::mem::replace(&mut self.settings.spec, of_target);
         inner.close(self.reporter);
         let (Some(id), Some(url)) = (id, url) else { return };
-        if oauth2.remove("proxyAuth").is_some() {
-            let message = "the user name and password of its proxy are left out: write a proxyUrl that wants none, or leave it out";
-            self.reporter.remark(field.line(), &field.path, message);
-        }
         // There is one url only, so it is known now whether it is reached through the proxy.
         let no_proxy = oauth2.remove("noProxy");
         if let Some(list) = no_proxy.as_ref().and_then(Value::as_str).map(NoProxy::parse)
@@ -291,7 +296,9 @@ impl ModuleReader<'_> {
         {
             oauth2.remove("proxyUrl");
         }
-        let other_grant = grant.as_deref().is_some_and(|grant| grant != "client_credentials");
+        let in_params = params.iter().find(|(name, _)| name == "grant_type").map(|(_, grant)| grant.value.as_str());
+        let other_grant = grant.as_deref().is_some_and(|grant| grant != "client_credentials")
+            || in_params.is_some_and(|grant| !matches!(grant, "client_credentials" | "password"));
         let Some(secret) = secret.filter(|_| !other_grant && certificate_key.is_none()) else {
             let message = "is left out: a token is requested with client_id and client_secret only, and not with a signed assertion; until \
                            then the target is asked without a token, so that a server that demands one answers 401; suspend the target, or \
@@ -315,10 +322,12 @@ impl ModuleReader<'_> {
     fn token_parameters(&mut self, params: Vec<(String, BlockField<'_, String>)>, oauth2: &mut Map<String, Value>) {
         let is_password = params.iter().any(|(name, value)| name == "grant_type" && value.value == "password");
         let (mut kept, mut user) = (Map::new(), Map::new());
+        let mut password_grant = None;
         for (name, value) in params {
             let text = value.value.clone();
             match name.as_str() {
-                "grant_type" if is_password || text == "client_credentials" => {}
+                "grant_type" if is_password => password_grant = Some((value.line(), value.path.clone())),
+                "grant_type" if text == "client_credentials" => {}
                 "username" | "password" if is_password => {
                     let source = value.with(CredentialSource::Inline(text));
                     user.insert(name.clone(), self.reference(&format!("user-{name}"), source));
@@ -337,12 +346,15 @@ impl ModuleReader<'_> {
         if !kept.is_empty() {
             oauth2.insert("endpointParams".to_owned(), Value::Object(kept));
         }
+        if let Some((line, path)) = password_grant.filter(|_| user.is_empty()) {
+            self.reporter.remark(line, &path, "is left out: the password grant needs username and password");
+        }
         if !user.is_empty() {
             oauth2.insert("user".to_owned(), Value::Object(user));
         }
     }
 
-    fn proxy(&mut self, block: &mut Block<'_>) {
+    fn proxy(&mut self, block: &mut Block<'_>, of: ProxyUse) {
         let url = block.filled("proxy_url", self.reporter);
         let from_environment = block.flag("proxy_from_environment", self.reporter).filter(|flag| flag.value);
         let no_proxy = block.filled("no_proxy", self.reporter);
@@ -368,12 +380,12 @@ impl ModuleReader<'_> {
             self.reporter.remark(flag.line(), &flag.path, message);
         }
         let Some(url) = url else { return };
-        self.proxy_url(&url);
+        self.proxy_url(&url, of);
         if !self.settings.spec.contains_key("proxyUrl") {
             return;
         }
         for (name, values) in connect_headers {
-            self.connect_header(&name, &values);
+            self.connect_header(&name, &values, of);
         }
         if let Some(no_proxy) = no_proxy {
             self.no_proxy(&no_proxy);
@@ -381,14 +393,14 @@ impl ModuleReader<'_> {
     }
 
     /// A header for the proxy: all that a target can send it is user name and password.
-    fn connect_header(&mut self, name: &str, values: &BlockField<'_, Vec<String>>) {
+    fn connect_header(&mut self, name: &str, values: &BlockField<'_, Vec<String>>, of: ProxyUse) {
         let login = match values.value.as_slice() {
             [value] if name.eq_ignore_ascii_case("proxy-authorization") => basic_login(value),
             _ => None,
         };
         match login {
             Some(login) if !self.settings.spec.contains_key("proxyAuth") => {
-                self.proxy_auth(login, values.node, &values.path);
+                self.proxy_auth(login, values.node, &values.path, of);
             }
             Some(_) => {
                 let message = "is left out: proxy_url has a user name as well";
@@ -402,7 +414,17 @@ impl ModuleReader<'_> {
         }
     }
 
-    fn proxy_auth(&mut self, (username, password): (String, String), node: &Node, path: &str) {
+    fn proxy_auth(&mut self, (username, password): (String, String), node: &Node, path: &str, of: ProxyUse) {
+        if of == ProxyUse::TokenEndpoint {
+            let message = "the user name and password are left out: none are sent to the proxy of a token endpoint, so let it want none";
+            self.reporter.remark(node.line, path, message);
+            return;
+        }
+        if username.contains(':') {
+            let message = "the user name and password are left out: a colon in the user name would end it, so no proxy can be told it";
+            self.reporter.remark(node.line, path, message);
+            return;
+        }
         let inline = |value: String| BlockField { value: CredentialSource::Inline(value), node, path: path.to_owned() };
         let mut auth = Map::new();
         auth.insert("username".to_owned(), self.reference("proxy-username", inline(username)));
@@ -438,7 +460,7 @@ impl ModuleReader<'_> {
         }
     }
 
-    fn proxy_url(&mut self, field: &BlockField<'_, String>) {
+    fn proxy_url(&mut self, field: &BlockField<'_, String>, of: ProxyUse) {
         let parsed = reqwest::Url::parse(&field.value).ok().filter(reqwest::Url::has_host);
         let Some(mut url) = parsed else {
             // It may contain a password, and is not repeated.
@@ -460,7 +482,7 @@ impl ModuleReader<'_> {
         if !url.username().is_empty() || url.password().is_some() {
             let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
             let login = (decoded(url.username()), url.password().map(decoded).unwrap_or_default());
-            self.proxy_auth(login, field.node, &field.path);
+            self.proxy_auth(login, field.node, &field.path, of);
             let _ = (url.set_username(""), url.set_password(None));
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {

@@ -662,9 +662,8 @@ fn access() -> Vec<Rule> {
             "!has(self.minVersion) || !has(self.maxVersion) || self.minVersion <= self.maxVersion",
             "minVersion must be at most maxVersion, exchange them or remove one",
         )
-        .also(&["spec.proxyTlsConfig"])
+        .also(&["spec.oauth2.tlsConfig", "spec.proxyTlsConfig"])
         .field("minVersion")
-        .also(&["spec.oauth2.tlsConfig"])
         .holds_if(|tls| match (text(tls, "minVersion"), text(tls, "maxVersion")) {
             (Some(least), Some(most)) => least <= most,
             _ => true,

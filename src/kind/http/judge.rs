@@ -107,9 +107,10 @@ pub(super) async fn judge(
         probe.record.set(&LAST_MODIFIED_FAMILY, &[], modified);
     }
     let mut verdict = Verdict::default();
+    let judged = judge_status(rules, status, answer.refused);
     verdict.note(match answer.rejection.take() {
-        Some(rejection) => Err(rejection),
-        None => judge_status(rules, status, answer.refused),
+        Some(rejection) if judged.is_err() => Err(rejection),
+        _ => judged,
     });
     if status == StatusCode::UNAUTHORIZED && answer.is_at_home && !verdict.is_good() {
         probe.record.credentials_refused();

@@ -9,6 +9,7 @@ mod permits;
 mod state;
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +17,8 @@ use reqwest::Url;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::endpoint::TokenEndpoint;
-use self::permits::TokenPermits;
+use self::endpoint::{NotNow, RetryPace, TokenEndpoint};
+use self::permits::{RequestGroup, TokenPermits};
 pub(super) use self::state::TokenInUse;
 use self::state::{LastRequest, Need, Step, TokenState};
 use super::PollContext;
@@ -45,6 +46,8 @@ struct BookPages {
     tokens: HashMap<TokenKey, Weak<SharedToken>>,
     counts: HashMap<Arc<str>, usize>,
     endpoints: HashMap<EndpointKey, Weak<TokenEndpoint>>,
+    /// By the authority of the endpoints.
+    paces: HashMap<Arc<str>, Weak<RetryPace>>,
 }
 
 /// What must be equal for a token to be shared.
@@ -161,11 +164,29 @@ impl BookPages {
         let client = clients.token_client(&settings.url, &settings.connection, namespace);
         let client = client.map_err(|error| error.of_token_endpoint())?;
         let (host, port) = (settings.url.host_str().unwrap_or_default(), settings.url.port_or_known_default());
-        let authority = format!("{host}:{}", port.unwrap_or_default());
-        let endpoint = Arc::new(TokenEndpoint::new(client, authority.into()));
+        let mut authority = format!("{host}:{}", port.unwrap_or_default());
+        // Whoever goes through a proxy of its own must not use up the requests of those who do not.
+        if let Some(proxy) = settings.connection.proxy.as_ref().filter(|proxy| proxy.serves(&settings.url)) {
+            let _ = write!(authority, " through {}:{}", proxy.host(), proxy.port());
+        }
+        let authority: Arc<str> = authority.into();
+        let pace = self.pace(&authority);
+        let endpoint = Arc::new(TokenEndpoint::new(client, authority, Arc::clone(namespace), pace));
         self.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
         self.endpoints.insert(key, Arc::downgrade(&endpoint));
         Ok(endpoint)
+    }
+}
+
+impl BookPages {
+    fn pace(&mut self, authority: &Arc<str>) -> Arc<RetryPace> {
+        if let Some(pace) = self.paces.get(authority).and_then(Weak::upgrade) {
+            return pace;
+        }
+        let pace = Arc::new(RetryPace::new());
+        self.paces.retain(|_, pace| pace.strong_count() > 0);
+        self.paces.insert(Arc::clone(authority), Arc::downgrade(&pace));
+        pace
     }
 }
 
@@ -286,7 +307,11 @@ impl TokenRequestTask {
     async fn run(mut self, context: &PollContext) {
         let SharedToken { key: (namespace, _), endpoint, book, .. } = &*self.token;
         let Some(book) = book.upgrade() else { return };
-        let group = (Arc::clone(namespace), Arc::clone(&endpoint.authority));
+        let group = RequestGroup {
+            namespace: Arc::clone(namespace),
+            authority: Arc::clone(&endpoint.authority),
+            is_trial: endpoint.is_down(),
+        };
         let permit = timeout(REQUEST_TIMEOUT, book.permits.acquire(group)).await.ok().flatten();
         drop(book);
         let Some(_permit) = permit else {
@@ -294,11 +319,24 @@ impl TokenRequestTask {
             self.is_ended = true;
             return;
         };
-        // It may have been found to be down meanwhile.
-        let Ok(attempt) = self.token.endpoint.begin(Instant::now()) else {
-            self.token.state().not_sent();
+        // Its last target may be gone meanwhile: nobody needs it any more.
+        if Arc::strong_count(&self.token) == 1 {
             self.is_ended = true;
             return;
+        }
+        // It may have been found to be down meanwhile.
+        let is_retry = self.token.state().has_failed();
+        let attempt = match self.token.endpoint.begin(is_retry, Instant::now()) {
+            Ok(attempt) => attempt,
+            Err(why) => {
+                let turn = match why {
+                    NotNow::Down => None,
+                    NotNow::NotBefore(turn) => Some(turn),
+                };
+                self.token.state().not_sent(turn);
+                self.is_ended = true;
+                return;
+            }
         };
         let sent = Instant::now();
         let (result, style, last) = self.token.send(context, sent + REQUEST_TIMEOUT).await;
@@ -423,6 +461,45 @@ mod tests {
         assert!(pages.tokens.is_empty() && pages.counts.is_empty() && pages.endpoints.is_empty());
         drop(pages);
         assert!(!format!("{book:?}").contains("secret: s"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_an_endpoint_is_down_all_namespaces_together_try_it_four_times_a_second() {
+        let (book, clients) = (Arc::<TokenBook>::default(), Clients::new(AddressRules::default()));
+        let names: Vec<Arc<str>> = (0..10).map(|number| format!("n{number}").into()).collect();
+        let tokens: Vec<_> = names.iter().map(|name| book.token(&settings("s"), name, &clients).unwrap()).collect();
+        let down = oauth2::read(503, b"", "password", Duration::ZERO).unwrap_err();
+        let now = Instant::now();
+        for token in &tokens {
+            token
+                .endpoint
+                .begin(false, now)
+                .unwrap_or_else(|_| panic!("it is not known yet that it is down"))
+                .end(Some(&down), now);
+        }
+        // By then each would try it once more.
+        let later = now + Duration::from_secs(2);
+        let mut begun = 0;
+        for step in 0..10 {
+            let at = later + step * Duration::from_millis(100);
+            begun += tokens
+                .iter()
+                .filter(|token| token.endpoint.begin(false, at).map(|attempt| attempt.end(Some(&down), at)).is_ok())
+                .count();
+        }
+        assert!((1..=4).contains(&begun), "{begun} in a second");
+    }
+
+    #[test]
+    fn whoever_has_a_proxy_of_its_own_does_not_use_up_the_requests_of_others() {
+        let (book, clients) = (Arc::<TokenBook>::default(), Clients::new(AddressRules::default()));
+        let authority = |proxy: Option<&str>| {
+            let mut settings = Arc::unwrap_or_clone(settings("s"));
+            settings.connection.proxy = proxy.map(|url| Url::parse(url).unwrap().into());
+            Arc::clone(&book.token(&Arc::new(settings), &"a".into(), &clients).unwrap().endpoint.authority)
+        };
+        assert_eq!(&*authority(None), "127.0.0.1:9");
+        assert_eq!(&*authority(Some("http://192.0.2.1:3128/")), "127.0.0.1:9 through 192.0.2.1:3128");
     }
 
     #[test]

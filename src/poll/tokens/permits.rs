@@ -21,15 +21,32 @@ const IN_ALL: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct TokenPermits(Mutex<RequestQueue>);
 
-/// The namespace for which a token is requested, and the host and port at which.
-pub(super) type RequestGroup = (Arc<str>, Arc<str>);
+/// What requests have in common that take turns.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RequestGroup {
+    /// For which tokens are requested.
+    pub(super) namespace: Arc<str>,
+    /// Host and port of the endpoint, and the proxy before it.
+    pub(super) authority: Arc<str>,
+    /// The endpoint was down.
+    pub(super) is_trial: bool,
+}
 
 #[derive(Debug, Default)]
 struct RequestQueue {
     in_all: usize,
     of_namespaces: HashMap<Arc<str>, usize>,
     at_endpoints: HashMap<Arc<str>, usize>,
-    waiting: BTreeMap<RequestGroup, VecDeque<oneshot::Sender<TokenPermit>>>,
+    waiting: BTreeMap<RequestGroup, VecDeque<WaitingRequest>>,
+    /// Of the next request that waits.
+    number: u64,
+}
+
+/// A request that waits, with a number that is lower the longer it does.
+#[derive(Debug)]
+struct WaitingRequest {
+    number: u64,
+    give: oneshot::Sender<TokenPermit>,
 }
 
 /// Lets one request be under way. Dropping it lets the next one begin.
@@ -43,8 +60,8 @@ impl Drop for TokenPermit {
     fn drop(&mut self) {
         let mut queue = self.permits.queue();
         queue.in_all -= 1;
-        decrement(&mut queue.of_namespaces, &self.group.0);
-        decrement(&mut queue.at_endpoints, &self.group.1);
+        decrement(&mut queue.of_namespaces, &self.group.namespace);
+        decrement(&mut queue.at_endpoints, &self.group.authority);
         self.permits.begin_more(queue);
     }
 }
@@ -64,12 +81,14 @@ impl TokenPermits {
         let (give, given) = oneshot::channel();
         {
             let mut queue = self.queue();
+            queue.number += 1;
+            let number = queue.number;
             let group = queue.waiting.entry(group).or_default();
             // They have waited the longest, so they are the first to give up.
-            while group.front().is_some_and(oneshot::Sender::is_closed) {
+            while group.front().is_some_and(|request| request.give.is_closed()) {
                 group.pop_front();
             }
-            group.push_back(give);
+            group.push_back(WaitingRequest { number, give });
             self.begin_more(queue);
         }
         given.await.ok()
@@ -84,8 +103,8 @@ impl TokenPermits {
         let mut begun = Vec::new();
         while let Some((group, give)) = queue.next() {
             queue.in_all += 1;
-            *queue.of_namespaces.entry(Arc::clone(&group.0)).or_default() += 1;
-            *queue.at_endpoints.entry(Arc::clone(&group.1)).or_default() += 1;
+            *queue.of_namespaces.entry(Arc::clone(&group.namespace)).or_default() += 1;
+            *queue.at_endpoints.entry(Arc::clone(&group.authority)).or_default() += 1;
             begun.push((give, TokenPermit { permits: Arc::clone(self), group }));
         }
         drop(queue);
@@ -97,26 +116,31 @@ impl TokenPermits {
 }
 
 impl RequestQueue {
-    /// The request that may begin next: one of the namespace with the fewest under way.
+    /// The request that may begin next: one of the namespace with the fewest under way, and of those the one that has waited the longest.
+    /// Endpoints that were down come last: each takes its time. However many are under way, a namespace may have one.
     fn next(&mut self) -> Option<(RequestGroup, oneshot::Sender<TokenPermit>)> {
-        while self.in_all < IN_ALL {
+        loop {
             let under_way = |namespace: &Arc<str>| self.of_namespaces.get(namespace).copied().unwrap_or(0);
-            let has_room = |(namespace, endpoint): &RequestGroup| {
-                under_way(namespace) < FOR_NAMESPACE
-                    && self.at_endpoints.get(endpoint).copied().unwrap_or(0) < AT_ENDPOINT
+            let has_room = |group: &RequestGroup| {
+                let of_namespace = under_way(&group.namespace);
+                of_namespace < FOR_NAMESPACE
+                    && (of_namespace == 0 || self.in_all < IN_ALL)
+                    && self.at_endpoints.get(&group.authority).copied().unwrap_or(0) < AT_ENDPOINT
             };
-            let groups = self.waiting.keys().filter(|group| has_room(group));
-            let group = groups.min_by_key(|(namespace, _)| under_way(namespace))?.clone();
+            let groups = self.waiting.iter().filter(|(group, _)| has_room(group));
+            let (group, _) = groups.min_by_key(|(group, queue)| {
+                (under_way(&group.namespace), group.is_trial, queue.front().map_or(0, |request| request.number))
+            })?;
+            let group = group.clone();
             let waiting = self.waiting.get_mut(&group)?;
             let next = waiting.pop_front();
             if waiting.is_empty() {
                 self.waiting.remove(&group);
             }
-            if let Some(give) = next.filter(|give| !give.is_closed()) {
-                return Some((group, give));
+            if let Some(request) = next.filter(|request| !request.give.is_closed()) {
+                return Some((group, request.give));
             }
         }
-        None
     }
 }
 
@@ -127,7 +151,26 @@ mod tests {
     use super::*;
 
     fn group(namespace: &str, endpoint: &str) -> RequestGroup {
-        (namespace.into(), endpoint.into())
+        RequestGroup { namespace: namespace.into(), authority: endpoint.into(), is_trial: false }
+    }
+
+    #[tokio::test]
+    async fn endpoints_that_were_down_come_after_others_and_a_full_house_has_one_place_for_each_namespace() {
+        let permits = Arc::<TokenPermits>::default();
+        let begun = |group| permits.acquire(group).now_or_never().flatten();
+        let mut held: Vec<_> =
+            (0..FOR_NAMESPACE).map(|number| begun(group("a", &format!("down{number}"))).unwrap()).collect();
+        let mut trial = Box::pin(permits.acquire(RequestGroup { is_trial: true, ..group("a", "a-down") }));
+        let mut other = Box::pin(permits.acquire(group("a", "idm")));
+        assert!((&mut trial).now_or_never().is_none() && (&mut other).now_or_never().is_none());
+        held.pop();
+        assert!((&mut trial).now_or_never().is_none());
+        held.push(other.now_or_never().flatten().unwrap());
+        for number in held.len()..IN_ALL {
+            held.push(begun(group(&format!("n{}", number / 10), &format!("e{number}"))).unwrap());
+        }
+        assert!(begun(group("n25", "more")).is_none(), "it has some already");
+        assert!(begun(group("new", "idm")).is_some());
     }
 
     #[tokio::test]

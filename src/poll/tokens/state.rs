@@ -12,6 +12,10 @@ use crate::poll::snapshot::CallRecord;
 /// A token that was refused is replaced only if it is at least this old: a server may refuse a new one as well, for a right that it lacks.
 const LEAST_AGE: Duration = Duration::from_secs(30);
 
+/// However soon a token is said to end, it is used for so long after it came: each poll would request one after the other otherwise, and use
+/// none.
+const LEAST_LIFETIME: Duration = Duration::from_secs(1);
+
 /// A token in use.
 #[derive(Clone, Debug)]
 pub(in crate::poll) struct TokenInUse {
@@ -163,6 +167,7 @@ impl TokenState {
         self.is_requested = false;
         match result {
             Ok(IssuedToken { value, lifetime }) => {
+                let lifetime = lifetime.map(|lifetime| lifetime.max(sent.elapsed() + LEAST_LIFETIME));
                 self.issued += 1;
                 self.token = Some(TokenInUse { number: self.issued, value, obtained: sent, lifetime });
                 self.failed = None;
@@ -187,9 +192,17 @@ impl TokenState {
         self.failed = Some((error, Instant::now() + self.backoff.next()));
     }
 
-    /// The endpoint is down, so that nothing was sent.
-    pub(super) const fn not_sent(&mut self) {
+    /// Nothing was sent: the endpoint is down, or is to be asked again for this token at this time.
+    pub(super) fn not_sent(&mut self, turn: Option<Instant>) {
         self.is_requested = false;
+        if let (Some((_, retry_at)), Some(turn)) = (&mut self.failed, turn) {
+            *retry_at = turn;
+        }
+    }
+
+    /// Whether the last request gave no token, for a reason of its own.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failed.is_some()
     }
 
     pub(super) fn record(&mut self, last: LastRequest, call: CallRecord) {
@@ -258,6 +271,17 @@ mod tests {
         assert!(matches!(valid(&mut state, Duration::from_secs(8), start), Step::UseAndRequest(_)));
         state.end(Ok(issued(None)), ClientStyle::Header, start);
         assert!(matches!(valid(&mut state, Duration::from_hours(10_000), start), Step::Use(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_ends_before_it_comes_is_used_for_a_moment_all_the_same() {
+        let (mut state, start) = (state(), Instant::now());
+        assert!(matches!(valid(&mut state, Duration::ZERO, start), Step::Request));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let token = IssuedToken { value: HiddenValue::new(&b"abc"[..]), lifetime: Some(Duration::from_micros(1)) };
+        state.end(Ok(token), ClientStyle::Header, start);
+        assert!(matches!(valid(&mut state, Duration::from_secs(2), start), Step::Use(_)));
+        assert!(matches!(valid(&mut state, Duration::from_millis(2999), start), Step::UseAndRequest(_)));
     }
 
     #[tokio::test(start_paused = true)]
