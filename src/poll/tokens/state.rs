@@ -312,7 +312,7 @@ mod tests {
         assert!(matches!(valid(&mut state, Duration::from_millis(1001), start), Step::Request));
         state.end(Ok(issued(Some(1000))), ClientStyle::Header, start);
         let at = start + Duration::from_secs(999);
-        let down = refused(503);
+        let down = oauth2::read(503, b"", "password", Duration::ZERO).unwrap_err();
         assert!(down.is_outage);
         let need = Need::Valid { interval: INTERVAL };
         assert!(matches!(state.step(need, Some(down.clone()), at), Step::Use(_)));
