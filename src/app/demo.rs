@@ -95,7 +95,7 @@ struct Servers {
     orion: Simulated,
     wilma: Simulated,
     keyrock: Simulated,
-    rooms: Processes,
+    rooms: DemoProcesses,
     edumeet: Simulated,
     website: Simulated,
     /// The authority of the website's certificate, as PEM.
@@ -128,7 +128,7 @@ impl Servers {
             orion: Simulated::serve(simulate::broker(Start::of_demo(0)).routes(), loopback).await?,
             wilma: Simulated::serve(secured.wilma.routes(), loopback).await?,
             keyrock: Simulated::serve(secured.keyrock.routes(), loopback).await?,
-            rooms: Processes::start().await?,
+            rooms: DemoProcesses::start().await?,
             edumeet: Simulated::serve(simulate::edumeet(Start::of_demo(0), None).routes(), loopback).await?,
             website: website.on(TcpListener::bind(loopback).await?)?,
             authority: simulate::certificate_pem(website.authority()),
@@ -239,12 +239,12 @@ fn may_ping() -> bool {
 }
 
 /// An application on mediasoup whose processes have addresses of their own and one port, as pods have.
-struct Processes {
+struct DemoProcesses {
     processes: Vec<Simulated>,
     port: u16,
 }
 
-impl Processes {
+impl DemoProcesses {
     async fn start() -> std::io::Result<Self> {
         let process = |number| simulate::agent(Start::of_demo(number), Some(AGENT_TOKEN)).routes();
         let first = Simulated::serve(process(0), (Ipv4Addr::LOCALHOST, 0).into()).await?;
