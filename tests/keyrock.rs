@@ -336,7 +336,8 @@ async fn each_mistake_is_answered_with_what_to_do_and_stands_on_the_page() {
     let path = with(user(), "tokenUrl", format!("http://{}/oauth/token", stage.idm_address));
     messages.push(down(&stage.declare("path", &path).await, Reason::Auth, &["token: ", "404"]));
     stage.keyrock.token_switch().set(Mode::Html);
-    let page = with(user(), "scopes", json!(["page"]));
+    // A url of its own: what is found out about an endpoint holds for all its tokens, for a second at least.
+    let page = with(user(), "tokenUrl", format!("http://{}/oauth2/token?page", stage.idm_address));
     messages.push(down(&stage.declare("page", &page).await, Reason::Auth, &["token: ", "tokenUrl"]));
     stage.keyrock.token_switch().set(Mode::Healthy);
     // In Wilma, and in the roles of the user.
