@@ -98,6 +98,9 @@ pub struct TokenError {
     pub refusal: Option<Refusal>,
 }
 
+/// What a proxy may ask for that the block has for the token endpoint only.
+const OF_A_CLIENT: [&str; 3] = ["TlsConfig.serverName", "TlsConfig.cert", "TlsConfig.keySecret"];
+
 impl TokenError {
     /// There is no answer.
     pub fn unanswered(error: &CallError) -> Self {
@@ -108,6 +111,10 @@ impl TokenError {
                 "oauth2.proxyUrl: the proxy wants credentials, and none are sent to the proxy of a token endpoint: name one that wants none"
                     .to_owned()
             }
+            Some(rest) if OF_A_CLIENT.iter().any(|field| rest.contains(field)) => {
+                "oauth2.proxyUrl: no TLS with the proxy: its certificate must contain the host in proxyUrl, and it must want none of its clients"
+                    .to_owned()
+            }
             Some(rest) => format!("oauth2.proxyUrl: {rest}"),
             None => error.message.clone(),
         };
@@ -115,7 +122,6 @@ impl TokenError {
         Self {
             message: format!("{reason}: {message}"),
             outcome: reason,
-            // Our own memory, or an answer that is too large, says nothing about others.
             is_outage: error.reason != Reason::Limit,
             may_be_style: false,
             refusal: None,
@@ -171,6 +177,11 @@ impl TokenError {
     pub fn aborted() -> Self {
         let message = "the request was aborted: please report this".to_owned();
         Self { message, outcome: Reason::Internal.as_str(), is_outage: false, may_be_style: false, refusal: None }
+    }
+
+    /// Whether it says nothing about the endpoint: our own memory, or an answer that is too large.
+    pub fn is_our_limit(&self) -> bool {
+        self.outcome == Reason::Limit.as_str()
     }
 
     /// Whether the other one, of the same request in another style, tells more.

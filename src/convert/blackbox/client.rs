@@ -322,13 +322,15 @@ impl ModuleReader<'_> {
     fn token_parameters(&mut self, params: Vec<(String, BlockField<'_, String>)>, oauth2: &mut Map<String, Value>) {
         let is_password = params.iter().any(|(name, value)| name == "grant_type" && value.value == "password");
         let (mut kept, mut user) = (Map::new(), Map::new());
+        let has_user =
+            is_password && ["username", "password"].iter().all(|field| params.iter().any(|(name, _)| name == field));
         let mut password_grant = None;
         for (name, value) in params {
             let text = value.value.clone();
             match name.as_str() {
                 "grant_type" if is_password => password_grant = Some((value.line(), value.path.clone())),
                 "grant_type" if text == "client_credentials" => {}
-                "username" | "password" if is_password => {
+                "username" | "password" if has_user => {
                     let source = value.with(CredentialSource::Inline(text));
                     user.insert(name.clone(), self.reference(&format!("user-{name}"), source));
                 }
@@ -404,6 +406,10 @@ impl ModuleReader<'_> {
             }
             Some(_) => {
                 let message = "is left out: proxy_url has a user name as well";
+                self.reporter.remark(values.line(), &values.path, message);
+            }
+            None if of == ProxyUse::TokenEndpoint => {
+                let message = "is left out: no headers are sent to the proxy of a token endpoint, so let it want none";
                 self.reporter.remark(values.line(), &values.path, message);
             }
             None => {

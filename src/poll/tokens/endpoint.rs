@@ -19,8 +19,8 @@ pub(super) const fn backoff() -> Backoff {
 /// Between two requests at one host and port which follow upon failures.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long the turn of a namespace is kept for it: longer than any pause, and than most intervals.
-const TURN_KEPT: Duration = Duration::from_mins(2);
+/// How long the turn of a namespace is kept for it: longer than any interval, or a target that is polled rarely would never have one.
+const TURN_KEPT: Duration = Duration::from_hours(2);
 
 /// When requests which follow upon failures may begin at a host and port, whatever namespaces and tokens they are for. Each namespace has a
 /// turn of its own, so that one with many tokens does not keep others from theirs.
@@ -129,7 +129,7 @@ impl TokenEndpoint {
             }
             return Err(NotNow::NotBefore(turn));
         }
-        outage.is_tried = is_trial;
+        outage.is_tried |= is_trial;
         Ok(EndpointAttempt { endpoint: self, is_trial })
     }
 
@@ -149,6 +149,12 @@ impl EndpointAttempt<'_> {
     /// The request has failed in this way, or got an answer that shows that the endpoint works.
     pub(super) fn end(self, error: Option<&TokenError>, now: Instant) {
         let mut outage = self.endpoint.outage();
+        if error.is_some_and(TokenError::is_our_limit) {
+            if self.is_trial {
+                outage.retry_at = now + outage.backoff.next();
+            }
+            return;
+        }
         match error.filter(|error| error.is_outage) {
             None => {
                 outage.error = None;

@@ -321,6 +321,8 @@ impl TokenRequestTask {
         };
         // Its last target may be gone meanwhile: nobody needs it any more.
         if Arc::strong_count(&self.token) == 1 {
+            // Or somebody takes it up at this moment, and must find that nothing is under way.
+            self.token.state().not_sent(None);
             self.is_ended = true;
             return;
         }

@@ -14,7 +14,7 @@ const AT_ENDPOINT: usize = 4;
 /// Requests for one namespace.
 const FOR_NAMESPACE: usize = 16;
 
-/// Requests in all.
+/// Requests in all, beyond which each namespace may still have one.
 const IN_ALL: usize = 256;
 
 /// The requests under way, and those that wait.

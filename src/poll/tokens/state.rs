@@ -179,9 +179,7 @@ impl TokenState {
                     self.style = StyleMemory::Next(style.other());
                 }
                 // An outage is the endpoint's, and so is the pause after it.
-                if !error.is_outage {
-                    self.failed = Some((error, Instant::now() + self.backoff.next()));
-                }
+                self.failed = if error.is_outage { None } else { Some((error, Instant::now() + self.backoff.next())) };
             }
         }
     }
