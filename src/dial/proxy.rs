@@ -34,12 +34,12 @@ pub struct TargetProxy {
     /// Which urls are reached without it; `None`: none.
     pub no_proxy: Option<NoProxy>,
     /// TLS of the proxy itself; `None`: as for the target, but for what is the target's own: its name and the client certificate.
-    pub tls: Option<TlsSettings>,
+    pub tls: Option<ConnectionTls>,
 }
 
 /// TLS of a connection, to a proxy for instance. The fields are those of [`Connection`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct TlsSettings {
+pub struct ConnectionTls {
     /// PEM of the authorities that are trusted instead of the system's.
     pub ca: Option<Arc<[u8]>>,
     /// The client certificate.
@@ -285,8 +285,8 @@ pub(crate) fn tunnel_status(header: &[u8]) -> Option<u16> {
 }
 
 /// A connection to a server with this TLS.
-impl From<TlsSettings> for Connection {
-    fn from(TlsSettings { ca, identity, server_name, insecure_skip_verify, tls_versions }: TlsSettings) -> Self {
+impl From<ConnectionTls> for Connection {
+    fn from(ConnectionTls { ca, identity, server_name, insecure_skip_verify, tls_versions }: ConnectionTls) -> Self {
         Self { ca, identity, server_name, insecure_skip_verify, tls_versions, ..Self::default() }
     }
 }

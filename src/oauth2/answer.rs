@@ -8,7 +8,7 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
-use super::error::{Refusal, TokenError};
+use super::error::{TokenError, TokenRefusal};
 use super::settings::HiddenValue;
 
 /// The longest token, in bytes: what a header may carry.
@@ -64,7 +64,7 @@ pub fn read(status: u16, body: &[u8], grant: &str, now: Duration) -> Result<Issu
 }
 
 /// The error of the RFC in an answer: in the field `error`, which may be an object with a text in turn, or as a bare text.
-fn refusal(document: &Value) -> Option<Refusal> {
+fn refusal(document: &Value) -> Option<TokenRefusal> {
     let text = match document {
         Value::String(text) => text,
         _ => match document.get("error")? {
@@ -72,7 +72,7 @@ fn refusal(document: &Value) -> Option<Refusal> {
             error => ["name", "message", "code"].iter().find_map(|field| error.get(field)?.as_str())?,
         },
     };
-    Refusal::of(text)
+    TokenRefusal::of(text)
 }
 
 /// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.

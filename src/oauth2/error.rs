@@ -4,7 +4,7 @@ use crate::failure::{CallError, Reason};
 
 /// What a token endpoint answers to a request that it does not fulfil: the closed set of RFC 6749, 5.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum TokenRefusal {
     /// The request lacks something, or has it twice.
     InvalidRequest,
     /// The client is not known, or has not authenticated itself.
@@ -19,7 +19,7 @@ pub enum Refusal {
     InvalidScope,
 }
 
-impl Refusal {
+impl TokenRefusal {
     const ALL: [Self; 6] = [
         Self::InvalidRequest,
         Self::InvalidClient,
@@ -95,7 +95,7 @@ pub struct TokenError {
     /// The client may not have been understood: it may have to authenticate itself in another way.
     pub may_be_style: bool,
     /// What the endpoint says, if it says that in a word of the RFC.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<TokenRefusal>,
 }
 
 /// What a proxy may ask for that the block has for the token endpoint only.
@@ -129,21 +129,21 @@ impl TokenError {
     }
 
     /// The answer is a refusal.
-    pub(super) fn refused(status: u16, refusal: Option<Refusal>, grant: &str) -> Self {
+    pub(super) fn refused(status: u16, refusal: Option<TokenRefusal>, grant: &str) -> Self {
         let message = match (refusal, status) {
             (Some(refusal), _) => format!("answered {status} {}: {}", refusal.as_str(), refusal.advice(grant)),
             (None, 300..=399) => {
                 format!("answered {status}: redirects are not followed, write the final URL into tokenUrl")
             }
             (None, 404 | 405) => format!("answered {status}: there is no token endpoint, correct tokenUrl"),
-            (None, 401) => format!("answered {status}: {}", Refusal::InvalidClient.advice(grant)),
+            (None, 401) => format!("answered {status}: {}", TokenRefusal::InvalidClient.advice(grant)),
             (None, 429) => format!("answered {status}: it has been asked too often"),
             (None, 500..) => format!("answered {status}: the token endpoint does not work, its log says why"),
             (None, _) => format!("answered {status} without an error of OAuth 2.0: correct tokenUrl and clientId"),
         };
         Self {
             message,
-            outcome: refusal.map_or("http_status", Refusal::as_str),
+            outcome: refusal.map_or("http_status", TokenRefusal::as_str),
             // What depends on the url and not on the client holds for all its tokens. 500 may be an answer to this client alone.
             is_outage: refusal.is_none() && matches!(status, 300..=399 | 404 | 405 | 407 | 429 | 502..=504),
             may_be_style: matches!(status, 400 | 401),
@@ -189,8 +189,8 @@ impl TokenError {
         let weight = |error: &Self| match error.refusal {
             _ if error.is_outage => 3,
             None => 0,
-            Some(Refusal::InvalidRequest) => 1,
-            Some(Refusal::InvalidClient) => 2,
+            Some(TokenRefusal::InvalidRequest) => 1,
+            Some(TokenRefusal::InvalidClient) => 2,
             Some(_) => 3,
         };
         weight(self) < weight(other)

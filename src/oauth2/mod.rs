@@ -9,6 +9,6 @@ mod request;
 mod settings;
 
 pub use answer::{IssuedToken, read};
-pub use error::{Refusal, TokenError};
+pub use error::{TokenError, TokenRefusal};
 pub use request::{TokenRequest, encoded};
 pub use settings::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};

@@ -26,7 +26,7 @@ impl std::fmt::Debug for TokenRequest {
 impl TokenSettings {
     /// The request in which the client authenticates itself like this.
     pub fn request(&self, style: ClientStyle) -> TokenRequest {
-        let mut form = Form::default();
+        let mut form = RequestForm::default();
         form.add("grant_type", self.grant().as_bytes());
         if let Some(user) = &self.user {
             form.add("username", user.username.expose());
@@ -70,9 +70,9 @@ pub fn encoded(value: &[u8]) -> String {
 
 /// Parameters of a form.
 #[derive(Default)]
-struct Form(String);
+struct RequestForm(String);
 
-impl Form {
+impl RequestForm {
     fn add(&mut self, name: &str, value: &[u8]) {
         if !self.0.is_empty() {
             self.0.push('&');

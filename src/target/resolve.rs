@@ -14,7 +14,7 @@ use crate::crd::{
     SecretKeyRef, TlsConfig, TlsProtocol,
 };
 use crate::dial::{
-    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, TargetProxy, TlsSettings, TlsVersions,
+    Connection, ConnectionTls, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, TargetProxy, TlsVersions,
 };
 use crate::oauth2::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};
 use crate::yaml;
@@ -201,14 +201,14 @@ impl ReferenceResolver<'_> {
             fallback: spec.ip_protocol_fallback.unwrap_or(true),
         };
         let source_address = spec.source_ip_address.as_ref().and_then(|text| text.parse().ok());
-        let TlsSettings { ca, identity, server_name, insecure_skip_verify, tls_versions } =
+        let ConnectionTls { ca, identity, server_name, insecure_skip_verify, tls_versions } =
             self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?.unwrap_or_default();
         let proxy = self.proxy(declaration)?;
         Ok(Connection { ca, identity, server_name, insecure_skip_verify, proxy, tls_versions, ip, source_address })
     }
 
     /// What a block of TLS settings, the field `path`, says.
-    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Option<TlsSettings>, ResolveError> {
+    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Option<ConnectionTls>, ResolveError> {
         let Some(tls) = tls else { return Ok(None) };
         let value = |reference: Option<Reference<'_>>| {
             Ok(reference.map(|reference| self.value(&reference)).transpose()?.flatten())
@@ -217,7 +217,7 @@ impl ReferenceResolver<'_> {
         let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference(&format!("{path}.cert"))))?;
         let key = value(tls.key_secret.as_ref().map(|key| key.reference(&format!("{path}.keySecret"))))?;
         let identity = certificates.zip(key);
-        Ok(Some(TlsSettings {
+        Ok(Some(ConnectionTls {
             ca: ca.map(Arc::from),
             identity: identity
                 .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),

@@ -362,7 +362,7 @@ impl TokenRequestTask {
 }
 
 /// What came of a request.
-struct SentRequest {
+struct TokenRequestRecord {
     request: LastRequest,
     bytes: usize,
 }
@@ -373,7 +373,7 @@ impl SharedToken {
         &self,
         context: &PollContext,
         deadline: Instant,
-    ) -> (Result<IssuedToken, TokenError>, ClientStyle, SentRequest) {
+    ) -> (Result<IssuedToken, TokenError>, ClientStyle, TokenRequestRecord) {
         let (start, settings) = (Instant::now(), &self.key.1);
         let styles = self.state().styles();
         let mut first: Option<TokenError> = None;
@@ -406,11 +406,11 @@ impl SharedToken {
             status,
             error: result.as_ref().err().cloned(),
         };
-        (result, used, SentRequest { request, bytes })
+        (result, used, TokenRequestRecord { request, bytes })
     }
 }
 
-fn log(token: &SharedToken, sent: &SentRequest) {
+fn log(token: &SharedToken, sent: &TokenRequestRecord) {
     let (namespace, url) = (&token.key.0, token.endpoint.authority.as_ref());
     let (duration, status) = (tracing::field::debug(sent.request.duration), sent.request.status);
     match &sent.request.error {
