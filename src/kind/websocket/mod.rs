@@ -6,7 +6,6 @@ mod script;
 mod session;
 mod stream;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -332,9 +331,7 @@ impl WebSocketProber {
             let at = probe.resolve_proxy(proxy, false).await?;
             return probe.connect_through(proxy, at, Some((&address.ip().to_string(), self.port))).await;
         }
-        let stream = probe.dialer.connect(address, self.port, probe.deadline).await?;
-        probe.record.event(format!("connected to {}", SocketAddr::new(address.ip(), self.port)));
-        Ok(Box::new(stream))
+        probe.connect(address, self.port).await.0
     }
 
     /// Judges the answer to the handshake, and goes on with messages if it is an upgrade.
