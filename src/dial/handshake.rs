@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{ClientError, Connection, Dialer};
+use super::{ClientError, Connection, Dialer, TlsSettings, TlsVersions};
 use crate::error_chain::chain;
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, HandshakeObserver, Peer, ServerVerifier, TrustStore};
@@ -23,14 +23,14 @@ use crate::tls::{self, HandshakeObserver, Peer, ServerVerifier, TrustStore};
 /// A handshake takes no longer than this, whatever the timeout of the target, as with the blackbox exporter.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// The TLS settings of one target.
+/// [`TlsSettings`] as handshakes take them.
 #[derive(Debug)]
-pub(super) struct TlsSettings {
+pub(super) struct LoadedTls {
     trust: Trust,
     identity: Option<Arc<CertifiedKey>>,
     /// The name that is wanted, where it is not the host.
     name: Option<ServerName<'static>>,
-    versions: super::TlsVersions,
+    versions: TlsVersions,
 }
 
 /// What certificates are verified with.
@@ -59,17 +59,17 @@ impl Connection {
     /// another machine.
     pub fn check_for_probes(&self) -> Result<(), ClientError> {
         let trust = |pem: &Arc<[u8]>| TrustStore::of_pem(pem).ok_or(ClientError::Ca);
-        TlsSettings::new(self, trust)?;
-        TlsSettings::of_proxy(self, trust).map(drop)
+        LoadedTls::new(&self.tls, trust)?;
+        LoadedTls::of_proxy(self, trust).map(drop)
     }
 }
 
-impl TlsSettings {
+impl LoadedTls {
     pub(super) fn new(
-        settings: &Connection,
+        settings: &TlsSettings,
         trust: impl Fn(&Arc<[u8]>) -> Result<Arc<TrustStore>, ClientError>,
     ) -> Result<Self, ClientError> {
-        let Connection { ca, identity, server_name, insecure_skip_verify, tls_versions, .. } = settings;
+        let TlsSettings { ca, identity, server_name, insecure_skip_verify, versions } = settings;
         let trust = match ca {
             _ if *insecure_skip_verify => Trust::Anything,
             Some(pem) => Trust::Configured(trust(pem)?),
@@ -78,7 +78,7 @@ impl TlsSettings {
         let identity = identity.as_ref().map(|identity| identity.certified().map(Arc::new)).transpose()?;
         let name = server_name.as_deref().map(|name| ServerName::try_from(name.to_owned()));
         let name = name.transpose().map_err(|_| ClientError::ServerName)?;
-        Ok(Self { trust, identity, name, versions: *tls_versions })
+        Ok(Self { trust, identity, name, versions: *versions })
     }
 
     /// The settings for the proxy, if it has its own.
@@ -89,7 +89,7 @@ impl TlsSettings {
         if settings.proxy.as_ref().is_none_or(|proxy| proxy.tls.is_none()) {
             return Ok(None);
         }
-        Self::new(&settings.of_proxy(), trust).map(Some).map_err(|error| settings.proxy_error(error))
+        Self::new(&settings.proxy_tls(), trust).map(Some).map_err(|error| settings.proxy_error(error))
     }
 
     fn config(

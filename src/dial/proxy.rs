@@ -15,7 +15,7 @@ use reqwest::header::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tower::{Service, service_fn};
 
-use super::{ClientError, Connection, Identity, NoProxy, TlsVersions, broken};
+use super::{ClientError, Connection, NoProxy, TlsSettings, broken};
 use crate::failure::{CallError, Reason};
 
 /// The most bytes of a proxy's answer to CONNECT, with the interim responses before it.
@@ -34,22 +34,7 @@ pub struct TargetProxy {
     /// Which urls are reached without it; `None`: none.
     pub no_proxy: Option<NoProxy>,
     /// TLS of the proxy itself; `None`: as for the target, but for what is the target's own: its name and the client certificate.
-    pub tls: Option<ConnectionTls>,
-}
-
-/// TLS of a connection, to a proxy for instance. The fields are those of [`Connection`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ConnectionTls {
-    /// PEM of the authorities that are trusted instead of the system's.
-    pub ca: Option<Arc<[u8]>>,
-    /// The client certificate.
-    pub identity: Option<Identity>,
-    /// The name for SNI and for the verification of the certificate, where it is not the host in the url.
-    pub server_name: Option<String>,
-    /// Accept any certificate.
-    pub insecure_skip_verify: bool,
-    /// Which versions of TLS may be agreed on.
-    pub tls_versions: TlsVersions,
+    pub tls: Option<TlsSettings>,
 }
 
 /// User name and password for a proxy: never printed.
@@ -284,25 +269,11 @@ pub(crate) fn tunnel_status(header: &[u8]) -> Option<u16> {
     status.parse().ok()
 }
 
-/// A connection to a server with this TLS.
-impl From<ConnectionTls> for Connection {
-    fn from(ConnectionTls { ca, identity, server_name, insecure_skip_verify, tls_versions }: ConnectionTls) -> Self {
-        Self { ca, identity, server_name, insecure_skip_verify, tls_versions, ..Self::default() }
-    }
-}
-
 impl Connection {
     /// The settings for the proxy's own TLS.
-    pub(crate) fn of_proxy(&self) -> Self {
-        match self.proxy.as_ref().and_then(|proxy| proxy.tls.clone()) {
-            Some(own) => own.into(),
-            None => Self {
-                ca: self.ca.clone(),
-                insecure_skip_verify: self.insecure_skip_verify,
-                tls_versions: self.tls_versions,
-                ..Self::default()
-            },
-        }
+    pub(crate) fn proxy_tls(&self) -> TlsSettings {
+        let own = self.proxy.as_ref().and_then(|proxy| proxy.tls.clone());
+        own.unwrap_or_else(|| TlsSettings { identity: None, server_name: None, ..self.tls.clone() })
     }
 
     /// The error of these settings for the proxy.

@@ -29,9 +29,7 @@ use super::proxied::{ProxiedClient, ProxiedInfo, ProxyTlsSettings};
 use super::renewal::{RenewalPeriod, RenewalSchedule};
 use super::sessions::SessionCache;
 use super::{Request, USER_AGENT};
-use crate::dial::{
-    AddressRules, AllowedBy, ClientError, Connection, Dialers, Identity, Resolver, TargetProxy, TlsVersions,
-};
+use crate::dial::{AddressRules, AllowedBy, ClientError, Connection, Dialers, Resolver, TargetProxy, TlsSettings};
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, Expiry, Peer};
 
@@ -43,9 +41,9 @@ pub struct Clients {
     tls: Mutex<HashMap<TlsKey, Weak<rustls::ClientConfig>>>,
 }
 
-/// What must be equal for TLS settings, trusted authorities and all, to be in memory once: authorities, identity, verification, and the
-/// address that the certificate must name.
-type TlsKey = (bool, Option<Arc<[u8]>>, Option<Identity>, bool, TlsVersions, Option<IpAddr>);
+/// What must be equal for TLS settings, trusted authorities and all, to be in memory once: whether they are used, the settings without a
+/// name, and the address that the certificate must name.
+type TlsKey = (bool, TlsSettings, Option<IpAddr>);
 
 /// What must be equal for a client to be shared.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -163,7 +161,7 @@ impl Clients {
         if !secure {
             connection = Connection { proxy: connection.proxy, ..Connection::default() };
         }
-        let named = matches!(server_identity(&connection)?, Some(ServerIdentity::Name(_)));
+        let named = matches!(server_identity(&connection.tls)?, Some(ServerIdentity::Name(_)));
         let host = url.host_str().filter(|_| named).map(str::to_owned);
         let key = ClientKey { connection, secure, host, grant };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,7 +178,7 @@ impl Clients {
         &self,
         ClientKey { connection, secure, host: _, grant: _ }: &ClientKey,
     ) -> Result<SharedClient, ClientError> {
-        let identity = server_identity(connection)?;
+        let identity = server_identity(&connection.tls)?;
         if identity.is_some() && connection.proxy.is_some() {
             return Err(ClientError::ProxiedServerName);
         }
@@ -189,7 +187,7 @@ impl Clients {
             Some(ServerIdentity::Address(address)) => (None, Some(address)),
             None => (None, None),
         };
-        let tls = self.shared_tls(*secure, connection, address)?;
+        let tls = self.shared_tls(*secure, &connection.tls, address)?;
         let idle = if *secure { IDLE_TLS } else { IDLE_PLAIN };
         let proxy = connection.proxy.clone().map(Arc::new);
         let proxy_tls = connection.proxy.as_ref().filter(|proxy| proxy.is_tls());
@@ -207,7 +205,7 @@ impl Clients {
             server_name,
             proxy,
             proxy_tls,
-            verifies: !connection.insecure_skip_verify,
+            verifies: !connection.tls.insecure_skip_verify,
             expiries: ExpiryCache::default(),
         })
     }
@@ -216,32 +214,27 @@ impl Clients {
     fn shared_tls(
         &self,
         used: bool,
-        connection: &Connection,
+        settings: &TlsSettings,
         address: Option<IpAddr>,
     ) -> Result<Arc<rustls::ClientConfig>, ClientError> {
-        let Connection { ca, identity, insecure_skip_verify, tls_versions, .. } = connection;
-        let key = (used, ca.clone(), identity.clone(), *insecure_skip_verify, *tls_versions, address);
+        let key = (used, TlsSettings { server_name: None, ..settings.clone() }, address);
         let mut shared = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tls) = shared.get(&key).and_then(Weak::upgrade) {
             return Ok(tls);
         }
-        let tls = Arc::new(Self::tls(used, connection, address)?);
+        let tls = Arc::new(Self::tls(used, settings, address)?);
         shared.retain(|_, tls| tls.strong_count() > 0);
         shared.insert(key, Arc::downgrade(&tls));
         Ok(tls)
     }
 
-    fn tls(
-        secure: bool,
-        connection: &Connection,
-        address: Option<IpAddr>,
-    ) -> Result<rustls::ClientConfig, ClientError> {
-        let verifier = match (secure, connection.insecure_skip_verify) {
-            (true, false) => verifying(connection.ca.as_deref(), address, CurrentCall)?,
+    fn tls(secure: bool, settings: &TlsSettings, address: Option<IpAddr>) -> Result<rustls::ClientConfig, ClientError> {
+        let verifier = match (secure, settings.insecure_skip_verify) {
+            (true, false) => verifying(settings.ca.as_deref(), address, CurrentCall)?,
             // A client for plain http verifies no certificate; loading the system's authorities for it would cost megabytes.
             (false, _) | (_, true) => trusting(CurrentCall),
         };
-        let mut config = tls_config(verifier, connection)?;
+        let mut config = tls_config(verifier, settings)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.enable_sni = address.is_none(); // SNI cannot hold an address, and the url's host is not the configured name
         Ok(config)
@@ -251,11 +244,11 @@ impl Clients {
 /// TLS with these settings and this verification of certificates.
 fn tls_config(
     verifier: Arc<dyn ServerCertVerifier>,
-    connection: &Connection,
+    settings: &TlsSettings,
 ) -> Result<rustls::ClientConfig, ClientError> {
-    let builder = rustls::ClientConfig::builder_with_protocol_versions(connection.tls_versions.list());
+    let builder = rustls::ClientConfig::builder_with_protocol_versions(settings.versions.list());
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    let mut config = match &connection.identity {
+    let mut config = match &settings.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified()?))),
     };
@@ -265,7 +258,7 @@ fn tls_config(
 
 /// TLS with a proxy. Its handshakes are not recorded: certificates are told of the target.
 fn proxy_tls_settings(proxy: &TargetProxy, connection: &Connection) -> Result<ProxyTlsSettings, ClientError> {
-    let own = connection.of_proxy();
+    let own = connection.proxy_tls();
     let name = match server_identity(&own)? {
         Some(ServerIdentity::Name(name)) => ServerName::try_from(name).map_err(|_| ClientError::ServerName)?,
         Some(ServerIdentity::Address(address)) => ServerName::IpAddress(address.into()),
@@ -301,23 +294,16 @@ impl Connection {
         if !is_secure(url, connection) {
             return Ok(());
         }
-        if server_identity(connection)?.is_some() && connection.proxy.is_some() {
+        if server_identity(&connection.tls)?.is_some() && connection.proxy.is_some() {
             return Err(ClientError::ProxiedServerName);
         }
-        connection.check_certificates()?;
+        connection.tls.check_certificates()?;
         if connection.has_tls_proxy() {
-            let own = connection.of_proxy();
+            let own = connection.proxy_tls();
             let checked = server_identity(&own).and_then(|_| own.check_certificates());
             checked.map_err(|error| connection.proxy_error(error))?;
         }
         Ok(())
-    }
-
-    fn check_certificates(&self) -> Result<(), ClientError> {
-        if let Some(ca) = self.ca.as_deref().filter(|_| !self.insecure_skip_verify) {
-            verifying(Some(ca), None, ())?;
-        }
-        self.identity.as_ref().map_or(Ok(()), |identity| identity.certified().map(drop))
     }
 
     /// The settings for this url alone: without the proxy if it is reached without, and without the list that says so.
@@ -333,6 +319,15 @@ impl Connection {
     }
 }
 
+impl TlsSettings {
+    fn check_certificates(&self) -> Result<(), ClientError> {
+        if let Some(ca) = self.ca.as_deref().filter(|_| !self.insecure_skip_verify) {
+            verifying(Some(ca), None, ())?;
+        }
+        self.identity.as_ref().map_or(Ok(()), |identity| identity.certified().map(drop))
+    }
+}
+
 /// Whether a connection may use TLS, to the target or to the proxy.
 fn is_secure(url: &Url, connection: &Connection) -> bool {
     url.scheme() == "https" || connection.has_tls_proxy()
@@ -345,8 +340,8 @@ enum ServerIdentity {
     Address(IpAddr),
 }
 
-fn server_identity(connection: &Connection) -> Result<Option<ServerIdentity>, ClientError> {
-    let Some(text) = &connection.server_name else { return Ok(None) };
+fn server_identity(tls: &TlsSettings) -> Result<Option<ServerIdentity>, ClientError> {
+    let Some(text) = &tls.server_name else { return Ok(None) };
     if let Ok(address) = text.parse() {
         return Ok(Some(ServerIdentity::Address(address)));
     }

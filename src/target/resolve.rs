@@ -14,7 +14,7 @@ use crate::crd::{
     SecretKeyRef, TlsConfig, TlsProtocol,
 };
 use crate::dial::{
-    Connection, ConnectionTls, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, TargetProxy, TlsVersions,
+    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, TargetProxy, TlsSettings, TlsVersions,
 };
 use crate::oauth2::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};
 use crate::yaml;
@@ -201,14 +201,13 @@ impl ReferenceResolver<'_> {
             fallback: spec.ip_protocol_fallback.unwrap_or(true),
         };
         let source_address = spec.source_ip_address.as_ref().and_then(|text| text.parse().ok());
-        let ConnectionTls { ca, identity, server_name, insecure_skip_verify, tls_versions } =
-            self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?.unwrap_or_default();
+        let tls = self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?.unwrap_or_default();
         let proxy = self.proxy(declaration)?;
-        Ok(Connection { ca, identity, server_name, insecure_skip_verify, proxy, tls_versions, ip, source_address })
+        Ok(Connection { tls, proxy, ip, source_address })
     }
 
     /// What a block of TLS settings, the field `path`, says.
-    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Option<ConnectionTls>, ResolveError> {
+    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Option<TlsSettings>, ResolveError> {
         let Some(tls) = tls else { return Ok(None) };
         let value = |reference: Option<Reference<'_>>| {
             Ok(reference.map(|reference| self.value(&reference)).transpose()?.flatten())
@@ -217,13 +216,13 @@ impl ReferenceResolver<'_> {
         let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference(&format!("{path}.cert"))))?;
         let key = value(tls.key_secret.as_ref().map(|key| key.reference(&format!("{path}.keySecret"))))?;
         let identity = certificates.zip(key);
-        Ok(Some(ConnectionTls {
+        Ok(Some(TlsSettings {
             ca: ca.map(Arc::from),
             identity: identity
                 .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),
             server_name: tls.server_name.clone(),
             insecure_skip_verify: tls.insecure_skip_verify,
-            tls_versions: match (tls.min_version, tls.max_version) {
+            versions: match (tls.min_version, tls.max_version) {
                 (Some(TlsProtocol::Tls13), _) => TlsVersions::Only13,
                 (_, Some(TlsProtocol::Tls12)) => TlsVersions::Only12,
                 _ => TlsVersions::All,
@@ -258,7 +257,7 @@ impl ReferenceResolver<'_> {
                 ClientAuthentication::Header => ClientAuthStyles::Only(ClientStyle::Header),
                 ClientAuthentication::Body => ClientAuthStyles::Only(ClientStyle::Body),
             },
-            connection: Connection { proxy, ..Connection::from(tls) },
+            connection: Connection { tls, proxy, ..Connection::default() },
         };
         Ok(Some(OAuth2Settings { token: Arc::new(token), header: parsed.header.clone() }))
     }
