@@ -133,7 +133,7 @@ pub enum ClientError {
     #[error("tlsConfig.keySecret holds {0}")]
     Key(KeyError),
     /// The certificate and its key do not match, or TLS rejects them.
-    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", describe(.0, Peer::Server))]
+    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", describe(.0, Peer::TARGET))]
     Identity(rustls::Error),
     /// No trusted authority at all.
     #[error("no trusted certificate authority: set tlsConfig.ca")]

@@ -164,9 +164,9 @@ impl Dialer {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
         let name = name.cloned().map_or_else(|| ServerName::try_from(host.to_owned()), Ok);
+        let settings = if server == ServerRole::Proxy { "proxyTlsConfig" } else { "tlsConfig" };
         let Ok(name) = name else {
-            let block = if server == ServerRole::Proxy { "proxyTlsConfig" } else { "tlsConfig" };
-            let message = format!("{host} is no name that a certificate can contain: write {block}.serverName");
+            let message = format!("{host} is no name that a certificate can contain: write {settings}.serverName");
             return (Err(CallError::new(Reason::Tls, message)), None);
         };
         let sni = matches!(name, ServerName::DnsName(_));
@@ -176,7 +176,7 @@ impl Dialer {
         let connecting = TlsConnector::from(config).connect(name, stream);
         let result = match timeout_at(deadline, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(failed(&error, alpn)),
+            Ok(Err(error)) => Err(failed(&error, alpn, Peer::Server(settings))),
             Err(_) => Err(CallError::new(Reason::Timeout, "the TLS handshake did not end in time")),
         };
         let mut peer = verifier.observer().take();
@@ -278,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for EncryptedStream<S> {
 }
 
 /// The failure of a handshake. Whatever ends it, it is one of TLS: there was a connection.
-fn failed(error: &io::Error, alpn: &[&[u8]]) -> CallError {
+fn failed(error: &io::Error, alpn: &[&[u8]], peer: Peer) -> CallError {
     use rustls::{AlertDescription, Error, InvalidMessage};
     let message = match chain(error).find_map(|link| link.downcast_ref::<Error>()) {
         Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
@@ -288,7 +288,7 @@ fn failed(error: &io::Error, alpn: &[&[u8]]) -> CallError {
             let names: Vec<_> = alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
             format!("the server does not speak {} over TLS (ALPN)", names.join(" or "))
         }
-        Some(error) => tls::describe(error, Peer::Server),
+        Some(error) => tls::describe(error, peer),
         None => format!("the connection ended in the TLS handshake: {error}"),
     };
     CallError::new(Reason::Tls, message)

@@ -28,7 +28,7 @@ pub use host::{AllowedHost, AllowedHostError};
 pub use icmp::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 pub use no_proxy::NoProxy;
 pub(crate) use proxy::tunnel_status;
-pub use proxy::{ProxyCredentials, TargetProxy};
+pub use proxy::{ProxyCredentials, ProxyFields, TargetProxy};
 pub use resolve::KnownHosts;
 pub(crate) use resolve::Resolver;
 pub(crate) use stream::{StreamObserver, YieldingStream};

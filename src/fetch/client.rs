@@ -76,7 +76,7 @@ impl Clients {
     /// The client for a target of `namespace` at `url` with these settings. It has connections and TLS settings in common with all targets
     /// of equal settings.
     pub fn client(&self, url: &Url, connection: &Connection, namespace: &Arc<str>) -> Result<Client, ClientError> {
-        self.client_of(["url", "proxyUrl"], url, connection, namespace)
+        self.client_of(["url", "proxyUrl"], Peer::TARGET, url, connection, namespace)
     }
 
     /// The same for the token endpoint of a target: it obeys the same rules as the target itself.
@@ -86,13 +86,15 @@ impl Clients {
         connection: &Connection,
         namespace: &Arc<str>,
     ) -> Result<Client, ClientError> {
-        self.client_of(["oauth2.tokenUrl", "oauth2.proxyUrl"], url, connection, namespace)
+        let fields = ["oauth2.tokenUrl", "oauth2.proxyUrl"];
+        self.client_of(fields, Peer::Server("oauth2.tlsConfig"), url, connection, namespace)
     }
 
-    /// A client for what stands in these fields: the url, and that of the proxy.
+    /// A client for what stands in these fields: the url, and that of the proxy; `peer` names the one with the settings of TLS.
     fn client_of(
         &self,
         [url_field, proxy_field]: [&'static str; 2],
+        peer: Peer,
         url: &Url,
         connection: &Connection,
         namespace: &Arc<str>,
@@ -116,6 +118,7 @@ impl Clients {
             rules: Arc::clone(self.dialers.rules()),
             resolver: Arc::clone(self.dialers.resolver()),
             namespace: Arc::clone(namespace),
+            peer,
             contacted,
             port,
             grant,
@@ -435,7 +438,7 @@ impl SharedClient {
     }
 
     /// Opens another connection to learn why the server has closed the last one: it requires a certificate, or rejects ours.
-    async fn alert(&self, url: &Url, address: Option<SocketAddr>, deadline: Instant) -> Option<CallError> {
+    async fn alert(&self, url: &Url, address: Option<SocketAddr>, peer: Peer, deadline: Instant) -> Option<CallError> {
         let host = url.host_str().filter(|_| url.scheme() == "https" && self.proxy.is_none())?;
         let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
         let alert = async {
@@ -443,7 +446,7 @@ impl SharedClient {
             handshake_alert(stream, Arc::clone(&self.tls), name).await
         };
         let error = timeout_at(deadline.min(Instant::now() + ALERT_TIMEOUT), alert).await.ok().flatten()?;
-        Some(CallError::new(Reason::Tls, tls::describe(&error, Peer::Server)))
+        Some(CallError::new(Reason::Tls, tls::describe(&error, peer)))
     }
 
     /// Replaces the host in the url by `serverName`, if that is set, and its port by that of a member: TLS takes the name from there, and the
@@ -506,21 +509,22 @@ enum Transport {
 /// An answer whose body has not been read.
 pub(super) enum UnreadResponse {
     Plain(Box<PlainResponse>),
-    Pooled(reqwest::Response),
+    /// With the server, as messages name it.
+    Pooled(reqwest::Response, Peer),
 }
 
 impl UnreadResponse {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Plain(response) => response.head.status,
-            Self::Pooled(response) => response.status(),
+            Self::Pooled(response, _) => response.status(),
         }
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
         match self {
             Self::Plain(response) => &response.head.headers,
-            Self::Pooled(response) => response.headers(),
+            Self::Pooled(response, _) => response.headers(),
         }
     }
 
@@ -528,15 +532,15 @@ impl UnreadResponse {
     pub(super) fn content_length(&self) -> Option<u64> {
         match self {
             Self::Plain(response) => response.content_length(),
-            Self::Pooled(response) => response.content_length(),
+            Self::Pooled(response, _) => response.content_length(),
         }
     }
 
     /// The next piece of the body; none at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
         match self {
-            Self::Plain(response) => response.chunk().await.map_err(|error| error::body_error(&error)),
-            Self::Pooled(response) => response.chunk().await.map_err(|error| error::body_error(&error)),
+            Self::Plain(response) => response.chunk().await.map_err(|error| error::body_error(&error, Peer::TARGET)),
+            Self::Pooled(response, peer) => response.chunk().await.map_err(|error| error::body_error(&error, *peer)),
         }
     }
 
@@ -544,7 +548,7 @@ impl UnreadResponse {
     pub(super) fn into_connection(self) -> Option<PlainConnection> {
         match self {
             Self::Plain(response) => Some(response.into_connection()),
-            Self::Pooled(_) => None,
+            Self::Pooled(..) => None,
         }
     }
 }
@@ -556,6 +560,8 @@ pub struct Client {
     rules: Arc<AddressRules>,
     resolver: Arc<Resolver>,
     namespace: Arc<str>,
+    /// The server, as messages about TLS name its settings.
+    peer: Peer,
     contacted: ContactedHost,
     port: u16,
     grant: AllowedBy,
@@ -596,6 +602,7 @@ impl Client {
             rules: Arc::clone(&self.rules),
             resolver: Arc::clone(&self.resolver),
             namespace: Arc::clone(&self.namespace),
+            peer: self.peer,
             contacted: ContactedHost::Member(address.ip()),
             port: address.port(),
             grant,
@@ -707,7 +714,7 @@ impl Client {
             *failures = ConnectFailures::default();
             sent = self.send_by(shared, unpooled, again, addresses, None, deadline, failures).await;
         }
-        Ok(UnreadResponse::Pooled(sent?))
+        Ok(UnreadResponse::Pooled(sent?, self.peer))
     }
 
     /// Sends a request over plain TCP.
@@ -719,7 +726,7 @@ impl Client {
         deadline: Instant,
         failures: &mut ConnectFailures,
     ) -> Result<PlainResponse, CallError> {
-        let failed = |error: hyper::Error| error::call_error(&error, true);
+        let failed = |error: hyper::Error| error::call_error(&error, true, self.peer);
         let mut request = request.in_origin_form()?;
         if let Some(mut connection) = kept.take()
             && connection.is_ready().await
@@ -796,15 +803,15 @@ impl Client {
                             "the server closes the connection in the handshake".to_owned(),
                         ));
                     }
-                    None => return Err(error::call_error(&*error, is_plain(url)).into()),
+                    None => return Err(error::call_error(&*error, is_plain(url), self.peer).into()),
                 },
                 Err(error) if !attempt.is_connected() && error::is_closed(&*error) => {
-                    return Err(SendError::ReusedClosed(error::call_error(&*error, is_plain(url))));
+                    return Err(SendError::ReusedClosed(error::call_error(&*error, is_plain(url), self.peer)));
                 }
                 Err(error) => {
                     let unexplained = error::is_unexplained(&*error);
-                    let alert = if unexplained { shared.alert(url, first, deadline).await } else { None };
-                    return Err(alert.unwrap_or_else(|| error::call_error(&*error, is_plain(url))).into());
+                    let alert = if unexplained { shared.alert(url, first, self.peer, deadline).await } else { None };
+                    return Err(alert.unwrap_or_else(|| error::call_error(&*error, is_plain(url), self.peer)).into());
                 }
             }
         }
@@ -842,7 +849,7 @@ impl Client {
         response: &UnreadResponse,
         handshakes: &Handshakes,
     ) -> Option<Expiry> {
-        let (Transport::Pooled(shared), UnreadResponse::Pooled(response)) = (&self.transport, response) else {
+        let (Transport::Pooled(shared), UnreadResponse::Pooled(response, _)) = (&self.transport, response) else {
             return None;
         };
         let mut authority = https_authority(url)?;

@@ -14,7 +14,8 @@ use crate::crd::{
     SecretKeyRef, TlsConfig, TlsProtocol,
 };
 use crate::dial::{
-    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, TargetProxy, TlsSettings, TlsVersions,
+    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, ProxyFields, TargetProxy, TlsSettings,
+    TlsVersions,
 };
 use crate::oauth2::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};
 use crate::yaml;
@@ -238,7 +239,8 @@ impl ReferenceResolver<'_> {
         let hidden = |reference: Reference<'_>| Ok(HiddenValue::new(self.credential(&reference)?.unwrap_or_default()));
         let id = oauth2.client_id.reference("spec.oauth2.clientId");
         let tls = self.tls(oauth2.tls_config.as_ref(), "spec.oauth2.tlsConfig")?.unwrap_or_default();
-        let proxy = parsed.proxy_url.clone().map(TargetProxy::from);
+        let proxy =
+            parsed.proxy_url.clone().map(|url| TargetProxy { fields: ProxyFields::TokenEndpoint, ..url.into() });
         let token = TokenSettings {
             url: parsed.token_url.clone(),
             client_id: id.map(hidden).transpose()?.unwrap_or_else(|| HiddenValue::new(Vec::new())),
@@ -282,7 +284,8 @@ impl ReferenceResolver<'_> {
             }
         };
         let tls = self.tls(spec.proxy_tls_config.as_ref(), "spec.proxyTlsConfig")?;
-        Ok(Some(TargetProxy { url, credentials, no_proxy: spec.no_proxy.as_deref().map(NoProxy::parse), tls }))
+        let no_proxy = spec.no_proxy.as_deref().map(NoProxy::parse);
+        Ok(Some(TargetProxy { url, credentials, no_proxy, tls, fields: ProxyFields::Target }))
     }
 
     /// User name and password in the field `path`, of which one may be empty: some servers take a token as either.
