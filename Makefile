@@ -30,7 +30,10 @@ BUILD_pion := -ldflags '-s -w'
 BUILD_oauth2-proxy := -ldflags '-s -w'
 BUILD_states := -ldflags '-s -w -X github.com/prometheus/common/version.Version=2.19.1'
 BUILD_helm := -ldflags '-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1'
-sum = $(firstword $(shell { cat tests/tools/$(1)/*; echo "$(BUILD_$(1))"; } | cksum))
+# What builds several of them.
+SCRIPT_node-turn := tests/tools/npm.sh
+SCRIPT_node-oauth2 := tests/tools/npm.sh
+sum = $(firstword $(shell { cat tests/tools/$(1)/* $(SCRIPT_$(1)); echo "$(BUILD_$(1))"; } | cksum))
 TOOLS_prometheus := $(CACHE)/prometheus-$(call sum,prometheus)
 TOOLS_etcd := $(CACHE)/etcd-$(call sum,etcd)
 TOOLS_kubernetes := $(CACHE)/kubernetes-$(call sum,kubernetes)
@@ -200,10 +203,10 @@ $(OAUTH2_PROXY):
 	$(call build,oauth2-proxy,github.com/oauth2-proxy/oauth2-proxy/v7)
 
 $(NODE_TURN):
-	tests/tools/node-turn/build.sh $@
+	$(SCRIPT_node-turn) node-turn $@
 
 $(NODE_OAUTH2):
-	tests/tools/node-oauth2/build.sh $@
+	$(SCRIPT_node-oauth2) node-oauth2 $@
 
 $(TOOLS_debian):
 	tests/tools/debian/unpack.sh $@

@@ -117,7 +117,7 @@ fn sora(url: &str) -> Target {
 
 fn https(address: SocketAddr, ca: Option<&str>) -> Target {
     let mut target = sora(&format!("https://{address}/"));
-    Arc::make_mut(&mut target.source).connection.ca = ca.map(|pem| pem.as_bytes().into());
+    Arc::make_mut(&mut target.source).connection.tls.ca = ca.map(|pem| pem.as_bytes().into());
     target
 }
 
@@ -241,7 +241,7 @@ async fn insecure_skip_verify_takes_version_1_and_short_keys_but_not_the_certifi
         let address = server(vec![shown], key).await;
         let mut target = https(address, None);
         assert!(!is_taken(target.clone()).await, "it is verified unless that is switched off");
-        Arc::make_mut(&mut target.source).connection.insecure_skip_verify = true;
+        Arc::make_mut(&mut target.source).connection.tls.insecure_skip_verify = true;
         let (reason, sentence, earliest, last) = polled(target).await;
         assert_eq!(reason == Reason::Schema, taken, "{sentence}");
         assert_eq!((earliest, last), (Some(YEAR_2030), None));
@@ -277,9 +277,9 @@ async fn a_client_certificate_of_version_1_can_be_shown() {
         let key = key.serialize_pem();
         Some(Identity { certificates: pem.as_bytes().into(), key: key.as_bytes().into() })
     };
-    Arc::make_mut(&mut target.source).connection.identity = identity(&key);
+    Arc::make_mut(&mut target.source).connection.tls.identity = identity(&key);
     assert!(is_taken(target.clone()).await);
-    Arc::make_mut(&mut target.source).connection.identity = identity(&own);
+    Arc::make_mut(&mut target.source).connection.tls.identity = identity(&own);
     let (reason, sentence, ..) = polled(target).await;
     assert_eq!(reason, Reason::Config);
     assert!(sentence.contains("the private key does not match the certificate"), "{sentence}");
@@ -292,7 +292,7 @@ async fn an_encrypted_key_of_a_client_is_called_encrypted() {
     let mut target = https(server(vec![leaf.der().clone()], &own).await, None);
     let key = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let certificates = leaf.pem();
-    Arc::make_mut(&mut target.source).connection.identity =
+    Arc::make_mut(&mut target.source).connection.tls.identity =
         Some(Identity { certificates: certificates.as_bytes().into(), key: key.as_bytes().into() });
     let (reason, sentence, ..) = polled(target).await;
     assert_eq!(reason, Reason::Config);

@@ -31,7 +31,7 @@ fn rooms(server: &Scripted) -> Target {
     let options = mediasoup::Options { source: mediasoup::StatsSource::Prometheus, ..mediasoup::Options::default() };
     let target = target("rooms", Type::Mediasoup, &server.url());
     let mut target = redeclared(&target, |spec| spec.blocks.mediasoup = Some(Box::new(options)));
-    Arc::make_mut(&mut target.source).connection.ca = server.ca.as_ref().map(|pem| pem.as_bytes().into());
+    Arc::make_mut(&mut target.source).connection.tls.ca = server.ca.as_ref().map(|pem| pem.as_bytes().into());
     (target.interval, target.timeout, target.max_age) = (PATIENCE, PATIENCE, Duration::ZERO);
     target
 }
@@ -192,7 +192,7 @@ async fn a_kept_connection_is_at_most_a_minute_old_and_the_next_resumes_its_sess
     ] {
         let mut target = rooms(server);
         target.id = scrapetarget_exporter::target::TargetId::new("media", name);
-        Arc::make_mut(&mut target.source).connection.server_name = server_name.map(str::to_owned);
+        Arc::make_mut(&mut target.source).connection.tls.server_name = server_name.map(str::to_owned);
         targets.push(target);
     }
     pollers.apply(targets.clone());
@@ -240,8 +240,8 @@ async fn a_name_that_moves_is_followed_at_once_also_where_the_old_server_still_a
     let after = Scripted::at(([127, 0, 0, 2], port).into(), Some(rustls::ALL_VERSIONS), |_, _| Then::Answer).await;
     hosts("127.0.0.1 server.test\n");
     let mut target = redeclared(&rooms(&before), |spec| spec.url = format!("https://server.test:{port}/"));
-    Arc::make_mut(&mut target.source).connection.ca = None;
-    Arc::make_mut(&mut target.source).connection.insecure_skip_verify = true;
+    Arc::make_mut(&mut target.source).connection.tls.ca = None;
+    Arc::make_mut(&mut target.source).connection.tls.insecure_skip_verify = true;
     let pollers = pollers();
     pollers.apply([target.clone()]);
     for _ in 0..3 {
@@ -269,7 +269,7 @@ fn at_two_addresses(port: u16, scheme: &str, addresses: &[&str]) -> Target {
     let lines: Vec<String> = addresses.iter().map(|address| format!("{address} two.test\n")).collect();
     hosts(&lines.concat());
     let mut target = sora(&format!("{scheme}://two.test:{port}/"));
-    Arc::make_mut(&mut target.source).connection.insecure_skip_verify = true;
+    Arc::make_mut(&mut target.source).connection.tls.insecure_skip_verify = true;
     (target.timeout, target.max_age) = (Duration::from_secs(9), Duration::ZERO);
     target
 }

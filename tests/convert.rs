@@ -498,6 +498,32 @@ fn messages_of_websocket_are_steps_without_what_only_lines_have() {
 }
 
 #[test]
+fn what_a_websocket_does_not_use_needs_no_secret() {
+    let client =
+        "proxy_url: 'http://user:hunter2@proxy:3128', proxy_connect_header: {Proxy-Authorization: ['Basic dTpw']},
+        http_headers: {X-Token: {secrets: [hunter2]}}";
+    for (more, secrets) in [
+        ("bearer_token: hunter2", 1),
+        ("oauth2: {client_id: a, client_secret: hunter2, token_url: 'https://auth.example.com/token'}", 0),
+    ] {
+        let module = format!("prober: websocket, websocket: {{http_config: {{{client}, {more}}}}}");
+        let said = converted(&format!("modules: {{m: {{{module}}}}}"), &job("'wss://sfu.example.com/'"));
+        let spec = only_spec(&said);
+        for field in ["proxyUrl", "proxyAuth", "oauth2", "headers"] {
+            assert!(spec[field].is_null(), "{field}: {spec}");
+        }
+        assert_eq!(said.stderr.matches("is read from the key").count(), secrets, "{}", said.stderr);
+        for field in ["proxy_url", "proxy_connect_header", "http_headers"] {
+            assert_eq!(said.stderr.matches(&format!("http_config.{field}")).count(), 1, "{field}: {}", said.stderr);
+        }
+    }
+    let both = "bearer_token: a, oauth2: {client_id: a, client_secret: b, token_url: 'https://auth.example.com/token'}";
+    let module = format!("prober: websocket, websocket: {{http_config: {{{both}}}}}");
+    let said = converted(&format!("modules: {{m: {{{module}}}}}"), &job("'wss://sfu.example.com/'"));
+    assert!(said.stdout.is_empty() && said.stderr.contains("at most one of"), "{}", said.stderr);
+}
+
+#[test]
 fn a_payload_that_needs_a_flag_is_named_with_it() {
     for (size, is_named) in [(1472, false), (1473, true), (9000, true)] {
         let said = converted(&format!("modules: {{m: {{prober: icmp, icmp: {{payload_size: {size}}}}}}}"), &job("a"));

@@ -313,7 +313,7 @@ fn certificate(name: &str, until: i32) -> (CertifiedIssuer<'static, KeyPair>, rc
 
 fn https(address: std::net::SocketAddr, ca: Option<&str>) -> Target {
     let mut target = sora(&format!("https://{address}/"));
-    Arc::make_mut(&mut target.source).connection.ca = ca.map(|pem| pem.as_bytes().into());
+    Arc::make_mut(&mut target.source).connection.tls.ca = ca.map(|pem| pem.as_bytes().into());
     target
 }
 
@@ -356,7 +356,7 @@ async fn a_certificate_for_another_name_is_reason_tls_unless_server_name_asks_fo
     assert_eq!(reason(&snapshot), Reason::Tls);
 
     let mut named = https(address, Some(&ca.pem()));
-    Arc::make_mut(&mut named.source).connection.server_name = Some("sora.example.com".to_owned());
+    Arc::make_mut(&mut named.source).connection.tls.server_name = Some("sora.example.com".to_owned());
     let snapshot = poll_once(named).await;
     assert!(snapshot.failure.as_ref().is_none_or(|failure| failure.reason != Reason::Tls), "{:?}", snapshot.failure);
     let series = series(&text(&snapshot));
@@ -368,15 +368,15 @@ async fn a_server_name_that_is_an_address_is_verified_and_never_contacted() {
     let (ca, leaf, key) = certificate("192.0.2.7", 2040);
     let address = tls_server(&leaf, &key).await;
     let mut named = https(address, Some(&ca.pem()));
-    Arc::make_mut(&mut named.source).connection.server_name = Some("192.0.2.7".to_owned());
+    Arc::make_mut(&mut named.source).connection.tls.server_name = Some("192.0.2.7".to_owned());
     let snapshot = poll_once(named.clone()).await;
     assert_eq!(reason(&snapshot), Reason::Schema, "an answer came: {:?}", snapshot.failure);
 
     let other = Faulty::start(Fault::Says("")).await;
     named = redeclared(&named, |spec| spec.url = format!("https://127.0.0.2:{}/", other.address.port()));
-    Arc::make_mut(&mut named.source).connection.server_name = Some("127.0.0.1".to_owned());
+    Arc::make_mut(&mut named.source).connection.tls.server_name = Some("127.0.0.1".to_owned());
     assert_eq!(reason(&*poll_once(named.clone()).await), Reason::Connect, "nobody listens at the url's host");
-    Arc::make_mut(&mut named.source).connection.server_name = Some("0x7f.1".to_owned());
+    Arc::make_mut(&mut named.source).connection.tls.server_name = Some("0x7f.1".to_owned());
     assert_eq!(reason(&*poll_once(named).await), Reason::Config);
     assert_eq!(other.connections.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
@@ -389,7 +389,7 @@ async fn the_certificate_of_a_proxy_is_verified_also_for_a_plain_target() {
     Arc::make_mut(&mut target.source).connection.proxy =
         Some(format!("https://{address}").parse::<reqwest::Url>().unwrap().into());
     assert_eq!(reason(&*poll_once(target.clone()).await), Reason::Tls, "of an unknown authority");
-    Arc::make_mut(&mut target.source).connection.ca = Some(ca.pem().as_bytes().into());
+    Arc::make_mut(&mut target.source).connection.tls.ca = Some(ca.pem().as_bytes().into());
     assert_eq!(reason(&*poll_once(target).await), Reason::Schema, "an answer came");
 }
 
@@ -397,7 +397,7 @@ async fn the_certificate_of_a_proxy_is_verified_also_for_a_plain_target() {
 async fn insecure_skip_verify_takes_an_expired_certificate_of_anybody() {
     let (_, leaf, key) = certificate("sora.example.com", 2021);
     let mut target = https(tls_server(&leaf, &key).await, None);
-    Arc::make_mut(&mut target.source).connection.insecure_skip_verify = true;
+    Arc::make_mut(&mut target.source).connection.tls.insecure_skip_verify = true;
     let snapshot = poll_once(target).await;
     assert!(snapshot.failure.as_ref().is_none_or(|failure| failure.reason != Reason::Tls), "{:?}", snapshot.failure);
 }

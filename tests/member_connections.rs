@@ -11,7 +11,9 @@ use http::HeaderMap;
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use reqwest::Url;
 use rustls_pki_types::PrivateKeyDer;
-use scrapetarget_exporter::dial::{AddressRules, ClientError, Connection, DenyReason, Dialers, KnownHosts};
+use scrapetarget_exporter::dial::{
+    AddressRules, ClientError, Connection, DenyReason, Dialers, KnownHosts, TlsSettings,
+};
 use scrapetarget_exporter::fetch::{Client, Clients, Fetched, Limits, fetch};
 use scrapetarget_exporter::kind::{Call, Method, Reason};
 use support::choose_tls_provider;
@@ -158,7 +160,11 @@ fn client_of(clients: &Clients, url: &str, connection: &Connection) -> Client {
 }
 
 fn trusting(ca: Arc<[u8]>) -> Connection {
-    Connection { ca: Some(ca), ..Connection::default() }
+    Connection { tls: TlsSettings { ca: Some(ca), ..TlsSettings::default() }, ..Connection::default() }
+}
+
+fn named(server_name: &str, connection: Connection) -> Connection {
+    Connection { tls: TlsSettings { server_name: Some(server_name.to_owned()), ..connection.tls }, ..connection }
 }
 
 /// One poll of one call.
@@ -230,9 +236,9 @@ async fn server_name_is_the_name_in_tls_of_members_and_the_url_is_in_host() {
     // Also where the url has an address, which is not that of any member.
     for (url, host) in [("https://rooms.test:1/", "rooms.test:1"), ("https://192.0.2.1:1/", "192.0.2.1:1")] {
         server.seen.lock().unwrap().connections.clear();
-        let named = Connection { server_name: Some("certified.test".to_owned()), ..trusting(authority.pem()) };
+        let connection = named("certified.test", trusting(authority.pem()));
         let address = server.at([127, 0, 0, 1]);
-        let member = client_of(&clients, url, &named).member(address, None).unwrap();
+        let member = client_of(&clients, url, &connection).member(address, None).unwrap();
         assert_eq!(outcome(&poll(&member, url).await), Ok(200), "{url}");
         assert_eq!(server.connections(), [(address, Some("certified.test".to_owned()), hosts_of(host), 1)]);
     }
@@ -246,8 +252,8 @@ async fn an_address_as_server_name_is_what_the_certificates_of_members_must_cont
     let url = "https://rooms.test:1/";
     let address = server.at([127, 0, 0, 1]);
     for (name, good) in [("192.0.2.7", true), ("127.0.0.1", false)] {
-        let named = Connection { server_name: Some(name.to_owned()), ..trusting(authority.pem()) };
-        let member = client_of(&clients, url, &named).member(address, None).unwrap();
+        let connection = named(name, trusting(authority.pem()));
+        let member = client_of(&clients, url, &connection).member(address, None).unwrap();
         assert_eq!(outcome(&poll(&member, url).await).is_ok(), good, "{name}");
     }
     assert_eq!(server.connections(), [(address, None, hosts_of("rooms.test:1"), 1)]);
@@ -405,7 +411,7 @@ fn members_are_not_reached_through_a_proxy() {
 fn over_https_the_url_must_have_a_name_that_members_can_prove() {
     let clients = clients(AddressRules::default());
     let address = ([192, 0, 2, 1], 443).into();
-    let with_address = Connection { server_name: Some("192.0.2.9".to_owned()), ..Connection::default() };
+    let with_address = named("192.0.2.9", Connection::default());
     for connection in [Connection::default(), with_address] {
         let error = client_of(&clients, "https://192.0.2.9/", &connection).member(address, None).unwrap_err();
         assert!(matches!(error, ClientError::UnnamedMembers), "{error}");

@@ -475,7 +475,7 @@ async fn a_rotated_ca_that_is_none_does_not_let_counters_begin_anew() {
     let mut target = target("rooms", Type::Mediasoup, &format!("https://{address}/"));
     target.max_age = Duration::ZERO;
     target.timeout = Duration::from_secs(30);
-    Arc::make_mut(&mut target.source).connection.ca = Some(ca.as_bytes().into());
+    Arc::make_mut(&mut target.source).connection.tls.ca = Some(ca.as_bytes().into());
     let good = target.clone();
     pollers.apply([target.clone()]);
     let poller = pollers.get(&target.id).unwrap();
@@ -483,7 +483,7 @@ async fn a_rotated_ca_that_is_none_does_not_let_counters_begin_anew() {
     clock.pass(Duration::from_secs(60));
     let before = received(&text(&*poller.answer(Duration::from_secs(30)).await));
     assert!(before > 0.0);
-    Arc::make_mut(&mut target.source).connection.ca = Some(
+    Arc::make_mut(&mut target.source).connection.tls.ca = Some(
         b"-----BEGIN CERTIFICATE-----
 AAAA
 -----END CERTIFICATE-----

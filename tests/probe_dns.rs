@@ -656,7 +656,7 @@ async fn over_tls_the_certificate_is_verified_and_told_of() {
     let server = tls_server(&certificate, query).await;
     let spec = json!({ "type": "Dns", "url": format!("dns://{}/example.com?type=A", server.0), "dns": { "dnsOverTLS": true } });
     let probed = Probed::changed(spec.clone(), |target| {
-        Arc::make_mut(&mut target.source).connection.ca = Some(certificate.ca.as_bytes().into());
+        Arc::make_mut(&mut target.source).connection.tls.ca = Some(certificate.ca.as_bytes().into());
     })
     .await;
     probed.succeeded();
@@ -675,7 +675,7 @@ async fn a_server_that_is_silent_over_tls_is_a_timeout_over_tls() {
     let url = format!("dns://{}/example.com?type=A", server.address);
     let spec = json!({ "type": "Dns", "url": url, "dns": { "dnsOverTLS": true }, "timeout": "3s" });
     let probed = Probed::changed(spec, |target| {
-        Arc::make_mut(&mut target.source).connection.ca = Some(certificate.ca.as_bytes().into());
+        Arc::make_mut(&mut target.source).connection.tls.ca = Some(certificate.ca.as_bytes().into());
     })
     .await;
     probed.failed(Reason::Timeout);
@@ -785,7 +785,7 @@ async fn a_real_server_is_read_as_it_is() {
     let probe = async |query: &str, options: Value| {
         let spec = json!({ "type": "Dns", "url": format!("dns://127.0.0.1/{query}"), "dns": options });
         Probed::changed(spec, |target| {
-            Arc::make_mut(&mut target.source).connection.ca = Some(certificate.ca.as_bytes().into());
+            Arc::make_mut(&mut target.source).connection.tls.ca = Some(certificate.ca.as_bytes().into());
         })
         .await
     };

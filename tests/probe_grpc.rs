@@ -176,7 +176,7 @@ async fn probe(url: String, options: Value) -> Probed {
 
 async fn probe_with(url: String, ca: &str) -> Probed {
     Probed::changed(json!({ "type": "Grpc", "url": url }), |target| {
-        Arc::make_mut(&mut target.source).connection.ca = Some(ca.as_bytes().into());
+        Arc::make_mut(&mut target.source).connection.tls.ca = Some(ca.as_bytes().into());
     })
     .await
 }

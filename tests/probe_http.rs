@@ -321,7 +321,7 @@ impl Setup {
         let declaration = ParsedTarget::parse(ScrapeTarget::new("web", spec)).unwrap();
         let mut target = Target::resolve(TargetId::new("media", "web"), Arc::new(declaration), &self);
         assert!(target.problem.is_none(), "{:?}", target.problem);
-        Arc::make_mut(&mut target.source).connection.ca = self.ca.as_ref().map(|pem| pem.as_bytes().into());
+        Arc::make_mut(&mut target.source).connection.tls.ca = self.ca.as_ref().map(|pem| pem.as_bytes().into());
         let hosts = self.hosts.iter().map(|(host, address)| {
             let address: IpAddr = address.parse().unwrap();
             (Arc::from(*host), Arc::from([address]))

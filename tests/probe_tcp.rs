@@ -25,7 +25,8 @@ async fn probe(server: &Actor, steps: Value) -> Probed {
 /// The same with an authority that is trusted.
 async fn probe_with(url: String, steps: Value, ca: &str) -> Probed {
     let spec = json!({ "type": "Tcp", "url": url, "tcp": { "queryResponse": steps } });
-    Probed::changed(spec, |target| Arc::make_mut(&mut target.source).connection.ca = Some(ca.as_bytes().into())).await
+    Probed::changed(spec, |target| Arc::make_mut(&mut target.source).connection.tls.ca = Some(ca.as_bytes().into()))
+        .await
 }
 
 fn phase(name: &str) -> String {
@@ -197,7 +198,7 @@ async fn versions_of_tls_can_be_chosen_for_probes_and_for_polls() {
         let server = Actor::with_tls([Act::Tls, hear("POST / HTTP/1.1\r\n"), answer], Some(acceptor)).await;
         for (versions, agreed) in [(json!({}), true), (chosen, true), (other, false)] {
             let trust = |target: &mut scrapetarget_exporter::target::Target| {
-                Arc::make_mut(&mut target.source).connection.ca = Some(certificate.ca.as_bytes().into());
+                Arc::make_mut(&mut target.source).connection.tls.ca = Some(certificate.ca.as_bytes().into());
             };
             let spec = json!({ "type": "Tcp", "url": server.url("tls"), "tlsConfig": versions });
             let probed = Probed::changed(spec, trust).await;

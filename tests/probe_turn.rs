@@ -125,7 +125,8 @@ async fn packets_come_back_over_every_transport() {
             spec["url"] = format!("turns:{}", encrypted.address).into();
         }
         let ca = Arc::from(certificate.ca.as_bytes());
-        let probed = Probed::changed(spec, |target| Arc::make_mut(&mut target.source).connection.ca = Some(ca)).await;
+        let probed =
+            Probed::changed(spec, |target| Arc::make_mut(&mut target.source).connection.tls.ca = Some(ca)).await;
         probed.succeeded();
         has_what_is_always_there(&probed);
         let stat = |stat: &str| probed.value(&format!("probe_turn_relay_round_trip_seconds{{stat=\"{stat}\"}}"));

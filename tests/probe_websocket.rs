@@ -97,7 +97,8 @@ async fn probe(server: &Conversations, options: Value) -> Probed {
 /// The same with an authority that is trusted.
 async fn probe_with(server: &Conversations, options: Value, ca: &str) -> Probed {
     let spec = spec(format!("wss://{}/signaling", server.address), options);
-    Probed::changed(spec, |target| Arc::make_mut(&mut target.source).connection.ca = Some(ca.as_bytes().into())).await
+    Probed::changed(spec, |target| Arc::make_mut(&mut target.source).connection.tls.ca = Some(ca.as_bytes().into()))
+        .await
 }
 
 /// A spec whose probe has little time.

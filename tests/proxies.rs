@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rcgen::{CertificateParams, KeyPair};
 use rustls::server::danger::ClientCertVerifier;
 use scrapetarget_exporter::kind::Reason;
 use serde_json::{Value, json};
@@ -433,6 +434,54 @@ async fn the_client_certificate_of_the_target_is_not_shown_to_the_proxy() {
             "{}",
             probed.message
         );
+    }
+}
+
+#[tokio::test]
+async fn what_goes_wrong_on_the_way_to_a_token_endpoint_names_the_fields_of_oauth2() {
+    let (of_endpoint, of_proxy) = (Certificate::good(), Certificate::good());
+    let elsewhere = Certificate::changed(|params| {
+        params.subject_alt_names = CertificateParams::new(["other.test".to_owned()]).unwrap().subject_alt_names;
+    });
+    let another = support::probing::authority("another root", 2045, KeyPair::generate().unwrap()).pem();
+    let endpoint = Place::server(Some(of_endpoint.acceptor())).await;
+    let unencrypted = Place::server(None).await;
+    let demanding = Place::proxy(None, Some(LOGIN)).await;
+    let encrypted = Place::proxy(Some(of_proxy.acceptor()), None).await;
+    let misnamed = Place::proxy(Some(elsewhere.acceptor()), None).await;
+    let wants_login = "token: auth: oauth2.proxyUrl: the proxy wants credentials, and none are sent";
+    let no_name =
+        "token: tls: oauth2.proxyUrl: no TLS with the proxy: its certificate must contain the host in proxyUrl";
+    for (token_url, proxy, trusted, beginning, field) in [
+        (endpoint.url("https"), None, &another, "token: tls: the server's certificate", "oauth2.tlsConfig.ca"),
+        (endpoint.url("https"), Some(demanding.url("http")), &of_endpoint.ca, wants_login, ""),
+        (endpoint.url("https"), Some(demanding.url("socks5h")), &of_endpoint.ca, wants_login, ""),
+        (unencrypted.url("http"), Some(demanding.url("http")), &of_endpoint.ca, wants_login, ""),
+        (
+            endpoint.url("https"),
+            Some(encrypted.url("https")),
+            &another,
+            "token: tls: oauth2.proxyUrl: the server's certificate",
+            "oauth2.tlsConfig.ca",
+        ),
+        (endpoint.url("https"), Some(misnamed.url("https")), &elsewhere.ca, no_name, ""),
+    ] {
+        let mut oauth2 = json!({
+            "clientId": { "secret": { "name": "idm", "key": "id" } },
+            "clientSecret": { "name": "idm", "key": "secret" },
+            "tokenUrl": token_url,
+            "tlsConfig": { "ca": ca(trusted) },
+        });
+        if let Some(proxy) = proxy {
+            oauth2["proxyUrl"] = json!(proxy);
+        }
+        for kind in TYPES {
+            let probed = Probed::of(target(kind, &unencrypted.url("http"), &json!({ "oauth2": oauth2 }))).await;
+            assert_eq!(probed.reason, Some(Reason::Auth), "{}", probed.message);
+            assert!(probed.message.contains(beginning) && probed.message.contains(field), "{}", probed.message);
+            let others = probed.message.replace("oauth2.tlsConfig", "");
+            assert!(!others.to_lowercase().contains("tlsconfig"), "{}", probed.message);
+        }
     }
 }
 

@@ -129,7 +129,7 @@ impl Server {
         Probed::changed(spec, |target| {
             let source = Arc::make_mut(&mut target.source);
             if source.url.scheme().ends_with('s') {
-                source.connection.ca = Some(ca);
+                source.connection.tls.ca = Some(ca);
             }
         })
         .await

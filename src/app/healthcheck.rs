@@ -152,7 +152,7 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
         rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
             return "the response is not TLS: if the service speaks http, write http:// instead of https://".to_owned();
         }
-        other => return tls::describe(other, Peer::Server),
+        other => return tls::describe(other, Peer::TARGET),
     };
     let Some(file) = shown.map(Path::display) else {
         return match alert {
@@ -163,7 +163,7 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
                 "the service aborted the handshake: if it requires a client certificate, set --cert-file and --key-file"
                     .to_owned()
             }
-            _ => tls::describe(error, Peer::Server),
+            _ => tls::describe(error, Peer::TARGET),
         };
     };
     match alert {
@@ -179,6 +179,6 @@ fn of_tls(error: &rustls::Error, shown: Option<&Path>) -> String {
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
             format!("--cert-file {file}: the service rejects it")
         }
-        _ => tls::describe(error, Peer::Server),
+        _ => tls::describe(error, Peer::TARGET),
     }
 }

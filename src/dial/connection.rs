@@ -12,6 +12,19 @@ use crate::tls::{KeyError, Peer, certificates, certified_key, describe, private_
 /// The settings of the connection to a target. Targets with equal settings can share a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Connection {
+    /// TLS with the target.
+    pub tls: TlsSettings,
+    /// The proxy.
+    pub proxy: Option<TargetProxy>,
+    /// Which address of a name is contacted. Probes only: polls over HTTP try all addresses.
+    pub ip: IpPreference,
+    /// The address of this machine that sockets are bound to. Probes only.
+    pub source_address: Option<IpAddr>,
+}
+
+/// How a server with TLS is verified, and what it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TlsSettings {
     /// PEM of the authorities that are trusted instead of the system's.
     pub ca: Option<Arc<[u8]>>,
     /// The client certificate.
@@ -20,14 +33,8 @@ pub struct Connection {
     pub server_name: Option<String>,
     /// Accept any certificate.
     pub insecure_skip_verify: bool,
-    /// The proxy.
-    pub proxy: Option<TargetProxy>,
     /// Which versions of TLS may be agreed on.
-    pub tls_versions: TlsVersions,
-    /// Which address of a name is contacted. Probes only: polls over HTTP try all addresses.
-    pub ip: IpPreference,
-    /// The address of this machine that sockets are bound to. Probes only.
-    pub source_address: Option<IpAddr>,
+    pub versions: TlsVersions,
 }
 
 /// A range of versions of TLS.
@@ -126,7 +133,7 @@ pub enum ClientError {
     #[error("tlsConfig.keySecret holds {0}")]
     Key(KeyError),
     /// The certificate and its key do not match, or TLS rejects them.
-    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", describe(.0, Peer::Server))]
+    #[error("tlsConfig.cert and tlsConfig.keySecret cannot be used: {}", describe(.0, Peer::TARGET))]
     Identity(rustls::Error),
     /// No trusted authority at all.
     #[error("no trusted certificate authority: set tlsConfig.ca")]

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::address::destination;
 use super::error::reason_of;
-use super::handshake::TlsSettings;
+use super::handshake::LoadedTls;
 use super::rate::AddressRate;
 use super::{
     AddressRules, AllowedBy, ClientError, Connection, DenyReason, IpPreference, IpVersion, KnownHosts, Resolver,
@@ -89,8 +89,8 @@ impl Dialers {
             namespace: Arc::clone(namespace),
             ip: settings.ip,
             source: settings.source_address,
-            tls: TlsSettings::new(settings, trust)?,
-            proxy_tls: TlsSettings::of_proxy(settings, trust)?,
+            tls: LoadedTls::new(&settings.tls, trust)?,
+            proxy_tls: LoadedTls::of_proxy(settings, trust)?,
         })
     }
 
@@ -125,9 +125,9 @@ pub struct Dialer {
     namespace: Arc<str>,
     ip: IpPreference,
     source: Option<IpAddr>,
-    pub(super) tls: TlsSettings,
+    pub(super) tls: LoadedTls,
     /// For a proxy with settings of its own.
-    pub(super) proxy_tls: Option<TlsSettings>,
+    pub(super) proxy_tls: Option<LoadedTls>,
 }
 
 impl Dialer {

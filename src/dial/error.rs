@@ -11,7 +11,7 @@ use crate::tls::{self, Peer};
 pub fn broken(error: &io::Error) -> CallError {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     if let Some(tls) = chain(error).find_map(|link| link.downcast_ref::<rustls::Error>()) {
-        return CallError::new(Reason::Tls, tls::describe(tls, Peer::Server));
+        return CallError::new(Reason::Tls, tls::describe(tls, Peer::TARGET));
     }
     if error.kind() == io::ErrorKind::TimedOut {
         return CallError::new(Reason::Timeout, "no answer in time");

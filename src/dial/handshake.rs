@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{ClientError, Connection, Dialer};
+use super::{ClientError, Connection, Dialer, TlsSettings, TlsVersions};
 use crate::error_chain::chain;
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, HandshakeObserver, Peer, ServerVerifier, TrustStore};
@@ -23,14 +23,14 @@ use crate::tls::{self, HandshakeObserver, Peer, ServerVerifier, TrustStore};
 /// A handshake takes no longer than this, whatever the timeout of the target, as with the blackbox exporter.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// The TLS settings of one target.
+/// [`TlsSettings`] as handshakes take them.
 #[derive(Debug)]
-pub(super) struct TlsSettings {
+pub(super) struct LoadedTls {
     trust: Trust,
     identity: Option<Arc<CertifiedKey>>,
     /// The name that is wanted, where it is not the host.
     name: Option<ServerName<'static>>,
-    versions: super::TlsVersions,
+    versions: TlsVersions,
 }
 
 /// What certificates are verified with.
@@ -59,17 +59,17 @@ impl Connection {
     /// another machine.
     pub fn check_for_probes(&self) -> Result<(), ClientError> {
         let trust = |pem: &Arc<[u8]>| TrustStore::of_pem(pem).ok_or(ClientError::Ca);
-        TlsSettings::new(self, trust)?;
-        TlsSettings::of_proxy(self, trust).map(drop)
+        LoadedTls::new(&self.tls, trust)?;
+        LoadedTls::of_proxy(self, trust).map(drop)
     }
 }
 
-impl TlsSettings {
+impl LoadedTls {
     pub(super) fn new(
-        settings: &Connection,
+        settings: &TlsSettings,
         trust: impl Fn(&Arc<[u8]>) -> Result<Arc<TrustStore>, ClientError>,
     ) -> Result<Self, ClientError> {
-        let Connection { ca, identity, server_name, insecure_skip_verify, tls_versions, .. } = settings;
+        let TlsSettings { ca, identity, server_name, insecure_skip_verify, versions } = settings;
         let trust = match ca {
             _ if *insecure_skip_verify => Trust::Anything,
             Some(pem) => Trust::Configured(trust(pem)?),
@@ -78,7 +78,7 @@ impl TlsSettings {
         let identity = identity.as_ref().map(|identity| identity.certified().map(Arc::new)).transpose()?;
         let name = server_name.as_deref().map(|name| ServerName::try_from(name.to_owned()));
         let name = name.transpose().map_err(|_| ClientError::ServerName)?;
-        Ok(Self { trust, identity, name, versions: *tls_versions })
+        Ok(Self { trust, identity, name, versions: *versions })
     }
 
     /// The settings for the proxy, if it has its own.
@@ -89,7 +89,7 @@ impl TlsSettings {
         if settings.proxy.as_ref().is_none_or(|proxy| proxy.tls.is_none()) {
             return Ok(None);
         }
-        Self::new(&settings.of_proxy(), trust).map(Some).map_err(|error| settings.proxy_error(error))
+        Self::new(&settings.proxy_tls(), trust).map(Some).map_err(|error| settings.proxy_error(error))
     }
 
     fn config(
@@ -164,9 +164,9 @@ impl Dialer {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
         let name = name.cloned().map_or_else(|| ServerName::try_from(host.to_owned()), Ok);
+        let settings = if server == ServerRole::Proxy { "proxyTlsConfig" } else { "tlsConfig" };
         let Ok(name) = name else {
-            let block = if server == ServerRole::Proxy { "proxyTlsConfig" } else { "tlsConfig" };
-            let message = format!("{host} is no name that a certificate can contain: write {block}.serverName");
+            let message = format!("{host} is no name that a certificate can contain: write {settings}.serverName");
             return (Err(CallError::new(Reason::Tls, message)), None);
         };
         let sni = matches!(name, ServerName::DnsName(_));
@@ -176,7 +176,7 @@ impl Dialer {
         let connecting = TlsConnector::from(config).connect(name, stream);
         let result = match timeout_at(deadline, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(failed(&error, alpn)),
+            Ok(Err(error)) => Err(failed(&error, alpn, Peer::Server(settings))),
             Err(_) => Err(CallError::new(Reason::Timeout, "the TLS handshake did not end in time")),
         };
         let mut peer = verifier.observer().take();
@@ -278,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for EncryptedStream<S> {
 }
 
 /// The failure of a handshake. Whatever ends it, it is one of TLS: there was a connection.
-fn failed(error: &io::Error, alpn: &[&[u8]]) -> CallError {
+fn failed(error: &io::Error, alpn: &[&[u8]], peer: Peer) -> CallError {
     use rustls::{AlertDescription, Error, InvalidMessage};
     let message = match chain(error).find_map(|link| link.downcast_ref::<Error>()) {
         Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
@@ -288,7 +288,7 @@ fn failed(error: &io::Error, alpn: &[&[u8]]) -> CallError {
             let names: Vec<_> = alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
             format!("the server does not speak {} over TLS (ALPN)", names.join(" or "))
         }
-        Some(error) => tls::describe(error, Peer::Server),
+        Some(error) => tls::describe(error, peer),
         None => format!("the connection ended in the TLS handshake: {error}"),
     };
     CallError::new(Reason::Tls, message)

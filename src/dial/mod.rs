@@ -18,7 +18,7 @@ mod stream;
 
 pub(crate) use address::AllowedBy;
 pub use address::{AddressRules, DenyReason};
-pub use connection::{ClientError, Connection, Identity, IpPreference, IpVersion, TlsVersions};
+pub use connection::{ClientError, Connection, Identity, IpPreference, IpVersion, TlsSettings, TlsVersions};
 pub use dialer::{
     DEFAULT_MAX_ECHO_PAYLOAD, DEFAULT_PROBES_PER_ADDRESS, Dialer, Dialers, JudgedAddress, literal_address,
 };
@@ -28,7 +28,7 @@ pub use host::{AllowedHost, AllowedHostError};
 pub use icmp::{EchoArrival, EchoSettings, EchoSocket, ICMP_HEADER, IcmpRefusal};
 pub use no_proxy::NoProxy;
 pub(crate) use proxy::tunnel_status;
-pub use proxy::{ConnectionTls, ProxyCredentials, TargetProxy};
+pub use proxy::{ProxyCredentials, ProxyFields, TargetProxy};
 pub use resolve::KnownHosts;
 pub(crate) use resolve::Resolver;
 pub(crate) use stream::{StreamObserver, YieldingStream};

@@ -15,8 +15,10 @@ use reqwest::header::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tower::{Service, service_fn};
 
-use super::{ClientError, Connection, Identity, NoProxy, TlsVersions, broken};
+use super::{ClientError, Connection, NoProxy, TlsSettings, broken};
+use crate::error_chain::chain;
 use crate::failure::{CallError, Reason};
+use crate::tls::{self, Peer};
 
 /// The most bytes of a proxy's answer to CONNECT, with the interim responses before it.
 const MAX_TUNNEL_HEADER: usize = 16 * 1024;
@@ -34,22 +36,35 @@ pub struct TargetProxy {
     /// Which urls are reached without it; `None`: none.
     pub no_proxy: Option<NoProxy>,
     /// TLS of the proxy itself; `None`: as for the target, but for what is the target's own: its name and the client certificate.
-    pub tls: Option<ConnectionTls>,
+    pub tls: Option<TlsSettings>,
+    /// Where all this is written, for messages.
+    pub fields: ProxyFields,
 }
 
-/// TLS of a connection, to a proxy for instance. The fields are those of [`Connection`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ConnectionTls {
-    /// PEM of the authorities that are trusted instead of the system's.
-    pub ca: Option<Arc<[u8]>>,
-    /// The client certificate.
-    pub identity: Option<Identity>,
-    /// The name for SNI and for the verification of the certificate, where it is not the host in the url.
-    pub server_name: Option<String>,
-    /// Accept any certificate.
-    pub insecure_skip_verify: bool,
-    /// Which versions of TLS may be agreed on.
-    pub tls_versions: TlsVersions,
+/// The fields in which a proxy is described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyFields {
+    /// Those of the target.
+    Target,
+    /// Those of its token endpoint, which have neither credentials nor TLS settings for the proxy alone.
+    TokenEndpoint,
+}
+
+impl ProxyFields {
+    const fn url(self) -> &'static str {
+        match self {
+            Self::Target => "proxyUrl",
+            Self::TokenEndpoint => "oauth2.proxyUrl",
+        }
+    }
+
+    /// The other end of a TLS connection with the proxy.
+    const fn peer(self) -> Peer {
+        match self {
+            Self::Target => Peer::Server("proxyTlsConfig"),
+            Self::TokenEndpoint => Peer::Server("oauth2.tlsConfig"),
+        }
+    }
 }
 
 /// User name and password for a proxy: never printed.
@@ -110,7 +125,7 @@ impl ProxyCredentials {
 /// A proxy with nothing but a url.
 impl From<Url> for TargetProxy {
     fn from(url: Url) -> Self {
-        Self { url, credentials: None, no_proxy: None, tls: None }
+        Self { url, credentials: None, no_proxy: None, tls: None, fields: ProxyFields::Target }
     }
 }
 
@@ -156,17 +171,43 @@ impl TargetProxy {
     }
 
     fn rejection(&self) -> CallError {
-        let message = match &self.credentials {
-            None => "the proxy wants credentials: write proxyAuth",
-            Some(_) => "the proxy does not accept the credentials of proxyAuth: correct the Secret",
+        let message = match (&self.credentials, self.fields) {
+            (_, ProxyFields::TokenEndpoint) => {
+                "the proxy wants credentials, and none are sent to the proxy of a token endpoint: name one that wants none"
+            }
+            (None, ProxyFields::Target) => "the proxy wants credentials: write proxyAuth",
+            (Some(_), ProxyFields::Target) => {
+                "the proxy does not accept the credentials of proxyAuth: correct the Secret"
+            }
         };
         CallError::new(Reason::Auth, message)
     }
 
     /// An error of the connection to the proxy.
     pub fn error(&self, error: &CallError) -> CallError {
-        let message = error.message.replace("tlsConfig", "proxyTlsConfig");
-        CallError::new(error.reason, format!("proxyUrl: {message}"))
+        CallError::new(error.reason, format!("{}: {}", self.fields.url(), error.message))
+    }
+
+    /// An error of TLS with the proxy.
+    pub fn tls_error(&self, error: &rustls::Error) -> CallError {
+        self.error(&self.tls_failure(error))
+    }
+
+    fn tls_failure(&self, error: &rustls::Error) -> CallError {
+        let message = if self.fields == ProxyFields::TokenEndpoint && tls::concerns_names_or_our_certificate(error) {
+            "no TLS with the proxy: its certificate must contain the host in proxyUrl, and it must want none of its clients"
+                .to_owned()
+        } else {
+            tls::describe(error, self.fields.peer())
+        };
+        CallError::new(Reason::Tls, message)
+    }
+
+    /// An error of the connection to the proxy while it is asked for a tunnel.
+    fn closed(&self, error: &io::Error) -> CallError {
+        let tls = chain(error).find_map(|link| link.downcast_ref::<rustls::Error>());
+        let error = tls.map_or_else(|| broken(error), |error| self.tls_failure(error));
+        CallError::new(error.reason, error.message.replace("the server ", "the proxy "))
     }
 
     /// Asks the proxy at the other end of `stream` for a tunnel. The host may be an address, and one of IPv6 needs no brackets. The caller must
@@ -194,7 +235,7 @@ impl TargetProxy {
 
     /// The status of the answer to CONNECT.
     async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut S, to: &str) -> Result<u16, CallError> {
-        let failed = |error: io::Error| closed(&error);
+        let failed = |error: io::Error| self.closed(&error);
         let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: {USER_AGENT}\r\n").into_bytes();
         if let Some(value) = self.header() {
             request.extend_from_slice(b"Proxy-Authorization: ");
@@ -270,12 +311,6 @@ impl TargetProxy {
     }
 }
 
-/// An error of the connection to a proxy that was asked for a tunnel.
-fn closed(error: &io::Error) -> CallError {
-    let error = broken(error);
-    CallError::new(error.reason, error.message.replace("the server ", "the proxy "))
-}
-
 /// The status in the answer of a proxy to CONNECT; none if that is no answer in HTTP.
 pub(crate) fn tunnel_status(header: &[u8]) -> Option<u16> {
     let line = header.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
@@ -284,25 +319,11 @@ pub(crate) fn tunnel_status(header: &[u8]) -> Option<u16> {
     status.parse().ok()
 }
 
-/// A connection to a server with this TLS.
-impl From<ConnectionTls> for Connection {
-    fn from(ConnectionTls { ca, identity, server_name, insecure_skip_verify, tls_versions }: ConnectionTls) -> Self {
-        Self { ca, identity, server_name, insecure_skip_verify, tls_versions, ..Self::default() }
-    }
-}
-
 impl Connection {
     /// The settings for the proxy's own TLS.
-    pub(crate) fn of_proxy(&self) -> Self {
-        match self.proxy.as_ref().and_then(|proxy| proxy.tls.clone()) {
-            Some(own) => own.into(),
-            None => Self {
-                ca: self.ca.clone(),
-                insecure_skip_verify: self.insecure_skip_verify,
-                tls_versions: self.tls_versions,
-                ..Self::default()
-            },
-        }
+    pub(crate) fn proxy_tls(&self) -> TlsSettings {
+        let own = self.proxy.as_ref().and_then(|proxy| proxy.tls.clone());
+        own.unwrap_or_else(|| TlsSettings { identity: None, server_name: None, ..self.tls.clone() })
     }
 
     /// The error of these settings for the proxy.
@@ -325,6 +346,25 @@ mod tests {
         let credentials =
             credentials.map(|(user, password)| ProxyCredentials::new(user.as_bytes(), password.as_bytes()));
         TargetProxy { credentials, ..TargetProxy::from(Url::parse(url).unwrap()) }
+    }
+
+    #[test]
+    fn messages_name_the_fields_in_which_the_proxy_is_described() {
+        use rustls::{AlertDescription, CertificateError, Error};
+        let of_target = proxy("https://proxy.test:3129", None);
+        let of_token_endpoint = TargetProxy { fields: ProxyFields::TokenEndpoint, ..of_target.clone() };
+        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let demand = Error::AlertReceived(AlertDescription::CertificateRequired);
+        for (proxy, error, beginning, field) in [
+            (&of_target, &unknown, "proxyUrl: ", "to proxyTlsConfig.ca"),
+            (&of_target, &demand, "proxyUrl: ", "write proxyTlsConfig.cert and proxyTlsConfig.keySecret"),
+            (&of_token_endpoint, &unknown, "oauth2.proxyUrl: ", "to oauth2.tlsConfig.ca"),
+            (&of_token_endpoint, &demand, "oauth2.proxyUrl: ", "it must want none of its clients"),
+        ] {
+            let message = proxy.tls_error(error).message;
+            assert!(message.starts_with(beginning) && message.contains(field), "{message}");
+        }
+        assert!(of_token_endpoint.unauthorized().message.contains("none are sent"));
     }
 
     /// What the proxy was asked, and what became of the tunnel, when it answers this.

@@ -29,9 +29,7 @@ use super::proxied::{ProxiedClient, ProxiedInfo, ProxyTlsSettings};
 use super::renewal::{RenewalPeriod, RenewalSchedule};
 use super::sessions::SessionCache;
 use super::{Request, USER_AGENT};
-use crate::dial::{
-    AddressRules, AllowedBy, ClientError, Connection, Dialers, Identity, Resolver, TargetProxy, TlsVersions,
-};
+use crate::dial::{AddressRules, AllowedBy, ClientError, Connection, Dialers, Resolver, TargetProxy, TlsSettings};
 use crate::failure::{CallError, Reason};
 use crate::tls::{self, Expiry, Peer};
 
@@ -43,9 +41,9 @@ pub struct Clients {
     tls: Mutex<HashMap<TlsKey, Weak<rustls::ClientConfig>>>,
 }
 
-/// What must be equal for TLS settings, trusted authorities and all, to be in memory once: authorities, identity, verification, and the
-/// address that the certificate must name.
-type TlsKey = (bool, Option<Arc<[u8]>>, Option<Identity>, bool, TlsVersions, Option<IpAddr>);
+/// What must be equal for TLS settings, trusted authorities and all, to be in memory once: whether they are used, the settings without a
+/// name, and the address that the certificate must name.
+type TlsKey = (bool, TlsSettings, Option<IpAddr>);
 
 /// What must be equal for a client to be shared.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -78,7 +76,7 @@ impl Clients {
     /// The client for a target of `namespace` at `url` with these settings. It has connections and TLS settings in common with all targets
     /// of equal settings.
     pub fn client(&self, url: &Url, connection: &Connection, namespace: &Arc<str>) -> Result<Client, ClientError> {
-        self.client_of(["url", "proxyUrl"], url, connection, namespace)
+        self.client_of(["url", "proxyUrl"], Peer::TARGET, url, connection, namespace)
     }
 
     /// The same for the token endpoint of a target: it obeys the same rules as the target itself.
@@ -88,13 +86,15 @@ impl Clients {
         connection: &Connection,
         namespace: &Arc<str>,
     ) -> Result<Client, ClientError> {
-        self.client_of(["oauth2.tokenUrl", "oauth2.proxyUrl"], url, connection, namespace)
+        let fields = ["oauth2.tokenUrl", "oauth2.proxyUrl"];
+        self.client_of(fields, Peer::Server("oauth2.tlsConfig"), url, connection, namespace)
     }
 
-    /// A client for what stands in these fields: the url, and that of the proxy.
+    /// A client for what stands in these fields: the url, and that of the proxy; `peer` names the one with the settings of TLS.
     fn client_of(
         &self,
         [url_field, proxy_field]: [&'static str; 2],
+        peer: Peer,
         url: &Url,
         connection: &Connection,
         namespace: &Arc<str>,
@@ -118,6 +118,7 @@ impl Clients {
             rules: Arc::clone(self.dialers.rules()),
             resolver: Arc::clone(self.dialers.resolver()),
             namespace: Arc::clone(namespace),
+            peer,
             contacted,
             port,
             grant,
@@ -163,7 +164,7 @@ impl Clients {
         if !secure {
             connection = Connection { proxy: connection.proxy, ..Connection::default() };
         }
-        let named = matches!(server_identity(&connection)?, Some(ServerIdentity::Name(_)));
+        let named = matches!(server_identity(&connection.tls)?, Some(ServerIdentity::Name(_)));
         let host = url.host_str().filter(|_| named).map(str::to_owned);
         let key = ClientKey { connection, secure, host, grant };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,7 +181,7 @@ impl Clients {
         &self,
         ClientKey { connection, secure, host: _, grant: _ }: &ClientKey,
     ) -> Result<SharedClient, ClientError> {
-        let identity = server_identity(connection)?;
+        let identity = server_identity(&connection.tls)?;
         if identity.is_some() && connection.proxy.is_some() {
             return Err(ClientError::ProxiedServerName);
         }
@@ -189,7 +190,7 @@ impl Clients {
             Some(ServerIdentity::Address(address)) => (None, Some(address)),
             None => (None, None),
         };
-        let tls = self.shared_tls(*secure, connection, address)?;
+        let tls = self.shared_tls(*secure, &connection.tls, address)?;
         let idle = if *secure { IDLE_TLS } else { IDLE_PLAIN };
         let proxy = connection.proxy.clone().map(Arc::new);
         let proxy_tls = connection.proxy.as_ref().filter(|proxy| proxy.is_tls());
@@ -207,7 +208,7 @@ impl Clients {
             server_name,
             proxy,
             proxy_tls,
-            verifies: !connection.insecure_skip_verify,
+            verifies: !connection.tls.insecure_skip_verify,
             expiries: ExpiryCache::default(),
         })
     }
@@ -216,32 +217,27 @@ impl Clients {
     fn shared_tls(
         &self,
         used: bool,
-        connection: &Connection,
+        settings: &TlsSettings,
         address: Option<IpAddr>,
     ) -> Result<Arc<rustls::ClientConfig>, ClientError> {
-        let Connection { ca, identity, insecure_skip_verify, tls_versions, .. } = connection;
-        let key = (used, ca.clone(), identity.clone(), *insecure_skip_verify, *tls_versions, address);
+        let key = (used, TlsSettings { server_name: None, ..settings.clone() }, address);
         let mut shared = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tls) = shared.get(&key).and_then(Weak::upgrade) {
             return Ok(tls);
         }
-        let tls = Arc::new(Self::tls(used, connection, address)?);
+        let tls = Arc::new(Self::tls(used, settings, address)?);
         shared.retain(|_, tls| tls.strong_count() > 0);
         shared.insert(key, Arc::downgrade(&tls));
         Ok(tls)
     }
 
-    fn tls(
-        secure: bool,
-        connection: &Connection,
-        address: Option<IpAddr>,
-    ) -> Result<rustls::ClientConfig, ClientError> {
-        let verifier = match (secure, connection.insecure_skip_verify) {
-            (true, false) => verifying(connection.ca.as_deref(), address, CurrentCall)?,
+    fn tls(secure: bool, settings: &TlsSettings, address: Option<IpAddr>) -> Result<rustls::ClientConfig, ClientError> {
+        let verifier = match (secure, settings.insecure_skip_verify) {
+            (true, false) => verifying(settings.ca.as_deref(), address, CurrentCall)?,
             // A client for plain http verifies no certificate; loading the system's authorities for it would cost megabytes.
             (false, _) | (_, true) => trusting(CurrentCall),
         };
-        let mut config = tls_config(verifier, connection)?;
+        let mut config = tls_config(verifier, settings)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.enable_sni = address.is_none(); // SNI cannot hold an address, and the url's host is not the configured name
         Ok(config)
@@ -251,11 +247,11 @@ impl Clients {
 /// TLS with these settings and this verification of certificates.
 fn tls_config(
     verifier: Arc<dyn ServerCertVerifier>,
-    connection: &Connection,
+    settings: &TlsSettings,
 ) -> Result<rustls::ClientConfig, ClientError> {
-    let builder = rustls::ClientConfig::builder_with_protocol_versions(connection.tls_versions.list());
+    let builder = rustls::ClientConfig::builder_with_protocol_versions(settings.versions.list());
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    let mut config = match &connection.identity {
+    let mut config = match &settings.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified()?))),
     };
@@ -265,7 +261,7 @@ fn tls_config(
 
 /// TLS with a proxy. Its handshakes are not recorded: certificates are told of the target.
 fn proxy_tls_settings(proxy: &TargetProxy, connection: &Connection) -> Result<ProxyTlsSettings, ClientError> {
-    let own = connection.of_proxy();
+    let own = connection.proxy_tls();
     let name = match server_identity(&own)? {
         Some(ServerIdentity::Name(name)) => ServerName::try_from(name).map_err(|_| ClientError::ServerName)?,
         Some(ServerIdentity::Address(address)) => ServerName::IpAddress(address.into()),
@@ -301,23 +297,16 @@ impl Connection {
         if !is_secure(url, connection) {
             return Ok(());
         }
-        if server_identity(connection)?.is_some() && connection.proxy.is_some() {
+        if server_identity(&connection.tls)?.is_some() && connection.proxy.is_some() {
             return Err(ClientError::ProxiedServerName);
         }
-        connection.check_certificates()?;
+        connection.tls.check_certificates()?;
         if connection.has_tls_proxy() {
-            let own = connection.of_proxy();
+            let own = connection.proxy_tls();
             let checked = server_identity(&own).and_then(|_| own.check_certificates());
             checked.map_err(|error| connection.proxy_error(error))?;
         }
         Ok(())
-    }
-
-    fn check_certificates(&self) -> Result<(), ClientError> {
-        if let Some(ca) = self.ca.as_deref().filter(|_| !self.insecure_skip_verify) {
-            verifying(Some(ca), None, ())?;
-        }
-        self.identity.as_ref().map_or(Ok(()), |identity| identity.certified().map(drop))
     }
 
     /// The settings for this url alone: without the proxy if it is reached without, and without the list that says so.
@@ -333,6 +322,15 @@ impl Connection {
     }
 }
 
+impl TlsSettings {
+    fn check_certificates(&self) -> Result<(), ClientError> {
+        if let Some(ca) = self.ca.as_deref().filter(|_| !self.insecure_skip_verify) {
+            verifying(Some(ca), None, ())?;
+        }
+        self.identity.as_ref().map_or(Ok(()), |identity| identity.certified().map(drop))
+    }
+}
+
 /// Whether a connection may use TLS, to the target or to the proxy.
 fn is_secure(url: &Url, connection: &Connection) -> bool {
     url.scheme() == "https" || connection.has_tls_proxy()
@@ -345,8 +343,8 @@ enum ServerIdentity {
     Address(IpAddr),
 }
 
-fn server_identity(connection: &Connection) -> Result<Option<ServerIdentity>, ClientError> {
-    let Some(text) = &connection.server_name else { return Ok(None) };
+fn server_identity(tls: &TlsSettings) -> Result<Option<ServerIdentity>, ClientError> {
+    let Some(text) = &tls.server_name else { return Ok(None) };
     if let Ok(address) = text.parse() {
         return Ok(Some(ServerIdentity::Address(address)));
     }
@@ -440,7 +438,7 @@ impl SharedClient {
     }
 
     /// Opens another connection to learn why the server has closed the last one: it requires a certificate, or rejects ours.
-    async fn alert(&self, url: &Url, address: Option<SocketAddr>, deadline: Instant) -> Option<CallError> {
+    async fn alert(&self, url: &Url, address: Option<SocketAddr>, peer: Peer, deadline: Instant) -> Option<CallError> {
         let host = url.host_str().filter(|_| url.scheme() == "https" && self.proxy.is_none())?;
         let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
         let alert = async {
@@ -448,7 +446,7 @@ impl SharedClient {
             handshake_alert(stream, Arc::clone(&self.tls), name).await
         };
         let error = timeout_at(deadline.min(Instant::now() + ALERT_TIMEOUT), alert).await.ok().flatten()?;
-        Some(CallError::new(Reason::Tls, tls::describe(&error, Peer::Server)))
+        Some(CallError::new(Reason::Tls, tls::describe(&error, peer)))
     }
 
     /// Replaces the host in the url by `serverName`, if that is set, and its port by that of a member: TLS takes the name from there, and the
@@ -511,21 +509,22 @@ enum Transport {
 /// An answer whose body has not been read.
 pub(super) enum UnreadResponse {
     Plain(Box<PlainResponse>),
-    Pooled(reqwest::Response),
+    /// With the server, as messages name it.
+    Pooled(reqwest::Response, Peer),
 }
 
 impl UnreadResponse {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Plain(response) => response.head.status,
-            Self::Pooled(response) => response.status(),
+            Self::Pooled(response, _) => response.status(),
         }
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
         match self {
             Self::Plain(response) => &response.head.headers,
-            Self::Pooled(response) => response.headers(),
+            Self::Pooled(response, _) => response.headers(),
         }
     }
 
@@ -533,15 +532,15 @@ impl UnreadResponse {
     pub(super) fn content_length(&self) -> Option<u64> {
         match self {
             Self::Plain(response) => response.content_length(),
-            Self::Pooled(response) => response.content_length(),
+            Self::Pooled(response, _) => response.content_length(),
         }
     }
 
     /// The next piece of the body; none at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
         match self {
-            Self::Plain(response) => response.chunk().await.map_err(|error| error::body_error(&error)),
-            Self::Pooled(response) => response.chunk().await.map_err(|error| error::body_error(&error)),
+            Self::Plain(response) => response.chunk().await.map_err(|error| error::body_error(&error, Peer::TARGET)),
+            Self::Pooled(response, peer) => response.chunk().await.map_err(|error| error::body_error(&error, *peer)),
         }
     }
 
@@ -549,7 +548,7 @@ impl UnreadResponse {
     pub(super) fn into_connection(self) -> Option<PlainConnection> {
         match self {
             Self::Plain(response) => Some(response.into_connection()),
-            Self::Pooled(_) => None,
+            Self::Pooled(..) => None,
         }
     }
 }
@@ -561,6 +560,8 @@ pub struct Client {
     rules: Arc<AddressRules>,
     resolver: Arc<Resolver>,
     namespace: Arc<str>,
+    /// The server, as messages about TLS name its settings.
+    peer: Peer,
     contacted: ContactedHost,
     port: u16,
     grant: AllowedBy,
@@ -601,6 +602,7 @@ impl Client {
             rules: Arc::clone(&self.rules),
             resolver: Arc::clone(&self.resolver),
             namespace: Arc::clone(&self.namespace),
+            peer: self.peer,
             contacted: ContactedHost::Member(address.ip()),
             port: address.port(),
             grant,
@@ -712,7 +714,7 @@ impl Client {
             *failures = ConnectFailures::default();
             sent = self.send_by(shared, unpooled, again, addresses, None, deadline, failures).await;
         }
-        Ok(UnreadResponse::Pooled(sent?))
+        Ok(UnreadResponse::Pooled(sent?, self.peer))
     }
 
     /// Sends a request over plain TCP.
@@ -724,7 +726,7 @@ impl Client {
         deadline: Instant,
         failures: &mut ConnectFailures,
     ) -> Result<PlainResponse, CallError> {
-        let failed = |error: hyper::Error| error::call_error(&error, true);
+        let failed = |error: hyper::Error| error::call_error(&error, true, self.peer);
         let mut request = request.in_origin_form()?;
         if let Some(mut connection) = kept.take()
             && connection.is_ready().await
@@ -801,15 +803,15 @@ impl Client {
                             "the server closes the connection in the handshake".to_owned(),
                         ));
                     }
-                    None => return Err(error::call_error(&*error, is_plain(url)).into()),
+                    None => return Err(error::call_error(&*error, is_plain(url), self.peer).into()),
                 },
                 Err(error) if !attempt.is_connected() && error::is_closed(&*error) => {
-                    return Err(SendError::ReusedClosed(error::call_error(&*error, is_plain(url))));
+                    return Err(SendError::ReusedClosed(error::call_error(&*error, is_plain(url), self.peer)));
                 }
                 Err(error) => {
                     let unexplained = error::is_unexplained(&*error);
-                    let alert = if unexplained { shared.alert(url, first, deadline).await } else { None };
-                    return Err(alert.unwrap_or_else(|| error::call_error(&*error, is_plain(url))).into());
+                    let alert = if unexplained { shared.alert(url, first, self.peer, deadline).await } else { None };
+                    return Err(alert.unwrap_or_else(|| error::call_error(&*error, is_plain(url), self.peer)).into());
                 }
             }
         }
@@ -847,7 +849,7 @@ impl Client {
         response: &UnreadResponse,
         handshakes: &Handshakes,
     ) -> Option<Expiry> {
-        let (Transport::Pooled(shared), UnreadResponse::Pooled(response)) = (&self.transport, response) else {
+        let (Transport::Pooled(shared), UnreadResponse::Pooled(response, _)) = (&self.transport, response) else {
             return None;
         };
         let mut authority = https_authority(url)?;

@@ -63,7 +63,7 @@ pub(super) fn is_unexplained(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// An error before the answer's header was complete; `plain`: of a call over http, not https.
-pub(super) fn call_error(error: &(dyn Error + 'static), plain: bool) -> CallError {
+pub(super) fn call_error(error: &(dyn Error + 'static), plain: bool, peer: Peer) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
     if let Some(ProxyFailure(error)) = links.iter().find_map(|link| link.downcast_ref()) {
         return error.clone();
@@ -81,13 +81,13 @@ pub(super) fn call_error(error: &(dyn Error + 'static), plain: bool) -> CallErro
             "the server closes the connection without an answer: if it speaks https, write https:// instead of http://",
         );
     }
-    CallError::new(reason, describe(&links, "no answer"))
+    CallError::new(reason, describe(&links, "no answer", peer))
 }
 
 /// An error while the body was read.
-pub(super) fn body_error(error: &(dyn Error + 'static)) -> CallError {
+pub(super) fn body_error(error: &(dyn Error + 'static), peer: Peer) -> CallError {
     let links: Vec<&(dyn Error + 'static)> = chain(error).collect();
-    CallError::new(Reason::Body, describe(&links, "the body is incomplete"))
+    CallError::new(Reason::Body, describe(&links, "the body is incomplete", peer))
 }
 
 fn reason_of(link: &(dyn Error + 'static)) -> Option<Reason> {
@@ -158,14 +158,14 @@ const CLOSED: &str = "the server closes the connection instead of answering by T
 
 /// The causes of an error, from the general to the particular, each once. The message of the HTTP client itself is left out: it contains
 /// the url, which may hold a secret in its path.
-fn describe(links: &[&(dyn Error + 'static)], otherwise: &str) -> String {
+fn describe(links: &[&(dyn Error + 'static)], otherwise: &str, peer: Peer) -> String {
     let mut text = String::new();
     // An `io::Error` that wraps another error has the same message.
     let repeats =
         |link: &(dyn Error + 'static)| link.downcast_ref::<io::Error>().is_some_and(|error| error.get_ref().is_some());
     for link in links.iter().filter(|link| !link.is::<reqwest::Error>() && !repeats(**link)) {
         let words = match link.downcast_ref::<rustls::Error>() {
-            Some(error) => tls::describe(error, Peer::Server),
+            Some(error) => tls::describe(error, peer),
             None => link.to_string(),
         };
         let words = if words == HANDSHAKE_EOF { CLOSED.to_owned() } else { words };

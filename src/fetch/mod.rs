@@ -141,10 +141,7 @@ pub async fn fetch(
     deadline: Instant,
 ) -> Fetched {
     let mut fetched = Fetched { exchanges: Vec::with_capacity(calls.len()), certificate_expiry: None, memory: None };
-    let mut share = limits.share(client.namespace());
-    let mut read = ReadBytes::default();
-    let mut kept = None;
-    let period = client.begin_poll();
+    let mut context = CallContext::new(client, limits, deadline);
     for (i, call) in calls.iter().enumerate() {
         let last = i + 1 == calls.len();
         let start = Instant::now();
@@ -155,12 +152,9 @@ pub async fn fetch(
                 // Not even tried: a timeout would poll it once, and that opens a connection.
                 break Err(CallError::new(Reason::Timeout, "not sent, the previous calls used up the time"));
             }
-            let request = Request::new(call, credentials.headers(), last, period, deadline);
+            let request = Request::new(call, credentials.headers(), last, context.period, deadline);
             progress = Progress::default();
-            let progress = &mut progress;
-            let result =
-                call_within(client, request, &mut kept, period, limits, deadline, progress, &mut read, &mut share)
-                    .await;
+            let result = context.call(request, &mut progress).await;
             if is_renewed || progress.status != Some(UNAUTHORIZED) {
                 break result;
             }
@@ -172,15 +166,9 @@ pub async fn fetch(
         };
         let expiry = progress.certificate_expiry.or_else(|| client.shown_expiry(&call.url, &progress.handshakes));
         fetched.certificate_expiry = expiry.or(fetched.certificate_expiry);
-        fetched.exchanges.push(Exchange {
-            call: call.name,
-            duration: start.elapsed(),
-            status: progress.status,
-            bytes: progress.bytes,
-            answer: Answer(result),
-        });
+        fetched.exchanges.push(progress.exchange(call.name, start, result));
     }
-    fetched.memory = share.keep(read.kept);
+    fetched.memory = context.share.keep(context.read.kept);
     if fetched.memory.is_none() {
         // The poll was evicted: its complete answers are dropped as well.
         for exchange in &mut fetched.exchanges {
@@ -195,20 +183,11 @@ pub async fn fetch(
 /// Sends a form to a token endpoint, on a connection of its own, and returns its answer whatever the status.
 pub async fn token(client: &Client, url: &Url, request: TokenRequest, limits: &Limits, deadline: Instant) -> Exchange {
     let limits = limits.of_tokens();
-    let mut share = limits.share(client.namespace());
-    let (mut kept, mut read, mut progress) = (None, ReadBytes::default(), Progress::default());
     let start = Instant::now();
-    let period = client.begin_poll();
-    let request = Request::of_form(url, request);
-    let result =
-        call_within(client, request, &mut kept, period, &limits, deadline, &mut progress, &mut read, &mut share).await;
-    Exchange {
-        call: TOKEN_CALL,
-        duration: start.elapsed(),
-        status: progress.status,
-        bytes: progress.bytes,
-        answer: Answer(result),
-    }
+    let mut progress = Progress::default();
+    let mut context = CallContext::new(client, &limits, deadline);
+    let result = context.call(Request::of_form(url, request), &mut progress).await;
+    progress.exchange(TOKEN_CALL, start, result)
 }
 
 /// What the request for a token is called among the calls of a poll. No kind has a call of this name.
@@ -217,29 +196,73 @@ pub const TOKEN_CALL: &str = "token";
 /// 401.
 const UNAUTHORIZED: u16 = 401;
 
-/// Makes one call. It ends at the deadline, or when the poll's memory is needed for others.
-#[expect(clippy::too_many_arguments, reason = "all that a call needs")]
-async fn call_within(
-    client: &Client,
-    request: Request<'_>,
-    kept: &mut Option<PlainConnection>,
-    period: Option<RenewalPeriod>,
-    limits: &Limits,
+/// What the calls of one poll have in common, and what each leaves for the next one.
+struct CallContext<'p> {
+    client: &'p Client,
+    limits: &'p Limits,
     deadline: Instant,
-    progress: &mut Progress,
-    read: &mut ReadBytes,
-    share: &mut MemoryShare,
-) -> Result<Response, CallError> {
-    let (evicted, handshakes) = (share.evicted(), progress.handshakes.clone());
-    let outcome = {
-        let exchange = exchange(client, request, kept, period, limits, deadline, progress, read, share);
-        tokio::select! {
-            biased;
-            () = evicted.cancelled() => Ok(Err(eviction_error())),
-            outcome = tokio::time::timeout_at(deadline, handshakes.during(exchange)) => outcome,
+    period: Option<RenewalPeriod>,
+    /// The connection of the last call, over plain TCP.
+    connection: Option<PlainConnection>,
+    read: ReadBytes,
+    share: MemoryShare,
+}
+
+impl<'p> CallContext<'p> {
+    /// For the calls of a poll that begins now.
+    fn new(client: &'p Client, limits: &'p Limits, deadline: Instant) -> Self {
+        Self {
+            client,
+            limits,
+            deadline,
+            period: client.begin_poll(),
+            connection: None,
+            read: ReadBytes::default(),
+            share: limits.share(client.namespace()),
         }
-    };
-    outcome.unwrap_or_else(|_| Err(progress.on_deadline(client)))
+    }
+
+    /// Makes one call. It ends at the deadline, or when the poll's memory is needed for others.
+    async fn call(&mut self, request: Request<'_>, progress: &mut Progress) -> Result<Response, CallError> {
+        let (client, deadline) = (self.client, self.deadline);
+        let (evicted, handshakes) = (self.share.evicted(), progress.handshakes.clone());
+        let outcome = {
+            let exchange = self.exchange(request, progress);
+            tokio::select! {
+                biased;
+                () = evicted.cancelled() => Ok(Err(eviction_error())),
+                outcome = tokio::time::timeout_at(deadline, handshakes.during(exchange)) => outcome,
+            }
+        };
+        outcome.unwrap_or_else(|_| Err(progress.on_deadline(client)))
+    }
+
+    async fn exchange(&mut self, request: Request<'_>, progress: &mut Progress) -> Result<Response, CallError> {
+        let Self { client, limits, deadline, period, connection, read, share } = self;
+        progress.resolving = true;
+        let addresses = client.addresses().await?;
+        progress.resolving = false;
+        let url = request.url;
+        let failures = &mut progress.connect_failures;
+        let mut response = client.send(request, connection, &addresses, *period, *deadline, failures).await?;
+        let status = response.status().as_u16();
+        progress.status = Some(status);
+        if status == 407
+            && let Some(error) = client.proxy_rejection(url)
+        {
+            return Err(error);
+        }
+        progress.certificate_expiry = client.certificate_expiry(url, &response, &progress.handshakes);
+        let content_type = content_type(response.headers());
+        let body = body::read(&mut response, limits, progress, read, share).await?;
+        *connection = response.into_connection();
+        if url.scheme() == "http"
+            && let Some(error) = error::speaks_https(status, &body)
+        {
+            return Err(error);
+        }
+        Ok(Response { status, content_type, body })
+    }
 }
 
 /// What is known of a call even if it does not end in time.
@@ -256,6 +279,17 @@ struct Progress {
 }
 
 impl Progress {
+    /// What came of the call `name`, which began at `start`.
+    fn exchange(&self, name: &'static str, start: Instant, result: Result<Response, CallError>) -> Exchange {
+        Exchange {
+            call: name,
+            duration: start.elapsed(),
+            status: self.status,
+            bytes: self.bytes,
+            answer: Answer(result),
+        }
+    }
+
     /// The error of a call that did not end in time.
     fn on_deadline(&mut self, client: &Client) -> CallError {
         if self.resolving {
@@ -278,42 +312,6 @@ impl Progress {
         };
         CallError::new(Reason::Timeout, message)
     }
-}
-
-#[expect(clippy::too_many_arguments, reason = "all that a call needs")]
-async fn exchange(
-    client: &Client,
-    request: Request<'_>,
-    kept: &mut Option<PlainConnection>,
-    period: Option<RenewalPeriod>,
-    limits: &Limits,
-    deadline: Instant,
-    progress: &mut Progress,
-    read: &mut ReadBytes,
-    share: &mut MemoryShare,
-) -> Result<Response, CallError> {
-    progress.resolving = true;
-    let addresses = client.addresses().await?;
-    progress.resolving = false;
-    let url = request.url;
-    let mut response = client.send(request, kept, &addresses, period, deadline, &mut progress.connect_failures).await?;
-    let status = response.status().as_u16();
-    progress.status = Some(status);
-    if status == 407
-        && let Some(error) = client.proxy_rejection(url)
-    {
-        return Err(error);
-    }
-    progress.certificate_expiry = client.certificate_expiry(url, &response, &progress.handshakes);
-    let content_type = content_type(response.headers());
-    let body = body::read(&mut response, limits, progress, read, share).await?;
-    *kept = response.into_connection();
-    if url.scheme() == "http"
-        && let Some(error) = error::speaks_https(status, &body)
-    {
-        return Err(error);
-    }
-    Ok(Response { status, content_type, body })
 }
 
 /// The header `Content-Type`.

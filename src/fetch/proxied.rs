@@ -25,7 +25,6 @@ use super::USER_AGENT;
 use super::attempts::{AttemptConnector, AttemptLayer, BoxError, connect_any, current_addresses};
 use crate::dial::TargetProxy;
 use crate::failure::{CallError, Reason};
-use crate::tls::{self, Peer};
 
 /// A handshake with the proxy takes no longer than this, whatever the timeout of the target.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
@@ -150,21 +149,19 @@ impl ProxyConnector {
         let connecting = TlsConnector::from(Arc::clone(&tls.config)).connect(tls.name.clone(), stream);
         let error = match tokio::time::timeout(LONGEST_HANDSHAKE, connecting).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => handshake_error(&error),
+            Ok(Err(error)) => return Err(self.handshake_error(&error)),
             Err(_) => CallError::new(Reason::Timeout, "the TLS handshake with the proxy did not end in time"),
         };
         Err(self.proxy.error(&error))
     }
-}
 
-/// Why there is no TLS with the proxy.
-fn handshake_error(error: &io::Error) -> CallError {
-    match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
-        Some(tls) => CallError::new(Reason::Tls, tls::describe(tls, Peer::Server)),
-        None => CallError::new(
-            Reason::Connect,
-            "the proxy closes the connection instead of answering by TLS: if it speaks http, write http:// instead of https://",
-        ),
+    /// Why there is no TLS with the proxy.
+    fn handshake_error(&self, error: &io::Error) -> CallError {
+        if let Some(tls) = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+            return self.proxy.tls_error(tls);
+        }
+        let message = "the proxy closes the connection instead of answering by TLS: if it speaks http, write http:// instead of https://";
+        self.proxy.error(&CallError::new(Reason::Connect, message))
     }
 }
 

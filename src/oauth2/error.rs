@@ -98,29 +98,12 @@ pub struct TokenError {
     pub refusal: Option<TokenRefusal>,
 }
 
-/// What a proxy may ask for that the block has for the token endpoint only.
-const OF_A_CLIENT: [&str; 3] = ["TlsConfig.serverName", "TlsConfig.cert", "TlsConfig.keySecret"];
-
 impl TokenError {
     /// There is no answer.
     pub fn unanswered(error: &CallError) -> Self {
         let reason = error.reason.as_str();
-        // The fields of the target's own proxy are of no use here.
-        let message = match error.message.strip_prefix("proxyUrl: ") {
-            Some(_) if error.reason == Reason::Auth => {
-                "oauth2.proxyUrl: the proxy wants credentials, and none are sent to the proxy of a token endpoint: name one that wants none"
-                    .to_owned()
-            }
-            Some(rest) if OF_A_CLIENT.iter().any(|field| rest.contains(field)) => {
-                "oauth2.proxyUrl: no TLS with the proxy: its certificate must contain the host in proxyUrl, and it must want none of its clients"
-                    .to_owned()
-            }
-            Some(rest) => format!("oauth2.proxyUrl: {rest}"),
-            None => error.message.clone(),
-        };
-        let message = message.replace("proxyTlsConfig", "tlsConfig").replace("tlsConfig", "oauth2.tlsConfig");
         Self {
-            message: format!("{reason}: {message}"),
+            message: format!("{reason}: {}", error.message),
             outcome: reason,
             is_outage: error.reason != Reason::Limit,
             may_be_style: false,

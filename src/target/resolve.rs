@@ -14,7 +14,8 @@ use crate::crd::{
     SecretKeyRef, TlsConfig, TlsProtocol,
 };
 use crate::dial::{
-    Connection, ConnectionTls, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, TargetProxy, TlsVersions,
+    Connection, Identity, IpPreference, IpVersion, NoProxy, ProxyCredentials, ProxyFields, TargetProxy, TlsSettings,
+    TlsVersions,
 };
 use crate::oauth2::{ClientAuthStyles, ClientStyle, HiddenValue, OAuth2Settings, TokenSettings, TokenUser};
 use crate::yaml;
@@ -201,14 +202,13 @@ impl ReferenceResolver<'_> {
             fallback: spec.ip_protocol_fallback.unwrap_or(true),
         };
         let source_address = spec.source_ip_address.as_ref().and_then(|text| text.parse().ok());
-        let ConnectionTls { ca, identity, server_name, insecure_skip_verify, tls_versions } =
-            self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?.unwrap_or_default();
+        let tls = self.tls(spec.tls_config.as_ref(), "spec.tlsConfig")?.unwrap_or_default();
         let proxy = self.proxy(declaration)?;
-        Ok(Connection { ca, identity, server_name, insecure_skip_verify, proxy, tls_versions, ip, source_address })
+        Ok(Connection { tls, proxy, ip, source_address })
     }
 
     /// What a block of TLS settings, the field `path`, says.
-    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Option<ConnectionTls>, ResolveError> {
+    fn tls(&self, tls: Option<&TlsConfig>, path: &str) -> Result<Option<TlsSettings>, ResolveError> {
         let Some(tls) = tls else { return Ok(None) };
         let value = |reference: Option<Reference<'_>>| {
             Ok(reference.map(|reference| self.value(&reference)).transpose()?.flatten())
@@ -217,13 +217,13 @@ impl ReferenceResolver<'_> {
         let certificates = value(tls.cert.as_ref().and_then(|cert| cert.reference(&format!("{path}.cert"))))?;
         let key = value(tls.key_secret.as_ref().map(|key| key.reference(&format!("{path}.keySecret"))))?;
         let identity = certificates.zip(key);
-        Ok(Some(ConnectionTls {
+        Ok(Some(TlsSettings {
             ca: ca.map(Arc::from),
             identity: identity
                 .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),
             server_name: tls.server_name.clone(),
             insecure_skip_verify: tls.insecure_skip_verify,
-            tls_versions: match (tls.min_version, tls.max_version) {
+            versions: match (tls.min_version, tls.max_version) {
                 (Some(TlsProtocol::Tls13), _) => TlsVersions::Only13,
                 (_, Some(TlsProtocol::Tls12)) => TlsVersions::Only12,
                 _ => TlsVersions::All,
@@ -239,7 +239,8 @@ impl ReferenceResolver<'_> {
         let hidden = |reference: Reference<'_>| Ok(HiddenValue::new(self.credential(&reference)?.unwrap_or_default()));
         let id = oauth2.client_id.reference("spec.oauth2.clientId");
         let tls = self.tls(oauth2.tls_config.as_ref(), "spec.oauth2.tlsConfig")?.unwrap_or_default();
-        let proxy = parsed.proxy_url.clone().map(TargetProxy::from);
+        let proxy =
+            parsed.proxy_url.clone().map(|url| TargetProxy { fields: ProxyFields::TokenEndpoint, ..url.into() });
         let token = TokenSettings {
             url: parsed.token_url.clone(),
             client_id: id.map(hidden).transpose()?.unwrap_or_else(|| HiddenValue::new(Vec::new())),
@@ -258,7 +259,7 @@ impl ReferenceResolver<'_> {
                 ClientAuthentication::Header => ClientAuthStyles::Only(ClientStyle::Header),
                 ClientAuthentication::Body => ClientAuthStyles::Only(ClientStyle::Body),
             },
-            connection: Connection { proxy, ..Connection::from(tls) },
+            connection: Connection { tls, proxy, ..Connection::default() },
         };
         Ok(Some(OAuth2Settings { token: Arc::new(token), header: parsed.header.clone() }))
     }
@@ -283,7 +284,8 @@ impl ReferenceResolver<'_> {
             }
         };
         let tls = self.tls(spec.proxy_tls_config.as_ref(), "spec.proxyTlsConfig")?;
-        Ok(Some(TargetProxy { url, credentials, no_proxy: spec.no_proxy.as_deref().map(NoProxy::parse), tls }))
+        let no_proxy = spec.no_proxy.as_deref().map(NoProxy::parse);
+        Ok(Some(TargetProxy { url, credentials, no_proxy, tls, fields: ProxyFields::Target }))
     }
 
     /// User name and password in the field `path`, of which one may be empty: some servers take a token as either.

@@ -11,33 +11,48 @@ use x509_parser::der_parser::asn1_rs::{FromDer, Oid};
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A server to which we connect.
-    Server,
+    /// A server to which we connect, with the settings in this field.
+    Server(&'static str),
     /// A client that connects to us.
     Client,
 }
 
 impl Peer {
+    /// The server of a target.
+    pub const TARGET: Self = Self::Server("tlsConfig");
+
     const fn name(self) -> &'static str {
         match self {
-            Self::Server => "server",
+            Self::Server(_) => "server",
             Self::Client => "client",
         }
     }
 
-    /// Our own certificate, which the peer judges.
-    const fn ours(self) -> &'static str {
+    const fn is_server(self) -> bool {
+        matches!(self, Self::Server(_))
+    }
+
+    /// Where the name stands that the peer's certificate must contain.
+    fn wanted_name(self) -> String {
         match self {
-            Self::Server => "client certificate (tlsConfig.cert)",
-            Self::Client => "certificate (tls_server_config)",
+            Self::Server(settings) => format!("url or {settings}.serverName"),
+            Self::Client => "client_allowed_sans".to_owned(),
+        }
+    }
+
+    /// Our own certificate, which the peer judges.
+    fn ours(self) -> String {
+        match self {
+            Self::Server(settings) => format!("client certificate ({settings}.cert)"),
+            Self::Client => "certificate (tls_server_config)".to_owned(),
         }
     }
 
     /// The field with the authorities that we trust.
-    const fn authorities(self) -> &'static str {
+    fn authorities(self) -> String {
         match self {
-            Self::Server => "tlsConfig.ca",
-            Self::Client => "client_ca_file",
+            Self::Server(settings) => format!("{settings}.ca"),
+            Self::Client => "client_ca_file".to_owned(),
         }
     }
 }
@@ -49,7 +64,7 @@ pub fn describe(error: &rustls::Error, peer: Peer) -> String {
         rustls::Error::InvalidCertificate(error) => certificate(error, peer),
         rustls::Error::AlertReceived(alert) => alerted(*alert, peer),
         rustls::Error::PeerIncompatible(why) => incompatible(why, peer),
-        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) if peer == Peer::Server => {
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) if peer.is_server() => {
             "the response is not TLS: if the server speaks http, write http:// instead of https://".to_owned()
         }
         rustls::Error::InvalidMessage(why) => {
@@ -120,15 +135,15 @@ fn certificate(error: &CertificateError, peer: Peer) -> String {
             )
         }
         E::NotValidForNameContext { expected, .. } => format!(
-            "the {who}'s certificate is not valid for {:?}: write one of its subject alternative names into url or \
-             tlsConfig.serverName",
-            expected.to_str()
+            "the {who}'s certificate is not valid for {:?}: write one of its subject alternative names into {}",
+            expected.to_str(),
+            peer.wanted_name()
         ),
         E::NotValidForName => format!("the {who}'s certificate is not valid for this name"),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => format!(
             "the {who}'s certificate may not be used for this: if it has a keyUsage, it needs digitalSignature, if an \
              extendedKeyUsage, {}",
-            if peer == Peer::Server { "serverAuth" } else { "clientAuth" }
+            if peer.is_server() { "serverAuth" } else { "clientAuth" }
         ),
         E::ApplicationVerificationFailure => format!("the {who}'s certificate has none of the allowed names"),
         E::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
@@ -154,7 +169,10 @@ fn unusual(error: &webpki::Error, peer: Peer) -> String {
         }
         E::UnsupportedCertVersion => format!(
             "the {who}'s certificate is not of X.509 version 3: issue one with subject alternative names{}",
-            if peer == Peer::Server { ", or set tlsConfig.insecureSkipVerify" } else { "" }
+            match peer {
+                Peer::Server(settings) => format!(", or set {settings}.insecureSkipVerify"),
+                Peer::Client => String::new(),
+            }
         ),
         E::UnsupportedCriticalExtension => {
             format!("the {who}'s certificate, or another one in its chain, has an unknown critical extension")
@@ -182,13 +200,52 @@ fn unusual(error: &webpki::Error, peer: Peer) -> String {
     }
 }
 
+/// Whether nothing helps but a name to be verified, or a certificate of our own: where no settings of TLS hold those, their fields must not be
+/// named.
+pub fn concerns_names_or_our_certificate(error: &rustls::Error) -> bool {
+    use AlertDescription as A;
+    match error {
+        rustls::Error::InvalidCertificate(error) => {
+            matches!(error, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })
+        }
+        rustls::Error::AlertReceived(alert) => matches!(
+            alert,
+            A::CertificateRequired
+                | A::NoCertificate
+                | A::UnknownCA
+                | A::CertificateExpired
+                | A::CertificateRevoked
+                | A::BadCertificate
+                | A::UnsupportedCertificate
+                | A::CertificateUnknown
+                | A::AccessDenied
+                | A::HandshakeFailure
+                | A::InsufficientSecurity
+                | A::UnrecognisedName
+        ),
+        _ => false,
+    }
+}
+
 fn alerted(alert: AlertDescription, peer: Peer) -> String {
     use AlertDescription as A;
     let (who, ours) = (peer.name(), peer.ours());
-    match alert {
-        A::CertificateRequired | A::NoCertificate if peer == Peer::Server => {
-            "the server requires a client certificate: write tlsConfig.cert and tlsConfig.keySecret".to_owned()
+    if let Peer::Server(settings) = peer {
+        match alert {
+            A::CertificateRequired | A::NoCertificate => {
+                return format!(
+                    "the server requires a client certificate: write {settings}.cert and {settings}.keySecret"
+                );
+            }
+            A::HandshakeFailure | A::InsufficientSecurity => {
+                return format!(
+                    "the server has no cipher suite, curve or signature in common with us, or requires a client certificate ({settings}.cert)"
+                );
+            }
+            _ => {}
         }
+    }
+    match alert {
         A::UnknownCA => format!("the {who} does not trust the authority of our {ours}"),
         A::CertificateExpired => format!("the {who} says that our {ours} has expired"),
         A::CertificateRevoked => format!("the {who} says that our {ours} is revoked"),
@@ -197,10 +254,12 @@ fn alerted(alert: AlertDescription, peer: Peer) -> String {
         }
         A::AccessDenied => format!("the {who} denies access with our {ours}"),
         A::ProtocolVersion => format!("the {who} speaks neither TLS 1.2 nor TLS 1.3"),
-        A::HandshakeFailure | A::InsufficientSecurity if peer == Peer::Server => {
-            "the server has no cipher suite, curve or signature in common with us, or requires a client certificate (tlsConfig.cert)".to_owned()
+        A::UnrecognisedName => {
+            format!(
+                "the {who} does not know the requested name: write one of its own names into {}",
+                peer.wanted_name()
+            )
         }
-        A::UnrecognisedName => format!("the {who} does not know the requested name: write one of its own names into url or tlsConfig.serverName"),
         A::NoApplicationProtocol => format!("the {who} does not speak HTTP/1.1 over TLS (ALPN)"),
         A::Unknown(number) => format!("the {who} has ended the handshake (alert {number})"),
         other => format!("the {who} has ended the handshake ({})", split(&other)),
@@ -346,7 +405,7 @@ mod tests {
             (unnamed(&["DnsName(\"other.test\")"]), "write one of its subject alternative names into url"),
             (CertificateError::BadEncoding, "a date before 1970, which is not supported"),
         ] {
-            let message = describe(&Error::InvalidCertificate(error), Peer::Server);
+            let message = describe(&Error::InvalidCertificate(error), Peer::TARGET);
             assert!(message.contains(words), "{message}");
         }
     }
@@ -374,7 +433,7 @@ mod tests {
             Error::PeerMisbehaved(PeerMisbehaved::TooManyEmptyFragments),
         ];
         for error in errors {
-            for peer in [Peer::Server, Peer::Client] {
+            for peer in [Peer::TARGET, Peer::Client] {
                 let words = describe(&error, peer);
                 let camel =
                     words.as_bytes().windows(2).any(|two| two[0].is_ascii_lowercase() && two[1].is_ascii_uppercase());

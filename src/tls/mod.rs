@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 
 pub use certificate::CertificateSummary;
-pub use messages::{Peer, describe};
+pub use messages::{Peer, concerns_names_or_our_certificate, describe};
 pub use pem::{KeyError, certificates, certified_key, private_key};
 pub use signature::{SignatureCheck, verify_signature};
 use signature::{all_schemes, verify_handshake};

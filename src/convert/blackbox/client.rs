@@ -16,7 +16,7 @@ const MAX_NO_PROXY: usize = 2048;
 
 /// What is reached through a proxy.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ProxyUse {
+pub(super) enum ProxyUse {
     Target,
     TokenEndpoint,
 }
@@ -186,6 +186,13 @@ impl ModuleReader<'_> {
     }
 
     fn authentication(&mut self, block: &mut Block<'_>) {
+        let mut ways = self.credentials(block);
+        self.token_from_endpoint(block, &mut ways);
+        self.one_way(&ways);
+    }
+
+    /// The credentials of a client that are written here, and where each of them stands.
+    pub(super) fn credentials(&mut self, block: &mut Block<'_>) -> Vec<(usize, String)> {
         let mut ways = Vec::new();
         if let Some(field) = block.node("basic_auth")
             && let Some(mut inner) = Block::open(field.node, &field.path, self.reporter)
@@ -233,11 +240,20 @@ impl ModuleReader<'_> {
             ways.push((token.line(), token.path.clone()));
             self.authorization(None, token);
         }
+        ways
+    }
+
+    /// The token that a client gets from a token endpoint.
+    pub(super) fn token_from_endpoint(&mut self, block: &mut Block<'_>, ways: &mut Vec<(usize, String)>) {
         if let Some(field) = block.node("oauth2") {
             ways.push((field.line(), field.path.clone()));
             self.oauth2(&field);
         }
-        if let [_, (line, path), ..] = ways.as_slice() {
+    }
+
+    /// Refuses more than one way to authenticate a client.
+    pub(super) fn one_way(&mut self, ways: &[(usize, String)]) {
+        if let [_, (line, path), ..] = ways {
             let message =
                 "at most one of basic_auth, authorization, bearer_token and oauth2 may be written: remove the others";
             self.reporter.fault(*line, path, message);
@@ -356,7 +372,7 @@ impl ModuleReader<'_> {
         }
     }
 
-    fn proxy(&mut self, block: &mut Block<'_>, of: ProxyUse) {
+    pub(super) fn proxy(&mut self, block: &mut Block<'_>, of: ProxyUse) {
         let url = block.filled("proxy_url", self.reporter);
         let from_environment = block.flag("proxy_from_environment", self.reporter).filter(|flag| flag.value);
         let no_proxy = block.filled("no_proxy", self.reporter);

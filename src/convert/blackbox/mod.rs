@@ -147,12 +147,8 @@ impl ModuleReader<'_> {
                 prober = Some(self.prober(name, inner.node, &inner.path));
                 continue;
             }
-            // The exporter reads it, refuses mistakes in it, and does not use it.
-            let used = std::mem::take(&mut self.settings);
-            let (said, faults) = (self.reporter.remarks.len(), self.reporter.faults.len());
-            self.prober(name, inner.node, &inner.path);
-            self.reporter.remarks.truncate(said);
-            self.settings = used;
+            let faults = self.reporter.faults.len();
+            self.unused(|reader| _ = reader.prober(name, inner.node, &inner.path));
             if !chosen.is_empty() && self.reporter.faults.len() == faults {
                 let message = format!("is not used, since prober is {chosen}: it is left out");
                 self.reporter.remark(inner.line(), &inner.path, message);
@@ -171,6 +167,15 @@ impl ModuleReader<'_> {
         };
         // 0 is as if it were not written.
         Some((prober, timeout.map(|timeout| timeout.value).filter(|timeout| !timeout.is_zero())))
+    }
+
+    /// Reads what the exporter reads, refuses mistakes in, and does not use: nothing but the faults is left of it.
+    fn unused(&mut self, read: impl FnOnce(&mut Self)) {
+        let used = std::mem::take(&mut self.settings);
+        let said = self.reporter.remarks.len();
+        read(self);
+        self.reporter.remarks.truncate(said);
+        self.settings = used;
     }
 
     fn prober(&mut self, name: &str, node: &Node, path: &str) -> ModuleProber {

@@ -11,6 +11,7 @@ use super::super::secret::{
     CredentialSource, has_password, has_word_before_password, only_begins_login, with_newline_kept,
 };
 use super::ModuleReader;
+use super::client::ProxyUse;
 use crate::yaml::{Data, Node, decode_binary};
 
 /// What a dialogue consists of.
@@ -66,13 +67,15 @@ impl ModuleReader<'_> {
                     self.reporter.remark(field.line(), &field.path, UNUSED);
                 }
             }
-            self.client(&mut client);
+            let mut ways = self.credentials(&mut client);
+            self.unused(|reader| {
+                reader.token_from_endpoint(&mut client, &mut ways);
+                reader.proxy(&mut client, ProxyUse::Target);
+                reader.http_headers(&mut client, "http_headers");
+            });
+            self.one_way(&ways);
+            self.tls_config(&mut client, true);
             client.close(self.reporter);
-            self.settings.headers.clear();
-            for field in ["proxyUrl", "proxyAuth", "noProxy"] {
-                self.settings.spec.remove(field);
-            }
-            self.settings.secrets.credentials.retain(|key, _| !key.starts_with("proxy-"));
         }
         if let Some(field) = block.node("headers") {
             self.handshake_headers(&field);
