@@ -438,9 +438,9 @@ mod tests {
             Target::resolve(TargetId::new("a", "t"), Arc::new(declaration), objects)
         };
         for (missing, field, object) in [
-            ("id", "clientId", "ConfigMap"),
+            ("id", "clientId.configMap", "ConfigMap"),
             ("secret", "clientSecret", "Secret"),
-            ("ca", "tlsConfig.ca", "ConfigMap"),
+            ("ca", "tlsConfig.ca.configMap", "ConfigMap"),
             ("username", "user.username", "Secret"),
             ("password", "user.password", "Secret"),
         ] {
@@ -454,7 +454,7 @@ mod tests {
         let problem = resolved(&Empty(b"\n")).problem.unwrap();
         assert_eq!(problem.reason, "SecretEmpty");
         assert!(
-            problem.message.starts_with("spec.oauth2.clientId: the key \"id\" of ConfigMap a/s is empty"),
+            problem.message.starts_with("spec.oauth2.clientId.configMap: the key \"id\" of ConfigMap a/s is empty"),
             "{}",
             problem.message
         );
