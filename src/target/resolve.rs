@@ -125,7 +125,7 @@ enum ResolveError {
     Missing {
         /// The field that refers to it.
         field: String,
-        error: LookupError,
+        error: Box<LookupError>,
     },
     /// It is there, and nothing can be done with it.
     Unusable {
@@ -173,7 +173,7 @@ impl ReferenceResolver<'_> {
             }
             // A value that only could not be read may exist: a request must not be sent without the credentials that the server expects.
             Err(error) if reference.optional && error.is_not_found() => Ok(None),
-            Err(error) => Err(ResolveError::Missing { field: reference.path.clone(), error }),
+            Err(error) => Err(ResolveError::Missing { field: reference.path.clone(), error: Box::new(error) }),
         }
     }
 
