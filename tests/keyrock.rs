@@ -16,7 +16,7 @@ use simulators::keyrock::{Application, Asked, Grant, Keyrock, User};
 use simulators::orion::Broker;
 use simulators::wilma::{Level, Wilma};
 use simulators::{Mode, Simulated};
-use support::eventually::PATIENCE;
+use support::eventually::{PATIENCE, pass};
 use support::probing::{Probed, target_of};
 use support::program::{Running, command, said_to};
 use support::{pollers_with, series, text};
@@ -137,13 +137,6 @@ fn down(probed: &Probed, reason: Reason, words: &[&str]) -> String {
     probed.message.clone()
 }
 
-/// Lets this much time pass for the exporter, without waiting.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
-}
-
 /// Longer than the time within which a token that is refused is not replaced.
 const AGED: Duration = Duration::from_secs(31);
 
@@ -216,6 +209,14 @@ async fn a_permission_that_only_one_request_lacks_leaves_the_target_up() {
         assert_eq!(stage.poll("a").await.reason, None);
     }
     assert_eq!(stage.issued(), 1);
+    // A poll that comes later requests one, for this call alone, and once.
+    for issued in 2..4 {
+        pass(AGED).await;
+        let probed = stage.poll("a").await;
+        assert_eq!((probed.reason, stage.issued()), (None, issued), "{}", probed.message);
+        assert_eq!(probed.value("probe_call_http_status_code{call=\"statistics\"}"), 401.0);
+        assert_eq!(probed.value("probe_call_http_status_code{call=\"version\"}"), 200.0);
+    }
 }
 
 #[tokio::test]

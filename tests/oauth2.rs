@@ -5,31 +5,40 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt;
+use scrapetarget_exporter::dial::AddressRules;
+use scrapetarget_exporter::fetch::{Clients, Limits};
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::poll::{Poller, Pollers, Snapshot};
+use scrapetarget_exporter::self_metrics::SelfMetrics;
 use scrapetarget_exporter::target::{Target, TargetId};
 use serde_json::{Value, json};
 use simulators::Simulated;
-use support::eventually::{PATIENCE, eventually};
+use support::eventually::{PATIENCE, eventually, pass};
 use support::faults::closed_port;
-use support::probing::target_of;
+use support::probing::{Certificate, pem, target_of};
 use support::program::{Running, folder_with, run};
-use support::{poll_once, pollers, series, target, text};
+use support::proxy::Proxy;
+use support::{choose_tls_provider, poll_once, pollers, pollers_with, series, target, text, tools};
+use tokio_rustls::TlsAcceptor;
 
 /// A request that a server got.
 #[derive(Clone, Debug)]
 struct Got {
     at: Instant,
+    method: Method,
     path: String,
     headers: HeaderMap,
     body: String,
@@ -48,6 +57,10 @@ enum Answer {
     Hangs,
     /// A body without end.
     Endless,
+    /// A redirect, by this status, to another place.
+    Redirects(u16, String),
+    /// A body that is compressed.
+    Gzip(String),
 }
 
 type Script = dyn Fn(usize, &Got) -> Answer + Send + Sync;
@@ -64,8 +77,8 @@ impl Server {
         let got = Arc::<Mutex<Vec<Got>>>::default();
         let script: Arc<Mutex<Arc<Script>>> = Arc::new(Mutex::new(Arc::new(script)));
         let (all, told) = (Arc::clone(&got), Arc::clone(&script));
-        let routes = Router::new().fallback(move |uri: Uri, headers: HeaderMap, body: String| {
-            let request = Got { at: Instant::now(), path: uri.to_string(), headers, body };
+        let routes = Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: String| {
+            let request = Got { at: Instant::now(), method, path: uri.to_string(), headers, body };
             let number = {
                 let mut all = all.lock().unwrap();
                 all.push(request.clone());
@@ -109,6 +122,14 @@ async fn answer(answer: Answer) -> Response {
     match answer {
         Answer::Says(status, body) => (StatusCode::from_u16(status).unwrap(), body).into_response(),
         Answer::Hangs => std::future::pending().await,
+        Answer::Redirects(status, location) => {
+            (StatusCode::from_u16(status).unwrap(), [("location", location)], "").into_response()
+        }
+        Answer::Gzip(body) => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(body.as_bytes()).unwrap();
+            ([("content-encoding", "gzip")], encoder.finish().unwrap()).into_response()
+        }
         Answer::Endless => {
             let piece = Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096]));
             Body::from_stream(
@@ -148,6 +169,22 @@ fn named(mut target: Target, name: &str) -> Target {
     target
 }
 
+/// Pollers that poll when they are asked to.
+fn asked_pollers() -> Arc<Pollers> {
+    pollers_with(Limits::new(1 << 20, 8 << 20), false)
+}
+
+/// Declares a target, and polls it.
+async fn ask(pollers: &Pollers, name: &str, spec: &Value) -> Arc<Snapshot> {
+    let mut target = named(target_of(spec), name);
+    target.max_age = Duration::ZERO;
+    pollers.apply([target]);
+    pollers.get(&TargetId::new("media", name)).unwrap().answer(PATIENCE).await
+}
+
+/// Longer than the time within which a token that is refused is not replaced.
+const AGED: Duration = Duration::from_secs(31);
+
 fn failure(snapshot: &Snapshot) -> (Reason, String) {
     let failure = snapshot.failure.as_ref().unwrap_or_else(|| panic!("the poll succeeded"));
     (failure.reason, failure.message.to_string())
@@ -185,7 +222,7 @@ async fn every_type_that_speaks_http_sends_the_token() {
         assert_eq!(series["probe_call_http_status_code{call=\"token\"}"], 200.0, "{kind}");
     }
     let request = &idm.got()[0];
-    assert_eq!(request.body, "grant_type=client_credentials");
+    assert_eq!((&request.method, request.body.as_str()), (&Method::POST, "grant_type=client_credentials"));
     assert_eq!(request.header("content-type"), Some("application/x-www-form-urlencoded"));
     let basic = format!("Basic {}", STANDARD.encode("id-value:secret-value"));
     assert_eq!(request.header("authorization"), Some(basic.as_str()));
@@ -379,6 +416,11 @@ async fn every_bad_answer_of_a_token_endpoint_has_its_sentence_and_none_is_repea
         (200, "<html><body>hunter2</body></html>".to_owned(), "token: parse: the answer is no JSON object"),
         (200, r#"{"access_token":"hunter2\r\nx-evil: 1"}"#.to_owned(), "characters that a bearer token may not have"),
         (200, ten_megabytes, "token: limit: the body is larger than 65536 bytes"),
+        (200, "[".repeat(60_000), "token: parse: the answer is no JSON object"),
+        (200, String::new(), "token: parse: the answer is no JSON object"),
+        (200, r#"{"token":"hunter2"}"#.to_owned(), "token: parse: the answer has no access_token"),
+        (400, r#"{"error":["invalid_scope","hunter2"]}"#.to_owned(), "answered 400 without an error of OAuth 2.0"),
+        (429, rfc("slow_down"), "token: answered 429: it has been asked too often"),
         (302, "hunter2".to_owned(), "redirects are not followed"),
         (500, "hunter2".to_owned(), "token: answered 500: the token endpoint does not work"),
     ] {
@@ -449,6 +491,377 @@ async fn members_share_the_token() {
         text.lines().any(|line| line.starts_with("probe_call_success{member=") && line.contains("call=\"token\"")),
         "{text}"
     );
+}
+
+/// A gRPC server with the health service of the gRPC project. With the service `bearer TOKEN` it wants that token.
+#[tokio::test]
+async fn a_grpc_server_gets_the_token_and_a_new_one_after_unauthenticated() {
+    let certificate = Certificate::good();
+    let folder =
+        folder_with([("server.pem", pem(&certificate).as_str()), ("server.key", &certificate.key.serialize_pem())]);
+    let mut command = Command::new(tools::health());
+    command.args(["server.pem", "server.key"].map(|file| folder.path().join(file)));
+    let mut health = Running::spawn(command);
+    for (kind, scheme) in [("plain", "grpc"), ("tls", "grpcs")] {
+        let address = health.wait("its address", |health| {
+            let said = health.stdout();
+            let line = said.split_inclusive('\n').find_map(|line| line.strip_suffix('\n')?.strip_prefix(kind));
+            line.map(|address| address.trim().to_owned())
+        });
+        let (idm, pollers) = (Server::idm("").await, asked_pollers());
+        let wanting = |service: &str| {
+            let mut spec = json!({
+                "type": "Grpc",
+                "url": format!("{scheme}://{address}"),
+                "interval": "1m",
+                "timeout": "60s",
+                "grpc": { "service": service },
+                "oauth2": oauth2(&idm),
+            });
+            if scheme == "grpcs" {
+                spec["tlsConfig"] = json!({ "ca": { "configMap": { "name": certificate.ca, "key": "ca" } } });
+            }
+            spec
+        };
+        let polled = ask(&pollers, "first", &wanting("bearer token-1")).await;
+        assert!(polled.failure.is_none(), "{kind}: {:?}", polled.failure);
+        let first = series(&text(&polled));
+        assert_eq!(first["probe_grpc_healthcheck_response{serving_status=\"SERVING\"}"], 1.0);
+        assert_eq!(first["probe_call_success{call=\"token\"}"], 1.0);
+
+        // From now on the server wants another. This one is too young to be replaced.
+        let second = wanting("bearer token-2");
+        let polled = ask(&pollers, "second", &second).await;
+        let (reason, message) = failure(&polled);
+        assert!(reason == Reason::Auth && message.contains("grpc-status 16 (UNAUTHENTICATED)"), "{message}");
+        assert_eq!((series(&text(&polled))["probe_grpc_status_code"], idm.count()), (16.0, 1));
+
+        // The probe that is refused is the one that succeeds with the new one, and other targets have it as well.
+        pass(AGED).await;
+        let polled = ask(&pollers, "second", &second).await;
+        assert!(polled.failure.is_none(), "{kind}: {:?}", polled.failure);
+        let renewed = series(&text(&polled));
+        assert_eq!((renewed["probe_grpc_status_code"], idm.count()), (0.0, 2));
+        assert_eq!(renewed["probe_call_success{call=\"token\"}"], 1.0);
+        let polled = ask(&pollers, "third", &wanting("bearer token-2")).await;
+        assert!(polled.failure.is_none() && idm.count() == 2, "{kind}: {:?}", polled.failure);
+
+        // One that is refused as well is not tried again and again; and a lack of permission is none of a token.
+        pass(AGED).await;
+        let polled = ask(&pollers, "never", &wanting("bearer token-0")).await;
+        assert_eq!((failure(&polled).0, idm.count()), (Reason::Auth, 3));
+        pass(AGED).await;
+        let polled = ask(&pollers, "denied", &wanting("code-7")).await;
+        let (reason, message) = failure(&polled);
+        assert!(reason == Reason::Auth && message.contains("grpc-status 7 (PERMISSION_DENIED)"), "{message}");
+        assert_eq!(idm.count(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_new_token_that_is_refused_as_well_is_not_replaced_once_more() {
+    for kind in ["Prometheus", "Http"] {
+        let (idm, app, pollers) = (Server::idm("").await, Server::app().await, asked_pollers());
+        app.answer_with(|_, _| Answer::Says(401, String::new()));
+        let spec = spec(kind, &app, &oauth2(&idm));
+        // What was sent, and what was issued, at each poll.
+        let mut seen = Vec::new();
+        for wait in [Duration::ZERO, Duration::ZERO, AGED, Duration::ZERO, AGED] {
+            pass(wait).await;
+            let before = (app.count(), idm.count());
+            let polled = ask(&pollers, "a", &spec).await;
+            assert_eq!(failure(&polled).0, Reason::Auth, "{kind}");
+            seen.push((app.count() - before.0, idm.count() - before.1));
+        }
+        assert_eq!(seen, [(1, 1), (1, 0), (2, 1), (1, 0), (2, 1)], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn after_a_401_the_same_token_is_not_sent_again_and_one_that_does_not_come_is_said() {
+    for kind in ["Prometheus", "Http"] {
+        let (idm, app, pollers) = (Server::start(|_, _| token(1, "")).await, Server::app().await, asked_pollers());
+        let spec = spec(kind, &app, &with(oauth2(&idm), "clientAuthentication", "Header".into()));
+        assert!(ask(&pollers, "a", &spec).await.failure.is_none());
+        app.answer_with(|_, _| Answer::Says(401, String::new()));
+        pass(AGED).await;
+        let (reason, message) = failure(&*ask(&pollers, "a", &spec).await);
+        assert!(reason == Reason::Auth && !message.contains("token:"), "{kind}: {message}");
+        assert_eq!((app.count(), idm.count()), (2, 2), "{kind}: it was issued once more, and not sent");
+        idm.answer_with(|_, _| Answer::Says(400, r#"{"error":"unauthorized_client"}"#.to_owned()));
+        pass(AGED).await;
+        let (reason, message) = failure(&*ask(&pollers, "a", &spec).await);
+        let words = "answered 401, and there is no new token: token: answered 400 unauthorized_client: ";
+        assert!(reason == Reason::Auth && message.contains(words), "{kind}: {message}");
+        assert_eq!((app.count(), idm.count()), (3, 3), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_near_its_end_is_replaced_in_the_background_and_no_poll_waits_for_it() {
+    let (idm, app, pollers) = (Server::idm(r#","expires_in":1000"#).await, Server::app().await, asked_pollers());
+    let spec = spec("Prometheus", &app, &oauth2(&idm));
+    let sent = || app.got().last().unwrap().header("authorization").unwrap().to_owned();
+    // Two intervals of a minute before its end.
+    for passes in [Duration::ZERO, Duration::from_secs(800)] {
+        pass(passes).await;
+        assert!(ask(&pollers, "a", &spec).await.failure.is_none());
+        assert_eq!((idm.count(), sent()), (1, "Bearer token-1".to_owned()));
+    }
+    idm.answer_with(|_, _| Answer::Hangs);
+    pass(Duration::from_secs(90)).await;
+    for _ in 0..3 {
+        let polled = ask(&pollers, "a", &spec).await;
+        assert!(polled.failure.is_none(), "{:?}", polled.failure);
+        assert_eq!(sent(), "Bearer token-1");
+    }
+    eventually(PATIENCE, async || if idm.count() == 2 { Ok(()) } else { Err(format!("{} requests", idm.count())) })
+        .await;
+    // What hangs is given up, and asked for again; until it comes, the old one holds.
+    idm.answer_with(|number, _| token(number + 1, r#","expires_in":1000"#));
+    pass(Duration::from_secs(11)).await;
+    eventually(PATIENCE, async || {
+        let polled = ask(&pollers, "a", &spec).await;
+        assert!(polled.failure.is_none(), "{:?}", polled.failure);
+        if sent() == "Bearer token-3" { Ok(()) } else { Err(sent()) }
+    })
+    .await;
+    assert_eq!(idm.count(), 3);
+}
+
+#[tokio::test]
+async fn a_request_that_hangs_ends_after_ten_seconds_though_the_poll_has_more_time() {
+    let (idm, app, pollers) = (Server::start(|_, _| Answer::Hangs).await, Server::app().await, asked_pollers());
+    let spec = spec("Prometheus", &app, &oauth2(&idm));
+    let polling = tokio::spawn({
+        let pollers = Arc::clone(&pollers);
+        async move { ask(&pollers, "a", &spec).await }
+    });
+    eventually(PATIENCE, async || if idm.count() == 1 { Ok(()) } else { Err("not asked yet".to_owned()) }).await;
+    pass(Duration::from_secs(11)).await;
+    let (reason, message) = failure(&polling.await.unwrap());
+    assert!(reason == Reason::Auth && message.contains("token: timeout: "), "{message}");
+    assert_eq!(app.count(), 0);
+}
+
+/// What docs/oauth2.md says of a mistake that has been corrected.
+#[tokio::test]
+async fn a_mistake_that_is_corrected_in_the_target_is_over_at_once_and_one_at_the_server_within_a_minute() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let (idm, app, pollers) = (Server::idm("").await, Server::app().await, asked_pollers());
+    idm.answer_with(|_, _| Answer::Says(400, r#"{"error":"invalid_scope"}"#.to_owned()));
+    let block = with(oauth2(&idm), "clientAuthentication", "Header".into());
+    let wrong = spec("Prometheus", &app, &with(block.clone(), "scopes", json!(["wrong"])));
+    // Often enough for the longest pause: half a minute to a minute.
+    for count in 1..=8 {
+        let message = failure(&*ask(&pollers, "a", &wrong).await).1;
+        assert!(message.contains("token: answered 400 invalid_scope: "), "{message}");
+        assert_eq!(idm.count(), count);
+        if count < 8 {
+            pass(MINUTE).await;
+        }
+    }
+    idm.answer_with(|number, _| token(number, ""));
+    for _ in 0..3 {
+        assert!(failure(&*ask(&pollers, "a", &wrong).await).1.contains("invalid_scope"), "the error is repeated");
+    }
+    let report = pollers.get(&TargetId::new("media", "a")).unwrap().token().unwrap();
+    let pause = report.retry_in.unwrap();
+    assert!(pause <= MINUTE && !pause.is_zero(), "{pause:?}");
+    assert_eq!(idm.count(), 8, "nobody is asked meanwhile");
+    // Corrected settings are others, for which no request has failed.
+    let right = spec("Prometheus", &app, &with(block, "scopes", json!(["right"])));
+    assert!(ask(&pollers, "b", &wrong).await.failure.is_some(), "equal settings wait together");
+    assert!(ask(&pollers, "b", &right).await.failure.is_none());
+    assert_eq!(idm.count(), 9);
+    pass(pause).await;
+    assert!(ask(&pollers, "a", &wrong).await.failure.is_none());
+    assert_eq!(idm.count(), 10);
+}
+
+/// TLS in front of a server, for whoever trusts the certificate.
+async fn tls_front(certificate: &Certificate, server: &Server) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, behind) = (listener.local_addr().unwrap(), server.simulated.address);
+    let mut config = certificate.server_config();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await?;
+                let mut server = tokio::net::TcpStream::connect(behind).await?;
+                tokio::io::copy_bidirectional(&mut stream, &mut server).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_token_endpoint_has_tls_settings_and_a_proxy_of_its_own() {
+    let (idm, app, certificate) = (Server::idm("").await, Server::app().await, Certificate::good());
+    let address = tls_front(&certificate, &idm).await;
+    let proxy = Proxy::start(None);
+    let ca = json!({ "configMap": { "name": certificate.ca, "key": "ca" } });
+    let over_tls = with(oauth2(&idm), "tokenUrl", format!("https://{address}/token").into());
+    for (tls, through_proxy, wanted) in [
+        (json!({ "ca": ca }), false, None),
+        (json!({ "insecureSkipVerify": true }), false, None),
+        (json!({ "ca": ca }), true, None),
+        (json!({}), false, Some("oauth2.tlsConfig.ca")),
+        (json!({ "ca": ca, "serverName": "other.test" }), false, Some("oauth2.tlsConfig.serverName")),
+        (json!({}), true, Some("oauth2.tlsConfig.ca")),
+    ] {
+        let mut block = with(over_tls.clone(), "tlsConfig", tls.clone());
+        if through_proxy {
+            block["proxyUrl"] = format!("http://{}", proxy.address).into();
+        }
+        let (issued, tunnels, polls) = (idm.count(), proxy.asked().len(), app.count());
+        let polled = poll_once(target_of(&spec("Prometheus", &app, &block))).await;
+        assert_eq!(proxy.asked().len() > tunnels, through_proxy, "{tls}");
+        match wanted {
+            None => {
+                assert!(polled.failure.is_none(), "{tls}: {:?}", polled.failure);
+                assert_eq!((idm.count(), app.count()), (issued + 1, polls + 1), "{tls}");
+            }
+            Some(words) => {
+                let (reason, message) = failure(&polled);
+                assert!(reason == Reason::Auth && message.contains("token: tls: "), "{tls}: {message}");
+                assert!(message.contains(words), "{tls}: {message}");
+                assert_eq!((idm.count(), app.count()), (issued, polls), "{tls}: nothing is sent");
+            }
+        }
+    }
+    assert!(proxy.asked().iter().all(|asked| *asked == address.to_string()), "{:?}", proxy.asked());
+
+    // Without TLS the proxy gets the request itself. That of the target is another one, and either is used for its own server only.
+    let (target, token_endpoint) = (Server::app().await, Server::idm("").await);
+    let mut block = with(oauth2(&idm), "tokenUrl", "http://idm.test/token".into());
+    block["proxyUrl"] = token_endpoint.url().trim_end_matches('/').into();
+    let mut spec = spec("Prometheus", &app, &block);
+    spec["url"] = "http://app.test/metrics".into();
+    spec["proxyUrl"] = target.url().trim_end_matches('/').into();
+    let polled = poll_once(target_of(&spec)).await;
+    assert!(polled.failure.is_none(), "{:?}", polled.failure);
+    let asked = |server: &Server| server.got().into_iter().map(|got| got.path).collect::<Vec<_>>();
+    assert_eq!(asked(&token_endpoint), ["http://idm.test/token"]);
+    assert_eq!(asked(&target), ["http://app.test/metrics"]);
+    // A proxy that wants credentials: the block has none for it.
+    token_endpoint.answer_with(|_, _| Answer::Says(407, "hunter2".to_owned()));
+    let (reason, message) = failure(&*poll_once(target_of(&spec)).await);
+    assert!(reason == Reason::Auth && message.contains("oauth2.proxyUrl") && !message.contains("hunter2"), "{message}");
+}
+
+#[tokio::test]
+async fn a_token_endpoint_can_send_the_client_nowhere_else() {
+    let (app, other) = (Server::app().await, Server::idm("").await);
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("{}token", other.url());
+        let idm = Server::start(move |_, _| Answer::Redirects(status, location.clone())).await;
+        let (reason, message) = failure(&*poll_once(target_of(&spec("Prometheus", &app, &oauth2(&idm)))).await);
+        assert!(reason == Reason::Auth && message.contains(&format!("token: answered {status}: ")), "{message}");
+        assert!(message.contains("write the final URL into tokenUrl"), "{message}");
+        assert!(!message.contains(&other.url()), "{message}");
+    }
+    assert_eq!((other.count(), app.count()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_answer_that_becomes_large_by_decompression_is_refused_by_its_size() {
+    let app = Server::app().await;
+    let idm = Server::start(|_, _| Answer::Gzip(format!("{{\"a\":\"{}\"", "a".repeat(10 << 20)))).await;
+    let (reason, message) = failure(&*poll_once(target_of(&spec("Prometheus", &app, &oauth2(&idm)))).await);
+    assert!(reason == Reason::Auth, "{message}");
+    assert!(message.contains("token: limit: "), "{message}");
+    assert_eq!(app.count(), 0);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_whose_name_leads_to_a_denied_address_gets_nothing() {
+    choose_tls_provider();
+    let (idm, pollers) = (Server::idm("").await, {
+        let rules = AddressRules::denying(["127.0.0.1/32", "::1/128"].map(|range| range.parse().unwrap()));
+        let metrics = SelfMetrics::new().unwrap();
+        Arc::new(Pollers::new(Clients::new(rules), Limits::new(1 << 20, 8 << 20), metrics.polls, false).0)
+    });
+    let got = Arc::<Mutex<usize>>::default();
+    let count = Arc::clone(&got);
+    let routes = Router::new().fallback(async move || {
+        *count.lock().unwrap() += 1;
+        "app_requests_total 1\n"
+    });
+    let app = Simulated::serve(routes, ([127, 0, 0, 2], 0).into()).await.unwrap();
+    let port = idm.simulated.address.port();
+    for (number, (host, reason)) in
+        [("localhost", Reason::Auth), ("127.0.0.1", Reason::Config), ("[::1]", Reason::Config)].into_iter().enumerate()
+    {
+        for kind in ["Prometheus", "Http"] {
+            let block = with(oauth2(&idm), "tokenUrl", format!("http://{host}:{port}/token").into());
+            let spec = json!({ "type": kind, "url": app.url(), "interval": "1m", "timeout": "60s", "oauth2": block });
+            let polled = ask(&pollers, &format!("{}-{number}", kind.to_lowercase()), &spec).await;
+            let (found, message) = failure(&polled);
+            assert!(found == reason && message.contains("may not be contacted"), "{host}: {found:?} {message}");
+        }
+    }
+    assert_eq!((idm.count(), *got.lock().unwrap()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_suspended_target_asks_for_no_token_and_namespaces_have_their_own() {
+    let (idm, app, pollers) = (Server::idm("").await, Server::app().await, asked_pollers());
+    let mut suspended = spec("Prometheus", &app, &oauth2(&idm));
+    suspended["suspend"] = true.into();
+    let polled = ask(&pollers, "a", &suspended).await;
+    assert_eq!(failure(&polled).0, Reason::Suspended);
+    assert_eq!((idm.count(), app.count()), (0, 0));
+    for (namespace, issued) in [("media", 1), ("media", 1), ("other", 2), ("media", 2)] {
+        let mut target = target_of(&spec("Prometheus", &app, &oauth2(&idm)));
+        (target.id, target.max_age) = (TargetId::new(namespace, "b"), Duration::ZERO);
+        let id = target.id.clone();
+        pollers.apply([target]);
+        let polled = pollers.get(&id).unwrap().answer(PATIENCE).await;
+        assert!(polled.failure.is_none(), "{:?}", polled.failure);
+        assert_eq!(idm.count(), issued, "{namespace}");
+        let token = if namespace == "media" { "Bearer token-1" } else { "Bearer token-2" };
+        assert_eq!(app.got().last().unwrap().header("authorization"), Some(token));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_starts_has_four_requests_under_way_at_an_endpoint() {
+    const TOKENS: usize = 30;
+    let (app, pollers) = (Server::app().await, asked_pollers());
+    // How many are under way, and how many were at most.
+    let under_way = Arc::<Mutex<(usize, usize)>>::default();
+    let counts = Arc::clone(&under_way);
+    let routes = Router::new().fallback(move || {
+        let counts = Arc::clone(&counts);
+        async move {
+            {
+                let mut counts = counts.lock().unwrap();
+                counts.0 += 1;
+                counts.1 = counts.1.max(counts.0);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            counts.lock().unwrap().0 -= 1;
+            r#"{"access_token":"token"}"#
+        }
+    });
+    let idm = Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let other = Server::idm("").await; // for its block alone
+    let block = with(oauth2(&other), "tokenUrl", idm.url().into());
+    let asking = (0..TOKENS).map(|number| {
+        let spec = spec("Prometheus", &app, &with(block.clone(), "scopes", json!([format!("s{number}")])));
+        let pollers = Arc::clone(&pollers);
+        async move { ask(&pollers, &format!("t-{number}"), &spec).await }
+    });
+    for polled in futures::future::join_all(asking).await {
+        assert!(polled.failure.is_none(), "{:?}", polled.failure);
+    }
+    let (_, most) = *under_way.lock().unwrap();
+    assert!((1..=4).contains(&most), "{most} at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

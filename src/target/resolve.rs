@@ -56,8 +56,7 @@ impl Target {
         }
     }
 
-    /// Checks whether a target with these values can be polled, except for its address; for `check`. The error about a missing value has no
-    /// field: `check` looks for those itself.
+    /// Checks whether a target with these values can be polled, except for its address; for `check`.
     pub fn check_values(namespace: &str, declaration: &ParsedTarget, objects: &dyn Lookup) -> Result<(), FieldError> {
         let resolver = ReferenceResolver { objects, namespace };
         let connection = resolver.connection(declaration).map_err(ResolveError::into_field_error)?;
@@ -124,7 +123,11 @@ const MASK: &str = "<masked>";
 /// Why a value that the spec refers to cannot be used.
 enum ResolveError {
     /// It is not there, or cannot be read.
-    Missing(LookupError),
+    Missing {
+        /// The field that refers to it.
+        field: String,
+        error: Box<LookupError>,
+    },
     /// It is there, and nothing can be done with it.
     Unusable {
         /// The field that refers to it: `spec.basicAuth.username`.
@@ -137,14 +140,14 @@ enum ResolveError {
 impl ResolveError {
     fn problem(&self) -> Problem {
         match self {
-            Self::Missing(error) => Problem { reason: error.reason(), message: error.to_string() },
+            Self::Missing { field, error } => Problem { reason: error.reason(), message: format!("{field}: {error}") },
             Self::Unusable { field, reason, message } => Problem { reason, message: format!("{field}: {message}") },
         }
     }
 
     fn into_field_error(self) -> FieldError {
         match self {
-            Self::Missing(error) => FieldError::new("", error.to_string()),
+            Self::Missing { field, error } => FieldError::new(&field, error.to_string()),
             Self::Unusable { field, message, .. } => FieldError { path: field, message },
         }
     }
@@ -171,7 +174,7 @@ impl ReferenceResolver<'_> {
             }
             // A value that only could not be read may exist: a request must not be sent without the credentials that the server expects.
             Err(error) if reference.optional && error.is_not_found() => Ok(None),
-            Err(error) => Err(ResolveError::Missing(error)),
+            Err(error) => Err(ResolveError::Missing { field: reference.path.clone(), error: Box::new(error) }),
         }
     }
 
@@ -405,6 +408,58 @@ mod tests {
         fn value(&self, _: ObjectKind, _: &str, _: &str, _: &str) -> Result<Vec<u8>, LookupError> {
             Ok(self.0.to_vec())
         }
+    }
+
+    /// Has a value for every key but one.
+    struct AllBut(&'static str);
+
+    impl Lookup for AllBut {
+        fn value(&self, kind: ObjectKind, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, LookupError> {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            if key == self.0 { Err(LookupError::NoObject { kind, namespace, name }) } else { Ok(b"value".to_vec()) }
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_token_that_is_missing_or_empty_is_a_problem_that_names_the_field() {
+        let key = |key: &str| serde_json::json!({ "name": "s", "key": key });
+        let spec = serde_json::json!({
+            "type": "Sora",
+            "url": "http://127.0.0.1:9/",
+            "oauth2": {
+                "clientId": { "configMap": key("id") },
+                "clientSecret": key("secret"),
+                "tokenUrl": "https://127.0.0.1:9/token",
+                "tlsConfig": { "ca": { "configMap": key("ca") } },
+                "user": { "username": key("username"), "password": key("password") },
+            },
+        });
+        let resolved = |objects: &dyn Lookup| {
+            let declaration = ScrapeTarget::new("t", serde_json::from_value(spec.clone()).unwrap());
+            let declaration = ParsedTarget::parse(declaration).unwrap();
+            Target::resolve(TargetId::new("a", "t"), Arc::new(declaration), objects)
+        };
+        for (missing, field, object) in [
+            ("id", "clientId.configMap", "ConfigMap"),
+            ("secret", "clientSecret", "Secret"),
+            ("ca", "tlsConfig.ca.configMap", "ConfigMap"),
+            ("username", "user.username", "Secret"),
+            ("password", "user.password", "Secret"),
+        ] {
+            let target = resolved(&AllBut(missing));
+            let problem = target.problem.unwrap();
+            assert_eq!(problem.reason, format!("{object}NotFound"));
+            let wanted = format!("spec.oauth2.{field}: {object} a/s is not in any of the files");
+            assert!(problem.message.starts_with(&wanted), "{}", problem.message);
+            assert!(target.source.oauth2.is_none(), "{field}");
+        }
+        let problem = resolved(&Empty(b"\n")).problem.unwrap();
+        assert_eq!(problem.reason, "SecretEmpty");
+        assert!(
+            problem.message.starts_with("spec.oauth2.clientId.configMap: the key \"id\" of ConfigMap a/s is empty"),
+            "{}",
+            problem.message
+        );
     }
 
     #[test]

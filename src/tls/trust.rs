@@ -182,7 +182,8 @@ fn to_rustls(error: webpki::Error) -> rustls::Error {
         E::UnknownIssuer => CertificateError::UnknownIssuer,
         E::CertNotValidForName(name) => CertificateError::NotValidForNameContext {
             expected: name.expected,
-            presented: Vec::new(), // the server chooses these names, and they would be shown to users
+            // The server chooses these names, and they would be shown to users: only that there are some is told.
+            presented: if name.presented.is_empty() { Vec::new() } else { vec![String::new()] },
         },
         E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         E::UnsupportedSignatureAlgorithmContext(cx) => CertificateError::UnsupportedSignatureAlgorithmContext {

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::program::{Said, said_to, signal};
 use crate::support::{choose_tls_provider, tools};
-use crate::{media, until};
+use crate::{media, tokens, until};
 
 /// Namespace and name of the release, as README.md has them.
 pub(crate) const NAMESPACE: &str = "prometheus";
@@ -23,8 +23,17 @@ pub(crate) const MONITORING: &str = "scrapetarget-e2e";
 const OPERATOR: &str = "monitoring";
 
 /// Namespaces that the story makes.
-const NAMESPACES: &[&str] =
-    &[NAMESPACE, MONITORING, "simulated-webrtc", "simulated-fiware", "simulated-school", "media", "load", "webrtc"];
+const NAMESPACES: &[&str] = &[
+    NAMESPACE,
+    MONITORING,
+    "simulated-webrtc",
+    "simulated-fiware",
+    "simulated-school",
+    "media",
+    "fiware",
+    "load",
+    "webrtc",
+];
 
 const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
 
@@ -308,7 +317,7 @@ impl Cluster {
         command.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found", "--wait"]);
         said_to(&mut command, "", PATIENCE);
         self.try_kubectl(&["delete", CRD, "--ignore-not-found"], "");
-        for manifests in [ADMISSION, "tests/e2e/manifests/prometheus.yaml", media::MANIFESTS] {
+        for manifests in [ADMISSION, "tests/e2e/manifests/prometheus.yaml", media::MANIFESTS, tokens::MANIFESTS] {
             self.try_kubectl(&["delete", "-f", "-", "--ignore-not-found"], &read(manifests));
         }
         for namespace in NAMESPACES {

@@ -17,6 +17,7 @@ mod replicas;
 #[path = "../support/mod.rs"]
 mod support;
 mod targets;
+mod tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
@@ -43,6 +44,10 @@ const CHAPTERS: &[Chapter] = &[
     (
         "kube-state-metrics, a TURN relay and signalling are watched beside the servers",
         media::is_watched_beside_its_servers,
+    ),
+    (
+        "tokens of Keyrock lead to an Orion behind Wilma, and a wrong secret is named until it is right",
+        tokens::lead_to_an_orion,
     ),
     ("a wrong target is refused with our words", changes::wrong_target_is_refused),
     ("a rotated Secret is read again without a restart", changes::secret_is_rotated),

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use simulators::Simulated;
 
 use crate::support::cluster::Cluster;
@@ -114,6 +116,17 @@ fn token(namespace: &str, name: &str, token: &str) -> String {
     secret(namespace, name, &format!("stringData: {{ token: {token}-{MARKER} }}"))
 }
 
+/// The block for a token, with the ID of the client in one Secret and its secret in another.
+fn oauth2(token_url: &str) -> String {
+    format!(
+        "oauth2: {{ clientId: {{ secret: {{ name: id, key: id }} }}, clientSecret: {{ name: a, key: token }}, tokenUrl: '{token_url}' }}"
+    )
+}
+
+fn client_id(namespace: &str) -> String {
+    secret(namespace, "id", "stringData: { id: exporter }")
+}
+
 fn assert_clean(place: &str, text: &str) {
     assert!(!text.contains(MARKER), "a secret is in {place}:\n{text}");
 }
@@ -135,6 +148,34 @@ impl Server {
             async move { (if fine { StatusCode::OK } else { StatusCode::UNAUTHORIZED }, "media_rooms 3\n") }
         });
         Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap()
+    }
+
+    /// A token endpoint that takes one secret of a client at a time, and keeps what it was sent.
+    async fn serve_tokens(&self) -> Simulated {
+        let server = self.clone();
+        let routes = Router::new().fallback(move |headers: HeaderMap| {
+            let sent = headers.get("authorization").map_or("nothing", |value| value.to_str().unwrap());
+            let sent = sent.strip_prefix("Basic ").map_or_else(Vec::new, |pair| STANDARD.decode(pair).unwrap());
+            let sent = String::from_utf8(sent).unwrap();
+            let fine = sent == format!("exporter:{}", server.wanted.lock().unwrap());
+            server.sent.lock().unwrap().push(sent);
+            async move {
+                if fine {
+                    (StatusCode::OK, format!("{{\"access_token\":\"issued-{MARKER}\",\"expires_in\":3600}}"))
+                } else {
+                    (
+                        StatusCode::UNAUTHORIZED,
+                        format!("{{\"error\":\"invalid_client\",\"error_description\":\"{MARKER}\"}}"),
+                    )
+                }
+            }
+        });
+        Simulated::serve(routes, ([127, 0, 0, 1], 0).into()).await.unwrap()
+    }
+
+    /// Wants this secret of a client.
+    fn wants_secret(&self, secret: &str) {
+        *self.wanted.lock().unwrap() = format!("{secret}-{MARKER}");
     }
 
     fn wants(&self, token: &str) {
@@ -278,4 +319,54 @@ async fn values_stay_while_the_api_server_is_away_and_are_read_again_when_it_is_
         exporter.has_credentials(&namespace, "a").await;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_secret_label_no_token_is_requested_with_secrets_that_lack_it_and_the_field_is_named() {
+    const LABEL: &str = "scrapetarget.dev/use=true";
+    let (server, idm) = (Server::default(), Server::default());
+    let exporter = Exporter::start(Cluster::shared(), &[], &["--secret-label", LABEL]);
+    let (simulated, endpoint, namespace) = (server.serve().await, idm.serve_tokens().await, exporter.namespace.clone());
+    idm.wants_secret("one");
+    server.wants("issued");
+    exporter.allow(&namespace);
+    exporter.cluster.apply(&client_id(&namespace));
+    exporter.cluster.apply(&token(&namespace, "a", "one"));
+    exporter.declare_with(&namespace, "a", &simulated.url(), &oauth2(&endpoint.url()));
+    for (field, name, key) in [("clientId.secret", "id", "id"), ("clientSecret", "a", "token")] {
+        let refused = format!(
+            "spec.oauth2.{field}: there is no Secret {namespace}/{name} with the key {key:?} and the label {LABEL}"
+        );
+        exporter.until(&namespace, "a", MINUTE, &["reason=\"config\"", &refused]).await;
+        let status = exporter.cluster.kubectl(&["--namespace", &namespace, "get", "st", "a", "-o", "yaml"]);
+        assert_clean("the object", &status.stdout);
+        assert_eq!((server.sent(), idm.sent()), (Vec::new(), Vec::new()), "nothing is sent to either");
+        exporter.cluster.kubectl(&["--namespace", &namespace, "label", "secret", name, LABEL]);
+    }
+    exporter.until(&namespace, "a", SOON, &["probe_success 1"]).await;
+    assert_eq!(server.sent().first(), Some(&format!("Bearer issued-{MARKER}")));
+    assert_clean("the log", &exporter.program.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_refusal_by_the_token_endpoint_the_secret_of_the_client_is_read_again_without_waiting_for_the_minute() {
+    let (server, idm, exporter) = (Server::default(), Server::default(), Exporter::start(Cluster::shared(), &[], &[]));
+    let (simulated, endpoint, namespace) = (server.serve().await, idm.serve_tokens().await, exporter.namespace.clone());
+    idm.wants_secret("two");
+    server.wants("issued");
+    exporter.allow(&namespace);
+    exporter.cluster.apply(&client_id(&namespace));
+    exporter.cluster.apply(&token(&namespace, "a", "one"));
+    exporter.declare_with(&namespace, "a", &simulated.url(), &oauth2(&endpoint.url()));
+    let refused = "token: answered 401 invalid_client: ";
+    exporter.until(&namespace, "a", MINUTE, &["reason=\"auth\"", refused, "correct clientId and clientSecret"]).await;
+    exporter.cluster.apply(&token(&namespace, "a", "two"));
+    // At most every 30 s, and the first refusal may have had it read a moment ago. Other settings wait for no pause of the old ones.
+    exporter.until(&namespace, "a", Duration::from_secs(40), &["probe_success 1"]).await;
+    assert_eq!(server.sent().first(), Some(&format!("Bearer issued-{MARKER}")), "nothing is sent without a token");
+    assert_eq!(idm.sent().last(), Some(&format!("exporter:two-{MARKER}")));
+    for path in ["/", "/api/v1/targets", "/metrics", "/sd"] {
+        assert_clean(path, &exporter.program.body(path).await);
+    }
+    assert_clean("the log", &exporter.program.log());
 }

@@ -33,3 +33,10 @@ pub fn eventually_blocking<T>(patience: Duration, mut ask: impl FnMut() -> Resul
         std::thread::sleep(PAUSE);
     }
 }
+
+/// Lets this much time pass for what is tested, in one moment. It has the test's own runtime, which has one thread.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -53,7 +55,7 @@ func main() {
 // slow is longer than the timeouts of the tests. It is not for ever: there are clients without any timeout.
 const slow = 8 * time.Second
 
-// refuse answers with the code that the name of the service asks for, or late.
+// refuse answers with the code that the name of the service asks for, or late, or only to who has the token that is in the name.
 func refuse(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	service := request.(*healthpb.HealthCheckRequest).Service
 	switch service {
@@ -67,6 +69,12 @@ func refuse(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc
 	case "token":
 		if given, _ := metadata.FromIncomingContext(ctx); len(given["x-token"]) != 1 || given["x-token"][0] != "s3cret" {
 			return nil, status.Error(codes.Unauthenticated, "no token")
+		}
+		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
+	}
+	if token, found := strings.CutPrefix(service, "bearer "); found {
+		if given, _ := metadata.FromIncomingContext(ctx); !slices.Equal(given["authorization"], []string{"Bearer " + token}) {
+			return nil, status.Error(codes.Unauthenticated, "no such token")
 		}
 		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
 	}
