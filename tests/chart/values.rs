@@ -18,7 +18,7 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 63] = [
+    let refused: [(&str, &[&str]); 69] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
         // What other exporters' charts have, and what it is here.
@@ -110,6 +110,18 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ("clusterDomain=.local", &["at '/clusterDomain'"]),
         ("web.allowedHosts={https://a}", &["at '/web/allowedHosts/0'"]),
         ("limits.maxSampleLimit=0", &["at '/limits/maxSampleLimit'", "minimum"]),
+        ("discovery.honorLabels=true", &["at '/discovery/honorLabels'", "'declared', 'byDefault', 'never'"]),
+        ("discovery.labelLimit=5", &["at '/discovery/labelLimit'", "minimum"]),
+        ("discovery.bodySizeLimit=16EB", &["at '/discovery/bodySizeLimit'", "'16EB' does not match pattern"]),
+        ("discovery.proxyUrl=http://me:secret@proxy", &["at '/discovery/proxyUrl'"]),
+        (
+            "discovery.relabelings[0].action=keep,discovery.relabelings[0].regex=a(",
+            &["error parsing regexp", "missing closing ): `a(`"],
+        ),
+        (
+            "discovery.metricRelabelings[0].targetLabel=a,discovery.metricRelabelings[0].replacement=$(HOME)",
+            &["discovery.metricRelabelings[0] holds \"$(\"", "environment variable"],
+        ),
         ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
     ];
     for (set, words) in refused {
@@ -233,6 +245,29 @@ fn taken(place: &str, value: &Value) -> bool {
     chart::template(&["--set-json", &format!("{place}={value}")]).is_ok()
 }
 
+/// Relabelings of all targets.
+const STEPS: [&str; 19] = [
+    "[]",
+    r#"[{"targetLabel": "cluster", "replacement": "tokyo"}]"#,
+    r#"[{"action": "Drop", "sourceLabels": ["__name__"], "regex": "a|b.*"}]"#,
+    r#"[{"action": "labeldrop", "regex": "(rack_.*|region)"}]"#,
+    r#"[{"action": "keepequal", "targetLabel": "namespace", "sourceLabels": ["a"]}]"#,
+    r#"[{"action": "hashmod", "targetLabel": "part", "sourceLabels": ["instance"], "modulus": 2}]"#,
+    r#"[{"targetLable": "a"}]"#,
+    r#"[{"targetLabel": "__address__", "replacement": "x:80"}]"#,
+    r#"[{"targetLabel": "namespace", "replacement": "x"}]"#,
+    r#"[{"targetLabel": "pod", "replacement": "x"}]"#,
+    r#"[{"targetLabel": "$1", "sourceLabels": ["a"]}]"#,
+    r#"[{"targetLabel": "a-b", "sourceLabels": ["a"]}]"#,
+    r#"[{"targetLabel": "_9", "replacement": "x"}]"#,
+    r#"[{"action": "labelmap", "regex": "a(.*)"}]"#,
+    r#"[{"action": "LabelKeep", "regex": "a"}]"#,
+    r#"[{"action": "labeldrop"}]"#,
+    r#"[{"action": "keep", "regex": "a(", "sourceLabels": ["a"]}]"#,
+    r#"[{"action": "drop", "regex": "(?=a)", "sourceLabels": ["a"]}]"#,
+    r#"[{"targetLabel": "a", "replacement": "$(HOME)"}]"#,
+];
+
 /// A place among the values, how a word becomes a value there, the flag, and words.
 type Row<'r> = (&'r str, &'r dyn Fn(&str) -> Value, &'r str, &'r [&'r str]);
 
@@ -242,7 +277,9 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
     let text = |text: &str| json!(text);
     let pair =
         |text: &str| text.split_once('=').map_or_else(|| json!({ text: "" }), |(key, value)| json!({ key: value }));
-    let rows: [Row<'_>; 9] = [
+    let number = |text: &str| text.parse().map_or_else(|_| json!(text), |number: i64| json!(number));
+    let steps = |text: &str| serde_json::from_str(text).unwrap();
+    let rows: [Row<'_>; 18] = [
         (
             "targetSelector",
             &text,
@@ -291,6 +328,62 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
                 "12345::/16",
                 ":/0",
                 "fd00:/8",
+            ],
+        ),
+        ("discovery.relabelings", &steps, "discovery.relabelings", &STEPS),
+        ("discovery.metricRelabelings", &steps, "discovery.metric-relabelings", &STEPS),
+        (
+            "discovery.honorLabels",
+            &text,
+            "discovery.honor-labels",
+            &["declared", "byDefault", "never", "always", "true"],
+        ),
+        (
+            "discovery.proxyUrl",
+            &text,
+            "discovery.proxy-url",
+            &[
+                "http://proxy:3128",
+                "https://proxy.example.com/",
+                "socks5://[fd00::1]:1080",
+                "http://10.0.0.1",
+                "proxy:3128",
+                "socks5h://proxy",
+                "ftp://proxy",
+                "http://me:secret@proxy",
+                "http://proxy/x",
+                "http://proxy:0",
+                "http://$(HOME)",
+            ],
+        ),
+        ("discovery.targetLimit", &number, "discovery.target-limit", &["0", "1", "1000000", "1000001", "-1", "x"]),
+        ("discovery.labelLimit", &number, "discovery.label-limit", &["0", "1", "5", "6", "1000000", "1000001", "-1"]),
+        ("discovery.labelNameLengthLimit", &number, "discovery.label-name-length-limit", &["0", "15", "16", "1000001"]),
+        (
+            "discovery.labelValueLengthLimit",
+            &number,
+            "discovery.label-value-length-limit",
+            &["0", "63", "64", "1000001"],
+        ),
+        (
+            "discovery.bodySizeLimit",
+            &text,
+            "discovery.body-size-limit",
+            &[
+                "0",
+                "1B",
+                "16MB",
+                "16MiB",
+                "999999999GB",
+                "1",
+                "01KB",
+                "1.5MB",
+                "0MB",
+                "16M",
+                "16mb",
+                "1TB",
+                "16EB",
+                "1000000000B",
             ],
         ),
         ("discovery.allowedScrapeClasses", &list, "discovery.allowed-scrape-class", &["tenants", "a b"]),
@@ -498,6 +591,6 @@ fn what_the_schema_refers_to_is_there_and_nothing_else_is() {
     let text = chart::read("values.schema.json");
     let schema: Value = serde_json::from_str(&text).unwrap();
     let defined: BTreeSet<&str> = schema["definitions"].as_object().unwrap().keys().map(String::as_str).collect();
-    let used = text.split("#/definitions/").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let used = text.split("#/definitions/").skip(1).map(|rest| rest.split(['"', '/']).next().unwrap()).collect();
     assert_eq!(defined, used);
 }

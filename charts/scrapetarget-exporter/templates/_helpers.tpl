@@ -522,7 +522,7 @@ web.open-health: web.openHealth
 {{/* Expressions, and what the config reloader of Prometheus would expand. */}}
 {{- define "scrapetarget-exporter.validateRelabelings" -}}
 {{- range $list := list "relabelings" "metricRelabelings" }}
-{{- range $at, $step := get $.Values.discovery $list }}
+{{- range $at, $step := get $.Values.discovery $list | default list }}
 {{- $place := printf "discovery.%s[%d]" $list $at }}
 {{- with $step.regex }}
 {{- $_ := mustRegexMatch . "" }}

@@ -69,7 +69,7 @@ basic_auth:
 {{/* Relabelings of all targets, with the names that the fields have in the configuration of Prometheus. */}}
 {{- define "scrapetarget-exporter.plainPrometheusSteps" -}}
 {{- $steps := list }}
-{{- range get (first .).Values.discovery (last .) }}
+{{- range get (first .).Values.discovery (last .) | default list }}
 {{- $step := dict }}
 {{- range $field, $value := . }}
 {{- $_ := set $step (snakecase $field) (ternary (toString $value | lower) $value (eq $field "action")) }}
