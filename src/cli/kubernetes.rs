@@ -87,10 +87,10 @@ pub struct MonitorDefaultsArgs {
     /// Relabelings of every ServiceMonitor after those of its target, as a JSON list in the format of the Prometheus Operator. What targets
     /// may not do in their relabelings, these may not either
     #[arg(long = "discovery.relabelings", env = "SCRAPETARGET_DISCOVERY_RELABELINGS", value_name = "JSON", value_parser = relabelings)]
-    pub discovery_relabelings: Option<DefaultRelabelings>,
+    pub relabelings: Option<DefaultRelabelings>,
     /// Relabelings of the samples of every target after its own, as a JSON list in the format of the Prometheus Operator
     #[arg(long = "discovery.metric-relabelings", env = "SCRAPETARGET_DISCOVERY_METRIC_RELABELINGS", value_name = "JSON", value_parser = metric_relabelings)]
-    pub discovery_metric_relabelings: Option<DefaultRelabelings>,
+    pub metric_relabelings: Option<DefaultRelabelings>,
     /// Whether labels of a target's own series win over those of discovery: declared (for targets with monitor.honorLabels: true), byDefault
     /// (for all except those with monitor.honorLabels: false) or never
     #[arg(
@@ -99,22 +99,22 @@ pub struct MonitorDefaultsArgs {
         default_value = "declared",
         value_name = "WHEN"
     )]
-    pub discovery_honor_labels: HonorLabels,
+    pub honor_labels: HonorLabels,
     /// Proxy through which Prometheus scrapes the exporter, without user and password
     #[arg(long = "discovery.proxy-url", env = "SCRAPETARGET_DISCOVERY_PROXY_URL", value_name = "URL")]
-    pub discovery_proxy_url: Option<ScrapeProxy>,
+    pub proxy_url: Option<ScrapeProxy>,
     /// targetLimit of every ServiceMonitor, each of which has one endpoint: up to 1000000; 0: no limit
     #[arg(long = "discovery.target-limit", env = "SCRAPETARGET_DISCOVERY_TARGET_LIMIT", default_value_t = 0, value_name = "COUNT", value_parser = limit::<1>)]
-    pub discovery_target_limit: u32,
+    pub target_limit: u32,
     /// Maximum number of labels of a series: from 6, which discovery and the metric itself need, to 1000000; 0: no limit
     #[arg(long = "discovery.label-limit", env = "SCRAPETARGET_DISCOVERY_LABEL_LIMIT", default_value_t = 0, value_name = "COUNT", value_parser = limit::<6>)]
-    pub discovery_label_limit: u32,
-    /// Maximum length of the name of a label: from 16, which target_namespace has, to 1000000; 0: no limit
+    pub label_limit: u32,
+    /// Maximum length of the name of a label: from 16, which the longest one of discovery has, to 1000000; 0: no limit
     #[arg(long = "discovery.label-name-length-limit", env = "SCRAPETARGET_DISCOVERY_LABEL_NAME_LENGTH_LIMIT", default_value_t = 0, value_name = "LENGTH", value_parser = limit::<16>)]
-    pub discovery_label_name_length_limit: u32,
+    pub label_name_length_limit: u32,
     /// Maximum length of the value of a label, of which the name of a metric is one: from 64 to 1000000; 0: no limit
     #[arg(long = "discovery.label-value-length-limit", env = "SCRAPETARGET_DISCOVERY_LABEL_VALUE_LENGTH_LIMIT", default_value_t = 0, value_name = "LENGTH", value_parser = limit::<64>)]
-    pub discovery_label_value_length_limit: u32,
+    pub label_value_length_limit: u32,
     /// Maximum size of a response to Prometheus before compression, for instance 16MB; 0: no limit
     #[arg(
         long = "discovery.body-size-limit",
@@ -122,7 +122,7 @@ pub struct MonitorDefaultsArgs {
         default_value = "0",
         value_name = "SIZE"
     )]
-    pub discovery_body_size_limit: BodySize,
+    pub body_size_limit: BodySize,
 }
 
 impl MonitorDefaultsArgs {
@@ -130,15 +130,15 @@ impl MonitorDefaultsArgs {
     pub fn into_settings(self) -> MonitorDefaults {
         let relabelings = |list: Option<DefaultRelabelings>| list.unwrap_or_default().into_inner();
         MonitorDefaults {
-            relabelings: relabelings(self.discovery_relabelings),
-            metric_relabelings: relabelings(self.discovery_metric_relabelings),
-            honor_labels: self.discovery_honor_labels,
-            proxy_url: self.discovery_proxy_url,
-            target_limit: self.discovery_target_limit,
-            label_limit: self.discovery_label_limit,
-            label_name_length_limit: self.discovery_label_name_length_limit,
-            label_value_length_limit: self.discovery_label_value_length_limit,
-            body_size_limit: self.discovery_body_size_limit,
+            relabelings: relabelings(self.relabelings),
+            metric_relabelings: relabelings(self.metric_relabelings),
+            honor_labels: self.honor_labels,
+            proxy_url: self.proxy_url,
+            target_limit: self.target_limit,
+            label_limit: self.label_limit,
+            label_name_length_limit: self.label_name_length_limit,
+            label_value_length_limit: self.label_value_length_limit,
+            body_size_limit: self.body_size_limit,
         }
     }
 }

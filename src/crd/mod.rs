@@ -84,7 +84,7 @@ pub enum RelabelingList {
 
 /// Parses relabelings that are added to those of every target. What no target may do in its own, they may not either, nor what a target with
 /// members may not. The paths of errors begin with the index of the relabeling.
-pub fn judge_relabelings(list: RelabelingList, steps: Value) -> Result<Vec<Relabeling>, Vec<FieldError>> {
+pub fn judge_relabelings(list: RelabelingList, steps: &Value) -> Result<Vec<Relabeling>, Vec<FieldError>> {
     let field = match list {
         RelabelingList::Targets => "relabelings",
         RelabelingList::Samples => "metricRelabelings",

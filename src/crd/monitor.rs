@@ -63,7 +63,7 @@ pub struct Monitor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 6, max = 1_000_000))]
     pub label_limit: Option<u32>,
-    /// Maximum length of the name of a label, in the same way; at least that of target_namespace.
+    /// Maximum length of the name of a label, in the same way; the longest of discovery has 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 1_000_000))]
     pub label_name_length_limit: Option<u32>,

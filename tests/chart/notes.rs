@@ -103,8 +103,8 @@ fn a_prometheus_that_is_configured_by_hand_gets_the_limits_and_the_relabelings_o
         ] {
             assert_eq!(job[field], value, "{field}");
         }
-        let last = job["relabel_configs"].as_array().unwrap().last().unwrap();
-        assert_eq!(*last, json!({ "source_labels": ["a"], "target_label": "cluster" }));
+        let step = job["relabel_configs"].as_array().unwrap().last().unwrap();
+        assert_eq!(*step, json!({ "source_labels": ["a"], "target_label": "cluster" }));
         let list = &job["http_sd_configs"][0];
         assert!(
             list["url"].as_str().unwrap().ends_with(&format!("honorLabels={honor_labels}&honorLabelsDefault=true"))

@@ -18,7 +18,7 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 69] = [
+    let refused: [(&str, &[&str]); 63] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
         // What other exporters' charts have, and what it is here.
@@ -110,6 +110,14 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ("clusterDomain=.local", &["at '/clusterDomain'"]),
         ("web.allowedHosts={https://a}", &["at '/web/allowedHosts/0'"]),
         ("limits.maxSampleLimit=0", &["at '/limits/maxSampleLimit'", "minimum"]),
+        ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
+    ];
+    assert_refused(&refused);
+}
+
+#[test]
+fn a_setting_of_all_service_monitors_that_the_operator_or_prometheus_would_refuse_is_refused() {
+    assert_refused(&[
         ("discovery.honorLabels=true", &["at '/discovery/honorLabels'", "'declared', 'byDefault', 'never'"]),
         ("discovery.labelLimit=5", &["at '/discovery/labelLimit'", "minimum"]),
         ("discovery.bodySizeLimit=16EB", &["at '/discovery/bodySizeLimit'", "'16EB' does not match pattern"]),
@@ -122,11 +130,14 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
             "discovery.metricRelabelings[0].targetLabel=a,discovery.metricRelabelings[0].replacement=$(HOME)",
             &["discovery.metricRelabelings[0] holds \"$(\"", "environment variable"],
         ),
-        ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
-    ];
+    ]);
+}
+
+/// Fails unless each of these values is refused with all of its words.
+fn assert_refused(refused: &[(&str, &[&str])]) {
     for (set, words) in refused {
         let said = chart::template(&["--set", set]).expect_err(set);
-        for word in words {
+        for word in *words {
             assert!(said.contains(word), "{set}: {said}");
         }
     }
@@ -277,9 +288,7 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
     let text = |text: &str| json!(text);
     let pair =
         |text: &str| text.split_once('=').map_or_else(|| json!({ text: "" }), |(key, value)| json!({ key: value }));
-    let number = |text: &str| text.parse().map_or_else(|_| json!(text), |number: i64| json!(number));
-    let steps = |text: &str| serde_json::from_str(text).unwrap();
-    let rows: [Row<'_>; 18] = [
+    let rows: [Row<'_>; 9] = [
         (
             "targetSelector",
             &text,
@@ -330,6 +339,51 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
                 "fd00:/8",
             ],
         ),
+        ("discovery.allowedScrapeClasses", &list, "discovery.allowed-scrape-class", &["tenants", "a b"]),
+        (
+            "discovery.monitorLabels",
+            &pair,
+            "discovery.monitor-label",
+            &["a.dev/b=c", "a=", "=c", "a b=c", "a=b c", "a/b/c=d"],
+        ),
+        (
+            "discovery.monitorAnnotations",
+            &pair,
+            "discovery.monitor-annotation",
+            &["a.dev/b={ any: thing, }", "a=b=c", "=c", "a b=c", "a=b\nc"],
+        ),
+        (
+            "leaderElection.leaseDuration",
+            &text,
+            "leader-election.lease-duration",
+            &["5s", "5m", "1m30s", "4m60s", "300s", "4s", "301s", "5m1s", "1h", "5s500ms", "0s"],
+        ),
+        (
+            "limits.maxBodyBytes",
+            &text,
+            "max-body-bytes",
+            &["1", "16MiB", "1Gi", "512B", "0", "0MiB", "99999999999GiB", "1TiB", "1K"],
+        ),
+        ("limits.maxInflightBytes", &text, "max-inflight-bytes", &["999999GiB", "128MiB", "00", "1.5GiB"]),
+    ];
+    assert_same(&rows);
+    for limit in [0_u64, 1, 1_000_000, 1_000_001] {
+        let line = ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--max-sample-limit={limit}")];
+        assert_eq!(taken("limits.maxSampleLimit", &json!(limit)), Cli::parse_line(line).is_ok(), "{limit}");
+    }
+    for connections in [1_u64, 4_294_967_295, 4_294_967_296, 0] {
+        let line =
+            ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--web.max-connections={connections}")];
+        assert_eq!(taken("limits.maxConnections", &json!(connections)), Cli::parse_line(line).is_ok(), "{connections}");
+    }
+}
+
+#[test]
+fn the_chart_takes_the_settings_of_all_service_monitors_that_the_program_takes() {
+    let text = |text: &str| json!(text);
+    let number = |text: &str| text.parse().map_or_else(|_| json!(text), |number: i64| json!(number));
+    let steps = |text: &str| serde_json::from_str(text).unwrap();
+    let rows: [Row<'_>; 9] = [
         ("discovery.relabelings", &steps, "discovery.relabelings", &STEPS),
         ("discovery.metricRelabelings", &steps, "discovery.metric-relabelings", &STEPS),
         (
@@ -386,47 +440,17 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
                 "1000000000B",
             ],
         ),
-        ("discovery.allowedScrapeClasses", &list, "discovery.allowed-scrape-class", &["tenants", "a b"]),
-        (
-            "discovery.monitorLabels",
-            &pair,
-            "discovery.monitor-label",
-            &["a.dev/b=c", "a=", "=c", "a b=c", "a=b c", "a/b/c=d"],
-        ),
-        (
-            "discovery.monitorAnnotations",
-            &pair,
-            "discovery.monitor-annotation",
-            &["a.dev/b={ any: thing, }", "a=b=c", "=c", "a b=c", "a=b\nc"],
-        ),
-        (
-            "leaderElection.leaseDuration",
-            &text,
-            "leader-election.lease-duration",
-            &["5s", "5m", "1m30s", "4m60s", "300s", "4s", "301s", "5m1s", "1h", "5s500ms", "0s"],
-        ),
-        (
-            "limits.maxBodyBytes",
-            &text,
-            "max-body-bytes",
-            &["1", "16MiB", "1Gi", "512B", "0", "0MiB", "99999999999GiB", "1TiB", "1K"],
-        ),
-        ("limits.maxInflightBytes", &text, "max-inflight-bytes", &["999999GiB", "128MiB", "00", "1.5GiB"]),
     ];
+    assert_same(&rows);
+}
+
+/// Fails unless the chart takes the same words as the program.
+fn assert_same(rows: &[Row<'_>]) {
     for (place, value, flag, words) in rows {
-        for word in words {
+        for word in *words {
             let line = ["scrapetarget-exporter", "run", &format!("--{flag}={word}")].map(ToOwned::to_owned);
             assert_eq!(taken(place, &value(word)), Cli::parse_line(line).is_ok(), "{place}: {word}");
         }
-    }
-    for limit in [0_u64, 1, 1_000_000, 1_000_001] {
-        let line = ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--max-sample-limit={limit}")];
-        assert_eq!(taken("limits.maxSampleLimit", &json!(limit)), Cli::parse_line(line).is_ok(), "{limit}");
-    }
-    for connections in [1_u64, 4_294_967_295, 4_294_967_296, 0] {
-        let line =
-            ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--web.max-connections={connections}")];
-        assert_eq!(taken("limits.maxConnections", &json!(connections)), Cli::parse_line(line).is_ok(), "{connections}");
     }
 }
 

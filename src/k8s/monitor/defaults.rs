@@ -179,10 +179,10 @@ pub struct DefaultRelabelings(Vec<Relabeling>);
 impl DefaultRelabelings {
     /// Parses the list by the rules for those of a target: the labels that say whose series these are, belong to the exporter.
     pub fn parse(list: RelabelingList, text: &str) -> Result<Self, String> {
-        let steps = serde_json::from_str(text).map_err(|error| {
+        let steps: Value = serde_json::from_str(text).map_err(|error| {
             format!("{error}; write a JSON list, for instance [{{\"targetLabel\": \"cluster\", \"replacement\": \"tokyo\"}}]")
         })?;
-        let steps = crd::judge_relabelings(list, steps)
+        let steps = crd::judge_relabelings(list, &steps)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         if json!(steps).to_string().contains("$(") {
             return Err(
