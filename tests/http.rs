@@ -431,7 +431,7 @@ async fn discovery_gives_the_job_and_the_instance_that_a_target_names() {
 async fn each_target_is_in_one_of_both_answers_about_honor_labels() {
     let honoring = |name: &str, honor_labels: bool| {
         declared("a", name, Type::Sora, "http://x.invalid/", |spec| {
-            spec.monitor.get_or_insert_default().honor_labels = honor_labels;
+            spec.monitor.get_or_insert_default().honor_labels = Some(honor_labels);
         })
     };
     let targets = vec![honoring("own", true), honoring("ours", false), target("a", "plain", "http://x.invalid/")];
@@ -441,14 +441,19 @@ async fn each_target_is_in_one_of_both_answers_about_honor_labels() {
         ("?honorLabels=true", vec!["own"]),
         ("?honorLabels=false", vec!["ours", "plain"]),
         ("?honorLabels=false&namespace=b", vec![]),
+        ("?honorLabels=true&honorLabelsDefault=true", vec!["own", "plain"]),
+        ("?honorLabelsDefault=true&honorLabels=false", vec!["ours"]),
+        ("?honorLabelsDefault=true", vec!["ours", "own", "plain"]),
     ] {
         let groups = service.json(&format!("/sd{query}")).await;
         let names: Vec<&str> =
             groups.as_array().unwrap().iter().map(|g| g["labels"]["target_name"].as_str().unwrap()).collect();
         assert_eq!(names, expected, "{query}");
     }
-    let (status, text) = service.text("/sd?honorLabels=1").await;
-    assert!(status == StatusCode::BAD_REQUEST && text.contains("write true or false"), "{text}");
+    for query in ["honorLabels=1", "honorLabelsDefault=yes"] {
+        let (status, text) = service.text(&format!("/sd?{query}")).await;
+        assert!(status == StatusCode::BAD_REQUEST && text.contains("write true or false"), "{text}");
+    }
     assert_eq!(service.text("/api/v1/targets?honorLabels=true").await.0, StatusCode::BAD_REQUEST);
 }
 

@@ -42,6 +42,7 @@ pub(super) async fn source(
         discovery_allowed_scrape_class,
         discovery_monitor_label,
         discovery_monitor_annotation,
+        discovery_defaults,
         leader_election_identity,
         leader_election_lease_duration,
     } = args;
@@ -61,6 +62,7 @@ pub(super) async fn source(
         allowed_scrape_classes: discovery_allowed_scrape_class.into_iter().collect(),
         monitor_labels: discovery_monitor_label.into_iter().collect(),
         monitor_annotations: discovery_monitor_annotation.into_iter().collect(),
+        monitor_defaults: discovery_defaults.into_settings(),
         listener,
         ..settings.discovery
     };

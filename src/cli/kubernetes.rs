@@ -9,8 +9,11 @@ use clap::{Arg, ArgMatches, Args, Command, ValueEnum};
 
 use super::LogArgs;
 use super::value::{duration, namespace};
-use crate::crd::is_dns_label;
-use crate::k8s::{DiscoveryMode, MonitorNamespace, RequiredLabel, Scheme, Selector};
+use crate::crd::{RelabelingList, is_dns_label};
+use crate::k8s::{
+    BodySize, DefaultRelabelings, DiscoveryMode, HonorLabels, MonitorDefaults, MonitorNamespace, RequiredLabel, Scheme,
+    ScrapeProxy, Selector,
+};
 
 /// Flags of `run` about Kubernetes.
 #[derive(Debug, Args)]
@@ -61,6 +64,9 @@ pub struct KubernetesArgs {
     /// Annotation to add to every ServiceMonitor; repeatable, one per line in the environment variable
     #[arg(long = "discovery.monitor-annotation", env = "SCRAPETARGET_DISCOVERY_MONITOR_ANNOTATION", value_delimiter = '\n', value_name = "KEY=VALUE", value_parser = annotation_pair)]
     pub discovery_monitor_annotation: Vec<(String, String)>,
+    /// What is set in every ServiceMonitor, and targets may only restrict.
+    #[command(flatten)]
+    pub discovery_defaults: MonitorDefaultsArgs,
     /// Name of this replica in the Lease, which must be unique; if not set, the host name and the process ID
     #[arg(long = "leader-election.identity", env = "SCRAPETARGET_LEADER_ELECTION_IDENTITY", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub leader_election_identity: Option<String>,
@@ -73,6 +79,68 @@ pub struct KubernetesArgs {
         value_parser = lease_duration
     )]
     pub leader_election_lease_duration: Duration,
+}
+
+/// Flags about what every ServiceMonitor contains, whatever its target declares.
+#[derive(Debug, Args)]
+pub struct MonitorDefaultsArgs {
+    /// Relabelings of every ServiceMonitor after those of its target, as a JSON list in the format of the Prometheus Operator. What targets
+    /// may not do in their relabelings, these may not either
+    #[arg(long = "discovery.relabelings", env = "SCRAPETARGET_DISCOVERY_RELABELINGS", value_name = "JSON", value_parser = relabelings)]
+    pub relabelings: Option<DefaultRelabelings>,
+    /// Relabelings of the samples of every target after its own, as a JSON list in the format of the Prometheus Operator
+    #[arg(long = "discovery.metric-relabelings", env = "SCRAPETARGET_DISCOVERY_METRIC_RELABELINGS", value_name = "JSON", value_parser = metric_relabelings)]
+    pub metric_relabelings: Option<DefaultRelabelings>,
+    /// Whether labels of a target's own series win over those of discovery: declared (for targets with monitor.honorLabels: true), byDefault
+    /// (for all except those with monitor.honorLabels: false) or never
+    #[arg(
+        long = "discovery.honor-labels",
+        env = "SCRAPETARGET_DISCOVERY_HONOR_LABELS",
+        default_value = "declared",
+        value_name = "WHEN"
+    )]
+    pub honor_labels: HonorLabels,
+    /// Proxy through which Prometheus scrapes the exporter, without user and password
+    #[arg(long = "discovery.proxy-url", env = "SCRAPETARGET_DISCOVERY_PROXY_URL", value_name = "URL")]
+    pub proxy_url: Option<ScrapeProxy>,
+    /// targetLimit of every ServiceMonitor, each of which has one endpoint: up to 1000000; 0: no limit
+    #[arg(long = "discovery.target-limit", env = "SCRAPETARGET_DISCOVERY_TARGET_LIMIT", default_value_t = 0, value_name = "COUNT", value_parser = limit::<1>)]
+    pub target_limit: u32,
+    /// Maximum number of labels of a series: from 6, which discovery and the metric itself need, to 1000000; 0: no limit
+    #[arg(long = "discovery.label-limit", env = "SCRAPETARGET_DISCOVERY_LABEL_LIMIT", default_value_t = 0, value_name = "COUNT", value_parser = limit::<6>)]
+    pub label_limit: u32,
+    /// Maximum length of the name of a label: from 16, which the longest one of discovery has, to 1000000; 0: no limit
+    #[arg(long = "discovery.label-name-length-limit", env = "SCRAPETARGET_DISCOVERY_LABEL_NAME_LENGTH_LIMIT", default_value_t = 0, value_name = "LENGTH", value_parser = limit::<16>)]
+    pub label_name_length_limit: u32,
+    /// Maximum length of the value of a label, of which the name of a metric is one: from 64 to 1000000; 0: no limit
+    #[arg(long = "discovery.label-value-length-limit", env = "SCRAPETARGET_DISCOVERY_LABEL_VALUE_LENGTH_LIMIT", default_value_t = 0, value_name = "LENGTH", value_parser = limit::<64>)]
+    pub label_value_length_limit: u32,
+    /// Maximum size of a response to Prometheus before compression, for instance 16MB; 0: no limit
+    #[arg(
+        long = "discovery.body-size-limit",
+        env = "SCRAPETARGET_DISCOVERY_BODY_SIZE_LIMIT",
+        default_value = "0",
+        value_name = "SIZE"
+    )]
+    pub body_size_limit: BodySize,
+}
+
+impl MonitorDefaultsArgs {
+    /// The settings that these flags are.
+    pub fn into_settings(self) -> MonitorDefaults {
+        let relabelings = |list: Option<DefaultRelabelings>| list.unwrap_or_default().into_inner();
+        MonitorDefaults {
+            relabelings: relabelings(self.relabelings),
+            metric_relabelings: relabelings(self.metric_relabelings),
+            honor_labels: self.honor_labels,
+            proxy_url: self.proxy_url,
+            target_limit: self.target_limit,
+            label_limit: self.label_limit,
+            label_name_length_limit: self.label_name_length_limit,
+            label_value_length_limit: self.label_value_length_limit,
+            body_size_limit: self.body_size_limit,
+        }
+    }
 }
 
 /// Flags that say which cluster is meant, and which objects in it are those of this release.
@@ -186,6 +254,20 @@ fn scrape_class(text: &str) -> Result<String, String> {
     fine.then(|| text.to_owned()).ok_or_else(|| {
         "write the name of a scrape class of your Prometheus, without spaces; separate several with commas".to_owned()
     })
+}
+
+fn relabelings(text: &str) -> Result<DefaultRelabelings, String> {
+    DefaultRelabelings::parse(RelabelingList::Targets, text)
+}
+
+fn metric_relabelings(text: &str) -> Result<DefaultRelabelings, String> {
+    DefaultRelabelings::parse(RelabelingList::Samples, text)
+}
+
+/// A limit of Prometheus, of which 0 is none. Below `LEAST` it would fail every scrape.
+fn limit<const LEAST: u32>(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| *number == 0 || (LEAST..=1_000_000).contains(number));
+    number.ok_or_else(|| format!("write a number from {LEAST} to 1000000, or 0 for no limit"))
 }
 
 fn json_object(text: &str) -> Result<JsonObject, String> {

@@ -18,7 +18,7 @@ mod v1alpha1;
 
 use kube::CustomResourceExt;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::yaml;
 
@@ -33,7 +33,7 @@ pub(crate) use metadata::check_names;
 pub use monitor::{Action, InstanceLabel, Monitor, Relabeling};
 pub use oauth2::{ClientAuthentication, OAuth2, OAuth2User};
 pub use parsed::{HeaderSource, ParsedHeader, ParsedOAuth2, ParsedTarget};
-pub use pattern::{is_dns_label, is_label_key, is_label_value};
+pub use pattern::{body_size, is_dns_label, is_label_key, is_label_value, is_proxy_url};
 pub use regex_syntax::regex_problem;
 pub use v1alpha1::{
     Condition, ConditionStatus, IpProtocol, MembersStatus, Metrics, ScrapeTarget, ScrapeTargetSpec, ScrapeTargetStatus,
@@ -69,6 +69,47 @@ pub fn judge(manifest: &Value) -> Result<ParsedTarget, Vec<FieldError>> {
         }
         Err(error) if errors.is_empty() => errors.push(FieldError::new("", error.to_string())),
         Ok(Ok(_)) | Err(_) => {}
+    }
+    Err(errors)
+}
+
+/// Where relabelings stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelabelingList {
+    /// Of the labels of targets: `relabelings`.
+    Targets,
+    /// Of samples: `metricRelabelings`.
+    Samples,
+}
+
+/// Parses relabelings that are added to those of every target. What no target may do in its own, they may not either, nor what a target with
+/// members may not. The paths of errors begin with the index of the relabeling.
+pub fn judge_relabelings(list: RelabelingList, steps: &Value) -> Result<Vec<Relabeling>, Vec<FieldError>> {
+    let field = match list {
+        RelabelingList::Targets => "relabelings",
+        RelabelingList::Samples => "metricRelabelings",
+    };
+    let place = format!("spec.monitor.{field}");
+    let mut target = json!({ "spec": { "members": {}, "monitor": { (field): steps } } });
+    let mut errors = Vec::new();
+    let schema = schema::SchemaNode::of_target();
+    let schema = ["spec", "monitor", field].iter().try_fold(schema, |node, name| node.properties.get(*name));
+    if let (Some(schema), Some(steps)) = (schema, target.pointer_mut(&format!("/spec/monitor/{field}"))) {
+        schema.check(steps, &place, &mut errors);
+    }
+    rules::check(&target, &mut errors);
+    let mut errors: Vec<FieldError> = errors
+        .into_iter()
+        .filter_map(|error| {
+            let path = error.path.strip_prefix(&place)?.to_owned();
+            Some(FieldError { message: error.message.replace(&format!("{place}["), "["), path })
+        })
+        .collect();
+    let steps = target.pointer_mut(&format!("/spec/monitor/{field}")).map(Value::take).unwrap_or_default();
+    match Vec::deserialize(steps) {
+        Ok(steps) if errors.is_empty() => return Ok(steps),
+        Err(error) if errors.is_empty() => errors.push(FieldError::new("", error.to_string())),
+        _ => {}
     }
     Err(errors)
 }

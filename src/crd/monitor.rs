@@ -54,9 +54,28 @@ pub struct Monitor {
     #[serde(default)]
     pub instance: InstanceLabel,
     /// Whether labels that the target itself gives its series win over those that discovery sets, such as namespace and instance: for
-    /// servers whose series describe others. If not, Prometheus renames them, with the prefix exported.
-    #[serde(default)]
-    pub honor_labels: bool,
+    /// servers whose series describe others. If not, Prometheus renames them, with the prefix exported. If not set, the installation
+    /// decides, usually false; it may also forbid true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub honor_labels: Option<bool>,
+    /// Maximum number of labels of a series, including those that discovery sets. A scrape with more fails as a whole. If the installation
+    /// has a lower limit, that one is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 6, max = 1_000_000))]
+    pub label_limit: Option<u32>,
+    /// Maximum length of the name of a label, in the same way; the longest of discovery has 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 1_000_000))]
+    pub label_name_length_limit: Option<u32>,
+    /// Maximum length of the value of a label, in the same way. The name of a metric counts as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64, max = 1_000_000))]
+    pub label_value_length_limit: Option<u32>,
+    /// Maximum size of a response to Prometheus before compression, in the same way: a whole number with one of the units B, KB, MB and GB,
+    /// where 1 KB is 1024 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 12))]
+    pub body_size_limit: Option<String>,
 }
 
 /// What the label instance of a target's series is.
@@ -86,7 +105,11 @@ impl Default for Monitor {
             scrape_class: None,
             job: None,
             instance: InstanceLabel::default(),
-            honor_labels: false,
+            honor_labels: None,
+            label_limit: None,
+            label_name_length_limit: None,
+            label_value_length_limit: None,
+            body_size_limit: None,
         }
     }
 }

@@ -16,6 +16,8 @@ macro_rules! label {
 patterns! {
     /// The URL of a proxy.
     pub(super) PROXY = concat!("^(https?|socks5h?)://", host!(), port!(), "/?$");
+    /// The size of a response: 63 bits hold the largest.
+    pub(super) BODY_SIZE = "^[1-9][0-9]{0,8}([KMG]i?)?B$";
     /// The entries of `noProxy`, of which some may be empty.
     pub(super) NO_PROXY = r"^ *([a-zA-Z0-9_.:*/\[\]-]+)? *(, *([a-zA-Z0-9_.:*/\[\]-]+)? *)*$";
     /// A host, and a port if it is not the usual one: the value of `Host`.
@@ -53,6 +55,26 @@ patterns! {
     pub(super) URL_OF_ADDRESS = r"^https?://(\[|[0-9]+(\.[0-9]+){3}([:/?]|$))";
     /// A URL whose host begins with a label that can be the name of a Service. Addresses as well.
     pub(super) URL_OF_SERVICE = r"^https?://[a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?([.:/?]|$)";
+}
+
+/// Whether it is the URL of a proxy, without user and path.
+pub fn is_proxy_url(text: &str) -> bool {
+    PROXY.is_match(text)
+}
+
+/// The bytes that the text of a size means; `None` if it is not one.
+pub fn body_size(text: &str) -> Option<u64> {
+    if !BODY_SIZE.is_match(text) {
+        return None;
+    }
+    let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+    let shift = match unit.bytes().next() {
+        Some(b'K') => 10,
+        Some(b'M') => 20,
+        Some(b'G') => 30,
+        _ => 0,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// Whether it can be the key of a label or annotation of Kubernetes: `NAME`, or `DOMAIN/NAME`.

@@ -31,6 +31,8 @@ struct TargetFilter {
     labels: Vec<(String, String)>,
     /// `honorLabels` of `/sd`: Prometheus has this option for a whole scrape configuration, so each configuration asks for its own targets.
     honors_labels: Option<bool>,
+    /// `honorLabelsDefault` of `/sd`: what counts for targets that do not say.
+    honors_labels_by_default: bool,
 }
 
 impl TargetFilter {
@@ -54,14 +56,11 @@ impl TargetFilter {
                     _ => return Err(format!("label={value:?} is not of the form name=value")),
                 },
                 "state" if !is_discovery => filter.states.push(parse_state(&value)?),
-                "honorLabels" if is_discovery => match &*value {
-                    "true" => filter.honors_labels = Some(true),
-                    "false" => filter.honors_labels = Some(false),
-                    _ => return Err(format!("honorLabels={value:?} is unknown: write true or false")),
-                },
+                "honorLabels" if is_discovery => filter.honors_labels = Some(parse_flag(&key, &value)?),
+                "honorLabelsDefault" if is_discovery => filter.honors_labels_by_default = parse_flag(&key, &value)?,
                 other => {
                     let known = if is_discovery {
-                        "namespace, type, label and honorLabels"
+                        "namespace, type, label, honorLabels and honorLabelsDefault"
                     } else {
                         "namespace, type, state and label"
                     };
@@ -87,6 +86,10 @@ impl TargetFilter {
                 .iter()
                 .all(|wanted| labels.clone().any(|(name, value)| name == wanted.0 && value == wanted.1))
     }
+}
+
+fn parse_flag(key: &str, text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{key}={text:?} is unknown: write true or false"))
 }
 
 fn parse_state(text: &str) -> Result<poll::TargetState, String> {
@@ -269,7 +272,8 @@ fn sd_response(app: &AppState, filter: &TargetFilter, address: &ScrapeAddress, d
     let targets = pollers.iter().map(|poller| (poller.target(), poller.status().state));
     let matching = targets.filter(|(target, state)| {
         let labels = target.labels().iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let honors_as_asked = filter.honors_labels.is_none_or(|asked| asked == target.honors_labels());
+        let honors = target.honors_labels().unwrap_or(filter.honors_labels_by_default);
+        let honors_as_asked = filter.honors_labels.is_none_or(|asked| asked == honors);
         !target.suspend && honors_as_asked && filter.matches(&target.id, Some(target.source.kind), &labels, *state)
     });
     let targets: Vec<Arc<Target>> = matching.map(|(target, _)| target).collect();

@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub use cleanup::{CleanupError, Removed, cleanup, cleanup_monitors};
 pub use client::{AccessError, ApiClient};
 pub use dry_run::{DryRunError, DryRunOutcome, dry_run};
+pub use monitor::{BodySize, DefaultRelabelings, HonorLabels, MonitorDefaults, ScrapeProxy};
 pub use settings::{
     Discovery, DiscoveryMode, Election, Listener, MonitorNamespace, RequiredLabel, Scheme, Selector, Settings,
     SettingsError,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::monitor::MonitorDefaults;
 use crate::crd::{is_label_key, is_label_value};
 use crate::target::AllowedProbers;
 
@@ -66,6 +67,8 @@ pub struct Discovery {
     pub monitor_labels: BTreeMap<String, String>,
     /// Annotations of every ServiceMonitor.
     pub monitor_annotations: BTreeMap<String, String>,
+    /// Limits and relabelings of every ServiceMonitor.
+    pub monitor_defaults: MonitorDefaults,
     /// What our own listener requires of Prometheus.
     pub listener: Listener,
 }
@@ -96,6 +99,12 @@ pub struct Election {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write {0}")]
 pub struct SettingsError(&'static str);
+
+impl SettingsError {
+    pub(super) const fn expected(what: &'static str) -> Self {
+        Self(what)
+    }
+}
 
 /// Which objects are written for Prometheus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -211,9 +211,9 @@ impl Target {
         identity_labels(&self.id, &self.declaration.spec)
     }
 
-    /// Whether the labels that its own series have win over those of discovery.
-    pub fn honors_labels(&self) -> bool {
-        self.declaration.spec.monitor.as_ref().is_some_and(|monitor| monitor.honor_labels)
+    /// Whether the labels that its own series have win over those of discovery; `None`: as for other targets.
+    pub fn honors_labels(&self) -> Option<bool> {
+        self.declaration.spec.monitor.as_ref().and_then(|monitor| monitor.honor_labels)
     }
 }
 

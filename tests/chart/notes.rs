@@ -85,6 +85,37 @@ fn targets_with_honor_labels_get_the_same_job_as_the_others_from_a_prometheus_th
 }
 
 #[test]
+fn a_prometheus_that_is_configured_by_hand_gets_the_limits_and_the_relabelings_of_all_targets() {
+    let set = "discovery.mode=none,discovery.targetLimit=5000,discovery.labelLimit=30,discovery.labelNameLengthLimit=64,\
+               discovery.labelValueLengthLimit=1000000,discovery.bodySizeLimit=16MB,discovery.proxyUrl=http://proxy:3128,\
+               discovery.honorLabels=byDefault,discovery.relabelings[0].targetLabel=cluster,\
+               discovery.relabelings[0].sourceLabels={a},discovery.metricRelabelings[0].action=LabelDrop,\
+               discovery.metricRelabelings[0].regex=rack";
+    for (job, honor_labels) in jobs(&notes(set)).iter().zip([false, true]) {
+        for (field, value) in [
+            ("target_limit", json!(5000)),
+            ("label_limit", json!(30)),
+            ("label_name_length_limit", json!(64)),
+            ("label_value_length_limit", json!(1_000_000)),
+            ("body_size_limit", json!("16MB")),
+            ("proxy_url", json!("http://proxy:3128")),
+            ("metric_relabel_configs", json!([{ "action": "labeldrop", "regex": "rack" }])),
+        ] {
+            assert_eq!(job[field], value, "{field}");
+        }
+        let step = job["relabel_configs"].as_array().unwrap().last().unwrap();
+        assert_eq!(*step, json!({ "source_labels": ["a"], "target_label": "cluster" }));
+        let list = &job["http_sd_configs"][0];
+        assert!(
+            list["url"].as_str().unwrap().ends_with(&format!("honorLabels={honor_labels}&honorLabelsDefault=true"))
+        );
+        assert_eq!(list["proxy_url"], job["proxy_url"]);
+    }
+    let only = lines(&notes("discovery.mode=none,discovery.honorLabels=never"));
+    assert!(only.contains("/sd\n") && only.matches("job_name").count() == 1, "{only}");
+}
+
+#[test]
 fn the_notes_say_where_the_authority_is_and_which_name_the_certificate_must_have() {
     let said = notes("discovery.mode=none,webConfig.enabled=true,webConfig.tlsSecret=exporter-tls");
     for words in [

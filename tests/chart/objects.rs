@@ -98,13 +98,49 @@ fn the_exporters_own_monitor_selects_the_service_with_all_pods() {
 }
 
 #[test]
+fn what_is_set_for_all_targets_is_in_each_scrape_config_and_what_is_set_for_these_alone_takes_precedence() {
+    let manifests = case("http-sd");
+    let configs = chart::of_kind(&manifests, "ScrapeConfig");
+    assert_eq!(configs.len(), 2);
+    for config in configs {
+        let spec = &config["spec"];
+        for (field, value) in [
+            ("targetLimit", json!(5000)),
+            ("labelLimit", json!(30)),
+            ("labelNameLengthLimit", json!(64)),
+            ("labelValueLengthLimit", json!(1_000_000)),
+            ("bodySizeLimit", json!("16MB")),
+            ("proxyUrl", json!("http://proxy.example.com:3128")),
+            ("sampleLimit", json!(10000)),
+        ] {
+            assert_eq!(spec[field], value, "{field}");
+        }
+        assert_eq!(spec["httpSDConfigs"][0]["proxyUrl"], spec["proxyUrl"]);
+        let last = |list: &str| spec[list].as_array().unwrap().last().unwrap().clone();
+        assert_eq!(last("relabelings"), json!({ "targetLabel": "region", "replacement": "kanto" }));
+        assert_eq!(last("metricRelabelings")["regex"], "go_.*");
+    }
+    let never = chart::render(&[
+        "--set",
+        "discovery.mode=httpSD,discovery.honorLabels=never,discovery.labelLimit=30,scrapeConfig.spec.labelLimit=0",
+    ]);
+    let configs = chart::of_kind(&never, "ScrapeConfig");
+    assert_eq!(configs.len(), 1, "nobody's labels win");
+    assert_eq!((configs[0]["spec"].get("honorLabels"), &configs[0]["spec"]["labelLimit"]), (None, &json!(0)));
+    let url = configs[0]["spec"]["httpSDConfigs"][0]["url"].as_str().unwrap();
+    assert!(url.ends_with("/sd"), "{url}");
+}
+
+#[test]
 fn the_scrape_config_asks_the_leader_and_there_is_none_in_other_modes() {
     let manifests = case("http-sd");
     let config = chart::one(&manifests, "ScrapeConfig", chart::RELEASE);
     let honoring = chart::one(&manifests, "ScrapeConfig", &format!("{}-honor-labels", chart::RELEASE));
     for (config, honors) in [(config, false), (honoring, true)] {
         let sd = &config["spec"]["httpSDConfigs"][0];
-        let url = format!("http://scrapetarget-exporter-probe.prometheus.svc:9850/sd?honorLabels={honors}");
+        let url = format!(
+            "http://scrapetarget-exporter-probe.prometheus.svc:9850/sd?honorLabels={honors}&honorLabelsDefault=true"
+        );
         assert_eq!((&sd["url"], config["spec"].get("honorLabels")), (&json!(url), honors.then_some(&json!(true))));
         // As with ServiceMonitors, and a job that a target names itself stays.
         let job = &config["spec"]["relabelings"][0];

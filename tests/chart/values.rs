@@ -112,9 +112,32 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ("limits.maxSampleLimit=0", &["at '/limits/maxSampleLimit'", "minimum"]),
         ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
     ];
+    assert_refused(&refused);
+}
+
+#[test]
+fn a_setting_of_all_service_monitors_that_the_operator_or_prometheus_would_refuse_is_refused() {
+    assert_refused(&[
+        ("discovery.honorLabels=true", &["at '/discovery/honorLabels'", "'declared', 'byDefault', 'never'"]),
+        ("discovery.labelLimit=5", &["at '/discovery/labelLimit'", "minimum"]),
+        ("discovery.bodySizeLimit=16EB", &["at '/discovery/bodySizeLimit'", "'16EB' does not match pattern"]),
+        ("discovery.proxyUrl=http://me:secret@proxy", &["at '/discovery/proxyUrl'"]),
+        (
+            "discovery.relabelings[0].action=keep,discovery.relabelings[0].regex=a(",
+            &["error parsing regexp", "missing closing ): `a(`"],
+        ),
+        (
+            "discovery.metricRelabelings[0].targetLabel=a,discovery.metricRelabelings[0].replacement=$(HOME)",
+            &["discovery.metricRelabelings[0] holds \"$(\"", "environment variable"],
+        ),
+    ]);
+}
+
+/// Fails unless each of these values is refused with all of its words.
+fn assert_refused(refused: &[(&str, &[&str])]) {
     for (set, words) in refused {
         let said = chart::template(&["--set", set]).expect_err(set);
-        for word in words {
+        for word in *words {
             assert!(said.contains(word), "{set}: {said}");
         }
     }
@@ -233,6 +256,29 @@ fn taken(place: &str, value: &Value) -> bool {
     chart::template(&["--set-json", &format!("{place}={value}")]).is_ok()
 }
 
+/// Relabelings of all targets.
+const STEPS: [&str; 19] = [
+    "[]",
+    r#"[{"targetLabel": "cluster", "replacement": "tokyo"}]"#,
+    r#"[{"action": "Drop", "sourceLabels": ["__name__"], "regex": "a|b.*"}]"#,
+    r#"[{"action": "labeldrop", "regex": "(rack_.*|region)"}]"#,
+    r#"[{"action": "keepequal", "targetLabel": "namespace", "sourceLabels": ["a"]}]"#,
+    r#"[{"action": "hashmod", "targetLabel": "part", "sourceLabels": ["instance"], "modulus": 2}]"#,
+    r#"[{"targetLable": "a"}]"#,
+    r#"[{"targetLabel": "__address__", "replacement": "x:80"}]"#,
+    r#"[{"targetLabel": "namespace", "replacement": "x"}]"#,
+    r#"[{"targetLabel": "pod", "replacement": "x"}]"#,
+    r#"[{"targetLabel": "$1", "sourceLabels": ["a"]}]"#,
+    r#"[{"targetLabel": "a-b", "sourceLabels": ["a"]}]"#,
+    r#"[{"targetLabel": "_9", "replacement": "x"}]"#,
+    r#"[{"action": "labelmap", "regex": "a(.*)"}]"#,
+    r#"[{"action": "LabelKeep", "regex": "a"}]"#,
+    r#"[{"action": "labeldrop"}]"#,
+    r#"[{"action": "keep", "regex": "a(", "sourceLabels": ["a"]}]"#,
+    r#"[{"action": "drop", "regex": "(?=a)", "sourceLabels": ["a"]}]"#,
+    r#"[{"targetLabel": "a", "replacement": "$(HOME)"}]"#,
+];
+
 /// A place among the values, how a word becomes a value there, the flag, and words.
 type Row<'r> = (&'r str, &'r dyn Fn(&str) -> Value, &'r str, &'r [&'r str]);
 
@@ -320,12 +366,7 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
         ),
         ("limits.maxInflightBytes", &text, "max-inflight-bytes", &["999999GiB", "128MiB", "00", "1.5GiB"]),
     ];
-    for (place, value, flag, words) in rows {
-        for word in words {
-            let line = ["scrapetarget-exporter", "run", &format!("--{flag}={word}")].map(ToOwned::to_owned);
-            assert_eq!(taken(place, &value(word)), Cli::parse_line(line).is_ok(), "{place}: {word}");
-        }
-    }
+    assert_same(&rows);
     for limit in [0_u64, 1, 1_000_000, 1_000_001] {
         let line = ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--max-sample-limit={limit}")];
         assert_eq!(taken("limits.maxSampleLimit", &json!(limit)), Cli::parse_line(line).is_ok(), "{limit}");
@@ -334,6 +375,82 @@ fn the_chart_takes_what_the_program_takes_and_nothing_that_would_keep_it_from_st
         let line =
             ["scrapetarget-exporter".to_owned(), "run".to_owned(), format!("--web.max-connections={connections}")];
         assert_eq!(taken("limits.maxConnections", &json!(connections)), Cli::parse_line(line).is_ok(), "{connections}");
+    }
+}
+
+#[test]
+fn the_chart_takes_the_settings_of_all_service_monitors_that_the_program_takes() {
+    let text = |text: &str| json!(text);
+    let number = |text: &str| text.parse().map_or_else(|_| json!(text), |number: i64| json!(number));
+    let steps = |text: &str| serde_json::from_str(text).unwrap();
+    let rows: [Row<'_>; 9] = [
+        ("discovery.relabelings", &steps, "discovery.relabelings", &STEPS),
+        ("discovery.metricRelabelings", &steps, "discovery.metric-relabelings", &STEPS),
+        (
+            "discovery.honorLabels",
+            &text,
+            "discovery.honor-labels",
+            &["declared", "byDefault", "never", "always", "true"],
+        ),
+        (
+            "discovery.proxyUrl",
+            &text,
+            "discovery.proxy-url",
+            &[
+                "http://proxy:3128",
+                "https://proxy.example.com/",
+                "socks5://[fd00::1]:1080",
+                "http://10.0.0.1",
+                "proxy:3128",
+                "socks5h://proxy",
+                "ftp://proxy",
+                "http://me:secret@proxy",
+                "http://proxy/x",
+                "http://proxy:0",
+                "http://$(HOME)",
+            ],
+        ),
+        ("discovery.targetLimit", &number, "discovery.target-limit", &["0", "1", "1000000", "1000001", "-1", "x"]),
+        ("discovery.labelLimit", &number, "discovery.label-limit", &["0", "1", "5", "6", "1000000", "1000001", "-1"]),
+        ("discovery.labelNameLengthLimit", &number, "discovery.label-name-length-limit", &["0", "15", "16", "1000001"]),
+        (
+            "discovery.labelValueLengthLimit",
+            &number,
+            "discovery.label-value-length-limit",
+            &["0", "63", "64", "1000001"],
+        ),
+        (
+            "discovery.bodySizeLimit",
+            &text,
+            "discovery.body-size-limit",
+            &[
+                "0",
+                "1B",
+                "16MB",
+                "16MiB",
+                "999999999GB",
+                "1",
+                "01KB",
+                "1.5MB",
+                "0MB",
+                "16M",
+                "16mb",
+                "1TB",
+                "16EB",
+                "1000000000B",
+            ],
+        ),
+    ];
+    assert_same(&rows);
+}
+
+/// Fails unless the chart takes the same words as the program.
+fn assert_same(rows: &[Row<'_>]) {
+    for (place, value, flag, words) in rows {
+        for word in *words {
+            let line = ["scrapetarget-exporter", "run", &format!("--{flag}={word}")].map(ToOwned::to_owned);
+            assert_eq!(taken(place, &value(word)), Cli::parse_line(line).is_ok(), "{place}: {word}");
+        }
     }
 }
 
@@ -498,6 +615,6 @@ fn what_the_schema_refers_to_is_there_and_nothing_else_is() {
     let text = chart::read("values.schema.json");
     let schema: Value = serde_json::from_str(&text).unwrap();
     let defined: BTreeSet<&str> = schema["definitions"].as_object().unwrap().keys().map(String::as_str).collect();
-    let used = text.split("#/definitions/").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let used = text.split("#/definitions/").skip(1).map(|rest| rest.split(['"', '/']).next().unwrap()).collect();
     assert_eq!(defined, used);
 }

@@ -194,6 +194,87 @@ async fn monitors_in_our_namespace_serve_a_prometheus_that_ignores_namespace_sel
     .await;
 }
 
+/// Every setting of the installation, as flags.
+const DEFAULTS: [&str; 9] = [
+    r#"--discovery.relabelings=[{"targetLabel": "cluster", "replacement": "$5 tokyo"}]"#,
+    r#"--discovery.metric-relabelings=[{"action": "drop", "sourceLabels": ["__name__"], "regex": "probe_duration_seconds"}]"#,
+    "--discovery.honor-labels=never",
+    "--discovery.proxy-url=http://proxy.invalid:3128",
+    "--discovery.target-limit=2",
+    "--discovery.label-limit=30",
+    "--discovery.label-name-length-limit=64",
+    "--discovery.label-value-length-limit=512",
+    "--discovery.body-size-limit=16MB",
+];
+
+/// The job of a target in the configuration that Prometheus runs.
+async fn job_of(server: &Server, release: &Release, name: &str) -> Value {
+    let wanted = format!("serviceMonitor/{}/{name}/0", release.team);
+    until("the job", async || {
+        let config = server.config();
+        let jobs = config["scrape_configs"].as_array().into_iter().flatten();
+        let job = jobs.into_iter().find(|job| job["job_name"] == *wanted);
+        job.cloned().ok_or_else(|| format!("no {wanted}\n{}{}", server.log(), release.log()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_takes_every_setting_of_the_installation_and_a_target_narrows_it_and_never_widens_it() {
+    let stage = Stage::enter();
+    let release = Release::start(&stage, 1, &DEFAULTS).await;
+    let server = Server::start(&stage, &[&release.team], json!({})).await;
+    release.apply("plain", "Sora", "");
+    release.apply("narrow", "Sora", "monitor: { labelLimit: 29, labelNameLengthLimit: 32, bodySizeLimit: 512KB }");
+    let wide = "honorLabels: true, labelLimit: 31, labelValueLengthLimit: 1000000, bodySizeLimit: 1GB";
+    let undoing = "relabelings: [{ targetLabel: cluster, replacement: osaka }]";
+    release.apply("wide", "Sora", &format!("monitor: {{ {wide}, {undoing} }}"));
+    for (name, labels, names, size) in
+        [("plain", 30, 64, "16MiB"), ("narrow", 29, 32, "512KiB"), ("wide", 30, 64, "16MiB")]
+    {
+        let job = job_of(&server, &release, name).await;
+        for (field, value) in [
+            ("honor_labels", json!(false)),
+            ("proxy_url", json!("http://proxy.invalid:3128")),
+            ("target_limit", json!(2)),
+            ("label_limit", json!(labels)),
+            ("label_name_length_limit", json!(names)),
+            ("label_value_length_limit", json!(512)),
+            ("body_size_limit", json!(size)),
+        ] {
+            assert_eq!(job[field], value, "{field} of {name}: {job:#}");
+        }
+        assert_eq!(job["metric_relabel_configs"][0]["regex"], "probe_duration_seconds", "{job:#}");
+        let steps = job["relabel_configs"].as_array().unwrap();
+        let last = steps.iter().rfind(|step| step["target_label"] == "cluster");
+        assert_eq!(last.unwrap()["replacement"], "$5 tokyo", "{job:#}");
+        until_condition(&release, name, "MonitorReady", ("True", "Written")).await;
+    }
+    server.check_config();
+}
+
+/// The tightest limits that are accepted, and what counts for series.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_the_installation_is_kept_by_prometheus_whatever_a_target_declares() {
+    let stage = Stage::enter();
+    let further = [
+        "--discovery.label-name-length-limit=16",
+        "--discovery.label-limit=30",
+        DEFAULTS[1],
+        r#"--discovery.relabelings=[{"targetLabel": "cluster", "replacement": "tokyo"}]"#,
+    ];
+    let release = Release::start(&stage, 1, &further).await;
+    let server = Server::start(&stage, &[&release.team], json!({})).await;
+    release.apply("short", "Sora", "");
+    let label = "longer_than_sixteen";
+    release.apply("long", "Sora", &format!("labels: {{ {label}: a }}, monitor: {{ labelNameLengthLimit: 64 }}"));
+    let short = expected(&release, "short", &[("cluster", "tokyo")]);
+    let long = expected(&release, "long", &[("cluster", "tokyo"), (label, "a")]);
+    until_one(&server, &release, "up == 1", &[short].into()).await;
+    until_one(&server, &release, "1 + (up == 0)", &[long].into()).await;
+    assert!(server.query("probe_duration_seconds").await.is_empty(), "dropped for all");
+}
+
 /// Lets the leader of two replicas go, as `leave` does it, and returns the longest time without a good sample of any target. Prometheus
 /// scrapes every 2 s.
 async fn gap_when_the_leader(leave: impl FnOnce(Running)) -> Duration {

@@ -432,13 +432,22 @@ being read, which take more memory than their size when they are decoded.
 debug-bodies: web.debugBodies
 discovery.allowed-scrape-class: discovery.allowedScrapeClasses
 discovery.basic-auth: discovery.basicAuth
+discovery.body-size-limit: discovery.bodySizeLimit
+discovery.honor-labels: discovery.honorLabels
+discovery.label-limit: discovery.labelLimit
+discovery.label-name-length-limit: discovery.labelNameLengthLimit
+discovery.label-value-length-limit: discovery.labelValueLengthLimit
+discovery.metric-relabelings: discovery.metricRelabelings
 discovery.mode: discovery.mode
 discovery.monitor-annotation: discovery.monitorAnnotations
 discovery.monitor-label: discovery.monitorLabels
 discovery.monitor-namespace: discovery.monitorNamespace
+discovery.proxy-url: discovery.proxyUrl
+discovery.relabelings: discovery.relabelings
 discovery.scheme: discovery.scheme
 discovery.scrape-class: discovery.scrapeClass
 discovery.service: fullnameOverride
+discovery.target-limit: discovery.targetLimit
 discovery.tls: discovery.tls
 icmp-max-payload: limits.icmpMaxPayload
 leader-election.lease-duration: leaderElection.leaseDuration
@@ -510,6 +519,55 @@ web.open-health: web.openHealth
 {{- end }}
 {{- end }}
 
+{{/* Expressions, and what the config reloader of Prometheus would expand. */}}
+{{- define "scrapetarget-exporter.validateRelabelings" -}}
+{{- range $list := list "relabelings" "metricRelabelings" }}
+{{- range $at, $step := get $.Values.discovery $list | default list }}
+{{- $place := printf "discovery.%s[%d]" $list $at }}
+{{- with $step.regex }}
+{{- $_ := mustRegexMatch . "" }}
+{{- end }}
+{{- if contains "$(" (toJson $step) }}
+{{- fail (printf "%s holds \"$(\", which the config reloader of Prometheus would expand as an environment variable: write it differently" $place) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+The query of /sd for the targets whose labels win, or for all others. Prometheus has honorLabels for a whole scrape configuration, and only some
+targets ask for it: each is in one of the two.
+*/}}
+{{- define "scrapetarget-exporter.sdQuery" -}}
+{{- $honorLabels := last . }}
+{{- with (first .).Values.discovery.honorLabels | default "declared" }}
+{{- if ne . "never" }}?honorLabels={{ $honorLabels }}{{ end }}
+{{- if eq . "byDefault" }}&honorLabelsDefault=true{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The values of honorLabels for which there is a scrape configuration, as a YAML list. */}}
+{{- define "scrapetarget-exporter.sdJobs" -}}
+{{- if eq (.Values.discovery.honorLabels | default "declared") "never" }}[false]{{ else }}[false, true]{{ end }}
+{{- end }}
+
+{{/* Limits of scrape jobs and their proxy, as a ScrapeConfig has them. */}}
+{{- define "scrapetarget-exporter.scrapeLimits" -}}
+{{- $limits := dict }}
+{{- $discovery := .Values.discovery }}
+{{- range $field := list "targetLimit" "labelLimit" "labelNameLengthLimit" "labelValueLengthLimit" }}
+{{- with get $discovery $field | int64 }}
+{{- $_ := set $limits $field . }}
+{{- end }}
+{{- end }}
+{{- range $field := list "bodySizeLimit" "proxyUrl" }}
+{{- with get $discovery $field }}
+{{- $_ := set $limits $field . }}
+{{- end }}
+{{- end }}
+{{- toYaml $limits }}
+{{- end }}
+
 {{/* Mistakes that the schema cannot detect. */}}
 {{- define "scrapetarget-exporter.validate" -}}
 {{- $name := include "scrapetarget-exporter.fullname" . }}
@@ -531,6 +589,7 @@ web.open-health: web.openHealth
 {{- if and $tls (ne (include "scrapetarget-exporter.discoveryScheme" .) "https") (not $unknown) }}
 {{- fail "discovery.tls needs https: set discovery.scheme: https" }}
 {{- end }}
+{{- include "scrapetarget-exporter.validateRelabelings" . }}
 {{- $lease := .Values.leaderElection.leaseDuration | default "15s" }}
 {{- $seconds := include "scrapetarget-exporter.seconds" $lease | int }}
 {{- if or (contains "ms" $lease) (lt $seconds 5) (gt $seconds 300) }}

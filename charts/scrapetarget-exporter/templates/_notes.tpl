@@ -59,6 +59,28 @@ basic_auth:
 {{- end }}
 {{- end }}
 
+{{/* The lines with limits and a proxy for scrapes. */}}
+{{- define "scrapetarget-exporter.plainPrometheusLimits" -}}
+{{- range $field, $value := include "scrapetarget-exporter.scrapeLimits" . | fromYaml }}
+{{ snakecase $field }}: {{ $value | toYaml }}
+{{- end }}
+{{- end }}
+
+{{/* Relabelings of all targets, with the names that the fields have in the configuration of Prometheus. */}}
+{{- define "scrapetarget-exporter.plainPrometheusSteps" -}}
+{{- $steps := list }}
+{{- range get (first .).Values.discovery (last .) | default list }}
+{{- $step := dict }}
+{{- range $field, $value := . }}
+{{- $_ := set $step (snakecase $field) (ternary (toString $value | lower) $value (eq $field "action")) }}
+{{- end }}
+{{- $steps = append $steps $step }}
+{{- end }}
+{{- with $steps }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* Explains these files in a sentence or two. */}}
 {{- define "scrapetarget-exporter.plainPrometheusFiles" -}}
 {{- $needs := include "scrapetarget-exporter.plainPrometheusNeeds" . | fromYamlArray }}

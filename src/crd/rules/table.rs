@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::oauth2;
 use crate::crd::pattern::{
-    self, AUTHORITY, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, NO_PROXY, PRINTABLE, PROXY,
+    self, AUTHORITY, BODY_SIZE, DNS_LABEL, K8S_KEY, K8S_VALUE, LABEL_NAME, LABELS_BY_NAME, NO_PROXY, PRINTABLE, PROXY,
     SERVER_NAME, TOKEN, URL_OF_ADDRESS, URL_OF_SERVICE, URL_WITH_HOST,
 };
 use crate::crd::{regex_syntax, url_advice};
@@ -757,6 +757,11 @@ fn monitor() -> Vec<Rule> {
             "spec.monitor.labels{}",
             &K8S_VALUE,
             "is not a valid value of a Kubernetes label, write only letters, digits, -, _ and ., with a letter or digit at both ends",
+        ),
+        Rule::matches(
+            "spec.monitor.bodySizeLimit",
+            &BODY_SIZE,
+            "must be a whole number with one of the units B, KB, MB and GB, where 1 KB is 1024 bytes, write for instance 16MB",
         ),
     ];
     rules.extend(

@@ -1,5 +1,7 @@
 //! All states of the condition `MonitorReady` of a target, with their reasons and messages.
 
+use std::iter;
+
 use super::desired::MonitorRef;
 use crate::crd::ConditionStatus;
 use crate::k8s::DiscoveryMode;
@@ -9,8 +11,10 @@ use crate::k8s::target_store::MonitorState;
 /// The reason of [`written`].
 pub(super) const WRITTEN: &str = "Written";
 
-pub(super) fn written(monitor: &MonitorRef) -> MonitorState {
-    let message = format!("ServiceMonitor {monitor} is up to date");
+/// `ignored`: what the target declares in vain, a sentence each.
+pub(super) fn written(monitor: &MonitorRef, ignored: &[String]) -> MonitorState {
+    let state = format!("ServiceMonitor {monitor} is up to date");
+    let message = iter::once(&state).chain(ignored).map(String::as_str).collect::<Vec<_>>().join("; ");
     MonitorState { status: ConditionStatus::True, reason: WRITTEN, message }
 }
 

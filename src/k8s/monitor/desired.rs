@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::condition;
+use super::defaults::EffectiveSettings;
 use super::operator::OperatorFeatures;
 use super::policy::{check_relabelings, check_variables, scrape_class};
 use super::{API_VERSION, KIND, labels};
@@ -65,6 +66,8 @@ fn fnv1a(text: &str) -> u64 {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct DesiredMonitor {
     pub(super) fields: Value,
+    /// What the target declares in vain, a sentence each.
+    pub(super) ignored: Vec<String>,
     /// [`hash`] of the fields.
     pub(super) hash: u64,
 }
@@ -88,11 +91,12 @@ impl DesiredMonitor {
         }
         check_variables(spec)?;
         check_relabelings(monitor)?;
+        let effective = settings.discovery.monitor_defaults.narrowed_by(monitor);
         let fields = json!({
             "metadata": metadata(object, monitor, settings),
-            "spec": monitor_spec(&object.id, spec, monitor, settings, features)?,
+            "spec": monitor_spec(&object.id, spec, monitor, &effective, settings, features)?,
         });
-        Ok(Self { hash: hash(&fields), fields })
+        Ok(Self { hash: hash(&fields), fields, ignored: effective.ignored })
     }
 
     /// The object to apply. With `uid`, the API server applies it to the object with that uid or not at all.
@@ -163,9 +167,11 @@ fn monitor_spec(
     id: &TargetId,
     spec: &ScrapeTargetSpec,
     monitor: &Monitor,
+    effective: &EffectiveSettings,
     settings: &Settings,
     features: OperatorFeatures,
 ) -> Result<Value, MonitorState> {
+    let defaults = &settings.discovery.monitor_defaults;
     let class = scrape_class(monitor, &settings.discovery)?.filter(|_| features.scrape_class);
     let EndpointAuth { tls, basic_auth } = EndpointAuth::new(&settings.discovery, class.is_some())?;
     let mut endpoint = json!({
@@ -177,11 +183,15 @@ fn monitor_spec(
         "scheme": settings.discovery.scheme.as_str(),
         "relabelings": relabelings(id, spec, monitor, settings),
     });
-    if monitor.honor_labels {
+    if effective.honor_labels {
         endpoint["honorLabels"] = json!(true);
     }
-    if !monitor.metric_relabelings.is_empty() {
-        endpoint["metricRelabelings"] = json!(monitor.metric_relabelings);
+    let of_samples: Vec<_> = monitor.metric_relabelings.iter().chain(&defaults.metric_relabelings).collect();
+    if !of_samples.is_empty() {
+        endpoint["metricRelabelings"] = json!(of_samples);
+    }
+    if let Some(proxy) = &defaults.proxy_url {
+        endpoint["proxyUrl"] = json!(proxy.as_str());
     }
     if let Some(tls) = tls {
         endpoint["tlsConfig"] = tls.into();
@@ -194,6 +204,9 @@ fn monitor_spec(
         "namespaceSelector": { "matchNames": [settings.namespace] },
         "endpoints": [endpoint],
     });
+    for (limit, value) in &effective.limits {
+        fields[limit] = value.clone();
+    }
     if let Some(class) = class {
         fields["scrapeClass"] = json!(class);
     }
@@ -212,16 +225,17 @@ fn monitor_spec(
 /// leads, and families of targets may have a label `service` of their own.
 const POD_LABELS: &str = "service|pod|container|endpoint";
 
-/// The steps that give a target's series the same labels as `/sd` does: ours, then the user's, then the target's identity once more, so
-/// that the user's steps may read it but not replace it.
+/// The steps that give a target's series the same labels as `/sd` does: ours, then the user's, then those of the installation, which the user
+/// thus cannot undo, then the target's identity once more, so that the steps before may read it but not replace it.
 ///
 /// They are relabelings of the target rather than of its samples, so that `up` and the other series of Prometheus have these labels too.
 fn relabelings(id: &TargetId, spec: &ScrapeTargetSpec, monitor: &Monitor, settings: &Settings) -> Vec<Value> {
     let mut steps = endpoint_steps(settings).to_vec();
     steps.extend(spec.labels.iter().map(|(label, value)| constant(label, value)));
     steps.extend(identity_steps(id, spec));
-    if !monitor.relabelings.is_empty() {
-        steps.extend(monitor.relabelings.iter().map(|step| json!(step)));
+    let mut further = monitor.relabelings.iter().chain(&settings.discovery.monitor_defaults.relabelings).peekable();
+    if further.peek().is_some() {
+        steps.extend(further.map(|step| json!(step)));
         steps.extend(identity_steps(id, spec));
     }
     steps

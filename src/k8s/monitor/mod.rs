@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! target_store ─► desired ◄── policy   the object that a target should have, or why it has none
-//! operator ──────────┤
+//! operator ──────────┤   ◄── defaults
 //! client ───────► observed             the object that the watch shows, compared with it
 //!                    ▼
 //!               reconciler ◄─ conflict when to write a difference
@@ -14,6 +14,7 @@
 mod client;
 mod condition;
 mod conflict;
+mod defaults;
 mod desired;
 mod disabled;
 mod observed;
@@ -27,6 +28,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+pub use defaults::{BodySize, DefaultRelabelings, HonorLabels, MonitorDefaults, ScrapeProxy};
 
 pub(super) use client::{OwnedMonitor, list_page, monitors, scopes, with_uid};
 pub(super) use reconciler::{MonitorKey, work_queue};

@@ -366,7 +366,7 @@ impl MonitorReconciler {
                 let uid = match self.store.sync_status(&monitor, desired.hash) {
                     SyncStatus::InSync => {
                         self.queue.forget(item.key());
-                        return self.set_condition(&id, self.condition_in_sync(&monitor, desired.hash));
+                        return self.set_condition(&id, self.condition_in_sync(&monitor, &desired));
                     }
                     SyncStatus::OutOfSync { uid } => Some(uid),
                     SyncStatus::Missing => None,
@@ -436,11 +436,11 @@ impl MonitorReconciler {
         monitor.is_some_and(|monitor| monitor.reason == WRITTEN)
     }
 
-    fn condition_in_sync(&self, monitor: &MonitorRef, desired: u64) -> MonitorState {
-        if self.conflicts.is_lasting(monitor, desired) {
+    fn condition_in_sync(&self, monitor: &MonitorRef, desired: &DesiredMonitor) -> MonitorState {
+        if self.conflicts.is_lasting(monitor, desired.hash) {
             condition::contested(monitor)
         } else {
-            condition::written(monitor)
+            condition::written(monitor, &desired.ignored)
         }
     }
 
@@ -477,7 +477,7 @@ impl MonitorReconciler {
             WriteOutcome::Applied(desired, Ok(found)) => {
                 self.conflicts.wrote(&monitor, desired.hash);
                 self.store.wrote(found, &desired, observed_since);
-                Ok(Some(self.condition_in_sync(&monitor, desired.hash)))
+                Ok(Some(self.condition_in_sync(&monitor, &desired)))
             }
             WriteOutcome::Deleted(state, Ok(())) => {
                 self.conflicts.forget(&monitor);

@@ -118,3 +118,30 @@ async fn what_an_older_crd_let_in_has_no_monitor_and_is_told_why_also_after_the_
     stage.declare("tokyo", &json!({ "monitor": { "relabelings": [], "metricRelabelings": [] } }));
     stage.until_ready("tokyo", "True Written", &exporter).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_the_installation_lowers_is_written_for_every_target_and_told_where_one_asks_for_more() {
+    let stage = Stage::new(Cluster::shared());
+    let limit = async |name: &str| stage.monitor(name).await.unwrap()["spec"]["labelLimit"].take();
+    stage.declare("tokyo", &json!({}));
+    stage.declare("osaka", &json!({ "monitor": { "labelLimit": 40 } }));
+    let exporter = stage.run(&["--discovery.label-limit", "50"]);
+    for (name, wanted) in [("tokyo", 50), ("osaka", 40)] {
+        let said = stage.until_ready(name, "True Written", &exporter).await;
+        assert!(said.ends_with("is up to date") && limit(name).await == wanted, "{said}");
+    }
+    stop(exporter);
+
+    let exporter = stage.run(&["--discovery.label-limit", "30"]);
+    stage.until_said("osaka", "spec.monitor.labelLimit is 40, and the installation allows 30", &exporter).await;
+    let lowered = async || (limit("tokyo").await == 30 && limit("osaka").await == 30).then_some(());
+    stage.until("the lower limit", &exporter, lowered).await;
+    assert!(
+        stage.ready("osaka").await.starts_with("True Written"),
+        "a target that asks for more is scraped all the same"
+    );
+    stage.declare("osaka", &json!({ "monitor": { "labelLimit": 20 } }));
+    let quiet = async || stage.ready("osaka").await.ends_with("is up to date").then_some(());
+    stage.until("the end of the advice", &exporter, quiet).await;
+    assert_eq!(limit("osaka").await, 20);
+}

@@ -87,6 +87,11 @@ impl Server {
         jobs.map(|job| job["kubernetes_sd_configs"][0]["role"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// The configuration that Prometheus runs.
+    pub(super) fn config(&self) -> Value {
+        serde_saphyr::from_str(&std::fs::read_to_string(self.files.config()).unwrap()).unwrap()
+    }
+
     /// Fails unless promtool accepts the configuration that Prometheus runs.
     pub(super) fn check_config(&self) {
         let mut promtool = Command::new(tools::promtool());

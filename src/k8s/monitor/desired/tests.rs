@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::crd::{ParsedTarget, ScrapeTarget, ScrapeTargetStatus};
-use crate::k8s::{Election, Listener};
+use crate::k8s::{Election, HonorLabels, Listener, MonitorDefaults};
 
 pub(in crate::k8s::monitor) const ALL: OperatorFeatures =
     OperatorFeatures { scrape_class: true, keep_dropped_targets: true, selector_mechanism: true };
@@ -214,6 +214,61 @@ fn a_target_chooses_its_job_and_its_instance_and_discovery_by_either_way_sets_th
         monitor_of(spec, Discovery::default(), ALL).unwrap().fields["spec"]["endpoints"][0]["honorLabels"],
         true
     );
+}
+
+fn steps(steps: &Value) -> Vec<crate::crd::Relabeling> {
+    serde_json::from_value(steps.clone()).unwrap()
+}
+
+#[test]
+fn what_the_installation_sets_is_in_every_monitor_and_no_target_undoes_it() {
+    let constant =
+        |label: &str, value: &str| json!({ "action": "replace", "targetLabel": label, "replacement": value });
+    let drop = |names: &str| json!({ "action": "drop", "sourceLabels": ["__name__"], "regex": names });
+    let discovery = Discovery {
+        monitor_defaults: MonitorDefaults {
+            relabelings: steps(&json!([constant("cluster", "tokyo")])),
+            metric_relabelings: steps(&json!([drop("a_.*")])),
+            honor_labels: HonorLabels::Never,
+            proxy_url: Some("http://proxy:3128".parse().unwrap()),
+            target_limit: 2,
+            label_limit: 30,
+            label_name_length_limit: 64,
+            label_value_length_limit: 512,
+            body_size_limit: "16MB".parse().unwrap(),
+        },
+        ..Discovery::default()
+    };
+    let mut spec = two_lines();
+    let plain = monitor_of(spec.clone(), discovery.clone(), ALL).unwrap();
+    assert_eq!(plain.ignored, [""; 0]);
+    spec["monitor"] = json!({
+        "relabelings": [constant("cluster", "osaka")],
+        "metricRelabelings": [drop("b_.*")],
+        "honorLabels": true,
+        "labelLimit": 31,
+        "labelNameLengthLimit": 32,
+        "bodySizeLimit": "1GB",
+    });
+    let other = monitor_of(spec, discovery, ALL).unwrap();
+    let told = ["honorLabels", "labelLimit", "bodySizeLimit"];
+    assert_eq!(other.ignored.len(), told.len(), "{:?}", other.ignored);
+    assert!(other.ignored.iter().zip(told).all(|(text, field)| text.starts_with(&format!("spec.monitor.{field} "))));
+    for (monitor, names, of_samples) in
+        [(&plain, 64, json!([drop("a_.*")])), (&other, 32, json!([drop("b_.*"), drop("a_.*")]))]
+    {
+        let spec = &monitor.fields["spec"];
+        let endpoint = &spec["endpoints"][0];
+        assert_eq!((endpoint.get("honorLabels"), &endpoint["proxyUrl"]), (None, &json!("http://proxy:3128")));
+        assert_eq!(endpoint["metricRelabelings"], of_samples);
+        assert_eq!((&spec["targetLimit"], &spec["labelLimit"]), (&json!(2), &json!(30)));
+        assert_eq!((&spec["labelNameLengthLimit"], &spec["labelValueLengthLimit"]), (&json!(names), &json!(512)));
+        assert_eq!(spec["bodySizeLimit"], "16MiB");
+        let steps = endpoint["relabelings"].as_array().unwrap();
+        let labels = relabeled(steps, "webrtc/sora-tokyo");
+        assert_eq!((labels["cluster"].as_str(), labels["instance"].as_str()), ("tokyo", "webrtc/sora-tokyo"));
+        assert_eq!(steps.last().unwrap()["targetLabel"], "target_name", "identity comes last");
+    }
 }
 
 #[test]
