@@ -378,11 +378,12 @@ spec: { type: Sora, url: http://127.0.0.1:9/, interval: 1s }
     let file = folder.path().join("prometheus.yml");
     fs::write(&file, config(&service.base, "")).unwrap();
     let server = Running::prometheus(&file).await;
-    let both = "count(probe_success)";
     let start = Instant::now();
-    while result(&server, "both", both).await.first().is_none_or(|sum| sum["value"][1] != json!("2")) {
-        assert!(start.elapsed() < PATIENCE, "not scraped after {PATIENCE:?}\n{}", server.log());
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    for both in ["count(probe_success)", "count(probe_failure_info)", "count(scrapetarget_up == 0)"] {
+        while result(&server, "both", both).await.first().is_none_or(|sum| sum["value"][1] != json!("2")) {
+            assert!(start.elapsed() < PATIENCE, "{both}: not scraped after {PATIENCE:?}\n{}", server.log());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
     let dashboard = &dashboards()["probes"];
     let variables = variables(dashboard);
