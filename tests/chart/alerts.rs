@@ -99,3 +99,21 @@ fn each_dashboard_is_a_config_map_that_the_sidecar_finds() {
         assert_eq!(text.trim_end(), chart::read(&format!("files/dashboards/{name}.json")).trim_end());
     }
 }
+
+#[test]
+fn dashboards_are_in_the_folder_that_the_sidecar_reads_from_their_annotation() {
+    let annotations = |set: &str| {
+        let manifests = chart::render(&["--set", &format!("dashboards.enabled=true{set}")]);
+        chart::one(&manifests, "ConfigMap", &format!("{}-sora", chart::RELEASE))["metadata"]["annotations"].clone()
+    };
+    assert!(annotations("").is_null());
+    assert_eq!(annotations(",dashboards.folder=Media")["grafana_folder"], "Media");
+    let both = annotations(
+        ",dashboards.folder=Media/Live,dashboards.folderAnnotation=k8s-sidecar-target-directory,dashboards.annotations.owner=media",
+    );
+    assert_eq!(both["k8s-sidecar-target-directory"], "Media/Live");
+    assert_eq!(both["owner"], "media");
+    // Two that disagree: the setting with a name of its own counts.
+    let folder = annotations(",dashboards.folder=Media,dashboards.annotations.grafana_folder=Other");
+    assert_eq!(folder["grafana_folder"], "Media");
+}
