@@ -18,7 +18,7 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 63] = [
+    let refused: [(&str, &[&str]); 88] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
         // What other exporters' charts have, and what it is here.
@@ -109,6 +109,65 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ),
         ("clusterDomain=.local", &["at '/clusterDomain'"]),
         ("web.allowedHosts={https://a}", &["at '/web/allowedHosts/0'"]),
+        ("service.nodePort=30000", &["service.nodePort needs service.type: NodePort or LoadBalancer"]),
+        ("service.nodePort=70000", &["at '/service/nodePort'", "maximum"]),
+        (
+            "service.probe.nodePort=30000",
+            &["service.probe.nodePort needs service.probe.type: NodePort or LoadBalancer"],
+        ),
+        (
+            "service.type=NodePort,service.loadBalancerIP=192.0.2.1",
+            &["service.loadBalancerIP needs service.type: LoadBalancer"],
+        ),
+        (
+            "service.loadBalancerSourceRanges={192.0.2.0/24}",
+            &["service.loadBalancerSourceRanges needs service.type: LoadBalancer"],
+        ),
+        (
+            "service.probe.loadBalancerClass=a",
+            &["service.probe.loadBalancerClass needs service.probe.type: LoadBalancer"],
+        ),
+        ("service.loadBalancerSourceRanges={192.0.2.1}", &["at '/service/loadBalancerSourceRanges/0'"]),
+        ("service.externalIPs={192.0.2.0/24}", &["at '/service/externalIPs/0'"]),
+        ("service.type=ExternalName", &["'ClusterIP', 'NodePort', 'LoadBalancer'"]),
+        ("service.externalTrafficPolicy=Local", &["service.externalTrafficPolicy needs service.type: NodePort"]),
+        ("service.type=NodePort,service.clusterIP=None", &["service.clusterIP: None needs service.type: ClusterIP"]),
+        (
+            "service.clusterIP=None,service.port=80",
+            &["service.clusterIP: None needs service.port to be containerPort, which is 9850"],
+        ),
+        (
+            "service.probe.clusterIP=None,containerPort=8080",
+            &["service.probe.clusterIP: None needs service.port to be containerPort, which is 8080"],
+        ),
+        (
+            "service.ipDualStack.enabled=true,service.ipFamilyPolicy=SingleStack",
+            &["service.ipDualStack.enabled sets both as well: remove one or the other"],
+        ),
+        ("service.probe.externalTrafficPolicy=Local", &["at '/service/probe'", "the only endpoint is the leader"]),
+        ("service.probe.ipFamilies={IPv6}", &["at '/service/probe'", "since the leader has one address"]),
+        ("httpRoute.enabled=true", &["httpRoute.enabled needs httpRoute.parentRefs"]),
+        ("httpRoute.hostnames={http://a/}", &["at '/httpRoute/hostnames/0'"]),
+        ("httpRoute.parentRefs[0].namespace=a", &["at '/httpRoute/parentRefs/0'", "missing property 'name'"]),
+        ("networkPolicy.flavor=calico", &["at '/networkPolicy/flavor'", "'kubernetes', 'cilium'"]),
+        (
+            "verticalPodAutoscaler.minAllowed.memory=1Gi,verticalPodAutoscaler.containerPolicies[0].containerName=exporter",
+            &[
+                "verticalPodAutoscaler.containerPolicies has the container exporter, and so has verticalPodAutoscaler.minAllowed",
+            ],
+        ),
+        ("verticalPodAutoscaler.updateMode=Off", &["'verticalPodAutoscaler.updatePolicy.updateMode instead'"]),
+        (
+            "rbac.existingClusterRoles.targets=a,rbac.extraRules[0].verbs={get}",
+            &["rbac.extraRules would be added to the role that rbac.existingClusterRoles.targets replaces"],
+        ),
+        (
+            "lifecycle.preStop.sleep.seconds=25",
+            &[
+                "terminationGracePeriodSeconds is 30: it must be more than lifecycle.preStop.sleep and shutdownDelay together, which are 35s",
+            ],
+        ),
+        ("lifecycle.beforeStop.a=b", &["at '/lifecycle'", "additional properties 'beforeStop' not allowed"]),
         ("limits.maxSampleLimit=0", &["at '/limits/maxSampleLimit'", "minimum"]),
         ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
     ];

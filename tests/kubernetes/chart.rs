@@ -12,6 +12,9 @@ use crate::support::program::Said;
 
 const NAMESPACE: &str = "prometheus";
 
+/// Kinds of others that nobody serves here.
+const UNSERVED: [&str; 3] = ["VerticalPodAutoscaler", "HTTPRoute", "CiliumNetworkPolicy"];
+
 /// The shared server with all that the cases of values refer to.
 fn served() -> &'static Cluster {
     let cluster = Cluster::shared();
@@ -35,9 +38,8 @@ fn served() -> &'static Cluster {
 fn the_api_server_takes_every_case() {
     let cluster = served();
     for (case, file) in chart::cases() {
-        // Nobody serves the kind here.
         let mut manifests = chart::render_case(&file);
-        manifests.retain(|manifest| manifest["kind"] != "VerticalPodAutoscaler");
+        manifests.retain(|manifest| !UNSERVED.contains(&manifest["kind"].as_str().unwrap()));
         let refusals = cluster.refusals(&manifests, NAMESPACE);
         assert!(refusals.is_empty(), "{case}: {refusals:#?}");
     }
@@ -277,6 +279,41 @@ fn an_upgrade_cleans_up_where_monitors_are_left_over_and_only_there() {
     assert_eq!(admin.after_upgrade("watchNamespaces={team-b}"), job(&[own, "--watch-namespace=team-a"]));
     let all = job(&[own, "--watch-namespace=prometheus", "--watch-namespace=team-a", "--watch-namespace=team-b"]);
     assert_eq!(admin.after_upgrade("watchNamespaces={team-b},discovery.mode=httpSD,scrapeConfig.enabled=false"), all);
+}
+
+#[test]
+fn an_upgrade_does_not_clean_up_where_the_namespace_is_gone() {
+    let admin = Admin::new();
+    admin.cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: team-a }\n");
+    admin.helm("install", &["--set", "watchNamespaces={team-a}"]);
+    let annotate = |namespaces: &str| {
+        let mark = format!("scrapetarget.dev/monitor-namespaces={namespaces}");
+        let words = ["annotate", "deployment", chart::RELEASE, "--namespace", NAMESPACE, "--overwrite", &mark];
+        assert_eq!(admin.cluster.kubectl(&words).code, Some(0));
+    };
+    // As if the exporter had watched a namespace that was deleted since.
+    annotate("gone,prometheus,team-a");
+    assert_eq!(admin.after_upgrade("watchNamespaces={team-a}"), None);
+    let said = admin.try_helm("upgrade", &["--reset-values", "--set", "watchNamespaces={team-a}"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    annotate("gone,prometheus,team-a");
+    let rest = ["--namespace=prometheus", "--watch-namespace=team-a"].map(ToOwned::to_owned).to_vec();
+    assert_eq!(admin.after_upgrade("watchNamespaces={prometheus}"), Some(rest));
+}
+
+#[test]
+fn an_upgrade_may_bind_another_role() {
+    let admin = Admin::new();
+    admin.helm("install", &[]);
+    for role in ["their-own", "another"] {
+        let set = format!("rbac.existingClusterRoles.release={role},rbac.existingClusterRoles.targets={role}");
+        admin.helm("upgrade", &["--reset-values", "--set", &set]);
+        let bindings = admin.cluster.kubectl(&["get", "rolebindings,clusterrolebindings", "-A", "--output", "json"]);
+        let list: Value = serde_json::from_str(&bindings.stdout).unwrap();
+        let bound = list["items"].as_array().unwrap().iter().filter(|binding| binding["roleRef"]["name"] == role);
+        assert_eq!(bound.count(), 2, "{role}");
+    }
+    admin.helm("upgrade", &["--reset-values"]);
 }
 
 /// Everything with which the account of the Job after an upgrade could have a right, the account among it.
