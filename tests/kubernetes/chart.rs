@@ -283,22 +283,25 @@ fn an_upgrade_cleans_up_where_monitors_are_left_over_and_only_there() {
 
 #[test]
 fn an_upgrade_does_not_clean_up_where_the_namespace_is_gone() {
-    let admin = Admin::new();
-    admin.cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: team-a }\n");
-    admin.helm("install", &["--set", "watchNamespaces={team-a}"]);
-    let annotate = |namespaces: &str| {
-        let mark = format!("scrapetarget.dev/monitor-namespaces={namespaces}");
-        let words = ["annotate", "deployment", chart::RELEASE, "--namespace", NAMESPACE, "--overwrite", &mark];
-        assert_eq!(admin.cluster.kubectl(&words).code, Some(0));
-    };
-    // As if the exporter had watched a namespace that was deleted since.
-    annotate("gone,prometheus,team-a");
-    assert_eq!(admin.after_upgrade("watchNamespaces={team-a}"), None);
+    let mut admin = Admin::new();
+    for name in ["team-a", "gone"] {
+        admin.cluster.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name} }}\n"));
+    }
+    admin.helm("install", &["--set", "watchNamespaces={team-a,gone}"]);
+    // Nobody finishes the deletion yet.
+    let delete = ["delete", "namespace", "gone", "--wait=false"];
+    assert_eq!(admin.cluster.kubectl(&delete).code, Some(0));
+    let rest = ["--namespace=prometheus", "--watch-namespace=team-a"].map(ToOwned::to_owned).to_vec();
+    assert_eq!(admin.after_upgrade("watchNamespaces={team-a}"), None, "it is being deleted");
+    assert_eq!(admin.after_upgrade("watchNamespaces={prometheus}"), Some(rest.clone()));
+    admin.cluster.start_controllers(&["namespace-controller"]);
+    eventually_blocking(PATIENCE, || match admin.cluster.kubectl(&["get", "namespace", "gone"]).code {
+        Some(0) => Err("the namespace is still there".to_owned()),
+        _ => Ok(()),
+    });
+    assert_eq!(admin.after_upgrade("watchNamespaces={prometheus}"), Some(rest));
     let said = admin.try_helm("upgrade", &["--reset-values", "--set", "watchNamespaces={team-a}"]);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    annotate("gone,prometheus,team-a");
-    let rest = ["--namespace=prometheus", "--watch-namespace=team-a"].map(ToOwned::to_owned).to_vec();
-    assert_eq!(admin.after_upgrade("watchNamespaces={prometheus}"), Some(rest));
 }
 
 #[test]
