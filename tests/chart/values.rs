@@ -18,7 +18,7 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 88] = [
+    let refused: [(&str, &[&str]); 63] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
         // What other exporters' charts have, and what it is here.
@@ -109,6 +109,25 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         ),
         ("clusterDomain=.local", &["at '/clusterDomain'"]),
         ("web.allowedHosts={https://a}", &["at '/web/allowedHosts/0'"]),
+        ("limits.maxSampleLimit=0", &["at '/limits/maxSampleLimit'", "minimum"]),
+        ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
+    ];
+    assert_refused(&refused);
+}
+
+/// Each setting is refused, with all of its words.
+fn assert_refused(refused: &[(&str, &[&str])]) {
+    for (set, words) in refused {
+        let said = chart::template(&["--set", set]).expect_err(set);
+        for word in *words {
+            assert!(said.contains(word), "{set}: {said}");
+        }
+    }
+}
+
+#[test]
+fn values_that_do_not_go_together_are_refused_with_what_they_need() {
+    let refused: [(&str, &[&str]); 25] = [
         ("service.nodePort=30000", &["service.nodePort needs service.type: NodePort or LoadBalancer"]),
         ("service.nodePort=70000", &["at '/service/nodePort'", "maximum"]),
         (
@@ -168,15 +187,8 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
             ],
         ),
         ("lifecycle.beforeStop.a=b", &["at '/lifecycle'", "additional properties 'beforeStop' not allowed"]),
-        ("limits.maxSampleLimit=0", &["at '/limits/maxSampleLimit'", "minimum"]),
-        ("expectedTargets=0", &["at '/expectedTargets'", "minimum"]),
     ];
-    for (set, words) in refused {
-        let said = chart::template(&["--set", set]).expect_err(set);
-        for word in words {
-            assert!(said.contains(word), "{set}: {said}");
-        }
-    }
+    assert_refused(&refused);
 }
 
 /// Every flag that the chart gives in any case, and every flag that it refuses because a value stands for it, with that value.
