@@ -1,6 +1,8 @@
 //! The Helm chart without a cluster: which values it takes, what it makes of them, and that nothing in it drifts from the program.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
+#[path = "chart/adopted.rs"]
+mod adopted;
 #[path = "chart/alerts.rs"]
 mod alerts;
 #[path = "chart/generated.rs"]

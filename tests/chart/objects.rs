@@ -271,6 +271,104 @@ fn the_network_policy_fits_the_profile_of_targets() {
 }
 
 #[test]
+fn the_policy_of_cilium_knows_names_and_lets_through_what_the_other_does() {
+    let manifests = case("cilium");
+    assert_eq!(chart::of_kind(&manifests, "NetworkPolicy").len(), 0, "one of them is enough");
+    let policy = chart::one(&manifests, "CiliumNetworkPolicy", chart::RELEASE);
+    for (name, pod) in chart::pods(&manifests) {
+        assert!(has(&pod["metadata"]["labels"], &policy["spec"]["endpointSelector"]["matchLabels"]), "{name}");
+    }
+    let namespace = "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name";
+    let ingress = policy["spec"]["ingress"].as_array().unwrap();
+    let prometheus = json!({ namespace: "monitoring", "app.kubernetes.io/name": "prometheus" });
+    assert_eq!(ingress[0]["fromEndpoints"][0]["matchLabels"], prometheus);
+    assert_eq!(ingress[1]["fromCIDRSet"], json!([{ "cidr": "198.51.100.0/24" }]));
+    for rule in &ingress[..2] {
+        assert_eq!(rule["toPorts"], json!([{ "ports": [{ "port": "9850", "protocol": "TCP" }] }]));
+    }
+    assert_eq!(ingress[2], json!({ "fromEntities": ["remote-node"] }), "as it is written");
+    let egress = policy["spec"]["egress"].as_array().unwrap();
+    let ports = json!([{ "ports": [{ "port": "443", "protocol": "TCP" }, { "port": "3000", "endPort": 3005, "protocol": "TCP" }] }]);
+    let pods = json!([{ "matchExpressions": [{ "key": "k8s:io.kubernetes.pod.namespace", "operator": "Exists" }] }]);
+    let names = json!([{ "matchName": "sora.example.com" }, { "matchPattern": "*.example.org" }, { "matchPattern": "**.example.org" }]);
+    assert_eq!(egress[0], json!({ "toEndpoints": pods, "toPorts": ports }), "the Services among the hosts");
+    assert_eq!(egress[1], json!({ "toCIDRSet": [{ "cidr": "192.0.2.0/24" }], "toPorts": ports }));
+    assert_eq!(egress[2], json!({ "toFQDNs": names, "toPorts": ports }));
+    assert_eq!(egress[3]["toPorts"][0]["rules"], json!({ "dns": [{ "matchPattern": "*" }] }), "else no name is known");
+    assert_eq!((&egress[4]["toEntities"], egress.len()), (&json!(["kube-apiserver"]), 6));
+    // Each rule has one way to say where, or Cilium refuses it.
+    for rule in ingress.iter().chain(egress) {
+        let ways = rule.as_object().unwrap().keys().filter(|key| *key != "toPorts").count();
+        assert_eq!(ways, 1, "{rule}");
+    }
+    let cilium = |set: &str| {
+        let set = format!("networkPolicy.enabled=true,networkPolicy.flavor=cilium,{set}");
+        let manifests = chart::render(&["--set", &set]);
+        chart::one(&manifests, "CiliumNetworkPolicy", chart::RELEASE)["spec"]["egress"].as_array().unwrap().clone()
+    };
+    let any = cilium("targetDenyCidr={10.0.0.0/8}");
+    assert!(any[1]["toCIDRSet"][0]["except"].as_array().unwrap().contains(&"10.0.0.0/8".into()), "{any:#?}");
+    assert_eq!(any[2], json!({ "toEntities": ["cluster"] }), "nodes are no addresses to Cilium");
+    let own = cilium("targetAccess.profile=OwnNamespace,watchNamespaces={a,b}");
+    assert_eq!(
+        own[0],
+        json!({ "toEndpoints": [{ "matchExpressions": [{ "key": namespace, "operator": "In", "values": ["a", "b"] }] }] })
+    );
+    let told = cilium("targetAccess.profile=Listed,targetAccess.hosts={\\{namespace\\}.Example.com}");
+    assert_eq!(told[0], json!({ "toFQDNs": [{ "matchPattern": "*.example.com" }] }));
+    let whole = cilium("networkPolicy.egress.targets[0].toEntities={world}");
+    assert_eq!(whole[0], json!({ "toEntities": ["world"] }));
+}
+
+#[test]
+fn both_services_have_the_fields_that_they_are_given_and_no_others() {
+    let manifests = case("everything");
+    let spec = |name: &str| chart::one(&manifests, "Service", name)["spec"].clone();
+    let (all, leader) = (spec("media-exporter"), spec("media-exporter-probe"));
+    for (field, wanted) in [
+        ("type", json!(["LoadBalancer", "LoadBalancer"])),
+        ("loadBalancerIP", json!(["192.0.2.10", "192.0.2.12"])),
+        ("loadBalancerClass", json!(["example.com/internal", "example.com/internal"])),
+        ("loadBalancerSourceRanges", json!([["192.0.2.0/24"], ["192.0.2.0/24"]])),
+        ("externalIPs", json!([["192.0.2.11"], ["192.0.2.13"]])),
+        ("externalTrafficPolicy", json!(["Local", null])),
+        ("internalTrafficPolicy", json!(["Local", null])),
+        ("sessionAffinity", json!(["ClientIP", null])),
+        ("ipFamilies", json!([["IPv4"], null])),
+        ("ipFamilyPolicy", json!(["PreferDualStack", null])),
+    ] {
+        assert_eq!(json!([all[field], leader[field]]), wanted, "{field}");
+    }
+    assert_eq!((&all["ports"][0]["nodePort"], &leader["ports"][0]["nodePort"]), (&json!(30080), &json!(30081)));
+    let annotations = &chart::one(&manifests, "Service", "media-exporter-probe")["metadata"]["annotations"];
+    assert_eq!(annotations["example.com/owner"], "prometheus");
+    let plain = chart::render(&[""; 0]);
+    for service in chart::of_kind(&plain, "Service") {
+        let fields: BTreeSet<&str> = service["spec"].as_object().unwrap().keys().map(String::as_str).collect();
+        let known: BTreeSet<&str> = ["type", "ports", "selector"].into();
+        assert!(fields.is_subset(&known), "{fields:?}");
+    }
+}
+
+#[test]
+fn a_rule_of_a_route_leads_to_the_exporter_unless_it_leads_elsewhere() {
+    let manifests = case("everything");
+    let route = chart::one(&manifests, "HTTPRoute", "media-exporter");
+    let service = chart::one(&manifests, "Service", "media-exporter");
+    let rules = route["spec"]["rules"].as_array().unwrap();
+    assert_eq!(
+        rules[0]["backendRefs"],
+        json!([{ "name": "media-exporter", "port": service["spec"]["ports"][0]["port"] }])
+    );
+    assert_eq!((rules[1].get("backendRefs"), rules.len()), (None, 2), "it redirects");
+    let set = r#"httpRoute={"enabled":true,"parentRefs":[{"name":"a"}],"rules":[{"backendRefs":[{"name":"proxy","port":80}]}]}"#;
+    let manifests = chart::render(&["--set-json", set]);
+    let spec = &chart::one(&manifests, "HTTPRoute", chart::RELEASE)["spec"];
+    assert_eq!(spec["rules"], json!([{ "backendRefs": [{ "name": "proxy", "port": 80 }] }]));
+    assert_eq!(spec.get("hostnames"), None);
+}
+
+#[test]
 fn a_monitor_with_credentials_keeps_to_the_service_by_its_name() {
     for (case, file) in chart::cases() {
         for monitor in chart::of_kind(&chart::render_case(&file), "ServiceMonitor") {

@@ -152,7 +152,8 @@ fn members_are_found_where_the_values_say() {
 
 #[test]
 fn no_right_over_slices_is_given_that_could_change_them() {
-    for (case, file) in chart::cases() {
+    // The roles of that case are not the chart's.
+    for (case, file) in chart::cases().into_iter().filter(|(name, _)| name != "existing-roles") {
         for (rule, _) in rights(&chart::render_case(&file), chart::RELEASE) {
             let writes =
                 ["create", "patch", "update", "delete", "*"].iter().any(|verb| rule.contains(&format!("\"{verb}\"")));
@@ -185,6 +186,43 @@ fn openshift_and_further_rules_add_what_they_say() {
     let set = "rbac.extraRules[0].apiGroups={x},rbac.extraRules[0].resources={y},rbac.extraRules[0].verbs={get}";
     let further = r#"{"apiGroups":["x"],"resources":["y"],"verbs":["get"]}"#.to_owned();
     assert_eq!(added(&["--set", set]), vec![(further, None)]);
+}
+
+#[test]
+fn roles_that_exist_are_bound_in_place_of_those_of_the_chart() {
+    let roles = ["targets", "secrets", "members", "monitors", "release"];
+    let bound = |further: &str| {
+        let set = roles.map(|role| format!("rbac.existingClusterRoles.{role}=their-{role}")).join(",");
+        let manifests = chart::render(&["--set", &set, "--set", &format!("rbac.aggregate=false,{further}")]);
+        let made = chart::of_kind(&manifests, "Role").len() + chart::of_kind(&manifests, "ClusterRole").len();
+        assert_eq!(made, 0, "{further}");
+        let bindings = manifests.iter().filter(|manifest| text(&manifest["kind"]).ends_with("RoleBinding"));
+        let bound = bindings.map(|binding| {
+            assert_eq!(binding["roleRef"]["kind"], "ClusterRole");
+            assert_eq!(binding["subjects"][0]["name"], chart::RELEASE);
+            (text(&binding["roleRef"]["name"]), binding["metadata"].get("namespace").map(text))
+        });
+        bound.collect::<BTreeSet<(String, Place)>>()
+    };
+    let right = |role: &str, place: Option<&str>| (format!("their-{role}"), place.map(ToOwned::to_owned));
+    let mut everywhere: BTreeSet<_> = roles.iter().take(4).map(|role| right(role, None)).collect();
+    everywhere.insert(right("release", Some("prometheus")));
+    assert_eq!(bound("replicas=1"), everywhere);
+    let mut watched: BTreeSet<_> = roles.iter().take(4).map(|role| right(role, Some("a"))).collect();
+    watched.extend([right("monitors", Some("prometheus")), right("release", Some("prometheus"))]);
+    assert_eq!(bound("watchNamespaces={a}"), watched);
+    // Where the owners of namespaces bind, the chart does not.
+    let none: BTreeSet<_> = everywhere.iter().filter(|(role, _)| role != "their-secrets").cloned().collect();
+    assert_eq!(bound("rbac.secrets=namespaces"), none);
+    // A binding cannot be changed to another role, so no name of one is that of another.
+    let names = |set: &str| {
+        let manifests = chart::render(&["--set", set]);
+        let bindings = manifests.iter().filter(|manifest| text(&manifest["kind"]).ends_with("RoleBinding"));
+        bindings.map(|binding| text(&binding["metadata"]["name"])).collect::<BTreeSet<_>>()
+    };
+    let [own, one, other] =
+        ["replicas=1", "rbac.existingClusterRoles.release=a", "rbac.existingClusterRoles.release=b"].map(names);
+    assert_eq!((one.difference(&own).count(), one.difference(&other).count()), (1, 1), "{own:?} {one:?} {other:?}");
 }
 
 #[test]

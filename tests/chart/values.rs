@@ -133,7 +133,7 @@ fn a_setting_of_all_service_monitors_that_the_operator_or_prometheus_would_refus
     ]);
 }
 
-/// Fails unless each of these values is refused with all of its words.
+/// Each setting is refused, with all of its words.
 fn assert_refused(refused: &[(&str, &[&str])]) {
     for (set, words) in refused {
         let said = chart::template(&["--set", set]).expect_err(set);
@@ -141,6 +141,72 @@ fn assert_refused(refused: &[(&str, &[&str])]) {
             assert!(said.contains(word), "{set}: {said}");
         }
     }
+}
+
+#[test]
+fn values_that_do_not_go_together_are_refused_with_what_they_need() {
+    let refused: [(&str, &[&str]); 25] = [
+        ("service.nodePort=30000", &["service.nodePort needs service.type: NodePort or LoadBalancer"]),
+        ("service.nodePort=70000", &["at '/service/nodePort'", "maximum"]),
+        (
+            "service.probe.nodePort=30000",
+            &["service.probe.nodePort needs service.probe.type: NodePort or LoadBalancer"],
+        ),
+        (
+            "service.type=NodePort,service.loadBalancerIP=192.0.2.1",
+            &["service.loadBalancerIP needs service.type: LoadBalancer"],
+        ),
+        (
+            "service.loadBalancerSourceRanges={192.0.2.0/24}",
+            &["service.loadBalancerSourceRanges needs service.type: LoadBalancer"],
+        ),
+        (
+            "service.probe.loadBalancerClass=a",
+            &["service.probe.loadBalancerClass needs service.probe.type: LoadBalancer"],
+        ),
+        ("service.loadBalancerSourceRanges={192.0.2.1}", &["at '/service/loadBalancerSourceRanges/0'"]),
+        ("service.externalIPs={192.0.2.0/24}", &["at '/service/externalIPs/0'"]),
+        ("service.type=ExternalName", &["'ClusterIP', 'NodePort', 'LoadBalancer'"]),
+        ("service.externalTrafficPolicy=Local", &["service.externalTrafficPolicy needs service.type: NodePort"]),
+        ("service.type=NodePort,service.clusterIP=None", &["service.clusterIP: None needs service.type: ClusterIP"]),
+        (
+            "service.clusterIP=None,service.port=80",
+            &["service.clusterIP: None needs service.port to be containerPort, which is 9850"],
+        ),
+        (
+            "service.probe.clusterIP=None,containerPort=8080",
+            &["service.probe.clusterIP: None needs service.port to be containerPort, which is 8080"],
+        ),
+        (
+            "service.ipDualStack.enabled=true,service.ipFamilyPolicy=SingleStack",
+            &["service.ipDualStack.enabled sets both as well: remove one or the other"],
+        ),
+        ("service.probe.externalTrafficPolicy=Local", &["at '/service/probe'", "the only endpoint is the leader"]),
+        ("service.probe.ipFamilies={IPv6}", &["at '/service/probe'", "since the leader has one address"]),
+        ("httpRoute.enabled=true", &["httpRoute.enabled needs httpRoute.parentRefs"]),
+        ("httpRoute.hostnames={http://a/}", &["at '/httpRoute/hostnames/0'"]),
+        ("httpRoute.parentRefs[0].namespace=a", &["at '/httpRoute/parentRefs/0'", "missing property 'name'"]),
+        ("networkPolicy.flavor=calico", &["at '/networkPolicy/flavor'", "'kubernetes', 'cilium'"]),
+        (
+            "verticalPodAutoscaler.minAllowed.memory=1Gi,verticalPodAutoscaler.containerPolicies[0].containerName=exporter",
+            &[
+                "verticalPodAutoscaler.containerPolicies has the container exporter, and so has verticalPodAutoscaler.minAllowed",
+            ],
+        ),
+        ("verticalPodAutoscaler.updateMode=Off", &["'verticalPodAutoscaler.updatePolicy.updateMode instead'"]),
+        (
+            "rbac.existingClusterRoles.targets=a,rbac.extraRules[0].verbs={get}",
+            &["rbac.extraRules would be added to the role that rbac.existingClusterRoles.targets replaces"],
+        ),
+        (
+            "lifecycle.preStop.sleep.seconds=25",
+            &[
+                "terminationGracePeriodSeconds is 30: it must be more than lifecycle.preStop.sleep and shutdownDelay together, which are 35s",
+            ],
+        ),
+        ("lifecycle.beforeStop.a=b", &["at '/lifecycle'", "additional properties 'beforeStop' not allowed"]),
+    ];
+    assert_refused(&refused);
 }
 
 /// Every flag that the chart gives in any case, and every flag that it refuses because a value stands for it, with that value.

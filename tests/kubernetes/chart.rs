@@ -12,6 +12,9 @@ use crate::support::program::Said;
 
 const NAMESPACE: &str = "prometheus";
 
+/// Kinds of others that nobody serves here.
+const UNSERVED: [&str; 3] = ["VerticalPodAutoscaler", "HTTPRoute", "CiliumNetworkPolicy"];
+
 /// The shared server with all that the cases of values refer to.
 fn served() -> &'static Cluster {
     let cluster = Cluster::shared();
@@ -35,9 +38,8 @@ fn served() -> &'static Cluster {
 fn the_api_server_takes_every_case() {
     let cluster = served();
     for (case, file) in chart::cases() {
-        // Nobody serves the kind here.
         let mut manifests = chart::render_case(&file);
-        manifests.retain(|manifest| manifest["kind"] != "VerticalPodAutoscaler");
+        manifests.retain(|manifest| !UNSERVED.contains(&manifest["kind"].as_str().unwrap()));
         let refusals = cluster.refusals(&manifests, NAMESPACE);
         assert!(refusals.is_empty(), "{case}: {refusals:#?}");
     }
@@ -277,6 +279,44 @@ fn an_upgrade_cleans_up_where_monitors_are_left_over_and_only_there() {
     assert_eq!(admin.after_upgrade("watchNamespaces={team-b}"), job(&[own, "--watch-namespace=team-a"]));
     let all = job(&[own, "--watch-namespace=prometheus", "--watch-namespace=team-a", "--watch-namespace=team-b"]);
     assert_eq!(admin.after_upgrade("watchNamespaces={team-b},discovery.mode=httpSD,scrapeConfig.enabled=false"), all);
+}
+
+#[test]
+fn an_upgrade_does_not_clean_up_where_the_namespace_is_gone() {
+    let mut admin = Admin::new();
+    for name in ["team-a", "gone"] {
+        admin.cluster.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name} }}\n"));
+    }
+    admin.helm("install", &["--set", "watchNamespaces={team-a,gone}"]);
+    // Nobody finishes the deletion yet.
+    let delete = ["delete", "namespace", "gone", "--wait=false"];
+    assert_eq!(admin.cluster.kubectl(&delete).code, Some(0));
+    let rest = ["--namespace=prometheus", "--watch-namespace=team-a"].map(ToOwned::to_owned).to_vec();
+    assert_eq!(admin.after_upgrade("watchNamespaces={team-a}"), None, "it is being deleted");
+    assert_eq!(admin.after_upgrade("watchNamespaces={prometheus}"), Some(rest.clone()));
+    admin.cluster.start_controllers(&["namespace-controller"]);
+    eventually_blocking(PATIENCE, || match admin.cluster.kubectl(&["get", "namespace", "gone"]).code {
+        Some(0) => Err("the namespace is still there".to_owned()),
+        _ => Ok(()),
+    });
+    assert_eq!(admin.after_upgrade("watchNamespaces={prometheus}"), Some(rest));
+    let said = admin.try_helm("upgrade", &["--reset-values", "--set", "watchNamespaces={team-a}"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+}
+
+#[test]
+fn an_upgrade_may_bind_another_role() {
+    let admin = Admin::new();
+    admin.helm("install", &[]);
+    for role in ["their-own", "another"] {
+        let set = format!("rbac.existingClusterRoles.release={role},rbac.existingClusterRoles.targets={role}");
+        admin.helm("upgrade", &["--reset-values", "--set", &set]);
+        let bindings = admin.cluster.kubectl(&["get", "rolebindings,clusterrolebindings", "-A", "--output", "json"]);
+        let list: Value = serde_json::from_str(&bindings.stdout).unwrap();
+        let bound = list["items"].as_array().unwrap().iter().filter(|binding| binding["roleRef"]["name"] == role);
+        assert_eq!(bound.count(), 2, "{role}");
+    }
+    admin.helm("upgrade", &["--reset-values"]);
 }
 
 /// Everything with which the account of the Job after an upgrade could have a right, the account among it.

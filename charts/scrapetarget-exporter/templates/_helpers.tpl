@@ -275,10 +275,10 @@ addresses inside others (mapped, NAT64, 6to4): only the exporter checks those.
 {{- end }}
 
 {{/*
-The addresses of targets, as egress rules of a NetworkPolicy. Not every plugin matches pods by address, so pods have rules of their own.
-No rule: no target is allowed that a NetworkPolicy could match.
+Where targets may be: `peers` as a NetworkPolicy has them, and `hosts` that it cannot match. Not every plugin matches pods by address, so
+pods have peers of their own.
 */}}
-{{- define "scrapetarget-exporter.targetRules" -}}
+{{- define "scrapetarget-exporter.targetPeers" -}}
 {{- $access := .Values.targetAccess }}
 {{- $domain := include "scrapetarget-exporter.clusterDomain" . }}
 {{- $hosts := include "scrapetarget-exporter.targetHosts" . | fromYamlArray }}
@@ -290,9 +290,6 @@ No rule: no target is allowed that a NetworkPolicy could match.
 {{- else }}
 {{- $elsewhere = append $elsewhere . }}
 {{- end }}
-{{- end }}
-{{- if $elsewhere }}
-{{- fail (printf "networkPolicy.egress.targets must contain the addresses of %s: a NetworkPolicy does not support host names" (join ", " $elsewhere)) }}
 {{- end }}
 {{- $peers := list }}
 {{- if $pods }}
@@ -312,17 +309,132 @@ No rule: no target is allowed that a NetworkPolicy could match.
 {{- range $ranges }}
 {{- $peers = concat $peers (include "scrapetarget-exporter.ipBlock" (list $ .) | fromYamlArray) }}
 {{- end }}
+{{- toYaml (dict "peers" $peers "hosts" $elsewhere) }}
+{{- end }}
+
+{{/* The ports of targets, as a NetworkPolicy has them; empty for all. */}}
+{{- define "scrapetarget-exporter.targetPorts" -}}
 {{- $ports := list }}
-{{- range ($.Values.networkPolicy.egress | default dict).targetPorts }}
+{{- range (.Values.networkPolicy.egress | default dict).targetPorts }}
 {{- $ports = append $ports (kindIs "map" . | ternary . (dict "port" . "protocol" "TCP")) }}
 {{- end }}
-{{- with $peers }}
+{{- toYaml $ports }}
+{{- end }}
+
+{{/* The addresses of targets, as egress rules of a NetworkPolicy. No rule: no target is allowed that a NetworkPolicy could match. */}}
+{{- define "scrapetarget-exporter.targetRules" -}}
+{{- $targets := include "scrapetarget-exporter.targetPeers" . | fromYaml }}
+{{- if $targets.hosts }}
+{{- fail (printf "networkPolicy.egress.targets must contain the addresses of %s: a NetworkPolicy does not support host names. With Cilium, set networkPolicy.flavor: cilium instead" (join ", " $targets.hosts)) }}
+{{- end }}
+{{- $ports := include "scrapetarget-exporter.targetPorts" . | fromYamlArray }}
+{{- with $targets.peers }}
 {{- $rule := dict "to" . }}
 {{- if $ports }}
 {{- $_ := set $rule "ports" $ports }}
 {{- end }}
 {{- toYaml (list $rule) }}
 {{- end }}
+{{- end }}
+
+{{/* The namespaces and pods of a peer of a NetworkPolicy, as Cilium selects them by labels. */}}
+{{- define "scrapetarget-exporter.ciliumSelector" -}}
+{{- $labels := dict }}
+{{- $expressions := list }}
+{{- $anywhere := hasKey . "namespaceSelector" }}
+{{- $named := .namespaceSelector | default dict }}
+{{- range $key, $value := $named.matchLabels }}
+{{- $_ := set $labels (printf "k8s:io.cilium.k8s.namespace.labels.%s" $key) $value }}
+{{- end }}
+{{- range $named.matchExpressions }}
+{{- $expressions = append $expressions (merge (dict "key" (printf "k8s:io.cilium.k8s.namespace.labels.%s" .key)) .) }}
+{{- end }}
+{{- if and $anywhere (not (or $labels $expressions)) }}
+{{- $expressions = append $expressions (dict "key" "k8s:io.kubernetes.pod.namespace" "operator" "Exists") }}
+{{- end }}
+{{- with .podSelector }}
+{{- range $key, $value := .matchLabels }}
+{{- $_ := set $labels $key $value }}
+{{- end }}
+{{- range .matchExpressions }}
+{{- $expressions = append $expressions . }}
+{{- end }}
+{{- end }}
+{{- $selector := dict }}
+{{- if $labels }}{{ $_ := set $selector "matchLabels" $labels }}{{ end }}
+{{- if $expressions }}{{ $_ := set $selector "matchExpressions" $expressions }}{{ end }}
+{{- toYaml $selector }}
+{{- end }}
+
+{{/*
+Peers of a NetworkPolicy as rules of Cilium, where pods and addresses cannot be in the same rule: takes a list of `from` or `to`, of the
+peers and of the `toPorts`.
+*/}}
+{{- define "scrapetarget-exporter.ciliumRules" -}}
+{{- $direction := first . }}
+{{- $ports := last . }}
+{{- $endpoints := list }}
+{{- $ranges := list }}
+{{- range index . 1 }}
+{{- if .ipBlock }}
+{{- $ranges = append $ranges .ipBlock }}
+{{- else }}
+{{- $endpoints = append $endpoints (include "scrapetarget-exporter.ciliumSelector" . | fromYaml) }}
+{{- end }}
+{{- end }}
+{{- $rules := list }}
+{{- with $endpoints }}
+{{- $rules = append $rules (dict (printf "%sEndpoints" $direction) .) }}
+{{- end }}
+{{- with $ranges }}
+{{- $rules = append $rules (dict (printf "%sCIDRSet" $direction) .) }}
+{{- end }}
+{{- if $ports }}
+{{- range $rules }}
+{{- $_ := set . "toPorts" $ports }}
+{{- end }}
+{{- end }}
+{{- toYaml $rules }}
+{{- end }}
+
+{{/*
+Where targets may be, as egress rules of Cilium. It does not count nodes, and pods on their network, as addresses: with the profile Any they
+are allowed as the rest of the cluster. The exporter matches a suffix at any depth; for Cilium, only two asterisks do.
+*/}}
+{{- define "scrapetarget-exporter.ciliumTargetRules" -}}
+{{- $targets := include "scrapetarget-exporter.targetPeers" . | fromYaml }}
+{{- $ports := list }}
+{{- range include "scrapetarget-exporter.targetPorts" . | fromYamlArray }}
+{{- $port := dict "port" (toString .port) "protocol" (.protocol | default "TCP") }}
+{{- with .endPort }}{{ $_ := set $port "endPort" (int .) }}{{ end }}
+{{- $ports = append $ports $port }}
+{{- end }}
+{{- with $ports }}{{ $ports = list (dict "ports" .) }}{{ end }}
+{{- $rules := include "scrapetarget-exporter.ciliumRules" (list "to" $targets.peers $ports) | fromYamlArray }}
+{{- $others := list }}
+{{- if eq .Values.targetAccess.profile "Any" }}
+{{- $others = append $others (dict "toEntities" (list "cluster")) }}
+{{- end }}
+{{- $names := list }}
+{{- range $targets.hosts }}
+{{- $name := lower . | replace "{namespace}" "*" }}
+{{- if hasPrefix "*." . }}
+{{- $names = append $names (dict "matchPattern" $name) }}
+{{- $names = append $names (dict "matchPattern" (printf "*%s" $name)) }}
+{{- else if contains "*" $name }}
+{{- $names = append $names (dict "matchPattern" $name) }}
+{{- else }}
+{{- $names = append $names (dict "matchName" $name) }}
+{{- end }}
+{{- end }}
+{{- with $names }}
+{{- $others = append $others (dict "toFQDNs" .) }}
+{{- end }}
+{{- range $others }}
+{{- if $ports }}{{ $_ := set . "toPorts" $ports }}{{ end }}
+{{- $rules = append $rules . }}
+{{- end }}
+{{- toYaml $rules }}
 {{- end }}
 
 {{/* Host names under which the exporter is served, as a YAML list; empty if any name is allowed. */}}
@@ -339,6 +451,9 @@ No rule: no target is allowed that a NetworkPolicy could match.
 {{- range .Values.ingress.hosts }}
 {{- $hosts = append $hosts .host }}
 {{- end }}
+{{- end }}
+{{- if .Values.httpRoute.enabled }}
+{{- $hosts = concat $hosts (.Values.httpRoute.hostnames | default list) }}
 {{- end }}
 {{- end }}
 {{- toYaml (uniq $hosts) }}
@@ -425,6 +540,55 @@ being read, which take more memory than their size when they are decoded.
 {{- $values := printf "\\( *(%s)?( *, *(%s)?)* *\\)" $name $name }}
 {{- $one := printf " *(!%s|%s( *(=|==|!=) *(%s)?| +(in|notin) *%s)?) *" $key $key $name $values }}
 {{- printf "^%s(,%s)*$" $one $one }}
+{{- end }}
+
+{{/* Fields of the spec of a Service that both Services may have: takes the values of the one. */}}
+{{- define "scrapetarget-exporter.serviceSpec" -}}
+type: {{ .type }}
+{{- range $field := list "clusterIP" "loadBalancerIP" "loadBalancerClass" "externalTrafficPolicy" "internalTrafficPolicy" "sessionAffinity" }}
+{{- with get $ $field }}
+{{ $field }}: {{ . | toYaml }}
+{{- end }}
+{{- end }}
+{{- range $field := list "externalIPs" "loadBalancerSourceRanges" }}
+{{- with get $ $field }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What a VerticalPodAutoscaler may set on the exporter's container: takes its values. */}}
+{{- define "scrapetarget-exporter.verticalBounds" -}}
+{{- $bounds := dict }}
+{{- range $field := list "minAllowed" "maxAllowed" "controlledResources" "controlledValues" }}
+{{- with get $ $field }}
+{{- $_ := set $bounds $field . }}
+{{- end }}
+{{- end }}
+{{- toYaml $bounds }}
+{{- end }}
+
+{{/* Fields of a Service that do not go together: takes a list of the place of the values and of them. */}}
+{{- define "scrapetarget-exporter.validateService" -}}
+{{- $place := first . }}
+{{- with last . }}
+{{- if and .nodePort (eq .type "ClusterIP") }}
+{{- fail (printf "%s.nodePort needs %s.type: NodePort or LoadBalancer" $place $place) }}
+{{- end }}
+{{- $given := . }}
+{{- range $field := list "loadBalancerIP" "loadBalancerClass" "loadBalancerSourceRanges" }}
+{{- if and (get $given $field) (ne $given.type "LoadBalancer") }}
+{{- fail (printf "%s.%s needs %s.type: LoadBalancer" $place $field $place) }}
+{{- end }}
+{{- end }}
+{{- if and .externalTrafficPolicy (eq .type "ClusterIP") (not .externalIPs) }}
+{{- fail (printf "%s.externalTrafficPolicy needs %s.type: NodePort or LoadBalancer, or %s.externalIPs" $place $place $place) }}
+{{- end }}
+{{- if and (eq (toString .clusterIP) "None") (ne .type "ClusterIP") }}
+{{- fail (printf "%s.clusterIP: None needs %s.type: ClusterIP, since the other types need an address of the cluster" $place $place) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Flags for which the chart has a value, including aliases, with the names of these values. */}}
@@ -611,6 +775,36 @@ targets ask for it: each is in one of the two.
 {{- if le (int .Values.terminationGracePeriodSeconds) $delay }}
 {{- fail (printf "terminationGracePeriodSeconds is %d: it must be more than shutdownDelay, which is %s" (int .Values.terminationGracePeriodSeconds) $shutdownDelay) }}
 {{- end }}
+{{- with .Values.lifecycle }}
+{{- $sleep := dig "preStop" "sleep" "seconds" 0 . | int }}
+{{- if le (int $.Values.terminationGracePeriodSeconds) (add $delay $sleep | int) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d: it must be more than lifecycle.preStop.sleep and shutdownDelay together, which are %ds" (int $.Values.terminationGracePeriodSeconds) (add $delay $sleep)) }}
+{{- end }}
+{{- end }}
+{{- $service := .Values.service }}
+{{- include "scrapetarget-exporter.validateService" (list "service" $service) }}
+{{- include "scrapetarget-exporter.validateService" (list "service.probe" $service.probe) }}
+{{- if and $service.ipDualStack.enabled (or $service.ipFamilies $service.ipFamilyPolicy) }}
+{{- fail "service.ipFamilies and service.ipFamilyPolicy are set, and service.ipDualStack.enabled sets both as well: remove one or the other" }}
+{{- end }}
+{{- if and (eq (toString $service.probe.clusterIP) "None") (ne (int $service.port) (int .Values.containerPort)) }}
+{{- fail (printf "service.probe.clusterIP: None needs service.port to be containerPort, which is %d: a headless Service does not translate ports" (int .Values.containerPort)) }}
+{{- end }}
+{{- if and (eq (toString $service.clusterIP) "None") (ne (int $service.port) (int .Values.containerPort)) }}
+{{- fail (printf "service.clusterIP: None needs service.port to be containerPort, which is %d: a headless Service does not translate ports" (int .Values.containerPort)) }}
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+{{- fail "httpRoute.enabled needs httpRoute.parentRefs: the Gateway to attach to, such as [{name: NAME, namespace: NAMESPACE}]" }}
+{{- end }}
+{{- $bounds := include "scrapetarget-exporter.verticalBounds" .Values.verticalPodAutoscaler | fromYaml }}
+{{- range .Values.verticalPodAutoscaler.containerPolicies }}
+{{- if and $bounds (eq (toString .containerName) "exporter") }}
+{{- fail (printf "verticalPodAutoscaler.containerPolicies has the container exporter, and so has verticalPodAutoscaler.%s: remove one" (keys $bounds | sortAlpha | first)) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.rbac.extraRules .Values.rbac.existingClusterRoles.targets }}
+{{- fail "rbac.extraRules would be added to the role that rbac.existingClusterRoles.targets replaces: add the rules to that ClusterRole" }}
+{{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 {{- fail "ingress.enabled needs ingress.hosts" }}
 {{- end }}
@@ -686,8 +880,21 @@ targets ask for it: each is in one of the two.
 {{- end }}
 
 {{/*
-Rights somewhere: roles and bindings. Takes `root`, `name`, `rules`, `account`, perhaps `annotations`, and where: `namespaces` (a Role
-and a RoleBinding in each), `bindings` (a ClusterRole, and a RoleBinding in each) or neither (a ClusterRole and its binding).
+The name of a binding: takes a list of the name that it has with a role of the chart, and of the ClusterRole that exists, or nothing. A
+binding cannot be changed to another role, so it has another name with each.
+*/}}
+{{- define "scrapetarget-exporter.bindingName" -}}
+{{- $name := first . }}
+{{- with last . }}
+{{- $name = printf "%s-%s" $name (sha256sum . | trunc 8) }}
+{{- end }}
+{{- $name }}
+{{- end }}
+
+{{/*
+Rights somewhere: roles and bindings. Takes `root`, `name`, `rules`, `account`, perhaps `annotations`, perhaps `existing` (a ClusterRole to
+bind in place of a role of the chart), and where: `namespaces` (a Role and a RoleBinding in each), `bindings` (a ClusterRole, and a
+RoleBinding in each) or neither (a ClusterRole and its binding).
 */}}
 {{- define "scrapetarget-exporter.rights" -}}
 {{- $ := .root }}
@@ -700,21 +907,30 @@ and a RoleBinding in each), `bindings` (a ClusterRole, and a RoleBinding in each
 {{- end }}
 {{- $ref := dict "apiGroup" "rbac.authorization.k8s.io" "kind" (ternary "ClusterRole" "Role" $cluster) "name" .name }}
 {{- $api := "rbac.authorization.k8s.io/v1" }}
+{{- $existing := .existing | default "" }}
+{{- $binding := $metadata }}
+{{- if $existing }}
+{{- $ref = dict "apiGroup" "rbac.authorization.k8s.io" "kind" "ClusterRole" "name" $existing }}
+{{- $binding = merge (dict "name" (include "scrapetarget-exporter.bindingName" (list .name $existing))) $metadata }}
+{{- end }}
 {{- if $cluster }}
+{{- if not $existing }}
 ---
 {{ toYaml (dict "apiVersion" $api "kind" "ClusterRole" "metadata" $metadata "rules" (fromYamlArray .rules)) }}
+{{- end }}
 {{- if not (hasKey . "bindings") }}
 ---
-{{ toYaml (dict "apiVersion" $api "kind" "ClusterRoleBinding" "metadata" $metadata "roleRef" $ref "subjects" $subjects) }}
+{{ toYaml (dict "apiVersion" $api "kind" "ClusterRoleBinding" "metadata" $binding "roleRef" $ref "subjects" $subjects) }}
 {{- end }}
 {{- end }}
 {{- $rules := .rules }}
 {{- range concat (.namespaces | default list) (.bindings | default list) }}
 {{- $here := merge (dict "namespace" .) $metadata }}
-{{- if not $cluster }}
+{{- if not (or $cluster $existing) }}
 ---
 {{ toYaml (dict "apiVersion" $api "kind" "Role" "metadata" $here "rules" (fromYamlArray $rules)) }}
 {{- end }}
+{{- $here = merge (dict "namespace" .) $binding }}
 ---
 {{ toYaml (dict "apiVersion" $api "kind" "RoleBinding" "metadata" $here "roleRef" $ref "subjects" $subjects) }}
 {{- end }}
@@ -766,6 +982,9 @@ securityContext:
   {{- $securityContext | nindent 2 }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . | toYaml }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ . | toYaml }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
 runtimeClassName: {{ . | toYaml }}
