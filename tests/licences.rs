@@ -164,7 +164,9 @@ fn every_crate_has_a_text_with_the_texts_that_go_with_the_standard_libraries() {
         assert!(texts.contains(&format!("\n* {name}\n")), "no text for {name}");
     }
     assert!(!texts.split("\n3. Rust").next().unwrap().contains("<year>"), "a form without a copyright line");
-    for words in ["The Rust Project Developers", "GNU LESSER GENERAL PUBLIC LICENSE", "--build-arg RUST=", "three years"] {
+    for words in
+        ["The Rust Project Developers", "GNU LESSER GENERAL PUBLIC LICENSE", "--build-arg RUST=", "three years"]
+    {
         assert!(texts.contains(words), "{words}");
     }
 }
