@@ -178,7 +178,8 @@ fn workflows_may_read_and_pin_every_action_and_call_every_step() {
     }
     for entry in fs::read_dir(root().join("deploy/release")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let is_step = matches!(name.rsplit_once('.'), Some((_, "sh" | "py"))) && name != "dry-run.sh" && name != "elf.py";
+        let is_step =
+            matches!(name.rsplit_once('.'), Some((_, "sh" | "py"))) && name != "dry-run.sh" && name != "elf.py";
         assert!(!is_step || all.contains(&format!("deploy/release/{name}")), "no workflow calls {name}");
     }
 }
