@@ -29,6 +29,8 @@ BUILD_health := -ldflags '-s -w'
 BUILD_pion := -ldflags '-s -w'
 BUILD_oauth2-proxy := -ldflags '-s -w'
 BUILD_states := -ldflags '-s -w -X github.com/prometheus/common/version.Version=2.19.1'
+BUILD_registry := -ldflags '-s -w'
+BUILD_cosign := -ldflags '-s -w'
 BUILD_helm := -ldflags '-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1'
 # What builds several of them.
 SCRIPT_node-turn := tests/tools/npm.sh
@@ -39,6 +41,8 @@ TOOLS_etcd := $(CACHE)/etcd-$(call sum,etcd)
 TOOLS_kubernetes := $(CACHE)/kubernetes-$(call sum,kubernetes)
 TOOLS_operator := $(CACHE)/operator-$(call sum,operator)
 TOOLS_helm := $(CACHE)/helm-$(call sum,helm)
+TOOLS_registry := $(CACHE)/registry-$(call sum,registry)
+TOOLS_cosign := $(CACHE)/cosign-$(call sum,cosign)
 TOOLS_coredns := $(CACHE)/coredns-$(call sum,coredns)
 TOOLS_pause := $(CACHE)/pause-$(call sum,pause)
 TOOLS_health := $(CACHE)/health-$(call sum,health)
@@ -93,6 +97,10 @@ export NODE_TURN := $(CACHE)/node-turn-$(call sum,node-turn)
 # Servers that issue tokens, and proxies that check them.
 export OAUTH2_PROXY := $(TOOLS_oauth2-proxy)/oauth2-proxy
 export NODE_OAUTH2 := $(CACHE)/node-oauth2-$(call sum,node-oauth2)
+# What a release is rehearsed with.
+export REGISTRY := $(TOOLS_registry)/registry
+export COSIGN := $(TOOLS_cosign)/cosign
+CARGO_CYCLONEDX := $(CACHE)/cargo-cyclonedx-0.5.9/bin/cargo-cyclonedx
 # The version of mediasoup that the agent is tested with. The default is the newest that is built from its npm package alone.
 MEDIASOUP ?= 3.8.4
 export MEDIASOUP_INSTALLED := $(CACHE)/mediasoup-$(MEDIASOUP)-$(call sum,mediasoup)
@@ -103,7 +111,7 @@ ROOMS := $(MEDIASOUP_INSTALLED)/rooms.tar
 export RUSTDOCFLAGS := -Dwarnings
 KUBERNETES_THREADS ?= 8
 
-.PHONY: test format lint docs unit kubernetes test-agent e2e root node image image-test tools browser bench bench-agent fuzz generate \
+.PHONY: test format lint docs unit kubernetes test-agent e2e root node image image-test release-dry-run tools browser bench bench-agent fuzz generate \
   clean-cache
 
 ## Everything that must hold before a change lands
@@ -202,6 +210,15 @@ $(PION):
 $(OAUTH2_PROXY):
 	$(call build,oauth2-proxy,github.com/oauth2-proxy/oauth2-proxy/v7)
 
+$(REGISTRY):
+	$(call build,registry,github.com/distribution/distribution/v3/cmd/registry)
+
+$(COSIGN):
+	$(call build,cosign,github.com/sigstore/cosign/v3/cmd/cosign)
+
+$(CARGO_CYCLONEDX):
+	cargo install --quiet --locked --root $(CACHE)/cargo-cyclonedx-0.5.9 --version 0.5.9 cargo-cyclonedx
+
 $(NODE_TURN):
 	$(SCRIPT_node-turn) node-turn $@
 
@@ -265,6 +282,12 @@ image-test: root image
 	$(call packages,runc)
 	cargo test --locked --test image
 
+## Every step of a release, with a registry on loopback and a key of its own; docs/publishing.md describes them. ARM64 names a program for
+## arm64, if there is one: the image is then for both architectures
+release-dry-run: image $(HELM) $(REGISTRY) $(COSIGN) $(CARGO_CYCLONEDX)
+	PATH="$(dir $(CARGO_CYCLONEDX)):$$PATH" deploy/release/dry-run.sh \
+	  amd64=$(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/scrapetarget-exporter $(if $(ARM64),arm64=$(ARM64))
+
 ## Benchmarks: figures are printed, nothing is judged. BENCH chooses one, SCENARIOS some of its parts
 bench: tools
 	cargo build --locked --release
@@ -290,3 +313,7 @@ generate: $(HELM)
 
 clean-cache:
 	rm -rf $(CACHE)
+
+# The value of a variable, for scripts.
+print-%:
+	@echo '$($*)'

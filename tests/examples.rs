@@ -360,6 +360,7 @@ fn links_between_pages_lead_somewhere() {
         "docs/members.md",
         "docs/operating.md",
         "docs/probers.md",
+        "docs/publishing.md",
         "docs/security.md",
     ] {
         let text = read(page);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -159,6 +160,17 @@ fn its_labels_say_what_cargo_says() {
     assert_eq!(label("source"), env!("CARGO_PKG_REPOSITORY"));
     assert_eq!(label("documentation"), concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/README.md"));
     assert!(!label("revision").is_empty());
+}
+
+#[test]
+fn the_licences_of_all_that_is_linked_come_with_it() {
+    let folder = Image::unpack();
+    let folder = folder.root().join("licenses");
+    assert_eq!(std::fs::read_to_string(folder.join("LICENSE")).unwrap(), source("LICENSE"));
+    let mut text = String::new();
+    let texts = File::open(folder.join("THIRD-PARTY.gz")).unwrap();
+    flate2::read::GzDecoder::new(texts).read_to_string(&mut text).unwrap();
+    assert!(text == source("THIRD-PARTY"), "tests/licences.rs holds that file against what is linked");
 }
 
 #[test]

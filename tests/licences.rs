@@ -1,6 +1,7 @@
 //! Every crate that is linked comes from crates.io, has a licence that `deny.toml` allows, and is none that it bans. The file also says what
 //! cargo-deny has to refuse where it can ask for advisories.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
@@ -94,5 +95,78 @@ fn every_dependency_comes_from_the_registry_and_none_is_banned() {
         let source = package["source"].as_str();
         let fine = source.is_none_or(|source| source == "registry+https://github.com/rust-lang/crates.io-index");
         assert!(fine, "{name} comes from {source:?}");
+    }
+}
+
+/// The crates that THIRD-PARTY lists, with their versions and the licences that were chosen.
+fn listed() -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/THIRD-PARTY")).unwrap();
+    let part = text.split("\n1. Crates\n=").nth(1).unwrap().split("\n2. Texts of their licences\n=").next().unwrap();
+    let entries = part.lines().filter_map(|line| line.strip_prefix("* ")).map(|line| line.split_once(": ").unwrap());
+    entries.map(|(name, rest)| (name.to_owned(), rest.split(" (by ").next().unwrap().to_owned())).collect()
+}
+
+/// Crates of the registry that are linked, or that have written code which is, as `name version`; with what their manifests say.
+fn linked() -> BTreeMap<String, String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["tree", "--locked", "--offline", "--prefix=none", "--edges=normal", "--format={p}|{l}|"])
+        .args(["--package=scrapetarget-exporter", "--target=x86_64-unknown-linux-gnu"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let crates = text.lines().filter_map(|line| {
+        let [package, licence, ..] = line.split('|').collect::<Vec<_>>()[..] else { return None };
+        let [name, version, ..] = package.split(' ').collect::<Vec<_>>()[..] else { return None };
+        // Those with a path are our own.
+        (!package.contains("(/")).then(|| (format!("{name} {}", version.trim_start_matches('v')), licence.to_owned()))
+    });
+    crates.collect()
+}
+
+/// Every crate that Cargo.lock has, as `name version`.
+fn locked() -> BTreeSet<String> {
+    let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    let field = |part: &str, key: &str| {
+        let line = part.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+        line.map(|value| value.trim_matches('"').to_owned())
+    };
+    let packages = lock.split("[[package]]").skip(1);
+    packages.map(|part| format!("{} {}", field(part, "name").unwrap(), field(part, "version").unwrap())).collect()
+}
+
+/// What cargo has not downloaded on this machine, a crate for arm64 alone, is known by Cargo.lock only.
+#[test]
+fn the_texts_of_licences_are_those_of_all_that_is_linked() {
+    const RENEW: &str = "run deploy/release/third-party.py";
+    let (listed, linked, locked) = (listed(), linked(), locked());
+    assert!(linked.len() > 200, "{linked:#?}");
+    for (name, licence) in &linked {
+        let chosen = listed.get(name).unwrap_or_else(|| panic!("THIRD-PARTY lacks {name}: {RENEW}"));
+        let expression = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX).unwrap();
+        let chosen: Vec<&str> = chosen.split(" AND ").collect();
+        let fine = expression.evaluate(|requirement| chosen.contains(&requirement.to_string().as_str()));
+        assert!(fine, "{name} is under {licence}, and THIRD-PARTY has {chosen:?}: {RENEW}");
+    }
+    let gone: Vec<_> = listed.keys().filter(|name| !locked.contains(*name)).collect();
+    assert!(gone.is_empty(), "THIRD-PARTY has what is not linked: {gone:?}: {RENEW}");
+    let foreign: Vec<_> = listed.keys().filter(|name| !linked.contains_key(*name)).collect();
+    assert!(foreign.len() < 20, "on arm64 alone there is little: {foreign:?}: {RENEW}");
+}
+
+#[test]
+fn every_crate_has_a_text_with_the_texts_that_go_with_the_standard_libraries() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/THIRD-PARTY")).unwrap();
+    let texts = text.split("\n2. Texts of their licences\n=").nth(1).unwrap();
+    for name in listed().keys() {
+        assert!(texts.contains(&format!("\n* {name}\n")), "no text for {name}");
+    }
+    assert!(!texts.split("\n3. Rust").next().unwrap().contains("<year>"), "a form without a copyright line");
+    for words in
+        ["The Rust Project Developers", "GNU LESSER GENERAL PUBLIC LICENSE", "--build-arg RUST=", "three years"]
+    {
+        assert!(texts.contains(words), "{words}");
     }
 }

@@ -3,6 +3,8 @@
 # authorities of this machine. The archive can be loaded by `docker load`, `podman load` and `ctr images import`.
 #
 # usage: offline.sh PROGRAM NAME:TAG ARCHIVE [REVISION]
+#
+# PLATFORM names what the program is for, if it is not this machine: linux/arm64.
 set -euo pipefail
 # Every user must be able to read the files of the image, regardless of the umask of this user.
 umask 022
@@ -20,19 +22,21 @@ authorities=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-mkdir -p "$work"/base/{etc/ssl/certs,home/nonroot,tmp} "$work/build"
+mkdir -p "$work"/base/{etc/ssl/certs,home/nonroot,tmp} "$work/build/licenses"
 chmod 1777 "$work/base/tmp"
 install -m 644 "$authorities" "$work/base/etc/ssl/certs/ca-certificates.crt"
 printf '%s\n' root:x:0:0:root:/root:/sbin/nologin nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin > "$work/base/etc/passwd"
 printf '%s\n' root:x:0: nonroot:x:65532: > "$work/base/etc/group"
 install -m 755 "$program" "$work/build/scrapetarget-exporter"
+install -m 644 "$source/LICENSE" "$work/build/licenses/"
+gzip -9n < "$source/THIRD-PARTY" > "$work/build/licenses/THIRD-PARTY.gz"
 
 # Separate storage, so that the build does not depend on existing images. One date for all files makes layers reproducible.
 buildah() {
   command buildah --log-level error --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"
 }
 build() {
-  buildah build --quiet --isolation chroot --format docker --timestamp 0 "$@" > /dev/null
+  buildah build --quiet --isolation chroot --format docker --timestamp 0 ${PLATFORM:+--platform "$PLATFORM"} "$@" > /dev/null
 }
 build --tag localhost/base:1 --file - "$work/base" <<< $'FROM scratch\nENV PATH=/usr/local/bin SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt\nCOPY . /'
 build --tag "$name" --build-arg BASE=localhost/base:1 --build-context build="$work/build" \

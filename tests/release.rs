@@ -1,0 +1,201 @@
+//! The steps of a release that need no registry, and the workflow that calls them. `make release-dry-run` runs all steps.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const CHANGELOG: &str = "\
+# Changelog
+
+## [Unreleased]
+
+## [0.1.0] - 2026-01-02
+
+### Added
+
+- `run`: polls \"all\"
+  servers.
+
+### Changed
+
+- **Breaking:** a flag is gone.
+- Another message.
+
+### Security
+
+- A body is bounded.
+";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// A checkout with what the steps look at, and with a changelog.
+fn checkout(changelog: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "LICENSE",
+        "README.md",
+        "THIRD-PARTY",
+        "charts/scrapetarget-exporter/Chart.yaml",
+        "deploy/scrapetarget-exporter.yaml",
+        "deploy/simulated/servers.yaml",
+        "deploy/release/archives.sh",
+        "deploy/release/changelog.py",
+        "deploy/release/elf.py",
+        "deploy/release/gate.py",
+    ] {
+        let copy = folder.path().join(file);
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(root().join(file), copy).unwrap();
+    }
+    let changelog = changelog.replace("0.1.0", env!("CARGO_PKG_VERSION"));
+    fs::write(folder.path().join("CHANGELOG.md"), changelog).unwrap();
+    folder
+}
+
+fn step(checkout: &Path, script: &str, arguments: &[&str]) -> Output {
+    Command::new(checkout.join("deploy/release").join(script)).args(arguments).output().unwrap()
+}
+
+fn printed(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn the_gate_is_passed_when_all_say_the_version_of_the_tag_and_names_every_place_that_does_not() {
+    let tag = concat!("v", env!("CARGO_PKG_VERSION"));
+    let good = checkout(CHANGELOG);
+    let passed = step(good.path(), "gate.py", &[tag]);
+    assert!(passed.status.success(), "{}", printed(&passed));
+
+    let refused = step(good.path(), "gate.py", &["v99.0.0"]);
+    let said = printed(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    for place in
+        ["Cargo.toml", "Cargo.lock", "Chart.yaml: version", "Chart.yaml: appVersion", "servers.yaml", "CHANGELOG.md"]
+    {
+        assert!(said.contains(place), "{place}: {said}");
+    }
+    for wrong in [
+        CHANGELOG.replace("2026-01-02", "soon"),
+        CHANGELOG.replace("[Unreleased]\n", "[Unreleased]\n\n### Fixed\n\n- It.\n"),
+    ] {
+        let checkout = checkout(&wrong);
+        assert_eq!(step(checkout.path(), "gate.py", &[tag]).status.code(), Some(1), "{wrong}");
+    }
+}
+
+#[test]
+fn the_changelog_becomes_notes_and_what_artifact_hub_shows() {
+    let checkout = checkout(CHANGELOG);
+    let version = env!("CARGO_PKG_VERSION");
+    let notes = printed(&step(checkout.path(), "changelog.py", &["notes", version]));
+    let places = [
+        "## Breaking changes\n\n- a flag is gone.",
+        "## Security",
+        "## Changed",
+        "## Added",
+        "## Upgrade",
+        "## Verify",
+    ];
+    let found: Vec<_> = places.iter().map(|place| notes.find(place)).collect();
+    assert!(found.is_sorted() && found.iter().all(Option::is_some), "{found:?}: {notes}");
+    let annotations = printed(&step(checkout.path(), "changelog.py", &["annotations", version]));
+    assert!(
+        annotations.contains("  - kind: added\n    description: \"`run`: polls \\\"all\\\" servers.\"\n"),
+        "{annotations}"
+    );
+    assert!(annotations.contains("artifacthub.io/containsSecurityUpdates: \"true\"\n"), "{annotations}");
+}
+
+#[test]
+fn the_changelog_of_this_version_can_be_read() {
+    let output = step(root(), "changelog.py", &["annotations", "Unreleased"]);
+    assert!(output.status.success(), "{}", printed(&output));
+}
+
+/// An ELF file of this machine number with one program header of this kind.
+fn elf(folder: &Path, machine: u8, kind: u8) -> PathBuf {
+    let mut bytes = vec![0; 64 + 56];
+    bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    (bytes[18], bytes[32], bytes[54], bytes[56], bytes[64]) = (machine, 64, 56, 1, kind);
+    let file = folder.join(format!("{machine}-{kind}"));
+    fs::write(&file, bytes).unwrap();
+    file
+}
+
+#[test]
+fn archives_have_a_static_program_of_their_architecture_with_the_licences() {
+    const AMD64: u8 = 62;
+    const ARM64: u8 = 183;
+    const LOAD: u8 = 1;
+    const INTERPRETER: u8 = 3;
+    let checkout = checkout(CHANGELOG);
+    let packed = |program: &Path, folder: &str| {
+        let pair = format!("arm64={}", program.display());
+        step(checkout.path(), "archives.sh", &["1.2.3", checkout.path().join(folder).to_str().unwrap(), &pair])
+    };
+    let program = elf(checkout.path(), ARM64, LOAD);
+    for folder in ["first", "second"] {
+        let output = packed(&program, folder);
+        assert!(output.status.success(), "{}", printed(&output));
+    }
+    let [first, second] = ["first", "second"]
+        .map(|folder| checkout.path().join(folder).join("scrapetarget-exporter-1.2.3-linux-arm64.tar.gz"));
+    assert!(fs::read(&first).unwrap() == fs::read(second).unwrap(), "the same programs make the same bytes");
+    let list = printed(&Command::new("tar").arg("-tzf").arg(first).output().unwrap());
+    for name in ["scrapetarget-exporter\n", "LICENSE\n", "THIRD-PARTY\n"] {
+        assert!(list.contains(&format!("linux-arm64/{name}")), "{list}");
+    }
+    for (machine, kind, why) in [(AMD64, LOAD, "not for arm64"), (ARM64, INTERPRETER, "nothing to load")] {
+        let output = packed(&elf(checkout.path(), machine, kind), "none");
+        assert!(!output.status.success() && printed(&output).contains(why), "{}", printed(&output));
+    }
+}
+
+#[test]
+fn workflows_may_read_and_pin_every_action_and_call_every_step() {
+    let mut all = String::new();
+    for name in ["ci.yml", "advisories.yml", "release.yml"] {
+        let text = read(&format!(".github/workflows/{name}"));
+        assert!(text.contains("\npermissions: { contents: read }\n"), "{name}");
+        for line in text.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, action)| action) {
+            let (_, rest) = line.split_once('@').unwrap();
+            let (commit, tag) = rest.split_once(" # v").unwrap_or_else(|| panic!("{line} names no version"));
+            assert!(commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()) && !tag.is_empty(), "{line}");
+        }
+        all.push_str(&text);
+    }
+    for entry in fs::read_dir(root().join("deploy/release")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_step =
+            matches!(name.rsplit_once('.'), Some((_, "sh" | "py"))) && name != "dry-run.sh" && name != "elf.py";
+        assert!(!is_step || all.contains(&format!("deploy/release/{name}")), "no workflow calls {name}");
+    }
+}
+
+#[test]
+fn what_is_verified_is_who_the_page_says() {
+    let (page, script) = (read("docs/publishing.md"), read("deploy/release/verify.sh"));
+    for part in ["/.github/workflows/release.yml@refs/tags/", "https://token.actions.githubusercontent.com"] {
+        assert!(page.contains(part) && script.contains(part), "{part}");
+    }
+}
+
+/// `chart.sh` adds annotations at the end of the file.
+#[test]
+fn the_annotations_are_the_last_field_of_the_chart() {
+    let chart = read("charts/scrapetarget-exporter/Chart.yaml");
+    let last = chart.lines().rfind(|line| !line.starts_with([' ', '#']) && !line.is_empty());
+    assert_eq!(last, Some("annotations:"));
+}
