@@ -152,6 +152,21 @@ fn every_series_and_label_in_an_alert_is_one_that_the_exporter_gives() {
     }
 }
 
+/// Otherwise what is well in one cluster hides what is not in another. The chart replaces these texts (`prometheusRule.groupLabels`).
+#[test]
+fn whatever_is_put_together_or_compared_by_labels_is_of_one_cluster() {
+    for alert in alerts() {
+        let expression = alert["expr"].as_str().unwrap();
+        for list in ["by (", "on ("].iter().flat_map(|word| expression.split(word).skip(1)) {
+            assert!(list.starts_with("cluster, "), "{expression}");
+        }
+        let description = alert["annotations"]["description"].as_str().unwrap();
+        for query in description.split("with printf ").skip(1) {
+            assert!(query.contains("{cluster=%q,") && query.contains("\" $labels.cluster $labels.job "), "{description}");
+        }
+    }
+}
+
 #[test]
 fn every_series_in_an_alert_is_asked_for_by_its_job() {
     for alert in alerts() {
@@ -244,6 +259,7 @@ fn the_cases_use_series_that_the_exporter_gives_with_the_labels_of_discovery() {
             let text = input["series"].as_str().unwrap();
             let line = text.replace(", ", ",") + " 0";
             let mut sample = sample(&line).unwrap_or_else(|why| panic!("{text}: {why}"));
+            sample.labels.retain(|(name, _)| name != promql::OF_CLUSTERS);
             let of_the_exporter = sample.name.starts_with("scrapetarget_")
                 || !sample.labels.iter().any(|(name, _)| name == "target_name");
             if !of_the_exporter && promql::is_of_members(&sample.name) {
