@@ -20,6 +20,7 @@ use support::promql::{self, OF_PODS, OF_TARGETS};
 use support::tools::promtool;
 
 const RULES: &str = "charts/scrapetarget-exporter/files/rules.yaml";
+const THRESHOLDS: &str = "charts/scrapetarget-exporter/files/thresholds.yaml";
 const RUNBOOKS: &str = "https://github.com/scrapetarget/scrapetarget-exporter/blob/main/docs/runbooks";
 
 fn root() -> &'static Path {
@@ -152,6 +153,24 @@ fn every_series_and_label_in_an_alert_is_one_that_the_exporter_gives() {
     }
 }
 
+/// Otherwise what is well in one cluster hides what is not in another. The chart replaces these texts (`prometheusRule.groupLabels`).
+#[test]
+fn whatever_is_put_together_or_compared_by_labels_is_of_one_cluster() {
+    for alert in alerts() {
+        let expression = alert["expr"].as_str().unwrap();
+        for list in ["by (", "on ("].iter().flat_map(|word| expression.split(word).skip(1)) {
+            assert!(list.starts_with("cluster, "), "{expression}");
+        }
+        let description = alert["annotations"]["description"].as_str().unwrap();
+        for query in description.split("with printf ").skip(1) {
+            assert!(
+                query.contains("{cluster=%q,") && query.contains("\" $labels.cluster $labels.job "),
+                "{description}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_series_in_an_alert_is_asked_for_by_its_job() {
     for alert in alerts() {
@@ -244,6 +263,7 @@ fn the_cases_use_series_that_the_exporter_gives_with_the_labels_of_discovery() {
             let text = input["series"].as_str().unwrap();
             let line = text.replace(", ", ",") + " 0";
             let mut sample = sample(&line).unwrap_or_else(|why| panic!("{text}: {why}"));
+            sample.labels.retain(|(name, _)| name != promql::OF_CLUSTERS);
             let of_the_exporter = sample.name.starts_with("scrapetarget_")
                 || !sample.labels.iter().any(|(name, _)| name == "target_name");
             if !of_the_exporter && promql::is_of_members(&sample.name) {
@@ -307,12 +327,35 @@ fn runbooks_name_only_series_that_exist_and_lead_to_pages_that_exist() {
 #[test]
 fn the_values_of_the_chart_know_each_alert_by_its_name() {
     let schema: Value = serde_json::from_str(&read("charts/scrapetarget-exporter/values.schema.json")).unwrap();
-    let disabled = &schema["properties"]["prometheusRule"]["properties"]["disabled"];
-    // A pattern: for names of properties that are not allowed, Helm says where they stand.
-    let pattern = disabled["patternProperties"].as_object().unwrap().keys().next().unwrap();
-    let known = pattern.trim_start_matches("^(").trim_end_matches(")$").split('|');
-    let known: BTreeSet<String> = known.map(ToOwned::to_owned).collect();
-    assert_eq!(known, names());
+    for by_name in ["disabled", "alerts"] {
+        let values = &schema["properties"]["prometheusRule"]["properties"][by_name];
+        // A pattern: for names of properties that are not allowed, Helm says where they stand.
+        let pattern = values["patternProperties"].as_object().unwrap().keys().next().unwrap();
+        let known = pattern.trim_start_matches("^(").trim_end_matches(")$").split('|');
+        let known: BTreeSet<String> = known.map(ToOwned::to_owned).collect();
+        assert_eq!(known, names(), "{by_name}");
+    }
+}
+
+/// How the threshold of an alert stands in its expression, and its unit.
+fn threshold(name: &str) -> Option<(String, String)> {
+    let all = yaml(THRESHOLDS);
+    let threshold = all.get(name)?;
+    let text = |field: &str| threshold[field].as_str().unwrap().to_owned();
+    Some((text("text").replace("%s", &text("default")), format!("{} {}", text("default"), text("unit"))))
+}
+
+#[test]
+fn each_threshold_that_the_chart_can_change_stands_in_the_expression_of_its_alert() {
+    for name in yaml(THRESHOLDS).as_object().unwrap().keys() {
+        let alerts = alerts();
+        let alert = alerts.iter().find(|alert| alert["alert"] == *name).unwrap_or_else(|| panic!("no {name}"));
+        let (text, _) = threshold(name).unwrap();
+        let expression = alert["expr"].as_str().unwrap();
+        let mut after = expression.split(&text).skip(1).peekable();
+        assert!(after.peek().is_some(), "{name}: {text:?} is not in {expression}");
+        assert!(after.all(|rest| rest.starts_with(char::is_whitespace)), "{name}: {text:?} is a part of a number");
+    }
 }
 
 /// The first sentence of a runbook.
@@ -336,12 +379,17 @@ fn page() -> String {
             "probes" => "Probes",
             other => panic!("{other} has no title"),
         };
-        let _ = write!(out, "\n## {title}\n\n| alert | severity | after | what it means |\n|---|---|---|---|\n");
+        let _ = write!(
+            out,
+            "\n## {title}\n\n| alert | severity | after | threshold | what it means |\n|---|---|---|---|---|\n"
+        );
         for rule in group["rules"].as_array().unwrap() {
             let name = rule["alert"].as_str().unwrap();
             let severity = rule["labels"]["severity"].as_str().unwrap();
             let after = rule["for"].as_str().unwrap_or("immediately");
-            let _ = writeln!(out, "| [{name}](runbooks/{name}.md) | {severity} | {after} | {} |", meaning(name));
+            let threshold = threshold(name).map(|(_, words)| words).unwrap_or_default();
+            let meaning = meaning(name);
+            let _ = writeln!(out, "| [{name}](runbooks/{name}.md) | {severity} | {after} | {threshold} | {meaning} |");
         }
     }
     out
@@ -357,7 +405,17 @@ This page is generated from the rules (`make generate`). Each alert has a runboo
 * **Without the chart**: add [rules.yaml](../charts/scrapetarget-exporter/files/rules.yaml) to `rule_files` of Prometheus. If the names of
   your jobs do not begin with `scrapetarget`, replace them in the file.
 * **To disable an alert**: `prometheusRule.disabled.NAME: true`.
-* **To change a threshold**: disable the alert, and add your version to `prometheusRule.rules`.
+* **To change a threshold, a severity or how long an alert waits**: `prometheusRule.alerts.NAME`, with `threshold` in the unit below, `severity`,
+  `for` and `keepFiringFor`. Descriptions and runbooks speak of the defaults. For anything else, disable the alert, and add your version to
+  `prometheusRule.rules`.
+* **To route alerts**: `prometheusRule.additionalRuleLabels`, such as `team: media`, and `prometheusRule.additionalRuleAnnotations`.
+* **Without access to the internet**: copy `docs/runbooks` to where your people can read it, and set `prometheusRule.runbookUrl` to it.
+* **One Prometheus for several clusters**: alerts tell clusters apart by the label `cluster`, if series have it: give it to targets and to the
+  exporter alike. `prometheusRule.groupLabels` names other labels; an empty list stands for one cluster. Labels that Prometheus adds when it sends
+  (`external_labels`) are not part of its series: there each Prometheus is a cluster by itself.
+* **Two tiers**: the warning is silent while the critical alert about the same matter fires: `ScrapeTargetCertificateExpiresSoon` and
+  `ScrapeTargetCertificateExpired`, `SoraLicenseExpiresSoon` and `SoraLicenseExpired`, `SoraLicenseNearlyUsedUp` and `SoraLicenseUsedUp`,
+  `OrionNotificationQueueGrowing` and `OrionNotificationsLost` or `OrionNotificationQueueStuck`.
 
 No alert fires for a suspended target; a firing alert ends within three minutes after the target is suspended. A change of the leader
 neither fires an alert nor ends one. `critical`: users are affected, or nobody would notice if they were. `warning`: users will be affected.

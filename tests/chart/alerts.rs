@@ -77,6 +77,110 @@ fn an_alert_is_switched_off_by_its_name() {
     assert!(!some.is_empty());
 }
 
+fn rule(set: &str, name: &str) -> Value {
+    let json = format!("prometheusRule={set}");
+    let manifests = chart::render(&["--set-json", &json, "--set", "prometheusRule.enabled=true"]);
+    rules(&manifests).into_iter().find(|rule| rule["alert"] == name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn an_alert_has_another_threshold_duration_and_severity_if_values_say_so_and_others_stay() {
+    let set = r#"{"alerts": {
+        "SoraLicenseNearlyUsedUp": {"threshold": 0.75, "for": "30m", "keepFiringFor": "1h", "severity": "page"},
+        "ScrapeTargetCertificateExpiresSoon": {"threshold": 7},
+        "ScrapeTargetPollSlow": {"threshold": 4.5},
+        "MediasoupWorkerBusy": {"threshold": 0}
+    }}"#;
+    let expression = |name| rule(set, name)["expr"].as_str().unwrap().to_owned();
+    let licence = rule(set, "SoraLicenseNearlyUsedUp");
+    assert!(expression("SoraLicenseNearlyUsedUp").contains("} > 0.75\n"), "{licence}");
+    assert_eq!(licence["for"], "30m");
+    assert_eq!(licence["keep_firing_for"], "1h");
+    assert_eq!(licence["labels"]["severity"], "page");
+    assert!(expression("ScrapeTargetCertificateExpiresSoon").contains("< 7 * 86400 > 0"));
+    // Both parts of it have the threshold.
+    assert_eq!(expression("ScrapeTargetPollSlow").matches("> 4.5\n").count(), 2);
+    assert!(expression("MediasoupWorkerBusy").contains("> 0\n"));
+    assert_eq!(rule(set, "SoraLicenseUsedUp"), rule("{}", "SoraLicenseUsedUp"));
+}
+
+#[test]
+fn each_threshold_of_the_file_can_be_changed() {
+    let thresholds = chart::parse(&chart::read("files/thresholds.yaml")).remove(0);
+    let names: Vec<&String> = thresholds.as_object().unwrap().keys().collect();
+    let set: Vec<String> = names.iter().map(|name| format!("{name:?}: {{\"threshold\": 0.4321}}")).collect();
+    let json = format!("prometheusRule={{\"enabled\": true, \"alerts\": {{{}}}}}", set.join(", "));
+    let manifests = chart::render(&["--set-json", &json]);
+    let changed = rules(&manifests).into_iter().filter(|rule| rule["expr"].as_str().unwrap().contains(" 0.4321"));
+    let changed: BTreeSet<String> = changed.map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(changed, names.into_iter().cloned().collect());
+}
+
+#[test]
+fn what_an_alert_cannot_have_is_refused_with_what_to_write_instead() {
+    let refused = |set: &str| {
+        let json = format!("prometheusRule={set}");
+        chart::template(&["--set-json", &json, "--set", "prometheusRule.enabled=true"]).unwrap_err()
+    };
+    let said = refused(r#"{"alerts": {"ScrapeTargetDown": {"threshold": 1}}}"#);
+    assert!(said.contains("prometheusRule.alerts.ScrapeTargetDown.threshold: this alert has no threshold"), "{said}");
+    let said = refused(r#"{"additionalRuleLabels": {"severity": "page"}}"#);
+    assert!(said.contains("set prometheusRule.alerts.NAME.severity instead"), "{said}");
+    for wrong in [
+        r#"{"alerts": {"ScrapeTargetDwon": {}}}"#,
+        r#"{"alerts": {"ScrapeTargetDown": {"for": "5 minutes"}}}"#,
+        r#"{"alerts": {"ScrapeTargetDown": {"for": ""}}}"#,
+        r#"{"alerts": {"ScrapeTargetPollSlow": {"threshold": "2) or vector(1"}}}"#,
+        r#"{"groupLabels": ["a) or vector(1"]}"#,
+        r#"{"runbookUrl": "runbooks"}"#,
+    ] {
+        assert!(refused(wrong).contains("prometheusRule"), "{wrong}");
+    }
+}
+
+#[test]
+fn each_alert_has_the_labels_and_annotations_that_are_added_and_its_own_come_first() {
+    let set = r#"{"additionalRuleLabels": {"team": "media"}, "runbookUrl": "http://wiki/runbooks/",
+        "additionalRuleAnnotations": {"dashboard": "http://grafana/d/sora", "summary": "not this"}}"#;
+    let manifests =
+        chart::render(&["--set-json", &format!("prometheusRule={set}"), "--set", "prometheusRule.enabled=true"]);
+    for rule in rules(&manifests) {
+        assert_eq!(rule["labels"]["team"], "media");
+        assert_eq!(rule["annotations"]["dashboard"], "http://grafana/d/sora");
+        assert_ne!(rule["annotations"]["summary"], "not this");
+        let name = rule["alert"].as_str().unwrap();
+        assert_eq!(rule["annotations"]["runbook_url"], format!("http://wiki/runbooks/{name}.md"));
+    }
+}
+
+#[test]
+fn alerts_tell_clusters_apart_by_the_labels_that_values_name() {
+    let text = |set, name| {
+        let rule = rule(set, name);
+        format!("{} {}", rule["expr"].as_str().unwrap(), rule["annotations"]["description"].as_str().unwrap())
+    };
+    let two = r#"{"groupLabels": ["region", "k8s"]}"#;
+    assert!(text(two, "ScrapeTargetExporterDown").contains("max by (region, k8s, job, namespace) (up{"));
+    let down = text(two, "ScrapeTargetDown");
+    assert!(
+        down.contains(r#"{region=%q,k8s=%q,job=%q,instance=%q}" $labels.region $labels.k8s $labels.job "#),
+        "{down}"
+    );
+    let none = r#"{"groupLabels": []}"#;
+    assert!(text(none, "ScrapeTargetExporterDown").contains("max by (job, namespace) (up{"));
+    assert!(text(none, "ScrapeTargetDown").contains(r#"{job=%q,instance=%q}" $labels.job "#));
+    for set in [two, none] {
+        let json = format!("prometheusRule={set}");
+        let manifests = chart::render(&["--set-json", &json, "--set", "prometheusRule.enabled=true"]);
+        for rule in rules(&manifests) {
+            let text = rule.to_string();
+            for left in ["cluster=%q", "labels.cluster", "(cluster, "] {
+                assert!(!text.contains(left), "{text}");
+            }
+        }
+    }
+}
+
 #[test]
 fn rules_of_ones_own_are_added_as_they_are() {
     let extra = r#"prometheusRule.rules=[{"alert": "Mine", "expr": "sora_up == 0", "annotations": {"summary": "{{ $labels.instance }}"}}]"#;

@@ -88,6 +88,9 @@ pub const OF_TARGETS: [&str; 6] = ["cluster", "job", "instance", "namespace", "t
 /// Those that it gives to the exporter's own `/metrics`.
 pub const OF_PODS: [&str; 8] = ["cluster", "job", "instance", "namespace", "pod", "container", "endpoint", "service"];
 
+/// The label by which a Prometheus of several clusters tells them apart, where it has one.
+pub const OF_CLUSTERS: &str = "cluster";
+
 /// Series that Prometheus adds to each scrape, of whatever.
 const OF_SCRAPES: [&str; 2] = ["up", "scrape_samples_scraped"];
 
@@ -125,6 +128,7 @@ pub fn unknown(expression: &str, known: &BTreeMap<String, BTreeSet<String>>) -> 
             continue;
         }
         let mut has = discovered(name);
+        has.insert(OF_CLUSTERS);
         has.extend(own.into_iter().flatten().map(String::as_str));
         unknown
             .extend(asked.iter().filter(|label| !has.contains(label.as_str())).map(|l| format!("label {l} of {name}")));
