@@ -82,11 +82,11 @@ fn end_of_text(text: &str) -> usize {
     end.expect("an open text") + 1
 }
 
-/// The labels that discovery gives to series of targets. `cluster` comes from whoever puts the series of several clusters together.
-pub const OF_TARGETS: [&str; 6] = ["cluster", "job", "instance", "namespace", "target_namespace", "target_name"];
+/// The labels that discovery gives to series of targets.
+pub const OF_TARGETS: [&str; 5] = ["job", "instance", "namespace", "target_namespace", "target_name"];
 
 /// Those that it gives to the exporter's own `/metrics`.
-pub const OF_PODS: [&str; 8] = ["cluster", "job", "instance", "namespace", "pod", "container", "endpoint", "service"];
+pub const OF_PODS: [&str; 7] = ["job", "instance", "namespace", "pod", "container", "endpoint", "service"];
 
 /// The label by which a Prometheus of several clusters tells them apart, where it has one.
 pub const OF_CLUSTERS: &str = "cluster";
