@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
+use super::policy;
 use crate::crd::{self, Monitor, Relabeling, RelabelingList};
 use crate::k8s::settings::SettingsError;
 
@@ -184,7 +185,7 @@ impl DefaultRelabelings {
         })?;
         let steps = crd::judge_relabelings(list, &steps)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        if json!(steps).to_string().contains("$(") {
+        if policy::variable_path(&json!(steps), "").is_some() {
             return Err(
                 "it holds \"$(\", which the config reloader of Prometheus would expand as an environment variable: write it differently"
                     .to_owned(),

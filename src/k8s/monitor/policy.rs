@@ -38,7 +38,7 @@ pub(super) fn check_variables(spec: &ScrapeTargetSpec) -> Result<(), MonitorStat
 }
 
 /// The path of the first text with a variable.
-fn variable_path(value: &Value, path: &str) -> Option<String> {
+pub(super) fn variable_path(value: &Value, path: &str) -> Option<String> {
     match value {
         Value::String(text) => text.contains("$(").then(|| path.to_owned()),
         Value::Array(items) => {
