@@ -198,6 +198,17 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:se
         }
     }
 
+    /// All other CRDs of which the chart can make objects, established and served.
+    pub fn install_crds_of_others(&self) {
+        for entry in std::fs::read_dir(tools::crds_of_others()).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            self.apply(&text);
+            for document in documents(&text) {
+                self.wait_for_crd(document.value().unwrap()["metadata"]["name"].as_str().unwrap());
+            }
+        }
+    }
+
     /// Deletes a CRD by its name, and waits until it is gone with all its objects.
     pub fn remove_crd(&self, name: &str) {
         let config = self.config();
