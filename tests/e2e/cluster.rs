@@ -124,7 +124,11 @@ impl Cluster {
             self.apply(&crds.join("\n---\n"));
             let crds = ["prometheuses", "servicemonitors", "scrapeconfigs", "prometheusrules"];
             for crd in crds.map(|name| format!("crd/{name}.monitoring.coreos.com")) {
-                self.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=180s"]);
+                // kubectl gives up at once while the conditions are null, as the API server creates them.
+                until(&crd, PATIENCE, || {
+                    let said = self.try_kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=180s"], "");
+                    if said.good() { Ok(()) } else { Err(said.stderr) }
+                });
             }
             self.apply(&others.join("\n---\n"));
             let image = "  replicas: 1\n  image: localhost/prometheus:e2e\n  version: v3.15.0\n";
