@@ -33,6 +33,7 @@ const NAMESPACES: &[&str] = &[
     "fiware",
     "load",
     "webrtc",
+    "alerts",
 ];
 
 const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
@@ -286,13 +287,17 @@ impl Cluster {
 
     /// Sends a signal to our program in a pod, which runs this command.
     pub(crate) fn signal_to(&self, command: &str, name: &str, namespace: &str, pod: &str) {
+        self.signal_in_pod(&format!("/scrapetarget-exporter\0{command}\0"), name, namespace, pod);
+    }
+
+    /// Sends a signal to the one process in a pod whose command line, each word of which ends in a zero, has these words.
+    pub(crate) fn signal_in_pod(&self, words: &str, name: &str, namespace: &str, pod: &str) {
         let uid = self.field(namespace, &format!("pod/{pod}"), "{.metadata.uid}");
-        let ours = format!("/scrapetarget-exporter\0{command}\0");
-        let exporters = processes(|command| command.contains(&ours));
+        let alike = processes(|command| command.contains(words));
         let in_pod =
             |id: &&u32| std::fs::read_to_string(format!("/proc/{id}/cgroup")).is_ok_and(|groups| groups.contains(&uid));
-        let found: Vec<&u32> = exporters.iter().filter(in_pod).collect();
-        assert_eq!(found.len(), 1, "{exporters:?}");
+        let found: Vec<&u32> = alike.iter().filter(in_pod).collect();
+        assert_eq!(found.len(), 1, "{alike:?}");
         signal(*found[0], name);
     }
 
