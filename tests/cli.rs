@@ -119,8 +119,6 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_write() {
         ("simulate".to_owned(), "<SERVER>"),
         ("simulate Kurento".to_owned(), "Sora, Orion, Mediasoup, Edumeet, Website, Dns, Signalling"),
         ("simulate Dns --fault slow".to_owned(), "error, hang, html, empty, truncated"),
-        ("simulate Dns --fault auth-webhook".to_owned(), "goes with Sora"),
-        ("simulate Sora --fault expired-certificate".to_owned(), "goes with Website"),
         ("simulate Website --token x".to_owned(), "goes with Mediasoup, Edumeet, Signalling, Turn and Wilma"),
         ("simulate Sora --listen-address :1,:2".to_owned(), "or three for a cluster"),
         ("simulate Orion --listen-address :1,:2".to_owned(), "write one"),
@@ -974,6 +972,17 @@ fn a_simulated_broker_misbehaves_as_it_is_told() {
     let probe = run(["probe", "--type", "Orion", "--url", &format!("http://{address}/")]);
     assert_eq!(probe.code, Some(1));
     assert!(probe.stdout.contains("probe_failure_info{reason=\"http_status\"} 1\n"), "{}", probe.stdout);
+}
+
+#[test]
+fn a_fault_of_one_simulated_server_is_refused_for_another() {
+    for (server, fault, words) in
+        [("Orion", "auth-webhook", "goes with Sora"), ("Sora", "expired-certificate", "goes with Website")]
+    {
+        let said = run(["simulate", server, "--fault", fault]);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{fault}");
+        assert!(one_line(&said).contains(words), "{}", said.stderr);
+    }
 }
 
 #[test]
