@@ -36,7 +36,7 @@ const NAMESPACES: &[&str] = &[
     "alerts",
 ];
 
-const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
+pub(crate) const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
 
 /// The example of an admission policy.
 pub(crate) const ADMISSION: &str = "deploy/admission/probers.yaml";
@@ -203,6 +203,23 @@ impl Cluster {
         let said = said_to(command.args(values), "", PATIENCE);
         assert!(said.good(), "helm {verb}: {}\n{}", said.stdout, said.stderr);
         said.stdout
+    }
+
+    /// Runs `helm` as it stands there; what it printed.
+    pub(crate) fn plain_helm(&self, arguments: &[&str]) -> String {
+        let said = said_to(Command::new(&self.helm).args(arguments), "", PATIENCE);
+        assert!(said.good(), "helm {}: {}\n{}", arguments.join(" "), said.stdout, said.stderr);
+        said.stdout
+    }
+
+    /// Tells containerd of our node that a registry is reached without TLS.
+    pub(crate) fn registry_is_plain(&self, registry: &str) {
+        let folder = self.node.as_ref().unwrap().join("registries").join(registry);
+        std::fs::create_dir_all(&folder).unwrap();
+        let hosts = format!(
+            "server = \"http://{registry}\"\n\n[host.\"http://{registry}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        std::fs::write(folder.join("hosts.toml"), hosts).unwrap();
     }
 
     /// Waits until every pod of a Deployment is as declared.

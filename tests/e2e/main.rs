@@ -14,6 +14,7 @@ mod members;
 mod overload;
 mod probers;
 mod prometheus;
+mod registry;
 mod replicas;
 #[path = "../support/mod.rs"]
 mod support;
@@ -73,6 +74,7 @@ const CHAPTERS: &[Chapter] = &[
     ("with watchNamespaces, others are left alone", discovery::of_some_namespaces),
     ("an uninstalled release leaves the CRD and the targets", install::uninstall),
     ("simulated servers are taken away, and the targets of others stay", targets::simulated_are_deleted),
+    ("image and chart are pushed to a registry, and installed from there", registry::is_installed_from),
 ];
 
 fn main() -> ExitCode {
