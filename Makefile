@@ -160,7 +160,7 @@ ifeq ($(origin KUBECONFIG),command line)
 e2e: tools
 	KUBECONFIG=$(KUBECONFIG) E2E_IMAGE=$(E2E_IMAGE) cargo test --locked --test e2e
 else
-e2e: root tools node image $(ROOMS)
+e2e: root tools node image $(ROOMS) $(REGISTRY)
 	cargo test --locked --test e2e --no-run
 	export KUBE_APISERVER=$(TOOLS_kubernetes)/kube-apiserver KUBECTL=$(TOOLS_kubernetes)/kubectl \
 	  KUBE_CONTROLLER_MANAGER=$(TOOLS_kubernetes)/kube-controller-manager IMAGES="$(PODS) $(ROOMS) $(IMAGE)" \
@@ -261,7 +261,7 @@ $(ROOMS): tests/e2e/application/rooms.js tests/e2e/node/image.sh | $(MEDIASOUP_I
 
 ## What a node is made of: programs of Kubernetes, images, and what Debian has packages for
 node: $(CONTROL_PLANE) $(KUBE_SCHEDULER) $(KUBELET) $(KUBE_PROXY) $(OPERATOR_BUNDLE) $(PODS)
-	$(call packages,containerd runc containernetworking-plugins iptables iproute2 openssl util-linux)
+	$(call packages,buildah containerd runc containernetworking-plugins iptables iproute2 openssl util-linux)
 
 ## Chromium, for the test that looks at the page
 browser:

@@ -274,7 +274,8 @@ pub struct SimulateArgs {
     #[arg(long, env = "SCRAPETARGET_SIMULATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
     /// Misbehave: error (status 500, SERVFAIL, or a STUN error), hang (no answer), html (another document), empty (no content), or truncated (half of
-    /// it). With Wilma, it is the token endpoint of Keyrock that misbehaves
+    /// it). With Wilma, it is the token endpoint of Keyrock that misbehaves. For Sora also auth-webhook: its auth webhook does not answer, so nobody
+    /// can join. For Website also expired-certificate: its certificate ended an hour ago
     #[arg(long, value_name = "FAULT")]
     pub fault: Option<SimulatedFault>,
 }
@@ -292,6 +293,10 @@ pub enum SimulatedFault {
     Empty,
     /// Answers with half of the content.
     Truncated,
+    /// A Sora whose auth webhook does not answer.
+    AuthWebhook,
+    /// A website whose certificate has ended.
+    ExpiredCertificate,
 }
 
 /// What can be simulated.
@@ -477,6 +482,15 @@ impl ConvertArgs {
 impl SimulateArgs {
     /// What is wrong with the combination of these flags.
     fn mistake(&self) -> Option<&'static str> {
+        match (self.fault, self.server) {
+            (Some(SimulatedFault::AuthWebhook), server) if server != SimulatedServer::Sora => {
+                return Some("error: --fault auth-webhook goes with Sora (see --help)");
+            }
+            (Some(SimulatedFault::ExpiredCertificate), server) if server != SimulatedServer::Website => {
+                return Some("error: --fault expired-certificate goes with Website (see --help)");
+            }
+            _ => {}
+        }
         match (self.server, self.listen_address.len()) {
             (server, _)
                 if self.token.is_some()

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData};
 use simulators::edumeet::Edumeet;
@@ -15,7 +15,7 @@ use simulators::sora::Node;
 use simulators::{Mode, Simulated};
 use support::faults::closed_port;
 use support::old::{pem_of, version_1};
-use support::program::{PATIENCE, Running, Said, command, run, said, said_to, signal};
+use support::program::{PATIENCE, Running, Said, command, folder_with, run, said, said_to, signal};
 use tempfile::TempDir;
 
 const COMMANDS: [&str; 9] = ["run", "demo", "simulate", "probe", "check", "crd", "convert", "cleanup", "healthcheck"];
@@ -972,6 +972,61 @@ fn a_simulated_broker_misbehaves_as_it_is_told() {
     let probe = run(["probe", "--type", "Orion", "--url", &format!("http://{address}/")]);
     assert_eq!(probe.code, Some(1));
     assert!(probe.stdout.contains("probe_failure_info{reason=\"http_status\"} 1\n"), "{}", probe.stdout);
+}
+
+#[test]
+fn a_fault_of_one_simulated_server_is_refused_for_another() {
+    for (server, fault, words) in
+        [("Orion", "auth-webhook", "goes with Sora"), ("Sora", "expired-certificate", "goes with Website")]
+    {
+        let said = run(["simulate", server, "--fault", fault]);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{fault}");
+        assert!(one_line(&said).contains(words), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn a_simulated_sora_answers_while_its_auth_webhook_does_not() {
+    let (_server, address, _) = simulated(&["Sora", "--fault", "auth-webhook"], "\n");
+    let calls = || {
+        let probe = run(["probe", "--type", "Sora", "--url", &format!("http://{address}/")]);
+        assert_eq!(probe.code, Some(0), "{}", probe.stderr);
+        ["failed", "successful"].map(|state| {
+            let name = format!("sora_auth_webhook_total{{state=\"{state}\"}} ");
+            probe.stdout.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse::<f64>().unwrap()
+        })
+    };
+    let [failed, successful] = calls();
+    let start = Instant::now();
+    let now = loop {
+        match calls() {
+            [now, _] if now == failed => assert!(start.elapsed() < PATIENCE, "{failed} is {now} still"),
+            now => break now,
+        }
+    };
+    assert!(now[0] > failed);
+    assert_eq!(now[1], successful);
+}
+
+#[test]
+fn a_simulated_website_with_an_expired_certificate_is_refused_for_it() {
+    let (_server, address, said) =
+        simulated(&["website", "--fault", "expired-certificate"], "-----END CERTIFICATE-----\n");
+    let authority = said.split_once("signed by:\n").unwrap().1;
+    let config_map = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "authority" }, "data": { "ca.crt": authority },
+    });
+    let manifest = format!(
+        "apiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: page }}\nspec:\n  type: Http\n  \
+         url: https://{address}/\n  tlsConfig: {{ ca: {{ configMap: {{ name: authority, key: ca.crt }} }} }}\n---\n{config_map}\n"
+    );
+    let folder = folder_with([("page.yaml", manifest.as_str())]);
+    let probe = run(["probe".as_ref(), folder.path().join("page.yaml").as_os_str()]);
+    assert_eq!(probe.code, Some(1), "{}", probe.stdout);
+    assert!(probe.stdout.contains("probe_failure_info{reason=\"tls\"} 1\n"), "{}", probe.stdout);
+    let expiry = probe.stdout.lines().find_map(|line| line.strip_prefix("probe_ssl_earliest_cert_expiry "));
+    let ago = unix_now() - expiry.unwrap().parse::<f64>().unwrap();
+    assert!((3600.0..3600.0 + 600.0).contains(&ago), "{ago}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,16 +69,13 @@ export PLAIN_HTTP=1 COSIGN_PASSWORD=
 repository=127.0.0.1:$port/scrapetarget/scrapetarget-exporter
 
 step "images, under one index"
-buildah() { command buildah --log-level error --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
-buildah manifest create index > /dev/null
+archives=()
 for pair in "${programs[@]}"; do
   architecture=${pair%%=*}
   PLATFORM=linux/$architecture deploy/image/offline.sh "${pair#*=}" "localhost/$architecture:$version" "$work/$architecture.tar" dry-run
-  buildah pull --quiet "docker-archive:$work/$architecture.tar" > /dev/null
-  buildah manifest add index "localhost/$architecture:$version" > /dev/null
+  archives+=("$work/$architecture.tar")
 done
-buildah manifest push --quiet --all --tls-verify=false --digestfile "$work/digest" index "docker://$repository:candidate" > /dev/null
-image=$repository@$(cat "$work/digest")
+image=$(deploy/image/push.sh "$repository:candidate" "${archives[@]}")
 echo "$image"
 
 step "archives"
@@ -127,7 +124,7 @@ step "tag"
 $steps/tag.py "$image" "$version"
 $steps/tag.py "$image" "$version"
 refused $steps/tag.py "$repository@sha256:$(printf '%064d' 0)" "$version"
-buildah pull --quiet --tls-verify=false "$repository:$version" > /dev/null
+buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs pull --quiet --tls-verify=false "$repository:$version" > /dev/null
 
 step "what is not ours, and what was changed afterwards"
 COSIGN_PUBLIC_KEY=$work/other.pub refused $steps/verify.sh artifact "v$version" "$image"
@@ -136,8 +133,8 @@ COSIGN_PUBLIC_KEY=$work/other.pub refused $steps/verify.sh file "v$version" "$re
 sed -i '1s/^./x/' "$release/SHA256SUMS"
 refused $steps/verify.sh file "v$version" "$release/SHA256SUMS"
 # Another image, pushed over the one with our tag: the digest is another, and nobody has signed it.
-buildah tag "localhost/amd64:$version" "$repository:$version"
-buildah push --quiet --tls-verify=false --digestfile "$work/digest" "$repository:$version" "docker://$repository:forged" > /dev/null
+deploy/image/offline.sh "$amd64" "localhost/amd64:$version" "$work/forged.tar" forged
+refused $steps/verify.sh artifact "v$version" "$(deploy/image/push.sh "$repository:$version" "$work/forged.tar")"
 cp -R charts/scrapetarget-exporter "$work/forged"
 echo '# forged' >> "$work/forged/values.yaml"
 "$HELM" package "$work/forged" --version "$version" --destination "$work/forgery" > /dev/null

@@ -119,6 +119,14 @@ impl Node {
         lock(&self.0.state).skipped += time;
     }
 
+    /// From now on its auth webhook does not answer: nobody can join any more, and connections that are open continue.
+    pub fn break_auth_webhook(&self) {
+        let mut state = lock(&self.0.state);
+        let now = self.0.now(&state);
+        state.traffic.advance_to(now);
+        state.traffic.auth.broken = true;
+    }
+
     /// The routes of its API, behind its switch.
     pub fn router(&self) -> Router {
         let routes =

@@ -1,4 +1,4 @@
-//! A simulated website over https, whose certificate ends soon: a start page, a page that has moved, a slow one and one that is out of order.
+//! A simulated website over https, whose certificate ends soon, or has ended: a start page, a page that has moved, a slow one and one that is out of order.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,9 +40,9 @@ impl std::fmt::Debug for Website {
 }
 
 impl Website {
-    /// A website with these names or addresses, whose certificate ends in `left`. It is signed by an intermediate authority, which is sent,
+    /// A website with these names or addresses, whose certificate ends at that time. It is signed by an intermediate authority, which is sent,
     /// and that by the [`authority`](Self::authority), which is not.
-    pub fn new(names: &[&str], left: Duration) -> Result<Self, WebsiteError> {
+    pub fn new(names: &[&str], end: SystemTime) -> Result<Self, WebsiteError> {
         let now = SystemTime::now();
         let mut root = authority("Simulated Root");
         valid(&mut root, now - 100 * DAY, now + 3650 * DAY);
@@ -53,7 +53,7 @@ impl Website {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut own = CertificateParams::new(names.clone())?;
         own.distinguished_name = named(names.first().map_or("website", String::as_str));
-        valid(&mut own, now + left - LIFETIME, now + left);
+        valid(&mut own, end - LIFETIME, end);
         let key = KeyPair::generate()?;
         let certificate = own.signed_by(&key, &issuer)?;
         let chain = vec![certificate.der().clone(), issuer.der().clone()];

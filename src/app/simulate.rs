@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use base64::Engine;
@@ -44,10 +44,9 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     for address in &listen_address {
         listeners.push(listen(address).await?);
     }
-    let simulation = Simulation::start(server, token.as_deref(), listeners).await?;
-    if let Some(fault) = fault {
-        simulation.switches.iter().for_each(|switch| switch.set(mode(fault)));
-    }
+    let simulation = Simulation::start(server, token.as_deref(), fault, listeners).await?;
+    let mode = fault.map_or(Mode::Healthy, mode);
+    simulation.switches.iter().for_each(|switch| switch.set(mode));
     for server in &simulation.servers {
         print(&format!("listening on {}\n", server.address));
     }
@@ -78,6 +77,8 @@ const fn mode(fault: SimulatedFault) -> Mode {
         SimulatedFault::Html => Mode::Html,
         SimulatedFault::Empty => Mode::Empty,
         SimulatedFault::Truncated => Mode::Truncated,
+        // The server itself answers as always.
+        SimulatedFault::AuthWebhook | SimulatedFault::ExpiredCertificate => Mode::Healthy,
     }
 }
 
@@ -91,12 +92,20 @@ struct Simulation {
 
 impl Simulation {
     /// A server on each listener. Several Sora servers are one cluster.
-    async fn start(server: SimulatedServer, token: Option<&str>, listeners: Vec<TcpListener>) -> anyhow::Result<Self> {
+    async fn start(
+        server: SimulatedServer,
+        token: Option<&str>,
+        fault: Option<SimulatedFault>,
+        listeners: Vec<TcpListener>,
+    ) -> anyhow::Result<Self> {
         let start = Start::of_this_host();
         let (mut servers, mut more) = (Vec::new(), String::new());
         let (routes, switches) = match server {
             SimulatedServer::Sora => {
                 let nodes = if listeners.len() == 1 { vec![node(start)] } else { cluster(start).nodes().to_vec() };
+                if fault == Some(SimulatedFault::AuthWebhook) {
+                    nodes.iter().for_each(Node::break_auth_webhook);
+                }
                 nodes.iter().map(|node| (node.router(), node.switch().clone())).unzip()
             }
             SimulatedServer::Orion => {
@@ -118,7 +127,11 @@ impl Simulation {
                 (vec![secured.wilma.routes(), secured.keyrock.routes()], vec![secured.keyrock.token_switch().clone()])
             }
             SimulatedServer::Website => {
-                let website = website(&["localhost", "127.0.0.1", "::1", WEBSITE])?;
+                let names = ["localhost", "127.0.0.1", "::1", WEBSITE];
+                let website = match fault {
+                    Some(SimulatedFault::ExpiredCertificate) => expired_website(&names)?,
+                    _ => website(&names)?,
+                };
                 for listener in listeners {
                     servers.push(website.on(listener).context("read a listener's address")?);
                 }
@@ -174,7 +187,17 @@ pub(super) fn certificate_pem(der: &[u8]) -> String {
 /// A website whose certificate ends in ten days.
 pub(super) fn website(names: &[&str]) -> anyhow::Result<Website> {
     const LEFT: Duration = Duration::from_hours(10 * 24);
-    Website::new(names, LEFT).context("make the certificate of the website")
+    website_until(names, SystemTime::now() + LEFT)
+}
+
+/// A website whose certificate has not been renewed in time.
+fn expired_website(names: &[&str]) -> anyhow::Result<Website> {
+    const AGO: Duration = Duration::from_hours(1);
+    website_until(names, SystemTime::now() - AGO)
+}
+
+fn website_until(names: &[&str], end: SystemTime) -> anyhow::Result<Website> {
+    Website::new(names, end).context("make the certificate of the website")
 }
 
 /// A name server that knows the website.

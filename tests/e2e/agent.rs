@@ -15,7 +15,7 @@ const FOLDER: &str = "deploy/mediasoup-agent";
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The target of the README.
-const TARGET: &str = "webrtc/rooms";
+pub(crate) const TARGET: &str = "webrtc/rooms";
 
 pub(crate) fn in_another_pod(cluster: &Cluster) {
     if !cluster.is_ours() {

@@ -33,9 +33,10 @@ const NAMESPACES: &[&str] = &[
     "fiware",
     "load",
     "webrtc",
+    "alerts",
 ];
 
-const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
+pub(crate) const CRD: &str = "crd/scrapetargets.scrapetarget.dev";
 
 /// The example of an admission policy.
 pub(crate) const ADMISSION: &str = "deploy/admission/probers.yaml";
@@ -124,7 +125,11 @@ impl Cluster {
             self.apply(&crds.join("\n---\n"));
             let crds = ["prometheuses", "servicemonitors", "scrapeconfigs", "prometheusrules"];
             for crd in crds.map(|name| format!("crd/{name}.monitoring.coreos.com")) {
-                self.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=180s"]);
+                // kubectl gives up at once while the conditions are null, as the API server creates them.
+                until(&crd, PATIENCE, || {
+                    let said = self.try_kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=180s"], "");
+                    if said.good() { Ok(()) } else { Err(said.stderr) }
+                });
             }
             self.apply(&others.join("\n---\n"));
             let image = "  replicas: 1\n  image: localhost/prometheus:e2e\n  version: v3.15.0\n";
@@ -198,6 +203,23 @@ impl Cluster {
         let said = said_to(command.args(values), "", PATIENCE);
         assert!(said.good(), "helm {verb}: {}\n{}", said.stdout, said.stderr);
         said.stdout
+    }
+
+    /// Runs `helm` as it stands there; what it printed.
+    pub(crate) fn plain_helm(&self, arguments: &[&str]) -> String {
+        let said = said_to(Command::new(&self.helm).args(arguments), "", PATIENCE);
+        assert!(said.good(), "helm {}: {}\n{}", arguments.join(" "), said.stdout, said.stderr);
+        said.stdout
+    }
+
+    /// Tells containerd of our node that a registry is reached without TLS.
+    pub(crate) fn registry_is_plain(&self, registry: &str) {
+        let folder = self.node.as_ref().unwrap().join("registries").join(registry);
+        std::fs::create_dir_all(&folder).unwrap();
+        let hosts = format!(
+            "server = \"http://{registry}\"\n\n[host.\"http://{registry}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        std::fs::write(folder.join("hosts.toml"), hosts).unwrap();
     }
 
     /// Waits until every pod of a Deployment is as declared.
@@ -282,13 +304,17 @@ impl Cluster {
 
     /// Sends a signal to our program in a pod, which runs this command.
     pub(crate) fn signal_to(&self, command: &str, name: &str, namespace: &str, pod: &str) {
+        self.signal_in_pod(&format!("/scrapetarget-exporter\0{command}\0"), name, namespace, pod);
+    }
+
+    /// Sends a signal to the one process in a pod whose command line, each word of which ends in a zero, has these words.
+    pub(crate) fn signal_in_pod(&self, words: &str, name: &str, namespace: &str, pod: &str) {
         let uid = self.field(namespace, &format!("pod/{pod}"), "{.metadata.uid}");
-        let ours = format!("/scrapetarget-exporter\0{command}\0");
-        let exporters = processes(|command| command.contains(&ours));
+        let alike = processes(|command| command.contains(words));
         let in_pod =
             |id: &&u32| std::fs::read_to_string(format!("/proc/{id}/cgroup")).is_ok_and(|groups| groups.contains(&uid));
-        let found: Vec<&u32> = exporters.iter().filter(in_pod).collect();
-        assert_eq!(found.len(), 1, "{exporters:?}");
+        let found: Vec<&u32> = alike.iter().filter(in_pod).collect();
+        assert_eq!(found.len(), 1, "{alike:?}");
         signal(*found[0], name);
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, reason = "a test may")]
 
 mod agent;
+mod alerts;
 mod changes;
 mod cluster;
 mod discovery;
@@ -13,6 +14,7 @@ mod members;
 mod overload;
 mod probers;
 mod prometheus;
+mod registry;
 mod replicas;
 #[path = "../support/mod.rs"]
 mod support;
@@ -67,10 +69,12 @@ const CHAPTERS: &[Chapter] = &[
     ("httpSD gives the series of the contract, without an object for each target", discovery::by_http),
     ("httpSD has the series of each pod once", members::are_scaled),
     ("a mediasoup application in another pod is watched as the agent's README says", agent::in_another_pod),
+    ("alerts fire for what has a fault, and for nothing beside it", alerts::fire_for_what_has_a_fault),
     ("a pod with too little CPU lives on, and recovers when it has enough", overload::of_a_pod_with_too_little_cpu),
     ("with watchNamespaces, others are left alone", discovery::of_some_namespaces),
     ("an uninstalled release leaves the CRD and the targets", install::uninstall),
     ("simulated servers are taken away, and the targets of others stay", targets::simulated_are_deleted),
+    ("image and chart are pushed to a registry, and installed from there", registry::is_installed_from),
 ];
 
 fn main() -> ExitCode {

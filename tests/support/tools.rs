@@ -153,6 +153,11 @@ pub fn oauth2_proxy() -> PathBuf {
     tool("OAUTH2_PROXY", "oauth2-proxy")
 }
 
+/// A registry of container images and of charts.
+pub fn registry() -> PathBuf {
+    tool("REGISTRY", "registry")
+}
+
 /// What `promtool check metrics` finds in a text; an error if it cannot read it.
 pub fn lint(text: &str) -> Result<Vec<String>, String> {
     let mut command = Command::new(promtool());

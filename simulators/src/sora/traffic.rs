@@ -26,6 +26,8 @@ const CONNECTIONS: std::ops::Range<u64> = 4..90;
 /// Calls of one webhook.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Webhook {
+    /// No call is answered.
+    pub(super) broken: bool,
     pub(super) successful: u64,
     pub(super) failed: u64,
     pub(super) ignored: u64,
@@ -37,7 +39,7 @@ pub(super) struct Webhook {
 impl Webhook {
     /// One call; whether it was answered.
     fn call(&mut self, noise: &mut Noise) -> bool {
-        let answered = noise.below(200) != 0;
+        let answered = noise.below(200) != 0 && !self.broken;
         let ms = if answered { 8 + noise.below(60) + noise.below(40) * noise.below(20) } else { 5000 };
         if answered {
             self.successful += 1;
@@ -318,6 +320,21 @@ mod tests {
         }
         assert_eq!(format!("{at_once:?}"), format!("{in_steps:?}"));
         assert_ne!(at_once.created, other.created);
+    }
+
+    #[test]
+    fn nobody_joins_while_the_auth_webhook_is_broken() {
+        let mut traffic = Traffic::new(3, 0);
+        traffic.advance_to(1000);
+        traffic.auth.broken = true;
+        let before = traffic.clone();
+        traffic.advance_to(2000);
+        assert_eq!((traffic.auth.successful, traffic.created), (before.auth.successful, before.created));
+        assert!(traffic.auth.failed > before.auth.failed + 100, "{}", traffic.auth.failed);
+        assert_eq!(traffic.ongoing, CONNECTIONS.start);
+        traffic.auth.broken = false;
+        traffic.advance_to(3000);
+        assert!(traffic.created > before.created);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 'use strict';
-// An application on mediasoup, as somebody has it who has never heard of the agent: one room, whose speaker three others listen to.
+// An application on mediasoup, as somebody has it who has never heard of the agent: one room, whose speaker three others listen to. When the
+// worker that has the room dies, it opens in another.
 
 const mediasoup = require('mediasoup');
 
@@ -18,9 +19,8 @@ function packet(n) {
   return Buffer.concat([header, Buffer.alloc(80, 0x55)]);
 }
 
-async function main() {
+async function open() {
   const worker = await mediasoup.createWorker();
-  worker.on('died', () => process.exit(1));
   const router = await worker.createRouter({ mediaCodecs: [{ kind: 'audio', ...OPUS }] });
   const speaker = await router.createDirectTransport();
   const rtpParameters = { codecs: [{ ...OPUS, payloadType: 100 }], encodings: [{ ssrc: 1000 }] };
@@ -30,9 +30,13 @@ async function main() {
     await listener.consume({ producerId: producer.id, rtpCapabilities: router.rtpCapabilities });
   }
   let n = 0;
-  setInterval(() => producer.send(packet(n++)), PACKET_MS);
-  process.on('SIGTERM', () => process.exit(0));
+  const speech = setInterval(() => producer.send(packet(n++)), PACKET_MS);
+  worker.on('died', () => {
+    clearInterval(speech);
+    void open();
+  });
   console.log('a room is open');
 }
 
-void main();
+process.on('SIGTERM', () => process.exit(0));
+void open();

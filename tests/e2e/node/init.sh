@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # Addresses of the node's own network: no other machine is reached from here.
 ADDRESS=10.89.0.1 PODS=10.244.0.0/16 SERVICES=10.96.0.0/16 API=10.96.0.1 DNS=10.96.0.10
 PKI=$E2E_NODE/pki LOG=$E2E_NODE/log
-mkdir -p "$PKI" "$LOG" "$E2E_NODE"/{cni,sysctl,var/{lib,log,tmp,run}}
+mkdir -p "$PKI" "$LOG" "$E2E_NODE"/{cni,registries,sysctl,var/{lib,log,tmp,run}}
 
 started=${EPOCHREALTIME/./}
 say() { printf 'node: %-40s %5s s\n' "$1" "$(((${EPOCHREALTIME/./} - started) / 100000))e-1" | sed -E 's/([0-9]*)([0-9])e-1/\1.\2/; s/ \./0./' >&2; }
@@ -136,6 +136,9 @@ version = 2
   sandbox_image = "localhost/pause:e2e"
   restrict_oom_score_adj = true
   enable_unprivileged_ports = true
+  # Empty: the test says of its registry how it is reached.
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "$E2E_NODE/registries"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "$E2E_NODE/cni"
