@@ -44,15 +44,23 @@ fn checkout(changelog: &str) -> TempDir {
         "Cargo.toml",
         "Cargo.lock",
         "LICENSE",
+        "README.ja.md",
         "README.md",
         "THIRD-PARTY",
         "charts/scrapetarget-exporter/Chart.yaml",
         "deploy/scrapetarget-exporter.yaml",
         "deploy/simulated/servers.yaml",
+        "docs/gitops.md",
+        "docs/image.md",
+        "tests/chart/adopted/blackbox-first-values.yaml",
+        "tests/e2e/manifests/alerts.yaml",
+        "tests/e2e/manifests/fiware.yaml",
+        "tests/e2e/manifests/media.yaml",
         "deploy/release/archives.sh",
         "deploy/release/changelog.py",
         "deploy/release/elf.py",
         "deploy/release/gate.py",
+        "deploy/release/version.py",
     ] {
         let copy = folder.path().join(file);
         fs::create_dir_all(copy.parent().unwrap()).unwrap();
@@ -81,9 +89,15 @@ fn the_gate_is_passed_when_all_say_the_version_of_the_tag_and_names_every_place_
     let refused = step(good.path(), "gate.py", &["v99.0.0"]);
     let said = printed(&refused);
     assert_eq!(refused.status.code(), Some(1), "{said}");
-    for place in
-        ["Cargo.toml", "Cargo.lock", "Chart.yaml: version", "Chart.yaml: appVersion", "servers.yaml", "CHANGELOG.md"]
-    {
+    for place in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "Chart.yaml: version",
+        "Chart.yaml: appVersion",
+        "servers.yaml",
+        "README.md",
+        "CHANGELOG.md",
+    ] {
         assert!(said.contains(place), "{place}: {said}");
     }
     for wrong in [
@@ -93,6 +107,31 @@ fn the_gate_is_passed_when_all_say_the_version_of_the_tag_and_names_every_place_
         let checkout = checkout(&wrong);
         assert_eq!(step(checkout.path(), "gate.py", &[tag]).status.code(), Some(1), "{wrong}");
     }
+}
+
+#[test]
+fn the_next_version_is_set_in_one_step_in_every_place_that_the_gate_looks_at() {
+    let unreleased = CHANGELOG.replace("## [0.1.0] - 2026-01-02\n\n", "");
+    let checkout = checkout(&unreleased);
+    for wrong in [&["v1.2.3"][..], &["1.2"], &[]] {
+        assert!(!step(checkout.path(), "version.py", wrong).status.success(), "{wrong:?}");
+    }
+    // A second time it finds everything done.
+    for _ in 0..2 {
+        let set = step(checkout.path(), "version.py", &["9.8.7"]);
+        assert!(set.status.success(), "{}", printed(&set));
+    }
+    let judged = step(checkout.path(), "gate.py", &["v9.8.7"]);
+    let said = printed(&judged);
+    // `make generate` writes this one.
+    let left =
+        format!("error: deploy/scrapetarget-exporter.yaml: names {}, the tag is v9.8.7\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(said, left);
+    let changelog = fs::read_to_string(checkout.path().join("CHANGELOG.md")).unwrap();
+    assert_eq!(changelog.matches("## [Unreleased]\n\n## [9.8.7] - 2").count(), 1, "{changelog}");
+    let lock = fs::read_to_string(checkout.path().join("Cargo.lock")).unwrap();
+    let changed = lock.lines().zip(read("Cargo.lock").lines()).filter(|(new, old)| new != old).count();
+    assert_eq!(changed, 1, "it has changed other packages");
 }
 
 #[test]
@@ -178,8 +217,8 @@ fn workflows_may_read_and_pin_every_action_and_call_every_step() {
     }
     for entry in fs::read_dir(root().join("deploy/release")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let is_step =
-            matches!(name.rsplit_once('.'), Some((_, "sh" | "py"))) && name != "dry-run.sh" && name != "elf.py";
+        let is_step = matches!(name.rsplit_once('.'), Some((_, "sh" | "py")))
+            && !["dry-run.sh", "elf.py", "version.py"].contains(&name.as_str());
         assert!(!is_step || all.contains(&format!("deploy/release/{name}")), "no workflow calls {name}");
     }
 }

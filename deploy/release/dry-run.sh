@@ -42,8 +42,8 @@ mkdir "$checkout" "$release"
   | tar --extract --directory "$checkout"
 cd "$checkout"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
-grep -q "^## \[$version\]" CHANGELOG.md || sed -i "s/^## \[Unreleased\]$/&\n\n## [$version] - $(date -u +%F)/" CHANGELOG.md
 steps=deploy/release
+$steps/version.py "$version"
 
 step "gate"
 $steps/gate.py "v$version"

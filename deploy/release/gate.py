@@ -7,46 +7,31 @@ usage: gate.py TAG        one line per problem, exit code 1 if there is any; els
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-IMAGE = "ghcr.io/scrapetarget/scrapetarget-exporter"
-SEMVER = r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
+# Leaves nothing in the checkout.
+sys.dont_write_bytecode = True
+import version  # noqa: E402
 
-
-def read(path):
-    return (ROOT / path).read_text(encoding="utf-8")
-
-
-def found(path, pattern):
-    """What the only group of a pattern matches at its first place in a file."""
-    match = re.search(pattern, read(path), re.MULTILINE)
-    return match[1] if match else "nothing"
+# Made of the others by `make generate`.
+GENERATED = "deploy/scrapetarget-exporter.yaml"
 
 
 def problems(tag):
-    if not re.fullmatch("v" + SEMVER, tag):
+    if not re.fullmatch("v" + version.SEMVER, tag):
         # A plus is not allowed in the tag of an image.
         yield f"tag {tag}: write v and a semantic version, such as v1.2.3 or v1.2.3-rc.1"
         return
-    version = tag[1:]
-    chart = "charts/scrapetarget-exporter/Chart.yaml"
-    places = [
-        ("Cargo.toml", "version", r'^version = "([^"]+)"'),
-        ("Cargo.lock", "version of scrapetarget-exporter", r'^name = "scrapetarget-exporter"\nversion = "([^"]+)"'),
-        (chart, "version", r"^version: (\S+)$"),
-        (chart, "appVersion", r'^appVersion: "?([^"\s]+)"?$'),
-    ]
-    for path, what, pattern in places:
-        if (is_there := found(path, pattern)) != version:
+    wanted = tag[1:]
+    for path, what, is_there in version.fields():
+        if is_there != wanted:
             yield f"{path}: {what} is {is_there}, the tag is {tag}"
-    for path in [chart, "deploy/scrapetarget-exporter.yaml", "deploy/simulated/servers.yaml"]:
-        images = re.findall(rf"{re.escape(IMAGE)}[:@][^\s\"']+", read(path))
-        if not images:
-            yield f"{path}: no image {IMAGE}"
-        for image in sorted({image for image in images if image != f"{IMAGE}:{version}"}):
-            yield f"{path}: the image is {image}, not {IMAGE}:{version}"
-    changelog = subprocess.run([sys.executable, ROOT / "deploy/release/changelog.py", "check", version], capture_output=True, text=True, check=False)
+    for path in [*version.FILES, GENERATED]:
+        found = version.names(path)
+        if not found:
+            yield f"{path}: names no version of the image"
+        for other in sorted(set(found) - {wanted}):
+            yield f"{path}: names {other}, the tag is {tag}"
+    changelog = subprocess.run([sys.executable, version.ROOT / "deploy/release/changelog.py", "check", wanted], capture_output=True, text=True, check=False)
     yield from (changelog.stdout + changelog.stderr).splitlines()
 
 
