@@ -806,6 +806,7 @@ fn null_is_refused_where_an_object_would_not_be_complete_with_all_names() {
         let named = said.split_once("null cannot be the value of ").unwrap_or_else(|| panic!("{said}")).1;
         let named: BTreeSet<&str> = named.split_once(": leave it out").unwrap().0.split(", ").collect();
         assert_eq!(named, places);
+        assert!(said.contains("upgrade with --reset-then-reuse-values"), "{said}");
     }
 }
 

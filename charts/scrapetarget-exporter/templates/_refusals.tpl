@@ -27,7 +27,7 @@ file may find one of them missing before.
 {{- end }}
 {{- end }}
 {{- with $found }}
-{{- fail (printf "null cannot be the value of %s: leave it out for the default of the chart, or set what you mean" (join ", " .)) }}
+{{- fail (printf "null cannot be the value of %s: leave it out for the default of the chart, or set what you mean. If you have not set it, upgrade with --reset-then-reuse-values in place of --reuse-values, which does not know values that are new in the chart" (join ", " .)) }}
 {{- end }}
 {{- end }}
 
