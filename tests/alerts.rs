@@ -407,11 +407,13 @@ This page is generated from the rules (`make generate`). Each alert has a runboo
 * **Without the chart**: add [rules.yaml](../charts/scrapetarget-exporter/files/rules.yaml) to `rule_files` of Prometheus. If the names of
   your jobs do not begin with `scrapetarget`, replace them in the file.
 * **To disable an alert**: `prometheusRule.disabled.NAME: true`.
-* **To change a threshold, a severity or how long an alert waits**: `prometheusRule.alerts.NAME`, with `threshold` in the unit below, `severity`,
-  `for` and `keepFiringFor`. Descriptions and runbooks speak of the defaults. For anything else, disable the alert, and add your version to
-  `prometheusRule.rules`.
-* **To route alerts**: `prometheusRule.additionalRuleLabels`, such as `team: media`, and `prometheusRule.additionalRuleAnnotations`.
-* **Without access to the internet**: copy `docs/runbooks` to where your people can read it, and set `prometheusRule.runbookUrl` to it.
+* **To change a threshold, a severity or how long an alert waits**: `prometheusRule.alerts.NAME`, with `threshold` in the unit below (a
+  share is less than 1), `severity`, `for` and `keepFiringFor`. Descriptions and runbooks speak of the defaults. For anything else, disable the
+  alert, and add your version to `prometheusRule.rules`.
+* **To route alerts**: `prometheusRule.additionalRuleLabels`, such as `team: media`, and `prometheusRule.additionalRuleAnnotations`. Labels are fixed
+  texts, and none that series have, such as `service` or `pod`: two alerts would be equal, and Prometheus would give up the rule.
+* **Without access to the internet**: copy `docs/runbooks` to where your people can read it, and set `prometheusRule.runbookUrl` to it. If it is
+  empty, alerts have no `runbook_url`.
 * **One Prometheus for several clusters**: alerts tell clusters apart by the label `cluster`, if series have it: give it to targets and to the
   exporter alike. `prometheusRule.groupLabels` names other labels; an empty list stands for one cluster. Labels that Prometheus adds when it sends
   (`external_labels`) are not part of its series: there each Prometheus is a cluster by itself.

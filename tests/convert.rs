@@ -375,6 +375,81 @@ fn nothing_of_a_job_is_lost_without_a_line() {
     }
 }
 
+#[test]
+fn limits_of_a_scrape_that_a_target_has_are_kept_and_the_others_named() {
+    let modules = "modules: {m: {prober: http}}";
+    let kept = json!({
+        "labelLimit": 30, "labelNameLengthLimit": 64, "labelValueLengthLimit": 1000, "bodySizeLimit": "16MiB", "labels": { "release": "a" },
+    });
+    let narrows = "which narrows what the installation allows and never raises it";
+    let in_job = "label_limit: 30\n  label_name_length_limit: 64\n  label_value_length_limit: 1000\n  body_size_limit: 16MiB\n  sample_limit: 5\n  \
+                  target_limit: 5\n  metrics_path";
+    let said = converted(modules, &job("https://a").replace("metrics_path", in_job));
+    let monitor = &only_spec(&said)["monitor"];
+    for (field, value) in kept.as_object().unwrap().iter().filter(|(field, _)| *field != "labels") {
+        assert_eq!(monitor[field], *value, "{field}");
+        assert!(said.stderr.contains(&format!("is kept as monitor.{field}, {narrows}")), "{}", said.stderr);
+    }
+    for words in [
+        "label_limit: is kept as monitor.labelLimit, which narrows what the installation allows and never raises it; labels of discovery, such as \
+         target_name, count as well",
+        "sample_limit: is left out: a target has spec.sampleLimit",
+        "target_limit: is left out: the installation sets it for all targets, by discovery.targetLimit",
+    ] {
+        assert!(said.stderr.contains(words), "{words}: {}", said.stderr);
+    }
+    for (limit, words) in [
+        (
+            "label_limit: 5",
+            "label_limit: is left out: 5 is not from 6 to 1000000, which monitor.labelLimit of a target must be",
+        ),
+        ("label_limit: -1", "label_limit: is left out: -1 is not from 6"),
+        (
+            "label_value_length_limit: 2000000",
+            "label_value_length_limit: is left out: 2000000 is not from 64 to 1000000",
+        ),
+        (
+            "body_size_limit: 1TB",
+            "body_size_limit: is left out: \"1TB\" is not what monitor.bodySizeLimit of a target takes",
+        ),
+        ("body_size_limit: 1.5MB", "body_size_limit: is left out: \"1.5MB\" is not what"),
+        ("label_limit: 0", ""),
+        ("body_size_limit: 0", ""),
+    ] {
+        let said = converted(modules, &job("https://a").replace("metrics_path", &format!("{limit}\n  metrics_path")));
+        let monitor = &only_spec(&said)["monitor"];
+        assert!(monitor.get("labelLimit").is_none() && monitor.get("bodySizeLimit").is_none(), "{limit}: {monitor}");
+        assert!(said.stderr.contains(words), "{limit}: {}", said.stderr);
+        assert_eq!(said.stderr.contains("imit: is"), !words.is_empty(), "{limit}: {}", said.stderr);
+    }
+    let limits = "labelLimit: 30, labelNameLengthLimit: 64, labelValueLengthLimit: 1000, bodySizeLimit: 16MiB, sampleLimit: 5, targetLimit: 5";
+    let metadata = "metadata: {name: a, labels: {release: a}}";
+    let probe = format!(
+        "{{apiVersion: monitoring.coreos.com/v1, kind: Probe, {metadata}, spec: {{module: m, interval: 30s, {limits}, targets: {{staticConfig: \
+         {{static: [https://a]}}}}}}}}"
+    );
+    let monitor = format!(
+        "{{apiVersion: monitoring.coreos.com/v1, kind: ServiceMonitor, {metadata}, spec: {{{limits}, endpoints: [{{path: /probe, interval: 30s, params: \
+         {{module: [m], target: [https://a]}}}}]}}}}"
+    );
+    for object in [probe, monitor] {
+        let folder = folder_with([("blackbox.yml", modules), ("object.yml", object.as_str())]);
+        let mut command = command(["convert", "blackbox.yml", "--manifests", "object.yml"]);
+        let said = checked(said_to(command.current_dir(folder.path()), "", PATIENCE));
+        let monitor = &only_spec(&said)["monitor"];
+        for (field, value) in kept.as_object().unwrap() {
+            assert_eq!(monitor[field], *value, "{field}");
+        }
+        for words in [
+            format!("bodySizeLimit: is kept as monitor.bodySizeLimit, {narrows}"),
+            "sampleLimit: is left out: a target has spec.sampleLimit".to_owned(),
+            "targetLimit: is left out: the installation sets it".to_owned(),
+        ] {
+            assert!(said.stderr.contains(&words), "{words}: {}", said.stderr);
+        }
+    }
+}
+
 /// The configurations that come with the blackbox exporter's package.
 #[test]
 fn the_examples_of_the_blackbox_exporter_are_converted() {

@@ -9,6 +9,7 @@ mod chart;
 mod document;
 mod encoding;
 mod go;
+mod limits;
 mod name;
 mod operator;
 mod relabel;

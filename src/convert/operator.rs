@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::AskedTargets;
 use super::blackbox::DEFAULT_MODULE;
 use super::block::{Block, BlockField};
+use super::limits::limits;
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
 use super::scrape_config::{DEFAULT_TIMEOUT, NO_JOB, parameters};
@@ -21,10 +22,9 @@ const CONNECTION: &str = "scheme tlsConfig bearerTokenFile bearerTokenSecret bas
     proxyFromEnvironment proxyConnectHeader enableHttp2";
 
 /// How Prometheus treats what it has scraped.
-const SCRAPING: &str = "sampleLimit targetLimit labelLimit labelNameLengthLimit labelValueLengthLimit keepDroppedTargets \
-    nativeHistogramBucketLimit nativeHistogramMinBucketFactor convertClassicHistogramsToNHCB \
+const SCRAPING: &str = "keepDroppedTargets nativeHistogramBucketLimit nativeHistogramMinBucketFactor convertClassicHistogramsToNHCB \
     scrapeClassicHistograms scrapeNativeHistograms scrapeProtocols fallbackScrapeProtocol honorTimestamps \
-    trackTimestampsStaleness filterRunning bodySizeLimit";
+    trackTimestampsStaleness filterRunning";
 
 /// Labels by which tools find the objects that they have written.
 const LABELS_OF_TOOLS: [&str; 8] = [
@@ -194,6 +194,7 @@ fn probe(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut R
     let module = spec.filled("module", reporter).map_or_else(|| DEFAULT_MODULE.to_owned(), |module| module.value);
     let times = times(&mut spec, place, reporter);
     left_out(&mut spec, place, reporter);
+    let limits = limits(&mut spec, Spelling::Camel, reporter);
     let metric_steps = spec.list("metricRelabelings", reporter);
     let metric_steps = steps(metric_steps, Spelling::Camel, reporter).unwrap_or_default();
     let scrape_class = spec.filled("scrapeClass", reporter);
@@ -238,6 +239,7 @@ fn probe(node: &Node, place: &str, requests: &mut AskedTargets, reporter: &mut R
     };
     let relabelings = known_steps(relabelings, reporter);
     let mut monitor = origin.monitor;
+    monitor.extend(limits);
     if let Some(class) = scrape_class {
         let message = "scrapeClass is kept: the installation must allow it by discovery.allowed-scrape-class";
         reporter.remark(class.line(), place, message);
@@ -313,6 +315,7 @@ fn service_monitor(node: &Node, place: &str, requests: &mut AskedTargets, report
     }
     left_out(&mut spec, place, reporter);
     let mut monitor = origin.monitor;
+    monitor.extend(limits(&mut spec, Spelling::Camel, reporter));
     if let Some(class) = spec.filled("scrapeClass", reporter) {
         let message = "scrapeClass is kept: the installation must allow it by discovery.allowed-scrape-class";
         reporter.remark(class.line(), place, message);
@@ -331,6 +334,7 @@ fn service_monitor(node: &Node, place: &str, requests: &mut AskedTargets, report
         let times = times(&mut endpoint, place, reporter);
         let parameters = parameters(endpoint.list_map("params", reporter), reporter);
         left_out(&mut endpoint, place, reporter);
+        let limits = limits(&mut endpoint, Spelling::Camel, reporter);
         endpoint.any_of("followRedirects metricNameValidationScheme");
         let honors_labels = endpoint.flag("honorLabels", reporter).is_some_and(|flag| flag.value);
         let relabelings = endpoint.list("relabelings", reporter);
@@ -350,6 +354,7 @@ fn service_monitor(node: &Node, place: &str, requests: &mut AskedTargets, report
         requests.add_labelled(all, times, (item.line(), place), reporter, |request, reporter| {
             request.namespace.clone_from(&namespace);
             request.monitor.extend(monitor.clone());
+            request.monitor.extend(limits);
             if honors_labels {
                 request.monitor.insert("honorLabels".to_owned(), json!(true));
             }

@@ -46,7 +46,7 @@ pub(super) enum Spelling {
 }
 
 impl Spelling {
-    const fn of(self, snake: &'static str, camel: &'static str) -> &'static str {
+    pub(super) const fn of(self, snake: &'static str, camel: &'static str) -> &'static str {
         match self {
             Self::Snake => snake,
             Self::Camel => camel,

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::blackbox::DEFAULT_MODULE;
 use super::block::{Block, BlockField};
 use super::document::documents;
+use super::limits::limits;
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
 use super::request::AskedTarget;
@@ -39,8 +40,7 @@ const SCRAPING: &str = "honor_timestamps track_timestamps_staleness scrape_proto
     scrape_classic_histograms always_scrape_classic_histograms convert_classic_histograms_to_nhcb \
     scrape_native_histograms native_histogram_bucket_limit native_histogram_min_bucket_factor \
     metric_name_validation_scheme metric_name_escaping_scheme extra_scrape_metrics scrape_failure_log_file \
-    keep_dropped_targets body_size_limit sample_limit target_limit label_limit label_name_length_limit \
-    label_value_length_limit";
+    keep_dropped_targets";
 
 /// Discovery that happens while Prometheus runs.
 const DISCOVERY: &str = "azure_sd_configs aws_sd_configs consul_sd_configs digitalocean_sd_configs dns_sd_configs docker_sd_configs \
@@ -103,6 +103,8 @@ struct Job {
     relabelings: Vec<RelabelStep>,
     metric_relabelings: Vec<RelabelStep>,
     honors_labels: bool,
+    /// Fields of `spec.monitor`.
+    limits: Map<String, Value>,
 }
 
 /// A group of targets with the same labels.
@@ -170,6 +172,7 @@ impl JobSource<'_> {
         let metric_relabel_configs = block.list("metric_relabel_configs", reporter);
         let metric_relabelings = steps(metric_relabel_configs, Spelling::Snake, reporter).unwrap_or_default();
         let honors_labels = block.flag("honor_labels", reporter).is_some_and(|flag| flag.value);
+        let limits = limits(&mut block, Spelling::Snake, reporter);
         for connection in block.any_of(CONNECTION) {
             if connection.node.scalar() == Some("http") {
                 continue; // the default scheme
@@ -212,6 +215,7 @@ impl JobSource<'_> {
             relabelings,
             metric_relabelings,
             honors_labels,
+            limits,
         };
         let mut dropped = 0;
         for group in groups {
@@ -416,6 +420,7 @@ impl Job {
             (line, &group.path),
             reporter,
             |request, reporter| {
+                request.monitor.extend(self.limits.clone());
                 if self.honors_labels {
                     request.monitor.insert("honorLabels".to_owned(), json!(true));
                 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use regex::Regex;
 use serde_json::Value;
 
-use crate::support::chart;
+use crate::support::promql::{self, OF_CLUSTERS, OF_MEMBERS, OF_PODS, OF_TARGETS};
+use crate::support::{chart, families};
 
 fn rules(manifests: &[Value]) -> Vec<Value> {
     let groups = chart::of_kind(manifests, "PrometheusRule")[0]["spec"]["groups"].as_array().unwrap();
@@ -126,6 +127,50 @@ fn what_an_alert_cannot_have_is_refused_with_what_to_write_instead() {
     assert!(said.contains("prometheusRule.alerts.ScrapeTargetDown.threshold: this alert has no threshold"), "{said}");
     let said = refused(r#"{"additionalRuleLabels": {"severity": "page"}}"#);
     assert!(said.contains("set prometheusRule.alerts.NAME.severity instead"), "{said}");
+    // Of everything, and of the one thread of a worker.
+    for name in ["SoraLicenseNearlyUsedUp", "ProbeSlow", "MediasoupWorkerBusy"] {
+        for percent in ["90", "1", "1.5"] {
+            let said = refused(&format!(r#"{{"alerts": {{"{name}": {{"threshold": {percent}}}}}}}"#));
+            let words = format!("prometheusRule.alerts.{name}.threshold is {percent}, but it is a share");
+            assert!(said.contains(&words) && said.contains("write 0.9 for 90 %"), "{said}");
+        }
+    }
+    let said = refused(r#"{"alerts": {"ScrapeTargetPollSlow": {"threshold": -1}}}"#);
+    assert!(
+        said.contains("at '/prometheusRule/alerts/ScrapeTargetPollSlow/threshold': minimum: got -1, want 0"),
+        "{said}"
+    );
+    for (set, words) in [
+        (
+            r#"{"additionalRuleLabels": {"__name__": "a"}}"#,
+            "additionalRuleLabels has __name__, which Prometheus sets itself",
+        ),
+        (
+            r#"{"additionalRuleLabels": {"alertname": "a"}}"#,
+            "additionalRuleLabels has alertname, which Prometheus sets itself",
+        ),
+        (r#"{"additionalRuleLabels": {"team": "{{ $labels.job }}"}}"#, "additionalRuleLabels.team has \"{{\""),
+        (
+            r#"{"alerts": {"ScrapeTargetDown": {"severity": "{{ $value }}"}}}"#,
+            "alerts.ScrapeTargetDown.severity has \"{{\"",
+        ),
+        (
+            r#"{"additionalRuleLabels": {"cluster": "a"}}"#,
+            "has cluster, by which prometheusRule.groupLabels tells clusters apart",
+        ),
+        (
+            r#"{"groupLabels": ["__name__"]}"#,
+            "prometheusRule.groupLabels has __name__, which does not tell clusters apart",
+        ),
+        (
+            r#"{"groupLabels": ["cluster", "job"]}"#,
+            "prometheusRule.groupLabels has job, which does not tell clusters apart",
+        ),
+        (r#"{"job": "a("}"#, "prometheusRule.job is not a regular expression that Prometheus can read: a("),
+    ] {
+        let said = refused(set);
+        assert!(said.contains(words), "{set}: {said}");
+    }
     for wrong in [
         r#"{"alerts": {"ScrapeTargetDwon": {}}}"#,
         r#"{"alerts": {"ScrapeTargetDown": {"for": "5 minutes"}}}"#,
@@ -135,6 +180,49 @@ fn what_an_alert_cannot_have_is_refused_with_what_to_write_instead() {
         r#"{"runbookUrl": "runbooks"}"#,
     ] {
         assert!(refused(wrong).contains("prometheusRule"), "{wrong}");
+    }
+}
+
+/// A label of the rule replaces that of a series, and Prometheus gives a rule up of which two alerts have the same labels.
+#[test]
+fn a_label_by_which_alerts_can_be_told_apart_is_refused_as_one_of_rules() {
+    let known = families::series();
+    let of_discovery = OF_TARGETS.iter().chain(&OF_PODS).chain(&OF_MEMBERS).map(|label| (*label).to_owned());
+    let mut labels: BTreeSet<String> = of_discovery.collect();
+    let file = &chart::parse(&chart::read("files/rules.yaml"))[0];
+    for rule in file["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()) {
+        let mentions = promql::mentions(rule["expr"].as_str().unwrap());
+        labels.extend(mentions.series.keys().filter_map(|name| known.get(name)).flatten().cloned());
+        labels.extend(mentions.groupings.into_iter().filter(|label| label != OF_CLUSTERS));
+    }
+    // Those that Prometheus sets itself are refused in any case.
+    labels.retain(|label| !label.starts_with("__"));
+    assert!(labels.len() > 20, "{labels:?}");
+    let set: Vec<String> = labels.iter().map(|label| format!("{label:?}: \"a\"")).collect();
+    let json = format!("prometheusRule={{\"enabled\": true, \"additionalRuleLabels\": {{{}}}}}", set.join(", "));
+    let said = chart::template(&["--set-json", &json]).err().unwrap_or_default();
+    let words: Vec<String> = labels.into_iter().collect();
+    let words = format!("prometheusRule.additionalRuleLabels has {}, by which alerts are told apart", words.join(", "));
+    assert!(said.contains(&words), "wanted: {words}: {said}");
+}
+
+#[test]
+fn without_a_runbook_url_alerts_have_no_annotation_of_that_name() {
+    for set in ["prometheusRule.runbookUrl=", "prometheusRule.runbookUrl=null"] {
+        let manifests = chart::render(&["--set", "prometheusRule.enabled=true", "--set", set]);
+        for rule in rules(&manifests) {
+            assert!(rule["annotations"].get("runbook_url").is_none(), "{rule}");
+            assert!(rule["annotations"]["summary"].is_string(), "{rule}");
+        }
+    }
+}
+
+#[test]
+fn null_takes_away_what_another_file_of_values_says_of_an_alert() {
+    let set = r#"{"disabled": {"SoraNodeMissing": null}, "alerts": {"SoraNodeMissing": null,
+        "SoraLicenseNearlyUsedUp": {"threshold": null, "for": null, "keepFiringFor": null, "severity": null}}}"#;
+    for name in ["SoraNodeMissing", "SoraLicenseNearlyUsedUp"] {
+        assert_eq!(rule(set, name), rule("{}", name));
     }
 }
 
@@ -193,7 +281,7 @@ fn rules_of_ones_own_are_added_as_they_are() {
 
 #[test]
 fn each_dashboard_is_a_config_map_that_the_sidecar_finds() {
-    let set = "dashboards.enabled=true,dashboards.labels.team=media,dashboards.labels.grafana_dashboard=other";
+    let set = "dashboards.enabled=true,dashboards.labels.team=media";
     let manifests = chart::render(&["--set", set]);
     for name in ["exporter", "mediasoup", "orion", "sora"] {
         let map = chart::one(&manifests, "ConfigMap", &format!("{}-{name}", chart::RELEASE));
@@ -217,7 +305,25 @@ fn dashboards_are_in_the_folder_that_the_sidecar_reads_from_their_annotation() {
     );
     assert_eq!(both["k8s-sidecar-target-directory"], "Media/Live");
     assert_eq!(both["owner"], "media");
-    // Two that disagree: the setting with a name of its own counts.
-    let folder = annotations(",dashboards.folder=Media,dashboards.annotations.grafana_folder=Other");
-    assert_eq!(folder["grafana_folder"], "Media");
+    let twice = annotations(",dashboards.folder=Media,dashboards.annotations.grafana_folder=Media");
+    assert_eq!(twice["grafana_folder"], "Media");
+    assert_eq!(annotations(",dashboards.annotations.grafana_folder=Other")["grafana_folder"], "Other");
+    assert!(annotations(",dashboards.folder=null").is_null());
+}
+
+#[test]
+fn a_label_and_a_folder_of_dashboards_that_are_set_twice_must_be_the_same() {
+    for (set, words) in [
+        (
+            "dashboards.labels.grafana_dashboard=other",
+            "dashboards.labels has grafana_dashboard: other, and dashboards.labelValue is 1: remove one of them",
+        ),
+        (
+            "dashboards.folder=Media,dashboards.annotations.grafana_folder=Other",
+            "dashboards.annotations has grafana_folder: Other, and dashboards.folder is Media: remove one of them",
+        ),
+    ] {
+        let said = chart::template(&["--set-string", set]).unwrap_err();
+        assert!(said.contains(words), "{set}: {said}");
+    }
 }

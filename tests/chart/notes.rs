@@ -133,3 +133,26 @@ fn the_notes_say_where_the_authority_is_and_which_name_the_certificate_must_have
     let said = notes("webConfig.enabled=true,webConfig.tlsSecret=exporter-tls,discovery.scrapeClass=exporter");
     assert!(!said.contains("must trust the certificate authority"), "{said}");
 }
+
+#[test]
+fn the_notes_name_every_way_into_the_exporter_from_outside_of_the_cluster_unless_it_asks_for_a_password() {
+    let service = "the Service scrapetarget-exporter";
+    let ways = [
+        ("ingress.enabled=true,ingress.hosts[0].host=a", "the Ingress".to_owned()),
+        ("httpRoute.enabled=true,httpRoute.parentRefs[0].name=a", "the HTTPRoute".to_owned()),
+        ("service.type=NodePort", format!("{service} (NodePort)")),
+        ("service.probe.type=LoadBalancer", format!("{service}-probe (LoadBalancer)")),
+        ("service.externalIPs={192.0.2.1}", format!("{service} (externalIPs)")),
+        ("hostNetwork=true", "port 9850 of a node (hostNetwork)".to_owned()),
+    ];
+    let warning = "WARNING: everyone who can reach one of these can read all metrics and the addresses of all targets";
+    assert!(!notes("").contains(warning));
+    for (set, way) in &ways {
+        let said = notes(set);
+        assert!(said.contains(&format!("{warning}: see webConfig.\n  {way}\n")), "{set}: {said}");
+        let closed = notes(&format!("{set},webConfig.enabled=true,webConfig.config.basic_auth_users.a=b"));
+        assert!(!closed.contains(warning), "{set}: {closed}");
+    }
+    let all: Vec<&str> = ways.iter().map(|(set, _)| *set).filter(|set| *set != "service.type=NodePort").collect();
+    assert_eq!(notes(&all.join(",")).split_once(warning).unwrap().1.matches("\n  ").count(), 5);
+}

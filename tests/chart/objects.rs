@@ -98,6 +98,26 @@ fn the_exporters_own_monitor_selects_the_service_with_all_pods() {
 }
 
 #[test]
+fn the_exporters_own_monitor_has_the_limits_of_a_scrape() {
+    let limits = [
+        ("sampleLimit", json!(50000)),
+        ("targetLimit", json!(2)),
+        ("labelLimit", json!(30)),
+        ("labelNameLengthLimit", json!(64)),
+        ("labelValueLengthLimit", json!(1_000_000)),
+        ("bodySizeLimit", json!("16MiB")),
+    ];
+    let manifests = case("everything");
+    let monitor = chart::one(&manifests, "ServiceMonitor", "media-exporter");
+    for (field, value) in &limits {
+        assert_eq!(monitor["spec"][field], *value, "{field}");
+    }
+    let without = chart::render(&["--set", "serviceMonitor.selfMonitor.enabled=true"]);
+    let monitor = chart::one(&without, "ServiceMonitor", chart::RELEASE);
+    assert!(limits.iter().all(|(field, _)| monitor["spec"].get(field).is_none()), "{monitor}");
+}
+
+#[test]
 fn what_is_set_for_all_targets_is_in_each_scrape_config_and_what_is_set_for_these_alone_takes_precedence() {
     let manifests = case("http-sd");
     let configs = chart::of_kind(&manifests, "ScrapeConfig");

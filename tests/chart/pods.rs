@@ -455,3 +455,16 @@ fn only_pods_that_poll_get_the_sysctl_for_pings() {
         without.iter().map(name).collect::<Vec<_>>()
     );
 }
+
+/// The API server refuses a deadline, by default of 600 seconds, that is not beyond the time for which a pod must be ready.
+#[test]
+fn a_rollout_has_its_time_apart_from_that_for_which_a_pod_must_be_ready() {
+    for (seconds, deadline) in [(1, 601), (600, 1200), (3600, 4200)] {
+        let manifests = chart::render(&["--set", &format!("minReadySeconds={seconds}")]);
+        let spec = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"];
+        assert_eq!((&spec["minReadySeconds"], &spec["progressDeadlineSeconds"]), (&seconds.into(), &deadline.into()));
+    }
+    let manifests = chart::render(&[""; 0]);
+    let spec = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"];
+    assert!(spec.get("minReadySeconds").is_none() && spec.get("progressDeadlineSeconds").is_none());
+}

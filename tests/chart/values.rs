@@ -18,7 +18,7 @@ fn the_linter_finds_nothing_in_any_case() {
 
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
-    let refused: [(&str, &[&str]); 63] = [
+    let refused: [(&str, &[&str]); 66] = [
         ("replica=2", &["additional properties 'replica' not allowed"]),
         ("discovery.mod=none", &["at '/discovery'", "additional properties 'mod' not allowed"]),
         // What other exporters' charts have, and what it is here.
@@ -30,6 +30,12 @@ fn a_wrong_value_is_refused_with_its_place_and_what_it_may_be() {
         (
             "serviceMonitor.defaults.interval=15s",
             &["'discovery or serviceMonitor.selfMonitor instead'", "'defaults' not allowed"],
+        ),
+        ("allowIcmp=true", &["'probers, with Icmp among them, instead'", "'allowIcmp' not allowed"]),
+        ("commonAnnotations.a=b", &["'deploymentAnnotations, podAnnotations and the annotations of other objects"]),
+        (
+            "prometheusRule.additionalAnnotations.a=b",
+            &["'prometheusRule.annotations for the object, or prometheusRule.additionalRuleAnnotations for its alerts"],
         ),
         ("replicas=two", &["at '/replicas'", "got string, want integer"]),
         ("replicas=-1", &["at '/replicas'", "minimum"]),
@@ -124,7 +130,15 @@ fn a_setting_of_all_service_monitors_that_the_operator_or_prometheus_would_refus
         ("discovery.proxyUrl=http://me:secret@proxy", &["at '/discovery/proxyUrl'"]),
         (
             "discovery.relabelings[0].action=keep,discovery.relabelings[0].regex=a(",
-            &["error parsing regexp", "missing closing ): `a(`"],
+            &["discovery.relabelings[0].regex is not a regular expression that Prometheus can read: a("],
+        ),
+        (
+            "scrapeConfig.metricRelabelings[0].regex=a,scrapeConfig.metricRelabelings[1].regex=(",
+            &["scrapeConfig.metricRelabelings[1].regex is not a regular expression"],
+        ),
+        (
+            "serviceMonitor.selfMonitor.relabelings[0].regex=*",
+            &["serviceMonitor.selfMonitor.relabelings[0].regex is not a regular expression"],
         ),
         (
             "discovery.metricRelabelings[0].targetLabel=a,discovery.metricRelabelings[0].replacement=$(HOME)",
@@ -145,7 +159,7 @@ fn assert_refused(refused: &[(&str, &[&str])]) {
 
 #[test]
 fn values_that_do_not_go_together_are_refused_with_what_they_need() {
-    let refused: [(&str, &[&str]); 25] = [
+    let refused: [(&str, &[&str]); 34] = [
         ("service.nodePort=30000", &["service.nodePort needs service.type: NodePort or LoadBalancer"]),
         ("service.nodePort=70000", &["at '/service/nodePort'", "maximum"]),
         (
@@ -205,8 +219,116 @@ fn values_that_do_not_go_together_are_refused_with_what_they_need() {
             ],
         ),
         ("lifecycle.beforeStop.a=b", &["at '/lifecycle'", "additional properties 'beforeStop' not allowed"]),
+        ("lifecycle.stopSignal=SIGINT", &["at '/lifecycle'", "it needs spec.os.name of the pod"]),
+        ("lifecycle.preStop.tcpSocket.port=1", &["at '/lifecycle/preStop'", "'sleep, httpGet or exec, since"]),
+        (
+            "service.type=NodePort,service.probe.type=NodePort,service.nodePort=30000,service.probe.nodePort=30000",
+            &["service.nodePort and service.probe.nodePort are both 30000", "write another number for one of them"],
+        ),
+        (
+            "service.ipFamilies={IPv4,IPv6},service.ipFamilyPolicy=SingleStack",
+            &["service.ipFamilies has two families, and service.ipFamilyPolicy is SingleStack: leave one family"],
+        ),
+        (
+            "service.ipDualStack.enabled=true,service.ipDualStack.ipFamilyPolicy=SingleStack",
+            &["service.ipDualStack.ipFamilies has two families, and service.ipDualStack.ipFamilyPolicy is SingleStack"],
+        ),
+        (
+            "rbac.create=false,rbac.existingClusterRoles.targets=a",
+            &["rbac.existingClusterRoles.targets needs rbac.create: true, which binds it"],
+        ),
+        ("rbac.create=false,rbac.extraRules[0].verbs={get}", &["rbac.extraRules needs rbac.create: true"]),
+        (
+            "rbac.secrets=none,rbac.existingClusterRoles.secrets=a",
+            &["rbac.existingClusterRoles.secrets is not bound with rbac.secrets: none: remove one of them"],
+        ),
+        (
+            "rbac.members=none,rbac.existingClusterRoles.members=a",
+            &["rbac.existingClusterRoles.members is not bound with rbac.members: none: remove one of them"],
+        ),
     ];
     assert_refused(&refused);
+}
+
+#[test]
+fn a_hook_without_its_handler_is_refused_with_what_is_missing() {
+    for (lifecycle, words) in [
+        (json!({ "preStop": {} }), "at '/lifecycle/preStop': missing property 'sleep, httpGet or exec'"),
+        (json!({ "postStart": {} }), "at '/lifecycle/postStart': missing property 'sleep, httpGet or exec'"),
+        (json!({ "preStop": { "sleep": {} } }), "at '/lifecycle/preStop/sleep': missing property 'seconds'"),
+        (json!({ "preStop": { "httpGet": {} } }), "at '/lifecycle/preStop/httpGet': missing property 'port'"),
+        (json!({ "preStop": { "exec": {} } }), "at '/lifecycle/preStop/exec': missing property 'command'"),
+        (
+            json!({ "preStop": { "sleep": { "seconds": 1 }, "httpGet": { "port": 80 } } }),
+            "at '/lifecycle/preStop': maxProperties: got 2, want 1",
+        ),
+    ] {
+        let said = chart::template(&["--set-json", &format!("lifecycle={lifecycle}")]).unwrap_err();
+        assert!(said.contains(words), "{lifecycle}: {said}");
+    }
+}
+
+#[test]
+fn rules_of_a_policy_in_the_format_of_the_other_flavor_are_refused_with_what_to_write() {
+    let to = "networkPolicy.egress.targets";
+    let from = "networkPolicy.ingress.extra";
+    let ports = "networkPolicy.egress.targetPorts";
+    for (flavor, place, value, words) in [
+        (
+            "cilium",
+            to,
+            json!([{}]),
+            "[0] is empty, and Cilium selects nothing by that. To allow everything, write [{toEntities: [all]}]",
+        ),
+        (
+            "cilium",
+            from,
+            json!([{}]),
+            "[0] is empty, and Cilium selects nothing by that. To allow everything, write [{fromEntities: [all]}]",
+        ),
+        (
+            "cilium",
+            to,
+            json!([{ "toCIDR": [] }, { "to": [] }]),
+            "[1] has to, which a rule of Cilium does not have: write toCIDR",
+        ),
+        ("cilium", to, json!([{ "ports": [] }]), "[0] has ports, which a rule of Cilium does not have: write toCIDR"),
+        ("cilium", from, json!([{ "from": [] }]), "[0] has from, which a rule of Cilium does not have: write fromCIDR"),
+        (
+            "kubernetes",
+            to,
+            json!([{ "toEntities": ["all"] }]),
+            "[0] has toEntities, which a rule of a NetworkPolicy does not have",
+        ),
+        (
+            "kubernetes",
+            from,
+            json!([{ "to": [] }]),
+            "[0] has to, which a rule of a NetworkPolicy does not have: write from and ports",
+        ),
+        ("cilium", ports, json!([443, { "protocol": "UDP" }]), "[1] has no port, which Cilium needs: write it"),
+        ("kubernetes", ports, json!([{ "port": 9, "endPort": 5 }]), "[0] has endPort 5, which is less than port"),
+        (
+            "kubernetes",
+            ports,
+            json!([{ "port": "http", "endPort": 5 }]),
+            "[0] has endPort, which needs the number of a port",
+        ),
+    ] {
+        let flavor = format!("networkPolicy.enabled=true,networkPolicy.flavor={flavor}");
+        let said = chart::template(&["--set", &flavor, "--set-json", &format!("{place}={value}")]).unwrap_err();
+        assert!(said.contains(&format!("{place}{words}")), "{value}: {said}");
+    }
+    for flavor in ["cilium", "kubernetes"] {
+        let set = format!("networkPolicy.flavor={flavor},networkPolicy.egress.targetPorts[0].endPort=5");
+        let said = chart::template(&["--set", &set]).unwrap_err();
+        assert!(said.contains("properties 'port' required, if 'endPort' exists"), "{said}");
+    }
+    let everything = [("cilium", json!([{ "toEntities": ["all"] }])), ("kubernetes", json!([{}]))];
+    for (flavor, rules) in everything {
+        let flavor = format!("networkPolicy.enabled=true,networkPolicy.flavor={flavor}");
+        chart::render(&["--set", &flavor, "--set-json", &format!("{to}={rules}")]);
+    }
 }
 
 /// Every flag that the chart gives in any case, and every flag that it refuses because a value stands for it, with that value.
@@ -546,7 +668,7 @@ fn template_expressions_are_evaluated_in_extra_manifests_and_in_no_other_value()
         "service": { "annotations": { "a": expression } },
         "affinity": { "a": expression },
         "webConfig": { "enabled": true, "config": { "a": expression } },
-        "networkPolicy": { "enabled": true, "egress": { "targets": [{ "a": expression }] } },
+        "networkPolicy": { "enabled": true, "egress": { "targets": [{ "to": [{ "podSelector": { "a": expression } }] }] } },
         "serviceMonitor": { "selfMonitor": { "enabled": true, "relabelings": [{ "replacement": expression }] } },
         "prometheusRule": { "enabled": true, "rules": [{ "expr": expression }] },
     });
@@ -615,7 +737,7 @@ fn null_takes_away_any_free_map_or_list() {
     let everything = "networkPolicy.enabled=true,prometheusRule.enabled=true,dashboards.enabled=true,\
                       serviceMonitor.selfMonitor.enabled=true,verticalPodAutoscaler.enabled=true,ingress.enabled=true,\
                       ingress.hosts[0].host=a,webConfig.enabled=true,webConfig.tlsSecret=a,cleanup.afterUpgrade=always";
-    places.retain(|place| place != "ingress.hosts");
+    places.retain(|place| place != "ingress.hosts" && !NEEDED.contains(&place.as_str()));
     for mode in ["serviceMonitor", "httpSD"] {
         // One of them at a time would take a minute.
         let nulls: Vec<String> = places.iter().map(|place| format!("{place}=null")).collect();
@@ -624,6 +746,118 @@ fn null_takes_away_any_free_map_or_list() {
         let text = serde_json::to_string(&manifests).unwrap();
         assert!(!text.contains("%!") && !text.contains("<nil>"), "{text}");
     }
+}
+
+/// What no object is complete without, and maps of settings as a whole.
+const NEEDED: [&str; 42] = [
+    "image",
+    "image.repository",
+    "crds",
+    "targetAccess",
+    "targetAccess.profile",
+    "discovery",
+    "discovery.mode",
+    "scrapeConfig",
+    "serviceMonitor",
+    "serviceMonitor.selfMonitor",
+    "limits",
+    "log",
+    "leaderElection",
+    "terminationGracePeriodSeconds",
+    "web",
+    "webConfig",
+    "webConfig.existingSecretKey",
+    "webConfig.scheme",
+    "containerPort",
+    "service",
+    "service.type",
+    "service.port",
+    "service.probe",
+    "service.probe.type",
+    "serviceAccount",
+    "rbac",
+    "openshift",
+    "cleanup",
+    "strategy.type",
+    "podDisruptionBudget",
+    "networkPolicy",
+    "networkPolicy.egress",
+    "networkPolicy.egress.apiServerPorts",
+    "networkPolicy.egress.dnsPorts",
+    "verticalPodAutoscaler",
+    "prometheusRule",
+    "dashboards",
+    "dashboards.label",
+    "dashboards.folderAnnotation",
+    "mediasoupAgent",
+    "mediasoupAgent.configMap",
+    "mediasoupAgent.configMap.name",
+];
+
+#[test]
+fn null_is_refused_where_an_object_would_not_be_complete_with_all_names() {
+    // A place inside of one that is null cannot be set.
+    for depth in 0..3 {
+        let places = NEEDED.iter().filter(|place| place.matches('.').count() == depth);
+        let places: BTreeSet<&str> = places.copied().collect();
+        assert!(places.len() > 3);
+        let nulls: Vec<String> = places.iter().map(|place| format!("{place}=null")).collect();
+        let said = chart::template(&["--set", &nulls.join(",")]).unwrap_err();
+        let named = said.split_once("null cannot be the value of ").unwrap_or_else(|| panic!("{said}")).1;
+        let named: BTreeSet<&str> = named.split_once(": leave it out").unwrap().0.split(", ").collect();
+        assert_eq!(named, places);
+        assert!(said.contains("upgrade with --reset-then-reuse-values"), "{said}");
+    }
+}
+
+/// The places of all values that are not maps.
+fn leaves(value: &Value, place: &str, found: &mut Vec<String>) {
+    match value.as_object().filter(|fields| !fields.is_empty()) {
+        Some(fields) => fields.iter().for_each(|(key, value)| {
+            leaves(value, &if place.is_empty() { key.clone() } else { format!("{place}.{key}") }, found);
+        }),
+        None => found.push(place.to_owned()),
+    }
+}
+
+/// Whether there is a null in it.
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().any(has_null),
+        Value::Object(fields) => fields.values().any(has_null),
+        _ => false,
+    }
+}
+
+#[test]
+fn null_takes_away_any_other_value_and_no_object_shows_it() {
+    let values = &chart::parse(&chart::read("values.yaml"))[0];
+    let mut places = Vec::new();
+    leaves(values, "", &mut places);
+    let on = |place: &str| place.ends_with(".enabled") || place == "rbac.create" || place == "serviceAccount.create";
+    places.retain(|place| !NEEDED.contains(&place.as_str()) && !on(place) && !place.ends_with("parentRefs"));
+    places.retain(|place| !["ingress.hosts", "webConfig.tlsSecret", "discovery.mode"].contains(&place.as_str()));
+    places.extend(["rbac.existingClusterRoles", "service.ipDualStack"].map(ToOwned::to_owned));
+    assert!(places.len() > 200, "{}", places.len());
+    // The fields of these two are null with them.
+    places
+        .retain(|place| !place.starts_with("rbac.existingClusterRoles.") && !place.starts_with("service.ipDualStack."));
+    let nulls: Vec<String> = places.iter().map(|place| format!("{place}=null")).collect();
+    let everything = "networkPolicy.enabled=true,prometheusRule.enabled=true,dashboards.enabled=true,podDisruptionBudget.enabled=true,\
+                      serviceMonitor.selfMonitor.enabled=true,verticalPodAutoscaler.enabled=true,ingress.enabled=true,\
+                      ingress.hosts[0].host=a,webConfig.enabled=true,webConfig.tlsSecret=a,httpRoute.enabled=true,\
+                      httpRoute.parentRefs[0].name=a,mediasoupAgent.configMap.enabled=true,cleanup.enabled=true";
+    for mode in ["serviceMonitor", "httpSD"] {
+        let set = format!("{everything},discovery.mode={mode}");
+        let manifests = chart::render(&["--set", &set, "--set", &nulls.join(",")]);
+        for manifest in manifests.iter().filter(|manifest| manifest["kind"] != "CustomResourceDefinition") {
+            let text = manifest.to_string();
+            assert!(!has_null(manifest) && !text.contains("%!") && !text.contains("<nil>"), "{text}");
+        }
+    }
+    let without = chart::render(&["--set", "ingress=null,httpRoute=null"]);
+    assert_eq!(without, chart::render(&[""; 0]));
 }
 
 #[test]

@@ -110,7 +110,7 @@ app.kubernetes.io/component: exporter
 
 {{/* OpenShift assigns a range of users to each namespace, and rejects others. */}}
 {{- define "scrapetarget-exporter.podSecurityContext" -}}
-{{- $context := .Values.podSecurityContext }}
+{{- $context := .Values.podSecurityContext | default dict }}
 {{- if include "scrapetarget-exporter.openshift" . }}
 {{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}
 {{- end }}
@@ -447,12 +447,12 @@ are allowed as the rest of the cluster. The exporter matches a suffix at any dep
 {{- $hosts = append $hosts (printf "%s%s" $name .) }}
 {{- end }}
 {{- end }}
-{{- if .Values.ingress.enabled }}
+{{- if (.Values.ingress).enabled }}
 {{- range .Values.ingress.hosts }}
 {{- $hosts = append $hosts .host }}
 {{- end }}
 {{- end }}
-{{- if .Values.httpRoute.enabled }}
+{{- if (.Values.httpRoute).enabled }}
 {{- $hosts = concat $hosts (.Values.httpRoute.hostnames | default list) }}
 {{- end }}
 {{- end }}
@@ -683,21 +683,6 @@ web.open-health: web.openHealth
 {{- end }}
 {{- end }}
 
-{{/* Expressions, and what the config reloader of Prometheus would expand. */}}
-{{- define "scrapetarget-exporter.validateRelabelings" -}}
-{{- range $list := list "relabelings" "metricRelabelings" }}
-{{- range $at, $step := get $.Values.discovery $list | default list }}
-{{- $place := printf "discovery.%s[%d]" $list $at }}
-{{- with $step.regex }}
-{{- $_ := mustRegexMatch . "" }}
-{{- end }}
-{{- if contains "$(" (toJson $step) }}
-{{- fail (printf "%s holds \"$(\", which the config reloader of Prometheus would expand as an environment variable: write it differently" $place) }}
-{{- end }}
-{{- end }}
-{{- end }}
-{{- end }}
-
 {{/*
 The query of /sd for the targets whose labels win, or for all others. Prometheus has honorLabels for a whole scrape configuration, and only some
 targets ask for it: each is in one of the two.
@@ -753,7 +738,11 @@ targets ask for it: each is in one of the two.
 {{- if and $tls (ne (include "scrapetarget-exporter.discoveryScheme" .) "https") (not $unknown) }}
 {{- fail "discovery.tls needs https: set discovery.scheme: https" }}
 {{- end }}
-{{- include "scrapetarget-exporter.validateRelabelings" . }}
+{{- include "scrapetarget-exporter.refuseRelabelings" . }}
+{{- include "scrapetarget-exporter.refusePolicyRules" . }}
+{{- include "scrapetarget-exporter.refuseUnboundRoles" . }}
+{{- include "scrapetarget-exporter.refuseServices" . }}
+{{- include "scrapetarget-exporter.refuseDashboards" . }}
 {{- $lease := .Values.leaderElection.leaseDuration | default "15s" }}
 {{- $seconds := include "scrapetarget-exporter.seconds" $lease | int }}
 {{- if or (contains "ms" $lease) (lt $seconds 5) (gt $seconds 300) }}
@@ -784,7 +773,7 @@ targets ask for it: each is in one of the two.
 {{- $service := .Values.service }}
 {{- include "scrapetarget-exporter.validateService" (list "service" $service) }}
 {{- include "scrapetarget-exporter.validateService" (list "service.probe" $service.probe) }}
-{{- if and $service.ipDualStack.enabled (or $service.ipFamilies $service.ipFamilyPolicy) }}
+{{- if and ($service.ipDualStack).enabled (or $service.ipFamilies $service.ipFamilyPolicy) }}
 {{- fail "service.ipFamilies and service.ipFamilyPolicy are set, and service.ipDualStack.enabled sets both as well: remove one or the other" }}
 {{- end }}
 {{- if and (eq (toString $service.probe.clusterIP) "None") (ne (int $service.port) (int .Values.containerPort)) }}
@@ -793,7 +782,7 @@ targets ask for it: each is in one of the two.
 {{- if and (eq (toString $service.clusterIP) "None") (ne (int $service.port) (int .Values.containerPort)) }}
 {{- fail (printf "service.clusterIP: None needs service.port to be containerPort, which is %d: a headless Service does not translate ports" (int .Values.containerPort)) }}
 {{- end }}
-{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+{{- if and (.Values.httpRoute).enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "httpRoute.enabled needs httpRoute.parentRefs: the Gateway to attach to, such as [{name: NAME, namespace: NAMESPACE}]" }}
 {{- end }}
 {{- $bounds := include "scrapetarget-exporter.verticalBounds" .Values.verticalPodAutoscaler | fromYaml }}
@@ -802,10 +791,10 @@ targets ask for it: each is in one of the two.
 {{- fail (printf "verticalPodAutoscaler.containerPolicies has the container exporter, and so has verticalPodAutoscaler.%s: remove one" (keys $bounds | sortAlpha | first)) }}
 {{- end }}
 {{- end }}
-{{- if and .Values.rbac.extraRules .Values.rbac.existingClusterRoles.targets }}
+{{- if and .Values.rbac.extraRules (.Values.rbac.existingClusterRoles).targets }}
 {{- fail "rbac.extraRules would be added to the role that rbac.existingClusterRoles.targets replaces: add the rules to that ClusterRole" }}
 {{- end }}
-{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+{{- if and (.Values.ingress).enabled (not .Values.ingress.hosts) }}
 {{- fail "ingress.enabled needs ingress.hosts" }}
 {{- end }}
 {{- $seen := dict }}
@@ -939,7 +928,9 @@ RoleBinding in each) or neither (a ClusterRole and its binding).
 {{/* Fields of every container of the image. */}}
 {{- define "scrapetarget-exporter.container" -}}
 image: {{ include "scrapetarget-exporter.image" . | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.image.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
 {{- with .Values.securityContext }}
 securityContext:
   {{- toYaml . | nindent 2 }}
@@ -1014,12 +1005,7 @@ app.kubernetes.io/component: {{ last . }}
 
 {{/* The spec of a clean-up Job: takes a dict of `root`, `account` and `args`, which is YAML. */}}
 {{- define "scrapetarget-exporter.cleanupJob" -}}
-{{- $ := .root }}
-{{- with $.Values.cleanup -}}
-backoffLimit: {{ .backoffLimit | toYaml }}
-activeDeadlineSeconds: {{ .activeDeadlineSeconds | toYaml }}
-ttlSecondsAfterFinished: {{ .ttlSecondsAfterFinished | toYaml }}
-{{- end }}
+{{- $ := .root -}}
 template:
   metadata:
     labels:
@@ -1045,4 +1031,10 @@ template:
           {{- . | nindent 10 }}
         {{- end }}
         {{- end }}
+{{- range $field := list "backoffLimit" "activeDeadlineSeconds" "ttlSecondsAfterFinished" }}
+{{- $value := index $.Values.cleanup $field }}
+{{- if not (kindIs "invalid" $value) }}
+{{ $field }}: {{ int64 $value }}
+{{- end }}
+{{- end }}
 {{- end }}

@@ -104,6 +104,24 @@ basic_auth:
 {{- join "\n   " $texts }}
 {{- end }}
 
+{{/* Ways into the exporter from outside of the cluster, as a list of names. */}}
+{{- define "scrapetarget-exporter.entrances" -}}
+{{- $found := list }}
+{{- if (.Values.ingress).enabled }}{{ $found = append $found "the Ingress" }}{{ end }}
+{{- if (.Values.httpRoute).enabled }}{{ $found = append $found "the HTTPRoute" }}{{ end }}
+{{- $services := list (list (include "scrapetarget-exporter.fullname" .) .Values.service) (list (include "scrapetarget-exporter.probeService" .) .Values.service.probe) }}
+{{- range $services }}
+{{- $service := last . }}
+{{- if ne $service.type "ClusterIP" }}
+{{- $found = append $found (printf "the Service %s (%s)" (first .) $service.type) }}
+{{- else if $service.externalIPs }}
+{{- $found = append $found (printf "the Service %s (externalIPs)" (first .)) }}
+{{- end }}
+{{- end }}
+{{- if .Values.hostNetwork }}{{ $found = append $found (printf "port %d of a node (hostNetwork)" (int .Values.containerPort)) }}{{ end }}
+{{- toYaml $found }}
+{{- end }}
+
 {{/* Warnings about settings that will not work, one paragraph each. */}}
 {{- define "scrapetarget-exporter.warnings" -}}
 {{- $discovery := .Values.discovery }}
@@ -149,9 +167,14 @@ serviceMonitor.selfMonitor.enabled.
 
 WARNING: rbac.create is false. See docs/kubernetes.md for the permissions that the exporter needs; its log says which are missing.
 {{- end }}
-{{- if and .Values.ingress.enabled (not (include "scrapetarget-exporter.authenticated" .)) }}
+{{- with include "scrapetarget-exporter.entrances" . | fromYamlArray }}
+{{- if not (include "scrapetarget-exporter.authenticated" $) }}
 
-WARNING: everyone who can reach the Ingress can read all metrics and the addresses of all targets: see webConfig.
+WARNING: everyone who can reach one of these can read all metrics and the addresses of all targets: see webConfig.
+{{- range . }}
+  {{ . }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if and .Values.watchNamespaces (not .Values.crds.keep) .Values.crds.enabled }}
 

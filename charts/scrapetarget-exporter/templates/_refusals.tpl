@@ -1,0 +1,227 @@
+{{/*
+Refusals of values that the API server, Prometheus or a network plugin would refuse later, or take and never act upon. Each names the field,
+and what to write instead.
+*/}}
+
+{{/*
+Values that must not be null, because an object would not be complete. Helm reads subfolders first, so a file of `tests` calls this: no other
+file may find one of them missing before.
+*/}}
+{{- define "scrapetarget-exporter.refuseNulls" -}}
+{{- $needed := list "image" "image.repository" "crds" "targetAccess" "targetAccess.profile" "discovery" "discovery.mode" "scrapeConfig"
+  "serviceMonitor" "serviceMonitor.selfMonitor" "limits" "log" "leaderElection" "terminationGracePeriodSeconds" "web" "webConfig"
+  "webConfig.existingSecretKey" "webConfig.scheme" "containerPort" "service" "service.type" "service.port" "service.probe" "service.probe.type"
+  "serviceAccount" "rbac" "openshift" "cleanup" "strategy.type" "podDisruptionBudget" "networkPolicy" "networkPolicy.egress"
+  "networkPolicy.egress.apiServerPorts" "networkPolicy.egress.dnsPorts" "verticalPodAutoscaler" "prometheusRule" "dashboards" "dashboards.label"
+  "dashboards.folderAnnotation" "mediasoupAgent" "mediasoupAgent.configMap" "mediasoupAgent.configMap.name" }}
+{{- $found := list }}
+{{- range $needed }}
+{{- $value := $.Values }}
+{{- $above := $value }}
+{{- range splitList "." . }}
+{{- $above = $value }}
+{{- $value = index ($value | default dict) . }}
+{{- end }}
+{{- if and (kindIs "invalid" $value) (not (kindIs "invalid" $above)) }}
+{{- $found = append $found . }}
+{{- end }}
+{{- end }}
+{{- with $found }}
+{{- fail (printf "null cannot be the value of %s: leave it out for the default of the chart, or set what you mean. If you have not set it, upgrade with --reset-then-reuse-values in place of --reuse-values, which does not know values that are new in the chart" (join ", " .)) }}
+{{- end }}
+{{- end }}
+
+{{/* An expression that Prometheus cannot compile: takes a list of the name of the field and of its value. Unlike others, regexMatch does not fail. */}}
+{{- define "scrapetarget-exporter.refuseRegex" -}}
+{{- with last . }}
+{{- if not (regexMatch (printf "|%s" .) "") }}
+{{- fail (printf "%s is not a regular expression that Prometheus can read: %s" (first $) (toString .)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Lists of relabelings, wherever there are some: expressions, and in those of all targets what the config reloader of Prometheus would expand. */}}
+{{- define "scrapetarget-exporter.refuseRelabelings" -}}
+{{- $self := .Values.serviceMonitor.selfMonitor | default dict }}
+{{- range $place, $values := dict "discovery" .Values.discovery "scrapeConfig" .Values.scrapeConfig "serviceMonitor.selfMonitor" $self }}
+{{- range $list := list "relabelings" "metricRelabelings" }}
+{{- range $at, $step := get $values $list | default list }}
+{{- $field := printf "%s.%s[%d]" $place $list $at }}
+{{- include "scrapetarget-exporter.refuseRegex" (list (printf "%s.regex" $field) $step.regex) }}
+{{- if and (eq $place "discovery") (contains "$(" (toJson $step)) }}
+{{- fail (printf "%s holds \"$(\", which the config reloader of Prometheus would expand as an environment variable: write it differently" $field) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Labels of the series that alerts are about. A label of the rule would replace the one of the series, so that alerts about two of them are
+equal: Prometheus then gives up the rule.
+*/}}
+{{- define "scrapetarget-exporter.labelsOfSeries" -}}
+call
+client
+codec
+container
+dtls_state
+endpoint
+ice_state
+instance
+job
+kind
+le
+member
+mode
+namespace
+node_name
+node_type
+object
+paused
+pid
+pod
+reason
+score
+service
+stat
+state
+subservice
+target_name
+target_namespace
+type
+{{- end }}
+
+{{/* Labels of alerts. */}}
+{{- define "scrapetarget-exporter.refuseRuleLabels" -}}
+{{- $ofSeries := include "scrapetarget-exporter.labelsOfSeries" . | splitList "\n" }}
+{{- with .Values.prometheusRule }}
+{{- $labels := .additionalRuleLabels | default dict }}
+{{- if hasKey $labels "severity" }}
+{{- fail "prometheusRule.additionalRuleLabels has severity, which each alert has: set prometheusRule.alerts.NAME.severity instead" }}
+{{- end }}
+{{- $taken := list }}
+{{- range $name, $value := $labels }}
+{{- if or (eq $name "alertname") (hasPrefix "__" $name) }}
+{{- fail (printf "prometheusRule.additionalRuleLabels has %s, which Prometheus sets itself: write another name" $name) }}
+{{- end }}
+{{- if has $name $ofSeries }}
+{{- $taken = append $taken $name }}
+{{- end }}
+{{- if contains "{{" $value }}
+{{- fail (printf "prometheusRule.additionalRuleLabels.%s has \"{{\", which Prometheus would evaluate for each alert, and a label that changes makes it a new alert: write a fixed text, or use prometheusRule.additionalRuleAnnotations" $name) }}
+{{- end }}
+{{- end }}
+{{- with $taken }}
+{{- fail (printf "prometheusRule.additionalRuleLabels has %s, by which alerts are told apart, so that two of them would be equal: write other names" (join ", " .)) }}
+{{- end }}
+{{- range .groupLabels }}
+{{- if hasKey $labels . }}
+{{- fail (printf "prometheusRule.additionalRuleLabels has %s, by which prometheusRule.groupLabels tells clusters apart: remove it from one of them" .) }}
+{{- end }}
+{{- if or (hasPrefix "__" .) (has . $ofSeries) }}
+{{- fail (printf "prometheusRule.groupLabels has %s, which does not tell clusters apart: name a label that all series of a cluster have, such as cluster" .) }}
+{{- end }}
+{{- end }}
+{{- range $name, $own := .alerts }}
+{{- if contains "{{" (dig "severity" "" ($own | default dict) | toString) }}
+{{- fail (printf "prometheusRule.alerts.%s.severity has \"{{\", which Prometheus would evaluate for each alert: write a fixed text" $name) }}
+{{- end }}
+{{- end }}
+{{- include "scrapetarget-exporter.refuseRegex" (list "prometheusRule.job" .job) }}
+{{- end }}
+{{- end }}
+
+{{/*
+Rules of a network policy in the format of the other flavor. Cilium selects nothing by an empty rule, and the API server drops fields that a
+NetworkPolicy does not have, so that what is left allows everything.
+*/}}
+{{- define "scrapetarget-exporter.refusePolicyRules" -}}
+{{- with .Values.networkPolicy }}
+{{- $cilium := eq (toString .flavor) "cilium" }}
+{{- $rules := dict "networkPolicy.egress.targets" .egress.targets "networkPolicy.ingress.extra" (.ingress).extra }}
+{{- range $place, $list := $rules }}
+{{- $peer := hasSuffix "targets" $place | ternary "to" "from" }}
+{{- range $at, $rule := $list }}
+{{- $field := printf "%s[%d]" $place $at }}
+{{- if and $cilium (not $rule) }}
+{{- fail (printf "%s is empty, and Cilium selects nothing by that. To allow everything, write [{%sEntities: [all]}]" $field $peer) }}
+{{- end }}
+{{- range $key := keys $rule | sortAlpha }}
+{{- if and $cilium (has $key (list "to" "from" "ports")) }}
+{{- fail (printf "%s has %s, which a rule of Cilium does not have: write %sCIDR, %sEndpoints, %sEntities or toPorts instead. To allow everything, write [{%sEntities: [all]}]" $field $key $peer $peer $peer $peer) }}
+{{- end }}
+{{- if not (or $cilium (has $key (list $peer "ports"))) }}
+{{- fail (printf "%s has %s, which a rule of a NetworkPolicy does not have: write %s and ports. For rules of Cilium, set networkPolicy.flavor: cilium" $field $key $peer) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $at, $port := .egress.targetPorts }}
+{{- if kindIs "map" $port }}
+{{- $field := printf "networkPolicy.egress.targetPorts[%d]" $at }}
+{{- if and $cilium (not $port.port) }}
+{{- fail (printf "%s has no port, which Cilium needs: write it, or write the rules into networkPolicy.egress.targets" $field) }}
+{{- end }}
+{{- if and $port.endPort (kindIs "string" $port.port) }}
+{{- fail (printf "%s has endPort, which needs the number of a port, and port is a name: write its number" $field) }}
+{{- end }}
+{{- if and $port.endPort (lt (int $port.endPort) (int $port.port)) }}
+{{- fail (printf "%s has endPort %d, which is less than port: write the higher number as endPort" $field (int $port.endPort)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* ClusterRoles that nothing would bind. */}}
+{{- define "scrapetarget-exporter.refuseUnboundRoles" -}}
+{{- with .Values.rbac }}
+{{- $existing := .existingClusterRoles | default dict }}
+{{- range $purpose, $role := $existing }}
+{{- if and $role (not $.Values.rbac.create) }}
+{{- fail (printf "rbac.existingClusterRoles.%s needs rbac.create: true, which binds it: a role that exists is not created. To bind it yourself, remove it" $purpose) }}
+{{- end }}
+{{- end }}
+{{- if and .extraRules (not .create) }}
+{{- fail "rbac.extraRules needs rbac.create: true: without it, add the rules to your own roles" }}
+{{- end }}
+{{- range $purpose := list "secrets" "members" }}
+{{- if and (get $existing $purpose) (eq (get $.Values.rbac $purpose | toString) "none") }}
+{{- fail (printf "rbac.existingClusterRoles.%s is not bound with rbac.%s: none: remove one of them" $purpose $purpose) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What both Services cannot have, and families that a policy excludes. */}}
+{{- define "scrapetarget-exporter.refuseServices" -}}
+{{- with .Values.service }}
+{{- if and .nodePort (eq (int .nodePort) (int .probe.nodePort)) }}
+{{- fail (printf "service.nodePort and service.probe.nodePort are both %d, and a port of the nodes leads to one Service: write another number for one of them, or 0 for any" (int .nodePort)) }}
+{{- end }}
+{{- $sets := dict "service" . }}
+{{- if (.ipDualStack).enabled }}
+{{- $sets = dict "service.ipDualStack" .ipDualStack }}
+{{- end }}
+{{- range $place, $set := $sets }}
+{{- if and (gt (len ($set.ipFamilies | default list)) 1) (eq (toString $set.ipFamilyPolicy) "SingleStack") }}
+{{- fail (printf "%s.ipFamilies has two families, and %s.ipFamilyPolicy is SingleStack: leave one family, or write PreferDualStack or RequireDualStack" $place $place) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Two values for one key of the metadata of dashboards. */}}
+{{- define "scrapetarget-exporter.refuseDashboards" -}}
+{{- with .Values.dashboards }}
+{{- $other := get (.labels | default dict) .label }}
+{{- if and $other (ne $other (toString .labelValue)) }}
+{{- fail (printf "dashboards.labels has %s: %s, and dashboards.labelValue is %s: remove one of them" .label $other (toString .labelValue)) }}
+{{- end }}
+{{- $other = get (.annotations | default dict) .folderAnnotation }}
+{{- if and .folder $other (ne $other .folder) }}
+{{- fail (printf "dashboards.annotations has %s: %s, and dashboards.folder is %s: remove one of them" .folderAnnotation $other .folder) }}
+{{- end }}
+{{- end }}
+{{- end }}
