@@ -49,6 +49,7 @@ TOOLS_health := $(CACHE)/health-$(call sum,health)
 TOOLS_pion := $(CACHE)/pion-$(call sum,pion)
 TOOLS_oauth2-proxy := $(CACHE)/oauth2-proxy-$(call sum,oauth2-proxy)
 TOOLS_states := $(CACHE)/states-$(call sum,states)
+export CRDS_OF_OTHERS := $(CACHE)/crds-$(call sum,crds)
 # What is no Go module here comes from Debian, unpacked and not installed.
 TOOLS_debian := $(CACHE)/debian-$(call sum,debian)
 # build MODULE, PACKAGE
@@ -166,9 +167,9 @@ e2e: root tools node image $(ROOMS) $(REGISTRY)
 	  && tests/e2e/node/run.sh cargo test --locked --test e2e
 endif
 
-## Programs that judge us, at the versions that tests/tools/*/go.mod and tests/tools/debian/packages.txt pin
+## Programs that judge us, at the versions that tests/tools/*/go.mod and tests/tools/debian/packages.txt pin, and CRDs of others
 tools: $(PROMTOOL) $(PROMETHEUS) $(EXPOSITIONS) $(ETCD) $(KUBE_APISERVER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(PROMETHEUS_OPERATOR) $(OPERATOR_CRDS) $(HELM) \
-  $(COREDNS) $(HEALTH) $(TOOLS_debian) $(KUBE_STATE_METRICS) $(PION) $(NODE_TURN) $(NODE_OAUTH2) $(OAUTH2_PROXY)
+  $(COREDNS) $(HEALTH) $(TOOLS_debian) $(KUBE_STATE_METRICS) $(PION) $(NODE_TURN) $(NODE_OAUTH2) $(OAUTH2_PROXY) $(CRDS_OF_OTHERS)
 
 $(TOOLS_prometheus)/%:
 	$(call build,prometheus,github.com/prometheus/prometheus/cmd/$*)
@@ -227,6 +228,9 @@ $(NODE_OAUTH2):
 
 $(TOOLS_debian):
 	tests/tools/debian/unpack.sh $@
+
+$(CRDS_OF_OTHERS):
+	tests/tools/crds/fetch.sh $@
 
 # The module brings its CRDs along, and the manifests that install it.
 $(TOOLS_operator)/operator-crds: | $(TOOLS_operator)/operator

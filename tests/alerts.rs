@@ -190,6 +190,8 @@ fn a_name_that_nobody_has_would_be_found() {
     let unknown = |expression| promql::unknown(expression, &known);
     assert_eq!(unknown("sum by (service) (rate(orion_incoming_transactions_total{service=\"}\"}[5m])) > 0.5"), [""; 0]);
     assert_eq!(unknown("sora_upp == 0"), ["series sora_upp"]);
+    assert_eq!(unknown("sum without (__name__) ({__name__=~\"sora_(up|upp)\", job=\"a\"})"), ["series sora_upp"]);
+    assert_eq!(unknown("{__name__=~\"sora_(up|version_info)\", version=\"a\"} > 0"), ["label version of sora_up"]);
     assert_eq!(unknown("sora_up{modes=\"a\"} == 0"), ["label modes of sora_up"]);
     assert_eq!(unknown("count by (service) (sora_up)"), ["label service"]);
     assert_eq!(unknown("sora_up unless on (job, reason) probe_failure_info{reason=~\"a|b\"} offset 5m"), [""; 0]);

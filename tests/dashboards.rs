@@ -142,9 +142,11 @@ fn dashboards_of_targets_can_be_filtered_by_any_label_and_show_series_of_targets
         let all = list(&dashboard["templating"]["list"]);
         let filters: Vec<_> = all.iter().filter(|variable| variable["type"] == json!("adhoc")).collect();
         let of_the_exporter = |series: &String| series.starts_with("scrapetarget_") || series.starts_with("process_");
-        let own = queries(&name, &dashboard)
-            .iter()
-            .any(|(_, query)| promql::mentions(query).series.keys().any(of_the_exporter));
+        // What they add to a series of targets may be missing.
+        let own = queries(&name, &dashboard).iter().any(|(_, query)| {
+            let query = query.replace("]) or scrapetarget_up{", "]) or up{");
+            promql::mentions(&query).series.keys().any(of_the_exporter)
+        });
         assert_eq!(filters.len(), usize::from(!own), "{name}");
         assert!(
             filters.iter().all(|filter| text(filter, "name") == "Filters" && filter["filters"] == json!([])),
@@ -164,7 +166,8 @@ fn equal_names_in_two_clusters_are_not_put_together() {
                 let groupings = [" by (", " on ("].iter().flat_map(|word| query.split(word).skip(1));
                 for grouping in groupings.map(|rest| rest.split(')').next().unwrap()) {
                     let labels: Vec<&str> = grouping.split(", ").collect();
-                    let names = ["job", "instance", "target_name", "pod"].iter().any(|label| labels.contains(label));
+                    let names = ["job", "instance", "target_name", "pod", "node_name"];
+                    let names = names.iter().any(|label| labels.contains(label));
                     assert!(!names || labels.contains(&"cluster"), "{name}: {title}: {query}");
                 }
                 // Replicas of an exporter count the same targets, those of two clusters do not.
@@ -174,6 +177,27 @@ fn equal_names_in_two_clusters_are_not_put_together() {
                 let shown = ["{{instance}}", "{{pod}}"].iter().any(|label| legend.contains(label));
                 assert!(!shown || legend.contains("{{cluster}}"), "{name}: {title}: {legend}");
             }
+        }
+    }
+}
+
+/// There may be two in one cluster, each with targets of its own. What targets are scraped for does not name the exporter: `scrapetarget_up`
+/// does.
+#[test]
+fn the_dashboard_of_the_exporter_shows_what_is_of_the_chosen_one_and_adds_up_those_that_are_chosen() {
+    for panel in panels(&dashboards()["exporter"]) {
+        for target in list(&panel["targets"]) {
+            let (title, query) = (text(&panel, "title"), text(&target, "expr"));
+            let series = promql::mentions(query).series;
+            let of_it = |name: &String| name.starts_with("scrapetarget_") || name.starts_with("process_");
+            let chosen = series.iter().any(|(name, labels)| {
+                of_it(name) && ["cluster", "job", "namespace"].iter().all(|label| labels.contains(*label))
+            });
+            assert!(chosen, "{title}: {query}");
+            let joined = query.contains("and on (cluster, target_namespace, target_name) scrapetarget_up{");
+            assert!(joined || series.keys().all(of_it), "{title}: {query}");
+            let counted = series.keys().any(|name| name == "scrapetarget_targets");
+            assert!(!counted || query.contains("(max by (cluster, job, namespace, "), "{title}: {query}");
         }
     }
 }
@@ -420,13 +444,109 @@ spec: { type: Sora, url: http://127.0.0.1:9/, interval: 1s }
     let (place, query) = queries.iter().find(|(place, _)| place == "probes: Why probes fail").unwrap();
     assert!(has_data(&server, place, query).await, "{query}");
     assert_the_table_of_all_targets_has_reasons(&server).await;
-    let is_reason = |place: &str, query: &str| place == "sora: Nodes" && query.contains("probe_failure_info");
+    let is_reason = |place: &str, query: &str| place == "sora: Nodes" && query.contains("member, reason)");
     let nodes = self::queries("sora", &dashboards()["sora"]).into_iter();
     for (place, query) in nodes.filter(|(place, query)| is_reason(place, query)) {
         let rows = result(&server, &place, &query).await;
         assert_eq!(rows.len(), 1, "{query}: {rows:?}");
         assert_eq!(rows[0]["metric"]["instance"], json!("media/tokyo"), "{query}");
         assert_ne!(text(&rows[0]["metric"], "reason"), "", "{query}");
+    }
+}
+
+/// The table of a kind with the panel that counts those that are down.
+const TABLES: [(&str, Type, &str, &str); 3] = [
+    ("sora", Type::Sora, "sora: Nodes", "sora: Nodes down"),
+    ("orion", Type::Orion, "orion: Brokers", "orion: Brokers down"),
+    ("mediasoup", Type::Mediasoup, "mediasoup: Applications", "mediasoup: Apps down"),
+];
+
+/// Declarations of a target of each kind that is down. Without its Secret, it has no series of its kind.
+fn targets_that_are_down(with_secret: bool) -> String {
+    let secret = if with_secret { "" } else { "\n  authorization: { credentials: { name: missing, key: token } }" };
+    let all = TABLES.iter().map(|(name, kind, ..)| {
+        format!(
+            "apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: {{ name: {name}, namespace: media }}
+spec:
+  type: {kind}
+  url: http://127.0.0.1:9/
+  interval: 1s{secret}
+---
+"
+        )
+    });
+    all.collect()
+}
+
+/// Waits until Prometheus has this number for each query.
+async fn until_counted(server: &Running, wanted: &[(&str, &str)]) {
+    let start = Instant::now();
+    for (query, count) in wanted {
+        while result(server, query, query).await.first().is_none_or(|sum| sum["value"][1] != json!(count)) {
+            assert!(start.elapsed() < PATIENCE, "{query} is not {count} after {PATIENCE:?}\n{}", server.log());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+/// Targets in the tables of kinds: how many rows say that they are down, those with a reason, and what the panel counts.
+async fn down(server: &Running, instance: &str, own: &str) -> Vec<(usize, BTreeSet<String>, Value)> {
+    let mut found = Vec::new();
+    for (name, _, table, count) in TABLES {
+        let (mut rows, mut reasons, mut counted) = (0, BTreeSet::new(), Value::Null);
+        for (place, query) in queries(name, &dashboards()[name]) {
+            let query = query.replace("scrapetarget_up", own);
+            if place == count {
+                counted = result(server, &place, &query).await[0]["value"][1].clone();
+            } else if place == table {
+                let all = result(server, &place, &query).await;
+                let of_it = all.iter().filter(|row| row["metric"]["instance"] == json!(instance));
+                for row in of_it {
+                    match row["metric"]["reason"].as_str() {
+                        Some(reason) => _ = reasons.insert(reason.to_owned()),
+                        None if row["value"][1] == json!("0") => rows += 1,
+                        None => panic!("{query}: {row}"),
+                    }
+                }
+            }
+        }
+        found.push((rows, reasons, counted));
+    }
+    found
+}
+
+/// It has no series of its kind, so none says that it is one of them: the exporter's own metrics do, or those that it had before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_down_without_series_of_its_kind_is_in_the_table_of_its_kind() {
+    let folder = TempDir::new().unwrap();
+    let targets = folder.path().join("targets.yaml");
+    fs::write(&targets, targets_that_are_down(true)).unwrap();
+    let service = Running::ready(&targets, [] as [&str; 0]).await;
+    let file = folder.path().join("prometheus.yml");
+    fs::write(&file, config(&service.base, "")).unwrap();
+    let server = Running::prometheus(&file).await;
+    until_counted(&server, &[("count({__name__=~\"(sora|orion|mediasoup)_up\"} == 0)", "3")]).await;
+    // They cannot be polled any more, and one has come that never could, as it has no members.
+    let never = "apiVersion: scrapetarget.dev/v1alpha1
+kind: ScrapeTarget
+metadata: { name: empty, namespace: media }
+spec: { type: Sora, url: \"http://nothing.invalid:3001/\", interval: 1s, members: { dns: {} } }
+";
+    fs::write(&targets, targets_that_are_down(false) + never).unwrap();
+    let without = "count(probe_failure_info{reason!~\"pending|connect\"}) \
+                   unless on () {__name__=~\"(sora|orion|mediasoup)_up\"}";
+    until_counted(&server, &[("count(scrapetarget_up == 0)", "4"), (without, "4")]).await;
+    for own in ["scrapetarget_up", "scrapetarget_nothing"] {
+        let with_own = own == "scrapetarget_up";
+        for (index, (name, ..)) in TABLES.iter().enumerate() {
+            let (rows, reasons, count) = down(&server, &format!("media/{name}"), own).await.swap_remove(index);
+            assert_eq!((rows, reasons), (1, BTreeSet::from(["config".to_owned()])), "{name}, {own}");
+            assert_eq!(count, json!(if *name == "sora" && with_own { "2" } else { "1" }), "{name}, {own}");
+        }
+        let (rows, reasons, _) = down(&server, "media/empty", own).await.swap_remove(0);
+        assert_eq!((rows, reasons.len()), if with_own { (1, 1) } else { (0, 0) }, "{reasons:?}, {own}");
     }
 }
 

@@ -43,18 +43,16 @@ pub fn mentions(expression: &str) -> Mentions {
                 continue;
             }
             let labels = found.series.entry(word.to_owned()).or_default();
-            let Some(mut inside) = next.strip_prefix('{') else { continue };
-            loop {
-                inside = inside.trim_start_matches([' ', ',', '\n']);
-                if let Some(after) = inside.strip_prefix('}') {
-                    rest = after;
-                    break;
-                }
-                let (label, after) = self::word(inside);
-                assert!(!label.is_empty(), "no label in {inside:?} of {expression}");
-                labels.insert(label.to_owned());
-                let text = after.split_once('"').expect("a label without its value").1;
-                inside = &text[end_of_text(text)..];
+            let Some(inside) = next.strip_prefix('{') else { continue };
+            let asked;
+            (asked, rest) = selector(inside, expression);
+            labels.extend(asked.into_keys());
+        } else if first == '{' {
+            let (mut asked, after) = selector(&rest[1..], expression);
+            rest = after;
+            let names = asked.remove(NAME).unwrap_or_else(|| panic!("series of any name in {expression}"));
+            for name in alternatives(&names) {
+                found.series.entry(name).or_default().extend(asked.keys().cloned());
             }
         } else if first.is_ascii_digit() {
             rest = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '.');
@@ -63,6 +61,33 @@ pub fn mentions(expression: &str) -> Mentions {
         }
     }
     found
+}
+
+/// The label that stands for the name of a series.
+const NAME: &str = "__name__";
+
+/// The labels that are asked for, with their texts, and what follows; the first brace is cut off already.
+fn selector<'e>(mut inside: &'e str, expression: &str) -> (BTreeMap<String, String>, &'e str) {
+    let mut asked = BTreeMap::new();
+    loop {
+        inside = inside.trim_start_matches([' ', ',', '\n']);
+        if let Some(after) = inside.strip_prefix('}') {
+            return (asked, after);
+        }
+        let (label, after) = word(inside);
+        assert!(!label.is_empty(), "no label in {inside:?} of {expression}");
+        let text = after.split_once('"').expect("a label without its value").1;
+        let end = end_of_text(text);
+        asked.insert(label.to_owned(), text[..end - 1].to_owned());
+        inside = &text[end..];
+    }
+}
+
+/// The names that a pattern such as `mediasoup_(producers|consumers)_score` stands for.
+fn alternatives(pattern: &str) -> Vec<String> {
+    let Some((before, rest)) = pattern.split_once('(') else { return vec![pattern.to_owned()] };
+    let (inside, after) = rest.split_once(')').expect("an open group");
+    inside.split('|').map(|middle| format!("{before}{middle}{after}")).collect()
 }
 
 /// The word at the beginning, and what follows it.
@@ -134,6 +159,7 @@ pub fn unknown(expression: &str, known: &BTreeMap<String, BTreeSet<String>>) -> 
             .extend(asked.iter().filter(|label| !has.contains(label.as_str())).map(|l| format!("label {l} of {name}")));
         labels.extend(has);
     }
+    labels.insert(NAME);
     unknown.extend(groupings.iter().filter(|label| !labels.contains(label.as_str())).map(|l| format!("label {l}")));
     unknown
 }

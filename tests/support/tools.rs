@@ -67,6 +67,11 @@ pub fn operator_crds() -> PathBuf {
     tool("OPERATOR_CRDS", "operator-crds")
 }
 
+/// A folder of other CRDs of which the chart can make objects; see tests/tools/crds.
+pub fn crds_of_others() -> PathBuf {
+    tool("CRDS_OF_OTHERS", "crds")
+}
+
 pub fn prometheus() -> PathBuf {
     tool("PROMETHEUS", "prometheus")
 }

@@ -25,6 +25,7 @@ const MANAGER: &str = "tests";
 
 /// Somebody has written the object since it was read.
 const CONFLICT: u16 = 409;
+const TOO_MANY_REQUESTS: u16 = 429;
 
 impl Cluster {
     /// Makes a namespace that no other test has; its name begins with `prefix`.
@@ -149,7 +150,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:se
     }
 
     /// What the API server refuses of these manifests, by a dry run of an apply: its words about each. Those without a namespace go
-    /// into `namespace`.
+    /// into `namespace`. A server that has no time to judge is asked again.
     pub fn refusals(&self, manifests: &[Value], namespace: &str) -> Vec<String> {
         let config = self.config();
         let mut manifests = manifests.to_vec();
@@ -162,7 +163,11 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:se
                 }
                 let object: DynamicObject = serde_json::from_value(manifest.clone()).unwrap();
                 let how = PatchParams { dry_run: true, ..how() };
-                if let Err(error) = patch_object(&client, &object, &how).await {
+                let judged = eventually(PATIENCE, async || match patch_object(&client, &object, &how).await {
+                    Err(error) if is_no_verdict(&error) => Err(error.to_string()),
+                    judged => Ok(judged),
+                });
+                if let Err(error) = judged.await {
                     refusals.push(format!("{} {}: {error}", manifest["kind"], object.name_any()));
                 }
             }
@@ -190,6 +195,17 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:se
             let file = tools::operator_crds().join(format!("monitoring.coreos.com_{name}.yaml"));
             self.apply(&std::fs::read_to_string(file).unwrap());
             self.wait_for_crd(&format!("{name}.monitoring.coreos.com"));
+        }
+    }
+
+    /// All other CRDs of which the chart can make objects, established and served.
+    pub fn install_crds_of_others(&self) {
+        for entry in std::fs::read_dir(tools::crds_of_others()).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            self.apply(&text);
+            for document in documents(&text) {
+                self.wait_for_crd(document.value().unwrap()["metadata"]["name"].as_str().unwrap());
+            }
         }
     }
 
@@ -229,6 +245,15 @@ fn how() -> PatchParams {
 
 async fn apply_object(client: &Client, object: &DynamicObject) -> Result<(), kube::Error> {
     patch_object(client, object, &how()).await
+}
+
+/// Whether the server has not judged what was sent: it was busy, was interrupted, or somebody wrote the object meanwhile.
+fn is_no_verdict(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => matches!(status.code, CONFLICT | TOO_MANY_REQUESTS | 500..),
+        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
+        _ => false,
+    }
 }
 
 async fn patch_object(client: &Client, object: &DynamicObject, how: &PatchParams) -> Result<(), kube::Error> {
