@@ -113,12 +113,12 @@ fn the_gate_is_passed_when_all_say_the_version_of_the_tag_and_names_every_place_
 fn the_next_version_is_set_in_one_step_in_every_place_that_the_gate_looks_at() {
     let unreleased = CHANGELOG.replace("## [0.1.0] - 2026-01-02\n\n", "");
     let checkout = checkout(&unreleased);
-    for wrong in [&["v1.2.3"][..], &["1.2"], &[]] {
+    for wrong in [&["v1.2.3"][..], &["1.2"], &["1.2.3-rc.01"], &[]] {
         assert!(!step(checkout.path(), "version.py", wrong).status.success(), "{wrong:?}");
     }
-    // A second time it finds everything done.
-    for _ in 0..2 {
-        let set = step(checkout.path(), "version.py", &["9.8.7"]);
+    // The candidate's changes become those of the version. A second time everything is done.
+    for version in ["9.8.7-rc.1", "9.8.7", "9.8.7"] {
+        let set = step(checkout.path(), "version.py", &[version]);
         assert!(set.status.success(), "{}", printed(&set));
     }
     let judged = step(checkout.path(), "gate.py", &["v9.8.7"]);
@@ -207,6 +207,7 @@ fn workflows_may_read_and_pin_every_action_and_call_every_step() {
     let mut all = String::new();
     for name in ["ci.yml", "advisories.yml", "release.yml"] {
         let text = read(&format!(".github/workflows/{name}"));
+        serde_saphyr::from_str::<serde_json::Value>(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(text.contains("\npermissions: { contents: read }\n"), "{name}");
         for line in text.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, action)| action) {
             let (_, rest) = line.split_once('@').unwrap();

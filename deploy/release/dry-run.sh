@@ -95,8 +95,12 @@ ls "$release"/*.cdx.json | sed 's,.*/,,'
 
 step "chart"
 $steps/chart.sh package "$version" "$release"
-chart=$($steps/chart.sh push "$release/scrapetarget-exporter-$version.tgz" "oci://127.0.0.1:$port/scrapetarget/charts")
+charts=oci://127.0.0.1:$port/scrapetarget/charts
+chart=$($steps/chart.sh push "$release/scrapetarget-exporter-$version.tgz" "$charts")
 echo "$chart"
+# Packed and pushed a second time, it is the same.
+$steps/chart.sh package "$version" "$work/again"
+[ "$($steps/chart.sh push "$work/again/scrapetarget-exporter-$version.tgz" "$charts")" = "$chart" ]
 oci=oci://127.0.0.1:$port/scrapetarget/charts/scrapetarget-exporter
 "$HELM" show chart --plain-http "$oci" --version "$version" | grep -A 1 'artifacthub.io/changes' | head -n 1
 "$HELM" template scrapetarget-exporter --plain-http "$oci" --version "$version" \
@@ -134,11 +138,14 @@ sed -i '1s/^./x/' "$release/SHA256SUMS"
 refused $steps/verify.sh file "v$version" "$release/SHA256SUMS"
 # Another image, pushed over the one with our tag: the digest is another, and nobody has signed it.
 deploy/image/offline.sh "$amd64" "localhost/amd64:$version" "$work/forged.tar" forged
-refused $steps/verify.sh artifact "v$version" "$(deploy/image/push.sh "$repository:$version" "$work/forged.tar")"
+forged=$(deploy/image/push.sh "$repository:$version" "$work/forged.tar")
+refused $steps/verify.sh artifact "v$version" "$forged"
 cp -R charts/scrapetarget-exporter "$work/forged"
 echo '# forged' >> "$work/forged/values.yaml"
 "$HELM" package "$work/forged" --version "$version" --destination "$work/forgery" > /dev/null
-refused $steps/verify.sh artifact "v$version" "$($steps/chart.sh push "$work/forgery/scrapetarget-exporter-$version.tgz" "oci://127.0.0.1:$port/scrapetarget/forgery")"
+refused $steps/chart.sh push "$work/forgery/scrapetarget-exporter-$version.tgz" "$charts"
+forged=$($steps/chart.sh push "$work/forgery/scrapetarget-exporter-$version.tgz" "oci://127.0.0.1:$port/scrapetarget/forgery")
+refused $steps/verify.sh artifact "v$version" "$forged"
 
 step "release notes"
 $steps/changelog.py notes "$version" > "$work/notes.md"

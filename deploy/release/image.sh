@@ -18,9 +18,9 @@ trap 'rm -rf "$work"' EXIT
 # Attestations of BuildKit would make the index another one; those of the release are attached afterwards.
 build=(docker buildx build --platform linux/amd64,linux/arm64 --provenance false --sbom false
   --build-arg VERSION="$version" --build-arg REVISION="$revision" "$root")
-"${build[@]}" --metadata-file "$work/metadata.json" --output "type=image,name=$repository,push-by-digest=true,push=true" >&2
-# From the cache of the build above: the same bytes.
-"${build[@]}" --output "type=local,dest=$work/roots" >&2
+# One build, so that the programs are those of the image.
+"${build[@]}" --metadata-file "$work/metadata.json" --output "type=image,name=$repository,push-by-digest=true,push=true" \
+  --output "type=local,dest=$work/roots" >&2
 for architecture in amd64 arm64; do
   install -m 755 "$work/roots/linux_$architecture/usr/local/bin/scrapetarget-exporter" "$folder/program-$architecture"
 done

@@ -2,6 +2,7 @@
 """Gives a pushed image its tag, with the same bytes and so the same digest. A tag is never moved: one that is there must be this image.
 
 usage: tag.py REPOSITORY@DIGEST TAG
+       tag.py --there REPOSITORY TAG     prints the digest that has the tag, or nothing
 
 REGISTRY_USER and REGISTRY_PASSWORD are for a registry that asks; PLAIN_HTTP=1 is for one on loopback.
 """
@@ -15,7 +16,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-TYPES = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"
+# An image of several architectures, and a chart.
+TYPES = (
+    "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json"
+)
 
 
 def request(method, url, headers, body=None):
@@ -42,13 +46,20 @@ def authorization(base, path):
 
 
 def main(arguments):
-    if len(arguments) != 2 or "@sha256:" not in arguments[0]:
+    asked = arguments[:1] == ["--there"]
+    if len(arguments) != 2 + asked or not asked and "@sha256:" not in arguments[0]:
         raise SystemExit(__doc__)
-    (name, digest), tag = arguments[0].split("@"), arguments[1]
+    name, _, digest = arguments[asked].partition("@")
+    tag = arguments[-1]
     registry, path = name.split("/", 1)
     base = f"{'http' if os.environ.get('PLAIN_HTTP') else 'https'}://{registry}"
     headers = authorization(base, path) | {"Accept": TYPES}
     status, there, _ = request("HEAD", f"{base}/v2/{path}/manifests/{tag}", headers)
+    if status not in (200, 404):
+        raise SystemExit(f"error: the registry does not say whether {name}:{tag} is there: status {status}")
+    if asked:
+        print(there["Docker-Content-Digest"] if status == 200 else "")
+        return
     if status == 200:
         if there["Docker-Content-Digest"] != digest:
             raise SystemExit(f"error: {name}:{tag} is there already, as {there['Docker-Content-Digest']}: release the next version")

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SEMVER = r"(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
+NUMBER = r"(?:0|[1-9]\d*)"
+IDENTIFIER = rf"(?:{NUMBER}(?![0-9A-Za-z-])|\d*[A-Za-z-][0-9A-Za-z-]*)"
+# Without build metadata: a plus is not allowed in the tag of an image.
+SEMVER = rf"{NUMBER}\.{NUMBER}\.{NUMBER}(?:-{IDENTIFIER}(?:\.{IDENTIFIER})*)?"
 
 CHART = "charts/scrapetarget-exporter/Chart.yaml"
 # Where it stands once: the file, what it is the version of, what is before it.
@@ -58,6 +61,18 @@ def change(path, edit):
     file.write_text(edit(text), encoding="utf-8")
 
 
+def dated(changelog, version):
+    """The changelog with a heading for the version: that of its last candidate, else a new one below [Unreleased]."""
+    if f"\n## [{version}]" in changelog:
+        return changelog
+    heading = f"## [{version}] - {datetime.datetime.now(datetime.UTC).date()}\n"
+    released = re.search(r"^## \[(?!Unreleased\])([^\]]+)\].*\n", changelog, re.MULTILINE)
+    if released and released[1].startswith(f"{version}-"):
+        changelog = changelog.replace(released[0], "", 1)
+    unreleased = "## [Unreleased]\n"
+    return changelog.replace(unreleased, f"{unreleased}\n{heading}", 1)
+
+
 def main(arguments):
     if len(arguments) != 1 or not re.fullmatch(SEMVER, arguments[0]):
         raise SystemExit(__doc__)
@@ -66,9 +81,7 @@ def main(arguments):
         change(path, lambda text, before=before: one(before).sub(rf"\g<1>{version}", text, count=1))
     for path in FILES:
         change(path, lambda text: one(BEFORE).sub(rf"\g<1>{version}", text))
-    today = datetime.datetime.now(datetime.UTC).date()
-    heading = "## [Unreleased]\n"
-    change("CHANGELOG.md", lambda text: text if f"\n## [{version}]" in text else text.replace(heading, f"{heading}\n## [{version}] - {today}\n", 1))
+    change("CHANGELOG.md", lambda text: dated(text, version))
     return 0
 
 
