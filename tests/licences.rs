@@ -170,3 +170,33 @@ fn every_crate_has_a_text_with_the_texts_that_go_with_the_standard_libraries() {
         assert!(texts.contains(words), "{words}");
     }
 }
+
+/// The toolchain of a release is that of the Dockerfile, whose generator refuses parts that it does not know. This sees those of another.
+#[test]
+fn every_part_of_the_standard_library_that_is_linked_is_named() {
+    const OF_RUST: [&str; 8] = ["alloc", "core", "getopts", "proc_macro", "std", "sysroot", "test", "unwind"];
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/THIRD-PARTY")).unwrap();
+    let std = text.split("\n3. Rust's standard library\n=").nth(1).unwrap();
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let told = std::process::Command::new(rustc).args(["--print", "target-libdir"]).output().unwrap();
+    let folder = String::from_utf8(told.stdout).unwrap();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder.trim()).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let Some((name, _)) = file.strip_prefix("lib").and_then(|file| file.strip_suffix(".rlib")?.rsplit_once('-'))
+        else {
+            continue;
+        };
+        let is_rusts = OF_RUST.contains(&name)
+            || ["panic_", "profiler_", "rustc_std_workspace_", "std_detect"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
+        // A crate may be called with either sign.
+        let listed = [name.to_owned(), name.replace('_', "-")];
+        let is_listed =
+            listed.iter().any(|name| std.contains(&format!("\n* {name} ")) || std.contains(&format!("\n* {name}:")));
+        assert!(is_rusts || is_listed, "THIRD-PARTY lacks {name} of Rust's standard library");
+        seen += usize::from(is_listed);
+    }
+    assert!(seen > 5, "{seen} in {folder}");
+}

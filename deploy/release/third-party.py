@@ -21,7 +21,19 @@ WRITTEN = ROOT / "THIRD-PARTY"
 RULE = "=" * 100
 
 # Crates of Rust's standard library that are linked on Linux with glibc; the others that its documentation lists are for other systems.
-OF_STD = {"cfg-if", "foldhash", "gimli", "hashbrown", "libc", "rustc-demangle", "rustc-literal-escaper"}
+OF_STD = {"cfg-if", "gimli", "hashbrown", "libc", "rustc-demangle", "rustc-literal-escaper"}
+# What prints backtraces: linked as well, but missing in that documentation.
+OF_BACKTRACES = {
+    "addr2line": "Apache-2.0, one of Apache-2.0 OR MIT",
+    "adler2": "Apache-2.0, one of 0BSD OR MIT OR Apache-2.0",
+    "memchr": "MIT, one of Unlicense OR MIT (by Andrew Gallant, bluss). Its text is above",
+    "miniz_oxide": "Apache-2.0, one of MIT OR Zlib OR Apache-2.0",
+    "object": "Apache-2.0, one of Apache-2.0 OR MIT",
+}
+# Of the Rust project itself, or only for tests.
+OF_RUST = {"alloc", "compiler-builtins", "core", "getopts", "panic-abort", "panic-unwind", "proc-macro", "profiler-builtins", "std", "std-detect"} | {
+    "rustc-std-workspace-alloc", "rustc-std-workspace-core", "rustc-std-workspace-std", "sysroot", "test", "unwind"
+}
 
 # Instead of the name that a crate without a file does not have.
 MISSING = "the authors that the list above names"
@@ -88,10 +100,12 @@ def crates():
             raise SystemExit(f"{name(package)}: no text of a licence was found")
         authors = ", ".join(re.sub(r" *<[^>]*>", "", author) for author in package["authors"])
         listed.append(f"* {name(package)}: {' AND '.join(sorted(mine))}" + (f" (by {authors})" if authors else ""))
-        # What Apache-2.0 calls a NOTICE must be passed on.
-        for notice in sorted(Path(package["manifest_path"]).parent.glob("NOTICE*")):
-            text = tidy(notice.read_text(encoding="utf-8", errors="replace"))
-            texts.setdefault(("NOTICE", normal(text)), (text, set()))[1].add(name(package))
+        # What Apache-2.0 calls a NOTICE must be passed on. A licence among the sources is for what a crate has taken from others.
+        folder = Path(package["manifest_path"]).parent
+        for kind, pattern in [("NOTICE", "NOTICE*"), ("Licences", "src/**/LICENSE*")]:
+            for file in sorted(folder.glob(pattern)):
+                text = tidy(file.read_text(encoding="utf-8", errors="replace"))
+                texts.setdefault((kind, normal(text)), (text, set()))[1].add(name(package))
     folders = {name(package): Path(package["manifest_path"]).parent for package in packages}
     return head("1. Crates") + "\n".join(listed) + "\n" + head("2. Texts of their licences") + rendered(with_own_files(texts, folders))
 
@@ -129,7 +143,12 @@ def standard_library():
     page = Path(run("rustc", "--print", "sysroot").strip()) / "share/doc/rust/COPYRIGHT-library.html"
     if not page.exists():
         raise SystemExit(f"{page} is missing: `rustup component add rust-docs`")
-    listed = []
+    libraries = Path(run("rustc", "--print", "target-libdir").strip()).glob("lib*.rlib")
+    linked = {re.sub(r"^lib(.+)-[0-9a-f]+$", r"\1", file.stem).replace("_", "-") for file in libraries}
+    unknown = linked - OF_STD - OF_RUST - {crate.replace("_", "-") for crate in OF_BACKTRACES}
+    if unknown:
+        raise SystemExit(f"new in Rust's standard library: {', '.join(sorted(unknown))}: add what is linked to OF_BACKTRACES, with its licence")
+    listed = [f"* {crate}: {licence}" for crate, licence in OF_BACKTRACES.items()]
     for part in page.read_text(encoding="utf-8").split("<h3>📦 ")[1:]:
         crate, number = re.match(r"(.+?)-(\d[^<]*)</h3>", part).groups()
         if crate in OF_STD:
@@ -143,7 +162,7 @@ def standard_library():
         "* core/src/unicode/unicode_data.rs: Unicode-3.0, copyright 1991-2024 Unicode, Inc. Its text is above\n"
         "* std/src/sync/mpmc: Apache-2.0, copyright 2019 The Crossbeam Project Developers\n"
         "* compiler-builtins: Apache-2.0 WITH LLVM-exception, Apache-2.0 and MIT, copyright the LLVM project and Jorge Aparicio\n"
-        + "\n".join(listed)
+        + "\n".join(sorted(listed))
         + "\n\n"
         + tidy((HERE / "LLVM-exception.txt").read_text(encoding="utf-8"))
         + "\n"
