@@ -144,6 +144,14 @@ fn a_setting_of_all_service_monitors_that_the_operator_or_prometheus_would_refus
             "discovery.metricRelabelings[0].targetLabel=a,discovery.metricRelabelings[0].replacement=$(HOME)",
             &["discovery.metricRelabelings[0] holds \"$(\"", "environment variable"],
         ),
+        (
+            "discovery.metricRelabelings[0].action=labeldrop,discovery.metricRelabelings[0].regex=pod|container",
+            &["discovery.metricRelabelings[0].regex matches the label pod, by which series are told apart"],
+        ),
+        (
+            "discovery.relabelings[0].action=LabelDrop,discovery.relabelings[0].regex=names.*",
+            &["discovery.relabelings[0].regex matches the label namespace"],
+        ),
     ]);
 }
 
@@ -159,7 +167,7 @@ fn assert_refused(refused: &[(&str, &[&str])]) {
 
 #[test]
 fn values_that_do_not_go_together_are_refused_with_what_they_need() {
-    let refused: [(&str, &[&str]); 34] = [
+    let refused: [(&str, &[&str]); 44] = [
         ("service.nodePort=30000", &["service.nodePort needs service.type: NodePort or LoadBalancer"]),
         ("service.nodePort=70000", &["at '/service/nodePort'", "maximum"]),
         (
@@ -207,7 +215,49 @@ fn values_that_do_not_go_together_are_refused_with_what_they_need() {
                 "verticalPodAutoscaler.containerPolicies has the container exporter, and so has verticalPodAutoscaler.minAllowed",
             ],
         ),
-        ("verticalPodAutoscaler.updateMode=Off", &["'verticalPodAutoscaler.updatePolicy.updateMode instead'"]),
+        (
+            "verticalPodAutoscaler.updateMode=Off",
+            &[
+                "'verticalPodAutoscaler.updatePolicy.updateMode (if you have not set it, upgrade with --reset-then-reuse-values",
+            ],
+        ),
+        ("sidecars[0].name=exporter", &["sidecars[0].name is exporter, which is the name of the exporter itself"]),
+        (
+            "extraContainers[0].name=a,sidecars[0].name=a",
+            &["sidecars[0].name is a, which is the name of extraContainers[0]: write another name"],
+        ),
+        ("dashboards.enabled=true,dashboards.labelValue=a b", &["at '/dashboards/labelValue'"]),
+        (
+            "dashboards.enabled=true,dashboards.label=app.kubernetes.io/name",
+            &["dashboards.label is app.kubernetes.io/name, which the chart sets itself"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.additionalRuleLabels.cluster=a",
+            &["where all series are of one cluster, set prometheusRule.groupLabels: []"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.groupLabels={Inf}",
+            &["prometheusRule.groupLabels has Inf, which PromQL reads as a number"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.summary=a",
+            &["prometheusRule.additionalRuleAnnotations has summary, which each alert has: write another name"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.runbook_url=a",
+            &["has runbook_url, which each alert has: write another name, or set prometheusRule.runbookUrl"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.a=$labels.job }}",
+            &["prometheusRule.additionalRuleAnnotations.a has \"{{\" and \"}}\" that do not belong together"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.alerts.SoraLicenseExpiresSoon.threshold=0",
+            &[
+                "prometheusRule.alerts.SoraLicenseExpiresSoon.threshold is 0",
+                "set prometheusRule.disabled.SoraLicenseExpiresSoon",
+            ],
+        ),
         (
             "rbac.existingClusterRoles.targets=a,rbac.extraRules[0].verbs={get}",
             &["rbac.extraRules would be added to the role that rbac.existingClusterRoles.targets replaces"],
@@ -265,6 +315,53 @@ fn a_hook_without_its_handler_is_refused_with_what_is_missing() {
     ] {
         let said = chart::template(&["--set-json", &format!("lifecycle={lifecycle}")]).unwrap_err();
         assert!(said.contains(words), "{lifecycle}: {said}");
+    }
+}
+
+/// Translated for Cilium, they would select all pods of the namespace.
+#[test]
+fn a_peer_that_a_network_policy_cannot_have_is_refused_with_both_flavors() {
+    for flavor in ["kubernetes", "cilium"] {
+        for place in ["networkPolicy.ingress.from", "networkPolicy.egress.dns", "networkPolicy.egress.apiServer"] {
+            for (peer, words) in [
+                (json!({}), "[0] is empty: write ipBlock, namespaceSelector or podSelector"),
+                (
+                    json!({ "toEntities": ["kube-apiserver"] }),
+                    "[0] has toEntities, which a peer of a NetworkPolicy does not have",
+                ),
+                (json!({ "namespaceselector": {} }), "[0] has namespaceselector, which a peer"),
+                (
+                    json!({ "ipBlock": { "cidr": "10.0.0.0/8" }, "podSelector": {} }),
+                    "[0] has ipBlock and a selector: write each as a peer of its own",
+                ),
+            ] {
+                let flavor = format!("networkPolicy.enabled=true,networkPolicy.flavor={flavor}");
+                let said =
+                    chart::template(&["--set", &flavor, "--set-json", &format!("{place}=[{peer}]")]).unwrap_err();
+                assert!(said.contains(&format!("{place}{words}")), "{said}");
+            }
+        }
+    }
+}
+
+/// `condition` of a dependency names a value of the chart that depends on it.
+#[test]
+fn a_chart_that_depends_on_this_one_can_switch_it() {
+    chart::render(&["--set", "enabled=true"]);
+}
+
+#[test]
+fn a_service_of_two_families_has_a_policy_that_the_api_server_takes() {
+    for (set, policy) in [
+        ("service.ipFamilies={IPv4,IPv6}", json!("RequireDualStack")),
+        ("service.ipFamilies={IPv4,IPv6},service.ipFamilyPolicy=PreferDualStack", json!("PreferDualStack")),
+        ("service.ipFamilies={IPv4}", json!(null)),
+    ] {
+        let manifests = chart::render(&["--set", set]);
+        let service = chart::of_kind(&manifests, "Service")
+            .into_iter()
+            .find(|service| service["metadata"]["name"] == chart::RELEASE);
+        assert_eq!(service.unwrap()["spec"]["ipFamilyPolicy"], policy, "{set}");
     }
 }
 
@@ -907,6 +1004,8 @@ fn the_schema_knows_exactly_the_values_that_there_are() {
     places(values, &schema, "", &mut found);
     // `strategy.rollingUpdate` is Kubernetes' own.
     assert!(found[0].len() > 100, "{:?}", found[0]);
+    // That of a chart that depends on this one.
+    assert!(found[1].remove("enabled"), "{:?}", found[1]);
     assert_eq!(found[0], found[1]);
 }
 

@@ -743,6 +743,7 @@ targets ask for it: each is in one of the two.
 {{- include "scrapetarget-exporter.refuseUnboundRoles" . }}
 {{- include "scrapetarget-exporter.refuseServices" . }}
 {{- include "scrapetarget-exporter.refuseDashboards" . }}
+{{- include "scrapetarget-exporter.refuseContainers" . }}
 {{- $lease := .Values.leaderElection.leaseDuration | default "15s" }}
 {{- $seconds := include "scrapetarget-exporter.seconds" $lease | int }}
 {{- if or (contains "ms" $lease) (lt $seconds 5) (gt $seconds 300) }}

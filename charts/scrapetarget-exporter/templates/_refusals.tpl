@@ -48,6 +48,15 @@ file may find one of them missing before.
 {{- range $at, $step := get $values $list | default list }}
 {{- $field := printf "%s.%s[%d]" $place $list $at }}
 {{- include "scrapetarget-exporter.refuseRegex" (list (printf "%s.regex" $field) $step.regex) }}
+{{- if and (eq $place "discovery") (eq (toString $step.action | lower) "labeldrop") }}
+{{- $kept := list "instance" "job" "namespace" "target_namespace" "target_name" }}
+{{- if eq $list "metricRelabelings" }}{{ $kept = concat $kept (list "pod" "member") }}{{ end }}
+{{- range $kept }}
+{{- if regexMatch (printf "^(?:%s)$" $step.regex) . }}
+{{- fail (printf "%s.regex matches the label %s, by which series are told apart, and the exporter does not start with that: leave it out" $field .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and (eq $place "discovery") (contains "$(" (toJson $step)) }}
 {{- fail (printf "%s holds \"$(\", which the config reloader of Prometheus would expand as an environment variable: write it differently" $field) }}
 {{- end }}
@@ -57,39 +66,31 @@ file may find one of them missing before.
 {{- end }}
 
 {{/*
-Labels of the series that alerts are about. A label of the rule would replace the one of the series, so that alerts about two of them are
+Labels that the results of the rules have. A label of the rule would replace the one of the series, so that alerts about two of them are
 equal: Prometheus then gives up the rule.
 */}}
 {{- define "scrapetarget-exporter.labelsOfSeries" -}}
 call
 client
-codec
 container
-dtls_state
 endpoint
-ice_state
 instance
 job
 kind
-le
 member
 mode
 namespace
 node_name
-node_type
 object
-paused
 pid
 pod
 reason
-score
 service
 stat
 state
 subservice
 target_name
 target_namespace
-type
 {{- end }}
 
 {{/* Labels of alerts. */}}
@@ -117,7 +118,10 @@ type
 {{- end }}
 {{- range .groupLabels }}
 {{- if hasKey $labels . }}
-{{- fail (printf "prometheusRule.additionalRuleLabels has %s, by which prometheusRule.groupLabels tells clusters apart: remove it from one of them" .) }}
+{{- fail (printf "prometheusRule.additionalRuleLabels has %s, by which prometheusRule.groupLabels tells clusters apart: remove it here, or, where all series are of one cluster, set prometheusRule.groupLabels: []" .) }}
+{{- end }}
+{{- if has (lower .) (list "inf" "nan") }}
+{{- fail (printf "prometheusRule.groupLabels has %s, which PromQL reads as a number: name another label" .) }}
 {{- end }}
 {{- if or (hasPrefix "__" .) (has . $ofSeries) }}
 {{- fail (printf "prometheusRule.groupLabels has %s, which does not tell clusters apart: name a label that all series of a cluster have, such as cluster" .) }}
@@ -126,6 +130,15 @@ type
 {{- range $name, $own := .alerts }}
 {{- if contains "{{" (dig "severity" "" ($own | default dict) | toString) }}
 {{- fail (printf "prometheusRule.alerts.%s.severity has \"{{\", which Prometheus would evaluate for each alert: write a fixed text" $name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $text := .additionalRuleAnnotations }}
+{{- if or (has $name (list "summary" "description")) (and (eq $name "runbook_url") $.Values.prometheusRule.runbookUrl) }}
+{{- fail (printf "prometheusRule.additionalRuleAnnotations has %s, which each alert has: write another name%s" $name (eq $name "runbook_url" | ternary ", or set prometheusRule.runbookUrl" "")) }}
+{{- end }}
+{{- $text = toString $text }}
+{{- if ne (len (splitList "{{" $text)) (len (splitList "}}" $text)) }}
+{{- fail (printf "prometheusRule.additionalRuleAnnotations.%s has \"{{\" and \"}}\" that do not belong together, so that Prometheus would load none of the rules: close each template" $name) }}
 {{- end }}
 {{- end }}
 {{- include "scrapetarget-exporter.refuseRegex" (list "prometheusRule.job" .job) }}
@@ -154,6 +167,23 @@ NetworkPolicy does not have, so that what is left allows everything.
 {{- if not (or $cilium (has $key (list $peer "ports"))) }}
 {{- fail (printf "%s has %s, which a rule of a NetworkPolicy does not have: write %s and ports. For rules of Cilium, set networkPolicy.flavor: cilium" $field $key $peer) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $peers := dict "networkPolicy.ingress.from" (.ingress).from "networkPolicy.egress.dns" .egress.dns "networkPolicy.egress.apiServer" .egress.apiServer }}
+{{- range $place, $list := $peers }}
+{{- range $at, $peer := $list }}
+{{- $field := printf "%s[%d]" $place $at }}
+{{- if not $peer }}
+{{- fail (printf "%s is empty: write ipBlock, namespaceSelector or podSelector" $field) }}
+{{- end }}
+{{- range $key := keys $peer | sortAlpha }}
+{{- if not (has $key (list "ipBlock" "namespaceSelector" "podSelector")) }}
+{{- fail (printf "%s has %s, which a peer of a NetworkPolicy does not have: write ipBlock, namespaceSelector or podSelector, with both flavors" $field $key) }}
+{{- end }}
+{{- end }}
+{{- if and (hasKey $peer "ipBlock") (gt (len $peer) 1) }}
+{{- fail (printf "%s has ipBlock and a selector: write each as a peer of its own" $field) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -215,6 +245,9 @@ NetworkPolicy does not have, so that what is left allows everything.
 {{/* Two values for one key of the metadata of dashboards. */}}
 {{- define "scrapetarget-exporter.refuseDashboards" -}}
 {{- with .Values.dashboards }}
+{{- if hasKey (include "scrapetarget-exporter.labels" $ | fromYaml) .label }}
+{{- fail (printf "dashboards.label is %s, which the chart sets itself: write the label by which the sidecar of Grafana finds dashboards" .label) }}
+{{- end }}
 {{- $other := get (.labels | default dict) .label }}
 {{- if and $other (ne $other (toString .labelValue)) }}
 {{- fail (printf "dashboards.labels has %s: %s, and dashboards.labelValue is %s: remove one of them" .label $other (toString .labelValue)) }}
@@ -222,6 +255,22 @@ NetworkPolicy does not have, so that what is left allows everything.
 {{- $other = get (.annotations | default dict) .folderAnnotation }}
 {{- if and .folder $other (ne $other .folder) }}
 {{- fail (printf "dashboards.annotations has %s: %s, and dashboards.folder is %s: remove one of them" .folderAnnotation $other .folder) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Containers of one pod under one name, of which the API server refuses the second. */}}
+{{- define "scrapetarget-exporter.refuseContainers" -}}
+{{- $seen := dict "exporter" "the exporter itself" }}
+{{- range $place := list "extraInitContainers" "initContainers" "extraContainers" "sidecars" }}
+{{- range $at, $container := get $.Values $place | default list }}
+{{- $field := printf "%s[%d]" $place $at }}
+{{- with $container.name }}
+{{- if hasKey $seen . }}
+{{- fail (printf "%s.name is %s, which is the name of %s: write another name" $field . (get $seen .)) }}
+{{- end }}
+{{- $_ := set $seen . $field }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
