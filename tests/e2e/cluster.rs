@@ -8,7 +8,7 @@ use kube::{Client, Config};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::support::program::{Said, said_to, signal};
+use crate::support::program::{Running, Said, said_to, signal};
 use crate::support::{choose_tls_provider, tools};
 use crate::{media, tokens, until};
 
@@ -161,6 +161,13 @@ impl Cluster {
     /// Runs kubectl with an input.
     pub(crate) fn try_kubectl(&self, arguments: &[&str], input: &str) -> Said {
         said_to(Command::new(&self.kubectl).args(arguments), input, PATIENCE)
+    }
+
+    /// What a pod logs from now on, on the standard output of the running kubectl: of much, `logs` would show only the last.
+    pub(crate) fn follow(&self, namespace: &str, pod: &str) -> Running {
+        let mut command = Command::new(&self.kubectl);
+        command.args(["-n", namespace, "logs", "--follow", "--tail=0", pod]);
+        Running::spawn(command)
     }
 
     /// Applies manifests as a user does.
