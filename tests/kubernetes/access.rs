@@ -16,8 +16,8 @@ use crate::support::cluster::{AuditLine, Cluster};
 use crate::support::eventually::eventually_blocking;
 use crate::support::program::{Running, Said, command, said, signal};
 
-/// What was missing is tried again within a minute, and two dozen exporters are here at a time.
-const PATIENCE: Duration = Duration::from_secs(60 + 120);
+/// What was missing is tried again within a minute, and two dozen exporters are here at a time, beside other tests.
+const PATIENCE: Duration = Duration::from_secs(60 + 240);
 
 /// The shared server with all that an installation expects.
 fn served() -> &'static Cluster {
