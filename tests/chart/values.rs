@@ -167,7 +167,7 @@ fn assert_refused(refused: &[(&str, &[&str])]) {
 
 #[test]
 fn values_that_do_not_go_together_are_refused_with_what_they_need() {
-    let refused: [(&str, &[&str]); 44] = [
+    let refused: [(&str, &[&str]); 34] = [
         ("service.nodePort=30000", &["service.nodePort needs service.type: NodePort or LoadBalancer"]),
         ("service.nodePort=70000", &["at '/service/nodePort'", "maximum"]),
         (
@@ -221,43 +221,6 @@ fn values_that_do_not_go_together_are_refused_with_what_they_need() {
                 "'verticalPodAutoscaler.updatePolicy.updateMode (if you have not set it, upgrade with --reset-then-reuse-values",
             ],
         ),
-        ("sidecars[0].name=exporter", &["sidecars[0].name is exporter, which is the name of the exporter itself"]),
-        (
-            "extraContainers[0].name=a,sidecars[0].name=a",
-            &["sidecars[0].name is a, which is the name of extraContainers[0]: write another name"],
-        ),
-        ("dashboards.enabled=true,dashboards.labelValue=a b", &["at '/dashboards/labelValue'"]),
-        (
-            "dashboards.enabled=true,dashboards.label=app.kubernetes.io/name",
-            &["dashboards.label is app.kubernetes.io/name, which the chart sets itself"],
-        ),
-        (
-            "prometheusRule.enabled=true,prometheusRule.additionalRuleLabels.cluster=a",
-            &["where all series are of one cluster, set prometheusRule.groupLabels: []"],
-        ),
-        (
-            "prometheusRule.enabled=true,prometheusRule.groupLabels={Inf}",
-            &["prometheusRule.groupLabels has Inf, which PromQL reads as a number"],
-        ),
-        (
-            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.summary=a",
-            &["prometheusRule.additionalRuleAnnotations has summary, which each alert has: write another name"],
-        ),
-        (
-            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.runbook_url=a",
-            &["has runbook_url, which each alert has: write another name, or set prometheusRule.runbookUrl"],
-        ),
-        (
-            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.a=$labels.job }}",
-            &["prometheusRule.additionalRuleAnnotations.a has \"{{\" and \"}}\" that do not belong together"],
-        ),
-        (
-            "prometheusRule.enabled=true,prometheusRule.alerts.SoraLicenseExpiresSoon.threshold=0",
-            &[
-                "prometheusRule.alerts.SoraLicenseExpiresSoon.threshold is 0",
-                "set prometheusRule.disabled.SoraLicenseExpiresSoon",
-            ],
-        ),
         (
             "rbac.existingClusterRoles.targets=a,rbac.extraRules[0].verbs={get}",
             &["rbac.extraRules would be added to the role that rbac.existingClusterRoles.targets replaces"],
@@ -298,6 +261,49 @@ fn values_that_do_not_go_together_are_refused_with_what_they_need() {
         ),
     ];
     assert_refused(&refused);
+}
+
+#[test]
+fn names_labels_and_annotations_that_would_break_an_object_or_have_no_effect_are_refused() {
+    assert_refused(&[
+        ("sidecars[0].name=exporter", &["sidecars[0].name is exporter, which is the name of the exporter itself"]),
+        (
+            "extraContainers[0].name=a,sidecars[0].name=a",
+            &["sidecars[0].name is a, which is the name of extraContainers[0]: write another name"],
+        ),
+        ("dashboards.enabled=true,dashboards.labelValue=a b", &["at '/dashboards/labelValue'"]),
+        (
+            "dashboards.enabled=true,dashboards.label=app.kubernetes.io/name",
+            &["dashboards.label is app.kubernetes.io/name, which the chart sets itself"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.additionalRuleLabels.cluster=a",
+            &["where all series are of one cluster, set prometheusRule.groupLabels: []"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.groupLabels={Inf}",
+            &["prometheusRule.groupLabels has Inf, which PromQL reads as a number"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.summary=a",
+            &["prometheusRule.additionalRuleAnnotations has summary, which each alert has: write another name"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.runbook_url=a",
+            &["has runbook_url, which each alert has: write another name, or set prometheusRule.runbookUrl"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.additionalRuleAnnotations.a=$labels.job }}",
+            &["prometheusRule.additionalRuleAnnotations.a has \"{{\" and \"}}\" that do not belong together"],
+        ),
+        (
+            "prometheusRule.enabled=true,prometheusRule.alerts.SoraLicenseExpiresSoon.threshold=0",
+            &[
+                "prometheusRule.alerts.SoraLicenseExpiresSoon.threshold is 0",
+                "set prometheusRule.disabled.SoraLicenseExpiresSoon",
+            ],
+        ),
+    ]);
 }
 
 #[test]
