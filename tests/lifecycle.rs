@@ -144,6 +144,32 @@ async fn targets_that_are_down_from_the_start_are_one_line_and_one_that_comes_la
     assert_eq!(service.logged("targets are down"), 1, "{}", service.log());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_targets_that_change_state_are_a_few_lines_and_one_of_another_namespace_is_a_line_of_its_own() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("targets.yaml");
+    let (server, _) = slow_agent(Duration::ZERO).await;
+    let url = server.url();
+    let one = |namespace: &str, name: &str| {
+        format!(
+            "---\napiVersion: scrapetarget.dev/v1alpha1\nkind: ScrapeTarget\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
+             spec: {{ type: Mediasoup, url: \"{url}\", interval: 1s, mediasoup: {{ source: Prometheus }} }}\n"
+        )
+    };
+    let many: String = (0..60).map(|number| one("media", &format!("rooms-{number}"))).collect();
+    fs::write(&file, many + &one("honest", "rooms")).unwrap();
+    let mut service = Running::ready(&file, [""; 0]).await;
+    let all_up = "scrapetarget_targets{type=\"Mediasoup\",state=\"up\"} 61\n";
+    service.until("/metrics", |_, metrics| metrics.contains(all_up).then_some(())).await;
+    drop(server);
+    let together = "message=\"targets have changed state, too many for a line each\" namespace=media";
+    service.wait("the line of many", |service| (service.logged(together) > 0).then_some(()));
+    assert_eq!(service.logged("target=honest/rooms"), 1, "{}", service.log());
+    // A busy machine may need another period until all are down.
+    let (alone, lines) = (service.logged("target=media/rooms-"), service.logged(together));
+    assert!((10..=10 * (lines + 1)).contains(&alone), "{alone} lines beside {lines}: {}", service.log());
+}
+
 /// Holds a write lease on the file that it is given, and says when somebody else opens that.
 const HOLDS_A_LEASE: &str = "
 import fcntl, os, signal, sys

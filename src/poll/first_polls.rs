@@ -1,18 +1,15 @@
 //! The results of the first polls after a start or a takeover: many targets that are down are reported in one log line.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::snapshot::Failure;
-use crate::kind::{Reason, Type};
+use super::state_log::{count_by_reason, first_names, log_down};
+use crate::kind::Type;
 use crate::target::TargetId;
-
-/// Targets that are named in the line; the others are counted.
-const MAX_NAMED: usize = 3;
 
 /// How long after the first result the line is written, if other results are missing. It is more than the default interval, over which
 /// first polls are spread, and the default timeout. Later results are reported in another line.
@@ -121,28 +118,8 @@ impl FirstResults {
             (Some((target, (kind, failure))), None) => return log_down(target, *kind, failure),
             _ => {}
         }
-        let mut counts = BTreeMap::<&str, usize>::new();
-        for (_, failure) in self.down.values() {
-            *counts.entry(failure.reason.as_str()).or_default() += 1;
-        }
-        let mut reasons = String::new();
-        for (reason, count) in counts {
-            let comma = if reasons.is_empty() { "" } else { ", " };
-            let _ = write!(reasons, "{comma}{reason} {count}"); // a String takes everything
-        }
-        let down = self.down.len();
-        let named: Vec<String> = self.down.keys().take(MAX_NAMED).map(ToString::to_string).collect();
-        let more = if down > named.len() { format!(" and {} more", down - named.len()) } else { String::new() };
-        let named = named.join(", ") + &more;
-        tracing::warn!(down, up = self.up, reasons, targets = named, "targets are down, as their first polls show");
-    }
-}
-
-/// Logs that one target is down or invalid.
-pub(super) fn log_down(target: &TargetId, kind: Type, failure: &Failure) {
-    if failure.reason == Reason::Config {
-        tracing::warn!(%target, %kind, error = %failure.message, "target is invalid: it is not polled as it is declared");
-    } else {
-        tracing::warn!(%target, %kind, reason = failure.reason.as_str(), error = %failure.message, "target is down");
+        let reasons = count_by_reason(self.down.values().map(|(_, failure)| failure.reason));
+        let (down, targets) = (self.down.len(), first_names(self.down.keys()));
+        tracing::warn!(down, up = self.up, reasons, targets, "targets are down, as their first polls show");
     }
 }

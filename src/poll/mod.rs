@@ -20,6 +20,7 @@ mod render;
 mod round;
 mod runtime;
 mod snapshot;
+mod state_log;
 mod tokens;
 mod translate;
 mod worker;
@@ -55,6 +56,7 @@ use self::declarations::Declarations;
 use self::delay::SharedDelays;
 use self::first_polls::FirstPolls;
 use self::runtime::PollThreads;
+use self::state_log::StateLog;
 use self::tokens::TokenBook;
 use crate::fetch::{Clients, Limits};
 use crate::self_metrics::PollMetrics;
@@ -81,6 +83,8 @@ pub struct PollContext {
     refused: mpsc::Sender<TargetId>,
     /// The results of first polls, which are logged together.
     first_polls: FirstPolls,
+    /// All other changes of state.
+    state_log: StateLog,
     /// Called with each target whose state has changed; unset in file mode.
     state_listener: OnceLock<StateListener>,
     /// `--debug-bodies`.
@@ -174,6 +178,7 @@ impl Pollers {
             tokens: Arc::default(),
             refused,
             first_polls: FirstPolls::new(stop.clone()),
+            state_log: StateLog::new(stop.clone()),
             state_listener: OnceLock::new(),
             shows_bodies: AtomicBool::new(false),
         };

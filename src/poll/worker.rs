@@ -10,7 +10,7 @@ use tracing::Level;
 
 use super::admission::Admission;
 use super::blocking::WorkError;
-use super::first_polls::{PendingFirstPoll, log_down};
+use super::first_polls::PendingFirstPoll;
 use super::poller::{Poller, TargetState};
 use super::prepare::{Prepared, PreparedProbe, PreparedTarget, Translator, prepare};
 use super::probe::probe;
@@ -371,7 +371,7 @@ fn publish_change(poller: &Poller, target: &Target, context: &PollContext, snaps
 }
 
 /// Publishes a result, and logs a change of state: not every failed poll, nor every change of the spec. The first results after a start are
-/// logged together.
+/// logged together, and so are many changes of a namespace.
 fn publish(
     poller: &Poller,
     target: &Target,
@@ -397,10 +397,10 @@ fn publish(
             tracing::debug!(%target, %kind, "target is up");
         }
         (TargetState::Up, _) if context.first_polls.recover(target) => tracing::debug!(%target, %kind, "target is up"),
-        (TargetState::Up, _) => tracing::info!(%target, %kind, "target is up again"),
+        (TargetState::Up, _) => context.state_log.log(target, kind, after.state, None),
         (TargetState::Pending, _) => tracing::debug!(%target, %kind, "all members are new"),
         (TargetState::Suspended, _) if first.take().is_some() => tracing::debug!(%target, %kind, "target is suspended"),
-        (TargetState::Suspended, _) => tracing::info!(%target, %kind, "target is suspended"),
+        (TargetState::Suspended, _) => context.state_log.log(target, kind, after.state, None),
         // This resolves itself, and an API server that does not answer would cause one line for every target.
         (TargetState::Invalid, Some(failure)) if unread => {
             *first = None; // the log line about the other targets does not wait for it
@@ -408,7 +408,7 @@ fn publish(
         }
         (_, Some(failure)) => match first.take() {
             Some(first) => first.down(target, kind, failure),
-            None => log_down(target, kind, failure),
+            None => context.state_log.log(target, kind, after.state, Some(failure)),
         },
         (_, None) => {}
     }
