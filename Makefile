@@ -22,6 +22,7 @@ BUILD_prometheus := -tags remove_all_sd,enable_kubernetes_sd -ldflags '-s -w -X 
 BUILD_etcd := -ldflags '-s -w'
 # Without a version kubectl could not read the API server's.
 BUILD_kubernetes := -ldflags '-s -w -X $(VERSION_OF_KUBERNETES).gitVersion=v1.36.3 -X $(VERSION_OF_KUBERNETES).gitMajor=1 -X $(VERSION_OF_KUBERNETES).gitMinor=36'
+BUILD_oldest/kubernetes := -ldflags '-s -w -X $(VERSION_OF_KUBERNETES).gitVersion=v1.33.13 -X $(VERSION_OF_KUBERNETES).gitMajor=1 -X $(VERSION_OF_KUBERNETES).gitMinor=33'
 BUILD_operator := -ldflags '-s -w -X github.com/prometheus/common/version.Version=0.93.0'
 BUILD_coredns := -ldflags '-s -w'
 BUILD_pause := -ldflags '-s -w'
@@ -39,6 +40,7 @@ sum = $(firstword $(shell { cat tests/tools/$(1)/* $(SCRIPT_$(1)); echo "$(BUILD
 TOOLS_prometheus := $(CACHE)/prometheus-$(call sum,prometheus)
 TOOLS_etcd := $(CACHE)/etcd-$(call sum,etcd)
 TOOLS_kubernetes := $(CACHE)/kubernetes-$(call sum,kubernetes)
+OLDEST_KUBERNETES := $(CACHE)/kubernetes-oldest-$(call sum,oldest/kubernetes)
 TOOLS_operator := $(CACHE)/operator-$(call sum,operator)
 TOOLS_helm := $(CACHE)/helm-$(call sum,helm)
 TOOLS_registry := $(CACHE)/registry-$(call sum,registry)
@@ -112,8 +114,8 @@ ROOMS := $(MEDIASOUP_INSTALLED)/rooms.tar
 export RUSTDOCFLAGS := -Dwarnings
 KUBERNETES_THREADS ?= 8
 
-.PHONY: test format lint docs unit kubernetes test-agent e2e root node image image-test release-dry-run tools browser bench bench-agent fuzz generate \
-  clean-cache
+.PHONY: test format lint docs unit kubernetes kubernetes-oldest test-agent e2e root node image image-test release-dry-run tools browser bench \
+  bench-agent fuzz generate clean-cache
 
 ## Everything that must hold before a change lands
 test: tools browser format lint docs unit kubernetes test-agent image-test e2e
@@ -140,6 +142,10 @@ unit:
 # compute: more of them than cores run together. TESTS chooses some of them, by a part of the name.
 kubernetes:
 	cargo test --locked --test kubernetes -- --test-threads=$(KUBERNETES_THREADS) $(TESTS)
+
+## The same on the oldest version of Kubernetes that is supported. It takes half an hour more than the tests, once, to build that
+kubernetes-oldest: tools $(addprefix $(OLDEST_KUBERNETES)/,kube-apiserver kube-controller-manager kubectl etcd)
+	KUBEBUILDER_ASSETS=$(OLDEST_KUBERNETES) $(MAKE) kubernetes
 
 ## The mediasoup agent, in applications with real workers and real media, and what the exporter makes of it. MEDIASOUP chooses the
 ## version, NODE the Node.js of the applications, TESTS some of the files
@@ -186,6 +192,13 @@ $(TOOLS_etcd)/etcd:
 
 $(TOOLS_kubernetes)/%:
 	$(call build,kubernetes,k8s.io/kubernetes/cmd/$*)
+
+$(OLDEST_KUBERNETES)/etcd: | $(TOOLS_etcd)/etcd
+	mkdir -p $(@D)
+	ln -sf $(TOOLS_etcd)/etcd $@
+
+$(OLDEST_KUBERNETES)/%:
+	$(call build,oldest/kubernetes,k8s.io/kubernetes/cmd/$*)
 
 $(TOOLS_operator)/operator $(TOOLS_operator)/prometheus-config-reloader:
 	$(call build,operator,github.com/prometheus-operator/prometheus-operator/cmd/$(@F))
