@@ -181,9 +181,9 @@ impl Running {
         running
     }
 
-    /// `demo` on a free port, once it has printed all it prints.
+    /// `demo` on a free port, once it has printed all it prints. Its targets have as long for a poll as its interval.
     pub fn demo() -> Self {
-        let mut demo = Self::spawn(command(["demo", "--listen-address", "127.0.0.1:0", "--interval", "1s"]));
+        let mut demo = Self::spawn(command(["demo", "--listen-address", "127.0.0.1:0", "--interval", "5s"]));
         let words = demo.wait("the URLs", |demo| demo.stdout().contains("Stop with Ctrl-C").then(|| demo.stdout()));
         let page = words.lines().find(|line| line.starts_with("The page")).expect("the page");
         let url = page.split_whitespace().last().unwrap();

@@ -101,9 +101,28 @@ pub(super) fn is_up_to_date(observed: &ScrapeTargetStatus, desired: &ScrapeTarge
     has_same_conditions(observed, desired) && observed.members == desired.members
 }
 
-/// Whether nothing of `observed` differs from `desired` but the numbers of members, which change with every rollout.
-pub(super) fn differs_in_numbers_only(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> bool {
-    has_same_conditions(observed, desired) && observed.members.is_some() && desired.members.is_some()
+/// What two statuses differ in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Difference {
+    /// The numbers of members alone, which change with every rollout.
+    Numbers,
+    /// The message of `Up`, and perhaps numbers: the same failure has another cause.
+    Message,
+    /// Anything else.
+    Conditions,
+}
+
+/// What `observed` and `desired` differ in.
+pub(super) fn difference(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> Difference {
+    let same_members = observed.members.is_some() == desired.members.is_some();
+    if same_members && has_same_conditions(observed, desired) {
+        return Difference::Numbers;
+    }
+    let mut reworded = desired.clone();
+    for condition in reworded.conditions.iter_mut().filter(|condition| condition.kind == UP) {
+        condition.message = find(observed, UP).map(|observed| observed.message.clone()).unwrap_or_default();
+    }
+    if same_members && has_same_conditions(observed, &reworded) { Difference::Message } else { Difference::Conditions }
 }
 
 fn has_same_conditions(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> bool {
@@ -238,8 +257,10 @@ impl StatusFacts<'_> {
             (None, Some(message)) => (PARTIAL, &**message),
             (None, None) => ("Succeeded", "the last poll succeeded"),
         };
-        // The message of a failure has durations, sizes and numbers in it: keep the first one, or every poll would be a write.
-        let message = self.same_message(UP, status, reason).unwrap_or(message);
+        // Keep the first message of the same words, or every poll would be a write.
+        let before = self.same_message(UP, status, reason);
+        let before = before.filter(|before| reason == PARTIAL || has_same_words(before, message));
+        let message = before.unwrap_or(message);
         Some(ConditionState::new(status, reason, message))
     }
 
@@ -340,6 +361,15 @@ impl StatusFacts<'_> {
             message: truncated(message),
         }
     }
+}
+
+/// Whether two messages differ in nothing but durations, sizes, addresses and the like: words with a digit in them.
+fn has_same_words(one: &str, other: &str) -> bool {
+    let words = |text: &'_ str| -> Vec<String> {
+        let is_number = |word: &str| word.contains(|c: char| c.is_ascii_digit());
+        text.split_whitespace().map(|word| if is_number(word) { String::new() } else { word.to_owned() }).collect()
+    };
+    words(one) == words(&truncated(other.to_owned()))
 }
 
 fn truncated(mut message: String) -> String {

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::conditions::{
-    differs_in_numbers_only, exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending,
+    Difference, difference, exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending,
 };
 use crate::backoff::exponential;
 use crate::crd::ScrapeTargetStatus;
@@ -45,10 +45,12 @@ const FLAPPING: Duration = Duration::from_secs(10);
 /// The interval where a user waits for the result: after a change of the spec, and for conditions that were still pending.
 const AWAITED: Duration = Duration::from_secs(1);
 
-/// Numbers of members alone are written once in this time. They are compared by the resync, so that no target waits in the queue for it.
+/// Numbers of members alone are written once in this time. They are compared by the resync, as messages are, so that no target waits in the
+/// queue for it.
 const NUMBERS: Duration = Duration::from_mins(1);
 
-/// Where another writer overwrites a status, the delay before it is written again doubles each time, up to this.
+/// Where another writer overwrites a status, the delay before it is written again doubles each time, up to this. So it does where a server
+/// finds other words for the same failure each time.
 const LONGEST_REWRITE: Duration = Duration::from_secs(600);
 
 /// A status that had to be written again this often is overwritten by another exporter, not by a person who edits it once or twice.
@@ -164,33 +166,34 @@ impl<B: StatusBackend> StatusWriter<B> {
         if !self.backend.may_write() {
             return;
         }
-        let numbers_only = differs_in_numbers_only(&record.object.status, &desired);
         let result = self.backend.write(&record.object, &desired).await;
-        let written = (!numbers_only).then(|| fingerprint(&desired));
-        self.finish(item, written, &result);
+        self.finish(item, difference(&record.object.status, &desired), fingerprint(&desired), &result);
     }
 
     /// The status that `record` should have, if it has another that may be replaced now or soon.
     fn difference(&self, record: &TargetRecord, now: Instant) -> Option<ScrapeTargetStatus> {
-        let (since, sent) = {
+        let (since, sent, rewordings) = {
             let mut history = self.history();
             let history = history.of(&record.object, now);
-            (history.since, history.sent)
+            (history.since, history.sent, history.rewordings)
         };
         let (observed, desired) =
             (&record.object.status, self.backend.desired(record, now.saturating_duration_since(since)));
         if is_up_to_date(observed, &desired) {
             return None;
         }
+        let rest = match difference(observed, &desired) {
+            Difference::Numbers => NUMBERS,
+            Difference::Message => exponential(FLAPPING, LONGEST_REWRITE, rewordings),
+            Difference::Conditions => Duration::ZERO,
+        };
         // Another replica may have written them shortly before this one has taken over.
-        let has_rested = now.saturating_duration_since(sent.unwrap_or(since)) >= NUMBERS;
-        (has_rested || !differs_in_numbers_only(observed, &desired)).then_some(desired)
+        (now.saturating_duration_since(sent.unwrap_or(since)) >= rest).then_some(desired)
     }
 
-    /// `fingerprint`: that of the status that was sent; `None`: nothing but numbers has changed.
-    fn finish(&self, item: WorkItem<TargetId>, fingerprint: Option<u64>, result: &Result<(), ApiError>) {
+    fn finish(&self, item: WorkItem<TargetId>, written: Difference, fingerprint: u64, result: &Result<(), ApiError>) {
         let target = item.key().clone();
-        let contested = self.history().sent(&target, fingerprint, result.is_ok(), Instant::now());
+        let contested = self.history().sent(&target, written, fingerprint, result.is_ok(), Instant::now());
         if result.is_ok() {
             self.backend.queue().add(target.clone()); // it may have changed during the write
         }
@@ -260,6 +263,8 @@ struct StatusHistory {
     written: Option<u64>,
     /// How often that had to be written again, in a row.
     rewrites: u32,
+    /// How often nothing but a message was written, in a row.
+    rewordings: u32,
 }
 
 impl History {
@@ -273,6 +278,7 @@ impl History {
             sent,
             written: None,
             rewrites: 0,
+            rewordings: 0,
         };
         let entry = self.targets.entry(object.id.clone()).or_insert_with(|| new(None));
         if entry.uid != object.uid || entry.generation != object.generation {
@@ -306,11 +312,21 @@ impl History {
     }
 
     /// Notes that a status was sent. Returns whether somebody else seems to write it as well, once for each of some targets.
-    fn sent(&mut self, id: &TargetId, fingerprint: Option<u64>, is_written: bool, now: Instant) -> bool {
+    fn sent(&mut self, id: &TargetId, written: Difference, fingerprint: u64, is_written: bool, now: Instant) -> bool {
         let Some(entry) = self.targets.get_mut(id) else { return false };
         let before = entry.sent.replace(now);
-        let Some(fingerprint) = fingerprint.filter(|_| is_written) else { return false };
+        if !is_written {
+            return false;
+        }
         let rested = before.is_none_or(|before| now - before > 2 * LONGEST_REWRITE);
+        match written {
+            Difference::Numbers => return false,
+            Difference::Message => {
+                entry.rewordings = if rested { 1 } else { entry.rewordings.saturating_add(1) };
+                return false;
+            }
+            Difference::Conditions => {}
+        }
         if entry.written.replace(fingerprint) == Some(fingerprint) {
             entry.rewrites = if rested { 1 } else { entry.rewrites.saturating_add(1) };
         } else if rested {

@@ -257,16 +257,37 @@ fn a_time_moves_with_its_own_status_and_with_nothing_else() {
 }
 
 #[test]
-fn another_message_of_the_same_failure_is_not_written_but_another_reason_is() {
+fn other_numbers_of_the_same_failure_are_not_written_but_another_generation_and_another_reason_are() {
     let mut facts = OwnedFacts { poll: Some(poll(Some((Reason::Timeout, "after 5.01s")))), ..OwnedFacts::good() };
     facts.write();
-    facts.poll = Some(poll(Some((Reason::Timeout, "after 5.02s"))));
+    facts.poll = Some(poll(Some((Reason::Timeout, "after 998ms"))));
     assert_eq!(facts.message(UP), "after 5.01s");
     assert!(is_up_to_date(&facts.observed, &facts.status()));
     facts.generation = 2;
-    assert_eq!(facts.message(UP), "after 5.02s");
+    assert_eq!(facts.message(UP), "after 998ms");
     (facts.generation, facts.poll) = (1, Some(poll(Some((Reason::Body, "after 5.03s")))));
     assert_eq!(facts.message(UP), "after 5.03s");
+}
+
+#[test]
+fn another_cause_of_a_failure_with_the_same_reason_is_written_as_a_message() {
+    let refused = |message| Some(poll(Some((Reason::Auth, message))));
+    let mut facts = OwnedFacts { poll: refused("token: the client is not known"), ..OwnedFacts::good() };
+    facts.write();
+    let since = facts.since(UP);
+    facts.poll = refused("version: status 401");
+    assert_eq!((facts.message(UP).as_str(), facts.since(UP)), ("version: status 401", since));
+    assert_eq!(difference(&facts.observed, &facts.status()), Difference::Message);
+    facts.poll = Some(poll(Some((Reason::Connect, "version: status 401"))));
+    assert_eq!(difference(&facts.observed, &facts.status()), Difference::Conditions);
+}
+
+#[test]
+fn a_long_message_is_compared_as_it_is_written() {
+    let long = "no ".repeat(1000);
+    let mut facts = OwnedFacts { poll: Some(poll(Some((Reason::Auth, &long)))), ..OwnedFacts::good() };
+    facts.write();
+    assert!(is_up_to_date(&facts.observed, &facts.status()));
 }
 
 #[test]
@@ -429,11 +450,12 @@ fn a_condition_is_not_written_again_because_of_numbers_but_the_status_has_them()
     facts.poll = with_members(13, 9, Some("9 of 13 answered; rooms-7d9f-x1: timeout"), None).poll;
     let status = facts.status();
     assert_eq!(facts.message(UP), "11 of 12 answered; rooms-7d9f-x2: connect");
-    assert!(differs_in_numbers_only(&facts.observed, &status) && !is_up_to_date(&facts.observed, &status));
+    assert_eq!(difference(&facts.observed, &status), Difference::Numbers);
+    assert!(!is_up_to_date(&facts.observed, &status));
     assert_eq!(fingerprint(&facts.observed), fingerprint(&status));
     assert_eq!(status.members, Some(MembersStatus { found: 13, up: 9 }));
     facts.poll = with_members(13, 13, None, None).poll;
-    assert!(!differs_in_numbers_only(&facts.observed, &facts.status()));
+    assert_eq!(difference(&facts.observed, &facts.status()), Difference::Conditions);
 }
 
 #[test]
@@ -444,7 +466,7 @@ fn members_stay_until_they_are_polled_again_and_go_with_the_field() {
     assert_eq!(facts.status().members, Some(MembersStatus { found: 12, up: 11 }));
     facts.has_members = false;
     assert_eq!(facts.status().members, None);
-    assert!(!differs_in_numbers_only(&facts.observed, &facts.status()), "it is removed at once");
+    assert_eq!(difference(&facts.observed, &facts.status()), Difference::Conditions, "it is removed at once");
     assert_eq!(OwnedFacts::good().status().members, None);
 }
 
@@ -463,7 +485,7 @@ fn a_target_that_is_not_polled_has_no_members() {
     for poll in [facts.poll.clone(), None] {
         facts.poll = poll;
         assert_eq!(facts.status().members, None);
-        assert!(!differs_in_numbers_only(&facts.observed, &facts.status()), "they are removed at once");
+        assert_eq!(difference(&facts.observed, &facts.status()), Difference::Conditions, "they are removed at once");
     }
     facts = OwnedFacts { suspended: true, accepted: Some(Ok(())), ..facts };
     for poll in [Some(unpolled(TargetState::Suspended)), None] {

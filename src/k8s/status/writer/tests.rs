@@ -22,6 +22,8 @@ struct FakeCluster {
     members: Mutex<HashMap<TargetId, u32>>,
     /// The desired reason of each target.
     reasons: Mutex<HashMap<TargetId, String>>,
+    /// The desired message of `Up`, by target.
+    messages: Mutex<HashMap<TargetId, String>>,
     /// The error of all writes, by namespace.
     errors: Mutex<HashMap<String, ApiError>>,
     /// A namespace and how long each write takes there.
@@ -40,6 +42,7 @@ impl FakeCluster {
             may_write: watch::Sender::new(true),
             members: Mutex::default(),
             reasons: Mutex::default(),
+            messages: Mutex::default(),
             errors: Mutex::default(),
             slow: Mutex::default(),
             attempts: Mutex::default(),
@@ -142,7 +145,10 @@ impl StatusBackend for FakeCluster {
         let late = reason == "Late" && watched_for < 100 * SECOND;
         let members = self.members.lock().unwrap().get(&record.object.id).copied();
         let members = members.map(|found| MembersStatus { found, up: found });
-        ScrapeTargetStatus { members, ..status(record.object.generation, if late { "Early" } else { &reason }) }
+        let mut status = status(record.object.generation, if late { "Early" } else { &reason });
+        status.conditions[2].message =
+            self.messages.lock().unwrap().get(&record.object.id).cloned().unwrap_or_default();
+        ScrapeTargetStatus { members, ..status }
     }
 
     async fn write(&self, object: &ObservedTarget, status: &ScrapeTargetStatus) -> Result<(), ApiError> {
@@ -515,6 +521,30 @@ async fn numbers_of_members_are_written_once_a_minute_and_the_newest_are_not_los
     cluster.becomes(&id, "Partial");
     tokio::time::sleep(11 * SECOND).await;
     assert_eq!((held(), cluster.held(&id).as_deref()), (Some(1000), Some("Partial")));
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_message_is_written_soon_and_one_that_is_another_each_time_after_growing_delays() {
+    let (cluster, writer) = FakeCluster::start();
+    let id = cluster.create("team", "a", "Auth");
+    let held = || cluster.store.get(&id).unwrap().object.status.conditions[2].message.clone();
+    let says = |message: &str| cluster.messages.lock().unwrap().insert(id.clone(), message.to_owned());
+    pass(5 * SECOND).await;
+    says("another cause");
+    pass(RESYNC + 11 * SECOND).await;
+    assert_eq!((held().as_str(), cluster.attempts().len()), ("another cause", 2));
+    // A server that says something else in each poll, for two hours.
+    for number in 0..7200 {
+        says(&format!("cause {number}"));
+        pass(SECOND).await;
+    }
+    let writes = cluster.attempts().len();
+    assert!((10..=20).contains(&writes), "{writes} writes");
+    // A condition is written at once, and nobody is taken for another writer.
+    cluster.becomes(&id, "Connect");
+    pass(11 * SECOND).await;
+    assert_eq!(cluster.held(&id).unwrap(), "Connect");
     writer.abort();
 }
 
