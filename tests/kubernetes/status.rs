@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::http::StatusCode;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{CustomResourceExt, ResourceExt};
 use scrapetarget_exporter::crd::{self, Condition, ConditionStatus, ScrapeTarget};
@@ -12,6 +16,7 @@ use simulators::Simulated;
 use simulators::mediasoup::Agent;
 
 use crate::support::cluster::{AuditLine, Cluster};
+use crate::support::eventually::eventually;
 use crate::support::listener::port_of_nobody_else;
 use crate::support::load::allowed;
 use crate::support::program::{Running, command, signal};
@@ -131,6 +136,11 @@ fn since(target: &ScrapeTarget) -> BTreeMap<&str, &str> {
     conditions.map(|condition| (condition.kind.as_str(), condition.last_transition_time.as_str())).collect()
 }
 
+fn message_of_up(target: &ScrapeTarget) -> String {
+    let mut conditions = target.status.iter().flat_map(|status| &status.conditions);
+    conditions.find(|condition| condition.kind == "Up").unwrap().message.clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_target_is_written_once_and_then_never_again_not_even_by_a_restarted_exporter() {
     let (mut exporter, server) = (Exporter::start(Cluster::shared()), agent(anywhere()).await);
@@ -181,6 +191,27 @@ async fn a_server_that_goes_and_comes_is_told_and_no_other_condition_moves() {
     }
     let _server = agent(address).await;
     exporter.until("flapping", &["Ready=True/Ready", "Up=True/Succeeded"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_message_follows_the_cause_of_a_failure_whose_reason_stays_the_same() {
+    let exporter = Exporter::start(Cluster::shared());
+    let status = Arc::new(AtomicU16::new(503));
+    let answered = Arc::clone(&status);
+    let routes = Router::new().fallback(move || {
+        let status = answered.load(Ordering::SeqCst);
+        async move { StatusCode::from_u16(status).unwrap() }
+    });
+    let server = Simulated::serve(routes, anywhere()).await.unwrap();
+    exporter.declare("rooms", &server.url(), "1s");
+    let busy = exporter.until("rooms", &["Up=False/HttpStatus"]).await;
+    assert!(message_of_up(&busy).contains("503 Service Unavailable"), "{}", message_of_up(&busy));
+    status.store(404, Ordering::SeqCst);
+    eventually(PATIENCE, async || {
+        let message = message_of_up(&exporter.until("rooms", &["Up=False/HttpStatus"]).await);
+        if message.contains("404 Not Found") { Ok(()) } else { Err(message) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

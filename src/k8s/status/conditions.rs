@@ -363,10 +363,14 @@ impl StatusFacts<'_> {
     }
 }
 
-/// Whether two messages differ in nothing but durations, sizes, addresses and the like: words with a digit in them.
+/// Whether two messages differ in nothing but durations, sizes, addresses and the like: words with a digit in them, unless they are a status
+/// code of HTTP.
 fn has_same_words(one: &str, other: &str) -> bool {
-    let words = |text: &'_ str| -> Vec<String> {
-        let is_number = |word: &str| word.contains(|c: char| c.is_ascii_digit());
+    let is_digit = |c: char| c.is_ascii_digit();
+    let words = |text: &str| -> Vec<String> {
+        let is_code = |word: &str| word.len() == 3 && word.chars().all(is_digit);
+        let is_number =
+            |word: &str| word.contains(is_digit) && !is_code(word.trim_matches(|c: char| !c.is_alphanumeric()));
         text.split_whitespace().map(|word| if is_number(word) { String::new() } else { word.to_owned() }).collect()
     };
     words(one) == words(&truncated(other.to_owned()))

@@ -278,6 +278,8 @@ fn another_cause_of_a_failure_with_the_same_reason_is_written_as_a_message() {
     facts.poll = refused("version: status 401");
     assert_eq!((facts.message(UP).as_str(), facts.since(UP)), ("version: status 401", since));
     assert_eq!(difference(&facts.observed, &facts.status()), Difference::Message);
+    facts.poll = refused("version: status 403");
+    assert_eq!(facts.message(UP), "version: status 403");
     facts.poll = Some(poll(Some((Reason::Connect, "version: status 401"))));
     assert_eq!(difference(&facts.observed, &facts.status()), Difference::Conditions);
 }
