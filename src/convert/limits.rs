@@ -20,7 +20,7 @@ const NUMBERS: [(&str, &str, RangeInclusive<i64>); 3] = [
 
 /// A limit of a scrape that is written and not 0.
 #[derive(Debug)]
-struct Limit {
+struct ScrapeLimit {
     /// Its name in an object of the Operator, and in `spec.monitor`.
     name: &'static str,
     /// What `spec.monitor` has of it. `None` if it is left out.
@@ -32,14 +32,14 @@ struct Limit {
 
 /// The limits of a job, of an object, or of `global`.
 #[derive(Debug, Default)]
-pub(super) struct Limits(Vec<Limit>);
+pub(super) struct ScrapeLimits(Vec<ScrapeLimit>);
 
 /// Reads the limits of a job or of an object. What is returned are fields of `spec.monitor`.
 pub(super) fn limits(block: &mut Block<'_>, spelling: Spelling, reporter: &mut Reporter) -> Map<String, Value> {
-    Limits::read(block, spelling, "", reporter).or(&Limits::default(), reporter)
+    ScrapeLimits::read(block, spelling, "", reporter).or(&ScrapeLimits::default(), reporter)
 }
 
-impl Limits {
+impl ScrapeLimits {
     /// Those that `global` of a configuration has for jobs without them.
     pub(super) fn of_global(block: &mut Block<'_>, reporter: &mut Reporter) -> Self {
         Self::read(block, Spelling::Snake, " of the targets whose job has none", reporter)
@@ -123,6 +123,6 @@ impl Limits {
     }
 
     fn add<T>(&mut self, name: &'static str, kept: Option<Value>, field: &BlockField<'_, T>, message: String) {
-        self.0.push(Limit { name, kept, line: field.line(), path: field.path.clone(), message });
+        self.0.push(ScrapeLimit { name, kept, line: field.line(), path: field.path.clone(), message });
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::blackbox::DEFAULT_MODULE;
 use super::block::{Block, BlockField};
 use super::document::documents;
-use super::limits::Limits;
+use super::limits::ScrapeLimits;
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
 use super::request::AskedTarget;
@@ -62,7 +62,7 @@ pub(super) fn read(
     if let Data::List(items) = &node.data {
         let jobs = items.iter().enumerate();
         let jobs = jobs.map(|(index, node)| BlockField { value: (), node, path: format!("[{index}]") }).collect();
-        source.jobs(jobs, &Defaults::default(), requests, reporter);
+        source.jobs(jobs, &JobDefaults::default(), requests, reporter);
         return;
     }
     let Some(mut root) = Block::open(node, "", reporter) else { return };
@@ -71,7 +71,7 @@ pub(super) fn read(
         let message = "is not followed: name each of these files by --prometheus as well";
         reporter.remark(list.line(), &list.path, message);
     }
-    let mut defaults = Defaults::default();
+    let mut defaults = JobDefaults::default();
     if let Some(global) = root.node("global")
         && let Some(mut global) = Block::open(global.node, &global.path, reporter)
     {
@@ -81,7 +81,7 @@ pub(super) fn read(
         if let Some(timeout) = global.prometheus_duration("scrape_timeout", reporter) {
             defaults.timeout = timeout.value;
         }
-        defaults.limits = Limits::of_global(&mut global, reporter);
+        defaults.limits = ScrapeLimits::of_global(&mut global, reporter);
     }
     let jobs = root.list("scrape_configs", reporter);
     root.close(reporter);
@@ -89,15 +89,15 @@ pub(super) fn read(
 }
 
 /// What `global` has for jobs that do not say it.
-struct Defaults {
+struct JobDefaults {
     interval: Duration,
     timeout: Duration,
-    limits: Limits,
+    limits: ScrapeLimits,
 }
 
-impl Default for Defaults {
+impl Default for JobDefaults {
     fn default() -> Self {
-        Self { interval: DEFAULT_INTERVAL, timeout: DEFAULT_TIMEOUT, limits: Limits::default() }
+        Self { interval: DEFAULT_INTERVAL, timeout: DEFAULT_TIMEOUT, limits: ScrapeLimits::default() }
     }
 }
 
@@ -132,7 +132,7 @@ impl JobSource<'_> {
     fn jobs(
         &self,
         jobs: Vec<BlockField<'_, ()>>,
-        defaults: &Defaults,
+        defaults: &JobDefaults,
         requests: &mut AskedTargets,
         reporter: &mut Reporter,
     ) {
@@ -158,7 +158,7 @@ impl JobSource<'_> {
     fn job(
         &self,
         field: &BlockField<'_, ()>,
-        defaults: &Defaults,
+        defaults: &JobDefaults,
         requests: &mut AskedTargets,
         reporter: &mut Reporter,
     ) {
@@ -187,7 +187,7 @@ impl JobSource<'_> {
         let metric_relabel_configs = block.list("metric_relabel_configs", reporter);
         let metric_relabelings = steps(metric_relabel_configs, Spelling::Snake, reporter).unwrap_or_default();
         let honors_labels = block.flag("honor_labels", reporter).is_some_and(|flag| flag.value);
-        let limits = Limits::of_job(&mut block, reporter).or(&defaults.limits, reporter);
+        let limits = ScrapeLimits::of_job(&mut block, reporter).or(&defaults.limits, reporter);
         for connection in block.any_of(CONNECTION) {
             if connection.node.scalar() == Some("http") {
                 continue; // the default scheme
