@@ -135,10 +135,11 @@ pub struct PollingArgs {
     /// NAME.svc also matches NAME.svc.cluster.local. If neither is set, every host that is not denied is allowed
     #[arg(long, env = "SCRAPETARGET_TARGET_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
     pub target_allow_host: Vec<AllowedHost>,
-    /// Maximum size of a response body, after decompression
+    /// Maximum size of a response body, after decompression: a number of bytes, or one with the unit B, KiB, MiB or GiB (also Ki, Mi, Gi)
     #[arg(long, env = "SCRAPETARGET_MAX_BODY_BYTES", default_value = "16MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_body_bytes: usize,
-    /// Memory for all responses that are being read, including buffers; when it is full, stalled responses are dropped first
+    /// Memory for all responses that are being read, including buffers, in the same units; when it is full, stalled responses are dropped
+    /// first
     #[arg(long, env = "SCRAPETARGET_MAX_INFLIGHT_BYTES", default_value = "128MiB", value_name = "BYTES", value_parser = bytes)]
     pub max_inflight_bytes: usize,
     /// Maximum number of series of one target, regardless of its sampleLimit; with members, of all of them together, regardless of

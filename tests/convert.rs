@@ -1204,6 +1204,71 @@ fn the_worked_example_in_the_docs_is_what_the_command_says() {
     }
 }
 
+/// As in Prometheus: a job without a limit, or with 0, has that of `global`.
+#[test]
+fn limits_of_global_hold_for_jobs_without_their_own() {
+    let modules = "modules: {m: {prober: http}}";
+    let global = "global: {label_limit: 30, label_name_length_limit: 64, label_value_length_limit: 1000, body_size_limit: 16MiB, sample_limit: 5, \
+                  target_limit: 5, keep_dropped_targets: 1}\n";
+    let with = |global: &str, own: &str| {
+        converted(
+            modules,
+            &format!("{global}{}", job("https://a").replace("metrics_path", &format!("{own}metrics_path"))),
+        )
+    };
+    let narrows = "which narrows what the installation allows and never raises it";
+    let everything =
+        json!({"labelLimit": 30, "labelNameLengthLimit": 64, "labelValueLengthLimit": 1000, "bodySizeLimit": "16MiB"});
+    for own in ["", "label_limit: 0\n  body_size_limit: 0MB\n  sample_limit: 0\n  "] {
+        let said = with(global, own);
+        let monitor = &only_spec(&said)["monitor"];
+        for (field, value) in everything.as_object().unwrap() {
+            assert_eq!(monitor[field], *value, "{field}");
+            let words = format!("is kept as monitor.{field} of the targets whose job has none, {narrows}");
+            assert_eq!(said.stderr.matches(&words).count(), 1, "{}", said.stderr);
+        }
+        for words in [
+            "prometheus.yml:1: global.label_limit: is kept",
+            "; labels of discovery, such as target_name, count as well",
+            "prometheus.yml:1: global.sample_limit: is left out: a target has spec.sampleLimit",
+            "prometheus.yml:1: global.target_limit: is left out: the installation sets it",
+        ] {
+            assert!(said.stderr.contains(words), "{words}: {}", said.stderr);
+        }
+    }
+    // Its own wins, be it higher, or one that no target takes.
+    let own = "label_limit: 40\n  label_value_length_limit: 63\n  body_size_limit: 1TB\n  sample_limit: 9\n  ";
+    let said = with(global, own);
+    let monitor = &only_spec(&said)["monitor"];
+    assert_eq!((&monitor["labelLimit"], &monitor["labelNameLengthLimit"]), (&json!(40), &json!(64)));
+    assert!(monitor.get("labelValueLengthLimit").is_none() && monitor.get("bodySizeLimit").is_none(), "{monitor}");
+    let of_global: Vec<&str> = said.stderr.lines().filter(|line| line.contains("global.")).collect();
+    assert_eq!(of_global.len(), 2, "of a name's length and of targets: {of_global:#?}");
+    for (global, words) in [
+        ("label_limit: 5", "global.label_limit: is left out: 5 is not from 6 to 1000000"),
+        ("body_size_limit: 1.5MB", "global.body_size_limit: is left out: \"1.5MB\" is not what monitor.bodySizeLimit"),
+        ("label_limit: 0, body_size_limit: 0, sample_limit: 0, target_limit: 0", ""),
+    ] {
+        let said = with(&format!("global: {{{global}}}\n"), "");
+        let monitor = &only_spec(&said)["monitor"];
+        assert!(monitor.get("labelLimit").is_none() && monitor.get("bodySizeLimit").is_none(), "{global}: {monitor}");
+        assert!(said.stderr.contains(words), "{global}: {}", said.stderr);
+        assert_eq!(said.stderr.contains("global."), !words.is_empty(), "{global}: {}", said.stderr);
+    }
+    let said = with("global: {label_limit: many}\n", "");
+    assert!(
+        said.code == Some(1) && said.stderr.contains("global.label_limit: is a text, write a whole number"),
+        "{}",
+        said.stderr
+    );
+    // Nothing is said of a limit that holds for nothing that is converted.
+    let said = converted(
+        modules,
+        &format!("{global}scrape_configs: [{{job_name: j, static_configs: [{{targets: ['a:1']}}]}}]\n"),
+    );
+    assert!(!said.stderr.contains("global."), "{}", said.stderr);
+}
+
 /// The queries of the page that compare both exporters.
 fn comparisons() -> Vec<String> {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating.md")).unwrap();

@@ -115,7 +115,8 @@ pub struct MonitorDefaultsArgs {
     /// Maximum length of the value of a label, of which the name of a metric is one: from 64 to 1000000; 0: no limit
     #[arg(long = "discovery.label-value-length-limit", env = "SCRAPETARGET_DISCOVERY_LABEL_VALUE_LENGTH_LIMIT", default_value_t = 0, value_name = "LENGTH", value_parser = limit::<64>)]
     pub label_value_length_limit: u32,
-    /// Maximum size of a response to Prometheus before compression, for instance 16MB; 0: no limit
+    /// Maximum size of a response to Prometheus before compression, for instance 16MB: a whole number with one of the units B, KB, MB and
+    /// GB, or KiB, MiB and GiB, which mean the same: 1 KB is 1024 bytes. 0: no limit
     #[arg(
         long = "discovery.body-size-limit",
         env = "SCRAPETARGET_DISCOVERY_BODY_SIZE_LIMIT",

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::blackbox::DEFAULT_MODULE;
 use super::block::{Block, BlockField};
 use super::document::documents;
-use super::limits::limits;
+use super::limits::ScrapeLimits;
 use super::relabel::{Labels, RelabelStep, Spelling, steps};
 use super::report::{Reporter, quoted};
 use super::request::AskedTarget;
@@ -62,7 +62,7 @@ pub(super) fn read(
     if let Data::List(items) = &node.data {
         let jobs = items.iter().enumerate();
         let jobs = jobs.map(|(index, node)| BlockField { value: (), node, path: format!("[{index}]") }).collect();
-        source.jobs(jobs, (DEFAULT_INTERVAL, DEFAULT_TIMEOUT), requests, reporter);
+        source.jobs(jobs, &JobDefaults::default(), requests, reporter);
         return;
     }
     let Some(mut root) = Block::open(node, "", reporter) else { return };
@@ -71,20 +71,34 @@ pub(super) fn read(
         let message = "is not followed: name each of these files by --prometheus as well";
         reporter.remark(list.line(), &list.path, message);
     }
-    let mut defaults = (DEFAULT_INTERVAL, DEFAULT_TIMEOUT);
+    let mut defaults = JobDefaults::default();
     if let Some(global) = root.node("global")
         && let Some(mut global) = Block::open(global.node, &global.path, reporter)
     {
         if let Some(interval) = global.prometheus_duration("scrape_interval", reporter) {
-            defaults.0 = interval.value;
+            defaults.interval = interval.value;
         }
         if let Some(timeout) = global.prometheus_duration("scrape_timeout", reporter) {
-            defaults.1 = timeout.value;
+            defaults.timeout = timeout.value;
         }
+        defaults.limits = ScrapeLimits::of_global(&mut global, reporter);
     }
     let jobs = root.list("scrape_configs", reporter);
     root.close(reporter);
-    source.jobs(jobs, defaults, requests, reporter);
+    source.jobs(jobs, &defaults, requests, reporter);
+}
+
+/// What `global` has for jobs that do not say it.
+struct JobDefaults {
+    interval: Duration,
+    timeout: Duration,
+    limits: ScrapeLimits,
+}
+
+impl Default for JobDefaults {
+    fn default() -> Self {
+        Self { interval: DEFAULT_INTERVAL, timeout: DEFAULT_TIMEOUT, limits: ScrapeLimits::default() }
+    }
 }
 
 struct JobSource<'s> {
@@ -118,7 +132,7 @@ impl JobSource<'_> {
     fn jobs(
         &self,
         jobs: Vec<BlockField<'_, ()>>,
-        defaults: (Duration, Duration),
+        defaults: &JobDefaults,
         requests: &mut AskedTargets,
         reporter: &mut Reporter,
     ) {
@@ -144,7 +158,7 @@ impl JobSource<'_> {
     fn job(
         &self,
         field: &BlockField<'_, ()>,
-        defaults: (Duration, Duration),
+        defaults: &JobDefaults,
         requests: &mut AskedTargets,
         reporter: &mut Reporter,
     ) {
@@ -157,7 +171,8 @@ impl JobSource<'_> {
         block.path.clone_from(&path);
         let metrics_path =
             block.filled("metrics_path", reporter).map_or_else(|| "/metrics".to_owned(), |path| path.value);
-        let interval = block.prometheus_duration("scrape_interval", reporter).map_or(defaults.0, |field| field.value);
+        let interval =
+            block.prometheus_duration("scrape_interval", reporter).map_or(defaults.interval, |field| field.value);
         let timeout = block.prometheus_duration("scrape_timeout", reporter).map(|field| field.value);
         if let Some(timeout) = timeout.filter(|timeout| *timeout > interval) {
             let (timeout, interval) = (timeout.as_secs_f64(), interval.as_secs_f64());
@@ -165,14 +180,14 @@ impl JobSource<'_> {
                 format!("scrape_timeout, {timeout} s, is above scrape_interval, {interval} s: write a shorter one");
             reporter.fault(field.line(), &path, message);
         }
-        let timeout = timeout.unwrap_or_else(|| defaults.1.min(interval));
+        let timeout = timeout.unwrap_or_else(|| defaults.timeout.min(interval));
         let params = parameters(block.list_map("params", reporter), reporter);
         let relabel_configs = block.list("relabel_configs", reporter);
         let relabelings = steps(relabel_configs, Spelling::Snake, reporter);
         let metric_relabel_configs = block.list("metric_relabel_configs", reporter);
         let metric_relabelings = steps(metric_relabel_configs, Spelling::Snake, reporter).unwrap_or_default();
         let honors_labels = block.flag("honor_labels", reporter).is_some_and(|flag| flag.value);
-        let limits = limits(&mut block, Spelling::Snake, reporter);
+        let limits = ScrapeLimits::of_job(&mut block, reporter).or(&defaults.limits, reporter);
         for connection in block.any_of(CONNECTION) {
             if connection.node.scalar() == Some("http") {
                 continue; // the default scheme

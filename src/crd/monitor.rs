@@ -72,7 +72,7 @@ pub struct Monitor {
     #[schemars(range(min = 64, max = 1_000_000))]
     pub label_value_length_limit: Option<u32>,
     /// Maximum size of a response to Prometheus before compression, in the same way: a whole number with one of the units B, KB, MB and GB,
-    /// where 1 KB is 1024 bytes.
+    /// or KiB, MiB and GiB, which mean the same: 1 KB is 1024 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 12))]
     pub body_size_limit: Option<String>,

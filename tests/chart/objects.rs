@@ -341,6 +341,33 @@ fn the_policy_of_cilium_knows_names_and_lets_through_what_the_other_does() {
 }
 
 #[test]
+fn more_ports_than_cilium_takes_in_one_list_are_in_several() {
+    let ports: Vec<u32> = (3000..3081).collect();
+    let places = ["targetPorts", "dnsPorts", "apiServerPorts"];
+    let set: Vec<String> =
+        places.iter().map(|place| format!("networkPolicy.egress.{place}={}", json!(ports))).collect();
+    let flavor = ["--set", "networkPolicy.enabled=true,networkPolicy.flavor=cilium"];
+    let manifests =
+        chart::render(&[&flavor[..], &["--set-json", &set[0], "--set-json", &set[1], "--set-json", &set[2]]].concat());
+    let policy = chart::one(&manifests, "CiliumNetworkPolicy", chart::RELEASE);
+    let rules = policy["spec"]["egress"].as_array().unwrap();
+    let many: Vec<&Vec<Value>> =
+        rules.iter().map(|rule| rule["toPorts"].as_array().unwrap()).filter(|entries| entries.len() > 1).collect();
+    assert!(many.len() >= 3, "{rules:#?}");
+    for entries in many {
+        let lists: Vec<&Vec<Value>> = entries.iter().map(|entry| entry["ports"].as_array().unwrap()).collect();
+        assert!(lists.iter().all(|list| list.len() <= 40), "{entries:#?}");
+        let found: Vec<&str> = lists.into_iter().flatten().map(|port| port["port"].as_str().unwrap()).collect();
+        assert_eq!(found, ports.iter().map(ToString::to_string).collect::<Vec<_>>());
+    }
+    let dns = rules.iter().filter(|rule| !rule["toPorts"][0]["rules"].is_null()).collect::<Vec<_>>();
+    assert_eq!(dns.len(), 1);
+    for entry in dns[0]["toPorts"].as_array().unwrap() {
+        assert_eq!(entry["rules"], json!({ "dns": [{ "matchPattern": "*" }] }), "names are learnt on every port");
+    }
+}
+
+#[test]
 fn both_services_have_the_fields_that_they_are_given_and_no_others() {
     let manifests = case("everything");
     let spec = |name: &str| chart::one(&manifests, "Service", name)["spec"].clone();

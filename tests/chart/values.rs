@@ -187,7 +187,10 @@ fn values_that_do_not_go_together_are_refused_with_what_they_need() {
             &["service.probe.loadBalancerClass needs service.probe.type: LoadBalancer"],
         ),
         ("service.loadBalancerSourceRanges={192.0.2.1}", &["at '/service/loadBalancerSourceRanges/0'"]),
-        ("service.externalIPs={192.0.2.0/24}", &["at '/service/externalIPs/0'"]),
+        (
+            "service.externalIPs={192.0.2.0/24}",
+            &["service.externalIPs[0] is \"192.0.2.0/24\", which is not an IP address"],
+        ),
         ("service.type=ExternalName", &["'ClusterIP', 'NodePort', 'LoadBalancer'"]),
         ("service.externalTrafficPolicy=Local", &["service.externalTrafficPolicy needs service.type: NodePort"]),
         ("service.type=NodePort,service.clusterIP=None", &["service.clusterIP: None needs service.type: ClusterIP"]),
@@ -309,19 +312,148 @@ fn names_labels_and_annotations_that_would_break_an_object_or_have_no_effect_are
 #[test]
 fn a_hook_without_its_handler_is_refused_with_what_is_missing() {
     for (lifecycle, words) in [
-        (json!({ "preStop": {} }), "at '/lifecycle/preStop': missing property 'sleep, httpGet or exec'"),
-        (json!({ "postStart": {} }), "at '/lifecycle/postStart': missing property 'sleep, httpGet or exec'"),
+        (
+            json!({ "preStop": {} }),
+            "lifecycle.preStop has no handler: write sleep, httpGet or exec, or null for no hook",
+        ),
+        (json!({ "postStart": { "exec": null } }), "lifecycle.postStart has no handler: write sleep, httpGet or exec"),
         (json!({ "preStop": { "sleep": {} } }), "at '/lifecycle/preStop/sleep': missing property 'seconds'"),
         (json!({ "preStop": { "httpGet": {} } }), "at '/lifecycle/preStop/httpGet': missing property 'port'"),
         (json!({ "preStop": { "exec": {} } }), "at '/lifecycle/preStop/exec': missing property 'command'"),
         (
+            json!({ "preStop": { "exec": { "command": [] } } }),
+            "at '/lifecycle/preStop/exec/command': minItems: got 0, want 1",
+        ),
+        (
             json!({ "preStop": { "sleep": { "seconds": 1 }, "httpGet": { "port": 80 } } }),
-            "at '/lifecycle/preStop': maxProperties: got 2, want 1",
+            "lifecycle.preStop has httpGet and sleep, and a hook has one handler: remove one, or set it to null",
         ),
     ] {
         let said = chart::template(&["--set-json", &format!("lifecycle={lifecycle}")]).unwrap_err();
         assert!(said.contains(words), "{lifecycle}: {said}");
     }
+    let said = chart::template(&["--set-json", r#"startupProbe={"exec":{"command":[]}}"#]).unwrap_err();
+    assert!(said.contains("at '/startupProbe/exec/command': minItems: got 0, want 1"), "{said}");
+}
+
+/// As in a file of values that is put over another one: what is null there is not in the chart's own values, and Helm keeps it.
+#[test]
+fn null_takes_away_a_hook_or_a_handler_of_another_file() {
+    let hooks = json!({ "preStop": { "sleep": { "seconds": 5 } }, "postStart": { "exec": { "command": ["/agent"] } } });
+    let folder = tempfile::tempdir().unwrap();
+    let [file, second] = ["values.yaml", "over.yaml"].map(|name| folder.path().join(name));
+    std::fs::write(&file, json!({ "lifecycle": hooks }).to_string()).unwrap();
+    for (over, left) in [
+        (json!({ "preStop": null }), json!({ "postStart": { "exec": { "command": ["/agent"] } } })),
+        (
+            json!({ "preStop": { "sleep": null, "httpGet": { "port": 80 } }, "postStart": null }),
+            json!({ "preStop": { "httpGet": { "port": 80 } } }),
+        ),
+        (json!({ "preStop": null, "postStart": null }), json!(null)),
+    ] {
+        std::fs::write(&second, json!({ "lifecycle": over }).to_string()).unwrap();
+        let manifests = chart::render(&["-f", file.to_str().unwrap(), "-f", second.to_str().unwrap()]);
+        let pod = &chart::one(&manifests, "Deployment", chart::RELEASE)["spec"]["template"]["spec"];
+        assert_eq!(pod["containers"][0]["lifecycle"], left, "{over}");
+    }
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_with_what_to_write() {
+    let other = "which is not an IP address: write one, such as 192.0.2.10 or 2001:db8::10";
+    for (set, place) in [
+        ("service.clusterIP=999.1.1.1", "service.clusterIP is \"999.1.1.1\""),
+        ("service.probe.clusterIP=none", "service.probe.clusterIP is \"none\""),
+        ("service.type=LoadBalancer,service.loadBalancerIP=192.0.2.1/32", "service.loadBalancerIP is \"192.0.2.1/32\""),
+        ("service.probe.externalIPs={192.0.2.1,192.0.2.01}", "service.probe.externalIPs[1] is \"192.0.2.01\""),
+        ("service.externalIPs={1:2:3:4:5:6:7}", "service.externalIPs[0] is \"1:2:3:4:5:6:7\""),
+        ("service.externalIPs={1:2:3:4:5:6:7:8::}", "service.externalIPs[0] is \"1:2:3:4:5:6:7:8::\""),
+        ("service.externalIPs={fd00::1::2}", "service.externalIPs[0] is \"fd00::1::2\""),
+        ("service.externalIPs={fd00:::1}", "service.externalIPs[0] is \"fd00:::1\""),
+        ("service.externalIPs={12345::}", "service.externalIPs[0] is \"12345::\""),
+        ("hostAliases[0].ip=sora,hostAliases[0].hostnames={sora}", "hostAliases[0].ip is \"sora\""),
+        ("dnsConfig.nameservers={10.0.0.256}", "dnsConfig.nameservers[0] is \"10.0.0.256\""),
+    ] {
+        let said = chart::template(&["--set", set]).expect_err(set);
+        assert!(said.contains(&format!("{place}, {other}")), "{set}: {said}");
+    }
+    for address in
+        ["10.96.0.10", "fd00::10", "::", "::1", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "FD00::A"]
+    {
+        let manifests = chart::render(&["--set", &format!("service.probe.clusterIP={address}")]);
+        let name = format!("{}-probe", chart::RELEASE);
+        assert_eq!(chart::one(&manifests, "Service", &name)["spec"]["clusterIP"], address);
+    }
+}
+
+#[test]
+fn a_range_that_does_not_begin_with_its_first_address_is_refused_with_the_range_that_does() {
+    let words = "which does not begin with the first address of the range, as Kubernetes requires: write";
+    for (range, first, alone) in [
+        ("10.0.0.1/8", "10.0.0.0/8", "10.0.0.1/32"),
+        ("10.255.0.0/9", "10.128.0.0/9", "10.255.0.0/32"),
+        ("192.0.2.7/30", "192.0.2.4/30", "192.0.2.7/32"),
+        ("1.2.3.4/0", "0.0.0.0/0", "1.2.3.4/32"),
+        ("fd80::/8", "fd00::/8", "fd80::/128"),
+        ("a:b:c:d:ffff::/65", "a:b:c:d:8000::/65", "a:b:c:d:ffff::/128"),
+        ("fd00::1/127", "fd00::/127", "fd00::1/128"),
+    ] {
+        let set = format!("service.type=LoadBalancer,service.loadBalancerSourceRanges={{{range}}}");
+        let said = chart::template(&["--set", &set]).unwrap_err();
+        let expected = format!("service.loadBalancerSourceRanges[0] is {range}, {words} {first}, or {alone} for");
+        assert!(said.contains(&expected), "{said}");
+        chart::render(&["--set", &set.replace(range, &format!("{first},{alone}"))]);
+    }
+    // The program takes these: only objects of Kubernetes need the first address.
+    for (place, set) in [
+        ("targetDenyCidr[0]", "targetDenyCidr={10.0.0.1/8}"),
+        ("targetAccess.cidrs[0]", "targetAccess.profile=Listed,targetAccess.cidrs={10.0.0.1/8}"),
+    ] {
+        chart::render(&["--set", set]);
+        let said = chart::template(&["--set", &format!("networkPolicy.enabled=true,{set}")]).unwrap_err();
+        assert!(said.contains(&format!("{place} is 10.0.0.1/8, {words} 10.0.0.0/8")), "{said}");
+    }
+}
+
+#[test]
+fn an_address_block_of_a_policy_that_the_api_server_would_refuse_is_refused_wherever_it_is() {
+    let refused = |flavor: &str, place: &str, rules: &Value, expected: &str| {
+        let flavor = format!("networkPolicy.enabled=true,networkPolicy.flavor={flavor}");
+        let said = chart::template(&["--set", &flavor, "--set-json", &format!("{place}={rules}")]).unwrap_err();
+        assert!(said.contains(expected), "{rules}: {said}");
+    };
+    for (block, words) in [
+        (json!({}), " has no cidr: write ADDRESS/BITS"),
+        (json!(null), " has no cidr: write ADDRESS/BITS"),
+        (json!({ "cidr": "10.0.0.1" }), ".cidr is \"10.0.0.1\", which is not a range of addresses: write ADDRESS/BITS"),
+        (json!({ "cidr": "10.0.0.0/33" }), ".cidr is \"10.0.0.0/33\", which is not a range"),
+        (json!({ "cidr": "10.0.0.0/08" }), ".cidr is \"10.0.0.0/08\", which is not a range"),
+        (
+            json!({ "cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.1.1.0/16"] }),
+            ".except[1] is 10.1.1.0/16, which does not begin",
+        ),
+        (
+            json!({ "cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"] }),
+            ".except[0] is 11.0.0.0/16, which is not a part of 10.0.0.0/8",
+        ),
+        (json!({ "cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"] }), ".except[0] is 10.0.0.0/8, which is not a part of"),
+        (json!({ "cidr": "::/0", "except": ["10.0.0.0/8"] }), ".except[0] is 10.0.0.0/8, which is not a part of ::/0"),
+    ] {
+        let place = "networkPolicy.ingress.from";
+        refused("kubernetes", place, &json!([{ "ipBlock": block }]), &format!("{place}[0].ipBlock{words}"));
+    }
+    let peer = json!({ "ipBlock": { "cidr": "10.0.0.1/24" } });
+    let words = "ipBlock.cidr is 10.0.0.1/24, which does not begin with the first address";
+    for place in ["networkPolicy.ingress.from", "networkPolicy.egress.dns", "networkPolicy.egress.apiServer"] {
+        for flavor in ["kubernetes", "cilium"] {
+            refused(flavor, place, &json!([peer]), &format!("{place}[0].{words}"));
+        }
+    }
+    for (place, inside) in [("networkPolicy.egress.targets", "to"), ("networkPolicy.ingress.extra", "from")] {
+        refused("kubernetes", place, &json!([{ inside: [peer] }]), &format!("{place}[0].{inside}[0].{words}"));
+    }
+    let whole = json!([{ "ipBlock": { "cidr": "fd00::/8", "except": ["fd01::/16", "fd00:0:0:1::/64"] } }]);
+    chart::render(&["--set-json", &format!("networkPolicy.enabled=true,networkPolicy.ingress.from={whole}")]);
 }
 
 /// Translated for Cilium, they would select all pods of the namespace.
@@ -408,6 +540,12 @@ fn rules_of_a_policy_in_the_format_of_the_other_flavor_are_refused_with_what_to_
             from,
             json!([{ "to": [] }]),
             "[0] has to, which a rule of a NetworkPolicy does not have: write from and ports",
+        ),
+        (
+            "cilium",
+            to,
+            json!([{ "toEntities": ["all"], "toPorts": [{ "ports": [] }, { "ports": vec![json!({ "port": "1" }); 41] }] }]),
+            "[0].toPorts[1].ports has 41 ports, and Cilium takes 40: write the others into one more entry of toPorts",
         ),
         ("cilium", ports, json!([443, { "protocol": "UDP" }]), "[1] has no port, which Cilium needs: write it"),
         ("kubernetes", ports, json!([{ "port": 9, "endPort": 5 }]), "[0] has endPort 5, which is less than port"),

@@ -366,6 +366,16 @@ pods have peers of their own.
 {{- toYaml $selector }}
 {{- end }}
 
+{{/* The `toPorts` of a rule of Cilium, 40 ports in each, which is the most: takes a list of the ports and of what is in each besides. */}}
+{{- define "scrapetarget-exporter.ciliumPorts" -}}
+{{- $entries := list }}
+{{- $besides := last . }}
+{{- range chunk 40 (first .) }}
+{{- $entries = append $entries (merge (dict "ports" .) $besides) }}
+{{- end }}
+{{- toYaml $entries }}
+{{- end }}
+
 {{/*
 Peers of a NetworkPolicy as rules of Cilium, where pods and addresses cannot be in the same rule: takes a list of `from` or `to`, of the
 peers and of the `toPorts`.
@@ -409,7 +419,7 @@ are allowed as the rest of the cluster. The exporter matches a suffix at any dep
 {{- with .endPort }}{{ $_ := set $port "endPort" (int .) }}{{ end }}
 {{- $ports = append $ports $port }}
 {{- end }}
-{{- with $ports }}{{ $ports = list (dict "ports" .) }}{{ end }}
+{{- $ports = include "scrapetarget-exporter.ciliumPorts" (list $ports dict) | fromYamlArray }}
 {{- $rules := include "scrapetarget-exporter.ciliumRules" (list "to" $targets.peers $ports) | fromYamlArray }}
 {{- $others := list }}
 {{- if eq .Values.targetAccess.profile "Any" }}
@@ -744,6 +754,8 @@ targets ask for it: each is in one of the two.
 {{- include "scrapetarget-exporter.refuseServices" . }}
 {{- include "scrapetarget-exporter.refuseDashboards" . }}
 {{- include "scrapetarget-exporter.refuseContainers" . }}
+{{- include "scrapetarget-exporter.refuseAddresses" . }}
+{{- include "scrapetarget-exporter.refuseHooks" . }}
 {{- $lease := .Values.leaderElection.leaseDuration | default "15s" }}
 {{- $seconds := include "scrapetarget-exporter.seconds" $lease | int }}
 {{- if or (contains "ms" $lease) (lt $seconds 5) (gt $seconds 300) }}
@@ -765,7 +777,7 @@ targets ask for it: each is in one of the two.
 {{- if le (int .Values.terminationGracePeriodSeconds) $delay }}
 {{- fail (printf "terminationGracePeriodSeconds is %d: it must be more than shutdownDelay, which is %s" (int .Values.terminationGracePeriodSeconds) $shutdownDelay) }}
 {{- end }}
-{{- with .Values.lifecycle }}
+{{- with include "scrapetarget-exporter.lifecycle" . | fromYaml }}
 {{- $sleep := dig "preStop" "sleep" "seconds" 0 . | int }}
 {{- if le (int $.Values.terminationGracePeriodSeconds) (add $delay $sleep | int) }}
 {{- fail (printf "terminationGracePeriodSeconds is %d: it must be more than lifecycle.preStop.sleep and shutdownDelay together, which are %ds" (int $.Values.terminationGracePeriodSeconds) (add $delay $sleep)) }}
@@ -954,6 +966,25 @@ ask is the whole probe; without that, it is put over the defaults.
 {{- $value = merge dict $value (index . 3) $handler }}
 {{- end }}
 {{- toYaml $value }}
+{{- end }}
+
+{{/* Hooks of the exporter's container, without those that are null. */}}
+{{- define "scrapetarget-exporter.lifecycle" -}}
+{{- $hooks := dict }}
+{{- range $name, $hook := .Values.lifecycle }}
+{{- $handlers := dict }}
+{{- range $handler, $fields := $hook }}
+{{- if not (kindIs "invalid" $fields) }}
+{{- $_ := set $handlers $handler $fields }}
+{{- end }}
+{{- end }}
+{{- with $handlers }}
+{{- $_ := set $hooks $name . }}
+{{- end }}
+{{- end }}
+{{- with $hooks }}
+{{- toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* Fields of every pod: security context and scheduling. */}}

@@ -164,6 +164,14 @@ NetworkPolicy does not have, so that what is left allows everything.
 {{- if and $cilium (has $key (list "to" "from" "ports")) }}
 {{- fail (printf "%s has %s, which a rule of Cilium does not have: write %sCIDR, %sEndpoints, %sEntities or toPorts instead. To allow everything, write [{%sEntities: [all]}]" $field $key $peer $peer $peer $peer) }}
 {{- end }}
+{{- if and $cilium (eq $key "toPorts") (kindIs "slice" $rule.toPorts) }}
+{{- range $entry, $ports := $rule.toPorts }}
+{{- $count := len (dig "ports" list (kindIs "map" $ports | ternary $ports dict) | default list) }}
+{{- if gt $count 40 }}
+{{- fail (printf "%s.toPorts[%d].ports has %d ports, and Cilium takes 40: write the others into one more entry of toPorts" $field $entry $count) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if not (or $cilium (has $key (list $peer "ports"))) }}
 {{- fail (printf "%s has %s, which a rule of a NetworkPolicy does not have: write %s and ports. For rules of Cilium, set networkPolicy.flavor: cilium" $field $key $peer) }}
 {{- end }}
@@ -199,6 +207,184 @@ NetworkPolicy does not have, so that what is left allows everything.
 {{- if and $port.endPort (lt (int $port.endPort) (int $port.port)) }}
 {{- fail (printf "%s has endPort %d, which is less than port: write the higher number as endPort" $field (int $port.endPort)) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+The numbers that an IP address is made of, as a list in JSON: four, or eight as Go writes them with 0x. Nothing, if it is none. The API server
+refuses leading zeros in IPv4 addresses, and so does this; it knows no IPv6 addresses that end like IPv4 addresses.
+*/}}
+{{- define "scrapetarget-exporter.addressParts" -}}
+{{- $byte := "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])" }}
+{{- if regexMatch (printf "^%s(\\.%s){3}$" $byte $byte) . }}
+{{- splitList "." . | toJson }}
+{{- else if regexMatch "^[0-9a-fA-F:]+$" . }}
+{{- $halves := splitList "::" . }}
+{{- $written := list }}
+{{- $isGood := le (len $halves) 2 }}
+{{- range $halves }}
+{{- if and . (not (regexMatch "^[0-9a-fA-F]{1,4}(:[0-9a-fA-F]{1,4})*$" .)) }}
+{{- $isGood = false }}
+{{- end }}
+{{- $written = append $written (splitList ":" . | compact) }}
+{{- end }}
+{{- $before := first $written }}
+{{- $after := gt (len $written) 1 | ternary (last $written) list }}
+{{- $zeros := sub 8 (add (len $before) (len $after)) | int }}
+{{- if and $isGood (eq (gt $zeros 0) (gt (len $halves) 1)) (ge $zeros 0) }}
+{{- $parts := list }}
+{{- range concat $before (repeat (max 0 $zeros | int) "0 " | trim | splitList " " | compact) $after }}
+{{- $parts = append $parts (printf "0x%s" .) }}
+{{- end }}
+{{- toJson $parts }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The first address of a range: takes a list of the parts of an address in it and of the number of bits. */}}
+{{- define "scrapetarget-exporter.firstAddress" -}}
+{{- $parts := first . }}
+{{- $bits := last . | int }}
+{{- $isShort := eq (len $parts) 4 }}
+{{- $width := $isShort | ternary 8 16 }}
+{{- $first := list }}
+{{- range $at, $part := $parts }}
+{{- $part = int64 $part }}
+{{- $step := 1 }}
+{{- range until (max 0 (min $width (sub (mul (add1 $at) $width) $bits)) | int) }}
+{{- $step = mul $step 2 }}
+{{- end }}
+{{- $part = sub $part (mod $part $step) }}
+{{- $first = append $first ($isShort | ternary (printf "%d" $part) (printf "%x" $part)) }}
+{{- end }}
+{{- if $isShort }}
+{{- join "." $first }}
+{{- else }}
+{{- regexReplaceAll "(:0)+$" (join ":" $first) "::" }}
+{{- end }}
+{{- end }}
+
+{{/* A text that must be an IP address: takes a list of the name of the field, of the text, and of what else may be written. */}}
+{{- define "scrapetarget-exporter.refuseAddress" -}}
+{{- $text := index . 1 | toString }}
+{{- if not (include "scrapetarget-exporter.addressParts" $text) }}
+{{- fail (printf "%s is %q, which is not an IP address: write one, such as 192.0.2.10 or 2001:db8::10%s" (first .) $text (last .)) }}
+{{- end }}
+{{- end }}
+
+{{/*
+A text that must be a range of addresses, with the first of them: takes a list of the name of the field and of the text. The API server of
+Kubernetes 1.36 and newer refuses others, and older ones warn about them. The range in JSON.
+*/}}
+{{- define "scrapetarget-exporter.refuseRange" -}}
+{{- $field := first . }}
+{{- $text := last . | toString }}
+{{- $written := splitList "/" $text }}
+{{- $parts := include "scrapetarget-exporter.addressParts" (first $written) | default "[]" | fromJsonArray }}
+{{- $all := eq (len $parts) 4 | ternary 32 128 }}
+{{- $bits := regexMatch "^(0|[1-9][0-9]{0,2})$" (last $written) | ternary (last $written) "129" | int }}
+{{- if or (not $parts) (ne (len $written) 2) (gt $bits $all) }}
+{{- fail (printf "%s is %q, which is not a range of addresses: write ADDRESS/BITS, such as 10.0.0.0/8 or fd00::/8" $field $text) }}
+{{- end }}
+{{- $first := include "scrapetarget-exporter.firstAddress" (list $parts $bits) }}
+{{- if ne $first (include "scrapetarget-exporter.firstAddress" (list $parts $all)) }}
+{{- fail (printf "%s is %s, which does not begin with the first address of the range, as Kubernetes requires: write %s/%d, or %s/%d for this address alone" $field $text $first $bits (first $written) $all) }}
+{{- end }}
+{{- toJson (dict "parts" $parts "bits" $bits "first" $first) }}
+{{- end }}
+
+{{/* An `ipBlock` of a NetworkPolicy: takes a list of the name of the field and of the block. */}}
+{{- define "scrapetarget-exporter.refuseBlock" -}}
+{{- $field := first . }}
+{{- $block := kindIs "map" (last .) | ternary (last .) dict }}
+{{- if not $block.cidr }}
+{{- fail (printf "%s has no cidr: write ADDRESS/BITS, such as 10.0.0.0/8 or fd00::/8" $field) }}
+{{- end }}
+{{- $range := include "scrapetarget-exporter.refuseRange" (list (printf "%s.cidr" $field) $block.cidr) | fromJson }}
+{{- range $at, $except := $block.except }}
+{{- $name := printf "%s.except[%d]" $field $at }}
+{{- $part := include "scrapetarget-exporter.refuseRange" (list $name $except) | fromJson }}
+{{- $isLonger := and (eq (len $part.parts) (len $range.parts)) (gt (int $part.bits) (int $range.bits)) }}
+{{- if not (and $isLonger (eq $range.first (include "scrapetarget-exporter.firstAddress" (list $part.parts $range.bits)))) }}
+{{- fail (printf "%s is %s, which is not a part of %s: write a range within it, or remove this one" $name $except $block.cidr) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Addresses and ranges that the API server would refuse, or a load balancer not find. */}}
+{{- define "scrapetarget-exporter.refuseAddresses" -}}
+{{- range $place, $service := dict "service" .Values.service "service.probe" .Values.service.probe }}
+{{- with $service.clusterIP }}
+{{- if ne . "None" }}
+{{- include "scrapetarget-exporter.refuseAddress" (list (printf "%s.clusterIP" $place) . ", or None for a headless Service, or leave it empty") }}
+{{- end }}
+{{- end }}
+{{- with $service.loadBalancerIP }}
+{{- include "scrapetarget-exporter.refuseAddress" (list (printf "%s.loadBalancerIP" $place) . ", or leave it empty") }}
+{{- end }}
+{{- range $at, $address := $service.externalIPs }}
+{{- include "scrapetarget-exporter.refuseAddress" (list (printf "%s.externalIPs[%d]" $place $at) $address "") }}
+{{- end }}
+{{- range $at, $range := $service.loadBalancerSourceRanges }}
+{{- $_ := include "scrapetarget-exporter.refuseRange" (list (printf "%s.loadBalancerSourceRanges[%d]" $place $at) $range) }}
+{{- end }}
+{{- end }}
+{{- range $at, $alias := .Values.hostAliases }}
+{{- include "scrapetarget-exporter.refuseAddress" (list (printf "hostAliases[%d].ip" $at) ($alias.ip | default "") "") }}
+{{- end }}
+{{- range $at, $address := (.Values.dnsConfig | default dict).nameservers }}
+{{- include "scrapetarget-exporter.refuseAddress" (list (printf "dnsConfig.nameservers[%d]" $at) $address "") }}
+{{- end }}
+{{- with .Values.networkPolicy }}
+{{- $isCilium := eq (toString .flavor) "cilium" }}
+{{- if .enabled }}
+{{- $ranges := dict "targetDenyCidr" $.Values.targetDenyCidr "targetAccess.cidrs" $.Values.targetAccess.cidrs }}
+{{- range $place, $list := $ranges }}
+{{- range $at, $range := $list }}
+{{- $_ := include "scrapetarget-exporter.refuseRange" (list (printf "%s[%d]" $place $at) $range) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $peers := dict "networkPolicy.ingress.from" (.ingress).from "networkPolicy.egress.dns" .egress.dns "networkPolicy.egress.apiServer" .egress.apiServer }}
+{{- if not $isCilium }}
+{{- $rules := dict "networkPolicy.egress.targets" .egress.targets "networkPolicy.ingress.extra" (.ingress).extra }}
+{{- range $place, $list := $rules }}
+{{- $key := hasSuffix "targets" $place | ternary "to" "from" }}
+{{- range $at, $rule := $list }}
+{{- $inside := get $rule $key }}
+{{- if kindIs "slice" $inside }}
+{{- $_ := set $peers (printf "%s[%d].%s" $place $at $key) $inside }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $place, $list := $peers }}
+{{- range $at, $peer := $list }}
+{{- if and (kindIs "map" $peer) (hasKey $peer "ipBlock") }}
+{{- include "scrapetarget-exporter.refuseBlock" (list (printf "%s[%d].ipBlock" $place $at) $peer.ipBlock) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Hooks without a handler, or with more than one. null takes one of another file of values away. */}}
+{{- define "scrapetarget-exporter.refuseHooks" -}}
+{{- range $name, $hook := .Values.lifecycle }}
+{{- if not (kindIs "invalid" $hook) }}
+{{- $handlers := list }}
+{{- range $handler, $fields := $hook }}
+{{- if not (kindIs "invalid" $fields) }}
+{{- $handlers = append $handlers $handler }}
+{{- end }}
+{{- end }}
+{{- if not $handlers }}
+{{- fail (printf "lifecycle.%s has no handler: write sleep, httpGet or exec, or null for no hook" $name) }}
+{{- end }}
+{{- if gt (len $handlers) 1 }}
+{{- fail (printf "lifecycle.%s has %s, and a hook has one handler: remove one, or set it to null" $name (join " and " $handlers)) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -761,7 +761,7 @@ fn monitor() -> Vec<Rule> {
         Rule::matches(
             "spec.monitor.bodySizeLimit",
             &BODY_SIZE,
-            "must be a whole number with one of the units B, KB, MB and GB, where 1 KB is 1024 bytes, write for instance 16MB",
+            "must be a whole number with one of the units B, KB, MB, GB, KiB, MiB and GiB, where 1 KB is 1024 bytes, write for instance 16MB",
         ),
     ];
     rules.extend(

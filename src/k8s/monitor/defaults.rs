@@ -128,7 +128,7 @@ impl FromStr for BodySize {
     fn from_str(text: &str) -> Result<Self, SettingsError> {
         let bytes = if text == "0" { Some(0) } else { crd::body_size(text) };
         bytes.map(Self).ok_or(SettingsError::expected(
-            "a whole number with one of the units B, KB, MB and GB, where 1 KB is 1024 bytes, for instance 16MB; 0 is no limit",
+            "a whole number with one of the units B, KB, MB, GB, KiB, MiB and GiB, where 1 KB is 1024 bytes, for instance 16MB; 0 is no limit",
         ))
     }
 }

@@ -48,8 +48,8 @@ pub struct Options {
     /// The body of the request, from a Secret. It is not sent to a server that the probed one redirects to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_secret_ref: Option<SecretKeyRef>,
-    /// The most bytes that the body of a good answer may have, after decompression: `10MB` or `10MiB` is 10 × 1024 × 1024. 0: only
-    /// `--max-body-bytes` limits it.
+    /// The most bytes that the body of a good answer may have, after decompression: a whole number of bytes, or one with K, M or G, which
+    /// may be followed by `B`, `i` or `iB`. `10M`, `10MB`, `10Mi` and `10MiB` are 10 × 1024 × 1024. 0: only `--max-body-bytes` limits it.
     #[schemars(length(max = 16))]
     pub body_size_limit: String,
     /// How the body of a good answer must be compressed; it is decompressed before it is compared. No header asks for it: write
@@ -212,7 +212,7 @@ impl super::Options for Options {
             Rule::matches(
                 "spec.http.bodySizeLimit",
                 &SIZE,
-                "must be a whole number of bytes, or of KB, MB or GB, where 1 KB is 1024 bytes, for instance 512KB or 10MB; 0 is no limit",
+                "must be a whole number of bytes, or of KB, MB, GB, KiB, MiB or GiB, where 1 KB is 1024 bytes, for instance 512KB or 10MB; 0 is no limit",
             ),
             Rule::matches(
                 "spec.http.failIfHeaderMatches[].header",
