@@ -405,10 +405,11 @@ async fn every_bad_answer_of_a_token_endpoint_has_its_sentence_and_none_is_repea
     let app = Server::app().await;
     let ten_megabytes = format!(r#"{{"access_token":"{}"}}"#, "a".repeat(10 << 20));
     let rfc = |word: &str| format!(r#"{{"error":"{word}","error_description":"hunter2"}}"#);
+    let mut messages = Vec::new();
     for (status, body, wanted) in [
         (400, rfc("invalid_request"), "token: answered 400 invalid_request: "),
         (401, rfc("invalid_client"), "correct clientId and clientSecret"),
-        (400, rfc("invalid_grant"), "correct the values of user"),
+        (400, rfc("invalid_grant"), "issues no token to this client alone"),
         (400, rfc("unauthorized_client"), "the grant is not enabled for this application"),
         (400, rfc("unsupported_grant_type"), "does not offer the grant client_credentials"),
         (400, rfc("invalid_scope"), "correct scopes"),
@@ -422,6 +423,7 @@ async fn every_bad_answer_of_a_token_endpoint_has_its_sentence_and_none_is_repea
         (400, r#"{"error":["invalid_scope","hunter2"]}"#.to_owned(), "answered 400 without an error of OAuth 2.0"),
         (429, rfc("slow_down"), "token: answered 429: it has been asked too often"),
         (302, "hunter2".to_owned(), "redirects are not followed"),
+        (404, "hunter2".to_owned(), "there is no token endpoint, correct tokenUrl"),
         (500, "hunter2".to_owned(), "token: answered 500: the token endpoint does not work"),
     ] {
         let idm = Server::start(move |_, _| Answer::Says(status, body.clone())).await;
@@ -431,11 +433,34 @@ async fn every_bad_answer_of_a_token_endpoint_has_its_sentence_and_none_is_repea
         assert!(reason == Reason::Auth && message.contains(wanted), "{message}");
         assert!(!message.contains("hunter2") && !text(&polled).contains("hunter2"), "{message}");
         assert_eq!(app.count(), before, "nothing is sent without the token");
+        messages.push(message);
     }
-    let nobody = with(oauth2(&app), "tokenUrl", closed_port().into());
-    let polled = poll_once(target_of(&spec("Http", &app, &nobody))).await;
-    let (reason, message) = failure(&polled);
-    assert!(reason == Reason::Auth && message.contains("token: connect: "), "{message}");
+    let of_tls = app.url().replace("http://", "https://");
+    for (token_url, wanted) in [(closed_port(), "token: connect: "), (of_tls, "token: tls: ")] {
+        let block = with(oauth2(&app), "tokenUrl", token_url.into());
+        let (reason, message) = failure(&*poll_once(target_of(&spec("Http", &app, &block))).await);
+        assert!(reason == Reason::Auth && message.contains(wanted), "{message}");
+        messages.push(message);
+    }
+    let denied = with(oauth2(&app), "tokenUrl", "http://169.254.169.254/token".into());
+    messages.push(failure(&*poll_once(target_of(&spec("Http", &app, &denied))).await).1);
+
+    // The page has a row for each of them, and none that nothing leads to.
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/oauth2.md")).unwrap();
+    let (_, table) = page.split_once("| message | what to do |\n|---|---|\n").unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map_while(|line| line.strip_prefix("| ")?.split(" |").next())
+        .map(|cell| cell.split('`').skip(1).step_by(2).collect())
+        .collect();
+    let leads_to = |message: &String, row: &[&str]| row.iter().any(|words| message.contains(words));
+    assert!(rows.len() > 10, "{rows:?}");
+    for message in &messages {
+        assert!(rows.iter().any(|row| leads_to(message, row)), "the page does not have {message:?}");
+    }
+    for row in &rows {
+        assert!(messages.iter().any(|message| leads_to(message, row)), "nothing says {row:?}: {messages:#?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
