@@ -553,9 +553,9 @@ async fn a_member_that_refuses_the_token_gets_a_new_one_within_the_poll_and_the_
     // What each of them got in one poll.
     let poll = async || {
         let before = [&a, &b, &c].map(Server::count);
-        let polled = poller.answer(PATIENCE).await;
+        let round = poller.answer(PATIENCE).await;
         let [of_a, of_b, of_c] = before;
-        (series(&text(&polled)), [tokens_since(&a, of_a), tokens_since(&b, of_b), tokens_since(&c, of_c)])
+        (series(&text(&round)), [tokens_since(&a, of_a), tokens_since(&b, of_b), tokens_since(&c, of_c)])
     };
     let (first, second) = ("Bearer token-1".to_owned(), "Bearer token-2".to_owned());
     let (all, got) = poll().await;
@@ -602,8 +602,8 @@ async fn a_member_that_refuses_every_token_costs_the_token_endpoint_two_requests
         let mut last = None;
         for _ in 0..POLLS {
             let before = [&a, &b, &never, &idm].map(Server::count);
-            let polled = poller.answer(PATIENCE).await;
-            let all = series(&text(&polled));
+            let round = poller.answer(PATIENCE).await;
+            let all = series(&text(&round));
             assert_eq!((all["probe_success"], all["probe_members{state=\"up\"}"]), (1.0, 2.0), "{all:?}");
             assert_eq!(all["probe_member_failure_info{pod=\"never\",reason=\"auth\"}"], 1.0, "{all:?}");
             let [of_a, of_b, of_never, issued] = [&a, &b, &never, &idm].map(Server::count);
@@ -613,7 +613,7 @@ async fn a_member_that_refuses_every_token_costs_the_token_endpoint_two_requests
                 "they are asked once, whatever the other one says"
             );
             assert!(issued - before[3] <= 1 && of_never - before[2] <= 2);
-            let reports = polled.members.clone().unwrap();
+            let reports = round.members.clone().unwrap();
             last = reports.iter().find_map(|report| report.failure.as_ref().map(|failure| failure.message.to_string()));
             pass(Duration::from_secs(5)).await;
         }
