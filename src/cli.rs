@@ -276,7 +276,9 @@ pub struct SimulateArgs {
     pub token: Option<String>,
     /// Misbehave: error (status 500, SERVFAIL, or a STUN error), hang (no answer), html (another document), empty (no content), or truncated (half of
     /// it). With Wilma, it is the token endpoint of Keyrock that misbehaves. For Sora also auth-webhook: its auth webhook does not answer, so nobody
-    /// can join. For Website also expired-certificate: its certificate ended an hour ago
+    /// can join. For Website also expired-certificate: its certificate ended an hour ago. For Wilma also slow-tokens: Keyrock takes three seconds for
+    /// a token; lost-tokens: every 45 seconds it forgets all tokens before their time; and bad-decisions: it answers Wilma with another document,
+    /// and Wilma with status 500
     #[arg(long, value_name = "FAULT")]
     pub fault: Option<SimulatedFault>,
 }
@@ -298,6 +300,12 @@ pub enum SimulatedFault {
     AuthWebhook,
     /// A website whose certificate has ended.
     ExpiredCertificate,
+    /// A Keyrock that takes its time for a token.
+    SlowTokens,
+    /// A Keyrock whose tokens die early.
+    LostTokens,
+    /// A Keyrock whose answers to Wilma are none.
+    BadDecisions,
 }
 
 /// What can be simulated.
@@ -489,6 +497,11 @@ impl SimulateArgs {
             }
             (Some(SimulatedFault::ExpiredCertificate), server) if server != SimulatedServer::Website => {
                 return Some("error: --fault expired-certificate goes with Website (see --help)");
+            }
+            (Some(SimulatedFault::SlowTokens | SimulatedFault::LostTokens | SimulatedFault::BadDecisions), server)
+                if server != SimulatedServer::Wilma =>
+            {
+                return Some("error: --fault slow-tokens, lost-tokens and bad-decisions go with Wilma (see --help)");
             }
             _ => {}
         }

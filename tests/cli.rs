@@ -976,9 +976,11 @@ fn a_simulated_broker_misbehaves_as_it_is_told() {
 
 #[test]
 fn a_fault_of_one_simulated_server_is_refused_for_another() {
-    for (server, fault, words) in
-        [("Orion", "auth-webhook", "goes with Sora"), ("Sora", "expired-certificate", "goes with Website")]
-    {
+    for (server, fault, words) in [
+        ("Orion", "auth-webhook", "goes with Sora"),
+        ("Sora", "expired-certificate", "goes with Website"),
+        ("Orion", "lost-tokens", "go with Wilma"),
+    ] {
         let said = run(["simulate", server, "--fault", fault]);
         assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{fault}");
         assert!(one_line(&said).contains(words), "{}", said.stderr);

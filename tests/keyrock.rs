@@ -18,7 +18,7 @@ use simulators::wilma::{Level, Wilma};
 use simulators::{Mode, Simulated};
 use support::eventually::{PATIENCE, pass};
 use support::probing::{Probed, target_of};
-use support::program::{Running, command, said_to};
+use support::program::{Running, command, folder_with, said_to};
 use support::{pollers_with, series, text};
 
 const APPLICATION: &str = "8f7c2d0e-6a5f-4a8f-9d2b-1c0c5f6f7a01";
@@ -428,8 +428,8 @@ async fn what_wilma_cannot_read_is_a_500_and_leaves_the_token_alone() {
     assert_eq!(stage.issued(), 1);
 }
 
-/// What `probe` says of the three servers that the command `simulate` starts with these flags.
-fn probe_of_simulated(flags: &[&str]) -> support::program::Said {
+/// The three servers that the command `simulate` starts with these flags, and the manifest of a target for them.
+fn simulated(flags: &[&str]) -> (Running, String) {
     const FREE: &str = "127.0.0.1:0,127.0.0.1:0";
     let arguments = [&["simulate", "Wilma", "--listen-address", FREE, "--token", PASSWORD], flags].concat();
     let mut server = Running::spawn(command(arguments));
@@ -450,6 +450,12 @@ fn probe_of_simulated(flags: &[&str]) -> support::program::Said {
          apiVersion: v1\nkind: Secret\nmetadata: {{ name: k, namespace: fiware }}\n\
          stringData: {{ id: {application}, user: {user}, password: {PASSWORD} }}\n"
     );
+    (server, manifest)
+}
+
+/// What `probe` says of them.
+fn probe_of_simulated(flags: &[&str]) -> support::program::Said {
+    let (_server, manifest) = simulated(flags);
     said_to(&mut command(["probe", "--debug", "-"]), &manifest, PATIENCE)
 }
 
@@ -460,4 +466,22 @@ fn the_simulated_servers_of_the_command_line_are_such_a_stage() {
     assert!(!probe.stdout.contains(PASSWORD) && !probe.stderr.contains(PASSWORD), "{}{}", probe.stdout, probe.stderr);
     let probe = probe_of_simulated(&["--fault", "error"]);
     assert!(!probe.good() && probe.stderr.contains("token: "), "{}{}", probe.stdout, probe.stderr);
+    let probe = probe_of_simulated(&["--fault", "bad-decisions"]);
+    assert!(!probe.good() && probe.stderr.contains("answered 500"), "{}{}", probe.stdout, probe.stderr);
+    let probe = probe_of_simulated(&["--fault", "slow-tokens"]);
+    let took = "probe_call_duration_seconds{call=\"token\"} ";
+    let took = probe.stdout.lines().find_map(|line| line.strip_prefix(took)).unwrap();
+    assert!(probe.good() && took.parse::<f64>().unwrap() >= 3.0, "{took}");
+}
+
+#[tokio::test]
+async fn tokens_that_the_simulated_keyrock_has_lost_are_replaced() {
+    let (_server, manifest) = simulated(&["--fault", "lost-tokens"]);
+    let manifest = manifest.replace("timeout: 60s\n  interval: 60s", "interval: 1s");
+    let folder = folder_with([("a.yaml", manifest.as_str())]);
+    let service = Running::ready(folder.path(), [""; 0]).await;
+    let second = "scrapetarget_token_requests_total{outcome=\"success\"} 2";
+    service.until("/metrics", |_, body| body.lines().any(|line| line == second).then_some(())).await;
+    let up = |status, body: &str| (status == 200 && body.lines().any(|line| line == "orion_up 1")).then_some(());
+    service.until("/probe?target=fiware/a", up).await;
 }

@@ -18,17 +18,18 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt;
+use rcgen::{KeyPair, date_time_ymd};
 use scrapetarget_exporter::dial::AddressRules;
 use scrapetarget_exporter::fetch::{Clients, Limits};
 use scrapetarget_exporter::kind::{Reason, Type};
 use scrapetarget_exporter::poll::{Poller, Pollers, Snapshot};
 use scrapetarget_exporter::self_metrics::SelfMetrics;
-use scrapetarget_exporter::target::{Target, TargetId};
+use scrapetarget_exporter::target::{Member, MemberLabel, MemberSource, Target, TargetId};
 use serde_json::{Value, json};
 use simulators::Simulated;
 use support::eventually::{PATIENCE, eventually, pass};
 use support::faults::closed_port;
-use support::probing::{Certificate, pem, target_of};
+use support::probing::{Certificate, authority, pem, target_of};
 use support::program::{Running, folder_with, run};
 use support::proxy::Proxy;
 use support::{choose_tls_provider, poll_once, pollers, pollers_with, series, target, text, tools};
@@ -405,10 +406,11 @@ async fn every_bad_answer_of_a_token_endpoint_has_its_sentence_and_none_is_repea
     let app = Server::app().await;
     let ten_megabytes = format!(r#"{{"access_token":"{}"}}"#, "a".repeat(10 << 20));
     let rfc = |word: &str| format!(r#"{{"error":"{word}","error_description":"hunter2"}}"#);
+    let mut messages = Vec::new();
     for (status, body, wanted) in [
         (400, rfc("invalid_request"), "token: answered 400 invalid_request: "),
         (401, rfc("invalid_client"), "correct clientId and clientSecret"),
-        (400, rfc("invalid_grant"), "correct the values of user"),
+        (400, rfc("invalid_grant"), "issues no token to this client alone"),
         (400, rfc("unauthorized_client"), "the grant is not enabled for this application"),
         (400, rfc("unsupported_grant_type"), "does not offer the grant client_credentials"),
         (400, rfc("invalid_scope"), "correct scopes"),
@@ -422,6 +424,7 @@ async fn every_bad_answer_of_a_token_endpoint_has_its_sentence_and_none_is_repea
         (400, r#"{"error":["invalid_scope","hunter2"]}"#.to_owned(), "answered 400 without an error of OAuth 2.0"),
         (429, rfc("slow_down"), "token: answered 429: it has been asked too often"),
         (302, "hunter2".to_owned(), "redirects are not followed"),
+        (404, "hunter2".to_owned(), "there is no token endpoint, correct tokenUrl"),
         (500, "hunter2".to_owned(), "token: answered 500: the token endpoint does not work"),
     ] {
         let idm = Server::start(move |_, _| Answer::Says(status, body.clone())).await;
@@ -431,11 +434,34 @@ async fn every_bad_answer_of_a_token_endpoint_has_its_sentence_and_none_is_repea
         assert!(reason == Reason::Auth && message.contains(wanted), "{message}");
         assert!(!message.contains("hunter2") && !text(&polled).contains("hunter2"), "{message}");
         assert_eq!(app.count(), before, "nothing is sent without the token");
+        messages.push(message);
     }
-    let nobody = with(oauth2(&app), "tokenUrl", closed_port().into());
-    let polled = poll_once(target_of(&spec("Http", &app, &nobody))).await;
-    let (reason, message) = failure(&polled);
-    assert!(reason == Reason::Auth && message.contains("token: connect: "), "{message}");
+    let of_tls = app.url().replace("http://", "https://");
+    for (token_url, wanted) in [(closed_port(), "token: connect: "), (of_tls, "token: tls: ")] {
+        let block = with(oauth2(&app), "tokenUrl", token_url.into());
+        let (reason, message) = failure(&*poll_once(target_of(&spec("Http", &app, &block))).await);
+        assert!(reason == Reason::Auth && message.contains(wanted), "{message}");
+        messages.push(message);
+    }
+    let denied = with(oauth2(&app), "tokenUrl", "http://169.254.169.254/token".into());
+    messages.push(failure(&*poll_once(target_of(&spec("Http", &app, &denied))).await).1);
+
+    // The page has a row for each of them, and none that nothing leads to.
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/oauth2.md")).unwrap();
+    let (_, table) = page.split_once("| message | what to do |\n|---|---|\n").unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map_while(|line| line.strip_prefix("| ")?.split(" |").next())
+        .map(|cell| cell.split('`').skip(1).step_by(2).collect())
+        .collect();
+    let leads_to = |message: &String, row: &[&str]| row.iter().any(|words| message.contains(words));
+    assert!(rows.len() > 10, "{rows:?}");
+    for message in &messages {
+        assert!(rows.iter().any(|row| leads_to(message, row)), "the page does not have {message:?}");
+    }
+    for row in &rows {
+        assert!(messages.iter().any(|message| leads_to(message, row)), "nothing says {row:?}: {messages:#?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -491,6 +517,120 @@ async fn members_share_the_token() {
         text.lines().any(|line| line.starts_with("probe_call_success{member=") && line.contains("call=\"token\"")),
         "{text}"
     );
+}
+
+/// A target of these pods, whose every scrape polls.
+fn of_pods(spec: &Value, pods: &[(&str, &Server)]) -> Target {
+    let mut target = target_of(&with(spec.clone(), "members", json!({ "service": { "name": "app" } })));
+    target.max_age = Duration::ZERO;
+    let Some(MemberSource::Service { endpoints, .. }) = target.members.as_mut().map(|members| &mut members.source)
+    else {
+        panic!("{:?}", target.members)
+    };
+    let member = |(name, server): &(&str, &Server)| Member {
+        name: (*name).into(),
+        label: MemberLabel::Pod,
+        uid: format!("uid of {name}").into(),
+        ..Member::at(server.simulated.address)
+    };
+    *endpoints = pods.iter().map(member).collect();
+    target
+}
+
+/// The tokens that a server got since `before` requests.
+fn tokens_since(server: &Server, before: usize) -> Vec<String> {
+    server.got().split_off(before).iter().map(|got| got.header("authorization").unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_member_that_refuses_the_token_gets_a_new_one_within_the_poll_and_the_others_notice_nothing() {
+    let idm = Server::idm("").await;
+    let (a, b, c) = (Server::app().await, Server::app().await, Server::app().await);
+    let target = of_pods(&spec("Prometheus", &a, &oauth2(&idm)), &[("a", &a), ("b", &b), ("c", &c)]);
+    let pollers = asked_pollers();
+    pollers.apply([target.clone()]);
+    let poller = pollers.get(&target.id).unwrap();
+    // What each of them got in one poll.
+    let poll = async || {
+        let before = [&a, &b, &c].map(Server::count);
+        let round = poller.answer(PATIENCE).await;
+        let [of_a, of_b, of_c] = before;
+        (series(&text(&round)), [tokens_since(&a, of_a), tokens_since(&b, of_b), tokens_since(&c, of_c)])
+    };
+    let (first, second) = ("Bearer token-1".to_owned(), "Bearer token-2".to_owned());
+    let (all, got) = poll().await;
+    assert_eq!((all["probe_members{state=\"up\"}"], idm.count()), (3.0, 1), "one for all of them");
+    assert_eq!(got, [1; 3].map(|_| vec![first.clone()]));
+
+    // It was restarted, for instance, and knows only what is issued from now on.
+    b.answer_with(|_, got| match got.header("authorization") {
+        Some("Bearer token-1") => Answer::Says(401, String::new()),
+        _ => Answer::Says(200, "app_requests_total 1\n".to_owned()),
+    });
+    let (all, got) = poll().await;
+    assert_eq!((all["probe_members{state=\"up\"}"], all["probe_success"]), (2.0, 1.0));
+    assert_eq!(all["probe_member_failure_info{pod=\"b\",reason=\"auth\"}"], 1.0, "{all:?}");
+    assert_eq!((got, idm.count()), ([1; 3].map(|_| vec![first.clone()]), 1), "the token is too young to be replaced");
+    assert_eq!(poller.status().partial.as_deref(), Some("2 of 3 answered; b: auth"));
+
+    pass(AGED).await;
+    let (all, [of_a, of_b, of_c]) = poll().await;
+    assert_eq!((all["probe_members{state=\"up\"}"], idm.count()), (3.0, 2), "{all:?}");
+    assert!(!all.keys().any(|name| name.starts_with("probe_member_failure_info")), "{all:?}");
+    assert_eq!(of_b, [first.clone(), second.clone()], "the poll that was refused is the one that succeeds");
+    // They begin a moment apart: with which of the two depends on that.
+    for of_other in [of_a, of_c] {
+        assert!(of_other == [first.clone()] || of_other == [second.clone()], "{of_other:?}");
+    }
+    let (_, got) = poll().await;
+    assert_eq!((got, idm.count()), ([1; 3].map(|_| vec![second.clone()]), 2));
+}
+
+#[tokio::test]
+async fn a_member_that_refuses_every_token_costs_the_token_endpoint_two_requests_a_minute() {
+    const POLLS: usize = 24;
+    let idm = Server::idm("").await;
+    let (a, b, never) = (Server::app().await, Server::app().await, Server::app().await);
+    never.answer_with(|_, _| Answer::Says(401, String::new()));
+    let target = of_pods(&spec("Prometheus", &a, &oauth2(&idm)), &[("a", &a), ("b", &b), ("never", &never)]);
+    let pollers = asked_pollers();
+    pollers.apply([target.clone()]);
+    let poller = pollers.get(&target.id).unwrap();
+    // Polls at an interval of five seconds; what the endpoint was asked meanwhile, and in how many seconds.
+    let two_minutes = async || {
+        let (asked, start) = (idm.count(), tokio::time::Instant::now());
+        let mut last = None;
+        for _ in 0..POLLS {
+            let before = [&a, &b, &never, &idm].map(Server::count);
+            let round = poller.answer(PATIENCE).await;
+            let all = series(&text(&round));
+            assert_eq!((all["probe_success"], all["probe_members{state=\"up\"}"]), (1.0, 2.0), "{all:?}");
+            assert_eq!(all["probe_member_failure_info{pod=\"never\",reason=\"auth\"}"], 1.0, "{all:?}");
+            let [of_a, of_b, of_never, issued] = [&a, &b, &never, &idm].map(Server::count);
+            assert_eq!(
+                (of_a - before[0], of_b - before[1]),
+                (1, 1),
+                "they are asked once, whatever the other one says"
+            );
+            assert!(issued - before[3] <= 1 && of_never - before[2] <= 2);
+            let reports = round.members.clone().unwrap();
+            last = reports.iter().find_map(|report| report.failure.as_ref().map(|failure| failure.message.to_string()));
+            pass(Duration::from_secs(5)).await;
+        }
+        (idm.count() - asked, usize::try_from(start.elapsed().as_secs()).unwrap(), last.unwrap())
+    };
+    let (asked, seconds, message) = two_minutes().await;
+    assert!(asked >= 4 && asked <= 1 + seconds / 30, "{asked} in {seconds} s");
+    assert!(message.contains("401") && !message.contains("token:"), "{message}");
+
+    // The endpoint refuses as well: the others go on with the token that they have, and it is asked after 1, 2, 4 and up to 60 seconds,
+    // each shortened by up to a half.
+    pass(AGED).await;
+    idm.answer_with(|_, _| Answer::Says(400, r#"{"error":"invalid_client"}"#.to_owned()));
+    let (asked, seconds, message) = two_minutes().await;
+    assert!(asked >= 4 && asked <= 7 + seconds / 30, "{asked} in {seconds} s");
+    let words = "answered 401, and there is no new token: token: answered 400 invalid_client: ";
+    assert!(message.contains(words), "{message}");
 }
 
 /// A gRPC server with the health service of the gRPC project. With the service `bearer TOKEN` it wants that token.
@@ -679,11 +819,10 @@ async fn a_mistake_that_is_corrected_in_the_target_is_over_at_once_and_one_at_th
     assert_eq!(idm.count(), 10);
 }
 
-/// TLS in front of a server, for whoever trusts the certificate.
-async fn tls_front(certificate: &Certificate, server: &Server) -> SocketAddr {
+/// TLS in front of a server.
+async fn tls_front(mut config: rustls::ServerConfig, server: &Server) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, behind) = (listener.local_addr().unwrap(), server.simulated.address);
-    let mut config = certificate.server_config();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     tokio::spawn(async move {
@@ -702,7 +841,7 @@ async fn tls_front(certificate: &Certificate, server: &Server) -> SocketAddr {
 #[tokio::test]
 async fn the_token_endpoint_has_tls_settings_and_a_proxy_of_its_own() {
     let (idm, app, certificate) = (Server::idm("").await, Server::app().await, Certificate::good());
-    let address = tls_front(&certificate, &idm).await;
+    let address = tls_front(certificate.server_config(), &idm).await;
     let proxy = Proxy::start(None);
     let ca = json!({ "configMap": { "name": certificate.ca, "key": "ca" } });
     let over_tls = with(oauth2(&idm), "tokenUrl", format!("https://{address}/token").into());
@@ -752,6 +891,73 @@ async fn the_token_endpoint_has_tls_settings_and_a_proxy_of_its_own() {
     token_endpoint.answer_with(|_, _| Answer::Says(407, "hunter2".to_owned()));
     let (reason, message) = failure(&*poll_once(target_of(&spec)).await);
     assert!(reason == Reason::Auth && message.contains("oauth2.proxyUrl") && !message.contains("hunter2"), "{message}");
+}
+
+/// What is wrong with a client certificate is said as soon as the endpoint has said it: in TLS 1.2 within the handshake, in TLS 1.3 after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_endpoint_that_demands_a_client_certificate_gets_it_and_says_what_is_wrong_with_another() {
+    let (idm, app, server) = (Server::idm("").await, Server::app().await, Certificate::good());
+    let root = |name| authority(name, 2045, KeyPair::generate().unwrap());
+    let of_clients = root("clients");
+    let client = Certificate::of_authority(&of_clients, |_| ());
+    let expired = Certificate::of_authority(&of_clients, |params| params.not_after = date_time_ymd(2021, 1, 1));
+    let stranger = Certificate::of_authority(&root("strangers"), |_| ());
+    let namesake = Certificate::of_authority(&root("clients"), |_| ());
+    let address = tls_front(server.server_config_for_clients_of(&client.ca), &idm).await;
+    let proxy = Proxy::start(None);
+    let over_tls = with(oauth2(&idm), "tokenUrl", format!("https://{address}/token").into());
+    let ca = json!({ "ca": { "configMap": { "name": server.ca, "key": "ca" } } });
+    let showing = |certificate: &Certificate, key: &Certificate| {
+        let mut tls = ca.clone();
+        tls["cert"] = json!({ "secret": { "name": pem(certificate), "key": "tls.crt" } });
+        tls["keySecret"] = json!({ "name": key.key.serialize_pem(), "key": "tls.key" });
+        tls
+    };
+    let missing = "token: tls: the server requires a client certificate: write oauth2.tlsConfig.cert and oauth2.tlsConfig.keySecret";
+    let unknown =
+        "token: tls: the server does not trust the authority of our client certificate (oauth2.tlsConfig.cert)";
+    let same_name = "token: tls: the server cannot verify a signature: a different authority of the same name may have signed our client \
+                     certificate (oauth2.tlsConfig.cert)";
+    let too_old = "token: tls: the server says that our client certificate (oauth2.tlsConfig.cert) has expired";
+    for (tls, refusal) in [
+        (showing(&client, &client), None),
+        (ca.clone(), Some(missing)),
+        (showing(&stranger, &stranger), Some(unknown)),
+        (showing(&namesake, &namesake), Some(same_name)),
+        (showing(&expired, &expired), Some(too_old)),
+    ] {
+        for (version, through_proxy) in [("TLS12", false), ("TLS13", false), ("TLS12", true), ("TLS13", true)] {
+            let mut block = with(over_tls.clone(), "tlsConfig", with(tls.clone(), "maxVersion", version.into()));
+            if through_proxy {
+                block["proxyUrl"] = format!("http://{}", proxy.address).into();
+            }
+            let mut spec = spec("Prometheus", &app, &block);
+            // What the target's own server would get.
+            spec["tlsConfig"] = showing(&client, &client);
+            let (issued, polls) = (idm.count(), app.count());
+            let what = format!("{version}, through a proxy: {through_proxy}, {refusal:?}");
+            let Some(words) = refusal else {
+                let polled = poll_once(target_of(&spec)).await;
+                assert!(polled.failure.is_none(), "{what}: {:?}", polled.failure);
+                assert_eq!((idm.count(), app.count()), (issued + 1, polls + 1), "{what}");
+                continue;
+            };
+            // The alert may come before the request is sent, while it is, or after.
+            let mut said = BTreeSet::new();
+            for _ in 0..10 {
+                said.insert(failure(&*poll_once(target_of(&spec)).await));
+            }
+            assert_eq!(said, BTreeSet::from([(Reason::Auth, format!("scrape: {words}"))]), "{what}");
+            assert_eq!((idm.count(), app.count()), (issued, polls), "{what}");
+        }
+    }
+
+    // A key of another certificate is found before anything is sent.
+    let block = with(over_tls, "tlsConfig", showing(&client, &stranger));
+    let (reason, message) = failure(&*poll_once(target_of(&spec("Prometheus", &app, &block))).await);
+    assert_eq!(reason, Reason::Config, "{message}");
+    assert!(message.contains("oauth2") && message.contains("tlsConfig.cert and tlsConfig.keySecret"), "{message}");
+    assert!(message.contains("the private key does not match the certificate"), "{message}");
 }
 
 #[tokio::test]

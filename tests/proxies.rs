@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use rcgen::{CertificateParams, KeyPair};
-use rustls::server::danger::ClientCertVerifier;
 use scrapetarget_exporter::kind::Reason;
 use serde_json::{Value, json};
 use support::probing::{Certificate, Probed, pem};
@@ -397,16 +397,7 @@ async fn the_certificate_of_a_proxy_has_settings_of_its_own_or_else_those_of_the
 #[tokio::test]
 async fn the_client_certificate_of_the_target_is_not_shown_to_the_proxy() {
     let (of_server, of_proxy, client) = (Certificate::good(), Certificate::good(), Certificate::good());
-    let asking = {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(rustls_pki_types::pem::PemObject::from_pem_slice(client.ca.as_bytes()).unwrap()).unwrap();
-        support::choose_tls_provider();
-        let verifier: Arc<dyn ClientCertVerifier> =
-            rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
-        let key = rustls_pki_types::PrivateKeyDer::try_from(of_proxy.key.serialize_der()).unwrap();
-        let config = rustls::ServerConfig::builder().with_client_cert_verifier(verifier);
-        TlsAcceptor::from(Arc::new(config.with_single_cert(of_proxy.chain.clone(), key).unwrap()))
-    };
+    let asking = TlsAcceptor::from(Arc::new(of_proxy.server_config_for_clients_of(&client.ca)));
     let server = Place::server(Some(of_server.acceptor())).await;
     let proxy = Place::proxy(Some(asking), None).await;
     let (certificate, key) = (pem(&client), client.key.serialize_pem());
@@ -434,6 +425,27 @@ async fn the_client_certificate_of_the_target_is_not_shown_to_the_proxy() {
             "{}",
             probed.message
         );
+    }
+}
+
+/// The server says so when the handshake is over for us, at times before the request is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_wants_a_client_certificate_says_so_through_a_proxy_as_well() {
+    let certificate = Certificate::good();
+    let demanding = certificate.server_config_for_clients_of(&Certificate::good().ca);
+    let server = Place::server(Some(TlsAcceptor::from(Arc::new(demanding)))).await;
+    let proxy = Place::proxy(None, None).await;
+    for scheme in ["http", "socks5h"] {
+        for kind in TYPES {
+            let more = json!({ "proxyUrl": proxy.url(scheme), "tlsConfig": { "ca": ca(&certificate.ca) } });
+            let spec = target(kind, &server.url("https"), &more);
+            let probes = futures::stream::iter((0..40).map(|_| Probed::of(spec.clone()))).buffer_unordered(4);
+            for probed in probes.collect::<Vec<_>>().await {
+                assert_eq!(probed.reason, Some(Reason::Tls), "{kind}: {}", probed.message);
+                let wanted = "the server requires a client certificate: write tlsConfig.cert and tlsConfig.keySecret";
+                assert!(probed.message.ends_with(wanted), "{kind}: {}", probed.message);
+            }
+        }
     }
 }
 

@@ -78,7 +78,11 @@ const fn mode(fault: SimulatedFault) -> Mode {
         SimulatedFault::Empty => Mode::Empty,
         SimulatedFault::Truncated => Mode::Truncated,
         // The server itself answers as always.
-        SimulatedFault::AuthWebhook | SimulatedFault::ExpiredCertificate => Mode::Healthy,
+        SimulatedFault::AuthWebhook
+        | SimulatedFault::ExpiredCertificate
+        | SimulatedFault::SlowTokens
+        | SimulatedFault::LostTokens
+        | SimulatedFault::BadDecisions => Mode::Healthy,
     }
 }
 
@@ -124,6 +128,12 @@ impl Simulation {
                 let secret = if token.is_some() { "that of --token" } else { PASSWORD };
                 more = format!("the application is {APPLICATION}, its user {USER}; secret and password: {secret}\n");
                 let secured = Secured::new(start, token);
+                match fault {
+                    Some(SimulatedFault::SlowTokens) => secured.keyrock.set_delay(SLOW_TOKEN),
+                    Some(SimulatedFault::LostTokens) => secured.lose_tokens(),
+                    Some(SimulatedFault::BadDecisions) => secured.keyrock.decision_switch().set(Mode::Html),
+                    _ => {}
+                }
                 (vec![secured.wilma.routes(), secured.keyrock.routes()], vec![secured.keyrock.token_switch().clone()])
             }
             SimulatedServer::Website => {
@@ -222,6 +232,12 @@ pub(super) const USER: &str = "exporter@example.com";
 /// Its secret, and the password of the user, without other ones. They are no secrets: nobody reaches anything but simulated servers with them.
 pub(super) const PASSWORD: &str = "demo";
 
+/// How long a slow Keyrock takes for a token.
+const SLOW_TOKEN: Duration = Duration::from_secs(3);
+
+/// How long a forgetful Keyrock knows its tokens: longer than one must be used before it is replaced.
+const TOKENS_KEPT: Duration = Duration::from_secs(45);
+
 /// An Orion that answers only users whose role permits what they ask.
 pub(super) struct Secured {
     pub(super) wilma: Wilma,
@@ -236,6 +252,18 @@ impl Secured {
         keyrock.register(Application::new(APPLICATION, password));
         keyrock.add(User::with_role(USER, password, APPLICATION, &PATHS));
         Self { wilma: Wilma::new(&keyrock, APPLICATION, Level::Authorization, broker(start).routes()), keyrock }
+    }
+
+    /// From now on, tokens die before their time.
+    fn lose_tokens(&self) {
+        let (keyrock, wilma) = (self.keyrock.clone(), self.wilma.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(TOKENS_KEPT).await;
+                keyrock.revoke_all();
+                wilma.forget();
+            }
+        });
     }
 }
 

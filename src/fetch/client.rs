@@ -439,11 +439,16 @@ impl SharedClient {
 
     /// Opens another connection to learn why the server has closed the last one: it requires a certificate, or rejects ours.
     async fn alert(&self, url: &Url, address: Option<SocketAddr>, peer: Peer, deadline: Instant) -> Option<CallError> {
-        let host = url.host_str().filter(|_| url.scheme() == "https" && self.proxy.is_none())?;
+        let host = url.host_str().filter(|_| url.scheme() == "https")?;
         let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok()?.to_owned();
         let alert = async {
-            let stream = TcpStream::connect(address?).await.ok()?;
-            handshake_alert(stream, Arc::clone(&self.tls), name).await
+            match &self.http {
+                HttpClient::Direct(_) => {
+                    let stream = TcpStream::connect(address?).await.ok()?;
+                    handshake_alert(stream, Arc::clone(&self.tls), name).await
+                }
+                HttpClient::Proxied(client) => client.alert(url, address?).await,
+            }
         };
         let error = timeout_at(deadline.min(Instant::now() + ALERT_TIMEOUT), alert).await.ok().flatten()?;
         Some(CallError::new(Reason::Tls, tls::describe(&error, peer)))

@@ -143,11 +143,16 @@ pub async fn handshake_alert<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let ended = match TlsConnector::from(config).connect(name, stream).await {
-        Ok(mut stream) => stream.read(&mut [0]).await.err(),
-        Err(error) => Some(error),
-    };
-    ended?.into_inner()?.downcast::<rustls::Error>().ok().map(|error| *error)
+    match TlsConnector::from(config).connect(name, stream).await {
+        Ok(stream) => alert_on(stream).await,
+        Err(error) => error.into_inner()?.downcast().ok().map(|error| *error),
+    }
+}
+
+/// The same on a connection whose handshake is over.
+pub(super) async fn alert_on(mut stream: impl AsyncRead + Unpin) -> Option<rustls::Error> {
+    let ended = stream.read(&mut [0]).await.err()?;
+    ended.into_inner()?.downcast().ok().map(|error| *error)
 }
 
 /// The message of the TLS library for a server that closes the connection during the handshake.
@@ -155,6 +160,16 @@ const HANDSHAKE_EOF: &str = "tls handshake eof";
 
 /// The message for users.
 const CLOSED: &str = "the server closes the connection instead of answering by TLS: if it speaks http, write http:// instead of https://";
+
+/// Messages of the HTTP library that only say that there is a cause.
+const SAY_NOTHING: [&str; 6] = [
+    "client error (Connect)",
+    "client error (SendRequest)",
+    "client error (Canceled)",
+    "connection error",
+    "operation was canceled",
+    "connection was not ready",
+];
 
 /// The causes of an error, from the general to the particular, each once. The message of the HTTP client itself is left out: it contains
 /// the url, which may hold a secret in its path.
@@ -169,11 +184,7 @@ fn describe(links: &[&(dyn Error + 'static)], otherwise: &str, peer: Peer) -> St
             None => link.to_string(),
         };
         let words = if words == HANDSHAKE_EOF { CLOSED.to_owned() } else { words };
-        if words.is_empty()
-            || text.contains(&words)
-            || words == "client error (Connect)"
-            || words == "client error (SendRequest)"
-        {
+        if words.is_empty() || text.contains(&words) || SAY_NOTHING.contains(&words.as_str()) {
             continue;
         }
         if words.contains(&text) {

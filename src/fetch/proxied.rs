@@ -14,7 +14,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{Connected, Connection as PooledConnection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use reqwest::Body;
+use reqwest::{Body, Url};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 
 use super::USER_AGENT;
 use super::attempts::{AttemptConnector, AttemptLayer, BoxError, connect_any, current_addresses};
+use super::error::alert_on;
 use crate::dial::TargetProxy;
 use crate::failure::{CallError, Reason};
 
@@ -36,6 +37,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug)]
 pub(super) struct ProxiedClient {
     http: legacy::Client<AttemptConnector<ProxyConnector>, Body>,
+    /// For connections that no request is sent on.
+    connector: ProxyConnector,
     /// Sent with whole requests, which the proxy gets itself.
     authorization: Option<HeaderValue>,
     tunnels_http: bool,
@@ -77,9 +80,9 @@ impl ProxiedClient {
             .pool_idle_timeout(idle)
             .pool_max_idle_per_host(if idle.is_zero() { 0 } else { usize::MAX })
             .retry_canceled_requests(false) // the caller decides what is sent again
-            .build(AttemptLayer.layer(connector));
+            .build(AttemptLayer.layer(connector.clone()));
         let tunnels_http = proxy.tunnels_http();
-        Self { http, authorization: proxy.header().filter(|_| !tunnels_http), tunnels_http }
+        Self { http, connector, authorization: proxy.header().filter(|_| !tunnels_http), tunnels_http }
     }
 
     /// Sends a request, and waits for the header of the answer.
@@ -94,6 +97,16 @@ impl ProxiedClient {
         }
         let response = self.http.request(request).await?;
         Ok(response.map(Body::wrap).into())
+    }
+
+    /// Why the server of this `https` url ends connections right after the handshake, as [`handshake_alert`](super::handshake_alert) finds
+    /// out without a proxy.
+    pub(super) async fn alert(&self, url: &Url, proxy: SocketAddr) -> Option<rustls::Error> {
+        let connected = self.connector.clone().connect(url.as_str().parse().ok()?, vec![proxy]).await;
+        match connected {
+            Ok(connection) => alert_on(connection.stream.into_inner()).await,
+            Err(error) => error.downcast::<io::Error>().ok()?.into_inner()?.downcast().ok().map(|error| *error),
+        }
     }
 }
 

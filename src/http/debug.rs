@@ -443,7 +443,7 @@ mod tests {
     use super::*;
     use crate::http::members::tests::{pod, pods, probed_target, snapshot, status, target};
     use crate::kind::{ProbeEvent, ProbeRecord};
-    use crate::poll::MemberState;
+    use crate::poll::{MemberState, TokenRequestReport};
     use crate::target::MemberLabel;
 
     #[test]
@@ -464,6 +464,45 @@ mod tests {
             assert!(text.contains(words), "{words:?} in {text}");
         }
         assert!(!text.contains("The calls of"), "{text}");
+    }
+
+    #[test]
+    fn what_is_known_of_a_token_is_its_last_request_its_lifetime_and_when_the_next_one_may_be_made() {
+        let text = |report: &TokenReport| {
+            let mut out = String::new();
+            write_token(&mut out, report).unwrap();
+            out
+        };
+        let fresh =
+            TokenReport { url: "https://idm.test/token".parse().unwrap(), last: None, lifetime: None, retry_in: None };
+        let beginning = "\nThe token\n\n  POST https://idm.test/token\n";
+        assert_eq!(text(&fresh), format!("{beginning}  not requested yet\n  there is none\n"));
+        let last = |status, error: Option<&str>| TokenRequestReport {
+            at: SystemTime::now() - Duration::from_secs(30),
+            duration: Duration::from_millis(12),
+            status,
+            error: error.map(str::to_owned),
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let issued = TokenReport {
+            last: Some(last(Some(200), None)),
+            lifetime: Some((seconds(3600), seconds(3570))),
+            ..fresh.clone()
+        };
+        let failing = TokenReport {
+            last: Some(last(None, Some("connect: Connection refused"))),
+            retry_in: Some(Duration::from_millis(7200)),
+            ..issued.clone()
+        };
+        for (report, wanted) in [
+            (&issued, &["  → 200, 12 ms, ended ", " s ago)\n", "\n  lifetime 3600 s, 3570 s left\n"][..]),
+            (&failing, &["  → no answer, 12 ms, ended ", "\n  error: connect: Connection refused\n", "3570 s left\n"]),
+            (&failing, &["\n  the next request in 8 s at the earliest\n"]),
+        ] {
+            let text = text(report);
+            assert!(text.starts_with(beginning) && wanted.iter().all(|words| text.contains(words)), "{text}");
+        }
+        assert!(!text(&issued).contains("the next request"));
     }
 
     #[test]

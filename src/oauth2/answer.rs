@@ -201,7 +201,7 @@ mod tests {
         for (word, advice) in [
             ("invalid_request", "correct endpointParams and scopes"),
             ("invalid_client", "correct clientId and clientSecret"),
-            ("invalid_grant", "correct the values of user"),
+            ("invalid_grant", "issues no token to this client alone"),
             ("unauthorized_client", "the grant is not enabled for this application: enable client_credentials"),
             ("unsupported_grant_type", "does not offer the grant client_credentials"),
             ("invalid_scope", "correct scopes"),
@@ -210,6 +210,7 @@ mod tests {
             assert!(message.starts_with(&format!("token: answered 400 {word}: ")), "{message}");
             assert!(message.contains(advice) && !message.contains("hunter2"), "{message}");
             let error = read(400, format!(r#"{{"error":"{word}"}}"#).as_bytes(), "password", NOW).unwrap_err();
+            assert!(word != "invalid_grant" || error.message().contains("correct the values of user"), "{error:?}");
             assert!(error.outcome == word && !error.is_outage && error.may_be_style);
         }
     }

@@ -1,5 +1,6 @@
 //! Why there is no token, in words of our own: the status of an answer and one of a few words are all that a server can say.
 
+use super::settings::PASSWORD;
 use crate::failure::{CallError, Reason};
 
 /// What a token endpoint answers to a request that it does not fulfil: the closed set of RFC 6749, 5.2.
@@ -64,8 +65,12 @@ impl TokenRefusal {
                 "the token endpoint does not know the client, or its secret is wrong: correct clientId and clientSecret"
                     .to_owned()
             }
-            Self::InvalidGrant => {
+            Self::InvalidGrant if grant == PASSWORD => {
                 "the token endpoint does not accept the user or the password: correct the values of user".to_owned()
+            }
+            Self::InvalidGrant => {
+                "the token endpoint issues no token to this client alone: its log says why; write user if it decides about users only"
+                    .to_owned()
             }
             Self::UnauthorizedClient => {
                 format!("the grant is not enabled for this application: enable {grant} where the client is registered")
@@ -122,7 +127,10 @@ impl TokenError {
             (None, 401) => format!("answered {status}: {}", TokenRefusal::InvalidClient.advice(grant)),
             (None, 429) => format!("answered {status}: it has been asked too often"),
             (None, 500..) => format!("answered {status}: the token endpoint does not work, its log says why"),
-            (None, _) => format!("answered {status} without an error of OAuth 2.0: correct tokenUrl and clientId"),
+            (None, _) => format!(
+                "answered {status} without an error of OAuth 2.0: correct tokenUrl, clientId, and endpointParams if it wants an audience or \
+                 resource"
+            ),
         };
         Self {
             message,

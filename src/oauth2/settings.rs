@@ -85,6 +85,9 @@ pub struct TokenUser {
     pub password: HiddenValue,
 }
 
+/// The grant of a token for a user.
+pub(super) const PASSWORD: &str = "password";
+
 /// How the client authenticates itself at the token endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientStyle {
@@ -117,7 +120,7 @@ pub enum ClientAuthStyles {
 impl TokenSettings {
     /// The value of the parameter `grant_type`.
     pub const fn grant(&self) -> &'static str {
-        if self.user.is_some() { "password" } else { "client_credentials" }
+        if self.user.is_some() { PASSWORD } else { "client_credentials" }
     }
 
     /// Everything in it that no text may repeat, in each form in which it is sent.

@@ -218,6 +218,7 @@ pub fn concerns_names_or_our_certificate(error: &rustls::Error) -> bool {
                 | A::BadCertificate
                 | A::UnsupportedCertificate
                 | A::CertificateUnknown
+                | A::DecryptError
                 | A::AccessDenied
                 | A::HandshakeFailure
                 | A::InsufficientSecurity
@@ -252,6 +253,9 @@ fn alerted(alert: AlertDescription, peer: Peer) -> String {
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown => {
             format!("the {who} rejects our {ours} ({})", split(&alert))
         }
+        A::DecryptError => format!(
+            "the {who} cannot verify a signature: a different authority of the same name may have signed our {ours}"
+        ),
         A::AccessDenied => format!("the {who} denies access with our {ours}"),
         A::ProtocolVersion => format!("the {who} speaks neither TLS 1.2 nor TLS 1.3"),
         A::UnrecognisedName => {

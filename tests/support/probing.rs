@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use scrapetarget_exporter::crd::{ParsedTarget, ScrapeTarget};
 use scrapetarget_exporter::kind::Reason;
@@ -138,12 +139,15 @@ impl Certificate {
     }
 
     pub fn changed(change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let root = authority("test root", 2045, KeyPair::generate().unwrap());
+        Self::of_authority(&authority("test root", 2045, KeyPair::generate().unwrap()), change)
+    }
+
+    pub fn of_authority(root: &CertifiedIssuer<'_, KeyPair>, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2040, 1, 1));
         change(&mut params);
         let key = KeyPair::generate().unwrap();
-        let leaf = params.signed_by(&key, &root).unwrap();
+        let leaf = params.signed_by(&key, root).unwrap();
         Self { chain: vec![leaf.der().clone()], key, ca: root.pem() }
     }
 
@@ -156,6 +160,15 @@ impl Certificate {
         self.config_of_server(|| {
             let mut roots = rustls::RootCertStore::empty();
             roots.add(self.chain[0].clone()).unwrap();
+            WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap()
+        })
+    }
+
+    /// The server rejects whoever shows no certificate that the authority of this PEM has signed.
+    pub fn server_config_for_clients_of(&self, authority: &str) -> rustls::ServerConfig {
+        self.config_of_server(|| {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
             WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap()
         })
     }

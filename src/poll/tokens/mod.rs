@@ -232,7 +232,7 @@ impl SharedToken {
         loop {
             let now = Instant::now();
             if now >= deadline {
-                return Err(CallError::new(Reason::Auth, "token: timeout: there was none in time"));
+                return Err(CallError::new(Reason::Auth, "token: timeout: none came within the time of the poll"));
             }
             changed.mark_unchanged();
             let outage = self.endpoint.why_not(now).map(|(error, _)| error);
