@@ -17,6 +17,9 @@ use crate::target::TargetId;
 /// The changes of one namespace that have a line of their own within a [`PERIOD`].
 const MAX_LINES: usize = 10;
 
+/// Those of one target: that it goes down, and comes back. A target that flaps leaves lines to its neighbours.
+const MAX_LINES_OF_TARGET: usize = 2;
+
 /// Begins with a change. The changes beyond [`MAX_LINES`] are logged at its end.
 const PERIOD: Duration = Duration::from_secs(30);
 
@@ -26,16 +29,24 @@ const MAX_NAMED: usize = 3;
 /// Logs changes of state.
 #[derive(Clone, Debug)]
 pub(super) struct StateLog {
-    periods: Arc<Mutex<HashMap<Arc<str>, Period>>>,
+    periods: Arc<Mutex<Periods>>,
     /// Nothing is reported while the process stops.
     stop: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Periods {
+    by_namespace: HashMap<Arc<str>, Period>,
+    /// When those that are over were last removed.
+    cleaned: Option<Instant>,
 }
 
 /// What a namespace has logged lately.
 #[derive(Debug)]
 struct Period {
     since: Instant,
-    lines: usize,
+    /// The names of the targets, each once for every line.
+    lines: Vec<Arc<str>>,
     more: MoreChanges,
 }
 
@@ -64,24 +75,23 @@ impl StateLog {
 
     /// Whether a change has a line of its own. Otherwise it is in the line at the end of the period.
     fn takes_a_line(&self, target: &TargetId, state: TargetState, reason: Option<Reason>) -> bool {
-        let namespace = &target.namespace;
+        let (namespace, name) = (&target.namespace, &target.name);
         let mut periods = self.lock();
-        if !periods.contains_key(namespace) {
-            periods.retain(|_, period| !period.is_over());
-        }
-        let period = periods.entry(Arc::clone(namespace)).or_insert_with(Period::new);
+        periods.clean();
+        let period = periods.by_namespace.entry(Arc::clone(namespace)).or_insert_with(Period::new);
         if period.is_over() {
             *period = Period::new();
         }
-        if period.lines < MAX_LINES {
-            period.lines += 1;
+        let of_target = period.lines.iter().filter(|line| *line == name).count();
+        if period.lines.len() < MAX_LINES && of_target < MAX_LINES_OF_TARGET {
+            period.lines.push(Arc::clone(name));
             return true;
         }
         if period.more.count == 0 {
             self.report_at(period.since + PERIOD, Arc::clone(namespace));
         }
         period.more.count += 1;
-        period.more.targets.insert(Arc::clone(&target.name), (state, reason));
+        period.more.targets.insert(Arc::clone(name), (state, reason));
         false
     }
 
@@ -89,21 +99,31 @@ impl StateLog {
         let log = self.clone();
         tokio::spawn(async move {
             log.stop.run_until_cancelled(tokio::time::sleep_until(end)).await;
-            let period = log.lock().remove(&namespace);
+            let period = log.lock().by_namespace.remove(&namespace);
             if let Some(period) = period.filter(|_| !log.stop.is_cancelled()) {
                 period.more.log(&namespace);
             }
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Period>> {
+    fn lock(&self) -> MutexGuard<'_, Periods> {
         self.periods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Periods {
+    /// Removes what is over, but not for every change.
+    fn clean(&mut self) {
+        if self.cleaned.is_none_or(|cleaned| cleaned.elapsed() >= PERIOD) {
+            self.by_namespace.retain(|_, period| !period.is_over());
+            self.cleaned = Some(Instant::now());
+        }
     }
 }
 
 impl Period {
     fn new() -> Self {
-        Self { since: Instant::now(), lines: 0, more: MoreChanges::default() }
+        Self { since: Instant::now(), lines: Vec::new(), more: MoreChanges::default() }
     }
 
     /// Whether it has ended, and nothing is left to report.
@@ -167,8 +187,8 @@ pub(super) fn count_by_reason(reasons: impl Iterator<Item = Reason>) -> String {
 /// The first few names, and how many more there are.
 pub(super) fn first_names(names: impl ExactSizeIterator<Item = impl Display>) -> String {
     let more = names.len().saturating_sub(MAX_NAMED);
-    let named: Vec<String> = names.take(MAX_NAMED).map(|name| name.to_string()).collect();
-    let mut text = named.join(", ");
+    let first: Vec<String> = names.take(MAX_NAMED).map(|name| name.to_string()).collect();
+    let mut text = first.join(", ");
     if more > 0 {
         let _ = write!(text, " and {more} more"); // a String takes everything
     }
@@ -195,7 +215,7 @@ mod tests {
         assert!(goes_down(&log, "honest", "rooms"));
         let (changes, targets) = {
             let periods = log.lock();
-            let more = &periods["flapping"].more;
+            let more = &periods.by_namespace["flapping"].more;
             (more.count, more.targets.len())
         };
         assert_eq!((changes, targets), (90, 40));
@@ -203,8 +223,16 @@ mod tests {
         assert_eq!(lines(&log, "flapping"), 0);
         assert!(goes_down(&log, "honest", "rooms"));
         tokio::time::sleep(PERIOD / 2 + Duration::from_millis(1)).await;
-        assert!(!log.lock().contains_key("flapping"), "it was reported");
+        assert!(!log.lock().by_namespace.contains_key("flapping"), "it was reported");
         assert_eq!(lines(&log, "flapping"), MAX_LINES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_flaps_leaves_lines_to_its_neighbours() {
+        let log = StateLog::new(CancellationToken::new());
+        let flaps = (0..100).filter(|_| goes_down(&log, "media", "flapping")).count();
+        assert_eq!(flaps, MAX_LINES_OF_TARGET);
+        assert!(goes_down(&log, "media", "rooms"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -213,10 +241,10 @@ mod tests {
         for number in 0..50 {
             assert!(goes_down(&log, &format!("namespace-{number}"), "rooms"));
         }
-        assert_eq!(log.lock().len(), 50);
+        assert_eq!(log.lock().by_namespace.len(), 50);
         tokio::time::sleep(PERIOD).await;
         assert!(goes_down(&log, "honest", "rooms"));
-        assert_eq!(log.lock().len(), 1);
+        assert_eq!(log.lock().by_namespace.len(), 1);
     }
 
     #[test]

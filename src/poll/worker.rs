@@ -397,10 +397,9 @@ fn publish(
             tracing::debug!(%target, %kind, "target is up");
         }
         (TargetState::Up, _) if context.first_polls.recover(target) => tracing::debug!(%target, %kind, "target is up"),
-        (TargetState::Up, _) => context.state_log.log(target, kind, after.state, None),
         (TargetState::Pending, _) => tracing::debug!(%target, %kind, "all members are new"),
         (TargetState::Suspended, _) if first.take().is_some() => tracing::debug!(%target, %kind, "target is suspended"),
-        (TargetState::Suspended, _) => context.state_log.log(target, kind, after.state, None),
+        (TargetState::Up | TargetState::Suspended, _) => context.state_log.log(target, kind, after.state, None),
         // This resolves itself, and an API server that does not answer would cause one line for every target.
         (TargetState::Invalid, Some(failure)) if unread => {
             *first = None; // the log line about the other targets does not wait for it

@@ -118,11 +118,16 @@ pub(super) fn difference(observed: &ScrapeTargetStatus, desired: &ScrapeTargetSt
     if same_members && has_same_conditions(observed, desired) {
         return Difference::Numbers;
     }
-    let mut reworded = desired.clone();
-    for condition in reworded.conditions.iter_mut().filter(|condition| condition.kind == UP) {
-        condition.message = find(observed, UP).map(|observed| observed.message.clone()).unwrap_or_default();
+    let unchanged = with_message_of(observed, desired.clone());
+    if same_members && has_same_conditions(observed, &unchanged) { Difference::Message } else { Difference::Conditions }
+}
+
+/// The status with the message of `Up` that `observed` has.
+pub(super) fn with_message_of(observed: &ScrapeTargetStatus, mut status: ScrapeTargetStatus) -> ScrapeTargetStatus {
+    if let Some(up) = status.conditions.iter_mut().find(|condition| condition.kind == UP) {
+        up.message = find(observed, UP).map(|observed| observed.message.clone()).unwrap_or_default();
     }
-    if same_members && has_same_conditions(observed, &reworded) { Difference::Message } else { Difference::Conditions }
+    status
 }
 
 fn has_same_conditions(observed: &ScrapeTargetStatus, desired: &ScrapeTargetStatus) -> bool {
@@ -363,15 +368,19 @@ impl StatusFacts<'_> {
     }
 }
 
-/// Whether two messages differ in nothing but durations, sizes, addresses and the like: words with a digit in them, unless they are a status
-/// code of HTTP.
+/// Whether two messages differ in nothing but durations, sizes, addresses, names of pods and the like: words with a digit in them. A status
+/// code of HTTP is a word like any other, and so is the name of a field.
 fn has_same_words(one: &str, other: &str) -> bool {
-    let is_digit = |c: char| c.is_ascii_digit();
     let words = |text: &str| -> Vec<String> {
-        let is_code = |word: &str| word.len() == 3 && word.chars().all(is_digit);
-        let is_number =
-            |word: &str| word.contains(is_digit) && !is_code(word.trim_matches(|c: char| !c.is_alphanumeric()));
-        text.split_whitespace().map(|word| if is_number(word) { String::new() } else { word.to_owned() }).collect()
+        let mut before = "";
+        let mut words = Vec::new();
+        for word in text.split_whitespace() {
+            let is_code = matches!(before, "status" | "answered");
+            let is_number = word.contains(|c: char| c.is_ascii_digit()) && !is_code && !word.contains("oauth2");
+            words.push(if is_number { String::new() } else { word.to_owned() });
+            before = word;
+        }
+        words
     };
     words(one) == words(&truncated(other.to_owned()))
 }

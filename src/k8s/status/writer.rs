@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::conditions::{
-    Difference, difference, exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending,
+    Difference, difference, exceeds_limit, fingerprint, is_pending, is_up_to_date, resolves_pending, with_message_of,
 };
 use crate::backoff::exponential;
 use crate::crd::ScrapeTargetStatus;
@@ -49,9 +49,12 @@ const AWAITED: Duration = Duration::from_secs(1);
 /// queue for it.
 const NUMBERS: Duration = Duration::from_mins(1);
 
-/// Where another writer overwrites a status, the delay before it is written again doubles each time, up to this. So it does where a server
-/// finds other words for the same failure each time.
+/// Where another writer overwrites a status, the delay before it is written again doubles each time, up to this. So does the delay before
+/// another message is written, where a server finds other words for the same failure again and again.
 const LONGEST_REWRITE: Duration = Duration::from_secs(600);
+
+/// So many other messages are not delayed: a user who looks for the cause of a failure corrects one after another.
+const PROMPT_MESSAGES: u32 = 3;
 
 /// A status that had to be written again this often is overwritten by another exporter, not by a person who edits it once or twice.
 const CONTESTED: u32 = 3;
@@ -172,23 +175,27 @@ impl<B: StatusBackend> StatusWriter<B> {
 
     /// The status that `record` should have, if it has another that may be replaced now or soon.
     fn difference(&self, record: &TargetRecord, now: Instant) -> Option<ScrapeTargetStatus> {
-        let (since, sent, rewordings) = {
+        let (since, sent, may_reword) = {
             let mut history = self.history();
             let history = history.of(&record.object, now);
-            (history.since, history.sent, history.rewordings)
+            (history.since, history.sent, history.may_reword(now))
         };
         let (observed, desired) =
             (&record.object.status, self.backend.desired(record, now.saturating_duration_since(since)));
         if is_up_to_date(observed, &desired) {
             return None;
         }
-        let rest = match difference(observed, &desired) {
-            Difference::Numbers => NUMBERS,
-            Difference::Message => exponential(FLAPPING, LONGEST_REWRITE, rewordings),
-            Difference::Conditions => Duration::ZERO,
-        };
         // Another replica may have written them shortly before this one has taken over.
-        (now.saturating_duration_since(sent.unwrap_or(since)) >= rest).then_some(desired)
+        let may_count = now.saturating_duration_since(sent.unwrap_or(since)) >= NUMBERS;
+        match difference(observed, &desired) {
+            Difference::Conditions => Some(desired),
+            Difference::Message if may_reword => Some(desired),
+            Difference::Message => {
+                let counted = may_count.then(|| with_message_of(observed, desired))?;
+                (!is_up_to_date(observed, &counted)).then_some(counted)
+            }
+            Difference::Numbers => may_count.then_some(desired),
+        }
     }
 
     fn finish(&self, item: WorkItem<TargetId>, written: Difference, fingerprint: u64, result: &Result<(), ApiError>) {
@@ -263,8 +270,22 @@ struct StatusHistory {
     written: Option<u64>,
     /// How often that had to be written again, in a row.
     rewrites: u32,
-    /// How often nothing but a message was written, in a row.
+    /// When nothing but a message was last written, and how often since the conditions were.
+    reworded: Option<Instant>,
     rewordings: u32,
+}
+
+impl StatusHistory {
+    /// Whether another message may be written for the same conditions.
+    fn may_reword(&self, now: Instant) -> bool {
+        let delay = exponential(FLAPPING, LONGEST_REWRITE, self.rewordings.saturating_sub(PROMPT_MESSAGES));
+        now.saturating_duration_since(self.reworded.unwrap_or(self.since)) >= delay
+    }
+
+    fn reword(&mut self, now: Instant) {
+        let rested = self.reworded.replace(now).is_none_or(|before| now - before > 2 * LONGEST_REWRITE);
+        self.rewordings = if rested { 1 } else { self.rewordings.saturating_add(1) };
+    }
 }
 
 impl History {
@@ -278,6 +299,7 @@ impl History {
             sent,
             written: None,
             rewrites: 0,
+            reworded: None,
             rewordings: 0,
         };
         let entry = self.targets.entry(object.id.clone()).or_insert_with(|| new(None));
@@ -318,15 +340,15 @@ impl History {
         if !is_written {
             return false;
         }
-        let rested = before.is_none_or(|before| now - before > 2 * LONGEST_REWRITE);
         match written {
             Difference::Numbers => return false,
             Difference::Message => {
-                entry.rewordings = if rested { 1 } else { entry.rewordings.saturating_add(1) };
+                entry.reword(now);
                 return false;
             }
-            Difference::Conditions => {}
+            Difference::Conditions => entry.rewordings = 0,
         }
+        let rested = before.is_none_or(|before| now - before > 2 * LONGEST_REWRITE);
         if entry.written.replace(fingerprint) == Some(fingerprint) {
             entry.rewrites = if rested { 1 } else { entry.rewrites.saturating_add(1) };
         } else if rested {

@@ -285,6 +285,30 @@ fn another_cause_of_a_failure_with_the_same_reason_is_written_as_a_message() {
 }
 
 #[test]
+fn numbers_and_names_of_pods_make_no_other_cause_but_codes_and_fields_do() {
+    for (one, other, is_same) in [
+        ("expected u64 at line 1 column 147", "expected u64 at line 3 column 99", true),
+        (
+            "answered 200, but its body did not end in time (512 bytes received)",
+            "answered 200, but its body did not end in time (98 bytes received)",
+            true,
+        ),
+        (
+            "no member of 120 answered; rooms-7d9f-x2: connect",
+            "no member of 118 answered; rooms-7d9f-p4: connect",
+            true,
+        ),
+        ("no connection to 10.0.3.7:1026", "no connection to [fd00::7]:1026", true),
+        ("HTTP status 502", "HTTP status 503", false),
+        ("the server answered 404, and not 200", "the server answered 500, and not 200", false),
+        ("oauth2.proxyUrl: no connection", "oauth2.tokenUrl: no connection", false),
+        ("the client is not known", "the scope is not known", false),
+    ] {
+        assert_eq!(has_same_words(one, other), is_same, "{one} and {other}");
+    }
+}
+
+#[test]
 fn a_long_message_is_compared_as_it_is_written() {
     let long = "no ".repeat(1000);
     let mut facts = OwnedFacts { poll: Some(poll(Some((Reason::Auth, &long)))), ..OwnedFacts::good() };

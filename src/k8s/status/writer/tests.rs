@@ -530,21 +530,30 @@ async fn another_message_is_written_soon_and_one_that_is_another_each_time_after
     let id = cluster.create("team", "a", "Auth");
     let held = || cluster.store.get(&id).unwrap().object.status.conditions[2].message.clone();
     let says = |message: &str| cluster.messages.lock().unwrap().insert(id.clone(), message.to_owned());
+    let found = |number: u32| cluster.members.lock().unwrap().insert(id.clone(), number);
+    found(1);
     pass(5 * SECOND).await;
     says("another cause");
     pass(RESYNC + 11 * SECOND).await;
     assert_eq!((held().as_str(), cluster.attempts().len()), ("another cause", 2));
-    // A server that says something else in each poll, for two hours.
+    // A server that says something else in each poll, for two hours. Its members come and go, and their numbers are not held up by that.
     for number in 0..7200 {
         says(&format!("cause {number}"));
+        if number == 7000 {
+            found(7);
+        }
         pass(SECOND).await;
     }
-    let writes = cluster.attempts().len();
-    assert!((10..=20).contains(&writes), "{writes} writes");
-    // A condition is written at once, and nobody is taken for another writer.
+    let count = cluster.attempts().len();
+    assert!((10..=25).contains(&count), "{count} writes");
+    assert_eq!(cluster.store.get(&id).unwrap().object.status.members.map(|members| members.found), Some(7));
+    // A condition is written at once, and after that another message is prompt again.
     cluster.becomes(&id, "Connect");
     pass(11 * SECOND).await;
     assert_eq!(cluster.held(&id).unwrap(), "Connect");
+    says("another cause");
+    pass(RESYNC + 11 * SECOND).await;
+    assert_eq!(held(), "another cause");
     writer.abort();
 }
 
