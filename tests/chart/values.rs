@@ -179,7 +179,7 @@ fn values_that_do_not_go_together_are_refused_with_what_they_need() {
             &["service.loadBalancerIP needs service.type: LoadBalancer"],
         ),
         (
-            "service.loadBalancerSourceRanges={192.0.2.0/24}",
+            "service.loadBalancerSourceRanges={192.0.2.1/24}",
             &["service.loadBalancerSourceRanges needs service.type: LoadBalancer"],
         ),
         (
