@@ -278,7 +278,7 @@ pub struct SimulateArgs {
     /// it). With Wilma, it is the token endpoint of Keyrock that misbehaves. For Sora also auth-webhook: its auth webhook does not answer, so nobody
     /// can join. For Website also expired-certificate: its certificate ended an hour ago. For Wilma also slow-tokens: Keyrock takes three seconds for
     /// a token; lost-tokens: every 45 seconds it forgets all tokens before their time; and bad-decisions: it answers Wilma with another document,
-    /// and Wilma with status 500
+    /// and Wilma then answers 500
     #[arg(long, value_name = "FAULT")]
     pub fault: Option<SimulatedFault>,
 }

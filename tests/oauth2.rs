@@ -916,8 +916,8 @@ async fn a_token_endpoint_that_demands_a_client_certificate_gets_it_and_says_wha
     let missing = "token: tls: the server requires a client certificate: write oauth2.tlsConfig.cert and oauth2.tlsConfig.keySecret";
     let unknown =
         "token: tls: the server does not trust the authority of our client certificate (oauth2.tlsConfig.cert)";
-    let same_name = "token: tls: the server cannot verify a signature: a different authority of the same name may have signed our client \
-                     certificate (oauth2.tlsConfig.cert)";
+    let same_name = "token: tls: the server cannot verify a signature: if oauth2.tlsConfig.cert is set, a different authority of \
+                     the same name may have signed it";
     let too_old = "token: tls: the server says that our client certificate (oauth2.tlsConfig.cert) has expired";
     for (tls, refusal) in [
         (showing(&client, &client), None),

@@ -235,7 +235,8 @@ pub(super) const PASSWORD: &str = "demo";
 /// How long a slow Keyrock takes for a token.
 const SLOW_TOKEN: Duration = Duration::from_secs(3);
 
-/// How long a forgetful Keyrock knows its tokens: longer than one must be used before it is replaced.
+/// How long a forgetful Keyrock knows its tokens. A token that is refused is replaced only once it is 30 seconds old, so with less than that, polls
+/// would fail until then.
 const TOKENS_KEPT: Duration = Duration::from_secs(45);
 
 /// An Orion that answers only users whose role permits what they ask.

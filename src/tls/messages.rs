@@ -243,6 +243,12 @@ fn alerted(alert: AlertDescription, peer: Peer) -> String {
                     "the server has no cipher suite, curve or signature in common with us, or requires a client certificate ({settings}.cert)"
                 );
             }
+            // Whether we have presented a certificate is not known here.
+            A::DecryptError => {
+                return format!(
+                    "the server cannot verify a signature: if {settings}.cert is set, a different authority of the same name may have signed it"
+                );
+            }
             _ => {}
         }
     }

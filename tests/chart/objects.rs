@@ -263,6 +263,13 @@ fn the_network_policy_fits_the_profile_of_targets() {
     let (any, _) = egress(&case("any"));
     assert!(denied(&any[1]).contains(&"\"10.0.0.0/8\"".to_owned()), "what the operator denies: {any:#?}");
     assert_eq!(any.len(), 2, "one family is denied as a whole");
+    let (any, _) = egress(&chart::render(&["--set", "networkPolicy.enabled=true,targetDenyCidr={0::/0}"]));
+    assert_eq!((any.len(), &any[1]["ipBlock"]["cidr"]), (2, &"0.0.0.0/0".into()), "also if it is written differently");
+    let (any, _) = egress(&chart::render(&["--set", "networkPolicy.enabled=true,targetDenyCidr={::ffff:0:0/96}"]));
+    assert!(
+        any.len() == 3 && !denied(&any[2]).iter().any(|range| range.contains("ffff")),
+        "no packet has it: {any:#?}"
+    );
 
     let own = |set: &str| {
         egress(&chart::render(&[
@@ -282,6 +289,8 @@ fn the_network_policy_fits_the_profile_of_targets() {
         egress(&chart::render(&["--set", &format!("networkPolicy.enabled=true,targetAccess.profile=Listed,{set}")])).0
     };
     assert_eq!(listed("targetAccess.cidrs={192.0.2.0/24}"), [range]);
+    let whole = &listed("targetAccess.cidrs={0::/0},targetDenyCidr={fd12::/16}")[0];
+    assert!(["fe80::/10", "fd12::/16"].iter().all(|range| denied(whole).contains(&format!("{range:?}"))), "{whole:#?}");
     assert_eq!(listed("targetAccess.hosts={*.webrtc.svc}"), [json!({ "namespaceSelector": {} })]);
     let told = "targetAccess.hosts={sora.example.com},networkPolicy.egress.targets[0].to[0].ipBlock.cidr=192.0.2.7/32";
     assert_eq!(listed(told), [json!({ "ipBlock": { "cidr": "192.0.2.7/32" } })]);

@@ -179,7 +179,7 @@ fn values_that_do_not_go_together_are_refused_with_what_they_need() {
             &["service.loadBalancerIP needs service.type: LoadBalancer"],
         ),
         (
-            "service.loadBalancerSourceRanges={192.0.2.0/24}",
+            "service.loadBalancerSourceRanges={192.0.2.1/24}",
             &["service.loadBalancerSourceRanges needs service.type: LoadBalancer"],
         ),
         (
@@ -364,7 +364,6 @@ fn an_address_that_is_none_is_refused_with_what_to_write() {
     for (set, place) in [
         ("service.clusterIP=999.1.1.1", "service.clusterIP is \"999.1.1.1\""),
         ("service.probe.clusterIP=none", "service.probe.clusterIP is \"none\""),
-        ("service.type=LoadBalancer,service.loadBalancerIP=192.0.2.1/32", "service.loadBalancerIP is \"192.0.2.1/32\""),
         ("service.probe.externalIPs={192.0.2.1,192.0.2.01}", "service.probe.externalIPs[1] is \"192.0.2.01\""),
         ("service.externalIPs={1:2:3:4:5:6:7}", "service.externalIPs[0] is \"1:2:3:4:5:6:7\""),
         ("service.externalIPs={1:2:3:4:5:6:7:8::}", "service.externalIPs[0] is \"1:2:3:4:5:6:7:8::\""),
@@ -373,22 +372,97 @@ fn an_address_that_is_none_is_refused_with_what_to_write() {
         ("service.externalIPs={12345::}", "service.externalIPs[0] is \"12345::\""),
         ("hostAliases[0].ip=sora,hostAliases[0].hostnames={sora}", "hostAliases[0].ip is \"sora\""),
         ("dnsConfig.nameservers={10.0.0.256}", "dnsConfig.nameservers[0] is \"10.0.0.256\""),
+        ("dnsConfig.nameservers={64:ff9b::192.0.2.01}", "dnsConfig.nameservers[0] is \"64:ff9b::192.0.2.01\""),
+        ("dnsConfig.nameservers={1:2:3:4:5:6:7:192.0.2.1}", "dnsConfig.nameservers[0] is \"1:2:3:4:5:6:7:192.0.2.1\""),
+        ("dnsConfig.nameservers={64:192.0.2.1::}", "dnsConfig.nameservers[0] is \"64:192.0.2.1::\""),
     ] {
         let said = chart::template(&["--set", set]).expect_err(set);
         assert!(said.contains(&format!("{place}, {other}")), "{set}: {said}");
     }
-    for address in
-        ["10.96.0.10", "fd00::10", "::", "::1", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "FD00::A"]
-    {
+    for (set, place, address) in [
+        ("service.externalIPs={::ffff:c000:20a}", "service.externalIPs[0]", "::ffff:c000:20a"),
+        ("dnsConfig.nameservers={0:0:0:0:0:ffff:192.0.2.10}", "dnsConfig.nameservers[0]", "0:0:0:0:0:ffff:192.0.2.10"),
+    ] {
+        let said = chart::template(&["--set", set]).expect_err(set);
+        let mapped = "an IPv4 address in the form of IPv6, which Kubernetes 1.36 refuses: write 192.0.2.10";
+        assert!(said.contains(&format!("{place} is {address}, {mapped}")), "{set}: {said}");
+    }
+    for address in [
+        "10.96.0.10",
+        "fd00::10",
+        "::",
+        "::1",
+        "1:2:3:4:5:6:7:8",
+        "1:2:3:4:5:6:7::",
+        "::2:3:4:5:6:7:8",
+        "FD00::A",
+        "64:ff9b::192.0.2.10",
+        "1:2:3:4:5:6:192.0.2.10",
+        "::fffe:192.0.2.10",
+    ] {
         let manifests = chart::render(&["--set", &format!("service.probe.clusterIP={address}")]);
         let name = format!("{}-probe", chart::RELEASE);
         assert_eq!(chart::one(&manifests, "Service", &name)["spec"]["clusterIP"], address);
     }
 }
 
+/// Kubernetes hands it to the cloud as it is.
+#[test]
+fn what_a_cloud_may_take_as_the_address_of_a_load_balancer_is_let_through() {
+    for text in ["192.0.2.1", "reserved-address", "192.0.2.1,2001:db8::1"] {
+        let json = format!("service.loadBalancerIP={}", json!(text));
+        let manifests = chart::render(&["--set", "service.type=LoadBalancer", "--set-json", &json]);
+        assert_eq!(chart::one(&manifests, "Service", chart::RELEASE)["spec"]["loadBalancerIP"], text);
+        let said = chart::template(&["--set-json", &json]).unwrap_err();
+        assert!(said.contains("service.loadBalancerIP needs service.type: LoadBalancer"), "{said}");
+    }
+    for text in [" ", " 192.0.2.1", "192.0.2.1\n"] {
+        let json = format!("service.probe.loadBalancerIP={}", json!(text));
+        let said = chart::template(&["--set", "service.probe.type=LoadBalancer", "--set-json", &json]).unwrap_err();
+        assert!(said.contains("at '/service/probe/loadBalancerIP'"), "{said}");
+    }
+}
+
+#[test]
+fn a_value_that_is_no_list_is_refused_with_what_to_write() {
+    let (to, from) = ("networkPolicy.egress.targets", "networkPolicy.ingress.from");
+    for (flavor, place, value, words) in [
+        (
+            "kubernetes",
+            "dnsConfig",
+            json!({ "nameservers": "10.0.0.10" }),
+            ".nameservers is not a list: write one, such as [10.96.0.10]",
+        ),
+        (
+            "kubernetes",
+            from,
+            json!([{ "ipBlock": { "cidr": "10.0.0.0/8", "except": "10.1.0.0/16" } }]),
+            "[0].ipBlock.except is not a list: write one, such as [10.1.0.0/16]",
+        ),
+        (
+            "kubernetes",
+            to,
+            json!([{ "to": { "podSelector": {} } }]),
+            "[0].to is not a list: write one, such as [{ipBlock:",
+        ),
+        ("cilium", to, json!([{ "toPorts": 3 }]), "[0].toPorts is not a list: write one, such as [{ports: [{port:"),
+        ("cilium", to, json!([{ "toPorts": [{}, 3] }]), "[0].toPorts[1] is not a map: write {ports: [{port:"),
+        (
+            "cilium",
+            to,
+            json!([{ "toPorts": [{ "ports": 3 }] }]),
+            "[0].toPorts[0].ports is not a list: write one, such as",
+        ),
+    ] {
+        let flavor = format!("networkPolicy.enabled=true,networkPolicy.flavor={flavor}");
+        let said = chart::template(&["--set", &flavor, "--set-json", &format!("{place}={value}")]).unwrap_err();
+        assert!(said.contains(&format!("{place}{words}")), "{value}: {said}");
+    }
+}
+
 #[test]
 fn a_range_that_does_not_begin_with_its_first_address_is_refused_with_the_range_that_does() {
-    let words = "which does not begin with the first address of the range, as Kubernetes requires: write";
+    let words = "which does not begin with the first address of the range, as Kubernetes 1.36 requires";
     for (range, first, alone) in [
         ("10.0.0.1/8", "10.0.0.0/8", "10.0.0.1/32"),
         ("10.255.0.0/9", "10.128.0.0/9", "10.255.0.0/32"),
@@ -400,11 +474,13 @@ fn a_range_that_does_not_begin_with_its_first_address_is_refused_with_the_range_
     ] {
         let set = format!("service.type=LoadBalancer,service.loadBalancerSourceRanges={{{range}}}");
         let said = chart::template(&["--set", &set]).unwrap_err();
-        let expected = format!("service.loadBalancerSourceRanges[0] is {range}, {words} {first}, or {alone} for");
+        let expected =
+            format!("service.loadBalancerSourceRanges[0] is {range}, {words}: write {first}, or {alone} for");
         assert!(said.contains(&expected), "{said}");
         chart::render(&["--set", &set.replace(range, &format!("{first},{alone}"))]);
     }
     // The program takes these: only objects of Kubernetes need the first address.
+    let words = format!("{words} in network policies (networkPolicy.enabled is true): write");
     for (place, set) in [
         ("targetDenyCidr[0]", "targetDenyCidr={10.0.0.1/8}"),
         ("targetAccess.cidrs[0]", "targetAccess.profile=Listed,targetAccess.cidrs={10.0.0.1/8}"),
@@ -412,6 +488,12 @@ fn a_range_that_does_not_begin_with_its_first_address_is_refused_with_the_range_
         chart::render(&["--set", set]);
         let said = chart::template(&["--set", &format!("networkPolicy.enabled=true,{set}")]).unwrap_err();
         assert!(said.contains(&format!("{place} is 10.0.0.1/8, {words} 10.0.0.0/8")), "{said}");
+    }
+    for set in [
+        "targetAccess.profile=Listed,targetAccess.cidrs={10.0.0.0/8},targetDenyCidr={10.0.0.1/8}",
+        "networkPolicy.egress.targets[0].to[0].ipBlock.cidr=10.0.0.0/8,targetDenyCidr={10.0.0.1/8}",
+    ] {
+        chart::render(&["--set", &format!("networkPolicy.enabled=true,{set}")]); // they stand in no policy
     }
 }
 
@@ -437,6 +519,14 @@ fn an_address_block_of_a_policy_that_the_api_server_would_refuse_is_refused_wher
             ".except[0] is 11.0.0.0/16, which is not a part of 10.0.0.0/8",
         ),
         (json!({ "cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"] }), ".except[0] is 10.0.0.0/8, which is not a part of"),
+        (
+            json!({ "cidr": "::ffff:10.0.0.0/104" }),
+            ".cidr is ::ffff:10.0.0.0/104, IPv4 addresses in the form of IPv6, which Kubernetes 1.36 refuses: write 10.0.0.0/8",
+        ),
+        (
+            json!({ "cidr": "::/0", "except": ["::ffff:0:0/96"] }),
+            ".except[0] is ::ffff:0:0/96, IPv4 addresses in the form",
+        ),
         (json!({ "cidr": "::/0", "except": ["10.0.0.0/8"] }), ".except[0] is 10.0.0.0/8, which is not a part of ::/0"),
     ] {
         let place = "networkPolicy.ingress.from";
@@ -451,9 +541,35 @@ fn an_address_block_of_a_policy_that_the_api_server_would_refuse_is_refused_wher
     }
     for (place, inside) in [("networkPolicy.egress.targets", "to"), ("networkPolicy.ingress.extra", "from")] {
         refused("kubernetes", place, &json!([{ inside: [peer] }]), &format!("{place}[0].{inside}[0].{words}"));
+        for nothing in [json!(null), json!({}), json!("all")] {
+            let rules = json!([{ inside: [{ "podSelector": {} }, nothing] }]);
+            refused(
+                "kubernetes",
+                place,
+                &rules,
+                &format!("{place}[0].{inside}[1] is empty, or not a map: write ipBlock"),
+            );
+        }
+        // Without a policy, nothing shows them.
+        let unused = format!("{place}={}", json!([{ inside: [peer, null] }, { "toPorts": 3 }]));
+        chart::render(&[
+            "--set-json",
+            &unused,
+            "--set-json",
+            &format!("networkPolicy.egress.dns={}", json!([peer, {}])),
+        ]);
     }
-    let whole = json!([{ "ipBlock": { "cidr": "fd00::/8", "except": ["fd01::/16", "fd00:0:0:1::/64"] } }]);
-    chart::render(&["--set-json", &format!("networkPolicy.enabled=true,networkPolicy.ingress.from={whole}")]);
+    let listed = "networkPolicy.enabled=true,targetAccess.profile=Listed,targetAccess.cidrs={::ffff:a00:0/104}";
+    let said = chart::template(&["--set", listed]).unwrap_err();
+    let words = "refuses in network policies (networkPolicy.enabled is true): write 10.0.0.0/8";
+    assert!(said.contains("targetAccess.cidrs[0] is ::ffff:a00:0/104, ") && said.contains(words), "{said}");
+    for whole in [
+        json!({ "cidr": "fd00::/8", "except": ["fd01::/16", "fd00:0:0:1::/64"] }),
+        json!({ "cidr": "64:ff9b::0.0.0.0/96", "except": ["64:ff9b::10.0.0.0/104"] }),
+    ] {
+        let from = format!("networkPolicy.ingress.from={}", json!([{ "ipBlock": whole }]));
+        chart::render(&["--set", "networkPolicy.enabled=true", "--set-json", &from]);
+    }
 }
 
 /// Translated for Cilium, they would select all pods of the namespace.

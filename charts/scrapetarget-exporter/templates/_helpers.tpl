@@ -254,22 +254,29 @@ addresses inside others (mapped, NAT64, 6to4): only the exporter checks those.
 - fd00:42::42/128
 {{- end }}
 
-{{/* An `ipBlock` of a NetworkPolicy: takes a list of the root and of the range. For the whole Internet, denied ranges are excepted. */}}
+{{/*
+An `ipBlock` of a NetworkPolicy: takes a list of the root and of the range. For the whole Internet, however it is written, denied ranges are
+excepted. IPv4 addresses in the form of IPv6 are not: Kubernetes refuses them, no packet has them, and the exporter compares an address in this
+form as the IPv4 address that it is.
+*/}}
 {{- define "scrapetarget-exporter.ipBlock" -}}
 {{- $range := last . }}
 {{- $block := dict "cidr" $range }}
-{{- if has $range (list "0.0.0.0/0" "::/0") }}
+{{- /* A range that is denied as a whole cannot be an exception of itself. */}}
+{{- $isDenied := false }}
+{{- if hasSuffix "/0" $range }}
 {{- $except := list }}
 {{- $denied := (first .).Values.targetDenyCidr | default list }}
 {{- range concat (include "scrapetarget-exporter.neverContacted" . | fromYamlArray) $denied | uniq }}
-{{- if eq (contains ":" .) (contains ":" $range) }}
+{{- $parts := include "scrapetarget-exporter.addressParts" (splitList "/" . | first) | default "[]" | fromJsonArray }}
+{{- if and (eq (contains ":" .) (contains ":" $range)) (not (include "scrapetarget-exporter.mappedAddress" $parts)) }}
+{{- $isDenied = or $isDenied (hasSuffix "/0" .) }}
 {{- $except = append $except . }}
 {{- end }}
 {{- end }}
 {{- $_ := set $block "except" $except }}
 {{- end }}
-{{- /* A range that is denied as a whole cannot be an exception of itself. */}}
-{{- if not (has $range ($block.except | default list)) }}
+{{- if not $isDenied }}
 {{- toYaml (list (dict "ipBlock" $block)) }}
 {{- end }}
 {{- end }}
@@ -754,7 +761,6 @@ targets ask for it: each is in one of the two.
 {{- include "scrapetarget-exporter.refuseServices" . }}
 {{- include "scrapetarget-exporter.refuseDashboards" . }}
 {{- include "scrapetarget-exporter.refuseContainers" . }}
-{{- include "scrapetarget-exporter.refuseAddresses" . }}
 {{- include "scrapetarget-exporter.refuseHooks" . }}
 {{- $lease := .Values.leaderElection.leaseDuration | default "15s" }}
 {{- $seconds := include "scrapetarget-exporter.seconds" $lease | int }}
@@ -786,6 +792,7 @@ targets ask for it: each is in one of the two.
 {{- $service := .Values.service }}
 {{- include "scrapetarget-exporter.validateService" (list "service" $service) }}
 {{- include "scrapetarget-exporter.validateService" (list "service.probe" $service.probe) }}
+{{- include "scrapetarget-exporter.refuseAddresses" . }}
 {{- if and ($service.ipDualStack).enabled (or $service.ipFamilies $service.ipFamilyPolicy) }}
 {{- fail "service.ipFamilies and service.ipFamilyPolicy are set, and service.ipDualStack.enabled sets both as well: remove one or the other" }}
 {{- end }}

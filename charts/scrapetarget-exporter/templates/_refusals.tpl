@@ -145,12 +145,21 @@ target_namespace
 {{- end }}
 {{- end }}
 
+{{/* A value that must be a list: takes a list of the name of the field, of the value, and of what may be written. Nothing is a list as well. */}}
+{{- define "scrapetarget-exporter.refuseNoList" -}}
+{{- $value := index . 1 }}
+{{- if not (or (kindIs "slice" $value) (kindIs "invalid" $value)) }}
+{{- fail (printf "%s is not a list: write one, such as %s" (first .) (last .)) }}
+{{- end }}
+{{- end }}
+
 {{/*
 Rules of a network policy in the format of the other flavor. Cilium selects nothing by an empty rule, and the API server drops fields that a
 NetworkPolicy does not have, so that what is left allows everything.
 */}}
 {{- define "scrapetarget-exporter.refusePolicyRules" -}}
 {{- with .Values.networkPolicy }}
+{{- if .enabled }}
 {{- $cilium := eq (toString .flavor) "cilium" }}
 {{- $rules := dict "networkPolicy.egress.targets" .egress.targets "networkPolicy.ingress.extra" (.ingress).extra }}
 {{- range $place, $list := $rules }}
@@ -164,9 +173,14 @@ NetworkPolicy does not have, so that what is left allows everything.
 {{- if and $cilium (has $key (list "to" "from" "ports")) }}
 {{- fail (printf "%s has %s, which a rule of Cilium does not have: write %sCIDR, %sEndpoints, %sEntities or toPorts instead. To allow everything, write [{%sEntities: [all]}]" $field $key $peer $peer $peer $peer) }}
 {{- end }}
-{{- if and $cilium (eq $key "toPorts") (kindIs "slice" $rule.toPorts) }}
+{{- if and $cilium (eq $key "toPorts") }}
+{{- include "scrapetarget-exporter.refuseNoList" (list (printf "%s.toPorts" $field) $rule.toPorts "[{ports: [{port: \"443\"}]}]") }}
 {{- range $entry, $ports := $rule.toPorts }}
-{{- $count := len (dig "ports" list (kindIs "map" $ports | ternary $ports dict) | default list) }}
+{{- if not (kindIs "map" $ports) }}
+{{- fail (printf "%s.toPorts[%d] is not a map: write {ports: [{port: \"443\"}]}" $field $entry) }}
+{{- end }}
+{{- include "scrapetarget-exporter.refuseNoList" (list (printf "%s.toPorts[%d].ports" $field $entry) $ports.ports "[{port: \"443\"}]") }}
+{{- $count := len ($ports.ports | default list) }}
 {{- if gt $count 40 }}
 {{- fail (printf "%s.toPorts[%d].ports has %d ports, and Cilium takes 40: write the others into one more entry of toPorts" $field $entry $count) }}
 {{- end }}
@@ -211,17 +225,26 @@ NetworkPolicy does not have, so that what is left allows everything.
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
 
 {{/*
 The numbers that an IP address is made of, as a list in JSON: four, or eight as Go writes them with 0x. Nothing, if it is none. The API server
-refuses leading zeros in IPv4 addresses, and so does this; it knows no IPv6 addresses that end like IPv4 addresses.
+refuses leading zeros in IPv4 addresses, and so does this. The last two groups of an IPv6 address may be written as an IPv4 address.
 */}}
 {{- define "scrapetarget-exporter.addressParts" -}}
 {{- $byte := "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])" }}
-{{- if regexMatch (printf "^%s(\\.%s){3}$" $byte $byte) . }}
+{{- $isDotted := regexMatch (printf "(^|:)%s(\\.%s){3}$" $byte $byte) . }}
+{{- $text := . }}
+{{- if and $isDotted (contains ":" .) }}
+{{- $end := splitList ":" . | last }}
+{{- $bytes := splitList "." $end }}
+{{- $text = trimSuffix $end . }}
+{{- $text = printf "%s%02x%02x:%02x%02x" $text (index $bytes 0 | int) (index $bytes 1 | int) (index $bytes 2 | int) (index $bytes 3 | int) }}
+{{- end }}
+{{- if and $isDotted (not (contains ":" .)) }}
 {{- splitList "." . | toJson }}
-{{- else if regexMatch "^[0-9a-fA-F:]+$" . }}
-{{- $halves := splitList "::" . }}
+{{- else if regexMatch "^[0-9a-fA-F:]+$" $text }}
+{{- $halves := splitList "::" $text }}
 {{- $written := list }}
 {{- $isGood := le (len $halves) 2 }}
 {{- range $halves }}
@@ -266,21 +289,45 @@ refuses leading zeros in IPv4 addresses, and so does this; it knows no IPv6 addr
 {{- end }}
 {{- end }}
 
+{{/*
+The IPv4 address that is written as an IPv6 address, as in ::ffff:192.0.2.10: takes the parts of an address. Nothing for others. Kubernetes 1.36
+refuses them everywhere.
+*/}}
+{{- define "scrapetarget-exporter.mappedAddress" -}}
+{{- if eq (len .) 8 }}
+{{- $groups := list }}
+{{- range . }}
+{{- $groups = append $groups (int64 .) }}
+{{- end }}
+{{- if eq (join "," (slice $groups 0 6)) "0,0,0,0,0,65535" }}
+{{- $high := index $groups 6 }}
+{{- $low := index $groups 7 }}
+{{- printf "%d.%d.%d.%d" (div $high 256) (mod $high 256) (div $low 256) (mod $low 256) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A text that must be an IP address: takes a list of the name of the field, of the text, and of what else may be written. */}}
 {{- define "scrapetarget-exporter.refuseAddress" -}}
 {{- $text := index . 1 | toString }}
-{{- if not (include "scrapetarget-exporter.addressParts" $text) }}
+{{- $parts := include "scrapetarget-exporter.addressParts" $text | default "[]" | fromJsonArray }}
+{{- if not $parts }}
 {{- fail (printf "%s is %q, which is not an IP address: write one, such as 192.0.2.10 or 2001:db8::10%s" (first .) $text (last .)) }}
+{{- end }}
+{{- $field := first . }}
+{{- with include "scrapetarget-exporter.mappedAddress" $parts }}
+{{- fail (printf "%s is %s, an IPv4 address in the form of IPv6, which Kubernetes 1.36 refuses: write %s" $field $text .) }}
 {{- end }}
 {{- end }}
 
 {{/*
-A text that must be a range of addresses, with the first of them: takes a list of the name of the field and of the text. The API server of
-Kubernetes 1.36 and newer refuses others, and older ones warn about them. The range in JSON.
+A text that must be a range of addresses, with the first of them: takes a list of the name of the field, of the text, and of what follows where
+Kubernetes is the reason. The API server of Kubernetes 1.36 and newer refuses others, and older ones warn about them. The range in JSON.
 */}}
 {{- define "scrapetarget-exporter.refuseRange" -}}
 {{- $field := first . }}
-{{- $text := last . | toString }}
+{{- $text := index . 1 | toString }}
+{{- $where := last . }}
 {{- $written := splitList "/" $text }}
 {{- $parts := include "scrapetarget-exporter.addressParts" (first $written) | default "[]" | fromJsonArray }}
 {{- $all := eq (len $parts) 4 | ternary 32 128 }}
@@ -290,9 +337,22 @@ Kubernetes 1.36 and newer refuses others, and older ones warn about them. The ra
 {{- end }}
 {{- $first := include "scrapetarget-exporter.firstAddress" (list $parts $bits) }}
 {{- if ne $first (include "scrapetarget-exporter.firstAddress" (list $parts $all)) }}
-{{- fail (printf "%s is %s, which does not begin with the first address of the range, as Kubernetes requires: write %s/%d, or %s/%d for this address alone" $field $text $first $bits (first $written) $all) }}
+{{- fail (printf "%s is %s, which does not begin with the first address of the range, as Kubernetes 1.36 requires%s: write %s/%d, or %s/%d for this address alone" $field $text $where $first $bits (first $written) $all) }}
 {{- end }}
 {{- toJson (dict "parts" $parts "bits" $bits "first" $first) }}
+{{- end }}
+
+{{/* The same, of addresses that are not IPv4 addresses in the form of IPv6. */}}
+{{- define "scrapetarget-exporter.refuseRangeOrMapped" -}}
+{{- $field := first . }}
+{{- $text := index . 1 | toString }}
+{{- $where := last . }}
+{{- $json := include "scrapetarget-exporter.refuseRange" . }}
+{{- $range := fromJson $json }}
+{{- with include "scrapetarget-exporter.mappedAddress" $range.parts }}
+{{- fail (printf "%s is %s, IPv4 addresses in the form of IPv6, which Kubernetes 1.36 refuses%s: write %s/%d" $field $text $where . (sub $range.bits 96)) }}
+{{- end }}
+{{- $json }}
 {{- end }}
 
 {{/* An `ipBlock` of a NetworkPolicy: takes a list of the name of the field and of the block. */}}
@@ -302,10 +362,11 @@ Kubernetes 1.36 and newer refuses others, and older ones warn about them. The ra
 {{- if not $block.cidr }}
 {{- fail (printf "%s has no cidr: write ADDRESS/BITS, such as 10.0.0.0/8 or fd00::/8" $field) }}
 {{- end }}
-{{- $range := include "scrapetarget-exporter.refuseRange" (list (printf "%s.cidr" $field) $block.cidr) | fromJson }}
+{{- $range := include "scrapetarget-exporter.refuseRangeOrMapped" (list (printf "%s.cidr" $field) $block.cidr "") | fromJson }}
+{{- include "scrapetarget-exporter.refuseNoList" (list (printf "%s.except" $field) $block.except "[10.1.0.0/16]") }}
 {{- range $at, $except := $block.except }}
 {{- $name := printf "%s.except[%d]" $field $at }}
-{{- $part := include "scrapetarget-exporter.refuseRange" (list $name $except) | fromJson }}
+{{- $part := include "scrapetarget-exporter.refuseRangeOrMapped" (list $name $except "") | fromJson }}
 {{- $isLonger := and (eq (len $part.parts) (len $range.parts)) (gt (int $part.bits) (int $range.bits)) }}
 {{- if not (and $isLonger (eq $range.first (include "scrapetarget-exporter.firstAddress" (list $part.parts $range.bits)))) }}
 {{- fail (printf "%s is %s, which is not a part of %s: write a range within it, or remove this one" $name $except $block.cidr) }}
@@ -313,7 +374,10 @@ Kubernetes 1.36 and newer refuses others, and older ones warn about them. The ra
 {{- end }}
 {{- end }}
 
-{{/* Addresses and ranges that the API server would refuse, or a load balancer not find. */}}
+{{/*
+Addresses and ranges that the API server would refuse. loadBalancerIP is none of them: it is for the cloud alone, and some take names or lists
+there.
+*/}}
 {{- define "scrapetarget-exporter.refuseAddresses" -}}
 {{- range $place, $service := dict "service" .Values.service "service.probe" .Values.service.probe }}
 {{- with $service.clusterIP }}
@@ -321,49 +385,57 @@ Kubernetes 1.36 and newer refuses others, and older ones warn about them. The ra
 {{- include "scrapetarget-exporter.refuseAddress" (list (printf "%s.clusterIP" $place) . ", or None for a headless Service, or leave it empty") }}
 {{- end }}
 {{- end }}
-{{- with $service.loadBalancerIP }}
-{{- include "scrapetarget-exporter.refuseAddress" (list (printf "%s.loadBalancerIP" $place) . ", or leave it empty") }}
-{{- end }}
 {{- range $at, $address := $service.externalIPs }}
 {{- include "scrapetarget-exporter.refuseAddress" (list (printf "%s.externalIPs[%d]" $place $at) $address "") }}
 {{- end }}
 {{- range $at, $range := $service.loadBalancerSourceRanges }}
-{{- $_ := include "scrapetarget-exporter.refuseRange" (list (printf "%s.loadBalancerSourceRanges[%d]" $place $at) $range) }}
+{{- $_ := include "scrapetarget-exporter.refuseRangeOrMapped" (list (printf "%s.loadBalancerSourceRanges[%d]" $place $at) $range "") }}
 {{- end }}
 {{- end }}
 {{- range $at, $alias := .Values.hostAliases }}
 {{- include "scrapetarget-exporter.refuseAddress" (list (printf "hostAliases[%d].ip" $at) ($alias.ip | default "") "") }}
 {{- end }}
-{{- range $at, $address := (.Values.dnsConfig | default dict).nameservers }}
+{{- $names := (.Values.dnsConfig | default dict).nameservers }}
+{{- include "scrapetarget-exporter.refuseNoList" (list "dnsConfig.nameservers" $names "[10.96.0.10]") }}
+{{- range $at, $address := $names }}
 {{- include "scrapetarget-exporter.refuseAddress" (list (printf "dnsConfig.nameservers[%d]" $at) $address "") }}
 {{- end }}
 {{- with .Values.networkPolicy }}
-{{- $isCilium := eq (toString .flavor) "cilium" }}
 {{- if .enabled }}
-{{- $ranges := dict "targetDenyCidr" $.Values.targetDenyCidr "targetAccess.cidrs" $.Values.targetAccess.cidrs }}
-{{- range $place, $list := $ranges }}
-{{- range $at, $range := $list }}
-{{- $_ := include "scrapetarget-exporter.refuseRange" (list (printf "%s[%d]" $place $at) $range) }}
+{{- if not .egress.targets }}
+{{- $where := " in network policies (networkPolicy.enabled is true)" }}
+{{- range $at, $range := $.Values.targetAccess.cidrs }}
+{{- $_ := include "scrapetarget-exporter.refuseRangeOrMapped" (list (printf "targetAccess.cidrs[%d]" $at) $range $where) }}
+{{- end }}
+{{- /* What is denied stands in a policy only as an exception of the whole Internet. */}}
+{{- $access := $.Values.targetAccess }}
+{{- if or (eq $access.profile "Any") (regexMatch "/0( |$)" (join " " $access.cidrs)) }}
+{{- range $at, $range := $.Values.targetDenyCidr }}
+{{- $_ := include "scrapetarget-exporter.refuseRange" (list (printf "targetDenyCidr[%d]" $at) $range $where) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- $peers := dict "networkPolicy.ingress.from" (.ingress).from "networkPolicy.egress.dns" .egress.dns "networkPolicy.egress.apiServer" .egress.apiServer }}
-{{- if not $isCilium }}
+{{- if ne (toString .flavor) "cilium" }}
 {{- $rules := dict "networkPolicy.egress.targets" .egress.targets "networkPolicy.ingress.extra" (.ingress).extra }}
 {{- range $place, $list := $rules }}
 {{- $key := hasSuffix "targets" $place | ternary "to" "from" }}
 {{- range $at, $rule := $list }}
-{{- $inside := get $rule $key }}
-{{- if kindIs "slice" $inside }}
-{{- $_ := set $peers (printf "%s[%d].%s" $place $at $key) $inside }}
-{{- end }}
+{{- $field := printf "%s[%d].%s" $place $at $key }}
+{{- $inside := get ($rule | default dict) $key | default list }}
+{{- include "scrapetarget-exporter.refuseNoList" (list $field $inside "[{ipBlock: {cidr: 10.0.0.0/8}}]") }}
+{{- $_ := set $peers $field $inside }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- range $place, $list := $peers }}
 {{- range $at, $peer := $list }}
-{{- if and (kindIs "map" $peer) (hasKey $peer "ipBlock") }}
+{{- if not (and $peer (kindIs "map" $peer)) }}
+{{- fail (printf "%s[%d] is empty, or not a map: write ipBlock, namespaceSelector or podSelector" $place $at) }}
+{{- end }}
+{{- if hasKey $peer "ipBlock" }}
 {{- include "scrapetarget-exporter.refuseBlock" (list (printf "%s[%d].ipBlock" $place $at) $peer.ipBlock) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
