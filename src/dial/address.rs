@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::host::AllowedHost;
 
@@ -18,13 +18,13 @@ pub struct AddressRules {
 impl AddressRules {
     /// Denies `ranges` beside those that are always denied: link-local ones and where clouds hand out credentials.
     pub fn denying(ranges: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { denied: ranges.into_iter().collect(), ..Self::default() }
+        Self { denied: ranges.into_iter().map(canonical_range).collect(), ..Self::default() }
     }
 
     /// Allows only `hosts` and the addresses in `ranges`; if both are empty, everything that is not denied.
     #[must_use]
     pub fn allowing(mut self, ranges: Vec<IpNet>, hosts: Vec<AllowedHost>) -> Self {
-        (self.allowed, self.hosts) = (ranges, hosts);
+        (self.allowed, self.hosts) = (ranges.into_iter().map(canonical_range).collect(), hosts);
         self
     }
 
@@ -198,6 +198,17 @@ fn v4(high: u16, low: u16) -> Ipv4Addr {
     Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
 }
 
+/// The range itself, or the one of IPv4 addresses that is written as one of IPv6: an address is compared in its IPv4 form.
+pub(super) fn canonical_range(range: IpNet) -> IpNet {
+    if let IpNet::V6(v6) = range
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+        && let Some(Ok(range)) = v6.prefix_len().checked_sub(96).map(|length| Ipv4Net::new(v4, length))
+    {
+        return IpNet::V4(range);
+    }
+    range
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +251,16 @@ mod tests {
         for other in ["10.1.3.3", "64:ff9b::10.1.3.3", "2002:a01:303::1", "2001:db8::10.1.2.3"] {
             assert_eq!(refusal(&rules, other, AllowedBy::Host), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_range_of_ipv4_that_is_written_as_one_of_ipv6_is_that_range() {
+        let deny = rules(&["::ffff:10.0.0.0/104"], &[], &[]);
+        assert_eq!(refusal(&deny, "10.1.2.3", AllowedBy::Host), Some(DenyReason::Denied));
+        assert_eq!(refusal(&deny, "11.1.2.3", AllowedBy::Host), None);
+        let allow = rules(&[], &["::ffff:10.0.0.0/104"], &[]);
+        assert_eq!(refusal(&allow, "10.1.2.3", AllowedBy::Address), None);
+        assert!(refusal(&allow, "11.1.2.3", AllowedBy::Address).is_some());
     }
 
     #[test]

@@ -3,9 +3,10 @@
 
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use reqwest::Url;
 
+use super::address::canonical_range;
 use super::literal_address;
 
 /// A list of hosts that are reached without the proxy.
@@ -56,7 +57,7 @@ impl NoProxyEntry {
             return Some(Self::Everything);
         }
         if let Ok(range) = text.parse::<IpNet>() {
-            return Some(Self::Range(canonical(range)));
+            return Some(Self::Range(canonical_range(range)));
         }
         let (host, port) = split_port(&text);
         let port = port.filter(|port| !port.is_empty()).map(str::to_owned);
@@ -82,17 +83,6 @@ impl NoProxyEntry {
             }
         }
     }
-}
-
-/// A range of IPv4 addresses that is written as one of IPv6.
-fn canonical(range: IpNet) -> IpNet {
-    if let IpNet::V6(v6) = range
-        && let Some(v4) = v6.addr().to_ipv4_mapped()
-        && let Some(Ok(range)) = v6.prefix_len().checked_sub(96).map(|length| Ipv4Net::new(v4, length))
-    {
-        return IpNet::V4(range);
-    }
-    range
 }
 
 /// `HOST:PORT` or `[ADDRESS]:PORT`; anything else has no port.
