@@ -128,8 +128,7 @@ impl<B: StatusBackend> StatusWriter<B> {
             }
             for chunk in ids.chunks(CHUNK) {
                 let now = Instant::now();
-                let differs =
-                    |id: &&TargetId| store.get(id).is_some_and(|record| self.difference(&record, now).is_some());
+                let differs = |id: &&TargetId| store.get(id).is_some_and(|record| self.due(&record, now).is_some());
                 let differing: Vec<TargetId> = chunk.iter().filter(differs).cloned().collect();
                 queue.add_all(differing);
                 tokio::task::yield_now().await;
@@ -151,7 +150,7 @@ impl<B: StatusBackend> StatusWriter<B> {
             self.history().remove(item.key());
             return queue.forget(item.key());
         };
-        let Some(desired) = self.difference(&record, now) else { return };
+        let Some((desired, _)) = self.due(&record, now) else { return };
         let at = self.history().not_before(&record.object, &desired, queue.delayed(), now);
         if at > now {
             return item.defer(at);
@@ -165,16 +164,16 @@ impl<B: StatusBackend> StatusWriter<B> {
         let Some(record) = store.get(item.key()).filter(|record| same(&record.object)) else {
             return queue.add(item.key().clone());
         };
-        let Some(desired) = self.difference(&record, Instant::now()) else { return };
+        let Some((desired, difference)) = self.due(&record, Instant::now()) else { return };
         if !self.backend.may_write() {
             return;
         }
         let result = self.backend.write(&record.object, &desired).await;
-        self.finish(item, difference(&record.object.status, &desired), fingerprint(&desired), &result);
+        self.finish(item, difference, fingerprint(&desired), &result);
     }
 
-    /// The status that `record` should have, if it has another that may be replaced now or soon.
-    fn difference(&self, record: &TargetRecord, now: Instant) -> Option<ScrapeTargetStatus> {
+    /// The status that `record` should have, if it has another that may be replaced now or soon, and what they differ in.
+    fn due(&self, record: &TargetRecord, now: Instant) -> Option<(ScrapeTargetStatus, Difference)> {
         let (since, sent, may_reword) = {
             let mut history = self.history();
             let history = history.of(&record.object, now);
@@ -188,13 +187,12 @@ impl<B: StatusBackend> StatusWriter<B> {
         // Another replica may have written them shortly before this one has taken over.
         let may_count = now.saturating_duration_since(sent.unwrap_or(since)) >= NUMBERS;
         match difference(observed, &desired) {
-            Difference::Conditions => Some(desired),
-            Difference::Message if may_reword => Some(desired),
-            Difference::Message => {
-                let counted = may_count.then(|| with_message_of(observed, desired))?;
-                (!is_up_to_date(observed, &counted)).then_some(counted)
+            Difference::Message if !may_reword => {
+                let counted = with_message_of(observed, desired);
+                (may_count && !is_up_to_date(observed, &counted)).then_some((counted, Difference::Numbers))
             }
-            Difference::Numbers => may_count.then_some(desired),
+            Difference::Numbers if !may_count => None,
+            difference => Some((desired, difference)),
         }
     }
 
@@ -283,9 +281,14 @@ impl StatusHistory {
     }
 
     fn reword(&mut self, now: Instant) {
-        let rested = self.reworded.replace(now).is_none_or(|before| now - before > 2 * LONGEST_REWRITE);
+        let rested = has_rested(self.reworded.replace(now), now);
         self.rewordings = if rested { 1 } else { self.rewordings.saturating_add(1) };
     }
+}
+
+/// Whether so much time has passed that the delays begin anew.
+fn has_rested(before: Option<Instant>, now: Instant) -> bool {
+    before.is_none_or(|before| now - before > 2 * LONGEST_REWRITE)
 }
 
 impl History {
@@ -348,7 +351,7 @@ impl History {
             }
             Difference::Conditions => entry.rewordings = 0,
         }
-        let rested = before.is_none_or(|before| now - before > 2 * LONGEST_REWRITE);
+        let rested = has_rested(before, now);
         if entry.written.replace(fingerprint) == Some(fingerprint) {
             entry.rewrites = if rested { 1 } else { entry.rewrites.saturating_add(1) };
         } else if rested {
